@@ -1,0 +1,94 @@
+"""Which face of a photo, and which pixels around it."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from embedder.detect import Face
+from embedder.spec import CropRule, margin_of
+
+Box = tuple[float, float, float, float]
+LAPLACIAN_WEIGHTS = (0.299, 0.587, 0.114)  # luma of ITU-R 601
+
+
+def order_faces(faces: Sequence[Face], width: int, height: int) -> list[Face]:
+    """Face 0 is the homework's choice: the largest `area - 2 x squared distance from the centre`; then by falling confidence."""
+    if not faces:
+        return []
+    first = max(range(len(faces)), key=lambda i: centrality(faces[i].box, width, height))
+    rest = [face for i, face in enumerate(faces) if i != first]
+    return [faces[first], *sorted(rest, key=lambda f: -f.confidence)]
+
+
+def centrality(box: Box, width: int, height: int) -> float:
+    """area - 2 x squared distance of the box's centre from the photo's, in pixels."""
+    x0, y0, x1, y1 = box
+    dx, dy = (x0 + x1) / 2 - width / 2, (y0 + y1) / 2 - height / 2
+    return (x1 - x0) * (y1 - y0) - 2 * (dx * dx + dy * dy)
+
+
+def crop_box(box: Box, rule: CropRule, width: int, height: int) -> tuple[int, int, int, int]:
+    """The box with its margin, clamped to the photo and cut to whole pixels, at least one pixel each way."""
+    x0, y0, x1, y1 = box
+    value, pixels = margin_of(rule.margin)
+    dx, dy = (value / 2, value / 2) if pixels else (value * (x1 - x0) / 2, value * (y1 - y0) / 2)
+    left, top = int(max(x0 - dx, 0)), int(max(y0 - dy, 0))
+    left, top = min(left, width - 1), min(top, height - 1)
+    return left, top, max(int(min(x1 + dx, width)), left + 1), max(int(min(y1 + dy, height)), top + 1)
+
+
+def cut(photo: np.ndarray, box: Box, rule: CropRule) -> np.ndarray:
+    """uint8 (h, w, 3) -> uint8 (s, s, 3), s = size + 2 x border; the centre is exactly the crop without a border."""
+    height, width = photo.shape[:2]
+    left, top, right, bottom = crop_box(box, rule, width, height)
+    size = rule.size, rule.size
+    plain = np.asarray(Image.fromarray(photo[top:bottom, left:right]).resize(size, Image.Resampling.BILINEAR))
+    if not rule.border:
+        return plain
+    wide = _with_border(photo, (left, top, right, bottom), rule)
+    inner = slice(rule.border, rule.border + rule.size)
+    wide[inner, inner] = plain
+    return wide
+
+
+def _with_border(photo: np.ndarray, box: tuple[int, int, int, int], rule: CropRule) -> np.ndarray:
+    """The same sampling grid carried `border` steps further on each side; the photo's edges are repeated beyond it."""
+    left, top, right, bottom = box
+    dx, dy = rule.border * (right - left) / rule.size, rule.border * (bottom - top) / rule.size
+    px, py = math.ceil(dx) + 1, math.ceil(dy) + 1
+    rows = np.clip(np.arange(top - py, bottom + py), 0, photo.shape[0] - 1)
+    columns = np.clip(np.arange(left - px, right + px), 0, photo.shape[1] - 1)
+    region = Image.fromarray(photo[np.ix_(rows, columns)])
+    grid = px - dx, py - dy, px + (right - left) + dx, py + (bottom - top) + dy
+    side = rule.size + 2 * rule.border
+    return np.array(region.resize((side, side), Image.Resampling.BILINEAR, box=grid))
+
+
+def centre(crop: np.ndarray, rule: CropRule) -> np.ndarray:
+    """The crop without its border."""
+    return crop[rule.border : rule.border + rule.size, rule.border : rule.border + rule.size]
+
+
+def sharpness(crop: np.ndarray) -> float:
+    """Variance of the Laplacian of the grey crop: low where it is blurred."""
+    grey = crop.astype(np.float32) @ np.asarray(LAPLACIAN_WEIGHTS, np.float32)
+    middle = grey[1:-1, 1:-1]
+    return float((grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle).var())
+
+
+def to_png(crop: np.ndarray) -> bytes:
+    """uint8 RGB -> PNG, compression 1."""
+    sink = io.BytesIO()
+    Image.fromarray(crop).save(sink, "PNG", compress_level=1)
+    return sink.getvalue()
+
+
+def from_png(data: bytes) -> np.ndarray:
+    """PNG -> uint8 RGB (s, s, 3)."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))

