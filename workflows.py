@@ -1,0 +1,298 @@
+"""What takes more than one part: align, embed, search and evaluate photos. For the command line and a server alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedder import align as crops_of
+from embedder import pipeline
+from embedder.errors import DataError, InputError
+from embedder.photos import Decoder, Listing, is_outside, list_photos
+from embedder.pipeline import OnProgress, Options, PhotoStage, Summary
+from embedder.quiet import import_tensorflow
+from embedder.spec import CropRule, FaceSpec
+from embedder.table import DataSet, Row, is_data_set, to_rows
+
+if TYPE_CHECKING:
+    from embedder.runtime import Embedder
+    from indexer.search import Hit, Searcher
+
+SHEET_ROWS = 40
+PROBE_BATCH = 256
+Say = Callable[[str], None]
+
+
+def indexes_root() -> Path:
+    """`indexes/` under the working folder, or FACEDB_INDEXES."""
+    return Path(os.environ.get("FACEDB_INDEXES", "indexes"))
+
+
+# photos -> crops -> vectors -------------------------------------------------
+
+
+def make_detector(record: dict[str, Any] | None = None, **settings: int):
+    """The MTCNN detector, with the settings that a contract records."""
+    from embedder.detect import MtcnnDetector
+
+    import_tensorflow()
+    recorded = {key: record[key] for key in ("min_face", "max_side") if key in record} if record else {}
+    return MtcnnDetector(**recorded, **settings)
+
+
+def make_embedder(reference: str, device: str, flip: bool, say: Say) -> Embedder:
+    """The model called `reference`, ready to run; says what runs where."""
+    from embedder.weights import open_model
+
+    model = open_model(reference)
+    return load_embedder(replace(model, spec=replace(model.spec, flip=flip or model.spec.flip)), device, say)
+
+
+def load_embedder(model, device: str, say: Say) -> Embedder:
+    """An opened model, ready to run."""
+    import_tensorflow()
+    from embedder.runtime import Embedder
+
+    embedder = Embedder(model, device)
+    say(embedder.where)
+    return embedder
+
+
+def align(photos: Path, out: Path, rule: CropRule, options: Options, metadata: Path | None, settings: dict[str, int],
+          on_progress: OnProgress, say: Say) -> Summary:  # fmt: skip
+    """Photos -> a data set of crops."""
+    listing = list_photos(photos, metadata)
+    detector = make_detector(**settings)
+    say(f"MTCNN on the CPU, faces of at least {detector.record['min_face']} px, photos of at most {detector.record['max_side']} px")
+    stage = PhotoStage(FaceSpec(crop=rule), detector, None, options)
+    return pipeline.process_photos(listing, out, stage, "align", on_progress)
+
+
+def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadata: Path | None, on_progress: OnProgress) -> Summary:
+    """Photos, or a data set of crops -> a data set of unit vectors."""
+    if source.is_dir() and is_data_set(source):
+        if metadata or options.all_faces:
+            raise InputError("expected photos for --metadata and --all-faces, received crops: give those options to `align`")
+        return pipeline.process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress)
+    stage = PhotoStage(embedder.spec, make_detector(), embedder, options)
+    return pipeline.process_photos(list_photos(source, metadata), out, stage, "embed", on_progress)
+
+
+# probes ---------------------------------------------------------------------
+
+
+@dataclass
+class Probe:
+    """A photo that is asked about: its rows, one for each face (or one that says why there is none)."""
+
+    image: str
+    rows: list[Row]
+
+    @property
+    def outcome(self) -> str:
+        return self.rows[0].outcome
+
+
+class ProbeReader:
+    """Photos, folders and vector data sets -> probes whose vectors fit a gallery's contract."""
+
+    def __init__(self, searcher: Searcher, model: str | None, device: str, one_face: bool, say: Say):
+        self._searcher, self._reference, self._device, self._say = searcher, model, device, say
+        self._options = Options(all_faces=not one_face, keep_crops=False)
+        self._one_face = one_face
+        self._stage: PhotoStage | None = None
+
+    def read(self, source: Path, split: str | None = None) -> Iterator[Probe]:
+        """The probes of one source, in order; raises GalleryError where its vectors are of another contract."""
+        if source.is_dir() and is_data_set(source):
+            yield from self._of_vectors(DataSet(source), split)
+        else:
+            yield from self._of_photos(list_photos(source), split)
+
+    def _of_vectors(self, vectors: DataSet, split: str | None) -> Iterator[Probe]:
+        self._searcher.check_spec(vectors.spec)
+        for table in vectors.shards():
+            rows = [row for row in to_rows(table) if split is None or row.split == split]
+            yield from group_by_image(row for row in rows if not self._one_face or row.face <= 0)
+
+    def _of_photos(self, listing: Listing, split: str | None) -> Iterator[Probe]:
+        entries = [e for e in listing.entries if split is None or e.split == split]
+        stage = self._photo_stage()
+        with Decoder() as decoder:
+            photos = decoder.stream(listing.root, [e.path for e in entries])
+            made = (Probe(photo.name, rows) for photo, rows in stage.rows(photos, {e.path: e for e in entries}))
+            while batch := list(islice(made, PROBE_BATCH)):
+                stage.finish([row for probe in batch for row in probe.rows])
+                yield from batch
+
+    def _photo_stage(self) -> PhotoStage:
+        if self._stage is None:
+            embedder = load_embedder(self._open_model(), self._device, self._say)
+            spec = replace(embedder.spec, crop=replace(self._searcher.spec.crop, border=0))
+            self._stage = PhotoStage(spec, make_detector(self._searcher.spec.detector), embedder, self._options)
+        return self._stage
+
+    def _open_model(self):
+        from embedder.weights import open_model, open_spec
+
+        wanted = self._searcher.spec
+        model = open_spec(wanted) if self._reference is None else open_model(self._reference)
+        spec = replace(model.spec, flip=wanted.flip, crop=wanted.crop, colour=wanted.colour)
+        self._searcher.check_spec(spec)
+        return replace(model, spec=spec)
+
+
+def group_by_image(rows) -> Iterator[Probe]:
+    """Rows that follow each other with the same image, as one probe."""
+    probe: Probe | None = None
+    for row in rows:
+        if probe is not None and probe.image == row.image:
+            probe.rows.append(row)
+            continue
+        if probe is not None:
+            yield probe
+        probe = Probe(row.image, [row])
+    if probe is not None:
+        yield probe
+
+
+def answered(searcher: Searcher, probes: Iterator[Probe], k: int, faces: bool) -> Iterator[tuple[Probe, list[list[Hit]]]]:
+    """Each probe with the hits of each of its rows; rows without a vector have none."""
+    while batch := list(islice(probes, PROBE_BATCH)):
+        asked = [row.vector for probe in batch for row in probe.rows if row.vector is not None]
+        found = iter(searcher.search(np.asarray(asked, np.float32), k, faces) if asked else [])
+        for probe in batch:
+            yield probe, [next(found) if row.vector is not None else [] for row in probe.rows]
+
+
+# search and evaluate --------------------------------------------------------
+
+
+def search(name: str, sources: Sequence[Path], k: int, faces: bool = False, one_face: bool = False, model: str | None = None,
+           device: str = "auto", picture: Path | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
+    """The k nearest people (or faces) to every face of every source, as `search --json` prints them."""
+    from indexer.search import Searcher
+
+    with Searcher(indexes_root() / name) as searcher:
+        reader = ProbeReader(searcher, model, device, one_face, say)
+        probes = (probe for source in sources for probe in reader.read(source))
+        found = list(answered(searcher, probes, k, faces))
+        if picture is not None:
+            draw_answers(found, searcher, picture)
+    return {"probes": [_probe_json(probe, hits) for probe, hits in found]}
+
+
+def _probe_json(probe: Probe, hits: list[list[Hit]]) -> dict[str, Any]:
+    faces = [
+        {
+            "face_id": row.face_id,
+            "box": [round(float(v), 2) for v in row.box] if row.box is not None else None,
+            "confidence": row.confidence,
+            "known": None,
+            "hits": [asdict(hit) for hit in of_row],
+        }
+        for row, of_row in zip(probe.rows, hits, strict=True)
+        if row.vector is not None
+    ]
+    return {"image": probe.image, "identity": probe.rows[0].identity, "outcome": probe.outcome, "faces": faces}
+
+
+def evaluate(name: str, source: Path, split: str | None = None, predictions: Path | None = None, model: str | None = None,
+             device: str = "auto", on_progress: OnProgress | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
+    """top-1 and top-5 of the probes of a data set or a folder; every probe with an enrolled identity counts."""
+    from indexer.search import Searcher, evaluate_answers, write_predictions
+
+    with Searcher(indexes_root() / name) as searcher:
+        split = split or default_probe_split(source)
+        reader = ProbeReader(searcher, model, device, True, say)
+        found = []
+        for probe, hits in answered(searcher, reader.read(source, split), 5, False):
+            found.append((probe.rows[0], hits[0]))
+            if on_progress:
+                on_progress(len(found), 0)
+        if not found:
+            raise DataError(f"expected probes{f' with split {split}' if split else ''} in {source}, found none: check --split")
+        result = evaluate_answers(found, searcher)
+        if predictions is not None:
+            write_predictions(predictions, found, result)
+    return {"index": name, "split": split, **result}
+
+
+def default_probe_split(source: Path) -> str | None:
+    """'probe' where the source has that split, else all of it."""
+    if source.is_dir() and is_data_set(source):
+        splits = {s for table in DataSet(source).shards(["split"]) for s in table["split"].to_pylist()}
+    else:
+        splits = {e.split for e in list_photos(source).entries}
+    return "probe" if "probe" in splits else None
+
+
+# pictures -------------------------------------------------------------------
+
+
+def draw_answers(found: Sequence[tuple[Probe, list[list[Hit]]]], searcher: Searcher, path: Path) -> None:
+    """Each probe's face beside its matches, with names and scores; the first SHEET_ROWS of them."""
+    from embedder import draw
+
+    rows = []
+    for probe, hits in found:
+        for row, of_row in zip(probe.rows, hits, strict=True):
+            if row.vector is not None:
+                tiles = [draw.Tile(_hit_picture(searcher, hit), f"{hit.rank}. {hit.identity}\n{hit.score:.3f}",
+                                   _frame(row.identity, hit.identity)) for hit in of_row]  # fmt: skip
+                rows.append([draw.Tile(_probe_picture(row), f"{row.identity or ''}\n{Path(row.image).name}"), *tiles])
+    if not rows:
+        raise DataError("expected at least one face to draw, found none in the probes: see their outcomes")
+    draw.save(draw.grid(rows[:SHEET_ROWS]), path)
+
+
+def _frame(truth: str | None, answer: str) -> tuple[int, int, int]:
+    from embedder import draw
+
+    return draw.GREY if truth is None else draw.GREEN if truth == answer else draw.RED
+
+
+def _probe_picture(row: Row) -> np.ndarray | None:
+    if row.pixels is not None:
+        return row.pixels
+    return crops_of.from_png(row.crop) if row.crop is not None else None
+
+
+def _hit_picture(searcher: Searcher, hit: Hit) -> np.ndarray | None:
+    data = searcher.crop(hit.face_id)
+    return crops_of.from_png(data) if data is not None else None
+
+
+def contact_sheet(photos: Path, crops: Path, path: Path) -> None:
+    """Photos with their boxes beside their crops, SHEET_ROWS at most; photos without a face come first."""
+    from embedder import draw
+
+    source = photos if photos.is_dir() else photos.parent
+    rows = sorted(sheet_rows(DataSet(crops)), key=lambda row: row.outcome == "ok")[:SHEET_ROWS]
+    tiles = []
+    with Decoder() as decoder:
+        for row in rows:
+            photo = None if is_outside(source, row.image) else decoder.submit(source, row.image).result().pixels
+            crop = crops_of.from_png(row.crop) if row.crop is not None else None
+            tiles.append([
+                draw.Tile(photo, f"{Path(row.image).name}\n{row.outcome}", draw.GREY if row.outcome == "ok" else draw.RED, row.box),
+                draw.Tile(crop, f"{row.identity or ''}\n{row.confidence or 0:.3f}"),
+            ])  # fmt: skip
+    columns = 4
+    draw.save(draw.grid([sum(tiles[i : i + columns], []) for i in range(0, len(tiles), columns)]), path)
+
+
+def sheet_rows(crops: DataSet) -> Iterator[Row]:
+    """Rows for a sheet: all that failed, and the first SHEET_ROWS that did not."""
+    good = 0
+    for table in crops.shards():
+        for row in to_rows(table):
+            good += row.outcome == "ok"
+            if row.outcome != "ok" or good <= SHEET_ROWS:
+                yield row
