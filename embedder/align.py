@@ -33,13 +33,16 @@ def centrality(box: Box, width: int, height: int) -> float:
 
 
 def crop_box(box: Box, rule: CropRule, width: int, height: int) -> tuple[int, int, int, int]:
-    """The box with its margin, clamped to the photo and cut to whole pixels, at least one pixel each way."""
-    x0, y0, x1, y1 = box
+    """The pixels (left, top, right, bottom) of a crop, at least one each way.
+
+    The box's corner and size are rounded to whole pixels first, as the `mtcnn` package gives them; then comes the margin,
+    clamped to the photo and cut to whole pixels.
+    """
+    x, y, w, h = round(box[0]), round(box[1]), round(box[2] - box[0]), round(box[3] - box[1])
     value, pixels = margin_of(rule.margin)
-    dx, dy = (value / 2, value / 2) if pixels else (value * (x1 - x0) / 2, value * (y1 - y0) / 2)
-    left, top = int(max(x0 - dx, 0)), int(max(y0 - dy, 0))
-    left, top = min(left, width - 1), min(top, height - 1)
-    return left, top, max(int(min(x1 + dx, width)), left + 1), max(int(min(y1 + dy, height)), top + 1)
+    dx, dy = (value / 2, value / 2) if pixels else (value * w / 2, value * h / 2)
+    left, top = int(min(max(x - dx, 0), width - 1)), int(min(max(y - dy, 0), height - 1))
+    return left, top, max(int(min(x + w + dx, width)), left + 1), max(int(min(y + h + dy, height)), top + 1)
 
 
 def cut(photo: np.ndarray, box: Box, rule: CropRule) -> np.ndarray:

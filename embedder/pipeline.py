@@ -17,7 +17,7 @@ from embedder.detect import Detector, Face
 from embedder.errors import DataError
 from embedder.photos import Decoder, Listing, Photo
 from embedder.spec import FaceSpec
-from embedder.table import DataSet, Entry, Row, Writer, shard_path, to_rows, to_table
+from embedder.table import SHARD_PHOTOS, DataSet, Entry, Row, Writer, shard_path, to_rows, to_table
 
 if TYPE_CHECKING:
     from embedder.runtime import Embedder
@@ -134,8 +134,10 @@ def add_vectors(rows: Sequence[Row], embedder: Embedder, spec: FaceSpec) -> None
             row.vector = vector
 
 
-def process_photos(listing: Listing, out: Path, stage: PhotoStage, command: str, on_progress: OnProgress) -> Summary:
-    """Runs `stage` over the photos that are not done yet; a shard of 256 photos is the unit that a kill can lose."""
+def process_photos(
+    listing: Listing, out: Path, stage: PhotoStage, command: str, on_progress: OnProgress, per_shard: int = SHARD_PHOTOS
+) -> Summary:
+    """Runs `stage` over the photos that are not done yet; a shard of photos is what a kill can lose."""
     options = {
         "command": command,
         "all faces": stage.options.all_faces,
@@ -144,7 +146,7 @@ def process_photos(listing: Listing, out: Path, stage: PhotoStage, command: str,
         "no face": stage.spec.crop.no_face,
         "detector": stage.spec.detector,
     }
-    writer = Writer(out, stage.spec, options, listing.entries, listing.extra, prune=stage.options.prune)
+    writer = Writer(out, stage.spec, options, listing.entries, listing.extra, per_shard, stage.options.prune)
     problems: list[str] = []
     with Decoder() as decoder:
 
