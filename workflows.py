@@ -296,3 +296,14 @@ def sheet_rows(crops: DataSet) -> Iterator[Row]:
             good += row.outcome == "ok"
             if row.outcome != "ok" or good <= SHEET_ROWS:
                 yield row
+
+
+def build_index(vectors: Path, name: str, split: str | None, centre: bool, replace_old: bool) -> dict[str, Any]:
+    """A gallery and its index from a data set of vectors; the report, with a line of text."""
+    from indexer.build import build
+
+    report = build(vectors, indexes_root() / name, split, centre, replace_old)
+    left_out = "".join(f", {n} {reason}" for reason, n in report.left_out.items())
+    state = "unchanged" if report.unchanged else "built"
+    text = f"{indexes_root() / name}: {state}, {report.faces} faces of {report.people} people, {report.dimension} dimensions{left_out}"
+    return asdict(report) | {"text": text}
