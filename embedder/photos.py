@@ -219,7 +219,7 @@ class Decoder:
     def __enter__(self) -> Decoder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._threads.shutdown(cancel_futures=True)
         for _ in range(self._workers):
             worker = self._idle.get()
@@ -242,7 +242,8 @@ class Decoder:
     def _decode(self, root: Path, name: str) -> Photo:
         if is_outside(root, name):
             return Photo(name, OUTSIDE, "a link or path that leaves the folder")
-        worker = self._idle.get() or _start()
+        worker: subprocess.Popen | None = self._idle.get() or _start()
+        assert worker is not None
         try:
             photo = _ask(worker, root, name, self._seconds)
         except (OSError, ValueError, TimeoutError) as error:

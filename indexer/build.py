@@ -1,215 +1,375 @@
-"""Vectors in Parquet -> a gallery and the FAISS index built from it, in one commit."""
+"""Vectors -> a gallery and the FAISS index derived from it, in one transaction.
+
+The index and its report are written and on disk before the commit that names their generation; the link
+`index.faiss` follows it. Killed anywhere, the same call again ends in the same index.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedder.errors import DataError, GalleryError
-from embedder.table import COLUMNS, DataSet, make_folder, sync_folder, vectors_of, write_atomic
-from indexer.gallery import Gallery, check_name
+from embedder.errors import DataError, GalleryError, from_os_error
+from embedder.table import DataSet, Row, drop_stale_temporaries, sync_folder, to_rows, vectors_of, write_atomic
+from indexer.gallery import FILE, LINK, Damaged, Gallery, check_name, normal, versions
 
-INDEX, REPORT = "index.faiss", "report.json"
-BATCH = 4096
-EXAMPLES = 5
+REPORT = "report.json"
+KIND, REASON = "exact", "inner product with every vector: no recall is lost"
+NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
+AGAIN, CONFLICT = "the same face again", "the same face under another person"
+NOTES = 20  # conflicts that are spelt out
+FLAT = 1e-6  # a vector that close to the mean has no direction of its own
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A face that the data set gives to two people; the first one kept it."""
+
+    face_id: str
+    image: str
+    kept: str
+    refused: str
 
 
 @dataclass
 class Report:
-    """What stands beside an index; it names nobody."""
+    """What a build did. `conflicts` and `notes` name people; the report.json beside the index does not."""
 
-    name: str
+    index: str
+    changed: bool  # False: the index was there already, from the same inputs
     generation: int
-    faces: int
+    n: int
+    d: int
     people: int
-    dimension: int
-    model: str
+    kind: str
+    reason: str
+    split: str | None
+    centred: bool
+    left_out: dict[str, int]
     fingerprint: str
-    kind: str = "exact"
-    reason: str = "every vector is compared; compressed indexes pay off for larger galleries"
-    centred: bool = False
-    left_out: dict[str, int] = field(default_factory=dict)
-    sha256: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    unchanged: bool = False
-    notes: list[str] = field(default_factory=list)
+    inputs: str
+    sha256: str
+    versions: dict[str, str]
+    conflicts: list[Conflict] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each of the first conflicts."""
+        lines = [
+            f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not enrolled as {c.refused}'s: correct one of them"
+            for c in self.conflicts[:NOTES]
+        ]
+        more = len(self.conflicts) - len(lines)
+        return lines + [f"and {more} more such faces"] * (more > 0)
+
+    @property
+    def text(self) -> str:
+        """One line for the terminal."""
+        done = "built" if self.changed else "already there, from the same vectors and options; nothing was done"
+        left = ", ".join(f"{n} {why}" for why, n in self.left_out.items())
+        return (
+            f"{self.index}: {self.n} faces of {self.people} people, {self.d} dimensions, {self.kind}{', centred' if self.centred else ''}: "
+            + done
+            + (f"; rows left out: {left}" if left else "")
+        )
 
 
 def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = False, replace: bool = False) -> Report:
-    """Enrols the rows of `vectors` that have an identity and a vector, and builds the exact inner-product index.
+    """The index `folder` of the rows in the data set `vectors` that have outcome ok, a vector and an identity.
 
-    split: only its rows; where none is given, `gallery` if there are such rows, else all. centre: subtract the gallery's
-    mean from both sides. The same inputs again change nothing; others need `replace`, and the old index answers until the
-    new one is complete. Raises DataError where there is nobody to enrol, GalleryError where the name is taken.
+    Rows of `split`, or of `gallery` where there are such rows, or all. Raises InputError for a name that cannot be,
+    DataError where no row is left, GalleryError where the index holds other inputs and `replace` was not given, or is
+    damaged; SystemFault where the disk refuses.
     """
+    folder = Path(folder)
     check_name(folder.name)
-    data = DataSet(vectors)
-    if not data.spec.parts:
-        raise DataError(f"expected vectors, {vectors} holds crops: run `embed {vectors} --out VECTORS` first")
-    split = split or ("gallery" if _has_split(data, "gallery") else None)
-    inputs = _digest(data, split, centre)
+    selection = Selection(DataSet(vectors), split)
+    try:
+        try:
+            return _build(selection, folder, centre, replace)
+        except Damaged:
+            if not replace:
+                raise
+            _remove_gallery(folder)
+            return _build(selection, folder, centre, replace)
+    except OSError as error:
+        raise from_os_error(error) from None
+
+
+def _build(selection: Selection, folder: Path, centre: bool, replace: bool) -> Report:
+    conflicts: list[Conflict] = []
     with Gallery.create(folder) as gallery:
-        same = gallery.get("inputs") == inputs
-        if same and (report := _built_report(gallery)):
-            _finish(folder, gallery.generation)
-            return report
-        if gallery.generation and not replace and not same:
-            raise GalleryError(f"expected a new name, the index {folder.name} is there with other inputs: use --replace, or another --name")
-        return _write(gallery, data, split, centre, inputs)
+        with gallery.writing():
+            changed = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
+            if changed:
+                conflicts = _fill(gallery, selection, centre)
+                _derive(gallery)
+            elif not is_sound(gallery):
+                gallery.set("generation", gallery.generation + 1)  # readers may still use the damaged folder
+                _derive(gallery)
+        _finish(gallery)
+        return _report(gallery, changed, conflicts)
 
 
-def _write(gallery: Gallery, data: DataSet, split: str | None, centre: bool, inputs: str) -> Report:
-    """Rows, derived files, then the commit that names their generation."""
-    with gallery.transaction():
-        generation = gallery.generation + 1
-        gallery.clear()
-        gallery.put("spec", data.spec.to_json())
-        left_out, notes = _enrol(gallery, data, split)
-        faces, people = gallery.count()
-        if not faces:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items()) or "it is empty"
-            raise DataError(f"expected faces to enrol in {data.folder}, found none ({reasons}): check --split and the photos' folders")
-        mean = _mean(gallery) if centre else None
-        gallery.put("centre", None if mean is None else mean.tobytes())
-        report = Report(gallery.folder.name, generation, faces, people, data.spec.dimension, data.spec.model_name, data.spec.fingerprint,
-                        centred=centre, left_out=left_out, versions=_versions(), notes=notes)  # fmt: skip
-        write_derived(gallery, report, mean)
-        gallery.put("generation", generation)
-        gallery.put("inputs", inputs)
-    _finish(gallery.folder, generation)
-    return report
+# choosing rows --------------------------------------------------------------
 
 
-def write_derived(gallery: Gallery, report: Report, mean: np.ndarray | None) -> None:
-    """`built-<generation>/`: index.faiss and report.json, complete and on disk."""
-    folder = make_folder(built_folder(gallery.folder, report.generation))
-    data = faiss.serialize_index(exact_index(gallery, report.dimension, mean)).tobytes()
-    report.sha256 = hashlib.sha256(data).hexdigest()
-    write_atomic(folder / INDEX, data)
-    kept = {k: v for k, v in asdict(report).items() if k not in ("notes", "unchanged")}
-    write_atomic(folder / REPORT, json.dumps(kept, indent=1).encode())
-    sync_folder(gallery.folder)
+class Selection:
+    """The rows of a data set that are to be enrolled, and how many are left out for which reason."""
+
+    def __init__(self, data: DataSet, split: str | None):
+        """Raises DataError where the data set holds crops only, or no row of `split`."""
+        self.data, self.spec = data, data.spec
+        if not self.spec.dimension:
+            raise DataError(f"expected vectors, {data.folder} holds crops: run `embed {data.folder} --out VECTORS` first")
+        splits = {s for table in data.shards(["split"]) for s in pc.unique(table["split"]).to_pylist()}
+        if split is not None and split not in splits:
+            known = ", ".join(sorted(s for s in splits if s)) or "no splits at all"
+            raise DataError(f"expected rows of split {split!r} in {data.folder}, it has {known}: check --split")
+        self.split = split if split is not None else "gallery" if "gallery" in splits else None
+        self.left_out: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Row]:
+        """The chosen rows with their vectors, float32 (d,), in order; counts the others anew."""
+        self.left_out.clear()
+        for table in self.data.shards():
+            yield from self._rows(self._chosen(table))
+
+    def _chosen(self, table: pa.Table) -> pa.Table:
+        if self.split is not None:
+            table = self._keep(table, pc.equal(table["split"], self.split), OTHER_SPLIT)
+        usable = pc.and_(pc.equal(table["outcome"], "ok"), pc.is_valid(table["vector"]))
+        table = self._keep(table, usable, NO_VECTOR)
+        return self._keep(table, pc.not_equal(table["identity"], ""), NO_IDENTITY)
+
+    def _keep(self, table: pa.Table, mask: pa.ChunkedArray, why: str) -> pa.Table:
+        kept = table.filter(pc.fill_null(mask, False))
+        self.left_out[why] += len(table) - len(kept)
+        return kept
+
+    def _rows(self, table: pa.Table) -> Iterator[Row]:
+        xb = vectors_of(table, self.spec.dimension)
+        at = table.schema.get_field_index("vector")
+        bare = table.set_column(at, table.schema.field(at), pa.nulls(len(table), table.schema.field(at).type))
+        for row, vector in zip(to_rows(bare), xb, strict=True):
+            row.vector, row.identity = vector, normal(row.identity or "")
+            yield row
 
 
-def exact_index(gallery: Gallery, d: int, mean: np.ndarray | None) -> faiss.Index:
-    """Flat inner product over all stored vectors; the ids are `faces.id`."""
-    index = faiss.IndexIDMap(faiss.IndexFlatIP(d))
-    for ids, xb in gallery.vectors(BATCH):
-        index.add_with_ids(np.ascontiguousarray(centred(xb, mean)), ids)
-    return index
+def digest_rows(selection: Selection, centre: bool) -> Digest:
+    """What two builds must share to be the same."""
+    digest = Digest(selection, centre)
+    for row in selection:
+        digest.update(row)
+    return digest
+
+
+class Digest:
+    """A hash over the contract, the options, and each row that is enrolled, in order."""
+
+    def __init__(self, selection: Selection, centre: bool):
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._line([selection.spec.fingerprint, selection.split, centre])
+
+    def update(self, row: Row) -> None:
+        assert row.vector is not None
+        self._line([row.face_id, row.identity, row.split, row.image, row.extra])
+        self._hash.update(row.vector.astype("<f4").tobytes())
+
+    def _line(self, fields: list[Any]) -> None:
+        self._hash.update(json.dumps(fields, sort_keys=True).encode() + b"\n")
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _is_same(gallery: Gallery, selection: Selection, centre: bool) -> bool:
+    """Whether the gallery was built from these inputs; raises GalleryError where it was built from others."""
+    if gallery.need("inputs") == digest_rows(selection, centre).hexdigest():
+        return True
+    raise GalleryError(
+        f"expected the inputs that the index {gallery.folder.name} was built from, received others: use --replace, or another --name"
+    )
+
+
+# filling the gallery --------------------------------------------------------
+
+
+def _fill(gallery: Gallery, selection: Selection, centre: bool) -> list[Conflict]:
+    """Puts the chosen rows in the place of all that there was; returns the faces that two people claim."""
+    generation = gallery.generation + 1
+    gallery.clear()
+    digest, conflicts, again, total = Digest(selection, centre), [], 0, np.zeros(selection.spec.dimension)
+    for row in selection:
+        digest.update(row)
+        kept = gallery.add(row)
+        if kept is None:
+            total += row.vector
+        elif kept == row.identity:
+            again += 1
+        else:
+            conflicts.append(Conflict(row.face_id, row.image, kept, row.identity or ""))
+    left_out = {**selection.left_out, AGAIN: again, CONFLICT: len(conflicts)}
+    n = gallery.faces
+    if not n:
+        raise DataError(f"expected rows with a vector and an identity in {selection.data.folder}, {_reasons(left_out)}: check it")
+    if centre:
+        gallery.set("mean", (total / n).astype("<f8").tobytes())
+    facts = {
+        "generation": generation, "spec": selection.spec.to_json(), "inputs": digest.hexdigest(),
+        "build": json.dumps({"split": selection.split, "left_out": {why: n for why, n in left_out.items() if n}}),
+        "source": str(selection.data.folder.resolve()), "versions": json.dumps(versions()),
+    }  # fmt: skip
+    for key, value in facts.items():
+        gallery.set(key, value)
+    return conflicts
+
+
+def _reasons(left_out: dict[str, int]) -> str:
+    return ", ".join(f"{n} rows are {why}" for why, n in left_out.items() if n) or "it has no rows"
 
 
 def centred(x: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
-    """(n, d) -> (x - mean) / |x - mean| in float32, or x itself where there is no mean."""
+    """float32 (n, d): (x - mean) at unit length, zeros where x is the mean itself; x unchanged where mean is None."""
     if mean is None:
         return x
     moved = x.astype(np.float64) - mean
-    return (moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    norms = np.sqrt(np.sum(moved * moved, axis=1, keepdims=True))
+    return np.where(norms > FLAT, moved / np.maximum(norms, FLAT), 0).astype(np.float32)
+
+
+# derived files --------------------------------------------------------------
 
 
 def built_folder(folder: Path, generation: int) -> Path:
     return folder / f"built-{generation}"
 
 
-def _finish(folder: Path, generation: int) -> None:
-    """Swaps the link `index.faiss`, so that plain `faiss.read_index` opens the newest, and drops what no commit names."""
-    link, target = folder / INDEX, Path(built_folder(folder, generation).name) / INDEX
-    if not link.is_symlink() or link.readlink() != target:
-        temporary = folder / f"_tmp-{os.getpid()}-link"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(target)
-        os.replace(temporary, link)
-        sync_folder(folder)
-    for path in folder.glob("built-*"):
-        if path != built_folder(folder, generation):
-            shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob("_tmp-*"):
-        path.unlink(missing_ok=True)
+def make_index(gallery: Gallery):
+    """The exact FAISS index of a gallery's faces, `faces.id` as FAISS id; raises GalleryError naming a face that was changed."""
+    import faiss
+
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(gallery.spec.dimension))
+    mean = gallery.mean
+    for ids, xb in gallery.vectors():
+        xb = centred(xb, mean)
+        if mean is not None and not xb.any(axis=1).all():
+            raise DataError("expected faces that differ from their mean for --centre, received one that does not: build without it")
+        index.add_with_ids(xb, ids)
+    return index
 
 
-def _built_report(gallery: Gallery) -> Report | None:
-    """The report of the index that the last commit names, or None where its files are gone or damaged."""
+def _derive(gallery: Gallery) -> None:
+    """Writes index.faiss and report.json of the transaction's rows, all on disk when it returns."""
     folder = built_folder(gallery.folder, gallery.generation)
+    if folder.exists():  # a killed build's, of a generation that was never committed
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
     try:
-        report = Report(**json.loads((folder / REPORT).read_bytes()), unchanged=True)
-        return report if hashlib.sha256((folder / INDEX).read_bytes()).hexdigest() == report.sha256 else None
-    except (OSError, ValueError, TypeError):
+        sha256 = _write_index(make_index(gallery), folder / LINK)
+        write_atomic(folder / REPORT, json.dumps(_facts(gallery, sha256), indent=1).encode())
+        sync_folder(gallery.folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _facts(gallery: Gallery, sha256: str) -> dict[str, Any]:
+    spec = gallery.spec
+    return {
+        "generation": gallery.generation, "kind": KIND, "reason": REASON, "n": gallery.faces, "d": spec.dimension, "people": gallery.people,
+        **json.loads(gallery.need("build")), "centred": gallery.mean is not None, "fingerprint": spec.fingerprint,
+        "inputs": gallery.need("inputs"), "sha256": sha256, "versions": json.loads(gallery.need("versions")),
+    }  # fmt: skip
+
+
+class _Sink:
+    """Takes FAISS's bytes into a file and a hash; keeps an error of the disk until FAISS has returned."""
+
+    def __init__(self, file: Any):
+        self.file, self.hash = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def __call__(self, data: bytes) -> None:
+        try:
+            if self.error is None:
+                self.hash.update(data)
+                self.file.write(data)
+        except OSError as error:
+            self.error = error
+
+
+def _write_index(index: Any, path: Path) -> str:
+    """The file's sha256."""
+    import faiss
+
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        sink = _Sink(file)
+        faiss.write_index(index, faiss.PyCallbackIOWriter(sink))
+        if sink.error:
+            raise OSError(sink.error.errno, sink.error.strerror, str(path))
+        file.flush()
+        os.fsync(file.fileno())
+    return sink.hash.hexdigest()
+
+
+def read_report(gallery: Gallery) -> dict[str, Any] | None:
+    """report.json of the current generation, or None where it is missing, damaged or another gallery's."""
+    try:
+        report = json.loads((built_folder(gallery.folder, gallery.generation) / REPORT).read_bytes())
+        return report if report == _facts(gallery, report["sha256"]) else None
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
 
 
-# rows -----------------------------------------------------------------------
+def is_sound(gallery: Gallery) -> bool:
+    """Whether the derived files of the current generation are as they were written; reads all of index.faiss."""
+    report = read_report(gallery)
+    try:
+        with open(built_folder(gallery.folder, gallery.generation) / LINK, "rb") as file:
+            return report is not None and hashlib.file_digest(file, "sha256").hexdigest() == report["sha256"]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
-def _has_split(data: DataSet, split: str) -> bool:
-    return any(split in table["split"].to_pylist() for table in data.shards(["split"]))
+def _finish(gallery: Gallery) -> None:
+    """Points index.faiss at the committed generation and removes all others."""
+    with gallery.writing():  # so that no other build is between writing its folder and its commit
+        folder, current = gallery.folder, built_folder(gallery.folder, gallery.generation)
+        target = f"{current.name}/{LINK}"
+        if not (folder / LINK).is_symlink() or os.readlink(folder / LINK) != target:
+            temporary = folder / f"_tmp-{os.getpid()}-{LINK}"
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target)
+            os.replace(temporary, folder / LINK)
+            sync_folder(folder)
+        for other in folder.glob("built-*"):
+            if other != current:
+                shutil.rmtree(other)
+        drop_stale_temporaries(folder)
 
 
-def _selected(data: DataSet, split: str | None, left_out: Counter[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Tables of the rows to enrol; the others are counted by the first reason that holds."""
-    for table in data.shards(columns):
-        if split is not None:
-            table = _keep(table, pc.equal(table["split"], split), "of another split", left_out)
-        table = _keep(table, pc.is_valid(table["vector"]), "without a vector", left_out)
-        table = _keep(table, pc.is_valid(table["identity"]), "without an identity", left_out)
-        if table.num_rows:
-            yield table
+def _remove_gallery(folder: Path) -> None:
+    """A damaged gallery's files; the folders derived from it go when the new one is finished."""
+    for suffix in ("-wal", "-shm", ""):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / f"{FILE}{suffix}").unlink()
 
 
-def _keep(table: pa.Table, mask: pa.ChunkedArray, reason: str, left_out: Counter[str]) -> pa.Table:
-    kept = table.filter(mask)
-    left_out[reason] += table.num_rows - kept.num_rows
-    return kept
-
-
-def _enrol(gallery: Gallery, data: DataSet, split: str | None) -> tuple[dict[str, int], list[str]]:
-    """Adds the selected rows; returns what was left out by reason, and lines about conflicts."""
-    left_out: Counter[str] = Counter()
-    conflicts = []
-    for table in _selected(data, split, left_out):
-        xb = vectors_of(table, data.spec.dimension)
-        for row, vector in zip(table.drop_columns(["vector"]).to_pylist(), xb, strict=True):
-            owner = gallery.owner(row["face_id"])
-            if owner is None:
-                own = {k: v for k, v in row.items() if k not in COLUMNS and v is not None}
-                gallery.add(row, vector, json.dumps(own, ensure_ascii=False))
-            elif owner == row["identity"]:
-                left_out["the same face again"] += 1
-            else:
-                left_out["the same face under another person"] += 1
-                conflicts.append(f"{row['image']} of {row['identity']} is a face that {owner} has already: not added")
-    notes = conflicts[:EXAMPLES] + ([f"and {len(conflicts) - EXAMPLES} more such conflicts"] if len(conflicts) > EXAMPLES else [])
-    return {reason: n for reason, n in left_out.items() if n}, notes
-
-
-def _digest(data: DataSet, split: str | None, centre: bool) -> str:
-    """Of everything that the index is made from: the contract, the options, each face, its person and vector."""
-    state = hashlib.sha256(json.dumps([data.spec.fingerprint, centre]).encode())
-    for table in _selected(data, split, Counter(), ["face_id", "identity", "split", "vector"]):
-        for face, who in zip(table["face_id"].to_pylist(), table["identity"].to_pylist(), strict=True):
-            state.update(f"{face}\0{who}\0".encode())
-        state.update(vectors_of(table, data.spec.dimension).tobytes())
-    return state.hexdigest()
-
-
-def _mean(gallery: Gallery) -> np.ndarray:
-    """float32 (d,): the mean of all stored vectors."""
-    total, n = 0.0, 0
-    for ids, xb in gallery.vectors(BATCH):
-        total, n = total + xb.sum(axis=0, dtype=np.float64), n + len(ids)
-    return np.asarray(total / n, dtype=np.float32)
-
-
-def _versions() -> dict[str, str]:
-    return {"faiss": faiss.__version__, "numpy": np.__version__, "apsw": version("apsw"), "pyarrow": pa.__version__}
+def _report(gallery: Gallery, changed: bool, conflicts: list[Conflict]) -> Report:
+    facts = read_report(gallery)
+    if facts is None:
+        raise GalleryError(f"expected {gallery.folder} to stay as it was built, it changed meanwhile: run the same command again")
+    return Report(index=gallery.folder.name, changed=changed, conflicts=conflicts, **facts)

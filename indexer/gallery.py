@@ -16,6 +16,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ import numpy as np
 
 from embedder.errors import DataError, FaceDBError, GalleryError, InputError, SystemFault, from_os_error
 from embedder.spec import FaceSpec
-from embedder.table import Row, make_folder
+from embedder.table import Row, make_folder, sync_folder
 
-FILE = "gallery.db"
+FILE, LINK = "gallery.db", "index.faiss"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WAIT_MS = 60_000  # for another process that writes
 CACHE_KIB = 64 * 1024
@@ -188,6 +189,8 @@ class Gallery:
         folder = make_folder(Path(folder))
         with contextlib.suppress(FileExistsError):
             os.close(os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            sync_folder(folder)
+            sync_folder(folder.parent)
         gallery = cls(folder, True)
         try:
             gallery._check_version()
@@ -368,7 +371,7 @@ class Gallery:
     def vectors(self, block: int = BLOCK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """ids int64 (b,) and uncentred vectors float32 (b, d) in the order of ids; raises GalleryError naming a face that was changed."""
         found = self._checked(self.rows(f"{_FACES} ORDER BY faces.id"))
-        while faces := [face for face, _ in zip(found, range(block), strict=False)]:
+        while faces := list(islice(found, block)):
             yield np.array([face.id for face in faces], np.int64), np.stack([face.vector for face in faces])
 
     def fetch(self, ids: Iterable[int]) -> dict[int, Face]:
@@ -407,8 +410,8 @@ def _floats(values: Sequence[float] | None) -> bytes | None:
 
 def missing(folder: Path) -> GalleryError:
     """What to say where there is no finished gallery."""
-    if any(folder.glob("built-*")) and not (folder / FILE).is_file():
-        return Damaged(f"expected {folder / FILE}, it is missing: make the index again with `build-index --replace`")
+    if os.path.lexists(folder / LINK):
+        return Damaged(f"expected people in {folder / FILE}, the file is missing or empty: make the index again with `build-index --replace`")
     names = sorted(path.parent.name for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder)
     known = f"; there are {', '.join(names[:10])}" if names else ""
     return GalleryError(f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}")

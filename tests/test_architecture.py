@@ -1,0 +1,81 @@
+"""The arrows of the design, read from the imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PARTS = ("embedder", "indexer", "trainer", "workflows", "cli", "demo")
+# part -> what it may import of ours
+ALLOWED = {
+    "embedder": ("embedder",),
+    "indexer": ("indexer", "embedder.spec", "embedder.table", "embedder.errors"),
+    "trainer": ("trainer", "embedder", "indexer.metrics"),
+    "workflows": ("embedder", "indexer", "trainer"),
+    "cli": ("embedder", "indexer", "trainer", "workflows", "demo"),
+    "demo": ("embedder", "trainer", "workflows"),
+}
+FORBIDDEN = {
+    "indexer": ("tensorflow", "keras", "openvino", "mtcnn"),
+    "embedder": ("faiss", "apsw"),
+    "trainer": ("faiss", "apsw", "mtcnn"),
+}
+LIGHT = {"cli.py": ("click", "embedder.errors")}  # all that `--help` may cost beyond the standard library
+
+
+def modules(part: str) -> list[Path]:
+    path = ROOT / part
+    return sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+
+
+def imports(path: Path, top_level: bool = False) -> set[str]:
+    """Every module that a file imports, as 'embedder.table'; those inside functions too."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            package = (ROOT / node.module.replace(".", "/")).is_dir()
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if package else {node.module}
+    return found
+
+
+def within(name: str, allowed: tuple[str, ...]) -> bool:
+    return any(name == a or name.startswith(a + ".") for a in allowed)
+
+
+@pytest.mark.parametrize("path", [p for part in PARTS for p in modules(part)], ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_arrows(path):
+    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    ours = {name for name in imports(path) if within(name, PARTS)}
+    assert {name for name in ours if not within(name, ALLOWED[part])} == set()
+    assert {name for name in imports(path) if within(name, FORBIDDEN.get(part, ()))} == set()
+
+
+def test_the_rule_would_catch_a_wrong_arrow(tmp_path):
+    (tmp_path / "x.py").write_text("def f():\n    import faiss\n    from embedder import network\n")
+    assert imports(tmp_path / "x.py") == {"faiss", "embedder.network"}
+    assert not within("embedder.network", ALLOWED["indexer"]) and within("embedder.table", ALLOWED["indexer"])
+
+
+def test_help_imports_nothing_heavy():
+    import sys
+
+    for name, allowed in LIGHT.items():
+        found = {i for i in imports(ROOT / name, top_level=True) if i.split(".")[0] not in sys.stdlib_module_names}
+        assert {i for i in found if not within(i, allowed)} == set()
+
+
+def test_no_pickle_no_eval_no_lambda_layers():
+    for part in PARTS:
+        for path in modules(part):
+            names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
+            assert not names & {"eval", "exec"} and not within_any(imports(path), ("pickle", "joblib", "dill")), path
+
+
+def within_any(names: set[str], packages: tuple[str, ...]) -> bool:
+    return any(within(name, packages) for name in names)
