@@ -314,6 +314,7 @@ def sheet_rows(crops: DataSet) -> Iterator[Row]:
 def build_index(vectors: Path, name: str, split: str | None, centre: bool, replace_old: bool) -> dict[str, Any]:
     """A gallery and its index from a data set of vectors; the report, with its notes and a line of text."""
     from indexer.build import build
+    from indexer.gallery import index_folder
 
-    report = build(vectors, indexes_root() / name, split, centre, replace_old)
+    report = build(vectors, index_folder(indexes_root(), name), split, centre, replace_old)
     return asdict(report) | {"notes": report.notes, "text": report.text}

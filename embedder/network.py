@@ -83,11 +83,10 @@ class _Builder:
         return layers.Concatenate(name=f"{kind}_Concatenate")(branches)
 
 
-def build(dimension: int, folded: bool = False, dropout: float = 0.0) -> keras.Model:
+def build(dimension: int, folded: bool = False) -> keras.Model:
     """The network without weights: float32 (n, 160, 160, 3), standardised -> float32 (n, dimension).
 
     folded: batch norm is part of the convolutions' weights and biases (all but the bottleneck's).
-    dropout: share dropped before the bottleneck, in training only.
     """
     make = _Builder(folded)
     inputs = layers.Input((INPUT_SIZE, INPUT_SIZE, 3), name="crops")
@@ -108,8 +107,6 @@ def build(dimension: int, folded: bool = False, dropout: float = 0.0) -> keras.M
         x = make.block(x, "Block8", i, 0.20)
     x = make.block(x, "Block8", 6, 1.0, relu=False)
     x = layers.GlobalAveragePooling2D(name="AvgPool")(x)  # (n, 1792)
-    if dropout:
-        x = layers.Dropout(dropout, name="Dropout")(x)
     x = layers.Dense(dimension, use_bias=False, name="Bottleneck")(x)  # (n, d)
     return keras.Model(inputs, make.norm(x, "Bottleneck"), name="inception_resnet_v1")
 
@@ -145,10 +142,10 @@ def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
     return {name: v.numpy() for name, v in variables_by_name(model).items()}
 
 
-def load(arrays: dict[str, np.ndarray], dropout: float = 0.0) -> keras.Model:
+def load(arrays: dict[str, np.ndarray]) -> keras.Model:
     """The network that fits these weights, loaded; raises ModelError where they are of something else."""
     if "Bottleneck/kernel" not in arrays:
         raise ModelError("expected the weights of Inception-ResNet-v1, received none named 'Bottleneck/kernel': not these weights")
-    model = build(arrays["Bottleneck/kernel"].shape[-1], is_folded(arrays), dropout)
+    model = build(arrays["Bottleneck/kernel"].shape[-1], is_folded(arrays))
     set_weights(model, arrays)
     return model

@@ -183,17 +183,17 @@ def process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: boo
     writer = Writer(out, spec, {"command": "embed crops", "crops kept": keep_crops}, entries, extra, per_shard=1)
 
     def make(_: int, inputs: list[Entry], tick: Callable[[int], None]) -> pa.Table:
-        rows = [row for e in inputs for row in to_rows(crops.shard(int(e.path[5:10])))]
+        rows = [row for e in inputs for row in to_rows(crops.shard(_shard_number(e)))]
         for row in rows:
             if row.outcome == "ok" and row.crop is None:
                 raise DataError(f"expected crops in {crops.folder}, {row.image} has none: run `align`, or `embed` without --no-crops")
             row.pixels = align.from_png(row.crop) if row.crop is not None else None
             row.crop = row.crop if keep_crops else None
         add_vectors(rows, embedder, spec)
-        tick(len(inputs))
+        tick(len(rows))
         return to_table(rows, spec, extra)
 
-    return run(writer, make, on_progress)
+    return run(writer, make, on_progress, lambda entry: crops.marks[_shard_number(entry)]["rows"])
 
 
 def _shard_entry(crops: DataSet, shard: int) -> Entry:
@@ -202,17 +202,27 @@ def _shard_entry(crops: DataSet, shard: int) -> Entry:
     return Entry(path.name, status.st_size, status.st_mtime_ns)
 
 
-def run(writer: Writer, make: Callable[[int, list[Entry], Callable[[int], None]], pa.Table], on_progress: OnProgress) -> Summary:
+def _shard_number(entry: Entry) -> int:
+    return int(Path(entry.path).stem.removeprefix("part-"))
+
+
+def run(
+    writer: Writer,
+    make: Callable[[int, list[Entry], Callable[[int], None]], pa.Table],
+    on_progress: OnProgress,
+    photos_in: Callable[[Entry], int] = lambda entry: 1,
+) -> Summary:
     """Writes the pending shards of a plan; what is done stays."""
     started = time.monotonic()
     pending = writer.pending()
-    todo = sum(len(entries) for _, entries in pending)
-    done = writer.total - todo
+    total = sum(map(photos_in, writer.entries))
+    todo = sum(photos_in(entry) for _, entries in pending for entry in entries)
+    done = total - todo
 
     def tick(n: int) -> None:
         nonlocal done
         done += n
-        on_progress(done, writer.total)
+        on_progress(done, total)
 
     tick(0)
     for shard, entries in pending:
@@ -221,7 +231,7 @@ def run(writer: Writer, make: Callable[[int, list[Entry], Callable[[int], None]]
     outcomes = DataSet(writer.folder).outcomes
     notes = [f"{len(writer.vanished)} inputs of earlier runs are gone; their rows are kept unless --prune"] if writer.vanished else []
     seconds = time.monotonic() - started
-    return Summary(str(writer.folder), writer.total, todo, outcomes, round(seconds, 2), writer.spec.fingerprint, notes=notes)
+    return Summary(str(writer.folder), total, todo, outcomes, round(seconds, 2), writer.spec.fingerprint, notes=notes)
 
 
 def versions() -> dict[str, str]:

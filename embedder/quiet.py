@@ -24,3 +24,4 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+            del os.environ["TF_CPP_MIN_LOG_LEVEL"]  # read by now; other processes decide for themselves

@@ -354,9 +354,9 @@ class Writer:
         write_atomic(self._plan_path(number), to_bytes(pa.Table.from_pylist(lines, schema)))
 
     @property
-    def total(self) -> int:
+    def entries(self) -> list[Entry]:
         """Inputs of the whole data set."""
-        return sum(map(len, self._by_shard.values()))
+        return [entry for entries in self._by_shard.values() for entry in entries]
 
     def pending(self) -> list[tuple[int, list[Entry]]]:
         """The shards that are still to be written, each with its inputs."""

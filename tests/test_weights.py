@@ -207,7 +207,7 @@ def test_weights_of_another_network_are_refused():
 
 
 def test_graph_names():
-    assert formats._graph_name("Repeat/block35_1/Branch_0/Conv2d_1x1/weights".split("/")) == "Block35_1_Branch_0_Conv2d_1x1/kernel"
-    assert formats._graph_name("Block8/Branch_1/Conv2d_0b_1x3/Conv2D_bn_offset".split("/")) == "Block8_6_Branch_1_Conv2d_0b_1x3/bias"
-    assert formats._graph_name("Repeat_2/block8_5/mul/x".split("/")) is None
-    assert formats._graph_name("Bottleneck/BatchNorm/beta".split("/")) == "Bottleneck_BatchNorm/beta"
+    assert formats._graph_name(["Repeat", "block35_1", "Branch_0", "Conv2d_1x1", "weights"]) == "Block35_1_Branch_0_Conv2d_1x1/kernel"
+    assert formats._graph_name(["Block8", "Branch_1", "Conv2d_0b_1x3", "Conv2D_bn_offset"]) == "Block8_6_Branch_1_Conv2d_0b_1x3/bias"
+    assert formats._graph_name(["Repeat_2", "block8_5", "mul", "x"]) is None
+    assert formats._graph_name(["Bottleneck", "BatchNorm", "beta"]) == "Bottleneck_BatchNorm/beta"

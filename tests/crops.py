@@ -1,0 +1,72 @@
+"""Crops and networks that tests make themselves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from embedder.spec import CropRule, FaceSpec
+from embedder.table import Entry, Row, Writer, to_table
+
+
+def picture(person: int, photo: int, side: int = 160) -> np.ndarray:
+    """uint8 (side, side, 3): a smooth pattern of the person's, a little changed in each photo."""
+    base = np.random.default_rng([7, person]).integers(0, 256, (5, 5, 3)).astype(np.float32)
+    base += np.random.default_rng([8, person, photo]).normal(0, 18, base.shape)
+    small = Image.fromarray(np.clip(base, 0, 255).astype(np.uint8))
+    return np.asarray(small.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "png", compress_level=1)
+    return sink.getvalue()
+
+
+def row(person: int, photo: int, split: str | None = None, side: int = 160, **changes) -> Row:
+    """One usable face; `changes` replace fields."""
+    fields = {
+        "image": f"{person}/{photo}.png", "outcome": "ok", "image_sha256": f"{person:032x}{photo:032x}", "identity": f"person {person:03d}",
+        "split": split, "face": 0, "crop": png(picture(person, photo, side)),
+    }  # fmt: skip
+    return Row(**fields | changes)
+
+
+def write(folder: Path, rows: Iterable[Row], border: int = 0, per_shard: int = 16) -> Path:
+    """A finished data set of crops."""
+    rows = list(rows)
+    spec = FaceSpec(crop=CropRule(border=border))
+    writer = Writer(folder, spec, {}, [Entry(r.image, 1, 1) for r in rows], per_shard=per_shard)
+    by_image = {r.image: r for r in rows}
+    for shard, entries in writer.pending():
+        writer.write(shard, to_table([by_image[e.path] for e in entries], spec), 0.0, {})
+    return folder
+
+
+def tiny_build(dimension: int, folded: bool = False, dropout: float = 0.0):
+    """A network of one convolution, with the names that training knows Inception-ResNet-v1 by."""
+    from keras import Model, layers
+
+    inputs = layers.Input((160, 160, 3), name="crops")
+    x = layers.Conv2D(8, 8, 8, use_bias=folded, name="Conv2d_1a_3x3")(inputs)
+    if not folded:
+        x = layers.BatchNormalization(epsilon=1e-3, momentum=0.995, scale=False, name="Conv2d_1a_3x3_BatchNorm")(x)
+    x = layers.AveragePooling2D(4, name="Pool")(layers.ReLU(name="ReLU")(x))
+    x = layers.Conv2D(16, 5, name="Conv2d_2a_3x3", use_bias=True)(x)
+    x = layers.GlobalAveragePooling2D(name="AvgPool")(x)
+    x = layers.Dense(dimension, use_bias=False, name="Bottleneck")(x)
+    return Model(inputs, layers.BatchNormalization(epsilon=1e-3, momentum=0.995, scale=False, name="Bottleneck_BatchNorm")(x))
+
+
+def random_arrays(dimension: int = 8, folded: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights of whatever `embedder.network.build` makes, by seed."""
+    import keras
+
+    from embedder import network
+
+    keras.utils.set_random_seed(seed)
+    return network.get_weights(network.build(dimension, folded))

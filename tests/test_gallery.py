@@ -1,0 +1,295 @@
+import errno
+import os
+import shutil
+import stat
+import unicodedata
+from pathlib import Path
+
+import apsw
+import numpy as np
+import pytest
+
+from embedder.errors import GalleryError, InputError, SystemFault
+from indexer import gallery as galleries
+from indexer.build import build
+from indexer.gallery import Gallery, check_name, checksum, index_folder, one_line
+from indexer.search import Searcher
+from tests import synthetic
+
+PEOPLE, PHOTOS = 12, 2
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    """A finished index that no test changes."""
+    folder = tmp_path_factory.mktemp("original")
+    rows = synthetic.rows(PEOPLE, PHOTOS)
+    for i, row in enumerate(rows):
+        row.crop, row.extra = f"png {i}".encode(), {"place": "Łódź"} if i % 2 else {}
+    build(synthetic.write(folder / "vectors", rows, extra=["place"]), folder / "indexes" / "club")
+    return folder / "indexes" / "club"
+
+
+@pytest.fixture
+def index(original, tmp_path) -> Path:
+    """A copy of it to spoil."""
+    return Path(shutil.copytree(original, tmp_path / "indexes" / "club", symlinks=True))
+
+
+def sql(folder: Path, statement: str, bindings: tuple = ()) -> list[tuple]:
+    """Behind the gallery's back."""
+    db = apsw.Connection(str(folder / "gallery.db"))
+    try:
+        return list(db.execute(statement, bindings))
+    finally:
+        db.close()
+
+
+def answers(folder: Path):
+    with Searcher(folder) as searcher:
+        return searcher.search(synthetic.vectors(PEOPLE, PHOTOS), 4)
+
+
+# the file -------------------------------------------------------------------
+
+
+def test_files_are_the_owners_alone_and_sqlite_is_set_up_to_last(index):
+    with Gallery.open(index, write=True) as gallery:
+        pragmas = {name: gallery.execute(f"PRAGMA {name}")[0][0] for name in ("journal_mode", "synchronous", "secure_delete", "page_size")}
+        modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in [index, *index.rglob("*")] if not path.is_symlink()}
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "page_size": 65536}
+    assert modes == {
+        "club": 0o700, "built-1": 0o700, "gallery.db": 0o600, "gallery.db-wal": 0o600, "gallery.db-shm": 0o600, "index.faiss": 0o600,
+        "report.json": 0o600,
+    }  # fmt: skip
+    assert sql(index, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_what_is_stored(index):
+    rows = synthetic.rows(PEOPLE, PHOTOS)
+    stored = sql(index, "SELECT faces.id, face_id, name, image, face, box, extra, vector, png FROM faces "
+                        "JOIN people ON people.id = person JOIN vectors USING (id) JOIN crops USING (id) ORDER BY faces.id")  # fmt: skip
+    assert [line[:5] for line in stored] == [(i + 1, r.face_id, r.identity, r.image, 0) for i, r in enumerate(rows)]
+    assert np.frombuffer(stored[0][5], np.float32).tolist() == [1, 2, 30, 40.5]
+    assert [line[6] for line in stored[:2]] == ["{}", '{"place": "Łódź"}']
+    assert all(line[7] == r.vector.tobytes() for line, r in zip(stored, rows, strict=True)) and stored[3][8] == b"png 3"
+    with Gallery.open(index) as gallery:
+        assert (gallery.faces, gallery.people, gallery.generation, gallery.mean) == (24, 12, 1, None)
+        assert gallery.spec == synthetic.spec() and gallery.crop(rows[3].face_id) == b"png 3" and gallery.crop("unknown") is None
+        assert gallery.enrolled(["person 3", "nobody"]) == {"person 3"}
+
+
+@pytest.mark.parametrize("block", [1, 7, 24, 100])
+def test_vectors_come_whole_whatever_the_block(index, block):
+    with Gallery.open(index) as gallery:
+        blocks = list(gallery.vectors(block))
+    assert np.concatenate([ids for ids, _ in blocks]).tolist() == list(range(1, 25))
+    assert (np.concatenate([xb for _, xb in blocks]) == synthetic.vectors(PEOPLE, PHOTOS)).all()
+
+
+def test_one_name_whatever_its_unicode(tmp_path):
+    zoe = "Zoë"
+    spellings = [unicodedata.normalize(form, zoe) for form in ("NFC", "NFD")]
+    assert spellings[0] != spellings[1]
+    rows = [synthetic.row(f"{i}.jpg", name, x) for i, (name, x) in enumerate(zip(spellings, synthetic.vectors(2, 1), strict=True))]
+    with Gallery.create(tmp_path / "i") as gallery, gallery.writing():
+        assert [gallery.add(row) for row in rows] == [None, None]
+        assert gallery.add(rows[1]) == spellings[0]
+        assert gallery.people == 1 and gallery.enrolled([spellings[1]]) == {spellings[1]}
+
+
+def test_ids_are_never_used_twice(index):
+    with Gallery.open(index, write=True) as gallery, gallery.writing():
+        gallery.clear()
+        gallery.add(synthetic.rows(1, 1)[0])
+        assert gallery.owners()[0].tolist() == [25]
+
+
+def test_a_write_is_kept_whole_or_not_at_all(index):
+    before = answers(index)
+    with pytest.raises(ZeroDivisionError), Gallery.open(index, write=True) as gallery, gallery.writing():
+        gallery.clear()
+        raise ZeroDivisionError
+    assert answers(index) == before
+
+
+def test_two_writers_in_turn(index, monkeypatch):
+    monkeypatch.setattr(galleries, "WAIT_MS", 50)
+    with Gallery.open(index, write=True) as one, Gallery.open(index, write=True) as two, one.writing():
+        with pytest.raises(GalleryError, match="another process is writing"), two.writing():
+            pass
+
+
+# versions -------------------------------------------------------------------
+
+
+def test_an_index_of_a_newer_version_is_refused(index):
+    sql(index, "PRAGMA user_version=99")
+    for way in (Gallery.open, Gallery.create):
+        with pytest.raises(GalleryError, match="version 99: install a newer facedb"):
+            way(index)
+
+
+def test_an_older_index_opens_and_is_migrated_once(index, monkeypatch):
+    before = answers(index)
+    monkeypatch.setattr(galleries, "MIGRATIONS", (*galleries.MIGRATIONS, "CREATE TABLE tags(id INTEGER, tag TEXT) STRICT"))
+    assert answers(index) == before and answers(index) == before
+    assert sql(index, "PRAGMA user_version") == [(2,)] and sql(index, "SELECT * FROM tags") == []
+
+
+# names ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lfw", "a", "LFW-2.1_b", "0", "x" * 100])
+def test_names_that_may_be(name, tmp_path):
+    assert index_folder(tmp_path, name) == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", "_x", "-x", ".x", "ä", "a b", "a\n", "x" * 101, "a\0"])
+def test_names_that_may_not(name):
+    with pytest.raises(InputError, match="expected an index name"):
+        check_name(name)
+
+
+# damage ---------------------------------------------------------------------
+
+
+def test_an_index_that_is_not_there(index):
+    with pytest.raises(GalleryError, match=r"there is none: run `build-index VECTORS --name clubb`; there are club$"):
+        Gallery.open(index.parent / "clubb")
+
+
+def test_a_build_that_never_finished_is_no_index(tmp_path):
+    Gallery.create(tmp_path / "i").close()
+    with pytest.raises(GalleryError, match="there is none: run `build-index"):
+        Gallery.open(tmp_path / "i")
+
+
+def test_a_missing_gallery(index):
+    for suffix in ("", "-wal", "-shm"):
+        (index / f"gallery.db{suffix}").unlink(missing_ok=True)
+    with pytest.raises(GalleryError, match=r"gallery\.db, it is missing or empty: make the index again with `build-index --replace`"):
+        Gallery.open(index)
+
+
+def test_a_truncated_gallery_at_any_length(original, tmp_path):
+    size = (original / "gallery.db").stat().st_size
+    for length in [0, 1, 99, 100, 4096, 65536, 65536 * 3, size // 2, size - 65536]:
+        copy = Path(shutil.copytree(original, tmp_path / str(length), symlinks=True))
+        os.truncate(copy / "gallery.db", length)
+        with pytest.raises(GalleryError) as caught:
+            answers(copy)
+        assert "gallery.db" in str(caught.value) and "build-index --replace" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_something_else_called_gallery_db(index):
+    for suffix in ("-wal", "-shm"):
+        (index / f"gallery.db{suffix}").unlink(missing_ok=True)
+    (index / "gallery.db").write_bytes(b"no database " * 9999)
+    for way in (Gallery.open, Gallery.create):
+        with pytest.raises(GalleryError, match=r"gallery\.db is damaged .*--replace"):
+            way(index)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE vectors SET vector = zeroblob(64) WHERE id = 5",
+        "UPDATE vectors SET vector = (SELECT vector FROM vectors WHERE id = 9) WHERE id = 5",
+        "UPDATE vectors SET vector = x'00' WHERE id = 5",
+        "DELETE FROM vectors WHERE id = 5",
+        "UPDATE people SET name = 'somebody' WHERE id = 3",
+        "DELETE FROM people WHERE id = 3",
+        "UPDATE faces SET person = 7 WHERE id = 5",
+        "UPDATE faces SET image = 'other.jpg' WHERE id = 5",
+        "UPDATE faces SET face_id = 'other' WHERE id = 5",
+    ],
+)
+def test_a_changed_row_is_named_when_it_would_be_a_hit(index, statement):
+    face = synthetic.rows(PEOPLE, PHOTOS)[4].face_id
+    sql(index, statement)
+    with pytest.raises(
+        GalleryError, match=rf"expected face (other|{face}) .* as it was enrolled, .*gallery\.db holds it changed.*--replace"
+    ):
+        with Searcher(index) as searcher:
+            searcher.search(synthetic.vectors(PEOPLE, PHOTOS)[4:5], 1)
+
+
+def test_a_moved_row_is_named(index):
+    sql(index, "PRAGMA foreign_keys=OFF")
+    sql(index, "UPDATE faces SET id = 999 WHERE id = 5")
+    with pytest.raises(GalleryError, match="as it was enrolled"):
+        answers(index)
+
+
+@pytest.mark.parametrize("key", ["spec", "generation", "inputs"])
+def test_a_changed_or_missing_fact_is_named(index, key):
+    sql(index, "UPDATE meta SET value = value || ' ' WHERE key = ?", (key,))
+    with pytest.raises(GalleryError, match=f"damaged .the entry '{key}' was changed"):
+        answers(index)
+    sql(index, "DELETE FROM meta WHERE key = ?", (key,))
+    with pytest.raises(GalleryError, match="--replace|there is none"):
+        answers(index)
+
+
+@pytest.mark.parametrize("table", ["meta", "people", "faces", "vectors"])
+def test_a_missing_table(index, table):
+    sql(index, f"DROP TABLE {table}")
+    with pytest.raises(GalleryError, match=rf"damaged .*no such table: (main\.)?{table}"):
+        answers(index)
+
+
+def test_flipped_bytes_are_noticed_or_harmless(original, tmp_path):
+    rng, before, noticed = np.random.default_rng(5), answers(original), 0
+    data = (original / "gallery.db").read_bytes()
+    used = np.flatnonzero(np.frombuffer(data, np.uint8))
+    for i in range(120):
+        copy = Path(shutil.copytree(original, tmp_path / str(i), symlinks=True))
+        spoilt = bytearray(data)
+        spoilt[rng.choice(used)] ^= 1 << rng.integers(8)
+        (copy / "gallery.db").write_bytes(spoilt)
+        try:
+            assert answers(copy) == before
+        except GalleryError as error:
+            noticed += 1
+            assert "gallery.db" in str(error) or "there is none" in str(error)
+        shutil.rmtree(copy)
+    assert noticed > 10
+
+
+# errors ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error, kind, words",
+    [
+        (apsw.FullError("full"), SystemFault, "disk is full"),
+        (apsw.CantOpenError("unable"), SystemFault, "permission denied"),
+        (apsw.ReadOnlyError("read-only"), SystemFault, "permission denied"),
+        (apsw.IOError("disk I/O error"), SystemFault, "could not be read or written"),
+        (apsw.BusyError("locked"), GalleryError, "wait until it has ended"),
+        (apsw.CorruptError("malformed"), GalleryError, "--replace"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), GalleryError, "--replace"),
+    ],
+)
+def test_sqlites_errors_become_ours(error, kind, words):
+    ours = one_line(error, Path("x/gallery.db"))
+    assert type(ours) is kind or (kind is GalleryError and isinstance(ours, kind))
+    assert words in str(ours) and "x/gallery.db" in str(ours)
+
+
+def test_a_fault_of_ours_stays_one():
+    fault = apsw.ConstraintError("UNIQUE")
+    assert one_line(fault, Path("x")) is fault
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as caught:
+        Gallery.create(tmp_path / "file" / "i")
+    assert caught.value.errno == errno.ENOTDIR
+
+
+def test_checksums_tell_fields_apart():
+    fields = [("ab", "c"), ("a", "bc"), ("abc",), ("ab", b"c"), (1, "2"), ("1", 2), (None, ""), ("", None), ("", ""), ()]
+    assert len({checksum(*f) for f in fields}) == len(fields) and len(checksum()) == 16

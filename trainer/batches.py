@@ -1,0 +1,251 @@
+"""Crops of people to train on, and people to validate with; batches of them as one endless, seeded stream.
+
+The sample at position p of the stream is number p % N of pass p // N, N = photos x copies: the position is all that
+a resumed run must know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import tensorflow as tf
+
+from embedder.errors import DataError
+from embedder.spec import INPUT_SIZE, FaceSpec
+from embedder.table import DataSet
+from trainer import augment
+from trainer.recipe import Augmentation
+
+LEAST_PEOPLE = 20  # for a validation that means something
+PLAIN_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Crops as PNG bytes (n,), each with the number of its person; `border` pixels beyond 160 on each side."""
+
+    pngs: tf.Tensor
+    labels: np.ndarray  # int32 (n,)
+    people: tuple[str, ...]
+    border: int
+    digest: str  # of faces and people
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains on and validates with."""
+
+    spec: FaceSpec
+    train: Photos
+    validation: Photos | None
+    why: str  # one line: where the validation people come from, or why there are none
+
+
+# choosing rows --------------------------------------------------------------
+
+
+def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
+    """Training rows are those of split `train`, or `gallery` where there is no `train`, or all where there are no splits."""
+    data = DataSet(crops)
+    _check_spec(data.spec, crops)
+    splits = _splits(data)
+    train = _rows(data, _training_split(splits, crops))
+    if validate is not None:
+        held, why = _given(validate, data.spec), f"validation: the people of {validate}"
+    elif "val" in splits and _pairs(rows := _rows(data, "val")):
+        held, why = _pairs(rows), "validation: split val"
+    else:
+        train, held = _hold_out(train, seed)
+        why = f"validation: {len({r['identity'] for r in held})} people held out from training"
+    if not held:
+        why = f"no validation: fewer than {LEAST_PEOPLE} people can be spared that have two photos"
+    if len(people := {row["identity"] for row in train}) < 2:
+        raise DataError(f"expected crops of two people or more to train on, {crops} has {len(people)}: align more photos, with crops")
+    border = data.spec.crop.border
+    held_border = DataSet(validate).spec.crop.border if validate else border
+    return Data(data.spec, _photos(train, border), _photos(held, held_border) if held else None, why)
+
+
+def _check_spec(spec: FaceSpec, folder: Path) -> None:
+    if (spec.crop.size, spec.colour) != (INPUT_SIZE, "RGB"):
+        raise DataError(
+            f"expected RGB crops of {INPUT_SIZE} pixels, {folder} has {spec.colour} of {spec.crop.size}: align the photos again"
+        )
+
+
+def _splits(data: DataSet) -> set[str | None]:
+    return {split for table in data.shards(["split"]) for split in pc.unique(table["split"]).to_pylist()}
+
+
+def _training_split(splits: set[str | None], folder: Path) -> str | None:
+    """'train', 'gallery', or None: rows without a split."""
+    named = sorted(s for s in splits if s is not None)
+    for split in ("train", "gallery"):
+        if split in named:
+            return split
+    if named:
+        raise DataError(f"expected a split train or gallery, or none at all, {folder} has {', '.join(named)}: these are not trained on")
+    return None
+
+
+def _rows(data: DataSet, split: str | None, every: bool = False) -> list[dict[str, Any]]:
+    """Usable rows of one split (or of all), each face of a person once; shards without any keep their crops on disk."""
+    columns = ["face_id", "identity", "split", "outcome"]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for number in sorted(data.marks):
+        wanted = [
+            i for i, r in enumerate(data.shard(number, columns).to_pylist())
+            if r["outcome"] == "ok" and r["identity"] is not None and (every or r["split"] == split)
+        ]  # fmt: skip
+        if wanted:
+            for row in data.shard(number, [*columns, "crop"]).take(wanted).to_pylist():
+                if row["crop"] is not None:
+                    rows.setdefault((row["face_id"], row["identity"]), row)
+    return list(rows.values())
+
+
+def _pairs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, where at least one person has two; else none: nothing could be retrieved."""
+    return rows if max(Counter(r["identity"] for r in rows).values(), default=0) > 1 else []
+
+
+def _given(folder: Path, spec: FaceSpec) -> list[dict[str, Any]]:
+    data = DataSet(folder)
+    _check_spec(data.spec, folder)
+    if data.spec.crop.margin != spec.crop.margin:
+        raise DataError(f"expected validation crops of margin {spec.crop.margin}, {folder} has {data.spec.crop.margin}: align them alike")
+    if not (rows := _pairs(_rows(data, None, every=True))):
+        raise DataError(f"expected somebody with two photos to validate with, {folder} has nobody: leave --validate out")
+    return rows
+
+
+def _hold_out(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(training rows, rows of a tenth of the people with two photos, 20 or more, by hash); never more than half of all people."""
+    counts = Counter(row["identity"] for row in rows)
+    several = [name for name, count in counts.items() if count > 1]
+    number = max(LEAST_PEOPLE, math.ceil(len(several) / 10))
+    if number > len(several) or number > len(counts) // 2:
+        return rows, []
+    held = set(sorted(several, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:number])
+    return [r for r in rows if r["identity"] not in held], [r for r in rows if r["identity"] in held]
+
+
+def _photos(rows: list[dict[str, Any]], border: int) -> Photos:
+    people = tuple(sorted({row["identity"] for row in rows}))
+    number = {name: i for i, name in enumerate(people)}
+    digest, side = hashlib.sha256(str(border).encode()), INPUT_SIZE + 2 * border
+    for row in rows:
+        _check_png(row["crop"], side, row["face_id"])
+        digest.update(hashlib.sha256(row["crop"]).digest() + hashlib.sha256(row["identity"].encode()).digest())
+    labels = np.array([number[row["identity"]] for row in rows], np.int32)
+    return Photos(tf.constant([row["crop"] for row in rows]), labels, people, border, digest.hexdigest())
+
+
+def _check_png(data: bytes, side: int, face: str) -> None:
+    """Raises DataError unless the header is that of a PNG of side x side."""
+    size = (int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or size != (side, side):
+        raise DataError(f"expected a PNG of {side} x {side}, the crop of face {face} is not: align the photos again")
+
+
+# the stream -----------------------------------------------------------------
+
+
+@lru_cache(4)
+def _permutation(seed: int, turn: int, n: int) -> np.ndarray:
+    return np.random.default_rng([seed, turn]).permutation(n)
+
+
+def samples(seed: int, n: int, start: int, count: int) -> np.ndarray:
+    """int64 (count,): which of n samples stand at positions start, start + 1, ... of the stream."""
+    positions = np.arange(start, start + count)
+    return np.array([_permutation(seed, int(p // n), n)[p % n] for p in positions], np.int64)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Augmented crops, decoded on the fly."""
+
+    photos: Photos
+    rule: Augmentation
+    seed: int
+
+    def __len__(self) -> int:
+        """Samples of one pass."""
+        return len(self.photos) * self.rule.copies
+
+    def batches(self, start: int, batch: int, steps: int) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
+        """uint8 (batch, 160, 160, 3) and int32 (batch,), `steps` times from position `start`."""
+        chosen = samples(self.seed, len(self), start, batch * steps)
+        positions = np.arange(start, start + batch * steps)
+        labels = self.photos.labels[chosen // self.rule.copies]
+        for i, crops in enumerate(_decoded(self.photos, chosen, positions, self.rule, self.seed, batch)):
+            yield crops, labels[i * batch : (i + 1) * batch]
+
+    def view(self, number: int) -> Iterator[tf.Tensor]:
+        """One pass over all samples in order, in batches of 32: view 0 as they are (their variants only), others augmented."""
+        order = np.arange(len(self))
+        rule = plain(self.rule) if number == 0 else self.rule
+        yield from _decoded(self.photos, order, order + number * len(self), rule, self.seed, PLAIN_BATCH)
+
+
+def plain(rule: Augmentation) -> Augmentation:
+    """The rule's variants, without what is drawn anew."""
+    return Augmentation(rule.variants, 0.0, (1.0, 1.0), (1.0, 1.0), 0, 0.0, (1.0, 1.0))
+
+
+NOTHING = Augmentation((), 0.0, (1.0, 1.0), (1.0, 1.0), 0, 0.0, (1.0, 1.0))
+
+
+def plain_crops(photos: Photos) -> Iterator[tf.Tensor]:
+    """uint8 (up to 32, 160, 160, 3): every photo as it is, in order."""
+    order = np.arange(len(photos))
+    yield from _decoded(photos, order, order, NOTHING, 0, PLAIN_BATCH)
+
+
+def _decoded(photos: Photos, chosen: np.ndarray, positions: np.ndarray, rule: Augmentation, seed: int, batch: int) -> Iterator[tf.Tensor]:
+    side = INPUT_SIZE + 2 * photos.border
+
+    def load(sample: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        canvas = tf.io.decode_png(photos.pngs[sample // rule.copies], channels=3)
+        return augment.augment(tf.ensure_shape(canvas, (side, side, 3)), photos.border, rule, seed, sample, position)
+
+    stream = tf.data.Dataset.from_tensor_slices((chosen.astype(np.int64), positions.astype(np.int64)))
+    stream = stream.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(batch).prefetch(1)
+    try:
+        yield from stream
+    except tf.errors.InvalidArgumentError as error:
+        reason = str(error.message).splitlines()[0][:100]
+        raise DataError(f"expected crops that can be decoded, one is damaged ({reason}): align the photos again") from None
+
+
+@dataclass(frozen=True)
+class Views:
+    """Features of a frozen network in place of crops: float32 (views, N, d). Each pass takes the next view."""
+
+    features: np.ndarray
+    labels: np.ndarray  # int32 (N,)
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, start: int, batch: int, steps: int) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
+        """float32 (batch, d) and int32 (batch,), in the order of `Stream.batches`."""
+        chosen = samples(self.seed, len(self), start, batch * steps)
+        views = np.arange(start, start + batch * steps) // len(self) % len(self.features)
+        for i in range(0, batch * steps, batch):
+            rows = slice(i, i + batch)
+            yield tf.constant(self.features[views[rows], chosen[rows]]), self.labels[chosen[rows]]

@@ -1,0 +1,224 @@
+"""One network and its head, and one step of training: micro-batches, gradients, centres, moving averages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from embedder import network
+from embedder.runtime import standardise
+from trainer import losses
+from trainer.batches import Photos, plain_crops
+from trainer.recipe import Stage
+
+ACCUMULATOR = 0.1  # Adagrad's start
+HEAD, DROPOUT_1, DROPOUT_2 = 4 << 32, 5 << 32, 6 << 32  # streams of chance, beside those of augment.py
+
+
+class Net:
+    """Inception-ResNet-v1 in two pieces, so that dropout and batch norm are ours to switch."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], standardisation: str):
+        self.model, self.standardisation = network.load(arrays), standardisation
+        self.folded = network.is_folded(arrays)
+        self.dimension = int(arrays["Bottleneck/kernel"].shape[-1])
+        self._trunk = keras.Model(self.model.inputs, self.model.get_layer("AvgPool").output)
+        self._bottleneck, self._norm = self.model.get_layer("Bottleneck"), self.model.get_layer("Bottleneck_BatchNorm")
+        self._infer = tf.function(lambda crops: self.prelogits(crops, False, 1.0, None), reduce_retracing=True)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Kernels, biases and betas, in the network's order; not the moving statistics."""
+        return self.model.trainable_variables
+
+    def prelogits(self, crops: tf.Tensor, live: bool, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
+        """uint8 (n, 160, 160, 3) -> float32 (n, d). live: batch norm by the batch, moving its statistics; keep: before the bottleneck."""
+        x = self._trunk(standardise(crops, self.standardisation), training=live)  # (n, 1792)
+        return self._norm(self._bottleneck(dropout(x, keep, seed)), training=live)  # (n, d)
+
+    def embed(self, batches: Iterator[tf.Tensor]) -> np.ndarray:
+        """Prelogits (n, d) in inference mode."""
+        return np.concatenate([self._infer(crops).numpy() for crops in batches])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return network.get_weights(self.model)
+
+    def assign(self, arrays: dict[str, np.ndarray]) -> None:
+        network.set_weights(self.model, arrays)
+
+
+def dropout(x: tf.Tensor, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
+    """Keeps a share of the numbers, divided by it; stateless."""
+    return x if keep == 1.0 or seed is None else tf.nn.experimental.stateless_dropout(x, 1 - keep, seed)
+
+
+class Head:
+    """The logits layer: truncated normal of deviation 0.1, biases 0 (facenet's train_softmax)."""
+
+    def __init__(self, dimension: int, people: int, seed: int):
+        start = tf.random.stateless_truncated_normal([dimension, people], [seed + HEAD, 0], stddev=0.1)
+        self.kernel, self.bias = keras.Variable(start, name="head_kernel"), keras.Variable(tf.zeros([people]), name="head_bias")
+
+    def logits(self, features: tf.Tensor) -> tf.Tensor:
+        """(n, d) -> (n, people)."""
+        return tf.matmul(features, self.kernel.value) + self.bias.value
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"kernel": self.kernel.numpy(), "bias": self.bias.numpy()}
+
+    def assign(self, arrays: dict[str, np.ndarray]) -> None:
+        self.kernel.assign(arrays["kernel"])
+        self.bias.assign(arrays["bias"])
+
+    def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
+        """Share of features (n, d) whose largest logit is their person's."""
+        blocks = [tf.argmax(self.logits(tf.constant(features[i : i + 1024])), axis=1).numpy() for i in range(0, len(features), 1024)]
+        return float(np.mean(np.concatenate(blocks) == labels))
+
+
+def softmax_accuracy(net: Net, head: Head, photos: Photos) -> float:
+    """On the training photos as they are, in inference mode."""
+    return head.accuracy(net.embed(plain_crops(photos)), photos.labels)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one batch adds up to."""
+
+    loss: float  # mean over the batch: cross-entropy, center loss, L2
+    cross_entropy: float
+    correct: int
+    photos: int
+
+
+class NotFinite(Exception):
+    """A loss or gradient is NaN or infinite; nothing was changed by this step."""
+
+
+class Learner:
+    """One stage's optimiser, centres and averages around a net and a head. Inputs are crops, or features of a frozen network."""
+
+    def __init__(self, net: Net, head: Head, stage: Stage, live: bool, seed: int):
+        self.net, self.head, self.stage, self.live, self.seed, self.steps = net, head, stage, live, seed, 0
+        self.variables = [*(net.variables if stage.trains == "all" else []), head.kernel, head.bias]
+        self.kernels = [i for i, v in enumerate(self.variables) if v.name == "kernel" or v is head.kernel]
+        self._values = [v.value for v in self.variables]
+        self._gradients = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._values]
+        self._averages = [tf.Variable(v, trainable=False) for v in self._values] if stage.average else []
+        self._centres = tf.Variable(tf.zeros([head.bias.shape[0], net.dimension]), trainable=False)
+        self.optimiser = _optimiser(stage)
+        self.optimiser.build(self.variables)
+        self._accumulate = tf.function(self._add_gradients, reduce_retracing=True)
+        self._decay, self._update = tf.function(self._add_decay), tf.function(self._move)
+        self._centre = tf.function(self._move_centres, reduce_retracing=True)
+
+    @property
+    def moves_network(self) -> bool:
+        """Whether the network's weights or moving statistics change."""
+        return self.live or self.stage.trains == "all"
+
+    def step(self, inputs: tf.Tensor, labels: np.ndarray, position: int, rate: float) -> Sums:
+        """One batch, in micro-batches: crops (n, 160, 160, 3) or features (n, d), labels (n,), at a position of the stream."""
+        n, size, parts, sums = len(labels), self.stage.micro_batch, [], np.zeros(3)
+        share = tf.constant(1 / n)
+        labels = tf.constant(labels)
+        for i in range(0, n, size):
+            features, part = self._accumulate(inputs[i : i + size], labels[i : i + size], tf.constant(position + i, tf.int64), share)
+            parts.append(features)
+            sums += part.numpy()
+        l2, norm = (float(x) for x in self._decay())
+        loss = float(sums[0]) / n + float(sums[1]) / n + l2
+        if not np.isfinite([loss, norm]).all():
+            raise NotFinite
+        self.steps += 1
+        self.optimiser.learning_rate.assign(rate)
+        self._update(tf.constant(losses.warmed_up(self.stage.average, self.steps), tf.float32))
+        if self.stage.center_loss:
+            self._centre(tf.concat(parts, axis=0), labels)
+        return Sums(loss, float(sums[0]) / n, int(sums[2]), n)
+
+    def _add_gradients(self, inputs: tf.Tensor, labels: tf.Tensor, position: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Adds a micro-batch's gradients; returns its features after dropout, and summed (cross-entropy, center loss, correct)."""
+        trains_all = self.stage.trains == "all"
+        before = None if trains_all else self._features(inputs, position)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._values)
+            features = dropout(
+                self._features(inputs, position) if before is None else before, self.stage.keep, self._seed(DROPOUT_2, position)
+            )
+            logits = self.head.logits(features)
+            cross_entropy = tf.reduce_sum(losses.cross_entropy(logits, labels))
+            center = tf.zeros([])
+            if self.stage.center_loss:
+                center = self.stage.center_loss * tf.reduce_sum(losses.center_distance(features, labels, self._centres))
+            loss = share * (cross_entropy + center)
+        for total, gradient in zip(self._gradients, tape.gradient(loss, self._values), strict=True):
+            total.assign_add(gradient)
+        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels), tf.float32))
+        return features, tf.stack([cross_entropy, center, correct])
+
+    def _features(self, inputs: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        if inputs.shape.rank == 2:
+            return inputs
+        keep = self.stage.keep if self.moves_network else 1.0
+        return self.net.prelogits(inputs, self.live, keep, self._seed(DROPOUT_1, position))
+
+    def _seed(self, stream: int, position: tf.Tensor) -> tf.Tensor:
+        return tf.stack([tf.constant(self.seed + stream, tf.int64), position])
+
+    def _add_decay(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Adds the L2 gradients; returns the L2 loss of what trains, and the length of the whole gradient."""
+        weight = self.stage.weight_decay
+        for i in self.kernels if weight else []:
+            self._gradients[i].assign_add(weight * self._values[i])
+        l2 = losses.slim_l2([self._values[i] for i in self.kernels], weight)
+        return l2, tf.linalg.global_norm([tf.convert_to_tensor(g) for g in self._gradients])
+
+    def _move(self, average: tf.Tensor) -> None:
+        """The optimiser's step, then the averages; the gradients start anew."""
+        self.optimiser.apply([tf.convert_to_tensor(g) for g in self._gradients], self.variables)
+        for mean, value in zip(self._averages, self._values, strict=bool(self._averages)):
+            mean.assign_sub((1 - average) * (mean - value))
+        for gradient in self._gradients:
+            gradient.assign(tf.zeros_like(gradient))
+
+    def _move_centres(self, features: tf.Tensor, labels: tf.Tensor) -> None:
+        moved = losses.move_centres(
+            tf.convert_to_tensor(self._centres), features, labels, self.stage.center_alpha, self.stage.center_update
+        )
+        self._centres.assign(moved)
+
+    def network_weights(self, average: bool) -> dict[str, np.ndarray]:
+        """The network's arrays; with `average`, what trained is its moving average."""
+        arrays = self.net.arrays()
+        if average and self._averages and self.stage.trains == "all":
+            means = {id(v): mean for v, mean in zip(self.variables, self._averages, strict=True)}
+            arrays |= {name: means[id(v)].numpy() for name, v in network.variables_by_name(self.net.model).items() if id(v) in means}
+        return arrays
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that moves, but the network itself."""
+        arrays = {f"head/{k}": v for k, v in self.head.arrays().items()} | {"centres": self._centres.numpy(), "steps": np.array(self.steps)}
+        arrays |= {f"average/{i:04d}": v.numpy() for i, v in enumerate(self._averages)}
+        return arrays | {f"optimiser/{i:04d}": v.numpy() for i, v in enumerate(self.optimiser.variables)}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """The opposite of `state`."""
+        self.head.assign({k: arrays[f"head/{k}"] for k in ("kernel", "bias")})
+        self._centres.assign(arrays["centres"])
+        self.steps = int(arrays["steps"])
+        for kind, variables in (("average", self._averages), ("optimiser", self.optimiser.variables)):
+            for i, variable in enumerate(variables):
+                variable.assign(arrays[f"{kind}/{i:04d}"])
+
+
+def _optimiser(stage: Stage) -> keras.optimizers.Optimizer:
+    if stage.optimiser == "adagrad":
+        return keras.optimizers.Adagrad(stage.learning_rate, initial_accumulator_value=ACCUMULATOR, epsilon=0.0)
+    if stage.optimiser == "adam":
+        return keras.optimizers.Adam(stage.learning_rate)
+    return keras.optimizers.SGD(stage.learning_rate)

@@ -1,0 +1,50 @@
+"""The losses and schedules of training: pure functions. n photos, d dimensions, c people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import tensorflow as tf
+
+
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """float32 (n, c), int32 (n,) -> float32 (n,), nats."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+
+
+def center_distance(features: tf.Tensor, labels: tf.Tensor, centres: tf.Tensor) -> tf.Tensor:
+    """float32 (n, d), int32 (n,), float32 (c, d) -> float32 (n,): the mean over d of (x - its centre)^2.
+
+    facenet's center loss is the mean of this over the batch, with the centres before their move. Wen et al. (2016)
+    take half the sum over batch and dimensions: their lambda is 2 / (n d) of ours.
+    """
+    return tf.reduce_mean(tf.square(features - tf.gather(centres, labels)), axis=1)
+
+
+def move_centres(centres: tf.Tensor, features: tf.Tensor, labels: tf.Tensor, alpha: float, how: str) -> tf.Tensor:
+    """The centres (c, d) after a batch.
+
+    homework (facenet): c -= (1 - alpha) (c - x), summed over a person's photos, not divided by their number.
+    wen (Wen et al. 2016, eq. 4): c -= alpha sum(c - x) / (1 + number of the person's photos).
+    """
+    people = centres.shape[0]
+    pull = tf.math.unsorted_segment_sum(tf.gather(centres, labels) - features, labels, people)
+    if how == "homework":
+        return centres - (1 - alpha) * pull
+    counts = tf.math.unsorted_segment_sum(tf.ones_like(features[:, :1]), labels, people)
+    return centres - alpha * pull / (1 + counts)
+
+
+def slim_l2(kernels: Iterable[tf.Tensor], weight: float) -> tf.Tensor:
+    """weight * sum(x^2) / 2, as slim's l2_regularizer (Keras' has no half); its gradient is weight * x."""
+    return weight * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
+
+
+def staircase(rate: float, decay: float, decay_epochs: int, epoch: int) -> float:
+    """The learning rate of an epoch, counted from 0: times `decay` after every `decay_epochs`."""
+    return rate * decay ** (epoch // decay_epochs)
+
+
+def warmed_up(decay: float, steps: int) -> float:
+    """A moving average's decay after so many steps: min(decay, (1 + t) / (10 + t)), as tf.train.ExponentialMovingAverage."""
+    return min(decay, (1 + steps) / (10 + steps))

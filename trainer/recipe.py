@@ -1,0 +1,186 @@
+"""Reads a recipe: what is trained, in which stages, with which numbers. Every key is required, and no other is known."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from embedder.errors import InputError
+
+SHIPPED = Path(__file__).parent / "recipes"
+VARIANTS = ("original", "gamma", "stretch", "noise")  # a number follows gamma and noise
+WITH_NUMBER = {"gamma": (0.01, 100.0), "noise": (0.0, 25600.0)}
+
+
+def whole(low: int, high: int) -> Any:
+    return field(metadata={"kind": int, "low": low, "high": high, "text": f"a whole number of {low} to {high}"})
+
+
+def number(low: float, high: float) -> Any:
+    return field(metadata={"kind": float, "low": low, "high": high, "text": f"a number of {low:g} to {high:g}"})
+
+
+def pair(low: float, high: float) -> Any:
+    return field(metadata={"kind": tuple, "low": low, "high": high, "text": f"[from, to], rising, of {low:g} to {high:g}"})
+
+
+def choice(*values: str) -> Any:
+    return field(metadata={"kind": str, "values": values, "text": "one of " + ", ".join(values)})
+
+
+def yes_no() -> Any:
+    return field(metadata={"kind": bool, "text": "true or false"})
+
+
+def checked_later(kind: type, text: str) -> Any:
+    return field(metadata={"kind": kind, "text": text})
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a photo is changed. Variants are fixed copies, each again mirrored; the rest is drawn anew each time."""
+
+    variants: tuple[str, ...] = checked_later(list, "a list of 'original', 'gamma 2', 'stretch', 'noise 500'")
+    mirror: float = number(0, 1)  # chance
+    gamma: tuple[float, float] = pair(0.1, 10)  # exponent, drawn evenly in its logarithm
+    contrast: tuple[float, float] = pair(0.1, 10)  # factor around the crop's mean
+    noise: int = whole(0, 25600)  # white pixels, at most
+    shift: float = number(0, 80)  # pixels; only where crops have a border
+    scale: tuple[float, float] = pair(0.5, 2)  # side of what is seen over 160; only where crops have a border
+
+    @property
+    def copies(self) -> int:
+        """Samples that one photo makes."""
+        return max(1, 2 * len(self.variants))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What trains, by which loss, how long."""
+
+    trains: str = choice("head", "all")
+    epochs: int = whole(0, 100_000)
+    steps: int = whole(0, 1_000_000)  # batches an epoch; 0: one pass over the samples
+    batch: int = whole(1, 100_000)
+    micro_batch: int = whole(1, 100_000)
+    views: int = whole(1, 1000)
+    optimiser: str = choice("adagrad", "adam", "sgd")
+    learning_rate: float = number(1e-12, 100)
+    decay: float = number(1e-6, 1)
+    decay_epochs: int = whole(1, 100_000)
+    keep: float = number(0.01, 1)
+    weight_decay: float = number(0, 10)
+    center_loss: float = number(0, 1000)
+    center_alpha: float = number(0, 1)
+    center_update: str = choice("homework", "wen")
+    average: float = number(0, 0.999999)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training: augmentation, then the stages in turn."""
+
+    name: str
+    live_batch_norm: bool = yes_no()
+    delivered: str = choice("raw", "average")
+    pull_back: float = number(0, 1)
+    augmentation: Augmentation = checked_later(dict, "a table [augmentation]")
+    stages: tuple[Stage, ...] = checked_later(list, "tables [[stages]]")
+
+    def with_epochs(self, epochs: tuple[int, ...] | None) -> Recipe:
+        """The recipe with other numbers of epochs, one a stage."""
+        if epochs is None:
+            return self
+        if len(epochs) != len(self.stages) or any(e < 0 for e in epochs):
+            raise InputError(
+                f"expected {len(self.stages)} numbers of epochs, one a stage of {self.name}, received {list(epochs)}: 0 skips a stage"
+            )
+        return replace(self, stages=tuple(replace(s, epochs=e) for s, e in zip(self.stages, epochs, strict=True)))
+
+
+def read(reference: str | Path) -> Recipe:
+    """A shipped recipe by name, or one of the user's by path. Raises InputError that names key and file."""
+    path = SHIPPED / f"{reference}.toml"
+    if Path(reference).name != str(reference) or not path.is_file():
+        path = Path(reference)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
+        raise InputError(f"expected a recipe ({names}) or a .toml file, received {str(reference)!r}: check the name") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a recipe in TOML, {path} is not ({error}): mend it") from None
+    return _recipe(values, path)
+
+
+def _recipe(values: dict[str, Any], path: Path) -> Recipe:
+    checked = _checked(Recipe, values, path, "")
+    checked["augmentation"] = _augmentation(checked["augmentation"], path)
+    if not checked["stages"] or not all(isinstance(s, dict) for s in checked["stages"]):
+        raise _wrong("stages", path, "at least one table [[stages]]", checked["stages"])
+    checked["stages"] = tuple(Stage(**_checked(Stage, s, path, f"stages {i}: ")) for i, s in enumerate(checked["stages"], 1))
+    return Recipe(name=path.stem, **checked)
+
+
+def _augmentation(values: dict[str, Any], path: Path) -> Augmentation:
+    checked = _checked(Augmentation, values, path, "augmentation: ")
+    for variant in checked["variants"]:
+        if not _is_variant(variant):
+            raise _wrong("augmentation: variants", path, "'original', 'gamma NUMBER', 'stretch' or 'noise PIXELS'", variant)
+    return Augmentation(**{**checked, "variants": tuple(checked["variants"])})
+
+
+def _is_variant(text: Any) -> bool:
+    kind, value = split_variant(text) if isinstance(text, str) else ("", None)
+    if kind not in WITH_NUMBER:
+        return kind in VARIANTS and value is None
+    low, high = WITH_NUMBER[kind]
+    return value is not None and low <= value <= high
+
+
+def split_variant(text: str) -> tuple[str, float | None]:
+    """'gamma 2' -> ('gamma', 2.0), 'stretch' -> ('stretch', None); nan where no number follows."""
+    kind, _, value = text.partition(" ")
+    try:
+        return kind, float(value) if value else None
+    except ValueError:
+        return kind, math.nan
+
+
+def _checked(cls: type, values: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
+    """The values of a table, each of its field's type and range."""
+    known = {f.name: f for f in fields(cls) if f.metadata}
+    if unknown := sorted(values.keys() - known.keys()):
+        raise InputError(
+            f"expected the keys of a recipe, {path} has {where}{unknown[0]!r}: remove it, or mend its spelling ({', '.join(known)})"
+        )
+    if missing := [name for name in known if name not in values]:
+        raise InputError(f"expected {where}{missing[0]!r} in {path}, it is missing: add it ({known[missing[0]].metadata['text']})")
+    return {name: _value(values[name], known[name].metadata, f"{where}{name}", path) for name in known}
+
+
+def _value(value: Any, rule: Any, key: str, path: Path) -> Any:
+    """`value` where it fits `rule`; a whole number is also a number."""
+    kind, low, high = rule["kind"], rule.get("low"), rule.get("high")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is tuple:
+        fits = (
+            isinstance(value, list)
+            and len(value) == 2
+            and all(type(v) in (int, float) for v in value)
+            and low <= value[0] <= value[1] <= high
+        )
+        value = tuple(map(float, value)) if fits else value
+    else:
+        fits = type(value) is kind and (low is None or low <= value <= high) and ("values" not in rule or value in rule["values"])
+    if not fits:
+        raise _wrong(key, path, rule["text"], value)
+    return value
+
+
+def _wrong(key: str, path: Path, expected: str, received: Any) -> InputError:
+    return InputError(f"expected {key} in {path} to be {expected}, received {str(received)[:60]!r}: mend the recipe")

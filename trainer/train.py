@@ -1,0 +1,211 @@
+"""Crops -> a finetuned model: runs a recipe's stages for every network of the source, and writes the run's record.
+
+MODEL/spec.json, <16 hex>.safetensors    the model
+MODEL/record.json                        arguments, versions, times, scores; written last: the run is complete
+MODEL/metrics.jsonl, curves.png          a line an epoch; the same drawn
+MODEL/run/                               head, centres, names, checkpoints; deleted on completion unless kept
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from embedder import network, weights
+from embedder.errors import DataError, InputError, from_os_error
+from embedder.runtime import choose_device
+from embedder.spec import FaceSpec, Part
+from embedder.table import drop_stale_temporaries, make_folder
+from trainer import batches, record
+from trainer.batches import Data
+from trainer.recipe import Recipe
+from trainer.stages import Progress, Run, Trained
+
+Say = Callable[[str], None]
+Result = dict[str, Any]
+
+
+def quiet(_: str) -> None:
+    """Says nothing."""
+
+
+def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | None = None, epochs: tuple[int, ...] | None = None,
+          seed: int = 0, device: str = "auto", keep_run: bool = False, say: Say = quiet) -> Result:  # fmt: skip
+    """Trains every network of `source` on `crops` into the model folder `out`; returns the run's record.
+
+    The same call again goes on where it was stopped, and does nothing where it is complete. epochs: other numbers, one a
+    stage. validate: crops of people to choose the best epoch by. Raises DataError where `out` holds another run.
+    """
+    if not 0 <= seed < 1 << 31:
+        raise InputError(f"expected a seed of 0 to 2147483647, received {seed}: give another")
+    recipe, where = recipe.with_epochs(epochs), choose_device(device)
+    model = weights.open_model(source)
+    _check_batch_norm(model, recipe)
+    data = batches.read(crops, validate, seed)
+    given = record.arguments(recipe, model.spec, data, seed)
+    try:
+        if done := _completed(out, given):
+            say(f"{out} is complete: this run has been done before, nothing to do")
+            return done
+        with _locked(_prepared(out, given, data)):
+            _announce(model, recipe, data, where, say)
+            keras.utils.set_random_seed(seed)
+            tf.config.experimental.enable_op_determinism()
+            with tf.device(where):
+                trained = _train_parts(model, recipe, data, seed, keep_run, out, say)
+            paths = {"crops": str(crops), "validate": str(validate) if validate else None}
+            head = {"arguments": given, **paths, "source": source, "device": where, "keep_run": keep_run}
+            return _finish(out, model.spec, trained, data, recipe, head, say)
+    except OSError as error:
+        raise from_os_error(error) from error
+
+
+def _check_batch_norm(model: weights.Model, recipe: Recipe) -> None:
+    for i, part in enumerate(model.spec.parts):
+        if recipe.live_batch_norm and network.is_folded(model.arrays(i)):
+            raise InputError(f"expected weights with live batch norm for {recipe.name}, {part.name} has it folded: use another recipe")
+
+
+def _announce(model: weights.Model, recipe: Recipe, data: Data, where: str, say: Say) -> None:
+    say(
+        f"training {model.spec.model_name} with {recipe.name} on {where} (TensorFlow {tf.__version__}, float32, {record.cores()} cores): "
+        f"{len(data.train):,} photos of {len(data.train.people):,} people; {data.why}"
+    )
+    if data.validation is None and recipe.pull_back < 1:
+        say(f"the last weights will be pulled back towards the pretrained ones: {recipe.pull_back:g} of their way is kept")
+    _warn_of_centres(recipe, data, say)
+
+
+def _warn_of_centres(recipe: Recipe, data: Data, say: Say) -> None:
+    """The homework's center step is not divided by a person's photos in the batch: with few people it overshoots."""
+    for i, stage in enumerate(recipe.stages, 1):
+        step = (1 - stage.center_alpha) * stage.batch
+        if stage.center_loss and stage.center_update == "homework" and step > len(data.train.people):
+            say(f"stage {i}: the homework's center step overshoots with fewer than {step:.0f} people: the loss may become infinite")
+
+
+# the folder -----------------------------------------------------------------
+
+
+def _completed(out: Path, given: dict[str, Any]) -> Result | None:
+    """The record of the same run, where it is complete; raises DataError where it was another."""
+    path = out / "record.json"
+    if not path.is_file():
+        return None
+    done = _read_json(path)
+    record.check_same(done["arguments"], given, out)
+    if not done["keep_run"]:
+        shutil.rmtree(out / "run", ignore_errors=True)
+    return done
+
+
+def _prepared(out: Path, given: dict[str, Any], data: Data) -> Path:
+    """MODEL/run, begun or to be gone on with."""
+    run = out / "run"
+    for folder in (out, run):
+        drop_stale_temporaries(folder)
+    if (run / "arguments.json").is_file():
+        record.check_same(_read_json(run / "arguments.json"), given, out)
+        return run
+    if out.exists() and any(not p.name.startswith("_tmp-") and p.name != "run" for p in out.iterdir()):
+        raise DataError(f"expected an empty folder or a training run for --out, {out} holds other files: choose another folder")
+    make_folder(run)
+    record.write_json(run / "people.json", list(data.train.people))
+    record.write_json(run / "arguments.json", given)
+    return run
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        raise DataError(f"expected the record of a training run, {path} is damaged: train into another --out") from None
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """One process a run; the lock goes with the process, however it ends."""
+    with open(os.open(run / "lock", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"expected to train alone in {run.parent}, another process does so: wait, or choose another --out") from None
+        yield
+
+
+# the parts ------------------------------------------------------------------
+
+
+def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, keep: bool, out: Path, say: Say) -> list[Trained]:
+    trained: list[Trained] = []
+    for i, part in enumerate(model.spec.parts):
+        folder = make_folder(out / "run" / f"part-{i}")
+        before = [line for t in trained for line in t.progress.history]
+
+        def report(history: list[dict[str, Any]], before: list[dict[str, Any]] = before) -> None:
+            record.write_metrics(out / "metrics.jsonl", before + history)
+
+        done = _read_done(folder)
+        if done is None:
+            done = Run(folder, part, model.arrays(i), recipe, data, seed, keep, say, report).train()
+            record.write_json(folder / "done.json", asdict(done))
+            keras.backend.clear_session()
+        trained.append(done)
+    return trained
+
+
+def _read_done(folder: Path) -> Trained | None:
+    if not (folder / "done.json").is_file():
+        return None
+    done = _read_json(folder / "done.json")
+    return Trained(Part(**done["part"]), tuple(Part(**p) for p in done["after"]), done["delivered"], Progress(**done["progress"]))
+
+
+def _spec(source: FaceSpec, data: Data, parts: list[Part]) -> FaceSpec:
+    """The source's contract with the crops' rule (without the border, which is training's) and the new parts."""
+    spec = source.with_crop(data.spec)
+    return replace(spec, parts=tuple(parts), crop=replace(spec.crop, border=0), runtime="", precision="")
+
+
+def _finish(out: Path, source: FaceSpec, trained: list[Trained], data: Data, recipe: Recipe, head: dict[str, Any], say: Say) -> Result:
+    """Writes the model, then the curves, last the record; drops the run's folder unless it is kept."""
+    weights.write_model(out, _spec(source, data, [t.part for t in trained]))
+    for k in range(len(recipe.stages)):
+        if all(len(t.after) == len(recipe.stages) for t in trained):
+            weights.write_model(out / "run" / f"after-stage-{k + 1}", _spec(source, data, [t.after[k] for t in trained]))
+    history = [line for t in trained for line in t.progress.history]
+    record.write_metrics(out / "metrics.jsonl", history)
+    record.draw_curves(out / "curves.png", history)
+    counts = {"photos": len(data.train), "people": len(data.train.people), "validation": data.why}
+    done = {
+        **head, "data": counts, "micro_batches": record.micro_batches(recipe), **record.environment(),
+        "networks": [_summary(t) for t in trained], "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    record.write_json(out / "record.json", done)
+    if not head["keep_run"]:
+        shutil.rmtree(out / "run", ignore_errors=True)
+    seconds = sum(sum(t.progress.seconds) for t in trained)
+    say(f"{out} is complete after {seconds / 60:.1f} minutes")
+    return done
+
+
+def _summary(trained: Trained) -> dict[str, Any]:
+    """One network's part of the record."""
+    p = trained.progress
+    lines = [line["validation_top1"] for line in p.history if "validation_top1" in line]
+    return {
+        "name": trained.part.name, "sha256": trained.part.sha256, "parent": trained.part.parent, "delivered": trained.delivered,
+        "stages": [{"seconds": round(s, 1), "softmax_accuracy": a} for s, a in zip(p.seconds, p.softmax, strict=True)],
+        "validation_top1": {"best": p.best, "epochs": lines} if p.best else None,
+    }  # fmt: skip
