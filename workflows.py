@@ -102,10 +102,10 @@ class Probe:
 class ProbeReader:
     """Photos, folders and vector data sets -> probes whose vectors fit a gallery's contract."""
 
-    def __init__(self, searcher: Searcher, model: str | None, device: str, one_face: bool, say: Say):
+    def __init__(self, searcher: Searcher, model: str | None, device: str, one_face: bool, say: Say, keep_pixels: bool = False):
         self._searcher, self._reference, self._device, self._say = searcher, model, device, say
         self._options = Options(all_faces=not one_face, keep_crops=False)
-        self._one_face = one_face
+        self._one_face, self._keep_pixels = one_face, keep_pixels
         self._stage: PhotoStage | None = None
 
     def read(self, source: Path, split: str | None = None) -> Iterator[Probe]:
@@ -128,7 +128,10 @@ class ProbeReader:
             photos = decoder.stream(listing.root, [e.path for e in entries])
             made = (Probe(photo.name, rows) for photo, rows in stage.rows(photos, {e.path: e for e in entries}))
             while batch := list(islice(made, PROBE_BATCH)):
-                stage.finish([row for probe in batch for row in probe.rows])
+                rows = [row for probe in batch for row in probe.rows]
+                stage.finish(rows)
+                for row in rows:
+                    row.pixels = row.pixels if self._keep_pixels else None
                 yield from batch
 
     def _photo_stage(self) -> PhotoStage:
@@ -193,7 +196,7 @@ def search(name: str, sources: Sequence[Path], k: int, faces: bool = False, one_
            device: str = "auto", picture: Path | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
     """The k nearest people (or faces) to every face of every source, as `search --json` prints them."""
     with open_index(name) as searcher:
-        reader = ProbeReader(searcher, model, device, one_face, say)
+        reader = ProbeReader(searcher, model, device, one_face, say, picture is not None)
         probes = (probe for source in sources for probe in reader.read(source))
         found = list(answered(searcher, probes, k, faces))
         if picture is not None:

@@ -177,7 +177,7 @@ def _photo_rows(stage: PhotoStage, writer: Writer, decoder: Decoder, root: Path,
 
 def process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bool, on_progress: OnProgress) -> Summary:
     """Vectors for the crops of a data set, shard by shard."""
-    spec = replace(embedder.spec.with_crop(crops.spec), runtime=embedder.spec.runtime, precision=embedder.spec.precision)
+    spec = embedder.spec.with_crop(crops.spec)
     entries = [_shard_entry(crops, shard) for shard in sorted(crops.marks)]
     extra = crops.extra
     writer = Writer(out, spec, {"command": "embed crops", "crops kept": keep_crops}, entries, extra, per_shard=1)

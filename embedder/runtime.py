@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
@@ -47,7 +48,8 @@ class Embedder:
 
     def __init__(self, model: Model, device: str = "auto"):
         """Loads and verifies the weights; raises ModelError where they are not what the contract names."""
-        self.spec, self.device = model.spec, choose_device(device)
+        self.device = choose_device(device)
+        self.spec = replace(model.spec, runtime=f"tensorflow {tf.__version__}", precision="float32")
         with tf.device(self.device):
             self._networks = [self._compile(part, model.arrays(i)) for i, part in enumerate(model.spec.parts)]
 

@@ -23,7 +23,7 @@ from embedder import formats
 from embedder.errors import InputError, ModelError, SystemFault
 from embedder.formats import Arrays
 from embedder.spec import STANDARDISATIONS, FaceSpec, Part
-from embedder.table import make_folder, sync_folder, write_atomic
+from embedder.table import drop_stale_temporaries, make_folder, sync_folder, write_atomic
 
 Say = Callable[[str], None]
 
@@ -173,6 +173,7 @@ def store_part(arrays: Arrays, name: str, standardisation: str, parent: str | No
     digest = hashlib.sha256(data).hexdigest()
     part = Part(name, digest, int(arrays["Bottleneck/kernel"].shape[-1]), standardisation, parent)
     folder = make_folder(models_folder() / digest[:16])
+    drop_stale_temporaries(folder)
     write_atomic(part_file(folder, part), data)
     write_atomic(folder / "spec.json", FaceSpec(parts=(part,)).to_json().encode())
     return part
@@ -210,7 +211,7 @@ def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
     if _is_sound(known.part):
         say(f"{known.name}: already here, sha256 as pinned")
         return known.part
-    make_folder(models_folder())
+    drop_stale_temporaries(make_folder(models_folder()))
     with tempfile.TemporaryDirectory(dir=models_folder(), prefix=f"_tmp-{os.getpid()}-") as scratch:
         with _member(known, archive, Path(scratch), say) as file:
             say(f"{known.name}: converting")

@@ -207,10 +207,7 @@ def full_disk(folder: Path, size: str, command: list) -> subprocess.CompletedPro
 def test_a_full_disk_is_one_line(photos, vectors, tmp_path, command):
     small = tmp_path / "small"
     small.mkdir()
-    if command == "embed":
-        arguments = ["embed", photos, "--out", small / "v"]
-    else:
-        arguments = ["build-index", vectors, "--name", "x"]
+    arguments = {"embed": ["embed", photos, "--out", small / "v"], "build-index": ["build-index", vectors, "--name", "x"]}[command]
     environment = ["env", f"FACEDB_INDEXES={small}", f"FACEDB_DATA={os.environ['FACEDB_DATA']}"]
     done = full_disk(small, "256k", [*environment, sys.executable, ROOT / "cli.py", *arguments])
     if "unshare" in done.stderr:  # a system without user namespaces: a limit on the size of files instead

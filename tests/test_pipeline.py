@@ -51,8 +51,8 @@ def nothing(done, total):
     pass
 
 
-def embed(photos, out, embedder, detector, options=Options(), progress=nothing):
-    return process_photos(list_photos(photos), out, PhotoStage(embedder.spec, detector, embedder, options), "embed", progress)
+def embed(photos, out, embedder, detector, progress=nothing):
+    return process_photos(list_photos(photos), out, PhotoStage(embedder.spec, detector, embedder, Options()), "embed", progress)
 
 
 def same(a: pa.Table, b: pa.Table) -> None:
@@ -68,7 +68,11 @@ def test_every_photo_has_a_row_and_a_bad_one_costs_only_itself(photos, tmp_path,
     table = DataSet(tmp_path / "v").table()
     assert table["image"].to_pylist() == [e.path for e in list_photos(photos).entries] and table.num_rows == PHOTOS + 3
     assert summary.outcomes == {"no_face": 1, "ok": PHOTOS, "too_small": 1, "unreadable": 1} == DataSet(tmp_path / "v").outcomes
-    assert sorted(p.split(" (")[0] for p in summary.problems) == ["s1/broken.jpg: unreadable", "s2/blank.ppm: no_face", "s3/tiny.ppm: too_small"]
+    assert sorted(p.split(" (")[0] for p in summary.problems) == [
+        "s1/broken.jpg: unreadable",
+        "s2/blank.ppm: no_face",
+        "s3/tiny.ppm: too_small",
+    ]
     assert ticks[0] == (0, PHOTOS + 3) and ticks[-1] == (PHOTOS + 3, PHOTOS + 3)
     good = table.filter(table["vector"].is_valid())
     assert good.num_rows == PHOTOS and np.abs(np.linalg.norm(vectors_of(good, 128), axis=1) - 1).max() < 1e-5
@@ -137,7 +141,9 @@ print("done", flush=True)
 
 
 def start(photos, out):
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(photos), str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(photos), str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert process.stdout.readline() == "ready\n"
     return process
 

@@ -54,7 +54,9 @@ def test_splits_that_are_there_stay(src, tmp_path):
 def test_a_csv_with_columns_of_its_own(src, tmp_path):
     touch(src, "x/1.jpg", "y/1.jpg", "y/2.jpg")
     table = tmp_path / "t.csv"
-    table.write_text("image,identity,split,year\nx/1.jpg,Ann,gallery,1999\ny/1.jpg,Ann,gallery,2001\ny/2.jpg,Bob,probe,\ngone.jpg,Bob,probe,\n../t.csv,Bob,probe,\n")
+    table.write_text(
+        "image,identity,split,year\nx/1.jpg,Ann,gallery,1999\ny/1.jpg,Ann,gallery,2001\ny/2.jpg,Bob,probe,\ngone.jpg,Bob,probe,\n../t.csv,Bob,probe,\n"
+    )
     done = prepare("csv", src, tmp_path / "d", table)
     assert tree(tmp_path / "d") == ["gallery/Ann/x_1.jpg", "gallery/Ann/y_1.jpg", "metadata.csv", "probe/Bob/2.jpg"]
     assert any("gone.jpg, ../t.csv" in note for note in done.notes)

@@ -129,6 +129,6 @@ def test_parquet_of_others_and_empty_folders(tmp_path):
 
 def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
     dead, mine = tmp_path / "_tmp-999999999-x", tmp_path / f"_tmp-{os.getpid()}-x"
-    dead.touch(), mine.touch()
+    dead.mkdir(), (dead / "x").touch(), mine.touch()
     drop_stale_temporaries(tmp_path)
     assert not dead.exists() and mine.exists()

@@ -1,0 +1,63 @@
+"""The README says what the program does: its commands run as they stand, and every command is in it."""
+
+import configparser
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from cli import cli
+from tests.conftest import DATA, ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    block = re.search(r"<!-- commands: .*?-->\n```bash\n(.*?)```", README, re.S)
+    assert block
+    return block[1].splitlines()
+
+
+def test_readme_commands_run_as_they_stand(att, tmp_path):
+    (tmp_path / "data").mkdir()
+    os.symlink(ROOT / "cli.py", tmp_path / "cli.py")
+    os.symlink(DATA / "models", tmp_path / "data" / "models")  # not to be fetched again
+    os.symlink(att, tmp_path / "data" / "att")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FACEDB_")}
+    environment["PATH"] = f"{os.path.dirname(sys.executable)}:{environment['PATH']}"
+    lines = commands()
+    assert len(lines) == 8
+    for line in lines:
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    top1 = float(re.search(r"top-1 (\d\.\d+)", done.stdout)[1])
+    assert top1 >= 0.997
+    for made in ("crops.png", "answers.png", "predictions.txt", "model/spec.json", "model/curves.png"):
+        assert (tmp_path / "data" / made).stat().st_size > 100
+    assert not (tmp_path / "data" / "model" / "run").exists()
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_is_in_the_readme_and_explains_itself(name):
+    assert f"`{name}" in README
+    done = CliRunner().invoke(cli, [name, "--help"])
+    assert done.exit_code == 0 and "Usage" in done.output
+
+
+def test_version_and_changelog_agree():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    first = re.search(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert first and first[1] == config["metadata"]["version"]
+
+
+def test_every_package_is_named_in_setup_cfg():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    packages = set(config["options"]["packages"].split())
+    modules = set(config["options"]["py_modules"].split())
+    assert {"embedder", "indexer", "trainer"} <= packages
+    assert modules == {p.stem for p in ROOT.glob("*.py")}
