@@ -90,8 +90,20 @@ def common(command: Callable) -> Callable:
     return wrapped
 
 
+def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """The version in setup.cfg, or of the installed package."""
+    if wanted:
+        from configparser import ConfigParser
+        from importlib.metadata import version
+
+        config = ConfigParser()
+        found = config.read(Path(__file__).with_name("setup.cfg"))
+        click.echo(f"facedb {config['metadata']['version'] if found else version('facedb')}")
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="facedb", prog_name="facedb")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version, help="Show the version.")
 def cli() -> None:
     """Face retrieval as a vector database: photos -> crops -> vectors -> index -> people."""
 
