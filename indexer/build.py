@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from embedder.errors import DataError, GalleryError, from_os_error
 from embedder.table import DataSet, Row, drop_stale_temporaries, sync_folder, to_rows, vectors_of, write_atomic
-from indexer.gallery import FILE, LINK, Damaged, Gallery, check_name, normal, versions
+from indexer.gallery import FILE, LINK, Damaged, Gallery, check_name, checksum, normal, versions
 
 REPORT = "report.json"
 KIND, REASON = "exact", "inner product with every vector: no recall is lost"
@@ -60,7 +60,8 @@ class Report:
     left_out: dict[str, int]
     fingerprint: str
     inputs: str
-    sha256: str
+    sha256: str  # of index.faiss
+    owners: str  # a hash of whose each face is
     versions: dict[str, str]
     conflicts: list[Conflict] = field(default_factory=list)
 
@@ -117,7 +118,7 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool) -> R
                 conflicts = _fill(gallery, selection, centre)
                 _derive(gallery)
             elif not is_sound(gallery):
-                gallery.set("generation", gallery.generation + 1)  # readers may still use the damaged folder
+                gallery.set_fact("generation", gallery.generation + 1)  # readers may still use the damaged folder
                 _derive(gallery)
         _finish(gallery)
         return _report(gallery, changed, conflicts)
@@ -197,7 +198,7 @@ class Digest:
 
 def _is_same(gallery: Gallery, selection: Selection, centre: bool) -> bool:
     """Whether the gallery was built from these inputs; raises GalleryError where it was built from others."""
-    if gallery.need("inputs") == digest_rows(selection, centre).hexdigest():
+    if gallery.needed_fact("inputs") == digest_rows(selection, centre).hexdigest():
         return True
     raise GalleryError(
         f"expected the inputs that the index {gallery.folder.name} was built from, received others: use --replace, or another --name"
@@ -216,7 +217,7 @@ def _fill(gallery: Gallery, selection: Selection, centre: bool) -> list[Conflict
         digest.update(row)
         kept = gallery.add(row)
         if kept is None:
-            total += row.vector
+            total += np.asarray(row.vector)
         elif kept == row.identity:
             again += 1
         else:
@@ -226,14 +227,14 @@ def _fill(gallery: Gallery, selection: Selection, centre: bool) -> list[Conflict
     if not n:
         raise DataError(f"expected rows with a vector and an identity in {selection.data.folder}, {_reasons(left_out)}: check it")
     if centre:
-        gallery.set("mean", (total / n).astype("<f8").tobytes())
-    facts = {
+        gallery.set_fact("mean", (total / n).astype("<f8").tobytes())
+    facts: dict[str, str | int] = {
         "generation": generation, "spec": selection.spec.to_json(), "inputs": digest.hexdigest(),
         "build": json.dumps({"split": selection.split, "left_out": {why: n for why, n in left_out.items() if n}}),
         "source": str(selection.data.folder.resolve()), "versions": json.dumps(versions()),
     }  # fmt: skip
     for key, value in facts.items():
-        gallery.set(key, value)
+        gallery.set_fact(key, value)
     return conflicts
 
 
@@ -261,6 +262,7 @@ def make_index(gallery: Gallery):
     """The exact FAISS index of a gallery's faces, `faces.id` as FAISS id; raises GalleryError naming a face that was changed."""
     import faiss
 
+    gallery.check_owners()
     index = faiss.IndexIDMap(faiss.IndexFlatIP(gallery.spec.dimension))
     mean = gallery.mean
     for ids, xb in gallery.vectors():
@@ -290,8 +292,9 @@ def _facts(gallery: Gallery, sha256: str) -> dict[str, Any]:
     spec = gallery.spec
     return {
         "generation": gallery.generation, "kind": KIND, "reason": REASON, "n": gallery.faces, "d": spec.dimension, "people": gallery.people,
-        **json.loads(gallery.need("build")), "centred": gallery.mean is not None, "fingerprint": spec.fingerprint,
-        "inputs": gallery.need("inputs"), "sha256": sha256, "versions": json.loads(gallery.need("versions")),
+        **json.loads(gallery.needed_fact("build")), "centred": gallery.mean is not None, "fingerprint": spec.fingerprint,
+        "inputs": gallery.needed_fact("inputs"), "sha256": sha256,
+        "owners": checksum(*(part.tobytes() for part in gallery.owners())).hex(), "versions": json.loads(gallery.needed_fact("versions")),
     }  # fmt: skip
 
 
@@ -317,7 +320,7 @@ def _write_index(index: Any, path: Path) -> str:
 
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         sink = _Sink(file)
-        faiss.write_index(index, faiss.PyCallbackIOWriter(sink))
+        faiss.write_index(index, faiss.PyCallbackIOWriter(sink))  # type: ignore[attr-defined]
         if sink.error:
             raise OSError(sink.error.errno, sink.error.strerror, str(path))
         file.flush()

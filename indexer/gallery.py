@@ -278,7 +278,7 @@ class Gallery:
 
     # facts about the whole
 
-    def get(self, key: str) -> Any:
+    def fact(self, key: str) -> Any:
         """A fact, or None where it was never set; raises Damaged where it was changed behind our back."""
         if self.version == 0:
             return None
@@ -288,32 +288,32 @@ class Gallery:
             return value
         return None
 
-    def set(self, key: str, value: str | int | bytes) -> None:
+    def set_fact(self, key: str, value: str | int | bytes) -> None:
         self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, checksum(key, value)))
 
-    def need(self, key: str) -> Any:
+    def needed_fact(self, key: str) -> Any:
         """A fact that every finished gallery has."""
-        if (value := self.get(key)) is None:
+        if (value := self.fact(key)) is None:
             raise damaged(self.path, f"the entry {key!r} is missing")
         return value
 
     @property
     def generation(self) -> int:
         """Number of the last finished build; 0 before the first."""
-        return self.get("generation") or 0
+        return self.fact("generation") or 0
 
     @property
     def spec(self) -> FaceSpec:
         """The contract of the vectors."""
         try:
-            return FaceSpec.from_json(self.need("spec"))
+            return FaceSpec.from_json(self.needed_fact("spec"))
         except DataError as error:
             raise damaged(self.path, str(error)) from None
 
     @property
     def mean(self) -> np.ndarray | None:
         """float64 (d,): what centring subtracts, or None."""
-        data = self.get("mean")
+        data = self.fact("mean")
         return None if data is None else np.frombuffer(data, "<f8")
 
     @property
@@ -365,8 +365,19 @@ class Gallery:
 
     def owners(self) -> tuple[np.ndarray, np.ndarray]:
         """int64 (n,) ids of all faces, rising, and (n,) numbers of the people they belong to."""
-        pairs = np.array(self.execute("SELECT id, person FROM faces INDEXED BY faces_person ORDER BY id"), np.int64).reshape(-1, 2)
+        return self._owners("INDEXED BY faces_person")
+
+    def _owners(self, source: str) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            pairs = np.array(self.execute(f"SELECT id, person FROM faces {source} ORDER BY id"), np.int64).reshape(-1, 2)
+        except (TypeError, ValueError, OverflowError):
+            raise damaged(self.path, "a face without an owner") from None
         return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+
+    def check_owners(self) -> None:
+        """Raises Damaged where SQLite's index, which `owners` reads, says otherwise than the table."""
+        if not np.array_equal(self.owners(), self._owners("NOT INDEXED")):
+            raise damaged(self.path, "its index of owners does not fit its faces")
 
     def vectors(self, block: int = BLOCK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """ids int64 (b,) and uncentred vectors float32 (b, d) in the order of ids; raises GalleryError naming a face that was changed."""
@@ -375,10 +386,13 @@ class Gallery:
             yield np.array([face.id for face in faces], np.int64), np.stack([face.vector for face in faces])
 
     def fetch(self, ids: Iterable[int]) -> dict[int, Face]:
-        """The faces of these ids that there are; raises GalleryError naming one that was changed."""
-        wanted = json.dumps([int(id) for id in ids])
-        rows = self.rows(f"{_FACES} WHERE faces.id IN (SELECT value FROM json_each(?))", (wanted,))
-        return {face.id: face for face in self._checked(rows)}
+        """The faces of these ids; raises GalleryError naming one that was changed or lost."""
+        wanted = [int(id) for id in ids]
+        rows = self.rows(f"{_FACES} WHERE faces.id IN (SELECT value FROM json_each(?))", (json.dumps(wanted),))
+        found = {face.id: face for face in self._checked(rows)}
+        if lost := set(wanted) - set(found):
+            raise damaged(self.path, f"face number {min(lost)} is lost")
+        return found
 
     def _checked(self, rows: Iterable[tuple]) -> Iterator[Face]:
         for id, face_id, name, image, vector, stored in rows:
@@ -411,7 +425,7 @@ def _floats(values: Sequence[float] | None) -> bytes | None:
 def missing(folder: Path) -> GalleryError:
     """What to say where there is no finished gallery."""
     if os.path.lexists(folder / LINK):
-        return Damaged(f"expected people in {folder / FILE}, the file is missing or empty: make the index again with `build-index --replace`")
+        return Damaged(f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`")
     names = sorted(path.parent.name for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder)
     known = f"; there are {', '.join(names[:10])}" if names else ""
     return GalleryError(f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}")

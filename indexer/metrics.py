@@ -43,12 +43,12 @@ def hits_at(ranked: np.ndarray, truth: np.ndarray) -> np.ndarray:
     ranked, truth = np.asarray(ranked, object), np.asarray(truth, object)
     if ranked.ndim != 2 or truth.shape != (len(ranked),):
         raise DataError(f"expected ranked (n, k) and truth (n,), received {ranked.shape} and {truth.shape}: mend the call")
-    right = (ranked == truth[:, None]) & np.not_equal(ranked, None)
-    return np.logical_or.accumulate(right.astype(bool), axis=1)
+    answered = np.frompyfunc(lambda name: name is not None, 1, 1)(ranked)
+    return np.logical_or.accumulate(((ranked == truth[:, None]) & answered).astype(bool), axis=1)
 
 
 def top_k(hits: np.ndarray, k: int) -> float:
-    """Share of queries answered within the first k; hits (n, K) as `hits_at` gives them, fewer than k columns counting as all there were."""
+    """Share of queries answered within the first k; hits (n, K) as `hits_at` gives them, k beyond K counting as K."""
     if k < 1 or not len(hits):
         raise InputError(f"expected k of at least 1 and a query or more, received k = {k} and {len(hits)} queries")
     return float(hits[:, min(k, hits.shape[1]) - 1].mean())

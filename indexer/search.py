@@ -100,13 +100,13 @@ class Searcher:
                 continue
             self._use(index or self._rebuild(), generation)
 
-    def _read_index(self) -> Any:
+    def _read_index(self) -> Any | None:
         """The FAISS index as it was written, or None where it is not that or holds other faces than the gallery."""
         import faiss
 
         path = built_folder(self.gallery.folder, self.gallery.generation) / LINK
         try:
-            index = faiss.read_index(str(path)) if is_sound(self.gallery) else None
+            index: Any = faiss.read_index(str(path)) if is_sound(self.gallery) else None
         except RuntimeError:  # removed just now
             return None
         fits = index is not None and np.array_equal(faiss.vector_to_array(index.id_map), self.gallery.owners()[0])
@@ -169,7 +169,7 @@ class Searcher:
         return ids[(scores >= floor) & (scores >= best[owner] - 2 * slack)]
 
     def _ranked(self, q: np.ndarray, candidates: Sequence[Face], k: int, faces: bool) -> list[Hit]:
-        scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._mean)) if candidates else []
+        scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._mean))
         hits: dict[str, tuple[float, Face]] = {}
         for score, face in sorted(zip(map(float, scores), candidates, strict=True), key=lambda pair: (-pair[0], pair[1].face_id)):
             hits.setdefault(face.face_id if faces else face.identity, (score, face))
@@ -208,11 +208,11 @@ def evaluate_answers(found: Sequence[Answered], searcher: Searcher) -> dict[str,
     Raises DataError where no probe is of an enrolled person.
     """
     named = [(normal(row.identity), row, hits) for row, hits in found if row.identity]
-    enrolled = searcher.gallery.enrolled(name for name, _, _ in named)
+    enrolled = searcher.gallery.enrolled([name for name, _, _ in named])
     counted = [(name, row, hits) for name, row, hits in named if name in enrolled]
     if not counted:
         raise DataError(
-            f"expected probes of people who are enrolled in {searcher.gallery.folder.name}, none of {len(found)} is: check the folder and --split"
+            f"expected probes of people enrolled in {searcher.gallery.folder.name}, none of {len(found)} is: check the folder and --split"
         )
     ranked = np.full((len(counted), ANSWERS), None, object)
     for i, (_, _, hits) in enumerate(counted):

@@ -393,6 +393,8 @@ def whole(target):
 
 def sound():
     rows = [synthetic.rows(6, 2, seed=s) for s in (0, 1)]
+    if base:
+        assert faiss.read_index(str(folder / "index.faiss")).ntotal == 12
     try:
         with Searcher(folder) as s:
             hits = [[(h.identity, h.score, h.face_id) for h in s.search(rows[1][0].vector[None], 3)[0]]]
