@@ -17,7 +17,7 @@ from embedder.errors import DataError, InputError
 from embedder.photos import Decoder, Listing, is_outside, list_photos
 from embedder.pipeline import OnProgress, Options, PhotoStage, Summary
 from embedder.quiet import import_tensorflow
-from embedder.spec import CropRule, FaceSpec
+from embedder.spec import INPUT_SIZE, CropRule, FaceSpec
 from embedder.table import DataSet, Row, is_data_set, to_rows
 
 if TYPE_CHECKING:
@@ -275,14 +275,18 @@ def _frame(truth: str | None, answer: str) -> tuple[int, int, int]:
 
 
 def _probe_picture(row: Row) -> np.ndarray | None:
-    if row.pixels is not None:
-        return row.pixels
-    return crops_of.from_png(row.crop) if row.crop is not None else None
+    return row.pixels if row.pixels is not None else _without_border(row.crop)
 
 
 def _hit_picture(searcher: Searcher, hit: Hit) -> np.ndarray | None:
-    data = searcher.crop(hit.face_id)
-    return crops_of.from_png(data) if data is not None else None
+    return _without_border(searcher.crop(hit.face_id))
+
+
+def _without_border(png: bytes | None) -> np.ndarray | None:
+    if png is None:
+        return None
+    crop = crops_of.from_png(png)
+    return crops_of.centre(crop, CropRule(border=(len(crop) - INPUT_SIZE) // 2))
 
 
 def contact_sheet(photos: Path, crops: Path, path: Path) -> None:

@@ -48,6 +48,7 @@ ADVICE = {
     errno.EPERM: "not permitted: choose a folder that you may write to",
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.ENOTDIR: "a file stands where a folder is needed: choose another path",
+    errno.EFBIG: "the file is larger than this system or `ulimit -f` allows: raise the limit",
     errno.EMFILE: "too many open files: raise `ulimit -n`",
 }
 

@@ -7,6 +7,7 @@ FOLDER/_plan-0000.parquet     which input goes to which shard; later plans add t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -137,12 +138,17 @@ def vectors_of(table: pa.Table, dimension: int) -> np.ndarray:
 def write_atomic(path: Path, data: bytes) -> None:
     """Complete, on disk, or not there at all."""
     temporary = path.parent / f"_tmp-{os.getpid()}-{path.name.lstrip('_')}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     sync_folder(path.parent)
 
 
@@ -156,8 +162,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """A folder that only its owner may enter, made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """A folder that only its owner may enter, made where it is missing, as are those above it."""
+    for missing in reversed([f for f in (folder, *folder.parents) if not f.exists()]):
+        missing.mkdir(exist_ok=True, mode=0o700)
     return folder
 
 
@@ -203,6 +210,11 @@ class DataSet:
                 f"expected finished Parquet shards in {self.folder}, found none: run `align` or `embed` with --out {self.folder}"
             )
         self.spec = FaceSpec.from_json(self._open(min(self.marks)).schema_arrow.metadata[SPEC_KEY])
+        for number, mark in self.marks.items():
+            if mark["fingerprint"] != self.spec.fingerprint:
+                raise DataError(
+                    f"expected shards of one contract in {self.folder}, {shard_path(self.folder, number).name} is of another: remove it"
+                )
 
     def _open(self, shard: int) -> pq.ParquetFile:
         path = shard_path(self.folder, shard)
