@@ -166,9 +166,18 @@ def _place(source: Path, target: Path) -> None:
     try:
         os.link(real, target)
     except OSError:
-        temporary = target.with_name(f"._tmp-{os.getpid()}-{target.name}")
-        shutil.copyfile(real, temporary)
+        _copy(real, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Complete or not at all; hidden until then, so that no walk meets it."""
+    temporary = target.with_name(f"._tmp-{os.getpid()}-{target.name}")
+    try:
+        shutil.copyfile(source, temporary)
         os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(target)) from None
 
 
 def _write_metadata(destination: Path, placed: list[Placed], targets: dict[Placed, str]) -> None:
