@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,8 @@ class MtcnnDetector:
 
     def __init__(self, min_face: int = MIN_FACE, max_side: int = MAX_SIDE, device: str = "CPU:0"):
         from mtcnn import MTCNN
-        from mtcnn.stages import StageONet, StagePNet, StageRNet
 
-        files = verified_weights()
-        stages = [stage(weights=str(file)) for stage, file in zip((StagePNet, StageRNet, StageONet), files, strict=True)]
-        self._net = MTCNN(stages=stages, device=device)
+        self._net = MTCNN(stages=verified_stages(), device=device)
         self._min_face, self._max_side = min_face, max_side
         self.record = {
             "algorithm": "mtcnn",
@@ -88,19 +86,35 @@ class MtcnnDetector:
         )  # fmt: skip
 
 
-def verified_weights() -> list[Path]:
-    """The package's own weight files, by absolute path and hash: it would look in the working folder first, and run what lies there."""
+def verified_stages() -> list[Any]:
+    """The package's three stages with its own weights, by absolute path and hash.
+
+    Left to itself the package looks in the working folder first, and runs what lies there; what is loaded here are the bytes that
+    were hashed, from a folder that only we can write to.
+    """
+    import lz4.frame
     import mtcnn
+    from mtcnn.stages import StageONet, StagePNet, StageRNet
 
     folder = Path(mtcnn.__file__).resolve().parent / "assets" / "weights"
-    for name, expected in WEIGHTS.items():
-        path = folder / name
-        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
-        if found != expected:
-            raise ModelError(
-                f"expected {name} of mtcnn 1.0 (sha256 {expected[:16]}...), found {found[:16]}: run `pip install --force-reinstall mtcnn`"
-            )
-    return [folder / name for name in WEIGHTS]
+    stages = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for stage, (name, expected) in zip((StagePNet, StageRNet, StageONet), WEIGHTS.items(), strict=True):
+            plain = Path(scratch) / name
+            plain.write_bytes(lz4.frame.decompress(_verified(folder / name, expected)))
+            stages.append(stage(weights=str(plain)))
+    return stages
+
+
+def _verified(path: Path, expected: str) -> bytes:
+    data = path.read_bytes() if path.is_file() else b""
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        raise ModelError(
+            f"expected {path.name} of mtcnn 1.0 (sha256 {expected[:16]}...), found {found[:16] if data else 'no file'}: "
+            "run `pip install --force-reinstall mtcnn`"
+        )
+    return data
 
 
 def shrink(photo: np.ndarray, max_side: int) -> tuple[np.ndarray, float]:
