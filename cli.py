@@ -231,7 +231,7 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the new model.")
 @click.option("--validate", type=PATH, help="Crops of other people: the epoch that retrieves them best is kept.")
 @click.option("--epochs", help="Epochs of each stage instead of the recipe's, such as 2,1.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of everything that chance decides.")
 @click.option("--keep-run", is_flag=True, help="Keep checkpoints, the head and the model after each stage in OUT/run.")
 @DEVICE
 @common

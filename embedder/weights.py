@@ -288,7 +288,8 @@ def pip_download(package: str, sha256: str, folder: Path) -> Path:
     """One archive from PyPI by pinned name and hash; raises SystemFault where pip is missing or fails."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package} --hash=sha256:{sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
+    command += [] if sys.stderr.isatty() else ["--quiet"]  # pip draws its own progress
     try:
         done = subprocess.run(
             [*command, "-r", str(requirements), "-d", str(folder)], stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True

@@ -73,7 +73,7 @@ def test_help_is_fast_and_every_command_has_it(run):
         assert command.help, path
         options = {o for p in command.params for o in p.opts}
         assert {"--json", "--quiet", "--debug"} <= options, path
-        assert all(getattr(p, "help", True) for p in command.params if isinstance(p, click.Option) and p.name != "seed"), path
+        assert all(getattr(p, "help", True) for p in command.params if isinstance(p, click.Option)), path
 
 
 def test_photos_to_answers(run, photos, tmp_path, own_indexes):
