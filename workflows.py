@@ -183,7 +183,7 @@ def answered(searcher: Searcher, probes: Iterator[Probe], k: int, faces: bool) -
 
 def open_index(name: str) -> Searcher:
     """The index called `name`, ready for questions."""
-    from indexer.gallery import index_folder
+    from indexer.faces import index_folder
     from indexer.search import Searcher
 
     return Searcher(index_folder(indexes_root(), name))
@@ -222,7 +222,7 @@ def _probe_json(probe: Probe, hits: list[list[Hit]]) -> dict[str, Any]:
 def evaluate(name: str, source: Path, split: str | None = None, predictions: Path | None = None, model: str | None = None,
              device: str = "auto", on_progress: OnProgress | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
     """top-1 and top-5 of the probes of a data set or a folder; every probe with an enrolled identity counts."""
-    from indexer.search import evaluate_answers, write_predictions
+    from indexer.evaluate import evaluate_answers, write_predictions
 
     with open_index(name) as searcher:
         split = split or default_probe_split(source)
@@ -321,7 +321,7 @@ def sheet_rows(crops: DataSet) -> Iterator[Row]:
 def build_index(vectors: Path, name: str, split: str | None, centre: bool, replace_old: bool) -> dict[str, Any]:
     """A gallery and its index from a data set of vectors; the report, with its notes and a line of text."""
     from indexer.build import build
-    from indexer.gallery import index_folder
+    from indexer.faces import index_folder
 
     report = build(vectors, index_folder(indexes_root(), name), split, centre, replace_old)
     return asdict(report) | {"notes": report.notes, "text": report.text}

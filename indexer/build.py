@@ -1,18 +1,15 @@
 """Vectors -> a gallery and the FAISS index derived from it, in one transaction.
 
-The index and its report are written and on disk before the commit that names their generation; the link
-`index.faiss` follows it. Killed anywhere, the same call again ends in the same index.
+Killed anywhere, the same call again ends in the same index.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,30 +19,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedder.errors import DataError, GalleryError, from_os_error
-from embedder.table import DataSet, Row, drop_stale_temporaries, sync_folder, to_rows, vectors_of, write_atomic
-from indexer.gallery import FILE, LINK, Damaged, Gallery, check_name, checksum, normal, versions
+from embedder.table import DataSet, Row, to_rows, vectors_of
+from indexer.database import CIPHER_FILE, FILE, Damaged, remove_file
+from indexer.derive import KIND, REASON, check_centring, compact, derive, tidy, unsound
+from indexer.faces import check_name, normal
+from indexer.gallery import Added, Conflict, Gallery, versions
 
-REPORT = "report.json"
-KIND, REASON = "exact", "inner product with every vector: no recall is lost"
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
-AGAIN, CONFLICT = "the same face again", "the same face under another person"
+AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
 NOTES = 20  # conflicts that are spelt out
-FLAT = 1e-6  # a vector that close to the mean has no direction of its own
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """A face that the data set gives to two people; the first one kept it."""
-
-    face_id: str
-    image: str
-    kept: str
-    refused: str
+SALT_BYTES = 32
 
 
 @dataclass
 class Report:
-    """What a build did. `conflicts` and `notes` name people; the report.json beside the index does not."""
+    """What a build did. `conflicts` and `notes` name people."""
 
     index: str
     changed: bool  # False: the index was there already, from the same inputs
@@ -60,8 +48,7 @@ class Report:
     left_out: dict[str, int]
     fingerprint: str
     inputs: str
-    sha256: str  # of index.faiss
-    owners: str  # a hash of whose each face is
+    encrypted: bool
     versions: dict[str, str]
     conflicts: list[Conflict] = field(default_factory=list)
 
@@ -87,41 +74,43 @@ class Report:
         )
 
 
-def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = False, replace: bool = False) -> Report:
+def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = False, replace: bool = False, readmit: bool = False,
+          encrypt: bool = False) -> Report:  # fmt: skip
     """The index `folder` of the rows in the data set `vectors` that have outcome ok, a vector and an identity.
 
-    Rows of `split`, or of `gallery` where there are such rows, or all. Raises InputError for a name that cannot be,
-    DataError where no row is left, GalleryError where the index holds other inputs and `replace` was not given, or is
-    damaged; SystemFault where the disk refuses.
+    Rows of `split`, or of `gallery` where there are such rows, or all; faces that were forgotten only with `readmit`. Raises
+    InputError for a name that cannot be, DataError where no row is left, GalleryError where the index holds other inputs and
+    `replace` was not given, or is damaged; SystemFault where the disk refuses.
     """
     folder = Path(folder)
     check_name(folder.name)
     selection = Selection(DataSet(vectors), split)
     try:
         try:
-            return _build(selection, folder, centre, replace)
+            return _build(selection, folder, centre, replace, readmit, encrypt)
         except Damaged:
             if not replace:
                 raise
-            _remove_gallery(folder)
-            return _build(selection, folder, centre, replace)
+            remove_file(folder)
+            return _build(selection, folder, centre, replace, readmit, encrypt)
     except OSError as error:
         raise from_os_error(error) from None
 
 
-def _build(selection: Selection, folder: Path, centre: bool, replace: bool) -> Report:
-    conflicts: list[Conflict] = []
-    with Gallery.create(folder) as gallery:
+def _build(selection: Selection, folder: Path, centre: bool, replace: bool, readmit: bool, encrypt: bool) -> Report:
+    if encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
+        raise GalleryError(f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name")
+    done = Added()
+    with Gallery.create(folder, encrypt) as gallery:
         with gallery.writing():
             changed = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
             if changed:
-                conflicts = _fill(gallery, selection, centre)
-                _derive(gallery)
-            elif not is_sound(gallery):
-                gallery.set_fact("generation", gallery.generation + 1)  # readers may still use the damaged folder
-                _derive(gallery)
-        _finish(gallery)
-        return _report(gallery, changed, conflicts)
+                done = _fill(gallery, selection, centre, readmit)
+                derive(gallery)
+        if unsound(gallery):
+            compact(gallery)
+        tidy(gallery)
+        return _report(gallery, changed, done)
 
 
 # choosing rows --------------------------------------------------------------
@@ -172,8 +161,8 @@ class Selection:
 def digest_rows(selection: Selection, centre: bool) -> Digest:
     """What two builds must share to be the same."""
     digest = Digest(selection, centre)
-    for row in selection:
-        digest.update(row)
+    for _ in digest.over(selection):
+        pass
     return digest
 
 
@@ -188,6 +177,12 @@ class Digest:
         assert row.vector is not None
         self._line([row.face_id, row.identity, row.split, row.image, row.extra])
         self._hash.update(row.vector.astype("<f4").tobytes())
+
+    def over(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The rows as they are, each taken into the hash."""
+        for row in rows:
+            self.update(row)
+            yield row
 
     def _line(self, fields: list[Any]) -> None:
         self._hash.update(json.dumps(fields, sort_keys=True).encode() + b"\n")
@@ -208,171 +203,36 @@ def _is_same(gallery: Gallery, selection: Selection, centre: bool) -> bool:
 # filling the gallery --------------------------------------------------------
 
 
-def _fill(gallery: Gallery, selection: Selection, centre: bool) -> list[Conflict]:
-    """Puts the chosen rows in the place of all that there was; returns the faces that two people claim."""
-    generation = gallery.generation + 1
+def _fill(gallery: Gallery, selection: Selection, centre: bool, readmit: bool) -> Added:
+    """Puts the chosen rows in the place of all that there was."""
     gallery.clear()
-    digest, conflicts, again, total = Digest(selection, centre), [], 0, np.zeros(selection.spec.dimension)
-    for row in selection:
-        digest.update(row)
-        kept = gallery.add(row)
-        if kept is None:
-            total += np.asarray(row.vector)
-        elif kept == row.identity:
-            again += 1
-        else:
-            conflicts.append(Conflict(row.face_id, row.image, kept, row.identity or ""))
-    left_out = {**selection.left_out, AGAIN: again, CONFLICT: len(conflicts)}
-    n = gallery.faces
-    if not n:
+    gallery.set_fact("spec", selection.spec.to_json())
+    if gallery.fact("salt") is None:
+        gallery.set_fact("salt", os.urandom(SALT_BYTES))
+    digest = Digest(selection, centre)
+    done, _ = gallery.enrol(digest.over(selection), readmit)
+    left_out = {**selection.left_out, AGAIN: done.again, CONFLICT: len(done.conflicts), FORGOTTEN: done.forgotten}
+    if not done.added:
         raise DataError(f"expected rows with a vector and an identity in {selection.data.folder}, {_reasons(left_out)}: check it")
     if centre:
-        gallery.set_fact("mean", (total / n).astype("<f8").tobytes())
-    facts: dict[str, str | int] = {
-        "generation": generation, "spec": selection.spec.to_json(), "inputs": digest.hexdigest(),
-        "build": json.dumps({"split": selection.split, "left_out": {why: n for why, n in left_out.items() if n}}),
-        "source": str(selection.data.folder.resolve()), "versions": json.dumps(versions()),
-    }  # fmt: skip
-    for key, value in facts.items():
-        gallery.set_fact(key, value)
-    return conflicts
+        total = sum((xb.sum(axis=0, dtype=np.float64) for _, xb in gallery.vectors()), np.zeros(selection.spec.dimension))
+        gallery.set_fact("mean", (total / done.added).astype("<f8").tobytes())
+        check_centring(gallery)
+    gallery.set_fact("inputs", digest.hexdigest())
+    gallery.set_fact("build", json.dumps({"split": selection.split, "left_out": {why: n for why, n in left_out.items() if n}}))
+    gallery.set_fact("sources", json.dumps([str(selection.data.folder.resolve())]))
+    return done
 
 
 def _reasons(left_out: dict[str, int]) -> str:
     return ", ".join(f"{n} rows are {why}" for why, n in left_out.items() if n) or "it has no rows"
 
 
-def centred(x: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
-    """float32 (n, d): (x - mean) at unit length, zeros where x is the mean itself; x unchanged where mean is None."""
-    if mean is None:
-        return x
-    moved = x.astype(np.float64) - mean
-    norms = np.sqrt(np.sum(moved * moved, axis=1, keepdims=True))
-    return np.where(norms > FLAT, moved / np.maximum(norms, FLAT), 0).astype(np.float32)
-
-
-# derived files --------------------------------------------------------------
-
-
-def built_folder(folder: Path, generation: int) -> Path:
-    return folder / f"built-{generation}"
-
-
-def make_index(gallery: Gallery):
-    """The exact FAISS index of a gallery's faces, `faces.id` as FAISS id; raises GalleryError naming a face that was changed."""
-    import faiss
-
-    gallery.check_owners()
-    index = faiss.IndexIDMap(faiss.IndexFlatIP(gallery.spec.dimension))
-    mean = gallery.mean
-    for ids, xb in gallery.vectors():
-        xb = centred(xb, mean)
-        if mean is not None and not xb.any(axis=1).all():
-            raise DataError("expected faces that differ from their mean for --centre, received one that does not: build without it")
-        index.add_with_ids(xb, ids)
-    return index
-
-
-def _derive(gallery: Gallery) -> None:
-    """Writes index.faiss and report.json of the transaction's rows, all on disk when it returns."""
-    folder = built_folder(gallery.folder, gallery.generation)
-    if folder.exists():  # a killed build's, of a generation that was never committed
-        shutil.rmtree(folder)
-    folder.mkdir(mode=0o700)
-    try:
-        sha256 = _write_index(make_index(gallery), folder / LINK)
-        write_atomic(folder / REPORT, json.dumps(_facts(gallery, sha256), indent=1).encode())
-        sync_folder(gallery.folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _facts(gallery: Gallery, sha256: str) -> dict[str, Any]:
-    spec = gallery.spec
-    return {
-        "generation": gallery.generation, "kind": KIND, "reason": REASON, "n": gallery.faces, "d": spec.dimension, "people": gallery.people,
-        **json.loads(gallery.needed_fact("build")), "centred": gallery.mean is not None, "fingerprint": spec.fingerprint,
-        "inputs": gallery.needed_fact("inputs"), "sha256": sha256,
-        "owners": checksum(*(part.tobytes() for part in gallery.owners())).hex(), "versions": json.loads(gallery.needed_fact("versions")),
-    }  # fmt: skip
-
-
-class _Sink:
-    """Takes FAISS's bytes into a file and a hash; keeps an error of the disk until FAISS has returned."""
-
-    def __init__(self, file: Any):
-        self.file, self.hash = file, hashlib.sha256()
-        self.error: OSError | None = None
-
-    def __call__(self, data: bytes) -> None:
-        try:
-            if self.error is None:
-                self.hash.update(data)
-                self.file.write(data)
-        except OSError as error:
-            self.error = error
-
-
-def _write_index(index: Any, path: Path) -> str:
-    """The file's sha256."""
-    import faiss
-
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        sink = _Sink(file)
-        faiss.write_index(index, faiss.PyCallbackIOWriter(sink))  # type: ignore[attr-defined]
-        if sink.error:
-            raise OSError(sink.error.errno, sink.error.strerror, str(path))
-        file.flush()
-        os.fsync(file.fileno())
-    return sink.hash.hexdigest()
-
-
-def read_report(gallery: Gallery) -> dict[str, Any] | None:
-    """report.json of the current generation, or None where it is missing, damaged or another gallery's."""
-    try:
-        report = json.loads((built_folder(gallery.folder, gallery.generation) / REPORT).read_bytes())
-        return report if report == _facts(gallery, report["sha256"]) else None
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return None
-
-
-def is_sound(gallery: Gallery) -> bool:
-    """Whether the derived files of the current generation are as they were written; reads all of index.faiss."""
-    report = read_report(gallery)
-    try:
-        with open(built_folder(gallery.folder, gallery.generation) / LINK, "rb") as file:
-            return report is not None and hashlib.file_digest(file, "sha256").hexdigest() == report["sha256"]
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def _finish(gallery: Gallery) -> None:
-    """Points index.faiss at the committed generation and removes all others."""
-    with gallery.writing():  # so that no other build is between writing its folder and its commit
-        folder, current = gallery.folder, built_folder(gallery.folder, gallery.generation)
-        target = f"{current.name}/{LINK}"
-        if not (folder / LINK).is_symlink() or os.readlink(folder / LINK) != target:
-            temporary = folder / f"_tmp-{os.getpid()}-{LINK}"
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(target)
-            os.replace(temporary, folder / LINK)
-            sync_folder(folder)
-        for other in folder.glob("built-*"):
-            if other != current:
-                shutil.rmtree(other)
-        drop_stale_temporaries(folder)
-
-
-def _remove_gallery(folder: Path) -> None:
-    """A damaged gallery's files; the folders derived from it go when the new one is finished."""
-    for suffix in ("-wal", "-shm", ""):
-        with contextlib.suppress(FileNotFoundError):
-            (folder / f"{FILE}{suffix}").unlink()
-
-
-def _report(gallery: Gallery, changed: bool, conflicts: list[Conflict]) -> Report:
-    facts = read_report(gallery)
-    if facts is None:
-        raise GalleryError(f"expected {gallery.folder} to stay as it was built, it changed meanwhile: run the same command again")
-    return Report(index=gallery.folder.name, changed=changed, conflicts=conflicts, **facts)
+def _report(gallery: Gallery, changed: bool, done: Added) -> Report:
+    with gallery.reading():
+        spec = gallery.spec
+        return Report(
+            gallery.folder.name, changed, gallery.generation, gallery.faces, spec.dimension, gallery.people, KIND, REASON,
+            centred=gallery.mean is not None, fingerprint=spec.fingerprint, inputs=gallery.needed_fact("inputs"),
+            encrypted=gallery.encrypted, versions=versions(), conflicts=done.conflicts, **json.loads(gallery.needed_fact("build")),
+        )  # fmt: skip

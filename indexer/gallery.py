@@ -1,21 +1,18 @@
-"""The truth of an index: people, faces, vectors and crops in one SQLite file.
+"""The verbs that change a gallery, each one transaction, and the log by which they are taken back.
 
-INDEX/gallery.db                SQLite, write-ahead log
-INDEX/built-<generation>/       what `indexer.build` derived from it
+INDEX/gallery.db                SQLite, write-ahead log: the truth
+INDEX/built-<generation>/       what `indexer.derive` made from it
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import json
-import os
-import re
+import math
 import sys
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,412 +20,364 @@ from typing import Any
 import apsw
 import numpy as np
 
-from embedder.errors import DataError, FaceDBError, GalleryError, InputError, SystemFault, from_os_error
-from embedder.spec import FaceSpec
-from embedder.table import Row, make_folder, sync_folder
-
-FILE, LINK = "gallery.db", "index.faiss"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-WAIT_MS = 60_000  # for another process that writes
-CACHE_KIB = 64 * 1024
-BLOCK = 4096  # rows read at once
-
-# Append only: an index that has seen the first n of these has user_version n.
-MIGRATIONS = (
-    """
-    CREATE TABLE meta(key TEXT PRIMARY KEY, value ANY NOT NULL, checksum BLOB NOT NULL) STRICT;
-    CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
-    CREATE TABLE faces(
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        face_id TEXT NOT NULL UNIQUE,
-        person INTEGER NOT NULL REFERENCES people(id),
-        image TEXT NOT NULL,
-        image_sha256 TEXT,
-        split TEXT,
-        face INTEGER NOT NULL,
-        box BLOB,        -- float32: x0 y0 x1 y1
-        landmarks BLOB,  -- float32: x, y of five points
-        confidence REAL,
-        sharpness REAL,
-        extra TEXT NOT NULL,  -- JSON object: the user's own columns
-        checksum BLOB NOT NULL
-    ) STRICT;
-    CREATE INDEX faces_person ON faces(person);
-    CREATE TABLE vectors(id INTEGER PRIMARY KEY REFERENCES faces(id), vector BLOB NOT NULL) STRICT;  -- float32
-    CREATE TABLE crops(id INTEGER PRIMARY KEY REFERENCES faces(id), png BLOB NOT NULL) STRICT;
-    """,
-)
-
-
-class Damaged(GalleryError):
-    """The file itself is broken; `build-index --replace` makes a new one."""
+from embedder.errors import DataError, GalleryError, InputError
+from embedder.table import UNIT_TOLERANCE, Row
+from indexer.database import FILE, create_file
+from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, normal
+from indexer.schema import FACE_COLUMNS, MIGRATIONS, checksum, face_checksum
 
 
 @dataclass(frozen=True)
-class Face:
-    """One enrolled face, checked against its checksum."""
+class Conflict:
+    """A face that was offered for another person than the one it is enrolled under; the first one keeps it."""
 
-    id: int
     face_id: str
-    identity: str
     image: str
-    vector: np.ndarray  # float32 (d,), uncentred
+    kept: str
+    refused: str
 
 
-def normal(name: str) -> str:
-    """A person's name as the gallery spells it: NFC."""
-    return unicodedata.normalize("NFC", name)
+@dataclass
+class Added:
+    """What became of the rows that were offered."""
+
+    added: int = 0
+    again: int = 0  # enrolled already, under the same person
+    forgotten: int = 0  # refused, because they were forgotten
+    conflicts: list[Conflict] = field(default_factory=list)
 
 
-def check_name(name: str) -> str:
-    """The name of an index; raises InputError where it could not be a plain folder's."""
-    if not NAME.fullmatch(name):
-        raise InputError(
-            f"expected an index name of letters, digits, `.`, `_` and `-` that begins with a letter or digit, received {name!r}: "
-            "choose another"
-        )
-    return name
-
-
-def index_folder(root: Path, name: str) -> Path:
-    """Where the index called `name` lies; raises InputError as `check_name` does."""
-    return root / check_name(name)
-
-
-def checksum(*fields: object) -> bytes:
-    """16 bytes over the fields, each with its length before it, so that no two lists of fields run into one."""
-    digest = hashlib.blake2b(digest_size=16)
-    for field in fields:
-        data = field if isinstance(field, bytes) else repr(field).encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.digest()
-
-
-def face_checksum(id: int, face_id: str, identity: str | None, image: str, vector: bytes | None) -> bytes:
-    """Over all that a hit shows and its score is made of."""
-    return checksum(id, face_id, identity, image, vector)
-
-
-# errors ---------------------------------------------------------------------
-
-
-def one_line(error: Exception, path: Path) -> FaceDBError | Exception:
-    """An error of SQLite as one of ours; a fault of our own stays what it was."""
-    reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-    match error:
-        case apsw.FullError():
-            return from_os_error(OSError(errno.ENOSPC, "", str(path)))
-        case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.AuthError():
-            return from_os_error(OSError(errno.EACCES, "", str(path)))
-        case apsw.IOError():
-            return SystemFault(f"{path}: could not be read or written ({reason}): check the disk, its free space and limits on file sizes")
-        case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
-            return GalleryError(f"expected {path} to be free, another process is writing to it: wait until it has ended and try again")
-        case apsw.CorruptError() | apsw.NotADBError() | apsw.FormatError() | apsw.SQLError() | UnicodeDecodeError():
-            return damaged(path, reason)
-        case apsw.NoMemError():
-            return MemoryError()
-    return error
-
-
-def damaged(path: Path, reason: str) -> Damaged:
-    return Damaged(f"expected a sound gallery, {path} is damaged ({reason}): make it again with `build-index --replace`")
-
-
-@contextlib.contextmanager
-def guarded(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into ours."""
-    try:
-        yield
-    except (apsw.Error, UnicodeDecodeError) as error:
-        ours = one_line(error, path)
-        if ours is error:
-            raise
-        raise ours from None
-
-
-# the file -------------------------------------------------------------------
-
-
-class Gallery:
-    """One connection to a gallery. Use it as a context manager, from one thread at a time."""
-
-    def __init__(self, folder: Path, writable: bool):
-        """`open` and `create` are the ways in."""
-        self.folder, self.path = folder, folder / FILE
-        flags = apsw.SQLITE_OPEN_READWRITE if writable else apsw.SQLITE_OPEN_READONLY
-        with guarded(self.path):
-            self._db = apsw.Connection(str(self.path), flags=flags)
-        try:
-            self._configure(writable)
-        except BaseException:
-            self._db.close(True)
-            raise
+class Gallery(Faces):
+    """A gallery of faces: what it holds, and the verbs that change it. Every verb is one transaction, on disk when it returns."""
 
     @classmethod
-    def open(cls, folder: str | Path, write: bool = False) -> Gallery:
-        """A finished gallery. Raises GalleryError where there is none, it is damaged, or a newer version made it."""
+    def open(cls, folder: str | Path, write: bool = False, key: bytes | None = None) -> Gallery:
+        """A finished gallery. Raises GalleryError where there is none, it is damaged, or a newer version made it.
+
+        An older version is migrated first, and a `forget` that could not finish is finished.
+        """
+        from indexer.forget import finish_pending
+
         folder = Path(folder)
         if not (folder / FILE).is_file():
             raise missing(folder)
-        gallery = cls(folder, write)
+        gallery = cls(folder, write, key)
         try:
-            gallery._check_version()
+            gallery.check_version()
             if 0 < gallery.version < len(MIGRATIONS):
                 gallery._migrate_elsewhere()
             if gallery.generation == 0:
                 raise missing(folder)
+            finish_pending(gallery)
         except BaseException:
             gallery.close()
             raise
         return gallery
 
     @classmethod
-    def create(cls, folder: str | Path) -> Gallery:
+    def create(cls, folder: str | Path, encrypt: bool = False, key: bytes | None = None) -> Gallery:
         """The gallery of a folder for writing, made where it is missing; nothing is in it before the first commit."""
-        folder = make_folder(Path(folder))
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            sync_folder(folder)
-            sync_folder(folder.parent)
-        gallery = cls(folder, True)
+        folder = Path(folder)
+        create_file(folder, encrypt)
+        gallery = cls(folder, True, key)
         try:
-            gallery._check_version()
+            gallery.check_version()
         except BaseException:
             gallery.close()
             raise
         return gallery
 
-    def _configure(self, writable: bool) -> None:
-        self._db.set_busy_timeout(WAIT_MS)
-        self.execute("PRAGMA cell_size_check=ON")
-        self.execute("PRAGMA trusted_schema=OFF")
-        if writable:
-            self.execute("PRAGMA page_size=65536")  # before the first page is written
-            self.execute("PRAGMA journal_mode=WAL")
-            self.execute("PRAGMA synchronous=FULL")
-            self.execute("PRAGMA secure_delete=ON")
-            self.execute("PRAGMA foreign_keys=ON")
-            self.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-
-    def __enter__(self) -> Gallery:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends an open transaction without its changes, and the connection."""
-        self._db.close(True)
-
-    # SQL
-
-    def rows(self, sql: str, bindings: Sequence[Any] = ()) -> Iterator[tuple]:
-        """The answer of one statement, row by row."""
-        with guarded(self.path):
-            yield from self._db.execute(sql, bindings)
-
-    def execute(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple]:
-        """All rows of a statement's answer."""
-        return list(self.rows(sql, bindings))
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """One transaction that no other writer shares, migrated to this version; all of it is kept, or nothing."""
-        self.execute("BEGIN IMMEDIATE")
-        try:
-            self._migrate()
-            yield
-            self.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self.execute("ROLLBACK")
-            raise
-
-    def begin_reading(self) -> None:
-        """Freezes what this connection sees, until `end_reading`."""
-        self.execute("BEGIN")
-        self.execute("SELECT count(*) FROM meta")  # SQLite takes its snapshot at the first read
-
-    def end_reading(self) -> None:
-        if self._db.in_transaction:
-            self.execute("ROLLBACK")
-
-    # versions
-
-    @property
-    def version(self) -> int:
-        """How many migrations the file has seen."""
-        return self.execute("PRAGMA user_version")[0][0]
-
-    def _check_version(self) -> None:
-        if self.version > len(MIGRATIONS):
-            raise GalleryError(
-                f"expected an index of version {len(MIGRATIONS)} or older, {self.path} has version {self.version}: install a newer facedb"
-            )
-
-    def _migrate(self) -> None:
-        for number in range(self.version, len(MIGRATIONS)):
-            self.execute(MIGRATIONS[number])
-            self.execute(f"PRAGMA user_version={number + 1}")
-
     def _migrate_elsewhere(self) -> None:
-        with Gallery(self.folder, True) as other, other.writing():
-            pass
+        from indexer.derive import compact
 
-    # facts about the whole
+        with Gallery(self.folder, True, self._key) as other:
+            with other.writing():
+                pass
+            compact(other)
 
-    def fact(self, key: str) -> Any:
-        """A fact, or None where it was never set; raises Damaged where it was changed behind our back."""
-        if self.version == 0:
-            return None
-        for value, stored in self.rows("SELECT value, checksum FROM meta WHERE key=?", (key,)):
-            if checksum(key, value) != stored:
-                raise damaged(self.path, f"the entry {key!r} was changed")
-            return value
-        return None
+    def another(self, write: bool = False) -> Gallery:
+        """A second connection to the same file."""
+        return Gallery(self.folder, write, self._key)
 
-    def set_fact(self, key: str, value: str | int | bytes) -> None:
-        self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, checksum(key, value)))
+    # verbs
 
-    def needed_fact(self, key: str) -> Any:
-        """A fact that every finished gallery has."""
-        if (value := self.fact(key)) is None:
-            raise damaged(self.path, f"the entry {key!r} is missing")
-        return value
+    def add(self, rows: Iterable[Row], readmit: bool = False, command: str | None = None) -> Added:
+        """Enrols faces that have an identity and a vector, float32 (d,), in one transaction.
 
-    @property
-    def generation(self) -> int:
-        """Number of the last finished build; 0 before the first."""
-        return self.fact("generation") or 0
-
-    @property
-    def spec(self) -> FaceSpec:
-        """The contract of the vectors."""
-        try:
-            return FaceSpec.from_json(self.needed_fact("spec"))
-        except DataError as error:
-            raise damaged(self.path, str(error)) from None
-
-    @property
-    def mean(self) -> np.ndarray | None:
-        """float64 (d,): what centring subtracts, or None."""
-        data = self.fact("mean")
-        return None if data is None else np.frombuffer(data, "<f8")
-
-    @property
-    def faces(self) -> int:
-        """How many are enrolled."""
-        return self.execute("SELECT count(*) FROM faces")[0][0]
-
-    @property
-    def people(self) -> int:
-        """How many have a face enrolled."""
-        return self.execute("SELECT count(DISTINCT person) FROM faces")[0][0]
-
-    # faces
-
-    def clear(self) -> None:
-        """Takes everyone out, within a transaction of `writing`; ids go on from where they were."""
-        for table in ("crops", "vectors", "faces", "people", "meta"):
-            self.execute(f"DELETE FROM {table}")
-
-    def add(self, row: Row) -> str | None:
-        """Enrols a face that has an identity and a vector, float32 (d,).
-
-        Returns None where it is added, else the name of the person it is already enrolled under.
+        A face that is enrolled already stays as it is; under another name that is a conflict. Faces that were forgotten are
+        refused unless `readmit`. Changes of one `command` are taken back together. Raises DataError for a row without a name,
+        or a vector of another size or length.
         """
-        assert row.identity is not None and row.vector is not None
-        face_id, identity, vector = row.face_id, normal(row.identity), row.vector.astype("<f4").tobytes()
-        for (name,) in self.rows("SELECT name FROM faces JOIN people ON people.id = person WHERE face_id=?", (face_id,)):
-            return name
-        id = self._next_id()
-        columns = (
-            id, face_id, self._person(identity), row.image, row.image_sha256, row.split, row.face, _floats(row.box), _floats(row.landmarks),
-            row.confidence, row.sharpness, json.dumps(row.extra, ensure_ascii=False, sort_keys=True),
-            face_checksum(id, face_id, identity, row.image, vector),
-        )  # fmt: skip
-        self.execute(f"INSERT INTO faces VALUES ({','.join('?' * len(columns))})", columns)
-        self.execute("INSERT INTO vectors VALUES (?, ?)", (id, vector))
-        if row.crop is not None:
-            self.execute("INSERT INTO crops VALUES (?, ?)", (id, row.crop))
-        return None
+        with self.writing():
+            done, face_ids = self.enrol(rows, readmit)
+            if face_ids:
+                self._log("add", {"faces": face_ids}, command)
+        self._keep_fast()
+        return done
+
+    def remove(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> Change:
+        """Takes a person's faces out, or one face, or those of one photo; `undo` brings them back. Raises GalleryError where there is none."""
+        with self.writing():
+            faces = self._find(identity, face_id, image)
+            line = self._log("remove", {"faces": [f["face_id"] for f in faces], "people": sorted({f["identity"] for f in faces})})
+            self._to_trash(faces, line)
+            self._drop([f["id"] for f in faces])
+        self._keep_fast()
+        return _change("remove", faces)
+
+    def rename(self, old: str, new: str) -> Change:
+        """Gives a person another name. Raises GalleryError where nobody is called `old`, or somebody `new`."""
+        new = _person_name(new)
+        with self.writing():
+            faces = self._find(old)
+            if normal(old) == new:
+                return Change("rename", 0, (new,))
+            if self.enrolled([new]):
+                raise GalleryError(f"expected a name that nobody has, {new!r} is enrolled: use `merge` if they are one person")
+            self._log("rename", {"old": normal(old), "new": new})
+            self._rename(normal(old), new)
+        return Change("rename", len(faces), (normal(old), new))
+
+    def merge(self, source: str, into: str) -> Change:
+        """Gives all faces of one person to another. Raises GalleryError where either is not enrolled, InputError where they are one."""
+        with self.writing():
+            self._person_id(into)
+            if normal(source) == normal(into):
+                raise InputError(f"expected two people to merge, received {source!r} twice: name another")
+            faces = self._find(source)
+            self._move_logged("merge", faces, normal(into))
+        self._keep_fast()
+        return Change("merge", len(faces), (normal(source), normal(into)))
+
+    def split(self, face_ids: Sequence[str], to: str) -> Change:
+        """Gives chosen faces to another person, enrolled already or new. Raises GalleryError for a face that is not here."""
+        to = _person_name(to)
+        with self.writing():
+            faces = [face for face_id in dict.fromkeys(face_ids) for face in self._find(face_id=face_id)]
+            moved = [face for face in faces if face["identity"] != to]
+            if moved:
+                self._move_logged("split", moved, to)
+        self._keep_fast()
+        return Change("split", len(moved), tuple(dict.fromkeys([*(f["identity"] for f in moved), to])))
+
+    def undo(self) -> list[Change]:
+        """Takes the last command back, all of its changes, newest first; raises GalleryError where there is nothing to undo."""
+        undone = []
+        with self.writing():
+            lines = list(map(self._line, self.execute(
+                "SELECT id, command, time, verb, detail, checksum FROM log WHERE command = "
+                "(SELECT command FROM log ORDER BY id DESC LIMIT 1) ORDER BY id DESC"
+            )))  # fmt: skip
+            if not lines:
+                raise GalleryError(f"expected a change of {self.folder.name} to take back, its log is empty: there is nothing to undo")
+            for line in lines:
+                self._take_back(line)
+                self.execute("DELETE FROM trash WHERE line=?", (line.id,))
+                self.execute("DELETE FROM log WHERE id=?", (line.id,))
+                undone.append(line.change)
+        self._keep_fast()
+        return undone
+
+    # what verbs are made of, each within a transaction of `writing`
+
+    def enrol(self, rows: Iterable[Row], readmit: bool = False) -> tuple[Added, list[str]]:
+        """`add` without its line in the log; returns the face_ids too."""
+        done, face_ids, rows = Added(), [], iter(rows)
+        dimension = self.spec.dimension
+        columns = set(self.columns)
+        while block := list(islice(rows, BLOCK)):
+            new = self._new_faces(block, done, readmit)
+            self._insert(new, dimension)
+            face_ids += [row.face_id for row in new]
+            columns.update(*(row.extra for row in new))
+        if columns - set(self.columns):
+            self.set_fact("columns", json.dumps(sorted(columns)))
+        done.added = len(face_ids)
+        return done, face_ids
+
+    def _new_faces(self, block: list[Row], done: Added, readmit: bool) -> list[Row]:
+        face_ids = [row.face_id for row in block]
+        known, refused = self.known(face_ids), set() if readmit else self.refused(face_ids)
+        new = []
+        for row, face_id in zip(block, face_ids, strict=True):
+            identity = normal(row.identity or "")
+            if face_id in refused:
+                done.forgotten += 1
+            elif face_id not in known:
+                known[face_id] = identity
+                new.append(row)
+            elif known[face_id] == identity:
+                done.again += 1
+            else:
+                done.conflicts.append(Conflict(face_id, row.image, known[face_id], identity))
+        if readmit and new:
+            self.execute_many("DELETE FROM forgotten WHERE hash=?", [(self.forgotten_hash(row.face_id),) for row in new])
+        return new
+
+    def _insert(self, rows: Sequence[Row], dimension: int) -> None:
+        first, people = self._next_id(), {}
+        faces, vectors, crops = [], [], []
+        for id, row in enumerate(rows, first):
+            name, data = _person_name(row.identity or ""), _vector_bytes(row, dimension)
+            if name not in people:
+                people[name] = self._person(name)
+            columns = (
+                id, row.face_id, row.image, row.image_sha256, row.split, row.face, _floats(row.box), _floats(row.landmarks),
+                _number(row.confidence), _number(row.sharpness), json.dumps(row.extra, ensure_ascii=False, sort_keys=True),
+            )  # fmt: skip
+            faces.append((*columns, people[name], face_checksum(name, columns)))
+            vectors.append((id, data, checksum(id, data)))
+            if row.crop is not None:
+                crops.append((id, row.crop, checksum(id, row.crop)))
+        marks = ",".join("?" * (len(FACE_COLUMNS) + 2))
+        self.execute_many(f"INSERT INTO faces({', '.join(FACE_COLUMNS)}, person, checksum) VALUES ({marks})", faces)
+        self.execute_many("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
+        self.execute_many("INSERT INTO crops VALUES (?, ?, ?)", crops)
 
     def _next_id(self) -> int:
         last = self.execute("SELECT seq FROM sqlite_sequence WHERE name='faces'")
         return 1 + (last[0][0] if last else 0)
 
     def _person(self, name: str) -> int:
-        for (id,) in self.rows("SELECT id FROM people WHERE name=?", (name,)):
+        for (id,) in self.execute("SELECT id FROM people WHERE name=?", (name,)):
             return id
         return self.execute("INSERT INTO people(name) VALUES (?) RETURNING id", (name,))[0][0]
 
-    def owners(self) -> tuple[np.ndarray, np.ndarray]:
-        """int64 (n,) ids of all faces, rising, and (n,) numbers of the people they belong to."""
-        return self._owners("INDEXED BY faces_person")
+    def _drop(self, ids: Sequence[int]) -> None:
+        """Takes faces out of every table, and people who have none left."""
+        among = (json.dumps(ids),)
+        for table in ("crops", "vectors", "other_vectors"):
+            self.execute(f"DELETE FROM {table} WHERE id {AMONG}", among)
+        people = self.execute(f"SELECT DISTINCT person FROM faces WHERE id {AMONG}", among)
+        self.execute(f"DELETE FROM faces WHERE id {AMONG}", among)
+        self._drop_empty([person for (person,) in people])
+        self._mark_changed(ids)
 
-    def _owners(self, source: str) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            pairs = np.array(self.execute(f"SELECT id, person FROM faces {source} ORDER BY id"), np.int64).reshape(-1, 2)
-        except (TypeError, ValueError, OverflowError):
-            raise damaged(self.path, "a face without an owner") from None
-        return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+    def _drop_empty(self, people: Sequence[int]) -> None:
+        sql = f"DELETE FROM people WHERE id {AMONG} AND NOT EXISTS (SELECT 1 FROM faces WHERE person = people.id)"
+        self.execute(sql, (json.dumps(people),))
 
-    def check_owners(self) -> None:
-        """Raises Damaged where SQLite's index, which `owners` reads, says otherwise than the table."""
-        if not np.array_equal(self.owners(), self._owners("NOT INDEXED")):
-            raise damaged(self.path, "its index of owners does not fit its faces")
+    def _mark_changed(self, ids: Sequence[int]) -> None:
+        self.execute("INSERT INTO changed(face) SELECT value FROM json_each(?)", (json.dumps(ids),))
 
-    def vectors(self, block: int = BLOCK) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """ids int64 (b,) and uncentred vectors float32 (b, d) in the order of ids; raises GalleryError naming a face that was changed."""
-        found = self._checked(self.rows(f"{_FACES} ORDER BY faces.id"))
-        while faces := list(islice(found, block)):
-            yield np.array([face.id for face in faces], np.int64), np.stack([face.vector for face in faces])
+    def _move_logged(self, verb: str, faces: Sequence[Mapping[str, Any]], to: str) -> None:
+        self._log(verb, {"from": {f["face_id"]: f["identity"] for f in faces}, "to": to})
+        self._move(faces, to)
 
-    def fetch(self, ids: Iterable[int]) -> dict[int, Face]:
-        """The faces of these ids; raises GalleryError naming one that was changed or lost."""
-        wanted = [int(id) for id in ids]
-        rows = self.rows(f"{_FACES} WHERE faces.id IN (SELECT value FROM json_each(?))", (json.dumps(wanted),))
-        found = {face.id: face for face in self._checked(rows)}
-        if lost := set(wanted) - set(found):
-            raise damaged(self.path, f"face number {min(lost)} is lost")
-        return found
+    def _move(self, faces: Sequence[Mapping[str, Any]], to: str) -> None:
+        person, ids = self._person(to), [f["id"] for f in faces]
+        before = self.execute(f"SELECT DISTINCT person FROM faces WHERE id {AMONG}", (json.dumps(ids),))
+        lines = [(person, face_checksum(to, [f[name] for name in FACE_COLUMNS]), f["id"]) for f in faces]
+        self.execute_many("UPDATE faces SET person=?, checksum=? WHERE id=?", lines)
+        self._drop_empty([p for (p,) in before])
+        self._mark_changed(ids)
 
-    def _checked(self, rows: Iterable[tuple]) -> Iterator[Face]:
-        for id, face_id, name, image, vector, stored in rows:
-            if face_checksum(id, face_id, name, image, vector) != stored:
-                raise Damaged(
-                    f"expected face {face_id} ({image}) as it was enrolled, {self.path} holds it changed: make the index again with "
-                    "`build-index --replace`"
-                )
-            yield Face(id, face_id, name, image, np.frombuffer(vector, "<f4"))
+    def _rename(self, old: str, new: str) -> None:
+        faces = self._find(old)
+        self.execute("UPDATE people SET name=? WHERE name=?", (new, old))
+        lines = [(face_checksum(new, [f[name] for name in FACE_COLUMNS]), f["id"]) for f in faces]
+        self.execute_many("UPDATE faces SET checksum=? WHERE id=?", lines)
 
-    def crop(self, face_id: str) -> bytes | None:
-        """The PNG of an enrolled face, where it was kept."""
-        found = self.execute("SELECT png FROM faces JOIN crops USING (id) WHERE face_id=?", (face_id,))
-        return found[0][0] if found else None
+    def _to_trash(self, faces: Sequence[Mapping[str, Any]], line: int) -> None:
+        fingerprint = self.spec.fingerprint
+        for face in faces:
+            ((vector, stored),) = self.execute("SELECT vector, checksum FROM vectors WHERE id=?", (face["id"],)) or [(None, None)]
+            if checksum(face["id"], vector) != stored:
+                raise self._changed(face["face_id"], face["image"])
+            png = self._crop(face["id"], face["face_id"], face["image"])
+            values = (line, fingerprint, face["identity"], *(face[name] for name in FACE_COLUMNS[1:]), vector, png)
+            self.execute(f"INSERT INTO trash VALUES ({','.join('?' * (len(values) + 1))})", (*values, checksum(*values)))
 
-    def enrolled(self, names: Iterable[str]) -> set[str]:
-        """Those of the names that have a face here."""
-        sql = "SELECT 1 FROM people JOIN faces ON person = people.id WHERE name=? LIMIT 1"
-        return {name for name in set(names) if self.execute(sql, (normal(name),))}
+    def _from_trash(self, line: int) -> list[Row]:
+        removed = self.removed_by(line)
+        if any(fingerprint != self.spec.fingerprint for fingerprint, _ in removed):
+            raise GalleryError(
+                f"expected removed faces of the model that {self.folder.name} uses now, they were removed before it was changed: switch back "
+                "with `reembed` first"
+            )
+        return [row for _, row in removed]
+
+    def _take_back(self, line: Line) -> None:
+        match line.verb, line.detail:
+            case "add", {"faces": face_ids}:
+                self._drop([id for (id,) in self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))])
+            case "remove", _:
+                self.enrol(self._from_trash(line.id))
+            case "rename", {"old": old, "new": new}:
+                if self.enrolled([old]):
+                    raise GalleryError(f"expected nobody called {old!r}, somebody is now: rename them first, then undo")
+                self._rename(new, old)
+            case "merge" | "split", {"from": came_from}:
+                found = self.execute(f"{FACES} WHERE face_id {AMONG} ORDER BY faces.id", (json.dumps(list(came_from)),))
+                faces = list(map(self._columns, found))
+                for name in dict.fromkeys(came_from.values()):
+                    self._move([face for face in faces if came_from[face["face_id"]] == name], name)
+
+    # the log
+
+    def _log(self, verb: str, detail: dict[str, Any], command: str | None = None) -> int:
+        command, now, text = command or new_command(), time.time(), json.dumps(detail, ensure_ascii=False)
+        sql = "INSERT INTO log(command, time, verb, detail, checksum) VALUES (?, ?, ?, ?, ?) RETURNING id"
+        return self.execute(sql, (command, now, verb, text, checksum(command, now, verb, text)))[0][0]
+
+    def rewrite_line(self, line: Line, detail: dict[str, Any]) -> None:
+        """Puts another detail in the place of a log line's own."""
+        text = json.dumps(detail, ensure_ascii=False)
+        stored = checksum(line.command, line.time, line.verb, text)
+        self.execute("UPDATE log SET detail=?, checksum=? WHERE id=?", (text, stored, line.id))
+
+    def drop_log(self, before: float) -> int:
+        """Drops lines older than `before` (seconds since 1970) and the faces removed by them; returns how many lines."""
+        old = (before,)
+        self.execute("DELETE FROM trash WHERE line IN (SELECT id FROM log WHERE time < ?)", old)
+        return len(self.execute("DELETE FROM log WHERE time < ? RETURNING id", old))
+
+    def _keep_fast(self) -> None:
+        from indexer.derive import compact_if_due
+
+        compact_if_due(self)
+
+    def clear(self) -> None:
+        """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""
+        for table in ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people"):
+            self.execute(f"DELETE FROM {table}")
+        self.execute("DELETE FROM meta WHERE key NOT IN ('salt', 'generation')")
 
 
-_FACES = """SELECT faces.id, face_id, name, image, vector, checksum FROM faces
-    LEFT JOIN people ON people.id = person LEFT JOIN vectors ON vectors.id = faces.id"""
+def new_command() -> str:
+    """A mark for the changes that are taken back together."""
+    return uuid.uuid4().hex
+
+
+def _change(verb: str, faces: Sequence[Mapping[str, Any]]) -> Change:
+    return Change(verb, len(faces), tuple(sorted({face["identity"] for face in faces})))
+
+
+def _person_name(name: str) -> str:
+    if not (clean := normal(name)).strip():
+        raise DataError(f"expected a person's name, received {name!r}: give one")
+    return clean
+
+
+def _vector_bytes(row: Row, dimension: int) -> bytes:
+    if row.vector is None:
+        raise DataError(f"expected a vector in {row.image}, it has none: embed it first")
+    vector = np.asarray(row.vector, np.float32)
+    if vector.shape != (dimension,):
+        raise DataError(f"expected vectors of {dimension} numbers, {row.image} has {vector.shape}: embed it with the gallery's model")
+    norm = math.sqrt(np.dot(vector.astype(np.float64), vector))
+    if not abs(norm - 1) <= UNIT_TOLERANCE:
+        raise DataError(f"expected vectors of length 1, {row.image} has one of length {norm:.6g}: embed it again")
+    return vector.astype("<f4", copy=False).tobytes()
 
 
 def _floats(values: Sequence[float] | None) -> bytes | None:
     return None if values is None else np.asarray(values, "<f4").tobytes()
 
 
-def missing(folder: Path) -> GalleryError:
-    """What to say where there is no finished gallery."""
-    if os.path.lexists(folder / LINK):
-        return Damaged(f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`")
-    names = sorted(path.parent.name for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder)
-    known = f"; there are {', '.join(names[:10])}" if names else ""
-    return GalleryError(f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}")
+def _number(value: float | None) -> float | None:
+    """A float that SQLite gives back as it took it: NaN is null."""
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Queries -> hits: candidates by FAISS, exact scores from the truth. And what a set of answers is worth."""
+"""Queries -> hits: candidates by FAISS, exact scores from the truth, all of one snapshot."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,40 +12,51 @@ import numpy as np
 
 from embedder.errors import DataError, GalleryError, InputError
 from embedder.spec import FaceSpec
-from embedder.table import UNIT_TOLERANCE, Row, write_atomic
-from indexer.build import built_folder, centred, is_sound, make_index
-from indexer.gallery import LINK, Face, Gallery, normal
-from indexer.metrics import hits_at, top_k, wilson
+from embedder.table import UNIT_TOLERANCE
+from indexer import filters, people
+from indexer.calibrate import Calibration, is_stale
+from indexer.candidates import Candidates, Found, log
+from indexer.derive import centred
+from indexer.faces import Face
+from indexer.gallery import Gallery
 
 ANSWERS = 5  # of `evaluate`
 SPARE = 16  # candidates beyond the first guess
 GROWTH = 4
 FLOAT_STEP = 2.0**-23  # of float32 at 1
-
-log = logging.getLogger(__name__)
+SCORES = ("best", "mean", "template")
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer: a person by the best of their faces, or a face."""
+    """One answer: a person by their faces, or a face."""
 
     rank: int  # from 1
     identity: str
     score: float  # cosine, the float32 dot product of the stored vectors (of the centred ones where the gallery is centred)
-    face_id: str
+    face_id: str  # the best of the person's faces
     image: str
 
 
-class Searcher:
-    """A gallery and its index, open for questions. Use it as a context manager, from one thread at a time."""
+class _Damage(Exception):
+    """The mapped index gave a score that the truth does not."""
 
-    def __init__(self, folder: str | Path):
+
+class Searcher:
+    """A gallery and its index, open for questions. Use it as a context manager, from one thread at a time.
+
+    Every question is answered from the newest commit, whoever made it.
+    """
+
+    def __init__(self, folder: str | Path, key: bytes | None = None):
         """Raises GalleryError where there is no index or it is damaged; damage to derived files is logged and worked around."""
-        self.gallery = Gallery.open(folder)
+        self.gallery = Gallery.open(folder, key=key)
         self.warnings: list[str] = []  # differences that are allowed, from `check_spec`
-        self._generation = 0
+        self._kept: tuple[Any, np.ndarray | None] = (None, None)  # the last filter's faces, and what they hold for
+        self._people: tuple[Any, people.Templates | None] = (None, None)
         try:
             self.spec = self.gallery.spec
+            self._candidates = Candidates(self.gallery)
             self._answer(lambda: None)
         except BaseException:
             self.close()
@@ -75,109 +86,147 @@ class Searcher:
             if mine and theirs and mine != theirs and line not in self.warnings:
                 self.warnings.append(line)
 
-    # what is loaded
+    def calibration(self) -> tuple[Calibration | None, str | None]:
+        """What `calibrate` fitted, or None; and why it should be fitted again, or None."""
 
-    def _answer(self, question: Callable[[], Any]) -> Any:
-        """Asks a question of one snapshot, with the index of that snapshot loaded."""
-        try:
-            self.gallery.begin_reading()
-            self._refresh()
-            return question()
-        finally:
-            self.gallery.end_reading()
+        def read() -> tuple[Calibration | None, str | None]:
+            if (text := self.gallery.fact("calibration")) is None:
+                return None, None
+            calibration = Calibration.from_json(text)
+            return calibration, is_stale(calibration, self.gallery.people, self.spec.fingerprint)
 
-    def _refresh(self) -> None:
-        """Loads the index of the snapshot's generation; where a build has just removed it, takes a newer snapshot."""
-        failed = 0
-        while (generation := self.gallery.generation) != self._generation:
-            if self.gallery.spec.fingerprint != self.spec.fingerprint:
-                raise GalleryError(f"expected {self.gallery.folder.name} to keep its contract, it was replaced meanwhile: start again")
-            index = self._read_index()
-            if index is None and failed != generation:
-                failed = generation
-                self.gallery.end_reading()
-                self.gallery.begin_reading()
-                continue
-            self._use(index or self._rebuild(), generation)
-
-    def _read_index(self) -> Any | None:
-        """The FAISS index as it was written, or None where it is not that or holds other faces than the gallery."""
-        import faiss
-
-        path = built_folder(self.gallery.folder, self.gallery.generation) / LINK
-        try:
-            index: Any = faiss.read_index(str(path)) if is_sound(self.gallery) else None
-        except RuntimeError:  # removed just now
-            return None
-        fits = index is not None and np.array_equal(faiss.vector_to_array(index.id_map), self.gallery.owners()[0])
-        return index if fits else None
-
-    def _rebuild(self) -> Any:
-        path = built_folder(self.gallery.folder, self.gallery.generation)
-        log.warning("%s is missing or damaged: searching an index made in memory; `build-index` with the same inputs mends it", path)
-        return make_index(self.gallery)
-
-    def _use(self, index: Any, generation: int) -> None:
-        self._index, self._generation, self._mean = index, generation, self.gallery.mean
-        self._ids, self._owners = self.gallery.owners()
-        self._per_person = -(-len(self._ids) // max(1, len(np.unique(self._owners))))
+        return self._answer(read)
 
     # questions
 
-    def search(self, xq: np.ndarray, k: int = ANSWERS, faces: bool = False) -> list[list[Hit]]:
+    def search(self, xq: np.ndarray, k: int = ANSWERS, faces: bool = False, score: str = "best", where: Sequence[str] = (),
+               min_score: float | None = None) -> list[list[Hit]]:  # fmt: skip
         """The k people (or faces) nearest to each query, all there are where there are fewer.
 
-        xq float32 (n, d) of unit length. Scores are exact and the same however queries are batched; equal ones are in the
-        order of face_id. Raises InputError for k < 1, DataError for vectors of another size or length, GalleryError naming
-        a face that was changed on disk.
+        xq float32 (n, d) of unit length. score: a person's by the best of their faces, the mean over them, or their template (the
+        unit-length mean of their vectors). where: filters as `filters.Condition` reads them. Scores are exact and the same however
+        queries are batched; equal ones are in the order of face_id. Raises InputError for k < 1 or a filter that cannot be,
+        DataError for vectors of another size or length, GalleryError naming a face that was changed on disk.
         """
         if k < 1:
             raise InputError(f"expected k of at least 1, received {k}: give a larger one")
-        xq = _checked(xq, self.spec.dimension)
-        return self._answer(lambda: self._search(xq, k, faces)) if len(xq) else []
+        if score not in SCORES or (faces and score != "best"):
+            raise InputError(f"expected a score of {', '.join(SCORES)} (best alone for faces), received {score!r}: choose one")
+        conditions, xq = filters.parse(where), _checked(xq, self.spec.dimension)
+        if not len(xq):
+            return []
+        found = self._answer(lambda: self._search(xq, k, faces, score, conditions))
+        return found if min_score is None else [[hit for hit in hits if hit.score >= min_score] for hits in found]
 
-    def _search(self, xq: np.ndarray, k: int, faces: bool) -> list[list[Hit]]:
-        xq = centred(xq, self._mean)
-        shortlists = self._shortlists(xq, k, faces)
-        found = self.gallery.fetch(np.unique(np.concatenate(shortlists)))
-        return [self._ranked(q, [found[id] for id in ids.tolist()], k, faces) for q, ids in zip(xq, shortlists, strict=True)]
+    def crop(self, face_id: str) -> bytes | None:
+        """The PNG of an enrolled face, where it was kept."""
+        return self.gallery.crop(face_id)
 
-    def _shortlists(self, xq: np.ndarray, k: int, faces: bool) -> list[np.ndarray]:
-        """For each query the ids of all faces that could be among its answers."""
-        n = len(self._ids)
-        c = min(n, 2 * k * (1 if faces else self._per_person) + SPARE)
-        done: list[np.ndarray | None] = [None] * len(xq)
-        while pending := [i for i, ids in enumerate(done) if ids is None]:
-            D, I = self._index.search(xq[pending], c)  # noqa: E741
-            for i, scores, ids in zip(pending, D, I, strict=True):
-                owners = ids if faces else self._owners[np.searchsorted(self._ids, ids)]
-                done[i] = self._settled(scores, ids, owners, k, c == n)
-            c = min(n, c * GROWTH)
-        return [ids for ids in done if ids is not None]
+    def _answer(self, question: Callable[[], Any]) -> Any:
+        """Asks a question of one snapshot, with what is loaded brought up to it."""
+        try:
+            self.gallery.begin_reading()
+            self._candidates.refresh()
+            try:
+                return question()
+            except _Damage:
+                self._candidates.load_anew()
+                return question()
+        finally:
+            self.gallery.end_reading()
 
-    def _settled(self, scores: np.ndarray, ids: np.ndarray, owners: np.ndarray, k: int, complete: bool) -> np.ndarray | None:
-        """The candidates (c,) that could be the best face of one of the k best owners; None where faces beyond them could be too.
+    def _search(self, xq: np.ndarray, k: int, faces: bool, score: str, conditions: Sequence[filters.Condition]) -> list[list[Hit]]:
+        xq, kept = centred(xq, self._candidates.mean), self._kept_faces(conditions)
+        if not (self._candidates.enrolled if kept is None else kept.any()):
+            return [[] for _ in xq]
+        if score != "best":
+            people_of = self._templates(conditions, kept, score).shortlists(xq, k, self._slack)
+            return [self._ranked_people(q, positions, k, score) for q, positions in zip(xq, people_of, strict=True)]
+        shortlists = self._shortlists(xq, k, faces, kept)
+        ids = [self._candidates.ids[found.positions] for found in shortlists]
+        fetched = self.gallery.fetch(np.unique(np.concatenate(ids)))
+        return [
+            self._ranked(q, found.scores, [fetched[id] for id in of_query.tolist()], k, faces)
+            for q, found, of_query in zip(xq, shortlists, ids, strict=True)
+        ]
 
-        FAISS's float32 sums are at most `slack` from the exact score, so that 2 * slack below the k-th owner nothing counts.
-        """
-        slack = (self.spec.dimension + 2) * FLOAT_STEP
-        _, first, owner = np.unique(owners, return_index=True, return_inverse=True)  # scores fall: the first is the best
-        best = scores[first]
-        floor = np.sort(best)[-k] - 2 * slack if len(best) >= k else -np.inf
-        if not complete and not scores[-1] < floor:
+    @property
+    def _slack(self) -> float:
+        """How far a float32 sum of products may be from the exact score."""
+        return (self.spec.dimension + 2) * FLOAT_STEP
+
+    def _kept_faces(self, conditions: Sequence[filters.Condition]) -> np.ndarray | None:
+        """bool (count,) of the faces that meet all conditions; None where there are none. Kept until the gallery changes."""
+        if not conditions:
             return None
-        return ids[(scores >= floor) & (scores >= best[owner] - 2 * slack)]
+        key = (tuple(conditions), self.gallery.mark)
+        if self._kept[0] != key:
+            ids = np.array(json.loads(filters.kept_ids(self.gallery, conditions)), np.int64)
+            kept = np.zeros(self._candidates.count, bool)
+            kept[self._candidates.positions_of(ids)] = True
+            self._kept = key, kept
+        return self._kept[1]
 
-    def _ranked(self, q: np.ndarray, candidates: Sequence[Face], k: int, faces: bool) -> list[Hit]:
-        scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._mean))
+    def _templates(self, conditions: Sequence[filters.Condition], kept: np.ndarray | None, score: str) -> people.Templates:
+        key = (tuple(conditions), score, self.gallery.mark)
+        if self._people[0] != key:
+            self._people = key, people.Templates(self._candidates, kept, score)
+        assert self._people[1] is not None
+        return self._people[1]
+
+    # best face
+
+    def _shortlists(self, xq: np.ndarray, k: int, faces: bool, kept: np.ndarray | None) -> list[Found]:
+        """For each query all faces that could be among its answers."""
+        candidates = self._candidates
+        n = candidates.enrolled if kept is None else int(np.count_nonzero(kept))
+        c = 2 * k * (1 if faces else candidates.per_person) + SPARE
+        done: dict[int, Found] = {}
+        while pending := [i for i in range(len(xq)) if i not in done]:
+            for i, found in zip(pending, candidates.nearest(xq[pending], min(c, n), kept), strict=True):
+                owners = found.positions if faces else candidates.owners[found.positions]
+                if (settled := self._settled(found, owners, k)) is not None:
+                    done[i] = settled
+            c *= GROWTH
+        return [done[i] for i in range(len(xq))]
+
+    def _settled(self, found: Found, owners: np.ndarray, k: int) -> Found | None:
+        """The candidates that could be the best face of one of the k best owners; None where faces beyond them could be too.
+
+        Approximate scores are at most `slack` from the exact ones, so that 2 * slack below the k-th owner nothing counts.
+        """
+        if not len(owners):
+            return found
+        _, first, owner = np.unique(owners, return_index=True, return_inverse=True)  # scores fall: the first is the best
+        best = found.scores[first]
+        floor = np.sort(best)[-k] - 2 * self._slack if len(best) >= k else -np.inf
+        if found.bound != -np.inf and not found.bound < floor:
+            return None
+        near = (found.scores >= floor) & (found.scores >= best[owner] - 2 * self._slack)
+        return Found(found.scores[near], found.positions[near], found.bound)
+
+    def _ranked(self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[Face], k: int, faces: bool) -> list[Hit]:
+        scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._candidates.mean))
+        if not (np.abs(scores - approximate) <= self._slack).all():
+            log.warning("index.faiss of generation %d gives scores that its faces do not have: it is damaged", self._candidates.generation)
+            raise _Damage
         hits: dict[str, tuple[float, Face]] = {}
         for score, face in sorted(zip(map(float, scores), candidates, strict=True), key=lambda pair: (-pair[0], pair[1].face_id)):
             hits.setdefault(face.face_id if faces else face.identity, (score, face))
         return [Hit(i + 1, face.identity, score, face.face_id, face.image) for i, (score, face) in enumerate(list(hits.values())[:k])]
 
-    def crop(self, face_id: str) -> bytes | None:
-        """The PNG of an enrolled face, where it was kept."""
-        return self.gallery.crop(face_id)
+    # mean and template
+
+    def _ranked_people(self, q: np.ndarray, positions: Sequence[np.ndarray], k: int, score: str) -> list[Hit]:
+        """Hits of people, each given by the positions of their faces, scored anew from the truth."""
+        found = []
+        for of_person in positions:
+            faces = list(self.gallery.fetch(self._candidates.ids[of_person]).values())
+            xb = centred(np.stack([face.vector for face in faces]), self._candidates.mean)
+            best = min(zip(-exact_scores(q, xb), faces, strict=True), key=lambda pair: (pair[0], pair[1].face_id))[1]
+            found.append((-people.exact_score(q, xb, score), best.face_id, best))
+        found.sort(key=lambda line: line[:2])
+        return [Hit(i + 1, face.identity, -score, face.face_id, face.image) for i, (score, _, face) in enumerate(found[:k])]
 
 
 def exact_scores(q: np.ndarray, xb: np.ndarray) -> np.ndarray:
@@ -195,58 +244,3 @@ def _checked(xq: np.ndarray, d: int) -> np.ndarray:
     if len(bad):
         raise DataError(f"expected vectors of length 1, received {norms[bad[0]]:.6g} in query {bad[0]}: embed the probes again")
     return xq
-
-
-# evaluation -----------------------------------------------------------------
-
-Answered = tuple[Row, Sequence[Hit]]  # a probe photo's row, and its hits (none where it has no vector)
-
-
-def evaluate_answers(found: Sequence[Answered], searcher: Searcher) -> dict[str, Any]:
-    """top-1 and top-5 with 95 % intervals over the probes of enrolled people; one without a vector is a miss.
-
-    Raises DataError where no probe is of an enrolled person.
-    """
-    named = [(normal(row.identity), row, hits) for row, hits in found if row.identity]
-    enrolled = searcher.gallery.enrolled([name for name, _, _ in named])
-    counted = [(name, row, hits) for name, row, hits in named if name in enrolled]
-    if not counted:
-        raise DataError(
-            f"expected probes of people enrolled in {searcher.gallery.folder.name}, none of {len(found)} is: check the folder and --split"
-        )
-    ranked = np.full((len(counted), ANSWERS), None, object)
-    for i, (_, _, hits) in enumerate(counted):
-        ranked[i, : len(hits)] = [hit.identity for hit in hits[:ANSWERS]]
-    right = hits_at(ranked, np.array([name for name, _, _ in counted], object))
-    n = len(counted)
-    result: dict[str, Any] = {f"top{k}": top_k(right, k) for k in (1, ANSWERS)}
-    result |= {f"top{k}_interval": list(wilson(int(right[:, k - 1].sum()), n)) for k in (1, ANSWERS)}
-    return result | {
-        "probes": n,
-        "gallery": searcher.gallery.faces,
-        "people": searcher.gallery.people,
-        "without_vector": sum(row.vector is None for _, row, _ in counted),
-        "strangers": len(named) - n,
-        "no_identity": len(found) - len(named),
-    }
-
-
-def predictions(found: Iterable[Answered], result: dict[str, Any]) -> str:
-    """A line for each probe: `image<TAB>true name` and up to five times `<TAB>name score`; then `top1 0.9542` and `top5 0.9875`.
-
-    Probes that `evaluate_answers` does not count (strangers, photos without a name) have their lines too.
-    """
-    lines = []
-    for row, hits in found:
-        cells = [row.image, row.identity or "", *(f"{hit.identity} {hit.score:.6f}" for hit in hits[:ANSWERS])]
-        lines.append("\t".join(cell.translate(BREAKS) for cell in cells))
-    lines += [f"top{k} {result[f'top{k}']:.4f}" for k in (1, ANSWERS)]
-    return "\n".join(lines) + "\n"
-
-
-BREAKS = dict.fromkeys(map(ord, "\t\n\r"), " ")
-
-
-def write_predictions(path: Path, found: Iterable[Answered], result: dict[str, Any]) -> None:
-    """`predictions` to a file that only its owner may read."""
-    write_atomic(Path(path), predictions(found, result).encode())

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 
 from embedder.errors import GalleryError, InputError, SystemFault
-from indexer import gallery as galleries
+from indexer import database, schema
+from indexer import gallery as gallery_module
 from indexer.build import build
-from indexer.gallery import Gallery, check_name, checksum, index_folder, one_line
+from indexer.database import one_line
+from indexer.faces import check_name, index_folder
+from indexer.gallery import Gallery
+from indexer.schema import checksum
+from indexer.verify import verify
 from indexer.search import Searcher
 from tests import synthetic
 
@@ -60,7 +65,7 @@ def test_files_are_the_owners_alone_and_sqlite_is_set_up_to_last(index):
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "page_size": 65536}
     assert modes == {
         "club": 0o700, "built-1": 0o700, "gallery.db": 0o600, "gallery.db-wal": 0o600, "gallery.db-shm": 0o600, "index.faiss": 0o600,
-        "report.json": 0o600,
+        "report.json": 0o600, "owners.npy": 0o600,
     }  # fmt: skip
     assert sql(index, "PRAGMA integrity_check") == [("ok",)]
 
@@ -92,16 +97,18 @@ def test_one_name_whatever_its_unicode(tmp_path):
     spellings = [unicodedata.normalize(form, zoe) for form in ("NFC", "NFD")]
     assert spellings[0] != spellings[1]
     rows = [synthetic.row(f"{i}.jpg", name, x) for i, (name, x) in enumerate(zip(spellings, synthetic.vectors(2, 1), strict=True))]
-    with Gallery.create(tmp_path / "i") as gallery, gallery.writing():
-        assert [gallery.add(row) for row in rows] == [None, None]
-        assert gallery.add(rows[1]) == spellings[0]
+    with Gallery.create(tmp_path / "i") as gallery:
+        with gallery.writing():
+            gallery.set_fact("spec", synthetic.spec().to_json())
+        assert gallery.add(rows).added == 2 and gallery.add(rows[1:]).again == 1
         assert gallery.people == 1 and gallery.enrolled([spellings[1]]) == {spellings[1]}
 
 
 def test_ids_are_never_used_twice(index):
     with Gallery.open(index, write=True) as gallery, gallery.writing():
         gallery.clear()
-        gallery.add(synthetic.rows(1, 1)[0])
+        gallery.set_fact("spec", synthetic.spec().to_json())
+        gallery.enrol(synthetic.rows(1, 1))
         assert gallery.owners()[0].tolist() == [25]
 
 
@@ -114,7 +121,7 @@ def test_a_write_is_kept_whole_or_not_at_all(index):
 
 
 def test_two_writers_in_turn(index, monkeypatch):
-    monkeypatch.setattr(galleries, "WAIT_MS", 50)
+    monkeypatch.setattr(database, "WAIT_MS", 50)
     with Gallery.open(index, write=True) as one, Gallery.open(index, write=True) as two, one.writing():
         with pytest.raises(GalleryError, match="another process is writing"), two.writing():
             pass
@@ -132,9 +139,11 @@ def test_an_index_of_a_newer_version_is_refused(index):
 
 def test_an_older_index_opens_and_is_migrated_once(index, monkeypatch):
     before = answers(index)
-    monkeypatch.setattr(galleries, "MIGRATIONS", (*galleries.MIGRATIONS, "CREATE TABLE tags(id INTEGER, tag TEXT) STRICT"))
+    more = (*schema.MIGRATIONS, "CREATE TABLE tags(id INTEGER, tag TEXT) STRICT")
+    for module in (database, gallery_module):
+        monkeypatch.setattr(module, "MIGRATIONS", more)
     assert answers(index) == before and answers(index) == before
-    assert sql(index, "PRAGMA user_version") == [(2,)] and sql(index, "SELECT * FROM tags") == []
+    assert sql(index, "PRAGMA user_version") == [(len(more),)] and sql(index, "SELECT * FROM tags") == []
 
 
 # names ----------------------------------------------------------------------
@@ -227,7 +236,7 @@ def test_a_lost_face_is_named(index):
         gallery.fetch([5, 999])
 
 
-@pytest.mark.parametrize("key", ["spec", "generation", "inputs"])
+@pytest.mark.parametrize("key", ["spec", "generation", "built_to"])
 def test_a_changed_or_missing_fact_is_named(index, key):
     sql(index, "UPDATE meta SET value = value || ' ' WHERE key = ?", (key,))
     with pytest.raises(GalleryError, match=f"damaged .the entry '{key}' was changed"):
@@ -259,6 +268,8 @@ def test_flipped_bytes_are_noticed_or_harmless(original, tmp_path, where):
         (copy / "gallery.db").write_bytes(spoilt)
         try:
             assert answers(copy) == before
+            with Gallery.open(copy) as gallery:
+                noticed += bool(verify(gallery).problems)
         except GalleryError as error:
             noticed += 1
             assert "gallery.db" in str(error) or "there is none" in str(error)

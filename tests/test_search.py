@@ -18,7 +18,9 @@ from embedder.errors import DataError, GalleryError, InputError
 from embedder.spec import CropRule
 from indexer import build as builder
 from indexer.build import build
-from indexer.search import Hit, Searcher, evaluate_answers, predictions, write_predictions
+from indexer.candidates import Candidates
+from indexer.evaluate import evaluate_answers, predictions, write_predictions
+from indexer.search import Hit, Searcher
 from tests import synthetic
 
 
@@ -196,7 +198,7 @@ def test_the_warning_is_one_line_on_stderr(copy):
     shutil.rmtree(copy / "built-1")
     code = f"from indexer.search import Searcher; Searcher({str(copy)!r}).close()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-    assert done.stdout == "" and len(done.stderr.splitlines()) == 1 and "build-index" in done.stderr
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 1 and "`verify`" in done.stderr
 
 
 def test_the_index_of_another_gallery_ranks_nothing(copy, tmp_path, caplog):
@@ -222,15 +224,15 @@ def test_an_open_searcher_sees_a_replacement_at_once(copy, tmp_path):
 
 def test_files_that_go_between_the_snapshot_and_the_reading(copy, tmp_path, monkeypatch, caplog):
     new = synthetic.rows(9, 2, seed=8)
-    data, reads, read = synthetic.write(tmp_path / "new", new), [], Searcher._read_index
+    data, reads, read = synthetic.write(tmp_path / "new", new), [], Candidates._load_built
 
-    def just_replaced(self):
+    def just_replaced(self, generation):
         if not reads:
             build(data, copy, replace=True)
-        reads.append(self.gallery.generation)
-        return read(self)
+        reads.append(generation)
+        return read(self, generation)
 
-    monkeypatch.setattr(Searcher, "_read_index", just_replaced)
+    monkeypatch.setattr(Candidates, "_load_built", just_replaced)
     with Searcher(copy) as searcher:
         found = searcher.search(QUERIES, 3)
     assert reads == [1, 2] and caplog.records == []
@@ -238,14 +240,14 @@ def test_files_that_go_between_the_snapshot_and_the_reading(copy, tmp_path, monk
 
 
 def test_the_old_index_answers_until_the_new_one_is_committed(copy, tmp_path, monkeypatch):
-    data, derive, during = synthetic.write(tmp_path / "new", synthetic.rows(9, 2, seed=8)), builder._derive, []
+    data, derive, during = synthetic.write(tmp_path / "new", synthetic.rows(9, 2, seed=8)), builder.derive, []
 
     def watched(gallery):
         derive(gallery)
         with Searcher(copy) as searcher:
             during.extend(searcher.search(QUERIES, 3))
 
-    monkeypatch.setattr(builder, "_derive", watched)
+    monkeypatch.setattr(builder, "derive", watched)
     build(data, copy, replace=True)
     assert [plain(hits) for hits in during] == [synthetic.nearest(synthetic.rows(30, 4), q, 3) for q in QUERIES]
 

@@ -1,0 +1,221 @@
+"""A gallery's faces as a searcher holds them: the built index, and what was added, removed or given to others since.
+
+Positions number the faces: those of the built index first, then the tail, in the order of ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from embedder.errors import GalleryError
+from indexer.database import LINK
+from indexer.derive import HASHED_AT_OPEN, OWNERS, built_folder, centred, make_index, position_of, unsound
+from indexer.faces import Faces
+
+ROOM = 1024  # faces by which the tail's arrays grow at least
+GATHER = 1 << 14  # rows that are copied at once
+# A filter that keeps fewer of the built faces than this is answered by scanning them, one that keeps more by FAISS with a selector;
+# measured: benchmarks/gallery.py
+SCAN_SHARE = 0.10
+
+log = logging.getLogger(__name__)
+
+
+class Found(NamedTuple):
+    """Of one query: its best candidates, best first, and what no other face's score exceeds."""
+
+    scores: np.ndarray  # float32 (c,)
+    positions: np.ndarray  # int64 (c,)
+    bound: float
+
+
+class Candidates:
+    """Faces by approximate score (float32 sums in any order). Call `refresh` at the start of each snapshot."""
+
+    def __init__(self, gallery: Faces):
+        self.gallery, self.spec, self.generation = gallery, gallery.spec, 0
+        self._mark: object = None
+
+    # what is loaded
+
+    def refresh(self) -> None:
+        """Catches up with the open snapshot; where its files have just been replaced, with a newer one."""
+        if self.generation and self._mark == self.gallery.mark:
+            return
+        failed = 0
+        while (generation := self.gallery.generation) != self.generation:
+            if self.gallery.spec.fingerprint != self.spec.fingerprint:
+                raise GalleryError(f"expected {self.gallery.folder.name} to keep its contract, it was replaced meanwhile: start again")
+            if not self._load_built(generation):
+                if failed != generation:
+                    failed = generation
+                    self.gallery.end_reading()
+                    self.gallery.begin_reading()
+                    continue
+                self.load_anew()
+        self._read_tail()
+        self._read_changes()
+        self._mark = self.gallery.mark
+
+    def _load_built(self, generation: int) -> bool:
+        """Maps the derived files; False where they are missing or damaged."""
+        import faiss
+
+        if self.gallery.encrypted:
+            self.load_anew()
+            return True
+        folder = built_folder(self.gallery.folder, generation)
+        try:
+            if unsound(self.gallery, HASHED_AT_OPEN):
+                return False
+            index: Any = faiss.read_index(str(folder / LINK), faiss.IO_FLAG_MMAP_IFC)
+            ids, owners = np.load(folder / OWNERS, allow_pickle=False)
+        except (RuntimeError, OSError, ValueError):  # removed just now
+            return False
+        if not np.array_equal(faiss.vector_to_array(index.id_map), ids):
+            return False
+        self._use(index, ids, owners, self.gallery.needed_fact("built_to"), 0)
+        return True
+
+    def load_anew(self) -> None:
+        """An index made in memory from the snapshot."""
+        if not self.gallery.encrypted:
+            path = built_folder(self.gallery.folder, self.gallery.generation)
+            log.warning("%s is missing or damaged: searching an index made in memory; `verify` or `compact` mends it", path)
+        position = position_of(self.gallery)
+        self._use(make_index(self.gallery), *self.gallery.owners(), position.newest, position.seq)
+
+    def _use(self, index: Any, ids: np.ndarray, owners: np.ndarray, newest: int, seq: int) -> None:
+        import faiss
+
+        self._index = index  # it owns the next one
+        self._flat: Any = faiss.downcast_index(index.index)
+        self.built = self.count = len(ids)
+        self._newest, self._seq, self.mean = newest, seq, self.gallery.mean
+        self.ids, self.owners, self.alive = ids.copy(), owners.copy(), np.ones(len(ids), bool)
+        self._tail = np.empty((0, self.spec.dimension), np.float32)
+        self.per_person = math.ceil(len(ids) / max(1, len(np.unique(owners))))  # faces, about
+        self.generation, self._mark = self.gallery.generation, None
+
+    def _read_tail(self) -> None:
+        owners = dict(self.gallery.execute("SELECT id, person FROM faces WHERE id > ?", (self._newest,)))
+        if not owners:
+            return
+        for ids, xb in self.gallery.vectors(after=self._newest):
+            self._append(ids, centred(xb, self.mean), np.array([owners[int(id)] for id in ids], np.int64))
+        self._newest = int(self.ids[self.count - 1])
+
+    def _append(self, ids: np.ndarray, xb: np.ndarray, owners: np.ndarray) -> None:
+        start, self.count = self.count, self.count + len(ids)
+        if self.count > len(self.ids):
+            room = self.count + max(ROOM, (self.count - self.built) // 2)
+            self.ids, self.owners, self.alive = (_grown(a, room) for a in (self.ids, self.owners, self.alive))
+            self._tail = _grown(self._tail, room - self.built)
+        self.ids[start : self.count], self.owners[start : self.count], self.alive[start : self.count] = ids, owners, True
+        self._tail[start - self.built : self.count - self.built] = xb
+
+    def _read_changes(self) -> None:
+        sql = "SELECT seq, changed.face, person FROM changed LEFT JOIN faces ON faces.id = changed.face WHERE seq > ? ORDER BY seq"
+        for seq, face, person in self.gallery.execute(sql, (self._seq,)):
+            self._seq = seq
+            position = int(np.searchsorted(self.ids[: self.count], face))
+            if position < self.count and self.ids[position] == face:
+                self.alive[position] = person is not None
+                self.owners[position] = -1 if person is None else person
+
+    @property
+    def enrolled(self) -> int:
+        """How many faces there are."""
+        return int(np.count_nonzero(self.alive[: self.count]))
+
+    def positions_of(self, ids: np.ndarray) -> np.ndarray:
+        """int64 (m,): where enrolled faces stand, by their ids."""
+        return np.searchsorted(self.ids[: self.count], ids)
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """float32 (m, d): the vectors at rising positions, centred where the gallery is."""
+        cut = np.searchsorted(positions, self.built)
+        return np.concatenate([self._built_rows()[positions[:cut]], self._tail[positions[cut:] - self.built]])
+
+    def _built_rows(self) -> np.ndarray:
+        import faiss
+
+        if not self.built:
+            return np.empty((0, self.spec.dimension), np.float32)
+        return faiss.rev_swig_ptr(self._flat.get_xb(), self.built * self.spec.dimension).reshape(self.built, -1)
+
+    # candidates
+
+    def nearest(self, xq: np.ndarray, c: int, kept: np.ndarray | None = None) -> Iterator[Found]:
+        """About c candidates for each query of xq float32 (n, d), or all there are.
+
+        kept: bool (count,), the faces that a filter lets through (none that was removed); None for all.
+        """
+        parts = [self._of_built(xq, c, kept), self._of_tail(xq, c, kept)]
+        for i in range(len(xq)):
+            scores, positions = (np.concatenate([part[j][i] for part in parts]) for j in (0, 1))
+            present = self.alive[positions] & (scores > -np.inf)
+            scores, positions = scores[present], positions[present]
+            order = np.argsort(-scores, kind="stable")
+            yield Found(scores[order], positions[order], max(part[2][i] for part in parts))
+
+    def _of_built(self, xq: np.ndarray, c: int, kept: np.ndarray | None) -> tuple:
+        import faiss
+
+        library: Any = faiss  # its stubs lag behind
+        if kept is None:
+            removed = self.built - int(np.count_nonzero(self.alive[: self.built]))
+            c = min(self.built, c + min(removed, 2 * math.ceil(c * removed / max(1, self.built)) + 8))
+            return self._searched(xq, c, c == self.built, None)
+        n = int(np.count_nonzero(kept[: self.built]))
+        if n <= SCAN_SHARE * self.built:
+            return self._scanned(xq, c, np.flatnonzero(kept[: self.built]))
+        bitmap = np.packbits(kept[: self.built], bitorder="little")
+        selector = library.IDSelectorBitmap(bitmap)
+        return self._searched(xq, min(c, n), c >= n, library.SearchParameters(sel=selector))
+
+    def _searched(self, xq: np.ndarray, c: int, complete: bool, params: Any) -> tuple:
+        if not c:
+            return _nothing(len(xq))
+        D, I = self._flat.search(xq, c, params=params)  # noqa: E741
+        return D, I, np.full(len(xq), -np.inf) if complete else D[:, -1]
+
+    def _scanned(self, xq: np.ndarray, c: int, positions: np.ndarray) -> tuple:
+        xb = self._built_rows()
+        scores = np.empty((len(xq), len(positions)), np.float32)
+        for i in range(0, len(positions), GATHER):
+            scores[:, i : i + GATHER] = xq @ xb[positions[i : i + GATHER]].T
+        return _best(scores, positions, c)
+
+    def _of_tail(self, xq: np.ndarray, c: int, kept: np.ndarray | None) -> tuple:
+        n = self.count - self.built
+        present = self.alive[self.built : self.count] if kept is None else kept[self.built : self.count]
+        if not n or not present.any():
+            return _nothing(len(xq))
+        scores = xq @ self._tail[:n].T
+        scores[:, ~present] = -np.inf
+        return _best(scores, np.arange(self.built, self.count), c)
+
+
+def _best(scores: np.ndarray, positions: np.ndarray, c: int) -> tuple:
+    """The c best of scores (n, m), in any order, their positions, and for each query the least of them, or -inf where all are in."""
+    if c >= len(positions):
+        return scores, np.broadcast_to(positions, scores.shape), np.full(len(scores), -np.inf)
+    at = np.argpartition(scores, len(positions) - c, axis=1)[:, -c:]
+    best = np.take_along_axis(scores, at, axis=1)
+    return best, positions[at], best.min(axis=1)
+
+
+def _nothing(n: int) -> tuple:
+    return np.empty((n, 0), np.float32), np.empty((n, 0), np.int64), np.full(n, -np.inf)
+
+
+def _grown(array: np.ndarray, room: int) -> np.ndarray:
+    larger = np.zeros((room, *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger

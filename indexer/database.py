@@ -1,0 +1,324 @@
+"""One SQLite file that is the truth: how it is opened, locked, migrated, encrypted, and how its errors read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from embedder.errors import FaceDBError, GalleryError, InputError, SystemFault, from_os_error
+from embedder.table import make_folder, sync_folder, write_atomic
+from indexer.schema import MIGRATIONS, checksum
+
+FILE, LINK, CIPHER_FILE = "gallery.db", "index.faiss", "encrypted"
+CIPHER = "chacha20"  # with Poly1305 over every page
+PLAIN = b"SQLite format 3\0"
+WAIT_MS = 60_000  # for another process that writes
+CACHE_KIB = 64 * 1024
+# file systems on which SQLite's locks or shared memory do not hold between machines
+NETWORK = re.compile(
+    r"(nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|gpfs|beegfs|glusterfs|ncpfs|davfs|fuse\.(sshfs|glusterfs|s3fs|rclone|davfs\d?|ceph))"
+)
+
+
+class Damaged(GalleryError):
+    """The file itself is broken; `build-index --replace` makes a new one."""
+
+
+# errors ---------------------------------------------------------------------
+
+
+def one_line(error: Exception, path: Path) -> FaceDBError | Exception:
+    """An error of SQLite as one of ours; a fault of our own stays what it was."""
+    reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    match error:
+        case apsw.FullError():
+            return from_os_error(OSError(errno.ENOSPC, "", str(path)))
+        case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.AuthError():
+            return from_os_error(OSError(errno.EACCES, "", str(path)))
+        case apsw.IOError():
+            return SystemFault(f"{path}: could not be read or written ({reason}): check the disk, its free space and limits on file sizes")
+        case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
+            return GalleryError(f"expected {path} to be free, another process is writing to it: wait until it has ended and try again")
+        case apsw.CorruptError() | apsw.NotADBError() | apsw.FormatError() | apsw.SQLError() | UnicodeDecodeError():
+            return damaged(path, reason)
+        case apsw.NoMemError():
+            return MemoryError()
+    return error
+
+
+def damaged(path: Path, reason: str) -> Damaged:
+    return Damaged(f"expected a sound gallery, {path} is damaged ({reason}): make it again with `build-index --replace` or `restore`")
+
+
+@contextlib.contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into ours."""
+    try:
+        yield
+    except (apsw.Error, UnicodeDecodeError) as error:
+        ours = one_line(error, path)
+        if ours is error:
+            raise
+        raise ours from None
+
+
+# where it lies, and by which key --------------------------------------------
+
+
+def file_system(path: Path, mounts: str | Path = "/proc/self/mountinfo") -> str:
+    """Type of the file system that holds `path`, such as ext4; empty where the system does not say."""
+    try:
+        lines = Path(mounts).read_text().splitlines()
+    except OSError:
+        return ""
+    real, best, kind = str(Path(path).resolve()), -1, ""
+    for line in lines:
+        fields, _, rest = line.partition(" - ")
+        point = fields.split()[4].encode().decode("unicode_escape")
+        if len(point) >= best and (real == point or real.startswith(point.rstrip("/") + "/")):
+            best, kind = len(point), rest.split()[0]
+    return kind
+
+
+def check_file_system(folder: Path) -> None:
+    """Raises SystemFault for a folder on a network: SQLite's write-ahead log works between processes of one machine only."""
+    if NETWORK.fullmatch(kind := file_system(folder)):
+        raise SystemFault(f"expected a local disk for an index, {folder} lies on a network file system ({kind}): move it to a local one")
+
+
+def environment_key() -> bytes | None:
+    """The key in FACEDB_KEY, or in the file that FACEDB_KEY_FILE names (without the line's end); None where neither is set."""
+    if text := os.environ.get("FACEDB_KEY"):
+        return text.encode()
+    if not (path := os.environ.get("FACEDB_KEY_FILE")):
+        return None
+    try:
+        key = Path(path).read_bytes().rstrip(b"\r\n")
+    except OSError as error:
+        raise InputError(f"expected a key in {path} (FACEDB_KEY_FILE), it cannot be read ({error.strerror}): mend the path") from None
+    if not key:
+        raise InputError(f"expected a key in {path} (FACEDB_KEY_FILE), it is empty: put one in")
+    return key
+
+
+# the connection -------------------------------------------------------------
+
+
+class Database:
+    """One connection to INDEX/gallery.db. Use it as a context manager, from one thread at a time."""
+
+    def __init__(self, folder: Path, writable: bool, key: bytes | None = None):
+        """Raises SystemFault for a network file system, GalleryError for a missing or wrong key."""
+        self.folder, self.path, self.writable = folder, folder / FILE, writable
+        check_file_system(folder)
+        self.encrypted = (folder / CIPHER_FILE).exists()
+        self._key = (key or environment_key()) if self.encrypted else None
+        if self.encrypted and not self._key:
+            raise GalleryError(
+                f"expected the key of {folder.name}, received none: set FACEDB_KEY, or FACEDB_KEY_FILE to a file that holds it"
+            )
+        self._frozen: tuple | None = None  # of a folder that cannot be written: what the file must stay like
+        self._opened = 0
+        self._connect()
+
+    def _connect(self) -> None:
+        self._opened += 1
+        try:
+            self._open(self._immutable())
+        except FaceDBError as error:
+            if self.encrypted and isinstance(error, Damaged):
+                raise self._wrong_key() from None
+            if not self.encrypted and isinstance(error, Damaged) and self._looks_encrypted():
+                raise Damaged(f"{error}; or it is encrypted and lost its file `{CIPHER_FILE}`") from None
+            raise
+
+    def _open(self, immutable: bool) -> None:
+        with guarded(self.path):
+            if immutable:
+                name = f"file:{self.path.resolve().as_posix().replace('?', '%3f').replace('#', '%23')}?immutable=1"
+                self._db = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+            else:
+                flags = apsw.SQLITE_OPEN_READWRITE if self.writable else apsw.SQLITE_OPEN_READONLY
+                self._db = apsw.Connection(str(self.path), flags=flags)
+        try:
+            self._configure()
+        except BaseException:
+            self._db.close(True)
+            raise
+
+    def _configure(self) -> None:
+        if self._key:
+            self.execute(f"PRAGMA cipher='{CIPHER}'")
+            self.execute(f"PRAGMA hexkey='{self._key.hex()}'")
+        self._db.set_busy_timeout(WAIT_MS)
+        self.execute("PRAGMA cell_size_check=ON")
+        self.execute("PRAGMA trusted_schema=OFF")
+        if self.writable:
+            self.execute("PRAGMA page_size=65536")  # before the first page is written
+            self.execute("PRAGMA journal_mode=WAL")
+            self.execute("PRAGMA synchronous=FULL")
+            self.execute("PRAGMA secure_delete=ON")
+            self.execute("PRAGMA foreign_keys=ON")
+            self.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        elif self._key:
+            self.execute("SELECT count(*) FROM sqlite_schema")  # tells a wrong key now
+
+    def _wrong_key(self) -> GalleryError:
+        return GalleryError(
+            f"expected the key that {self.folder.name} was encrypted with, received another (or {self.path} is damaged): check FACEDB_KEY "
+            "and FACEDB_KEY_FILE"
+        )
+
+    def _looks_encrypted(self) -> bool:
+        with contextlib.suppress(OSError), open(self.path, "rb") as file:
+            head = file.read(len(PLAIN))
+            return len(head) == len(PLAIN) and len(set(head)) > 8 and head != PLAIN
+        return False
+
+    def _immutable(self) -> bool:
+        """Whether the folder can only be read, and there is no write-ahead log to read with it."""
+        if self.writable or os.access(self.folder, os.W_OK) or Path(f"{self.path}-wal").exists():
+            return False
+        self._frozen = self._fingerprint()
+        return True
+
+    def _fingerprint(self) -> tuple:
+        status = self.path.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns, Path(f"{self.path}-wal").exists()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends an open transaction without its changes, and the connection."""
+        self._db.close(True)
+
+    # SQL
+
+    def rows(self, sql: str, bindings: Sequence[Any] = ()) -> Iterator[tuple]:
+        """The answer of one statement, row by row."""
+        with guarded(self.path):
+            yield from self._db.execute(sql, bindings)
+
+    def execute(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple]:
+        """All rows of a statement's answer."""
+        with guarded(self.path):
+            return self._db.execute(sql, bindings).fetchall()
+
+    def execute_many(self, sql: str, bindings: Iterable[Sequence[Any]]) -> None:
+        """One statement for each of the bindings."""
+        with guarded(self.path):
+            self._db.executemany(sql, bindings).fetchall()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction that no other writer shares, migrated to this version; all of it is kept, or nothing."""
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            self._migrate()
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self.execute("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Freezes what this connection sees."""
+        self.begin_reading()
+        try:
+            yield
+        finally:
+            self.end_reading()
+
+    def begin_reading(self) -> None:
+        """Freezes what this connection sees, until `end_reading`."""
+        if self._frozen is not None and self._frozen != self._fingerprint():
+            self._db.close(True)
+            self._frozen = None
+            self._connect()
+        self.execute("BEGIN")
+        self.execute("SELECT count(*) FROM meta")  # SQLite takes its snapshot at the first read
+
+    def end_reading(self) -> None:
+        if self._db.in_transaction:
+            self.execute("ROLLBACK")
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """Another one as soon as another connection's commit is seen."""
+        return self._opened, self.execute("PRAGMA data_version")[0][0]
+
+    # versions
+
+    @property
+    def version(self) -> int:
+        """How many migrations the file has seen."""
+        return self.execute("PRAGMA user_version")[0][0]
+
+    def check_version(self) -> None:
+        """Raises GalleryError for an index of a newer version."""
+        if self.version > len(MIGRATIONS):
+            raise GalleryError(
+                f"expected an index of version {len(MIGRATIONS)} or older, {self.path} has version {self.version}: install a newer facedb"
+            )
+
+    def _migrate(self) -> None:
+        for number in range(self.version, len(MIGRATIONS)):
+            step = MIGRATIONS[number]
+            self.execute(step) if isinstance(step, str) else step(self)
+            self.execute(f"PRAGMA user_version={number + 1}")
+
+    # facts about the whole
+
+    def fact(self, key: str) -> Any:
+        """A fact, or None where it was never set; raises Damaged where it was changed behind our back."""
+        if self.version == 0:
+            return None
+        for value, stored in self.execute("SELECT value, checksum FROM meta WHERE key=?", (key,)):
+            if checksum(key, value) != stored:
+                raise damaged(self.path, f"the entry {key!r} was changed")
+            return value
+        return None
+
+    def set_fact(self, key: str, value: str | int | bytes | None) -> None:
+        """None takes the fact away."""
+        if value is None:
+            self.execute("DELETE FROM meta WHERE key=?", (key,))
+        else:
+            self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, checksum(key, value)))
+
+    def needed_fact(self, key: str) -> Any:
+        """A fact that every finished gallery has."""
+        if (value := self.fact(key)) is None:
+            raise damaged(self.path, f"the entry {key!r} is missing")
+        return value
+
+
+def create_file(folder: Path, encrypt: bool = False) -> None:
+    """An empty gallery.db where there is none, its owner's alone; beside it the mark of an encrypted one."""
+    make_folder(folder)
+    if encrypt and not (folder / FILE).exists():
+        write_atomic(folder / CIPHER_FILE, f"{CIPHER}\n".encode())
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        sync_folder(folder)
+        sync_folder(folder.parent)
+
+
+def remove_file(folder: Path) -> None:
+    """A damaged gallery's files; the folders derived from it go when the new one is finished."""
+    for name in (f"{FILE}-wal", f"{FILE}-shm", FILE, CIPHER_FILE):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).unlink()

@@ -1,0 +1,280 @@
+"""What is made from the truth: INDEX/built-<generation>/ with the FAISS index, whose each face is, and a report that hashes both.
+
+A folder is complete and on disk before the commit that names its generation; the gallery keeps the hash of the report. What has
+changed since a generation was built is read from the gallery: faces with a higher id, and the lines of its table `changed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from embedder.errors import DataError, FaceDBError, from_os_error
+from embedder.table import drop_stale_temporaries, sync_folder, write_atomic
+from indexer.database import LINK
+from indexer.faces import Faces
+from indexer.gallery import Gallery, versions
+
+REPORT, OWNERS = "report.json", "owners.npy"
+KIND, REASON = "exact", "inner product with every vector: no recall is lost"
+FLAT = 1e-6  # a vector that close to the mean has no direction of its own
+HASHED_AT_OPEN = 64 << 20  # larger files are checked by their size when they are opened, and whole by `verify`
+# A writer rebuilds when more than LEAST faces and more than this share of the built ones were added, or removed, since the last
+# build: 5 % more faces cost a query 5 %, and opening an index of a million some 0.4 s; see docs/gallery.md.
+LEAST, ADDED_SHARE, REMOVED_SHARE = 1000, 0.05, 0.10
+
+log = logging.getLogger(__name__)
+
+
+def built_folder(folder: Path, generation: int) -> Path:
+    return folder / f"built-{generation}"
+
+
+def centred(x: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
+    """float32 (n, d): (x - mean) at unit length, zeros where x is the mean itself; x unchanged where mean is None."""
+    if mean is None:
+        return x
+    moved = x.astype(np.float64) - mean
+    norms = np.sqrt(np.sum(moved * moved, axis=1, keepdims=True))
+    return np.where(norms > FLAT, moved / np.maximum(norms, FLAT), 0).astype(np.float32)
+
+
+def make_index(gallery: Faces) -> Any:
+    """The exact FAISS index of a gallery's faces, `faces.id` as FAISS id; raises GalleryError naming a face that was changed."""
+    import faiss
+
+    gallery.check_owners()
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(gallery.spec.dimension))
+    mean = gallery.mean
+    for ids, xb in gallery.vectors():
+        index.add_with_ids(centred(xb, mean), ids)
+    return index
+
+
+def check_centring(gallery: Faces) -> None:
+    """Raises DataError where a face is the mean itself, so that centring leaves it no direction."""
+    mean = gallery.mean
+    if mean is not None and not all(centred(xb, mean).any(axis=1).all() for _, xb in gallery.vectors()):
+        raise DataError("expected faces that differ from their mean for --centre, received one that does not: build without it")
+
+
+# writing --------------------------------------------------------------------
+
+
+def compact(gallery: Gallery) -> bool:
+    """Builds the next generation beside the current one and swaps; writers wait only for the swap.
+
+    False where another process has swapped meanwhile. An encrypted gallery has no derived files: its searchers read it anew.
+    """
+    with gallery.reading():
+        generation, position = gallery.generation, position_of(gallery)
+        temporary = None if gallery.encrypted else _write(gallery, generation + 1)
+    try:
+        with gallery.writing():
+            if gallery.generation != generation:
+                return False
+            adopt(gallery, temporary, position)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    tidy(gallery)
+    return True
+
+
+def derive(gallery: Gallery) -> None:
+    """The next generation from the rows of the transaction that is open, to be committed with them."""
+    temporary = None if gallery.encrypted else _write(gallery, gallery.generation + 1)
+    try:
+        adopt(gallery, temporary, position_of(gallery))
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+class Position(NamedTuple):
+    """How far a snapshot reaches."""
+
+    newest: int  # id of the newest face
+    seq: int  # of the newest line of `changed`
+    faces: int
+
+
+def position_of(gallery: Faces) -> Position:
+    """Of the snapshot that is open."""
+    sql = "SELECT (SELECT coalesce(max(id), 0) FROM faces), (SELECT coalesce(max(seq), 0) FROM changed), (SELECT count(*) FROM faces)"
+    return Position(*gallery.execute(sql)[0])
+
+
+def adopt(gallery: Gallery, temporary: Path | None, position: Position) -> None:
+    """Makes a finished folder the next generation, within a transaction; `position` is that of the rows it was made from."""
+    generation = gallery.generation + 1
+    if temporary is not None:
+        folder = built_folder(gallery.folder, generation)
+        if folder.exists():  # of a process that died before its commit: nobody else is between these lines
+            shutil.rmtree(folder)
+        gallery.set_fact("report", hashlib.sha256((temporary / REPORT).read_bytes()).hexdigest())
+        os.rename(temporary, folder)
+        sync_folder(gallery.folder)
+    gallery.set_fact("generation", generation)
+    gallery.set_fact("built_to", position.newest)
+    gallery.set_fact("built", position.faces)
+    gallery.execute("DELETE FROM changed WHERE seq <= ?", (position.seq,))
+
+
+def _write(gallery: Gallery, generation: int) -> Path:
+    """A folder with all derived files of the snapshot, on disk when it returns."""
+    drop_stale_temporaries(gallery.folder)
+    folder = gallery.folder / f"_tmp-{os.getpid()}-built"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        files = {
+            LINK: _write_file(folder / LINK, lambda sink: _write_faiss(gallery, sink)),
+            OWNERS: _write_file(folder / OWNERS, lambda sink: sink(_npy(np.stack(gallery.owners())))),
+        }
+        write_atomic(folder / REPORT, json.dumps(_report(gallery, generation, files), indent=1).encode())
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _report(gallery: Faces, generation: int, files: dict[str, Any]) -> dict[str, Any]:
+    spec = gallery.spec
+    return {
+        "generation": generation, "kind": KIND, "reason": REASON, "n": gallery.faces, "d": spec.dimension, "people": gallery.people,
+        "centred": gallery.mean is not None, "fingerprint": spec.fingerprint, "files": files, "versions": versions(),
+    }  # fmt: skip
+
+
+class Sink:
+    """Takes bytes into a file and a hash; keeps an error of the disk until the one who writes has returned."""
+
+    def __init__(self, file: Any):
+        self.file, self.hash, self.bytes = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
+
+    def __call__(self, data: bytes) -> None:
+        try:
+            if self.error is None:
+                self.hash.update(data)
+                self.file.write(data)
+                self.bytes += len(data)
+        except OSError as error:
+            self.error = error
+
+
+def _write_file(path: Path, write: Callable[[Sink], None]) -> dict[str, Any]:
+    """Size and sha256 of a new file, on disk when it returns."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        sink = Sink(file)
+        write(sink)
+        if sink.error:
+            raise OSError(sink.error.errno, sink.error.strerror, str(path))
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
+
+
+def _write_faiss(gallery: Faces, sink: Sink) -> None:
+    import faiss
+
+    faiss.write_index(make_index(gallery), faiss.PyCallbackIOWriter(sink))  # type: ignore[attr-defined]
+
+
+def _npy(array: np.ndarray) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def tidy(gallery: Gallery) -> None:
+    """Points index.faiss at the committed generation and removes all others."""
+    with gallery.writing():  # so that no other process is between its rename and its commit
+        folder, current = gallery.folder, built_folder(gallery.folder, gallery.generation)
+        target = f"{current.name}/{LINK}"
+        if gallery.encrypted:
+            (folder / LINK).unlink(missing_ok=True)
+        elif not (folder / LINK).is_symlink() or os.readlink(folder / LINK) != target:
+            temporary = folder / f"_tmp-{os.getpid()}-{LINK}"
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target)
+            os.replace(temporary, folder / LINK)
+            sync_folder(folder)
+        for other in folder.glob("built-*"):
+            if other != current or gallery.encrypted:
+                shutil.rmtree(other)
+        drop_stale_temporaries(folder)
+
+
+# when -----------------------------------------------------------------------
+
+
+def behind(gallery: Faces) -> tuple[int, int, int]:
+    """(faces built, faces added since, lines of `changed` since) of the current generation; reads no vectors."""
+    built, built_to = gallery.fact("built") or 0, gallery.fact("built_to") or 0
+    ((added,),) = gallery.execute("SELECT count(*) FROM faces WHERE id > ?", (built_to,))
+    ((changed,),) = gallery.execute("SELECT count(*) FROM changed")
+    return built, added, changed
+
+
+def is_due(gallery: Faces) -> bool:
+    """Whether what was added or changed since the last build costs a query more than its share, or derived files are damaged."""
+    built, added, changed = behind(gallery)
+    if gallery.encrypted:
+        return changed > max(LEAST, REMOVED_SHARE * gallery.faces)
+    return added > max(LEAST, ADDED_SHARE * built) or changed > max(LEAST, REMOVED_SHARE * built) or bool(unsound(gallery, hash_up_to=0))
+
+
+def compact_if_due(gallery: Gallery) -> bool:
+    """What writers call after their commit: a rebuild where one is due. A full disk only puts it off."""
+    if gallery.generation == 0 or not is_due(gallery):
+        return False
+    try:
+        return compact(gallery)
+    except (OSError, FaceDBError) as error:
+        reason = from_os_error(error) if isinstance(error, OSError) else error
+        log.warning("the change is saved, but the index could not be rebuilt: %s", reason)
+        return False
+
+
+# reading --------------------------------------------------------------------
+
+
+def read_report(gallery: Faces) -> dict[str, Any] | None:
+    """report.json of the current generation, or None where it is missing, damaged or another gallery's."""
+    try:
+        data = (built_folder(gallery.folder, gallery.generation) / REPORT).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return json.loads(data) if hashlib.sha256(data).hexdigest() == gallery.fact("report") else None
+
+
+def unsound(gallery: Faces, hash_up_to: float = math.inf) -> list[Path]:
+    """The derived files of the current generation that are missing, of another size, or, up to that size, of another hash."""
+    if gallery.encrypted:
+        return []
+    folder, report = built_folder(gallery.folder, gallery.generation), read_report(gallery)
+    if report is None:
+        return [folder / REPORT]
+    return [folder / name for name, wanted in report["files"].items() if not _is_as_written(folder / name, wanted, hash_up_to)]
+
+
+def _is_as_written(path: Path, wanted: dict[str, Any], hash_up_to: float) -> bool:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size != wanted["bytes"]:
+            return False
+        return wanted["bytes"] > hash_up_to or hashlib.file_digest(file, "sha256").hexdigest() == wanted["sha256"]
+    return False

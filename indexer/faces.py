@@ -1,0 +1,324 @@
+"""What a gallery holds: people, faces, vectors and crops, each row checked against its checksum when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedder.errors import DataError, GalleryError, InputError
+from embedder.spec import FaceSpec
+from embedder.table import Row
+from indexer.database import FILE, LINK, Damaged, Database, damaged
+from indexer.schema import FACE_COLUMNS, checksum, face_checksum
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+BLOCK = 4096  # rows read or written at once
+COLUMNS = ", ".join(f"faces.{name}" for name in FACE_COLUMNS)
+FACES = f"SELECT {COLUMNS}, faces.checksum, name, person FROM faces LEFT JOIN people ON people.id = person"
+AMONG = "IN (SELECT value FROM json_each(?))"
+TRASHED = ("line", "fingerprint", "identity", *FACE_COLUMNS[1:], "vector", "png")
+
+
+@dataclass(frozen=True)
+class Face:
+    """One enrolled face, checked against its checksums."""
+
+    id: int
+    face_id: str
+    identity: str
+    image: str
+    vector: np.ndarray  # float32 (d,), uncentred
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a verb did, or `undo` took back."""
+
+    verb: str
+    faces: int
+    people: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the log."""
+
+    id: int
+    command: str
+    time: float
+    verb: str
+    detail: dict[str, Any]
+
+    @property
+    def change(self) -> Change:
+        match self.detail:
+            case {"faces": faces, **rest}:
+                return Change(self.verb, len(faces), tuple(rest.get("people", ())))
+            case {"from": came_from, "to": to}:
+                return Change(self.verb, len(came_from), tuple(dict.fromkeys([*came_from.values(), to])))
+        return Change(self.verb, 0, (self.detail["old"], self.detail["new"]))
+
+
+def normal(name: str) -> str:
+    """A person's name as the gallery spells it: NFC."""
+    return unicodedata.normalize("NFC", name)
+
+
+def check_name(name: str) -> str:
+    """The name of an index; raises InputError where it could not be a plain folder's."""
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"expected an index name of letters, digits, `.`, `_` and `-` that begins with a letter or digit, received {name!r}: "
+            "choose another"
+        )
+    return name
+
+
+def index_folder(root: Path, name: str) -> Path:
+    """Where the index called `name` lies; raises InputError as `check_name` does."""
+    return root / check_name(name)
+
+
+class Faces(Database):
+    """The reading side of a gallery."""
+
+    # what it holds
+
+    @property
+    def generation(self) -> int:
+        """Number of the last finished build; 0 before the first."""
+        return self.fact("generation") or 0
+
+    @property
+    def spec(self) -> FaceSpec:
+        """The contract of the vectors."""
+        try:
+            return FaceSpec.from_json(self.needed_fact("spec"))
+        except DataError as error:
+            raise damaged(self.path, str(error)) from None
+
+    @property
+    def mean(self) -> np.ndarray | None:
+        """float64 (d,): what centring subtracts, or None."""
+        data = self.fact("mean")
+        return None if data is None else np.frombuffer(data, "<f8")
+
+    @property
+    def faces(self) -> int:
+        """How many are enrolled."""
+        return self.execute("SELECT count(*) FROM faces")[0][0]
+
+    @property
+    def people(self) -> int:
+        """How many have a face enrolled."""
+        return self.execute("SELECT count(DISTINCT person) FROM faces")[0][0]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the users' own columns, of any face that was ever added."""
+        return json.loads(self.fact("columns") or "[]")
+
+    def list_people(self, after: str = "", limit: int = -1) -> list[tuple[str, int]]:
+        """Names and numbers of their faces, by name, from the one that follows `after`."""
+        sql = "SELECT name, count(*) FROM people JOIN faces ON person = people.id WHERE name > ? GROUP BY people.id ORDER BY name LIMIT ?"
+        return [(name, n) for name, n in self.execute(sql, (normal(after), limit))]
+
+    def list_faces(self, identity: str) -> list[dict[str, Any]]:
+        """face_id, image, split, box and the user's own columns of a person's faces, oldest first; raises GalleryError for an unknown one."""
+        rows = self.execute(f"{FACES} WHERE person = ? ORDER BY faces.id", (self._person_id(identity),))
+        found = []
+        for row in rows:
+            columns = self._columns(row)
+            found.append({
+                "face_id": columns["face_id"], "image": columns["image"], "split": columns["split"],
+                "box": floats_of(columns["box"]), **json.loads(columns["extra"]),
+            })  # fmt: skip
+        return found
+
+    def list_log(self, limit: int = 20) -> list[dict[str, Any]]:
+        """The last changes, newest first: command, time, verb, number of faces, people."""
+        rows = self.execute("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id DESC LIMIT ?", (limit,))
+        return [{"command": line.command, "time": line.time, **asdict(line.change)} for line in map(self._line, rows)]
+
+    def owners(self) -> tuple[np.ndarray, np.ndarray]:
+        """int64 (n,) ids of all faces, rising, and (n,) numbers of the people they belong to."""
+        return self._owners("INDEXED BY faces_person")
+
+    def _owners(self, source: str) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            pairs = np.array(self.execute(f"SELECT id, person FROM faces {source} ORDER BY id"), np.int64).reshape(-1, 2)
+        except (TypeError, ValueError, OverflowError):
+            raise damaged(self.path, "a face without an owner") from None
+        return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+
+    def check_owners(self) -> None:
+        """Raises Damaged where SQLite's index, which `owners` reads, says otherwise than the table."""
+        if not np.array_equal(self.owners(), self._owners("NOT INDEXED")):
+            raise damaged(self.path, "its index of owners does not fit its faces")
+
+    def vectors(self, block: int = BLOCK, after: int = 0, table: str = "vectors") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """ids int64 (b,) above `after` and uncentred vectors float32 (b, d) in the order of ids.
+
+        Raises GalleryError naming a face whose vector was changed or lost.
+        """
+        sql = f"SELECT faces.id, face_id, image, vector, v.checksum FROM faces LEFT JOIN {table} v ON v.id = faces.id WHERE faces.id > ? ORDER BY 1"
+        rows = self.rows(sql, (after,))
+        while batch := list(islice(rows, block)):
+            for id, face_id, image, vector, stored in batch:
+                if checksum(id, vector) != stored:
+                    raise self._changed(face_id, image)
+            ids = np.array([row[0] for row in batch], np.int64)
+            yield ids, np.frombuffer(b"".join(row[3] for row in batch), "<f4").reshape(len(batch), -1)
+
+    def fetch(self, ids: Iterable[int]) -> dict[int, Face]:
+        """The faces of these ids; raises GalleryError naming one that was changed or lost."""
+        wanted = [int(id) for id in ids]
+        sql = (
+            f"SELECT {COLUMNS}, faces.checksum, name, person, vector, vectors.checksum FROM faces LEFT JOIN people ON people.id = person "
+            f"LEFT JOIN vectors ON vectors.id = faces.id WHERE faces.id {AMONG}"
+        )
+        found = {}
+        for *row, vector, stored in self.rows(sql, (json.dumps(wanted),)):
+            columns = self._columns(row)
+            if checksum(columns["id"], vector) != stored:
+                raise self._changed(columns["face_id"], columns["image"])
+            face = Face(columns["id"], columns["face_id"], columns["identity"], columns["image"], np.frombuffer(vector, "<f4"))
+            found[face.id] = face
+        if lost := set(wanted) - set(found):
+            raise damaged(self.path, f"face number {min(lost)} is lost")
+        return found
+
+    def table_rows(self, ids: Sequence[int], crops: bool = True) -> list[Row]:
+        """Whole rows of faces, in the order of `ids`, as `add` takes them; raises GalleryError naming one that was changed."""
+        faces, found = self.fetch(ids), {}
+        for row in self.rows(f"{FACES} WHERE faces.id {AMONG}", (json.dumps(list(map(int, ids))),)):
+            columns = self._columns(row)
+            id = columns["id"]
+            png = self._crop(id, columns["face_id"], columns["image"]) if crops else None
+            found[id] = to_row(columns, columns["identity"], faces[id].vector, png)
+        return [found[int(id)] for id in ids]
+
+    def _columns(self, row: Sequence[Any]) -> dict[str, Any]:
+        """FACE_COLUMNS and `identity` of a row of FACES, checked."""
+        *columns, stored, name, _ = row
+        if face_checksum(name, columns) != stored:
+            raise self._changed(columns[1], columns[2])
+        return dict(zip(FACE_COLUMNS, columns, strict=True)) | {"identity": name}
+
+    def _changed(self, face_id: str, image: str) -> Damaged:
+        return Damaged(
+            f"expected face {face_id} ({image}) as it was enrolled, {self.path} holds it changed: make the index again with "
+            "`build-index --replace` or `restore`"
+        )
+
+    def crop(self, face_id: str) -> bytes | None:
+        """The PNG of an enrolled face, where it was kept."""
+        for id, image in self.execute("SELECT id, image FROM faces WHERE face_id=?", (face_id,)):
+            return self._crop(id, face_id, image)
+        return None
+
+    def _crop(self, id: int, face_id: str, image: str) -> bytes | None:
+        for png, stored in self.execute("SELECT png, checksum FROM crops WHERE id=?", (id,)):
+            if checksum(id, png) != stored:
+                raise self._changed(face_id, image)
+            return png
+        return None
+
+    def enrolled(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that have a face here."""
+        sql = "SELECT 1 FROM people JOIN faces ON person = people.id WHERE name=? LIMIT 1"
+        return {name for name in set(names) if self.execute(sql, (normal(name),))}
+
+    def known(self, face_ids: Iterable[str]) -> dict[str, str]:
+        """face_id -> the person it is enrolled under, of those that are."""
+        sql = f"SELECT face_id, name FROM faces JOIN people ON people.id = person WHERE face_id {AMONG}"
+        return dict(self.rows(sql, (json.dumps(list(face_ids)),)))
+
+    def refused(self, face_ids: Iterable[str]) -> set[str]:
+        """Those of the faces that were forgotten."""
+        if not self.execute("SELECT 1 FROM forgotten LIMIT 1"):
+            return set()
+        hashes = {self.forgotten_hash(face_id): face_id for face_id in face_ids}
+        sql = "SELECT hash FROM forgotten WHERE hash = ?"
+        return {face_id for hash, face_id in hashes.items() if self.execute(sql, (hash,))}
+
+    def forgotten_hash(self, face_id: str) -> bytes:
+        """What is kept of a forgotten face: 16 bytes that say nothing without this gallery's salt."""
+        return hashlib.blake2b(face_id.encode(), key=self.needed_fact("salt"), digest_size=16).digest()
+
+    def _person_id(self, name: str) -> int:
+        for (id,) in self.execute("SELECT id FROM people WHERE name=?", (normal(name),)):
+            return id
+        raise GalleryError(f"expected a person of {self.folder.name}, nobody is called {name!r}: see `list {self.folder.name}`")
+
+    def _find(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> list[dict[str, Any]]:
+        """The faces of a person, of an id or of a photo, by id; raises GalleryError where there are none."""
+        value: int | str | None
+        if identity is not None:
+            where, value = "person = ?", self._person_id(identity)
+        elif face_id is not None:
+            where, value = "face_id = ?", face_id
+        else:
+            where, value = "image = ?", image
+        rows = self.execute(f"{FACES} WHERE {where} ORDER BY faces.id", (value,))
+        if not rows:
+            what = "a face with the id" if face_id is not None else "faces of the photo"
+            raise GalleryError(
+                f"expected {what} {value!r} in {self.folder.name}, there is none: see `list {self.folder.name} --identity P`"
+            )
+        return [self._columns(row) for row in rows]
+
+    def removed_by(self, line: int) -> list[tuple[str, Row]]:
+        """The faces that a line of the log removed, each with the fingerprint of the contract that its vector was made by."""
+        rows = []
+        for *values, stored in self.execute(f"SELECT {', '.join(TRASHED)}, checksum FROM trash WHERE line=? ORDER BY rowid", (line,)):
+            columns = dict(zip(TRASHED, values, strict=True))
+            if checksum(*values) != stored:
+                raise self._changed(columns["face_id"], columns["image"])
+            row = to_row(columns, columns["identity"], np.frombuffer(columns["vector"], "<f4"), columns["png"])
+            rows.append((columns["fingerprint"], row))
+        return rows
+
+    # the log
+
+    def _line(self, row: Sequence[Any]) -> Line:
+        id, command, now, verb, detail, stored = row
+        if checksum(command, now, verb, detail) != stored:
+            raise damaged(self.path, f"line {id} of its log was changed")
+        return Line(id, command, now, verb, json.loads(detail))
+
+    def lines(self) -> list[Line]:
+        """The whole log, oldest first."""
+        return list(map(self._line, self.execute("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id")))
+
+
+def to_row(columns: Mapping[str, Any], identity: str, vector: np.ndarray, png: bytes | None) -> Row:
+    """A row as `Gallery.add` takes it."""
+    plain: dict[str, Any] = {name: columns[name] for name in ("image_sha256", "split", "face", "confidence", "sharpness")}
+    return Row(
+        columns["image"], "ok", identity=identity, box=floats_of(columns["box"]), landmarks=floats_of(columns["landmarks"]), crop=png,
+        vector=vector, extra=json.loads(columns["extra"]), **plain,
+    )  # fmt: skip
+
+
+def floats_of(data: bytes | None) -> list[float] | None:
+    return None if data is None else np.frombuffer(data, "<f4").tolist()
+
+
+def missing(folder: Path) -> GalleryError:
+    """What to say where there is no finished gallery."""
+    if os.path.lexists(folder / LINK):
+        return Damaged(f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`")
+    names = sorted(path.parent.name for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder)
+    known = f"; there are {', '.join(names[:10])}" if names else ""
+    return GalleryError(f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}")

@@ -1,0 +1,259 @@
+"""Forgetting a person for good: out of every table, of the log, of the derived files and of the write-ahead log; then a look whether
+anything is left, and a receipt.
+
+The rows go in one transaction. What remains is noted in the gallery as pending until SQLite could cut its write-ahead log, which a reader
+of an older state can hold up; every later `Gallery.open` tries again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from embedder.errors import DataError, GalleryError
+from indexer.database import WAIT_MS
+from indexer.derive import derive, tidy
+from indexer.faces import AMONG, Faces, Line, normal
+from indexer.gallery import Gallery
+from indexer.schema import FACE_COLUMNS
+from indexer.traces import Traces
+
+PENDING = "forgetting"
+CUT_WAIT_MS = 2000  # for readers of an older state
+KEY_BYTES = 64
+
+
+@dataclass
+class Receipt:
+    """What `forget` did; it names nobody. `files` says how often something of the person was found in each file afterwards."""
+
+    index: str
+    time: str
+    face_ids: list[str]
+    pending: bool  # a reader still holds the write-ahead log; any later command that opens the index finishes it
+    files: dict[str, int] = field(default_factory=dict)
+    data_sets: dict[str, int] = field(default_factory=dict)  # rewritten: rows taken out
+    not_cleaned: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def found(self) -> int:
+        return sum(self.files.values())
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def read(cls, path: Path) -> Receipt:
+        """Reads `to_json`; raises DataError where the file is none."""
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"expected a receipt of `forget`, {path} is none ({error}): check the path") from None
+
+
+# out of the gallery ---------------------------------------------------------
+
+
+def forget(gallery: Gallery, identity: str) -> Traces:
+    """Takes a person out for good, all that the gallery ever held of them; returns what is to be looked for.
+
+    A second call, after one that was stopped, finishes it. Raises GalleryError for a name that is not, and was not, here.
+    """
+    with gallery.writing():
+        if not gallery.enrolled([identity]) and not gallery.refused([_name_key(identity)]):
+            gallery._person_id(identity)  # says that nobody is called so
+        traces = _collect(gallery, normal(identity))
+        _erase(gallery, traces)
+        gallery.set_fact(PENDING, int(time.time()))
+        derive(gallery)
+    tidy(gallery)
+    return traces
+
+
+def _name_key(name: str) -> str:
+    """What is hashed of a name, so that a second `forget` knows the first."""
+    return f"name:{normal(name)}"
+
+
+def _collect(gallery: Gallery, identity: str) -> Traces:
+    """The person's names, old ones too, their faces and those that were removed of them."""
+    traces = Traces(_names(gallery.lines(), identity))
+    sql = f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, v.vector, o.vector, png FROM faces JOIN people ON people.id = person " \
+          "LEFT JOIN vectors v ON v.id = faces.id LEFT JOIN other_vectors o ON o.id = faces.id LEFT JOIN crops ON crops.id = faces.id " \
+          "WHERE name = ?"  # fmt: skip
+    for row in gallery.rows(sql, (identity,)):
+        columns = dict(zip(FACE_COLUMNS, row, strict=False))
+        traces.add_face(columns["face_id"], columns["image_sha256"], [v for v in row[-3:-1] if v], row[-1])
+    among = json.dumps([*traces.names]), json.dumps([*traces.face_ids])
+    for face_id, sha256, vector, png in gallery.rows(
+        f"SELECT face_id, image_sha256, vector, png FROM trash WHERE identity {AMONG} OR face_id {AMONG}", among
+    ):
+        traces.add_face(face_id, sha256, [vector], png)
+    return traces
+
+
+def _names(lines: Sequence[Line], identity: str) -> set[str]:
+    """A person's name, and those that they were renamed from, or merged from as a whole."""
+    names = {identity}
+    for line in reversed(lines):
+        match line.verb, line.detail:
+            case "rename", {"old": old, "new": new} if new in names:
+                names.add(old)
+            case "merge", {"from": came_from, "to": to} if to in names:
+                names.update(came_from.values())
+    return names
+
+
+def _erase(gallery: Gallery, traces: Traces) -> None:
+    face_ids, names = json.dumps(sorted(traces.face_ids)), json.dumps(sorted(traces.names))
+    ids = [id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (face_ids,))]
+    gallery._drop(ids)
+    gallery.execute(f"DELETE FROM trash WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
+    for line in gallery.lines():
+        _erase_line(gallery, line, traces)
+    _erase_facts(gallery, traces)
+    hashes = [(gallery.forgotten_hash(text),) for text in [*traces.face_ids, *map(_name_key, traces.names)]]
+    gallery.execute_many("INSERT OR IGNORE INTO forgotten VALUES (?)", hashes)
+
+
+def _erase_line(gallery: Gallery, line: Line, traces: Traces) -> None:
+    """Takes faces and names out of a line of the log; a line that says nothing without them goes."""
+    match line.detail:
+        case {"faces": faces}:
+            detail: dict[str, Any] = {"faces": [f for f in faces if f not in traces.face_ids]}
+            if "people" in line.detail:
+                detail["people"] = [name for name in line.detail["people"] if name not in traces.names]
+            empty = not detail["faces"]
+        case {"from": came_from, "to": to}:
+            left = {f: name for f, name in came_from.items() if f not in traces.face_ids and name not in traces.names}
+            detail, empty = {"from": left, "to": to}, not left or to in traces.names
+        case _:
+            detail, empty = line.detail, not traces.names.isdisjoint(line.detail.values())
+    if empty:
+        gallery.execute("DELETE FROM trash WHERE line=?", (line.id,))
+        gallery.execute("DELETE FROM log WHERE id=?", (line.id,))
+    elif detail != line.detail:
+        gallery.rewrite_line(line, detail)
+
+
+def _erase_facts(gallery: Gallery, traces: Traces) -> None:
+    sources = json.loads(gallery.fact("sources") or "[]")
+    kept = [source for source in sources if not any(name in source for name in traces.names)]
+    if kept != sources:
+        gallery.set_fact("sources", json.dumps(kept))
+
+
+# out of the write-ahead log -------------------------------------------------
+
+
+def finish_pending(gallery: Faces) -> bool:
+    """Finishes a `forget` that a reader or a crash held up; False where it still has to wait. What `Gallery.open` calls."""
+    if gallery.fact(PENDING) is None:
+        return True
+    if not gallery.writable:
+        if not os.access(gallery.folder, os.W_OK):
+            return False
+        with Gallery(gallery.folder, True, gallery._key) as writer:
+            return finish_pending(writer)
+    tidy(gallery)  # type: ignore[arg-type]
+    if not cut(gallery):
+        return False
+    with gallery.writing():
+        gallery.set_fact(PENDING, None)
+    cut(gallery)
+    return True
+
+
+def cut(gallery: Faces) -> bool:
+    """Moves the write-ahead log into the file and empties it; False while a reader of an older state holds it."""
+    gallery._db.set_busy_timeout(CUT_WAIT_MS)
+    try:
+        gallery._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except (apsw.BusyError, apsw.LockedError):
+        return False
+    finally:
+        gallery._db.set_busy_timeout(WAIT_MS)
+    wal = Path(f"{gallery.path}-wal")
+    return not wal.exists() or wal.stat().st_size == 0
+
+
+# what is left ---------------------------------------------------------------
+
+
+def look(gallery: Gallery, traces: Traces, folders: Sequence[Path] = ()) -> dict[str, int]:
+    """How often something of a person stands in each file of the index and of other folders, free pages and all."""
+    with gallery.reading():
+        elsewhere = [text for name in traces.names for text in _texts_with(gallery, name)]
+    files = [
+        path for folder in (gallery.folder, *folders) for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()
+    ]
+    return {str(path): traces.count(path, elsewhere) for path in files}
+
+
+def look_and_clean(gallery: Gallery, traces: Traces, folders: Sequence[Path] = ()) -> dict[str, int]:
+    """`look`, and where SQLite left something in a page, all pages written anew and another look."""
+    found = look(gallery, traces, folders)
+    if found.get(str(gallery.path)) and not gallery.encrypted and gallery.fact(PENDING) is None:
+        gallery.execute("VACUUM")
+        cut(gallery)
+        found = look(gallery, traces, folders)
+    return found
+
+
+def _texts_with(gallery: Faces, name: str) -> list[str]:
+    """Texts of others that hold the name and stay: other names, paths, columns, the log."""
+    texts: list[str] = []
+    for sql in (
+        "SELECT name FROM people WHERE instr(name, ?)",
+        "SELECT image FROM faces WHERE instr(image, ?)",
+        "SELECT extra FROM faces WHERE instr(extra, ?)",
+        "SELECT DISTINCT split FROM faces WHERE instr(split, ?)",
+        "SELECT detail FROM log WHERE instr(detail, ?)",
+        "SELECT identity FROM trash WHERE instr(identity, ?)",
+        "SELECT image FROM trash WHERE instr(image, ?)",
+        "SELECT extra FROM trash WHERE instr(extra, ?)",
+        "SELECT value FROM meta WHERE typeof(value) = 'text' AND instr(value, ?)",
+        "SELECT sql FROM sqlite_schema WHERE instr(sql, ?)",
+    ):
+        texts += [text for (text,) in gallery.execute(sql, (name,))]
+    return list(dict.fromkeys(texts))
+
+
+def receipt_of(gallery: Gallery, traces: Traces, cleaned: dict[str, int], pending: bool) -> Receipt:
+    """The receipt, with a look at every file: data sets in `cleaned` (folder: rows taken out) too."""
+    files = look_and_clean(gallery, traces, [Path(folder) for folder in cleaned])
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    receipt = Receipt(gallery.folder.name, now, sorted(traces.face_ids), pending, files, cleaned)
+    sources = [source for source in json.loads(gallery.fact("sources") or "[]") if source not in {str(Path(c).resolve()) for c in cleaned}]
+    receipt.not_cleaned = [f"data set or photos: {source}" for source in sources]
+    receipt.not_cleaned += [
+        f"model {part.name} ({part.sha256[:16]}): finetuned, perhaps on this person too" for part in gallery.spec.parts if part.parent
+    ]
+    receipt.not_cleaned += ["the original photos", "backups and exports of this index"]
+    with gallery.reading():
+        others = sum(len(_texts_with(gallery, name)) for name in traces.names)
+    if others:
+        receipt.notes.append(f"a name of this person also stands in {others} texts of others (names, paths, columns), which stay")
+    if traces.short_names:
+        receipt.notes.append("a name is too short to be looked for in binary files; no table holds it")
+    if gallery.encrypted:
+        receipt.notes.append("the index is encrypted: its file shows nothing to look for")
+    return receipt
+
+
+def look_again(gallery: Gallery, receipt: Receipt, identity: str | None) -> dict[str, int]:
+    """`look` by a receipt's ids, and a name where it is given; raises GalleryError where that person is enrolled again."""
+    if identity is not None and gallery.enrolled([identity]):
+        raise GalleryError(f"expected {identity!r} to be forgotten, they are enrolled in {gallery.folder.name}: run `forget` again")
+    traces = Traces({normal(identity)} if identity is not None else set())
+    for face_id in receipt.face_ids:
+        traces.add_face(face_id, None, [], None)
+    return look(gallery, traces, [Path(folder) for folder in receipt.data_sets if Path(folder).is_dir()])

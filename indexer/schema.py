@@ -1,0 +1,119 @@
+"""What gallery.db holds: its tables by numbered migrations, and the checksums that its rows carry."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from indexer.database import Database
+
+FACE_COLUMNS = (
+    "id", "face_id", "image", "image_sha256", "split", "face", "box", "landmarks", "confidence", "sharpness", "extra",
+)  # fmt: skip
+
+
+def checksum(*fields: object) -> bytes:
+    """16 bytes over the fields, each with its length before it, so that no two lists of fields run into one."""
+    digest = hashlib.blake2b(digest_size=16)
+    for field in fields:
+        data = field if isinstance(field, bytes) else repr(field).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.digest()
+
+
+def face_checksum(identity: str | None, columns: Sequence[Any]) -> bytes:
+    """Over whose face it is and FACE_COLUMNS; the vector and the crop carry their own, over the face's id and their bytes."""
+    return checksum(identity, *columns)
+
+
+def migrate_checksums(db: Database) -> None:
+    """Version 1 had one checksum over a face and its vector: checks it and writes those of version 2."""
+    from indexer.database import damaged
+
+    names = dict(db.rows("SELECT id, name FROM people"))
+    last = 0
+    while block := db.execute(
+        f"SELECT {', '.join(FACE_COLUMNS)}, person, vector, checksum, png FROM faces LEFT JOIN (SELECT id, vector FROM vectors) USING (id) "
+        "LEFT JOIN (SELECT id, png FROM crops) USING (id) WHERE id > ? ORDER BY id LIMIT 1024",
+        (last,),
+    ):
+        for *columns, person, vector, stored, png in block:
+            last, face_id, image = columns[:3]
+            name = names.get(person)
+            if checksum(last, face_id, name, image, vector) != stored:
+                raise damaged(db.path, f"face {face_id} was changed")
+            db.execute("UPDATE faces SET checksum=? WHERE id=?", (face_checksum(name, columns), last))
+            db.execute("UPDATE vectors SET checksum=? WHERE id=?", (checksum(last, vector), last))
+            if png is not None:
+                db.execute("UPDATE crops SET checksum=? WHERE id=?", (checksum(last, png), last))
+
+
+# Append only: an index that has seen the first n of these has user_version n.
+MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
+    """
+    CREATE TABLE meta(key TEXT PRIMARY KEY, value ANY NOT NULL, checksum BLOB NOT NULL) STRICT;
+    CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+    CREATE TABLE faces(
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        face_id TEXT NOT NULL UNIQUE,
+        person INTEGER NOT NULL REFERENCES people(id),
+        image TEXT NOT NULL,
+        image_sha256 TEXT,
+        split TEXT,
+        face INTEGER NOT NULL,
+        box BLOB,        -- float32: x0 y0 x1 y1
+        landmarks BLOB,  -- float32: x, y of five points
+        confidence REAL,
+        sharpness REAL,
+        extra TEXT NOT NULL,  -- JSON object: the user's own columns
+        checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX faces_person ON faces(person);
+    CREATE TABLE vectors(id INTEGER PRIMARY KEY REFERENCES faces(id), vector BLOB NOT NULL) STRICT;  -- float32
+    CREATE TABLE crops(id INTEGER PRIMARY KEY REFERENCES faces(id), png BLOB NOT NULL) STRICT;
+    """,
+    """
+    ALTER TABLE vectors ADD COLUMN checksum BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE crops ADD COLUMN checksum BLOB NOT NULL DEFAULT x'';
+    -- vectors of the same faces by another model, while a switch is prepared and after it
+    CREATE TABLE other_vectors(
+        id INTEGER PRIMARY KEY REFERENCES faces(id), vector BLOB NOT NULL, checksum BLOB NOT NULL DEFAULT x''
+    ) STRICT;
+    -- one line a change, newest last; the lines of one command share `command`
+    CREATE TABLE log(
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        command TEXT NOT NULL,
+        time REAL NOT NULL,    -- seconds since 1970
+        verb TEXT NOT NULL,
+        detail TEXT NOT NULL,  -- JSON: what `undo` needs
+        checksum BLOB NOT NULL
+    ) STRICT;
+    -- removed faces, until their line of the log is dropped
+    CREATE TABLE trash(
+        line INTEGER NOT NULL REFERENCES log(id),
+        fingerprint TEXT NOT NULL,  -- of the contract that the vector was made by
+        identity TEXT NOT NULL,
+        face_id TEXT NOT NULL,
+        image TEXT NOT NULL,
+        image_sha256 TEXT,
+        split TEXT,
+        face INTEGER NOT NULL,
+        box BLOB,
+        landmarks BLOB,
+        confidence REAL,
+        sharpness REAL,
+        extra TEXT NOT NULL,
+        vector BLOB NOT NULL,
+        png BLOB,
+        checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX trash_line ON trash(line);
+    -- faces that were removed or given to another person since the built generation, in order
+    CREATE TABLE changed(seq INTEGER PRIMARY KEY AUTOINCREMENT, face INTEGER NOT NULL) STRICT;
+    -- salted hashes of face_ids that must not come back
+    CREATE TABLE forgotten(hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+    """,
+    migrate_checksums,
+)

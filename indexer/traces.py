@@ -1,0 +1,108 @@
+"""Looking for what must not be left: names, ids, and every 32-byte piece of vectors and crops, in the bytes of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+PIECE = 32
+BLOCK = 16 << 20
+PNG_HEAD = 64  # bytes that many PNGs of one size share
+VARIED = 16  # different bytes that a piece of a crop has at least: others stand in many pictures
+SHORTEST = 5  # bytes of a text that can be told from chance in gigabytes of numbers
+HASH_BITS = 20
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass
+class Traces:
+    """What one person left: kept in memory only."""
+
+    names: set[str] = field(default_factory=set)
+    face_ids: set[str] = field(default_factory=set)
+    pieces: set[bytes] = field(default_factory=set)  # of PIECE bytes
+
+    def add_face(self, face_id: str, image_sha256: str | None, vectors: Sequence[bytes], png: bytes | None) -> None:
+        """All that is looked for of one face."""
+        self.face_ids.add(face_id)
+        self.pieces.update(_pieces(face_id.encode()), _pieces((image_sha256 or "").encode()))
+        for vector in vectors:
+            self.pieces.update(_pieces(vector))
+        self.pieces.update(piece for piece in _pieces((png or b"")[PNG_HEAD:]) if len(set(piece)) >= VARIED)
+
+    @property
+    def short_names(self) -> set[str]:
+        """Names too short to be looked for among numbers."""
+        return {name for name in self.names if len(name.encode()) < SHORTEST}
+
+    def count(self, path: Path, elsewhere: Sequence[str] = ()) -> int:
+        """How often something of this stands in a file. elsewhere: texts of others that hold a name, and may."""
+        finder = _Finder(self.pieces)
+        names = [name.encode() for name in self.names - self.short_names]
+        longer = [text.encode() for text in elsewhere]
+        margin = max([PIECE, *map(len, names), *map(len, longer)])
+        found = 0
+        for block, start, end in _blocks(path, margin):
+            found += sum(start <= at < end for at in finder.places(block))
+            found += sum(start <= at < end and not _within(block, at, longer) for name in names for at in _places(block, name))
+        return found
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    return (data[i : i + PIECE] for i in range(0, len(data) - PIECE + 1, PIECE))
+
+
+def _blocks(path: Path, margin: int) -> Iterator[tuple[bytes, int, int]]:
+    """(bytes, start, end): a file in blocks with `margin` bytes more on both sides; what begins in [start, end) belongs to this block."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        for at in range(0, size, BLOCK):
+            first = max(0, at - margin)
+            file.seek(first)
+            yield file.read(at + BLOCK + margin - first), at - first, min(at + BLOCK, size) - first
+
+
+def _places(block: bytes, text: bytes) -> Iterator[int]:
+    at = block.find(text)
+    while at >= 0:
+        yield at
+        at = block.find(text, at + 1)
+
+
+def _within(block: bytes, at: int, longer: Sequence[bytes]) -> bool:
+    """Whether the place lies inside one of the longer texts."""
+    for text in longer:
+        first = max(0, at - len(text))
+        for start in _places(block[first : at + len(text)], text):
+            if first + start <= at < first + start + len(text):
+                return True
+    return False
+
+
+class _Finder:
+    """Pieces by a hash of their first eight bytes, at every offset."""
+
+    def __init__(self, pieces: set[bytes]):
+        self._pieces = pieces
+        heads = np.array([int.from_bytes(piece[:8], "little") for piece in pieces], np.uint64)
+        self._heads = np.unique(heads)
+        self._seen = np.zeros(1 << HASH_BITS, bool)
+        self._seen[_hash(self._heads)] = True
+
+    def places(self, block: bytes) -> Iterator[int]:
+        """Where a piece begins."""
+        if not len(self._heads):
+            return
+        for shift in range(min(8, max(0, len(block) - PIECE + 1))):
+            words = np.frombuffer(block, "<u8", (len(block) - shift) // 8, shift)
+            maybe = np.flatnonzero(self._seen[_hash(words)])
+            for i in maybe[np.isin(words[maybe], self._heads)].tolist():
+                if block[8 * i + shift : 8 * i + shift + PIECE] in self._pieces:
+                    yield 8 * i + shift
+
+
+def _hash(words: np.ndarray) -> np.ndarray:
+    return (words * MULTIPLIER) >> np.uint64(64 - HASH_BITS)
