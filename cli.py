@@ -2,92 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+import cli_gallery
+from console import DEVICE, PATH, Output, at_least, common
 from embedder.errors import FaceDBError, InputError, SystemFault, from_os_error
-
-PATH = click.Path(path_type=Path)
-DEVICE = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True, help="Where the network runs."
-)
-PROBLEMS_SHOWN = 20
-
-
-class Output:
-    """Results on stdout, everything else on stderr."""
-
-    def __init__(self, as_json: bool, quiet: bool):
-        self.as_json, self.quiet = as_json, quiet
-
-    def say(self, line: str) -> None:
-        if not self.quiet:
-            click.echo(line, err=True)
-
-    def result(self, data: Any, text: str) -> None:
-        click.echo(json.dumps(data, ensure_ascii=False, indent=1) if self.as_json else text)
-
-    @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """done, total -> a bar with rate and time left; nothing without a terminal."""
-        if self.quiet or not sys.stderr.isatty():
-            yield lambda done, total: None
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(what, total=None, rate="")
-
-            def update(done: int, total: int) -> None:
-                speed = bar.tasks[task].speed
-                bar.update(task, completed=done, total=total or None, rate=f"{speed:.0f}/s" if speed else "")
-
-            yield update
-
-    def summary(self, summary: Any, strict: bool) -> None:
-        """What a run over photos did; exits with 1 under --strict where some failed."""
-        for line in summary.problems[:PROBLEMS_SHOWN]:
-            self.say(line)
-        if len(summary.problems) > PROBLEMS_SHOWN:
-            self.say(f"and {len(summary.problems) - PROBLEMS_SHOWN} more: see the column `outcome`")
-        for line in summary.notes:
-            self.say(line)
-        counts = ", ".join(f"{n} {outcome}" for outcome, n in summary.outcomes.items())
-        rate = f", {summary.written / summary.seconds:.0f}/s" if summary.written and summary.seconds else ""
-        self.result(asdict(summary), f"{summary.folder}: {summary.photos} inputs, {summary.written} of them new{rate}; rows: {counts}")
-        if strict and summary.failed:
-            sys.exit(1)
-
-
-def common(command: Callable) -> Callable:
-    """--json, --quiet and --debug on every command; passes an Output first."""
-
-    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-    @click.option("--quiet", is_flag=True, help="Nothing but results and errors.")
-    @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
-    @functools.wraps(command)
-    def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
-        return command(Output(as_json, quiet), *args, **kwargs)
-
-    return wrapped
 
 
 def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -219,7 +146,9 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
     with out.progress("align") as tick:
         summary = workflows.align(photos, folder, rule, options, metadata, settings, tick, out.say)
     if sheet:
-        workflows.contact_sheet(photos, folder, sheet)
+        from pictures import contact_sheet
+
+        contact_sheet(photos, folder, sheet)
         out.say(f"sheet: {sheet}")
     out.summary(summary, strict)
 
@@ -283,12 +212,16 @@ def embed(out: Output, source: Path, model: str, folder: Path, flip: bool, all_f
 @click.option("--split", help="Rows to enrol; `gallery` where there are such rows, else all.")
 @click.option("--centre", is_flag=True, help="Subtract the gallery's mean from both sides, as the homework did.")
 @click.option("--replace", is_flag=True, help="Put these people in the place of the index's own.")
+@click.option("--readmit", is_flag=True, help="Enrol faces that were forgotten, too.")
+@click.option("--encrypt", is_flag=True, help="Encrypt gallery.db with the key in FACEDB_KEY, or in the file FACEDB_KEY_FILE names.")
 @common
-def build_index(out: Output, vectors: Path, name: str, split: str | None, centre: bool, replace: bool) -> None:
+def build_index(
+    out: Output, vectors: Path, name: str, split: str | None, centre: bool, replace: bool, readmit: bool, encrypt: bool
+) -> None:
     """A gallery (SQLite) and its FAISS inner-product index from VECTORS."""
     import workflows
 
-    report = workflows.build_index(vectors, name, split, centre, replace)
+    report = workflows.build_index(vectors, name, split, centre, replace, readmit, encrypt)
     for line in report["notes"]:
         out.say(line)
     out.result(report, report["text"])
@@ -299,30 +232,45 @@ def build_index(out: Output, vectors: Path, name: str, split: str | None, centre
 @click.argument("sources", type=PATH, nargs=-1, required=True)
 @click.option("--k", "-k", default=5, show_default=True, help="Answers for each face.")
 @click.option("--faces", is_flag=True, help="The nearest faces instead of the nearest people.")
+@click.option(
+    "--score", type=click.Choice(["best", "mean", "template"]), default="best", show_default=True, help="A person's, from their faces."
+)
+@click.option("--min-score", type=float, help="Leave out answers below this score.")
+@click.option("--where", multiple=True, help="Only faces such as year>=1999, tag=beach, tags:beach; several must all hold.")
 @click.option("--one-face", is_flag=True, help="Only the largest, most central face of each photo, as `evaluate` does.")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
 @click.option("--image", "picture", type=PATH, help="Draw each probe beside its matches.")
+@click.option("--out", "table", type=PATH, help="Write the answers to this Parquet file, a row each, instead of printing them.")
 @DEVICE
 @common
-def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: bool, one_face: bool, model: str | None, picture: Path | None,
-           device: str) -> None:  # fmt: skip
+def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: bool, score: str, min_score: float | None,
+           where: tuple[str, ...], one_face: bool, model: str | None, picture: Path | None, table: Path | None, device: str) -> None:  # fmt: skip
     """The k people of index NAME who most resemble each face in SOURCES (photos, folders, or vectors)."""
     import workflows
+    from workflows import Question
 
-    found = workflows.search(name, sources, k, faces, one_face, model, device, picture, out.say)
+    question = Question(k, faces, score, where, min_score)
+    if table:
+        with out.progress("search") as tick:
+            done = workflows.search_to_parquet(name, sources, table, question, one_face, model, device, tick, out.say)
+        out.result(done, f"{table}: {done['rows']} answers to {done['faces']} faces")
+        return
+    found = workflows.search(name, sources, question, one_face, model, device, picture, out.say)
     if picture:
         out.say(f"picture: {picture}")
-    out.say("scores only: this gallery has no threshold fitted for `unknown` yet")
     out.result(found, "\n".join(lines_of(found)))
 
 
 def lines_of(found: dict[str, Any]) -> Iterator[str]:
-    """A table: the photo, then a line for each hit."""
+    """A table: the photo, whether its face is known, then a line for each hit."""
     for probe in found["probes"]:
         if not probe["faces"]:
             yield f"{probe['image']}: {probe['outcome']}"
         for number, face in enumerate(probe["faces"]):
-            yield probe["image"] + (f" (face {number})" if len(probe["faces"]) > 1 else "")
+            verdict = {True: ": known", False: ": unknown", None: ""}[face["known"]]
+            if face["chance"] is not None:
+                verdict += f" (a stranger scores as high with a chance of {face['chance']:.2g})"
+            yield probe["image"] + (f" (face {number})" if len(probe["faces"]) > 1 else "") + verdict
             for hit in face["hits"]:
                 yield f"{hit['rank']:>5}  {hit['score']:7.4f}  {hit['identity']}  ({hit['image']})"
 
@@ -370,13 +318,10 @@ def demo(out: Output, folder: Path, device: str) -> None:
     out.result(result, result["text"])
 
 
+cli_gallery.register(cli)
+
+
 # errors ---------------------------------------------------------------------
-
-
-def at_least(least: int, value: int, option: str) -> int:
-    if value < least:
-        raise InputError(f"expected {option} of at least {least}, received {value}: give a larger one")
-    return value
 
 
 def numbers(text: str | None) -> tuple[int, ...] | None:

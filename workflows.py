@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedder import align as crops_of
 from embedder import pipeline
 from embedder.errors import DataError, InputError
-from embedder.photos import Decoder, Listing, is_outside, list_photos
+from embedder.photos import Decoder, Listing, list_photos
 from embedder.pipeline import OnProgress, Options, PhotoStage, Summary
 from embedder.quiet import import_tensorflow
-from embedder.spec import INPUT_SIZE, CropRule, FaceSpec
+from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, Row, is_data_set, to_rows
 
 if TYPE_CHECKING:
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from embedder.runtime import Embedder
     from indexer.search import Hit, Searcher
 
-SHEET_ROWS = 40
-PROBE_BATCH = 256
+PROBE_BATCH = 512
 Say = Callable[[str], None]
 
 
@@ -87,6 +85,17 @@ def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadat
 # probes ---------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every face."""
+
+    k: int = 5
+    faces: bool = False
+    score: str = "best"
+    where: tuple[str, ...] = ()
+    min_score: float | None = None
+
+
 @dataclass
 class Probe:
     """A photo that is asked about: its rows, one for each face (or one that says why there is none)."""
@@ -102,9 +111,10 @@ class Probe:
 class ProbeReader:
     """Photos, folders and vector data sets -> probes whose vectors fit a gallery's contract."""
 
-    def __init__(self, searcher: Searcher, model: str | None, device: str, one_face: bool, say: Say, keep_pixels: bool = False):
+    def __init__(self, searcher: Searcher, model: str | None, device: str, one_face: bool, say: Say, keep_pixels: bool = False,
+                 keep_crops: bool = False):  # fmt: skip
         self._searcher, self._reference, self._device, self._say = searcher, model, device, say
-        self._options = Options(all_faces=not one_face, keep_crops=False)
+        self._options = Options(all_faces=not one_face, keep_crops=keep_crops)
         self._one_face, self._keep_pixels = one_face, keep_pixels
         self._stage: PhotoStage | None = None
 
@@ -113,20 +123,22 @@ class ProbeReader:
         if source.is_dir() and is_data_set(source):
             yield from self._of_vectors(DataSet(source), split)
         else:
-            yield from self._of_photos(list_photos(source), split)
+            listing = list_photos(source)
+            entries = [e for e in listing.entries if split is None or e.split == split]
+            yield from self.of_photos(replace(listing, entries=entries))
 
     def _of_vectors(self, vectors: DataSet, split: str | None) -> Iterator[Probe]:
-        self._check_spec(vectors.spec)
+        self.check_spec(vectors.spec)
         for table in vectors.shards():
             rows = [row for row in to_rows(table) if split is None or row.split == split]
             yield from group_by_image(row for row in rows if not self._one_face or row.face <= 0)
 
-    def _of_photos(self, listing: Listing, split: str | None) -> Iterator[Probe]:
-        entries = [e for e in listing.entries if split is None or e.split == split]
+    def of_photos(self, listing: Listing) -> Iterator[Probe]:
+        """The probes of photos, in order."""
         stage = self._photo_stage()
         with Decoder() as decoder:
-            photos = decoder.stream(listing.root, [e.path for e in entries])
-            made = (Probe(photo.name, rows) for photo, rows in stage.rows(photos, {e.path: e for e in entries}))
+            photos = decoder.stream(listing.root, [e.path for e in listing.entries])
+            made = (Probe(photo.name, rows) for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}))
             while batch := list(islice(made, PROBE_BATCH)):
                 rows = [row for probe in batch for row in probe.rows]
                 stage.finish(rows)
@@ -137,7 +149,8 @@ class ProbeReader:
     def _photo_stage(self) -> PhotoStage:
         if self._stage is None:
             embedder = load_embedder(self._open_model(), self._device, self._say)
-            spec = replace(embedder.spec, crop=replace(self._searcher.spec.crop, border=0))
+            crop = self._searcher.spec.crop
+            spec = replace(embedder.spec, crop=crop if self._options.keep_crops else replace(crop, border=0))
             self._stage = PhotoStage(spec, make_detector(self._searcher.spec.detector), embedder, self._options)
         return self._stage
 
@@ -147,10 +160,10 @@ class ProbeReader:
         wanted = self._searcher.spec
         model = open_spec(wanted) if self._reference is None else open_model(self._reference)
         spec = replace(model.spec, flip=wanted.flip, crop=wanted.crop, colour=wanted.colour)
-        self._check_spec(spec)
+        self.check_spec(spec)
         return replace(model, spec=spec)
 
-    def _check_spec(self, spec: FaceSpec) -> None:
+    def check_spec(self, spec: FaceSpec) -> None:
         """Refuses vectors that cannot be compared, and says where others differ in what is only recorded."""
         before = len(self._searcher.warnings)
         self._searcher.check_spec(spec)
@@ -172,13 +185,26 @@ def group_by_image(rows) -> Iterator[Probe]:
         yield probe
 
 
-def answered(searcher: Searcher, probes: Iterator[Probe], k: int, faces: bool) -> Iterator[tuple[Probe, list[list[Hit]]]]:
+def answered(searcher: Searcher, probes: Iterator[Probe], question: Question) -> Iterator[tuple[Probe, list[list[Hit]]]]:
     """Each probe with the hits of each of its rows; rows without a vector have none."""
     while batch := list(islice(probes, PROBE_BATCH)):
         asked = [row.vector for probe in batch for row in probe.rows if row.vector is not None]
-        found = iter(searcher.search(np.asarray(asked, np.float32), k, faces) if asked else [])
+        xq = np.asarray(asked, np.float32)
+        found = iter(searcher.search(xq, **asdict(question)) if asked else [])
         for probe in batch:
             yield probe, [next(found) if row.vector is not None else [] for row in probe.rows]
+
+
+def default_split(splits: set[str | None], wanted: str) -> str | None:
+    """`wanted` where a source has that split, else None: all of it."""
+    return wanted if wanted in splits else None
+
+
+def splits_of(source: Path) -> set[str | None]:
+    """The splits that a data set's rows or a folder's photos have."""
+    if source.is_dir() and is_data_set(source):
+        return {s for table in DataSet(source).shards(["split"]) for s in table["split"].to_pylist()}
+    return {e.split for e in list_photos(source).entries}
 
 
 def open_index(name: str) -> Searcher:
@@ -192,25 +218,72 @@ def open_index(name: str) -> Searcher:
 # search and evaluate --------------------------------------------------------
 
 
-def search(name: str, sources: Sequence[Path], k: int, faces: bool = False, one_face: bool = False, model: str | None = None,
+def search(name: str, sources: Sequence[Path], question: Question, one_face: bool = False, model: str | None = None,
            device: str = "auto", picture: Path | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
     """The k nearest people (or faces) to every face of every source, as `search --json` prints them."""
+    import pictures
+
     with open_index(name) as searcher:
+        judge = Judge(searcher, say)
         reader = ProbeReader(searcher, model, device, one_face, say, picture is not None)
         probes = (probe for source in sources for probe in reader.read(source))
-        found = list(answered(searcher, probes, k, faces))
+        found = list(answered(searcher, probes, question))
         if picture is not None:
-            draw_answers(found, searcher, picture)
-    return {"probes": [_probe_json(probe, hits) for probe, hits in found]}
+            pictures.draw_answers(found, searcher, picture)
+    return {"probes": [_probe_json(probe, hits, judge) for probe, hits in found]}
 
 
-def _probe_json(probe: Probe, hits: list[list[Hit]]) -> dict[str, Any]:
+def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Question, one_face: bool, model: str | None, device: str,
+                      on_progress: OnProgress, say: Say) -> dict[str, Any]:  # fmt: skip
+    """`search` for any number of probes in bounded memory: a row for each hit, in the order of the probes."""
+    from indexer.hits import HitWriter
+
+    faces = 0
+    with open_index(name) as searcher, HitWriter(out) as writer:
+        judge = Judge(searcher, say)
+        reader = ProbeReader(searcher, model, device, one_face, say)
+        probes = (probe for source in sources for probe in reader.read(source))
+        for done, (probe, hits) in enumerate(answered(searcher, probes, question), 1):
+            for row, of_row in zip(probe.rows, hits, strict=True):
+                writer.add(row, of_row, judge(of_row))
+            faces += sum(row.vector is not None for row in probe.rows)
+            on_progress(done, 0)
+    return {"out": str(out), "faces": faces, "rows": writer.rows}
+
+
+class Judge:
+    """Whether answers count, by the gallery's calibration; says once where there is none, or it is old."""
+
+    def __init__(self, searcher: Searcher, say: Say):
+        self._calibration, stale = searcher.calibration()
+        name = searcher.gallery.folder.name
+        if self._calibration is None:
+            say(f"scores only: no threshold for `unknown` is fitted, run `calibrate {name}`")
+        elif self._calibration.fingerprint != searcher.spec.fingerprint:
+            say(f"scores only: the calibration is of another model, run `calibrate {name}` again")
+            self._calibration = None
+        elif stale:
+            say(f"the calibration is stale, {stale}: run `calibrate {name}` again")
+
+    def __call__(self, hits: Sequence[Hit]) -> dict[str, Any]:
+        """known, chance (that a stranger scores as high) and margin (to the second person); null where they cannot be told."""
+        people = list({hit.identity: hit.score for hit in reversed(hits)}.items())[::-1]
+        margin = people[0][1] - people[1][1] if len(people) > 1 else None
+        if self._calibration is None:
+            return {"known": None, "chance": None, "margin": margin}
+        if not hits:
+            return {"known": False, "chance": None, "margin": None}
+        score = hits[0].score
+        return {"known": self._calibration.known(score), "chance": self._calibration.chance(score), "margin": margin}
+
+
+def _probe_json(probe: Probe, hits: list[list[Hit]], judge: Judge) -> dict[str, Any]:
     faces = [
         {
             "face_id": row.face_id,
             "box": [round(float(v), 2) for v in row.box] if row.box is not None else None,
             "confidence": row.confidence,
-            "known": None,
+            **judge(of_row),
             "hits": [asdict(hit) for hit in of_row],
         }
         for row, of_row in zip(probe.rows, hits, strict=True)
@@ -225,10 +298,10 @@ def evaluate(name: str, source: Path, split: str | None = None, predictions: Pat
     from indexer.evaluate import evaluate_answers, write_predictions
 
     with open_index(name) as searcher:
-        split = split or default_probe_split(source)
+        split = split or default_split(splits_of(source), "probe")
         reader = ProbeReader(searcher, model, device, True, say)
         found = []
-        for probe, hits in answered(searcher, reader.read(source, split), 5, False):
+        for probe, hits in answered(searcher, reader.read(source, split), Question()):
             found.append((probe.rows[0], hits[0]))
             if on_progress:
                 on_progress(len(found), 0)
@@ -240,88 +313,14 @@ def evaluate(name: str, source: Path, split: str | None = None, predictions: Pat
     return {"index": name, "split": split, **result}
 
 
-def default_probe_split(source: Path) -> str | None:
-    """'probe' where the source has that split, else all of it."""
-    if source.is_dir() and is_data_set(source):
-        splits = {s for table in DataSet(source).shards(["split"]) for s in table["split"].to_pylist()}
-    else:
-        splits = {e.split for e in list_photos(source).entries}
-    return "probe" if "probe" in splits else None
+# vectors -> index -----------------------------------------------------------
 
 
-# pictures -------------------------------------------------------------------
-
-
-def draw_answers(found: Sequence[tuple[Probe, list[list[Hit]]]], searcher: Searcher, path: Path) -> None:
-    """Each probe's face beside its matches, with names and scores; the first SHEET_ROWS of them."""
-    from embedder import draw
-
-    rows = []
-    for probe, hits in found:
-        for row, of_row in zip(probe.rows, hits, strict=True):
-            if row.vector is not None:
-                tiles = [draw.Tile(_hit_picture(searcher, hit), f"{hit.rank}. {hit.identity}\n{hit.score:.3f}",
-                                   _frame(row.identity, hit.identity)) for hit in of_row]  # fmt: skip
-                rows.append([draw.Tile(_probe_picture(row), f"{row.identity or ''}\n{Path(row.image).name}"), *tiles])
-    if not rows:
-        raise DataError("expected at least one face to draw, found none in the probes: see their outcomes")
-    draw.save(draw.grid(rows[:SHEET_ROWS]), path)
-
-
-def _frame(truth: str | None, answer: str) -> tuple[int, int, int]:
-    from embedder import draw
-
-    return draw.GREY if truth is None else draw.GREEN if truth == answer else draw.RED
-
-
-def _probe_picture(row: Row) -> np.ndarray | None:
-    return row.pixels if row.pixels is not None else _without_border(row.crop)
-
-
-def _hit_picture(searcher: Searcher, hit: Hit) -> np.ndarray | None:
-    return _without_border(searcher.crop(hit.face_id))
-
-
-def _without_border(png: bytes | None) -> np.ndarray | None:
-    if png is None:
-        return None
-    crop = crops_of.from_png(png)
-    return crops_of.centre(crop, CropRule(border=(len(crop) - INPUT_SIZE) // 2))
-
-
-def contact_sheet(photos: Path, crops: Path, path: Path) -> None:
-    """Photos with their boxes beside their crops, SHEET_ROWS at most; photos without a face come first."""
-    from embedder import draw
-
-    source = photos if photos.is_dir() else photos.parent
-    rows = sorted(sheet_rows(DataSet(crops)), key=lambda row: row.outcome == "ok")[:SHEET_ROWS]
-    tiles = []
-    with Decoder() as decoder:
-        for row in rows:
-            photo = None if is_outside(source, row.image) else decoder.submit(source, row.image).result().pixels
-            crop = crops_of.from_png(row.crop) if row.crop is not None else None
-            tiles.append([
-                draw.Tile(photo, f"{Path(row.image).name}\n{row.outcome}", draw.GREY if row.outcome == "ok" else draw.RED, row.box),
-                draw.Tile(crop, f"{row.identity or ''}\n{row.confidence or 0:.3f}"),
-            ])  # fmt: skip
-    columns = 4
-    draw.save(draw.grid([sum(tiles[i : i + columns], []) for i in range(0, len(tiles), columns)]), path)
-
-
-def sheet_rows(crops: DataSet) -> Iterator[Row]:
-    """Rows for a sheet: all that failed, and the first SHEET_ROWS that did not."""
-    good = 0
-    for table in crops.shards():
-        for row in to_rows(table):
-            good += row.outcome == "ok"
-            if row.outcome != "ok" or good <= SHEET_ROWS:
-                yield row
-
-
-def build_index(vectors: Path, name: str, split: str | None, centre: bool, replace_old: bool) -> dict[str, Any]:
+def build_index(vectors: Path, name: str, split: str | None, centre: bool, replace_old: bool, readmit: bool = False,
+                encrypt: bool = False) -> dict[str, Any]:  # fmt: skip
     """A gallery and its index from a data set of vectors; the report, with its notes and a line of text."""
     from indexer.build import build
     from indexer.faces import index_folder
 
-    report = build(vectors, index_folder(indexes_root(), name), split, centre, replace_old)
+    report = build(vectors, index_folder(indexes_root(), name), split, centre, replace_old, readmit, encrypt)
     return asdict(report) | {"notes": report.notes, "text": report.text}

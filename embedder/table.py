@@ -296,7 +296,7 @@ class Writer:
         self._check_empty_or_ours()
         self.options = {**spec.meaning(), **options, "metadata columns": list(extra)}
         self._check_options()
-        planned = self._read_plans()
+        planned = read_plans(self.folder)
         changes = self._changes(planned, {e.path: e for e in entries}, per_shard, prune)
         if changes or not planned:
             self._write_plan(changes)
@@ -312,10 +312,10 @@ class Writer:
             raise DataError(f"expected an empty folder or a data set for --out, {self.folder} holds other files: choose another folder")
 
     def _check_options(self) -> None:
-        plans = _numbers(self.folder, "_plan-*.parquet")
-        if not plans:
+        plan = next(plans(self.folder), None)
+        if plan is None:
             return
-        before = json.loads(self._plan_schema(plans[0]).metadata[OPTIONS_KEY])
+        before = json.loads(plan[1].schema.metadata[OPTIONS_KEY])
         for key in [*self.options, *(k for k in before if k not in self.options)]:
             if before.get(key) != self.options.get(key):
                 raise DataError(
@@ -323,48 +323,26 @@ class Writer:
                     f"{self.options.get(key)}: choose another --out, or give the option as it was"
                 )
 
-    def _plan_path(self, number: int) -> Path:
-        return self.folder / f"_plan-{number:04d}.parquet"
-
-    def _plan_schema(self, number: int) -> pa.Schema:
-        try:
-            return pq.read_schema(self._plan_path(number))
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(self._plan_path(number), error) from None
-
-    def _read_plans(self) -> dict[str, _Planned]:
-        planned: dict[str, _Planned] = {}
-        for number in _numbers(self.folder, "_plan-*.parquet"):
-            try:
-                lines = pq.read_table(self._plan_path(number)).to_pylist()
-            except (pa.ArrowException, OSError) as error:
-                raise _damaged(self._plan_path(number), error) from None
-            for line in lines:
-                extra = tuple(tuple(pair) for pair in json.loads(line.pop("extra")))
-                shard, dropped = line.pop("shard"), line.pop("dropped")
-                planned[line["path"]] = _Planned(Entry(**line, extra=extra), shard, dropped)
-        return planned
-
-    def _changes(self, planned: dict[str, _Planned], now: dict[str, Entry], per_shard: int, prune: bool) -> list[_Planned]:
+    def _changes(self, planned: dict[str, Planned], now: dict[str, Entry], per_shard: int, prune: bool) -> list[Planned]:
         """Plan lines that this run adds: changed inputs in their old shard, new ones in new shards, vanished ones dropped."""
         self.vanished = [path for path, p in planned.items() if path not in now and not p.dropped]
         changes = [
-            _Planned(entry, p.shard, False)
+            Planned(entry, p.shard, False)
             for path, p in planned.items()
             if (entry := now.get(path)) is not None and (p.dropped or entry != p.entry)
         ]
         if prune:
-            changes += [_Planned(planned[path].entry, planned[path].shard, True) for path in self.vanished]
+            changes += [Planned(planned[path].entry, planned[path].shard, True) for path in self.vanished]
         first = 1 + max((p.shard for p in planned.values()), default=-1)
         new = [entry for path, entry in now.items() if path not in planned]
-        return changes + [_Planned(entry, first + i // per_shard, False) for i, entry in enumerate(new)]
+        return changes + [Planned(entry, first + i // per_shard, False) for i, entry in enumerate(new)]
 
-    def _write_plan(self, changes: Sequence[_Planned]) -> None:
+    def _write_plan(self, changes: Sequence[Planned]) -> None:
         lines = [asdict(p.entry) | {"shard": p.shard, "dropped": p.dropped, "extra": json.dumps(p.entry.extra)} for p in changes]
         types = [pa.string(), pa.int64(), pa.int64(), pa.int32(), pa.string(), pa.string(), pa.string(), pa.bool_()]
         schema = pa.schema(list(zip(PLAN_COLUMNS, types, strict=True)), metadata={OPTIONS_KEY: json.dumps(self.options).encode()})
         number = 1 + max(_numbers(self.folder, "_plan-*.parquet"), default=-1)
-        write_atomic(self._plan_path(number), to_bytes(pa.Table.from_pylist(lines, schema)))
+        write_atomic(self.folder / f"_plan-{number:04d}.parquet", to_bytes(pa.Table.from_pylist(lines, schema)))
 
     @property
     def entries(self) -> list[Entry]:
@@ -377,7 +355,7 @@ class Writer:
 
     def _is_done(self, shard: int, entries: list[Entry]) -> bool:
         mark, path = read_mark(self.folder, shard), shard_path(self.folder, shard)
-        return mark is not None and mark["inputs"] == _digest(entries) and path.exists() and path.stat().st_size == mark["bytes"]
+        return mark is not None and mark["inputs"] == digest_of(entries) and path.exists() and path.stat().st_size == mark["bytes"]
 
     def old_rows(self, shard: int, path: str) -> list[Row]:
         """What an earlier run wrote for an input that has vanished since; empty where it wrote nothing."""
@@ -391,7 +369,7 @@ class Writer:
         data = to_bytes(table)
         write_atomic(shard_path(self.folder, shard), data)
         mark = {
-            "inputs": _digest(self._by_shard[shard]),
+            "inputs": digest_of(self._by_shard[shard]),
             "rows": table.num_rows,
             "bytes": len(data),
             "outcomes": dict(sorted(Counter(table["outcome"].to_pylist()).items())),
@@ -402,12 +380,38 @@ class Writer:
         write_atomic(mark_path(self.folder, shard), json.dumps(mark, indent=1).encode())
 
 
+# plans ----------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class _Planned:
+class Planned:
+    """Where an input's rows go, unless it was dropped."""
+
     entry: Entry
     shard: int
     dropped: bool
 
 
-def _digest(entries: Sequence[Entry]) -> str:
+def plans(folder: Path) -> Iterator[tuple[Path, pa.Table]]:
+    """The plan files of a data set and their lines, oldest first; raises DataError where one is damaged."""
+    for number in _numbers(folder, "_plan-*.parquet"):
+        path = folder / f"_plan-{number:04d}.parquet"
+        try:
+            yield path, pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from None
+
+
+def read_plans(folder: Path) -> dict[str, Planned]:
+    """What all plans together say of each input; a later line of a path replaces an earlier one."""
+    planned: dict[str, Planned] = {}
+    for _, table in plans(folder):
+        for line in table.to_pylist():
+            extra = tuple(tuple(pair) for pair in json.loads(line.pop("extra")))
+            shard, dropped = line.pop("shard"), line.pop("dropped")
+            planned[line["path"]] = Planned(Entry(**line, extra=extra), shard, dropped)
+    return planned
+
+
+def digest_of(entries: Sequence[Entry]) -> str:
     return hashlib.sha256(json.dumps([asdict(e) for e in entries]).encode()).hexdigest()[:32]

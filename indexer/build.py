@@ -119,9 +119,9 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool, read
 class Selection:
     """The rows of a data set that are to be enrolled, and how many are left out for which reason."""
 
-    def __init__(self, data: DataSet, split: str | None):
-        """Raises DataError where the data set holds crops only, or no row of `split`."""
-        self.data, self.spec = data, data.spec
+    def __init__(self, data: DataSet, split: str | None, named: bool = True):
+        """named: rows without an identity are left out. Raises DataError where the data set holds crops only, or no row of `split`."""
+        self.data, self.spec, self._named = data, data.spec, named
         if not self.spec.dimension:
             raise DataError(f"expected vectors, {data.folder} holds crops: run `embed {data.folder} --out VECTORS` first")
         splits = {s for table in data.shards(["split"]) for s in pc.unique(table["split"]).to_pylist()}
@@ -142,7 +142,7 @@ class Selection:
             table = self._keep(table, pc.equal(table["split"], self.split), OTHER_SPLIT)
         usable = pc.and_(pc.equal(table["outcome"], "ok"), pc.is_valid(table["vector"]))
         table = self._keep(table, usable, NO_VECTOR)
-        return self._keep(table, pc.not_equal(table["identity"], ""), NO_IDENTITY)
+        return self._keep(table, pc.not_equal(table["identity"], ""), NO_IDENTITY) if self._named else table
 
     def _keep(self, table: pa.Table, mask: pa.ChunkedArray, why: str) -> pa.Table:
         kept = table.filter(pc.fill_null(mask, False))
@@ -215,13 +215,20 @@ def _fill(gallery: Gallery, selection: Selection, centre: bool, readmit: bool) -
     if not done.added:
         raise DataError(f"expected rows with a vector and an identity in {selection.data.folder}, {_reasons(left_out)}: check it")
     if centre:
-        total = sum((xb.sum(axis=0, dtype=np.float64) for _, xb in gallery.vectors()), np.zeros(selection.spec.dimension))
-        gallery.set_fact("mean", (total / done.added).astype("<f8").tobytes())
+        gallery.set_fact("mean", gallery_mean(gallery))
         check_centring(gallery)
     gallery.set_fact("inputs", digest.hexdigest())
     gallery.set_fact("build", json.dumps({"split": selection.split, "left_out": {why: n for why, n in left_out.items() if n}}))
     gallery.set_fact("sources", json.dumps([str(selection.data.folder.resolve())]))
     return done
+
+
+def gallery_mean(gallery: Gallery) -> bytes:
+    """float64 (d,), as the fact `mean` holds it: the mean of all vectors."""
+    total, n = np.zeros(gallery.spec.dimension), 0
+    for ids, xb in gallery.vectors():
+        total, n = total + xb.sum(axis=0, dtype=np.float64), n + len(ids)
+    return (total / n).astype("<f8").tobytes()
 
 
 def _reasons(left_out: dict[str, int]) -> str:

@@ -128,6 +128,11 @@ class Faces(Database):
         """Names of the users' own columns, of any face that was ever added."""
         return json.loads(self.fact("columns") or "[]")
 
+    @property
+    def keeps_crops(self) -> bool:
+        """Whether crops are stored: of any face, or nobody is enrolled."""
+        return bool(self.execute("SELECT 1 FROM crops LIMIT 1")) or not self.execute("SELECT 1 FROM faces LIMIT 1")
+
     def list_people(self, after: str = "", limit: int = -1) -> list[tuple[str, int]]:
         """Names and numbers of their faces, by name, from the one that follows `after`."""
         sql = "SELECT name, count(*) FROM people JOIN faces ON person = people.id WHERE name > ? GROUP BY people.id ORDER BY name LIMIT ?"

@@ -46,6 +46,13 @@ class Added:
     forgotten: int = 0  # refused, because they were forgotten
     conflicts: list[Conflict] = field(default_factory=list)
 
+    def tell(self, row: Row, kept: str) -> None:
+        """Counts a face that is enrolled already, under the name `kept`."""
+        if kept == (identity := normal(row.identity or "")):
+            self.again += 1
+        else:
+            self.conflicts.append(Conflict(row.face_id, row.image, kept, identity))
+
 
 class Gallery(Faces):
     """A gallery of faces: what it holds, and the verbs that change it. Every verb is one transaction, on disk when it returns."""
@@ -200,16 +207,13 @@ class Gallery(Faces):
         known, refused = self.known(face_ids), set() if readmit else self.refused(face_ids)
         new = []
         for row, face_id in zip(block, face_ids, strict=True):
-            identity = normal(row.identity or "")
             if face_id in refused:
                 done.forgotten += 1
-            elif face_id not in known:
-                known[face_id] = identity
-                new.append(row)
-            elif known[face_id] == identity:
-                done.again += 1
+            elif face_id in known:
+                done.tell(row, known[face_id])
             else:
-                done.conflicts.append(Conflict(face_id, row.image, known[face_id], identity))
+                known[face_id] = normal(row.identity or "")
+                new.append(row)
         if readmit and new:
             self.execute_many("DELETE FROM forgotten WHERE hash=?", [(self.forgotten_hash(row.face_id),) for row in new])
         return new

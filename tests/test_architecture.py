@@ -7,22 +7,26 @@ import pytest
 
 from tests.conftest import ROOT
 
-PARTS = ("embedder", "indexer", "trainer", "workflows", "cli", "demo")
+PARTS = ("embedder", "indexer", "trainer", "workflows", "galleries", "pictures", "console", "cli", "cli_gallery", "demo")
 # part -> what it may import of ours
 ALLOWED = {
     "embedder": ("embedder",),
     "indexer": ("indexer", "embedder.spec", "embedder.table", "embedder.errors"),
     "trainer": ("trainer", "embedder", "indexer.metrics"),
-    "workflows": ("embedder", "indexer", "trainer"),
-    "cli": ("embedder", "indexer", "trainer", "workflows", "demo"),
-    "demo": ("embedder", "trainer", "workflows"),
+    "pictures": ("embedder", "indexer", "workflows"),
+    "workflows": ("embedder", "indexer", "trainer", "pictures"),
+    "galleries": ("embedder", "indexer", "workflows"),
+    "console": ("embedder.errors",),
+    "cli": ("embedder", "indexer", "trainer", "workflows", "pictures", "demo", "cli_gallery", "console"),
+    "cli_gallery": ("embedder.errors", "galleries", "console"),
+    "demo": ("embedder", "trainer", "workflows", "pictures"),
 }
 FORBIDDEN = {
     "indexer": ("tensorflow", "keras", "openvino", "mtcnn"),
     "embedder": ("faiss", "apsw"),
     "trainer": ("faiss", "apsw", "mtcnn"),
 }
-LIGHT = {"cli.py": ("click", "embedder.errors")}  # all that `--help` may cost beyond the standard library
+LIGHT = dict.fromkeys(("cli.py", "cli_gallery.py", "console.py"), ("click", "embedder.errors", "cli_gallery", "console"))  # all that `--help` may cost beyond the standard library
 
 
 def modules(part: str) -> list[Path]:

@@ -17,8 +17,8 @@ from indexer.database import one_line
 from indexer.faces import check_name, index_folder
 from indexer.gallery import Gallery
 from indexer.schema import checksum
-from indexer.verify import verify
 from indexer.search import Searcher
+from indexer.verify import verify
 from tests import synthetic
 
 PEOPLE, PHOTOS = 12, 2

@@ -1,0 +1,95 @@
+"""What every command shares: where it prints, its progress, --json, --quiet and --debug."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedder.errors import InputError
+
+PATH = click.Path(path_type=Path)
+DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True, help="Where the network runs."
+)
+PROBLEMS_SHOWN = 20
+
+
+class Output:
+    """Results on stdout, everything else on stderr."""
+
+    def __init__(self, as_json: bool, quiet: bool):
+        self.as_json, self.quiet = as_json, quiet
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            click.echo(line, err=True)
+
+    def result(self, data: Any, text: str) -> None:
+        click.echo(json.dumps(data, ensure_ascii=False, indent=1) if self.as_json else text)
+
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """done, total -> a bar with rate and time left; nothing without a terminal."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda done, total: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(what, total=None, rate="")
+
+            def update(done: int, total: int) -> None:
+                speed = bar.tasks[task].speed
+                bar.update(task, completed=done, total=total or None, rate=f"{speed:.0f}/s" if speed else "")
+
+            yield update
+
+    def summary(self, summary: Any, strict: bool) -> None:
+        """What a run over photos did; exits with 1 under --strict where some failed."""
+        for line in summary.problems[:PROBLEMS_SHOWN]:
+            self.say(line)
+        if len(summary.problems) > PROBLEMS_SHOWN:
+            self.say(f"and {len(summary.problems) - PROBLEMS_SHOWN} more: see the column `outcome`")
+        for line in summary.notes:
+            self.say(line)
+        counts = ", ".join(f"{n} {outcome}" for outcome, n in summary.outcomes.items())
+        rate = f", {summary.written / summary.seconds:.0f}/s" if summary.written and summary.seconds else ""
+        self.result(asdict(summary), f"{summary.folder}: {summary.photos} inputs, {summary.written} of them new{rate}; rows: {counts}")
+        if strict and summary.failed:
+            sys.exit(1)
+
+
+def common(command: Callable) -> Callable:
+    """--json, --quiet and --debug on every command; passes an Output first."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+    @click.option("--quiet", is_flag=True, help="Nothing but results and errors.")
+    @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
+        return command(Output(as_json, quiet), *args, **kwargs)
+
+    return wrapped
+
+
+def at_least(least: int, value: int, option: str) -> int:
+    """The value; raises InputError where it is smaller."""
+    if value < least:
+        raise InputError(f"expected {option} of at least {least}, received {value}: give a larger one")
+    return value

@@ -1,0 +1,374 @@
+"""What is done to a gallery as a whole, photos and models included: for the command line and a server alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedder import align as crops_of
+from embedder.errors import DataError, InputError
+from embedder.photos import Listing, is_outside, list_photos
+from embedder.pipeline import OnProgress, Options, PhotoStage
+from embedder.redact import drop_rows
+from embedder.table import DataSet, Entry, Row, is_data_set, write_atomic
+from indexer import derive, switch, transfer
+from indexer import forget as forgetting
+from indexer.build import Selection
+from indexer.calibrate import Calibration, fit, is_stale
+from indexer.faces import check_name, index_folder, normal
+from indexer.gallery import Added, Gallery, new_command
+from indexer.search import Searcher, exact_scores
+from indexer.verify import Verified
+from indexer.verify import verify as verify_gallery
+from workflows import (
+    PROBE_BATCH,
+    ProbeReader,
+    Question,
+    Say,
+    answered,
+    default_split,
+    indexes_root,
+    load_embedder,
+    make_detector,
+    make_embedder,
+    splits_of,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from embedder.weights import Model
+
+OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
+
+
+def open_gallery(name: str, write: bool = False) -> Gallery:
+    """The gallery called `name`."""
+    return Gallery.open(index_folder(indexes_root(), name), write)
+
+
+def info(name: str) -> dict[str, Any]:
+    """What an index holds and how it stands."""
+    with open_gallery(name) as gallery, gallery.reading():
+        spec, (built, added, changed), other = gallery.spec, derive.behind(gallery), switch.other_spec(gallery)
+        text = gallery.fact("calibration")
+        calibration = None if text is None else Calibration.from_json(text)
+        files = [path for path in gallery.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        return {
+            "index": name, "faces": gallery.faces, "people": gallery.people, "dimensions": spec.dimension, "model": spec.model_name,
+            "fingerprint": spec.fingerprint, "centred": gallery.mean is not None, "encrypted": gallery.encrypted,
+            "generation": gallery.generation, "built": built, "added_since": added, "changed_since": changed,
+            "columns": gallery.columns, "changes_kept": len(gallery.lines()), "other_model": None if other is None else other.model_name,
+            "threshold": calibration and calibration.threshold, "fpir": calibration and calibration.fpir,
+            "calibration_stale": calibration and is_stale(calibration, gallery.people, spec.fingerprint),
+            "forgotten": gallery.execute("SELECT count(*) FROM forgotten")[0][0],
+            "forgetting_pending": gallery.fact(forgetting.PENDING) is not None, "bytes": sum(path.stat().st_size for path in files),
+        }  # fmt: skip
+
+
+# add ------------------------------------------------------------------------
+
+
+def add(name: str, source: Path, identity: str | None, split: str | None, metadata: Path | None, readmit: bool, model: str | None,
+        device: str, on_progress: OnProgress, say: Say) -> dict[str, Any]:  # fmt: skip
+    """Enrols photos, or the rows of a data set of vectors; what is enrolled already is passed over, unembedded."""
+    with open_gallery(name, write=True) as gallery:
+        if source.is_dir() and is_data_set(source):
+            if metadata:
+                raise InputError("expected photos for --metadata, received vectors: give that option to `embed`")
+            done, left = _add_vectors(gallery, source, identity, split, readmit, model, device, say)
+        else:
+            done, left = _add_photos(gallery, list_photos(source, metadata), identity, split, readmit, model, device, on_progress, say)
+        _note_source(gallery, source)
+        faces, people = gallery.faces, gallery.people
+    notes = [f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts]
+    why = {"known already": done.again, "forgotten": done.forgotten, "another person's": len(done.conflicts), **left}
+    text = f"{name}: {done.added} faces added, now {faces} of {people} people" + "".join(f"; {n} {what}" for what, n in why.items() if n)
+    return {"index": name, **asdict(done), "left_out": left, "faces": faces, "people": people, "notes": notes, "text": text}
+
+
+def _add_vectors(gallery: Gallery, source: Path, identity: str | None, split: str | None, readmit: bool, model: str | None, device: str,
+                 say: Say) -> tuple[Added, dict[str, int]]:  # fmt: skip
+    with Searcher(gallery.folder) as searcher:
+        ProbeReader(searcher, model, device, True, say).check_spec(DataSet(source).spec)
+    selection = Selection(DataSet(source), split, named=identity is None)
+    rows = (row if identity is None else replace(row, identity=identity) for row in selection)
+    done = gallery.add(rows, readmit)
+    return done, {why: n for why, n in selection.left_out.items() if n}
+
+
+def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, split: str | None, readmit: bool, model: str | None,
+                device: str, on_progress: OnProgress, say: Say) -> tuple[Added, dict[str, int]]:  # fmt: skip
+    split = split or default_split({e.split for e in listing.entries}, "gallery")
+    entries = [e if identity is None else replace(e, identity=identity) for e in listing.entries if split is None or e.split == split]
+    left: Counter[str] = Counter({"without a name": sum(not e.identity for e in entries)})
+    new, total = _unknown(gallery, Listing(listing.root, [e for e in entries if e.identity]), readmit)
+    command = new_command()
+    if new:
+        with Searcher(gallery.folder) as searcher:
+            reader = ProbeReader(searcher, model, device, True, say, keep_crops=gallery.keeps_crops)
+            probes = reader.of_photos(Listing(listing.root, new))
+            asked = 0
+            while batch := list(islice(probes, PROBE_BATCH)):
+                rows = [row for probe in batch for row in probe.rows]
+                left.update(row.outcome for row in rows if row.vector is None)
+                _join(total, gallery.add((row for row in rows if row.vector is not None), readmit, command))
+                asked += len(batch)
+                on_progress(asked, len(new))
+    return total, {why: n for why, n in left.items() if n}
+
+
+def _join(total: Added, part: Added) -> None:
+    total.added, total.again, total.forgotten = total.added + part.added, total.again + part.again, total.forgotten + part.forgotten
+    total.conflicts += part.conflicts
+
+
+def _unknown(gallery: Gallery, listing: Listing, readmit: bool) -> tuple[list[Entry], Added]:
+    """The photos whose bytes the gallery does not know, and what it knows of the others."""
+    done, new = Added(), []
+    rows = ((entry, _photo_row(listing.root, entry)) for entry in listing.entries)
+    while block := list(islice(rows, PROBE_BATCH)):
+        face_ids = [row.face_id for _, row in block if row is not None]
+        known, refused = gallery.known(face_ids), set() if readmit else gallery.refused(face_ids)
+        for entry, row in block:
+            if row is None or row.face_id not in known | dict.fromkeys(refused):
+                new.append(entry)
+            elif row.face_id in refused:
+                done.forgotten += 1
+            else:
+                done.tell(row, known[row.face_id])
+    return new, done
+
+
+def _photo_row(root: Path, entry: Entry) -> Row | None:
+    """The first face of a photo, by the hash of its bytes; None where they cannot be read."""
+    try:
+        if is_outside(root, entry.path):
+            return None
+        with open(root / entry.path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+    return Row(entry.path, "ok", sha256, entry.identity, face=0)
+
+
+def _note_source(gallery: Gallery, source: Path) -> None:
+    """So that a receipt of `forget` can name what fed the gallery."""
+    with gallery.writing():
+        sources = json.loads(gallery.fact("sources") or "[]")
+        if (path := str(source.resolve())) not in sources:
+            gallery.set_fact("sources", json.dumps([*sources, path]))
+
+
+# one to one -----------------------------------------------------------------
+
+
+def compare(first: Path, second: Path, model: str | None, name: str | None, device: str, say: Say) -> dict[str, Any]:
+    """Cosine of the faces of two photos, each the one that the single-face rule picks; raises DataError where one has none."""
+    rows = _rows_by_index(name, model, (first, second), device, say) if name else _rows_by_model(model, (first, second), device, say)
+    for path, row in zip((first, second), rows, strict=True):
+        if row.vector is None:
+            raise DataError(f"expected a face in {path}, its outcome is {row.outcome}: choose another photo")
+    a, b = (np.asarray(row.vector, np.float32) for row in rows)
+    score = float(exact_scores(a, b[None])[0])
+    return {"score": score, "faces": [{"image": str(path), "box": row.box} for path, row in zip((first, second), rows, strict=True)]}
+
+
+def _rows_by_index(name: str, model: str | None, photos: Sequence[Path], device: str, say: Say) -> list[Row]:
+    with Searcher(index_folder(indexes_root(), name)) as searcher:
+        reader = ProbeReader(searcher, model, device, True, say)
+        return [next(reader.read(photo)).rows[0] for photo in photos]
+
+
+def _rows_by_model(model: str | None, photos: Sequence[Path], device: str, say: Say) -> list[Row]:
+    from embedder.photos import Decoder
+
+    embedder = make_embedder(model or "msceleb", device, False, say)
+    stage, rows = PhotoStage(embedder.spec, make_detector({}), embedder, Options(keep_crops=False)), []
+    with Decoder() as decoder:
+        for path in photos:
+            (entry,) = list_photos(path).entries
+            ((_, found),) = stage.rows(decoder.stream(path.parent, [entry.path]), {entry.path: entry})
+            stage.finish(found)
+            rows += found
+    return rows
+
+
+# another model --------------------------------------------------------------
+
+
+def reembed(name: str, reference: str, flip: bool, report: Path | None, do_switch: bool, device: str, on_progress: OnProgress,
+            say: Say) -> tuple[dict[str, Any], str]:  # fmt: skip
+    """Vectors by another model beside the gallery's own, the report of what changes, and the switch; stopped anywhere, it goes on."""
+    from embedder.weights import open_model
+
+    model = open_model(reference)
+    model = replace(model, spec=replace(model.spec, flip=flip or model.spec.flip))
+    with open_gallery(name, write=True) as gallery:
+        switch.prepare(gallery, model.spec.with_crop(gallery.spec))
+        _embed_missing(gallery, model, device, on_progress, say)
+        comparison = switch.compare(gallery)
+        if report is not None:
+            write_atomic(report, json.dumps(asdict(comparison), ensure_ascii=False, indent=1).encode())
+        if do_switch:
+            _embed_missing(gallery, model, device, on_progress, say)  # of faces that came meanwhile
+            switch.switch(gallery)
+    text = comparison.text + (f"; {name} answers with {comparison.after} now" if do_switch else "; nothing is switched yet")
+    return asdict(comparison) | {"switched": do_switch}, text
+
+
+def _embed_missing(gallery: Gallery, model: Model, device: str, on_progress: OnProgress, say: Say) -> None:
+    total = switch.missing(gallery)
+    if not total:
+        return
+    embedder, done = load_embedder(model, device, say), 0
+    for block in switch.pending(gallery):
+        crops = np.stack([crops_of.centre(crops_of.from_png(png), gallery.spec.crop) for _, png in block])
+        switch.store(gallery, [id for id, _ in block], embedder(crops))
+        done += len(block)
+        on_progress(done, total)
+
+
+# unknown --------------------------------------------------------------------
+
+
+def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None, model: str | None, seed: int, device: str,
+              say: Say) -> dict[str, Any]:  # fmt: skip
+    """Fits the score from which a hit counts, and keeps it in the gallery."""
+    with open_gallery(name, write=True) as gallery, Searcher(gallery.folder) as searcher:
+        own = _own_samples(gallery, searcher, seed)
+        reader = ProbeReader(searcher, model, device, True, say)
+        strangers, genuine = _held_out(searcher, reader, sources, split)
+        done = fit(*own, strangers, fpir, gallery.people, gallery.faces, gallery.spec.fingerprint, genuine)
+        with gallery.writing():
+            gallery.set_fact("calibration", done.to_json())
+    low, high = done.interval()
+    text = (
+        f"{name}: a hit counts from a score of {done.threshold:.4f}; of strangers, {done.exceeding} of {done.n} reach it: in the long run "
+        f"{low:.2%} to {high:.2%} (95 %), asked for {fpir:.2%}"
+    )
+    if done.detection:
+        share, least, most = done.detection
+        text += f"; {share:.1%} ({least:.1%} to {most:.1%}) of {done.genuine} probes of enrolled people are identified"
+    return {
+        "index": name, "fpir": fpir, "threshold": done.threshold, "interval": [low, high], "samples": done.n, "held_out": done.held_out,
+        "exceeding": done.exceeding, "design_effect": done.effect, "detection": done.detection, "people": done.people, "text": text,
+        "warnings": done.warnings,
+    }  # fmt: skip
+
+
+def _own_samples(gallery: Gallery, searcher: Searcher, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Enrolled faces asked of all other people: the best score float32 (n,), whose each is and whom it resembles most, int64 (n,)."""
+    with gallery.reading():
+        ids, owners = gallery.owners()
+        if len(ids) > OWN_SAMPLES:
+            chosen = np.sort(np.random.default_rng(seed).choice(len(ids), OWN_SAMPLES, replace=False))
+            ids, owners = ids[chosen], owners[chosen]
+        faces = gallery.fetch(ids)
+    numbers: dict[str, int] = {}
+    scores, people, nearest = [], [], []
+    for block in _blocks(ids.tolist()):
+        found = searcher.search(np.stack([faces[id].vector for id in block]), k=2)
+        for id, hits in zip(block, found, strict=True):
+            own = faces[id].identity
+            if other := next((hit for hit in hits if hit.identity != own), None):
+                scores.append(other.score)
+                people.append(numbers.setdefault(own, len(numbers)))
+                nearest.append(numbers.setdefault(other.identity, len(numbers)))
+    return np.array(scores, np.float32), np.array(people, np.int64), np.array(nearest, np.int64)
+
+
+def _blocks(ids: list[int]) -> Iterator[list[int]]:
+    return (ids[i : i + PROBE_BATCH] for i in range(0, len(ids), PROBE_BATCH))
+
+
+def _held_out(searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], split: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Of held-out probes: the best score of each stranger, and of each enrolled person's the true person's (-inf where another came first)."""
+    strangers, genuine = [], []
+    for source in sources:
+        wanted = split or default_split(splits_of(source), "probe")
+        for probe, (hits, *_) in answered(searcher, reader.read(source, wanted), Question(k=1)):
+            if not hits:
+                continue
+            truth = normal(probe.rows[0].identity or "")
+            if not truth or not searcher.gallery.enrolled([truth]):
+                strangers.append(hits[0].score)
+            else:
+                genuine.append(hits[0].score if hits[0].identity == truth else -np.inf)
+    return np.array(strangers, np.float32), np.array(genuine, np.float32)
+
+
+# looking after --------------------------------------------------------------
+
+
+def verify(name: str) -> Verified:
+    """Reads everything; damaged derived files are made anew where the folder can be written."""
+    folder = index_folder(indexes_root(), name)
+    with Gallery.open(folder, write=os.access(folder, os.W_OK)) as gallery:
+        return verify_gallery(gallery)
+
+
+def compact(name: str, keep_undo: float | None) -> dict[str, Any]:
+    """A new generation; before it, changes older than `keep_undo` seconds are dropped from the log."""
+    with open_gallery(name, write=True) as gallery:
+        dropped = 0
+        if keep_undo is not None:
+            with gallery.writing():
+                before = time.time() - keep_undo
+                dropped = gallery.drop_log(before)
+                if (gallery.fact("switched") or before) < before:
+                    switch.drop_other(gallery)
+        derive.compact(gallery)
+        return {"index": name, "generation": gallery.generation, "faces": gallery.faces, "dropped": dropped}
+
+
+def backup(name: str, path: Path) -> transfer.Moved:
+    with open_gallery(name) as gallery:
+        return transfer.backup(gallery, path)
+
+
+def restore(path: Path, name: str, replace_old: bool) -> transfer.Moved:
+    return transfer.restore(path, index_folder(indexes_root(), check_name(name)), replace_old)
+
+
+def export(name: str, folder: Path, crops: bool) -> transfer.Moved:
+    with open_gallery(name) as gallery:
+        return transfer.export(gallery, folder, crops)
+
+
+# forget ---------------------------------------------------------------------
+
+
+def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None, say: Say) -> tuple[forgetting.Receipt, Path]:
+    """Takes a person out of an index, and of data sets, for good; returns the receipt and where it lies."""
+    for folder in also:
+        DataSet(folder)  # raises before anything is done
+    with open_gallery(name, write=True) as gallery:
+        traces = forgetting.forget(gallery, identity)
+        finished = forgetting.finish_pending(gallery)
+        cleaned = {str(folder): drop_rows(folder, _doomed(gallery, traces.names)) for folder in also}
+        done = forgetting.receipt_of(gallery, traces, cleaned, not finished)
+    path = receipt or indexes_root() / f"{name}-forgotten-{done.time.replace(':', '')}.json"
+    write_atomic(path, done.to_json().encode())
+    return done, path
+
+
+def _doomed(gallery: Gallery, names: set[str]):
+    def is_doomed(face: str | None, identity: str | None) -> bool:
+        return (face is not None and bool(gallery.refused([face]))) or (identity is not None and normal(identity) in names)
+
+    return is_doomed
+
+
+def verify_forgotten(name: str, receipt: Path, identity: str | None) -> dict[str, int]:
+    """How often what a receipt's ids, and a name, stand for is found in each file of the index."""
+    with open_gallery(name, write=True) as gallery:
+        return forgetting.look_again(gallery, forgetting.Receipt.read(receipt), identity)

@@ -1,0 +1,171 @@
+"""A gallery to and from files: backups while it is in use, and data sets of what it holds now."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedder.errors import DataError, GalleryError, InputError, from_os_error
+from embedder.table import Entry, Writer, drop_stale_temporaries, make_folder, sync_folder, to_table
+from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, Damaged
+from indexer.derive import derive, tidy
+from indexer.faces import AMONG, check_name
+from indexer.gallery import Gallery, versions
+
+# in an order in which each row's references are there before it
+TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash")
+
+
+@dataclass
+class Moved:
+    """What a backup, a restore or an export moved."""
+
+    folder: str
+    faces: int
+    people: int
+    forgotten: int = 0  # left out of a restore, because they were forgotten since
+    without_crop: int = 0  # faces of an export with crops that have none
+
+
+# backups --------------------------------------------------------------------
+
+
+def backup(gallery: Gallery, path: Path) -> Moved:
+    """One file with everything of the newest commit, encrypted as the gallery is; readers and writers go on meanwhile.
+
+    Raises InputError where the file is there.
+    """
+    path = Path(path)
+    if path.exists():
+        raise InputError(f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten")
+    try:
+        make_folder(path.parent)
+        temporary = path.parent / f"_tmp-{os.getpid()}-{path.name}"
+        temporary.unlink(missing_ok=True)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            gallery.execute("VACUUM INTO ?", (str(temporary),))
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise from_os_error(error) from None
+    return Moved(str(path), gallery.faces, gallery.people)
+
+
+def restore(path: Path, folder: Path, replace: bool = False) -> Moved:
+    """The index `folder` from a backup, in one transaction; people who were forgotten since stay forgotten.
+
+    Raises DataError where the file is no backup, GalleryError where the index is there and `replace` was not given, or is another's.
+    """
+    folder, path = Path(folder), Path(path)
+    check_name(folder.name)
+    if (folder / FILE).exists() and not replace:
+        raise GalleryError(f"expected a new name, {folder.name} is there: choose another --name, or --replace it by its backup")
+    try:
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(_opened(path, folder.parent, stack))
+            target = stack.enter_context(Gallery.create(folder, source.encrypted))
+            if target.generation and target.fact("salt") != source.fact("salt"):
+                raise GalleryError(f"expected a backup of {folder.name}, {path} is of another index: choose another --name")
+            with target.writing():
+                forgotten = _copy(source, target)
+                derive(target)
+            tidy(target)
+            return Moved(str(folder), target.faces, target.people, forgotten)
+    except OSError as error:
+        raise from_os_error(error) from None
+
+
+def _opened(path: Path, beside: Path, stack: contextlib.ExitStack) -> Gallery:
+    """A copy of a backup as a gallery of this version."""
+    drop_stale_temporaries(make_folder(beside))
+    folder = beside / f"_tmp-{os.getpid()}-restore"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        with open(path, "rb") as file:
+            plain = file.read(len(PLAIN)) == PLAIN
+        shutil.copyfile(path, folder / FILE)
+    except FileNotFoundError:
+        raise DataError(f"expected a backup, {path} is not there: check the path") from None
+    if not plain:
+        (folder / CIPHER_FILE).write_text(f"{CIPHER}\n")
+    try:
+        gallery = Gallery(folder, True)
+        gallery.check_version()
+        with gallery.writing():  # migrates it
+            if not gallery.generation:
+                raise DataError(f"expected a backup of an index, {path} holds none: check the path")
+        return gallery
+    except Damaged as error:
+        raise DataError(f"expected a sound backup, {path} is damaged or none ({str(error)[:120]}): use another") from None
+
+
+def _copy(source: Gallery, target: Gallery) -> int:
+    """Everything of one gallery in the place of the other's; returns how many faces stay forgotten."""
+    forgotten = [hash for (hash,) in target.execute("SELECT hash FROM forgotten")]
+    generation = target.generation
+    target.clear()
+    for table in TABLES:
+        rows = source.rows(f"SELECT * FROM {table}")
+        for first in rows:
+            insert = f"INSERT INTO {table} VALUES ({','.join('?' * len(first))})"
+            target.execute(insert, first)
+            target.execute_many(insert, rows)
+    for key, value in source.execute("SELECT key, value FROM meta WHERE key NOT IN ('report', 'forgetting')"):
+        target.set_fact(key, value)
+    target.set_fact("generation", max(generation, source.generation))
+    target.execute_many("INSERT OR IGNORE INTO forgotten VALUES (?)", source.execute("SELECT hash FROM forgotten"))
+    target.execute_many("INSERT OR IGNORE INTO forgotten VALUES (?)", [(hash,) for hash in forgotten])
+    return _drop_forgotten(target)
+
+
+def _drop_forgotten(gallery: Gallery) -> int:
+    face_ids = gallery.refused(face_id for (face_id,) in gallery.execute("SELECT face_id FROM faces UNION SELECT face_id FROM trash"))
+    if face_ids:
+        among = (json.dumps(sorted(face_ids)),)
+        gallery._drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
+        # names and removed faces of the forgotten stand in the log too: it cannot be kept
+        gallery.drop_log(time.time() + 1)
+    return len(face_ids)
+
+
+# data sets ------------------------------------------------------------------
+
+
+def export(gallery: Gallery, out: Path, crops: bool = False) -> Moved:
+    """The gallery as it is now as a data set: corrected names, vectors, and crops where they are wanted and were kept.
+
+    The same call again writes what has changed since.
+    """
+    with gallery.reading():
+        by_image: dict[str, list[tuple[int, bytes]]] = {}
+        for id, image, stored in gallery.rows("SELECT id, image, checksum FROM faces ORDER BY id"):
+            by_image.setdefault(image, []).append((id, stored))
+        entries = [Entry(image, len(faces), _mark(faces)) for image, faces in by_image.items()]
+        spec, extra, without = gallery.spec, gallery.columns, 0
+        writer = Writer(out, spec, {"command": "export", "crops kept": crops}, entries, extra, prune=True)
+        for shard, inputs in writer.pending():
+            began = time.monotonic()
+            rows = gallery.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops)
+            without += sum(row.crop is None for row in rows) if crops else 0
+            writer.write(shard, to_table(rows, spec, extra), time.monotonic() - began, versions())
+        return Moved(str(out), gallery.faces, gallery.people, without_crop=without)
+
+
+def _mark(faces: list[tuple[int, bytes]]) -> int:
+    """A number that changes with the faces of a photo: it stands in the plan where a photo has its time."""
+    digest: Any = hashlib.blake2b(b"".join(stored for _, stored in faces), digest_size=7)
+    return int.from_bytes(digest.digest(), "little")
