@@ -113,9 +113,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     lines = []
-    print(
-        "| vectors | FPIR | interval holds | mean interval | widest upper end | realised, mean | threshold, median | effect | DIR | seconds |"
-    )
+    print("| vectors | FPIR | interval holds | mean interval | widest upper end | mean realised | median threshold | effect | DIR | s |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for folders in given.vectors:
         name, start = "+".join(Path(f).name for f in folders.split(",")), time.perf_counter()
@@ -125,8 +123,9 @@ def main() -> None:
             s = summary(arrays)
             lines.append({"vectors": name, "fpir": rate, **s})
             print(
-                f"| {name} | {rate:g} | {s['held']} of {s['splits']} | {s['mean_low']:.4f}..{s['mean_high']:.4f} | {s['max_high']:.4f} | "
-                f"{s['mean_realised']:.4f} | {s['median_threshold']:.4f} | {s['mean_effect']:.2f} | {s['mean_detection']:.4f} | {seconds:.0f} |",
+                f"| {name} | {rate:g} | {s['held']} of {s['splits']} | {s['mean_low']:.4f}..{s['mean_high']:.4f} | {s['max_high']:.4f} "
+                f"| {s['mean_realised']:.4f} | {s['median_threshold']:.4f} | {s['mean_effect']:.2f} | {s['mean_detection']:.4f} "
+                f"| {seconds:.0f} |",
                 flush=True,
             )
     if given.json:

@@ -91,8 +91,8 @@ class Calibration:
         theirs, ours = wilson(self.held_out_exceeding, self.held_out), wilson(reached, own)
         if theirs[0] > ours[1] or theirs[1] < ours[0]:
             lines.append(
-                f"expected strangers to score as enrolled people do among themselves, {self.held_out_exceeding} of {self.held_out} reach the "
-                f"threshold and {reached} of {own} enrolled: give more photos of strangers and fit to these alone"
+                f"expected strangers to score as enrolled people do among themselves, {self.held_out_exceeding} of {self.held_out} reach "
+                f"the threshold and {reached} of {own} enrolled: give more photos of strangers and fit to these alone"
             )
         return lines
 

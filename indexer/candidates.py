@@ -19,9 +19,9 @@ from indexer.faces import Faces
 
 ROOM = 1024  # faces by which the tail's arrays grow at least
 GATHER = 1 << 14  # rows that are copied at once
-# A filter that keeps fewer of the built faces than this is answered by scanning them, one that keeps more by FAISS with a selector;
-# measured: benchmarks/gallery.py
-SCAN_SHARE = 0.10
+# Faces that a filter keeps are scanned by a matrix product of their copies where there are many queries, or few such faces, else by FAISS
+# with a selector, which copies nothing but multiplies one pair at a time; measured: benchmarks/gallery.py, docs/gallery.md
+MANY, SCAN_SHARE = 16, 0.001
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class Candidates:
             c = min(self.built, c + min(removed, 2 * math.ceil(c * removed / max(1, self.built)) + 8))
             return self._searched(xq, c, c == self.built, None)
         n = int(np.count_nonzero(kept[: self.built]))
-        if n <= SCAN_SHARE * self.built:
+        if len(xq) >= MANY or n <= SCAN_SHARE * self.built:
             return self._scanned(xq, c, np.flatnonzero(kept[: self.built]))
         bitmap = np.packbits(kept[: self.built], bitorder="little")
         selector = library.IDSelectorBitmap(bitmap)
@@ -186,11 +186,12 @@ class Candidates:
         return D, I, np.full(len(xq), -np.inf) if complete else D[:, -1]
 
     def _scanned(self, xq: np.ndarray, c: int, positions: np.ndarray) -> tuple:
-        xb = self._built_rows()
-        scores = np.empty((len(xq), len(positions)), np.float32)
-        for i in range(0, len(positions), GATHER):
-            scores[:, i : i + GATHER] = xq @ xb[positions[i : i + GATHER]].T
-        return _best(scores, positions, c)
+        if not len(positions):
+            return _nothing(len(xq))
+        xb, blocks = self._built_rows(), [positions[i : i + GATHER] for i in range(0, len(positions), GATHER)]
+        best = [_best(xq @ xb[block].T, np.broadcast_to(block, (len(xq), len(block))), c) for block in blocks]
+        scores, at = (np.concatenate([part[j] for part in best], axis=1) for j in (0, 1))
+        return _best(scores, at, c) if c < len(positions) else (scores, at, np.full(len(xq), -np.inf))
 
     def _of_tail(self, xq: np.ndarray, c: int, kept: np.ndarray | None) -> tuple:
         n = self.count - self.built
@@ -199,16 +200,17 @@ class Candidates:
             return _nothing(len(xq))
         scores = xq @ self._tail[:n].T
         scores[:, ~present] = -np.inf
-        return _best(scores, np.arange(self.built, self.count), c)
+        return _best(scores, np.broadcast_to(np.arange(self.built, self.count), scores.shape), c)
 
 
 def _best(scores: np.ndarray, positions: np.ndarray, c: int) -> tuple:
     """The c best of scores (n, m), in any order, their positions, and for each query the least of them, or -inf where all are in."""
-    if c >= len(positions):
-        return scores, np.broadcast_to(positions, scores.shape), np.full(len(scores), -np.inf)
-    at = np.argpartition(scores, len(positions) - c, axis=1)[:, -c:]
+    m = scores.shape[1]
+    if c >= m:
+        return scores, positions, np.full(len(scores), -np.inf)
+    at = np.argpartition(scores, m - c, axis=1)[:, -c:]
     best = np.take_along_axis(scores, at, axis=1)
-    return best, positions[at], best.min(axis=1)
+    return best, np.take_along_axis(positions, at, axis=1), best.min(axis=1)
 
 
 def _nothing(n: int) -> tuple:

@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 
 from embedder.errors import DataError, GalleryError
-from indexer.database import WAIT_MS
+from indexer.database import WAIT_MS, guarded
 from indexer.derive import derive, tidy
 from indexer.faces import AMONG, Faces, Line, normal
 from indexer.gallery import Gallery
@@ -175,12 +175,13 @@ def finish_pending(gallery: Faces) -> bool:
 def cut(gallery: Faces) -> bool:
     """Moves the write-ahead log into the file and empties it; False while a reader of an older state holds it."""
     gallery._db.set_busy_timeout(CUT_WAIT_MS)
-    try:
-        gallery._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    except (apsw.BusyError, apsw.LockedError):
-        return False
-    finally:
-        gallery._db.set_busy_timeout(WAIT_MS)
+    with guarded(gallery.path):
+        try:
+            gallery._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except (apsw.BusyError, apsw.LockedError):
+            return False
+        finally:
+            gallery._db.set_busy_timeout(WAIT_MS)
     wal = Path(f"{gallery.path}-wal")
     return not wal.exists() or wal.stat().st_size == 0
 

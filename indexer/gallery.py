@@ -26,6 +26,8 @@ from indexer.database import FILE, create_file
 from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, normal
 from indexer.schema import FACE_COLUMNS, MIGRATIONS, checksum, face_checksum
 
+EXTRA = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+
 
 @dataclass(frozen=True)
 class Conflict:
@@ -189,23 +191,24 @@ class Gallery(Faces):
 
     def enrol(self, rows: Iterable[Row], readmit: bool = False) -> tuple[Added, list[str]]:
         """`add` without its line in the log; returns the face_ids too."""
-        done, face_ids, rows = Added(), [], iter(rows)
+        done, rows = Added(), iter(rows)
+        face_ids: list[str] = []
         dimension = self.spec.dimension
         columns = set(self.columns)
         while block := list(islice(rows, BLOCK)):
             new = self._new_faces(block, done, readmit)
             self._insert(new, dimension)
-            face_ids += [row.face_id for row in new]
-            columns.update(*(row.extra for row in new))
+            face_ids += new
+            columns.update(*(row.extra for row in new.values()))
         if columns - set(self.columns):
             self.set_fact("columns", json.dumps(sorted(columns)))
         done.added = len(face_ids)
         return done, face_ids
 
-    def _new_faces(self, block: list[Row], done: Added, readmit: bool) -> list[Row]:
+    def _new_faces(self, block: list[Row], done: Added, readmit: bool) -> dict[str, Row]:
         face_ids = [row.face_id for row in block]
         known, refused = self.known(face_ids), set() if readmit else self.refused(face_ids)
-        new = []
+        new: dict[str, Row] = {}
         for row, face_id in zip(block, face_ids, strict=True):
             if face_id in refused:
                 done.forgotten += 1
@@ -213,23 +216,24 @@ class Gallery(Faces):
                 done.tell(row, known[face_id])
             else:
                 known[face_id] = normal(row.identity or "")
-                new.append(row)
+                new[face_id] = row
         if readmit and new:
-            self.execute_many("DELETE FROM forgotten WHERE hash=?", [(self.forgotten_hash(row.face_id),) for row in new])
+            self.execute_many("DELETE FROM forgotten WHERE hash=?", [(self.forgotten_hash(face_id),) for face_id in new])
         return new
 
-    def _insert(self, rows: Sequence[Row], dimension: int) -> None:
-        first, people = self._next_id(), {}
+    def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:
+        """New faces by their face_ids."""
+        xb, first = _vectors(list(rows.values()), dimension), self._next_id()
+        names = [_person_name(row.identity or "") for row in rows.values()]
+        people = self._people(names)
         faces, vectors, crops = [], [], []
-        for id, row in enumerate(rows, first):
-            name, data = _person_name(row.identity or ""), _vector_bytes(row, dimension)
-            if name not in people:
-                people[name] = self._person(name)
+        for id, name, x, (face_id, row) in zip(range(first, first + len(rows)), names, xb, rows.items(), strict=True):
             columns = (
-                id, row.face_id, row.image, row.image_sha256, row.split, row.face, _floats(row.box), _floats(row.landmarks),
-                _number(row.confidence), _number(row.sharpness), json.dumps(row.extra, ensure_ascii=False, sort_keys=True),
+                id, face_id, row.image, row.image_sha256, row.split, row.face, _floats(row.box), _floats(row.landmarks),
+                _number(row.confidence), _number(row.sharpness), EXTRA.encode(row.extra) if row.extra else "{}",
             )  # fmt: skip
             faces.append((*columns, people[name], face_checksum(name, columns)))
+            data = x.tobytes()
             vectors.append((id, data, checksum(id, data)))
             if row.crop is not None:
                 crops.append((id, row.crop, checksum(id, row.crop)))
@@ -238,14 +242,15 @@ class Gallery(Faces):
         self.execute_many("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
         self.execute_many("INSERT INTO crops VALUES (?, ?, ?)", crops)
 
+    def _people(self, names: Iterable[str]) -> dict[str, int]:
+        """Numbers of people by name; those who are new are entered."""
+        wanted = list(dict.fromkeys(names))
+        self.execute_many("INSERT OR IGNORE INTO people(name) VALUES (?)", [(name,) for name in wanted])
+        return dict(self.rows(f"SELECT name, id FROM people WHERE name {AMONG}", (json.dumps(wanted),)))
+
     def _next_id(self) -> int:
         last = self.execute("SELECT seq FROM sqlite_sequence WHERE name='faces'")
         return 1 + (last[0][0] if last else 0)
-
-    def _person(self, name: str) -> int:
-        for (id,) in self.execute("SELECT id FROM people WHERE name=?", (name,)):
-            return id
-        return self.execute("INSERT INTO people(name) VALUES (?) RETURNING id", (name,))[0][0]
 
     def _drop(self, ids: Sequence[int]) -> None:
         """Takes faces out of every table, and people who have none left."""
@@ -269,7 +274,7 @@ class Gallery(Faces):
         self._move(faces, to)
 
     def _move(self, faces: Sequence[Mapping[str, Any]], to: str) -> None:
-        person, ids = self._person(to), [f["id"] for f in faces]
+        person, ids = self._people([to])[to], [f["id"] for f in faces]
         before = self.execute(f"SELECT DISTINCT person FROM faces WHERE id {AMONG}", (json.dumps(ids),))
         lines = [(person, face_checksum(to, [f[name] for name in FACE_COLUMNS]), f["id"]) for f in faces]
         self.execute_many("UPDATE faces SET person=?, checksum=? WHERE id=?", lines)
@@ -363,16 +368,19 @@ def _person_name(name: str) -> str:
     return clean
 
 
-def _vector_bytes(row: Row, dimension: int) -> bytes:
-    if row.vector is None:
-        raise DataError(f"expected a vector in {row.image}, it has none: embed it first")
-    vector = np.asarray(row.vector, np.float32)
-    if vector.shape != (dimension,):
-        raise DataError(f"expected vectors of {dimension} numbers, {row.image} has {vector.shape}: embed it with the gallery's model")
-    norm = math.sqrt(np.dot(vector.astype(np.float64), vector))
-    if not abs(norm - 1) <= UNIT_TOLERANCE:
-        raise DataError(f"expected vectors of length 1, {row.image} has one of length {norm:.6g}: embed it again")
-    return vector.astype("<f4", copy=False).tobytes()
+def _vectors(rows: Sequence[Row], dimension: int) -> np.ndarray:
+    """float32 (n, d) of rows, each of unit length; raises DataError naming a photo whose vector is missing, of another size or length."""
+    for row in rows:
+        if row.vector is None or np.shape(row.vector) != (dimension,):
+            received = "none" if row.vector is None else f"one of {np.shape(row.vector)}"
+            raise DataError(
+                f"expected a vector of {dimension} numbers in {row.image}, it has {received}: embed it with the gallery's model"
+            )
+    xb = np.array([row.vector for row in rows], "<f4").reshape(-1, dimension)
+    norms = np.linalg.norm(xb.astype(np.float64), axis=1)
+    for i in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))[:1]:
+        raise DataError(f"expected vectors of length 1, {rows[i].image} has one of length {norms[i]:.6g}: embed it again")
+    return xb
 
 
 def _floats(values: Sequence[float] | None) -> bytes | None:

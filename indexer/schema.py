@@ -16,11 +16,8 @@ FACE_COLUMNS = (
 
 def checksum(*fields: object) -> bytes:
     """16 bytes over the fields, each with its length before it, so that no two lists of fields run into one."""
-    digest = hashlib.blake2b(digest_size=16)
-    for field in fields:
-        data = field if isinstance(field, bytes) else repr(field).encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.digest()
+    parts = [field if isinstance(field, bytes) else repr(field).encode() for field in fields]
+    return hashlib.blake2b(b"".join([len(part).to_bytes(8, "little") + part for part in parts]), digest_size=16).digest()
 
 
 def face_checksum(identity: str | None, columns: Sequence[Any]) -> bytes:

@@ -46,7 +46,7 @@ def backup(gallery: Gallery, path: Path) -> Moved:
     if path.exists():
         raise InputError(f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten")
     try:
-        make_folder(path.parent)
+        drop_stale_temporaries(make_folder(path.parent))
         temporary = path.parent / f"_tmp-{os.getpid()}-{path.name}"
         temporary.unlink(missing_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -74,7 +74,7 @@ def restore(path: Path, folder: Path, replace: bool = False) -> Moved:
         raise GalleryError(f"expected a new name, {folder.name} is there: choose another --name, or --replace it by its backup")
     try:
         with contextlib.ExitStack() as stack:
-            source = stack.enter_context(_opened(path, folder.parent, stack))
+            source = stack.enter_context(_opened(path, folder, stack))
             target = stack.enter_context(Gallery.create(folder, source.encrypted))
             if target.generation and target.fact("salt") != source.fact("salt"):
                 raise GalleryError(f"expected a backup of {folder.name}, {path} is of another index: choose another --name")
@@ -87,10 +87,11 @@ def restore(path: Path, folder: Path, replace: bool = False) -> Moved:
         raise from_os_error(error) from None
 
 
-def _opened(path: Path, beside: Path, stack: contextlib.ExitStack) -> Gallery:
-    """A copy of a backup as a gallery of this version."""
-    drop_stale_temporaries(make_folder(beside))
-    folder = beside / f"_tmp-{os.getpid()}-restore"
+def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Gallery:
+    """A copy of a backup as a gallery of this version; in the folder of the index, where any later writer clears it away."""
+    stack.callback(_drop_empty_folder, inside)
+    drop_stale_temporaries(make_folder(inside))
+    folder = inside / f"_tmp-{os.getpid()}-restore"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -111,6 +112,11 @@ def _opened(path: Path, beside: Path, stack: contextlib.ExitStack) -> Gallery:
         return gallery
     except Damaged as error:
         raise DataError(f"expected a sound backup, {path} is damaged or none ({str(error)[:120]}): use another") from None
+
+
+def _drop_empty_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _copy(source: Gallery, target: Gallery) -> int:
