@@ -24,11 +24,11 @@ from indexer.database import CIPHER_FILE, FILE, Damaged, remove_file
 from indexer.derive import KIND, REASON, check_centring, compact, derive, tidy, unsound
 from indexer.faces import check_name, normal
 from indexer.gallery import Added, Conflict, Gallery, versions
+from indexer.schema import SALT_BYTES
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
 AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
 NOTES = 20  # conflicts that are spelt out
-SALT_BYTES = 32
 
 
 @dataclass

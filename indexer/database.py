@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 
@@ -75,13 +76,15 @@ def guarded(path: Path) -> Iterator[None]:
 def file_system(path: Path, mounts: str | Path = "/proc/self/mountinfo") -> str:
     """Type of the file system that holds `path`, such as ext4; empty where the system does not say."""
     try:
-        lines = Path(mounts).read_text().splitlines()
+        lines = os.fsdecode(Path(mounts).read_bytes()).split("\n")
     except OSError:
         return ""
     real, best, kind = str(Path(path).resolve()), -1, ""
     for line in lines:
-        fields, _, rest = line.partition(" - ")
-        point = fields.split()[4].encode().decode("unicode_escape")
+        fields, separator, rest = line.partition(" - ")
+        if not separator:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split(" ")[4])
         if len(point) >= best and (real == point or real.startswith(point.rstrip("/") + "/")):
             best, kind = len(point), rest.split()[0]
     return kind
@@ -108,6 +111,11 @@ def environment_key() -> bytes | None:
     return key
 
 
+def no_key(folder: Path) -> GalleryError:
+    """What to say where an encrypted index is to be opened or made, and no key was given."""
+    return GalleryError(f"expected the key of {folder.name}, received none: set FACEDB_KEY, or FACEDB_KEY_FILE to a file that holds it")
+
+
 # the connection -------------------------------------------------------------
 
 
@@ -121,9 +129,7 @@ class Database:
         self.encrypted = (folder / CIPHER_FILE).exists()
         self._key = (key or environment_key()) if self.encrypted else None
         if self.encrypted and not self._key:
-            raise GalleryError(
-                f"expected the key of {folder.name}, received none: set FACEDB_KEY, or FACEDB_KEY_FILE to a file that holds it"
-            )
+            raise no_key(folder)
         self._frozen: tuple | None = None  # of a folder that cannot be written: what the file must stay like
         self._opened = 0
         self._connect()
@@ -142,7 +148,7 @@ class Database:
     def _open(self, immutable: bool) -> None:
         with guarded(self.path):
             if immutable:
-                name = f"file:{self.path.resolve().as_posix().replace('?', '%3f').replace('#', '%23')}?immutable=1"
+                name = f"file:{quote(self.path.resolve().as_posix())}?immutable=1"
                 self._db = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
             else:
                 flags = apsw.SQLITE_OPEN_READWRITE if self.writable else apsw.SQLITE_OPEN_READONLY
@@ -167,8 +173,8 @@ class Database:
             self.execute("PRAGMA secure_delete=ON")
             self.execute("PRAGMA foreign_keys=ON")
             self.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-        elif self._key:
-            self.execute("SELECT count(*) FROM sqlite_schema")  # tells a wrong key now
+        else:
+            self.execute("SELECT count(*) FROM sqlite_schema")  # tells a wrong key, or a damaged file, now
 
     def _wrong_key(self) -> GalleryError:
         return GalleryError(
@@ -189,8 +195,18 @@ class Database:
         self._frozen = self._fingerprint()
         return True
 
+    def _follow(self) -> None:
+        """Opens the file of a folder that cannot be written again where somebody else has changed it: SQLite would not notice."""
+        if self._frozen is not None and not self._db.in_transaction and self._frozen != self._fingerprint():
+            self._db.close(True)
+            self._frozen = None
+            self._connect()
+
     def _fingerprint(self) -> tuple:
-        status = self.path.stat()
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise from_os_error(error) from None
         return status.st_ino, status.st_size, status.st_mtime_ns, Path(f"{self.path}-wal").exists()
 
     def __enter__(self):
@@ -207,11 +223,13 @@ class Database:
 
     def rows(self, sql: str, bindings: Sequence[Any] = ()) -> Iterator[tuple]:
         """The answer of one statement, row by row."""
+        self._follow()
         with guarded(self.path):
             yield from self._db.execute(sql, bindings)
 
     def execute(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple]:
         """All rows of a statement's answer."""
+        self._follow()
         with guarded(self.path):
             return self._db.execute(sql, bindings).fetchall()
 
@@ -244,10 +262,6 @@ class Database:
 
     def begin_reading(self) -> None:
         """Freezes what this connection sees, until `end_reading`."""
-        if self._frozen is not None and self._frozen != self._fingerprint():
-            self._db.close(True)
-            self._frozen = None
-            self._connect()
         self.execute("BEGIN")
         self.execute("SELECT count(*) FROM meta")  # SQLite takes its snapshot at the first read
 

@@ -14,7 +14,7 @@ OWN = {
     "sharpness": "sharpness",
 }  # fmt: skip
 SPELLING = re.compile(r"\s*([^<>=!:\"]+?)\s*(>=|<=|!=|=|>|<|:)\s*(.*?)\s*", re.S)
-NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Condition:
         column, operator, value = found.groups()
         return cls(column, operator, normal(value) if column == "identity" else value)
 
-    def sql(self) -> tuple[str, list[str | float]]:
+    def sql(self) -> tuple[str, list[str]]:
         """The condition and what it binds. Values are compared as numbers where both are numbers (as JSON writes them), else as text."""
         x, bindings = self._column()
         if self.operator == ":":
@@ -43,10 +43,10 @@ class Condition:
         if not NUMBER.fullmatch(self.value):
             return as_text, [*bindings, self.value]
         number = f"CASE WHEN json_valid({x}) THEN json_type({x}) IN ('integer', 'real') ELSE 0 END"
-        sql = f"CASE WHEN {number} THEN CAST({x} AS REAL) {self.operator} ? ELSE {as_text} END"
-        return sql, [*bindings * 3, float(self.value), *bindings, self.value]
+        sql = f"CASE WHEN {number} THEN CAST({x} AS REAL) {self.operator} CAST(? AS REAL) ELSE {as_text} END"
+        return sql, [*bindings * 3, self.value, *bindings, self.value]
 
-    def _column(self) -> tuple[str, list[str | float]]:
+    def _column(self) -> tuple[str, list[str]]:
         return (OWN[self.column], []) if self.column in OWN else ("json_extract(extra, ?)", [f'$."{self.column}"'])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -240,9 +241,11 @@ def receipt_of(gallery: Gallery, traces: Traces, cleaned: dict[str, int], pendin
     ]
     receipt.not_cleaned += ["the original photos", "backups and exports of this index"]
     with gallery.reading():
-        others = sum(len(_texts_with(gallery, name)) for name in traces.names)
+        others = {
+            text for name in traces.names for text in _texts_with(gallery, name) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
+        }
     if others:
-        receipt.notes.append(f"a name of this person also stands in {others} texts of others (names, paths, columns), which stay")
+        receipt.notes.append(f"a name of this person also stands in {len(others)} texts of others (names, paths, columns), which stay")
     if traces.short_names:
         receipt.notes.append("a name is too short to be looked for in binary files; no table holds it")
     if gallery.encrypted:

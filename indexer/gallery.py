@@ -22,7 +22,7 @@ import numpy as np
 
 from embedder.errors import DataError, GalleryError, InputError
 from embedder.table import UNIT_TOLERANCE, Row
-from indexer.database import FILE, create_file
+from indexer.database import FILE, create_file, environment_key, no_key
 from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, normal
 from indexer.schema import FACE_COLUMNS, MIGRATIONS, checksum, face_checksum
 
@@ -87,6 +87,8 @@ class Gallery(Faces):
     def create(cls, folder: str | Path, encrypt: bool = False, key: bytes | None = None) -> Gallery:
         """The gallery of a folder for writing, made where it is missing; nothing is in it before the first commit."""
         folder = Path(folder)
+        if encrypt and not (key or environment_key()):
+            raise no_key(folder)
         create_file(folder, encrypt)
         gallery = cls(folder, True, key)
         try:
@@ -97,12 +99,12 @@ class Gallery(Faces):
         return gallery
 
     def _migrate_elsewhere(self) -> None:
-        from indexer.derive import compact
+        from indexer.derive import compact_if_due
 
         with Gallery(self.folder, True, self._key) as other:
             with other.writing():
                 pass
-            compact(other)
+            compact_if_due(other)
 
     def another(self, write: bool = False) -> Gallery:
         """A second connection to the same file."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 FACE_COLUMNS = (
     "id", "face_id", "image", "image_sha256", "split", "face", "box", "landmarks", "confidence", "sharpness", "extra",
 )  # fmt: skip
+SALT_BYTES = 32
 
 
 def checksum(*fields: object) -> bytes:
@@ -45,6 +48,21 @@ def migrate_checksums(db: Database) -> None:
             db.execute("UPDATE vectors SET checksum=? WHERE id=?", (checksum(last, vector), last))
             if png is not None:
                 db.execute("UPDATE crops SET checksum=? WHERE id=?", (checksum(last, png), last))
+
+
+def migrate_facts(db: Database) -> None:
+    """Version 1 knew no salt and no columns, one source, and had built all that it held."""
+    if db.fact("generation") is None or db.fact("salt") is not None:
+        return
+    ((built, built_to),) = db.execute("SELECT count(*), max(id) FROM faces")
+    columns = [column for (column,) in db.execute("SELECT DISTINCT key FROM faces, json_each(extra) ORDER BY key")]
+    sources = [source] if (source := db.fact("source")) is not None else []
+    facts = {
+        "salt": os.urandom(SALT_BYTES), "columns": json.dumps(columns), "sources": json.dumps(sources), "built": built, "built_to": built_to,
+        "source": None, "versions": None,
+    }  # fmt: skip
+    for key, value in facts.items():
+        db.set_fact(key, value)
 
 
 # Append only: an index that has seen the first n of these has user_version n.
@@ -113,4 +131,5 @@ MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
     CREATE TABLE forgotten(hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
     """,
     migrate_checksums,
+    migrate_facts,
 )

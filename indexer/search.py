@@ -131,6 +131,7 @@ class Searcher:
                 return question()
             except _Damage:
                 self._candidates.load_anew()
+                self._kept, self._people = (None, None), (None, None)  # positions are others now
                 return question()
         finally:
             self.gallery.end_reading()
@@ -179,11 +180,10 @@ class Searcher:
     def _shortlists(self, xq: np.ndarray, k: int, faces: bool, kept: np.ndarray | None) -> list[Found]:
         """For each query all faces that could be among its answers."""
         candidates = self._candidates
-        n = candidates.enrolled if kept is None else int(np.count_nonzero(kept))
         c = 2 * k * (1 if faces else candidates.per_person) + SPARE
         done: dict[int, Found] = {}
         while pending := [i for i in range(len(xq)) if i not in done]:
-            for i, found in zip(pending, candidates.nearest(xq[pending], min(c, n), kept), strict=True):
+            for i, found in zip(pending, candidates.nearest(xq[pending], c, kept), strict=True):
                 owners = found.positions if faces else candidates.owners[found.positions]
                 if (settled := self._settled(found, owners, k)) is not None:
                     done[i] = settled
@@ -196,7 +196,7 @@ class Searcher:
         Approximate scores are at most `slack` from the exact ones, so that 2 * slack below the k-th owner nothing counts.
         """
         if not len(owners):
-            return found
+            return found if found.bound == -np.inf else None
         _, first, owner = np.unique(owners, return_index=True, return_inverse=True)  # scores fall: the first is the best
         best = found.scores[first]
         floor = np.sort(best)[-k] - 2 * self._slack if len(best) >= k else -np.inf
