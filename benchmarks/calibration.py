@@ -41,7 +41,7 @@ class Faces:
 
 def read_faces(folders: str) -> Faces:
     """A data set, or the concatenation of several that hold the same photos; a person's photos in the order of their names."""
-    sets = [_vectors(Path(folder)) for folder in folders.split(",")]
+    sets = [by_image(Path(folder)) for folder in folders.split(",")]
     photos: dict[str, list[np.ndarray]] = defaultdict(list)
     for image in sorted(set.intersection(*map(set, sets))):
         identity = sets[0][image][0]
@@ -51,7 +51,8 @@ def read_faces(folders: str) -> Faces:
     return Faces(np.stack([x[0] for x in several]), np.stack([x[1] for x in several]), np.stack(single))
 
 
-def _vectors(folder: Path) -> dict[str, tuple[str, np.ndarray]]:
+def by_image(folder: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """photo -> (whose it is, its vector float32 (d,)), of those that have one."""
     data = DataSet(folder)
     table = data.table(["face_id", "image", "identity", "outcome", "vector"])
     table = table.filter(table["vector"].is_valid())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -77,6 +78,47 @@ def lfw(tmp_path_factory) -> Path:
         bundle.extractall(folder, filter="data")
     (folder / "lfw" / "lfw_one_shot.csv").write_bytes((SHARED / "lfw_one_shot.csv").read_bytes())
     return folder / "lfw"
+
+
+@pytest.fixture(scope="session")
+def lfw_work(tmp_path_factory) -> Path:
+    """Where the tests on LFW share photos, vectors and indexes."""
+    return tmp_path_factory.mktemp("lfw-work")
+
+
+@pytest.fixture(scope="session")
+def lfw_command(lfw_work):
+    """`python cli.py ... --json` on those: the document that it prints."""
+
+    def call(*arguments: object):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "cli.py"), *map(str, arguments), "--json"],
+            capture_output=True, text=True, env=os.environ | {"FACEDB_INDEXES": str(lfw_work / "indexes")},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def lfw_photos(lfw, lfw_work, lfw_command) -> Path:
+    """LFW one-shot: 1,680 people, a photo each in the gallery and a probe."""
+    done = lfw_command("prepare", "lfw", lfw, lfw_work / "photos", "--csv", lfw / "lfw_one_shot.csv")
+    assert done["splits"] == {"gallery": 1680, "probe": 1680} and done["people"] == 1680
+    return lfw_work / "photos"
+
+
+@pytest.fixture(scope="session")
+def lfw_vectors(lfw_photos, lfw_work, lfw_command):
+    """The data set of a model's vectors of those photos, made once."""
+
+    def call(model: str) -> Path:
+        if not (lfw_work / model).exists():
+            assert lfw_command("embed", lfw_photos, "--model", model, "--out", lfw_work / model)["outcomes"] == {"ok": 3360}
+        return lfw_work / model
+
+    return call
 
 
 @dataclass

@@ -1,15 +1,11 @@
 """What a calibration promises about strangers, held against strangers: half of LFW's people enrolled, a hundred times over."""
 
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from benchmarks.calibration import Faces, experiment, read_faces, summary
-from tests.conftest import ROOT
+from benchmarks.calibration import Faces, by_image, experiment, summary
 
 pytestmark = pytest.mark.lfw
 
@@ -17,19 +13,18 @@ SINGLE = 700  # of the 2,653 people with one photo
 
 
 @pytest.fixture(scope="module")
-def faces(lfw, tmp_path_factory) -> Faces:
+def faces(lfw, lfw_vectors, lfw_command, tmp_path_factory) -> Faces:
     """Vectors of `msceleb`: two photos of each person who has them, and one of SINGLE others."""
     work = tmp_path_factory.mktemp("calibrate")
     people = [sorted(folder.glob("*.jpg")) for folder in sorted(lfw.iterdir()) if folder.is_dir()]
-    single = [photos for photos in people if len(photos) == 1]
-    chosen = [single[i] for i in np.random.default_rng(0).permutation(len(single))[:SINGLE]]
-    for path in [path for photos in people if len(photos) > 1 for path in photos[:2]] + [path for photos in chosen for path in photos]:
-        (work / "photos" / path.parent.name).mkdir(parents=True, exist_ok=True)
+    single = [photos[0] for photos in people if len(photos) == 1]
+    for path in [single[i] for i in np.random.default_rng(0).permutation(len(single))[:SINGLE]]:
+        (work / "photos" / path.parent.name).mkdir(parents=True)
         shutil.copyfile(path, work / "photos" / path.parent.name / path.name)
-    command = [sys.executable, str(ROOT / "cli.py"), "embed", str(work / "photos"), "--out", str(work / "vectors"), "--no-crops", "--quiet"]
-    done = subprocess.run([*command, "--model", "msceleb"], capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    return read_faces(str(work / "vectors"))
+    lfw_command("embed", work / "photos", "--out", work / "vectors", "--no-crops", "--model", "msceleb")
+    shots = sorted(by_image(lfw_vectors("msceleb")).items())  # gallery/..., then probe/..., each by person
+    first, second = (np.stack([x for image, (_, x) in shots if image.startswith(split)]) for split in ("gallery", "probe"))
+    return Faces(first, second, np.stack([x for _, x in by_image(work / "vectors").values()]))
 
 
 def test_the_interval_holds_the_rate_at_which_strangers_are_taken_for_somebody(faces):
