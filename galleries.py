@@ -353,7 +353,7 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
         DataSet(folder)  # raises before anything is done
     with open_gallery(name, write=True) as gallery:
         traces = forgetting.forget(gallery, identity)
-        finished = forgetting.finish_pending(gallery)
+        finished = forgetting.finish_pending(gallery, forgetting.CUT_WAIT_MS)
         cleaned = {str(folder): drop_rows(folder, _doomed(gallery, traces.names)) for folder in also}
         done = forgetting.receipt_of(gallery, traces, cleaned, not finished)
     path = receipt or indexes_root() / f"{name}-forgotten-{done.time.replace(':', '')}.json"

@@ -224,12 +224,12 @@ def search(name: str, sources: Sequence[Path], question: Question, one_face: boo
     import pictures
 
     with open_index(name) as searcher:
-        judge = Judge(searcher, say)
+        judge = Judge(searcher, question, say)
         reader = ProbeReader(searcher, model, device, one_face, say, picture is not None)
         probes = (probe for source in sources for probe in reader.read(source))
-        found = list(answered(searcher, probes, question))
+        found = list(answered(searcher, probes, judge.question))
         if picture is not None:
-            pictures.draw_answers(found, searcher, picture)
+            pictures.draw_answers([(probe, [of_row[: question.k] for of_row in hits]) for probe, hits in found], searcher, picture)
     return {"probes": [_probe_json(probe, hits, judge) for probe, hits in found]}
 
 
@@ -240,21 +240,25 @@ def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Q
 
     faces = 0
     with open_index(name) as searcher, HitWriter(out) as writer:
-        judge = Judge(searcher, say)
+        judge = Judge(searcher, question, say)
         reader = ProbeReader(searcher, model, device, one_face, say)
         probes = (probe for source in sources for probe in reader.read(source))
-        for done, (probe, hits) in enumerate(answered(searcher, probes, question), 1):
+        for done, (probe, hits) in enumerate(answered(searcher, probes, judge.question), 1):
             for row, of_row in zip(probe.rows, hits, strict=True):
-                writer.add(row, of_row, judge(of_row))
+                writer.add(row, of_row[: question.k], judge(of_row))
             faces += sum(row.vector is not None for row in probe.rows)
             on_progress(done, 0)
     return {"out": str(out), "faces": faces, "rows": writer.rows}
 
 
 class Judge:
-    """Whether answers count, by the gallery's calibration; says once where there is none, or it is old."""
+    """Whether answers count, by the gallery's calibration; says once where there is none, or it is old.
 
-    def __init__(self, searcher: Searcher, say: Say):
+    question: the user's, asked for two answers at least, so that there is a margin to tell.
+    """
+
+    def __init__(self, searcher: Searcher, question: Question, say: Say):
+        self.question, self.k = replace(question, k=max(2, question.k) if question.k > 0 else question.k), question.k
         self._calibration, stale = searcher.calibration()
         name = searcher.gallery.folder.name
         if self._calibration is None:
@@ -264,6 +268,9 @@ class Judge:
             self._calibration = None
         elif stale:
             say(f"the calibration is stale, {stale}: run `calibrate {name}` again")
+        if self._calibration is not None and question.score != "best":
+            say("scores only: the calibration is for --score best")
+            self._calibration = None
 
     def __call__(self, hits: Sequence[Hit]) -> dict[str, Any]:
         """known, chance (that a stranger scores as high) and margin (to the second person); null where they cannot be told."""
@@ -284,7 +291,7 @@ def _probe_json(probe: Probe, hits: list[list[Hit]], judge: Judge) -> dict[str, 
             "box": [round(float(v), 2) for v in row.box] if row.box is not None else None,
             "confidence": row.confidence,
             **judge(of_row),
-            "hits": [asdict(hit) for hit in of_row],
+            "hits": [asdict(hit) for hit in of_row[: judge.k]],
         }
         for row, of_row in zip(probe.rows, hits, strict=True)
         if row.vector is not None

@@ -138,9 +138,11 @@ class Candidates:
         return np.searchsorted(self.ids[: self.count], ids)
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
-        """float32 (m, d): the vectors at rising positions, centred where the gallery is."""
-        cut = np.searchsorted(positions, self.built)
-        return np.concatenate([self._built_rows()[positions[:cut]], self._tail[positions[cut:] - self.built]])
+        """float32 (m, d): the vectors at these positions, centred where the gallery is."""
+        xb, in_built = np.empty((len(positions), self.spec.dimension), np.float32), positions < self.built
+        xb[in_built] = self._built_rows()[positions[in_built]]
+        xb[~in_built] = self._tail[positions[~in_built] - self.built]
+        return xb
 
     def _built_rows(self) -> np.ndarray:
         import faiss

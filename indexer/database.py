@@ -32,6 +32,10 @@ class Damaged(GalleryError):
     """The file itself is broken; `build-index --replace` makes a new one."""
 
 
+class Busy(GalleryError):
+    """Another process writes, or reads an older state."""
+
+
 # errors ---------------------------------------------------------------------
 
 
@@ -46,7 +50,7 @@ def one_line(error: Exception, path: Path) -> FaceDBError | Exception:
         case apsw.IOError():
             return SystemFault(f"{path}: could not be read or written ({reason}): check the disk, its free space and limits on file sizes")
         case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
-            return GalleryError(f"expected {path} to be free, another process is writing to it: wait until it has ended and try again")
+            return Busy(f"expected {path} to be free, another process is writing to it: wait until it has ended and try again")
         case apsw.CorruptError() | apsw.NotADBError() | apsw.FormatError() | apsw.SQLError() | UnicodeDecodeError():
             return damaged(path, reason)
         case apsw.NoMemError():
@@ -322,6 +326,7 @@ class Database:
 
 def create_file(folder: Path, encrypt: bool = False) -> None:
     """An empty gallery.db where there is none, its owner's alone; beside it the mark of an encrypted one."""
+    check_file_system(folder)
     make_folder(folder)
     if encrypt and not (folder / FILE).exists():
         write_atomic(folder / CIPHER_FILE, f"{CIPHER}\n".encode())

@@ -19,7 +19,7 @@ from typing import Any
 import apsw
 
 from embedder.errors import DataError, GalleryError
-from indexer.database import WAIT_MS, guarded
+from indexer.database import Busy, guarded
 from indexer.derive import derive, tidy
 from indexer.faces import AMONG, Faces, Line, normal
 from indexer.gallery import Gallery
@@ -69,7 +69,8 @@ def forget(gallery: Gallery, identity: str) -> Traces:
     A second call, after one that was stopped, finishes it. Raises GalleryError for a name that is not, and was not, here.
     """
     with gallery.writing():
-        if not gallery.enrolled([identity]) and not gallery.refused([_name_key(identity)]):
+        removed = gallery.execute("SELECT 1 FROM trash WHERE identity = ? LIMIT 1", (normal(identity),))
+        if not removed and not gallery.enrolled([identity]) and not gallery.refused([_name_key(identity)]):
             gallery._person_id(identity)  # says that nobody is called so
         traces = _collect(gallery, normal(identity))
         _erase(gallery, traces)
@@ -86,7 +87,8 @@ def _name_key(name: str) -> str:
 
 def _collect(gallery: Gallery, identity: str) -> Traces:
     """The person's names, old ones too, their faces and those that were removed of them."""
-    traces = Traces(_names(gallery.lines(), identity))
+    names = _names(gallery.lines(), identity)
+    traces = Traces(names - gallery.enrolled(names - {identity}))  # an old name may be another person's by now
     sql = f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, v.vector, o.vector, png FROM faces JOIN people ON people.id = person " \
           "LEFT JOIN vectors v ON v.id = faces.id LEFT JOIN other_vectors o ON o.id = faces.id LEFT JOIN crops ON crops.id = faces.id " \
           "WHERE name = ?"  # fmt: skip
@@ -155,34 +157,33 @@ def _erase_facts(gallery: Gallery, traces: Traces) -> None:
 # out of the write-ahead log -------------------------------------------------
 
 
-def finish_pending(gallery: Faces) -> bool:
+def finish_pending(gallery: Faces, wait_ms: int = 0) -> bool:
     """Finishes a `forget` that a reader or a crash held up; False where it still has to wait. What `Gallery.open` calls."""
     if gallery.fact(PENDING) is None:
         return True
-    if not gallery.writable:
-        if not os.access(gallery.folder, os.W_OK):
-            return False
-        with Gallery(gallery.folder, True, gallery._key) as writer:
-            return finish_pending(writer)
-    tidy(gallery)  # type: ignore[arg-type]
-    if not cut(gallery):
+    if not os.access(gallery.folder, os.W_OK):
         return False
-    with gallery.writing():
-        gallery.set_fact(PENDING, None)
-    cut(gallery)
+    with Gallery(gallery.folder, True, gallery._key) as writer:
+        writer._db.set_busy_timeout(wait_ms)
+        try:
+            tidy(writer)
+            if not cut(writer):
+                return False
+            with writer.writing():
+                writer.set_fact(PENDING, None)
+            cut(writer)
+        except Busy:
+            return False
     return True
 
 
 def cut(gallery: Faces) -> bool:
     """Moves the write-ahead log into the file and empties it; False while a reader of an older state holds it."""
-    gallery._db.set_busy_timeout(CUT_WAIT_MS)
-    with guarded(gallery.path):
-        try:
+    try:
+        with guarded(gallery.path):
             gallery._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        except (apsw.BusyError, apsw.LockedError):
-            return False
-        finally:
-            gallery._db.set_busy_timeout(WAIT_MS)
+    except Busy:
+        return False
     wal = Path(f"{gallery.path}-wal")
     return not wal.exists() or wal.stat().st_size == 0
 

@@ -7,6 +7,8 @@ import numpy as np
 from indexer.candidates import GATHER, Candidates
 from indexer.metrics import BLOCK_SCORES
 
+PEOPLE = 4096  # summed at once
+
 
 def exact_score(q: np.ndarray, xb: np.ndarray, score: str) -> float:
     """Of a person with faces xb (m, d): `mean`, the mean of their scores; `template`, q times the unit-length sum of xb."""
@@ -19,23 +21,33 @@ class Templates:
     """One vector a person, such that its product with a query is the person's score; float32 (p, d) in memory."""
 
     def __init__(self, candidates: Candidates, kept: np.ndarray | None, score: str):
-        present = candidates.alive[: candidates.count] if kept is None else kept
-        positions = np.flatnonzero(present)
-        self._people, codes = np.unique(candidates.owners[positions], return_inverse=True)
-        total = np.zeros((len(self._people), candidates.spec.dimension), np.float64)
-        for i in range(0, len(positions), GATHER):
-            block = slice(i, i + GATHER)
-            np.add.at(total, codes[block], candidates.rows(positions[block]))
+        positions = np.flatnonzero(candidates.alive[: candidates.count] if kept is None else kept)
+        people, codes = np.unique(candidates.owners[positions], return_inverse=True)
         order = np.argsort(codes, kind="stable")
-        self._positions, self._starts = positions[order], np.searchsorted(codes[order], np.arange(len(self._people) + 1))
-        lengths = np.diff(self._starts) if score == "mean" else np.linalg.norm(total, axis=1)
-        self._xb = (total / np.maximum(lengths, 1e-12)[:, None]).astype(np.float32)
+        codes, self._positions = codes[order], positions[order]
+        self._starts = np.searchsorted(codes, np.arange(len(people) + 1))
+        self._xb = np.empty((len(people), candidates.spec.dimension), np.float32)
+        for p in range(0, len(people), PEOPLE):
+            faces = slice(self._starts[p], self._starts[min(p + PEOPLE, len(people))])
+            total = _sums(candidates, self._positions[faces], codes[faces] - p)
+            lengths = np.bincount(codes[faces] - p) if score == "mean" else np.linalg.norm(total, axis=1)
+            self._xb[p : p + len(total)] = total / np.maximum(lengths, 1e-12)[:, None]
 
     def shortlists(self, xq: np.ndarray, k: int, slack: float) -> list[list[np.ndarray]]:
         """For each query of xq (n, d) the people who could be among its k best, each as the positions of their faces."""
-        found, step = [], max(1, BLOCK_SCORES // max(1, len(self._people)))
+        found, step = [], max(1, BLOCK_SCORES // max(1, len(self._xb)))
         for i in range(0, len(xq), step):
             for scores in xq[i : i + step] @ self._xb.T:
                 floor = np.partition(scores, -k)[-k] - 2 * slack if len(scores) > k else -np.inf
                 found.append([self._positions[self._starts[p] : self._starts[p + 1]] for p in np.flatnonzero(scores >= floor)])
         return found
+
+
+def _sums(candidates: Candidates, positions: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """float64 (p, d): the sum of the vectors of each of p people; codes int (m,), rising from 0 to p - 1, say whose each is."""
+    total = np.zeros((codes[-1] + 1, candidates.spec.dimension))
+    for i in range(0, len(positions), GATHER):
+        xb, who = candidates.rows(positions[i : i + GATHER]).astype(np.float64), codes[i : i + GATHER]
+        first = np.flatnonzero(np.diff(who, prepend=-1))
+        total[who[first]] += np.add.reduceat(xb, first)
+    return total

@@ -54,7 +54,7 @@ def migrate_facts(db: Database) -> None:
     """Version 1 knew no salt and no columns, one source, and had built all that it held."""
     if db.fact("generation") is None or db.fact("salt") is not None:
         return
-    ((built, built_to),) = db.execute("SELECT count(*), max(id) FROM faces")
+    ((built, built_to),) = db.execute("SELECT count(*), coalesce(max(id), 0) FROM faces")
     columns = [column for (column,) in db.execute("SELECT DISTINCT key FROM faces, json_each(extra) ORDER BY key")]
     sources = [source] if (source := db.fact("source")) is not None else []
     facts = {

@@ -76,6 +76,8 @@ def restore(path: Path, folder: Path, replace: bool = False) -> Moved:
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(_opened(path, folder, stack))
             target = stack.enter_context(Gallery.create(folder, source.encrypted))
+            if target.encrypted != source.encrypted:
+                raise GalleryError(f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name")
             if target.generation and target.fact("salt") != source.fact("salt"):
                 raise GalleryError(f"expected a backup of {folder.name}, {path} is of another index: choose another --name")
             with target.writing():
