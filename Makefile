@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(EXTRA)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo test test-all check format clean
+.PHONY: help setup weights demo test test-all bench check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ test: weights  ## the tests that need only the repo, the weights and AT&T
 
 test-all: weights  ## all tests; FACEDB_LFW names the folder with LFW's photos
 	$(BIN)/python -m pytest
+
+bench: setup  ## a quick look at speed: a gallery of 50,000 made-up faces
+	$(BIN)/python benchmarks/gallery.py --n 50000 --repeats 7
 
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check .

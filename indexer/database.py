@@ -131,6 +131,10 @@ class Database:
         self.folder, self.path, self.writable = folder, folder / FILE, writable
         check_file_system(folder)
         self.encrypted = (folder / CIPHER_FILE).exists()
+        if self.encrypted and not hasattr(apsw, "mc_version"):
+            raise SystemFault(
+                "expected the package apsw-sqlite3mc for an encrypted index, found plain apsw: `pip uninstall apsw`, then install again"
+            )
         self._key = (key or environment_key()) if self.encrypted else None
         if self.encrypted and not self._key:
             raise no_key(folder)
