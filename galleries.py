@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -21,15 +20,14 @@ from embedder.photos import Listing, is_outside, list_photos
 from embedder.pipeline import OnProgress, Options, PhotoStage
 from embedder.redact import drop_rows
 from embedder.table import DataSet, Entry, Row, is_data_set, write_atomic
-from indexer import derive, switch, transfer
 from indexer import forget as forgetting
+from indexer import switch, transfer
 from indexer.build import Selection
-from indexer.calibrate import Calibration, fit, is_stale
+from indexer.calibrate import fit
 from indexer.faces import check_name, index_folder, normal
 from indexer.gallery import Added, Gallery, new_command
 from indexer.search import Searcher, exact_scores
 from indexer.verify import Verified
-from indexer.verify import verify as verify_gallery
 from workflows import (
     PROBE_BATCH,
     ProbeReader,
@@ -57,21 +55,8 @@ def open_gallery(name: str, write: bool = False) -> Gallery:
 
 def info(name: str) -> dict[str, Any]:
     """What an index holds and how it stands."""
-    with open_gallery(name) as gallery, gallery.reading():
-        spec, (built, added, changed), other = gallery.spec, derive.behind(gallery), switch.other_spec(gallery)
-        text = gallery.fact("calibration")
-        calibration = None if text is None else Calibration.from_json(text)
-        files = [path for path in gallery.folder.rglob("*") if path.is_file() and not path.is_symlink()]
-        return {
-            "index": name, "faces": gallery.faces, "people": gallery.people, "dimensions": spec.dimension, "model": spec.model_name,
-            "fingerprint": spec.fingerprint, "centred": gallery.mean is not None, "encrypted": gallery.encrypted,
-            "generation": gallery.generation, "built": built, "added_since": added, "changed_since": changed,
-            "columns": gallery.columns, "changes_kept": len(gallery.lines()), "other_model": None if other is None else other.model_name,
-            "threshold": calibration and calibration.threshold, "fpir": calibration and calibration.fpir,
-            "calibration_stale": calibration and is_stale(calibration, gallery.people, spec.fingerprint),
-            "forgotten": gallery.execute("SELECT count(*) FROM forgotten")[0][0],
-            "forgetting_pending": gallery.fact(forgetting.PENDING) is not None, "bytes": sum(path.stat().st_size for path in files),
-        }  # fmt: skip
+    with open_gallery(name) as gallery:
+        return gallery.info()
 
 
 # add ------------------------------------------------------------------------
@@ -313,26 +298,19 @@ def verify(name: str) -> Verified:
     """Reads everything; damaged derived files are made anew where the folder can be written."""
     folder = index_folder(indexes_root(), name)
     with Gallery.open(folder, write=os.access(folder, os.W_OK)) as gallery:
-        return verify_gallery(gallery)
+        return gallery.verify()
 
 
 def compact(name: str, keep_undo: float | None) -> dict[str, Any]:
     """A new generation; before it, changes older than `keep_undo` seconds are dropped from the log."""
     with open_gallery(name, write=True) as gallery:
-        dropped = 0
-        if keep_undo is not None:
-            with gallery.writing():
-                before = time.time() - keep_undo
-                dropped = gallery.drop_log(before)
-                if (gallery.fact("switched") or before) < before:
-                    switch.drop_other(gallery)
-        derive.compact(gallery)
+        dropped = gallery.compact(keep_undo)
         return {"index": name, "generation": gallery.generation, "faces": gallery.faces, "dropped": dropped}
 
 
 def backup(name: str, path: Path) -> transfer.Moved:
     with open_gallery(name) as gallery:
-        return transfer.backup(gallery, path)
+        return gallery.backup(path)
 
 
 def restore(path: Path, name: str, replace_old: bool) -> transfer.Moved:
@@ -341,7 +319,7 @@ def restore(path: Path, name: str, replace_old: bool) -> transfer.Moved:
 
 def export(name: str, folder: Path, crops: bool) -> transfer.Moved:
     with open_gallery(name) as gallery:
-        return transfer.export(gallery, folder, crops)
+        return gallery.export(folder, crops)
 
 
 # forget ---------------------------------------------------------------------

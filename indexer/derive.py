@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +71,15 @@ def check_centring(gallery: Faces) -> None:
 # writing --------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _system_faults() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error) from None
+
+
+@_system_faults()
 def compact(gallery: Gallery) -> bool:
     """Builds the next generation beside the current one and swaps; writers wait only for the swap.
 
@@ -91,6 +100,7 @@ def compact(gallery: Gallery) -> bool:
     return True
 
 
+@_system_faults()
 def derive(gallery: Gallery) -> None:
     """The next generation from the rows of the transaction that is open, to be committed with them."""
     temporary = None if gallery.encrypted else _write(gallery, gallery.generation + 1)
@@ -176,13 +186,16 @@ class Sink:
 
 def _write_file(path: Path, write: Callable[[Sink], None]) -> dict[str, Any]:
     """Size and sha256 of a new file, on disk when it returns."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        sink = Sink(file)
-        write(sink)
-        if sink.error:
-            raise OSError(sink.error.errno, sink.error.strerror, str(path))
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            sink = Sink(file)
+            write(sink)
+            if sink.error:
+                raise sink.error
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
 
 
@@ -200,6 +213,7 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+@_system_faults()
 def tidy(gallery: Gallery) -> None:
     """Points index.faiss at the committed generation and removes all others."""
     with gallery.writing():  # so that no other process is between its rename and its commit
@@ -244,9 +258,8 @@ def compact_if_due(gallery: Gallery) -> bool:
         return False
     try:
         return compact(gallery)
-    except (OSError, FaceDBError) as error:
-        reason = from_os_error(error) if isinstance(error, OSError) else error
-        log.warning("the change is saved, but the index could not be rebuilt: %s", reason)
+    except FaceDBError as error:
+        log.warning("the change is saved, but the index could not be rebuilt: %s", error)
         return False
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedder.errors import DataError, GalleryError, InputError, from_os_error
 from embedder.table import Entry, Writer, drop_stale_temporaries, make_folder, sync_folder, to_table
-from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, Damaged
+from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, Damaged, damaged, remove_file
 from indexer.derive import derive, tidy
 from indexer.faces import AMONG, check_name
 from indexer.gallery import Gallery, versions
+from indexer.verify import problems
 
 # in an order in which each row's references are there before it
 TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash")
@@ -71,26 +74,46 @@ def restore(path: Path, folder: Path, replace: bool = False) -> Moved:
     folder, path = Path(folder), Path(path)
     check_name(folder.name)
     if (folder / FILE).exists() and not replace:
-        raise GalleryError(f"expected a new name, {folder.name} is there: choose another --name, or --replace it by its backup")
+        with Gallery(folder, False) as there:
+            if there.generation:
+                raise GalleryError(f"expected a new name, {folder.name} is there: choose another --name, or --replace it by its backup")
     try:
         with contextlib.ExitStack() as stack:
-            source = stack.enter_context(_opened(path, folder, stack))
-            target = stack.enter_context(Gallery.create(folder, source.encrypted))
-            if target.encrypted != source.encrypted:
-                raise GalleryError(f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name")
-            if target.generation and target.fact("salt") != source.fact("salt"):
-                raise GalleryError(f"expected a backup of {folder.name}, {path} is of another index: choose another --name")
-            with target.writing():
-                forgotten = _copy(source, target)
-                derive(target)
-            tidy(target)
-            return Moved(str(folder), target.faces, target.people, forgotten)
+            source = _opened(path, folder, stack)
+            try:
+                return _restore(source, path, folder)
+            except Damaged:  # the index, not its backup
+                if not replace:
+                    raise
+                forgotten = _readable_forgotten(folder)
+                remove_file(folder)
+                return _restore(source, path, folder, forgotten)
     except OSError as error:
         raise from_os_error(error) from None
 
 
+def _restore(source: Gallery, path: Path, folder: Path, forgotten: Sequence[tuple] = ()) -> Moved:
+    with Gallery.create(folder, source.encrypted) as target:
+        if target.encrypted != source.encrypted:
+            raise GalleryError(f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name")
+        if target.generation and target.fact("salt") != source.fact("salt"):
+            raise GalleryError(f"expected a backup of {folder.name}, {path} is of another index: choose another --name")
+        with target.writing():
+            left_out = _copy(source, target, forgotten)
+            derive(target)
+        tidy(target)
+        return Moved(str(folder), target.faces, target.people, left_out)
+
+
+def _readable_forgotten(folder: Path) -> list[tuple]:
+    """Who was forgotten, as far as a damaged index still says so."""
+    with contextlib.suppress(GalleryError), Gallery(folder, False) as spoilt:
+        return spoilt.execute("SELECT hash FROM forgotten")
+    return []
+
+
 def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Gallery:
-    """A copy of a backup as a gallery of this version; in the folder of the index, where any later writer clears it away."""
+    """A copy of a backup as a sound gallery of this version; in the folder of the index, where any later writer clears it away."""
     stack.callback(_drop_empty_folder, inside)
     drop_stale_temporaries(make_folder(inside))
     folder = inside / f"_tmp-{os.getpid()}-restore"
@@ -103,17 +126,25 @@ def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Gallery:
         shutil.copyfile(path, folder / FILE)
     except FileNotFoundError:
         raise DataError(f"expected a backup, {path} is not there: check the path") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(folder / FILE)) from None
     if not plain:
         (folder / CIPHER_FILE).write_text(f"{CIPHER}\n")
     try:
-        gallery = Gallery(folder, True)
+        gallery = stack.enter_context(Gallery(folder, True))
         gallery.check_version()
         with gallery.writing():  # migrates it
             if not gallery.generation:
                 raise DataError(f"expected a backup of an index, {path} holds none: check the path")
+        with gallery.reading():
+            for line in problems(gallery):
+                raise damaged(path, line)
         return gallery
-    except Damaged as error:
-        raise DataError(f"expected a sound backup, {path} is damaged or none ({str(error)[:120]}): use another") from None
+    except GalleryError as error:
+        line = str(error).replace(str(folder / FILE), str(path)).replace(folder.name, path.name)
+        if isinstance(error, Damaged):
+            line = f"expected a sound backup, {path} is damaged or none ({line[:200]}): use another"
+        raise DataError(line if plain else f"{line}; or {path.name} is no backup") from None
 
 
 def _drop_empty_folder(folder: Path) -> None:
@@ -121,9 +152,9 @@ def _drop_empty_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def _copy(source: Gallery, target: Gallery) -> int:
+def _copy(source: Gallery, target: Gallery, forgotten: Sequence[tuple]) -> int:
     """Everything of one gallery in the place of the other's; returns how many faces stay forgotten."""
-    forgotten = [hash for (hash,) in target.execute("SELECT hash FROM forgotten")]
+    forgotten = [*forgotten, *target.execute("SELECT hash FROM forgotten")]
     generation = target.generation
     target.clear()
     for table in TABLES:
@@ -135,8 +166,7 @@ def _copy(source: Gallery, target: Gallery) -> int:
     for key, value in source.execute("SELECT key, value FROM meta WHERE key NOT IN ('report', 'forgetting')"):
         target.set_fact(key, value)
     target.set_fact("generation", max(generation, source.generation))
-    target.execute_many("INSERT OR IGNORE INTO forgotten VALUES (?)", source.execute("SELECT hash FROM forgotten"))
-    target.execute_many("INSERT OR IGNORE INTO forgotten VALUES (?)", [(hash,) for hash in forgotten])
+    target.execute_many("INSERT OR IGNORE INTO forgotten VALUES (?)", [*forgotten, *source.execute("SELECT hash FROM forgotten")])
     return _drop_forgotten(target)
 
 
@@ -146,7 +176,7 @@ def _drop_forgotten(gallery: Gallery) -> int:
         among = (json.dumps(sorted(face_ids)),)
         gallery._drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
         # names and removed faces of the forgotten stand in the log too: it cannot be kept
-        gallery.drop_log(time.time() + 1)
+        gallery.drop_log(math.inf)
     return len(face_ids)
 
 
@@ -169,6 +199,8 @@ def export(gallery: Gallery, out: Path, crops: bool = False) -> Moved:
             began = time.monotonic()
             rows = gallery.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops)
             without += sum(row.crop is None for row in rows) if crops else 0
+            for row in rows:
+                row.split = "gallery"  # whatever split it was added from
             writer.write(shard, to_table(rows, spec, extra), time.monotonic() - began, versions())
         return Moved(str(out), gallery.faces, gallery.people, without_crop=without)
 

@@ -26,7 +26,9 @@ FORBIDDEN = {
     "embedder": ("faiss", "apsw"),
     "trainer": ("faiss", "apsw", "mtcnn"),
 }
-LIGHT = dict.fromkeys(("cli.py", "cli_gallery.py", "console.py"), ("click", "embedder.errors", "cli_gallery", "console"))  # all that `--help` may cost beyond the standard library
+LIGHT = dict.fromkeys(
+    ("cli.py", "cli_gallery.py", "console.py"), ("click", "embedder.errors", "cli_gallery", "console")
+)  # all that `--help` may cost beyond the standard library
 
 
 def modules(part: str) -> list[Path]:

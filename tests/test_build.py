@@ -442,7 +442,9 @@ def same_answer(now: dict, whole: dict, replaced: bool) -> bool:
     if not replaced or now["report"]["generation"] == whole["report"]["generation"]:
         return now == whole
     strip = [[line[1:2] + line[3:-1] for line in s["faces"]] for s in (now, whole)]
-    return strip[0] == strip[1] and [line[1] for line in now["vectors"]] == [line[1] for line in whole["vectors"]] and len(now["names"]) == 6
+    return (
+        strip[0] == strip[1] and [line[1] for line in now["vectors"]] == [line[1] for line in whole["vectors"]] and len(now["names"]) == 6
+    )
 
 
 # the disk -------------------------------------------------------------------

@@ -1,0 +1,30 @@
+"""How an index stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from indexer.calibrate import Calibration, is_stale
+from indexer.derive import behind
+from indexer.forget import PENDING
+from indexer.gallery import Gallery
+from indexer.switch import other_spec
+
+
+def info(gallery: Gallery) -> dict[str, Any]:
+    """Faces, people, model, how far it is behind its last build, calibration, sizes; of one snapshot."""
+    with gallery.reading():
+        spec, (built, added, changed), other = gallery.spec, behind(gallery), other_spec(gallery)
+        text = gallery.fact("calibration")
+        calibration = None if text is None else Calibration.from_json(text)
+        files = [path for path in gallery.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        return {
+            "index": gallery.folder.name, "faces": gallery.faces, "people": gallery.people, "dimensions": spec.dimension,
+            "model": spec.model_name, "fingerprint": spec.fingerprint, "centred": gallery.mean is not None, "encrypted": gallery.encrypted,
+            "generation": gallery.generation, "built": built, "added_since": added, "changed_since": changed,
+            "columns": gallery.columns, "changes_kept": len(gallery.lines()), "other_model": None if other is None else other.model_name,
+            "threshold": calibration and calibration.threshold, "fpir": calibration and calibration.fpir,
+            "calibration_stale": calibration and is_stale(calibration, gallery.people, spec.fingerprint),
+            "forgotten": gallery.execute("SELECT count(*) FROM forgotten")[0][0],
+            "forgetting_pending": gallery.fact(PENDING) is not None, "bytes": sum(path.stat().st_size for path in files),
+        }  # fmt: skip
