@@ -14,7 +14,7 @@ import numpy as np
 
 from embedder.errors import GalleryError
 from indexer.database import LINK
-from indexer.derive import HASHED_AT_OPEN, OWNERS, built_folder, centred, make_index, position_of, unsound
+from indexer.derive import HASHED_AT_OPEN, OWNERS, built_folder, centred, make_index, position_of, read_report, unsound
 from indexer.faces import Faces
 
 ROOM = 1024  # faces by which the tail's arrays grow at least
@@ -71,7 +71,8 @@ class Candidates:
             return True
         folder = built_folder(self.gallery.folder, generation)
         try:
-            if unsound(self.gallery, HASHED_AT_OPEN):
+            report = read_report(self.gallery)
+            if report is None or unsound(self.gallery, HASHED_AT_OPEN):
                 return False
             index: Any = faiss.read_index(str(folder / LINK), faiss.IO_FLAG_MMAP_IFC)
             ids, owners = np.load(folder / OWNERS, allow_pickle=False)
@@ -79,7 +80,7 @@ class Candidates:
             return False
         if not np.array_equal(faiss.vector_to_array(index.id_map), ids):
             return False
-        self._use(index, ids, owners, self.gallery.needed_fact("built_to"), 0)
+        self._use(index, ids, owners, report["people"], self.gallery.needed_fact("built_to"), 0)
         return True
 
     def load_anew(self) -> None:
@@ -88,9 +89,9 @@ class Candidates:
             path = built_folder(self.gallery.folder, self.gallery.generation)
             log.warning("%s is missing or damaged: searching an index made in memory; `verify` or `compact` mends it", path)
         position = position_of(self.gallery)
-        self._use(make_index(self.gallery), *self.gallery.owners(), position.newest, position.seq)
+        self._use(make_index(self.gallery), *self.gallery.owners(), self.gallery.people, position.newest, position.seq)
 
-    def _use(self, index: Any, ids: np.ndarray, owners: np.ndarray, newest: int, seq: int) -> None:
+    def _use(self, index: Any, ids: np.ndarray, owners: np.ndarray, people: int, newest: int, seq: int) -> None:
         import faiss
 
         self._index = index  # it owns the next one
@@ -99,7 +100,7 @@ class Candidates:
         self._newest, self._seq, self.mean = newest, seq, self.gallery.mean
         self.ids, self.owners, self.alive = ids.copy(), owners.copy(), np.ones(len(ids), bool)
         self._tail = np.empty((0, self.spec.dimension), np.float32)
-        self.per_person = math.ceil(len(ids) / max(1, len(np.unique(owners))))  # faces, about
+        self.per_person = math.ceil(len(ids) / max(1, people))  # faces, about
         self.generation, self._mark = self.gallery.generation, None
 
     def _read_tail(self) -> None:
