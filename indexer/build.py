@@ -223,10 +223,10 @@ def _fill(gallery: Gallery, selection: Selection, centre: bool, readmit: bool) -
     return done
 
 
-def gallery_mean(gallery: Gallery) -> bytes:
+def gallery_mean(gallery: Gallery, table: str = "vectors") -> bytes:
     """float64 (d,), as the fact `mean` holds it: the mean of all vectors."""
-    total, n = np.zeros(gallery.spec.dimension), 0
-    for ids, xb in gallery.vectors():
+    total, n = np.float64(0), 0
+    for ids, xb in gallery.vectors(table=table):
         total, n = total + xb.sum(axis=0, dtype=np.float64), n + len(ids)
     return (total / n).astype("<f8").tobytes()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Condition:
         return sql, [*bindings * 3, self.value, *bindings, self.value]
 
     def _column(self) -> tuple[str, list[str]]:
-        return (OWN[self.column], []) if self.column in OWN else ("json_extract(extra, ?)", [f'$."{self.column}"'])
+        return (OWN[self.column], []) if self.column in OWN else ("json_extract(extra, ?)", [f"$.{json.dumps(self.column, ensure_ascii=False)}"])
 
 
 def parse(where: Sequence[str]) -> list[Condition]:
@@ -77,7 +78,15 @@ def kept_ids(gallery: Faces, conditions: Sequence[Condition]) -> str:
     clauses, bindings = [], []
     for group in groups.values():
         parts = [condition.sql() for condition in group]
-        clauses.append("(" + " OR ".join(sql for sql, _ in parts) + ")")
+        clauses.append(_joined([sql for sql, _ in parts], "OR"))
         bindings += [value for _, values in parts for value in values]
-    sql = f"SELECT json_group_array(faces.id) FROM faces JOIN people ON people.id = person WHERE {' AND '.join(clauses)}"
+    sql = f"SELECT json_group_array(faces.id) FROM faces JOIN people ON people.id = person WHERE {_joined(clauses, 'AND')}"
     return gallery.execute(sql, bindings)[0][0]
+
+
+def _joined(clauses: Sequence[str], word: str) -> str:
+    """As a tree: SQLite takes any number of conditions, but none that is 1000 deep."""
+    if len(clauses) == 1:
+        return clauses[0]
+    half = len(clauses) // 2
+    return f"({_joined(clauses[:half], word)} {word} {_joined(clauses[half:], word)})"

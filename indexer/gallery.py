@@ -406,7 +406,7 @@ class Gallery(Faces):
         """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""
         for table in ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people"):
             self.execute(f"DELETE FROM {table}")
-        self.execute("DELETE FROM meta WHERE key NOT IN ('salt', 'generation')")
+        self.execute("DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting')")
 
 
 def new_command() -> str:

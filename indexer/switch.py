@@ -14,7 +14,7 @@ import numpy as np
 from embedder.errors import DataError, GalleryError
 from embedder.spec import FaceSpec
 from indexer.build import gallery_mean
-from indexer.derive import derive, tidy
+from indexer.derive import centred, derive, tidy
 from indexer.gallery import Gallery
 from indexer.metrics import BLOCK_SCORES
 from indexer.schema import checksum
@@ -66,7 +66,7 @@ def prepare(gallery: Gallery, spec: FaceSpec) -> None:
     with gallery.writing():
         other = other_spec(gallery)
         if other is None or other.fingerprint != spec.fingerprint:
-            gallery.execute("DELETE FROM other_vectors")
+            drop_other(gallery)
             gallery.set_fact("other_spec", spec.to_json())
     ((lacking,),) = gallery.execute(
         "SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops) AND id NOT IN (SELECT id FROM other_vectors)"
@@ -83,6 +83,13 @@ def other_spec(gallery: Gallery) -> FaceSpec | None:
     return None if text is None else FaceSpec.from_json(text)
 
 
+def other_mean(gallery: Gallery) -> np.ndarray | None:
+    """What centring takes from the other model's vectors: what it took when they were in use, else their mean; None without centring."""
+    if gallery.mean is None:
+        return None
+    return np.frombuffer(gallery.fact("other_mean") or gallery_mean(gallery, "other_vectors"), "<f8")
+
+
 def missing(gallery: Gallery) -> int:
     """How many faces have no vector by the other model yet."""
     return gallery.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM other_vectors)")[0][0]
@@ -90,7 +97,10 @@ def missing(gallery: Gallery) -> int:
 
 def pending(gallery: Gallery) -> Iterator[list[tuple[int, bytes]]]:
     """Blocks of (id, PNG) of the faces that have no vector by the other model yet; store each before the next."""
-    sql = "SELECT faces.id, face_id, image FROM faces WHERE id NOT IN (SELECT id FROM other_vectors) ORDER BY id LIMIT ?"
+    sql = (
+        "SELECT faces.id, face_id, image FROM faces WHERE id NOT IN (SELECT id FROM other_vectors) AND id IN (SELECT id FROM crops) "
+        "ORDER BY id LIMIT ?"
+    )
     while block := gallery.execute(sql, (BATCH,)):
         crops = [(id, gallery._crop(id, face_id, image)) for id, face_id, image in block]
         yield [(id, png) for id, png in crops if png is not None]
@@ -112,11 +122,14 @@ def compare(gallery: Gallery, seed: int = 0) -> Comparison:
         spec, other = gallery.spec, other_spec(gallery)
         if other is None or missing(gallery):
             raise DataError(f"expected vectors of every face of {gallery.folder.name} by another model, some are missing: run `reembed`")
+        if not gallery.faces:
+            raise DataError(f"expected faces in {gallery.folder.name} to compare models by, it has none: add some first")
         ids, owners = gallery.owners()
         asked = np.arange(len(ids))
         if len(ids) > ASKED:
             asked = np.sort(np.random.default_rng(seed).choice(len(ids), ASKED, replace=False))
-        before, after = (_answers(gallery, table, asked, owners) for table in ("vectors", "other_vectors"))
+        before = _answers(gallery, "vectors", gallery.mean, asked, owners)
+        after = _answers(gallery, "other_vectors", other_mean(gallery), asked, owners)
         names: dict[int, str] = dict(gallery.execute("SELECT id, name FROM people"))
         truth, differ = owners[asked], np.flatnonzero(before != after)
         faces = gallery.fetch(ids[asked[differ]])
@@ -129,9 +142,9 @@ def compare(gallery: Gallery, seed: int = 0) -> Comparison:
         )  # fmt: skip
 
 
-def _answers(gallery: Gallery, table: str, asked: np.ndarray, owners: np.ndarray) -> np.ndarray:
+def _answers(gallery: Gallery, table: str, mean: np.ndarray | None, asked: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """int64 (len(asked),): the owner of the face nearest to each asked one, itself left out."""
-    xb = np.concatenate([x for _, x in gallery.vectors(table=table)])
+    xb = np.concatenate([centred(x, mean) for _, x in gallery.vectors(table=table)])
     answers, step = np.empty(len(asked), np.int64), max(1, BLOCK_SCORES // len(xb))
     for i in range(0, len(asked), step):
         block = asked[i : i + step]
@@ -149,13 +162,19 @@ def switch(gallery: Gallery) -> None:
             raise GalleryError(
                 f"expected vectors of every face of {gallery.folder.name} by another model, some are missing: run `reembed` again"
             )
+        if not gallery.faces:
+            raise GalleryError(
+                f"expected faces in {gallery.folder.name} to switch to another model, it has none: build it anew with that model"
+            )
+        mean = other_mean(gallery)
         for old, new in (("vectors", "moved_vectors"), ("other_vectors", "vectors"), ("moved_vectors", "other_vectors")):
             gallery.execute(f"ALTER TABLE {old} RENAME TO {new}")
         gallery.set_fact("spec", other.to_json())
         gallery.set_fact("other_spec", spec.to_json())
         gallery.set_fact("switched", int(time.time()))
-        if gallery.mean is not None:
-            gallery.set_fact("mean", gallery_mean(gallery))
+        if mean is not None:
+            gallery.set_fact("other_mean", gallery.fact("mean"))
+            gallery.set_fact("mean", mean.tobytes())
         derive(gallery)
     tidy(gallery)
 
@@ -163,5 +182,5 @@ def switch(gallery: Gallery) -> None:
 def drop_other(gallery: Gallery) -> None:
     """Gives up the other model's vectors, within a transaction."""
     gallery.execute("DELETE FROM other_vectors")
-    for key in ("other_spec", "switched"):
+    for key in ("other_spec", "other_mean", "switched"):
         gallery.set_fact(key, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +49,7 @@ class Traces:
         found = 0
         for block, start, end in _blocks(path, margin):
             found += sum(start <= at < end for at in finder.places(block))
-            found += sum(start <= at < end and not _within(block, at, longer) for name in names for at in _places(block, name))
+            found += sum(start <= at < end and not _within(block, at, at + len(name), longer) for name in names for at in _places(block, name))
         return found
 
 
@@ -57,8 +59,8 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 def _blocks(path: Path, margin: int) -> Iterator[tuple[bytes, int, int]]:
     """(bytes, start, end): a file in blocks with `margin` bytes more on both sides; what begins in [start, end) belongs to this block."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # one that has gone holds nothing
+        size = os.fstat(file.fileno()).st_size
         for at in range(0, size, BLOCK):
             first = max(0, at - margin)
             file.seek(first)
@@ -72,13 +74,12 @@ def _places(block: bytes, text: bytes) -> Iterator[int]:
         at = block.find(text, at + 1)
 
 
-def _within(block: bytes, at: int, longer: Sequence[bytes]) -> bool:
-    """Whether the place lies inside one of the longer texts."""
+def _within(block: bytes, at: int, end: int, longer: Sequence[bytes]) -> bool:
+    """Whether what stands there lies inside one of the longer texts."""
     for text in longer:
-        first = max(0, at - len(text))
-        for start in _places(block[first : at + len(text)], text):
-            if first + start <= at < first + start + len(text):
-                return True
+        first = max(0, end - len(text))
+        if any(first + start <= at for start in _places(block[first : at + len(text)], text)):
+            return True
     return False
 
 
