@@ -124,6 +124,7 @@ def _recorded(gallery: Gallery, batch: list[Row], first: int) -> list[tuple[str,
     """The inserts that `add` would make of a batch, with ids from `first`; only its people are inserted."""
     inserts: list[tuple[str, list]] = []
     with pytest.MonkeyPatch.context() as patch, gallery.writing():
+        gallery._people(row.identity or "" for row in batch)
         patch.setattr(gallery, "_next_id", lambda: first)
         patch.setattr(gallery, "execute_many", lambda sql, lines: inserts.append((sql, list(lines))))
         gallery._insert({row.face_id: row for row in batch}, gallery.spec.dimension)
