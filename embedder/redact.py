@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from embedder.table import DataSet, Entry, digest_of, mark_path, plans, read_mark, read_plans, shard_path, to_bytes, write_atomic
+from embedder.table import (
+    DataSet,
+    Entry,
+    digest_of,
+    drop_stale_temporaries,
+    mark_path,
+    plans,
+    read_plans,
+    shard_path,
+    to_bytes,
+    write_atomic,
+)
 
 IsDoomed = Callable[[str | None, str | None], bool]
 
@@ -24,10 +35,11 @@ def drop_rows(folder: Path, is_doomed: IsDoomed) -> int:
     for table in data.shards(["identity", "image"]):
         photos.update(image for identity, image in _pairs(table, "identity", "image") if is_doomed(None, identity))
     by_shard: dict[int, list[Entry]] = {}
-    for path, p in planned.items():
+    for p in planned.values():
         entries = by_shard.setdefault(p.shard, [])
-        if path not in photos and not p.dropped:
+        if not p.dropped:
             entries.append(p.entry)
+    _drop_unfinished(data)
     dropped = sum(_rewrite_shard(data, shard, by_shard.get(shard, []), photos, is_doomed) for shard in sorted(data.marks))
     for plan, lines in plans(folder):
         kept = lines.filter(pa.array([name not in photos for name in lines["path"].to_pylist()], pa.bool_()))
@@ -36,17 +48,27 @@ def drop_rows(folder: Path, is_doomed: IsDoomed) -> int:
     return dropped
 
 
+def _drop_unfinished(data: DataSet) -> None:
+    """Shards without a mark, and halves of files: no reader sees them, but they may hold anybody."""
+    drop_stale_temporaries(data.folder)
+    marked = {shard_path(data.folder, shard) for shard in data.marks}
+    for path in data.folder.glob("part-*.parquet"):
+        if path not in marked:
+            path.unlink(missing_ok=True)
+
+
 def _rewrite_shard(data: DataSet, shard: int, entries: list[Entry], photos: set[str], is_doomed: IsDoomed) -> int:
-    table = data.shard(shard)
+    table, path, mark = data.shard(shard), shard_path(data.folder, shard), data.marks[shard]
     kept = [image not in photos and not is_doomed(face_id, None) for face_id, image in _pairs(table, "face_id", "image")]
-    if all(kept):
+    if all(kept) and mark["bytes"] == path.stat().st_size:
         return 0
-    table = table.filter(pa.array(kept, pa.bool_()))
-    content, mark = to_bytes(table), read_mark(data.folder, shard) or {}
-    write_atomic(shard_path(data.folder, shard), content)
+    if not all(kept):
+        table = table.filter(pa.array(kept, pa.bool_()))
+        write_atomic(path, to_bytes(table))
+    if mark["inputs"] == digest_of(entries):  # else it waits for another run, and still has to
+        mark |= {"inputs": digest_of([entry for entry in entries if entry.path not in photos])}
     mark |= {
-        "inputs": digest_of(entries), "rows": len(table), "bytes": len(content),
-        "outcomes": dict(sorted(Counter(table["outcome"].to_pylist()).items())),
+        "rows": len(table), "bytes": path.stat().st_size, "outcomes": dict(sorted(Counter(table["outcome"].to_pylist()).items())),
     }  # fmt: skip
     write_atomic(mark_path(data.folder, shard), json.dumps(mark, indent=1).encode())
     return len(kept) - len(table)

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,8 +145,7 @@ def adopt(gallery: Gallery, temporary: Path | None, position: Position) -> None:
 def _write(gallery: Gallery, generation: int) -> Path:
     """A folder with all derived files of the snapshot, on disk when it returns."""
     drop_stale_temporaries(gallery.folder)
-    folder = gallery.folder / f"_tmp-{os.getpid()}-built"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = gallery.folder / f"_tmp-{os.getpid()}-{uuid.uuid4().hex}-built"  # a thread's own
     folder.mkdir(mode=0o700)
     try:
         files = {
@@ -229,7 +229,7 @@ def tidy(gallery: Gallery) -> None:
             sync_folder(folder)
         for other in folder.glob("built-*"):
             if other != current or gallery.encrypted:
-                shutil.rmtree(other)
+                shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()
         drop_stale_temporaries(folder)
 
 

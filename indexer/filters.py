@@ -48,7 +48,11 @@ class Condition:
         return sql, [*bindings * 3, self.value, *bindings, self.value]
 
     def _column(self) -> tuple[str, list[str]]:
-        return (OWN[self.column], []) if self.column in OWN else ("json_extract(extra, ?)", [f"$.{json.dumps(self.column, ensure_ascii=False)}"])
+        return (
+            (OWN[self.column], [])
+            if self.column in OWN
+            else ("json_extract(extra, ?)", [f"$.{json.dumps(self.column, ensure_ascii=False)}"])
+        )
 
 
 def parse(where: Sequence[str]) -> list[Condition]:

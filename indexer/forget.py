@@ -92,15 +92,29 @@ def _collect(gallery: Gallery, identity: str) -> Traces:
     sql = f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, v.vector, o.vector, png FROM faces JOIN people ON people.id = person " \
           "LEFT JOIN vectors v ON v.id = faces.id LEFT JOIN other_vectors o ON o.id = faces.id LEFT JOIN crops ON crops.id = faces.id " \
           "WHERE name = ?"  # fmt: skip
+    photos: set[str] = set()
     for row in gallery.rows(sql, (identity,)):
         columns = dict(zip(FACE_COLUMNS, row, strict=False))
-        traces.add_face(columns["face_id"], columns["image_sha256"], [v for v in row[-3:-1] if v], row[-1])
+        photos.add(columns["image_sha256"] or "")
+        traces.add_face(columns["face_id"], [v for v in row[-3:-1] if v], row[-1])
     among = json.dumps([*traces.names]), json.dumps([*traces.face_ids])
     for face_id, sha256, vector, png in gallery.rows(
         f"SELECT face_id, image_sha256, vector, png FROM trash WHERE identity {AMONG} OR face_id {AMONG}", among
     ):
-        traces.add_face(face_id, sha256, [vector], png)
+        photos.add(sha256 or "")
+        traces.add_face(face_id, [vector], png)
+    for sha256 in photos - _with_others(gallery, photos, traces.face_ids):
+        traces.add_photo(sha256)
     return traces
+
+
+def _with_others(gallery: Gallery, photos: set[str], face_ids: set[str]) -> set[str]:
+    """Those photos that show somebody else too, whose row keeps their hash."""
+    both = json.dumps([*photos]), json.dumps([*face_ids])
+    sql = " UNION ".join(
+        f"SELECT image_sha256 FROM {table} WHERE image_sha256 {AMONG} AND face_id NOT {AMONG}" for table in ("faces", "trash")
+    )
+    return {sha256 for (sha256,) in gallery.execute(sql, both * 2)}
 
 
 def _names(lines: Sequence[Line], identity: str) -> set[str]:
@@ -149,7 +163,7 @@ def _erase_line(gallery: Gallery, line: Line, traces: Traces) -> None:
 
 def _erase_facts(gallery: Gallery, traces: Traces) -> None:
     sources = json.loads(gallery.fact("sources") or "[]")
-    kept = [source for source in sources if not any(name in source for name in traces.names)]
+    kept = [source for source in sources if not any(name in normal(source) for name in traces.names)]
     if kept != sources:
         gallery.set_fact("sources", json.dumps(kept))
 
@@ -260,5 +274,5 @@ def look_again(gallery: Gallery, receipt: Receipt, identity: str | None) -> dict
         raise GalleryError(f"expected {identity!r} to be forgotten, they are enrolled in {gallery.folder.name}: run `forget` again")
     traces = Traces({normal(identity)} if identity is not None else set())
     for face_id in receipt.face_ids:
-        traces.add_face(face_id, None, [], None)
+        traces.add_face(face_id, [], None)
     return look(gallery, traces, [Path(folder) for folder in receipt.data_sets if Path(folder).is_dir()])

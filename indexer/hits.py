@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,5 +72,7 @@ class HitWriter:
         except OSError as error:
             raise from_os_error(OSError(error.errno, error.strerror or str(error), str(self._path))) from None
         finally:
-            self._file.close()
+            self._writer.is_open = False  # where it failed: it would end its file later, which is closed then
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._temporary.unlink(missing_ok=True)

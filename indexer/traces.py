@@ -27,13 +27,17 @@ class Traces:
     face_ids: set[str] = field(default_factory=set)
     pieces: set[bytes] = field(default_factory=set)  # of PIECE bytes
 
-    def add_face(self, face_id: str, image_sha256: str | None, vectors: Sequence[bytes], png: bytes | None) -> None:
+    def add_face(self, face_id: str, vectors: Sequence[bytes], png: bytes | None) -> None:
         """All that is looked for of one face."""
         self.face_ids.add(face_id)
-        self.pieces.update(_pieces(face_id.encode()), _pieces((image_sha256 or "").encode()))
+        self.pieces.update(_pieces(face_id.encode()))
         for vector in vectors:
             self.pieces.update(_pieces(vector))
         self.pieces.update(piece for piece in _pieces((png or b"")[PNG_HEAD:]) if len(set(piece)) >= VARIED)
+
+    def add_photo(self, image_sha256: str) -> None:
+        """The hash of a photo that shows nobody else."""
+        self.pieces.update(_pieces(image_sha256.encode()))
 
     @property
     def short_names(self) -> set[str]:
@@ -49,7 +53,9 @@ class Traces:
         found = 0
         for block, start, end in _blocks(path, margin):
             found += sum(start <= at < end for at in finder.places(block))
-            found += sum(start <= at < end and not _within(block, at, at + len(name), longer) for name in names for at in _places(block, name))
+            found += sum(
+                start <= at < end and not _within(block, at, at + len(name), longer) for name in names for at in _places(block, name)
+            )
         return found
 
 

@@ -193,16 +193,16 @@ def export(gallery: Gallery, out: Path, crops: bool = False) -> Moved:
         for id, image, stored in gallery.rows("SELECT id, image, checksum FROM faces ORDER BY id"):
             by_image.setdefault(image, []).append((id, stored))
         entries = [Entry(image, len(faces), _mark(faces)) for image, faces in by_image.items()]
-        spec, extra, without = gallery.spec, gallery.columns, 0
+        spec, extra = gallery.spec, gallery.columns
         writer = Writer(out, spec, {"command": "export", "crops kept": crops}, entries, extra, prune=True)
         for shard, inputs in writer.pending():
             began = time.monotonic()
             rows = gallery.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops)
-            without += sum(row.crop is None for row in rows) if crops else 0
             for row in rows:
                 row.split = "gallery"  # whatever split it was added from
             writer.write(shard, to_table(rows, spec, extra), time.monotonic() - began, versions())
-        return Moved(str(out), gallery.faces, gallery.people, without_crop=without)
+        ((without,),) = gallery.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops)")
+        return Moved(str(out), gallery.faces, gallery.people, without_crop=without if crops else 0)
 
 
 def _mark(faces: list[tuple[int, bytes]]) -> int:

@@ -36,6 +36,7 @@ from tests import steps, synthetic
 from tests.steps import FAIL, FULL, MODES, STEPS, TORN
 
 PEOPLE, PHOTOS, CROP = 12, 2, 300
+LANES = 2  # processes that try at once
 OTHER = FaceSpec(parts=(Part("other", "cd" * 32, 24, "fixed"),))
 KEY = b"a key"
 VOLATILE = ("report", "generation", "built", "built_to", "switched", "forgetting", "salt")
@@ -75,6 +76,7 @@ def content(folder: Path) -> dict[str, list] | None:
             "meta": f"SELECT key, value FROM meta WHERE key NOT IN ({','.join('?' * len(VOLATILE))}) ORDER BY 1",
         }  # fmt: skip
         held = {name: list(db.execute(sql, VOLATILE if name == "meta" else ())) for name, sql in found.items()}
+        held["meta"] = [(key, os.path.basename(value) if key == "sources" else value) for key, value in held["meta"]]
         return held if held["meta"] else None
     finally:
         db.close()
@@ -159,10 +161,18 @@ def in_one(folder: Path) -> list[Verb]:
 def forgetting(folder: Path) -> list[Verb]:
     """Someone is forgotten who had another name, and a face that was removed."""
     return [
+        alone(folder, lambda g: g.merge("person 5", "person 6")),
         alone(folder, lambda g: g.rename("person 3", WANTED)),
         alone(folder, lambda g: g.remove(face_id=doomed()[0].face_id)),
+        alone(folder, lambda g: g.split([rows()[0].face_id, doomed()[1].face_id], "person 7")),
+        alone(folder, lambda g: g.undo()),
         lambda: forgets(folder),
     ]
+
+
+def forgetting_while_read(folder: Path) -> list[Verb]:
+    """The same, while another process reads an older state."""
+    return [lambda: forgets(folder)]
 
 
 def restoring(folder: Path) -> list[Verb]:
@@ -185,15 +195,14 @@ def switching(folder: Path) -> list[Verb]:
     xb = synthetic.vectors(PEOPLE + 1, PHOTOS, OTHER.dimension, seed=3)
 
     def fill(gallery: Gallery) -> None:
-        for block in switch.pending(gallery):
-            for half in (block[: len(block) // 2], block[len(block) // 2 :]):
-                switch.store(gallery, [id for id, _ in half], xb[[id - 1 for id, _ in half]])
+        ids = [id for id, _ in next(switch.pending(gallery))][:PEOPLE]
+        switch.store(gallery, ids, xb[[id - 1 for id in ids]])
 
     def drop(gallery: Gallery) -> None:
         with gallery.writing():
             switch.drop_other(gallery)
 
-    calls = [lambda g: switch.prepare(g, OTHER), fill, switch.switch, lambda g: g.remove("person 3"), drop]
+    calls = [lambda g: switch.prepare(g, OTHER), fill, fill, switch.switch, lambda g: g.remove("person 3"), drop]
     return [alone(folder, call) for call in calls]
 
 
@@ -208,8 +217,8 @@ def building_first(folder: Path) -> list[Verb]:
 
 
 SCENARIOS = {
-    "one-by-one": one_by_one, "in-one": in_one, "encrypted": in_one, "forgetting": forgetting, "restoring": restoring,
-    "restoring-anew": restoring_anew, "switching": switching, "building": building, "building-first": building_first,
+    "one-by-one": one_by_one, "in-one": in_one, "encrypted": in_one, "forgetting": forgetting,
+    "forgetting-while-read": forgetting_while_read, "restoring": restoring, "restoring-anew": restoring_anew, "switching": switching, "building": building, "building-first": building_first,
 }  # fmt: skip
 
 
@@ -221,6 +230,9 @@ def prepare(name: str, folder: Path) -> None:
         synthetic.write(folder / "vectors", rows(5), extra=["place"])
     if name != "building-first":
         build(first, folder / "club", encrypt=name == "encrypted")
+    if name == "forgetting-while-read":
+        for verb in forgetting(folder / "club")[:-1]:
+            verb()
     if name == "restoring-anew":
         with Gallery.open(folder / "club") as gallery:
             transfer.backup(gallery, folder / "backup.db")
@@ -245,6 +257,67 @@ def forgets(folder: Path) -> bool:
         return done
 
 
+def is_forgotten(folder: Path) -> None:
+    """Nothing is left once the gallery was opened again, nor after a second call, and no `undo` brings it back."""
+    with Gallery.open(folder) as gallery:
+        assert gallery.fact(forget.PENDING) is None
+    assert not remains(folder), remains(folder)
+    forgets(folder)
+    assert not remains(folder), remains(folder)
+    with Gallery.open(folder, write=True) as gallery:
+        assert gallery.lines()
+        while gallery.lines():
+            gallery.undo()
+    assert not remains(folder), remains(folder)
+    assert not {row.face_id for row in doomed()} & {line[1] for line in (content(folder) or {})["faces"]}
+
+
+def is_pending(folder: Path) -> None:
+    """A second call waits for the reader, too, and others search meanwhile."""
+    assert not forgets(folder)
+    now = content(folder)
+    assert now is not None
+    answers_are_right(folder, now)
+    with Gallery.open(folder) as gallery:
+        assert gallery.fact(forget.PENDING)
+
+
+class Nobody:
+    """No reader."""
+
+    def end(self) -> bool:
+        return False
+
+
+class Reader(Nobody):
+    """A process with an open snapshot, until `end`."""
+
+    def __init__(self, folder: Path):
+        ready, self._end = os.pipe(), os.pipe()
+        self._pid = fork(lambda: self._read(folder, ready[1]))
+        for end in (ready[1], self._end[0]):
+            os.close(end)
+        assert os.read(ready[0], 1) == b"."
+        os.close(ready[0])
+
+    def _read(self, folder: Path, ready: int) -> None:
+        os.close(self._end[1])
+        with Gallery.open(folder) as gallery, gallery.reading():
+            before = gallery.list_people()
+            os.write(ready, b".")
+            os.read(self._end[0], 1)
+            assert gallery.list_people() == before
+
+    def end(self) -> bool:
+        os.close(self._end[1])
+        assert os.waitpid(self._pid, 0)[1] == 0
+        return True
+
+
+def reader_of(scenario: str, folder: Path) -> Nobody:
+    return Reader(folder) if scenario == "forgetting-while-read" else Nobody()
+
+
 def remains(folder: Path) -> list[str]:
     """Where something of the forgotten stands in any file."""
     texts = [WANTED.encode(), b"person 3", *(row.face_id.encode() for row in doomed())]
@@ -265,6 +338,10 @@ def check(scenario: str, folder: Path, allowed: Sequence[int], states: list[dict
     assert at is not None, difference(now, [states[i] for i in allowed])
     if now is not None:
         is_sound(folder, now)
+    if scenario == "forgetting-while-read":
+        return is_pending(folder)
+    if scenario == "forgetting" and at == len(states) - 1:
+        return is_forgotten(folder)
     for verb in SCENARIOS[scenario](folder)[at:]:
         verb()
     assert content(folder) == states[-1], difference(content(folder), states[-1:])
@@ -283,8 +360,6 @@ def generation(folder: Path) -> int:
 
 
 def is_sound(folder: Path, held: dict[str, list]) -> None:
-    with Gallery.open(folder) as gallery:
-        assert gallery.fact(forget.PENDING) is None
     with Gallery.open(folder, write=True) as gallery:
         found = verify(gallery)
     assert not found.problems and not found.mended, found.text
@@ -298,25 +373,40 @@ def difference(now: dict[str, list] | None, wanted: Sequence[dict[str, list] | N
         if now is None or state is None:
             lines.append(f"{now is None} {state is None}")
         else:
-            lines.append("; ".join(f"{name}: {now[name]} instead of {state[name]}" for name in now if now[name] != state[name]))
-    return "\n".join(lines)[:4000]
+            lines += [f"{name}: {_short(now[name])} instead of {_short(state[name])}" for name in now if now[name] != state[name]]
+    return "\n".join(lines)
+
+
+def _short(lines: list) -> list:
+    return [[value[:4] if isinstance(value, bytes) else value for value in line] for line in lines]
 
 
 # forks ----------------------------------------------------------------------
 
 
-def forked(work: Callable[[], object]) -> int:
-    """Its wait status."""
+def warm_up() -> None:
+    """Imports what each fork would, and what threads could upset."""
+    derive.versions(), np.unique([0])
+    faiss.omp_set_num_threads(1)
+    forget.CUT_WAIT_MS = 20
+
+
+def fork(work: Callable[[], object]) -> int:
+    """The id of a fork that does the work; it exits with 0 where that raises nothing."""
     sys.stdout.flush()
     if pid := os.fork():
-        return os.waitpid(pid, 0)[1]
+        return pid
     try:
-        faiss.omp_set_num_threads(1)
         work()
     except BaseException:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The wait status of a fork that did the work."""
+    return os.waitpid(fork(work), 0)[1]
 
 
 def changes(scenario: str, folder: Path, states: list[dict[str, list] | None], acknowledged: int) -> None:
@@ -363,15 +453,17 @@ def attempt(scenario: str, base: Path, work: Path, mode: str, at: int, states: l
     """One end at one step; whether the verbs went on to the last."""
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(base, work, symlinks=True)
+    club = work / "club"
+    reader = reader_of(scenario, club)
     receive, send = os.pipe()
 
     def run() -> None:
         os.close(receive)
         if mode in (FAIL, FULL):
-            Database.close = tolerant_close
+            Database.close = tolerant_close  # type: ignore[method-assign]
             sys.unraisablehook = lambda _: None
         STEPS.arm(mode, at)
-        changes(scenario, work / "club", states, send)
+        changes(scenario, club, states, send)
 
     status = forked(run)
     os.close(send)
@@ -380,8 +472,23 @@ def attempt(scenario: str, base: Path, work: Path, mode: str, at: int, states: l
     expected = status == 0 if mode in (FAIL, FULL) else os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     assert expected, f"status {status}"
     allowed = range(done, min(done + 2, len(states)))
-    assert forked(lambda: check(scenario, work / "club", allowed, states)) == 0, f"after {done} verbs"
+    assert forked(lambda: check(scenario, club, allowed, states)) == 0, f"after {done} verbs"
+    if reader.end():
+        assert forked(lambda: is_forgotten(club)) == 0, f"after {done} verbs and the reader"
     return done == len(states) - 1
+
+
+def in_lanes(work: Callable[[int], Counter[str]]) -> Counter[str]:
+    """Counts of a work that is done in LANES processes, each given its number."""
+    pipes = [os.pipe() for _ in range(LANES)]
+    pids = [fork(lambda lane=lane: os.write(pipes[lane][1], json.dumps(work(lane)).encode())) for lane in range(LANES)]
+    total: Counter[str] = Counter()
+    for pid, (receive, send) in zip(pids, pipes, strict=True):
+        os.close(send)
+        if os.waitpid(pid, 0)[1]:
+            sys.exit(1)
+        total.update(json.loads(os.read(receive, 1 << 16)))
+    return total
 
 
 def main() -> None:
@@ -393,27 +500,36 @@ def main() -> None:
     parser.add_argument("--only", type=int, help="this step alone")
     options = parser.parse_args()
     os.environ["FACEDB_KEY"] = KEY.decode()
-    derive.versions()  # reads what lies on the disk once
-    forget.CUT_WAIT_MS = 20
+    warm_up()
     options.folder.mkdir(parents=True, exist_ok=True)
     steps.install(options.folder)
-    base, work, out = (options.folder / name for name in ("base", "work", "states.pickle"))
+    base, rehearsal, out = (options.folder / name for name in ("base", "rehearsal", "states.pickle"))
     assert forked(lambda: prepare(options.scenario, base)) == 0
-    shutil.copytree(base, options.folder / "rehearsal", symlinks=True)
-    assert forked(lambda: rehearse(options.scenario, options.folder / "rehearsal" / "club", out)) == 0
+    shutil.copytree(base, rehearsal, symlinks=True)
+    reader = reader_of(options.scenario, rehearsal / "club")
+    assert forked(lambda: rehearse(options.scenario, rehearsal / "club", out)) == 0
+    reader.end()
     states, names = pickle.loads(out.read_bytes())
-    counts: Counter[str] = Counter()
-    for offset, mode in enumerate(options.modes.split(",")):
-        for at in [options.only] if options.only else range(1 + offset % options.stride, len(names) + 1, options.stride):
-            if mode == TORN and not names[at - 1].startswith("write"):
-                continue
+    plan = [
+        (mode, at)
+        for offset, mode in enumerate(options.modes.split(","))
+        for at in ([options.only] if options.only else range(1 + offset % options.stride, len(names) + 1, options.stride))
+        if mode != TORN or names[at - 1].startswith("write")
+    ]
+
+    def attempts(lane: int) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for mode, at in plan[lane::LANES]:
             try:
-                ended = attempt(options.scenario, base, work, mode, at, states)
+                ended = attempt(options.scenario, base, options.folder / f"work{lane}", mode, at, states)
             except AssertionError as error:
-                raise SystemExit(f"{options.scenario}, {mode} at step {at} of {len(names)}, {names[at - 1]}: {error}") from None
+                print(f"{options.scenario}, {mode} at step {at} of {len(names)}, about {names[at - 1]}: {error}", file=sys.stderr)
+                raise
             counts[mode] += 1
             counts[f"{mode}: went on"] += ended and mode in (FAIL, FULL)
-    print(json.dumps({"steps": len(names), **counts}))
+        return counts
+
+    print(json.dumps({"steps": len(names), **in_lanes(attempts)}))
 
 
 if __name__ == "__main__":

@@ -247,10 +247,12 @@ def _symlink(to: Any, path: Any, *args: Any, **kwargs: Any) -> None:
 def _remove(name: str) -> Callable:
     def remove(path: Any, dir_fd: int | None = None) -> None:
         full = path if dir_fd is None else os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), path)
-        if STEPS.armed and os.path.lexists(full):
-            STEPS.step(name, full, lambda: OSError(errno.EIO, "input/output error", str(full)))
-            STEPS.disk.changed(full, _back(full))
+        if not STEPS.armed or not os.path.lexists(full):
+            return REAL[name](path, dir_fd=dir_fd)
+        STEPS.step(name, full, lambda: OSError(errno.EIO, "input/output error", str(full)))
+        back = _back(full)
         REAL[name](path, dir_fd=dir_fd)
+        STEPS.disk.changed(full, back)
 
     return remove
 

@@ -29,7 +29,8 @@ from indexer.schema import MIGRATIONS, checksum
 from indexer.search import Searcher
 from indexer.verify import verify
 from tests import synthetic
-from tests.conftest import ROOT
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PEOPLE, PHOTOS = 12, 2
 KEY = "a päss phrase"
