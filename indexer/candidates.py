@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,9 +76,11 @@ class Candidates:
             report = read_report(self.gallery)
             if report is None or unsound(self.gallery, HASHED_AT_OPEN):
                 return False
-            index: Any = faiss.read_index(str(folder / LINK), faiss.IO_FLAG_MMAP_IFC)
             ids, owners = np.load(folder / OWNERS, allow_pickle=False)
-        except (RuntimeError, OSError, ValueError):  # removed just now
+            if not _says(folder / LINK, len(ids)):
+                return False
+            index: Any = faiss.read_index(str(folder / LINK), faiss.IO_FLAG_MMAP_IFC)
+        except (RuntimeError, OSError, ValueError):  # removed just now, or damaged
             return False
         if not np.array_equal(faiss.vector_to_array(index.id_map), ids):
             return False
@@ -98,13 +102,14 @@ class Candidates:
         self._flat: Any = faiss.downcast_index(index.index)
         self.built = self.count = len(ids)
         self._newest, self._seq, self.mean = newest, seq, self.gallery.mean
+        self._chain = (self.gallery.fact("changes") or b"") if seq else b""
         self.ids, self.owners, self.alive = ids.copy(), owners.copy(), np.ones(len(ids), bool)
         self._tail = np.empty((0, self.spec.dimension), np.float32)
         self.per_person = math.ceil(len(ids) / max(1, people))  # faces, about
         self.generation, self._mark = self.gallery.generation, None
 
     def _read_tail(self) -> None:
-        owners = dict(self.gallery.execute("SELECT id, person FROM faces WHERE id > ?", (self._newest,)))
+        owners = self.gallery.owners_after(self._newest)
         if not owners:
             return
         for ids, xb in self.gallery.vectors(after=self._newest):
@@ -121,13 +126,16 @@ class Candidates:
         self._tail[start - self.built : self.count - self.built] = xb
 
     def _read_changes(self) -> None:
-        sql = "SELECT seq, changed.face, person FROM changed LEFT JOIN faces ON faces.id = changed.face WHERE seq > ? ORDER BY seq"
-        for seq, face, person in self.gallery.execute(sql, (self._seq,)):
-            self._seq = seq
-            position = int(np.searchsorted(self.ids[: self.count], face))
-            if position < self.count and self.ids[position] == face:
-                self.alive[position] = person is not None
-                self.owners[position] = -1 if person is None else person
+        changes = self.gallery.changes(self._seq, self._chain)
+        if not changes.ids:
+            return
+        owners = self.gallery.owners_of(changes.ids)
+        for id in changes.ids:
+            position = int(np.searchsorted(self.ids[: self.count], id))
+            if position < self.count and self.ids[position] == id:
+                self.alive[position] = id in owners
+                self.owners[position] = owners.get(id, -1)
+        self._seq, self._chain = changes.seq, changes.chain
 
     @property
     def enrolled(self) -> int:
@@ -204,6 +212,13 @@ class Candidates:
         scores = xq @ self._tail[:n].T
         scores[:, ~present] = -np.inf
         return _best(scores, np.broadcast_to(np.arange(self.built, self.count), scores.shape), c)
+
+
+def _says(path: Path, n: int) -> bool:
+    """Whether a FAISS file has the number n before its ids, which are its end: FAISS makes room for as many as it says."""
+    with open(path, "rb") as file:
+        file.seek(-8 * (n + 1), os.SEEK_END)
+        return int.from_bytes(file.read(8), "little") == n
 
 
 def _best(scores: np.ndarray, positions: np.ndarray, c: int) -> tuple:

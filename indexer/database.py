@@ -24,7 +24,7 @@ WAIT_MS = 60_000  # for another process that writes
 CACHE_KIB = 64 * 1024
 # file systems on which SQLite's locks or shared memory do not hold between machines
 NETWORK = re.compile(
-    r"(nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|gpfs|beegfs|glusterfs|ncpfs|davfs|fuse\.(sshfs|glusterfs|s3fs|rclone|davfs\d?|ceph))"
+    r"(nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|gpfs|beegfs|glusterfs|ncpfs|davfs|fuse\.(sshfs|glusterfs|s3fs|rclone|davfs\d?|ceph(-fuse)?|gcsfuse|juicefs))"
 )
 
 

@@ -140,6 +140,7 @@ def adopt(gallery: Gallery, temporary: Path | None, position: Position) -> None:
     gallery.set_fact("built_to", position.newest)
     gallery.set_fact("built", position.faces)
     gallery.execute("DELETE FROM changed WHERE seq <= ?", (position.seq,))
+    gallery.set_fact("changes", gallery.chain_of_changes())
 
 
 def _write(gallery: Gallery, generation: int) -> Path:
@@ -231,6 +232,7 @@ def tidy(gallery: Gallery) -> None:
             if other != current or gallery.encrypted:
                 shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()
         drop_stale_temporaries(folder)
+        sync_folder(folder)  # so that what was forgotten does not come back
 
 
 # when -----------------------------------------------------------------------

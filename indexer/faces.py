@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from embedder.errors import DataError, GalleryError, InputError
 from embedder.spec import FaceSpec
 from embedder.table import Row
 from indexer.database import FILE, LINK, Damaged, Database, damaged
-from indexer.schema import FACE_COLUMNS, checksum, face_checksum
+from indexer.schema import FACE_COLUMNS, chained, checksum, face_checksum
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 BLOCK = 4096  # rows read or written at once
@@ -67,6 +67,14 @@ class Line:
             case {"from": came_from, "to": to}:
                 return Change(self.verb, len(came_from), tuple(dict.fromkeys([*came_from.values(), to])))
         return Change(self.verb, 0, (self.detail["old"], self.detail["new"]))
+
+
+class Changes(NamedTuple):
+    """Faces that were removed or given to another person since some moment, in order."""
+
+    ids: list[int]
+    seq: int  # of the last
+    chain: bytes  # `chained` over all since the built generation
 
 
 def normal(name: str) -> str:
@@ -166,10 +174,46 @@ class Faces(Database):
             raise damaged(self.path, "a face without an owner") from None
         return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
 
+    @property
+    def counter(self) -> int:
+        """The highest id that a face ever had."""
+        return max([seq for (seq,) in self.execute("SELECT seq FROM sqlite_sequence WHERE name='faces'")], default=0)
+
+    def check_counter(self) -> None:
+        """Raises Damaged where an id would be used twice."""
+        ids = self.execute("SELECT max(id) FROM faces UNION SELECT max(face) FROM changed")
+        if any(self.counter < id for (id,) in [*ids, (self.fact("built_to"),)] if isinstance(id, int)):
+            raise damaged(self.path, "its counter of faces was changed")
+
     def check_owners(self) -> None:
         """Raises Damaged where SQLite's index, which `owners` reads, says otherwise than the table."""
         if not np.array_equal(self.owners(), self._owners("NOT INDEXED")):
             raise damaged(self.path, "its index of owners does not fit its faces")
+
+    def owners_of(self, ids: Iterable[int]) -> dict[int, int]:
+        """id -> number of the person, of those that are enrolled; raises GalleryError where one was changed or lost."""
+        return self._checked_owners(AMONG, json.dumps(list(ids)))
+
+    def owners_after(self, id: int) -> dict[int, int]:
+        """`owners_of` all faces above `id`."""
+        return self._checked_owners("> ?", id)
+
+    def _checked_owners(self, which: str, binding: int | str) -> dict[int, int]:
+        found = {self._columns(row)["id"]: row[-1] for row in self.rows(f"{FACES} WHERE faces.id {which}", (binding,))}
+        if {id for (id,) in self.execute(f"SELECT id FROM vectors WHERE id {which}", (binding,))} != found.keys():
+            raise damaged(self.path, "its faces do not fit their vectors")
+        indexed = "SELECT count(*) FROM faces a JOIN faces b INDEXED BY faces_person ON b.person = a.person AND b.id = a.id WHERE a.id "
+        if self.execute(indexed + which, (binding,)) != [(len(found),)]:
+            raise damaged(self.path, "its index of owners does not fit its faces")
+        return found
+
+    def changes(self, seq: int, chain: bytes) -> Changes:
+        """What was noted after the line `seq`, up to which the checksum is `chain`; raises Damaged where a line was changed or lost."""
+        lines = self.execute("SELECT seq, face FROM changed WHERE seq > ? ORDER BY seq", (seq,))
+        found = Changes([face for _, face in lines], lines[-1][0] if lines else seq, chained(chain, lines))
+        if (wanted := self.fact("changes")) is not None and wanted != found.chain:
+            raise damaged(self.path, "its list of changed faces was changed")
+        return found
 
     def vectors(self, block: int = BLOCK, after: int = 0, table: str = "vectors") -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """ids int64 (b,) above `after` and uncentred vectors float32 (b, d) in the order of ids.
@@ -177,16 +221,17 @@ class Faces(Database):
         Raises GalleryError naming a face whose vector was changed or lost.
         """
         sql = f"SELECT faces.id, face_id, image, vector, v.checksum FROM faces LEFT JOIN {table} v ON v.id = faces.id WHERE faces.id > ? ORDER BY 1"
+        size = 4 * self.spec.dimension if table == "vectors" else None
         rows = self.rows(sql, (after,))
         while batch := list(islice(rows, block)):
             for id, face_id, image, vector, stored in batch:
-                if checksum(id, vector) != stored:
+                if checksum(id, vector) != stored or len(vector) != (size := size or len(vector)):
                     raise self._changed(face_id, image)
             ids = np.array([row[0] for row in batch], np.int64)
             yield ids, np.frombuffer(b"".join(row[3] for row in batch), "<f4").reshape(len(batch), -1)
 
-    def fetch(self, ids: Iterable[int]) -> dict[int, Face]:
-        """The faces of these ids; raises GalleryError naming one that was changed or lost."""
+    def fetch(self, ids: Iterable[int], d: int | None = None) -> dict[int, Face]:
+        """The faces of these ids; raises GalleryError naming one that was changed, or has no d numbers, or was lost."""
         wanted = [int(id) for id in ids]
         sql = (
             f"SELECT {COLUMNS}, faces.checksum, name, person, vector, vectors.checksum FROM faces LEFT JOIN people ON people.id = person "
@@ -195,7 +240,7 @@ class Faces(Database):
         found = {}
         for *row, vector, stored in self.rows(sql, (json.dumps(wanted),)):
             columns = self._columns(row)
-            if checksum(columns["id"], vector) != stored:
+            if checksum(columns["id"], vector) != stored or (d and len(vector) != 4 * d):
                 raise self._changed(columns["face_id"], columns["image"])
             face = Face(columns["id"], columns["face_id"], columns["identity"], columns["image"], np.frombuffer(vector, "<f4"))
             found[face.id] = face
@@ -205,7 +250,7 @@ class Faces(Database):
 
     def table_rows(self, ids: Sequence[int], crops: bool = True) -> list[Row]:
         """Whole rows of faces, in the order of `ids`, as `add` takes them; raises GalleryError naming one that was changed."""
-        faces, found = self.fetch(ids), {}
+        faces, found = self.fetch(ids, self.spec.dimension), {}
         for row in self.rows(f"{FACES} WHERE faces.id {AMONG}", (json.dumps(list(map(int, ids))),)):
             columns = self._columns(row)
             id = columns["id"]
@@ -251,11 +296,15 @@ class Faces(Database):
 
     def refused(self, face_ids: Iterable[str]) -> set[str]:
         """Those of the faces that were forgotten."""
-        if not self.execute("SELECT 1 FROM forgotten LIMIT 1"):
-            return set()
-        hashes = {self.forgotten_hash(face_id): face_id for face_id in face_ids}
-        sql = "SELECT hash FROM forgotten WHERE hash = ?"
-        return {face_id for hash, face_id in hashes.items() if self.execute(sql, (hash,))}
+        hashes = self.forgotten_hashes()
+        return {face_id for face_id in face_ids if self.forgotten_hash(face_id) in hashes} if hashes else set()
+
+    def forgotten_hashes(self) -> set[bytes]:
+        """Of all that were forgotten; raises Damaged where one was changed or lost."""
+        hashes = [hash for (hash,) in self.execute("SELECT hash FROM forgotten ORDER BY hash")]
+        if (wanted := self.fact("forgotten")) is not None and wanted != checksum(*hashes):
+            raise damaged(self.path, "its list of who was forgotten was changed")
+        return set(hashes)
 
     def forgotten_hash(self, face_id: str) -> bytes:
         """What is kept of a forgotten face: 16 bytes that say nothing without this gallery's salt."""
@@ -301,6 +350,15 @@ class Faces(Database):
         if checksum(command, now, verb, detail) != stored:
             raise damaged(self.path, f"line {id} of its log was changed")
         return Line(id, command, now, verb, json.loads(detail))
+
+    def newest_line(self) -> int:
+        """Its id; 0 where there is none."""
+        return self.execute("SELECT coalesce(max(id), 0) FROM log")[0][0]
+
+    def check_log(self) -> None:
+        """Raises Damaged where the newest line is lost."""
+        if (wanted := self.fact("log")) is not None and wanted != self.newest_line():
+            raise damaged(self.path, "the last line of its log is lost")
 
     def lines(self) -> list[Line]:
         """The whole log, oldest first."""

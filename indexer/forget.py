@@ -136,9 +136,10 @@ def _erase(gallery: Gallery, traces: Traces) -> None:
     gallery.execute(f"DELETE FROM trash WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
     for line in gallery.lines():
         _erase_line(gallery, line, traces)
+    gallery.seal_log()
     _erase_facts(gallery, traces)
-    hashes = [(gallery.forgotten_hash(text),) for text in [*traces.face_ids, *map(_name_key, traces.names)]]
-    gallery.execute_many("INSERT OR IGNORE INTO forgotten VALUES (?)", hashes)
+    hashes = {gallery.forgotten_hash(text) for text in [*traces.face_ids, *map(_name_key, traces.names)]}
+    gallery.set_forgotten(gallery.forgotten_hashes() | hashes)
 
 
 def _erase_line(gallery: Gallery, line: Line, traces: Traces) -> None:

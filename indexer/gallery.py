@@ -24,7 +24,7 @@ from embedder.errors import DataError, GalleryError, InputError
 from embedder.table import UNIT_TOLERANCE, Row
 from indexer.database import FILE, create_file, environment_key, no_key
 from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, normal
-from indexer.schema import FACE_COLUMNS, MIGRATIONS, checksum, face_checksum
+from indexer.schema import FACE_COLUMNS, MIGRATIONS, chained, checksum, face_checksum
 
 if TYPE_CHECKING:
     from indexer.forget import Receipt
@@ -180,6 +180,7 @@ class Gallery(Faces):
         """Takes the last command back, all of its changes, newest first; raises GalleryError where there is nothing to undo."""
         undone = []
         with self.writing():
+            self.check_log()
             lines = list(map(self._line, self.execute(
                 "SELECT id, command, time, verb, detail, checksum FROM log WHERE command = "
                 "(SELECT command FROM log ORDER BY id DESC LIMIT 1) ORDER BY id DESC"
@@ -191,6 +192,7 @@ class Gallery(Faces):
                 self.execute("DELETE FROM trash WHERE line=?", (line.id,))
                 self.execute("DELETE FROM log WHERE id=?", (line.id,))
                 undone.append(line.change)
+            self.seal_log()
         self._keep_fast()
         return undone
 
@@ -274,7 +276,7 @@ class Gallery(Faces):
                 known[face_id] = normal(row.identity or "")
                 new[face_id] = row
         if readmit and new:
-            self.execute_many("DELETE FROM forgotten WHERE hash=?", [(self.forgotten_hash(face_id),) for face_id in new])
+            self.set_forgotten(self.forgotten_hashes() - {self.forgotten_hash(face_id) for face_id in new})
         return new
 
     def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:
@@ -305,8 +307,8 @@ class Gallery(Faces):
         return dict(self.rows(f"SELECT name, id FROM people WHERE name {AMONG}", (json.dumps(wanted),)))
 
     def _next_id(self) -> int:
-        last = self.execute("SELECT seq FROM sqlite_sequence WHERE name='faces'")
-        return 1 + (last[0][0] if last else 0)
+        self.check_counter()
+        return 1 + self.counter
 
     def _drop(self, ids: Sequence[int]) -> None:
         """Takes faces out of every table, and people who have none left."""
@@ -323,7 +325,13 @@ class Gallery(Faces):
         self.execute(sql, (json.dumps(people),))
 
     def _mark_changed(self, ids: Sequence[int]) -> None:
-        self.execute("INSERT INTO changed(face) SELECT value FROM json_each(?)", (json.dumps(ids),))
+        before = self.fact("changes")
+        lines = self.execute("INSERT INTO changed(face) SELECT value FROM json_each(?) RETURNING seq, face", (json.dumps(ids),))
+        self.set_fact("changes", self.chain_of_changes() if before is None else chained(before, lines))
+
+    def chain_of_changes(self) -> bytes:
+        """What the fact `changes` must be for the lines that are there."""
+        return chained(b"", self.execute("SELECT seq, face FROM changed ORDER BY seq"))
 
     def _move_logged(self, verb: str, faces: Sequence[Mapping[str, Any]], to: str) -> None:
         self._log(verb, {"from": {f["face_id"]: f["identity"] for f in faces}, "to": to})
@@ -383,7 +391,13 @@ class Gallery(Faces):
     def _log(self, verb: str, detail: dict[str, Any], command: str | None = None) -> int:
         command, now, text = command or new_command(), time.time(), json.dumps(detail, ensure_ascii=False)
         sql = "INSERT INTO log(command, time, verb, detail, checksum) VALUES (?, ?, ?, ?, ?) RETURNING id"
-        return self.execute(sql, (command, now, verb, text, checksum(command, now, verb, text)))[0][0]
+        ((line,),) = self.execute(sql, (command, now, verb, text, checksum(command, now, verb, text)))
+        self.seal_log()
+        return line
+
+    def seal_log(self) -> None:
+        """Notes which line is the newest, after lines came or went."""
+        self.set_fact("log", self.newest_line())
 
     def rewrite_line(self, line: Line, detail: dict[str, Any]) -> None:
         """Puts another detail in the place of a log line's own."""
@@ -395,7 +409,9 @@ class Gallery(Faces):
         """Drops lines older than `before` (seconds since 1970) and the faces removed by them; returns how many lines."""
         old = (before,)
         self.execute("DELETE FROM trash WHERE line IN (SELECT id FROM log WHERE time < ?)", old)
-        return len(self.execute("DELETE FROM log WHERE time < ? RETURNING id", old))
+        dropped = len(self.execute("DELETE FROM log WHERE time < ? RETURNING id", old))
+        self.seal_log()
+        return dropped
 
     def _keep_fast(self) -> None:
         from indexer.derive import compact_if_due
@@ -406,7 +422,14 @@ class Gallery(Faces):
         """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""
         for table in ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people"):
             self.execute(f"DELETE FROM {table}")
-        self.execute("DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting')")
+        self.execute("DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting', 'forgotten')")
+
+    def set_forgotten(self, hashes: set[bytes]) -> None:
+        """Those who must not come back are these."""
+        before = self.forgotten_hashes()
+        self.execute_many("DELETE FROM forgotten WHERE hash=?", [(hash,) for hash in before - hashes])
+        self.execute_many("INSERT INTO forgotten VALUES (?)", [(hash,) for hash in hashes - before])
+        self.set_fact("forgotten", checksum(*sorted(hashes)))
 
 
 def new_command() -> str:

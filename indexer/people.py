@@ -33,13 +33,14 @@ class Templates:
             lengths = np.bincount(codes[faces] - p) if score == "mean" else np.linalg.norm(total, axis=1)
             self._xb[p : p + len(total)] = total / np.maximum(lengths, 1e-12)[:, None]
 
-    def shortlists(self, xq: np.ndarray, k: int, slack: float) -> list[list[np.ndarray]]:
-        """For each query of xq (n, d) the people who could be among its k best, each as the positions of their faces."""
+    def shortlists(self, xq: np.ndarray, k: int, slack: float) -> list[list[tuple[float, np.ndarray]]]:
+        """For each query of xq (n, d) the people who could be among its k best: approximate scores, and the positions of their faces."""
         found, step = [], max(1, BLOCK_SCORES // max(1, len(self._xb)))
         for i in range(0, len(xq), step):
             for scores in xq[i : i + step] @ self._xb.T:
                 floor = np.partition(scores, -k)[-k] - 2 * slack if len(scores) > k else -np.inf
-                found.append([self._positions[self._starts[p] : self._starts[p + 1]] for p in np.flatnonzero(scores >= floor)])
+                near = np.flatnonzero(scores >= floor)
+                found.append([(float(scores[p]), self._positions[self._starts[p] : self._starts[p + 1]]) for p in near])
         return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +21,13 @@ def checksum(*fields: object) -> bytes:
     """16 bytes over the fields, each with its length before it, so that no two lists of fields run into one."""
     parts = [field if isinstance(field, bytes) else repr(field).encode() for field in fields]
     return hashlib.blake2b(b"".join([len(part).to_bytes(8, "little") + part for part in parts]), digest_size=16).digest()
+
+
+def chained(start: bytes, lines: Iterable[tuple]) -> bytes:
+    """A checksum over a list that only grows: of `start`, the one before, and what came since."""
+    for line in lines:
+        start = checksum(start, *line)
+    return start
 
 
 def face_checksum(identity: str | None, columns: Sequence[Any]) -> bytes:

@@ -142,10 +142,10 @@ class Searcher:
             return [[] for _ in xq]
         if score != "best":
             people_of = self._templates(conditions, kept, score).shortlists(xq, k, self._slack)
-            return [self._ranked_people(q, positions, k, score) for q, positions in zip(xq, people_of, strict=True)]
+            return [self._ranked_people(q, near, k, score) for q, near in zip(xq, people_of, strict=True)]
         shortlists = self._shortlists(xq, k, faces, kept)
         ids = [self._candidates.ids[found.positions] for found in shortlists]
-        fetched = self.gallery.fetch(np.unique(np.concatenate(ids)))
+        fetched = self.gallery.fetch(np.unique(np.concatenate(ids)), self.spec.dimension)
         return [
             self._ranked(q, found.scores, [fetched[id] for id in of_query.tolist()], k, faces)
             for q, found, of_query in zip(xq, shortlists, ids, strict=True)
@@ -208,23 +208,29 @@ class Searcher:
     def _ranked(self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[Face], k: int, faces: bool) -> list[Hit]:
         scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._candidates.mean))
         if not (np.abs(scores - approximate) <= self._slack).all():
-            log.warning("index.faiss of generation %d gives scores that its faces do not have: it is damaged", self._candidates.generation)
-            raise _Damage
+            raise self._damage()
         hits: dict[str, tuple[float, Face]] = {}
         for score, face in sorted(zip(map(float, scores), candidates, strict=True), key=lambda pair: (-pair[0], pair[1].face_id)):
             hits.setdefault(face.face_id if faces else face.identity, (score, face))
         return [Hit(i + 1, face.identity, score, face.face_id, face.image) for i, (score, face) in enumerate(list(hits.values())[:k])]
 
+    def _damage(self) -> _Damage:
+        log.warning("index.faiss of generation %d gives scores that its faces do not have: it is damaged", self._candidates.generation)
+        return _Damage()
+
     # mean and template
 
-    def _ranked_people(self, q: np.ndarray, positions: Sequence[np.ndarray], k: int, score: str) -> list[Hit]:
-        """Hits of people, each given by the positions of their faces, scored anew from the truth."""
+    def _ranked_people(self, q: np.ndarray, near: Sequence[tuple[float, np.ndarray]], k: int, score: str) -> list[Hit]:
+        """Hits of people, each given by an approximate score and the positions of their faces, scored anew from the truth."""
         found = []
-        for of_person in positions:
-            faces = list(self.gallery.fetch(self._candidates.ids[of_person]).values())
+        for approximate, of_person in near:
+            faces = list(self.gallery.fetch(self._candidates.ids[of_person], self.spec.dimension).values())
             xb = centred(np.stack([face.vector for face in faces]), self._candidates.mean)
             best = min(zip(-exact_scores(q, xb), faces, strict=True), key=lambda pair: (pair[0], pair[1].face_id))[1]
-            found.append((-people.exact_score(q, xb, score), best.face_id, best))
+            exact = people.exact_score(q, xb, score)
+            if not abs(exact - approximate) <= self._slack:
+                raise self._damage()
+            found.append((-exact, best.face_id, best))
         found.sort(key=lambda line: line[:2])
         return [Hit(i + 1, face.identity, -score, face.face_id, face.image) for i, (score, _, face) in enumerate(found[:k])]
 

@@ -154,7 +154,7 @@ def _drop_empty_folder(folder: Path) -> None:
 
 def _copy(source: Gallery, target: Gallery, forgotten: Sequence[tuple]) -> int:
     """Everything of one gallery in the place of the other's; returns how many faces stay forgotten."""
-    forgotten = [*forgotten, *target.execute("SELECT hash FROM forgotten")]
+    hashes = {hash for (hash,) in forgotten} | target.forgotten_hashes() | source.forgotten_hashes()
     generation = target.generation
     target.clear()
     for table in TABLES:
@@ -163,10 +163,10 @@ def _copy(source: Gallery, target: Gallery, forgotten: Sequence[tuple]) -> int:
             insert = f"INSERT INTO {table} VALUES ({','.join('?' * len(first))})"
             target.execute(insert, first)
             target.execute_many(insert, rows)
-    for key, value in source.execute("SELECT key, value FROM meta WHERE key NOT IN ('report', 'forgetting')"):
+    for key, value in source.execute("SELECT key, value FROM meta WHERE key NOT IN ('report', 'forgetting', 'forgotten')"):
         target.set_fact(key, value)
     target.set_fact("generation", max(generation, source.generation))
-    target.execute_many("INSERT OR IGNORE INTO forgotten VALUES (?)", [*forgotten, *source.execute("SELECT hash FROM forgotten")])
+    target.set_forgotten(hashes)
     return _drop_forgotten(target)
 
 

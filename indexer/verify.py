@@ -55,7 +55,7 @@ def problems(gallery: Gallery) -> Iterator[str]:
     for (line,) in gallery.execute("PRAGMA integrity_check(20)"):
         if line != "ok":
             yield f"{gallery.path}: {line}"
-    for check in (_facts, _owners, _rows, _other_vectors, _trash):
+    for check in (_facts, _owners, _lists, _rows, _other_vectors, _trash):
         try:
             yield from check(gallery)
         except GalleryError as error:
@@ -72,6 +72,7 @@ def _facts(gallery: Gallery) -> Iterator[str]:
 
 def _owners(gallery: Gallery) -> Iterator[str]:
     gallery.check_owners()
+    gallery.check_counter()
     for sql, what in [
         ("SELECT name FROM people WHERE NOT EXISTS (SELECT 1 FROM faces WHERE person = people.id)", "a person without a face"),
         ("SELECT id FROM vectors WHERE id NOT IN (SELECT id FROM faces)", "a vector without a face"),
@@ -82,11 +83,20 @@ def _owners(gallery: Gallery) -> Iterator[str]:
             yield f"{gallery.path}: {what}"
 
 
+def _lists(gallery: Gallery) -> Iterator[str]:
+    gallery.changes(0, b"")
+    gallery.forgotten_hashes()
+    gallery.check_log()
+    yield from ()
+
+
 def _rows(gallery: Gallery) -> Iterator[str]:
     """Every face with its vector and crop; one that is wrong does not hide the others."""
     last = 0
     while ids := [id for (id,) in gallery.execute("SELECT id FROM faces WHERE id > ? ORDER BY id LIMIT 1024", (last,))]:
-        last = ids[-1]
+        if max(ids) <= last:  # out of order, which `integrity_check` names
+            return
+        last = max(ids)
         try:
             gallery.table_rows(ids)
         except Damaged:

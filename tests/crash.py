@@ -17,13 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import apsw
 import faiss
 import numpy as np
 
-from embedder.errors import FaceDBError, GalleryError
+from embedder.errors import FaceDBError
 from embedder.spec import FaceSpec, Part
 from embedder.table import Row
 from indexer import derive, forget, switch, transfer
@@ -39,7 +38,7 @@ PEOPLE, PHOTOS, CROP = 12, 2, 300
 LANES = 2  # processes that try at once
 OTHER = FaceSpec(parts=(Part("other", "cd" * 32, 24, "fixed"),))
 KEY = b"a key"
-VOLATILE = ("report", "generation", "built", "built_to", "switched", "forgetting", "salt")
+VOLATILE = ("report", "generation", "built", "built_to", "changes", "switched", "forgetting", "salt")
 QUERIES = synthetic.vectors(3, 1, seed=7)
 Verb = Callable[[], object]
 
@@ -373,12 +372,12 @@ def difference(now: dict[str, list] | None, wanted: Sequence[dict[str, list] | N
         if now is None or state is None:
             lines.append(f"{now is None} {state is None}")
         else:
-            lines += [f"{name}: {_short(now[name])} instead of {_short(state[name])}" for name in now if now[name] != state[name]]
+            lines += [f"{name}: {_less(now[name], state[name])} instead of {_less(state[name], now[name])}" for name in now]
     return "\n".join(lines)
 
 
-def _short(lines: list) -> list:
-    return [[value[:4] if isinstance(value, bytes) else value for value in line] for line in lines]
+def _less(lines: list, others: list) -> list:
+    return [[value[:4] if isinstance(value, bytes) else value for value in line] for line in lines if line not in others]
 
 
 # forks ----------------------------------------------------------------------
@@ -513,7 +512,7 @@ def main() -> None:
     plan = [
         (mode, at)
         for offset, mode in enumerate(options.modes.split(","))
-        for at in ([options.only] if options.only else range(1 + offset % options.stride, len(names) + 1, options.stride))
+        for at in ([options.only] if options.only else range(1 + options.stride * offset // len(MODES), len(names) + 1, options.stride))
         if mode != TORN or names[at - 1].startswith("write")
     ]
 

@@ -365,7 +365,7 @@ def test_a_system_that_does_not_say(tmp_path):
     assert file_system(tmp_path, tmp_path / "odd") == "" and file_system(Path("/proc")) in ("proc", "")
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "fuse.glusterfs", "ceph", "lustre"])
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph-fuse", "ceph", "lustre"])
 def test_a_network_is_refused_before_anything_is_made(plain, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(database, "file_system", lambda path: kind)
     data, backup = plain.parent.parent / "v", tmp_path / "backup"

@@ -489,7 +489,7 @@ BAD = {
 
 # so that a gallery of 40 faces is large: rebuilt after six changes, read and searched in several blocks
 SMALL = (
-    (derive, "LEAST", 5), (search, "SPARE", 0), (candidates, "ROOM", 1), (candidates, "GATHER", 3), (people, "GATHER", 3),
+    (derive, "LEAST", 5), (search, "SPARE", 1), (candidates, "ROOM", 1), (candidates, "GATHER", 3), (people, "GATHER", 3),
     (people, "PEOPLE", 2), (gallery_module, "BLOCK", 3),
 )  # fmt: skip
 

@@ -24,6 +24,7 @@ FACES, MOST = 400, 150  # faces there are in the world, and about so many that a
 XB = synthetic.vectors(FACES // 4, 4, seed=11)
 ROWS = [synthetic.row(f"world/{i}.jpg", None, x) for i, x in enumerate(XB)]
 NUMBER = {row.face_id: i for i, row in enumerate(ROWS)}
+NOT_DONE, DONE = 0, 10  # exit codes of a look at what is left
 Owners = dict[int, str]  # face number -> its person
 FIRST: Owners = {i: f"person {i // 4}" for i in range(MOST // 2)}  # what an index begins with
 Change = list  # verb, then what it is about: JSON
@@ -136,15 +137,7 @@ def kills(folder: Path, seeds: range, seconds: float = 0.12) -> Counter[str]:
     assert crash.forked(lambda: start(folder)) == 0
     model, counts = Model(FIRST), Counter[str]()
     for seed in seeds:
-        receive, send = os.pipe()
-        pid = fork(lambda seed=seed, model=model, send=send: write(folder, model, seed, lambda *line: _note(send, line)))
-        os.close(send)
-        time.sleep(np.random.default_rng(seed).uniform(0, seconds))
-        os.kill(pid, signal.SIGKILL)
-        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
-        with os.fdopen(receive) as file:
-            lines = [json.loads(line) for line in file]
-        pending = None
+        lines, pending = _killed(folder, model, seed, np.random.default_rng(seed).uniform(0, seconds)), None
         for kind, change in lines:
             model, pending = (model.after(change), None) if kind == "done" else (model, change)
         counts["kills"] += 1
@@ -158,11 +151,16 @@ def kills(folder: Path, seeds: range, seconds: float = 0.12) -> Counter[str]:
     return counts
 
 
-NOT_DONE, DONE = 0, 10
-
-
-def _note(pipe: int, line: tuple) -> None:
-    os.write(pipe, json.dumps(line).encode() + b"\n")
+def _killed(folder: Path, model: Model, seed: int, after: float) -> list[tuple[str, Change]]:
+    """What a writer noted before it was killed."""
+    receive, send = os.pipe()
+    pid = fork(lambda: write(folder, model, seed, lambda *line: os.write(send, json.dumps(line).encode() + b"\n")))
+    os.close(send)
+    time.sleep(after)
+    os.kill(pid, signal.SIGKILL)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    with os.fdopen(receive) as file:
+        return [json.loads(line) for line in file]
 
 
 def _check(folder: Path, model: Model, pending: Change | None) -> None:

@@ -1,0 +1,20 @@
+"""Eight readers search an index while a writer changes it; FACEDB_SECONDS=300 goes on for that long."""
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+SECONDS = float(os.environ.get("FACEDB_SECONDS", "10"))
+
+
+def test_every_answer_is_that_of_a_commit_that_was_current(tmp_path):
+    run = [sys.executable, "-m", "tests.many", tmp_path / "work", str(SECONDS)]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(found)
+    assert found["wrong"] == 0 and found["searches"] > 10 * SECONDS and found["fewest searches of a reader"] > 0
+    assert found["changes"] > SECONDS and found["generations"] > 1 and found["verbs"]["compact"] > 0
