@@ -45,7 +45,12 @@ def expected(owners: Owners, question: int) -> list[Line]:
             found.append((face, mark(owners[face]), float(SCORES[query, face])))
             if len(found) == K:
                 break
-    return found
+    return padded(found)
+
+
+def padded(found: list[Line]) -> list[Line]:
+    """Always K, where there are fewer people or faces."""
+    return found + [(-1, 0, 0.0)] * (K - len(found))
 
 
 def read(folder: Path, out: Path, seed: int, until: float) -> None:
@@ -58,7 +63,7 @@ def read(folder: Path, out: Path, seed: int, until: float) -> None:
                 xq = QUERIES[question % len(QUERIES)][None]
                 hits = searcher.search(xq, K, faces=question >= len(QUERIES))[0]
                 ended = time.monotonic()
-                answers.append((began, ended, question, *zip(*map(line, hits), strict=True)))
+                answers.append((began, ended, question, *zip(*padded([line(hit) for hit in hits]), strict=True)))
                 if ended > until:
                     break
     np.save(out, np.array(answers, ANSWER))

@@ -626,7 +626,7 @@ def holds(folder: Path, verb: str) -> list:
 def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextlib.AbstractContextManager]) -> int:
     """Does the verb with more and more room until it succeeds; how often it did not."""
     before, failed = picture(folder), 0
-    for size in range(0, 8 << 20, 96 << 10):
+    for size in range(0, 8 << 20, 160 << 10):
         try:
             with room(size):
                 GROWING[verb](folder)

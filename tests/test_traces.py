@@ -35,7 +35,7 @@ chunks = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(chunks, max_size=12).map(b"".join), st.sets(st.sampled_from(PIECES)), st.sets(st.sampled_from(NAMES)),
     st.lists(st.sampled_from(ELSEWHERE), unique=True), st.sampled_from([1, 2, 7, 8, 31, 32, 33, 100, 1 << 20]),

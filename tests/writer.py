@@ -69,9 +69,12 @@ class Model:
     def draw(self, rng: np.random.Generator) -> Change:
         """A change that could be next."""
         people, spare = sorted(set(self.owners.values())), sorted(set(range(FACES)) - set(self.owners))
-        if len(self.owners) < MOST / 2 or (rng.random() < 0.4 and len(self.owners) < MOST):
-            faces = rng.choice(spare, rng.integers(1, 12), replace=False).tolist()
+        few = len(people) < 6 or len(self.owners) < MOST / 2
+        if spare and (few or (rng.random() < 0.4 and len(self.owners) < MOST)):
+            faces = rng.choice(spare, min(len(spare), rng.integers(1, 12)), replace=False).tolist()
             return ["add", faces, f"person {rng.integers(60)}"]
+        if len(people) < 2:
+            return ["compact"]
         one, other = rng.choice(people, 2, replace=False).tolist()
         verb = rng.choice(["remove", "remove_face", "rename", "merge", "undo", "compact"])
         match verb:
