@@ -264,6 +264,8 @@ def receipt_of(gallery: Gallery, traces: Traces, cleaned: dict[str, int], pendin
         receipt.notes.append(f"a name of this person also stands in {len(others)} texts of others (names, paths, columns), which stay")
     if traces.short_names:
         receipt.notes.append("a name is too short to be looked for in binary files; no table holds it")
+    if cleaned:
+        receipt.notes.append("data sets hold names compressed: their rows were looked through, their bytes only for vectors and crops")
     if gallery.encrypted:
         receipt.notes.append("the index is encrypted: its file shows nothing to look for")
     return receipt
