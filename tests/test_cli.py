@@ -103,7 +103,9 @@ def test_search_prints_json_a_table_and_a_picture(run, photos, index, tmp_path):
     photo = photos / "probe" / "s1" / "2.pgm"
     (probe,) = json.loads(run("search", index, photo, "--k", "3", "--json", "--image", tmp_path / "a.png").out)["probes"]
     (face,) = probe["faces"]
-    assert set(probe) == {"image", "identity", "outcome", "faces"} and set(face) == {"face_id", "box", "confidence", "known", "hits"}
+    assert set(probe) == {"image", "identity", "outcome", "faces"} and set(face) == {
+        "face_id", "box", "confidence", "known", "chance", "margin", "hits",
+    }  # fmt: skip
     assert face["known"] is None and [h["rank"] for h in face["hits"]] == [1, 2, 3] and face["hits"][0]["identity"] == "s1"
     assert set(face["hits"][0]) == {"rank", "identity", "score", "face_id", "image"}
     assert [h["score"] for h in face["hits"]] == sorted((h["score"] for h in face["hits"]), reverse=True)
