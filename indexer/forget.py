@@ -97,9 +97,11 @@ def _collect(gallery: Gallery, identity: str) -> Traces:
         columns = dict(zip(FACE_COLUMNS, row, strict=False))
         photos.add(columns["image_sha256"] or "")
         traces.add_face(columns["face_id"], [v for v in row[-3:-1] if v], row[-1])
-    among = json.dumps([*traces.names]), json.dumps([*traces.face_ids])
-    for face_id, sha256, vector, png in gallery.rows(
-        f"SELECT face_id, image_sha256, vector, png FROM trash WHERE identity {AMONG} OR face_id {AMONG}", among
+    bindings = json.dumps([*traces.names]), json.dumps([*traces.face_ids]), identity
+    for face_id, sha256, vector, png in gallery.rows(  # but those that are another's by now
+        f"SELECT face_id, image_sha256, vector, png FROM trash WHERE (identity {AMONG} OR face_id {AMONG}) "
+        "AND face_id NOT IN (SELECT face_id FROM faces JOIN people ON people.id = person WHERE name != ?)",
+        bindings,
     ):
         photos.add(sha256 or "")
         traces.add_face(face_id, [vector], png)
@@ -148,6 +150,7 @@ def _erase_line(gallery: Gallery, line: Line, traces: Traces) -> None:
         case {"faces": faces}:
             detail: dict[str, Any] = {"faces": [f for f in faces if f not in traces.face_ids]}
             if "people" in line.detail:
+                detail["faces"] = [f for (f,) in gallery.execute("SELECT face_id FROM trash WHERE line=? ORDER BY rowid", (line.id,))]
                 detail["people"] = [name for name in line.detail["people"] if name not in traces.names]
             empty = not detail["faces"]
         case {"from": came_from, "to": to}:

@@ -376,14 +376,16 @@ class Gallery(Faces):
                 self._drop([id for (id,) in self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))])
             case "remove", _:
                 self.enrol(self._from_trash(line.id))
-            case "rename", {"old": old, "new": new}:
+            case "rename", {"old": old, "new": new} if self.enrolled([new]):
                 if self.enrolled([old]):
-                    raise GalleryError(f"expected nobody called {old!r}, somebody is now: rename them first, then undo")
+                    raise GalleryError(
+                        f"expected nobody called {old!r}, somebody is now: `compact --keep-undo 0s` drops what cannot be undone"
+                    )
                 self._rename(new, old)
             case "merge" | "split", {"from": came_from}:
                 found = self.execute(f"{FACES} WHERE face_id {AMONG} ORDER BY faces.id", (json.dumps(list(came_from)),))
                 faces = list(map(self._columns, found))
-                for name in dict.fromkeys(came_from.values()):
+                for name in dict.fromkeys(came_from[face["face_id"]] for face in faces):
                     self._move([face for face in faces if came_from[face["face_id"]] == name], name)
 
     # the log

@@ -8,13 +8,14 @@ from indexer.candidates import GATHER, Candidates
 from indexer.metrics import BLOCK_SCORES
 
 PEOPLE = 4096  # summed at once
+SHORTEST = 1e-12  # faces that cancel each other have no direction
 
 
 def exact_score(q: np.ndarray, xb: np.ndarray, score: str) -> float:
     """Of a person with faces xb (m, d): `mean`, the mean of their scores; `template`, q times the unit-length sum of xb."""
     total = xb.astype(np.float64).sum(axis=0)
-    length = len(xb) if score == "mean" else np.sqrt(np.sum(total * total))
-    return float(np.float32(np.sum(total * q.astype(np.float64)) / length)) if length else 0.0
+    length = len(xb) if score == "mean" else max(np.sqrt(np.sum(total * total)), SHORTEST)
+    return float(np.float32(np.sum(total * q.astype(np.float64)) / length))
 
 
 class Templates:
@@ -31,7 +32,7 @@ class Templates:
             faces = slice(self._starts[p], self._starts[min(p + PEOPLE, len(people))])
             total = _sums(candidates, self._positions[faces], codes[faces] - p)
             lengths = np.bincount(codes[faces] - p) if score == "mean" else np.linalg.norm(total, axis=1)
-            self._xb[p : p + len(total)] = total / np.maximum(lengths, 1e-12)[:, None]
+            self._xb[p : p + len(total)] = total / np.maximum(lengths, SHORTEST)[:, None]
 
     def shortlists(self, xq: np.ndarray, k: int, slack: float) -> list[list[tuple[float, np.ndarray]]]:
         """For each query of xq (n, d) the people who could be among its k best: approximate scores, and the positions of their faces."""
