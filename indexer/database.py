@@ -55,6 +55,8 @@ def one_line(error: Exception, path: Path) -> FaceDBError | Exception:
             return damaged(path, reason)
         case apsw.NoMemError():
             return MemoryError()
+        case UnicodeEncodeError(object=text):
+            return InputError(f"expected text, received {text!r:.120}, which is not valid UTF-8: spell it in UTF-8")
     return error
 
 
@@ -67,7 +69,7 @@ def guarded(path: Path) -> Iterator[None]:
     """Turns SQLite's errors into ours."""
     try:
         yield
-    except (apsw.Error, UnicodeDecodeError) as error:
+    except (apsw.Error, UnicodeError) as error:
         ours = one_line(error, path)
         if ours is error:
             raise

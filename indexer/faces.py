@@ -82,6 +82,11 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def name_key(name: str) -> str:
+    """What is hashed of a forgotten person's name."""
+    return f"name:{normal(name)}"
+
+
 def check_name(name: str) -> str:
     """The name of an index; raises InputError where it could not be a plain folder's."""
     if not NAME.fullmatch(name):
@@ -306,9 +311,9 @@ class Faces(Database):
             raise damaged(self.path, "its list of who was forgotten was changed")
         return set(hashes)
 
-    def forgotten_hash(self, face_id: str) -> bytes:
-        """What is kept of a forgotten face: 16 bytes that say nothing without this gallery's salt."""
-        return hashlib.blake2b(face_id.encode(), key=self.needed_fact("salt"), digest_size=16).digest()
+    def forgotten_hash(self, text: str) -> bytes:
+        """What is kept of a forgotten face_id or `name_key`: 16 bytes that say nothing without this gallery's salt."""
+        return hashlib.blake2b(text.encode(), key=self.needed_fact("salt"), digest_size=16).digest()
 
     def _person_id(self, name: str) -> int:
         for (id,) in self.execute("SELECT id FROM people WHERE name=?", (normal(name),)):

@@ -39,7 +39,7 @@ class Condition:
         """The condition and what it binds. Values are compared as numbers where both are numbers (as JSON writes them), else as text."""
         x, bindings = self._column()
         if self.operator == ":":
-            return f"instr(';' || replace({x}, '; ', ';') || ';', ';' || ? || ';') > 0", [*bindings, self.value]
+            return f"instr(';' || replace(replace({x}, '; ', ';'), ' ;', ';') || ';', ';' || ? || ';') > 0", [*bindings, self.value]
         as_text = f"CAST({x} AS TEXT) {self.operator} ?"
         if not NUMBER.fullmatch(self.value):
             return as_text, [*bindings, self.value]

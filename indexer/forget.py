@@ -21,7 +21,7 @@ import apsw
 from embedder.errors import DataError, GalleryError
 from indexer.database import Busy, guarded
 from indexer.derive import derive, tidy
-from indexer.faces import AMONG, Faces, Line, normal
+from indexer.faces import AMONG, Faces, Line, name_key, normal
 from indexer.gallery import Gallery
 from indexer.schema import FACE_COLUMNS
 from indexer.traces import Traces
@@ -70,7 +70,7 @@ def forget(gallery: Gallery, identity: str) -> Traces:
     """
     with gallery.writing():
         removed = gallery.execute("SELECT 1 FROM trash WHERE identity = ? LIMIT 1", (normal(identity),))
-        if not removed and not gallery.enrolled([identity]) and not gallery.refused([_name_key(identity)]):
+        if not removed and not gallery.enrolled([identity]) and not gallery.refused([name_key(identity)]):
             gallery._person_id(identity)  # says that nobody is called so
         traces = _collect(gallery, normal(identity))
         _erase(gallery, traces)
@@ -78,11 +78,6 @@ def forget(gallery: Gallery, identity: str) -> Traces:
         derive(gallery)
     tidy(gallery)
     return traces
-
-
-def _name_key(name: str) -> str:
-    """What is hashed of a name, so that a second `forget` knows the first."""
-    return f"name:{normal(name)}"
 
 
 def _collect(gallery: Gallery, identity: str) -> Traces:
@@ -140,7 +135,7 @@ def _erase(gallery: Gallery, traces: Traces) -> None:
         _erase_line(gallery, line, traces)
     gallery.seal_log()
     _erase_facts(gallery, traces)
-    hashes = {gallery.forgotten_hash(text) for text in [*traces.face_ids, *map(_name_key, traces.names)]}
+    hashes = {gallery.forgotten_hash(text) for text in [*traces.face_ids, *map(name_key, traces.names)]}
     gallery.set_forgotten(gallery.forgotten_hashes() | hashes)
 
 

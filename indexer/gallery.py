@@ -23,7 +23,7 @@ import numpy as np
 from embedder.errors import DataError, GalleryError, InputError
 from embedder.table import UNIT_TOLERANCE, Row
 from indexer.database import FILE, create_file, environment_key, no_key
-from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, normal
+from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, name_key, normal
 from indexer.schema import FACE_COLUMNS, MIGRATIONS, chained, checksum, face_checksum
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ class Added:
 
     def tell(self, row: Row, kept: str) -> None:
         """Counts a face that is enrolled already, under the name `kept`."""
-        if kept == (identity := normal(row.identity or "")):
+        if (name := person_name(row.identity or "")) == kept:
             self.again += 1
         else:
-            self.conflicts.append(Conflict(row.face_id, row.image, kept, identity))
+            self.conflicts.append(Conflict(row.face_id, row.image, kept, name))
 
 
 class Gallery(Faces):
@@ -143,7 +143,7 @@ class Gallery(Faces):
 
     def rename(self, old: str, new: str) -> Change:
         """Gives a person another name. Raises GalleryError where nobody is called `old`, or somebody `new`."""
-        new = _person_name(new)
+        new = person_name(new)
         with self.writing():
             faces = self._find(old)
             if normal(old) == new:
@@ -167,7 +167,7 @@ class Gallery(Faces):
 
     def split(self, face_ids: Sequence[str], to: str) -> Change:
         """Gives chosen faces to another person, enrolled already or new. Raises GalleryError for a face that is not here."""
-        to = _person_name(to)
+        to = person_name(to)
         with self.writing():
             faces = [face for face_id in dict.fromkeys(face_ids) for face in self._find(face_id=face_id)]
             moved = [face for face in faces if face["identity"] != to]
@@ -268,21 +268,23 @@ class Gallery(Faces):
         known, refused = self.known(face_ids), set() if readmit else self.refused(face_ids)
         new: dict[str, Row] = {}
         for row, face_id in zip(block, face_ids, strict=True):
+            name = person_name(row.identity or "")
             if face_id in refused:
                 done.forgotten += 1
             elif face_id in known:
                 done.tell(row, known[face_id])
             else:
-                known[face_id] = normal(row.identity or "")
+                known[face_id] = name
                 new[face_id] = row
         if readmit and new:
-            self.set_forgotten(self.forgotten_hashes() - {self.forgotten_hash(face_id) for face_id in new})
+            back = {*new, *(name_key(known[face_id]) for face_id in new)}
+            self.set_forgotten(self.forgotten_hashes() - set(map(self.forgotten_hash, back)))
         return new
 
     def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:
         """New faces by their face_ids."""
         xb, first = _vectors(list(rows.values()), dimension), self._next_id()
-        names = [_person_name(row.identity or "") for row in rows.values()]
+        names = [person_name(row.identity or "") for row in rows.values()]
         people = self._people(names)
         faces, vectors, crops = [], [], []
         for id, name, x, (face_id, row) in zip(range(first, first + len(rows)), names, xb, rows.items(), strict=True):
@@ -443,7 +445,8 @@ def _change(verb: str, faces: Sequence[Mapping[str, Any]]) -> Change:
     return Change(verb, len(faces), tuple(sorted({face["identity"] for face in faces})))
 
 
-def _person_name(name: str) -> str:
+def person_name(name: str) -> str:
+    """A name to enrol somebody under, NFC; raises DataError where it is blank."""
     if not (clean := normal(name)).strip():
         raise DataError(f"expected a person's name, received {name!r}: give one")
     return clean

@@ -107,7 +107,9 @@ def pending(gallery: Gallery) -> Iterator[list[tuple[int, bytes]]]:
 
 
 def store(gallery: Gallery, ids: Sequence[int], xb: np.ndarray) -> None:
-    """Vectors by the other model, float32 (n, d); faces that were removed meanwhile are passed over."""
+    """Vectors by the other model, float32 (n, d); faces that were removed meanwhile are passed over. Raises DataError for another d."""
+    if (other := other_spec(gallery)) is None or xb.shape != (len(ids), other.dimension):
+        raise DataError(f"expected vectors by the other model of {gallery.folder.name}, received an array of {xb.shape}: embed with it")
     vectors = [(id, x.astype("<f4").tobytes()) for id, x in zip(ids, xb, strict=True)]
     with gallery.writing():
         gallery.execute_many(

@@ -18,7 +18,7 @@ from embedder.errors import DataError, GalleryError, InputError, from_os_error
 from embedder.table import Entry, Writer, drop_stale_temporaries, make_folder, sync_folder, to_table
 from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, Damaged, damaged, remove_file
 from indexer.derive import derive, tidy
-from indexer.faces import AMONG, check_name
+from indexer.faces import AMONG, check_name, name_key
 from indexer.gallery import Gallery, versions
 from indexer.verify import problems
 
@@ -154,7 +154,7 @@ def _drop_empty_folder(folder: Path) -> None:
 
 def _copy(source: Gallery, target: Gallery, forgotten: Sequence[tuple]) -> int:
     """Everything of one gallery in the place of the other's; returns how many faces stay forgotten."""
-    hashes = {hash for (hash,) in forgotten} | target.forgotten_hashes() | source.forgotten_hashes()
+    since = ({hash for (hash,) in forgotten} | target.forgotten_hashes()) - source.forgotten_hashes()
     generation = target.generation
     target.clear()
     for table in TABLES:
@@ -166,17 +166,19 @@ def _copy(source: Gallery, target: Gallery, forgotten: Sequence[tuple]) -> int:
     for key, value in source.execute("SELECT key, value FROM meta WHERE key NOT IN ('report', 'forgetting', 'forgotten')"):
         target.set_fact(key, value)
     target.set_fact("generation", max(generation, source.generation))
-    target.set_forgotten(hashes)
-    return _drop_forgotten(target)
+    target.set_forgotten(source.forgotten_hashes() | since)
+    return _drop_forgotten(target, since) if since else 0
 
 
-def _drop_forgotten(gallery: Gallery) -> int:
-    face_ids = gallery.refused(face_id for (face_id,) in gallery.execute("SELECT face_id FROM faces UNION SELECT face_id FROM trash"))
-    if face_ids:
-        among = (json.dumps(sorted(face_ids)),)
-        gallery._drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
-        # names and removed faces of the forgotten stand in the log too: it cannot be kept
-        gallery.drop_log(math.inf)
+def _drop_forgotten(gallery: Gallery, since: set[bytes]) -> int:
+    """Takes out every face, enrolled or removed, whose id or whose person's name is among the hashes; returns how many."""
+    pairs = gallery.execute("SELECT face_id, name FROM faces JOIN people ON people.id = person UNION SELECT face_id, identity FROM trash")
+    names = {name for name in {name for _, name in pairs} if gallery.forgotten_hash(name_key(name)) in since}
+    face_ids = {face_id for face_id, name in pairs if name in names or gallery.forgotten_hash(face_id) in since}
+    among = (json.dumps(sorted(face_ids)),)
+    gallery._drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
+    # names and removed faces of the forgotten stand in the log too: it cannot be kept
+    gallery.drop_log(math.inf)
     return len(face_ids)
 
 

@@ -3,18 +3,20 @@ import os
 import shutil
 import stat
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
 import numpy as np
 import pytest
 
-from embedder.errors import GalleryError, InputError, SystemFault
+from embedder.errors import DataError, GalleryError, InputError, SystemFault
 from indexer import database, schema
 from indexer import gallery as gallery_module
 from indexer.build import build
 from indexer.database import one_line
 from indexer.faces import check_name, index_folder
+from indexer.filters import kept_ids, parse
 from indexer.gallery import Gallery
 from indexer.schema import checksum
 from indexer.search import Searcher
@@ -308,6 +310,25 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     with pytest.raises(OSError) as caught:
         Gallery.create(tmp_path / "file" / "i")
     assert caught.value.errno == errno.ENOTDIR
+
+
+@pytest.mark.parametrize("ask", (
+    lambda g: g.list_faces("\udcff"), lambda g: g.rename("person 3", "a\ud800"), lambda g: g.remove(image="\udc80.jpg"),
+    lambda g: g.add([synthetic.row("a.jpg", "\udcff", synthetic.vectors(1, 1)[0])]), lambda g: kept_ids(g, parse(["image=\udcff"])),
+))  # fmt: skip
+def test_text_that_is_no_unicode_is_one_line(index, ask):
+    with Gallery.open(index, write=True) as gallery:
+        with pytest.raises(InputError, match="expected text, received .*, which is not valid UTF-8: spell it in UTF-8"):
+            ask(gallery)
+        assert gallery.faces == PEOPLE * PHOTOS
+
+
+@pytest.mark.parametrize("name", (None, " \u2003"))
+def test_a_face_that_is_known_still_needs_a_name(index, name):
+    with Gallery.open(index, write=True) as gallery:
+        row = gallery.table_rows([1], False)[0]
+        with pytest.raises(DataError, match="expected a person's name, received"):
+            gallery.add([replace(row, identity=name)])
 
 
 def test_checksums_tell_fields_apart():

@@ -48,7 +48,7 @@ NAMES = (
     "Ada Byron", "Zoë Łódź", "Grace Murray Hopper", "Grace Murray", "李小龙老师", "x", "O'Neil; \"Tip\" \\ Jr", "Edsger 🚲 Wybe",
 )  # fmt: skip
 EXTRAS: tuple[dict[str, str], ...] = (
-    {}, {"year": "1999"}, {"year": " 2005"}, {"year": "199", "tags": "beach; sea"}, {"year": "1e3", "tags": "beach;sun"},
+    {}, {"year": "1999"}, {"year": " 2005"}, {"year": "199", "tags": "beach; sea"}, {"year": "1e3", "tags": "beach ;sun"},
     {"year": "unknown", "größe.x": "1.5"}, {"tags": "", "größe.x": "1.50"}, {"tags": "sea", "back\\slash": "a b"}, {"year": "-0"},
     {"année": "007"},
 )  # fmt: skip
@@ -190,6 +190,8 @@ class Oracle:
         done, new = Added(), []
         for row in rows:
             name, face_id = nfc(row.identity or ""), row.face_id
+            if not name.strip():
+                raise DataError(row.image)
             if face_id in self.forgotten and not readmit:
                 done.forgotten += 1
             elif face_id not in self.faces:
@@ -197,6 +199,7 @@ class Oracle:
                 self.faces[face_id] = Held(name, row)
                 self.columns |= set(row.extra)
                 self.forgotten.discard(face_id)
+                self.forgotten_names -= {name} if readmit else set()
                 new.append(face_id)
             elif (kept := self.faces[face_id].person) == name:
                 done.again += 1
@@ -208,7 +211,7 @@ class Oracle:
         return done
 
     def _check(self, row: Row) -> None:
-        if not (row.identity or "").strip() or row.vector is None or row.vector.shape != (self.d,):
+        if row.vector is None or row.vector.shape != (self.d,):
             raise DataError(row.image)
         if not abs(math.sqrt(sum(float(x) ** 2 for x in row.vector)) - 1) < 1e-5:
             raise DataError(row.image)
@@ -314,10 +317,12 @@ class Oracle:
     def restored(self, backup: Oracle) -> tuple[Oracle, int]:
         """This one with a backup in its place, and how many of its faces were forgotten meanwhile."""
         new = backup.copy()
-        new.forgotten |= self.forgotten
-        new.forgotten_names |= self.forgotten_names
-        doomed = new.forgotten & {*new.faces, *(held.row.face_id for held in new.removed)}
-        if doomed:
+        faces, names = self.forgotten - backup.forgotten, self.forgotten_names - backup.forgotten_names
+        new.forgotten |= faces
+        new.forgotten_names |= names
+        held = (*new.faces.values(), *new.removed)
+        doomed = {h.row.face_id for h in held if h.row.face_id in faces or h.person in names}
+        if faces or names:
             new.faces = {f: held for f, held in new.faces.items() if f not in doomed}
             new.log = []
         return new, len(doomed)
@@ -447,7 +452,7 @@ def meets(held: Held, condition: Condition) -> bool:
         return False
     text, value = str(found), nfc(value) if column == "identity" else value
     if condition.operator == ":":
-        return f";{value};" in f";{text.replace('; ', ';')};"
+        return f";{value};" in f";{text.replace('; ', ';').replace(' ;', ';')};"
     x, y = number(text), number(value)
     return COMPARE[condition.operator](x, y) if x is not None and y is not None else COMPARE[condition.operator](text, value)
 

@@ -329,6 +329,14 @@ def test_a_damaged_vector_of_the_other_model_is_named(gallery):
 # what stands beside ---------------------------------------------------------
 
 
+@pytest.mark.parametrize("d", (23, 25))
+def test_vectors_of_another_size_are_refused(gallery, d):
+    prepare(gallery, OTHER)
+    ids = [id for id, _ in next(pending(gallery))]
+    with pytest.raises(DataError, match="expected vectors by the other model of"):
+        switch.store(gallery, ids, np.ones((len(ids), d), np.float32))
+
+
 def test_what_is_there_already_stays(gallery, monkeypatch):
     monkeypatch.setattr(switch, "BATCH", 10)
     prepare(gallery, OTHER)

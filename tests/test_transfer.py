@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import signal
@@ -228,6 +229,30 @@ def test_the_forgotten_stay_forgotten(index, tmp_path):
         row.vector.tobytes()[:32] for row in gone
     ]
     assert not [text for text in texts for file in index.rglob("*") if file.is_file() and text in file.read_bytes()]
+
+
+def test_a_forgotten_name_stays_forgotten_even_with_faces_that_were_gone_before(index, tmp_path):
+    first, second = faces()[6:8]
+    path = saved(index, tmp_path / "b")
+    changed(index, lambda g: g.split([first.face_id], "person 5 of 0"), lambda g: g.drop_log(math.inf))
+    changed(index, lambda g: forget(g, "person 3 of 0"), finish_pending)
+    assert restore(path, index, replace=True).forgotten == 2, "one of them is another's since"
+    with Gallery.open(index, write=True) as gallery:
+        assert gallery.known([first.face_id, second.face_id]) == {} and gallery.lines() == []
+        assert (gallery.add([first]).added, gallery.add([second]).forgotten) == (1, 1), "what was forgotten is a face, and a name of that time"
+    assert restore(path, index, replace=True).forgotten == 2
+    changed(index, lambda g: g.add([second], readmit=True))
+    assert restore(path, index, replace=True).forgotten == 0
+    with Gallery.open(index) as gallery:
+        assert gallery.known([first.face_id, second.face_id]) == dict.fromkeys([first.face_id, second.face_id], "person 3 of 0")
+
+
+def test_a_name_that_is_used_again_comes_back_from_a_later_backup(index, tmp_path):
+    changed(index, lambda g: forget(g, "person 3 of 0"), lambda g: g.add([replace(faces(1, seed=5)[0], identity="person 3 of 0")]))
+    path = saved(index, tmp_path / "b")
+    assert restore(path, index, replace=True).forgotten == 0
+    with Gallery.open(index) as gallery:
+        assert gallery.enrolled(["person 3 of 0"]) and gallery.lines()
 
 
 def test_a_log_from_a_clock_that_was_ahead_goes_too(index, tmp_path, monkeypatch):
