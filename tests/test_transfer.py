@@ -239,7 +239,9 @@ def test_a_forgotten_name_stays_forgotten_even_with_faces_that_were_gone_before(
     assert restore(path, index, replace=True).forgotten == 2, "one of them is another's since"
     with Gallery.open(index, write=True) as gallery:
         assert gallery.known([first.face_id, second.face_id]) == {} and gallery.lines() == []
-        assert (gallery.add([first]).added, gallery.add([second]).forgotten) == (1, 1), "what was forgotten is a face, and a name of that time"
+        assert (gallery.add([first]).added, gallery.add([second]).forgotten) == (1, 1), (
+            "what was forgotten is a face, and a name of that time"
+        )
     assert restore(path, index, replace=True).forgotten == 2
     changed(index, lambda g: g.add([second], readmit=True))
     assert restore(path, index, replace=True).forgotten == 0
