@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import click
 
 import cli_gallery
-from console import DEVICE, INTERRUPT, PATH, Output, at_least, common
+from console import DEVICE, PATH, Output, at_least, common
 from embedder.errors import FaceDBError, InputError, SystemFault, from_os_error
 
 
@@ -356,8 +355,6 @@ def main() -> int:
     """Runs a command; every error is one line and an exit code."""
     if "--debug" in sys.argv:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, INTERRUPT)
     try:
         cli.main(standalone_mode=False)
         return 0

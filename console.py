@@ -22,26 +22,6 @@ DEVICE = click.option(
 PROBLEMS_SHOWN = 20
 
 
-class Interrupt:
-    """Ctrl-C. Where Python's exception is lost, as in a destructor or a library's callback, the command's next step raises it again."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, *_: object) -> None:
-        """What the signal calls."""
-        self.asked = True
-        raise KeyboardInterrupt
-
-    def check(self) -> None:
-        """Raises KeyboardInterrupt where the user asked for it."""
-        if self.asked:
-            raise KeyboardInterrupt
-
-
-INTERRUPT = Interrupt()
-
-
 class Output:
     """Results on stdout, everything else on stderr."""
 
@@ -49,7 +29,6 @@ class Output:
         self.as_json, self.quiet = as_json, quiet
 
     def say(self, line: str) -> None:
-        INTERRUPT.check()
         if not self.quiet:
             click.echo(line, err=True)
 
@@ -60,7 +39,7 @@ class Output:
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """done, total -> a bar with rate and time left; nothing without a terminal."""
         if self.quiet or not sys.stderr.isatty():
-            yield lambda done, total: INTERRUPT.check()
+            yield lambda done, total: None
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -76,7 +55,6 @@ class Output:
             task = bar.add_task(what, total=None, rate="")
 
             def update(done: int, total: int) -> None:
-                INTERRUPT.check()
                 speed = bar.tasks[task].speed
                 bar.update(task, completed=done, total=total or None, rate=f"{speed:.0f}/s" if speed else "")
 

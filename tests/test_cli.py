@@ -1,6 +1,5 @@
 """The commands as a user runs them, each in a process of its own, on AT&T's photos."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,7 +17,6 @@ import pyarrow.dataset
 import pytest
 from PIL import Image
 
-import console
 from tests.conftest import ROOT
 from tests.test_photos import bomb
 
@@ -230,19 +228,6 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(run, photos, tmp_path
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
     assert run("embed", photos, "--out", tmp_path / "v").code == 0
-
-
-@pytest.mark.parametrize("quiet", (True, False))
-def test_a_ctrl_c_that_a_library_lost_is_raised_at_the_next_step(quiet, monkeypatch):
-    monkeypatch.setattr(console, "INTERRUPT", console.Interrupt())
-    out = console.Output(False, quiet)
-    with out.progress("photos") as tick:
-        tick(1, 3)
-        with contextlib.suppress(KeyboardInterrupt):  # as a destructor does
-            console.INTERRUPT(signal.SIGINT, None)
-        for step in (lambda: tick(2, 3), lambda: out.say("stage 2")):
-            with pytest.raises(KeyboardInterrupt):
-                step()
 
 
 def test_the_homeworks_layout_end_to_end(run, att, tmp_path):
