@@ -1,5 +1,6 @@
 """The commands as a user runs them, each in a process of its own, on AT&T's photos."""
 
+import functools
 import json
 import os
 import shutil
@@ -221,7 +222,8 @@ def test_a_full_disk_is_one_line(photos, vectors, tmp_path, command):
 
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(run, photos, tmp_path):
     command = [sys.executable, str(ROOT / "cli.py"), "embed", str(photos), "--out", str(tmp_path / "v")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, these tests too, ignore it
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     assert "msceleb on CPU:0" in process.stderr.readline()
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
