@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 import cli_gallery
-from console import DEVICE, PATH, Output, at_least, common
+from console import DEVICE, PATH, Output, at_least, common, computing
+from embedder.compute import Compute
 from embedder.errors import FaceDBError, InputError, SystemFault, from_os_error
 
 
@@ -132,9 +133,10 @@ def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None)
 @click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed.")
 @click.option("--sheet", type=PATH, help="Draw photos with boxes beside their crops.")
+@computing
 @common
 def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_face: str, all_faces: bool, min_face: int, max_side: int,
-          metadata: Path | None, prune: bool, strict: bool, sheet: Path | None) -> None:  # fmt: skip
+          metadata: Path | None, prune: bool, strict: bool, sheet: Path | None, compute: Compute) -> None:  # fmt: skip
     """Detect faces with MTCNN and crop them to Parquet."""
     import workflows
     from embedder.pipeline import Options
@@ -144,7 +146,7 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
     settings = {"min_face": at_least(1, min_face, "--min-face"), "max_side": at_least(64, max_side, "--max-side")}
     options = Options(all_faces=all_faces, prune=prune)
     with out.progress("align") as tick:
-        summary = workflows.align(photos, folder, rule, options, metadata, settings, tick, out.say)
+        summary = workflows.align(photos, folder, rule, options, metadata, settings, compute, tick, out.say)
     if sheet:
         from pictures import contact_sheet
 
@@ -188,16 +190,16 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows.")
 @click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed.")
-@DEVICE
+@computing
 @common
 def embed(out: Output, source: Path, model: str, folder: Path, flip: bool, all_faces: bool, no_crops: bool, metadata: Path | None,
-          prune: bool, strict: bool, device: str) -> None:  # fmt: skip
+          prune: bool, strict: bool, compute: Compute) -> None:  # fmt: skip
     """Unit vectors of SOURCE (photos, a CSV, or crops from `align`) to Parquet; a row for every photo."""
     import workflows
     from embedder.pipeline import Options
 
     options = Options(all_faces=all_faces, keep_crops=not no_crops, prune=prune)
-    embedder = workflows.make_embedder(model, device, flip, out.say)
+    embedder = workflows.make_embedder(model, compute, flip, out.say)
     with out.progress("embed") as tick:
         summary = workflows.embed(source, folder, embedder, options, metadata, tick)
     out.summary(summary, strict)
@@ -241,10 +243,10 @@ def build_index(
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
 @click.option("--image", "picture", type=PATH, help="Draw each probe beside its matches.")
 @click.option("--out", "table", type=PATH, help="Write the answers to this Parquet file, a row each, instead of printing them.")
-@DEVICE
+@computing
 @common
 def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: bool, score: str, min_score: float | None,
-           where: tuple[str, ...], one_face: bool, model: str | None, picture: Path | None, table: Path | None, device: str) -> None:  # fmt: skip
+           where: tuple[str, ...], one_face: bool, model: str | None, picture: Path | None, table: Path | None, compute: Compute) -> None:  # fmt: skip
     """The k people of index NAME who most resemble each face in SOURCES (photos, folders, or vectors)."""
     import workflows
     from workflows import Question
@@ -252,10 +254,10 @@ def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: boo
     question = Question(k, faces, score, where, min_score)
     if table:
         with out.progress("search") as tick:
-            done = workflows.search_to_parquet(name, sources, table, question, one_face, model, device, tick, out.say)
+            done = workflows.search_to_parquet(name, sources, table, question, one_face, model, compute, tick, out.say)
         out.result(done, f"{table}: {done['rows']} answers to {done['faces']} faces")
         return
-    found = workflows.search(name, sources, question, one_face, model, device, picture, out.say)
+    found = workflows.search(name, sources, question, one_face, model, compute, picture, out.say)
     if picture:
         out.say(f"picture: {picture}")
     out.result(found, "\n".join(lines_of(found)))
@@ -281,14 +283,16 @@ def lines_of(found: dict[str, Any]) -> Iterator[str]:
 @click.option("--split", help="Rows to ask; `probe` where there are such rows, else all.")
 @click.option("--predictions", type=PATH, help="Write the five answers to each probe, a line a probe.")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
-@DEVICE
+@computing
 @common
-def evaluate(out: Output, name: str, source: Path, split: str | None, predictions: Path | None, model: str | None, device: str) -> None:
+def evaluate(
+    out: Output, name: str, source: Path, split: str | None, predictions: Path | None, model: str | None, compute: Compute
+) -> None:
     """top-1 and top-5 of the probes in SOURCE (photos or vectors) against index NAME."""
     import workflows
 
     with out.progress("evaluate") as tick:
-        result = workflows.evaluate(name, source, split, predictions, model, device, tick, out.say)
+        result = workflows.evaluate(name, source, split, predictions, model, compute, tick, out.say)
     out.result(result, text_of(result))
 
 
@@ -308,13 +312,13 @@ def text_of(result: dict[str, Any]) -> str:
 
 @cli.command()
 @click.option("--folder", type=PATH, default=Path("data/demo"), show_default=True, help="Where photos, crops, vectors and pictures go.")
-@DEVICE
+@computing
 @common
-def demo(out: Output, folder: Path, device: str) -> None:
+def demo(out: Output, folder: Path, compute: Compute) -> None:
     """All of it on AT&T's 400 photos of 40 people: fetch, align, embed, train, build, evaluate, search, draw."""
     import demo as demonstration
 
-    result = demonstration.run(folder, device, out.say)
+    result = demonstration.run(folder, compute, out.say)
     out.result(result, result["text"])
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from console import DEVICE, PATH, Output, common
+from console import PATH, Output, common, computing
+from embedder.compute import Compute
 from embedder.errors import InputError
 
 NAME = click.argument("name")
@@ -26,15 +27,15 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns are kept, for --where.")
 @click.option("--readmit", is_flag=True, help="Add faces that were forgotten, too.")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
-@DEVICE
+@computing
 @common
 def add(out: Output, name: str, source: Path, identity: str | None, split: str | None, metadata: Path | None, readmit: bool,
-        model: str | None, device: str) -> None:  # fmt: skip
+        model: str | None, compute: Compute) -> None:  # fmt: skip
     """Enrol the faces of SOURCE (photos, or vectors) in index NAME; those it knows already are passed over."""
     import galleries
 
     with out.progress("add") as tick:
-        done = galleries.add(name, source, identity, split, metadata, readmit, model, device, tick, out.say)
+        done = galleries.add(name, source, identity, split, metadata, readmit, model, compute, tick, out.say)
     for line in done.pop("notes"):
         out.say(line)
     out.result(done, done.pop("text"))
@@ -167,13 +168,13 @@ def info(out: Output, name: str) -> None:
 @click.argument("photos", type=PATH, nargs=2)
 @click.option("--model", help="A model's name or folder; msceleb, unless --name is given.")
 @click.option("--name", help="Use this index's model and crops.")
-@DEVICE
+@computing
 @common
-def compare(out: Output, photos: tuple[Path, Path], model: str | None, name: str | None, device: str) -> None:
+def compare(out: Output, photos: tuple[Path, Path], model: str | None, name: str | None, compute: Compute) -> None:
     """How alike the faces of two PHOTOS are: their cosine."""
     import galleries
 
-    done = galleries.compare(photos[0], photos[1], model, name, device, out.say)
+    done = galleries.compare(photos[0], photos[1], model, name, compute, out.say)
     out.result(done, f"{done['score']:.4f}")
 
 
@@ -261,14 +262,14 @@ def export(out: Output, name: str, folder: Path, crops: bool) -> None:
 @click.option("--flip", is_flag=True, help="Average each crop with its mirror image.")
 @click.option("--report", type=PATH, help="Write who would be answered differently, as JSON.")
 @click.option("--no-switch", is_flag=True, help="Stop after the report; the same command without it switches.")
-@DEVICE
+@computing
 @common
-def reembed(out: Output, name: str, model: str, flip: bool, report: Path | None, no_switch: bool, device: str) -> None:
+def reembed(out: Output, name: str, model: str, flip: bool, report: Path | None, no_switch: bool, compute: Compute) -> None:
     """Give an index another model, from its stored crops; the same command with the old one goes back."""
     import galleries
 
     with out.progress("reembed") as tick:
-        done, text = galleries.reembed(name, model, flip, report, not no_switch, device, tick, out.say)
+        done, text = galleries.reembed(name, model, flip, report, not no_switch, compute, tick, out.say)
     out.result(done, text)
 
 
@@ -279,14 +280,14 @@ def reembed(out: Output, name: str, model: str, flip: bool, report: Path | None,
 @click.option("--split", help="Rows of --probes to use; `probe` where there are such, else all.")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
 @click.option("--seed", default=0, show_default=True, help="Draws the faces that are asked, in a large index.")
-@DEVICE
+@computing
 @common
 def calibrate(out: Output, name: str, fpir: float, probes: tuple[Path, ...], split: str | None, model: str | None, seed: int,
-              device: str) -> None:  # fmt: skip
+              compute: Compute) -> None:  # fmt: skip
     """Fit the score from which a hit counts; from then on `search` says known or unknown."""
     import galleries
 
-    done = galleries.calibrate(name, fpir, probes, split, model, seed, device, out.say)
+    done = galleries.calibrate(name, fpir, probes, split, model, seed, compute, out.say)
     for line in done.pop("warnings"):
         out.say(f"warning: {line}")
     out.result(done, done.pop("text"))

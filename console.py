@@ -13,12 +13,11 @@ from typing import Any
 
 import click
 
+from embedder.compute import DEVICES, PRECISIONS, Compute
 from embedder.errors import InputError
 
 PATH = click.Path(path_type=Path)
-DEVICE = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True, help="Where the network runs."
-)
+DEVICE = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where the network runs.")
 PROBLEMS_SHOWN = 20
 
 
@@ -93,3 +92,16 @@ def at_least(least: int, value: int, option: str) -> int:
     if value < least:
         raise InputError(f"expected {option} of at least {least}, received {value}: give a larger one")
     return value
+
+
+def computing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--device and --precision, given to the command together as `compute`."""
+
+    @DEVICE
+    @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
+                  help="Of the network's numbers; auto: bf16 where the CPU has it.")  # fmt: skip
+    @functools.wraps(command)
+    def with_compute(*args: Any, device: str, precision: str, **options: Any) -> Any:
+        return command(*args, compute=Compute(device, precision), **options)
+
+    return with_compute

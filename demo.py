@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import workflows
+from embedder.compute import Compute
 from embedder.pipeline import Options
 from embedder.prepare import prepare
 from embedder.spec import CropRule
@@ -41,7 +42,7 @@ def fetch_att(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, device: str, say: Say) -> dict[str, Any]:
+def run(folder: Path, compute: Compute, say: Say) -> dict[str, Any]:
     """Fetch, prepare, align, embed, build, evaluate, train, embed, build, evaluate, search, draw; a line a stage."""
     started = time.monotonic()
 
@@ -53,18 +54,18 @@ def run(folder: Path, device: str, say: Say) -> dict[str, Any]:
     photos = prepare("att", fetch_att(data_root() / "att"), folder / "photos")
     stage(f"{photos.people} people: {photos.splits['gallery']} gallery photos, {photos.splits['probe']} probes; cropping")
     crops = folder / "crops"
-    workflows.align(folder / "photos", crops, CropRule(border=20), Options(), None, {}, _ignore, say)
+    workflows.align(folder / "photos", crops, CropRule(border=20), Options(), None, {}, compute, _ignore, say)
     contact_sheet(folder / "photos", crops, folder / "crops.png")
     stage("pretrained network: embedding, building the index, evaluating")
-    before = _score(crops, MODEL, folder / "vectors-before", "demo-before", device, say)
+    before = _score(crops, MODEL, folder / "vectors-before", "demo-before", compute, say)
     stage(f"top-1 {before['top1']:.4f}, top-5 {before['top5']:.4f}; finetuning in two stages")
-    _train(crops, folder / "model", device, say)
+    _train(crops, folder / "model", compute, say)
     stage("finetuned network: embedding, building the index, evaluating")
-    after = _score(crops, str(folder / "model"), folder / "vectors-after", "demo-after", device, say)
+    after = _score(crops, str(folder / "model"), folder / "vectors-after", "demo-after", compute, say)
     stage(f"top-1 {after['top1']:.4f}, top-5 {after['top5']:.4f}; searching {PROBES_DRAWN} probes")
     picture = folder / "answers.png"
     probes = [folder / "photos" / "probe" / f"s{i}" / "2.pgm" for i in range(1, PROBES_DRAWN + 1)]
-    found = workflows.search("demo-after", probes, workflows.Question(k=5), one_face=True, device=device, picture=picture, say=say)
+    found = workflows.search("demo-after", probes, workflows.Question(k=5), one_face=True, compute=compute, picture=picture, say=say)
     stage("done")
     text = (
         f"pretrained  top-1 {before['top1']:.4f}  top-5 {before['top5']:.4f}\n"
@@ -74,18 +75,18 @@ def run(folder: Path, device: str, say: Say) -> dict[str, Any]:
     return {"before": before, "after": after, "picture": str(picture), "probes": len(found["probes"]), "text": text}
 
 
-def _score(crops: Path, model: str, vectors: Path, index: str, device: str, say: Say) -> dict[str, Any]:
-    embedder = workflows.make_embedder(model, device, False, say)
+def _score(crops: Path, model: str, vectors: Path, index: str, compute: Compute, say: Say) -> dict[str, Any]:
+    embedder = workflows.make_embedder(model, compute, False, say)
     workflows.embed(crops, vectors, embedder, Options(), None, _ignore)
     workflows.build_index(vectors, index, None, False, True)
-    return workflows.evaluate(index, vectors, device=device, say=say)
+    return workflows.evaluate(index, vectors, compute=compute, say=say)
 
 
-def _train(crops: Path, model: Path, device: str, say: Say) -> None:
+def _train(crops: Path, model: Path, compute: Compute, say: Say) -> None:
     from trainer.recipe import read as read_recipe
     from trainer.train import train
 
-    train(crops, read_recipe(RECIPE), MODEL, model, epochs=EPOCHS, device=device, say=say)
+    train(crops, read_recipe(RECIPE), MODEL, model, epochs=EPOCHS, device=compute.device, say=say)
 
 
 def _ignore(done: int, total: int) -> None:

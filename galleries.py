@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedder import align as crops_of
+from embedder.compute import Compute
 from embedder.errors import DataError, InputError
 from embedder.photos import Listing, is_outside, list_photos
 from embedder.pipeline import OnProgress, Options, PhotoStage
@@ -63,15 +64,15 @@ def info(name: str) -> dict[str, Any]:
 
 
 def add(name: str, source: Path, identity: str | None, split: str | None, metadata: Path | None, readmit: bool, model: str | None,
-        device: str, on_progress: OnProgress, say: Say) -> dict[str, Any]:  # fmt: skip
+        compute: Compute, on_progress: OnProgress, say: Say) -> dict[str, Any]:  # fmt: skip
     """Enrols photos, or the rows of a data set of vectors; what is enrolled already is passed over, unembedded."""
     with open_gallery(name, write=True) as gallery:
         if source.is_dir() and is_data_set(source):
             if metadata:
                 raise InputError("expected photos for --metadata, received vectors: give that option to `embed`")
-            done, left = _add_vectors(gallery, source, identity, split, readmit, model, device, say)
+            done, left = _add_vectors(gallery, source, identity, split, readmit, model, compute, say)
         else:
-            done, left = _add_photos(gallery, list_photos(source, metadata), identity, split, readmit, model, device, on_progress, say)
+            done, left = _add_photos(gallery, list_photos(source, metadata), identity, split, readmit, model, compute, on_progress, say)
         _note_source(gallery, source)
         faces, people = gallery.faces, gallery.people
     notes = [f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts]
@@ -80,10 +81,10 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
     return {"index": name, **asdict(done), "left_out": left, "faces": faces, "people": people, "notes": notes, "text": text}
 
 
-def _add_vectors(gallery: Gallery, source: Path, identity: str | None, split: str | None, readmit: bool, model: str | None, device: str,
+def _add_vectors(gallery: Gallery, source: Path, identity: str | None, split: str | None, readmit: bool, model: str | None, compute: Compute,
                  say: Say) -> tuple[Added, dict[str, int]]:  # fmt: skip
     with Searcher(gallery.folder) as searcher:
-        ProbeReader(searcher, model, device, True, say).check_spec(DataSet(source).spec)
+        ProbeReader(searcher, model, compute, True, say).check_spec(DataSet(source).spec)
     selection = Selection(DataSet(source), split, named=identity is None)
     rows = (row if identity is None else replace(row, identity=identity) for row in selection)
     done = gallery.add(rows, readmit)
@@ -91,7 +92,7 @@ def _add_vectors(gallery: Gallery, source: Path, identity: str | None, split: st
 
 
 def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, split: str | None, readmit: bool, model: str | None,
-                device: str, on_progress: OnProgress, say: Say) -> tuple[Added, dict[str, int]]:  # fmt: skip
+                compute: Compute, on_progress: OnProgress, say: Say) -> tuple[Added, dict[str, int]]:  # fmt: skip
     split = split or default_split({e.split for e in listing.entries}, "gallery")
     entries = [e if identity is None else replace(e, identity=identity) for e in listing.entries if split is None or e.split == split]
     left: Counter[str] = Counter({"without a name": sum(not e.identity for e in entries)})
@@ -99,7 +100,7 @@ def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, split:
     command = new_command()
     if new:
         with Searcher(gallery.folder) as searcher:
-            reader = ProbeReader(searcher, model, device, True, say, keep_crops=gallery.keeps_crops)
+            reader = ProbeReader(searcher, model, compute, True, say, keep_crops=gallery.keeps_crops)
             probes = reader.of_photos(Listing(listing.root, new))
             asked = 0
             while batch := list(islice(probes, PROBE_BATCH)):
@@ -156,9 +157,9 @@ def _note_source(gallery: Gallery, source: Path) -> None:
 # one to one -----------------------------------------------------------------
 
 
-def compare(first: Path, second: Path, model: str | None, name: str | None, device: str, say: Say) -> dict[str, Any]:
+def compare(first: Path, second: Path, model: str | None, name: str | None, compute: Compute, say: Say) -> dict[str, Any]:
     """Cosine of the faces of two photos, each the one that the single-face rule picks; raises DataError where one has none."""
-    rows = _rows_by_index(name, model, (first, second), device, say) if name else _rows_by_model(model, (first, second), device, say)
+    rows = _rows_by_index(name, model, (first, second), compute, say) if name else _rows_by_model(model, (first, second), compute, say)
     for path, row in zip((first, second), rows, strict=True):
         if row.vector is None:
             raise DataError(f"expected a face in {path}, its outcome is {row.outcome}: choose another photo")
@@ -167,22 +168,21 @@ def compare(first: Path, second: Path, model: str | None, name: str | None, devi
     return {"score": score, "faces": [{"image": str(path), "box": row.box} for path, row in zip((first, second), rows, strict=True)]}
 
 
-def _rows_by_index(name: str, model: str | None, photos: Sequence[Path], device: str, say: Say) -> list[Row]:
+def _rows_by_index(name: str, model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Row]:
     with Searcher(index_folder(indexes_root(), name)) as searcher:
-        reader = ProbeReader(searcher, model, device, True, say)
+        reader = ProbeReader(searcher, model, compute, True, say)
         return [next(reader.read(photo)).rows[0] for photo in photos]
 
 
-def _rows_by_model(model: str | None, photos: Sequence[Path], device: str, say: Say) -> list[Row]:
+def _rows_by_model(model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Row]:
     from embedder.photos import Decoder
 
-    embedder = make_embedder(model or "msceleb", device, False, say)
-    stage, rows = PhotoStage(embedder.spec, make_detector({}), embedder, Options(keep_crops=False)), []
+    embedder = make_embedder(model or "msceleb", compute, False, say)
+    stage, rows = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)), []
     with Decoder() as decoder:
         for path in photos:
             (entry,) = list_photos(path).entries
             ((_, found),) = stage.rows(decoder.stream(path.parent, [entry.path]), {entry.path: entry})
-            stage.finish(found)
             rows += found
     return rows
 
@@ -190,7 +190,7 @@ def _rows_by_model(model: str | None, photos: Sequence[Path], device: str, say: 
 # another model --------------------------------------------------------------
 
 
-def reembed(name: str, reference: str, flip: bool, report: Path | None, do_switch: bool, device: str, on_progress: OnProgress,
+def reembed(name: str, reference: str, flip: bool, report: Path | None, do_switch: bool, compute: Compute, on_progress: OnProgress,
             say: Say) -> tuple[dict[str, Any], str]:  # fmt: skip
     """Vectors by another model beside the gallery's own, the report of what changes, and the switch; stopped anywhere, it goes on."""
     from embedder.weights import open_model
@@ -199,22 +199,22 @@ def reembed(name: str, reference: str, flip: bool, report: Path | None, do_switc
     model = replace(model, spec=replace(model.spec, flip=flip or model.spec.flip))
     with open_gallery(name, write=True) as gallery:
         switch.prepare(gallery, model.spec.with_crop(gallery.spec))
-        _embed_missing(gallery, model, device, on_progress, say)
+        _embed_missing(gallery, model, compute, on_progress, say)
         comparison = switch.compare(gallery)
         if report is not None:
             write_atomic(report, json.dumps(asdict(comparison), ensure_ascii=False, indent=1).encode())
         if do_switch:
-            _embed_missing(gallery, model, device, on_progress, say)  # of faces that came meanwhile
+            _embed_missing(gallery, model, compute, on_progress, say)  # of faces that came meanwhile
             switch.switch(gallery)
     text = comparison.text + (f"; {name} answers with {comparison.after} now" if do_switch else "; nothing is switched yet")
     return asdict(comparison) | {"switched": do_switch}, text
 
 
-def _embed_missing(gallery: Gallery, model: Model, device: str, on_progress: OnProgress, say: Say) -> None:
+def _embed_missing(gallery: Gallery, model: Model, compute: Compute, on_progress: OnProgress, say: Say) -> None:
     total = switch.missing(gallery)
     if not total:
         return
-    embedder, done = load_embedder(model, device, say), 0
+    embedder, done = load_embedder(model, compute, say), 0
     for block in switch.pending(gallery):
         crops = np.stack([crops_of.centre(crops_of.from_png(png), gallery.spec.crop) for _, png in block])
         switch.store(gallery, [id for id, _ in block], embedder(crops))
@@ -225,12 +225,12 @@ def _embed_missing(gallery: Gallery, model: Model, device: str, on_progress: OnP
 # unknown --------------------------------------------------------------------
 
 
-def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None, model: str | None, seed: int, device: str,
+def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None, model: str | None, seed: int, compute: Compute,
               say: Say) -> dict[str, Any]:  # fmt: skip
     """Fits the score from which a hit counts, and keeps it in the gallery."""
     with open_gallery(name, write=True) as gallery, Searcher(gallery.folder) as searcher:
         own = _own_samples(gallery, searcher, seed)
-        reader = ProbeReader(searcher, model, device, True, say)
+        reader = ProbeReader(searcher, model, compute, True, say)
         strangers, genuine = _held_out(searcher, reader, sources, split)
         done = fit(*own, strangers, fpir, gallery.people, gallery.faces, gallery.spec.fingerprint, genuine)
         with gallery.writing():

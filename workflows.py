@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedder import pipeline
+from embedder.compute import Compute
 from embedder.errors import DataError, InputError
 from embedder.photos import Decoder, Listing, list_photos
 from embedder.pipeline import OnProgress, Options, PhotoStage, Summary
-from embedder.quiet import import_tensorflow
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, Row, is_data_set, to_rows
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PROBE_BATCH = 512
 Say = Callable[[str], None]
+ANYWHERE = Compute()
 
 
 def indexes_root() -> Path:
@@ -36,38 +37,36 @@ def indexes_root() -> Path:
 # photos -> crops -> vectors -------------------------------------------------
 
 
-def make_detector(settings: Mapping[str, Any]) -> Detector:
+def make_detector(settings: Mapping[str, Any], compute: Compute = ANYWHERE) -> Detector:
     """The MTCNN detector, with `min_face` and `max_side` where they are given, as a contract's record has them."""
     from embedder.detect import MAX_SIDE, MIN_FACE, MtcnnDetector
 
-    import_tensorflow()
-    return MtcnnDetector(settings.get("min_face", MIN_FACE), settings.get("max_side", MAX_SIDE))
+    return MtcnnDetector(settings.get("min_face", MIN_FACE), settings.get("max_side", MAX_SIDE), compute)
 
 
-def make_embedder(reference: str, device: str, flip: bool, say: Say) -> Embedder:
+def make_embedder(reference: str, compute: Compute, flip: bool, say: Say) -> Embedder:
     """The model called `reference`, ready to run; says what runs where."""
     from embedder.weights import open_model
 
     model = open_model(reference)
-    return load_embedder(replace(model, spec=replace(model.spec, flip=flip or model.spec.flip)), device, say)
+    return load_embedder(replace(model, spec=replace(model.spec, flip=flip or model.spec.flip)), compute, say)
 
 
-def load_embedder(model, device: str, say: Say) -> Embedder:
+def load_embedder(model, compute: Compute, say: Say) -> Embedder:
     """An opened model, ready to run."""
-    import_tensorflow()
     from embedder.runtime import Embedder
 
-    embedder = Embedder(model, device)
+    embedder = Embedder(model, compute)
     say(embedder.where)
     return embedder
 
 
 def align(photos: Path, out: Path, rule: CropRule, options: Options, metadata: Path | None, settings: dict[str, int],
-          on_progress: OnProgress, say: Say) -> Summary:  # fmt: skip
+          compute: Compute, on_progress: OnProgress, say: Say) -> Summary:  # fmt: skip
     """Photos -> a data set of crops."""
     listing = list_photos(photos, metadata)
-    detector = make_detector(settings)
-    say(f"MTCNN on the CPU, faces of at least {detector.record['min_face']} px, photos of at most {detector.record['max_side']} px")
+    detector = make_detector(settings, compute)
+    say(detector.where)
     stage = PhotoStage(FaceSpec(crop=rule), detector, None, options)
     return pipeline.process_photos(listing, out, stage, "align", on_progress)
 
@@ -78,7 +77,7 @@ def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadat
         if metadata or options.all_faces:
             raise InputError("expected photos for --metadata and --all-faces, received crops: give those options to `align`")
         return pipeline.process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress)
-    stage = PhotoStage(embedder.spec, make_detector({}), embedder, options)
+    stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, options)
     return pipeline.process_photos(list_photos(source, metadata), out, stage, "embed", on_progress)
 
 
@@ -111,9 +110,9 @@ class Probe:
 class ProbeReader:
     """Photos, folders and vector data sets -> probes whose vectors fit a gallery's contract."""
 
-    def __init__(self, searcher: Searcher, model: str | None, device: str, one_face: bool, say: Say, keep_pixels: bool = False,
+    def __init__(self, searcher: Searcher, model: str | None, compute: Compute, one_face: bool, say: Say, keep_pixels: bool = False,
                  keep_crops: bool = False):  # fmt: skip
-        self._searcher, self._reference, self._device, self._say = searcher, model, device, say
+        self._searcher, self._reference, self._compute, self._say = searcher, model, compute, say
         self._options = Options(all_faces=not one_face, keep_crops=keep_crops)
         self._one_face, self._keep_pixels = one_face, keep_pixels
         self._stage: PhotoStage | None = None
@@ -138,20 +137,17 @@ class ProbeReader:
         stage = self._photo_stage()
         with Decoder() as decoder:
             photos = decoder.stream(listing.root, [e.path for e in listing.entries])
-            made = (Probe(photo.name, rows) for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}))
-            while batch := list(islice(made, PROBE_BATCH)):
-                rows = [row for probe in batch for row in probe.rows]
-                stage.finish(rows)
+            for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}):
                 for row in rows:
                     row.pixels = row.pixels if self._keep_pixels else None
-                yield from batch
+                yield Probe(photo.name, rows)
 
     def _photo_stage(self) -> PhotoStage:
         if self._stage is None:
-            embedder = load_embedder(self._open_model(), self._device, self._say)
+            embedder = load_embedder(self._open_model(), self._compute, self._say)
             crop = self._searcher.spec.crop
             spec = replace(embedder.spec, crop=crop if self._options.keep_crops else replace(crop, border=0))
-            self._stage = PhotoStage(spec, make_detector(self._searcher.spec.detector), embedder, self._options)
+            self._stage = PhotoStage(spec, make_detector(self._searcher.spec.detector, embedder.compute), embedder, self._options)
         return self._stage
 
     def _open_model(self):
@@ -219,13 +215,13 @@ def open_index(name: str) -> Searcher:
 
 
 def search(name: str, sources: Sequence[Path], question: Question, one_face: bool = False, model: str | None = None,
-           device: str = "auto", picture: Path | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
+           compute: Compute = ANYWHERE, picture: Path | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
     """The k nearest people (or faces) to every face of every source, as `search --json` prints them."""
     import pictures
 
     with open_index(name) as searcher:
         judge = Judge(searcher, question, say)
-        reader = ProbeReader(searcher, model, device, one_face, say, picture is not None)
+        reader = ProbeReader(searcher, model, compute, one_face, say, picture is not None)
         probes = (probe for source in sources for probe in reader.read(source))
         found = list(answered(searcher, probes, judge.question))
         if picture is not None:
@@ -233,7 +229,7 @@ def search(name: str, sources: Sequence[Path], question: Question, one_face: boo
     return {"probes": [_probe_json(probe, hits, judge) for probe, hits in found]}
 
 
-def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Question, one_face: bool, model: str | None, device: str,
+def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Question, one_face: bool, model: str | None, compute: Compute,
                       on_progress: OnProgress, say: Say) -> dict[str, Any]:  # fmt: skip
     """`search` for any number of probes in bounded memory: a row for each hit, in the order of the probes."""
     from indexer.hits import HitWriter
@@ -241,7 +237,7 @@ def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Q
     faces = 0
     with open_index(name) as searcher, HitWriter(out) as writer:
         judge = Judge(searcher, question, say)
-        reader = ProbeReader(searcher, model, device, one_face, say)
+        reader = ProbeReader(searcher, model, compute, one_face, say)
         probes = (probe for source in sources for probe in reader.read(source))
         for done, (probe, hits) in enumerate(answered(searcher, probes, judge.question), 1):
             for row, of_row in zip(probe.rows, hits, strict=True):
@@ -300,13 +296,13 @@ def _probe_json(probe: Probe, hits: list[list[Hit]], judge: Judge) -> dict[str, 
 
 
 def evaluate(name: str, source: Path, split: str | None = None, predictions: Path | None = None, model: str | None = None,
-             device: str = "auto", on_progress: OnProgress | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
+             compute: Compute = ANYWHERE, on_progress: OnProgress | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
     """top-1 and top-5 of the probes of a data set or a folder; every probe with an enrolled identity counts."""
     from indexer.evaluate import evaluate_answers, write_predictions
 
     with open_index(name) as searcher:
         split = split or default_split(splits_of(source), "probe")
-        reader = ProbeReader(searcher, model, device, True, say)
+        reader = ProbeReader(searcher, model, compute, True, say)
         found = []
         for probe, hits in answered(searcher, reader.read(source, split), Question()):
             found.append((probe.rows[0], hits[0]))

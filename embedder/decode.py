@@ -1,6 +1,7 @@
 """A process that decodes photos, so that a bad one can be killed: run as `python -m embedder.decode`.
 
-Reads one path a line (JSON) from stdin; answers each on stdout with a line of JSON, then the pixels where there are any.
+Reads one path a line (JSON) from stdin; answers each on stdout with a length (four bytes, little-endian), so much JSON, then the pixels
+where there are any.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ def main() -> None:
         pass
     for line in sys.stdin.buffer:
         head, pixels = answer(json.loads(line))
-        sys.stdout.buffer.write(json.dumps(head).encode() + b"\n" + pixels)
+        text = json.dumps(head).encode()
+        sys.stdout.buffer.write(len(text).to_bytes(4, "little") + text)
+        sys.stdout.buffer.write(pixels)
         sys.stdout.buffer.flush()
 
 

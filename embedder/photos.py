@@ -277,21 +277,11 @@ def _ask(worker: subprocess.Popen, root: Path, name: str, seconds: float) -> Pho
     worker.stdin.write(json.dumps(str((root / name).resolve())).encode() + b"\n")
     if not select.select([worker.stdout], [], [], seconds)[0]:
         raise TimeoutError
-    head = json.loads(_read_line(worker.stdout))
+    head = json.loads(_read_exactly(worker.stdout, int.from_bytes(_read_exactly(worker.stdout, 4), "little")))
     pixels = None
     if head["shape"]:
         pixels = np.frombuffer(_read_exactly(worker.stdout, int(np.prod(head["shape"]))), np.uint8).reshape(head["shape"])
     return Photo(name, head["outcome"], head["why"], head["sha256"], pixels)
-
-
-def _read_line(stream) -> bytes:
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        byte = stream.read(1)
-        if not byte:
-            raise ValueError("the decoder ended")
-        line += byte
-    return bytes(line)
 
 
 def _read_exactly(stream, size: int) -> bytearray:

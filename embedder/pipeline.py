@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedder import align
+from embedder.compute import cores
 from embedder.detect import Detector, Face
 from embedder.errors import DataError
 from embedder.photos import Decoder, Listing, Photo
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from embedder.runtime import Embedder
 
 CHUNK_PIXELS = 64 * 250 * 250
-PACKAGES = ("facedb", "tensorflow", "tensorflow-cpu", "keras", "mtcnn", "numpy", "pillow", "pyarrow")
+PACKAGES = ("facedb", "openvino", "tensorflow", "tensorflow-cpu", "keras", "mtcnn", "numpy", "pillow", "pyarrow")
 OnProgress = Callable[[int, int], None]
 
 
@@ -55,19 +58,32 @@ class Options:
 
 
 class PhotoStage:
-    """Photos -> rows: decode, detect, crop; and vectors where there is an embedder."""
+    """Photos -> rows: detect, crop; and vectors where there is an embedder. As many chunks of photos at a time as there are cores."""
 
     def __init__(self, spec: FaceSpec, detector: Detector, embedder: Embedder | None, options: Options):
         self.spec, self.options = replace(spec, detector=detector.record), options
         self._detector, self._embedder = detector, embedder
+        self._threads = ThreadPoolExecutor(cores())  # kept: networks and buffers of a thread are made once
 
     def rows(self, photos: Iterator[Photo], entries: dict[str, Entry]) -> Iterator[tuple[Photo, list[Row]]]:
-        """Each photo and its rows, in order; photos are detected in chunks of about 64 small ones."""
+        """Each photo, without its pixels, and its rows, in order."""
+        waiting: deque[Future[list[tuple[Photo, list[Row]]]]] = deque()
         for chunk in chunks(map(self._checked, photos)):
-            faces = iter(self._detector([photo.pixels for photo in chunk if photo.pixels is not None]))
-            for photo in chunk:
-                entry = entries[photo.name]
-                yield photo, [row_of(photo, entry)] if photo.pixels is None else self._rows_of(photo, photo.pixels, entry, next(faces))
+            waiting.append(self._threads.submit(self._of_chunk, chunk, entries))
+            if len(waiting) > cores():
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+    def _of_chunk(self, chunk: list[Photo], entries: dict[str, Entry]) -> list[tuple[Photo, list[Row]]]:
+        faces = iter(self._detector([photo.pixels for photo in chunk if photo.pixels is not None]))
+        made = []
+        for photo in chunk:
+            entry, pixels = entries[photo.name], photo.pixels
+            made.append((photo, [row_of(photo, entry)] if pixels is None else self._rows_of(photo, pixels, entry, next(faces))))
+            photo.pixels = None
+        self._finish([row for _, rows in made for row in rows])
+        return made
 
     def _checked(self, photo: Photo) -> Photo:
         """A photo in which no face fits keeps no pixels."""
@@ -96,7 +112,7 @@ class PhotoStage:
         row.sharpness = align.sharpness(align.centre(row.pixels, self.spec.crop))
         return row
 
-    def finish(self, rows: Sequence[Row]) -> None:
+    def _finish(self, rows: Sequence[Row]) -> None:
         """Vectors and PNGs from the crops' pixels."""
         if self._embedder is not None:
             add_vectors(rows, self._embedder, self.spec)
@@ -152,7 +168,6 @@ def process_photos(
 
         def make(shard: int, entries: list[Entry], tick: Callable[[int], None]) -> pa.Table:
             rows = _photo_rows(stage, writer, decoder, listing.root, shard, entries, tick, problems)
-            stage.finish(rows)
             return to_table(rows, stage.spec, listing.extra)
 
         summary = run(writer, make, on_progress)
@@ -168,6 +183,8 @@ def _photo_rows(stage: PhotoStage, writer: Writer, decoder: Decoder, root: Path,
     made: dict[str, list[Row]] = {}
     for photo, rows in stage.rows(photos, {e.path: e for e in entries}):
         made[photo.name] = rows
+        for row in rows:
+            row.pixels = None
         if rows[0].outcome != "ok":
             problems.append(f"{photo.name}: {rows[0].outcome} ({photo.why})")
         tick(1)

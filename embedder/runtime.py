@@ -1,86 +1,85 @@
-"""Crops -> unit vectors, on TensorFlow: one compiled function a network, of one fixed batch shape."""
+"""Crops -> unit vectors: OpenVINO on CPUs, TensorFlow on GPUs, one interface."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
-import tensorflow as tf
 
-from embedder import network
-from embedder.errors import SystemFault
-from embedder.spec import INPUT_SIZE, Part
+from embedder.compute import Compute, cores
+from embedder.engines import OpenvinoEngine, in_batches
+from embedder.spec import Part
 from embedder.weights import Model
 
-BATCH = 32
+BATCH = 8  # as fast as 32 on CPUs, and little is lost on a few faces
+Network = Callable[[np.ndarray], np.ndarray]
 
 
-def choose_device(device: str) -> str:
-    """'auto', 'cpu' or 'gpu' -> 'CPU:0' or 'GPU:0'; raises SystemFault for a GPU that is not there."""
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    if device == "gpu" and not has_gpu:
-        raise SystemFault("expected a GPU for --device gpu, TensorFlow sees none: install the extra `gpu`, or use --device cpu")
-    return "GPU:0" if has_gpu and device != "cpu" else "CPU:0"
-
-
-def standardise(crops: tf.Tensor, how: str) -> tf.Tensor:
-    """uint8 or float (n, h, w, 3) in 0..255 -> float32, as the weights were trained.
+def standardise(crops: np.ndarray, how: str) -> np.ndarray:
+    """uint8 (n, h, w, 3) -> float32, as the weights were trained.
 
     fixed: (x - 127.5) / 128. per_image: each crop to mean 0 and deviation 1, the deviation at least 1 / sqrt(size)
     (facenet's `prewhiten`).
     """
-    x = tf.cast(crops, tf.float32)
+    x = crops.astype(np.float32)
     if how == "fixed":
-        return (x - 127.5) / 128.0
-    mean, variance = tf.nn.moments(x, axes=[1, 2, 3], keepdims=True)
-    size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
-    return (x - mean) / tf.maximum(tf.sqrt(variance), tf.math.rsqrt(size))
+        x -= 127.5
+        x /= 128.0
+        return x
+    flat = x.reshape(len(x), -1)
+    flat -= flat.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+    deviation = np.sqrt(np.einsum("ij,ij->i", flat, flat) / flat.shape[1])
+    flat /= np.maximum(deviation, 1 / np.sqrt(flat.shape[1]))[:, None]
+    return x
 
 
-def unit(x: tf.Tensor) -> tf.Tensor:
-    """Rows of length 1."""
-    return tf.math.l2_normalize(x, axis=1, epsilon=1e-20)
+def _filled_up(crops: np.ndarray) -> np.ndarray:
+    """With black crops to a multiple of BATCH."""
+    filled = np.zeros((-(-len(crops) // BATCH) * BATCH, *crops.shape[1:]), np.uint8)
+    filled[: len(crops)] = crops
+    return filled
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """float (n, d) -> rows of length 1, float64."""
+    x = x.astype(np.float64)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-10)
 
 
 class Embedder:
-    """uint8 (n, 160, 160, 3) -> float32 (n, d) of unit length, by the model's contract."""
+    """uint8 (n, 160, 160, 3) -> float32 (n, d) of unit length, by the model's contract; several threads may use it at once."""
 
-    def __init__(self, model: Model, device: str = "auto"):
+    def __init__(self, model: Model, compute: Compute = Compute()):  # noqa: B008
         """Loads and verifies the weights; raises ModelError where they are not what the contract names."""
-        self.device = choose_device(device)
-        self.spec = replace(model.spec, runtime=f"tensorflow {tf.__version__}", precision="float32")
-        with tf.device(self.device):
-            self._networks = [self._compile(part, model.arrays(i)) for i, part in enumerate(model.spec.parts)]
+        self.compute = compute.chosen()
+        package = "tensorflow" if self.compute.on_gpu else "openvino"
+        self.spec = replace(model.spec, runtime=f"{package} {version(package)}", precision=self.compute.precision)
+        make = self._on_gpu if self.compute.on_gpu else self._on_cpu
+        self._networks = [make(part, model.arrays(i)) for i, part in enumerate(model.spec.parts)]
 
-    def _compile(self, part: Part, arrays: dict[str, np.ndarray]) -> tf.types.experimental.PolymorphicFunction:
-        net = network.load(arrays)
-        signature = [tf.TensorSpec((BATCH, INPUT_SIZE, INPUT_SIZE, 3), tf.uint8)]
+    def _on_cpu(self, part: Part, arrays: dict[str, np.ndarray]) -> Network:
+        from embedder import network_openvino
 
-        @tf.function(input_signature=signature)
-        def run(crops: tf.Tensor) -> tf.Tensor:
-            vectors = unit(net(standardise(crops, part.standardisation), training=False))
-            if not self.spec.flip:
-                return vectors
-            return unit(vectors + unit(net(standardise(crops[:, :, ::-1], part.standardisation), training=False)))
+        engine = OpenvinoEngine(network_openvino.build(arrays, BATCH), self.compute.precision)
+        return lambda crops: in_batches(engine, standardise(_filled_up(crops), part.standardisation), BATCH, len(crops))
 
-        return run
+    def _on_gpu(self, part: Part, arrays: dict[str, np.ndarray]) -> Network:
+        from embedder import runtime_tensorflow
+
+        return runtime_tensorflow.compiled(arrays, part.standardisation, self.compute.device)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """Batches of one fixed shape, the last one padded, so that a crop's vector does not depend on its neighbours' number."""
-        blocks = [self._batch(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
-        return np.concatenate(blocks) if blocks else np.empty((0, self.spec.dimension), np.float32)
-
-    def _batch(self, crops: np.ndarray) -> np.ndarray:
-        padded = np.zeros((BATCH, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
-        padded[: len(crops)] = crops
-        with tf.device(self.device):
-            parts = [run(padded).numpy()[: len(crops)] for run in self._networks]
-        vectors = np.concatenate(parts, axis=1).astype(np.float64)
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        """Batches have one fixed shape, the last one filled up, so that a crop's vector does not depend on its neighbours' number."""
+        if not len(crops):
+            return np.empty((0, self.spec.dimension), np.float32)
+        vectors = [unit(network(crops)) for network in self._networks]
+        if self.spec.flip:
+            vectors = [unit(x + unit(network(crops[:, :, ::-1]))) for x, network in zip(vectors, self._networks, strict=True)]
+        return unit(np.concatenate(vectors, axis=1)).astype(np.float32)
 
     @property
     def where(self) -> str:
         """One line: what runs where."""
-        threads = os.cpu_count()
-        return f"{self.spec.model_name} on {self.device} (TensorFlow {tf.__version__}, float32, {threads} cores)"
+        return f"{self.spec.model_name} on {self.compute.device} ({self.spec.runtime}, {self.compute.precision}, {cores()} cores)"

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from embedder import formats, network, weights
+from embedder.compute import Compute
 from embedder.errors import InputError, ModelError, SystemFault
 from embedder.runtime import Embedder
 from tests.conftest import DATA
@@ -48,7 +49,7 @@ def test_casia_equals_the_frozen_graph_run_by_tensorflow(archives, crops):
         tf.import_graph_def(graph, name="")
         x = (crops.astype(np.float32) - 127.5) / 128
         theirs = np.concatenate([session.run("embeddings:0", {"input:0": x[i : i + 1]}) for i in range(len(x))])
-    ours = Embedder(weights.open_model("casia"))(crops)
+    ours = Embedder(weights.open_model("casia"), Compute("cpu", "f32"))(crops)
     assert theirs.shape == ours.shape == (40, 512)
     assert cosines(theirs, ours).min() >= LEAST_COSINE
 
@@ -106,7 +107,7 @@ def test_msceleb_equals_an_independent_reading_of_the_hdf5(archives, crops):
     x = crops.astype(np.float64)
     deviation = np.maximum(x.std((1, 2, 3), keepdims=True), 1 / np.sqrt(x[0].size))
     theirs = naive_msceleb(archives["msceleb"], ((x - x.mean((1, 2, 3), keepdims=True)) / deviation).astype(np.float32))
-    ours = Embedder(weights.open_model("msceleb"))(crops)
+    ours = Embedder(weights.open_model("msceleb"), Compute("cpu", "f32"))(crops)
     assert cosines(theirs, ours).min() >= LEAST_COSINE
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from embedder import network
-from embedder.runtime import standardise
+from embedder.runtime_tensorflow import standardise
 from trainer import losses
 from trainer.batches import Photos, plain_crops
 from trainer.recipe import Stage

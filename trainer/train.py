@@ -23,8 +23,8 @@ import keras
 import tensorflow as tf
 
 from embedder import network, weights
+from embedder.compute import choose_device
 from embedder.errors import DataError, InputError, from_os_error
-from embedder.runtime import choose_device
 from embedder.spec import FaceSpec, Part
 from embedder.table import drop_stale_temporaries, make_folder
 from trainer import batches, record

@@ -1,0 +1,73 @@
+"""Boxes of a cascade, rows of float64 `photo, x0, y0, x1, y1, score, ...`; the rules are those of the `mtcnn` package 1.0."""
+
+from __future__ import annotations
+
+import numpy as np
+
+PHOTO, BOX, SCORE = 0, slice(1, 5), 5
+BLOCK = 256  # boxes of a group that are compared with the better ones at a time
+
+
+def suppress(rows: np.ndarray, groups: np.ndarray, threshold: float, smaller: bool = False) -> np.ndarray:
+    """Rows by group and falling score, without those that overlap a better one of their group by more than `threshold`.
+
+    groups: int (n,). The overlap is measured against the union, or against the smaller of the two. Unlike in the greedy way, one
+    that was suppressed still suppresses others.
+    """
+    order = np.lexsort((-rows[:, SCORE], groups))
+    rows, groups = rows[order], groups[order]
+    starts = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
+    sizes = np.diff(starts, append=len(rows))
+    kept = np.ones(len(rows), bool)
+    for width in np.unique(_rounded(sizes[sizes > 1])):  # groups of about one size together, filled up with empty boxes
+        alike = (_rounded(sizes) == width) & (sizes > 1)
+        index = starts[alike, None] + np.arange(width)
+        inside = np.arange(width) < sizes[alike, None]
+        boxes = np.where(inside[..., None], rows[np.where(inside, index, 0), BOX], 0.0)
+        kept[index[inside]] = ~_beaten(boxes, threshold, smaller)[inside]
+    return rows[kept]
+
+
+def _rounded(sizes: np.ndarray) -> np.ndarray:
+    """The next power of two."""
+    return 1 << np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
+
+
+def _beaten(boxes: np.ndarray, threshold: float, smaller: bool) -> np.ndarray:
+    """(g, n, 4) by falling score -> bool (g, n): overlaps one of those before it."""
+    groups, n = boxes.shape[:2]
+    step = max(1, BLOCK * BLOCK // n)
+    blocks = [_overlaps_better(boxes[g : g + step], i, threshold, smaller) for g in range(0, groups, step) for i in range(0, n, BLOCK)]
+    rows = -(-n // BLOCK)
+    return np.concatenate([np.concatenate(blocks[i : i + rows], axis=1) for i in range(0, len(blocks), rows)])
+
+
+def _overlaps_better(boxes: np.ndarray, first: int, threshold: float, smaller: bool) -> np.ndarray:
+    """`_beaten` of the boxes `first` to `first + BLOCK`."""
+    x0, y0, x1, y1 = np.moveaxis(boxes[:, : first + BLOCK], 2, 0)
+    mine = np.s_[:, first : first + BLOCK, None]
+    area = (x1 - x0) * (y1 - y0)
+    width = np.minimum(x1[mine], x1[:, None]) - np.maximum(x0[mine], x0[:, None])
+    height = np.minimum(y1[mine], y1[:, None]) - np.maximum(y0[mine], y0[:, None])
+    both = np.maximum(width, 0) * np.maximum(height, 0)
+    whole = np.minimum(area[mine], area[:, None]) if smaller else area[mine] + area[:, None] - both
+    better = np.tri(both.shape[1], both.shape[2], first - 1, dtype=bool)
+    return (both > threshold * whole).any(axis=2, where=better)
+
+
+def moved(rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Rows whose boxes a network moved by `offsets` (n, 4), shares of their sides."""
+    width, height = rows[:, 3] - rows[:, 1] + 1, rows[:, 4] - rows[:, 2] + 1
+    rows = rows.copy()
+    rows[:, BOX] += offsets * np.stack([width, height, width, height], axis=1)
+    return rows
+
+
+def squared(rows: np.ndarray) -> np.ndarray:
+    """Rows whose boxes grew to squares about their centres."""
+    sides = rows[:, 3:5] - rows[:, 1:3]
+    longest = sides.max(axis=1, keepdims=True)
+    rows = rows.copy()
+    rows[:, 1:3] += sides / 2 - longest / 2
+    rows[:, 3:5] = rows[:, 1:3] + longest
+    return rows

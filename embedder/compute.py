@@ -1,0 +1,65 @@
+"""Where networks run, and how exactly. Imports nothing heavy: every command's `--help` reads it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from embedder.errors import InputError, SystemFault
+
+DEVICES, PRECISIONS = ("auto", "cpu", "gpu"), ("auto", "f32", "bf16")
+GPU_FILES = ("/dev/nvidia0", "/dev/dxg")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What was asked for, one of DEVICES and one of PRECISIONS; or, from `chosen`, what it came to: 'CPU:0' or 'GPU:0', 'f32' or 'bf16'."""
+
+    device: str = "auto"
+    precision: str = "auto"
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.startswith("GPU")
+
+    def chosen(self) -> Compute:
+        """With nothing left open: bf16 on CPUs that multiply it natively, else f32.
+
+        Raises SystemFault for a GPU that is not there, InputError for a precision that a GPU does not offer here.
+        """
+        device = choose_device(self.device)
+        if device.startswith("GPU"):
+            if self.precision == "bf16":
+                raise InputError("expected --precision auto or f32 on a GPU, received bf16: leave it out")
+            return Compute(device, "f32")
+        if self.precision != "auto":
+            return Compute(device, self.precision)
+        from embedder.engines import has_bf16
+
+        return Compute(device, "bf16" if has_bf16() else "f32")
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device(device: str) -> str:
+    """'auto', 'cpu' or 'gpu' -> 'CPU:0' or 'GPU:0'; raises SystemFault for a GPU that is not there.
+
+    TensorFlow is asked only where there might be one: its import takes seconds.
+    """
+    if device in ("CPU:0", "GPU:0"):
+        return device
+    if device == "cpu" or (device == "auto" and not any(map(os.path.exists, GPU_FILES))):
+        return "CPU:0"
+    from embedder.quiet import import_tensorflow
+
+    import_tensorflow()
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return "GPU:0"
+    if device == "gpu":
+        raise SystemFault("expected a GPU for --device gpu, TensorFlow sees none: install the extra `gpu`, or use --device cpu")
+    return "CPU:0"

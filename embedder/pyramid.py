@@ -1,0 +1,184 @@
+"""Photos as a cascade's first network sees them: copies of falling size, cut into pieces and laid side by side on canvases of one fixed size;
+and the patches that the other two networks see."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+
+CELL, STRIDE = 12, 2  # pixels that one answer of the first network sees, and from one answer to the next
+OVERLAP = CELL - STRIDE
+SCALE_FACTOR = 0.709
+GAP = 1e4  # what is taken from a response that saw pixels beyond its piece
+GREY = 127.5
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a level that lies on a canvas."""
+
+    photo: int
+    level: int
+    scale: float
+    top: int  # in the level
+    left: int
+    height: int
+    width: int
+
+    @property
+    def answers(self) -> tuple[int, int]:
+        """How many rows and columns of answers the network gives for it."""
+        return -(-(self.height - 2) // STRIDE) - 4, -(-(self.width - 2) // STRIDE) - 4
+
+
+@dataclass
+class Canvases:
+    """pixels: float32 (n, s, s, 4), anything between the pieces; gaps: float32 (n, s - 2, s - 2, 1), GAP where a piece ends at an odd place; where: of each piece."""
+
+    pixels: np.ndarray
+    gaps: np.ndarray
+    pieces: list[Piece]
+    where: list[tuple[int, int, int]]  # canvas, top, left
+
+
+def scales(height: int, width: int, min_face: int) -> list[float]:
+    """The sizes at which a photo is looked at, as shares; a face of `min_face` pixels fills a cell in the first."""
+    n = round(-((np.log(min(height, width) / CELL) / np.log(SCALE_FACTOR)) + 1))
+    return [CELL / min_face * SCALE_FACTOR**i for i in range(n)]
+
+
+class Memory(threading.local):
+    """Arrays that are used again, by each thread its own: to get new memory takes longer than to write to it."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def room(self, name: str, n: int, *shape: int) -> np.ndarray:
+        """float32 (n, *shape) of any finite content."""
+        if name not in self._arrays or len(self._arrays[name]) < n:
+            self._arrays[name] = np.zeros((n, *shape), np.float32)
+        return self._arrays[name][:n]
+
+
+def lay_out(photos: Sequence[np.ndarray], min_face: int, side: int, memory: Memory) -> Canvases:
+    """uint8 (h, w, 4) each -> all their levels on canvases of `side` pixels."""
+    levels = [_levels(photo, scales(photo.shape[0], photo.shape[1], min_face)) for photo in photos]
+    pieces = [
+        Piece(i, j, scale, top, left, height, width)
+        for i, of_photo in enumerate(levels)
+        for j, (scale, pixels) in enumerate(of_photo)
+        for top, height in _cuts(pixels.shape[0], side)
+        for left, width in _cuts(pixels.shape[1], side)
+    ]
+    where, n = pack([(piece.height, piece.width) for piece in pieces], side)
+    canvases = Canvases(memory.room("pixels", n, side, side, 4), memory.room("gaps", n, side - 2, side - 2, 1), pieces, where)
+    canvases.gaps[:] = 0
+    for piece, (canvas, top, left) in zip(pieces, where, strict=True):
+        bottom, right = top + piece.height, left + piece.width
+        pixels = levels[piece.photo][piece.level][1]
+        canvases.pixels[canvas, top:bottom, left:right] = pixels[piece.top :, piece.left :][: piece.height, : piece.width]
+        if piece.height % 2:
+            canvases.gaps[canvas, bottom - 2 : bottom - 1, left:right] = GAP
+        if piece.width % 2:
+            canvases.gaps[canvas, top:bottom, right - 2 : right - 1] = GAP
+    return canvases
+
+
+def _levels(photo: np.ndarray, shares: Sequence[float]) -> list[tuple[float, np.ndarray]]:
+    """(scale, float32 (h, w, 4)) of each size: every pixel the mean of the area that it covers."""
+    height, width = photo.shape[:2]
+    widths = [int(width * share) for share in shares]
+    if not shares:
+        return []
+    turned = np.ascontiguousarray(photo.view(np.uint32)[..., 0].T).view(np.uint8)
+    narrowed, found, first = _areas(width, tuple(widths)) @ turned.astype(np.float32), [], 0
+    for share, w in zip(shares, widths, strict=True):
+        pixels = narrowed[first : first + w].view(np.complex128)  # four floats that move together
+        columns = np.ascontiguousarray(pixels.T).view(np.float32)
+        h = int(height * share)
+        found.append((share, (_areas(height, (h,)) @ columns).reshape(h, w, 4)))
+        first += w
+    return found
+
+
+@lru_cache(4096)
+def _areas(n: int, sizes: tuple[int, ...]) -> csr_matrix:
+    """(sum of sizes, n): for each size m the means over m equal parts of n numbers."""
+    return vstack([_area(n, m) for m in sizes]).tocsr()
+
+
+def _area(n: int, m: int) -> csr_matrix:
+    edges = np.union1d(np.arange(m + 1) * (n / m), np.arange(n + 1.0))
+    middles, lengths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    part = np.minimum((middles * (m / n)).astype(int), m - 1)
+    return csr_matrix(((lengths * (m / n)).astype(np.float32), (part, np.minimum(middles.astype(int), n - 1))), (m, n))
+
+
+def _cuts(n: int, side: int) -> Iterable[tuple[int, int]]:
+    """(start, length) of the parts that a side of n pixels is cut into, overlapping by what one answer sees."""
+    starts = range(0, max(n - OVERLAP, 1), side - OVERLAP)
+    return [(start, min(side, n - start)) for start in starts]
+
+
+def pack(sizes: Sequence[tuple[int, int]], side: int) -> tuple[list[tuple[int, int, int]], int]:
+    """Where rectangles (height, width) lie: (canvas, top, left), all even, and how many canvases they fill; shelf by shelf, tallest first."""
+    where: list[tuple[int, int, int]] = [(0, 0, 0)] * len(sizes)
+    shelves: list[list[int]] = []  # canvas, top, height, used width
+    used: list[int] = []  # height of each canvas
+    for i in sorted(range(len(sizes)), key=lambda i: sizes[i], reverse=True):
+        height, width = (n + n % 2 for n in sizes[i])
+        fitting = [shelf for shelf in shelves if shelf[2] >= height and shelf[3] + width <= side]
+        shelf = min(fitting, key=lambda shelf: shelf[2], default=None)
+        if shelf is None:
+            canvas = next((c for c, top in enumerate(used) if top + height <= side), len(used))
+            used += [0] * (canvas == len(used))
+            shelf = [canvas, used[canvas], height, 0]
+            used[canvas] += height
+            shelves.append(shelf)
+        where[i] = shelf[0], shelf[1], shelf[3]
+        shelf[3] += width
+    return where, len(used)
+
+
+def patches(photo: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (h, w, 4), float (m, 4) as x0 y0 x1 y1 -> float32 (m, size, size, 4), sampled with bilinear weights, grey outside the photo.
+
+    The sampling grid is that of `tf.image.crop_and_resize`.
+    """
+    height, width = photo.shape[:2]
+    top, below, down, rows = _samples(boxes[:, 1], boxes[:, 3], height, size)
+    left, right, across, columns = _samples(boxes[:, 0], boxes[:, 2], width, size)
+    flat = np.ascontiguousarray(photo).view(np.uint32).ravel()
+
+    def pixels(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return flat.take(y[:, :, None] * width + x[:, None, :]).view(np.uint8).reshape(len(boxes), size, size, 4)
+
+    across, down = across[:, None, :, None], down[:, :, None, None]
+    upper, lower = (_mixed(pixels(y, left), pixels(y, right), across) for y in (top, below))
+    found = _mixed(upper, lower, down)
+    found[~(rows[:, :, None] & columns[:, None, :])] = GREY
+    return found
+
+
+def _samples(start: np.ndarray, end: np.ndarray, n: int, size: int) -> tuple[np.ndarray, ...]:
+    """Along one side of n pixels: int (m, size) pixels before and after each sample, the share of the second, and whether it is inside."""
+    share = (n - 1) / n
+    at = (start[:, None] + (end - start)[:, None] * np.linspace(0, 1, size)) * share
+    inside = (at >= 0) & (at <= n - 1)
+    at = at.clip(0, n - 1)
+    before = at.astype(np.int64)
+    return before, np.minimum(before + 1, n - 1), (at - before).astype(np.float32), inside
+
+
+def _mixed(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """a + (b - a) x share; float32 throughout, as NumPy is slow where types meet."""
+    first, difference = a.astype(np.float32), b.astype(np.float32)
+    difference -= first
+    difference *= share
+    first += difference
+    return first
