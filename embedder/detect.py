@@ -115,7 +115,7 @@ def _engine(net: nets.Net, shape: tuple[int, ...], compute: Compute) -> Engine:
     arrays = nets.load(net)
     if compute.on_gpu:
         return TensorflowEngine(nets.in_tensorflow(net, arrays, shape), compute.device)
-    return OpenvinoEngine(nets.in_openvino(net, arrays, shape), "f32")
+    return OpenvinoEngine(nets.in_openvino(net, arrays, shape))
 
 
 def _log_odds(probability: float) -> float:

@@ -68,12 +68,16 @@ class PhotoStage:
     def rows(self, photos: Iterator[Photo], entries: dict[str, Entry]) -> Iterator[tuple[Photo, list[Row]]]:
         """Each photo, without its pixels, and its rows, in order."""
         waiting: deque[Future[list[tuple[Photo, list[Row]]]]] = deque()
-        for chunk in chunks(map(self._checked, photos)):
-            waiting.append(self._threads.submit(self._of_chunk, chunk, entries))
-            if len(waiting) > cores():
+        try:
+            for chunk in chunks(map(self._checked, photos)):
+                waiting.append(self._threads.submit(self._of_chunk, chunk, entries))
+                if len(waiting) > cores():
+                    yield from waiting.popleft().result()
+            while waiting:
                 yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        finally:  # where the user stopped it, or a chunk failed
+            for future in waiting:
+                future.cancel()
 
     def _of_chunk(self, chunk: list[Photo], entries: dict[str, Entry]) -> list[tuple[Photo, list[Row]]]:
         faces = iter(self._detector([photo.pixels for photo in chunk if photo.pixels is not None]))

@@ -106,7 +106,7 @@ def _levels(photo: np.ndarray, shares: Sequence[float]) -> list[tuple[float, np.
     return found
 
 
-@lru_cache(4096)
+@lru_cache(512)
 def _areas(n: int, sizes: tuple[int, ...]) -> csr_matrix:
     """(sum of sizes, n): for each size m the means over m equal parts of n numbers."""
     return vstack([_area(n, m) for m in sizes]).tocsr()

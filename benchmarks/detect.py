@@ -1,0 +1,46 @@
+"""How fast are faces found and cropped? Photos on disk to 160 px crops in memory, beside the packages that people use.
+
+    python benchmarks/detect.py PHOTOS --n 512 --torch-python ENV/bin/python --json benchmarks/results/detect.json
+
+ENV has torch, torchvision and facenet-pytorch (installed with --no-deps: it pins old ones). All run on the cores of this machine, in turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.rounds import Peer, alternate  # noqa: E402
+from embedder.photos import list_photos  # noqa: E402
+
+
+@click.command()
+@click.argument("photos", type=click.Path(path_type=Path, exists=True))
+@click.option("--n", default=512, show_default=True, help="How many, evenly over the folder.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--torch-python", help="Python of an environment with facenet-pytorch.")
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def main(photos: Path, n: int, rounds: int, torch_python: str | None, out: Path | None) -> None:
+    listing = list_photos(photos)
+    names = [str((listing.root / entry.path).resolve()) for entry in listing.entries]
+    names = names[:: max(1, len(names) // n)][:n]
+    peers = {"facedb": Peer(sys.executable, "ours_detect.py", names), "mtcnn, batched": Peer(sys.executable, "mtcnn_detect.py", names)}
+    if torch_python:
+        peers["facenet-pytorch, batched"] = Peer(torch_python, "facenet_pytorch_detect.py", names)
+    found = alternate(peers, rounds)
+    for name, answer in found.items():
+        times = answer["seconds"] / found["facedb"]["seconds"]
+        click.echo(f"{name}: {answer['photos'] / answer['seconds']:.1f} photos/s, {answer['crops']} crops; facedb is {times:.2f} x as fast")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"photos": len(names), "load": os.getloadavg(), "answers": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

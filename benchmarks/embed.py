@@ -1,0 +1,56 @@
+"""How fast do crops become vectors? One network, beside facenet-pytorch's code for the same network, in float32 and bfloat16.
+
+    python benchmarks/embed.py CROPS --torch-python ENV/bin/python --json benchmarks/results/embed.json
+
+CROPS is a data set that `align` made. ENV as in benchmarks/detect.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.rounds import Peer, alternate  # noqa: E402
+from embedder import align  # noqa: E402
+from embedder.table import DataSet, to_rows  # noqa: E402
+
+
+def crops_of(folder: Path, n: int) -> np.ndarray:
+    """uint8 (n, 160, 160, 3): the first crops of a data set."""
+    data = DataSet(folder)
+    rows = (row for table in data.shards() for row in to_rows(table) if row.crop)
+    return np.stack([align.centre(align.from_png(row.crop), data.spec.crop) for row, _ in zip(rows, range(n), strict=False) if row.crop])
+
+
+@click.command()
+@click.argument("crops", type=click.Path(path_type=Path, exists=True))
+@click.option("--n", default=256, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--model", default="msceleb", show_default=True)
+@click.option("--torch-python", help="Python of an environment with facenet-pytorch.")
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def main(crops: Path, n: int, rounds: int, model: str, torch_python: str | None, out: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        np.save(file := f"{scratch}/crops.npy", crops_of(crops, n))
+        peers = {f"facedb {p}": Peer(sys.executable, "ours_embed.py", [file, model, p]) for p in ("auto", "f32")}
+        if torch_python:
+            peers |= {f"facenet-pytorch {p}": Peer(torch_python, "facenet_pytorch_embed.py", [file, p]) for p in ("f32", "bf16")}
+        found = alternate(peers, rounds)
+    for name, answer in found.items():
+        times = answer["seconds"] / found["facedb auto"]["seconds"]
+        click.echo(f"{name}: {answer['crops'] / answer['seconds']:.1f} crops/s; facedb is {times:.2f} x as fast")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"crops": n, "load": os.getloadavg(), "answers": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

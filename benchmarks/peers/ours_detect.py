@@ -1,0 +1,26 @@
+"""Detect and crop photos, by this project. Arguments: files."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from benchmarks.rounds import serve  # noqa: E402
+from embedder.detect import MtcnnDetector  # noqa: E402
+from embedder.photos import Decoder  # noqa: E402
+from embedder.pipeline import Options, PhotoStage  # noqa: E402
+from embedder.spec import FaceSpec  # noqa: E402
+from embedder.table import Entry  # noqa: E402
+
+names = sys.argv[1:]
+entries = {name: Entry(name, 0, 0) for name in names}
+stage = PhotoStage(FaceSpec(), MtcnnDetector(), None, Options(keep_crops=False))
+decoder = Decoder()
+
+
+def work() -> dict:
+    rows = [row for _, rows in stage.rows(decoder.stream(Path("/"), names), entries) for row in rows]
+    return {"photos": len(names), "crops": sum(row.pixels is not None for row in rows)}
+
+
+serve(work)

@@ -1,0 +1,68 @@
+"""Programs that do the same work in turns: each runs in an environment of its own, in a process that stays, and is told when to go.
+
+A program prints a line when it is ready, then does its work once for every line on its stdin and answers with a line of JSON that has
+`seconds`. So peers with packages that cannot be installed together are measured in one run, alternating, under the same load.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PEERS = Path(__file__).resolve().parent / "peers"
+
+
+def serve(work: Callable[[], dict[str, Any]]) -> None:
+    """A program's side: `work` returns what else is to be told, such as how much was done."""
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        told = work()
+        print(json.dumps({"seconds": time.perf_counter() - began, **told}), flush=True)
+
+
+class Peer:
+    """One program."""
+
+    def __init__(self, python: str, script: str, arguments: Sequence[str]):
+        command = [python, str(PEERS / script), *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        if self._line() != "ready":
+            raise SystemExit(f"expected {script} to get ready, it ended: run `{' '.join(command)}` to see why")
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
+
+    def go(self) -> dict[str, Any]:
+        """Does the work once."""
+        assert self._process.stdin
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return json.loads(self._line())
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def alternate(peers: Mapping[str, Peer], rounds: int) -> dict[str, dict[str, Any]]:
+    """Each in turn, after one round to warm up; the last answer of each with the median of its seconds, and all of them."""
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
+    for i in range(rounds + 1):
+        for name, peer in peers.items():
+            answer = peer.go()
+            if i:
+                answers[name].append(answer)
+    for peer in peers.values():
+        peer.stop()
+    return {
+        name: got[-1] | {"seconds": statistics.median(a["seconds"] for a in got), "all": [round(a["seconds"], 3) for a in got]}
+        for name, got in answers.items()
+    }
