@@ -38,11 +38,12 @@ def photos(att, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def vectors(photos, tmp_path_factory) -> Path:
+    from embedder.compute import Compute
     from embedder.pipeline import Options
     from workflows import embed, make_embedder
 
     folder = tmp_path_factory.mktemp("vectors") / "v"
-    embed(photos, folder, make_embedder("msceleb", "auto", False, lambda line: None), Options(), None, lambda done, total: None)
+    embed(photos, folder, make_embedder("msceleb", Compute(), False, lambda line: None), Options(), None, lambda done, total: None)
     return folder
 
 
