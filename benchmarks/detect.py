@@ -7,8 +7,6 @@ ENV has torch, torchvision and facenet-pytorch (installed with --no-deps: it pin
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.rounds import Peer, alternate  # noqa: E402
+from benchmarks.rounds import Peer, alternate, tell  # noqa: E402
 from embedder.photos import list_photos  # noqa: E402
 
 
@@ -34,12 +32,7 @@ def main(photos: Path, n: int, rounds: int, torch_python: str | None, out: Path 
     if torch_python:
         peers["facenet-pytorch, batched"] = Peer(torch_python, "facenet_pytorch_detect.py", names)
     found = alternate(peers, rounds)
-    for name, answer in found.items():
-        times = answer["seconds"] / found["facedb"]["seconds"]
-        click.echo(f"{name}: {answer['photos'] / answer['seconds']:.1f} photos/s, {answer['crops']} crops; facedb is {times:.2f} x as fast")
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"photos": len(names), "load": os.getloadavg(), "answers": found}, indent=1))
+    tell(found, "facedb", "photos", out)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ CROPS is a data set that `align` made. ENV as in benchmarks/detect.py.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.rounds import Peer, alternate  # noqa: E402
+from benchmarks.rounds import Peer, alternate, tell  # noqa: E402
 from embedder import align  # noqa: E402
 from embedder.table import DataSet, to_rows  # noqa: E402
 
@@ -44,12 +42,7 @@ def main(crops: Path, n: int, rounds: int, model: str, torch_python: str | None,
         if torch_python:
             peers |= {f"facenet-pytorch {p}": Peer(torch_python, "facenet_pytorch_embed.py", [file, p]) for p in ("f32", "bf16")}
         found = alternate(peers, rounds)
-    for name, answer in found.items():
-        times = answer["seconds"] / found["facedb auto"]["seconds"]
-        click.echo(f"{name}: {answer['crops'] / answer['seconds']:.1f} crops/s; facedb is {times:.2f} x as fast")
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"crops": n, "load": os.getloadavg(), "answers": found}, indent=1))
+    tell(found, "facedb auto", "crops", out)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ A program prints a line when it is ready, then does its work once for every line
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -66,3 +67,14 @@ def alternate(peers: Mapping[str, Peer], rounds: int) -> dict[str, dict[str, Any
         name: got[-1] | {"seconds": statistics.median(a["seconds"] for a in got), "all": [round(a["seconds"], 3) for a in got]}
         for name, got in answers.items()
     }
+
+
+def tell(found: Mapping[str, dict[str, Any]], ours: str, what: str, out: Path | None) -> None:
+    """A line for each of what it did a second (answers count it as `what`), and how many times as fast `ours` is; all of it to a JSON file."""
+    for name, answer in found.items():
+        times = answer["seconds"] / found[ours]["seconds"]
+        crops = f", {answer['crops']} crops" if what != "crops" else ""
+        print(f"{name}: {answer[what] / answer['seconds']:.1f} {what}/s{crops}; {ours} is {times:.2f} x as fast")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({what: found[ours][what], "load": os.getloadavg(), "answers": found}, indent=1))

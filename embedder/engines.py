@@ -88,6 +88,13 @@ class TensorflowEngine:
         return [answer.numpy() for answer in answers]
 
 
+def filled_up(rows: np.ndarray, n: int) -> np.ndarray:
+    """Rows, and zeros to a multiple of n."""
+    filled = np.zeros((-(-len(rows) // n) * n, *rows.shape[1:]), rows.dtype)
+    filled[: len(rows)] = rows
+    return filled
+
+
 def in_batches(engine: Engine, rows: np.ndarray, n: int, count: int) -> np.ndarray:
     """`engine`, whose batches hold n rows, over rows that fill batches; the output for the first `count`."""
     return np.concatenate(engine([(rows[i : i + n],) for i in range(0, len(rows), n)]))[:count]

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import numpy as np
 
 from embedder.compute import Compute, cores
-from embedder.engines import OpenvinoEngine, in_batches
+from embedder.engines import OpenvinoEngine, filled_up, in_batches
 from embedder.spec import Part
 from embedder.weights import Model
 
@@ -35,13 +35,6 @@ def standardise(crops: np.ndarray, how: str) -> np.ndarray:
     return x
 
 
-def _filled_up(crops: np.ndarray) -> np.ndarray:
-    """With black crops to a multiple of BATCH."""
-    filled = np.zeros((-(-len(crops) // BATCH) * BATCH, *crops.shape[1:]), np.uint8)
-    filled[: len(crops)] = crops
-    return filled
-
-
 def unit(x: np.ndarray) -> np.ndarray:
     """float (n, d) -> rows of length 1, float64."""
     x = x.astype(np.float64)
@@ -63,7 +56,7 @@ class Embedder:
         from embedder import network_openvino
 
         engine = OpenvinoEngine(network_openvino.build(arrays, BATCH), self.compute.precision)
-        return lambda crops: in_batches(engine, standardise(_filled_up(crops), part.standardisation), BATCH, len(crops))
+        return lambda crops: in_batches(engine, standardise(filled_up(crops, BATCH), part.standardisation), BATCH, len(crops))
 
     def _on_gpu(self, part: Part, arrays: dict[str, np.ndarray]) -> Network:
         from embedder import runtime_tensorflow

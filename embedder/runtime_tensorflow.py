@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from embedder import network
+from embedder.engines import TensorflowEngine, filled_up, in_batches
 from embedder.spec import INPUT_SIZE
 
 BATCH = 32
@@ -36,11 +37,5 @@ def compiled(arrays: Mapping[str, np.ndarray], standardisation: str, device: str
     def run(crops: tf.Tensor) -> tf.Tensor:
         return net(standardise(crops, standardisation), training=False)
 
-    def embed(crops: np.ndarray) -> np.ndarray:
-        padded = np.zeros((-(-len(crops) // BATCH) * BATCH, *crops.shape[1:]), np.uint8)
-        padded[: len(crops)] = crops
-        with tf.device(device):
-            answers = [run(padded[i : i + BATCH]) for i in range(0, len(padded), BATCH)]
-        return np.concatenate([answer.numpy() for answer in answers])[: len(crops)]
-
-    return embed
+    engine = TensorflowEngine(run, device)
+    return lambda crops: in_batches(engine, filled_up(crops, BATCH), BATCH, len(crops))

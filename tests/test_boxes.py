@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ def naive(rows: np.ndarray, groups: np.ndarray, threshold: float, smaller: bool)
     return found
 
 
-def overlap(a: list[float], b: list[float], smaller: bool) -> float:
+def overlap(a: Sequence[float], b: Sequence[float], smaller: bool) -> float:
     both = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     mine, other = ((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return both / (min(mine, other) if smaller else mine + other - both)
