@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import cli_gallery
-from console import DEVICE, PATH, Output, at_least, common, computing
+from console import DEVICE, PATH, SIZE, Output, at_least, common, computing
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, InputError, SystemFault, from_os_error
 
@@ -215,15 +215,28 @@ def embed(out: Output, source: Path, model: str, folder: Path, flip: bool, all_f
 @click.option("--centre", is_flag=True, help="Subtract the gallery's mean from both sides, as the homework did.")
 @click.option("--replace", is_flag=True, help="Put these people in the place of the index's own.")
 @click.option("--readmit", is_flag=True, help="Enrol faces that were forgotten, too.")
+@click.option(
+    "--recall", type=float, help="Share of the 5 nearest faces to be found; below 1, large galleries are compressed. [default: 0.99]"
+)
+@click.option("--memory", type=SIZE, help="What a searching process may hold in memory for codes, such as 500M or 4G.")
 @click.option("--encrypt", is_flag=True, help="Encrypt gallery.db with the key in FACEDB_KEY, or in the file FACEDB_KEY_FILE names.")
 @common
 def build_index(
-    out: Output, vectors: Path, name: str, split: str | None, centre: bool, replace: bool, readmit: bool, encrypt: bool
+    out: Output,
+    vectors: Path,
+    name: str,
+    split: str | None,
+    centre: bool,
+    replace: bool,
+    readmit: bool,
+    recall: float | None,
+    memory: int | None,
+    encrypt: bool,
 ) -> None:
     """A gallery (SQLite) and its FAISS inner-product index from VECTORS."""
     import workflows
 
-    report = workflows.build_index(vectors, name, split, centre, replace, readmit, encrypt)
+    report = workflows.build_index(vectors, name, split, centre, replace, readmit, encrypt, recall, memory)
     for line in report["notes"]:
         out.say(line)
     out.result(report, report["text"])

@@ -16,7 +16,24 @@ import click
 from embedder.compute import DEVICES, PRECISIONS, Compute
 from embedder.errors import InputError
 
+UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+class Size(click.ParamType):
+    """A number of bytes: 500M, 4G."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).upper().removesuffix("B")
+        try:
+            return int(float(text.rstrip("KMGT")) * UNITS.get(text[-1:], 1))
+        except (ValueError, OverflowError):
+            self.fail(f"expected a size such as 500M or 4G, received {value!r}", param, ctx)
+
+
 PATH = click.Path(path_type=Path)
+SIZE = Size()
 DEVICE = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where the network runs.")
 PROBLEMS_SHOWN = 20
 

@@ -320,10 +320,10 @@ def evaluate(name: str, source: Path, split: str | None = None, predictions: Pat
 
 
 def build_index(vectors: Path, name: str, split: str | None, centre: bool, replace_old: bool, readmit: bool = False,
-                encrypt: bool = False) -> dict[str, Any]:  # fmt: skip
+                encrypt: bool = False, recall: float | None = None, memory: int | None = None) -> dict[str, Any]:  # fmt: skip
     """A gallery and its index from a data set of vectors; the report, with its notes and a line of text."""
     from indexer.build import build
     from indexer.faces import index_folder
 
-    report = build(vectors, index_folder(indexes_root(), name), split, centre, replace_old, readmit, encrypt)
+    report = build(vectors, index_folder(indexes_root(), name), split, centre, replace_old, readmit, encrypt, recall, memory)
     return asdict(report) | {"notes": report.notes, "text": report.text}

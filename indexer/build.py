@@ -5,6 +5,7 @@ Killed anywhere, the same call again ends in the same index.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,14 +21,16 @@ import pyarrow.compute as pc
 
 from embedder.errors import DataError, GalleryError, from_os_error
 from embedder.table import DataSet, Row, to_rows, vectors_of
+from indexer.choose import Wish, keep, wish_of
 from indexer.database import CIPHER_FILE, FILE, Damaged, remove_file
-from indexer.derive import KIND, REASON, check_centring, compact, derive, tidy, unsound
+from indexer.derive import check_centring, compact, derive, read_report, tidy, unsound
 from indexer.faces import check_name, normal
 from indexer.gallery import Added, Conflict, Gallery, versions
 from indexer.schema import SALT_BYTES
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
 AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
+IN_MEMORY = {"kind": "exact", "reason": "an encrypted gallery is read whole and every vector compared"}
 NOTES = 20  # conflicts that are spelt out
 
 
@@ -41,8 +44,10 @@ class Report:
     n: int
     d: int
     people: int
-    kind: str
+    kind: str  # exact, compressed
     reason: str
+    recall: float  # asked for
+    memory: int | None
     split: str | None
     centred: bool
     left_out: dict[str, int]
@@ -69,43 +74,50 @@ class Report:
         left = ", ".join(f"{n} {why}" for why, n in self.left_out.items())
         return (
             f"{self.index}: {self.n} faces of {self.people} people, {self.d} dimensions, {self.kind}{', centred' if self.centred else ''}: "
-            + done
+            + f"{done}; {self.reason}"
             + (f"; rows left out: {left}" if left else "")
         )
 
 
 def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = False, replace: bool = False, readmit: bool = False,
-          encrypt: bool = False) -> Report:  # fmt: skip
+          encrypt: bool = False, recall: float | None = None, memory: int | None = None) -> Report:  # fmt: skip
     """The index `folder` of the rows in the data set `vectors` that have outcome ok, a vector and an identity.
 
-    Rows of `split`, or of `gallery` where there are such rows, or all; faces that were forgotten only with `readmit`. Raises
+    Rows of `split`, or of `gallery` where there are such rows, or all; faces that were forgotten only with `readmit`. recall and
+    memory as in choose.Wish; None keeps what was asked before. With another of them the same vectors are only indexed anew. Raises
     InputError for a name that cannot be, DataError where no row is left, GalleryError where the index holds other inputs and
     `replace` was not given, or is damaged; SystemFault where the disk refuses.
     """
     folder = Path(folder)
     check_name(folder.name)
+    asked: dict[str, Any] = {key: value for key, value in {"recall": recall, "memory": memory}.items() if value is not None}
+    Wish(**asked)  # before anything is done
     selection = Selection(DataSet(vectors), split)
     try:
         try:
-            return _build(selection, folder, centre, replace, readmit, encrypt)
+            return _build(selection, folder, centre, replace, readmit, encrypt, asked)
         except Damaged:
             if not replace:
                 raise
             remove_file(folder)
-            return _build(selection, folder, centre, replace, readmit, encrypt)
+            return _build(selection, folder, centre, replace, readmit, encrypt, asked)
     except OSError as error:
         raise from_os_error(error) from None
 
 
-def _build(selection: Selection, folder: Path, centre: bool, replace: bool, readmit: bool, encrypt: bool) -> Report:
+def _build(selection: Selection, folder: Path, centre: bool, replace: bool, readmit: bool, encrypt: bool, asked: dict[str, Any]) -> Report:
     if encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
         raise GalleryError(f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name")
     done = Added()
     with Gallery.create(folder, encrypt) as gallery:
         with gallery.writing():
-            changed = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
-            if changed:
+            others = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
+            if others:
                 done = _fill(gallery, selection, centre, readmit)
+            wish = dataclasses.replace(wish_of(gallery), **asked)
+            changed = others or wish != wish_of(gallery)
+            if changed:
+                keep(gallery, wish)
                 derive(gallery)
         if unsound(gallery):
             compact(gallery)
@@ -237,9 +249,9 @@ def _reasons(left_out: dict[str, int]) -> str:
 
 def _report(gallery: Gallery, changed: bool, done: Added) -> Report:
     with gallery.reading():
-        spec = gallery.spec
+        spec, wish, made = gallery.spec, wish_of(gallery), read_report(gallery) or IN_MEMORY
         return Report(
-            gallery.folder.name, changed, gallery.generation, gallery.faces, spec.dimension, gallery.people, KIND, REASON,
-            centred=gallery.mean is not None, fingerprint=spec.fingerprint, inputs=gallery.needed_fact("inputs"),
+            gallery.folder.name, changed, gallery.generation, gallery.faces, spec.dimension, gallery.people, made["kind"], made["reason"],
+            recall=wish.recall, memory=wish.memory, centred=gallery.mean is not None, fingerprint=spec.fingerprint, inputs=gallery.needed_fact("inputs"),
             encrypted=gallery.encrypted, versions=versions(), conflicts=done.conflicts, **json.loads(gallery.needed_fact("build")),
         )  # fmt: skip

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embedder.errors import GalleryError
+from indexer import flat
+from indexer.compress import Codes
 from indexer.database import LINK
-from indexer.derive import HASHED_AT_OPEN, OWNERS, built_folder, centred, make_index, position_of, read_report, unsound
+from indexer.derive import CODES, HASHED_AT_OPEN, OWNERS, built_folder, centred, make_index, position_of, read_report, unsound
 from indexer.faces import Faces
 
 ROOM = 1024  # faces by which the tail's arrays grow at least
@@ -42,6 +44,7 @@ class Candidates:
     def __init__(self, gallery: Faces):
         self.gallery, self.spec, self.generation = gallery, gallery.spec, 0
         self._mark: object = None
+        self._codes: Codes | None = None
 
     # what is loaded
 
@@ -79,12 +82,15 @@ class Candidates:
             ids, owners = np.load(folder / OWNERS, allow_pickle=False)
             if not _says(folder / LINK, len(ids)):
                 return False
-            index: Any = faiss.read_index(str(folder / LINK), faiss.IO_FLAG_MMAP_IFC)
+            index = flat.opened(folder / LINK)
+            codes = faiss.read_index(str(folder / CODES)) if CODES in report["files"] else None
         except (RuntimeError, OSError, ValueError):  # removed just now, or damaged
             return False
         if not np.array_equal(faiss.vector_to_array(index.id_map), ids):
             return False
         self._use(index, ids, owners, report["people"], self.gallery.needed_fact("built_to"), 0)
+        if codes is not None:
+            self._codes = Codes(codes, self._flat, report["setting"]["nprobe"], report["setting"]["depth"])
         return True
 
     def load_anew(self) -> None:
@@ -96,10 +102,9 @@ class Candidates:
         self._use(make_index(self.gallery), *self.gallery.owners(), self.gallery.people, position.newest, position.seq)
 
     def _use(self, index: Any, ids: np.ndarray, owners: np.ndarray, people: int, newest: int, seq: int) -> None:
-        import faiss
-
         self._index = index  # it owns the next one
-        self._flat: Any = faiss.downcast_index(index.index)
+        self._flat: Any = flat.inner(index)
+        self._codes = None
         self.built = self.count = len(ids)
         self._newest, self._seq, self.mean = newest, seq, self.gallery.mean
         self._chain = (self.gallery.fact("changes") or b"") if seq else b""
@@ -149,25 +154,19 @@ class Candidates:
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """float32 (m, d): the vectors at these positions, centred where the gallery is."""
         xb, in_built = np.empty((len(positions), self.spec.dimension), np.float32), positions < self.built
-        xb[in_built] = self._built_rows()[positions[in_built]]
+        xb[in_built] = flat.rows(self._flat)[positions[in_built]]
         xb[~in_built] = self._tail[positions[~in_built] - self.built]
         return xb
 
-    def _built_rows(self) -> np.ndarray:
-        import faiss
-
-        if not self.built:
-            return np.empty((0, self.spec.dimension), np.float32)
-        return faiss.rev_swig_ptr(self._flat.get_xb(), self.built * self.spec.dimension).reshape(self.built, -1)
-
     # candidates
 
-    def nearest(self, xq: np.ndarray, c: int, kept: np.ndarray | None = None) -> Iterator[Found]:
+    def nearest(self, xq: np.ndarray, c: int, kept: np.ndarray | None = None, effort: float = 1) -> Iterator[Found]:
         """About c candidates for each query of xq float32 (n, d), or all there are.
 
-        kept: bool (count,), the faces that a filter lets through (none that was removed); None for all.
+        kept: bool (count,), the faces that a filter lets through (none that was removed); None for all. effort: how much deeper than
+        it was tuned a compressed index is to be searched.
         """
-        parts = [self._of_built(xq, c, kept), self._of_tail(xq, c, kept)]
+        parts = [self._of_built(xq, c, kept, effort), self._of_tail(xq, c, kept)]
         for i in range(len(xq)):
             scores, positions = (np.concatenate([part[j][i] for part in parts]) for j in (0, 1))
             present = self.alive[positions] & (scores > -np.inf)
@@ -175,13 +174,15 @@ class Candidates:
             order = np.argsort(-scores, kind="stable")
             yield Found(scores[order], positions[order], max(part[2][i] for part in parts))
 
-    def _of_built(self, xq: np.ndarray, c: int, kept: np.ndarray | None) -> tuple:
+    def _of_built(self, xq: np.ndarray, c: int, kept: np.ndarray | None, effort: float) -> tuple:
         import faiss
 
         library: Any = faiss  # its stubs lag behind
         if kept is None:
             removed = self.built - int(np.count_nonzero(self.alive[: self.built]))
             c = min(self.built, c + min(removed, 2 * math.ceil(c * removed / max(1, self.built)) + 8))
+            if self._codes and self._codes.covers(effort):
+                return self._looked_up(xq, c, effort)
             return self._searched(xq, c, c == self.built, None)
         n = int(np.count_nonzero(kept[: self.built]))
         if len(xq) >= MANY or n <= SCAN_SHARE * self.built:
@@ -196,10 +197,15 @@ class Candidates:
         D, I = self._flat.search(xq, c, params=params)  # noqa: E741
         return D, I, np.full(len(xq), -np.inf) if complete else D[:, -1]
 
+    def _looked_up(self, xq: np.ndarray, c: int, effort: float) -> tuple:
+        assert self._codes
+        D, I = self._codes.search(xq, c, effort)  # noqa: E741
+        return D, I, np.where(I[:, -1] < 0, np.inf, D[:, -1])  # too few were found: any other may be better
+
     def _scanned(self, xq: np.ndarray, c: int, positions: np.ndarray) -> tuple:
         if not len(positions):
             return _nothing(len(xq))
-        xb, blocks = self._built_rows(), [positions[i : i + GATHER] for i in range(0, len(positions), GATHER)]
+        xb, blocks = flat.rows(self._flat), [positions[i : i + GATHER] for i in range(0, len(positions), GATHER)]
         best = [_best(xq @ xb[block].T, np.broadcast_to(block, (len(xq), len(block))), c) for block in blocks]
         scores, at = (np.concatenate([part[j] for part in best], axis=1) for j in (0, 1))
         return _best(scores, at, c) if c < len(positions) else (scores, at, np.full(len(xq), -np.inf))

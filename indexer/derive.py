@@ -22,12 +22,13 @@ import numpy as np
 
 from embedder.errors import DataError, FaceDBError, from_os_error
 from embedder.table import drop_stale_temporaries, sync_folder, write_atomic
+from indexer import flat
+from indexer.choose import Choice, choose, wish_of
 from indexer.database import LINK
 from indexer.faces import Faces
 from indexer.gallery import Gallery, versions
 
-REPORT, OWNERS = "report.json", "owners.npy"
-KIND, REASON = "exact", "inner product with every vector: no recall is lost"
+REPORT, OWNERS, CODES = "report.json", "owners.npy", "candidates.faiss"
 FLAT = 1e-6  # a vector that close to the mean has no direction of its own
 HASHED_AT_OPEN = 64 << 20  # larger files are checked by their size when they are opened, and whole by `verify`
 # A writer rebuilds when more than LEAST faces and more than this share of the built ones were added, or removed, since the last
@@ -149,21 +150,25 @@ def _write(gallery: Gallery, generation: int) -> Path:
     folder = gallery.folder / f"_tmp-{os.getpid()}-{uuid.uuid4().hex}-built"  # a thread's own
     folder.mkdir(mode=0o700)
     try:
+        ids, owners = gallery.owners()
         files = {
-            LINK: _write_file(folder / LINK, lambda sink: _write_faiss(gallery, sink)),
-            OWNERS: _write_file(folder / OWNERS, lambda sink: sink(_npy(np.stack(gallery.owners())))),
+            LINK: _write_file(folder / LINK, lambda sink: _write_exact(gallery, len(ids), sink)),
+            OWNERS: _write_file(folder / OWNERS, lambda sink: sink(_npy(np.stack([ids, owners])))),
         }
-        write_atomic(folder / REPORT, json.dumps(_report(gallery, generation, files), indent=1).encode())
+        choice = choose(folder / LINK, len(ids), gallery.spec.dimension, owners, wish_of(gallery))
+        if choice.index is not None:
+            files[CODES] = _write_file(folder / CODES, lambda sink: _write_codes(choice, sink))
+        write_atomic(folder / REPORT, json.dumps(_report(gallery, generation, choice, files), indent=1).encode())
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
 
 
-def _report(gallery: Faces, generation: int, files: dict[str, Any]) -> dict[str, Any]:
+def _report(gallery: Faces, generation: int, choice: Choice, files: dict[str, Any]) -> dict[str, Any]:
     spec = gallery.spec
     return {
-        "generation": generation, "kind": KIND, "reason": REASON, "n": gallery.faces, "d": spec.dimension, "people": gallery.people,
+        "generation": generation, **choice.report(), "n": gallery.faces, "d": spec.dimension, "people": gallery.people,
         "centred": gallery.mean is not None, "fingerprint": spec.fingerprint, "files": files, "versions": versions(),
     }  # fmt: skip
 
@@ -200,10 +205,16 @@ def _write_file(path: Path, write: Callable[[Sink], None]) -> dict[str, Any]:
     return {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
 
 
-def _write_faiss(gallery: Faces, sink: Sink) -> None:
+def _write_exact(gallery: Faces, n: int, sink: Sink) -> None:
+    gallery.check_owners()
+    mean = gallery.mean
+    flat.write(sink, n, gallery.spec.dimension, ((ids, centred(xb, mean)) for ids, xb in gallery.vectors()))
+
+
+def _write_codes(choice: Choice, sink: Sink) -> None:
     import faiss
 
-    faiss.write_index(make_index(gallery), faiss.PyCallbackIOWriter(sink))  # type: ignore[attr-defined]
+    faiss.write_index(choice.index, faiss.PyCallbackIOWriter(sink))  # type: ignore[attr-defined]
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -278,13 +289,19 @@ def read_report(gallery: Faces) -> dict[str, Any] | None:
 
 
 def unsound(gallery: Faces, hash_up_to: float = math.inf) -> list[Path]:
-    """The derived files of the current generation that are missing, of another size, or, up to that size, of another hash."""
+    """The derived files of the current generation that are missing, of another size, or, up to that size, of another hash.
+
+    Codes are hashed whatever their size, unless it is 0: FAISS follows the row numbers in them wherever they point.
+    """
     if gallery.encrypted:
         return []
     folder, report = built_folder(gallery.folder, gallery.generation), read_report(gallery)
     if report is None:
         return [folder / REPORT]
-    return [folder / name for name, wanted in report["files"].items() if not _is_as_written(folder / name, wanted, hash_up_to)]
+    limits = {CODES: math.inf if hash_up_to else 0}
+    return [
+        folder / name for name, wanted in report["files"].items() if not _is_as_written(folder / name, wanted, limits.get(name, hash_up_to))
+    ]
 
 
 def _is_as_written(path: Path, wanted: dict[str, Any], hash_up_to: float) -> bool:

@@ -426,7 +426,7 @@ class Gallery(Faces):
         """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""
         for table in ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people"):
             self.execute(f"DELETE FROM {table}")
-        self.execute("DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting', 'forgotten')")
+        self.execute("DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting', 'forgotten', 'recall', 'memory')")
 
     def set_forgotten(self, hashes: set[bytes]) -> None:
         """Those who must not come back are these."""

@@ -180,14 +180,14 @@ class Searcher:
     def _shortlists(self, xq: np.ndarray, k: int, faces: bool, kept: np.ndarray | None) -> list[Found]:
         """For each query all faces that could be among its answers."""
         candidates = self._candidates
-        c = 2 * k * (1 if faces else candidates.per_person) + SPARE
+        c, effort = 2 * k * (1 if faces else candidates.per_person) + SPARE, max(1, k / ANSWERS)
         done: dict[int, Found] = {}
         while pending := [i for i in range(len(xq)) if i not in done]:
-            for i, found in zip(pending, candidates.nearest(xq[pending], c, kept), strict=True):
+            for i, found in zip(pending, candidates.nearest(xq[pending], c, kept, effort), strict=True):
                 owners = found.positions if faces else candidates.owners[found.positions]
                 if (settled := self._settled(found, owners, k)) is not None:
                     done[i] = settled
-            c *= GROWTH
+            c, effort = c * GROWTH, effort * GROWTH
         return [done[i] for i in range(len(xq))]
 
     def _settled(self, found: Found, owners: np.ndarray, k: int) -> Found | None:

@@ -1,0 +1,115 @@
+"""How a gallery is searched: exactly, or by the fastest of the compressed ways that keep the recall asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedder.errors import InputError
+from indexer import compress, flat
+from indexer.compress import Coding, Setting
+from indexer.database import Database
+
+EXACT_BYTES = 100 << 20  # vectors that one core reads in some 7 ms: looking at all of them is fast enough
+TRAINING = 1 << 17  # faces at most, 256 MiB at 512 dimensions
+EXACT_TIMED = 5  # queries
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asks of an index; kept with the gallery, so that a rebuild keeps to it."""
+
+    recall: float = 0.99  # of the 5 best faces by exact search; 1: exact whatever it takes
+    memory: int | None = None  # bytes that a searching process may hold for codes
+
+    def __post_init__(self) -> None:
+        if not 0 < self.recall <= 1:
+            raise InputError(f"expected a recall above 0 and up to 1, received {self.recall:g}: give one such as 0.99")
+        if self.memory is not None and self.memory < 1:
+            raise InputError(f"expected memory of at least 1 byte, received {self.memory}: give a size such as 4G")
+
+
+def wish_of(gallery: Database) -> Wish:
+    """What was asked when the gallery was built."""
+    recall = gallery.fact("recall")
+    return Wish(Wish.recall if recall is None else float(recall), gallery.fact("memory"))
+
+
+def keep(gallery: Database, wish: Wish) -> None:
+    """Notes a wish, within a transaction."""
+    gallery.set_fact("recall", repr(wish.recall))
+    gallery.set_fact("memory", wish.memory)
+
+
+@dataclass
+class Choice:
+    """What is searched, and why."""
+
+    kind: str  # exact, compressed
+    reason: str
+    setting: Setting | None = None
+    tried: list[Setting] = field(default_factory=list)
+    index: Any = None  # of codes, filled
+
+    def report(self) -> dict[str, Any]:
+        """For report.json."""
+        return {
+            "kind": self.kind, "reason": self.reason, "setting": self.setting and _line(self.setting),
+            "tried": [_line(setting) for setting in self.tried],
+        }  # fmt: skip
+
+
+def choose(path: Path, n: int, d: int, owners: np.ndarray, wish: Wish) -> Choice:
+    """For the exact index in the file `path`, n vectors of d numbers, and owners int64 (n,), whose each is."""
+    if wish.recall == 1:
+        return Choice("exact", "every vector is compared: recall 1 was asked for")
+    if 4 * n * d <= EXACT_BYTES:
+        return Choice("exact", f"every vector is compared: {4 * n * d / 1e6:.0f} MB are read fast enough")
+    mapped = flat.opened(path)
+    return _measured(flat.inner(mapped), owners, wish)
+
+
+def _measured(exact: Any, owners: np.ndarray, wish: Wish) -> Choice:
+    rows, order = flat.rows(exact), np.random.default_rng(SEED).permutation(len(owners))
+    at = order[np.unique(owners[order], return_index=True)[1]]  # a face of each person
+    at = np.random.default_rng(SEED).permutation(at)[: compress.PROBES]
+    sample = order[~np.isin(order, at)][: min(TRAINING, compress.PER_LIST * compress.lists_of(len(rows)))]
+    xt, held = rows[np.sort(sample)], compress.held_out(exact, rows, np.sort(at))
+    best, tried = Choice("exact", ""), []
+    moments, axes = compress.second_moment(xt)
+    for coding in _affordable(compress.codings(moments, len(rows)), len(rows), wish):
+        index = compress.train(xt, axes, coding)
+        compress.fill(index, rows)
+        found = compress.fastest(index, exact, held, list(compress.settings(index, exact, held, coding)), wish.recall)
+        tried += found
+        for setting in found:
+            if setting.ms and (best.setting is None or setting.ms < (best.setting.ms or 0)):
+                best = Choice("compressed", "", setting, index=index)
+    best.tried = tried
+    best.reason = _reason(best, len(at), compress.milliseconds(lambda q: exact.search(q, compress.K), held.xq[:EXACT_TIMED]), wish)
+    return best
+
+
+def _affordable(codings: list[Coding], n: int, wish: Wish) -> list[Coding]:
+    least = min(coding.memory(n) for coding in codings)
+    if wish.memory is not None and least > wish.memory:
+        raise InputError(f"expected --memory of at least {least / 1e6:.0f}M for {n} faces, received {wish.memory / 1e6:.0f}M: give more")
+    return [coding for coding in codings if wish.memory is None or coding.memory(n) <= wish.memory]
+
+
+def _reason(choice: Choice, probes: int, exact_ms: float, wish: Wish) -> str:
+    if (s := choice.setting) is None:
+        reached = max(setting.bound for setting in choice.tried)
+        return f"every vector is compared: no compressed way reached recall@5 {wish.recall:g} over {probes} held-out faces (at best {reached:.4f})"
+    return (
+        f"{s.coding}, {s.nprobe} lists and {s.depth} exact scores a query: recall@5 {s.recall:.4f} over {probes} held-out faces, at least "
+        f"{s.bound:.4f} with 95 % confidence; {s.ms:.2f} ms a query, exact search {exact_ms:.1f} ms"
+    )
+
+
+def _line(setting: Setting) -> dict[str, Any]:
+    return {**setting.coding._asdict(), **{key: value for key, value in asdict(setting).items() if key != "coding"}}
