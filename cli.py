@@ -237,7 +237,7 @@ def build_index(
     import workflows
 
     report = workflows.build_index(vectors, name, split, centre, replace, readmit, encrypt, recall, memory)
-    for line in report["notes"]:
+    for line in [report["reason"], *report["notes"]]:
         out.say(line)
     out.result(report, report["text"])
 

@@ -74,7 +74,7 @@ class Report:
         left = ", ".join(f"{n} {why}" for why, n in self.left_out.items())
         return (
             f"{self.index}: {self.n} faces of {self.people} people, {self.d} dimensions, {self.kind}{', centred' if self.centred else ''}: "
-            + f"{done}; {self.reason}"
+            + done
             + (f"; rows left out: {left}" if left else "")
         )
 
