@@ -65,6 +65,8 @@ class Candidates:
                 self.load_anew()
         self._read_tail()
         self._read_changes()
+        self.removed = self.built - int(np.count_nonzero(self.alive[: self.built]))
+        self.enrolled = self.built - self.removed + int(np.count_nonzero(self.alive[self.built : self.count]))
         self._mark = self.gallery.mark
 
     def _load_built(self, generation: int) -> bool:
@@ -109,6 +111,7 @@ class Candidates:
         self._newest, self._seq, self.mean = newest, seq, self.gallery.mean
         self._chain = (self.gallery.fact("changes") or b"") if seq else b""
         self.ids, self.owners, self.alive = ids.copy(), owners.copy(), np.ones(len(ids), bool)
+        self.removed, self.enrolled = 0, len(ids)
         self._tail = np.empty((0, self.spec.dimension), np.float32)
         self.per_person = math.ceil(len(ids) / max(1, people))  # faces, about
         self.generation, self._mark = self.gallery.generation, None
@@ -142,11 +145,6 @@ class Candidates:
                 self.owners[position] = owners.get(id, -1)
         self._seq, self._chain = changes.seq, changes.chain
 
-    @property
-    def enrolled(self) -> int:
-        """How many faces there are."""
-        return int(np.count_nonzero(self.alive[: self.count]))
-
     def positions_of(self, ids: np.ndarray) -> np.ndarray:
         """int64 (m,): where enrolled faces stand, by their ids."""
         return np.searchsorted(self.ids[: self.count], ids)
@@ -179,8 +177,7 @@ class Candidates:
 
         library: Any = faiss  # its stubs lag behind
         if kept is None:
-            removed = self.built - int(np.count_nonzero(self.alive[: self.built]))
-            c = min(self.built, c + min(removed, 2 * math.ceil(c * removed / max(1, self.built)) + 8))
+            c = min(self.built, c + min(self.removed, 2 * math.ceil(c * self.removed / max(1, self.built)) + 8))
             if self._codes and self._codes.covers(effort):
                 return self._looked_up(xq, c, effort)
             return self._searched(xq, c, c == self.built, None)
@@ -215,7 +212,7 @@ class Candidates:
         present = self.alive[self.built : self.count] if kept is None else kept[self.built : self.count]
         if not n or not present.any():
             return _nothing(len(xq))
-        scores = xq @ self._tail[:n].T
+        scores = _products(xq, self._tail[:n])
         scores[:, ~present] = -np.inf
         return _best(scores, np.broadcast_to(np.arange(self.built, self.count), scores.shape), c)
 
@@ -225,6 +222,19 @@ def _says(path: Path, n: int) -> bool:
     with open(path, "rb") as file:
         file.seek(-8 * (n + 1), os.SEEK_END)
         return int.from_bytes(file.read(8), "little") == n
+
+
+def _products(xq: np.ndarray, xb: np.ndarray) -> np.ndarray:
+    """float32 (q, n): every query times every row. A few queries are not left to NumPy's threads, which would fight with those of FAISS."""
+    import faiss
+
+    library: Any = faiss  # its stubs lag behind
+    if len(xq) >= MANY:
+        return xq @ xb.T
+    scores = np.empty((len(xq), len(xb)), np.float32)
+    for q, line in zip(xq, scores, strict=True):
+        library.fvec_inner_products_ny(*map(faiss.swig_ptr, (line, q, xb)), xb.shape[1], len(xb))
+    return scores
 
 
 def _best(scores: np.ndarray, positions: np.ndarray, c: int) -> tuple:
