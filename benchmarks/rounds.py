@@ -53,8 +53,8 @@ class Peer:
         self._process.communicate()
 
 
-def alternate(peers: Mapping[str, Peer], rounds: int) -> dict[str, dict[str, Any]]:
-    """Each in turn, after one round to warm up; the last answer of each with the median of its seconds, and all of them."""
+def alternate(peers: Mapping[str, Peer], rounds: int, medians: Sequence[str] = ("seconds",)) -> dict[str, dict[str, Any]]:
+    """Each in turn, after one round to warm up; the last answer of each with these numbers at their median, and all seconds."""
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
     for i in range(rounds + 1):
         for name, peer in peers.items():
@@ -64,7 +64,7 @@ def alternate(peers: Mapping[str, Peer], rounds: int) -> dict[str, dict[str, Any
     for peer in peers.values():
         peer.stop()
     return {
-        name: got[-1] | {"seconds": statistics.median(a["seconds"] for a in got), "all": [round(a["seconds"], 3) for a in got]}
+        name: got[-1] | {key: statistics.median(a[key] for a in got) for key in medians} | {"all": [round(a["seconds"], 3) for a in got]}
         for name, got in answers.items()
     }
 

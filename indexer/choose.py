@@ -84,7 +84,7 @@ def _measured(exact: Any, owners: np.ndarray, wish: Wish) -> Choice:
     for coding in _affordable(compress.codings(moments, len(rows)), len(rows), wish):
         index = compress.train(xt, axes, coding)
         compress.fill(index, rows)
-        found = compress.fastest(index, exact, held, list(compress.settings(index, exact, held, coding)), wish.recall)
+        found = compress.fastest(index, exact, held, list(compress.settings(index, exact, held, coding, wish.recall)), wish.recall)
         tried += found
         for setting in found:
             if setting.ms and (best.setting is None or setting.ms < (best.setting.ms or 0)):

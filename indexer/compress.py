@@ -149,12 +149,16 @@ def held_out(flat: Any, rows: np.ndarray, at: np.ndarray) -> HeldOut:
     return HeldOut(at, xq, others[:, K - 1])
 
 
-def settings(index: Any, flat: Any, held: HeldOut, coding: Coding) -> Iterator[Setting]:
-    """For each number of lists and depth, what share of the K best faces is found."""
+def settings(index: Any, flat: Any, held: HeldOut, coding: Coding, recall: float) -> Iterator[Setting]:
+    """For each depth and rising numbers of lists, until twice as many as are enough at any depth, what share of the K best faces is found."""
+    enough = math.inf
     for nprobe in dict.fromkeys(math.ceil(coding.lists * share) for share in SHARES):
+        if nprobe > 2 * enough:
+            return
         for depth, recalls in zip(DEPTHS, recalled(index, flat, held, nprobe), strict=True):
-            error = CONFIDENCE * recalls.std() / math.sqrt(len(recalls))
-            yield Setting(coding, nprobe, depth, float(recalls.mean()), float(recalls.mean() - error))
+            bound = float(recalls.mean() - CONFIDENCE * recalls.std() / math.sqrt(len(recalls)))
+            enough = min(enough, nprobe) if bound >= recall else enough
+            yield Setting(coding, nprobe, depth, float(recalls.mean()), bound)
 
 
 def recalled(index: Any, flat: Any, held: HeldOut, nprobe: int) -> list[np.ndarray]:

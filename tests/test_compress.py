@@ -75,13 +75,15 @@ def test_recall_is_that_of_a_plain_count(index, flat, held, xb):
 
 
 def test_more_lists_and_more_depth_find_more(index, flat, held, coding):
-    tried = list(compress.settings(index, flat, held, coding))
+    tried = list(compress.settings(index, flat, held, coding, 2))
     of_depth = [s.recall for s in tried if s.depth == 64]
     assert all(a <= b + 0.005 for a, b in zip(of_depth, of_depth[1:], strict=False)) and of_depth[-1] > 0.99
     for nprobe in {s.nprobe for s in tried}:
         of_nprobe = [s.recall for s in tried if s.nprobe == nprobe]
         assert of_nprobe == sorted(of_nprobe)
     assert all(s.bound <= s.recall and s.ms is None for s in tried)
+    first = min(s.nprobe for s in tried if s.bound >= 0.9)
+    assert {s.nprobe for s in compress.settings(index, flat, held, coding, 0.9)} == {s.nprobe for s in tried if s.nprobe <= 2 * first}
 
 
 def test_only_what_reaches_the_recall_with_the_fewest_lists_is_timed(index, flat, held, coding):

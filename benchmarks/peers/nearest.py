@@ -161,7 +161,7 @@ def main() -> None:
     few = int(sys.argv[6]) if len(sys.argv) > 6 else 1000
     xq, gt = truth["xq"], truth["gt"][:, :K]
     folder.mkdir(parents=True, exist_ok=True)
-    took, began = folder / f"{name}.json", time.perf_counter()
+    took, began = folder.parent / f"{name}.json", time.perf_counter()
     search = ENGINES[name](vectors, folder)
     if not took.exists():
         took.write_text(json.dumps(time.perf_counter() - began))

@@ -1,0 +1,95 @@
+"""How fast are a gallery's nearest faces found, at equal recall? Our index and whole search beside exact FAISS and other engines, in turns.
+
+    python benchmarks/index.py --n 1000000 --like casia --folder /tmp/bench --peers-python ENV/bin/python --json benchmarks/results/index.json
+
+Faces are made up as `synthetic` describes; probes are other photos of people among them. ENV has hnswlib, usearch, lancedb, pymilvus with
+milvus-lite, and qdrant-client; `--engines` names those that take part. What is built stays in the folder for the next run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+import faiss
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import gallery, synthetic  # noqa: E402
+from benchmarks.rounds import Peer, alternate  # noqa: E402
+
+PROBES, TRUE = 2000, 10
+
+
+def made(folder: Path, n: int, like: str) -> None:
+    """In `folder`: xb.npy (n, d), truth.npz with xq and gt (its exact nearest rows), and the gallery `g` of the same faces."""
+    d = synthetic.profile(like).d
+    xb = np.lib.format.open_memmap(folder / "_xb.npy", "w+", np.float32, (n, d))
+    i = 0
+    for x, _ in synthetic.blocks(n, like, d):
+        xb[i : i + len(x)], i = x, i + len(x)
+    people = np.random.default_rng(5).choice(n // 2, PROBES, replace=n // 2 < PROBES)
+    xq, found = synthetic.probes(people, like), []
+    for i in range(0, n, 1 << 17):
+        D, I = faiss.knn(xq, np.ascontiguousarray(xb[i : i + (1 << 17)]), TRUE, faiss.METRIC_INNER_PRODUCT)  # noqa: E741
+        found.append((D, I + i))
+    D, I = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))  # noqa: E741
+    np.savez(folder / "truth.npz", xq=xq, gt=np.take_along_axis(I, np.argsort(-D, axis=1)[:, :TRUE], axis=1))
+    (folder / "g.json").write_text(json.dumps(gallery.make(folder / "g", n, d)))
+    os.rename(folder / "_xb.npy", folder / "xb.npy")
+
+
+@click.command()
+@click.option("--n", default=100_000, show_default=True)
+@click.option(
+    "--like", type=click.Choice(["casia", "msceleb", "duo"]), default="casia", show_default=True, help="512, 128 or 640 dimensions."
+)
+@click.option("--folder", type=click.Path(path_type=Path), required=True)
+@click.option("--recall", default=0.99, show_default=True, help="Of the 5 nearest, to which each peer is tuned.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--queries", default=1000, show_default=True, help="In a batch.")
+@click.option("--peers-python", help="Python of an environment with the other engines.")
+@click.option("--engines", default="hnswlib,usearch", show_default=True)
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def main(
+    n: int, like: str, folder: Path, recall: float, rounds: int, queries: int, peers_python: str | None, engines: str, out: Path | None
+) -> None:
+    folder = folder / f"{like}-{n}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "xb.npy").exists():
+        made(folder, n, like)
+
+    def peer(python: str, engine: str, where: Path) -> Peer:
+        return Peer(
+            python, "nearest.py", [engine, *(str(folder / name) for name in ("truth.npz", "xb.npy")), str(where), str(recall), str(queries)]
+        )
+
+    peers = {e: peer(sys.executable, e, folder / "g") for e in ("facedb", "facedb_index")} | {
+        "flat": peer(sys.executable, "flat", folder / "peers")
+    }
+    if peers_python:
+        peers |= {engine: peer(peers_python, engine, folder / "peers") for engine in engines.split(",")}
+    found = alternate(peers, rounds, ("single_ms", "batch_ms"))
+    for name, a in found.items():
+        times = [found["flat"][key] / a[key] for key in ("single_ms", "batch_ms")]
+        print(
+            f"{name}: {a['single_ms']:.2f} ms a query ({times[0]:.1f} x flat), {1000 / a['batch_ms']:.0f}/s in batches of {queries} ({times[1]:.1f} x), recall {a['recall']:.4f}"
+        )
+    report = json.loads((folder / "g" / "index.faiss").resolve().with_name("report.json").read_text())
+    build = json.loads((folder / "g.json").read_text()) | {name: a["build_s"] for name, a in found.items() if not name.startswith("facedb")}
+    print("seconds to build:", build)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(
+            json.dumps(
+                {"n": n, "like": like, "load": os.getloadavg(), "report": report["reason"], "build_s": build, "answers": found}, indent=1
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
