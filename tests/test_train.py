@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from embedder import network, weights
+from embedder import architecture, weights
+from embedder.compute import Compute
 from embedder.errors import DataError, InputError, ModelError, SystemFault
 from embedder.spec import FaceSpec
 from tests import crops
@@ -37,8 +38,8 @@ HOMEWORK = short("homework", {"epochs": 2}, {"epochs": 1})
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path) -> str:
-    """A stored model of two convolutions; its sha256."""
-    monkeypatch.setattr(network, "build", crops.tiny_build)
+    """A stored model of four convolutions; its sha256."""
+    monkeypatch.setattr(architecture, "lay", crops.tiny_lay)
     monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
     return weights.store_part(crops.random_arrays(), "tiny", "fixed").sha256
 
@@ -182,7 +183,7 @@ def test_refusals_are_one_line_and_leave_nothing(photos, tiny, tmp_path, monkeyp
         (DataError, "two people", lambda: train(one, QUICK, tiny, tmp_path / "out")),
         (DataError, "is not there", lambda: train(tmp_path / "none", QUICK, tiny, tmp_path / "out")),
         (ModelError, "expected a model", lambda: train(photos, QUICK, "nobody", tmp_path / "out")),
-        (SystemFault, "expected a GPU", lambda: train(photos, QUICK, tiny, tmp_path / "out", device="gpu")),
+        (SystemFault, "expected a GPU", lambda: train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("gpu"))),
         (InputError, "seed", lambda: train(photos, QUICK, tiny, tmp_path / "out", seed=-1)),
         (InputError, "epochs", lambda: train(photos, QUICK, tiny, tmp_path / "out", epochs=(1,))),
         (SystemFault, "another path", lambda: train(photos, QUICK, tiny, tmp_path / "full" / "a.txt" / "out")),
@@ -253,13 +254,13 @@ CHILD = """
 import sys, time
 from embedder import quiet
 quiet.import_tensorflow()
-from embedder import network
+from embedder import architecture
 from tests import crops
 from tests.test_train import kill_recipe
 from trainer import learner, stages
 from trainer.train import train
 from pathlib import Path
-network.build = crops.tiny_build
+architecture.lay = crops.tiny_lay
 stages.CHECKPOINT_SECONDS = 0.03
 old = learner.Learner.step
 def slow(self, *args):
