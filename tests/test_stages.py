@@ -35,8 +35,8 @@ def batch():
     return tf.constant(x), np.repeat(np.arange(6, dtype=np.int32), 2)
 
 
-def learner(stage, live=False, folded=False, seed=0) -> Learner:
-    net = Net(crops.random_arrays(8, folded), "fixed")
+def learner(stage, live=False, folded=False, seed=0, precision="f32") -> Learner:
+    net = Net(crops.random_arrays(8, folded), "fixed", precision)
     return Learner(net, Head(8, 6, seed), stage, live, seed)
 
 
@@ -149,13 +149,14 @@ def test_nan_changes_nothing(batch):
     assert not moved(before, one.net.arrays())
 
 
-def test_state_is_all_that_moves(batch):
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_state_is_all_that_moves(batch, precision):
     stage = replace(QUICK.stages[1], micro_batch=5, learning_rate=0.01)
-    whole, half = learner(stage), learner(stage)
+    whole, half = learner(stage, precision=precision), learner(stage, precision=precision)
     for position in (0, 12, 24):
         whole.step(*batch, position, 0.01)
     half.step(*batch, 0, 0.01)
-    other = learner(stage, seed=0)
+    other = learner(stage, precision=precision)
     other.net.assign(half.net.arrays())
     other.restore(half.state())
     for position in (12, 24):
