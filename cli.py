@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import cli_gallery
-from console import DEVICE, PATH, SIZE, Output, at_least, common, computing
+from console import PATH, SIZE, Output, at_least, common, computing
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, InputError, SystemFault, from_os_error
 
@@ -164,10 +164,10 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
 @click.option("--epochs", help="Epochs of each stage instead of the recipe's, such as 2,1.")
 @click.option("--seed", default=0, show_default=True, help="Of everything that chance decides.")
 @click.option("--keep-run", is_flag=True, help="Keep checkpoints, the head and the model after each stage in OUT/run.")
-@DEVICE
+@computing
 @common
 def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, validate: Path | None, epochs: str | None, seed: int,
-          keep_run: bool, device: str) -> None:  # fmt: skip
+          keep_run: bool, compute: Compute) -> None:  # fmt: skip
     """Finetune in two stages: the classification head, then all layers. The same command goes on where it was stopped."""
     from embedder.quiet import import_tensorflow
     from trainer.recipe import read as read_recipe
@@ -176,7 +176,7 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
     import_tensorflow()
     from trainer.train import train as run
 
-    done = run(crops, plan, source, folder, validate=validate, epochs=stages, seed=seed, device=device, keep_run=keep_run, say=out.say)
+    done = run(crops, plan, source, folder, validate=validate, epochs=stages, seed=seed, compute=compute, keep_run=keep_run, say=out.say)
     out.result(done, "\n".join(f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]))
 
 

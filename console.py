@@ -34,7 +34,6 @@ class Size(click.ParamType):
 
 PATH = click.Path(path_type=Path)
 SIZE = Size()
-DEVICE = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where the network runs.")
 PROBLEMS_SHOWN = 20
 
 
@@ -114,7 +113,7 @@ def at_least(least: int, value: int, option: str) -> int:
 def computing(command: Callable[..., Any]) -> Callable[..., Any]:
     """--device and --precision, given to the command together as `compute`."""
 
-    @DEVICE
+    @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where the network runs.")
     @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
                   help="Of the network's numbers; auto: bf16 where the CPU has it.")  # fmt: skip
     @functools.wraps(command)

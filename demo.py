@@ -86,7 +86,7 @@ def _train(crops: Path, model: Path, compute: Compute, say: Say) -> None:
     from trainer.recipe import read as read_recipe
     from trainer.train import train
 
-    train(crops, read_recipe(RECIPE), MODEL, model, epochs=EPOCHS, device=compute.device, say=say)
+    train(crops, read_recipe(RECIPE), MODEL, model, epochs=EPOCHS, compute=compute, say=say)
 
 
 def _ignore(done: int, total: int) -> None:

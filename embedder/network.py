@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from embedder.architecture import EPSILON, is_folded, lay
+from embedder import architecture
+from embedder.architecture import EPSILON, is_folded
 from embedder.errors import ModelError
 from embedder.spec import INPUT_SIZE
 
@@ -48,7 +49,7 @@ def build(dimension: int, folded: bool = False) -> keras.Model:
     folded: batch norm is part of the convolutions' weights and biases (all but the bottleneck's).
     """
     inputs = layers.Input((INPUT_SIZE, INPUT_SIZE, 3), name="crops")
-    return keras.Model(inputs, lay(_KerasBuilder(dimension, folded), inputs), name="inception_resnet_v1")
+    return keras.Model(inputs, architecture.lay(_KerasBuilder(dimension, folded), inputs), name="inception_resnet_v1")
 
 
 def variables_by_name(model: keras.Model) -> dict[str, keras.Variable]:

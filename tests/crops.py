@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from embedder.architecture import Builder
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import Entry, Row, Writer, to_table
 
@@ -47,23 +49,16 @@ def write(folder: Path, rows: Iterable[Row], border: int = 0, per_shard: int = 1
     return folder
 
 
-def tiny_build(dimension: int, folded: bool = False, dropout: float = 0.0):
-    """A network of one convolution, with the names that training knows Inception-ResNet-v1 by."""
-    from keras import Model, layers
-
-    inputs = layers.Input((160, 160, 3), name="crops")
-    x = layers.Conv2D(8, 8, 8, use_bias=folded, name="Conv2d_1a_3x3")(inputs)
-    if not folded:
-        x = layers.BatchNormalization(epsilon=1e-3, momentum=0.995, scale=False, name="Conv2d_1a_3x3_BatchNorm")(x)
-    x = layers.AveragePooling2D(4, name="Pool")(layers.ReLU(name="ReLU")(x))
-    x = layers.Conv2D(16, 5, name="Conv2d_2a_3x3", use_bias=True)(x)
-    x = layers.GlobalAveragePooling2D(name="AvgPool")(x)
-    x = layers.Dense(dimension, use_bias=False, name="Bottleneck")(x)
-    return Model(inputs, layers.BatchNormalization(epsilon=1e-3, momentum=0.995, scale=False, name="Bottleneck_BatchNorm")(x))
+def tiny_lay(make: Builder, x: Any) -> Any:
+    """In place of `architecture.lay`: every operation, in a network of a moment."""
+    x = make.max_pool(make.conv(x, 8, 8, "Conv2d_1a_3x3", 8, "valid"), "MaxPool_3a_3x3")  # (n, 9, 9, 8)
+    branches = [make.conv(x, 8, 3, "Branch_0", 2, "valid"), make.conv(x, 8, 3, "Branch_1", 2, "valid")]  # (n, 4, 4, 8)
+    x = make.concatenate(branches, "Concatenate")
+    return make.bottleneck(make.residual(x, x, 0.5, True, "Block35_1"))
 
 
 def random_arrays(dimension: int = 8, folded: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights of whatever `embedder.network.build` makes, by seed."""
+    """Weights of whatever `architecture.lay` lays, by seed."""
     import keras
 
     from embedder import network

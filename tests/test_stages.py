@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from embedder import network, weights
+from embedder import architecture, network, weights
 from embedder.errors import ModelError
 from tests import crops
 from trainer import batches, checkpoints, recipe, stages
@@ -18,8 +18,8 @@ PLAIN = replace(QUICK.stages[1], optimiser="sgd", learning_rate=0.5, keep=1.0, w
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, tmp_path):
-    """A network of two convolutions in place of Inception-ResNet-v1, and a data folder of our own."""
-    monkeypatch.setattr(network, "build", crops.tiny_build)
+    """A network of four convolutions in place of Inception-ResNet-v1, and a data folder of our own."""
+    monkeypatch.setattr(architecture, "lay", crops.tiny_lay)
     monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
     keras.utils.set_random_seed(0)
 
@@ -35,8 +35,8 @@ def batch():
     return tf.constant(x), np.repeat(np.arange(6, dtype=np.int32), 2)
 
 
-def learner(stage, live=False, folded=False, seed=0) -> Learner:
-    net = Net(crops.random_arrays(8, folded), "fixed")
+def learner(stage, live=False, folded=False, seed=0, precision="f32") -> Learner:
+    net = Net(crops.random_arrays(8, folded), "fixed", precision)
     return Learner(net, Head(8, 6, seed), stage, live, seed)
 
 
@@ -108,7 +108,8 @@ def test_l2_is_on_kernels_only():
     for folded in (False, True):
         one = learner(PLAIN, folded=folded)
         names = {name for name, v in network.variables_by_name(one.net.model).items() for i in one.kernels if v is one.variables[i]}
-        assert names == {"Conv2d_1a_3x3/kernel", "Conv2d_2a_3x3/kernel", "Bottleneck/kernel"} and len(one.kernels) == 4  # and the head's
+        layers = ("Conv2d_1a_3x3", "Branch_0", "Branch_1", "Block35_1_Conv2d_1x1", "Bottleneck")
+        assert names == {f"{layer}/kernel" for layer in layers} and len(one.kernels) == 6  # and the head's
 
 
 @pytest.mark.parametrize("folded", [False, True])
@@ -148,13 +149,14 @@ def test_nan_changes_nothing(batch):
     assert not moved(before, one.net.arrays())
 
 
-def test_state_is_all_that_moves(batch):
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_state_is_all_that_moves(batch, precision):
     stage = replace(QUICK.stages[1], micro_batch=5, learning_rate=0.01)
-    whole, half = learner(stage), learner(stage)
+    whole, half = learner(stage, precision=precision), learner(stage, precision=precision)
     for position in (0, 12, 24):
         whole.step(*batch, position, 0.01)
     half.step(*batch, 0, 0.01)
-    other = learner(stage, seed=0)
+    other = learner(stage, precision=precision)
     other.net.assign(half.net.arrays())
     other.restore(half.state())
     for position in (12, 24):
@@ -207,7 +209,7 @@ def test_stage_2_begins_with_weights_and_head_only(tmp_path, data, monkeypatch):
     second = begun[1]
     assert np.array_equal(second["head/kernel"], head[0]["kernel"]) and not second["centres"].any() and second["steps"] == 0
     slots = [v for k, v in second.items() if k.startswith("optimiser/") and v.ndim]
-    assert len(slots) == len(network.variables_by_name(one.net.model)) - 4 + 2 and all((v == np.float32(0.1)).all() for v in slots)
+    assert len(slots) == len(network.variables_by_name(one.net.model)) - 8 + 2 and all((v == np.float32(0.1)).all() for v in slots)
 
 
 def test_without_validation_the_last_weights_are_pulled_back(tmp_path, data):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from embedder import network, weights
+from embedder import architecture, weights
+from embedder.compute import Compute
 from embedder.errors import DataError, InputError, ModelError, SystemFault
 from embedder.spec import FaceSpec
 from tests import crops
@@ -37,8 +38,8 @@ HOMEWORK = short("homework", {"epochs": 2}, {"epochs": 1})
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path) -> str:
-    """A stored model of two convolutions; its sha256."""
-    monkeypatch.setattr(network, "build", crops.tiny_build)
+    """A stored model of four convolutions; its sha256."""
+    monkeypatch.setattr(architecture, "lay", crops.tiny_lay)
     monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
     return weights.store_part(crops.random_arrays(), "tiny", "fixed").sha256
 
@@ -182,7 +183,7 @@ def test_refusals_are_one_line_and_leave_nothing(photos, tiny, tmp_path, monkeyp
         (DataError, "two people", lambda: train(one, QUICK, tiny, tmp_path / "out")),
         (DataError, "is not there", lambda: train(tmp_path / "none", QUICK, tiny, tmp_path / "out")),
         (ModelError, "expected a model", lambda: train(photos, QUICK, "nobody", tmp_path / "out")),
-        (SystemFault, "expected a GPU", lambda: train(photos, QUICK, tiny, tmp_path / "out", device="gpu")),
+        (SystemFault, "expected a GPU", lambda: train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("gpu"))),
         (InputError, "seed", lambda: train(photos, QUICK, tiny, tmp_path / "out", seed=-1)),
         (InputError, "epochs", lambda: train(photos, QUICK, tiny, tmp_path / "out", epochs=(1,))),
         (SystemFault, "another path", lambda: train(photos, QUICK, tiny, tmp_path / "full" / "a.txt" / "out")),
@@ -220,17 +221,17 @@ def stopped(at: int):
     return step
 
 
-@pytest.mark.parametrize("name", ["quick", "homework"])
-def test_a_stopped_run_goes_on_to_the_same_result(photos, tiny, tmp_path, monkeypatch, name):
+@pytest.mark.parametrize("rule, precision", [(QUICK, "f32"), (QUICK, "bf16"), (HOMEWORK, "f32"), (HOMEWORK, "bf16")])
+def test_a_stopped_run_goes_on_to_the_same_result(photos, tiny, tmp_path, monkeypatch, rule, precision):
     monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 0.0)
-    rule = QUICK if name == "quick" else HOMEWORK
-    whole = train(photos, rule, tiny, tmp_path / "whole")
+    compute = Compute("cpu", precision)
+    whole = train(photos, rule, tiny, tmp_path / "whole", compute=compute)
     total, lines = 3 * sum(s.epochs for s in rule.stages), []
     for at in (1, 2, 4, total - 4):  # the last is the last step of all
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(stages.Learner, "step", stopped(at))
-            train(photos, rule, tiny, tmp_path / "out", say=lines.append)
-    done = train(photos, rule, tiny, tmp_path / "out", say=lines.append)
+            train(photos, rule, tiny, tmp_path / "out", compute=compute, say=lines.append)
+    done = train(photos, rule, tiny, tmp_path / "out", compute=compute, say=lines.append)
     assert any("going on in stage" in line for line in lines)
     assert done["networks"][0]["sha256"] == whole["networks"][0]["sha256"]
     metrics = [
@@ -243,9 +244,35 @@ def test_a_stopped_run_goes_on_to_the_same_result(photos, tiny, tmp_path, monkey
 def test_a_stopped_run_with_other_arguments_is_refused(photos, tiny, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(stages.Learner, "step", stopped(3))
-        train(photos, QUICK, tiny, tmp_path / "out")
+        train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("cpu", "f32"))
     with pytest.raises(DataError, match="seed was 0 and is now 2"):
-        train(photos, QUICK, tiny, tmp_path / "out", seed=2)
+        train(photos, QUICK, tiny, tmp_path / "out", seed=2, compute=Compute("cpu", "f32"))
+    with pytest.raises(DataError, match="precision was f32 and is now bf16"):
+        train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("cpu", "bf16"))
+
+
+def test_a_run_from_before_precisions_were_recorded_was_f32(photos, tiny, tmp_path):
+    compute, path = Compute("cpu", "f32"), tmp_path / "out" / "record.json"
+    train(photos, QUICK, tiny, tmp_path / "out", compute=compute)
+    old = json.loads(path.read_text())
+    assert old["arguments"].pop("precision") == "f32"
+    path.write_text(json.dumps(old))
+    assert train(photos, QUICK, tiny, tmp_path / "out", compute=compute) == old
+    with pytest.raises(DataError, match="precision was f32 and is now bf16"):
+        train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("cpu", "bf16"))
+
+
+def test_precisions_move_the_weights_the_same_way(photos, tiny, tmp_path):
+    lines: list[str] = []
+    start, ways = arrays(tiny), []
+    for precision in ("f32", "bf16"):
+        out = tmp_path / precision
+        done = train(photos, QUICK, tiny, out, compute=Compute("cpu", precision), say=lines.append)
+        assert done["arguments"]["precision"] == precision
+        ways.append(np.concatenate([(a - start[k]).ravel() for k, a in sorted(arrays(out).items())]))
+    assert "f32, " in lines[0] and any("bf16, " in line for line in lines)
+    a, b = (way / np.linalg.norm(way) for way in ways)
+    assert 0.8 < a @ b < 1 - 1e-6
 
 
 STAGE_2 = 40  # epochs of the killed run, more than ten kills let pass
@@ -253,13 +280,13 @@ CHILD = """
 import sys, time
 from embedder import quiet
 quiet.import_tensorflow()
-from embedder import network
+from embedder import architecture
 from tests import crops
 from tests.test_train import kill_recipe
 from trainer import learner, stages
 from trainer.train import train
 from pathlib import Path
-network.build = crops.tiny_build
+architecture.lay = crops.tiny_lay
 stages.CHECKPOINT_SECONDS = 0.03
 old = learner.Learner.step
 def slow(self, *args):

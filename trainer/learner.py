@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from embedder import network
 from embedder.runtime_tensorflow import standardise
-from trainer import losses
+from trainer import forward, losses
 from trainer.batches import Photos, plain_crops
 from trainer.recipe import Stage
 
@@ -20,14 +20,12 @@ HEAD, DROPOUT_1, DROPOUT_2 = 4 << 32, 5 << 32, 6 << 32  # streams of chance, bes
 
 
 class Net:
-    """Inception-ResNet-v1 in two pieces, so that dropout and batch norm are ours to switch."""
+    """Inception-ResNet-v1, computed in 'f32' or 'bf16'; dropout and batch norm are ours to switch."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], standardisation: str):
-        self.model, self.standardisation = network.load(arrays), standardisation
+    def __init__(self, arrays: dict[str, np.ndarray], standardisation: str, precision: str = "f32"):
+        self.model, self.standardisation, self.precision = network.load(arrays), standardisation, precision
         self.folded = network.is_folded(arrays)
         self.dimension = int(arrays["Bottleneck/kernel"].shape[-1])
-        self._trunk = keras.Model(self.model.inputs, self.model.get_layer("AvgPool").output)
-        self._bottleneck, self._norm = self.model.get_layer("Bottleneck"), self.model.get_layer("Bottleneck_BatchNorm")
         self._infer = tf.function(lambda crops: self.prelogits(crops, False, 1.0, None), reduce_retracing=True)
 
     @property
@@ -37,8 +35,8 @@ class Net:
 
     def prelogits(self, crops: tf.Tensor, live: bool, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
         """uint8 (n, 160, 160, 3) -> float32 (n, d). live: batch norm by the batch, moving its statistics; keep: before the bottleneck."""
-        x = self._trunk(standardise(crops, self.standardisation), training=live)  # (n, 1792)
-        return self._norm(self._bottleneck(dropout(x, keep, seed)), training=live)  # (n, d)
+        x = standardise(crops, self.standardisation)
+        return forward.prelogits(self.model, x, self.precision, live, lambda x: dropout(x, keep, seed))
 
     def embed(self, batches: Iterator[tf.Tensor]) -> np.ndarray:
         """Prelogits (n, d) in inference mode."""

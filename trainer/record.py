@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from embedder.compute import cores
 from embedder.errors import DataError
 from embedder.spec import FaceSpec
 from embedder.table import write_atomic
@@ -20,7 +20,7 @@ from trainer.recipe import Recipe
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pyarrow", "safetensors")
 
 
-def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int) -> dict[str, Any]:
+def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int, precision: str) -> dict[str, Any]:
     """What decides a run's result; a run goes on only with the same."""
     return {
         "from": [part.sha256 for part in source.parts],
@@ -29,13 +29,14 @@ def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int) -> dict[s
         "margin": data.spec.crop.margin,
         "border": data.spec.crop.border,
         "seed": seed,
+        "precision": precision,
         "recipe": json.loads(json.dumps(asdict(recipe))),
     }
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     """Raises DataError that names the first argument in which a run in `out` differs."""
-    old, new = _flat(before), _flat(now)
+    old, new = {"precision": "f32"} | _flat(before), _flat(now)  # before it was recorded it was always f32
     for key in [*new, *(k for k in old if k not in new)]:
         if old.get(key) != new.get(key):
             raise DataError(
@@ -77,11 +78,6 @@ def _versions() -> dict[str, str]:
 
 def _machine() -> dict[str, Any]:
     return {"system": platform.platform(), "processor": platform.machine(), "cores": cores()}
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _git() -> str | None:

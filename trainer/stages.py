@@ -75,11 +75,11 @@ class Run:
     """One network's training in a folder of its own; made again on the same folder, it goes on."""
 
     def __init__(self, folder: Path, part: Part, start: Arrays, recipe: Recipe, data: Data, seed: int, keep: bool, say: Say,
-                 report: Callable[[list[dict[str, Any]]], None]):  # fmt: skip
-        """`report` receives the history after each epoch."""
+                 report: Callable[[list[dict[str, Any]]], None], precision: str = "f32"):  # fmt: skip
+        """`report` receives the history after each epoch; precision: 'f32' or 'bf16', as in `Net`."""
         self.folder, self.part, self.start, self.recipe, self.data = make_folder(folder), part, start, recipe, data
         self.seed, self.keep, self.say, self.report = seed, keep, say, report
-        self.net = Net(start, part.standardisation)
+        self.net = Net(start, part.standardisation, precision)
         self.head = Head(self.net.dimension, len(data.train.people), seed)
         self.progress, self._saved = Progress(seconds=[0.0] * len(recipe.stages)), 0.0
 

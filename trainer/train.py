@@ -23,7 +23,7 @@ import keras
 import tensorflow as tf
 
 from embedder import network, weights
-from embedder.compute import choose_device
+from embedder.compute import Compute, cores
 from embedder.errors import DataError, InputError, from_os_error
 from embedder.spec import FaceSpec, Part
 from embedder.table import drop_stale_temporaries, make_folder
@@ -41,7 +41,7 @@ def quiet(_: str) -> None:
 
 
 def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | None = None, epochs: tuple[int, ...] | None = None,
-          seed: int = 0, device: str = "auto", keep_run: bool = False, say: Say = quiet) -> Result:  # fmt: skip
+          seed: int = 0, compute: Compute = Compute(), keep_run: bool = False, say: Say = quiet) -> Result:  # noqa: B008  # fmt: skip
     """Trains every network of `source` on `crops` into the model folder `out`; returns the run's record.
 
     The same call again goes on where it was stopped, and does nothing where it is complete. epochs: other numbers, one a
@@ -49,23 +49,23 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
     """
     if not 0 <= seed < 1 << 31:
         raise InputError(f"expected a seed of 0 to 2147483647, received {seed}: give another")
-    recipe, where = recipe.with_epochs(epochs), choose_device(device)
+    recipe, compute = recipe.with_epochs(epochs), compute.chosen()
     model = weights.open_model(source)
     _check_batch_norm(model, recipe)
     data = batches.read(crops, validate, seed)
-    given = record.arguments(recipe, model.spec, data, seed)
+    given = record.arguments(recipe, model.spec, data, seed, compute.precision)
     try:
         if done := _completed(out, given):
             say(f"{out} is complete: this run has been done before, nothing to do")
             return done
         with _locked(_prepared(out, given, data)):
-            _announce(model, recipe, data, where, say)
+            _announce(model, recipe, data, compute, say)
             keras.utils.set_random_seed(seed)
             tf.config.experimental.enable_op_determinism()
-            with tf.device(where):
-                trained = _train_parts(model, recipe, data, seed, keep_run, out, say)
+            with tf.device(compute.device):
+                trained = _train_parts(model, recipe, data, seed, compute.precision, keep_run, out, say)
             paths = {"crops": str(crops), "validate": str(validate) if validate else None}
-            head = {"arguments": given, **paths, "source": source, "device": where, "keep_run": keep_run}
+            head = {"arguments": given, **paths, "source": source, "device": compute.device, "keep_run": keep_run}
             return _finish(out, model.spec, trained, data, recipe, head, say)
     except OSError as error:
         raise from_os_error(error) from error
@@ -77,9 +77,9 @@ def _check_batch_norm(model: weights.Model, recipe: Recipe) -> None:
             raise InputError(f"expected weights with live batch norm for {recipe.name}, {part.name} has it folded: use another recipe")
 
 
-def _announce(model: weights.Model, recipe: Recipe, data: Data, where: str, say: Say) -> None:
+def _announce(model: weights.Model, recipe: Recipe, data: Data, compute: Compute, say: Say) -> None:
     say(
-        f"training {model.spec.model_name} with {recipe.name} on {where} (TensorFlow {tf.__version__}, float32, {record.cores()} cores): "
+        f"training {model.spec.model_name} with {recipe.name} on {compute.device} (TensorFlow {tf.__version__}, {compute.precision}, {cores()} cores): "
         f"{len(data.train):,} photos of {len(data.train.people):,} people; {data.why}"
     )
     if data.validation is None and recipe.pull_back < 1:
@@ -147,7 +147,8 @@ def _locked(run: Path) -> Iterator[None]:
 # the parts ------------------------------------------------------------------
 
 
-def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, keep: bool, out: Path, say: Say) -> list[Trained]:
+def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, precision: str, keep: bool, out: Path,
+                 say: Say) -> list[Trained]:  # fmt: skip
     trained: list[Trained] = []
     for i, part in enumerate(model.spec.parts):
         folder = make_folder(out / "run" / f"part-{i}")
@@ -158,7 +159,7 @@ def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, ke
 
         done = _read_done(folder)
         if done is None:
-            done = Run(folder, part, model.arrays(i), recipe, data, seed, keep, say, report).train()
+            done = Run(folder, part, model.arrays(i), recipe, data, seed, keep, say, report, precision).train()
             record.write_json(folder / "done.json", asdict(done))
             keras.backend.clear_session()
         trained.append(done)

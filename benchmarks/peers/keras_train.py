@@ -1,0 +1,31 @@
+"""One batch through Keras' own `train_on_batch`, float32, batch norm in inference mode. Arguments: a .npy of uint8 (n, 160, 160, 3), model."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+from benchmarks.rounds import serve  # noqa: E402
+from embedder import network  # noqa: E402
+from embedder.runtime import standardise  # noqa: E402
+from embedder.weights import open_model  # noqa: E402
+
+PEOPLE = 1680
+
+crops, model = np.load(sys.argv[1]), open_model(sys.argv[2])
+net = network.load(model.arrays(0))
+inputs = keras.Input((160, 160, 3))
+classifier = keras.Model(inputs, keras.layers.Dense(PEOPLE)(keras.layers.Dropout(0.2)(net(inputs, training=False))))
+classifier.compile(keras.optimizers.Adam(1e-5), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+x, y = standardise(crops, model.spec.parts[0].standardisation), np.arange(len(crops), dtype=np.int32)
+
+
+def work() -> dict:
+    classifier.train_on_batch(x, y)
+    return {"crops": len(x)}
+
+
+serve(work)

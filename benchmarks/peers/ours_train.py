@@ -1,0 +1,25 @@
+"""One batch of stage 2 of `quick` by this project. Arguments: a .npy of uint8 (n, 160, 160, 3), model, precision."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from benchmarks.rounds import serve  # noqa: E402
+from embedder.compute import Compute  # noqa: E402
+from embedder.weights import open_model  # noqa: E402
+from trainer.learner import Head, Learner, Net  # noqa: E402
+from trainer.recipe import read  # noqa: E402
+
+PEOPLE = 1680
+
+tf.config.experimental.enable_op_determinism()  # as `train` does
+crops, model, precision = np.load(sys.argv[1]), open_model(sys.argv[2]), Compute("cpu", sys.argv[3]).chosen().precision
+stage = read("quick").stages[1]
+net = Net(model.arrays(0), model.spec.parts[0].standardisation, precision)
+learner = Learner(net, Head(net.dimension, PEOPLE, 0), stage, live=False, seed=0)
+inputs, labels = tf.constant(crops), np.arange(len(crops), dtype=np.int32)
+serve(lambda: {"crops": learner.step(inputs, labels, 0, stage.learning_rate).photos, "precision": precision})

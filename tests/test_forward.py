@@ -1,0 +1,77 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from embedder import architecture, network
+from embedder.runtime_tensorflow import standardise
+from tests import crops
+from trainer import forward
+
+FAR, GRADIENTS_FAR = {"f32": 1e-4, "bf16": 0.02}, {"f32": 1e-4, "bf16": 0.15}  # relative; ReLUs near 0 turn in bf16
+
+
+def same(x: tf.Tensor) -> tf.Tensor:
+    return x
+
+
+def far(a: tf.Tensor, b: tf.Tensor) -> float:
+    """The length of the difference over that of b."""
+    return float(tf.norm(tf.cast(a, tf.float32) - b) / tf.norm(b))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(architecture, "lay", crops.tiny_lay)
+
+
+def model(folded: bool) -> keras.Model:
+    """Random weights, biases and statistics, so that each counts."""
+    chance = np.random.default_rng(0)
+    arrays = crops.random_arrays(8, folded)
+    for name, a in arrays.items():
+        if name.endswith(("bias", "beta", "moving_mean")):
+            arrays[name] = chance.normal(0, 0.1, a.shape).astype(np.float32)
+        if name.endswith("moving_variance"):
+            arrays[name] = chance.uniform(0.5, 2, a.shape).astype(np.float32)
+    return network.load(arrays)
+
+
+@pytest.fixture(scope="module")
+def photos() -> tf.Tensor:
+    return standardise(tf.constant(np.stack([crops.picture(p, 0) for p in range(6)])), "fixed")
+
+
+def gradients(run, net: keras.Model, x: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Prelogits, and each variable's gradient of a sum that weighs them."""
+    with tf.GradientTape() as tape:
+        y = run(x)
+        loss = tf.reduce_sum(y * tf.constant(np.random.default_rng(1).normal(size=y.shape).astype(np.float32)))
+    variables = net.trainable_variables
+    names = {id(v): name for name, v in network.variables_by_name(net).items()}
+    return y, dict(zip((names[id(v)] for v in variables), tape.gradient(loss, [v.value for v in variables]), strict=True))
+
+
+@pytest.mark.parametrize("precision", forward.DTYPES)
+@pytest.mark.parametrize("folded, live", [(False, False), (False, True), (True, False)])
+def test_vectors_and_gradients_are_those_of_the_keras_model(tiny, photos, precision, folded, live):
+    net, other = model(folded), model(folded)
+    expected, right = gradients(lambda x: other(x, training=live), other, photos)
+    got, found = gradients(lambda x: forward.prelogits(net, x, precision, live, same), net, photos)
+    assert got.dtype == tf.float32 and far(got, expected) < FAR[precision]
+    assert found.keys() == right.keys() and all(far(found[k], right[k]) < GRADIENTS_FAR[precision] for k in right)
+    before, after = network.get_weights(other), network.get_weights(net)  # the statistics, which moved where they are live
+    assert all(far(after[k], before[k]) < FAR[precision] for k in before)
+
+
+def test_inception_resnet_in_f32_is_the_keras_model_and_in_bf16_near(photos):
+    net = model(False)
+    expected = net(photos, training=False)
+    assert far(forward.prelogits(net, photos, "f32", False, same), expected) < FAR["f32"]
+    assert 1e-5 < far(forward.prelogits(net, photos, "bf16", False, same), expected) < FAR["bf16"]
+
+
+def test_dropout_comes_before_the_bottleneck(tiny, photos):
+    seen = []
+    forward.prelogits(model(False), photos, "bf16", False, lambda x: seen.append(x) or x)
+    assert [(x.shape, x.dtype) for x in seen] == [((6, 16), tf.float32)]
