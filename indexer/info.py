@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from indexer.calibrate import Calibration, is_stale
-from indexer.derive import behind
+from indexer.choose import wish_of
+from indexer.derive import behind, read_report
 from indexer.forget import PENDING
 from indexer.gallery import Gallery
 from indexer.switch import other_spec
@@ -15,13 +16,14 @@ def info(gallery: Gallery) -> dict[str, Any]:
     """Faces, people, model, how far it is behind its last build, calibration, sizes; of one snapshot."""
     with gallery.reading():
         spec, (built, added, changed), other = gallery.spec, behind(gallery), other_spec(gallery)
-        text = gallery.fact("calibration")
+        text, wish, report = gallery.fact("calibration"), wish_of(gallery), read_report(gallery) or {}
         calibration = None if text is None else Calibration.from_json(text)
         files = [path for path in gallery.folder.rglob("*") if path.is_file() and not path.is_symlink()]
         return {
             "index": gallery.folder.name, "faces": gallery.faces, "people": gallery.people, "dimensions": spec.dimension,
             "model": spec.model_name, "fingerprint": spec.fingerprint, "centred": gallery.mean is not None, "encrypted": gallery.encrypted,
             "generation": gallery.generation, "built": built, "added_since": added, "changed_since": changed,
+            "kind": report.get("kind", "exact"), "reason": report.get("reason"), "recall": wish.recall, "memory": wish.memory,
             "columns": gallery.columns, "changes_kept": len(gallery.lines()), "other_model": None if other is None else other.model_name,
             "threshold": calibration and calibration.threshold, "fpir": calibration and calibration.fpir,
             "calibration_stale": calibration and is_stale(calibration, gallery.people, spec.fingerprint),

@@ -132,6 +132,17 @@ def test_centring_and_another_models_vectors(run, photos, vectors, index, tmp_pa
     assert given.code == 5 and "weights 0" in given.error
 
 
+def test_what_was_asked_of_an_index_stays_with_it(run, vectors, index):
+    def recall() -> tuple:
+        told = json.loads(run("info", index, "--json").out)
+        return told["recall"], told["memory"], told["kind"]
+
+    assert recall() == (0.99, None, "exact")
+    done = run("build-index", vectors, "--name", index, "--recall", "0.95", "--memory", "1.5G")
+    assert done.code == 0 and "every vector is compared" in done.err and recall() == (0.95, 1_500_000_000, "exact")
+    assert "already there" in run("build-index", vectors, "--name", index).out and recall() == (0.95, 1_500_000_000, "exact")
+
+
 def test_a_photo_among_many_costs_only_itself(run, photos, tmp_path):
     folder = tmp_path / "mixed"
     shutil.copytree(photos / "probe" / "s1", folder / "ünï cödé näme")
@@ -157,6 +168,8 @@ def test_each_mistake_is_one_line_and_its_exit_code(run, photos, vectors, index,
         (2, "No such command", ["serach"]),
         (2, "k of at least 1", ["search", index, vectors, "--k", "0"]),
         (2, "a margin such as", ["align", photos, "--out", tmp_path / "o", "--margin", "wide"]),
+        (2, "a size such as 500M or 4G, received 'much'", ["build-index", vectors, "--name", "x", "--memory", "much"]),
+        (2, "a recall above 0 and up to 1, received 1.5", ["build-index", vectors, "--name", "x", "--recall", "1.5"]),
         (2, "starts with a letter|begins with a letter", ["build-index", vectors, "--name", "../x"]),
         (3, "is not there", ["embed", tmp_path / "nowhere", "--out", tmp_path / "o"]),
         (3, "found none", ["embed", tmp_path / "empty", "--out", tmp_path / "o"]),
