@@ -107,7 +107,7 @@ def _reason(choice: Choice, probes: int, exact_ms: float, wish: Wish) -> str:
         return f"every vector is compared: no compressed way reached recall@5 {wish.recall:g} over {probes} held-out faces (at best {reached:.4f})"
     return (
         f"{s.coding}, {s.nprobe} lists and {s.depth} exact scores a query: recall@5 {s.recall:.4f} over {probes} held-out faces, at least "
-        f"{s.bound:.4f} with 95 % confidence; {s.ms:.2f} ms a query, exact search {exact_ms:.1f} ms"
+        f"{s.bound:.4f} with 99 % confidence; {s.ms:.2f} ms a query, exact search {exact_ms:.1f} ms"
     )
 
 
