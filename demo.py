@@ -83,7 +83,10 @@ def _score(crops: Path, model: str, vectors: Path, index: str, compute: Compute,
 
 
 def _train(crops: Path, model: Path, compute: Compute, say: Say) -> None:
+    from embedder.quiet import import_tensorflow
     from trainer.recipe import read as read_recipe
+
+    import_tensorflow()
     from trainer.train import train
 
     train(crops, read_recipe(RECIPE), MODEL, model, epochs=EPOCHS, compute=compute, say=say)
