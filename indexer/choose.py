@@ -40,8 +40,8 @@ def wish_of(gallery: Database) -> Wish:
 
 
 def keep(gallery: Database, wish: Wish) -> None:
-    """Notes a wish, within a transaction."""
-    gallery.set_fact("recall", repr(wish.recall))
+    """Notes what of a wish is not the default, within a transaction."""
+    gallery.set_fact("recall", None if wish.recall == Wish.recall else repr(wish.recall))
     gallery.set_fact("memory", wish.memory)
 
 
