@@ -221,18 +221,8 @@ def embed(out: Output, source: Path, model: str, folder: Path, flip: bool, all_f
 @click.option("--memory", type=SIZE, help="What a searching process may hold in memory for codes, such as 500M or 4G.")
 @click.option("--encrypt", is_flag=True, help="Encrypt gallery.db with the key in FACEDB_KEY, or in the file FACEDB_KEY_FILE names.")
 @common
-def build_index(
-    out: Output,
-    vectors: Path,
-    name: str,
-    split: str | None,
-    centre: bool,
-    replace: bool,
-    readmit: bool,
-    recall: float | None,
-    memory: int | None,
-    encrypt: bool,
-) -> None:
+def build_index(out: Output, vectors: Path, name: str, split: str | None, centre: bool, replace: bool, readmit: bool,
+                recall: float | None, memory: int | None, encrypt: bool) -> None:  # fmt: skip
     """A gallery (SQLite) and its FAISS inner-product index from VECTORS."""
     import workflows
 

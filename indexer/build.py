@@ -114,8 +114,9 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool, read
             others = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
             if others:
                 done = _fill(gallery, selection, centre, readmit)
-            wish = dataclasses.replace(wish_of(gallery), **asked)
-            changed = others or wish != wish_of(gallery)
+            before = wish_of(gallery)
+            wish = dataclasses.replace(before, **asked)
+            changed = others or wish != before
             if changed:
                 keep(gallery, wish)
                 derive(gallery)

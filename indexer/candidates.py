@@ -44,7 +44,6 @@ class Candidates:
     def __init__(self, gallery: Faces):
         self.gallery, self.spec, self.generation = gallery, gallery.spec, 0
         self._mark: object = None
-        self._codes: Codes | None = None
 
     # what is loaded
 
@@ -85,14 +84,12 @@ class Candidates:
             if not _says(folder / LINK, len(ids)):
                 return False
             index = flat.opened(folder / LINK)
-            codes = faiss.read_index(str(folder / CODES)) if CODES in report["files"] else None
+            codes = _codes(folder / CODES, flat.inner(index), report["setting"]) if CODES in report["files"] else None
         except (RuntimeError, OSError, ValueError):  # removed just now, or damaged
             return False
         if not np.array_equal(faiss.vector_to_array(index.id_map), ids):
             return False
-        self._use(index, ids, owners, report["people"], self.gallery.needed_fact("built_to"), 0)
-        if codes is not None:
-            self._codes = Codes(codes, self._flat, report["setting"]["nprobe"], report["setting"]["depth"])
+        self._use(index, ids, owners, report["people"], self.gallery.needed_fact("built_to"), 0, codes)
         return True
 
     def load_anew(self) -> None:
@@ -103,10 +100,10 @@ class Candidates:
         position = position_of(self.gallery)
         self._use(make_index(self.gallery), *self.gallery.owners(), self.gallery.people, position.newest, position.seq)
 
-    def _use(self, index: Any, ids: np.ndarray, owners: np.ndarray, people: int, newest: int, seq: int) -> None:
+    def _use(self, index: Any, ids: np.ndarray, owners: np.ndarray, people: int, newest: int, seq: int, codes: Codes | None = None) -> None:
         self._index = index  # it owns the next one
         self._flat: Any = flat.inner(index)
-        self._codes = None
+        self._codes = codes
         self.built = self.count = len(ids)
         self._newest, self._seq, self.mean = newest, seq, self.gallery.mean
         self._chain = (self.gallery.fact("changes") or b"") if seq else b""
@@ -215,6 +212,13 @@ class Candidates:
         scores = _products(xq, self._tail[:n])
         scores[:, ~present] = -np.inf
         return _best(scores, np.broadcast_to(np.arange(self.built, self.count), scores.shape), c)
+
+
+def _codes(path: Path, exact: Any, setting: dict[str, Any]) -> Codes:
+    """What `choose` chose, read from its file; exact: the IndexFlatIP of the same rows."""
+    import faiss
+
+    return Codes(faiss.read_index(str(path)), exact, setting["nprobe"], setting["depth"])
 
 
 def _says(path: Path, n: int) -> bool:

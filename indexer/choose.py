@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,19 +80,18 @@ def _measured(exact: Any, owners: np.ndarray, wish: Wish) -> Choice:
     at = np.random.default_rng(SEED).permutation(at)[: compress.PROBES]
     sample = order[~np.isin(order, at)][: min(TRAINING, compress.PER_LIST * compress.lists_of(len(rows)))]
     xt, held = rows[np.sort(sample)], compress.held_out(exact, rows, np.sort(at))
-    best, tried = Choice("exact", ""), []
+    choice, least_ms = Choice("exact", ""), math.inf
     moments, axes = compress.second_moment(xt)
     for coding in _affordable(compress.codings(moments, len(rows)), len(rows), wish):
         index = compress.train(xt, axes, coding)
         compress.fill(index, rows)
         found = compress.fastest(index, exact, held, list(compress.settings(index, exact, held, coding, wish.recall)), wish.recall)
-        tried += found
+        choice.tried += found
         for setting in found:
-            if setting.ms and (best.setting is None or setting.ms < (best.setting.ms or 0)):
-                best = Choice("compressed", "", setting, index=index)
-    best.tried = tried
-    best.reason = _reason(best, len(at), compress.milliseconds(lambda q: exact.search(q, compress.K), held.xq[:EXACT_TIMED]), wish)
-    return best
+            if setting.ms is not None and setting.ms < least_ms:
+                choice.kind, choice.setting, choice.index, least_ms = "compressed", setting, index, setting.ms
+    choice.reason = _reason(choice, len(at), compress.milliseconds(lambda q: exact.search(q, compress.K), held.xq[:EXACT_TIMED]), wish)
+    return choice
 
 
 def _affordable(codings: list[Coding], n: int, wish: Wish) -> list[Coding]:

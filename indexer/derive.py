@@ -263,8 +263,9 @@ def is_due(gallery: Faces) -> bool:
     built, added, changed = behind(gallery)
     if gallery.encrypted:
         return changed > max(LEAST, REMOVED_SHARE * gallery.faces)
-    share = ADDED_SHARE_OF_CODES if (read_report(gallery) or {}).get("kind") == "compressed" else ADDED_SHARE
-    return added > max(LEAST, share * built) or changed > max(LEAST, REMOVED_SHARE * built) or bool(unsound(gallery, hash_up_to=0))
+    report = read_report(gallery)
+    share = ADDED_SHARE_OF_CODES if report is not None and report["kind"] == "compressed" else ADDED_SHARE
+    return added > max(LEAST, share * built) or changed > max(LEAST, REMOVED_SHARE * built) or bool(_unsound(gallery, report, 0))
 
 
 def compact_if_due(gallery: Gallery) -> bool:
@@ -295,9 +296,11 @@ def unsound(gallery: Faces, hash_up_to: float = math.inf) -> list[Path]:
 
     Codes are hashed whatever their size, unless it is 0: FAISS follows the row numbers in them wherever they point.
     """
-    if gallery.encrypted:
-        return []
-    folder, report = built_folder(gallery.folder, gallery.generation), read_report(gallery)
+    return [] if gallery.encrypted else _unsound(gallery, read_report(gallery), hash_up_to)
+
+
+def _unsound(gallery: Faces, report: dict[str, Any] | None, hash_up_to: float) -> list[Path]:
+    folder = built_folder(gallery.folder, gallery.generation)
     if report is None:
         return [folder / REPORT]
     limits = {CODES: math.inf if hash_up_to else 0}
