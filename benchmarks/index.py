@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import faiss
 import numpy as np
+from faiss.contrib.exhaustive_search import knn_ground_truth
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -29,16 +31,16 @@ def made(folder: Path, n: int, like: str) -> None:
     """In `folder`: xb.npy (n, d), truth.npz with xq and gt (its exact nearest rows), and the gallery `g` of the same faces."""
     d = synthetic.profile(like).d
     xb = np.lib.format.open_memmap(folder / "_xb.npy", "w+", np.float32, (n, d))
-    i = 0
-    for x, _ in synthetic.blocks(n, like, d):
-        xb[i : i + len(x)], i = x, i + len(x)
+
+    def blocks() -> Iterator[np.ndarray]:
+        i = 0
+        for x, _ in synthetic.blocks(n, like, d):
+            xb[i : i + len(x)], i = x, i + len(x)
+            yield x
+
     people = np.random.default_rng(5).choice(n // 2, PROBES, replace=n // 2 < PROBES)
-    xq, found = synthetic.probes(people, like), []
-    for i in range(0, n, 1 << 17):
-        D, I = faiss.knn(xq, np.ascontiguousarray(xb[i : i + (1 << 17)]), TRUE, faiss.METRIC_INNER_PRODUCT)  # noqa: E741
-        found.append((D, I + i))
-    D, I = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))  # noqa: E741
-    np.savez(folder / "truth.npz", xq=xq, gt=np.take_along_axis(I, np.argsort(-D, axis=1)[:, :TRUE], axis=1))
+    xq = synthetic.probes(people, like)
+    np.savez(folder / "truth.npz", xq=xq, gt=knn_ground_truth(xq, blocks(), TRUE, faiss.METRIC_INNER_PRODUCT)[1])
     (folder / "g.json").write_text(json.dumps(gallery.make(folder / "g", n, d)))
     os.rename(folder / "_xb.npy", folder / "xb.npy")
 

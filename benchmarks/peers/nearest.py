@@ -1,6 +1,7 @@
 """The nearest vectors by one engine: built once and kept, tuned to a recall on half of the queries, then timed on the others in turns.
 
-Arguments: engine, .npz with xq and gt (the exact nearest rows), .npy of the vectors, folder for what is built, recall@5 to reach.
+Arguments: engine, .npz with xq and gt (the exact nearest rows), .npy of the vectors, folder for what is built, recall@5 to reach,
+queries in a batch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import numpy as np  # noqa: E402
 
 from benchmarks.rounds import serve  # noqa: E402
+from indexer.compress import lists_of, milliseconds  # noqa: E402
 
 K, THREADS, SINGLE, BLOCK = 5, 2, 40, 1 << 16
 EFFORTS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -92,7 +94,7 @@ def lancedb(xb: np.ndarray, folder: Path) -> Search:
     import lancedb
     import pyarrow as pa
 
-    db = lancedb.connect(folder / "lancedb")
+    db, lists = lancedb.connect(folder / "lancedb"), lists_of(len(xb))
     if "faces" in db.list_tables().tables:
         table = db.open_table("faces")
     else:
@@ -105,9 +107,7 @@ def lancedb(xb: np.ndarray, folder: Path) -> Search:
 
         schema = pa.schema([("id", pa.int64()), ("vector", pa.list_(pa.float32(), xb.shape[1]))])
         table = db.create_table("faces", blocks(), schema=schema)
-        lists = 1 << round(np.log2(np.sqrt(len(xb))))
         table.create_index(metric="dot", num_partitions=lists, num_sub_vectors=xb.shape[1] // 8, index_type="IVF_PQ")
-    lists = 1 << round(np.log2(np.sqrt(len(xb))))
 
     def search(xq: np.ndarray, effort: int) -> np.ndarray:
         found = []
@@ -151,14 +151,8 @@ ALWAYS = ("flat", "facedb_index", "facedb", "milvus_lite", "qdrant_local")  # th
 
 
 def main() -> None:
-    name, truth, vectors, folder, wanted = (
-        sys.argv[1],
-        np.load(sys.argv[2]),
-        np.load(sys.argv[3], mmap_mode="r"),
-        Path(sys.argv[4]),
-        float(sys.argv[5]),
-    )
-    few = int(sys.argv[6]) if len(sys.argv) > 6 else 1000
+    name, folder, wanted, few = sys.argv[1], Path(sys.argv[4]), float(sys.argv[5]), int(sys.argv[6])
+    truth, vectors = np.load(sys.argv[2]), np.load(sys.argv[3], mmap_mode="r")
     xq, gt = truth["xq"], truth["gt"][:, :K]
     folder.mkdir(parents=True, exist_ok=True)
     took, began = folder.parent / f"{name}.json", time.perf_counter()
@@ -171,19 +165,14 @@ def main() -> None:
         found = search(xq[which], effort)
         return float((found[:, :, None] == gt[which][:, None, :]).any(axis=2).mean())
 
-    efforts = (0,) if name in ALWAYS else EFFORTS
-    effort = next((e for e in efforts if name in ALWAYS or recall(tuning, e) >= wanted), efforts[-1])
+    effort = 0 if name in ALWAYS else next((e for e in EFFORTS if recall(tuning, e) >= wanted), EFFORTS[-1])
 
     def work() -> dict[str, Any]:
-        seconds = []
-        for q in xq[asked][:SINGLE]:
-            began = time.perf_counter()
-            search(q[None], effort)
-            seconds.append(time.perf_counter() - began)
+        single = milliseconds(lambda q: search(q, effort), xq[asked][:SINGLE])
         began = time.perf_counter()
         reached = recall(asked, effort)
         batch = time.perf_counter() - began
-        return {"single_ms": 1000 * float(np.median(seconds)), "batch_ms": 1000 * batch / few, "recall": reached, "effort": effort,
+        return {"single_ms": single, "batch_ms": 1000 * batch / few, "recall": reached, "effort": effort,
                 "build_s": json.loads(took.read_text()), "queries": few}  # fmt: skip
 
     serve(work)
