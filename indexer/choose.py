@@ -79,10 +79,14 @@ def _measured(exact: Any, owners: np.ndarray, wish: Wish) -> Choice:
     at = order[np.unique(owners[order], return_index=True)[1]]  # a face of each person
     at = np.random.default_rng(SEED).permutation(at)[: compress.PROBES]
     sample = order[~np.isin(order, at)][: min(TRAINING, compress.PER_LIST * compress.lists_of(len(rows)))]
-    xt, held = rows[np.sort(sample)], compress.held_out(exact, rows, np.sort(at))
-    choice, least_ms = Choice("exact", ""), math.inf
+    xt = rows[np.sort(sample)]
     moments, axes = compress.second_moment(xt)
-    for coding in _affordable(compress.codings(moments, len(rows)), len(rows), wish):
+    codings = compress.codings(moments, len(rows))
+    fitting = [coding for coding in codings if wish.memory is None or coding.memory(len(rows)) <= wish.memory]
+    if not fitting:
+        return Choice("exact", _too_large(min(coding.memory(len(rows)) for coding in codings), len(rows), wish))
+    choice, least_ms, held = Choice("exact", ""), math.inf, compress.held_out(exact, rows, np.sort(at))
+    for coding in fitting:
         index = compress.train(xt, axes, coding)
         compress.fill(index, rows)
         found = compress.fastest(index, exact, held, list(compress.settings(index, exact, held, coding, wish.recall)), wish.recall)
@@ -94,11 +98,9 @@ def _measured(exact: Any, owners: np.ndarray, wish: Wish) -> Choice:
     return choice
 
 
-def _affordable(codings: list[Coding], n: int, wish: Wish) -> list[Coding]:
-    least = min(coding.memory(n) for coding in codings)
-    if wish.memory is not None and least > wish.memory:
-        raise InputError(f"expected --memory of at least {least / 1e6:.0f}M for {n} faces, received {wish.memory / 1e6:.0f}M: give more")
-    return [coding for coding in codings if wish.memory is None or coding.memory(n) <= wish.memory]
+def _too_large(least: int, n: int, wish: Wish) -> str:
+    assert wish.memory is not None
+    return f"every vector is compared: the smallest codes of {n} faces take {least / 1e6:.1f} MB, --memory allows {wish.memory / 1e6:.1f} MB"
 
 
 def _reason(choice: Choice, probes: int, exact_ms: float, wish: Wish) -> str:

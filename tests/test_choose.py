@@ -158,10 +158,18 @@ def test_memory_bounds_the_codes(vectors, own):
     with Gallery.open(own) as gallery:
         made = read_report(gallery)
     assert made and {s["parts"] for s in made["tried"]} == {least} and report.memory == N * (least // 2 + 8)
-    with pytest.raises(InputError, match=f"expected --memory of at least .* for {N} faces, received 0M: give more"):
-        build(vectors, own, memory=1000)
-    with Gallery.open(own) as gallery:
-        assert gallery.fact("memory") == report.memory and gallery.generation == 2
+
+
+def test_a_gallery_that_outgrew_its_memory_is_searched_exactly(vectors, own, rows, xq):
+    report = build(vectors, own, memory=1000)
+    assert report.kind == "exact" and f"the smallest codes of {N} faces take 0.1 MB, --memory allows 0.0 MB" in report.reason
+    with Gallery.open(own, write=True) as gallery:
+        gallery.remove("person 3")
+        assert derive.compact(gallery) and gallery.generation == 3, "a rebuild never refuses"
+    left = [row for row in rows if row.identity != "person 3"]
+    with Searcher(own) as searcher:
+        found = searcher.search(xq[:20], 5, faces=True)
+    assert [[h.face_id for h in hits] for hits in found] == nearest(left, xq[:20], 5)
 
 
 def test_where_nothing_keeps_the_recall_search_is_exact(vectors, large, tmp_path, monkeypatch):
