@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from embedder.errors import InputError
 from indexer import compress, flat
-from indexer.compress import Coding, Setting
+from indexer.compress import Codes, Setting
 from indexer.database import Database
 
 EXACT_BYTES = 100 << 20  # vectors that one core reads in some 7 ms: looking at all of them is fast enough
@@ -85,22 +84,29 @@ def _measured(exact: Any, owners: np.ndarray, wish: Wish) -> Choice:
     fitting = [coding for coding in codings if wish.memory is None or coding.memory(len(rows)) <= wish.memory]
     if not fitting:
         return Choice("exact", _too_large(min(coding.memory(len(rows)) for coding in codings), len(rows), wish))
-    choice, least_ms, held = Choice("exact", ""), math.inf, compress.held_out(exact, rows, np.sort(at))
+    choice, held = Choice("exact", ""), compress.held_out(exact, rows, np.sort(at))
+    ways: list[tuple[Setting, Any]] = []
     for coding in fitting:
         index = compress.train(xt, axes, coding)
         compress.fill(index, rows)
-        found = compress.fastest(index, exact, held, list(compress.settings(index, exact, held, coding, wish.recall)), wish.recall)
-        choice.tried += found
-        for setting in found:
-            if setting.ms is not None and setting.ms < least_ms:
-                choice.kind, choice.setting, choice.index, least_ms = "compressed", setting, index, setting.ms
+        tried = list(compress.settings(index, exact, held, coding, wish.recall))
+        choice.tried += tried
+        ways += [(setting, index) for setting in compress.frontier(tried, wish.recall)]
+    if ways:
+        times = compress.in_turns([Codes(index, exact, s.nprobe, s.depth) for s, index in ways], held.xq[: compress.SINGLE])
+        timed = {setting: replace(setting, ms=ms) for (setting, _), ms in zip(ways, times, strict=True)}
+        choice.tried = [timed.get(setting, setting) for setting in choice.tried]
+        setting, choice.index = ways[int(np.argmin(times))]
+        choice.kind, choice.setting = "compressed", timed[setting]
     choice.reason = _reason(choice, len(at), compress.milliseconds(lambda q: exact.search(q, compress.K), held.xq[:EXACT_TIMED]), wish)
     return choice
 
 
 def _too_large(least: int, n: int, wish: Wish) -> str:
     assert wish.memory is not None
-    return f"every vector is compared: the smallest codes of {n} faces take {least / 1e6:.1f} MB, --memory allows {wish.memory / 1e6:.1f} MB"
+    return (
+        f"every vector is compared: the smallest codes of {n} faces take {least / 1e6:.1f} MB, --memory allows {wish.memory / 1e6:.1f} MB"
+    )
 
 
 def _reason(choice: Choice, probes: int, exact_ms: float, wish: Wish) -> str:

@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,9 @@ CONFIDENCE = 2.33  # standard errors below the mean: 99 %, one-sided, for the fa
 SHARES = (1 / 64, 1 / 32, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 5 / 32, 3 / 16, 1 / 4, 9 / 32, 5 / 16, 3 / 8, 1 / 2, 3 / 4, 1)  # of the lists
 DEPTHS = (16, 32, 64, 128, 256)
 BLOCK = 1 << 16  # rows at once
+TOGETHER = (
+    18  # queries of a batch that look through a list together: FAISS takes three at a time, and of itself 11, which is a fifth slower
+)
 ID_BYTES = 8
 TIES = 1e-6
 
@@ -116,8 +119,9 @@ def train(xt: np.ndarray, axes: np.ndarray, coding: Coding, seed: int = 0) -> An
     faiss.copy_array_to_vector(np.float32(turn @ axes[: coding.axes]).ravel(), projection.A)
     projection.is_trained = True
     quantizer = faiss.IndexFlatIP(coding.axes)
-    codes = faiss.IndexIVFPQFastScan(quantizer, coding.axes, coding.lists, coding.parts, 4, faiss.METRIC_INNER_PRODUCT)
+    codes: Any = faiss.IndexIVFPQFastScan(quantizer, coding.axes, coding.lists, coding.parts, 4, faiss.METRIC_INNER_PRODUCT)
     codes.by_residual, codes.cp.spherical, codes.cp.seed, codes.cp.max_points_per_centroid = True, True, seed + 1, PER_LIST
+    codes.qbs2 = TOGETHER
     index = faiss.IndexPreTransform(projection, codes)
     index.train(xt)
     return index
@@ -181,18 +185,24 @@ def _without(found: np.ndarray, at: np.ndarray, scores: np.ndarray) -> np.ndarra
     return np.take_along_axis(scores, order, axis=1)[:, :-1]
 
 
-def fastest(index: Any, flat: Any, held: HeldOut, tried: Sequence[Setting], recall: float) -> list[Setting]:
-    """The settings, those that reach the recall with the fewest lists for their depth timed."""
-    best: dict[int, Setting] = {}
-    for setting in tried:
-        if setting.bound >= recall:
-            best.setdefault(setting.depth, setting)
-    return [replace(setting, ms=_ms(setting, index, flat, held)) if best.get(setting.depth) is setting else setting for setting in tried]
+def frontier(tried: Sequence[Setting], recall: float) -> list[Setting]:
+    """Of one coding's settings that reach the recall, those that no other beats in both lists and depth."""
+    found: list[Setting] = []
+    for setting in sorted((s for s in tried if s.bound >= recall), key=lambda s: (s.depth, s.nprobe)):
+        if not found or setting.nprobe < found[-1].nprobe:
+            found.append(setting)
+    return found
 
 
-def _ms(setting: Setting, index: Any, flat: Any, held: HeldOut) -> float:
-    codes = Codes(index, flat, setting.nprobe, setting.depth)
-    return milliseconds(lambda q: codes.search(q, ANSWERS), held.xq[:SINGLE])
+def in_turns(ways: Sequence[Codes], xq: np.ndarray) -> list[float]:
+    """Median milliseconds of each way to answer one query of xq (q, d); they take turns, so that a busy moment slows all."""
+    return [1000 * statistics.median(of_way) for of_way in zip(*([_seconds(codes, q) for codes in ways] for q in xq[:, None]), strict=True)]
+
+
+def _seconds(codes: Codes, q: np.ndarray) -> float:
+    began = time.perf_counter()
+    codes.search(q, ANSWERS)
+    return time.perf_counter() - began
 
 
 def milliseconds(search: Callable[[np.ndarray], Any], xq: np.ndarray) -> float:

@@ -86,16 +86,27 @@ def test_more_lists_and_more_depth_find_more(index, flat, held, coding):
     assert {s.nprobe for s in compress.settings(index, flat, held, coding, 0.9)} == {s.nprobe for s in tried if s.nprobe <= 2 * first}
 
 
-def test_only_what_reaches_the_recall_with_the_fewest_lists_is_timed(index, flat, held, coding):
-    tried = [
-        Setting(coding, 4, 16, 0.9, 0.88),
-        Setting(coding, 8, 16, 1, 0.99),
-        Setting(coding, 16, 16, 1, 1),
-        Setting(coding, 4, 64, 1, 0.995),
-    ]
-    done = compress.fastest(index, flat, held, tried, 0.99)
-    assert [s.ms is not None for s in done] == [False, True, False, True]
-    assert all(0 < s.ms < 100 for s in done if s.ms)
+def test_the_frontier_is_what_nothing_beats_in_both(coding):
+    made = {
+        (n, d): Setting(coding, n, d, 1, bound) for n, d, bound in [(4, 16, 0.9), (8, 16, 0.99), (16, 16, 1), (4, 64, 0.995), (4, 128, 1)]
+    }
+    assert compress.frontier(list(made.values()), 0.99) == [made[8, 16], made[4, 64]]
+    assert compress.frontier([made[4, 16]], 0.99) == []
+
+
+def test_more_work_takes_longer(index, flat, held):
+    little, much = compress.in_turns(
+        [Codes(index, flat, 1, 16), Codes(index, flat, faiss.extract_index_ivf(index).nlist, N // 4)], held.xq[:20]
+    )
+    assert 0 < little < much
+
+
+def test_batches_are_answered_as_single_queries_are(index, flat, held):
+    codes = Codes(index, flat, 16, 64)
+    D, I = codes.search(held.xq, 10)  # noqa: E741
+    single = [codes.search(q[None], 10) for q in held.xq]
+    np.testing.assert_array_equal(I, np.concatenate([i for _, i in single]))
+    np.testing.assert_allclose(D, np.concatenate([d for d, _ in single]), atol=1e-6)
 
 
 def test_scores_are_exact_and_fall(index, flat, held, xb):
