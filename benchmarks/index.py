@@ -82,13 +82,14 @@ def main(
             f"{name}: {a['single_ms']:.2f} ms a query ({times[0]:.1f} x flat), {1000 / a['batch_ms']:.0f}/s in batches of {queries} ({times[1]:.1f} x), recall {a['recall']:.4f}"
         )
     report = json.loads((folder / "g" / "index.faiss").resolve().with_name("report.json").read_text())
-    build = json.loads((folder / "g.json").read_text()) | {name: a["build_s"] for name, a in found.items() if not name.startswith("facedb")}
-    print("seconds to build:", build)
+    build = {"facedb": json.loads((folder / "g.json").read_text())}
+    build |= {name: {key: a[key] for key in ("build_s", "build_cpu_s")} for name, a in found.items() if not name.startswith("facedb")}
+    print("seconds to build, and seconds of all cores:", build)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(
             json.dumps(
-                {"n": n, "like": like, "load": os.getloadavg(), "report": report["reason"], "build_s": build, "answers": found}, indent=1
+                {"n": n, "like": like, "load": os.getloadavg(), "report": report["reason"], "build": build, "answers": found}, indent=1
             )
         )
 

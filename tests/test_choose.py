@@ -162,7 +162,7 @@ def test_memory_bounds_the_codes(vectors, own):
 
 def test_a_gallery_that_outgrew_its_memory_is_searched_exactly(vectors, own, rows, xq):
     report = build(vectors, own, memory=1000)
-    assert report.kind == "exact" and f"the smallest codes of {N} faces take 0.1 MB, --memory allows 0.0 MB" in report.reason
+    assert report.kind == "exact" and f"smallest codes of {N} faces take 0." in report.reason and "allows 0.0 MB" in report.reason
     with Gallery.open(own, write=True) as gallery:
         gallery.remove("person 3")
         assert derive.compact(gallery) and gallery.generation == 3, "a rebuild never refuses"
