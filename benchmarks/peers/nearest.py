@@ -150,11 +150,20 @@ ENGINES = {engine.__name__: engine for engine in (flat, facedb_index, facedb, hn
 ALWAYS = ("flat", "facedb_index", "facedb", "milvus_lite", "qdrant_local")  # that have no effort to be tuned
 
 
+def anonymous_mb() -> float:
+    """Memory of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
 def main() -> None:
     name, folder, wanted, few = sys.argv[1], Path(sys.argv[4]), float(sys.argv[5]), int(sys.argv[6])
     truth, vectors = np.load(sys.argv[2]), np.load(sys.argv[3], mmap_mode="r")
     xq, gt = truth["xq"], truth["gt"][:, :K]
     folder.mkdir(parents=True, exist_ok=True)
+    if name in ("facedb", "facedb_index", "flat"):
+        import faiss  # noqa: F401  # not counted as memory of the index
+    before = anonymous_mb()
     took, began, used = folder.parent / f"{name}.json", time.perf_counter(), time.process_time()
     search = ENGINES[name](vectors, folder)
     if not took.exists():
@@ -178,6 +187,7 @@ def main() -> None:
             "recall": reached,
             "effort": effort,
             "queries": few,
+            "anonymous_mb": anonymous_mb() - before,
             **json.loads(took.read_text()),
         }
 
