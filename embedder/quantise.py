@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedder import align, int8
 from embedder.compute import Compute
@@ -25,7 +27,6 @@ LEAST_CROPS = 64
 FOR_RANGES, FOR_GATE = 512, 4096  # crops at most
 LEAST_PEOPLE = 20  # with two crops or more, for a top-1 that means something
 SAMPLES = 4096  # values of each layer and batch
-Face = tuple[str | None, bytes]  # identity, PNG
 
 
 def quantise(model: Model, crops: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -35,44 +36,53 @@ def quantise(model: Model, crops: Path, say: Callable[[str], None]) -> list[dict
     """
     Compute("cpu", "int8").chosen()
     data = DataSet(crops)
-    some, others = split(read_faces(data))
-    images, asked = (np.stack([align.centre(align.from_png(png), data.spec.crop) for _, png in faces]) for faces in (some, others))
+    some, others = split(people := read_people(data))
+    images, asked = read_crops(data, some), read_crops(data, others)
     found = []
     for i, part in enumerate(model.spec.parts):
         arrays = model.arrays(i)
         say(f"{part.name}: ranges of {len(images)} crops, then {len(asked)} others in float32 and int8")
-        found_here = calibrate(arrays, standardise(images, part.standardisation))
+        quantisation = calibrate(arrays, standardise(images, part.standardisation))
         exact = unit(on_openvino(arrays, part.standardisation, "f32")(asked))
-        fast = unit(on_openvino(arrays, part.standardisation, "int8", found_here)(asked))
-        gate = measure(exact, fast, [identity for identity, _ in others])
-        int8.write(part, found_here, gate)
+        fast = unit(on_openvino(arrays, part.standardisation, "int8", quantisation)(asked))
+        gate = measure(exact, fast, [people[face] for face in others])
+        int8.write(part, quantisation, gate)
         found.append({"name": part.name, "weights": part.sha256, "passed": gate.passed, "text": gate.text, **asdict(gate)})
     return found
 
 
-def read_faces(data: DataSet) -> list[Face]:
-    """The crops of a data set, each with its person; raises DataError where they are few."""
-    faces: dict[str, Face] = {}
-    for table in data.shards(["face_id", "identity", "outcome", "crop"]):
-        for row in table.to_pylist():
-            if row["outcome"] == "ok" and row["crop"] is not None:
-                faces[row["face_id"]] = row["identity"], row["crop"]
-    if len(faces) < LEAST_CROPS:
-        raise DataError(f"expected {LEAST_CROPS} crops or more to quantise with, {data.folder} has {len(faces)}: align more photos")
-    return [faces[face] for face in sorted(faces)]  # in the order of hashes
+def read_people(data: DataSet) -> dict[str, str | None]:
+    """face_id -> identity of the usable faces of a data set; raises DataError where they are few."""
+    people: dict[str, str | None] = {}
+    for table in data.shards(["face_id", "identity", "outcome"]):
+        people |= {row["face_id"]: row["identity"] for row in table.to_pylist() if row["outcome"] == "ok"}
+    if len(people) < LEAST_CROPS:
+        raise DataError(f"expected {LEAST_CROPS} crops or more to quantise with, {data.folder} has {len(people)}: align more photos")
+    return people
 
 
-def split(faces: Sequence[Face]) -> tuple[list[Face], list[Face]]:
-    """(for ranges, for the gate): people with one crop are taken for ranges first, people with several for the gate."""
-    count = Counter(identity for identity, _ in faces)
+def split(people: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
+    """Faces (for ranges, for the gate), by hash: of people with one face first for ranges, of people with several for the gate."""
+    count = Counter(people.values())
 
-    def order(face: Face) -> tuple[bool, str]:
-        identity = face[0]
-        return identity is not None and count[identity] > 1, hashlib.sha256((identity or "").encode()).hexdigest()
+    def order(face: str) -> tuple[bool, str, str]:
+        identity = people[face]
+        return identity is not None and count[identity] > 1, hashlib.sha256((identity or "").encode()).hexdigest(), face
 
-    ordered = sorted(faces, key=order)
-    n = min(FOR_RANGES, len(faces) // 2)
+    ordered = sorted(people, key=order)
+    n = min(FOR_RANGES, len(people) // 2)
     return ordered[:n], ordered[n:][-FOR_GATE:]
+
+
+def read_crops(data: DataSet, faces: Sequence[str]) -> np.ndarray:
+    """uint8 (n, 160, 160, 3) of these faces; raises DataError where their crops were not kept."""
+    place, crops = {face: i for i, face in enumerate(faces)}, {}
+    for table in data.shards(["face_id", "crop"]):
+        for row in table.filter(pc.is_in(table["face_id"], pa.array(faces))).to_pylist():
+            if row["crop"] is None:
+                raise DataError(f"expected crops in {data.folder}, they were not kept: run `align`, or `embed` without --no-crops")
+            crops[place[row["face_id"]]] = align.centre(align.from_png(row["crop"]), data.spec.crop)
+    return np.stack([crops[i] for i in range(len(faces))])
 
 
 def calibrate(arrays: Mapping[str, np.ndarray], x: np.ndarray) -> Quantisation:

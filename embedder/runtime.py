@@ -10,7 +10,7 @@ import numpy as np
 
 from embedder import int8
 from embedder.compute import Compute, cores
-from embedder.engines import OpenvinoEngine, filled_up, in_batches
+from embedder.engines import OpenvinoEngine, filled_up
 from embedder.int8 import FLOAT, Quantisation
 from embedder.spec import Part
 from embedder.weights import Model
@@ -31,9 +31,9 @@ def standardise(crops: np.ndarray, how: str) -> np.ndarray:
         x /= 128.0
         return x
     flat = x.reshape(len(x), -1)
-    flat -= flat.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
     deviation = np.sqrt(np.einsum("ij,ij->i", flat, flat) / flat.shape[1])
-    flat /= np.maximum(deviation, 1 / np.sqrt(flat.shape[1]))[:, None]
+    flat *= (1 / np.maximum(deviation, 1 / np.sqrt(flat.shape[1])))[:, None]
     return x
 
 
@@ -43,12 +43,18 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-10)
 
 
-def on_openvino(arrays: Mapping[str, np.ndarray], standardisation: str, precision: str, int8: Quantisation = FLOAT) -> Network:
-    """A network on the CPU: uint8 (n, 160, 160, 3) -> float32 (n, d), of any length. int8: what that precision needs."""
+def on_openvino(arrays: Mapping[str, np.ndarray], how: str, precision: str, quantisation: Quantisation = FLOAT) -> Network:
+    """A network on the CPU: uint8 (n, 160, 160, 3) -> float32 (n, d), of any length. quantisation: what 'int8' needs."""
     from embedder.network_openvino import build
 
-    engine = OpenvinoEngine(build(arrays, BATCH, int8), "f32" if precision == "int8" else precision)
-    return lambda crops: in_batches(engine, standardise(filled_up(crops, BATCH), standardisation), BATCH, len(crops))
+    engine = OpenvinoEngine(build(arrays, BATCH, quantisation), "f32" if precision == "int8" else precision)
+
+    def run(crops: np.ndarray) -> np.ndarray:
+        filled = filled_up(crops, BATCH)
+        batches = [(standardise(filled[i : i + BATCH], how),) for i in range(0, len(filled), BATCH)]
+        return np.concatenate(engine(batches))[: len(crops)]
+
+    return run
 
 
 class Embedder:
