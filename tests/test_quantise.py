@@ -111,9 +111,9 @@ def test_the_best_range_rounds_best(power):
 
 
 def test_rare_large_values_are_cut_off_and_dead_layers_have_a_range():
-    values = np.abs(np.random.default_rng(0).normal(0, 1, 100_000))
-    values[0] = 60
-    assert 3 < best_range(values) < 30
+    values = np.abs(np.random.default_rng(0).normal(0, 1, 1_000_000))
+    values[0] = 12
+    assert 3 < best_range(values) < 8
     assert best_range(np.zeros(10)) > 0
 
 
@@ -127,7 +127,8 @@ def test_ranges_and_gate_share_no_face_and_the_gate_has_those_who_can_be_asked(t
     people = read_people(data)
     some, others = split(people)
     assert len(people) == 71 == len(some) + len(others) and not set(some) & set(others)
-    assert Counter(people[f] for f in others if f) >= Counter({f"person {p:03d}": 1 for p in range(30, 40)})
+    asked = Counter(people[face] for face in others)
+    assert len(asked) == 9 and set(asked.values()) == {4}  # whole people; 31 faces of people with one, and one of these, gave ranges
     assert all(people[f] is None or int(people[f][-3:]) < 30 for f in some[:31])
     monkeypatch.setattr(quantise, "FOR_RANGES", 20)
     monkeypatch.setattr(quantise, "FOR_GATE", 30)
@@ -154,10 +155,10 @@ def test_top1_is_judged_among_people_with_two_crops_where_there_are_enough():
     names: list[str | None] = [f"p{i // 2}" for i in range(100)]
     names[98:] = [None, "alone"]
     fast = exact.copy()
-    fast[0] = exact[4]
+    fast[0] = unit(rng.normal(size=(1, 8)))[0]
     gate = measure(exact, fast, names)
     assert (gate.crops, gate.probes, gate.right_f32) == (100, 98, 98)
-    assert gate.right_int8 in (95, 96, 97) and gate.least_cosine == pytest.approx(exact[0] @ exact[4])
+    assert gate.right_int8 == 96 and gate.least_cosine == pytest.approx(exact[0] @ fast[0])  # the first two miss each other
     few = measure(exact[:30], fast[:30], names[:30])
     assert (few.probes, few.right_f32, few.right_int8) == (0, 0, 0)
 
