@@ -85,7 +85,7 @@ def _digest(fields: dict) -> str:
 
 def read(part: Part) -> Export:
     """Raises InputError where there is none for these weights, ModelError where it was damaged or edited."""
-    path, remedy = file_of(part), f"run `weights quantise {part.name} CROPS`, or leave --precision out"
+    path, remedy = file_of(part), "run `weights quantise MODEL CROPS`, or leave --precision out"
     try:
         fields = json.loads(path.read_bytes())
         sound = fields.pop("sha256") == _digest(fields)

@@ -208,7 +208,7 @@ def test_the_command_makes_what_auto_then_takes(own_models, att, run, tmp_path):
     crops, out = tmp_path / "crops", tmp_path / "vectors"
     assert run("align", att, "--out", crops, "--quiet").code == 0
     assert run("embed", crops, "--out", out, "--precision", "int8").error.endswith(
-        "there is none: run `weights quantise msceleb CROPS`, or leave --precision out"
+        "there is none: run `weights quantise MODEL CROPS`, or leave --precision out"
     )
     before = Embedder(weights.open_model("duo"))
     assert before.compute.precision in ("bf16", "f32")
@@ -217,8 +217,11 @@ def test_the_command_makes_what_auto_then_takes(own_models, att, run, tmp_path):
     assert found["passed"] and found["probes"] >= 190 and found["crops"] == 200
     text = int8.file_of(weights.KNOWN["msceleb"].part).read_text()
     assert not any(f'"s{i}"' in text for i in range(1, 41))
-    assert run("embed", crops, "--out", out, "--quiet").code == 0
+    assert ", int8, " in run("embed", crops, "--out", out).err
     assert DataSet(out).spec.precision == "int8"
+    pair = att / "s1" / "1.pgm", att / "s1" / "2.pgm"
+    assert f", {before.compute.precision}, " in run("compare", *pair).err  # two photos: sooner ready
+    assert ", int8, " in run("compare", *pair, "--precision", "int8").err
     assert Embedder(weights.open_model("msceleb"), Compute("cpu", "f32")).spec.precision == "f32"
     assert Embedder(weights.open_model("duo")).compute == before.compute  # casia was not measured
     with pytest.raises(InputError, match="expected an int8 export of casia"):
