@@ -41,7 +41,7 @@ def cli() -> None:
 
 @cli.group()
 def weights() -> None:
-    """Pretrained weights: list, fetch, import, verify."""
+    """Pretrained weights: list, fetch, import, quantise, verify."""
 
 
 @weights.command("list")
@@ -95,6 +95,23 @@ def weights_verify(out: Output) -> None:
     out.result([{"name": p.name, "sha256": p.sha256, "ok": sound} for p, sound in found], "\n".join(lines) or "no weights are stored")
     if not all(sound for _, sound in found):
         sys.exit(4)
+
+
+@weights.command("quantise")
+@click.argument("model")
+@click.argument("crops", type=PATH)
+@common
+def weights_quantise(out: Output, model: str, crops: Path) -> None:
+    """Measure MODEL in int8 on CROPS (of `align` or `embed`) and keep the result beside its weights.
+
+    Where little is lost, --precision auto takes int8 from then on: cosine to float32 at least 0.999 in the mean and 0.98 for
+    every crop; top-1 among crops of people with two or more at most 0.15 points lower.
+    """
+    from embedder.quantise import quantise
+    from embedder.weights import open_model
+
+    found = quantise(open_model(model), crops, out.say)
+    out.result(found, "\n".join(f"{network['name']}: {network['text']}" for network in found))
 
 
 # photos ---------------------------------------------------------------------

@@ -115,7 +115,7 @@ def computing(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where the network runs.")
     @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
-                  help="Of the network's numbers; auto: bf16 where the CPU has it.")  # fmt: skip
+                  help="Of the network's numbers; auto: int8 where `weights quantise` found it good, else bf16 where the CPU has it.")  # fmt: skip
     @functools.wraps(command)
     def with_compute(*args: Any, device: str, precision: str, **options: Any) -> Any:
         return command(*args, compute=Compute(device, precision), **options)

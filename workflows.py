@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from indexer.search import Hit, Searcher
 
 PROBE_BATCH = 512
+FEW = 50  # photos: on fewer, int8 saves less than it takes longer to get ready
 Say = Callable[[str], None]
 ANYWHERE = Compute()
 
@@ -134,7 +135,7 @@ class ProbeReader:
 
     def of_photos(self, listing: Listing) -> Iterator[Probe]:
         """The probes of photos, in order."""
-        stage = self._photo_stage()
+        stage = self._photo_stage(len(listing.entries) < FEW)
         with Decoder() as decoder:
             photos = decoder.stream(listing.root, [e.path for e in listing.entries])
             for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}):
@@ -142,9 +143,9 @@ class ProbeReader:
                     row.pixels = row.pixels if self._keep_pixels else None
                 yield Probe(photo.name, rows)
 
-    def _photo_stage(self) -> PhotoStage:
+    def _photo_stage(self, few: bool) -> PhotoStage:
         if self._stage is None:
-            embedder = load_embedder(self._open_model(), self._compute, self._say)
+            embedder = load_embedder(self._open_model(), self._compute.chosen() if few else self._compute, self._say)
             crop = self._searcher.spec.crop
             spec = replace(embedder.spec, crop=crop if self._options.keep_crops else replace(crop, border=0))
             self._stage = PhotoStage(spec, make_detector(self._searcher.spec.detector, embedder.compute), embedder, self._options)

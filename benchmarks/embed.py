@@ -1,8 +1,8 @@
-"""How fast do crops become vectors? One network, beside facenet-pytorch's code for the same network, in float32 and bfloat16.
+"""How fast do crops become vectors? One network in int8, bfloat16 and float32, beside facenet-pytorch's code for the same network.
 
     python benchmarks/embed.py CROPS --torch-python ENV/bin/python --json benchmarks/results/embed.json
 
-CROPS is a data set that `align` made. ENV as in benchmarks/detect.py.
+CROPS is a data set that `align` made; `weights quantise MODEL CROPS` comes first. ENV as in benchmarks/detect.py.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def crops_of(folder: Path, n: int) -> np.ndarray:
 def main(crops: Path, n: int, rounds: int, model: str, torch_python: str | None, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         np.save(file := f"{scratch}/crops.npy", crops_of(crops, n))
-        peers = {f"facedb {p}": Peer(sys.executable, "ours_embed.py", [file, model, p]) for p in ("auto", "f32")}
+        peers = {f"facedb {p}": Peer(sys.executable, "ours_embed.py", [file, model, p]) for p in ("int8", "bf16", "f32")}
         if torch_python:
             peers |= {f"facenet-pytorch {p}": Peer(torch_python, "facenet_pytorch_embed.py", [file, p]) for p in ("f32", "bf16")}
         found = alternate(peers, rounds)
-    tell(found, "facedb auto", "crops", out)
+    tell(found, "facedb int8", "crops", out)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from embedder.errors import InputError, SystemFault
 
-DEVICES, PRECISIONS = ("auto", "cpu", "gpu"), ("auto", "f32", "bf16")
+DEVICES, PRECISIONS = ("auto", "cpu", "gpu"), ("auto", "f32", "bf16", "int8")
 GPU_FILES = ("/dev/nvidia0", "/dev/dxg")
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What was asked for, one of DEVICES and one of PRECISIONS; or, from `chosen`, what it came to: 'CPU:0' or 'GPU:0', 'f32' or 'bf16'."""
+    """What was asked for, one of DEVICES and one of PRECISIONS; or, from `chosen`, what it came to: 'CPU:0' or 'GPU:0', 'f32', 'bf16' or 'int8'."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -23,19 +23,21 @@ class Compute:
         return self.device.startswith("GPU")
 
     def chosen(self) -> Compute:
-        """With nothing left open: bf16 on CPUs that multiply it natively, else f32.
+        """With nothing left open: bf16 on CPUs that multiply it natively, else f32; whether int8 is better, the model says.
 
-        Raises SystemFault for a GPU that is not there, InputError for a precision that a GPU does not offer here.
+        Raises SystemFault for a GPU that is not there, InputError for a precision that the device does not offer here.
         """
         device = choose_device(self.device)
         if device.startswith("GPU"):
-            if self.precision == "bf16":
-                raise InputError("expected --precision auto or f32 on a GPU, received bf16: leave it out")
+            if self.precision not in ("auto", "f32"):
+                raise InputError(f"expected --precision auto or f32 on a GPU, received {self.precision}: leave it out")
             return Compute(device, "f32")
+        from embedder.engines import has_bf16, has_vnni
+
+        if self.precision == "int8" and not has_vnni():
+            raise InputError("expected a CPU with VNNI for --precision int8, this one has none: leave it out")
         if self.precision != "auto":
             return Compute(device, self.precision)
-        from embedder.engines import has_bf16
-
         return Compute(device, "bf16" if has_bf16() else "f32")
 
 

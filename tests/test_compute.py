@@ -34,8 +34,18 @@ def test_the_precision_is_what_was_asked_or_what_the_cpu_does_fast(monkeypatch):
         assert Compute("cpu", "f32").chosen().precision == "f32" and Compute("cpu", "bf16").chosen().precision == "bf16"
     monkeypatch.setattr(compute, "choose_device", lambda device: "GPU:0")
     assert Compute().chosen() == Compute("GPU:0", "f32")
-    with pytest.raises(InputError, match="expected --precision auto or f32 on a GPU"):
-        Compute(precision="bf16").chosen()
+    for precision in ("bf16", "int8"):
+        with pytest.raises(InputError, match="expected --precision auto or f32 on a GPU"):
+            Compute(precision=precision).chosen()
+
+
+def test_int8_needs_vnni(monkeypatch):
+    monkeypatch.setattr(engines, "has_vnni", lambda: True)
+    assert Compute("cpu", "int8").chosen() == Compute("CPU:0", "int8")
+    monkeypatch.setattr(engines, "has_vnni", lambda: False)
+    with pytest.raises(InputError, match="expected a CPU with VNNI"):
+        Compute("cpu", "int8").chosen()
+    assert Compute("cpu").chosen().precision != "int8"
 
 
 def test_cores_are_those_that_this_process_may_use():

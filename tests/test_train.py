@@ -185,6 +185,7 @@ def test_refusals_are_one_line_and_leave_nothing(photos, tiny, tmp_path, monkeyp
         (ModelError, "expected a model", lambda: train(photos, QUICK, "nobody", tmp_path / "out")),
         (SystemFault, "expected a GPU", lambda: train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("gpu"))),
         (InputError, "seed", lambda: train(photos, QUICK, tiny, tmp_path / "out", seed=-1)),
+        (InputError, "to train in", lambda: train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("cpu", "int8"))),
         (InputError, "epochs", lambda: train(photos, QUICK, tiny, tmp_path / "out", epochs=(1,))),
         (SystemFault, "another path", lambda: train(photos, QUICK, tiny, tmp_path / "full" / "a.txt" / "out")),
     ):

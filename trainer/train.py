@@ -49,6 +49,8 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
     """
     if not 0 <= seed < 1 << 31:
         raise InputError(f"expected a seed of 0 to 2147483647, received {seed}: give another")
+    if compute.precision == "int8":
+        raise InputError("expected --precision auto, f32 or bf16 to train in, received int8: leave it out")
     recipe, compute = recipe.with_epochs(epochs), compute.chosen()
     model = weights.open_model(source)
     _check_batch_norm(model, recipe)

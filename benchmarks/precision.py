@@ -1,0 +1,55 @@
+"""What does a faster precision cost in accuracy? One-shot top-1 of the same crops, beside float32, with McNemar's exact test.
+
+    python benchmarks/precision.py CROPS --people lfw_people.csv --model msceleb
+
+CROPS is a data set of crops with the splits gallery and probe; `weights quantise MODEL OTHER_CROPS` comes first. The CSV `identity,role` groups
+the probes; all of the gallery is searched for each.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+from scipy.stats import binomtest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from embedder import align  # noqa: E402
+from embedder.compute import Compute  # noqa: E402
+from embedder.runtime import Embedder  # noqa: E402
+from embedder.table import DataSet, to_rows  # noqa: E402
+from embedder.weights import open_model  # noqa: E402
+
+
+@click.command()
+@click.argument("crops", type=click.Path(path_type=Path, exists=True))
+@click.option("--people", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--model", default="msceleb", show_default=True)
+def main(crops: Path, people: Path, model: str) -> None:
+    data = DataSet(crops)
+    rows = [row for table in data.shards() for row in to_rows(table) if row.crop]
+    pixels = np.stack([align.centre(align.from_png(row.crop), data.spec.crop) for row in rows if row.crop])
+    with open(people) as file:
+        roles = {line["identity"]: line["role"] for line in csv.DictReader(file)}
+    names, splits = (np.array([getattr(row, field) for row in rows]) for field in ("identity", "split"))
+    role = np.array([roles[row.identity] for row in rows if row.identity and row.split == "probe"])
+    found = {p: Embedder(open_model(model), Compute("cpu", p))(pixels).astype(np.float64) for p in ("f32", "bf16", "int8")}
+    right = {}
+    for precision, x in found.items():
+        nearest = (x[splits == "probe"] @ x[splits == "gallery"].T).argmax(axis=1)
+        right[precision] = names[splits == "gallery"][nearest] == names[splits == "probe"]
+        cosines = np.einsum("ij,ij->i", x, found["f32"])
+        print(f"{model} {precision}: cosine to f32 {cosines.mean():.5f} in the mean, {cosines.min():.4f} at least")
+        for group in sorted(set(role)):
+            exact, fast = right["f32"][role == group], right[precision][role == group]
+            lost, gained = int((exact & ~fast).sum()), int((fast & ~exact).sum())
+            p = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+            print(f"  {group}: top-1 {fast.mean():.4f} of {len(fast)}, {lost} lost and {gained} gained, p {p:.2f}")
+
+
+if __name__ == "__main__":
+    main()
