@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from indexer.search import Hit, Searcher
 
 PROBE_BATCH = 512
+FEW = 32  # photos of a source for which a network that is ready sooner wins
 Say = Callable[[str], None]
 ANYWHERE = Compute()
 
@@ -52,11 +54,11 @@ def make_embedder(reference: str, compute: Compute, flip: bool, say: Say) -> Emb
     return load_embedder(replace(model, spec=replace(model.spec, flip=flip or model.spec.flip)), compute, say)
 
 
-def load_embedder(model, compute: Compute, say: Say) -> Embedder:
-    """An opened model, ready to run."""
+def load_embedder(model, compute: Compute, say: Say, few: bool = False) -> Embedder:
+    """An opened model, ready to run; for a few photos sooner."""
     from embedder.runtime import Embedder
 
-    embedder = Embedder(model, compute)
+    embedder = Embedder(model, compute, few)
     say(embedder.where)
     return embedder
 
@@ -116,6 +118,7 @@ class ProbeReader:
         self._options = Options(all_faces=not one_face, keep_crops=keep_crops)
         self._one_face, self._keep_pixels = one_face, keep_pixels
         self._stage: PhotoStage | None = None
+        self._few = True
 
     def read(self, source: Path, split: str | None = None) -> Iterator[Probe]:
         """The probes of one source, in order; raises GalleryError where its vectors are of another contract."""
@@ -134,20 +137,25 @@ class ProbeReader:
 
     def of_photos(self, listing: Listing) -> Iterator[Probe]:
         """The probes of photos, in order."""
-        stage = self._photo_stage()
+        few = len(listing.entries) <= FEW
         with Decoder() as decoder:
             photos = decoder.stream(listing.root, [e.path for e in listing.entries])
+            stage = self._photo_stage(few)
             for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}):
                 for row in rows:
                     row.pixels = row.pixels if self._keep_pixels else None
                 yield Probe(photo.name, rows)
 
-    def _photo_stage(self) -> PhotoStage:
-        if self._stage is None:
-            embedder = load_embedder(self._open_model(), self._compute, self._say)
+    def _photo_stage(self, few: bool) -> PhotoStage:
+        """Kept from one source to the next, unless it is for a few photos and now there are many."""
+        if self._stage is None or (self._few and not few):
+            model, compute = self._open_model(), self._compute.chosen()
+            with ThreadPoolExecutor(1) as thread:
+                detector = thread.submit(make_detector, self._searcher.spec.detector, compute)
+                embedder = load_embedder(model, compute, self._say, few)
             crop = self._searcher.spec.crop
             spec = replace(embedder.spec, crop=crop if self._options.keep_crops else replace(crop, border=0))
-            self._stage = PhotoStage(spec, make_detector(self._searcher.spec.detector, embedder.compute), embedder, self._options)
+            self._stage, self._few = PhotoStage(spec, detector.result(), embedder, self._options), few
         return self._stage
 
     def _open_model(self):

@@ -69,6 +69,30 @@ def alternate(peers: Mapping[str, Peer], rounds: int, medians: Sequence[str] = (
     }
 
 
+def whole_processes(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, dict[str, Any]]:
+    """Each command in turn, after one round to warm up: the median of its seconds from start to end, all of them, and its peak memory in MB."""
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    peaks: dict[str, float] = {}
+    for i in range(rounds + 1):
+        for name, command in commands.items():
+            began = time.perf_counter()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            assert process.stderr
+            told = process.stderr.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            taken = time.perf_counter() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                raise SystemExit(f"expected `{' '.join(command)}` to end well, it ended with {process.returncode}: {told[-500:]}")
+            peaks[name] = usage.ru_maxrss / 1024
+            if i:
+                seconds[name].append(taken)
+    return {
+        name: {"seconds": statistics.median(taken), "peak_mb": peaks[name], "all": [round(s, 3) for s in taken]}
+        for name, taken in seconds.items()
+    }
+
+
 def tell(found: Mapping[str, dict[str, Any]], ours: str, what: str, out: Path | None) -> None:
     """A line for each of what it did a second (answers count it as `what`), and how many times as fast `ours` is; all of it to a JSON file."""
     for name, answer in found.items():

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedder.cache import Kept
 from embedder.compute import Compute, cores
 from embedder.engines import OpenvinoEngine, filled_up, in_batches
 from embedder.spec import Part
-from embedder.weights import Model
+from embedder.weights import Model, stored_file
+
+if TYPE_CHECKING:
+    import openvino
 
 BATCH = 8  # as fast as 32 on CPUs, and little is lost on a few faces
 Network = Callable[[np.ndarray], np.ndarray]
@@ -44,24 +50,41 @@ def unit(x: np.ndarray) -> np.ndarray:
 class Embedder:
     """uint8 (n, 160, 160, 3) -> float32 (n, d) of unit length, by the model's contract; several threads may use it at once."""
 
-    def __init__(self, model: Model, compute: Compute = Compute()):  # noqa: B008
-        """Loads and verifies the weights; raises ModelError where they are not what the contract names."""
+    def __init__(self, model: Model, compute: Compute = Compute(), few: bool = False):  # noqa: B008
+        """Loads and verifies the weights; raises ModelError where they are not what the contract names.
+
+        few: for a handful of crops: ready sooner, the same vectors at a lower rate.
+        """
         self.compute = compute.chosen()
         package = "tensorflow" if self.compute.on_gpu else "openvino"
         self.spec = replace(model.spec, runtime=f"{package} {version(package)}", precision=self.compute.precision)
-        make = self._on_gpu if self.compute.on_gpu else self._on_cpu
-        self._networks = [make(part, model.arrays(i)) for i, part in enumerate(model.spec.parts)]
+        make = self._on_gpu if self.compute.on_gpu else self._few_on_cpu if few else self._on_cpu
+        self._networks = [make(model, i, part) for i, part in enumerate(model.spec.parts)]
 
-    def _on_cpu(self, part: Part, arrays: dict[str, np.ndarray]) -> Network:
+    @staticmethod
+    def _laid(model: Model, i: int, batch: int) -> openvino.Model:
         from embedder import network_openvino
 
-        engine = OpenvinoEngine(network_openvino.build(arrays, BATCH), self.compute.precision)
+        return network_openvino.build(model.arrays(i), batch)
+
+    def _on_cpu(self, model: Model, i: int, part: Part) -> Network:
+        engine = OpenvinoEngine(lambda: self._laid(model, i, BATCH), self.compute.precision)
         return lambda crops: in_batches(engine, standardise(filled_up(crops, BATCH), part.standardisation), BATCH, len(crops))
 
-    def _on_gpu(self, part: Part, arrays: dict[str, np.ndarray]) -> Network:
+    def _few_on_cpu(self, model: Model, i: int, part: Part) -> Network:
+        """One crop after the other, each on all cores, by a network that is kept compiled."""
+        with ThreadPoolExecutor(1) as thread:
+            verified = thread.submit(model.verify, i)
+            kept = Kept(stored_file(part).parent, f"one-{self.compute.precision}", part.sha256)
+            engine = OpenvinoEngine(lambda: self._laid(model, i, 1), self.compute.precision, 1, kept)
+            verified.result()
+        # NumPy sums a single row in another order
+        return lambda crops: in_batches(engine, standardise(filled_up(crops, 2), part.standardisation)[: len(crops)], 1, len(crops))
+
+    def _on_gpu(self, model: Model, i: int, part: Part) -> Network:
         from embedder import runtime_tensorflow
 
-        return runtime_tensorflow.compiled(arrays, part.standardisation, self.compute.device)
+        return runtime_tensorflow.compiled(model.arrays(i), part.standardisation, self.compute.device)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """Batches have one fixed shape, the last one filled up, so that a crop's vector does not depend on its neighbours' number."""
