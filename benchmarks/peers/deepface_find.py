@@ -57,7 +57,8 @@ def find(photo: str, folder: Path) -> None:
             print(f"{hit['distance']:.4f}  {hit['identity']}")
 
 
-if sys.argv[1] == "prepare":
-    prepare(Path(sys.argv[2]), sys.argv[3], sys.argv[4])
-else:
-    find(sys.argv[1], Path(sys.argv[2]))
+if __name__ == "__main__":
+    if sys.argv[1] == "prepare":
+        prepare(Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+    else:
+        find(sys.argv[1], Path(sys.argv[2]))
