@@ -32,8 +32,8 @@ test: weights  ## the tests that need only the repo, the weights and AT&T
 test-all: weights  ## all tests; FACEDB_LFW names the folder with LFW's photos
 	$(BIN)/python -m pytest
 
-bench: setup  ## a quick look at speed: a gallery of 50,000 made-up faces
-	$(BIN)/python benchmarks/gallery.py --n 50000 --repeats 7
+bench: weights  ## a quick look at speed, in minutes, on AT&T's photos or PHOTOS=FOLDER; BENCH="--torch-python ..." for other packages
+	$(BIN)/python benchmarks/quick.py $(PHOTOS) $(BENCH)
 
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -177,7 +177,7 @@ def _rows_by_index(name: str, model: str | None, photos: Sequence[Path], compute
 def _rows_by_model(model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Row]:
     from embedder.photos import Decoder
 
-    embedder = make_embedder(model or "msceleb", compute.chosen(), False, say)
+    embedder = make_embedder(model or "msceleb", compute, False, say, few=True)
     stage, rows = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)), []
     with Decoder() as decoder:
         for path in photos:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,21 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedder import pipeline
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
 from embedder.photos import Decoder, Listing, list_photos
-from embedder.pipeline import OnProgress, Options, PhotoStage, Summary
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, Row, is_data_set, to_rows
 
 if TYPE_CHECKING:
     from embedder.detect import Detector
+    from embedder.pipeline import OnProgress, Options, PhotoStage, Summary
     from embedder.runtime import Embedder
     from indexer.search import Hit, Searcher
 
 PROBE_BATCH = 512
-FEW = 50  # photos: on fewer, int8 saves less than it takes longer to get ready
+FEW = 32  # photos of a source for which a network that is ready sooner wins
 Say = Callable[[str], None]
 ANYWHERE = Compute()
 
@@ -45,19 +45,19 @@ def make_detector(settings: Mapping[str, Any], compute: Compute = ANYWHERE) -> D
     return MtcnnDetector(settings.get("min_face", MIN_FACE), settings.get("max_side", MAX_SIDE), compute)
 
 
-def make_embedder(reference: str, compute: Compute, flip: bool, say: Say) -> Embedder:
-    """The model called `reference`, ready to run; says what runs where."""
+def make_embedder(reference: str, compute: Compute, flip: bool, say: Say, few: bool = False) -> Embedder:
+    """The model called `reference`, ready to run, for a few photos sooner; says what runs where."""
     from embedder.weights import open_model
 
     model = open_model(reference)
-    return load_embedder(replace(model, spec=replace(model.spec, flip=flip or model.spec.flip)), compute, say)
+    return load_embedder(replace(model, spec=replace(model.spec, flip=flip or model.spec.flip)), compute, say, few)
 
 
-def load_embedder(model, compute: Compute, say: Say) -> Embedder:
-    """An opened model, ready to run."""
+def load_embedder(model, compute: Compute, say: Say, few: bool = False) -> Embedder:
+    """An opened model, ready to run; for a few photos sooner."""
     from embedder.runtime import Embedder
 
-    embedder = Embedder(model, compute)
+    embedder = Embedder(model, compute, few)
     say(embedder.where)
     return embedder
 
@@ -65,21 +65,25 @@ def load_embedder(model, compute: Compute, say: Say) -> Embedder:
 def align(photos: Path, out: Path, rule: CropRule, options: Options, metadata: Path | None, settings: dict[str, int],
           compute: Compute, on_progress: OnProgress, say: Say) -> Summary:  # fmt: skip
     """Photos -> a data set of crops."""
+    from embedder.pipeline import PhotoStage, process_photos
+
     listing = list_photos(photos, metadata)
     detector = make_detector(settings, compute)
     say(detector.where)
     stage = PhotoStage(FaceSpec(crop=rule), detector, None, options)
-    return pipeline.process_photos(listing, out, stage, "align", on_progress)
+    return process_photos(listing, out, stage, "align", on_progress)
 
 
 def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadata: Path | None, on_progress: OnProgress) -> Summary:
     """Photos, or a data set of crops -> a data set of unit vectors."""
+    from embedder.pipeline import PhotoStage, process_crops, process_photos
+
     if source.is_dir() and is_data_set(source):
         if metadata or options.all_faces:
             raise InputError("expected photos for --metadata and --all-faces, received crops: give those options to `align`")
-        return pipeline.process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress)
+        return process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress)
     stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, options)
-    return pipeline.process_photos(list_photos(source, metadata), out, stage, "embed", on_progress)
+    return process_photos(list_photos(source, metadata), out, stage, "embed", on_progress)
 
 
 # probes ---------------------------------------------------------------------
@@ -114,9 +118,9 @@ class ProbeReader:
     def __init__(self, searcher: Searcher, model: str | None, compute: Compute, one_face: bool, say: Say, keep_pixels: bool = False,
                  keep_crops: bool = False):  # fmt: skip
         self._searcher, self._reference, self._compute, self._say = searcher, model, compute, say
-        self._options = Options(all_faces=not one_face, keep_crops=keep_crops)
-        self._one_face, self._keep_pixels = one_face, keep_pixels
+        self._one_face, self._keep_pixels, self._keep_crops = one_face, keep_pixels, keep_crops
         self._stage: PhotoStage | None = None
+        self._few = True
 
     def read(self, source: Path, split: str | None = None) -> Iterator[Probe]:
         """The probes of one source, in order; raises GalleryError where its vectors are of another contract."""
@@ -135,20 +139,29 @@ class ProbeReader:
 
     def of_photos(self, listing: Listing) -> Iterator[Probe]:
         """The probes of photos, in order."""
-        stage = self._photo_stage(len(listing.entries) < FEW)
+        few = len(listing.entries) <= FEW
         with Decoder() as decoder:
             photos = decoder.stream(listing.root, [e.path for e in listing.entries])
+            stage = self._photo_stage(few)
             for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}):
                 for row in rows:
                     row.pixels = row.pixels if self._keep_pixels else None
                 yield Probe(photo.name, rows)
 
     def _photo_stage(self, few: bool) -> PhotoStage:
-        if self._stage is None:
-            embedder = load_embedder(self._open_model(), self._compute.chosen() if few else self._compute, self._say)
+        """Kept from one source to the next, unless it is for a few photos and now there are many."""
+        if self._stage is None or (self._few and not few):
+            model = self._open_model()
+            with ThreadPoolExecutor(1) as thread:
+                loading = thread.submit(load_embedder, model, self._compute, self._say, few)
+                from embedder.pipeline import Options, PhotoStage  # meanwhile: it takes as long
+
+                detector = make_detector(self._searcher.spec.detector, self._compute)
+                embedder = loading.result()
             crop = self._searcher.spec.crop
-            spec = replace(embedder.spec, crop=crop if self._options.keep_crops else replace(crop, border=0))
-            self._stage = PhotoStage(spec, make_detector(self._searcher.spec.detector, embedder.compute), embedder, self._options)
+            spec = replace(embedder.spec, crop=crop if self._keep_crops else replace(crop, border=0))
+            options = Options(all_faces=not self._one_face, keep_crops=self._keep_crops)
+            self._stage, self._few = PhotoStage(spec, detector, embedder, options), few
         return self._stage
 
     def _open_model(self):
@@ -218,14 +231,14 @@ def open_index(name: str) -> Searcher:
 def search(name: str, sources: Sequence[Path], question: Question, one_face: bool = False, model: str | None = None,
            compute: Compute = ANYWHERE, picture: Path | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
     """The k nearest people (or faces) to every face of every source, as `search --json` prints them."""
-    import pictures
-
     with open_index(name) as searcher:
         judge = Judge(searcher, question, say)
         reader = ProbeReader(searcher, model, compute, one_face, say, picture is not None)
         probes = (probe for source in sources for probe in reader.read(source))
         found = list(answered(searcher, probes, judge.question))
         if picture is not None:
+            import pictures
+
             pictures.draw_answers([(probe, [of_row[: question.k] for of_row in hits]) for probe, hits in found], searcher, picture)
     return {"probes": [_probe_json(probe, hits, judge) for probe, hits in found]}
 

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.rounds import Peer, alternate, tell  # noqa: E402
-from embedder.photos import list_photos  # noqa: E402
+from benchmarks.rounds import Peer, alternate, evenly, files_of, tell  # noqa: E402
+
+
+def measure(files: list[str], rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:
+    """What each says of these photos; `facedb` is ours."""
+    peers = {"facedb": Peer(sys.executable, "ours_detect.py", files), "mtcnn, batched": Peer(sys.executable, "mtcnn_detect.py", files)}
+    if torch_python:
+        peers["facenet-pytorch, batched"] = Peer(torch_python, "facenet_pytorch_detect.py", files)
+    return alternate(peers, rounds)
 
 
 @click.command()
@@ -25,14 +33,7 @@ from embedder.photos import list_photos  # noqa: E402
 @click.option("--torch-python", help="Python of an environment with facenet-pytorch.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(photos: Path, n: int, rounds: int, torch_python: str | None, out: Path | None) -> None:
-    listing = list_photos(photos)
-    names = [str((listing.root / entry.path).resolve()) for entry in listing.entries]
-    names = names[:: max(1, len(names) // n)][:n]
-    peers = {"facedb": Peer(sys.executable, "ours_detect.py", names), "mtcnn, batched": Peer(sys.executable, "mtcnn_detect.py", names)}
-    if torch_python:
-        peers["facenet-pytorch, batched"] = Peer(torch_python, "facenet_pytorch_detect.py", names)
-    found = alternate(peers, rounds)
-    tell(found, "facedb", "photos", out)
+    tell(measure(evenly(files_of(photos), n), rounds, torch_python), "facedb", "photos", out)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -28,6 +29,16 @@ def crops_of(folder: Path, n: int) -> np.ndarray:
     return np.stack([align.centre(align.from_png(row.crop), data.spec.crop) for row, _ in zip(rows, range(n), strict=False) if row.crop])
 
 
+def measure(crops: np.ndarray, model: str, rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:
+    """What each says of these crops; `facedb auto` is ours as it comes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        np.save(file := f"{scratch}/crops.npy", crops)
+        peers = {f"facedb {p}": Peer(sys.executable, "ours_embed.py", [file, model, p]) for p in ("auto", "bf16", "f32")}
+        if torch_python:
+            peers |= {f"facenet-pytorch {p}": Peer(torch_python, "facenet_pytorch_embed.py", [file, p]) for p in ("f32", "bf16")}
+        return alternate(peers, rounds)
+
+
 @click.command()
 @click.argument("crops", type=click.Path(path_type=Path, exists=True))
 @click.option("--n", default=256, show_default=True)
@@ -36,13 +47,7 @@ def crops_of(folder: Path, n: int) -> np.ndarray:
 @click.option("--torch-python", help="Python of an environment with facenet-pytorch.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(crops: Path, n: int, rounds: int, model: str, torch_python: str | None, out: Path | None) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        np.save(file := f"{scratch}/crops.npy", crops_of(crops, n))
-        peers = {f"facedb {p}": Peer(sys.executable, "ours_embed.py", [file, model, p]) for p in ("int8", "bf16", "f32")}
-        if torch_python:
-            peers |= {f"facenet-pytorch {p}": Peer(torch_python, "facenet_pytorch_embed.py", [file, p]) for p in ("f32", "bf16")}
-        found = alternate(peers, rounds)
-    tell(found, "facedb int8", "crops", out)
+    tell(measure(crops_of(crops, n), model, rounds, torch_python), "facedb int8", "crops", out)
 
 
 if __name__ == "__main__":

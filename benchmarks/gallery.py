@@ -60,14 +60,14 @@ def rows(n: int, d: int, start: int = 0) -> Iterator[Row]:
             i += 1
 
 
-def make(folder: Path, n: int, d: int) -> dict[str, float]:
-    """A built gallery; seconds of filling and of building, and of all cores while building."""
+def make(folder: Path, n: int, d: int, spec: FaceSpec | None = None) -> dict[str, float]:
+    """A built gallery, its vectors said to be of `spec`; seconds of filling and of building, and of all cores while building."""
     shutil.rmtree(folder, ignore_errors=True)
     with Gallery.create(folder) as gallery:
         began = time.perf_counter()
         with gallery.writing():
             gallery._migrate()
-            gallery.set_fact("spec", FaceSpec((Part("made-up", "ab" * 32, d, "fixed"),)).to_json())
+            gallery.set_fact("spec", (spec or FaceSpec((Part("made-up", "ab" * 32, d, "fixed"),))).to_json())
             for key, value in {"salt": b"salt" * 8, "inputs": "", "build": '{"split": null, "left_out": {}}'}.items():
                 gallery.set_fact(key, value)
             gallery.enrol(rows(n, d))

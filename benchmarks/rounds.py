@@ -14,9 +14,34 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-PEERS = Path(__file__).resolve().parent / "peers"
+if TYPE_CHECKING:
+    from embedder.photos import Listing
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "benchmarks" / "peers"
+
+
+def files_of(photos: Path) -> list[str]:
+    """Absolute paths of the photos of a folder or a CSV."""
+    from embedder.photos import list_photos
+
+    listing = list_photos(photos)
+    return [str((listing.root / entry.path).resolve()) for entry in listing.entries]
+
+
+def listing_of(files: list[str]) -> Listing:
+    """Absolute paths as the photos of a run."""
+    from embedder.photos import Listing
+    from embedder.table import Entry
+
+    return Listing(Path("/"), [Entry(file.lstrip("/"), 0, 0) for file in files])
+
+
+def evenly(files: list[str], n: int) -> list[str]:
+    """n of them, spread over all; all where there are fewer."""
+    return files[:: max(1, len(files) // n)][:n]
 
 
 def serve(work: Callable[[], dict[str, Any]]) -> None:
@@ -66,6 +91,30 @@ def alternate(peers: Mapping[str, Peer], rounds: int, medians: Sequence[str] = (
     return {
         name: got[-1] | {key: statistics.median(a[key] for a in got) for key in medians} | {"all": [round(a["seconds"], 3) for a in got]}
         for name, got in answers.items()
+    }
+
+
+def whole_processes(commands: Mapping[str, Sequence[str]], rounds: int, warm: int = 1) -> dict[str, dict[str, Any]]:
+    """Each command in turn, after `warm` rounds: the median of its seconds from start to end, all of them, and its peak memory in MB."""
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    peaks: dict[str, float] = {}
+    for i in range(warm + rounds):
+        for name, command in commands.items():
+            began = time.perf_counter()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            assert process.stderr
+            told = process.stderr.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            taken = time.perf_counter() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                raise SystemExit(f"expected `{' '.join(command)}` to end well, it ended with {process.returncode}: {told[-500:]}")
+            peaks[name] = usage.ru_maxrss / 1024
+            if i >= warm:
+                seconds[name].append(taken)
+    return {
+        name: {"seconds": statistics.median(taken), "peak_mb": peaks[name], "all": [round(s, 3) for s in taken]}
+        for name, taken in seconds.items()
     }
 
 

@@ -12,9 +12,11 @@ from PIL import Image
 
 from embedder import mtcnn_nets as nets
 from embedder.boxes import BOX, PHOTO, SCORE, moved, squared, suppress
+from embedder.cache import Kept
 from embedder.compute import Compute
 from embedder.engines import Engine, OpenvinoEngine, TensorflowEngine, in_batches
 from embedder.pyramid import CELL, SCALE_FACTOR, STRIDE, Canvases, Memory, lay_out, patches
+from embedder.weights import models_folder
 
 MIN_FACE = 20
 THRESHOLDS = (0.6, 0.7, 0.7)
@@ -112,10 +114,11 @@ class MtcnnDetector:
 
 
 def _engine(net: nets.Net, shape: tuple[int, ...], compute: Compute) -> Engine:
-    arrays = nets.load(net)
     if compute.on_gpu:
-        return TensorflowEngine(nets.in_tensorflow(net, arrays, shape), compute.device)
-    return OpenvinoEngine(nets.in_openvino(net, arrays, shape))
+        return TensorflowEngine(nets.in_tensorflow(net, nets.load(net), shape), compute.device)
+    nets.verified(net)
+    kept = Kept(models_folder() / "mtcnn", net.file.split(".")[0], f"{net.sha256} {shape}")
+    return OpenvinoEngine(lambda: nets.in_openvino(net, nets.load(net), shape), kept=kept)
 
 
 def _log_odds(probability: float) -> float:

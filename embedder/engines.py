@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from embedder import cache
 from embedder.compute import cores
 
 if TYPE_CHECKING:
@@ -26,11 +27,16 @@ class Engine(Protocol):
 
 
 class OpenvinoEngine:
-    """A graph compiled for the CPU: as many streams as there are cores, of one thread each."""
+    """A graph compiled for the CPU: as many streams as there are cores, of one thread each, unless told otherwise.
 
-    def __init__(self, graph: openvino.Model, precision: str = "f32"):
-        settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": cores(), "INFERENCE_NUM_THREADS": cores()}
-        self._network = core().compile_model(graph, "CPU", settings)
+    kept: where it is looked for first, and kept.
+    """
+
+    def __init__(
+        self, graph: Callable[[], openvino.Model], precision: str = "f32", streams: int | None = None, kept: cache.Kept | None = None
+    ):
+        settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams or cores(), "INFERENCE_NUM_THREADS": cores()}
+        self._network, self._memory = cache.compiled(core(), graph, settings, kept)
         self._own = threading.local()
 
     def __call__(self, batches: Sequence[Batch]) -> list[np.ndarray]:
@@ -59,15 +65,17 @@ def _output(request: openvino.InferRequest) -> np.ndarray:
 
 
 _core: list[openvino.Core] = []
+_core_lock = threading.Lock()
 
 
 def core() -> openvino.Core:
     """OpenVINO, once a process."""
-    if not _core:
-        import openvino
+    with _core_lock:
+        if not _core:
+            import openvino
 
-        _core.append(openvino.Core())
-    return _core[0]
+            _core.append(openvino.Core())
+        return _core[0]
 
 
 def has_bf16() -> bool:

@@ -58,7 +58,7 @@ def load(net: Net) -> list[np.ndarray]:
     import joblib
     import lz4.frame
 
-    arrays = joblib.load(io.BytesIO(lz4.frame.decompress(_verified(package_folder() / net.file, net.sha256))))
+    arrays = joblib.load(io.BytesIO(lz4.frame.decompress(verified(net))))
     kernel, bias, *rest = arrays
     ignored = np.zeros((*kernel.shape[:2], 1, kernel.shape[3]), np.float32)
     # the package's (x - 127.5) / 128 is part of the first convolution, which pads nothing
@@ -73,12 +73,14 @@ def package_folder() -> Path:
     return Path(found.origin).resolve().parent / "assets" / "weights"
 
 
-def _verified(path: Path, expected: str) -> bytes:
+def verified(net: Net) -> bytes:
+    """The package's file of weights; raises ModelError where it is not the one that is known."""
+    path = package_folder() / net.file
     data = path.read_bytes() if path.is_file() else b""
     found = hashlib.sha256(data).hexdigest()
-    if found != expected:
+    if found != net.sha256:
         raise ModelError(
-            f"expected {path.name} of mtcnn 1.0 (sha256 {expected[:16]}...), found {found[:16] if data else 'no file'}: "
+            f"expected {path.name} of mtcnn 1.0 (sha256 {net.sha256[:16]}...), found {found[:16] if data else 'no file'}: "
             "run `pip install --force-reinstall mtcnn`"
         )
     return data

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -230,12 +231,15 @@ class Decoder:
         return self._threads.submit(self._decode, root, name)
 
     def stream(self, root: Path, names: Iterable[str], ahead: int = 2 * WORKERS) -> Iterator[Photo]:
-        """The photos in order; at most `ahead` wait decoded."""
-        waiting: deque[Future[Photo]] = deque()
-        for name in names:
+        """The photos in order; at most `ahead` wait decoded, and decoding begins at once."""
+        todo = iter(names)
+        waiting = deque(self.submit(root, name) for name in islice(todo, ahead))
+        return self._stream(root, todo, waiting)
+
+    def _stream(self, root: Path, todo: Iterator[str], waiting: deque[Future[Photo]]) -> Iterator[Photo]:
+        for name in todo:
             waiting.append(self.submit(root, name))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
+            yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedder import int8
+from embedder.cache import Kept
 from embedder.compute import Compute, cores
-from embedder.engines import OpenvinoEngine, filled_up
+from embedder.engines import OpenvinoEngine, filled_up, in_batches
 from embedder.int8 import FLOAT, Quantisation
 from embedder.spec import Part
-from embedder.weights import Model
+from embedder.weights import Model, stored_file
+
+if TYPE_CHECKING:
+    import openvino
 
 BATCH = 8  # as fast as 32 on CPUs, and little is lost on a few faces
 Network = Callable[[np.ndarray], np.ndarray]
@@ -47,7 +53,7 @@ def on_openvino(arrays: Mapping[str, np.ndarray], how: str, precision: str, quan
     """A network on the CPU: uint8 (n, 160, 160, 3) -> float32 (n, d), of any length. quantisation: what 'int8' needs."""
     from embedder.network_openvino import build
 
-    engine = OpenvinoEngine(build(arrays, BATCH, quantisation), "f32" if precision == "int8" else precision)
+    engine = OpenvinoEngine(lambda: build(arrays, BATCH, quantisation), "f32" if precision == "int8" else precision)
 
     def run(crops: np.ndarray) -> np.ndarray:
         filled = filled_up(crops, BATCH)
@@ -60,27 +66,45 @@ def on_openvino(arrays: Mapping[str, np.ndarray], how: str, precision: str, quan
 class Embedder:
     """uint8 (n, 160, 160, 3) -> float32 (n, d) of unit length, by the model's contract; several threads may use it at once."""
 
-    def __init__(self, model: Model, compute: Compute = Compute()):  # noqa: B008
+    def __init__(self, model: Model, compute: Compute = Compute(), few: bool = False):  # noqa: B008
         """Loads and verifies the weights; raises ModelError where they are not what the contract names.
 
         'auto' takes int8 where it was measured for this model and found good; raises InputError for 'int8' where it was not measured.
+        few: for a handful of crops: ready sooner, at a lower rate; 'auto' is not int8 then, which takes longest to get ready.
         """
         self.compute = compute.chosen()
-        if compute.precision == "auto" and not self.compute.on_gpu and int8.advised(model.spec.parts):
+        if compute.precision == "auto" and not few and not self.compute.on_gpu and int8.advised(model.spec.parts):
             self.compute = replace(self.compute, precision="int8")
         package = "tensorflow" if self.compute.on_gpu else "openvino"
         self.spec = replace(model.spec, runtime=f"{package} {version(package)}", precision=self.compute.precision)
-        make = self._on_gpu if self.compute.on_gpu else self._on_cpu
-        self._networks = [make(part, model.arrays(i)) for i, part in enumerate(model.spec.parts)]
+        on_cpu = self._few_on_cpu if few and self.compute.precision != "int8" else self._on_cpu
+        make = self._on_gpu if self.compute.on_gpu else on_cpu
+        self._networks = [make(model, i, part) for i, part in enumerate(model.spec.parts)]
 
-    def _on_cpu(self, part: Part, arrays: dict[str, np.ndarray]) -> Network:
+    def _on_cpu(self, model: Model, i: int, part: Part) -> Network:
         quantisation = int8.read(part).quantisation if self.compute.precision == "int8" else FLOAT
-        return on_openvino(arrays, part.standardisation, self.compute.precision, quantisation)
+        return on_openvino(model.arrays(i), part.standardisation, self.compute.precision, quantisation)
 
-    def _on_gpu(self, part: Part, arrays: dict[str, np.ndarray]) -> Network:
+    def _few_on_cpu(self, model: Model, i: int, part: Part) -> Network:
+        """One crop after the other, each on all cores, by a network that is kept compiled."""
+
+        def lay() -> openvino.Model:
+            from embedder.network_openvino import build  # not needed where the network is kept
+
+            return build(model.arrays(i), 1)
+
+        with ThreadPoolExecutor(1) as thread:
+            verified = thread.submit(model.verify, i)
+            kept = Kept(stored_file(part).parent, f"one-{self.compute.precision}", part.sha256)
+            engine = OpenvinoEngine(lay, self.compute.precision, 1, kept)
+            verified.result()
+        # NumPy sums a single row in another order
+        return lambda crops: in_batches(engine, standardise(filled_up(crops, 2), part.standardisation)[: len(crops)], 1, len(crops))
+
+    def _on_gpu(self, model: Model, i: int, part: Part) -> Network:
         from embedder import runtime_tensorflow
 
-        return runtime_tensorflow.compiled(arrays, part.standardisation, self.compute.device)
+        return runtime_tensorflow.compiled(model.arrays(i), part.standardisation, self.compute.device)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """Batches have one fixed shape, the last one filled up, so that a crop's vector does not depend on its neighbours' number."""

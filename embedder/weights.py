@@ -82,16 +82,22 @@ class Model:
     def arrays(self, i: int) -> Arrays:
         """The weights of part `i`; raises ModelError unless the file's hash is the contract's."""
         data = self.files[i].read_bytes()
+        self._check(i, hashlib.sha256(data).hexdigest())
+        from safetensors.numpy import load
+
+        return load(data)
+
+    def verify(self, i: int) -> None:
+        """Raises ModelError unless the hash of part `i`'s file is the contract's."""
+        self._check(i, sha256_of(self.files[i]))
+
+    def _check(self, i: int, found: str) -> None:
         part = self.spec.parts[i]
-        found = hashlib.sha256(data).hexdigest()
         if found != part.sha256:
             raise ModelError(
                 f"expected weights {part.name} with sha256 {part.sha256[:16]}..., {self.files[i]} has {found[:16]}...: "
                 f"the file is damaged or was changed; delete it, then {_remedy(part)}"
             )
-        from safetensors.numpy import load
-
-        return load(data)
 
 
 def data_root() -> Path:

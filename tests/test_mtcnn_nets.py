@@ -28,7 +28,7 @@ def test_the_answers_are_the_packages_own(net, shape):
     photo, *gaps = inputs(net, shape)
     gaps = [np.zeros_like(gap) for gap in gaps]
     *expected, classes = (answer.numpy() for answer in package((photo[..., :3] - 127.5) / 128))
-    found = OpenvinoEngine(nets.in_openvino(net, nets.load(net), shape))([(photo, *gaps)])[0]
+    found = OpenvinoEngine(lambda: nets.in_openvino(net, nets.load(net), shape))([(photo, *gaps)])[0]
     assert np.abs(found[..., :-1] - np.concatenate(expected, axis=-1)).max() < 1e-4
     assert np.abs(1 / (1 + np.exp(-found[..., -1])) - classes[..., 1]).max() < 1e-4
 
@@ -36,7 +36,7 @@ def test_the_answers_are_the_packages_own(net, shape):
 @each
 def test_openvino_and_tensorflow_agree(net, shape):
     arrays, batch = nets.load(net), inputs(net, shape)
-    one = OpenvinoEngine(nets.in_openvino(net, arrays, shape))([batch, batch])
+    one = OpenvinoEngine(lambda: nets.in_openvino(net, arrays, shape))([batch, batch])
     other = TensorflowEngine(nets.in_tensorflow(net, arrays, shape), "CPU:0")([batch, batch])
     for ours, theirs in zip(one, other, strict=True):
         assert ours.shape == theirs.shape and np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
@@ -45,7 +45,7 @@ def test_openvino_and_tensorflow_agree(net, shape):
 def test_what_a_gap_covers_is_not_seen():
     """The last row of a level with an odd height pools one row of responses, whatever lies below it."""
     net, shape = nets.PNET, (1, 32, 32, 4)
-    run = OpenvinoEngine(nets.in_openvino(net, nets.load(net), shape))
+    run = OpenvinoEngine(lambda: nets.in_openvino(net, nets.load(net), shape))
     photo, gaps = inputs(net, shape)
     gaps[:] = 0
     gaps[:, 31 - 2] = 1e4

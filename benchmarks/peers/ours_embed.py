@@ -14,4 +14,4 @@ from embedder.weights import open_model  # noqa: E402
 
 crops = np.load(sys.argv[1])
 embed = Embedder(open_model(sys.argv[2]), Compute("cpu", sys.argv[3]))
-serve(lambda: {"crops": len(embed(crops))})
+serve(lambda: {"crops": len(embed(crops)), "precision": embed.compute.precision})

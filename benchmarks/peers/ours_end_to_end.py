@@ -1,0 +1,27 @@
+"""Photos to a Parquet data set by this project, as `embed` does it. Arguments: model, files."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+import workflows  # noqa: E402
+from benchmarks.rounds import listing_of, serve  # noqa: E402
+from embedder.compute import Compute  # noqa: E402
+from embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
+
+listing = listing_of(sys.argv[2:])
+embedder = workflows.make_embedder(sys.argv[1], Compute(), False, lambda line: None)
+stage = PhotoStage(embedder.spec, workflows.make_detector({}, embedder.compute), embedder, Options())
+scratch = Path(tempfile.mkdtemp())
+
+
+def work() -> dict:
+    shutil.rmtree(scratch)
+    done = process_photos(listing, scratch, stage, "embed", lambda done, total: None)
+    return {"photos": done.photos, "crops": done.outcomes["ok"]}
+
+
+serve(work)
