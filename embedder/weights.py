@@ -1,6 +1,6 @@
 """The weights: which are known, how they are fetched, imported, stored by their hash, opened and verified.
 
-data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json; nothing here names people
+data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json, and what `cache` keeps; nothing here names people
 MODEL/                        what `train --out MODEL` wrote: spec.json and hard links to its parts
 """
 
