@@ -56,7 +56,7 @@ class Embedder:
         from embedder import network_openvino
 
         engine = OpenvinoEngine(network_openvino.build(arrays, BATCH), self.compute.precision)
-        return lambda crops: in_batches(engine, standardise(filled_up(crops, BATCH), part.standardisation), BATCH, len(crops))
+        return lambda crops: in_batches(engine, (standardise(filled_up(crops, BATCH), part.standardisation),), BATCH)[: len(crops)]
 
     def _on_gpu(self, part: Part, arrays: dict[str, np.ndarray]) -> Network:
         from embedder import runtime_tensorflow
