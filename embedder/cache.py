@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import openvino
 
 Network = tuple["openvino.CompiledModel", "np.ndarray | None"]  # and the memory that holds its weights, needed as long as it is
-MAKERS = "architecture.py", "cache.py", "mtcnn_nets.py", "network_openvino.py"  # what lays graphs
+MAKERS = "architecture.py", "cache.py", "mtcnn_nets.py", "network_openvino.py", "pyramid.py"  # what lays graphs
 HEAD = 128
 
 

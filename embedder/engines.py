@@ -107,11 +107,14 @@ class TensorflowEngine:
 
 def filled_up(rows: np.ndarray, n: int) -> np.ndarray:
     """Rows, and zeros to a multiple of n."""
+    if len(rows) % n == 0:
+        return rows
     filled = np.zeros((-(-len(rows) // n) * n, *rows.shape[1:]), rows.dtype)
     filled[: len(rows)] = rows
     return filled
 
 
-def in_batches(engine: Engine, rows: np.ndarray, n: int, count: int) -> np.ndarray:
-    """`engine`, whose batches hold n rows, over rows that fill batches; the output for the first `count`."""
-    return np.concatenate(engine([(rows[i : i + n],) for i in range(0, len(rows), n)]))[:count]
+def in_batches(engine: Engine, inputs: Batch, n: int) -> np.ndarray:
+    """`engine`, whose batches hold n rows of each input, over any number of rows but none; the output of each."""
+    filled = [filled_up(rows, n) for rows in inputs]
+    return np.concatenate(engine([tuple(rows[i : i + n] for rows in filled) for i in range(0, len(filled[0]), n)]))[: len(inputs[0])]

@@ -1,6 +1,6 @@
 """MTCNN's three networks (Zhang et al. 2016) with the weights of the `mtcnn` package 1.0, as OpenVINO or TensorFlow graphs.
 
-Each takes float32 RGB in 0..255, (n, h, w, 4), the fourth channel being ignored, and gives along its last axis four box offsets,
+Each takes float32 RGB less CENTRE, (n, h, w, 4), the fourth channel being ignored, and gives along its last axis four box offsets,
 ten landmarks (the third alone) and the log-odds that it sees a face.
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedder.errors import ModelError
+from embedder.pyramid import CENTRE
 
 if TYPE_CHECKING:
     import openvino
@@ -45,6 +46,7 @@ ONET = Net(
     ("conv", "pool 3 same", "conv", "pool 3 valid", "conv", "pool 2 same", "conv", "flatten", "dense"),
 )  # fmt: skip
 NETS = (PNET, RNET, ONET)
+LANES = 16
 
 
 # weights --------------------------------------------------------------------
@@ -59,10 +61,11 @@ def load(net: Net) -> list[np.ndarray]:
     import lz4.frame
 
     arrays = joblib.load(io.BytesIO(lz4.frame.decompress(verified(net))))
-    kernel, bias, *rest = arrays
-    ignored = np.zeros((*kernel.shape[:2], 1, kernel.shape[3]), np.float32)
-    # the package's (x - 127.5) / 128 is part of the first convolution, which pads nothing
-    return [np.concatenate([kernel / 128, ignored], axis=2), bias - kernel.sum((0, 1, 2)) * 127.5 / 128, *rest]
+    kernel, bias, slopes, following, *rest = arrays
+    bias = bias + kernel.sum((0, 1, 2)) * (CENTRE - 127.5) / 128  # the package's (x - 127.5) / 128 is part of the first convolution
+    more = -len(bias) % LANES  # channels of zeros: others are slow
+    first = np.pad(kernel / 128, ((0, 0), (0, 0), (0, 1), (0, more))), np.pad(bias, (0, more)), np.pad(slopes.ravel(), (0, more))
+    return [*first, np.pad(following, ((0, 0), (0, 0), (0, more), (0, 0))), *rest]
 
 
 def package_folder() -> Path:
@@ -111,6 +114,11 @@ def in_openvino(net: Net, arrays: Sequence[np.ndarray], shape: Sequence[int]) ->
     def turned(x: Any, *axes: int) -> Any:
         return op.transpose(x, op.constant(np.array(axes)))
 
+    def activated(x: Any, slopes: np.ndarray) -> Any:
+        """PReLU as x + (slope - 1) x min(x, 0): OpenVINO's own, which it makes part of the convolution, is slower."""
+        factors = op.constant((slopes.ravel() - 1).reshape(1, -1, *[1] * (len(x.shape) - 2)))
+        return op.add(x, op.multiply(op.minimum(x, op.constant(np.float32(0))), factors))
+
     photo = op.parameter(shape, np.float32, name="photo")
     inputs, weights = [photo], list(arrays)
     x = turned(photo, 0, 3, 1, 2)
@@ -118,7 +126,7 @@ def in_openvino(net: Net, arrays: Sequence[np.ndarray], shape: Sequence[int]) ->
         match layer.split():
             case ["conv" | "dense"]:
                 kernel, bias, slopes = weights.pop(0), weights.pop(0), weights.pop(0)
-                x = op.prelu(dense(x, kernel, bias), op.constant(slopes.ravel()))
+                x = activated(dense(x, kernel, bias), slopes)
             case ["gaps"]:
                 inputs.append(op.parameter([shape[0], shape[1] - 2, shape[2] - 2, 1], np.float32, name="gaps"))
                 x = op.subtract(x, turned(inputs[-1], 0, 3, 1, 2))

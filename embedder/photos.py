@@ -260,9 +260,15 @@ class Decoder:
         return photo
 
 
+# pixels' memory is kept from photo to photo: glibc would give it back each time, and new pages cost as much as decoding
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20), "PILLOW_BLOCKS_MAX": "1"}
+
+
 def _start() -> subprocess.Popen:
     paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = (
+        os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | KEPT
+    )
     command = [sys.executable, "-m", "embedder.decode"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True, bufsize=0)

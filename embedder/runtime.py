@@ -99,7 +99,7 @@ class Embedder:
             engine = OpenvinoEngine(lay, self.compute.precision, 1, kept)
             verified.result()
         # NumPy sums a single row in another order
-        return lambda crops: in_batches(engine, standardise(filled_up(crops, 2), part.standardisation)[: len(crops)], 1, len(crops))
+        return lambda crops: in_batches(engine, (standardise(filled_up(crops, 2), part.standardisation)[: len(crops)],), 1)
 
     def _on_gpu(self, model: Model, i: int, part: Part) -> Network:
         from embedder import runtime_tensorflow

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from embedder import network
-from embedder.engines import TensorflowEngine, filled_up, in_batches
+from embedder.engines import TensorflowEngine, in_batches
 from embedder.spec import INPUT_SIZE
 
 BATCH = 32
@@ -38,4 +38,4 @@ def compiled(arrays: Mapping[str, np.ndarray], standardisation: str, device: str
         return net(standardise(crops, standardisation), training=False)
 
     engine = TensorflowEngine(run, device)
-    return lambda crops: in_batches(engine, filled_up(crops, BATCH), BATCH, len(crops))
+    return lambda crops: in_batches(engine, (crops,), BATCH)

@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from embedder import mtcnn_nets as nets
-from embedder.detect import BATCHES, CANVAS, MtcnnDetector, shrink
-from embedder.engines import TensorflowEngine
+from embedder.compute import Compute
+from embedder.detect import BATCHES, CANVAS, MARGIN, THRESHOLDS, MtcnnDetector, shrink
+from embedder.engines import OpenvinoEngine, TensorflowEngine, has_bf16, in_batches
+from embedder.pyramid import CELL, centred, patches
 from tests.conftest import coloured
 from tests.test_boxes import overlap
 
@@ -63,14 +65,53 @@ def test_no_number_of_photos_and_no_order_changes_an_answer(att, detector):
 def test_the_cascade_runs_on_tensorflow_too(att, detector, monkeypatch):
     """What a GPU runs, here on the CPU."""
     photos = [np.pad(coloured(att / f"s{i}" / "3.pgm"), ((0, i), (0, 2 * i), (0, 0)), mode="edge") for i in range(1, 9)]
-    shapes = (1, CANVAS, CANVAS, 4), (BATCHES[0], 24, 24, 4), (BATCHES[1], 48, 48, 4)
-    other = MtcnnDetector()
+    shapes = (1, CANVAS, CANVAS, 4), (BATCHES[1], 24, 24, 4), (BATCHES[2], 48, 48, 4)
+    other = MtcnnDetector(compute=Compute(precision="f32"))
     for name, net, shape in zip(("_pnet", "_rnet", "_onet"), nets.NETS, shapes, strict=True):
         monkeypatch.setattr(other, name, TensorflowEngine(nets.in_tensorflow(net, nets.load(net), shape), "CPU:0"))
     for ours, theirs in zip(detector(photos), other(photos), strict=True):
         assert len(ours) == len(theirs) > 0
         for a, b in zip(ours, theirs, strict=True):
             assert np.abs(np.subtract(a.box + a.landmarks, b.box + b.landmarks)).max() < 0.05
+
+
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this CPU does not multiply bf16")
+
+
+@needs_bf16
+def test_faces_are_those_of_float32_alone(att, detector):
+    """AT&T's faces at several sizes and turned upside down, on paper of noise."""
+    rng = np.random.default_rng(8)
+    photos = []
+    for i in range(1, 25):
+        face = Image.fromarray(coloured(att / f"s{i}" / f"{i % 10 + 1}.pgm"))
+        photo = rng.integers(0, 256, (220, 300, 3), np.uint8)
+        for x, width in ((0, 92), (100, 60), (170, 130)):
+            small = np.asarray(face.resize((width, width * 112 // 92)))[:: -1 if i % 4 == 0 else 1]
+            photo[i : i + len(small), x : x + width] = small
+        photos.append(photo)
+    alone = MtcnnDetector(compute=Compute(precision="f32"))
+    assert detector._screens and not alone._screens
+    found, expected = detector(photos), alone(photos)
+    assert [len(faces) for faces in found] == [len(faces) for faces in expected] and sum(map(len, found)) > 24
+    for ours, theirs in zip(found, expected, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert np.abs(np.subtract(a.box + a.landmarks, b.box + b.landmarks)).max() < 0.01
+
+
+@needs_bf16
+@pytest.mark.parametrize("i, net", [(0, nets.PNET), (1, nets.RNET)])
+def test_bf16_errs_by_less_than_the_margin_near_the_threshold(att, i, net):
+    size = (CELL, 24)[i]
+    faces = [coloured(att / f"s{n}" / "2.pgm") for n in range(1, 41)]
+    boxes = np.random.default_rng(6).uniform(0, 60, (40, 100, 3))
+    boxes = np.concatenate([boxes[..., :2], boxes[..., :2] + 12 + boxes[..., 2:]], axis=-1)
+    seen = np.concatenate([patches(centred(face), of_face, size) for face, of_face in zip(faces, boxes, strict=True)])
+    inputs = (seen, np.zeros((len(seen), CELL - 2, CELL - 2, 1), np.float32)) if net is nets.PNET else (seen,)
+    graph = nets.in_openvino(net, nets.load(net), (BATCHES[i], size, size, 4))
+    exact, rough = (in_batches(OpenvinoEngine(graph, p), inputs, BATCHES[i])[..., -1].ravel() for p in ("f32", "bf16"))
+    near = np.abs(exact - np.log(THRESHOLDS[i] / (1 - THRESHOLDS[i]))) < 2
+    assert near.sum() > 100 and 0 < np.abs(exact - rough)[near].max() < MARGIN
 
 
 @pytest.mark.lfw

@@ -14,7 +14,7 @@ each = pytest.mark.parametrize("net, shape", list(zip(nets.NETS, SHAPES, strict=
 
 def inputs(net: nets.Net, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(4)
-    photo = rng.integers(0, 256, shape).astype(np.float32)
+    photo = rng.integers(-128, 128, shape).astype(np.float32)
     gaps = (rng.random((shape[0], shape[1] - 2, shape[2] - 2, 1)) < 0.05).astype(np.float32) * 1e4
     return (photo, gaps) if "gaps" in net.layers else (photo,)
 
@@ -27,7 +27,7 @@ def test_the_answers_are_the_packages_own(net, shape):
     package = {nets.PNET: StagePNet, nets.RNET: StageRNet, nets.ONET: StageONet}[net]().model
     photo, *gaps = inputs(net, shape)
     gaps = [np.zeros_like(gap) for gap in gaps]
-    *expected, classes = (answer.numpy() for answer in package((photo[..., :3] - 127.5) / 128))
+    *expected, classes = (answer.numpy() for answer in package((photo[..., :3] + 0.5) / 128))
     found = OpenvinoEngine(lambda: nets.in_openvino(net, nets.load(net), shape))([(photo, *gaps)])[0]
     assert np.abs(found[..., :-1] - np.concatenate(expected, axis=-1)).max() < 1e-4
     assert np.abs(1 / (1 + np.exp(-found[..., -1])) - classes[..., 1]).max() < 1e-4
@@ -50,7 +50,7 @@ def test_what_a_gap_covers_is_not_seen():
     gaps[:] = 0
     gaps[:, 31 - 2] = 1e4
     other = photo.copy()
-    other[:, 31:] = 255 - other[:, 31:]
+    other[:, 31:] = -1 - other[:, 31:]
     answers = [answer[:, :11] for answer in run([(photo, gaps), (other, gaps), (other, np.zeros_like(gaps))])]
     assert np.array_equal(answers[0], answers[1]) and not np.array_equal(answers[0], answers[2])
 

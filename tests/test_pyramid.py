@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder import pyramid
-from embedder.pyramid import GAP, OVERLAP, Memory, lay_out, pack, patches, scales
+from embedder.pyramid import CELL, GAP, OVERLAP, STRIDE, Memory, centred, lay_out, pack, patches, scales, windows
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """The fourth channel says nothing."""
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 4), np.uint8)
+    """Less 128; the fourth channel says nothing."""
+    return np.random.default_rng(seed).integers(-128, 128, (height, width, 4), np.int8)
 
 
 def test_scales_are_the_packages():
@@ -69,6 +69,22 @@ def test_a_canvas_holds_the_levels_and_marks_where_odd_ones_end():
     assert np.array_equal(canvases.gaps, gaps)
 
 
+def test_windows_are_what_single_answers_see():
+    canvases = lay_out([photo(75, 131)], 20, 64, Memory())
+    cells = np.array([[0, 0, 1], [3, 11, 26], [0, 25, 7]])
+    pixels, gaps = windows(canvases, tuple(cells))
+    for (canvas, y, x), seen, gap in zip(cells.T, pixels, gaps, strict=True):
+        top, left = y * STRIDE, x * STRIDE
+        assert np.array_equal(seen, canvases.pixels[canvas, top : top + CELL, left : left + CELL])
+        assert np.array_equal(gap, canvases.gaps[canvas, top : top + CELL - 2, left : left + CELL - 2])
+
+
+def test_centred_photos_are_less_128():
+    pixels = np.random.default_rng(5).integers(0, 256, (7, 9, 3), np.uint8)
+    found = centred(pixels)
+    assert found.dtype == np.int8 and found.shape == (7, 9, 4) and np.array_equal(found[..., :3], pixels.astype(int) - 128)
+
+
 def test_photos_in_which_no_face_fits_have_no_levels():
     canvases = lay_out([photo(12, 90), photo(3, 3)], 20, 64, Memory())
     assert canvases.pieces == [] and len(canvases.pixels) == 0 and len(lay_out([], 20, 64, Memory()).pixels) == 0
@@ -80,9 +96,9 @@ def test_patches_are_sampled_as_tensorflow_samples_them(size):
     pixels = photo(90, 130)
     corner = rng.uniform(-30, 100, (60, 2))
     rows = np.concatenate([corner, corner + rng.uniform(2, 90, (60, 2))], axis=1)
-    normal = (pixels[None, ..., :3].astype(np.float32) - 127.5) / 128
+    normal = (pixels[None, ..., :3].astype(np.float32) + 0.5) / 128
     share = rows[:, [1, 0, 3, 2]] / [90, 130, 90, 130]
     expected = tf.image.crop_and_resize(normal, share, np.zeros(60, np.int32), (size, size)).numpy()
-    found = (patches(pixels, rows, size)[..., :3] - 127.5) / 128
+    found = (patches(pixels, rows, size)[..., :3] + 0.5) / 128
     outside = (expected == 0) != (found == 0)  # a sample exactly on the edge may fall on either side
     assert outside.mean() < 0.001 and np.abs(found - expected)[~outside].max() < 1e-4
