@@ -138,7 +138,14 @@ def _walk(root: Path, notes: list[str]) -> Iterator[str]:
 
 def is_outside(root: Path, name: str) -> bool:
     """Whether a path leaves the root, by a link or by '..'."""
-    return not (root / name).resolve().is_relative_to(root.resolve())
+    return _path_inside(root, name) is None
+
+
+def _path_inside(root: Path, name: str) -> str | None:
+    """The path without links; None where it leaves the root."""
+    home = os.path.realpath(root)
+    path = os.path.realpath(os.path.join(home, name))
+    return path if os.path.join(path, "").startswith(os.path.join(home, "")) else None
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -244,12 +251,13 @@ class Decoder:
             yield waiting.popleft().result()
 
     def _decode(self, root: Path, name: str) -> Photo:
-        if is_outside(root, name):
+        path = _path_inside(root, name)
+        if path is None:
             return Photo(name, OUTSIDE, "a link or path that leaves the folder")
         worker: subprocess.Popen | None = self._idle.get() or _start()
         assert worker is not None
         try:
-            photo = _ask(worker, root, name, self._seconds)
+            photo = _ask(worker, name, path, self._seconds)
         except (OSError, ValueError, TimeoutError) as error:
             _stop(worker)
             worker = None
@@ -282,9 +290,9 @@ def _stop(worker: subprocess.Popen) -> None:
     worker.wait()
 
 
-def _ask(worker: subprocess.Popen, root: Path, name: str, seconds: float) -> Photo:
+def _ask(worker: subprocess.Popen, name: str, path: str, seconds: float) -> Photo:
     assert worker.stdin and worker.stdout
-    worker.stdin.write(json.dumps(str((root / name).resolve())).encode() + b"\n")
+    worker.stdin.write(json.dumps(path).encode() + b"\n")
     if not select.select([worker.stdout], [], [], seconds)[0]:
         raise TimeoutError
     head = json.loads(_read_exactly(worker.stdout, int.from_bytes(_read_exactly(worker.stdout, 4), "little")))
