@@ -109,7 +109,10 @@ def test_bf16_errs_by_less_than_the_margin_near_the_threshold(att, i, net):
     seen = np.concatenate([patches(centred(face), of_face, size) for face, of_face in zip(faces, boxes, strict=True)])
     inputs = (seen, np.zeros((len(seen), CELL - 2, CELL - 2, 1), np.float32)) if net is nets.PNET else (seen,)
     arrays, shape = nets.load(net), (BATCHES[i], size, size, 4)
-    exact, rough = (in_batches(OpenvinoEngine(lambda: nets.in_openvino(net, arrays, shape), p), inputs, BATCHES[i])[..., -1].ravel() for p in ("f32", "bf16"))
+    exact, rough = (
+        in_batches(OpenvinoEngine(lambda: nets.in_openvino(net, arrays, shape), p), inputs, BATCHES[i])[..., -1].ravel()
+        for p in ("f32", "bf16")
+    )
     near = np.abs(exact - np.log(THRESHOLDS[i] / (1 - THRESHOLDS[i]))) < 2
     assert near.sum() > 100 and 0 < np.abs(exact - rough)[near].max() < MARGIN
 
