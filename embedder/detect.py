@@ -103,7 +103,9 @@ class MtcnnDetector:
         cells = np.nonzero((answers[..., -1] > _least(THRESHOLDS[0], bool(self._screens))) & (owners >= 0))
         found = answers[cells]
         if self._screens and len(found):
-            found = in_batches(self._pnet, windows(canvases, cells), BATCHES[0])[:, 0, 0]
+            some = range(0, len(found), 8 * BATCHES[0])  # windows are 80 times the size of what they answer
+            seen = (windows(canvases, tuple(axis[i : i + some.step] for axis in cells)) for i in some)
+            found = np.concatenate([in_batches(self._pnet, of_some, BATCHES[0]) for of_some in seen])[:, 0, 0]
         likely = found[:, -1] > _least(THRESHOLDS[0])
         return _rows(canvases, owners[cells][likely], [axis[likely] for axis in cells[1:]], found[likely])
 

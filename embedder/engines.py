@@ -51,10 +51,10 @@ class OpenvinoEngine:
         return found
 
     def _requests(self, n: int) -> list[openvino.InferRequest]:
-        """This thread's own, several for a core: Python may be late with the next batch."""
+        """This thread's own, as many as there are cores."""
         if not hasattr(self._own, "requests"):
             self._own.requests = []
-        while len(self._own.requests) < min(n, 4 * cores()):
+        while len(self._own.requests) < min(n, cores()):
             self._own.requests.append(self._network.create_infer_request())
         return self._own.requests
 
