@@ -47,7 +47,7 @@ def measure(crops: np.ndarray, model: str, rounds: int, torch_python: str | None
 @click.option("--torch-python", help="Python of an environment with facenet-pytorch.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(crops: Path, n: int, rounds: int, model: str, torch_python: str | None, out: Path | None) -> None:
-    tell(measure(crops_of(crops, n), model, rounds, torch_python), "facedb int8", "crops", out)
+    tell(measure(crops_of(crops, n), model, rounds, torch_python), "facedb auto", "crops", out)
 
 
 if __name__ == "__main__":
