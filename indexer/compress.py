@@ -26,9 +26,7 @@ CONFIDENCE = 2.33  # standard errors below the mean: 99 %, one-sided, for the fa
 SHARES = (1 / 64, 1 / 32, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 5 / 32, 3 / 16, 1 / 4, 9 / 32, 5 / 16, 3 / 8, 1 / 2, 3 / 4, 1)  # of the lists
 DEPTHS = (16, 32, 64, 128, 256)
 BLOCK = 1 << 16  # rows at once
-TOGETHER = (
-    18  # queries of a batch that look through a list together: FAISS takes three at a time, and of itself 11, which is a fifth slower
-)
+TOGETHER = 18  # queries that look through a list together; FAISS takes three at a time, and 11 of itself: a fifth slower
 ID_BYTES = 8
 TIES = 1e-6
 
@@ -196,20 +194,16 @@ def frontier(tried: Sequence[Setting], recall: float) -> list[Setting]:
 
 def in_turns(ways: Sequence[Codes], xq: np.ndarray) -> list[float]:
     """Median milliseconds of each way to answer one query of xq (q, d); they take turns, so that a busy moment slows all."""
-    return [1000 * statistics.median(of_way) for of_way in zip(*([_seconds(codes, q) for codes in ways] for q in xq[:, None]), strict=True)]
-
-
-def _seconds(codes: Codes, q: np.ndarray) -> float:
-    began = time.perf_counter()
-    codes.search(q, ANSWERS)
-    return time.perf_counter() - began
+    seconds = ([_seconds(codes.search, q, ANSWERS) for codes in ways] for q in xq[:, None])
+    return [1000 * statistics.median(of_way) for of_way in zip(*seconds, strict=True)]
 
 
 def milliseconds(search: Callable[[np.ndarray], Any], xq: np.ndarray) -> float:
     """Median time of one query of xq (q, d)."""
-    seconds = []
-    for i in range(len(xq)):
-        began = time.perf_counter()
-        search(xq[i : i + 1])
-        seconds.append(time.perf_counter() - began)
-    return 1000 * statistics.median(seconds)
+    return 1000 * statistics.median(_seconds(search, q) for q in xq[:, None])
+
+
+def _seconds(search: Callable[..., Any], *arguments: Any) -> float:
+    began = time.perf_counter()
+    search(*arguments)
+    return time.perf_counter() - began
