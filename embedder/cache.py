@@ -90,6 +90,7 @@ def _makers() -> str:
     return hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in MAKERS)).hexdigest()
 
 
+@lru_cache
 def _machine(core: openvino.Core) -> list[str]:
     """OpenVINO's version and what tells one kind of CPU from another."""
     import openvino
