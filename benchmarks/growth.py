@@ -16,8 +16,8 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.index import made  # noqa: E402
-from benchmarks.rounds import Peer, alternate  # noqa: E402
+from benchmarks.index import made, nearest  # noqa: E402
+from benchmarks.rounds import alternate  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000, 4_000_000)
 COLUMNS = {"build_s": "build, s", "single_ms": "one query, ms", "batch_ms": "of 1,000, ms a query", "anonymous_mb": "memory, MB"}
@@ -25,14 +25,8 @@ COLUMNS = {"build_s": "build, s", "single_ms": "one query, ms", "batch_ms": "of 
 
 def measured(folder: Path, n: int, like: str, rounds: int) -> dict[str, Any]:
     """Of n faces: seconds to build from gallery.db, and what `peers/nearest.py` tells of our search and of exact FAISS."""
-    folder = folder / f"{like}-{n}"
-    if not (folder / "xb.npy").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        made(folder, n, like)
-    files = [str(folder / name) for name in ("truth.npz", "xb.npy")]
-    where = {"facedb": folder / "g", "flat": folder / "peers"}
-    peers = {name: Peer(sys.executable, "nearest.py", [name, *files, str(path), "0.99", "1000"]) for name, path in where.items()}
-    found = alternate(peers, rounds, ("single_ms", "batch_ms"))
+    folder = made(folder, n, like)
+    found = alternate({engine: nearest(folder, engine) for engine in ("facedb", "flat")}, rounds, ("single_ms", "batch_ms"))
     found["facedb"] |= json.loads((folder / "g.json").read_text())
     return {"n": n, **found}
 

@@ -27,8 +27,12 @@ from benchmarks.rounds import Peer, alternate  # noqa: E402
 PROBES, TRUE = 2000, 10
 
 
-def made(folder: Path, n: int, like: str) -> None:
-    """In `folder`: xb.npy (n, d), truth.npz with xq and gt (its exact nearest rows), and the gallery `g` of the same faces."""
+def made(where: Path, n: int, like: str) -> Path:
+    """A folder in `where`, made once: xb.npy (n, d), truth.npz with xq and gt (its exact nearest rows), and the gallery `g` of the same faces."""
+    folder = where / f"{like}-{n}"
+    if (folder / "xb.npy").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
     d = synthetic.profile(like).d
     xb = np.lib.format.open_memmap(folder / "_xb.npy", "w+", np.float32, (n, d))
 
@@ -43,6 +47,15 @@ def made(folder: Path, n: int, like: str) -> None:
     np.savez(folder / "truth.npz", xq=xq, gt=knn_ground_truth(xq, blocks(), TRUE, faiss.METRIC_INNER_PRODUCT)[1])
     (folder / "g.json").write_text(json.dumps(gallery.make(folder / "g", n, d)))
     os.rename(folder / "_xb.npy", folder / "xb.npy")
+    return folder
+
+
+def nearest(folder: Path, engine: str, python: str = sys.executable, recall: float = 0.99, queries: int = 1000) -> Peer:
+    """An engine over what was made in a folder."""
+    where = folder / ("g" if engine.startswith("facedb") else "peers")
+    return Peer(
+        python, "nearest.py", [engine, *(str(folder / name) for name in ("truth.npz", "xb.npy")), str(where), str(recall), str(queries)]
+    )
 
 
 @click.command()
@@ -60,21 +73,10 @@ def made(folder: Path, n: int, like: str) -> None:
 def main(
     n: int, like: str, folder: Path, recall: float, rounds: int, queries: int, peers_python: str | None, engines: str, out: Path | None
 ) -> None:
-    folder = folder / f"{like}-{n}"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "xb.npy").exists():
-        made(folder, n, like)
-
-    def peer(python: str, engine: str, where: Path) -> Peer:
-        return Peer(
-            python, "nearest.py", [engine, *(str(folder / name) for name in ("truth.npz", "xb.npy")), str(where), str(recall), str(queries)]
-        )
-
-    peers = {e: peer(sys.executable, e, folder / "g") for e in ("facedb", "facedb_index")} | {
-        "flat": peer(sys.executable, "flat", folder / "peers")
-    }
+    folder = made(folder, n, like)
+    peers = {engine: nearest(folder, engine, recall=recall, queries=queries) for engine in ("facedb", "facedb_index", "flat")}
     if peers_python:
-        peers |= {engine: peer(peers_python, engine, folder / "peers") for engine in engines.split(",")}
+        peers |= {engine: nearest(folder, engine, peers_python, recall, queries) for engine in engines.split(",")}
     found = alternate(peers, rounds, ("single_ms", "batch_ms"))
     for name, a in found.items():
         times = [found["flat"][key] / a[key] for key in ("single_ms", "batch_ms")]
