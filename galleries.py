@@ -216,7 +216,7 @@ def _embed_missing(gallery: Gallery, model: Model, compute: Compute, on_progress
         return
     embedder, done = load_embedder(model, compute, say), 0
     for block in switch.pending(gallery):
-        crops = np.stack([crops_of.centre(crops_of.from_png(png), gallery.spec.crop) for _, png in block])
+        crops = np.stack([crops_of.plain(png, gallery.spec.crop) for _, png in block])
         switch.store(gallery, [id for id, _ in block], embedder(crops))
         done += len(block)
         on_progress(done, total)

@@ -26,7 +26,7 @@ def crops_of(folder: Path, n: int) -> np.ndarray:
     """uint8 (n, 160, 160, 3): the first crops of a data set."""
     data = DataSet(folder)
     rows = (row for table in data.shards() for row in to_rows(table) if row.crop)
-    return np.stack([align.centre(align.from_png(row.crop), data.spec.crop) for row, _ in zip(rows, range(n), strict=False) if row.crop])
+    return np.stack([align.plain(row.crop, data.spec.crop) for row, _ in zip(rows, range(n), strict=False) if row.crop])
 
 
 def measure(crops: np.ndarray, model: str, rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:

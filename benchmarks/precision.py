@@ -32,7 +32,7 @@ from embedder.weights import open_model  # noqa: E402
 def main(crops: Path, people: Path, model: str) -> None:
     data = DataSet(crops)
     rows = [row for table in data.shards() for row in to_rows(table) if row.crop]
-    pixels = np.stack([align.centre(align.from_png(row.crop), data.spec.crop) for row in rows if row.crop])
+    pixels = np.stack([align.plain(row.crop, data.spec.crop) for row in rows if row.crop])
     with open(people) as file:
         roles = {line["identity"]: line["role"] for line in csv.DictReader(file)}
     names, splits = (np.array([getattr(row, field) for row in rows]) for field in ("identity", "split"))

@@ -95,3 +95,8 @@ def from_png(data: bytes) -> np.ndarray:
     """PNG -> uint8 RGB (s, s, 3)."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def plain(data: bytes, rule: CropRule) -> np.ndarray:
+    """PNG of a crop -> uint8 RGB (size, size, 3), without its border."""
+    return centre(from_png(data), rule)
