@@ -144,23 +144,28 @@ class ProbeReader:
             photos = decoder.stream(listing.root, [e.path for e in listing.entries])
             stage = self._photo_stage(few)
             for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}):
-                for row in rows:
-                    row.pixels = row.pixels if self._keep_pixels else None
                 yield Probe(photo.name, rows)
 
     def _photo_stage(self, few: bool) -> PhotoStage:
         """Kept from one source to the next, unless it is for a few photos and now there are many."""
         if self._stage is None or (self._few and not few):
             model = self._open_model()
+
+            def load() -> Embedder:
+                embedder = load_embedder(model, self._compute, self._say, few)
+                return embedder.load() if few else embedder
+
             with ThreadPoolExecutor(1) as thread:
-                loading = thread.submit(load_embedder, model, self._compute, self._say, few)
+                loading = thread.submit(load)
                 from embedder.pipeline import Options, PhotoStage  # meanwhile: it takes as long
 
                 detector = make_detector(self._searcher.spec.detector, self._compute)
+                if few:
+                    detector.load()
                 embedder = loading.result()
             crop = self._searcher.spec.crop
             spec = replace(embedder.spec, crop=crop if self._keep_crops else replace(crop, border=0))
-            options = Options(all_faces=not self._one_face, keep_crops=self._keep_crops)
+            options = Options(all_faces=not self._one_face, keep_crops=self._keep_crops, keep_pixels=self._keep_pixels)
             self._stage, self._few = PhotoStage(spec, detector, embedder, options), few
         return self._stage
 

@@ -41,9 +41,26 @@ class Compute:
         return Compute(device, "bf16" if has_bf16() else "f32")
 
 
+_kept_to: list[int] = []
+
+
+def usable() -> list[int]:
+    """The cores that this process may use, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return _kept_to or list(range(os.cpu_count() or 1))
+
+
 def cores() -> int:
     """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(usable())
+
+
+def keep_to(core: int) -> None:
+    """From now on this process uses one core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    _kept_to[:] = [core]
 
 
 def choose_device(device: str) -> str:

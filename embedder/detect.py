@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ MAX_SIDE = 1024
 CANVAS = 320
 BATCHES = 256, 32, 8  # windows of the first network, patches of the second and the third that go together
 MARGIN = 0.35  # of the log-odds, for what bf16 errs by
+_loading = Lock()
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,13 @@ class Face:
 class Detector(Protocol):
     """What finds faces; `record` is kept beside the vectors, `where` is a line for the user."""
 
+    compute: Compute
     record: dict[str, Any]
     where: str
+
+    def load(self) -> Detector:
+        """Makes it ready, which otherwise the first call does."""
+        ...
 
     def __call__(self, photos: Sequence[np.ndarray]) -> list[list[Face]]:
         """uint8 RGB (h, w, 3) each -> the faces of each."""
@@ -58,14 +65,9 @@ class MtcnnDetector:
     """
 
     def __init__(self, min_face: int = MIN_FACE, max_side: int = MAX_SIDE, compute: Compute = Compute()):  # noqa: B008
+        """Loads no network yet, and can be pickled: what is sent are the settings."""
         self.compute = compute.chosen()
-        canvas, *small = (1, CANVAS, CANVAS, 4), *((n, side, side, 4) for n, side in zip(BATCHES, (CELL, 24, 48), strict=True))
-        self._screens: tuple[Engine, Engine] | None = None
-        if not self.compute.on_gpu and self.compute.precision != "f32" and has_bf16():
-            self._screens = _engine(nets.PNET, canvas, self.compute, "bf16"), _engine(nets.RNET, small[1], self.compute, "bf16")
-        self._pnet = _engine(nets.PNET, small[0] if self._screens else canvas, self.compute)
-        self._rnet, self._onet = _engine(nets.RNET, small[1], self.compute), _engine(nets.ONET, small[2], self.compute)
-        self._min_face, self._max_side, self._memory = min_face, max_side, Memory()
+        self._min_face, self._max_side, self._loaded = min_face, max_side, False
         self.record = {
             "algorithm": "mtcnn",
             "weights": hashlib.sha256("".join(net.sha256 for net in nets.NETS).encode()).hexdigest()[:16],
@@ -76,8 +78,29 @@ class MtcnnDetector:
         }
         self.where = f"MTCNN on {self.compute.device}, faces of at least {min_face} px, photos of at most {max_side} px"
 
+    def load(self) -> MtcnnDetector:
+        """Makes the networks ready, once."""
+        with _loading:
+            if not self._loaded:
+                self._load()
+        return self
+
+    def _load(self) -> None:
+        canvas, *small = (1, CANVAS, CANVAS, 4), *((n, side, side, 4) for n, side in zip(BATCHES, (CELL, 24, 48), strict=True))
+        self._screens: tuple[Engine, Engine] | None = None
+        if not self.compute.on_gpu and self.compute.precision != "f32" and has_bf16():
+            self._screens = _engine(nets.PNET, canvas, self.compute, "bf16"), _engine(nets.RNET, small[1], self.compute, "bf16")
+        self._pnet = _engine(nets.PNET, small[0] if self._screens else canvas, self.compute)
+        self._rnet, self._onet = _engine(nets.RNET, small[1], self.compute), _engine(nets.ONET, small[2], self.compute)
+        self._memory, self._loaded = Memory(), True
+
+    def __getstate__(self) -> dict[str, Any]:
+        settings = "compute", "record", "where", "_min_face", "_max_side"
+        return {name: getattr(self, name) for name in settings} | {"_loaded": False}
+
     def __call__(self, photos: Sequence[np.ndarray]) -> list[list[Face]]:
         """The faces of each photo, by falling confidence."""
+        self.load()
         small = [shrink(photo, self._max_side) for photo in photos]
         wide = [centred(photo) for photo, _ in small]
         found: list[list[Face]] = [[] for _ in photos]

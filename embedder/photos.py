@@ -8,7 +8,6 @@ import os
 import queue
 import select
 import subprocess
-import sys
 import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ import numpy as np
 
 from embedder.errors import DataError
 from embedder.table import Entry
+from embedder.workers import start, stop
 
 SUFFIXES = frozenset(
     [
@@ -48,6 +48,7 @@ SPLITS = frozenset(["gallery", "probe", "train", "val", "test"])
 OUTSIDE = "outside"
 SECONDS_TO_DECODE = 30.0
 WORKERS = max(1, min(4, os.cpu_count() or 1))
+ONE_BLOCK = {"PILLOW_BLOCKS_MAX": "1"}  # of Pillow's memory is kept from photo to photo
 
 
 # which photos ---------------------------------------------------------------
@@ -232,7 +233,7 @@ class Decoder:
         for _ in range(self._workers):
             worker = self._idle.get()
             if worker is not None:
-                _stop(worker)
+                stop(worker)
 
     def submit(self, root: Path, name: str) -> Future[Photo]:
         return self._threads.submit(self._decode, root, name)
@@ -254,40 +255,18 @@ class Decoder:
         path = _path_inside(root, name)
         if path is None:
             return Photo(name, OUTSIDE, "a link or path that leaves the folder")
-        worker: subprocess.Popen | None = self._idle.get() or _start()
+        worker: subprocess.Popen | None = self._idle.get() or start("embedder.decode", environment=ONE_BLOCK, buffered=False)
         assert worker is not None
         try:
             photo = _ask(worker, name, path, self._seconds)
         except (OSError, ValueError, TimeoutError) as error:
-            _stop(worker)
+            stop(worker)
             worker = None
             why = f"took longer than {self._seconds:g} s" if isinstance(error, TimeoutError) else "the decoder died of it"
             photo = Photo(name, "unreadable", why)
         finally:
             self._idle.put(worker)
         return photo
-
-
-# pixels' memory is kept from photo to photo: glibc would give it back each time, and new pages cost as much as decoding
-KEPT = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20), "PILLOW_BLOCKS_MAX": "1"}
-
-
-def _start() -> subprocess.Popen:
-    paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment = (
-        os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | KEPT
-    )
-    command = [sys.executable, "-m", "embedder.decode"]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True, bufsize=0)
-
-
-def _stop(worker: subprocess.Popen) -> None:
-    worker.kill()
-    for stream in (worker.stdin, worker.stdout):
-        if stream:
-            stream.close()
-    worker.wait()
 
 
 def _ask(worker: subprocess.Popen, name: str, path: str, seconds: float) -> Photo:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +23,13 @@ from embedder.errors import DataError
 from embedder.photos import Decoder, Listing, Photo
 from embedder.spec import FaceSpec
 from embedder.table import SHARD_PHOTOS, DataSet, Entry, Row, Writer, shard_path, to_rows, to_table
+from embedder.workers import Workers
 
 if TYPE_CHECKING:
     from embedder.runtime import Embedder
 
-CHUNK_PIXELS = 64 * 250 * 250
+CHUNK_PIXELS = 32 * 250 * 250
+MANY = 512  # photos: processes of their own are ready by then, and have made up for it
 PACKAGES = ("facedb", "openvino", "tensorflow", "tensorflow-cpu", "keras", "mtcnn", "numpy", "pillow", "pyarrow")
 OnProgress = Callable[[int, int], None]
 
@@ -55,22 +59,32 @@ class Options:
     all_faces: bool = False
     keep_crops: bool = True
     prune: bool = False
+    keep_pixels: bool = False  # of crops, in the rows
 
 
 class PhotoStage:
-    """Photos -> rows: detect, crop; and vectors where there is an embedder. As many chunks of photos at a time as there are cores."""
+    """Photos -> rows: detect, crop; and vectors where there is an embedder. As many chunks of photos at a time as there are cores.
+
+    Many photos go to processes, each on a core of its own; few, which would be done before those are ready, to threads of this one, as do all
+    where there is a GPU. The processes last as long as this object.
+    """
 
     def __init__(self, spec: FaceSpec, detector: Detector, embedder: Embedder | None, options: Options):
         self.spec, self.options = replace(spec, detector=detector.record), options
         self._detector, self._embedder = detector, embedder
-        self._threads = ThreadPoolExecutor(cores())  # kept: networks and buffers of a thread are made once
+        self._threads = ThreadPoolExecutor(cores())  # kept: what a thread or process needs is made once
+        self._workers: Workers | None = None
 
-    def rows(self, photos: Iterator[Photo], entries: dict[str, Entry]) -> Iterator[tuple[Photo, list[Row]]]:
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_threads": None, "_workers": None}
+
+    def rows(self, photos: Iterator[Photo], entries: dict[str, Entry]) -> Generator[tuple[Photo, list[Row]], None, None]:
         """Each photo, without its pixels, and its rows, in order."""
         waiting: deque[Future[list[tuple[Photo, list[Row]]]]] = deque()
+        submit = self._pool(len(entries))
         try:
             for chunk in chunks(map(self._checked, photos)):
-                waiting.append(self._threads.submit(self._of_chunk, chunk, entries))
+                waiting.append(submit(chunk, [entries[photo.name] for photo in chunk]))
                 if len(waiting) > cores():
                     yield from waiting.popleft().result()
             while waiting:
@@ -79,11 +93,19 @@ class PhotoStage:
             for future in waiting:
                 future.cancel()
 
-    def _of_chunk(self, chunk: list[Photo], entries: dict[str, Entry]) -> list[tuple[Photo, list[Row]]]:
+    def _pool(self, n: int) -> Callable[[list[Photo], list[Entry]], Future[list[tuple[Photo, list[Row]]]]]:
+        """What does a chunk where there are n photos."""
+        if n < MANY or cores() == 1 or self._detector.compute.on_gpu:
+            return lambda *chunk: self._threads.submit(self.of_chunk, *chunk)
+        self._workers = self._workers or Workers(self.of_chunk)
+        return self._workers.submit
+
+    def of_chunk(self, chunk: list[Photo], entries: list[Entry]) -> list[tuple[Photo, list[Row]]]:
+        """Photos and what is known of each -> each without its pixels, and its rows."""
         faces = iter(self._detector([photo.pixels for photo in chunk if photo.pixels is not None]))
         made = []
-        for photo in chunk:
-            entry, pixels = entries[photo.name], photo.pixels
+        for photo, entry in zip(chunk, entries, strict=True):
+            pixels = photo.pixels
             made.append((photo, [row_of(photo, entry)] if pixels is None else self._rows_of(photo, pixels, entry, next(faces))))
             photo.pixels = None
         self._finish([row for _, rows in made for row in rows])
@@ -123,6 +145,8 @@ class PhotoStage:
         for row in rows:
             if row.pixels is not None and self.options.keep_crops:
                 row.crop = align.to_png(row.pixels)
+            if not self.options.keep_pixels:
+                row.pixels = None
 
 
 def row_of(photo: Photo, entry: Entry, face: int = -1) -> Row:
@@ -168,32 +192,32 @@ def process_photos(
     }
     writer = Writer(out, stage.spec, options, listing.entries, listing.extra, per_shard, stage.options.prune)
     problems: list[str] = []
-    with Decoder() as decoder:
+    pending = writer.pending()
+
+    @lru_cache(per_shard)
+    def kept(shard: int, path: str) -> list[Row]:
+        """What an earlier run wrote of a photo that has vanished since."""
+        return writer.old_rows(shard, path) if path in writer.vanished else []
+
+    names = (e.path for shard, entries in pending for e in entries if not kept(shard, e.path))
+    every = {e.path: e for _, entries in pending for e in entries}
+    with Decoder() as decoder, closing(stage.rows(decoder.stream(listing.root, names), every)) as made:
 
         def make(shard: int, entries: list[Entry], tick: Callable[[int], None]) -> pa.Table:
-            rows = _photo_rows(stage, writer, decoder, listing.root, shard, entries, tick, problems)
+            rows: list[Row] = []
+            for entry in entries:
+                of_photo = kept(shard, entry.path)
+                if not of_photo:
+                    photo, of_photo = next(made)
+                    if of_photo[0].outcome != "ok":
+                        problems.append(f"{photo.name}: {of_photo[0].outcome} ({photo.why})")
+                rows += of_photo
+                tick(1)
             return to_table(rows, stage.spec, listing.extra)
 
         summary = run(writer, make, on_progress)
     summary.problems, summary.notes = problems, listing.notes + summary.notes
     return summary
-
-
-def _photo_rows(stage: PhotoStage, writer: Writer, decoder: Decoder, root: Path, shard: int, entries: list[Entry],
-                tick: Callable[[int], None], problems: list[str]) -> list[Row]:  # fmt: skip
-    """The rows of one shard's photos; a photo that has vanished since an earlier run keeps what that run wrote."""
-    kept = {e.path: old for e in entries if e.path in writer.vanished and (old := writer.old_rows(shard, e.path))}
-    photos = decoder.stream(root, [e.path for e in entries if e.path not in kept])
-    made: dict[str, list[Row]] = {}
-    for photo, rows in stage.rows(photos, {e.path: e for e in entries}):
-        made[photo.name] = rows
-        for row in rows:
-            row.pixels = None
-        if rows[0].outcome != "ok":
-            problems.append(f"{photo.name}: {rows[0].outcome} ({photo.why})")
-        tick(1)
-    tick(len(kept))
-    return [row for e in entries for row in (kept.get(e.path) or made[e.path])]
 
 
 def process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bool, on_progress: OnProgress) -> Summary:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 BATCH = 8  # as fast as 32 on CPUs, and little is lost on a few faces
 Network = Callable[[np.ndarray], np.ndarray]
+_loading = Lock()
 
 
 def standardise(crops: np.ndarray, how: str) -> np.ndarray:
@@ -67,7 +69,7 @@ class Embedder:
     """uint8 (n, 160, 160, 3) -> float32 (n, d) of unit length, by the model's contract; several threads may use it at once."""
 
     def __init__(self, model: Model, compute: Compute = Compute(), few: bool = False):  # noqa: B008
-        """Loads and verifies the weights; raises ModelError where they are not what the contract names.
+        """Reads no weights yet, and can be pickled: what is sent are the settings.
 
         'auto' takes int8 where it was measured for this model and found good; raises InputError for 'int8' where it was not measured.
         few: for a handful of crops: ready sooner, at a lower rate; 'auto' is not int8 then, which takes longest to get ready.
@@ -77,9 +79,19 @@ class Embedder:
             self.compute = replace(self.compute, precision="int8")
         package = "tensorflow" if self.compute.on_gpu else "openvino"
         self.spec = replace(model.spec, runtime=f"{package} {version(package)}", precision=self.compute.precision)
-        on_cpu = self._few_on_cpu if few and self.compute.precision != "int8" else self._on_cpu
-        make = self._on_gpu if self.compute.on_gpu else on_cpu
-        self._networks = [make(model, i, part) for i, part in enumerate(model.spec.parts)]
+        self._model, self._few, self._networks = model, few, list[Network]()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_networks": []}
+
+    def load(self) -> Embedder:
+        """Loads and verifies the weights, once; raises ModelError where they are not what the contract names."""
+        with _loading:
+            if not self._networks:
+                on_cpu = self._few_on_cpu if self._few and self.compute.precision != "int8" else self._on_cpu
+                make = self._on_gpu if self.compute.on_gpu else on_cpu
+                self._networks = [make(self._model, i, part) for i, part in enumerate(self.spec.parts)]
+        return self
 
     def _on_cpu(self, model: Model, i: int, part: Part) -> Network:
         quantisation = int8.read(part).quantisation if self.compute.precision == "int8" else FLOAT
@@ -110,6 +122,7 @@ class Embedder:
         """Batches have one fixed shape, the last one filled up, so that a crop's vector does not depend on its neighbours' number."""
         if not len(crops):
             return np.empty((0, self.spec.dimension), np.float32)
+        self.load()
         vectors = [unit(network(crops)) for network in self._networks]
         if self.spec.flip:
             vectors = [unit(x + unit(network(crops[:, :, ::-1]))) for x, network in zip(vectors, self._networks, strict=True)]

@@ -14,7 +14,7 @@ from embedder.table import Entry  # noqa: E402
 
 names = sys.argv[1:]
 entries = {name: Entry(name, 0, 0) for name in names}
-stage = PhotoStage(FaceSpec(), MtcnnDetector(), None, Options(keep_crops=False))
+stage = PhotoStage(FaceSpec(), MtcnnDetector(), None, Options(keep_crops=False, keep_pixels=True))
 decoder = Decoder()
 
 
