@@ -36,7 +36,7 @@ def listing_of(files: list[str]) -> Listing:
     from embedder.photos import Listing
     from embedder.table import Entry
 
-    return Listing(Path("/"), [Entry(file.lstrip("/"), 0, 0) for file in files])
+    return Listing(Path("/"), [Entry(file.lstrip("/"), os.stat(file).st_size, 0) for file in files])
 
 
 def evenly(files: list[str], n: int) -> list[str]:

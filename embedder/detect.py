@@ -23,8 +23,8 @@ MIN_FACE = 20
 THRESHOLDS = (0.6, 0.7, 0.7)
 MAX_SIDE = 1024
 CANVAS = 320
-BATCHES = 256, 32, 8  # windows of the first network, patches of the second and the third that go together
-MARGIN = 0.35  # of the log-odds, for what bf16 errs by
+BATCHES = 256, 64, 8  # windows of the first network, patches of the second and the third that go together
+MARGIN = 0.25  # of the log-odds, for what bf16 errs by
 _loading = Lock()
 
 

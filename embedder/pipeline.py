@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from embedder.runtime import Embedder
 
 CHUNK_PIXELS = 32 * 250 * 250
-MANY = 512  # photos: processes of their own are ready by then, and have made up for it
+MANY = 4 << 20  # bytes of photos: processes of their own are ready by then, and have made up for it
 PACKAGES = ("facedb", "openvino", "tensorflow", "tensorflow-cpu", "keras", "mtcnn", "numpy", "pillow", "pyarrow")
 OnProgress = Callable[[int, int], None]
 
@@ -81,7 +81,7 @@ class PhotoStage:
     def rows(self, photos: Iterator[Photo], entries: dict[str, Entry]) -> Generator[tuple[Photo, list[Row]], None, None]:
         """Each photo, without its pixels, and its rows, in order."""
         waiting: deque[Future[list[tuple[Photo, list[Row]]]]] = deque()
-        submit = self._pool(len(entries))
+        submit = self._pool(sum(entry.size for entry in entries.values()))
         try:
             for chunk in chunks(map(self._checked, photos)):
                 waiting.append(submit(chunk, [entries[photo.name] for photo in chunk]))
@@ -93,9 +93,9 @@ class PhotoStage:
             for future in waiting:
                 future.cancel()
 
-    def _pool(self, n: int) -> Callable[[list[Photo], list[Entry]], Future[list[tuple[Photo, list[Row]]]]]:
-        """What does a chunk where there are n photos."""
-        if n < MANY or cores() == 1 or self._detector.compute.on_gpu:
+    def _pool(self, n_bytes: int) -> Callable[[list[Photo], list[Entry]], Future[list[tuple[Photo, list[Row]]]]]:
+        """What does a chunk of photos that have so many bytes together."""
+        if n_bytes < MANY or cores() == 1 or self._detector.compute.on_gpu:
             return lambda *chunk: self._threads.submit(self.of_chunk, *chunk)
         self._workers = self._workers or Workers(self.of_chunk)
         return self._workers.submit

@@ -5,22 +5,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from benchmarks.rounds import serve  # noqa: E402
+from benchmarks.rounds import listing_of, serve  # noqa: E402
 from embedder.detect import MtcnnDetector  # noqa: E402
 from embedder.photos import Decoder  # noqa: E402
 from embedder.pipeline import Options, PhotoStage  # noqa: E402
 from embedder.spec import FaceSpec  # noqa: E402
-from embedder.table import Entry  # noqa: E402
 
-names = sys.argv[1:]
-entries = {name: Entry(name, 0, 0) for name in names}
+listing = listing_of(sys.argv[1:])
+entries = {entry.path: entry for entry in listing.entries}
 stage = PhotoStage(FaceSpec(), MtcnnDetector(), None, Options(keep_crops=False, keep_pixels=True))
 decoder = Decoder()
 
 
 def work() -> dict:
-    rows = [row for _, rows in stage.rows(decoder.stream(Path("/"), names), entries) for row in rows]
-    return {"photos": len(names), "crops": sum(row.pixels is not None for row in rows)}
+    rows = [row for _, rows in stage.rows(decoder.stream(listing.root, entries), entries) for row in rows]
+    return {"photos": len(entries), "crops": sum(row.pixels is not None for row in rows)}
 
 
 serve(work)
