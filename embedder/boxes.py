@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 PHOTO, BOX, SCORE = 0, slice(1, 5), 5
-BLOCK = 256  # boxes of a group that are compared with the better ones at a time
+BLOCK, PAIRS = 128, 1 << 14  # boxes of a group that are compared with the better ones at a time, and pairs at a time
 
 
 def suppress(rows: np.ndarray, groups: np.ndarray, threshold: float, smaller: bool = False) -> np.ndarray:
@@ -36,7 +36,7 @@ def _rounded(sizes: np.ndarray) -> np.ndarray:
 def _beaten(boxes: np.ndarray, threshold: float, smaller: bool) -> np.ndarray:
     """(g, n, 4) by falling score -> bool (g, n): overlaps one of those before it."""
     groups, n = boxes.shape[:2]
-    step = max(1, BLOCK * BLOCK // n)
+    step = max(1, PAIRS // (n * min(n, BLOCK)))
     blocks = [_overlaps_better(boxes[g : g + step], i, threshold, smaller) for g in range(0, groups, step) for i in range(0, n, BLOCK)]
     rows = -(-n // BLOCK)
     return np.concatenate([np.concatenate(blocks[i : i + rows], axis=1) for i in range(0, len(blocks), rows)])
@@ -44,7 +44,7 @@ def _beaten(boxes: np.ndarray, threshold: float, smaller: bool) -> np.ndarray:
 
 def _overlaps_better(boxes: np.ndarray, first: int, threshold: float, smaller: bool) -> np.ndarray:
     """`_beaten` of the boxes `first` to `first + BLOCK`."""
-    x0, y0, x1, y1 = np.moveaxis(boxes[:, : first + BLOCK], 2, 0)
+    x0, y0, x1, y1 = np.ascontiguousarray(np.moveaxis(boxes[:, : first + BLOCK], 2, 0))
     mine = np.s_[:, first : first + BLOCK, None]
     area = (x1 - x0) * (y1 - y0)
     width = np.minimum(x1[mine], x1[:, None]) - np.maximum(x0[mine], x0[:, None])
@@ -52,7 +52,7 @@ def _overlaps_better(boxes: np.ndarray, first: int, threshold: float, smaller: b
     both = np.maximum(width, 0) * np.maximum(height, 0)
     whole = np.minimum(area[mine], area[:, None]) if smaller else area[mine] + area[:, None] - both
     better = np.tri(both.shape[1], both.shape[2], first - 1, dtype=bool)
-    return (both > threshold * whole).any(axis=2, where=better)
+    return ((both > threshold * whole) & better).any(axis=2)
 
 
 def moved(rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:

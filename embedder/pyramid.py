@@ -19,6 +19,7 @@ SCALE_FACTOR = 0.709
 GAP = 1e4  # what is taken from a response that saw pixels beyond its piece
 CENTRE = 128  # what photos are less here: networks in bf16 err half as much on numbers about zero
 GREY = 127.5 - CENTRE
+CACHED, STRIPE = 4 << 20, 32  # bytes up to which a photo is narrowed at once, and rows at a time of a larger one
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,18 @@ def _levels(photo: np.ndarray, shares: Sequence[float]) -> list[tuple[float, np.
     widths = [int(width * share) for share in shares]
     if not shares:
         return []
-    turned = np.ascontiguousarray(photo.view(np.uint32)[..., 0].T).view(np.int8)
-    narrowed, found, first = _areas(width, tuple(widths)) @ turned.astype(np.float32), [], 0
-    for share, w in zip(shares, widths, strict=True):
-        pixels = narrowed[first : first + w].view(np.complex128)  # four floats that move together
-        columns = np.ascontiguousarray(pixels.T).view(np.float32)
+    across, words = _areas(width, tuple(widths)), photo.view(np.uint32)[..., 0]
+    columns = [np.empty((height, w), np.complex128) for w in widths]  # four floats that move together
+    step = height if height * sum(widths) * 16 <= CACHED else STRIPE
+    for top in range(0, height, step):
+        turned = np.ascontiguousarray(words[top : top + step].T).view(np.int8).astype(np.float32)
+        narrowed = np.split((across @ turned).view(np.complex128), np.cumsum(widths)[:-1])
+        for of_level, pixels in zip(columns, narrowed, strict=True):
+            of_level[top : top + step] = pixels.T
+    found = []
+    for share, w, of_level in zip(shares, widths, columns, strict=True):
         h = int(height * share)
-        found.append((share, (_areas(height, (h,)) @ columns).reshape(h, w, 4)))
-        first += w
+        found.append((share, (_areas(height, (h,)) @ of_level.view(np.float32)).reshape(h, w, 4)))
     return found
 
 

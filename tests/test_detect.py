@@ -66,7 +66,7 @@ def test_the_cascade_runs_on_tensorflow_too(att, detector, monkeypatch):
     """What a GPU runs, here on the CPU."""
     photos = [np.pad(coloured(att / f"s{i}" / "3.pgm"), ((0, i), (0, 2 * i), (0, 0)), mode="edge") for i in range(1, 9)]
     shapes = (1, CANVAS, CANVAS, 4), (BATCHES[1], 24, 24, 4), (BATCHES[2], 48, 48, 4)
-    other = MtcnnDetector(compute=Compute(precision="f32"))
+    other = MtcnnDetector(compute=Compute(precision="f32")).load()
     for name, net, shape in zip(("_pnet", "_rnet", "_onet"), nets.NETS, shapes, strict=True):
         monkeypatch.setattr(other, name, TensorflowEngine(nets.in_tensorflow(net, nets.load(net), shape), "CPU:0"))
     for ours, theirs in zip(detector(photos), other(photos), strict=True):
@@ -90,8 +90,8 @@ def test_faces_are_those_of_float32_alone(att, detector):
             small = np.asarray(face.resize((width, width * 112 // 92)))[:: -1 if i % 4 == 0 else 1]
             photo[i : i + len(small), x : x + width] = small
         photos.append(photo)
-    alone = MtcnnDetector(compute=Compute(precision="f32"))
-    assert detector._screens and not alone._screens
+    alone = MtcnnDetector(compute=Compute(precision="f32")).load()
+    assert detector.load()._screens and not alone._screens
     found, expected = detector(photos), alone(photos)
     assert [len(faces) for faces in found] == [len(faces) for faces in expected] and sum(map(len, found)) > 24
     for ours, theirs in zip(found, expected, strict=True):

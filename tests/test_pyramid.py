@@ -21,7 +21,7 @@ def test_scales_are_the_packages():
         assert scales(height, width, least) == pytest.approx(expected.tolist(), rel=1e-12)
 
 
-@pytest.mark.parametrize("height, width", [(250, 250), (112, 92), (61, 203), (33, 34)])
+@pytest.mark.parametrize("height, width", [(250, 250), (112, 92), (61, 203), (33, 34), (603, 700)])
 def test_levels_are_means_over_areas_as_tensorflow_takes_them(height, width):
     pixels = photo(height, width)
     for scale, level in pyramid._levels(pixels, scales(height, width, 20)):
