@@ -79,6 +79,7 @@ class Embedder:
             self.compute = replace(self.compute, precision="int8")
         package = "tensorflow" if self.compute.on_gpu else "openvino"
         self.spec = replace(model.spec, runtime=f"{package} {version(package)}", precision=self.compute.precision)
+        self._quantisations = [int8.read(p).quantisation if self.compute.precision == "int8" else FLOAT for p in model.spec.parts]
         self._model, self._few, self._networks = model, few, list[Network]()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,8 +95,7 @@ class Embedder:
         return self
 
     def _on_cpu(self, model: Model, i: int, part: Part) -> Network:
-        quantisation = int8.read(part).quantisation if self.compute.precision == "int8" else FLOAT
-        return on_openvino(model.arrays(i), part.standardisation, self.compute.precision, quantisation)
+        return on_openvino(model.arrays(i), part.standardisation, self.compute.precision, self._quantisations[i])
 
     def _few_on_cpu(self, model: Model, i: int, part: Part) -> Network:
         """One crop after the other, each on all cores, by a network that is kept compiled."""

@@ -117,10 +117,10 @@ def test_damaged_weights_are_refused_though_their_network_is_kept(tmp_path, monk
     target = weights.stored_file(weights.KNOWN["msceleb"].part)
     target.parent.mkdir(parents=True)
     target.write_bytes(source.read_bytes())
-    Embedder(weights.open_model("msceleb"), few=True)
+    Embedder(weights.open_model("msceleb"), few=True).load()
     assert len([*target.parent.glob("one-*.blob")]) == 1
     with open(target, "r+b") as file:
         file.seek(10_000_000)
         file.write(b"damage")
     with pytest.raises(ModelError, match="damaged or was changed"):
-        Embedder(weights.open_model("msceleb"), few=True)
+        Embedder(weights.open_model("msceleb"), few=True).load()

@@ -1,0 +1,97 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from embedder import pipeline, weights
+from embedder.compute import cores, usable
+from embedder.detect import MtcnnDetector
+from embedder.errors import DataError, FaceDBError, SystemFault
+from embedder.photos import list_photos
+from embedder.pipeline import Options, PhotoStage, process_photos
+from embedder.runtime import Embedder
+from embedder.table import DataSet
+from embedder.workers import Workers
+from tests.conftest import ROOT
+from tests.test_pipeline import nothing, same
+
+
+def refuse(why: str) -> None:
+    raise DataError(why)
+
+
+def is_gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_work_is_done_elsewhere_and_in_order():
+    workers = Workers(math.sqrt)
+    assert [workers.submit(float(i)).result() for i in range(20)] == [math.sqrt(i) for i in range(20)]
+
+
+def test_as_many_processes_as_cores_each_on_its_own():
+    workers = Workers(os.sched_getaffinity)
+    found = [future.result() for future in [workers.submit(0) for _ in range(8 * cores())]]
+    assert all(len(core) == 1 for core in found) and {core for one in found for core in one} <= set(usable())
+
+
+def test_what_work_raises_is_raised_here():
+    with pytest.raises(DataError, match="^no faces there$"):
+        Workers(refuse).submit("no faces there").result()
+    with pytest.raises(FaceDBError, match="ValueError: .*math domain error"):
+        Workers(math.sqrt).submit(-1.0).result()
+
+
+def test_a_process_that_dies_fails_its_own_question_alone():
+    workers = Workers(os.kill)
+    pid = os.getpid()
+    with pytest.raises(SystemFault, match=r"it ended \(7\).*run the same command again"):
+        Workers(os._exit).submit(7).result()
+    assert workers.submit(pid, 0).result() is None  # a question to this process, which is there
+
+
+def test_a_new_process_takes_the_place_of_one_that_died():
+    workers = Workers(os.kill)
+    for _ in range(2 * cores()):
+        with pytest.raises(SystemFault):
+            workers.submit(0, signal.SIGKILL).result()  # its own group
+    assert workers.submit(os.getpid(), 0).result() is None
+
+
+def test_processes_end_with_their_pool():
+    workers = Workers(os.getpid)
+    pid = workers.submit().result()
+    del workers
+    assert is_gone(pid)
+
+
+def test_processes_end_with_a_process_that_is_killed():
+    script = "import os, time; from embedder.workers import Workers; w = Workers(os.getpid); print(w.submit().result(), flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        assert pid != parent.pid
+        parent.kill()
+    assert is_gone(pid)
+
+
+def test_many_photos_give_the_rows_of_few(att, tmp_path, monkeypatch):
+    embedder, tables = Embedder(weights.open_model("msceleb")), []
+    for name, many in (("threads", 1 << 40), ("processes", 0)):
+        monkeypatch.setattr(pipeline, "MANY", many)
+        stage = PhotoStage(embedder.spec, MtcnnDetector(), embedder, Options())
+        process_photos(list_photos(att), tmp_path / name, stage, "embed", nothing, 100)
+        assert (stage._workers is None) == bool(many)
+        tables.append(DataSet(tmp_path / name).table())
+    assert tables[0].num_rows == 400
+    same(*tables)
