@@ -69,12 +69,22 @@ def test_another_models_report_equals_a_recomputation(lfw_vectors, lfw_command, 
     assert lfw_command("info", "switched")["model"] == "msceleb"
 
 
+PEAK = """
+import resource, sys
+sys.argv = ["cli.py", *sys.argv[1:]]
+import cli
+from embedder.compute import cores
+code = cli.main()
+own = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])  # not ru_maxrss: that has the peak of who started this process too
+print(own + cores() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
 def peak_mb(photos, out) -> float:
-    """Peak resident memory of `embed`, without its decoders, in MB."""
-    # not ru_maxrss, in which the peak of the process that started this one counts too
-    script = "import sys; sys.argv = ['cli.py'] + sys.argv[1:]; import cli; code = cli.main(); print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]); sys.exit(code)"
+    """Peak resident memory of `embed` in MB, its processes on each core as large as the largest; without those that decode."""
     arguments = ["embed", str(photos), "--out", str(out), "--quiet", "--no-crops"]
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return float(done.stdout.splitlines()[-1]) / 1024
 
