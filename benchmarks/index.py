@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,9 +51,21 @@ def made(where: Path, n: int, like: str) -> Path:
     return folder
 
 
-def nearest(folder: Path, engine: str, python: str = sys.executable, recall: float = 0.99, queries: int = 1000) -> Peer:
-    """An engine over what was made in a folder."""
-    where = folder / ("g" if engine.startswith("facedb") else "peers")
+def behind(folder: Path, n: int) -> Path:
+    """A copy of the gallery of n faces, made once, to which 1 % were added and of which 5 % were removed without a rebuild."""
+    copy = folder / "g-behind"
+    if not copy.exists():
+        shutil.copytree(folder / "g", folder / "_g-behind", symlinks=True)
+        print(gallery.fall_behind(folder / "_g-behind", n, np.load(folder / "xb.npy", mmap_mode="r").shape[1]))
+        os.rename(folder / "_g-behind", copy)
+    return copy
+
+
+def nearest(
+    folder: Path, engine: str, python: str = sys.executable, recall: float = 0.99, queries: int = 1000, where: Path | None = None
+) -> Peer:
+    """An engine over what was made in a folder; where: another gallery of it."""
+    where = where or folder / ("g" if engine.startswith("facedb") else "peers")
     return Peer(
         python, "nearest.py", [engine, *(str(folder / name) for name in ("truth.npz", "xb.npy")), str(where), str(recall), str(queries)]
     )
@@ -69,12 +82,16 @@ def nearest(folder: Path, engine: str, python: str = sys.executable, recall: flo
 @click.option("--queries", default=1000, show_default=True, help="In a batch.")
 @click.option("--peers-python", help="Python of an environment with the other engines.")
 @click.option("--engines", default="hnswlib,usearch", show_default=True)
+@click.option("--fallen-behind", is_flag=True, help="Also the whole search where 1 % were added and 5 % removed since the index was made.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(
-    n: int, like: str, folder: Path, recall: float, rounds: int, queries: int, peers_python: str | None, engines: str, out: Path | None
-) -> None:
+    n: int, like: str, folder: Path, recall: float, rounds: int, queries: int, peers_python: str | None, engines: str, fallen_behind: bool,
+    out: Path | None,
+) -> None:  # fmt: skip
     folder = made(folder, n, like)
     peers = {engine: nearest(folder, engine, recall=recall, queries=queries) for engine in ("facedb", "facedb_index", "flat")}
+    if fallen_behind:  # its recall is of faces some of which are removed
+        peers["facedb, 1 % more and 5 % fewer"] = nearest(folder, "facedb", recall=recall, queries=queries, where=behind(folder, n))
     if peers_python:
         peers |= {engine: nearest(folder, engine, peers_python, recall, queries) for engine in engines.split(",")}
     found = alternate(peers, rounds, ("single_ms", "batch_ms"))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from embedder.errors import InputError, SystemFault
 
 DEVICES, PRECISIONS = ("auto", "cpu", "gpu"), ("auto", "f32", "bf16", "int8")
+CGROUP = Path("/sys/fs/cgroup")
 GPU_FILES = ("/dev/nvidia0", "/dev/dxg")
 
 
@@ -41,26 +44,41 @@ class Compute:
         return Compute(device, "bf16" if has_bf16() else "f32")
 
 
-_kept_to: list[int] = []
-
-
 def usable() -> list[int]:
-    """The cores that this process may use, by number."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return _kept_to or list(range(os.cpu_count() or 1))
+    """The cores that this process may run on, by number."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def cores() -> int:
-    """How many this process may use."""
-    return len(usable())
+    """How many cores this process may keep busy, a container's limit considered."""
+    return _alone or max(1, min(len(usable()), _limit("cpu.max", len(usable()))))
+
+
+def memory_gb() -> int:
+    """What this process may fill, in whole GiB."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(physical, _limit("memory.max", physical)) >> 30
+
+
+@lru_cache
+def _limit(name: str, otherwise: int) -> int:
+    """A limit of this control group (cgroup v2), in whole units: 'max', '8589934592', or a share such as '150000 100000'."""
+    try:
+        number, *period = (CGROUP / name).read_text().split()
+        return int(number) // int(period[0] if period else 1)
+    except (OSError, ValueError):
+        return otherwise
+
+
+_alone = 0
 
 
 def keep_to(core: int) -> None:
     """From now on this process uses one core."""
+    global _alone
+    _alone = 1
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
-    _kept_to[:] = [core]
 
 
 def choose_device(device: str) -> str:

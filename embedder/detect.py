@@ -61,7 +61,7 @@ class MtcnnDetector:
 
     float32 decides: in bf16 other boxes win among near-equal ones, and 1.8 % of LFW's overlap the package's by less than 0.9. But where the
     CPU multiplies bf16 natively it screens for the first two networks: float32 is asked only where the log-odds in bf16 exceed the threshold
-    less MARGIN, which is more than bf16 erred by on any of 2.3 million places of LFW.
+    less MARGIN: near the threshold bf16 errs by less than 0.16 in 99.9 % of LFW's places.
     """
 
     def __init__(self, min_face: int = MIN_FACE, max_side: int = MAX_SIDE, compute: Compute = Compute()):  # noqa: B008

@@ -11,6 +11,7 @@ import fcntl
 import os
 import pickle
 import queue
+import random
 import subprocess
 import sys
 import weakref
@@ -20,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from embedder.compute import keep_to, usable
+from embedder.compute import cores, keep_to, memory_gb, usable
 from embedder.errors import FaceDBError, SystemFault
 
 PIPE_BYTES = 1 << 20
@@ -57,13 +58,14 @@ def stop(process: subprocess.Popen) -> None:
 
 
 class Workers:
-    """`work` in as many processes as there are cores; a process starts when it is first needed and ends with this object."""
+    """`work` in as many processes as there are cores, and memory for; a process starts when it is first needed and ends with this object."""
 
     def __init__(self, work: Callable[..., Any]):
         self._work = pickle.dumps(work)
-        self._threads = ThreadPoolExecutor(len(usable()))
+        self.count = max(1, min(cores(), memory_gb()))
+        self._threads = ThreadPoolExecutor(self.count)
         self._idle: queue.SimpleQueue[tuple[int, subprocess.Popen | None]] = queue.SimpleQueue()
-        for core in usable():
+        for core in random.sample(usable(), self.count):  # where a container may use a few, others should not take the same
             self._idle.put((core, None))
         self._running: set[subprocess.Popen] = set()
         weakref.finalize(self, _stop_all, self._running)

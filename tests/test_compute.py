@@ -50,3 +50,26 @@ def test_int8_needs_vnni(monkeypatch):
 
 def test_cores_are_those_that_this_process_may_use():
     assert 1 <= cores() <= 4096
+
+
+@pytest.mark.parametrize(
+    "line, expected", [("max 100000", None), ("200000 100000", 2), ("150000 100000", 1), ("50000 100000", 1), ("9900000 100000", None)]
+)
+def test_a_container_s_share_of_the_cores_counts(line, expected, monkeypatch, tmp_path):
+    (tmp_path / "cpu.max").write_text(line + "\n")
+    monkeypatch.setattr(compute, "CGROUP", tmp_path)
+    monkeypatch.setattr(compute, "usable", lambda: [3, 5, 7])
+    compute._limit.cache_clear()
+    assert cores() == (expected or 3)
+    compute._limit.cache_clear()
+
+
+def test_a_container_s_memory_counts(monkeypatch, tmp_path):
+    whole = compute.memory_gb()
+    assert whole >= 1
+    monkeypatch.setattr(compute, "CGROUP", tmp_path)
+    for line, expected in (("max", whole), (str(1 << 30), 1), (str(1 << 50), whole)):
+        (tmp_path / "memory.max").write_text(line)
+        compute._limit.cache_clear()
+        assert compute.memory_gb() == expected
+    compute._limit.cache_clear()
