@@ -41,7 +41,8 @@ def decode(data: bytes, name: str = "") -> np.ndarray:
                 raise Refused("too_large", f"{width} x {height} pixels, the limit is {MAX_PIXELS:,}")
             image.seek(0)
             image.load()
-            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(to_rgb(image))
     except Refused:
         raise
     except UnidentifiedImageError:
@@ -67,7 +68,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read(path: str) -> tuple[bytes, str]:
@@ -87,7 +88,7 @@ def read(path: str) -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
-def answer(path: str) -> tuple[dict[str, Any], bytes]:
+def answer(path: str) -> tuple[dict[str, Any], bytes | memoryview]:
     """The line and the pixels that `path` is answered with."""
     digest = None
     try:
@@ -98,7 +99,7 @@ def answer(path: str) -> tuple[dict[str, Any], bytes]:
     except Refused as error:
         why = str(error).splitlines()[0][:200] if str(error) else error.outcome
         return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None}, b""
-    return {"outcome": "ok", "why": "", "sha256": digest, "shape": pixels.shape}, pixels.tobytes()
+    return {"outcome": "ok", "why": "", "sha256": digest, "shape": pixels.shape}, pixels.data
 
 
 def main() -> None:

@@ -95,3 +95,28 @@ def test_many_photos_give_the_rows_of_few(att, tmp_path, monkeypatch):
         tables.append(DataSet(tmp_path / name).table())
     assert tables[0].num_rows == 400
     same(*tables)
+
+
+LIMITED = """
+import os, sys
+from pathlib import Path
+from embedder import compute, pipeline
+pipeline.MANY = 0
+if sys.argv[3] == "one core":
+    os.sched_setaffinity(0, {compute.usable()[0]})
+sys.argv = ["cli.py", "embed", sys.argv[1], "--out", sys.argv[2], "--quiet"]
+import cli
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("how", ["one core", "all cores"])
+def test_little_memory_is_enough(how, att, tmp_path):
+    for i in range(1, 4):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        os.link(att / f"s{i}" / "1.pgm", tmp_path / "p" / f"{i}.pgm")
+    limited = 'ulimit -v 4000000; exec "$@"'
+    command = ["bash", "-c", limited, "-", sys.executable, "-c", LIMITED, str(tmp_path / "p"), str(tmp_path / "v"), how]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert DataSet(tmp_path / "v").outcomes == {"ok": 3}
