@@ -53,7 +53,8 @@ def stop(process: subprocess.Popen) -> None:
     process.kill()
     for stream in (process.stdin, process.stdout):
         if stream:
-            stream.close()
+            with suppress(OSError):  # what it did not read any more
+                stream.close()
     process.wait()
 
 
@@ -82,11 +83,11 @@ class Workers:
             pickle.dump(arguments, process.stdin, 5)
             process.stdin.flush()
             returned, raised = pickle.load(process.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError):
-            assert process is not None
-            stop(process)
-            self._running.discard(process)
-            code, process = process.returncode, None
+        except BaseException as error:  # what it would say next is no answer to the next question
+            code = self._stopped(process)
+            process = None
+            if not isinstance(error, (OSError, EOFError, pickle.UnpicklingError)):
+                raise
             raise SystemFault(
                 f"expected a process that works on photos to answer, it ended ({code}): was memory short? run the same command again, it goes on"
             ) from None
@@ -95,6 +96,14 @@ class Workers:
         if raised is not None:
             raise raised
         return returned
+
+    def _stopped(self, process: subprocess.Popen | None) -> int | None:
+        """With what code a process ended, or is ended now; None where it could not start."""
+        if process is None:
+            return None
+        self._running.discard(process)
+        stop(process)
+        return process.returncode
 
     def _started(self, core: int) -> subprocess.Popen:
         process = start("embedder.workers", str(core))

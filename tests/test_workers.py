@@ -1,5 +1,6 @@
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -58,6 +59,13 @@ def test_a_process_that_dies_fails_its_own_question_alone():
     with pytest.raises(SystemFault, match=r"it ended \(7\).*run the same command again"):
         Workers(os._exit).submit(7).result()
     assert workers.submit(pid, 0).result() is None  # a question to this process, which is there
+
+
+def test_what_cannot_be_sent_fails_its_own_question_alone():
+    workers = Workers(os.getpid)
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        workers.submit(lambda: None).result()
+    assert workers.submit().result() != os.getpid()
 
 
 def test_a_new_process_takes_the_place_of_one_that_died():
