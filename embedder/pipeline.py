@@ -181,7 +181,7 @@ def add_vectors(rows: Sequence[Row], embedder: Embedder, spec: FaceSpec) -> None
 def process_photos(
     listing: Listing, out: Path, stage: PhotoStage, command: str, on_progress: OnProgress, per_shard: int = SHARD_PHOTOS
 ) -> Summary:
-    """Runs `stage` over the photos that are not done yet; a shard of photos is what a kill can lose."""
+    """Runs `stage` over the photos that are not done yet; a kill can lose the chunks at work and a shard that is not full."""
     options = {
         "command": command,
         "all faces": stage.options.all_faces,

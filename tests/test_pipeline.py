@@ -133,6 +133,7 @@ from embedder.detect import MtcnnDetector
 from embedder.photos import list_photos
 from embedder.runtime import Embedder
 pipeline.MANY = 0  # processes of their own, which have to end too
+pipeline.CHUNK_PIXELS = 16 * 92 * 112
 embedder = Embedder(weights.open_model("msceleb"))
 stage = pipeline.PhotoStage(embedder.spec, MtcnnDetector(), embedder, pipeline.Options())
 print("ready", flush=True)
@@ -149,24 +150,28 @@ def start(photos, out):
     return process
 
 
+def shards(folder) -> int:
+    return len([*folder.glob("part-*.parquet")])
+
+
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(photos, tmp_path):
-    began = time.monotonic()
     whole = start(photos, tmp_path / "whole")
     assert whole.wait(120) == 0
-    seconds = time.monotonic() - began
-    chance = random.Random(0)
-    killed = 0
-    for _ in range(KILLS):
-        process = start(photos, tmp_path / "killed")
-        time.sleep(chance.uniform(0, 0.4) * min(seconds, 4))
+    chance, killed, halfway, out = random.Random(0), 0, 0, tmp_path / "killed"
+    for i in range(KILLS):
+        process, before = start(photos, out), shards(out)
+        while i % 2 and shards(out) == before and process.poll() is None:  # every other time once a shard was written
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.02 if i % 2 else 1))
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    assert killed >= KILLS // 2
-    last = start(photos, tmp_path / "killed")
+        halfway += 0 < shards(out) < shards(tmp_path / "whole")
+    assert killed >= KILLS // 2 and halfway >= 2
+    last = start(photos, out)
     assert last.wait(120) == 0
     whole.stdout.close(), last.stdout.close()
-    same(DataSet(tmp_path / "whole").table(), DataSet(tmp_path / "killed").table())
+    same(DataSet(tmp_path / "whole").table(), DataSet(out).table())
     names = sorted(p.name for p in (tmp_path / "whole").iterdir())
-    assert names == sorted(p.name for p in (tmp_path / "killed").iterdir() if not p.name.startswith("_tmp"))
+    assert names == sorted(p.name for p in (out).iterdir() if not p.name.startswith("_tmp"))
