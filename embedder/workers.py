@@ -2,7 +2,7 @@
 interpreter's lock and move each other's memory from core to core.
 
 `python -m embedder.workers CORE` is one of the pool: it reads pickles from stdin, first what does the work, then the arguments of each call,
-and answers each on stdout with a pickled pair of what it returned and what it raised.
+and answers each on stdout with a pickled pair of what it returned and what it raised. Only these two programs have the pipes; no file is unpickled.
 """
 
 from __future__ import annotations
