@@ -59,7 +59,7 @@ def main(photos: Path, n: int, rounds: int, model: str, torch_python: str | None
     tell(measure(evenly(files, n), model, rounds, torch_python, deepface_python, folder), "facedb", "photos", out)
     for count in map(int, filter(None, memory.split(","))):
         done = whole_command(evenly(files, count), model)
-        print(f"embed, {count} photos as a process: {done['seconds']:.1f} s, {done['peak_mb']:.0f} MB at its peak")
+        print(f"embed, {count} photos as a process: {done['seconds']:.1f} s, {done['peak_mb']:.0f} MB at the peak of its largest process")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def usable() -> list[int]:
 
 def cores() -> int:
     """How many cores this process may keep busy, a container's limit considered."""
-    return _alone or max(1, min(len(usable()), _limit("cpu.max", len(usable()))))
+    n = len(usable())
+    return max(1, min(n, _limit("cpu.max", n)))
 
 
 def memory_gb() -> int:
@@ -68,17 +69,6 @@ def _limit(name: str, otherwise: int) -> int:
         return int(number) // int(period[0] if period else 1)
     except (OSError, ValueError):
         return otherwise
-
-
-_alone = 0
-
-
-def keep_to(core: int) -> None:
-    """From now on this process uses one core."""
-    global _alone
-    _alone = 1
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
 
 
 def choose_device(device: str) -> str:

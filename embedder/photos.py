@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embedder.compute import cores
 from embedder.errors import DataError
 from embedder.table import Entry
 from embedder.workers import start, stop
@@ -47,7 +48,7 @@ SUFFIXES = frozenset(
 SPLITS = frozenset(["gallery", "probe", "train", "val", "test"])
 OUTSIDE = "outside"
 SECONDS_TO_DECODE = 30.0
-WORKERS = max(1, min(4, os.cpu_count() or 1))
+WORKERS = min(4, cores())
 ONE_BLOCK = {"PILLOW_BLOCKS_MAX": "1"}  # of Pillow's memory is kept from photo to photo
 
 

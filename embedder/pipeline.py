@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from embedder.runtime import Embedder
 
 CHUNK_PIXELS = 32 * 250 * 250
+SHARDS_AHEAD = 8  # at most so many between a photo that is decoded and one that is written
 MANY = 4 << 20  # bytes of photos: processes of their own are ready by then, and have made up for it
 PACKAGES = ("facedb", "openvino", "tensorflow", "tensorflow-cpu", "keras", "mtcnn", "numpy", "pillow", "pyarrow")
 OnProgress = Callable[[int, int], None]
@@ -194,20 +195,16 @@ def process_photos(
     problems: list[str] = []
     pending = writer.pending()
 
-    @lru_cache(per_shard)
-    def kept(shard: int, path: str) -> list[Row]:
-        """What an earlier run wrote of a photo that has vanished since."""
-        return writer.old_rows(shard, path) if path in writer.vanished else []
-
-    names = (e.path for shard, entries in pending for e in entries if not kept(shard, e.path))
+    kept = lru_cache(SHARDS_AHEAD)(writer.old_rows)  # of photos that have vanished since
+    names = (e.path for shard, entries in pending for e in entries if e.path not in kept(shard))
     every = {e.path: e for _, entries in pending for e in entries}
     with Decoder() as decoder, closing(stage.rows(decoder.stream(listing.root, names), every)) as made:
 
         def make(shard: int, entries: list[Entry], tick: Callable[[int], None]) -> pa.Table:
             rows: list[Row] = []
             for entry in entries:
-                of_photo = kept(shard, entry.path)
-                if not of_photo:
+                of_photo = kept(shard).get(entry.path)
+                if of_photo is None:
                     photo, of_photo = next(made)
                     if of_photo[0].outcome != "ok":
                         problems.append(f"{photo.name}: {of_photo[0].outcome} ({photo.why})")

@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -357,12 +358,19 @@ class Writer:
         mark, path = read_mark(self.folder, shard), shard_path(self.folder, shard)
         return mark is not None and mark["inputs"] == digest_of(entries) and path.exists() and path.stat().st_size == mark["bytes"]
 
-    def old_rows(self, shard: int, path: str) -> list[Row]:
-        """What an earlier run wrote for an input that has vanished since; empty where it wrote nothing."""
-        if read_mark(self.folder, shard) is None:
-            return []
-        rows = to_rows(DataSet(self.folder).shard(shard))
-        return [row for row in rows if row.image == path]
+    @cached_property
+    def _gone(self) -> frozenset[str]:
+        return frozenset(self.vanished)
+
+    def old_rows(self, shard: int) -> dict[str, list[Row]]:
+        """What an earlier run wrote for inputs of a shard that have vanished since, by path."""
+        gone = self._gone & {entry.path for entry in self._by_shard[shard]}
+        found: dict[str, list[Row]] = {}
+        if gone and read_mark(self.folder, shard) is not None:
+            for row in to_rows(DataSet(self.folder).shard(shard)):
+                if row.image in gone:
+                    found.setdefault(row.image, []).append(row)
+        return found
 
     def write(self, shard: int, table: pa.Table, seconds: float, versions: dict[str, str]) -> None:
         """Finishes a shard: its rows, then its mark."""

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from embedder.compute import cores, keep_to, memory_gb, usable
+from embedder.compute import cores, memory_gb, usable
 from embedder.errors import FaceDBError, SystemFault
 
 PIPE_BYTES = 1 << 20
@@ -119,7 +119,7 @@ def _stop_all(processes: set[subprocess.Popen]) -> None:
 
 
 def main() -> None:
-    keep_to(int(sys.argv[1]))
+    os.sched_setaffinity(0, {int(sys.argv[1])})  # so that `cores` is 1, too
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
     work = pickle.load(sys.stdin.buffer)

@@ -174,4 +174,4 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(photos, tmp_path):
     whole.stdout.close(), last.stdout.close()
     same(DataSet(tmp_path / "whole").table(), DataSet(out).table())
     names = sorted(p.name for p in (tmp_path / "whole").iterdir())
-    assert names == sorted(p.name for p in (out).iterdir() if not p.name.startswith("_tmp"))
+    assert names == sorted(p.name for p in out.iterdir() if not p.name.startswith("_tmp"))

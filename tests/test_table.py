@@ -21,7 +21,7 @@ def entries(n: int, size: int = 1) -> list[Entry]:
 def fill(writer: Writer, label: str = "ok") -> list[int]:
     done = []
     for shard, inputs in writer.pending():
-        kept = {e.path: writer.old_rows(shard, e.path) for e in inputs if e.path in writer.vanished}
+        kept = writer.old_rows(shard)
         rows = [row for e in inputs for row in (kept.get(e.path) or [Row(e.path, label, f"{e.size}")])]
         writer.write(shard, to_table(rows, SPEC), 0.0, {})
         done.append(shard)

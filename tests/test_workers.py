@@ -107,7 +107,6 @@ def test_many_photos_give_the_rows_of_few(att, tmp_path, monkeypatch):
 
 LIMITED = """
 import os, sys
-from pathlib import Path
 from embedder import compute, pipeline
 pipeline.MANY = 0
 if sys.argv[3] == "one core":
