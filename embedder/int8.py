@@ -17,7 +17,7 @@ from embedder.spec import Part
 from embedder.table import make_folder, write_atomic
 from embedder.weights import stored_file
 
-VERSION = 1  # of the graph that the ranges are for
+VERSION = 2  # of the graph that the ranges are for, and of what it is given
 LEAST_MEAN, LEAST = 0.999, 0.98  # cosine to float32
 MOST_LOST = 0.0015  # of top-1
 

@@ -19,7 +19,7 @@ from embedder.engines import core
 from embedder.errors import DataError
 from embedder.int8 import Gate, Quantisation
 from embedder.network_openvino import STEPS, build_measuring
-from embedder.runtime import BATCH, on_openvino, standardise, unit
+from embedder.runtime import BATCH, on_openvino, seen, unit
 from embedder.table import DataSet
 from embedder.weights import Model
 
@@ -42,9 +42,9 @@ def quantise(model: Model, crops: Path, say: Callable[[str], None]) -> list[dict
     for i, part in enumerate(model.spec.parts):
         arrays = model.arrays(i)
         say(f"{part.name}: ranges of {len(images)} crops, then {len(asked)} others in float32 and int8")
-        quantisation = calibrate(arrays, standardise(images, part.standardisation))
-        exact = unit(on_openvino(arrays, part.standardisation, "f32")(asked))
-        fast = unit(on_openvino(arrays, part.standardisation, "int8", quantisation)(asked))
+        quantisation = calibrate(arrays, seen(images, part))
+        exact = unit(on_openvino(arrays, part, "f32")(asked))
+        fast = unit(on_openvino(arrays, part, "int8", quantisation)(asked))
         gate = measure(exact, fast, [people[face] for face in others])
         int8.write(part, quantisation, gate)
         found.append({"name": part.name, "weights": part.sha256, "passed": gate.passed, "text": gate.text, **asdict(gate)})

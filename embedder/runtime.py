@@ -33,7 +33,7 @@ def standardise(crops: np.ndarray, how: str) -> np.ndarray:
     fixed: (x - 127.5) / 128. per_image: each crop to mean 0 and deviation 1, the deviation at least 1 / sqrt(size)
     (facenet's `prewhiten`).
     """
-    x = crops.astype(np.float32)
+    x = crops.astype(np.float32, order="C")
     if how == "fixed":
         x -= 127.5
         x /= 128.0
@@ -45,13 +45,35 @@ def standardise(crops: np.ndarray, how: str) -> np.ndarray:
     return x
 
 
+def middle(crops: np.ndarray, zoom: float) -> np.ndarray:
+    """uint8 (n, s, s, 3) -> the middle 1 / zoom of each, made s x s again (bilinear): float32, or the crops themselves for a zoom of 1."""
+    if zoom == 1:
+        return crops
+    low, share = sampling(crops.shape[1], zoom)
+    x = crops.astype(np.float32)
+    x = x[:, low] + (x[:, low + 1] - x[:, low]) * share[:, None, None]
+    return x[:, :, low] + (x[:, :, low + 1] - x[:, :, low]) * share[:, None]
+
+
+def sampling(size: int, zoom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pixels of a middle lie: the pixel before each, and float32 how far towards the next; pixel centres at half numbers."""
+    at = (np.arange(size) + 0.5 - size / 2) / zoom + size / 2 - 0.5
+    low = np.minimum(at.astype(np.intp), size - 2)
+    return low, (at - low).astype(np.float32)
+
+
+def seen(crops: np.ndarray, part: Part) -> np.ndarray:
+    """uint8 (n, s, s, 3) -> float32: what a network is given of crops."""
+    return standardise(middle(crops, part.zoom), part.standardisation)
+
+
 def unit(x: np.ndarray) -> np.ndarray:
     """float (n, d) -> rows of length 1, float64."""
     x = x.astype(np.float64)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-10)
 
 
-def on_openvino(arrays: Mapping[str, np.ndarray], how: str, precision: str, quantisation: Quantisation = FLOAT) -> Network:
+def on_openvino(arrays: Mapping[str, np.ndarray], part: Part, precision: str, quantisation: Quantisation = FLOAT) -> Network:
     """A network on the CPU: uint8 (n, 160, 160, 3) -> float32 (n, d), of any length. quantisation: what 'int8' needs."""
     from embedder.network_openvino import build
 
@@ -59,7 +81,7 @@ def on_openvino(arrays: Mapping[str, np.ndarray], how: str, precision: str, quan
 
     def run(crops: np.ndarray) -> np.ndarray:
         filled = filled_up(crops, BATCH)
-        batches = [(standardise(filled[i : i + BATCH], how),) for i in range(0, len(filled), BATCH)]
+        batches = [(seen(filled[i : i + BATCH], part),) for i in range(0, len(filled), BATCH)]
         return np.concatenate(engine(batches))[: len(crops)]
 
     return run
@@ -95,7 +117,7 @@ class Embedder:
         return self
 
     def _on_cpu(self, model: Model, i: int, part: Part) -> Network:
-        return on_openvino(model.arrays(i), part.standardisation, self.compute.precision, self._quantisations[i])
+        return on_openvino(model.arrays(i), part, self.compute.precision, self._quantisations[i])
 
     def _few_on_cpu(self, model: Model, i: int, part: Part) -> Network:
         """One crop after the other, each on all cores, by a network that is kept compiled."""
@@ -111,12 +133,12 @@ class Embedder:
             engine = OpenvinoEngine(lay, self.compute.precision, 1, kept)
             verified.result()
         # NumPy sums a single row in another order
-        return lambda crops: in_batches(engine, (standardise(filled_up(crops, 2), part.standardisation)[: len(crops)],), 1)
+        return lambda crops: in_batches(engine, (seen(filled_up(crops, 2), part)[: len(crops)],), 1)
 
     def _on_gpu(self, model: Model, i: int, part: Part) -> Network:
         from embedder import runtime_tensorflow
 
-        return runtime_tensorflow.compiled(model.arrays(i), part.standardisation, self.compute.device)
+        return runtime_tensorflow.compiled(model.arrays(i), part, self.compute.device)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """Batches have one fixed shape, the last one filled up, so that a crop's vector does not depend on its neighbours' number."""

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from embedder import network
 from embedder.engines import TensorflowEngine, in_batches
-from embedder.spec import INPUT_SIZE
+from embedder.runtime import sampling
+from embedder.spec import INPUT_SIZE, Part
 
 BATCH = 32
 
@@ -28,14 +29,31 @@ def standardise(crops: tf.Tensor, how: str) -> tf.Tensor:
     return (x - mean) / tf.maximum(tf.sqrt(variance), tf.math.rsqrt(size))
 
 
-def compiled(arrays: Mapping[str, np.ndarray], standardisation: str, device: str) -> Callable[[np.ndarray], np.ndarray]:
+def middle(crops: tf.Tensor, zoom: float) -> tf.Tensor:
+    """uint8 or float (n, s, s, 3) -> the middle 1 / zoom of each, made s x s again (bilinear): float32, or the crops themselves for a zoom of 1."""
+    if zoom == 1:
+        return crops
+    x = tf.cast(crops, tf.float32)
+    low, share = sampling(crops.shape[1], zoom)
+    for axis, shares in ((1, share[:, None, None]), (2, share[:, None])):
+        before = tf.gather(x, low, axis=axis)
+        x = before + (tf.gather(x, low + 1, axis=axis) - before) * shares
+    return x
+
+
+def seen(crops: tf.Tensor, part: Part) -> tf.Tensor:
+    """uint8 or float (n, s, s, 3) in 0..255 -> float32: what a network is given of crops."""
+    return standardise(middle(crops, part.zoom), part.standardisation)
+
+
+def compiled(arrays: Mapping[str, np.ndarray], part: Part, device: str) -> Callable[[np.ndarray], np.ndarray]:
     """uint8 (n, 160, 160, 3) -> float32 (n, d), of any length, in batches of one fixed shape."""
     with tf.device(device):
         net = network.load(dict(arrays))
 
     @tf.function(input_signature=[tf.TensorSpec((BATCH, INPUT_SIZE, INPUT_SIZE, 3), tf.uint8)])
     def run(crops: tf.Tensor) -> tf.Tensor:
-        return net(standardise(crops, standardisation), training=False)
+        return net(seen(crops, part), training=False)
 
     engine = TensorflowEngine(run, device)
     return lambda crops: in_batches(engine, (crops,), BATCH)

