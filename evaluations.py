@@ -88,6 +88,7 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
         sizes, photos = _parts(searcher, evaluation, wanted)
         comparison = _compared(evaluation, source, split, wanted, compute, on_progress, say) if wanted.against else None
         seen, warnings = _seen(searcher.spec, model, evaluation)
+        warnings += _enrolled_strangers(found, strangers, evaluation)
         warnings += _spellings(searcher, [a.identity for a in evaluation.strangers if a.identity])
         measured = Measured(
             name, split, searcher.gallery.faces, found, evaluation, groups, sizes, photos, wanted.against, comparison, seen, warnings
@@ -186,6 +187,12 @@ def trained_people(
                   ((trained, "were trained on"), (validated, "chose its best epoch")) if found]  # fmt: skip
     warning = f"{spec.model_name} knows those it is tested with: {', '.join(parts)}; what follows says less of people it has never seen"
     return counts, [warning] if parts else []
+
+
+def _enrolled_strangers(found: Sequence[Answer], strangers: Sequence[Answer], evaluation: Evaluation) -> list[str]:
+    counted = len(evaluation.strangers) + len(evaluation.probes) - sum(a.identity is not None for a in found)
+    left = len(strangers) - counted
+    return [f"{left} photos given as strangers are of enrolled people and were left out"] if left else []
 
 
 def _spellings(searcher: Searcher, names: list[str]) -> list[str]:

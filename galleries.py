@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedder import align as crops_of
+from embedder import trained_on
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
 from embedder.photos import Listing, is_outside, list_photos
@@ -334,6 +335,8 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
         finished = forgetting.finish_pending(gallery, forgetting.CUT_WAIT_MS)
         cleaned = {str(folder): drop_rows(folder, _doomed(gallery, traces.names)) for folder in also}
         done = forgetting.receipt_of(gallery, traces, cleaned, not finished)
+        knowing = trained_on.models_that_know(traces.names)
+        done.not_cleaned += [f"model {part.name} ({part.sha256[:16]}): finetuned or chosen by photos of this person" for part in knowing]
     path = receipt or indexes_root() / f"{name}-forgotten-{done.time.replace(':', '')}.json"
     write_atomic(path, done.to_json().encode())
     return done, path

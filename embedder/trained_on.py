@@ -21,7 +21,7 @@ from embedder.compute import cores
 from embedder.errors import ModelError
 from embedder.spec import FaceSpec, Part
 from embedder.table import write_atomic
-from embedder.weights import stored_file
+from embedder.weights import stored_file, stored_specs
 
 FILE = "people.json"
 SALT_BYTES, HASH_BYTES = 16, 5
@@ -93,3 +93,9 @@ def known(names: Iterable[str], trainings: Sequence[Training]) -> tuple[set[str]
         for found, kept in ((trained, set(training.trained)), (validated, set(training.validated))):
             found |= {name for name, value in hashes.items() if value in kept}
     return trained, validated - trained
+
+
+def models_that_know(names: Iterable[str]) -> list[Part]:
+    """Stored parts that were trained on, or chosen by, people of these names."""
+    names = set(names)
+    return [spec.parts[0] for spec in stored_specs() if any(known(names, of_part(spec.parts[0])))]
