@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from console import NUMBERS, PATH, Output, common, computing
+from console import NUMBERS, PATH, Output, at_least, common, computing
 from embedder.compute import Compute
 from embedder.errors import InputError
 
@@ -44,7 +44,7 @@ def evaluate(out: Output, name: str, source: Path, split: str | None, strangers:
 
     if against_vectors and not against:
         raise InputError("expected --against with --against-vectors, received the vectors alone: name the other index")
-    wanted = evaluations.Wanted(strangers, score, by, sizes, photos, against, against_vectors, seed)
+    wanted = evaluations.Wanted(strangers, score, by, sizes, photos, against, against_vectors, at_least(0, seed, "--seed"))
     with out.progress("evaluate") as tick:
         result = evaluations.evaluate(name, source, split, wanted, predictions, model, compute, tick, out.say).result()
     for line in result["warnings"]:
@@ -79,8 +79,9 @@ def between(interval: tuple[float, float]) -> str:
 
 def lines_of(result: dict[str, Any]) -> Iterator[str]:
     """An evaluation in a few lines."""
-    for k in (k for k in RANKS_SHOWN if k <= len(result["cmc"])):
-        yield f"top-{k} {result['cmc'][k - 1]:.4f}  {between(result['cmc_interval'][k - 1])}"
+    for k in RANKS_SHOWN:
+        at = min(k, len(result["cmc"])) - 1  # fewer people than k
+        yield f"top-{k} {result['cmc'][at]:.4f}  {between(result['cmc_interval'][at])}"
     yield f"MRR {result['mrr']:.4f}  {between(result['mrr_interval'])}, a rank beyond {len(result['cmc'])} counts 0"
     yield (
         f"{result['probes']} probes of {result['people_asked']} people against {result['gallery']} faces of {result['people']}; "

@@ -19,7 +19,7 @@ from embedder.table import Row, write_atomic
 from indexer import openset
 from indexer.faces import normal
 from indexer.gallery import Gallery
-from indexer.metrics import Paired, cmc, cmc_intervals, compare, mean_intervals, reciprocal_ranks
+from indexer.metrics import Paired, cmc, cmc_intervals, compare, reciprocal_ranks, share_intervals
 from indexer.openset import Difference, OpenSet, Rate
 from indexer.search import ANSWERS, Hit
 
@@ -143,12 +143,12 @@ class Evaluation:
     def result(self) -> dict[str, Any]:
         """As `evaluate --json` has it."""
         mrr = reciprocal_ranks(self.ranks)
-        low, high = mean_intervals(mrr[:, None], self.owners, self.seed)[0].tolist()
+        mrr_interval = share_intervals(mrr[:, None], self.owners, self.seed)[0].tolist()
         at = {k: min(k, len(self.cmc)) - 1 for k in (1, ANSWERS)}
         result: dict[str, Any] = {f"top{k}": float(self.cmc[i]) for k, i in at.items()}
         result |= {f"top{k}_interval": self.cmc_intervals[i].tolist() for k, i in at.items()}
         result |= {"cmc": self.cmc.tolist(), "cmc_interval": self.cmc_intervals.tolist()}
-        result |= {"mrr": float(mrr.mean()), "mrr_interval": [low, high], "probes": len(self.probes), "people": self.people}
+        result |= {"mrr": float(mrr.mean()), "mrr_interval": mrr_interval, "probes": len(self.probes), "people": self.people}
         result |= {"people_asked": int(self.owners.max()) + 1, "without_vector": sum(not a.embedded for a in self.probes)}
         return result | {"open_set": self._open_set_result()}
 

@@ -97,13 +97,12 @@ def _found_within(ranks: np.ndarray, k: int) -> np.ndarray:
 
 
 def share_intervals(hits: np.ndarray, people: np.ndarray, seed: int = 0) -> np.ndarray:
-    """float (m, 2): 95 % intervals of the shares hits.mean(axis=0), hits bool (n, m), over the people (n,) whose probes they are.
+    """float (m, 2): 95 % intervals of hits.mean(axis=0), hits bool or 0 to 1 (n, m), over the people (n,) whose probes they are.
 
     A bootstrap of nothing but hits, or misses, has no width: such a column has Wilson's interval, with people as the trials.
     """
-    hits = np.asarray(hits, bool)
     found, n = mean_intervals(hits, people, seed), len(np.unique(people))
-    for j in np.flatnonzero(hits.all(axis=0) | ~hits.any(axis=0)):
+    for j in np.flatnonzero((hits == 1).all(axis=0) | (hits == 0).all(axis=0)):
         found[j] = wilson(n if hits[0, j] else 0, n)
     return found
 

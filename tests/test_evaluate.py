@@ -94,7 +94,7 @@ def test_a_gallery_of_one_person(tmp_path):
         found = asked(searcher, [synthetic.row("p.jpg", "ann", xb[0]), *(synthetic.row(f"{i}.jpg", f"s{i}", xb[i]) for i in (1, 2))])
         result = Evaluation.of(searcher.gallery, found).result()
     assert (result["top1"], result["top5"], result["cmc"], result["mrr"]) == (1, 1, [1], 1)
-    assert result["top1_interval"] == list(wilson(1, 1))
+    assert result["top1_interval"] == result["mrr_interval"] == list(wilson(1, 1))
     assert [r["dir"] for r in result["open_set"]["rates"]] == [1, 1, 1] and result["open_set"]["strangers"] == 2
 
 

@@ -115,6 +115,7 @@ def test_mistakes_are_one_line(run, index, tmp_path):
         (2, "1 to 40 people", [tmp_path / "v", "--sizes", "10,4000"]),
         (2, "numbers such as 2,1", [tmp_path / "v", "--photos", "many"]),
         (2, "from 1 up to 3", [tmp_path / "v", "--photos", "1,5"]),
+        (2, "--seed of at least 0", [tmp_path / "v", "--seed", "-1"]),
         (2, "--against with --against-vectors", [tmp_path / "v", "--against-vectors", tmp_path / "v"]),
         (5, "there is none", [tmp_path / "v", "--against", "nobody"]),
         (5, "dimension 0", [tmp_path / "v", "--against", index, "--against-vectors", tmp_path / "other"]),
