@@ -64,7 +64,7 @@ def read(folder: Path) -> list[Training]:
     path = folder / FILE
     try:
         return [Training(t["salt"], tuple(t["trained"]), tuple(t["validated"])) for t in json.loads(path.read_bytes())]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (ValueError, TypeError, KeyError):
         raise ModelError(
@@ -95,7 +95,6 @@ def known(names: Iterable[str], trainings: Sequence[Training]) -> tuple[set[str]
     return trained, validated - trained
 
 
-def models_that_know(names: Iterable[str]) -> list[Part]:
-    """Stored parts that were trained on, or chosen by, people of these names."""
-    names = set(names)
-    return [spec.parts[0] for spec in stored_specs() if any(known(names, of_part(spec.parts[0])))]
+def stored() -> list[tuple[Part, list[Training]]]:
+    """Every stored part that has a record."""
+    return [(spec.parts[0], found) for spec in stored_specs() if (found := of_part(spec.parts[0]))]

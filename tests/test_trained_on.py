@@ -43,6 +43,6 @@ def test_no_record_and_a_damaged_one(tmp_path):
 
 
 def test_a_thousand_names_take_seconds_not_minutes():
-    began = time.perf_counter()
+    began = time.process_time()  # of all threads
     Training.of(f"person {i}" for i in range(1000))
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
