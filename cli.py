@@ -12,10 +12,11 @@ from typing import Any
 
 import click
 
+import cli_evaluate
 import cli_gallery
-from console import PATH, SIZE, Output, at_least, common, computing
+from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing
 from embedder.compute import Compute
-from embedder.errors import FaceDBError, InputError, SystemFault, from_os_error
+from embedder.errors import FaceDBError, SystemFault, from_os_error
 
 
 def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -178,22 +179,22 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
 @click.option("--from", "source", default="msceleb", show_default=True, help="Model to start from: a known name or a model's folder.")
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the new model.")
 @click.option("--validate", type=PATH, help="Crops of other people: the epoch that retrieves them best is kept.")
-@click.option("--epochs", help="Epochs of each stage instead of the recipe's, such as 2,1.")
+@click.option("--epochs", type=NUMBERS, help="Epochs of each stage instead of the recipe's, such as 2,1.")
 @click.option("--seed", default=0, show_default=True, help="Of everything that chance decides.")
 @click.option("--keep-run", is_flag=True, help="Keep checkpoints, the head and the model after each stage in OUT/run.")
 @computing
 @common
-def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, validate: Path | None, epochs: str | None, seed: int,
+def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, validate: Path | None, epochs: tuple[int, ...] | None, seed: int,
           keep_run: bool, compute: Compute) -> None:  # fmt: skip
     """Finetune in two stages: the classification head, then all layers. The same command goes on where it was stopped."""
     from embedder.quiet import import_tensorflow
     from trainer.recipe import read as read_recipe
 
-    plan, stages = read_recipe(recipe), numbers(epochs)
+    plan = read_recipe(recipe)
     import_tensorflow()
     from trainer.train import train as run
 
-    done = run(crops, plan, source, folder, validate=validate, epochs=stages, seed=seed, compute=compute, keep_run=keep_run, say=out.say)
+    done = run(crops, plan, source, folder, validate=validate, epochs=epochs, seed=seed, compute=compute, keep_run=keep_run, say=out.say)
     out.result(done, "\n".join(f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]))
 
 
@@ -298,39 +299,6 @@ def lines_of(found: dict[str, Any]) -> Iterator[str]:
 
 
 @cli.command()
-@click.argument("name")
-@click.argument("source", type=PATH)
-@click.option("--split", help="Rows to ask; `probe` where there are such rows, else all.")
-@click.option("--predictions", type=PATH, help="Write the five answers to each probe, a line a probe.")
-@click.option("--model", help="Where the gallery's model lies, if it is not stored.")
-@computing
-@common
-def evaluate(
-    out: Output, name: str, source: Path, split: str | None, predictions: Path | None, model: str | None, compute: Compute
-) -> None:
-    """top-1 and top-5 of the probes in SOURCE (photos or vectors) against index NAME."""
-    import workflows
-
-    with out.progress("evaluate") as tick:
-        result = workflows.evaluate(name, source, split, predictions, model, compute, tick, out.say)
-    out.result(result, text_of(result))
-
-
-def text_of(result: dict[str, Any]) -> str:
-    """An evaluation in a few lines."""
-    lines = [
-        f"top-{k} {result[f'top{k}']:.4f}  (95 %: {result[f'top{k}_interval'][0]:.4f} to {result[f'top{k}_interval'][1]:.4f})"
-        for k in (1, 5)
-    ]
-    lines.append(
-        f"{result['probes']} probes against {result['gallery']} faces; {result['without_vector']} probes without a face count as misses"
-    )
-    if result["strangers"]:
-        lines.append(f"{result['strangers']} probes of people who are not enrolled were left out")
-    return "\n".join(lines)
-
-
-@cli.command()
 @click.option("--folder", type=PATH, default=Path("data/demo"), show_default=True, help="Where photos, crops, vectors and pictures go.")
 @computing
 @common
@@ -342,20 +310,11 @@ def demo(out: Output, folder: Path, compute: Compute) -> None:
     out.result(result, result["text"])
 
 
+cli_evaluate.register(cli)
 cli_gallery.register(cli)
 
 
 # errors ---------------------------------------------------------------------
-
-
-def numbers(text: str | None) -> tuple[int, ...] | None:
-    """'2,1' -> (2, 1)."""
-    if text is None:
-        return None
-    parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
-        raise InputError(f"expected --epochs such as 2,1 (one number a stage), received {text!r}: mend it")
-    return tuple(int(part) for part in parts)
 
 
 MISSING = {"tensorflow": "TensorFlow", "keras": "TensorFlow", "faiss": "FAISS"}

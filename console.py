@@ -32,8 +32,23 @@ class Size(click.ParamType):
             self.fail(f"expected a size such as 500M or 4G, received {value!r}", param, ctx)
 
 
+class Numbers(click.ParamType):
+    """Whole numbers: 2,1."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):  # the default
+            return value
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() for part in parts):
+            self.fail(f"expected numbers such as 2,1, received {value!r}", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
 PATH = click.Path(path_type=Path)
 SIZE = Size()
+NUMBERS = Numbers()
 PROBLEMS_SHOWN = 20
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import evaluations
 import workflows
 from embedder.compute import Compute
 from embedder.pipeline import Options
@@ -79,7 +80,7 @@ def _score(crops: Path, model: str, vectors: Path, index: str, compute: Compute,
     embedder = workflows.make_embedder(model, compute, False, say)
     workflows.embed(crops, vectors, embedder, Options(), None, _ignore)
     workflows.build_index(vectors, index, None, False, True)
-    return workflows.evaluate(index, vectors, compute=compute, say=say)
+    return evaluations.evaluate(index, vectors, compute=compute, say=say).result()
 
 
 def _train(crops: Path, model: Path, compute: Compute, say: Say) -> None:

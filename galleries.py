@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedder import align as crops_of
+from embedder import trained_on
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
 from embedder.photos import Listing, is_outside, list_photos
@@ -329,11 +330,17 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
     """Takes a person out of an index, and of data sets, for good; returns the receipt and where it lies."""
     for folder in also:
         DataSet(folder)  # raises before anything is done
+    models = trained_on.stored()
     with open_gallery(name, write=True) as gallery:
         traces = forgetting.forget(gallery, identity)
         finished = forgetting.finish_pending(gallery, forgetting.CUT_WAIT_MS)
         cleaned = {str(folder): drop_rows(folder, _doomed(gallery, traces.names)) for folder in also}
         done = forgetting.receipt_of(gallery, traces, cleaned, not finished)
+        done.not_cleaned += [
+            f"model {part.name} ({part.sha256[:16]}): finetuned, or its best epoch chosen, on this person"
+            for part, trainings in models
+            if any(trained_on.known(traces.names, trainings))
+        ]
     path = receipt or indexes_root() / f"{name}-forgotten-{done.time.replace(':', '')}.json"
     write_atomic(path, done.to_json().encode())
     return done, path

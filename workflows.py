@@ -1,4 +1,4 @@
-"""What takes more than one part: align, embed, search and evaluate photos. For the command line and a server alike."""
+"""What takes more than one part: align, embed and search photos. For the command line and a server alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedder.compute import Compute
-from embedder.errors import DataError, InputError
+from embedder.errors import InputError
 from embedder.photos import Decoder, Listing, list_photos
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, Row, is_data_set, to_rows
@@ -230,7 +230,7 @@ def open_index(name: str) -> Searcher:
     return Searcher(index_folder(indexes_root(), name))
 
 
-# search and evaluate --------------------------------------------------------
+# search ---------------------------------------------------------------------
 
 
 def search(name: str, sources: Sequence[Path], question: Question, one_face: bool = False, model: str | None = None,
@@ -312,27 +312,6 @@ def _probe_json(probe: Probe, hits: list[list[Hit]], judge: Judge) -> dict[str, 
         if row.vector is not None
     ]
     return {"image": probe.image, "identity": probe.rows[0].identity, "outcome": probe.outcome, "faces": faces}
-
-
-def evaluate(name: str, source: Path, split: str | None = None, predictions: Path | None = None, model: str | None = None,
-             compute: Compute = ANYWHERE, on_progress: OnProgress | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
-    """top-1 and top-5 of the probes of a data set or a folder; every probe with an enrolled identity counts."""
-    from indexer.evaluate import evaluate_answers, write_predictions
-
-    with open_index(name) as searcher:
-        split = split or default_split(splits_of(source), "probe")
-        reader = ProbeReader(searcher, model, compute, True, say)
-        found = []
-        for probe, hits in answered(searcher, reader.read(source, split), Question()):
-            found.append((probe.rows[0], hits[0]))
-            if on_progress:
-                on_progress(len(found), 0)
-        if not found:
-            raise DataError(f"expected probes{f' with split {split}' if split else ''} in {source}, found none: check --split")
-        result = evaluate_answers(found, searcher)
-        if predictions is not None:
-            write_predictions(predictions, found, result)
-    return {"index": name, "split": split, **result}
 
 
 # vectors -> index -----------------------------------------------------------

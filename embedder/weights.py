@@ -1,7 +1,7 @@
 """The weights: which are known, how they are fetched, imported, stored by their hash, opened and verified.
 
-data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json, and what `cache` keeps; nothing here names people
-MODEL/                        what `train --out MODEL` wrote: spec.json and hard links to its parts
+data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json, what `cache` keeps, and salted hashes of those trained on (`trained_on`)
+MODEL/                        what `train --out MODEL` wrote: spec.json, hard links to its parts, and those hashes
 """
 
 from __future__ import annotations

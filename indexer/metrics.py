@@ -1,14 +1,25 @@
-"""How good answers are: nearest people by one matrix product, top-k, and its interval. NumPy only."""
+"""How good answers are, NumPy alone: closed-set identification, intervals, paired tests. Shares of probes of enrolled people:
+
+top-k, CMC       the true person is among the first k answers (Phillips, Grother, Micheals, Handbook of Face Recognition, chapter 21)
+MRR              the mean of 1 / rank (mean reciprocal rank)
+intervals        bootstrap over *people*: the probes of a person are drawn together; Wilson where nothing or everything succeeded
+mcnemar          exact, of two systems on the same probes
+
+`verification` has pairs of photos (ROC, LFW's ten folds), `openset` people who are not enrolled (DIR at FPIR).
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from embedder.errors import DataError, InputError
 
 BLOCK_SCORES = 1 << 24  # scores held at once: 64 MiB
+RESAMPLES = 10_000
+EDGE = 1e-9  # 0.3 * 10 allows 3
 Z95 = 1.959963984540054  # a normal variable lies within +- Z95 in 95 % of cases
 
 
@@ -54,6 +65,67 @@ def top_k(hits: np.ndarray, k: int) -> float:
     return float(hits[:, min(k, hits.shape[1]) - 1].mean())
 
 
+def ranks_of(hits: np.ndarray) -> np.ndarray:
+    """int (n,): the true person's rank, from 1; 0 where they are not among the answers. hits (n, k) as `hits_at` gives them."""
+    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+
+
+def cmc(ranks: np.ndarray, k: int) -> np.ndarray:
+    """float (k,): cumulative match characteristic, the share of probes with a rank of at most 1, 2, ... k. ranks (n,) as `ranks_of`."""
+    return _found_within(ranks, k).mean(axis=0)
+
+
+def reciprocal_ranks(ranks: np.ndarray) -> np.ndarray:
+    """float (n,): 1 / rank, 0 for rank 0. Their mean is the MRR, of so many answers as there were."""
+    return np.where(ranks > 0, 1 / np.maximum(ranks, 1), 0.0)
+
+
+def cmc_intervals(ranks: np.ndarray, people: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
+    """float (k, 2): 95 % intervals of `cmc` over people; people (n,) says whose probe each is."""
+    return share_intervals(_found_within(ranks, k), people, seed)
+
+
+def _found_within(ranks: np.ndarray, k: int) -> np.ndarray:
+    """bool (n, k)."""
+    ranks = np.asarray(ranks)
+    if k < 1 or not len(ranks):
+        raise InputError(f"expected k of at least 1 and a probe or more, received k = {k} and {len(ranks)} probes")
+    return (ranks[:, None] > 0) & (ranks[:, None] <= np.arange(1, k + 1))
+
+
+# intervals ------------------------------------------------------------------
+
+
+def share_intervals(hits: np.ndarray, people: np.ndarray, seed: int = 0) -> np.ndarray:
+    """float (m, 2): 95 % intervals of hits.mean(axis=0), hits bool or 0 to 1 (n, m), over the people (n,) whose probes they are.
+
+    A bootstrap of nothing but hits, or misses, has no width: such a column has Wilson's interval, with people as the trials.
+    """
+    found, n = mean_intervals(hits, people, seed), len(np.unique(people))
+    for j in np.flatnonzero((hits == 1).all(axis=0) | (hits == 0).all(axis=0)):
+        found[j] = wilson(n if hits[0, j] else 0, n)
+    return found
+
+
+def mean_intervals(values: np.ndarray, people: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """float (m, 2): 95 % percentile bootstrap intervals of values.mean(axis=0), values (n, m), drawing people (n,) with all their rows.
+
+    People with equal sums and counts are drawn as one multinomial category, so that a million of them cost little.
+    """
+    values, people = np.asarray(values, np.float64), np.asarray(people)
+    if values.ndim != 2 or people.shape != (len(values),) or not len(values):
+        raise DataError(f"expected values (n, m) and people (n,) with n > 0, received {values.shape} and {people.shape}: mend the call")
+    _, codes = np.unique(people, return_inverse=True)
+    totals = np.stack([np.bincount(codes, column) for column in (np.ones(len(codes)), *values.T)], axis=1)  # (p, 1 + m)
+    kinds, counts = np.unique(totals, axis=0, return_counts=True)
+    rng, step = np.random.default_rng(seed), max(1, BLOCK_SCORES // 8 // len(kinds))
+    means = []
+    for i in range(0, resamples, step):
+        drawn = rng.multinomial(counts.sum(), counts / counts.sum(), min(step, resamples - i)) @ kinds  # (step, 1 + m)
+        means.append(drawn[:, 1:] / drawn[:, :1])
+    return np.quantile(np.concatenate(means), [0.025, 0.975], axis=0).T
+
+
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval (low, high) of a share, 95 % unless z says otherwise; (0, 1) where nothing was tried."""
     if not 0 <= successes <= n:
@@ -65,3 +137,54 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     half = z * math.sqrt(share * (1 - share) / n + weight / (4 * n))
     low, high = (middle - half) / (1 + weight), (middle + half) / (1 + weight)
     return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+
+
+# two systems on the same probes ---------------------------------------------
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Whether the second of two systems is really better, on the same probes."""
+
+    first_only: int  # probes that only the first answers right
+    second_only: int
+    p: float  # exact McNemar, two-sided: how likely so unequal numbers are if neither system is better
+    difference: float  # of the shares, second minus first
+    interval: tuple[float, float]  # 95 %, over people
+
+
+def compare(first: np.ndarray, second: np.ndarray, people: np.ndarray, seed: int = 0) -> Paired:
+    """Two systems' hits, bool (n,) and (n,), on the same probes of people (n,).
+
+    McNemar's test takes probes as independent; where people have several, the interval, which draws people, is the one to trust.
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise DataError(f"expected two answers to each probe, received {first.shape} and {second.shape}: mend the call")
+    difference = second.astype(float) - first
+    low, high = mean_intervals(difference[:, None], people, seed)[0].tolist()
+    return Paired(*mcnemar(first, second), float(difference.mean()), (low, high))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
+    """(hits of the first alone, of the second alone, exact two-sided p) of hits bool (n,) and (n,) on the same probes."""
+    from scipy.stats import binomtest  # half a second
+
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    return b, c, float(binomtest(b, b + c).pvalue) if b + c else 1.0
+
+
+# thresholds -----------------------------------------------------------------
+
+
+def threshold_at(impostors: np.ndarray, rate: float) -> float:
+    """The lowest threshold that at most a share `rate` of the scores impostors (n,) reach (score >= threshold).
+
+    With r = floor(rate * n) scores allowed it lies just above the one ranked r + 1; ties with that one stay below. A rate finer than
+    1 / n lets none of them reach it.
+    """
+    impostors = np.asarray(impostors, np.float32)
+    if not 0 < rate < 1 or not len(impostors):
+        raise InputError(f"expected a rate within 0 and 1 and an impostor or more, received {rate} and {len(impostors)}")
+    allowed = math.floor(rate * len(impostors) + EDGE)
+    return float(np.nextafter(-np.partition(-impostors, allowed)[allowed], np.float32(np.inf)))

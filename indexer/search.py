@@ -122,6 +122,20 @@ class Searcher:
         """The PNG of an enrolled face, where it was kept."""
         return self.gallery.crop(face_id)
 
+    def all_faces(self) -> tuple[list[Face], np.ndarray]:
+        """Every enrolled face, by person and photo, and their vectors as they are compared, float32 (n, d): all in memory."""
+
+        def read() -> tuple[list[Face], np.ndarray]:
+            found = self.gallery.fetch(self.gallery.owners()[0], self.spec.dimension).values()
+            faces = sorted(found, key=lambda face: (face.identity, face.image, face.face_id))
+            return faces, centred(np.stack([face.vector for face in faces]), self._candidates.mean)
+
+        return self._answer(read)
+
+    def as_compared(self, xq: np.ndarray) -> np.ndarray:
+        """Queries float32 (n, d) as they are multiplied with `all_faces`: less the mean where the gallery is centred."""
+        return centred(_checked(xq, self.spec.dimension), self._candidates.mean)
+
     def _answer(self, question: Callable[[], Any]) -> Any:
         """Asks a question of one snapshot, with what is loaded brought up to it."""
         try:

@@ -7,7 +7,20 @@ import pytest
 
 from tests.conftest import ROOT
 
-PARTS = ("embedder", "indexer", "trainer", "workflows", "galleries", "pictures", "console", "cli", "cli_gallery", "demo")
+PARTS = (
+    "embedder",
+    "indexer",
+    "trainer",
+    "workflows",
+    "galleries",
+    "evaluations",
+    "pictures",
+    "console",
+    "cli",
+    "cli_gallery",
+    "cli_evaluate",
+    "demo",
+)
 # part -> what it may import of ours
 ALLOWED = {
     "embedder": ("embedder",),
@@ -16,10 +29,12 @@ ALLOWED = {
     "pictures": ("embedder", "indexer", "workflows"),
     "workflows": ("embedder", "indexer", "trainer", "pictures"),
     "galleries": ("embedder", "indexer", "workflows"),
+    "evaluations": ("embedder", "indexer", "workflows"),
     "console": ("embedder.errors", "embedder.compute"),
-    "cli": ("embedder", "indexer", "trainer", "workflows", "pictures", "demo", "cli_gallery", "console"),
+    "cli": ("embedder", "indexer", "trainer", "workflows", "pictures", "demo", "cli_gallery", "cli_evaluate", "console"),
     "cli_gallery": ("embedder.errors", "embedder.compute", "galleries", "console"),
-    "demo": ("embedder", "trainer", "workflows", "pictures"),
+    "cli_evaluate": ("embedder.errors", "embedder.compute", "evaluations", "console"),
+    "demo": ("embedder", "trainer", "workflows", "evaluations", "pictures"),
 }
 FORBIDDEN = {
     "indexer": ("tensorflow", "keras", "openvino", "mtcnn"),
@@ -29,7 +44,8 @@ FORBIDDEN = {
 HASHED_PICKLES = ROOT / "embedder" / "mtcnn_nets.py"  # reads the mtcnn package's weights, whose bytes are known
 PIPED_PICKLES = ROOT / "embedder" / "workers.py"  # between this program's own processes, over pipes that nobody else has; no files
 LIGHT = dict.fromkeys(
-    ("cli.py", "cli_gallery.py", "console.py"), ("click", "embedder.errors", "embedder.compute", "cli_gallery", "console")
+    ("cli.py", "cli_gallery.py", "cli_evaluate.py", "console.py"),
+    ("click", "embedder.errors", "embedder.compute", "cli_gallery", "cli_evaluate", "console"),
 )  # all that `--help` may cost beyond the standard library
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from embedder import trained_on, weights
 from embedder.table import DataSet
 from tests.test_cli import photos, vectors  # noqa: F401
 
@@ -170,14 +171,20 @@ def test_another_model_and_back(run, vectors, index, tmp_path):  # noqa: F811
     assert json.loads(run("info", index, "--json").out)["other_model"] is None
 
 
-def test_forgetting_for_good(run, photos, vectors, index, own_indexes, tmp_path):  # noqa: F811
+def test_forgetting_for_good(run, photos, vectors, index, own_indexes, tmp_path, monkeypatch):  # noqa: F811
     copy = tmp_path / "vectors"
     shutil.copytree(vectors, copy)
     assert run("rename", index, "s3", "Erika Mustermann").code == 0
-    done = run("forget", index, "--identity", "Erika Mustermann", "--also", copy, "--json")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("FACEDB_DATA", str(tmp_path / "data"))
+        for model, names in (("knows", ["S3", "s4"]), ("knows-not", ["s4"])):
+            part = weights.store_part({"Bottleneck/kernel": np.full((2, 2), len(names), np.float32)}, model, "fixed", "ab" * 32)
+            trained_on.write(weights.stored_file(part).parent, [trained_on.Training.of(names)])
+        done = run("forget", index, "--identity", "Erika Mustermann", "--also", copy, "--json")
     receipt = json.loads(done.out)
     assert done.code == 0 and len(receipt["face_ids"]) == 1 and not receipt["pending"] and sum(receipt["files"].values()) == 0
     assert any("original photos" in line for line in receipt["not_cleaned"])
+    assert [line.split()[1] for line in receipt["not_cleaned"] if line.startswith("model")] == ["knows"]
     kept = Path(receipt["receipt"])
     assert kept.parent == own_indexes and "Erika" not in kept.read_text()
     assert all(b"Erika Mustermann" not in path.read_bytes() for path in own_indexes.rglob("*") if path.is_file())

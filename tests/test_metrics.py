@@ -119,3 +119,130 @@ def test_the_trainer_gets_numpy_and_nothing_heavy():
     heavy = "{'apsw', 'faiss', 'pyarrow', 'sqlite3', 'tensorflow', 'openvino'}"
     code = f"import sys, indexer.metrics; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# ranks, intervals -----------------------------------------------------------
+
+
+def test_ranks_cmc_and_mrr_by_hand():
+    hits = np.array([[True, True, True], [False, False, True], [False, False, False], [False, True, True]])
+    ranks = metrics.ranks_of(hits)
+    assert ranks.tolist() == [1, 3, 0, 2]
+    assert metrics.cmc(ranks, 4).tolist() == [0.25, 0.5, 0.75, 0.75]
+    assert metrics.reciprocal_ranks(ranks).mean() == pytest.approx((1 + 1 / 3 + 0 + 1 / 2) / 4)
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.int64, (7, 5), elements=st.integers(0, 6)), hnp.arrays(np.int64, 7, elements=st.integers(0, 6)))
+def test_cmc_is_top_k_for_every_k(ranked, truth):
+    hits = hits_at(ranked, truth)
+    ranks = metrics.ranks_of(hits)
+    assert metrics.cmc(ranks, 5).tolist() == [top_k(hits, k) for k in range(1, 6)]
+    slow = [next((1 / (j + 1) for j, r in enumerate(row) if r == t), 0) for row, t in zip(ranked.tolist(), truth.tolist(), strict=True)]
+    assert metrics.reciprocal_ranks(ranks).tolist() == slow
+
+
+def test_cmc_refuses_nothing():
+    for ranks, k in [(np.empty(0, int), 5), (np.ones(3, int), 0)]:
+        with pytest.raises(InputError):
+            metrics.cmc(ranks, k)
+
+
+def naive_bootstrap(values, people, resamples, seed=1):
+    """One resample at a time: people drawn with replacement, all of their rows taken."""
+    rng, rows = np.random.default_rng(seed), {p: np.flatnonzero(people == p) for p in np.unique(people)}
+    names = list(rows)
+    means = []
+    for _ in range(resamples):
+        taken = np.concatenate([rows[names[i]] for i in rng.integers(0, len(names), len(names))])
+        means.append(values[taken].mean(axis=0))
+    return np.quantile(means, [0.025, 0.975], axis=0).T
+
+
+def test_intervals_against_a_loop_over_people():
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(60), rng.integers(1, 6, 60))
+    of_person = rng.random(60)
+    values = np.stack([rng.random(len(people)) < of_person[people], rng.normal(size=len(people))], axis=1)
+    assert metrics.mean_intervals(values, people) == pytest.approx(naive_bootstrap(values, people, 4000), abs=0.015)
+    assert (metrics.mean_intervals(values, people) == metrics.mean_intervals(values, people)).all()
+
+
+def test_photos_of_one_person_are_no_more_news_than_one():
+    hits = np.arange(100)[:, None] % 10 != 0
+    alone, many = hits, np.repeat(hits, 9, axis=0)
+    people = np.repeat(np.arange(100), 9)
+    assert metrics.share_intervals(many, people) == pytest.approx(metrics.share_intervals(alone, np.arange(100)), abs=1e-9)
+    low, high = metrics.share_intervals(many, np.arange(900))[0]
+    assert high - low < 0.05 < np.diff(metrics.share_intervals(many, people)[0])
+
+
+def test_one_probe_a_person_gives_nearly_wilsons_interval():
+    hits = np.arange(1680)[:, None] >= 77
+    assert metrics.share_intervals(hits, np.arange(1680))[0] == pytest.approx(wilson(1680 - 77, 1680), abs=0.002)
+
+
+def test_nothing_but_hits_still_has_an_interval():
+    found = metrics.share_intervals(np.array([[True, False]] * 6), np.array(list("aabbcc")))
+    assert found.tolist() == [list(wilson(3, 3)), list(wilson(0, 3))]
+
+
+def test_intervals_refuse_what_does_not_fit():
+    for values, people in [(np.zeros((0, 1)), np.empty(0)), (np.zeros((3, 1)), np.arange(2)), (np.zeros(3), np.arange(3))]:
+        with pytest.raises(DataError, match="expected values"):
+            metrics.mean_intervals(values, people)
+
+
+def test_blocks_of_resamples_are_all_of_them(monkeypatch):
+    values, people = np.random.default_rng(0).normal(size=(40, 1)), np.arange(40)
+    whole = metrics.mean_intervals(values, people)
+    monkeypatch.setattr(metrics, "BLOCK_SCORES", 8 * 40 * 7)
+    assert metrics.mean_intervals(values, people) == pytest.approx(whole, abs=0.02)
+
+
+# two systems ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(  # two-sided binomial by hand: 2 * sum of C(n, i) / 2^n
+    "b, c, p", [(0, 0, 1), (1, 0, 1), (0, 5, 2 / 32), (2, 8, 2 * (1 + 10 + 45) / 1024), (3, 3, 1), (10, 2, 2 * (1 + 12 + 66) / 4096)]
+)
+def test_mcnemar_by_hand(b, c, p):
+    first = np.array([True] * b + [False] * c + [True] * 7 + [False] * 4)
+    second = np.array([False] * b + [True] * c + [True] * 7 + [False] * 4)
+    assert metrics.mcnemar(first, second) == (b, c, pytest.approx(p))
+    assert metrics.mcnemar(second, first) == (c, b, pytest.approx(p))
+
+
+def test_comparing_two_systems():
+    first, second = np.arange(400) >= 40, np.arange(400) >= 20
+    found = metrics.compare(first, second, np.arange(400))
+    assert (found.first_only, found.second_only, found.difference) == (0, 20, pytest.approx(0.05))
+    assert found.p == pytest.approx(2 * 0.5**20) and found.interval[0] > 0.025 and found.interval[1] < 0.08
+    same = metrics.compare(first, first, np.arange(400))
+    assert (same.p, same.difference, same.interval) == (1, 0, (0, 0))
+    with pytest.raises(DataError, match="two answers"):
+        metrics.compare(first, second[1:], np.arange(400))
+
+
+# thresholds -----------------------------------------------------------------
+
+
+def test_thresholds_by_hand():
+    scores = np.array([0.9, 0.5, 0.7, 0.7, 0.1], np.float32)
+    for rate, reached in [(0.1, 0), (0.2, 1), (0.4, 1), (0.6, 3), (0.8, 4), (0.99, 4)]:
+        assert (scores >= metrics.threshold_at(scores, rate)).sum() == reached, rate
+    for some, rate in [(scores, 0), (scores, 1), (scores[:0], 0.1)]:
+        with pytest.raises(InputError):
+            metrics.threshold_at(some, rate)
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float32, st.integers(1, 12), elements=st.integers(-2, 2).map(np.float32)),
+    st.sampled_from([0.01, 0.1, 0.25, 0.3, 0.5, 0.9]),
+)
+def test_thresholds_are_the_lowest_that_hold_the_rate(scores, rate):
+    threshold = metrics.threshold_at(scores, rate)
+    assert (scores >= threshold).sum() <= rate * len(scores) + 1e-6
+    lower = max((s for s in scores.tolist() if s < threshold), default=None)
+    assert lower is not None and (scores >= lower).sum() > rate * len(scores) + 1e-6

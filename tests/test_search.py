@@ -1,7 +1,6 @@
 import logging
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,6 @@ from embedder.spec import CropRule
 from indexer import build as builder
 from indexer.build import build
 from indexer.candidates import Candidates
-from indexer.evaluate import evaluate_answers, predictions, write_predictions
 from indexer.search import Hit, Searcher
 from tests import synthetic
 
@@ -265,65 +263,6 @@ def test_a_crop_of_a_hit(tmp_path):
     rows[0].crop = b"png"
     with Searcher(make(tmp_path, rows)) as searcher:
         assert searcher.crop(rows[0].face_id) == b"png" and searcher.crop(rows[1].face_id) is None
-
-
-# evaluation -----------------------------------------------------------------
-
-
-def asked(searcher, rows) -> list:
-    return [(row, searcher.search(row.vector[None], 5)[0] if row.vector is not None else []) for row in rows]
-
-
-def test_evaluation_by_hand(tmp_path):
-    xb = np.eye(synthetic.D, dtype=np.float32)
-    gallery = [synthetic.row(f"g{i}.jpg", f"p{i}", xb[i]) for i in range(8)] + [synthetic.row("g8.jpg", "p0", xb[8])]
-    near = synthetic.unit(xb[0] + 0.5 * xb[1])
-    probes = [
-        synthetic.row("right.jpg", "p0", near), synthetic.row("second.jpg", "p1", near), synthetic.row("wrong.jpg", "p7", near),
-        synthetic.row("no face.jpg", "p2", None, outcome="no_face"), synthetic.row("stranger.jpg", "nobody", near),
-        synthetic.row("nameless.jpg", None, near),
-    ]  # fmt: skip
-    with Searcher(make(tmp_path, gallery)) as searcher:
-        found = asked(searcher, probes)
-        result = evaluate_answers(found, searcher)
-        with pytest.raises(DataError, match="none of 2 is"):
-            evaluate_answers(found[4:], searcher)
-    by_id = sorted(gallery[2:8], key=lambda row: row.face_id)[:3]  # all at score 0, but p0's second face, whose first is better
-    fifth = "p7" in [row.identity for row in by_id]
-    assert result == {
-        "top1": 0.25, "top5": 0.75 if fifth else 0.5, "top1_interval": pytest.approx([0.0456, 0.6994], abs=1e-4),
-        "top5_interval": pytest.approx([0.3006, 0.9544] if fifth else [0.15, 0.85], abs=1e-4),
-        "probes": 4, "gallery": 9, "people": 8, "without_vector": 1, "strangers": 1, "no_identity": 1,
-    }  # fmt: skip
-    lines = predictions(found, result).splitlines()
-    assert lines[0].startswith("right.jpg\tp0\tp0 0.894427\tp1 0.447214\t") and len(lines[0].split("\t")) == 7
-    assert lines[3:6] == ["no face.jpg\tp2", lines[0].replace("right.jpg\tp0", "stranger.jpg\tnobody"),
-                          lines[0].replace("right.jpg\tp0", "nameless.jpg\t")]  # fmt: skip
-    assert lines[6:] == ["top1 0.2500", f"top5 {result['top5']:.4f}"]
-
-
-def test_evaluation_against_the_file_of_predictions(index, tmp_path):
-    probes = synthetic.rows(30, 4)
-    noise = np.random.default_rng(1).normal(size=(120, synthetic.D))
-    for row, x in zip(probes, noise, strict=True):
-        row.vector = synthetic.unit(row.vector + 0.25 * x)
-    with Searcher(index) as searcher:
-        found = asked(searcher, probes)
-        result = evaluate_answers(found, searcher)
-    write_predictions(tmp_path / "p.txt", found, result)
-    lines = (tmp_path / "p.txt").read_text().splitlines()
-    cells = [line.split("\t") for line in lines[:-2]]
-    named = [[cell.rsplit(" ", 1)[0] for cell in c[2:]] for c in cells]
-    top = [np.mean([c[1] in names[:k] for c, names in zip(cells, named, strict=True)]) for k in (1, 5)]
-    assert [result["top1"], result["top5"]] == pytest.approx(top) and 0.3 < top[0] < top[1] < 1
-    assert lines[-2:] == [f"top1 {top[0]:.4f}", f"top5 {top[1]:.4f}"] and len(cells) == result["probes"] == 120
-    assert stat.S_IMODE((tmp_path / "p.txt").stat().st_mode) == 0o600
-
-
-def test_odd_names_do_not_break_the_lines():
-    hit = Hit(1, "a\tb", 0.5, "id", "x.jpg")
-    text = predictions([(synthetic.row("x\ny.jpg", "a\tb", None), [hit])], {"top1": 1.0, "top5": 1.0})
-    assert text == "x y.jpg\ta b\ta b 0.500000\ntop1 1.0000\ntop5 1.0000\n"
 
 
 # imports --------------------------------------------------------------------

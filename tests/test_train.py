@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from embedder import architecture, weights
+from embedder import architecture, trained_on, weights
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError, ModelError, SystemFault
 from embedder.spec import FaceSpec
@@ -67,7 +67,7 @@ def test_a_run_leaves_a_model_a_record_metrics_and_curves(photos, tiny, tmp_path
     done = train(photos, QUICK, tiny, out, say=lines.append)
     spec = FaceSpec.from_json((out / "spec.json").read_bytes())
     part = spec.parts[0]
-    assert tree(out) == {"spec.json", f"{part.sha256[:16]}.safetensors", "record.json", "metrics.jsonl", "curves.png"}
+    assert tree(out) == {"spec.json", f"{part.sha256[:16]}.safetensors", "people.json", "record.json", "metrics.jsonl", "curves.png"}
     assert (part.name, part.parent, part.standardisation, part.dimension) == ("tiny-quick", tiny, "fixed", 8)
     assert spec.crop.border == 0 and spec.crop.margin == "0.25" and spec.fingerprint != weights.open_model(tiny).spec.fingerprint
     assert json.loads((out / "record.json").read_text()) == done
@@ -91,6 +91,23 @@ def test_nothing_that_is_left_names_people(photos, tiny, tmp_path):
     train(photos, QUICK, tiny, tmp_path / "out")
     for path in [*(tmp_path / "out").rglob("*"), *(tmp_path / "data").rglob("*")]:
         assert path.is_dir() or b"person 0" not in path.read_bytes()
+
+
+def test_a_model_knows_whom_it_and_its_parents_were_trained_on(photos, tiny, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(photos, QUICK, tiny, first)
+    others = crops.write(tmp_path / "others", [crops.row(p, f) for p in range(20, 70) for f in (0, 1)], per_shard=128)
+    train(others, QUICK, str(first), second)
+    names = [f"person {p:03d}" for p in range(80)]
+    trained, validated = trained_on.known(names, trained_on.read(first))
+    assert (trained, validated) == ({f"person {p:03d}" for p in range(PEOPLE)}, set())
+    model = weights.open_model(str(second)).spec
+    for found in (trained_on.read(second), trained_on.of_model(model)):
+        trained, validated = trained_on.known(names, found)
+        assert len(validated) == 20 and trained | validated == {f"person {p:03d}" for p in (*range(PEOPLE), *range(20, 70))}
+    assert trained_on.of_model(weights.open_model(tiny).spec) == []
+    stored = {part.name: trained_on.known(["person 003", "person 033"], found)[0] for part, found in trained_on.stored()}
+    assert stored.keys() == {"tiny-quick", "tiny-quick-quick"} and stored["tiny-quick"] == {"person 003"}
 
 
 def test_the_run_folder_is_kept_on_request(photos, tiny, tmp_path):

@@ -1,6 +1,7 @@
 """Crops -> a finetuned model: runs a recipe's stages for every network of the source, and writes the run's record.
 
 MODEL/spec.json, <16 hex>.safetensors    the model
+MODEL/people.json                        salted hashes of the people it was trained on, and chosen by
 MODEL/record.json                        arguments, versions, times, scores; written last: the run is complete
 MODEL/metrics.jsonl, curves.png          a line an epoch; the same drawn
 MODEL/run/                               head, centres, names, checkpoints; deleted on completion unless kept
@@ -22,7 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from embedder import network, weights
+from embedder import network, trained_on, weights
 from embedder.compute import Compute, cores
 from embedder.errors import DataError, InputError, from_os_error
 from embedder.spec import FaceSpec, Part
@@ -183,6 +184,7 @@ def _spec(source: FaceSpec, data: Data, parts: list[Part]) -> FaceSpec:
 
 def _finish(out: Path, source: FaceSpec, trained: list[Trained], data: Data, recipe: Recipe, head: dict[str, Any], say: Say) -> Result:
     """Writes the model, then the curves, last the record; drops the run's folder unless it is kept."""
+    _record_people(out, source, head["source"], trained, data)
     weights.write_model(out, _spec(source, data, [t.part for t in trained]))
     for k in range(len(recipe.stages)):
         if all(len(t.after) == len(recipe.stages) for t in trained):
@@ -201,6 +203,17 @@ def _finish(out: Path, source: FaceSpec, trained: list[Trained], data: Data, rec
     seconds = sum(sum(t.progress.seconds) for t in trained)
     say(f"{out} is complete after {seconds / 60:.1f} minutes")
     return done
+
+
+def _record_people(out: Path, source: FaceSpec, reference: str, trained: list[Trained], data: Data) -> None:
+    """Beside all weights that came of this run, and in `out`: its people, and those of the trainings before it."""
+    before = trained_on.of_model(source, Path(reference))
+    own = trained_on.Training.of(data.train.people, data.validation.people if data.validation else ())
+    made = [part for old, t in zip(source.parts, trained, strict=True) for part in (t.part, *t.after) if part.sha256 != old.sha256]
+    for part in made:
+        trained_on.write(weights.stored_file(part).parent, [*before, own])
+    if made or before:
+        trained_on.write(out, [*before, own] if made else before)
 
 
 def _summary(trained: Trained) -> dict[str, Any]:

@@ -1,0 +1,268 @@
+"""What is measured of a gallery or a model, photos and models included: for the command line and a server alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedder import trained_on
+from embedder.compute import Compute
+from embedder.errors import DataError, InputError
+from embedder.spec import FaceSpec
+from embedder.table import DataSet, is_data_set
+from indexer import subsets
+from indexer.evaluate import RANKS, Answer, Comparison, Evaluation, Group, by_group, compare_evaluations, spelt_otherwise, write_predictions
+from indexer.metrics import Paired
+from indexer.subsets import Outcome, Photos
+from indexer.verification import Verification, compare_folds, read_pairs, verify_folds
+from workflows import ANYWHERE, Probe, ProbeReader, Question, Say, answered, default_split, open_index, splits_of
+
+if TYPE_CHECKING:
+    from embedder.pipeline import OnProgress
+    from indexer.search import Searcher
+
+SHOWN = 3  # names of a warning
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `evaluate` measures beyond the ranks of the probes."""
+
+    strangers: tuple[Path, ...] = ()  # photos or vectors of people who are not enrolled
+    score: str = "best"
+    by: str | None = None  # a column of the probes
+    sizes: tuple[int, ...] = ()  # of smaller galleries, in people
+    photos: tuple[int, ...] = ()  # a person's in the gallery
+    against: str | None = None  # another index
+    against_vectors: tuple[Path, ...] = ()  # of the same photos, by that index's model
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that one `evaluate` found; parts that were not asked for are empty."""
+
+    index: str
+    split: str | None
+    faces: int  # enrolled
+    answers: list[Answer]  # to all probes, in order
+    evaluation: Evaluation
+    groups: list[Group]
+    by_size: list[Outcome]
+    by_photos: list[Outcome]
+    against: str | None
+    comparison: Comparison | None
+    seen: dict[str, int] | None  # people who were trained on; None where the model has no record of them
+    warnings: list[str]
+
+    def result(self) -> dict[str, Any]:
+        """As `evaluate --json` prints it."""
+        named = sum(a.identity is not None for a in self.answers)
+        return {
+            "index": self.index, "split": self.split, **self.evaluation.result(), "gallery": self.faces,
+            "strangers": named - len(self.evaluation.probes), "no_identity": len(self.answers) - named,
+            "groups": [asdict(g) for g in self.groups], "by_size": [asdict(o) for o in self.by_size],
+            "by_photos": [asdict(o) for o in self.by_photos],
+            "against": {"index": self.against, **asdict(self.comparison)} if self.comparison else None,
+            "trained_on": self.seen, "warnings": self.warnings,
+        }  # fmt: skip
+
+
+def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted = Wanted(), predictions: Path | None = None,  # noqa: B008
+             model: str | None = None, compute: Compute = ANYWHERE, on_progress: OnProgress | None = None, say: Say = print) -> Measured:  # fmt: skip
+    """The probes of a data set or a folder asked of an index; every probe with an enrolled identity counts, the others are strangers."""
+    keep = bool(wanted.sizes or wanted.photos)
+    with open_index(name) as searcher:
+        split = split or default_split(splits_of(source), "probe")
+        reader = ProbeReader(searcher, model, compute, True, say)
+        found = _ask(searcher, reader.read(source, split), wanted, keep, on_progress)
+        if not found:
+            raise DataError(f"expected probes{f' with split {split}' if split else ''} in {source}, found none: check --split")
+        strangers = [a for path in wanted.strangers for a in _ask(searcher, _all_of(reader, path), wanted, keep, on_progress)]
+        evaluation = Evaluation.of(searcher.gallery, found, strangers, wanted.seed)
+        groups = _groups(evaluation, wanted.by)
+        sizes, photos = _parts(searcher, evaluation, wanted)
+        comparison = _compared(evaluation, source, split, wanted, compute, on_progress, say) if wanted.against else None
+        seen, warnings = _seen(searcher.spec, model, evaluation)
+        warnings += _enrolled_strangers(found, strangers, evaluation)
+        warnings += _spellings(searcher, [a.identity for a in evaluation.strangers if a.identity])
+        measured = Measured(
+            name, split, searcher.gallery.faces, found, evaluation, groups, sizes, photos, wanted.against, comparison, seen, warnings
+        )
+    if predictions is not None:
+        write_predictions(predictions, found, evaluation.result())
+    return measured
+
+
+def _ask(searcher: Searcher, probes: Iterator[Probe], wanted: Wanted, keep: bool, on_progress: OnProgress | None) -> list[Answer]:
+    found = []
+    for probe, (hits, *_) in answered(searcher, probes, Question(k=RANKS, score=wanted.score)):
+        found.append(Answer.of(probe.rows[0], hits, wanted.by, keep))
+        if on_progress:
+            on_progress(len(found), 0)
+    return found
+
+
+def _all_of(reader: ProbeReader, source: Path) -> Iterator[Probe]:
+    return reader.read(source, default_split(splits_of(source), "probe"))
+
+
+def _groups(evaluation: Evaluation, by: str | None) -> list[Group]:
+    if by is None:
+        return []
+    if all(a.group is None for a in (*evaluation.probes, *evaluation.strangers)):
+        raise InputError(
+            f"expected a column {by!r} in the probes, none has it: give `embed` the CSV that has it with --metadata, or another --by"
+        )
+    return by_group(evaluation)
+
+
+def _parts(searcher: Searcher, evaluation: Evaluation, wanted: Wanted) -> tuple[list[Outcome], list[Outcome]]:
+    """The same probes asked of smaller galleries, and of galleries of fewer photos a person."""
+    if not wanted.sizes and not wanted.photos:
+        return [], []
+    faces, xb = searcher.all_faces()
+    gallery = Photos(xb, np.array([face.identity for face in faces], object))
+    probes, strangers = _photos(searcher, evaluation.probes), _photos(searcher, evaluation.strangers)
+    sizes = subsets.by_size(gallery, probes, strangers, wanted.sizes, wanted.score, wanted.seed) if wanted.sizes else []
+    return sizes, subsets.by_photos(gallery, probes, strangers, wanted.photos, wanted.seed) if wanted.photos else []
+
+
+def _photos(searcher: Searcher, answers: Sequence[Answer]) -> Photos:
+    found = subsets.photos_of([(a.person, a.vector) for a in answers], searcher.spec.dimension)
+    return replace(found, xb=searcher.as_compared(found.xb))
+
+
+# another index --------------------------------------------------------------
+
+
+def _compared(first: Evaluation, source: Path, split: str | None, wanted: Wanted, compute: Compute, on_progress: OnProgress | None,
+              say: Say) -> Comparison:  # fmt: skip
+    """The same photos asked of the index `wanted.against`."""
+    assert wanted.against is not None
+    asked = {a.photo for a in (*first.probes, *first.strangers)}
+    with open_index(wanted.against) as searcher:
+        reader = ProbeReader(searcher, None, compute, True, say)
+        if wanted.against_vectors:
+            probes: Iterator[Probe] = (probe for path in wanted.against_vectors for probe in reader.read(path))
+        else:
+            probes = (probe for path, which in _sources(source, split, wanted) for probe in reader.read(path, which))
+        kept = (probe for probe in probes if (probe.rows[0].image_sha256 or probe.image) in asked)
+        found = _ask(searcher, kept, wanted, False, on_progress)
+        return compare_evaluations(first, Evaluation.of(searcher.gallery, found, (), wanted.seed))
+
+
+def _sources(source: Path, split: str | None, wanted: Wanted) -> Iterator[tuple[Path, str | None]]:
+    yield source, split
+    for path in wanted.strangers:
+        yield path, default_split(splits_of(path), "probe")
+
+
+# whom a model knows ---------------------------------------------------------
+
+
+def _seen(spec: FaceSpec, model: str | None, evaluation: Evaluation) -> tuple[dict[str, int] | None, list[str]]:
+    folder = Path(model) if model and Path(model).is_dir() else None
+    asked = {"probes": {a.person for a in evaluation.probes}, "strangers": {a.identity for a in evaluation.strangers if a.identity}}
+    return trained_people(spec, asked, folder)
+
+
+def trained_people(
+    spec: FaceSpec, asked: Mapping[str, Iterable[str]], folder: Path | None = None
+) -> tuple[dict[str, int] | None, list[str]]:
+    """How many people of each kind the model was trained on, or had its best epoch chosen by, and a warning; None without a record."""
+    if not (trainings := trained_on.of_model(spec, folder)):
+        return None, []
+    counts: dict[str, int] = {}
+    parts = []
+    for kind, people in asked.items():
+        names = set(people)
+        trained, validated = trained_on.known(names, trainings)
+        counts |= {kind: len(trained), f"{kind}_validated": len(validated)}
+        parts += [f"{len(found)} of {len(names)} people of the {kind} {what}" for found, what in
+                  ((trained, "were trained on"), (validated, "chose its best epoch")) if found]  # fmt: skip
+    warning = f"{spec.model_name} knows those it is tested with: {', '.join(parts)}; what follows says less of people it has never seen"
+    return counts, [warning] if parts else []
+
+
+def _enrolled_strangers(found: Sequence[Answer], strangers: Sequence[Answer], evaluation: Evaluation) -> list[str]:
+    counted = len(evaluation.strangers) + len(evaluation.probes) - sum(a.identity is not None for a in found)
+    left = len(strangers) - counted
+    return [f"{left} photos given as strangers are of enrolled people and were left out"] if left else []
+
+
+def _spellings(searcher: Searcher, names: list[str]) -> list[str]:
+    twins = spelt_otherwise(names, [name for name, _ in searcher.gallery.list_people()])
+    if not twins:
+        return []
+    shown = ", ".join(f"{a!r} and {b!r}" for a, b in twins[:SHOWN])
+    return [f"{len(twins)} names differ only by case or form and count as different people, such as {shown}: `rename` one if they are one"]
+
+
+# pairs ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PairsMeasured:
+    """LFW's protocol on one set of vectors, and beside another."""
+
+    vectors: str
+    verification: Verification
+    pairs: int
+    without_vector: int  # pairs
+    against: str | None
+    other: Verification | None
+    comparison: Paired | None
+    seen: dict[str, int] | None
+    warnings: list[str]
+
+    def result(self) -> dict[str, Any]:
+        """As `evaluate-pairs --json` prints it."""
+        against = {"vectors": self.against, **_verified(self.other), **asdict(self.comparison)} if self.comparison and self.other else None
+        return {
+            "vectors": self.vectors, "pairs": self.pairs, "without_vector": self.without_vector, **_verified(self.verification),
+            "against": against, "trained_on": self.seen, "warnings": self.warnings,
+        }  # fmt: skip
+
+
+def _verified(found: Verification) -> dict[str, Any]:
+    return {
+        "accuracy": found.accuracy, "std": found.std, "folds": found.accuracies.tolist(), "thresholds": found.thresholds.tolist(),
+        "auc": found.roc.auc, "eer": found.roc.eer, "tar": [asdict(t) for t in found.tars],
+    }  # fmt: skip
+
+
+def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None) -> PairsMeasured:
+    """The official pairs on a data set of vectors; `against`: another model's vectors of the same photos."""
+    pairs = read_pairs(file)
+    faces = _by_stem(vectors, {*pairs.first, *pairs.second})
+    scores = pairs.scores(faces)
+    found = verify_folds(scores, pairs.same, pairs.folds)
+    other = comparison = None
+    if against is not None:
+        other = verify_folds(pairs.scores(_by_stem(against, faces.keys())), pairs.same, pairs.folds)
+        comparison = compare_folds(found, other)
+    people = {stem.rsplit("_", 1)[0] for stem in faces}
+    seen, warnings = trained_people(DataSet(vectors).spec, {"pairs": people})
+    return PairsMeasured(
+        str(vectors), found, len(scores), int(np.isinf(scores).sum()), str(against) if against else None, other, comparison, seen, warnings
+    )
+
+
+def _by_stem(folder: Path, stems: Iterable[str]) -> dict[str, np.ndarray | None]:
+    """Vectors of the photos with these stems, None where one has no face; raises DataError where two photos share a stem."""
+    if not is_data_set(folder):
+        raise DataError(f"expected vectors of LFW's photos, {folder} is no data set: run `embed` with --out")
+    wanted = set(stems)
+    found: dict[str, tuple[str, np.ndarray | None]] = {}
+    for table in DataSet(folder).shards(["image", "image_sha256", "face", "vector"]):
+        for image, sha256, face, vector in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if (stem := Path(image).stem) in wanted and face <= 0:
+                if stem in found and found[stem][0] != sha256:
+                    raise DataError(f"expected one photo called {stem}, {folder} has two: embed LFW's folder alone")
+                found[stem] = sha256, None if vector is None else np.asarray(vector, np.float32)
+    return {stem: vector for stem, (_, vector) in found.items()}
