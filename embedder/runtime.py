@@ -148,7 +148,8 @@ class Embedder:
         vectors = [unit(network(crops)) for network in self._networks]
         if self.spec.flip:
             vectors = [unit(x + unit(network(crops[:, :, ::-1]))) for x, network in zip(vectors, self._networks, strict=True)]
-        return unit(np.concatenate(vectors, axis=1)).astype(np.float32)
+        weighted = [part.weight * x for part, x in zip(self.spec.parts, vectors, strict=True)]
+        return unit(np.concatenate(weighted, axis=1)).astype(np.float32)
 
     @property
     def where(self) -> str:

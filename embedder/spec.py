@@ -41,10 +41,13 @@ class Part:
     standardisation: str  # fixed: (x - 127.5) / 128; per_image: whitening of each crop
     parent: str | None = None  # sha256 of the weights that this was finetuned from
     zoom: float = 1.0  # the network sees the middle 1 / zoom of the crop, each way
+    weight: float = 1.0  # of its unit vector beside those of the model's other networks
 
     def __post_init__(self) -> None:
         if not 1 <= self.zoom <= 4:
             raise InputError(f"expected a zoom of 1 to 4, received {self.zoom}")
+        if not 0 < self.weight <= 100:
+            raise InputError(f"expected a weight above 0 and up to 100, received {self.weight}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class CropRule:
 
 @dataclass(frozen=True)
 class FaceSpec:
-    """What made a vector. Without parts it describes crops; with several, vectors are their unit-length concatenation.
+    """What made a vector. Without parts it describes crops; with several, vectors are their weighted unit-length concatenation.
 
     `detector`, `runtime` and `precision` are recorded, and may differ between vectors that are compared.
     """
@@ -102,8 +105,9 @@ class FaceSpec:
             fields[f"weights {i}"] = part.sha256
             fields[f"dimension {i}"] = part.dimension
             fields[f"standardisation {i}"] = part.standardisation
-            if part.zoom != 1:  # contracts from before there was one keep their fingerprint
-                fields[f"zoom {i}"] = part.zoom
+            for name in ("zoom", "weight"):  # contracts from before there were these keep their fingerprint
+                if getattr(part, name) != 1:
+                    fields[f"{name} {i}"] = getattr(part, name)
         return fields
 
     def difference(self, other: FaceSpec) -> str | None:

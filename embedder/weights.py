@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedder import formats
@@ -68,7 +68,7 @@ KNOWN = {
         "CASIA-WebFace, by its accuracy; nobody states it", "top-1 0.9440, top-5 0.9786",
     ),
 }  # fmt: skip
-COMPOSED = {"duo": ("msceleb", "casia")}
+COMPOSED = {"duo": {"msceleb": 1.0, "casia": 0.7}}  # with their weights
 DUO_SCORE = "top-1 0.9720, top-5 0.9905"
 DEFAULT_MODEL = "msceleb"
 
@@ -126,9 +126,9 @@ def open_model(reference: str) -> Model:
 
     Raises ModelError where it is not to be had, with the command that would make it.
     """
-    names = COMPOSED.get(reference, (reference,))
+    names = COMPOSED.get(reference, {reference: 1.0})
     if all(name in KNOWN for name in names):
-        return open_spec(FaceSpec(parts=tuple(KNOWN[name].part for name in names)))
+        return open_spec(FaceSpec(parts=tuple(replace(KNOWN[name].part, weight=weight) for name, weight in names.items())))
     folder = Path(reference)
     if (folder / "spec.json").is_file():
         return open_spec(FaceSpec.from_json((folder / "spec.json").read_bytes()), folder)
@@ -207,7 +207,7 @@ def write_model(out: Path, spec: FaceSpec) -> None:
 
 def fetch(name: str, archive: Path | None, say: Say) -> list[Part]:
     """Downloads (or takes from `archive`) the pinned weights, converts and stores them; a no-op where they are stored and sound."""
-    names = COMPOSED.get(name, (name,))
+    names = COMPOSED.get(name, {name: 1.0})
     unknown = [n for n in names if n not in KNOWN]
     if unknown:
         raise InputError(f"expected one of {', '.join([*KNOWN, *COMPOSED])}, received {name!r}: see `weights list`")

@@ -16,6 +16,7 @@ SPEC = FaceSpec(parts=(PART,))
         (replace(SPEC, parts=(replace(PART, dimension=512),)), "dimension 0"),
         (replace(SPEC, parts=(replace(PART, standardisation="fixed"),)), "standardisation 0"),
         (replace(SPEC, parts=(replace(PART, zoom=1.1),)), "zoom 0"),
+        (replace(SPEC, parts=(replace(PART, weight=0.7),)), "weight 0"),
         (replace(SPEC, parts=(PART, PART)), "number of networks"),
         (replace(SPEC, crop=CropRule(margin="32px")), "margin"),
         (replace(SPEC, crop=CropRule(face="first")), "which face"),
@@ -47,16 +48,16 @@ def test_json_round_trip_and_an_edited_contract_is_refused():
     assert FaceSpec.from_json(text) == SPEC
     with pytest.raises(DataError, match="fingerprint"):
         FaceSpec.from_json(text.replace("per_image", "fixed"))
-    before_there_was_a_zoom = text.replace(', "zoom": 1.0', "")
-    assert before_there_was_a_zoom != text and FaceSpec.from_json(before_there_was_a_zoom) == SPEC
+    before = text.replace(', "weight": 1.0', "").replace(', "zoom": 1.0', "")
+    assert "zoom" not in before and "weight" not in before and FaceSpec.from_json(before) == SPEC
     with pytest.raises(DataError, match="expected a face contract"):
         FaceSpec.from_json(text[:-10])
 
 
-def test_a_zoom_out_of_range_is_refused():
-    for bad in (0.9, 4.1, float("nan")):
-        with pytest.raises(InputError, match="zoom"):
-            replace(PART, zoom=bad)
+@pytest.mark.parametrize("name, bad", [("zoom", 0.9), ("zoom", 4.1), ("zoom", float("nan")), ("weight", 0.0), ("weight", -1.0)])
+def test_a_zoom_or_weight_out_of_range_is_refused(name, bad):
+    with pytest.raises(InputError, match=name):
+        replace(PART, **{name: bad})
 
 
 def test_margins():

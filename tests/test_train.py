@@ -147,7 +147,7 @@ def test_the_same_seed_gives_the_same_weights(photos, tiny, tmp_path):
 
 def test_several_networks_become_one_model(photos, tiny, tmp_path, monkeypatch):
     second = weights.store_part(crops.random_arrays(16, folded=True, seed=1), "second", "per_image")
-    monkeypatch.setitem(weights.COMPOSED, "both", ("tiny", "second"))
+    monkeypatch.setitem(weights.COMPOSED, "both", {"tiny": 1.0, "second": 1.0})
     both = FaceSpec(parts=(weights.open_model(tiny).spec.parts[0], second))
     weights.write_model(tmp_path / "both", both)
     done = train(photos, QUICK, str(tmp_path / "both"), tmp_path / "out")
