@@ -19,7 +19,7 @@ LAYOUTS = pytest.mark.parametrize("older", [False, True], ids=["zip", "older"])
 def state() -> dict[str, np.ndarray]:
     draw = np.random.default_rng(0)
     return {
-        "a.weight": draw.normal(size=(3, 4, 5, 2)).astype(np.float32),
+        "a.weight": draw.normal(size=(3, 4, 5, 2)).astype(np.float32).transpose(3, 2, 0, 1),
         "b.weight": np.asfortranarray(draw.normal(size=(6, 7)).astype(np.float32)),
         "b.half": draw.normal(size=(4,)).astype(np.float16),
         "b.num_batches_tracked": np.array(12),

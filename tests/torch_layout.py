@@ -33,7 +33,7 @@ def pickled(body: bytes) -> bytes:
 
 
 def tensor(key: str, array: np.ndarray, older: bool) -> bytes:
-    """One tensor in its own storage; a matrix or more lies there with its last two axes swapped, as a transposed one does."""
+    """One tensor in a storage of its own, by its strides."""
     strides = tuple(s // array.itemsize for s in array.strides)
     storage = b"(" + text("storage") + named("torch", STORAGES[array.dtype.name]) + text(key) + text("cpu") + number(array.size)
     storage += (b"N" if older else b"") + b"tQ"
@@ -48,8 +48,13 @@ def state_dict(state: dict[str, np.ndarray], older: bool) -> bytes:
     return pickled(body + b"}(" + text("_metadata") + b"}" + b"u" + b"b")
 
 
+def in_memory(array: np.ndarray) -> bytes:
+    """Its numbers as they lie, whatever the order of its axes."""
+    return array.transpose(np.argsort(array.strides)[::-1]).tobytes()
+
+
 def save(path: Path, state: dict[str, np.ndarray], older: bool) -> None:
-    flat = {str(i): array.tobytes("A") for i, array in enumerate(state.values())}
+    flat = {str(i): in_memory(array) for i, array in enumerate(state.values())}
     if not older:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("model/data.pkl", state_dict(state, older))
