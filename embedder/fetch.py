@@ -139,6 +139,8 @@ def import_file(path: Path, name: str, standardisation: str | None) -> Part:
         raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
     digest = sha256_of(file)
     known = next((k for k in KNOWN.values() if digest in (k.file_sha256, k.sha256)), None)
+    if known and not known.sha256:  # found again by its name alone
+        raise InputError(f"expected weights that are not known, {path} is {known.name}: run `weights fetch {known.name} --from {path}`")
     standardisation = standardisation or (known.standardisation if known else None)
     if standardisation not in STANDARDISATIONS:
         raise InputError(

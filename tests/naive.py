@@ -1,11 +1,14 @@
-"""Inception-ResNet-v1 once more, from the paper's figures, in plain TensorFlow ops: an oracle that shares no code with ours."""
+"""Inception-ResNet-v1 once more, from the paper's figures, in plain TensorFlow ops: an oracle that shares no code with ours; and weights for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+from embedder import network
 
 B35 = [["Branch_0_Conv2d_1x1"], ["Branch_1_Conv2d_0a_1x1", "Branch_1_Conv2d_0b_3x3"],
        ["Branch_2_Conv2d_0a_1x1", "Branch_2_Conv2d_0b_3x3", "Branch_2_Conv2d_0c_3x3"]]  # fmt: skip
@@ -44,3 +47,16 @@ def features(x: Any, conv: Callable[[Any, str, int, str], Any], up: Callable[[An
     for i in range(1, 6):
         x = residual(x, f"Block8_{i}_", 0.20, B8)
     return tf.reduce_mean(residual(x, "Block8_6_", 1.0, B8, relu=False), [1, 2])
+
+
+def random_arrays(dimension: int, seed: int = 7) -> dict[str, np.ndarray]:
+    """Weights by our layer names, of the size that training gives them."""
+    draw = np.random.default_rng(seed)
+
+    def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name.endswith("kernel"):
+            return draw.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
+        return draw.uniform(0.5, 1.5, shape) if name.endswith("moving_variance") else draw.normal(0, 0.1, shape)
+
+    shapes = {name: tuple(v.shape) for name, v in network.variables_by_name(network.build(dimension)).items()}
+    return {name: values(name, shape).astype(np.float32) for name, shape in shapes.items()}

