@@ -104,8 +104,9 @@ def test_a_file_that_is_there_and_an_unknown_suffix_are_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.bin"] and (tmp_path / "m.bin").read_bytes() == b"mine"
 
 
-def test_the_command(run, tmp_path):
-    done = run("weights", "export", "casia", "--flip", "--out", tmp_path / "m.onnx", "--json")
+def test_the_command_takes_the_folder_of_a_model_too(run, tmp_path):
+    weights.write_model(tmp_path / "MODEL", weights.open_model("casia").spec)
+    done = run("weights", "export", tmp_path / "MODEL", "--flip", "--out", tmp_path / "m.onnx", "--json")
     assert done.code == 0, done.err
     said = json.loads(done.out)
     assert said["files"] == [str(tmp_path / "m.onnx")] and said["spec"]["flip"] is True
