@@ -25,8 +25,10 @@ class KerasFormat:
     def standardise(self, crops: Any, how: str) -> Any:
         if how == "fixed":
             return layers.Rescaling(1 / 128, -127.5 / 128)(crops)
-        # whitening: of whole numbers the deviation is 0 or reaches the least that counts, but for a share of 1e-5
-        return layers.LayerNormalization(axis=(1, 2, 3), epsilon=1e-12, center=False, scale=False)(layers.Rescaling(1.0)(crops))
+        least = 1 / (
+            INPUT_SIZE * INPUT_SIZE * 3
+        )  # variance; added here, where `embed` takes the larger of both: the same but on a blank crop
+        return layers.LayerNormalization(axis=(1, 2, 3), epsilon=least, center=False, scale=False)(layers.Rescaling(1.0)(crops))
 
     def network(self, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
         net = network.load(dict(arrays))

