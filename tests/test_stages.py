@@ -10,7 +10,7 @@ from embedder.errors import ModelError
 from embedder.spec import Part
 from tests import crops
 from trainer import batches, checkpoints, recipe, stages
-from trainer.learner import Head, Learner, Net, NotFinite, _optimiser, dropout, softmax_accuracy
+from trainer.learner import Learner, Net, NotFinite, Softmax, _optimiser, accuracy, dropout
 from trainer.stages import Run, pulled_back
 
 QUICK, HOMEWORK = recipe.read("quick"), recipe.read("homework")
@@ -38,7 +38,7 @@ def batch():
 
 def learner(stage, live=False, folded=False, seed=0, precision="f32") -> Learner:
     net = Net(crops.random_arrays(8, folded), Part("tiny", "", 8, "fixed"), precision)
-    return Learner(net, Head(8, 6, seed), stage, live, seed)
+    return Learner(net, Softmax(8, 6, seed), stage, live, seed, 6)
 
 
 def moved(a: dict, b: dict) -> set[str]:
@@ -68,7 +68,7 @@ def test_one_step_against_the_formulas(batch):
     stage = replace(PLAIN, trains="head", micro_batch=7)
     one = learner(stage)
     x, y = np.asarray(one.net.embed(iter([batch[0]]))), batch[1]
-    kernel, bias = (v.astype(np.float64) for v in one.head.arrays().values())
+    kernel, bias = (v.numpy().astype(np.float64) for v in one.head.variables)
     logits = x @ kernel + bias
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
@@ -202,13 +202,13 @@ def test_stage_1_of_the_homework_moves_statistics_besides(tmp_path, data):
 
 def test_stage_2_begins_with_weights_and_head_only(tmp_path, data, monkeypatch):
     begun = []
-    monkeypatch.setattr(Run, "_train_stage", lambda self, one, old=Run._train_stage: (begun.append(one.state()), old(self, one))[1])
+    monkeypatch.setattr(Run, "_run_stage", lambda self, one, old=Run._run_stage: (begun.append(one.state()), old(self, one))[1])
     one = run(tmp_path / "run", data, with_stages(HOMEWORK, {"epochs": 1, "steps": 3}, {"epochs": 1, "steps": 1}))
     head = []
-    monkeypatch.setattr(stages, "softmax_accuracy", lambda net, h, photos: head.append(h.arrays()) or softmax_accuracy(net, h, photos))
+    monkeypatch.setattr(stages, "accuracy", lambda net, h, photos: head.append(h.kernel.numpy()) or accuracy(net, h, photos))
     one.train()
     second = begun[1]
-    assert np.array_equal(second["head/kernel"], head[0]["kernel"]) and not second["centres"].any() and second["steps"] == 0
+    assert np.array_equal(second["head/kernel"], head[0]) and not second["centres"].any() and second["steps"] == 0
     slots = [v for k, v in second.items() if k.startswith("optimiser/") and v.ndim]
     assert len(slots) == len(network.variables_by_name(one.net.model)) - 8 + 2 and all((v == np.float32(0.1)).all() for v in slots)
 

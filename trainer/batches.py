@@ -10,7 +10,8 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from trainer import augment
 from trainer.recipe import Augmentation
 
 LEAST_PEOPLE = 20  # for a validation that means something
-PLAIN_BATCH = 32
+PLAIN_BATCH, CANVASES = 32, 256
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def numbered(self, usable: np.ndarray) -> Photos:
+        """Those that are usable, bool (n,), each labelled with its own number."""
+        return replace(self, pngs=self.pngs[usable], labels=np.arange(usable.sum(), dtype=np.int32))
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,13 @@ def plain_crops(photos: Photos) -> Iterator[tf.Tensor]:
     yield from _decoded(photos, order, order, NOTHING, 0, PLAIN_BATCH)
 
 
+def canvases(photos: Photos) -> Iterator[np.ndarray]:
+    """uint8 (up to 256, s, s, 3): every photo's crop with its border, in order."""
+    for i in range(0, len(photos), CANVASES):
+        with _damage_named():
+            yield np.stack([tf.io.decode_png(png, channels=3).numpy() for png in photos.pngs[i : i + CANVASES]])
+
+
 def _decoded(photos: Photos, chosen: np.ndarray, positions: np.ndarray, rule: Augmentation, seed: int, batch: int) -> Iterator[tf.Tensor]:
     side = INPUT_SIZE + 2 * photos.border
 
@@ -224,8 +236,14 @@ def _decoded(photos: Photos, chosen: np.ndarray, positions: np.ndarray, rule: Au
 
     stream = tf.data.Dataset.from_tensor_slices((chosen.astype(np.int64), positions.astype(np.int64)))
     stream = stream.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(batch).prefetch(1)
-    try:
+    with _damage_named():
         yield from stream
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    try:
+        yield
     except tf.errors.InvalidArgumentError as error:
         reason = str(error.message).splitlines()[0][:100]
         raise DataError(f"expected crops that can be decoded, one is damaged ({reason}): align the photos again") from None

@@ -54,6 +54,19 @@ class _StepBuilder:
         return self._layers["Bottleneck_BatchNorm"](self._layers["Bottleneck"](x), training=self._live)
 
 
+class _PoolingBuilder(_StepBuilder):
+    """Stops before the bottleneck."""
+
+    def bottleneck(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(tf.cast(x, tf.float32), [1, 2])
+
+
+def pooled(model: keras.Model, x: tf.Tensor, precision: str) -> tf.Tensor:
+    """The same, in inference mode, up to what the bottleneck is given: float32 (n, channels)."""
+    dtype = DTYPES[precision]
+    return architecture.lay(_PoolingBuilder(model, dtype, False, lambda x: x), tf.cast(x, dtype))
+
+
 def prelogits(model: keras.Model, x: tf.Tensor, precision: str, live: bool, drop: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
     """float32 (n, 160, 160, 3), standardised -> float32 (n, d), computed in 'f32' or 'bf16'; `drop` before the bottleneck."""
     dtype = DTYPES[precision]

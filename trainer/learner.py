@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from embedder import network
+from embedder.runtime import unit
 from embedder.runtime_tensorflow import seen
 from embedder.spec import Part
 from trainer import forward, losses
@@ -28,6 +30,7 @@ class Net:
         self.folded = network.is_folded(arrays)
         self.dimension = int(arrays["Bottleneck/kernel"].shape[-1])
         self._infer = tf.function(lambda crops: self.prelogits(crops, False, 1.0, None), reduce_retracing=True)
+        self._pool = tf.function(lambda crops: forward.pooled(self.model, seen(crops, part), precision), reduce_retracing=True)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -43,6 +46,10 @@ class Net:
         """Prelogits (n, d) in inference mode."""
         return np.concatenate([self._infer(crops).numpy() for crops in batches])
 
+    def pooled(self, batches: Iterator[tf.Tensor]) -> np.ndarray:
+        """What the bottleneck is given (n, channels), in inference mode."""
+        return np.concatenate([self._pool(crops).numpy() for crops in batches])
+
     def arrays(self) -> dict[str, np.ndarray]:
         return network.get_weights(self.model)
 
@@ -55,23 +62,41 @@ def dropout(x: tf.Tensor, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
     return x if keep == 1.0 or seed is None else tf.nn.experimental.stateless_dropout(x, 1 - keep, seed)
 
 
-class Head:
+class Head(Protocol):
+    """What features are trained for, and what of it trains with them. A label is a number of the training photos' labels."""
+
+    score: str  # what `accuracy` tells, in words
+
+    @property
+    def variables(self) -> list[keras.Variable]: ...
+
+    def judged(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Features (n, d), labels (n,) -> the loss of each and whether it is right (n,)."""
+        ...
+
+    def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float: ...
+
+
+class Softmax:
     """The logits layer: truncated normal of deviation 0.1, biases 0 (facenet's train_softmax)."""
+
+    score = "softmax accuracy"
 
     def __init__(self, dimension: int, people: int, seed: int):
         start = tf.random.stateless_truncated_normal([dimension, people], [seed + HEAD, 0], stddev=0.1)
         self.kernel, self.bias = keras.Variable(start, name="head_kernel"), keras.Variable(tf.zeros([people]), name="head_bias")
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        return [self.kernel, self.bias]
+
+    def judged(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = self.logits(features)
+        return losses.cross_entropy(logits, labels), tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
+
     def logits(self, features: tf.Tensor) -> tf.Tensor:
         """(n, d) -> (n, people)."""
         return tf.matmul(features, self.kernel.value) + self.bias.value
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {"kernel": self.kernel.numpy(), "bias": self.bias.numpy()}
-
-    def assign(self, arrays: dict[str, np.ndarray]) -> None:
-        self.kernel.assign(arrays["kernel"])
-        self.bias.assign(arrays["bias"])
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
         """Share of features (n, d) whose largest logit is their person's."""
@@ -79,7 +104,29 @@ class Head:
         return float(np.mean(np.concatenate(blocks) == labels))
 
 
-def softmax_accuracy(net: Net, head: Head, photos: Photos) -> float:
+class Distilled:
+    """A teacher's unit vectors (labels, d), which the features' directions are to become; nothing in it trains."""
+
+    score = "cosine to the teacher"
+    variables: list[keras.Variable] = []  # noqa: RUF012
+
+    def __init__(self, targets: np.ndarray):
+        self.targets = targets
+        self._targets = tf.constant(targets)
+
+    def judged(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Right are those that are nearer to their own vector than to the others' of the batch."""
+        targets = tf.gather(self._targets, labels)
+        cosines = tf.matmul(tf.math.l2_normalize(features, axis=1), targets, transpose_b=True)
+        own = tf.linalg.diag_part(cosines)
+        return 1 - own, tf.greater_equal(own, tf.reduce_max(cosines, axis=1))
+
+    def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
+        """The mean cosine."""
+        return float(np.mean(np.einsum("ij,ij->i", unit(features), self.targets[labels])))
+
+
+def accuracy(net: Net, head: Head, photos: Photos) -> float:
     """On the training photos as they are, in inference mode."""
     return head.accuracy(net.embed(plain_crops(photos)), photos.labels)
 
@@ -101,14 +148,15 @@ class NotFinite(Exception):
 class Learner:
     """One stage's optimiser, centres and averages around a net and a head. Inputs are crops, or features of a frozen network."""
 
-    def __init__(self, net: Net, head: Head, stage: Stage, live: bool, seed: int):
+    def __init__(self, net: Net, head: Head, stage: Stage, live: bool, seed: int, labels: int):
+        """labels: how many there are; each has a centre."""
         self.net, self.head, self.stage, self.live, self.seed, self.steps = net, head, stage, live, seed, 0
-        self.variables = [*(net.variables if stage.trains == "all" else []), head.kernel, head.bias]
-        self.kernels = [i for i, v in enumerate(self.variables) if v.name == "kernel" or v is head.kernel]
+        self.variables = [*(net.variables if stage.trains == "all" else []), *head.variables]
+        self.kernels = [i for i, v in enumerate(self.variables) if v.name in ("kernel", "head_kernel")]
         self._values = [v.value for v in self.variables]
         self._gradients = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._values]
         self._averages = [tf.Variable(v, trainable=False) for v in self._values] if stage.average else []
-        self._centres = tf.Variable(tf.zeros([head.bias.shape[0], net.dimension]), trainable=False)
+        self._centres = tf.Variable(tf.zeros([labels, net.dimension]), trainable=False)
         self.optimiser = _optimiser(stage)
         self.optimiser.build(self.variables)
         self._accumulate = tf.function(self._add_gradients, reduce_retracing=True)
@@ -149,15 +197,15 @@ class Learner:
             features = dropout(
                 self._features(inputs, position) if before is None else before, self.stage.keep, self._seed(DROPOUT_2, position)
             )
-            logits = self.head.logits(features)
-            cross_entropy = tf.reduce_sum(losses.cross_entropy(logits, labels))
+            each, right = self.head.judged(features, labels)
+            cross_entropy = tf.reduce_sum(each)
             center = tf.zeros([])
             if self.stage.center_loss:
                 center = self.stage.center_loss * tf.reduce_sum(losses.center_distance(features, labels, self._centres))
             loss = share * (cross_entropy + center)
         for total, gradient in zip(self._gradients, tape.gradient(loss, self._values), strict=True):
             total.assign_add(gradient)
-        correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels), tf.float32))
+        correct = tf.reduce_sum(tf.cast(right, tf.float32))
         return features, tf.stack([cross_entropy, center, correct])
 
     def _features(self, inputs: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
@@ -201,13 +249,17 @@ class Learner:
 
     def state(self) -> dict[str, np.ndarray]:
         """All that moves, but the network itself."""
-        arrays = {f"head/{k}": v for k, v in self.head.arrays().items()} | {"centres": self._centres.numpy(), "steps": np.array(self.steps)}
+        arrays = {f"head/{v.name.removeprefix('head_')}": v.numpy() for v in self.head.variables} | {
+            "centres": self._centres.numpy(),
+            "steps": np.array(self.steps),
+        }
         arrays |= {f"average/{i:04d}": v.numpy() for i, v in enumerate(self._averages)}
         return arrays | {f"optimiser/{i:04d}": v.numpy() for i, v in enumerate(self.optimiser.variables)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """The opposite of `state`."""
-        self.head.assign({k: arrays[f"head/{k}"] for k in ("kernel", "bias")})
+        for variable in self.head.variables:
+            variable.assign(arrays[f"head/{variable.name.removeprefix('head_')}"])
         self._centres.assign(arrays["centres"])
         self.steps = int(arrays["steps"])
         for kind, variables in (("average", self._averages), ("optimiser", self.optimiser.variables)):

@@ -87,6 +87,7 @@ class Recipe:
     live_batch_norm: bool = yes_no()
     delivered: str = choice("raw", "average")
     pull_back: float = number(0, 1)
+    teacher: tuple[str, ...] = checked_later(list, "a list of 'itself', 'sface' and known models, or an empty one")
     augmentation: Augmentation = checked_later(dict, "a table [augmentation]")
     stages: tuple[Stage, ...] = checked_later(list, "tables [[stages]]")
 
@@ -118,6 +119,9 @@ def read(reference: str | Path) -> Recipe:
 
 def _recipe(values: dict[str, Any], path: Path) -> Recipe:
     checked = _checked(Recipe, values, path, "")
+    checked["teacher"] = tuple(map(str, checked["teacher"]))
+    if checked["teacher"] and checked["live_batch_norm"]:
+        raise _wrong("live_batch_norm", path, "false where there is a teacher", True)
     checked["augmentation"] = _augmentation(checked["augmentation"], path)
     if not checked["stages"] or not all(isinstance(s, dict) for s in checked["stages"]):
         raise _wrong("stages", path, "at least one table [[stages]]", checked["stages"])

@@ -16,6 +16,7 @@ from embedder.spec import FaceSpec
 from embedder.table import write_atomic
 from trainer.batches import Data
 from trainer.recipe import Recipe
+from trainer.teacher import sha256s
 
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pyarrow", "safetensors")
 
@@ -31,7 +32,7 @@ def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int, precision
         "seed": seed,
         "precision": precision,
         "recipe": json.loads(json.dumps(asdict(recipe))),
-    }
+    } | ({"teacher": sha256s(recipe.teacher)} if recipe.teacher else {})
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:

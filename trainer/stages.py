@@ -12,13 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from embedder import weights
+from embedder.compute import Compute
 from embedder.errors import ModelError
 from embedder.spec import Part
 from embedder.table import make_folder
 from indexer.metrics import nearest_people
-from trainer import checkpoints, losses
+from trainer import checkpoints, losses, teacher
 from trainer.batches import Data, Photos, Stream, Views, plain_crops
-from trainer.learner import Head, Learner, Net, NotFinite, softmax_accuracy
+from trainer.learner import Distilled, Head, Learner, Net, NotFinite, Softmax, accuracy
 from trainer.recipe import Recipe, Stage
 
 CHECKPOINT_SECONDS = 240.0  # between two checkpoints of a long epoch, so that they are less than 5 minutes apart
@@ -75,13 +76,28 @@ class Run:
     """One network's training in a folder of its own; made again on the same folder, it goes on."""
 
     def __init__(self, folder: Path, part: Part, start: Arrays, recipe: Recipe, data: Data, seed: int, keep: bool, say: Say,
-                 report: Callable[[list[dict[str, Any]]], None], precision: str = "f32"):  # fmt: skip
-        """`report` receives the history after each epoch; precision: 'f32' or 'bf16', as in `Net`."""
+                 report: Callable[[list[dict[str, Any]]], None], compute: Compute = Compute("cpu", "f32")):  # noqa: B008  # fmt: skip
+        """`report` receives the history after each epoch."""
         self.folder, self.part, self.start, self.recipe, self.data = make_folder(folder), part, start, recipe, data
-        self.seed, self.keep, self.say, self.report = seed, keep, say, report
-        self.net = Net(start, part, precision)
-        self.head = Head(self.net.dimension, len(data.train.people), seed)
+        self.seed, self.keep, self.say, self.report, self.compute = seed, keep, say, report, compute
+        self.net = Net(start, part, compute.precision)
+        self.photos, self.head = self._lesson()
         self.progress, self._saved = Progress(seconds=[0.0] * len(recipe.stages)), 0.0
+
+    def _lesson(self) -> tuple[Photos, Head]:
+        """What is learnt: people's names, or a teacher's vectors, which are computed once and kept in the folder."""
+        photos, path = self.data.train, self.folder / "teacher.safetensors"
+        if not self.recipe.teacher:
+            return photos, Softmax(self.net.dimension, len(photos.people), self.seed)
+        if not path.exists():
+            self.say(f"{self.part.name}: {len(photos):,} photos as {' and '.join(self.recipe.teacher)} see them")
+            own = self._store(self.start, False)
+            vectors, usable = teacher.vectors(self.recipe.teacher, own, photos, self.compute)
+            checkpoints.write(path, {"vectors": vectors, "usable": usable})
+        found = checkpoints.read(path)[0]
+        if left_out := len(photos) - int(found["usable"].sum()):
+            self.say(f"{self.part.name}: {left_out:,} photos are left out: the teacher finds no face on their crops")
+        return photos.numbered(found["usable"]), Distilled(found["vectors"][found["usable"]])
 
     def train(self) -> Trained:
         """All stages, from wherever the folder stands."""
@@ -90,11 +106,12 @@ class Run:
             self.progress.best = {"top1": top1(self.net, self.data.validation), "stage": 0, "epoch": 0}
             self.say(f"{self.part.name}: validation top-1 before training {self.progress.best['top1']:.4f}")
         while self.progress.stage < len(self.recipe.stages):
-            learner, self._ticked = self._learner(), time.monotonic()
-            if arrays:
+            self._ticked = time.monotonic()
+            learner = None if self._is_solved else self._learner()
+            if learner and arrays:
                 learner.restore(arrays)
-                arrays = {}
-            self._train_stage(learner)
+            arrays = {}
+            self._run_stage(learner)
         return self._deliver()
 
     def _resume(self) -> Arrays:
@@ -104,52 +121,81 @@ class Run:
         arrays, state = found
         self.progress = p = Progress(**state)
         if p.moved:
-            self.net.assign({k.removeprefix("network/"): v for k, v in arrays.items() if k.startswith("network/")})
+            self._use({k.removeprefix("network/"): v for k, v in arrays.items() if k.startswith("network/")})
         self.report(p.history)
         self.say(f"{self.part.name}: going on in stage {p.stage + 1}, epoch {p.epoch + 1}, batch {p.step + 1}")
         return arrays
+
+    def _use(self, arrays: Arrays) -> None:
+        """Goes on with these weights, whose dimension may be another."""
+        if arrays["Bottleneck/kernel"].shape[-1] != self.net.dimension:
+            self.net = Net(arrays, self.part, self.compute.precision)
+        self.net.assign(arrays)
 
     @property
     def _stage(self) -> Stage:
         return self.recipe.stages[self.progress.stage]
 
     @property
+    def _is_solved(self) -> bool:
+        """Whether the stage needs no steps: a bottleneck that gives a teacher's vectors is a matter of linear algebra."""
+        return bool(self.recipe.teacher) and self._stage.trains == "head"
+
+    @property
     def _title(self) -> str:
         return f"{self.part.name}, stage {self.progress.stage + 1} of {len(self.recipe.stages)}"
 
     def _learner(self) -> Learner:
-        return Learner(self.net, self.head, self._stage, self.recipe.live_batch_norm, self.seed)
+        labels = len(self.photos) if self.recipe.teacher else len(self.photos.people)
+        return Learner(self.net, self.head, self._stage, self.recipe.live_batch_norm, self.seed, labels)
 
     # one stage --------------------------------------------------------------
 
-    def _train_stage(self, learner: Learner) -> None:
+    def _run_stage(self, learner: Learner | None) -> None:
         p, stage = self.progress, self._stage
-        if p.epoch < stage.epochs:
+        if learner is None:
+            if p.epoch < min(1, stage.epochs):
+                self._solve()
+        elif p.epoch < stage.epochs:
             source = self._source(learner)
             steps = stage.steps or -(-len(source) // stage.batch)
             while p.epoch < stage.epochs:
                 self._train_epoch(learner, source, steps)
-        p.softmax.append(softmax_accuracy(self.net, self.head, self.data.train))
-        self.say(f"{self._title}: done, softmax accuracy on the training photos {p.softmax[-1]:.4f}")
+        p.softmax.append(accuracy(self.net, self.head, self.photos))
+        self.say(f"{self._title}: done, {self.head.score} on the training photos {p.softmax[-1]:.4f}")
         if self.keep:
             self._keep_stage(learner)
         self._tick()
         p.stage, p.epoch, self._last = p.stage + 1, 0, learner
 
     def _source(self, learner: Learner) -> Source:
-        stream = Stream(self.data.train, self.recipe.augmentation, self.seed)
-        return stream if learner.moves_network else self._views(stream)
+        stream = Stream(self.photos, self.recipe.augmentation, self.seed)
+        if learner.moves_network:
+            return stream
+        return Views(self._views(stream, self.net.embed), np.repeat(stream.photos.labels, stream.rule.copies), self.seed)
 
-    def _views(self, stream: Stream) -> Views:
-        """The frozen network's features of every view, computed once and kept in the folder."""
+    def _views(self, stream: Stream, features: Callable[[Iterator[tf.Tensor]], np.ndarray]) -> np.ndarray:
+        """The frozen network's features of every view (views, N, d), computed once and kept in the folder."""
         views = []
         for number in range(self._stage.views):
             path = self.folder / f"views-{self.progress.stage + 1}-{number}.safetensors"
             if not path.exists():
                 self.say(f"{self._title}: features of view {number + 1} of {self._stage.views}, {len(stream):,} photos")
-                checkpoints.write(path, {"features": self.net.embed(stream.view(number))})
+                checkpoints.write(path, {"features": features(stream.view(number))})
             views.append(checkpoints.read(path)[0]["features"])
-        return Views(np.stack(views), np.repeat(stream.photos.labels, stream.rule.copies), self.seed)
+        return np.stack(views)
+
+    def _solve(self) -> None:
+        """The bottleneck anew, and the only epoch of this stage."""
+        p, stream = self.progress, Stream(self.photos, self.recipe.augmentation, self.seed)
+        views = self._views(stream, self.net.pooled)
+        assert isinstance(self.head, Distilled)
+        targets = np.repeat(self.head.targets, stream.rule.copies, axis=0)
+        self._use(self.net.arrays() | teacher.solve(views, targets, self._stage.weight_decay))
+        checkpoints.write(self.folder / "solved.safetensors", self.net.arrays())
+        p.moved, distance = True, 1 - accuracy(self.net, self.head, self.photos)
+        p.sums = [distance * len(self.photos)] * 2 + [0.0, float(len(self.photos)), time.monotonic() - self._ticked]
+        self._end_epoch(None, 0.0, 0)
 
     def _train_epoch(self, learner: Learner, source: Source, steps: int) -> None:
         p, stage = self.progress, self._stage
@@ -177,7 +223,7 @@ class Run:
                 f"expected a finite loss, received NaN or infinity in {at}; {where}: lower learning_rate and train into another --out"
             ) from None
 
-    def _end_epoch(self, learner: Learner, rate: float, steps: int) -> None:
+    def _end_epoch(self, learner: Learner | None, rate: float, steps: int) -> None:
         p, stage = self.progress, self._stage
         loss, cross_entropy, correct, photos, seconds = p.sums
         line: dict[str, Any] = {
@@ -198,10 +244,10 @@ class Run:
             + f"{line['photos_per_second']:,.0f} photos/s, {_duration(left)} left in this stage"
         )
 
-    def _validate(self, learner: Learner, photos: Photos) -> float:
+    def _validate(self, learner: Learner | None, photos: Photos) -> float:
         """Top-1 of the weights that would be delivered now; the best are kept beside the checkpoints."""
         p = self.progress
-        if not learner.moves_network:
+        if learner is not None and not learner.moves_network:
             return p.history[-1]["validation_top1"] if p.history else p.best["top1"]
         raw, would = self.net.arrays(), self._would_deliver(learner)
         self.net.assign(would)
@@ -212,15 +258,15 @@ class Run:
             checkpoints.write(self.folder / "best.safetensors", would, p.best)
         return score
 
-    def _would_deliver(self, learner: Learner) -> Arrays:
-        return learner.network_weights(self.recipe.delivered == "average")
+    def _would_deliver(self, learner: Learner | None) -> Arrays:
+        return learner.network_weights(self.recipe.delivered == "average") if learner else self.net.arrays()
 
-    def _save(self, learner: Learner) -> None:
+    def _save(self, learner: Learner | None) -> None:
         """A checkpoint; the network is in it only once it has moved."""
         p = self.progress
         self._tick()
         network = {f"network/{k}": v for k, v in self.net.arrays().items()} if p.moved else {}
-        checkpoints.save_newest(self.folder, p.batches, network | learner.state(), asdict(p))
+        checkpoints.save_newest(self.folder, p.batches, network | (learner.state() if learner else {}), asdict(p))
         self._saved = time.monotonic()
 
     def _tick(self) -> None:
@@ -231,12 +277,17 @@ class Run:
 
     # what comes out ---------------------------------------------------------
 
-    def _keep_stage(self, learner: Learner) -> None:
+    def _keep_stage(self, learner: Learner | None) -> None:
         """The head and centres, and the network as a stored part, after a stage."""
         p = self.progress
-        state = {k: v for k, v in learner.state().items() if k.startswith(("head/", "centres"))}
+        state = {k: v for k, v in (learner.state() if learner else {}).items() if k.startswith(("head/", "centres"))}
         checkpoints.write(self.folder / f"head-{p.stage + 1}.safetensors", state)
         p.after.append(asdict(self._store(self._would_deliver(learner) if p.moved else self.start, p.moved, f"-stage{p.stage + 1}")))
+
+    def _origin(self) -> Arrays:
+        """What a pull back leads to: the pretrained weights, with the solved bottleneck where there is one."""
+        path = self.folder / "solved.safetensors"
+        return checkpoints.read(path)[0] if path.exists() else self.start
 
     def _store(self, arrays: Arrays, changed: bool, suffix: str = "") -> Part:
         """The part in data/models; weights that did not change keep their name and parent."""
@@ -255,7 +306,7 @@ class Run:
             arrays, best = checkpoints.read(self.folder / "best.safetensors")
             text = f"stage {best['stage']}, epoch {best['epoch']}: the best validation top-1, {best['top1']:.4f}"
         else:
-            arrays = pulled_back(self.start, self._would_deliver(self._last), factor)
+            arrays = pulled_back(self._origin(), self._would_deliver(self._last), factor)
             text = f"the last weights, {factor:g} of their way from the pretrained ones" if factor < 1 else "the last weights"
         self.say(f"{self.part.name}: delivered are {text}")
         return Trained(self._store(arrays, changed), tuple(Part(**a) for a in p.after), text, p)

@@ -66,7 +66,7 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
             keras.utils.set_random_seed(seed)
             tf.config.experimental.enable_op_determinism()
             with tf.device(compute.device):
-                trained = _train_parts(model, recipe, data, seed, compute.precision, keep_run, out, say)
+                trained = _train_parts(model, recipe, data, seed, compute, keep_run, out, say)
             paths = {"crops": str(crops), "validate": str(validate) if validate else None}
             head = {"arguments": given, **paths, "source": source, "device": compute.device, "keep_run": keep_run}
             return _finish(out, model.spec, trained, data, recipe, head, say)
@@ -150,7 +150,7 @@ def _locked(run: Path) -> Iterator[None]:
 # the parts ------------------------------------------------------------------
 
 
-def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, precision: str, keep: bool, out: Path,
+def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, compute: Compute, keep: bool, out: Path,
                  say: Say) -> list[Trained]:  # fmt: skip
     trained: list[Trained] = []
     for i, part in enumerate(model.spec.parts):
@@ -162,7 +162,7 @@ def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, pr
 
         done = _read_done(folder)
         if done is None:
-            done = Run(folder, part, model.arrays(i), recipe, data, seed, keep, say, report, precision).train()
+            done = Run(folder, part, model.arrays(i), recipe, data, seed, keep, say, report, compute).train()
             record.write_json(folder / "done.json", asdict(done))
             keras.backend.clear_session()
         trained.append(done)
@@ -179,6 +179,7 @@ def _read_done(folder: Path) -> Trained | None:
 def _spec(source: FaceSpec, data: Data, parts: list[Part]) -> FaceSpec:
     """The source's contract with the crops' rule (without the border, which is training's) and the new parts."""
     spec = source.with_crop(data.spec)
+    parts = [replace(part, weight=before.weight) for part, before in zip(parts, source.parts, strict=True)]
     return replace(spec, parts=tuple(parts), crop=replace(spec.crop, border=0), runtime="", precision="")
 
 

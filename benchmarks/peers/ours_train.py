@@ -11,7 +11,7 @@ import tensorflow as tf  # noqa: E402
 from benchmarks.rounds import serve  # noqa: E402
 from embedder.compute import Compute  # noqa: E402
 from embedder.weights import open_model  # noqa: E402
-from trainer.learner import Head, Learner, Net  # noqa: E402
+from trainer.learner import Learner, Net, Softmax  # noqa: E402
 from trainer.recipe import read  # noqa: E402
 
 PEOPLE = 1680
@@ -20,6 +20,6 @@ tf.config.experimental.enable_op_determinism()  # as `train` does
 crops, model, precision = np.load(sys.argv[1]), open_model(sys.argv[2]), Compute("cpu", sys.argv[3]).chosen().precision
 stage = read("quick").stages[1]
 net = Net(model.arrays(0), model.spec.parts[0], precision)
-learner = Learner(net, Head(net.dimension, PEOPLE, 0), stage, live=False, seed=0)
+learner = Learner(net, Softmax(net.dimension, PEOPLE, 0), stage, live=False, seed=0, labels=PEOPLE)
 inputs, labels = tf.constant(crops), np.arange(len(crops), dtype=np.int32)
 serve(lambda: {"crops": learner.step(inputs, labels, 0, stage.learning_rate).photos, "precision": precision})

@@ -1,0 +1,92 @@
+"""What a distilled network learns: the vectors that other networks give to the training crops (Hinton, Vinyals, Dean 2015).
+
+Networks stand side by side, each with unit vectors, so that a student of one pass learns what several know. No names are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from embedder import weights
+from embedder.architecture import EPSILON
+from embedder.compute import Compute
+from embedder.errors import DataError
+from embedder.runtime import Embedder, unit
+from embedder.spec import FaceSpec, Part
+from trainer.batches import Photos, canvases
+
+ITSELF, SFACE = "itself", "sface"
+LEAST_PHOTOS = 100  # a linear map of some 1,800 features is solved from them
+
+
+def vectors(networks: Sequence[str], part: Part, photos: Photos, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (n, d) of unit length, the networks' unit vectors side by side, and whether each photo has one (n,).
+
+    'itself' is the network that is trained, as it was before; others are known models by name, or 'sface'. Mirror images are averaged
+    in. Raises ModelError where weights are missing, DataError where fewer than LEAST_PHOTOS have a vector.
+    """
+    teachers = [_teacher(name, part, photos.border, compute) for name in networks]
+    learnt, usable = [], []
+    for block in canvases(photos):
+        answers = [teacher(block) for teacher in teachers]
+        learnt.append(unit(np.concatenate([x for x, _ in answers], axis=1)).astype(np.float32))
+        usable.append(np.logical_and.reduce([found for _, found in answers]))
+    have = np.concatenate(usable)
+    if have.sum() < LEAST_PHOTOS:
+        raise DataError(f"expected {LEAST_PHOTOS} crops or more that a teacher finds a face on, received {have.sum()}: align more photos")
+    return np.concatenate(learnt), have
+
+
+def _teacher(name: str, part: Part, border: int, compute: Compute) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Crops with their border -> unit vectors (n, d), found (n,)."""
+    if name == SFACE:
+        from embedder.sface import SFace
+
+        return SFace(compute)
+    spec = FaceSpec(parts=(part,)) if name == ITSELF else weights.open_model(name).spec
+    embed = Embedder(weights.open_spec(replace(spec, flip=True)), compute)
+
+    def of_centres(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inner = slice(border, block.shape[1] - border)
+        return embed(block[:, inner, inner]), np.ones(len(block), bool)
+
+    return of_centres
+
+
+def sha256s(networks: Sequence[str]) -> list[str]:
+    """Of the teachers' weights, but the network's own."""
+    found = []
+    for name in networks:
+        if name == SFACE:
+            from embedder.sface import SFace
+
+            found.append(SFace.sha256)
+        elif name != ITSELF:
+            found += [part.sha256 for part in weights.open_model(name).spec.parts]
+    return found
+
+
+def solve(views: np.ndarray, targets: np.ndarray, ridge: float) -> dict[str, np.ndarray]:
+    """The bottleneck that gives features (views, n, m) the targets (n, d) by least squares: `Bottleneck/kernel` (m, d) and its batch norm.
+
+    Ridge regression on features of mean 0 and deviation 1; `ridge` is relative to the number of rows.
+    """
+    plain = views[0].astype(np.float64)
+    mean, deviation = plain.mean(axis=0), plain.std(axis=0) + 1e-3
+    moments, products, centre = np.zeros((plain.shape[1],) * 2), 0.0, targets.mean(axis=0, dtype=np.float64)
+    for view in views:
+        x = (view - mean) / deviation
+        moments += x.T @ x
+        products = products + x.T @ (targets - centre)
+    n = views.shape[0] * views.shape[1]
+    kernel = np.linalg.solve(moments + ridge * n * np.eye(len(mean)), products) / deviation[:, None]
+    zeros = np.zeros(targets.shape[1], np.float32)
+    return {
+        "Bottleneck/kernel": kernel.astype(np.float32),
+        "Bottleneck_BatchNorm/beta": (centre - mean @ kernel).astype(np.float32),
+        "Bottleneck_BatchNorm/moving_mean": zeros,
+        "Bottleneck_BatchNorm/moving_variance": zeros + np.float32(1 - EPSILON),
+    }
