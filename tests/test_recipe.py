@@ -26,6 +26,15 @@ def test_quick_has_a_head_stage_then_all_layers():
     assert [s.trains for s in r.stages] == ["head", "all"] and not r.live_batch_norm and r.augmentation.copies == 1
 
 
+def test_distil_learns_from_a_teacher_and_frozen_statistics(tmp_path):
+    r = recipe.read("distil")
+    assert r.teacher == ("itself", "sface") and [s.trains for s in r.stages] == ["head", "all"] and not r.live_batch_norm
+    mine = tmp_path / "mine.toml"
+    mine.write_text((recipe.SHIPPED / "distil.toml").read_text().replace("live_batch_norm = false", "live_batch_norm = true"))
+    with pytest.raises(InputError, match="live_batch_norm .* false where there is a teacher"):
+        recipe.read(mine)
+
+
 @pytest.mark.parametrize("path", sorted(recipe.SHIPPED.glob("*.toml")), ids=lambda p: p.stem)
 def test_shipped_recipes_comment_every_value_and_say_cost_and_score(path):
     lines = path.read_text().splitlines()
@@ -43,6 +52,7 @@ def test_shipped_recipes_comment_every_value_and_say_cost_and_score(path):
         ("pull_back = 0.3", "pull_back = nan", ["pull_back", "nan"]),
         ("pull_back = 0.3", "pull_back = true", ["pull_back", "True"]),
         ("pull_back = 0.3", 'name = "x"\npull_back = 0.3', ["'name'"]),
+        ("teacher = []", 'teacher = "sface"', ["teacher", "sface"]),
         ("live_batch_norm = false", "live_batch_norm = 0", ["live_batch_norm", "true or false"]),
         ('delivered = "average"', 'delivered = "best"', ["delivered", "raw, average", "best"]),
         ("mirror = 0.5", 'mirror = "half"', ["augmentation: mirror", "half"]),

@@ -10,7 +10,7 @@ from embedder.errors import ModelError
 from embedder.spec import Part
 from tests import crops
 from trainer import batches, checkpoints, recipe, stages
-from trainer.learner import Learner, Net, NotFinite, Softmax, _optimiser, accuracy, dropout
+from trainer.learner import Distilled, Learner, Net, NotFinite, Softmax, _optimiser, accuracy, dropout
 from trainer.stages import Run, pulled_back
 
 QUICK, HOMEWORK = recipe.read("quick"), recipe.read("homework")
@@ -297,3 +297,79 @@ def test_a_long_epoch_writes_checkpoints_inside_it(tmp_path, data, monkeypatch):
     )
     run(tmp_path / "run", data, with_stages(QUICK, {"epochs": 1, "steps": 3, "views": 1}, {"epochs": 1, "steps": 2})).train()
     assert saved == [(1, 0, 1), (2, 0, 2), (3, 1, 0), (4, 0, 1), (5, 1, 0)]
+
+
+# learning from a teacher ----------------------------------------------------
+
+DISTIL = with_stages(recipe.read("distil"), {"views": 2}, {"epochs": 3, "optimiser": "sgd", "learning_rate": 0.00003}, augmentation=batches.NOTHING)
+
+
+@pytest.fixture
+def taught(monkeypatch) -> np.ndarray:
+    """Vectors of an unseen teacher for the twelve photos, of twice the dimension; the first photo has none."""
+    targets = np.random.default_rng(3).normal(size=(12, 16)).astype(np.float32)
+    targets /= np.linalg.norm(targets, axis=1, keepdims=True)
+    asked = []
+    monkeypatch.setattr(stages.teacher, "vectors", lambda *_: asked.append(1) or (targets, np.arange(12) > 0))
+    yield targets
+    assert len(asked) == 1  # once, however often a run is begun
+
+
+def test_a_distilled_networks_loss_is_its_distance_to_the_teacher():
+    targets = np.eye(3, dtype=np.float32)
+    head = Distilled(targets)
+    features = tf.constant([[0.0, 5.0, 0.0], [3.0, 0.0, 4.0]])
+    loss, right = head.judged(features, tf.constant([1, 0]))
+    assert loss.numpy() == pytest.approx([0.0, 0.4]) and right.numpy().tolist() == [True, True]
+    _, right = head.judged(tf.constant([[0.0, 1.0, 0.0], [0.0, 1.0, 0.1]]), tf.constant([1, 0]))
+    assert right.numpy().tolist() == [True, False]
+    assert head.accuracy(features.numpy(), np.array([1, 0])) == pytest.approx(0.8) and head.variables == []
+
+
+def test_stage_1_solves_the_bottleneck_and_stage_2_comes_nearer(tmp_path, data, taught):
+    lines: list[str] = []
+    one = run(tmp_path / "run", data, DISTIL, lines=lines)
+    before = one.net.arrays()
+    done = one.train()
+    solved, after = checkpoints.read(tmp_path / "run" / "solved.safetensors")[0], one.net.arrays()
+    assert moved({k: v for k, v in before.items() if "Bottleneck" not in k}, solved) == set()
+    assert done.part.dimension == 16 and done.part.parent == one.part.sha256 and "Conv2d_1a_3x3/kernel" in moved(solved, after)
+    assert "tiny: 1 photos are left out: the teacher finds no face on their crops" in lines
+    first, *_, last = done.progress.history
+    assert first["stage"] == 1 and first["loss"] == pytest.approx(1 - done.progress.softmax[0], abs=1e-6)
+    assert last["stage"] == 2 and done.progress.softmax[1] > done.progress.softmax[0]
+
+
+def test_a_distillation_that_was_stopped_goes_on_to_the_same_weights(tmp_path, data, taught, monkeypatch):
+    whole = run(tmp_path / "whole", data, DISTIL)
+    monkeypatch.setattr(stages.teacher, "vectors", lambda *_: (taught, np.arange(12) > 0))
+    for stop in range(1, 5):  # after each epoch: of stage 1, then of stage 2
+        count = []
+        half = run(tmp_path / "half", data, DISTIL)
+
+        def report(history, count=count, stop=stop):
+            count.append(1)
+            if len(history) == stop and len(count) > (stop > 1):
+                raise KeyboardInterrupt
+
+        half.report = report
+        with pytest.raises(KeyboardInterrupt):
+            half.train()
+    again = run(tmp_path / "half", data, DISTIL)
+    again.train()
+    whole.train()
+    assert not moved(whole.net.arrays(), again.net.arrays()) and again.net.dimension == 16
+    stages.teacher.vectors()
+
+
+def test_a_distilled_network_is_pulled_back_to_the_solved_one(tmp_path, data, taught):
+    one = run(tmp_path / "run", data, replace(DISTIL, pull_back=0.25, delivered="raw"))
+    got = weights.open_model(one.train().part.sha256).arrays(0)
+    solved, last = checkpoints.read(tmp_path / "run" / "solved.safetensors")[0], one.net.arrays()
+    assert all(np.abs(got[k] - (solved[k] + 0.25 * (last[k] - solved[k]))).max() < 1e-6 for k in got)
+
+
+def test_a_stage_1_alone_is_delivered_as_it_was_solved(tmp_path, data, taught):
+    one = run(tmp_path / "run", data, with_stages(DISTIL, {}, {"epochs": 0}))
+    got = weights.open_model(one.train().part.sha256).arrays(0)
+    assert not moved(got, checkpoints.read(tmp_path / "run" / "solved.safetensors")[0])

@@ -63,7 +63,7 @@ def sha256s(networks: Sequence[str]) -> list[str]:
         if name == SFACE:
             from embedder.sface import SFace
 
-            found.append(SFace.sha256)
+            found.append(str(SFace.sha256))
         elif name != ITSELF:
             found += [part.sha256 for part in weights.open_model(name).spec.parts]
     return found
