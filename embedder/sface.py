@@ -7,7 +7,7 @@ is not stated. The network is MobileNet v1 (Howard et al. 2017) with PReLU on fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from embedder.compute import Compute
 from embedder.detect import MtcnnDetector
 from embedder.engines import OpenvinoEngine, in_batches
 from embedder.runtime import unit
+from embedder.spec import INPUT_SIZE
 from embedder.weights import TEACHERS, teacher_arrays
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ POINTS = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [
 LAYERS, HALVING = 14, (3, 5, 7, 13)
 EPSILON, LAST_EPSILON = 1e-3, 2e-5
 BATCH, TOGETHER = 8, 256  # faces that a network takes, canvases that are in memory as float32
+WIDTH = 0.75  # of a face's box, as MTCNN draws it, per height: crops are stretched to squares
 MIN_FACE = 48
 
 
@@ -85,6 +87,12 @@ def warped(canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.asarray(wide.transform((SIDE, SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
 
 
+def unstretched(canvas: np.ndarray) -> np.ndarray:
+    """uint8 (s, s, 3) -> uint8 (s, WIDTH s, 3): a face in about its own proportions."""
+    side = len(canvas)
+    return np.asarray(Image.fromarray(canvas).resize((round(side * WIDTH), side), Image.Resampling.BILINEAR))
+
+
 class SFace:
     """Crops as `align` stores them -> the vectors of SFace, the mirror image's averaged in. It runs on the CPU, also beside a GPU."""
 
@@ -100,7 +108,7 @@ class SFace:
         """uint8 (n, s, s, 3) -> float32 (n, 128) of unit length, and whether a face was found (n,): where none was, zeros."""
         vectors, found = np.zeros((len(canvases), DIMENSION), np.float32), np.zeros(len(canvases), bool)
         for i in range(0, len(canvases), TOGETHER):
-            some = canvases[i : i + TOGETHER]
+            some = [unstretched(canvas) for canvas in canvases[i : i + TOGETHER]]
             points = self._points(some)
             places = [k for k, of_face in enumerate(points) if of_face is not None]
             if places:
@@ -108,11 +116,13 @@ class SFace:
                 vectors[i + np.array(places)], found[i + np.array(places)] = self._vectors(faces), True
         return vectors, found
 
-    def _points(self, canvases: np.ndarray) -> list[Any]:
-        """The five points (5, 2) of each canvas's largest and most central face, or None."""
-        side = canvases.shape[1]
-        faces = [order_faces(found, side, side) for found in self._detect(list(canvases))]
-        return [np.reshape(found[0].landmarks, (5, 2)) if found else None for found in faces]
+    def _points(self, canvases: Sequence[np.ndarray]) -> list[Any]:
+        """The five points (5, 2) of each canvas's largest and most central face, or None; it is looked for within the border."""
+        height, width = INPUT_SIZE, round(INPUT_SIZE * WIDTH)
+        corners = [((canvas.shape[1] - width) // 2, (canvas.shape[0] - height) // 2) for canvas in canvases]
+        middles = [canvas[y : y + height, x : x + width] for canvas, (x, y) in zip(canvases, corners, strict=True)]
+        faces = [order_faces(found, width, height) for found in self._detect(middles)]
+        return [np.reshape(found[0].landmarks, (5, 2)) + corner if found else None for found, corner in zip(faces, corners, strict=True)]
 
     def _vectors(self, faces: np.ndarray) -> np.ndarray:
         pixels = faces.astype(np.float32)

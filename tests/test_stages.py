@@ -301,7 +301,9 @@ def test_a_long_epoch_writes_checkpoints_inside_it(tmp_path, data, monkeypatch):
 
 # learning from a teacher ----------------------------------------------------
 
-DISTIL = with_stages(recipe.read("distil"), {"views": 2}, {"epochs": 3, "optimiser": "sgd", "learning_rate": 0.00003}, augmentation=batches.NOTHING)
+DISTIL = with_stages(
+    recipe.read("distil"), {"views": 2}, {"epochs": 3, "optimiser": "sgd", "learning_rate": 0.00003}, augmentation=batches.NOTHING
+)
 
 
 @pytest.fixture
