@@ -79,7 +79,7 @@ def similarity(points: np.ndarray, target: np.ndarray = POINTS) -> tuple[complex
 
 def warped(canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) and the five points of its face -> uint8 (112, 112, 3), bilinear; the canvas's edges are repeated beyond it."""
-    pad = max(canvas.shape) // 4
+    pad = max(canvas.shape) // 2
     a, b = similarity(points + pad)
     back, shift = 1 / a, -b / a - (0.5 + 0.5j) / a + 0.5 + 0.5j  # Pillow's pixels have their centres at half numbers
     matrix = back.real, -back.imag, shift.real, back.imag, back.real, shift.imag
