@@ -31,7 +31,7 @@ MISTAKES, STRANGERS = 60, 24  # of a web page
 JPEG_QUALITY = 85
 HOW_WRONG = (
     "Somebody else scored higher than the right person; the widest gap comes first. Where the asked face and the answered one are the same "
-    "person, a label is wrong: `rename`, `merge` or `split` mends it in the index."
+    "person, a label is wrong: the commands rename, merge and split mend it in the index."
 )
 HOW_STRANGE = (
     "Probes of people who are not enrolled, with the person they most resemble; the highest score comes first. Where both are the same "

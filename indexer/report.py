@@ -100,17 +100,17 @@ def facts(made: datetime, command: str, spec: FaceSpec) -> dict[str, str]:
 def page_of(evaluation: Evaluation, crossed: Crossed | None, result: Mapping[str, Any], history: Sequence[dict[str, Any]],
             sheets: Sequence[Sheet], head: Mapping[str, str]) -> Page:  # fmt: skip
     """result: as `evaluate --json` prints it; history: a line an epoch, empty where the model has no record."""
-    enrolled = f"{result['gallery']} faces of {result['people']} people"
-    asked = f"{result['probes']} photos of {result['people_asked']} people, {result['without_vector']} without a face (misses)"
+    enrolled = f"{result['gallery']:,} faces of {result['people']:,} people"
+    asked = f"{result['probes']:,} photos of {result['people_asked']:,} people, {result['without_vector']:,} without a face (misses)"
     known = dict(head) | {"enrolled": enrolled, "asked": asked}
     if found := result["open_set"]:
-        known["strangers"] = f"{found['strangers']} photos of {found['people']} people, {found['without_vector']} without a face"
+        known["strangers"] = f"{found['strangers']:,} photos of {found['people']:,} people, {found['without_vector']:,} without a face"
     drawn = [_cmc(evaluation), _roc(crossed), _dir(evaluation), _scores(evaluation), *_training(history)]
     return Page(f"How well {result['index']} finds people", known, result["warnings"], list(_tables(result)), drawn, sheets)
 
 
 def _tables(result: Mapping[str, Any]) -> Iterator[Table]:
-    yield Table("Figures", ("", "", "95 % interval"), list(_figures(result)))
+    yield Table("Figures", ("figure", "value", "95 % interval"), list(_figures(result)))
     if result["groups"]:
         head = (
             "group",
@@ -133,8 +133,10 @@ def _tables(result: Mapping[str, Any]) -> Iterator[Table]:
             )
             yield Table(title, head, [_part(part) for part in parts])
     if found := result["against"]:
-        title = f"{found['index']} on the same {found['probes']} probes and {found['strangers']} strangers"
-        yield Table(title, ("", result["index"], found["index"], "difference", "95 % interval", "McNemar p"), list(_against(found, result)))
+        title = f"{found['index']} on the same {found['probes']} probes and {found['strangers']:,} strangers"
+        yield Table(
+            title, ("figure", result["index"], found["index"], "difference", "95 % interval", "McNemar p"), list(_against(found, result))
+        )
 
 
 def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -195,7 +197,7 @@ def _roc(crossed: Crossed | None) -> Chart:
         return Chart(title, "Not drawn: there are no pairs of two people, or none of one.")
     some = ", drawn at random from more" if crossed.drawn else ""
     text = (
-        f"Each probe of an enrolled person beside each enrolled face: {len(crossed.same)} pairs of one person, {len(crossed.different)} of two{some}. "
+        f"Each probe of an enrolled person beside each enrolled face: {len(crossed.same):,} pairs of one person, {len(crossed.different):,} of two{some}. "
         "At one threshold for all, how many pairs of one person are accepted, for so many of two people that are accepted by mistake. "
         "Higher and further left is better."
     )
