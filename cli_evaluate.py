@@ -48,7 +48,7 @@ def evaluate(out: Output, name: str, source: Path, split: str | None, strangers:
     if against_vectors and not against:
         raise InputError("expected --against with --against-vectors, received the vectors alone: name the other index")
     wanted = evaluations.Wanted(strangers, score, by, sizes, photos, against, against_vectors, at_least(0, seed, "--seed"), report,
-                                shlex.join(["facedb", *sys.argv[1:]]))  # fmt: skip
+                                typed())  # fmt: skip
     with out.progress("evaluate") as tick:
         result = evaluations.evaluate(name, source, split, wanted, predictions, model, compute, tick, out.say).result()
     for line in result["warnings"]:
@@ -62,18 +62,24 @@ def evaluate(out: Output, name: str, source: Path, split: str | None, strangers:
 @click.argument("vectors", type=PATH)
 @click.argument("pairs", type=PATH)
 @click.option("--against", type=PATH, help="Another model's vectors of the same photos: is it really better?")
+@click.option("--report", type=PATH, help="Write DIR/index.html: the figures and the ROC curve.", metavar="DIR")
 @common
-def evaluate_pairs(out: Output, vectors: Path, pairs: Path, against: Path | None) -> None:
+def evaluate_pairs(out: Output, vectors: Path, pairs: Path, against: Path | None, report: Path | None) -> None:
     """Verification by LFW's protocol: VECTORS of `Name_0001.jpg` and so on, PAIRS the official pairs.txt in ten folds.
 
     The threshold of each fold comes from the other nine.
     """
     import evaluations
 
-    result = evaluations.evaluate_pairs(vectors, pairs, against).result()
+    result = evaluations.evaluate_pairs(vectors, pairs, against, report, typed()).result()
     for line in result["warnings"]:
         out.say(f"warning: {line}")
     out.result(result, "\n".join(pair_lines(result)))
+
+
+def typed() -> str:
+    """The command as it was given."""
+    return shlex.join(["facedb", *sys.argv[1:]])
 
 
 # text -----------------------------------------------------------------------

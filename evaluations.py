@@ -82,8 +82,7 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
              model: str | None = None, compute: Compute = ANYWHERE, on_progress: OnProgress | None = None, say: Say = print) -> Measured:  # fmt: skip
     """The probes of a data set or a folder asked of an index; every probe with an enrolled identity counts, the others are strangers."""
     keep = bool(wanted.sizes or wanted.photos or wanted.report)
-    if wanted.report and wanted.report.exists() and not wanted.report.is_dir():
-        raise InputError(f"expected a folder for --report, {wanted.report} is a file: choose another")
+    _check_folder(wanted.report)
     with open_index(name) as searcher:
         split = split or default_split(splits_of(source), "probe")
         reader = ProbeReader(searcher, model, compute, True, say, keep_pixels=wanted.report is not None)
@@ -104,6 +103,8 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
         )
         if wanted.report is not None:
             _write_report(wanted.report, measured, searcher, reader, [source, *wanted.strangers], enrolled, wanted, model)
+            if searcher.gallery.encrypted:
+                say(f"{wanted.report} is not encrypted, though {name} is: it holds faces of it")
     if predictions is not None:
         write_predictions(predictions, found, evaluation.result())
     return measured
@@ -149,6 +150,12 @@ def _parts(searcher: Searcher, enrolled: tuple[list[Face], np.ndarray], evaluati
 def _photos(searcher: Searcher, answers: Sequence[Answer]) -> Photos:
     found = subsets.photos_of([(a.person, a.vector) for a in answers], searcher.spec.dimension)
     return replace(found, xb=searcher.as_compared(found.xb))
+
+
+def _check_folder(report: Path | None) -> None:
+    """Before what takes long."""
+    if report is not None and report.exists() and not report.is_dir():
+        raise InputError(f"expected a folder for --report, {report} is a file: choose another")
 
 
 def _write_report(folder: Path, measured: Measured, searcher: Searcher, reader: ProbeReader, sources: Sequence[Path],
@@ -265,8 +272,9 @@ def _verified(found: Verification) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None) -> PairsMeasured:
-    """The official pairs on a data set of vectors; `against`: another model's vectors of the same photos."""
+def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None, report: Path | None = None, command: str = "") -> PairsMeasured:
+    """The official pairs on a data set of vectors; `against`: another model's vectors of the same photos; `report`: as of `Wanted`."""
+    _check_folder(report)
     pairs = read_pairs(file)
     faces = _by_stem(vectors, {*pairs.first, *pairs.second})
     scores = pairs.scores(faces)
@@ -276,10 +284,16 @@ def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None) -> Pa
         other = verify_folds(pairs.scores(_by_stem(against, faces.keys())), pairs.same, pairs.folds)
         comparison = compare_folds(found, other)
     people = {stem.rsplit("_", 1)[0] for stem in faces}
-    seen, warnings = trained_people(DataSet(vectors).spec, {"pairs": people})
-    return PairsMeasured(
+    spec = DataSet(vectors).spec
+    seen, warnings = trained_people(spec, {"pairs": people})
+    measured = PairsMeasured(
         str(vectors), found, len(scores), int(np.isinf(scores).sum()), str(against) if against else None, other, comparison, seen, warnings
     )
+    if report is not None:
+        from indexer import report as pages
+
+        pages.write(report, pages.pairs_page(measured.result(), found.roc, pages.facts(datetime.now(UTC), command, spec)))
+    return measured
 
 
 def _by_stem(folder: Path, stems: Iterable[str]) -> dict[str, np.ndarray | None]:

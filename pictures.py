@@ -129,7 +129,13 @@ def contact_sheets(searcher: Searcher, reader: ProbeReader, sources: Iterable[Pa
         for a, right in zip(wrong, rights, strict=True)
     ]
     total = sum(bool(a.hits) and a.rank != 1 for a in evaluation.probes)
-    sheets = [Sheet(f"The worst mistakes: {len(mistakes)} of {total}", HOW_WRONG, mistakes)]
+    sheets = [
+        Sheet(
+            f"The worst mistakes: {len(mistakes)} of {total}",
+            HOW_WRONG if wrong else "Nobody scored higher than the right person.",
+            mistakes,
+        )
+    ]
     if alike:
         lines = [Mistake((probe(a), enrolled_tile("answered", a.hits[0]))) for a in alike]
         sheets.append(Sheet(f"Strangers most like somebody: {len(lines)} of {len(evaluation.strangers)}", HOW_STRANGE, lines))

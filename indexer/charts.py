@@ -22,7 +22,7 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def _drawn(draw: Callable[[Any], None], **labels: Any) -> bytes:
+def _drawn(draw: Callable[[Any], None], legend: Any = "best", **labels: Any) -> bytes:
     """SVG of what `draw` puts on axes."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -34,7 +34,7 @@ def _drawn(draw: Callable[[Any], None], **labels: Any) -> bytes:
         draw(axes)
         axes.set(**labels)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend()
+            axes.legend(loc=legend)
         figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return sink.getvalue()
 
@@ -48,7 +48,7 @@ def cmc(shares: np.ndarray, intervals: np.ndarray) -> bytes:
         axes.plot(ranks, shares, color=BLUE, marker="o", markersize=3)
         axes.set_xticks([k for k in (1, 5, 10, 15, 20) if k <= len(ranks)])
 
-    return _drawn(draw, xlabel="first k people answered", ylabel="right person among them")
+    return _drawn(draw, "lower right", xlabel="first k people answered", ylabel="right person among them")
 
 
 def roc(curve: Roc) -> bytes:
@@ -74,7 +74,7 @@ def dir_over_fpir(answers: OpenSet, rates: Sequence[Rate]) -> bytes:
             axes.plot(rate.fpir, rate.dir, color=ORANGE, marker="o", markersize=4)
         axes.set_xscale("log")
 
-    return _drawn(draw, xlabel="strangers taken for somebody (FPIR)", ylabel="enrolled people identified (DIR)")
+    return _drawn(draw, "lower right", xlabel="strangers taken for somebody (FPIR)", ylabel="enrolled people identified (DIR)")
 
 
 def _steps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

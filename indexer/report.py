@@ -1,4 +1,4 @@
-"""`evaluate --report`: all of an evaluation as one HTML page that needs nothing else, no network and no script."""
+"""`--report`: all of an evaluation as one HTML page that needs nothing else, no network and no script."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from embedder.table import make_folder, write_atomic
 from indexer import charts
 from indexer.crossed import Crossed
 from indexer.evaluate import MISSED, RANKS, Evaluation
+from indexer.verification import Roc
 
 FILE, TEMPLATE = "index.html", "report.html"
 RANKS_SHOWN = (1, 5, 10, 20)
+PAIR_HEAD = ("figure", "value", "std of the folds")
+HOW_ROC = (
+    "how many pairs of one person are accepted, for so many of two people that are accepted by mistake. Higher and further left is better."
+)
 LOSSES, ACCURACIES = ("loss", "cross_entropy"), ("accuracy", "validation_top1")
 
 
@@ -82,9 +87,11 @@ def write(folder: Path, page: Page) -> Path:
 
 def html(page: Page) -> str:
     import jinja2
+    from markupsafe import Markup, escape
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["data"] = lambda data, kind: f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    environment.filters["soft"] = lambda text: escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>"))
     return environment.from_string(resources.files("indexer").joinpath(TEMPLATE).read_text("utf-8")).render(page=page)
 
 
@@ -107,6 +114,29 @@ def page_of(evaluation: Evaluation, crossed: Crossed | None, result: Mapping[str
         known["strangers"] = f"{found['strangers']:,} photos of {found['people']:,} people, {found['without_vector']:,} without a face"
     drawn = [_cmc(evaluation), _roc(crossed), _dir(evaluation), _scores(evaluation), *_training(history)]
     return Page(f"How well {result['index']} finds people", known, result["warnings"], list(_tables(result)), drawn, sheets)
+
+
+def pairs_page(result: Mapping[str, Any], curve: Roc, head: Mapping[str, str]) -> Page:
+    """result: as `evaluate-pairs --json` prints it; curve: of all pairs."""
+    asked = f"{result['pairs']:,} pairs, {result['without_vector']:,} with a photo without a face (taken for different people)"
+    tables = [Table("Figures", PAIR_HEAD, list(_verified(result)))]
+    if found := result["against"]:
+        difference = (
+            "difference of accuracy",
+            f"{found['difference']:+.4f}",
+            f"95 %: {between(found['interval'])}; McNemar p {found['p']:.2g}",
+        )
+        tables.append(Table(f"{found['vectors']} on the same pairs", PAIR_HEAD, [*_verified(found), difference]))
+    chart = Chart("Pairs (ROC)", f"All pairs at one threshold: {HOW_ROC}", charts.roc(curve))
+    return Page(f"How well {result['vectors']} tells pairs apart", dict(head) | {"asked": asked}, result["warnings"], tables, [chart])
+
+
+def _verified(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield "accuracy", _share(found["accuracy"]), _share(found["std"])
+    for tar in found["tar"]:
+        yield f"TAR at FAR {tar['asked']:g}", _share(tar["tar"]), _share(tar["std"])
+    yield "EER", _share(found["eer"]), ""
+    yield "AUC", f"{found['auc']:.5f}", ""
 
 
 def _tables(result: Mapping[str, Any]) -> Iterator[Table]:
@@ -198,8 +228,7 @@ def _roc(crossed: Crossed | None) -> Chart:
     some = ", drawn at random from more" if crossed.drawn else ""
     text = (
         f"Each probe of an enrolled person beside each enrolled face: {len(crossed.same):,} pairs of one person, {len(crossed.different):,} of two{some}. "
-        "At one threshold for all, how many pairs of one person are accepted, for so many of two people that are accepted by mistake. "
-        "Higher and further left is better."
+        f"At one threshold for all, {HOW_ROC}"
     )
     return Chart(title, text, charts.roc(crossed.roc))
 
