@@ -151,7 +151,7 @@ def test_what_cannot_be_drawn_is_said(run, tmp_path):
 
 
 def test_crops_that_were_not_kept_and_right_people_by_their_template(run, tmp_path):
-    synthetic.write(tmp_path / "v", people(0, 40, 3, "gallery") + people(0, 40, 2, "probe", spread=1, seed=2))
+    synthetic.write(tmp_path / "v", people(0, 40, 3, "gallery") + people(0, 40, 3, "probe", spread=2, seed=2))
     assert run("build-index", tmp_path / "v", "--name", "bare", "--centre").code == 0
     assert run("evaluate", "bare", tmp_path / "v", "--score", "template", "--report", tmp_path / "out").code == 0
     page, text = read(tmp_path / "out")
