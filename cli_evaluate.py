@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,14 @@ RANKS_SHOWN = (1, 5, 10, 20)
 @click.option("--against", help="Another index: is it really better on the same photos?")
 @click.option("--against-vectors", type=PATH, multiple=True, help="Vectors of the same photos by its model, where SOURCE is vectors.")
 @click.option("--predictions", type=PATH, help="Write the five answers to each probe, a line a probe.")
+@click.option("--report", type=PATH, help="Write DIR/index.html: figures, charts and the worst mistakes with their faces.", metavar="DIR")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
 @click.option("--seed", default=0, show_default=True, help="Of the intervals' resamples and of --sizes.")
 @computing
 @common
 def evaluate(out: Output, name: str, source: Path, split: str | None, strangers: tuple[Path, ...], score: str, by: str | None,
              sizes: tuple[int, ...], photos: tuple[int, ...], against: str | None, against_vectors: tuple[Path, ...],
-             predictions: Path | None, model: str | None, seed: int, compute: Compute) -> None:  # fmt: skip
+             predictions: Path | None, report: Path | None, model: str | None, seed: int, compute: Compute) -> None:  # fmt: skip
     """How well index NAME answers the probes in SOURCE (photos or vectors): top-k, CMC, MRR; DIR at FPIR where some are of strangers.
 
     All intervals are 95 %, over people: 10,000 bootstrap resamples.
@@ -44,11 +47,14 @@ def evaluate(out: Output, name: str, source: Path, split: str | None, strangers:
 
     if against_vectors and not against:
         raise InputError("expected --against with --against-vectors, received the vectors alone: name the other index")
-    wanted = evaluations.Wanted(strangers, score, by, sizes, photos, against, against_vectors, at_least(0, seed, "--seed"))
+    wanted = evaluations.Wanted(strangers, score, by, sizes, photos, against, against_vectors, at_least(0, seed, "--seed"), report,
+                                typed())  # fmt: skip
     with out.progress("evaluate") as tick:
         result = evaluations.evaluate(name, source, split, wanted, predictions, model, compute, tick, out.say).result()
     for line in result["warnings"]:
         out.say(f"warning: {line}")
+    if report:
+        out.say(f"{report / 'index.html'} holds names and faces: for its owner only")
     out.result(result, "\n".join(lines_of(result)))
 
 
@@ -56,18 +62,24 @@ def evaluate(out: Output, name: str, source: Path, split: str | None, strangers:
 @click.argument("vectors", type=PATH)
 @click.argument("pairs", type=PATH)
 @click.option("--against", type=PATH, help="Another model's vectors of the same photos: is it really better?")
+@click.option("--report", type=PATH, help="Write DIR/index.html: the figures and the ROC curve.", metavar="DIR")
 @common
-def evaluate_pairs(out: Output, vectors: Path, pairs: Path, against: Path | None) -> None:
+def evaluate_pairs(out: Output, vectors: Path, pairs: Path, against: Path | None, report: Path | None) -> None:
     """Verification by LFW's protocol: VECTORS of `Name_0001.jpg` and so on, PAIRS the official pairs.txt in ten folds.
 
     The threshold of each fold comes from the other nine.
     """
     import evaluations
 
-    result = evaluations.evaluate_pairs(vectors, pairs, against).result()
+    result = evaluations.evaluate_pairs(vectors, pairs, against, report, typed()).result()
     for line in result["warnings"]:
         out.say(f"warning: {line}")
     out.result(result, "\n".join(pair_lines(result)))
+
+
+def typed() -> str:
+    """The command as it was given."""
+    return shlex.join(["facedb", *sys.argv[1:]])
 
 
 # text -----------------------------------------------------------------------

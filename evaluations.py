@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from embedder.errors import DataError, InputError
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, is_data_set
 from indexer import subsets
+from indexer.crossed import Crossed, crossed
 from indexer.evaluate import RANKS, Answer, Comparison, Evaluation, Group, by_group, compare_evaluations, spelt_otherwise, write_predictions
 from indexer.metrics import Paired
 from indexer.subsets import Outcome, Photos
@@ -23,6 +25,7 @@ from workflows import ANYWHERE, Probe, ProbeReader, Question, Say, answered, def
 
 if TYPE_CHECKING:
     from embedder.pipeline import OnProgress
+    from indexer.faces import Face
     from indexer.search import Searcher
 
 SHOWN = 3  # names of a warning
@@ -40,6 +43,8 @@ class Wanted:
     against: str | None = None  # another index
     against_vectors: tuple[Path, ...] = ()  # of the same photos, by that index's model
     seed: int = 0
+    report: Path | None = None  # the folder of a page
+    command: str = ""  # what the page says it comes from
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Measured:
     comparison: Comparison | None
     seen: dict[str, int] | None  # people who were trained on; None where the model has no record of them
     warnings: list[str]
+    crossed: Crossed | None = None  # for a report
 
     def result(self) -> dict[str, Any]:
         """As `evaluate --json` prints it."""
@@ -68,31 +74,37 @@ class Measured:
             "groups": [asdict(g) for g in self.groups], "by_size": [asdict(o) for o in self.by_size],
             "by_photos": [asdict(o) for o in self.by_photos],
             "against": {"index": self.against, **asdict(self.comparison)} if self.comparison else None,
-            "trained_on": self.seen, "warnings": self.warnings,
+            "roc": self.crossed.result() if self.crossed else None, "trained_on": self.seen, "warnings": self.warnings,
         }  # fmt: skip
 
 
 def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted = Wanted(), predictions: Path | None = None,  # noqa: B008
              model: str | None = None, compute: Compute = ANYWHERE, on_progress: OnProgress | None = None, say: Say = print) -> Measured:  # fmt: skip
     """The probes of a data set or a folder asked of an index; every probe with an enrolled identity counts, the others are strangers."""
-    keep = bool(wanted.sizes or wanted.photos)
+    keep = bool(wanted.sizes or wanted.photos or wanted.report)
+    _check_folder(wanted.report)
     with open_index(name) as searcher:
         split = split or default_split(splits_of(source), "probe")
-        reader = ProbeReader(searcher, model, compute, True, say)
+        reader = ProbeReader(searcher, model, compute, True, say, keep_pixels=wanted.report is not None)
         found = _ask(searcher, reader.read(source, split), wanted, keep, on_progress)
         if not found:
             raise DataError(f"expected probes{f' with split {split}' if split else ''} in {source}, found none: check --split")
         strangers = [a for path in wanted.strangers for a in _ask(searcher, _all_of(reader, path), wanted, keep, on_progress)]
         evaluation = Evaluation.of(searcher.gallery, found, strangers, wanted.seed)
         groups = _groups(evaluation, wanted.by)
-        sizes, photos = _parts(searcher, evaluation, wanted)
+        enrolled = searcher.all_faces() if keep else ([], np.empty((0, searcher.spec.dimension), np.float32))
+        sizes, photos, pairs = _parts(searcher, enrolled, evaluation, wanted)
         comparison = _compared(evaluation, source, split, wanted, compute, on_progress, say) if wanted.against else None
         seen, warnings = _seen(searcher.spec, model, evaluation)
         warnings += _enrolled_strangers(found, strangers, evaluation)
         warnings += _spellings(searcher, [a.identity for a in evaluation.strangers if a.identity])
         measured = Measured(
-            name, split, searcher.gallery.faces, found, evaluation, groups, sizes, photos, wanted.against, comparison, seen, warnings
+            name, split, searcher.gallery.faces, found, evaluation, groups, sizes, photos, wanted.against, comparison, seen, warnings, pairs
         )
+        if wanted.report is not None:
+            _write_report(wanted.report, measured, searcher, reader, [source, *wanted.strangers], enrolled, wanted, model)
+            if searcher.gallery.encrypted:
+                say(f"{wanted.report} is not encrypted, though {name} is: it holds faces of it")
     if predictions is not None:
         write_predictions(predictions, found, evaluation.result())
     return measured
@@ -121,20 +133,41 @@ def _groups(evaluation: Evaluation, by: str | None) -> list[Group]:
     return by_group(evaluation)
 
 
-def _parts(searcher: Searcher, evaluation: Evaluation, wanted: Wanted) -> tuple[list[Outcome], list[Outcome]]:
-    """The same probes asked of smaller galleries, and of galleries of fewer photos a person."""
-    if not wanted.sizes and not wanted.photos:
-        return [], []
-    faces, xb = searcher.all_faces()
+def _parts(searcher: Searcher, enrolled: tuple[list[Face], np.ndarray], evaluation: Evaluation,
+           wanted: Wanted) -> tuple[list[Outcome], list[Outcome], Crossed | None]:  # fmt: skip
+    """The same probes asked of smaller galleries, and of galleries of fewer photos a person; and beside every enrolled face."""
+    faces, xb = enrolled
+    if not faces:
+        return [], [], None
     gallery = Photos(xb, np.array([face.identity for face in faces], object))
     probes, strangers = _photos(searcher, evaluation.probes), _photos(searcher, evaluation.strangers)
     sizes = subsets.by_size(gallery, probes, strangers, wanted.sizes, wanted.score, wanted.seed) if wanted.sizes else []
-    return sizes, subsets.by_photos(gallery, probes, strangers, wanted.photos, wanted.seed) if wanted.photos else []
+    photos = subsets.by_photos(gallery, probes, strangers, wanted.photos, wanted.seed) if wanted.photos else []
+    pairs = crossed(subsets.pooled(gallery, wanted.score), probes, wanted.seed) if wanted.report else None
+    return sizes, photos, pairs
 
 
 def _photos(searcher: Searcher, answers: Sequence[Answer]) -> Photos:
     found = subsets.photos_of([(a.person, a.vector) for a in answers], searcher.spec.dimension)
     return replace(found, xb=searcher.as_compared(found.xb))
+
+
+def _check_folder(report: Path | None) -> None:
+    """Before what takes long."""
+    if report is not None and report.exists() and not report.is_dir():
+        raise InputError(f"expected a folder for --report, {report} is a file: choose another")
+
+
+def _write_report(folder: Path, measured: Measured, searcher: Searcher, reader: ProbeReader, sources: Sequence[Path],
+                  enrolled: tuple[list[Face], np.ndarray], wanted: Wanted, model: str | None) -> None:  # fmt: skip
+    import pictures
+    from indexer import report
+
+    sheets = pictures.contact_sheets(searcher, reader, sources, measured.evaluation, enrolled, wanted.score)
+    history = trained_on.history(searcher.spec, _folder(model))
+    head = report.facts(datetime.now(UTC), wanted.command, searcher.spec)
+    page = report.page_of(measured.evaluation, measured.crossed, measured.result(), history, sheets, head)
+    report.write(folder, page)
 
 
 # another index --------------------------------------------------------------
@@ -166,9 +199,12 @@ def _sources(source: Path, split: str | None, wanted: Wanted) -> Iterator[tuple[
 
 
 def _seen(spec: FaceSpec, model: str | None, evaluation: Evaluation) -> tuple[dict[str, int] | None, list[str]]:
-    folder = Path(model) if model and Path(model).is_dir() else None
     asked = {"probes": {a.person for a in evaluation.probes}, "strangers": {a.identity for a in evaluation.strangers if a.identity}}
-    return trained_people(spec, asked, folder)
+    return trained_people(spec, asked, _folder(model))
+
+
+def _folder(model: str | None) -> Path | None:
+    return Path(model) if model and Path(model).is_dir() else None
 
 
 def trained_people(
@@ -236,8 +272,9 @@ def _verified(found: Verification) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None) -> PairsMeasured:
-    """The official pairs on a data set of vectors; `against`: another model's vectors of the same photos."""
+def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None, report: Path | None = None, command: str = "") -> PairsMeasured:
+    """The official pairs on a data set of vectors; `against`: another model's vectors of the same photos; `report`: as of `Wanted`."""
+    _check_folder(report)
     pairs = read_pairs(file)
     faces = _by_stem(vectors, {*pairs.first, *pairs.second})
     scores = pairs.scores(faces)
@@ -247,10 +284,16 @@ def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None) -> Pa
         other = verify_folds(pairs.scores(_by_stem(against, faces.keys())), pairs.same, pairs.folds)
         comparison = compare_folds(found, other)
     people = {stem.rsplit("_", 1)[0] for stem in faces}
-    seen, warnings = trained_people(DataSet(vectors).spec, {"pairs": people})
-    return PairsMeasured(
+    spec = DataSet(vectors).spec
+    seen, warnings = trained_people(spec, {"pairs": people})
+    measured = PairsMeasured(
         str(vectors), found, len(scores), int(np.isinf(scores).sum()), str(against) if against else None, other, comparison, seen, warnings
     )
+    if report is not None:
+        from indexer import report as pages
+
+        pages.write(report, pages.pairs_page(measured.result(), found.roc, pages.facts(datetime.now(UTC), command, spec)))
+    return measured
 
 
 def _by_stem(folder: Path, stems: Iterable[str]) -> dict[str, np.ndarray | None]:

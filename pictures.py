@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,15 +12,31 @@ import numpy as np
 
 from embedder import align as crops_of
 from embedder.errors import DataError
-from embedder.photos import Decoder, is_outside
+from embedder.photos import Decoder, is_outside, list_photos
 from embedder.spec import INPUT_SIZE, CropRule
-from embedder.table import DataSet, Row, to_rows
+from embedder.table import DataSet, Row, is_data_set, to_rows
+from indexer.evaluate import RANKS
+from indexer.people import exact_score
+from indexer.search import Hit, exact_scores
 
 if TYPE_CHECKING:
-    from indexer.search import Hit, Searcher
-    from workflows import Probe
+    from indexer.evaluate import Answer, Evaluation
+    from indexer.faces import Face
+    from indexer.report import Sheet
+    from indexer.search import Searcher
+    from workflows import Probe, ProbeReader
 
 SHEET_ROWS = 40
+MISTAKES, STRANGERS = 60, 24  # of a web page
+JPEG_QUALITY = 85
+HOW_WRONG = (
+    "Somebody else scored higher than the right person; the widest gap comes first. Where the asked face and the answered one are the same "
+    "person, a label is wrong: the commands rename, merge and split mend it in the index."
+)
+HOW_STRANGE = (
+    "Probes of people who are not enrolled, with the person they most resemble; the highest score comes first. Where both are the same "
+    "person, they are enrolled under another name."
+)
 
 
 def draw_answers(found: Sequence[tuple[Probe, list[list[Hit]]]], searcher: Searcher, path: Path) -> None:
@@ -85,3 +103,109 @@ def sheet_rows(crops: DataSet) -> Iterator[Row]:
             good += row.outcome == "ok"
             if row.outcome != "ok" or good <= SHEET_ROWS:
                 yield row
+
+
+# faces of a web page --------------------------------------------------------
+
+
+def contact_sheets(searcher: Searcher, reader: ProbeReader, sources: Iterable[Path], evaluation: Evaluation,
+                   enrolled: tuple[list[Face], np.ndarray], score: str) -> list[Sheet]:  # fmt: skip
+    """The worst mistakes, and the strangers who most resemble somebody. enrolled: as `Searcher.all_faces` gives it; score: a person's."""
+    from indexer.report import Mistake, Sheet, Tile
+
+    wrong = evaluation.mistakes(MISTAKES)
+    alike = sorted((a for a in evaluation.strangers if a.hits), key=lambda a: -a.best)[:STRANGERS]
+    faces = probe_faces(reader, sources, {(a.image, a.face_id) for a in (*wrong, *alike)})
+
+    def probe(answer: Answer) -> Tile:
+        return Tile("asked", answer.identity or "(no name)", answer.image, faces.get(answer.face_id))
+
+    def enrolled_tile(role: str, hit: Hit) -> Tile:
+        return Tile(role, hit.identity, hit.image, enrolled_face(searcher, hit.face_id), hit.score)
+
+    rights = _right_hits(searcher, wrong, enrolled, score)
+    mistakes = [
+        Mistake((probe(a), enrolled_tile("answered", a.hits[0]), enrolled_tile(f"right, {_place(a)}", right)))
+        for a, right in zip(wrong, rights, strict=True)
+    ]
+    total = sum(bool(a.hits) and a.rank != 1 for a in evaluation.probes)
+    sheets = [
+        Sheet(
+            f"The worst mistakes: {len(mistakes)} of {total}",
+            HOW_WRONG if wrong else "Nobody scored higher than the right person.",
+            mistakes,
+        )
+    ]
+    if alike:
+        lines = [Mistake((probe(a), enrolled_tile("answered", a.hits[0]))) for a in alike]
+        sheets.append(Sheet(f"Strangers most like somebody: {len(lines)} of {len(evaluation.strangers)}", HOW_STRANGE, lines))
+    return sheets
+
+
+def _place(answer: Answer) -> str:
+    return f"rank {answer.rank}" if answer.rank else f"rank beyond {RANKS}"
+
+
+def _right_hits(searcher: Searcher, wrong: Sequence[Answer], enrolled: tuple[list[Face], np.ndarray], score: str) -> list[Hit]:
+    """The true person's hit for each answer, scored here where it is not among the answers."""
+    own: dict[str, list[int]] = {a.person: [] for a in wrong if a.right is None}
+    for i, face in enumerate(enrolled[0]):
+        if face.identity in own:
+            own[face.identity].append(i)
+    return [a.right or _hit_of(searcher, a, enrolled, own[a.person], score) for a in wrong]
+
+
+def _hit_of(searcher: Searcher, answer: Answer, enrolled: tuple[list[Face], np.ndarray], own: list[int], score: str) -> Hit:
+    assert answer.vector is not None
+    q, xb = searcher.as_compared(answer.vector[None])[0], enrolled[1][own]
+    scores = exact_scores(q, xb)
+    face = enrolled[0][own[int(scores.argmax())]]
+    value = float(scores.max()) if score == "best" else exact_score(q, xb, score)
+    return Hit(0, face.identity, value, face.face_id, face.image)
+
+
+def jpeg(pixels: np.ndarray | None) -> bytes | None:
+    """A crop, uint8 RGB, an eighth of its PNG in size."""
+    if pixels is None:
+        return None
+    from PIL import Image
+
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "JPEG", quality=JPEG_QUALITY)
+    return sink.getvalue()
+
+
+def enrolled_face(searcher: Searcher, face_id: str) -> bytes | None:
+    """JPEG; None where the crop was not kept."""
+    return jpeg(_without_border(searcher.crop(face_id)))
+
+
+def probe_faces(reader: ProbeReader, sources: Iterable[Path], wanted: Collection[tuple[str, str]]) -> dict[str, bytes]:
+    """JPEGs of wanted probes by face_id: from data sets whose crops were kept, from photos by detecting them again.
+
+    reader: one that keeps pixels. wanted: (image, face_id) of each.
+    """
+    images, ids = {image for image, _ in wanted}, {face_id for _, face_id in wanted}
+    found: dict[str, bytes] = {}
+    for source in sources:
+        rows = _kept_rows(source, ids) if source.is_dir() and is_data_set(source) else _detected(reader, source, images)
+        for face_id, pixels in rows:
+            if face_id in ids and (picture := jpeg(pixels)) is not None:
+                found[face_id] = picture
+    return found
+
+
+def _kept_rows(source: Path, ids: Collection[str]) -> Iterator[tuple[str, np.ndarray | None]]:
+    data = DataSet(source)
+    for shard in sorted(data.marks):
+        of_shard = data.shard(shard, ["face_id"])["face_id"].to_pylist()
+        if at := [i for i, face_id in enumerate(of_shard) if face_id in ids]:
+            crops = data.shard(shard, ["crop"])["crop"]
+            yield from ((of_shard[i], _without_border(crops[i].as_py())) for i in at)
+
+
+def _detected(reader: ProbeReader, source: Path, images: Collection[str]) -> Iterator[tuple[str, np.ndarray | None]]:
+    listing = list_photos(source)
+    if entries := [entry for entry in listing.entries if entry.path in images]:
+        for probe in reader.of_photos(replace(listing, entries=entries)):
+            yield from ((row.face_id, row.pixels) for row in probe.rows)

@@ -1,8 +1,9 @@
-"""Whom a model was trained on, as salted hashes beside its weights: enough to warn that a test is no test.
+"""How a model was trained, beside its weights: its epochs, and whom it saw as salted hashes, enough to warn that a test is no test.
 
 A name can be guessed: whoever has the file can try names, at a millisecond each. The hashes are short, so that of a thousand million
 names that are tried about one for each thousand people matches by chance; they hide names from a reader, not from a search.
 
+metrics.jsonl    a line an epoch of the training that the weights came of; it names nobody
 people.json      [{"salt": hex, "trained": [hex, ...], "validated": [hex, ...]}, ...], an entry for each training that led here
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from embedder.compute import cores
 from embedder.errors import ModelError
@@ -23,7 +25,7 @@ from embedder.spec import FaceSpec, Part
 from embedder.table import write_atomic
 from embedder.weights import stored_file, stored_specs
 
-FILE = "people.json"
+FILE, EPOCHS = "people.json", "metrics.jsonl"
 SALT_BYTES, HASH_BYTES = 16, 5
 COST = 1 << 9  # of scrypt: half a megabyte and a millisecond a name
 
@@ -81,6 +83,21 @@ def of_model(spec: FaceSpec, folder: Path | None = None) -> list[Training]:
     """Of all parts of a model, and of the model's folder where one is given."""
     found = [t for part in spec.parts for t in of_part(part)] + (read(folder) if folder else [])
     return list({t.salt: t for t in found}.values())
+
+
+def history(spec: FaceSpec, folder: Path | None = None) -> list[dict[str, Any]]:
+    """A line an epoch, of the model's folder or else of its stored parts; empty where there is no record."""
+    for paths in ([folder / EPOCHS] if folder else [], [stored_file(part).parent / EPOCHS for part in spec.parts]):
+        if lines := [line for path in paths if path.is_file() for line in _epochs(path)]:
+            return lines
+    return []
+
+
+def _epochs(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError:
+        raise ModelError(f"expected a line of JSON for each epoch of a training, {path} is damaged: delete it, or train again") from None
 
 
 def known(names: Iterable[str], trainings: Sequence[Training]) -> tuple[set[str], set[str]]:

@@ -46,7 +46,8 @@ class Answer:
         """Of a probe's row and its first RANKS hits; `by` names the user's column that is the group."""
         identity = normal(row.identity) if row.identity else None
         right = next((hit for hit in hits if hit.identity == identity), None)
-        group, vector = row.extra.get(by) if by else None, row.vector if keep_vector else None
+        group = row.extra.get(by) if by else None
+        vector = np.asarray(row.vector, np.float32) if keep_vector and row.vector is not None else None
         photo = row.image_sha256 or row.image
         return cls(row.image, photo, row.face_id, identity, row.vector is not None, tuple(hits[:ANSWERS]), right, group, vector)
 

@@ -72,16 +72,11 @@ def dir_at(answers: OpenSet, fpir: float) -> float:
 
 
 def curve(answers: OpenSet) -> tuple[np.ndarray, np.ndarray]:
-    """FPIR and DIR, float (m,) each, rising, at each distinct score of a stranger: what a plot of DIR over FPIR draws."""
-    thresholds = np.unique(answers.strangers)[::-1]
-    return _reaching(answers.strangers, thresholds), _reaching(
-        answers.genuine[np.isfinite(answers.genuine)], thresholds, len(answers.genuine)
-    )
-
-
-def _reaching(scores: np.ndarray, thresholds: np.ndarray, n: int | None = None) -> np.ndarray:
-    rising = np.sort(scores)
-    return (len(rising) - np.searchsorted(rising, thresholds, "left")) / (n or len(rising))
+    """FPIR and DIR, float (m,) each, rising: where FPIR rises, what `dir_at` gives for it; what a plot of DIR over FPIR draws."""
+    scores = np.unique(answers.strangers)[::-1]
+    strangers, genuine = np.sort(answers.strangers), np.sort(answers.genuine)
+    fpir = 1 - np.searchsorted(strangers, scores, "left") / len(strangers)
+    return fpir, 1 - np.searchsorted(genuine, np.append(scores[1:], -np.inf), "right") / len(genuine)
 
 
 @dataclass(frozen=True)

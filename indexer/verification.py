@@ -41,6 +41,10 @@ class Roc:
         """Equal error rate: where FAR = 1 - TAR, on straight lines between the points."""
         return float(np.interp(0, self.far + self.tar - 1, self.far))
 
+    def tar_at(self, far: float) -> float:
+        """The highest TAR whose FAR is at most `far`."""
+        return float(self.tar[np.searchsorted(self.far, far, "right") - 1])
+
 
 def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
     """scores float (n,), same bool (n,); raises DataError unless there are pairs of both kinds."""

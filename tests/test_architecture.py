@@ -29,7 +29,7 @@ ALLOWED = {
     "pictures": ("embedder", "indexer", "workflows"),
     "workflows": ("embedder", "indexer", "trainer", "pictures"),
     "galleries": ("embedder", "indexer", "workflows"),
-    "evaluations": ("embedder", "indexer", "workflows"),
+    "evaluations": ("embedder", "indexer", "workflows", "pictures"),
     "console": ("embedder.errors", "embedder.compute"),
     "cli": ("embedder", "indexer", "trainer", "workflows", "pictures", "demo", "cli_gallery", "cli_evaluate", "console"),
     "cli_gallery": ("embedder.errors", "embedder.compute", "galleries", "console"),

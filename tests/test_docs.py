@@ -64,3 +64,7 @@ def test_every_package_is_named_in_setup_cfg():
     modules = set(config["options"]["py_modules"].split())
     assert {"embedder", "indexer", "trainer"} <= packages
     assert modules == {p.stem for p in ROOT.glob("*.py")}
+    data = {p for package, patterns in config["options.package_data"].items() for q in patterns.split()
+            for p in ROOT.joinpath(*package.split(".")).glob(q)}  # fmt: skip
+    folders = [ROOT.joinpath(*package.split(".")) for package in packages]
+    assert data == {p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc")}

@@ -46,8 +46,16 @@ def test_dir_against_every_threshold(genuine, strangers, fpir):
 
 def test_the_curve_by_hand():
     fpir, dir = curve(BY_HAND)
-    assert fpir.tolist() == [0.1, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-    assert dir.tolist() == [0, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8]
+    assert fpir == pytest.approx([0.1, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    assert dir == pytest.approx([0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8])
+
+
+@settings(deadline=None)
+@given(scores, scores)
+def test_the_curve_goes_through_every_rate(genuine, strangers):
+    found = answers(genuine, strangers)
+    fpir, dir = curve(found)
+    assert dir[:-1] == pytest.approx([dir_at(found, f) for f in fpir[:-1]]) and fpir[-1] == pytest.approx(1)
 
 
 def photos_of(people: int, rng: np.random.Generator, mean: float) -> tuple[np.ndarray, np.ndarray]:

@@ -81,6 +81,7 @@ def test_a_run_leaves_a_model_a_record_metrics_and_curves(photos, tiny, tmp_path
     )
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [(m["stage"], m["epoch"]) for m in metrics] == [(1, 1), (1, 2), (2, 1), (2, 2)] and all(m["loss"] > 0 for m in metrics)
+    assert trained_on.history(spec) == trained_on.history(spec, out) == metrics
     assert (out / "curves.png").read_bytes()[:4] == b"\x89PNG"
     epochs = [line for line in lines if "epoch " in line]
     assert len(epochs) == 4 and all(word in epochs[0] for word in ("stage 1 of 2", "loss", "accuracy", "photos/s", "left"))

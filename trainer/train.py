@@ -158,7 +158,7 @@ def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, co
         before = [line for t in trained for line in t.progress.history]
 
         def report(history: list[dict[str, Any]], before: list[dict[str, Any]] = before) -> None:
-            record.write_metrics(out / "metrics.jsonl", before + history)
+            record.write_metrics(out / trained_on.EPOCHS, before + history)
 
         done = _read_done(folder)
         if done is None:
@@ -186,12 +186,13 @@ def _spec(source: FaceSpec, data: Data, parts: list[Part]) -> FaceSpec:
 def _finish(out: Path, source: FaceSpec, trained: list[Trained], data: Data, recipe: Recipe, head: dict[str, Any], say: Say) -> Result:
     """Writes the model, then the curves, last the record; drops the run's folder unless it is kept."""
     _record_people(out, source, head["source"], trained, data)
+    _record_epochs(source, trained)
     weights.write_model(out, _spec(source, data, [t.part for t in trained]))
     for k in range(len(recipe.stages)):
         if all(len(t.after) == len(recipe.stages) for t in trained):
             weights.write_model(out / "run" / f"after-stage-{k + 1}", _spec(source, data, [t.after[k] for t in trained]))
     history = [line for t in trained for line in t.progress.history]
-    record.write_metrics(out / "metrics.jsonl", history)
+    record.write_metrics(out / trained_on.EPOCHS, history)
     record.draw_curves(out / "curves.png", history)
     counts = {"photos": len(data.train), "people": len(data.train.people), "validation": data.why}
     done = {
@@ -215,6 +216,13 @@ def _record_people(out: Path, source: FaceSpec, reference: str, trained: list[Tr
         trained_on.write(weights.stored_file(part).parent, [*before, own])
     if made or before:
         trained_on.write(out, [*before, own] if made else before)
+
+
+def _record_epochs(source: FaceSpec, trained: list[Trained]) -> None:
+    """Beside the weights that each network came to."""
+    for old, t in zip(source.parts, trained, strict=True):
+        if t.part.sha256 != old.sha256:
+            record.write_metrics(weights.stored_file(t.part).parent / trained_on.EPOCHS, t.progress.history)
 
 
 def _summary(trained: Trained) -> dict[str, Any]:
