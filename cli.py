@@ -77,8 +77,11 @@ def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
 @click.argument("file", type=PATH)
 @click.option("--name", required=True, help="What to call them.")
 @click.option("--standardisation", type=click.Choice(["fixed", "per_image"]), help="How the crops were scaled in training.")
+@click.option(
+    "--zoom", type=click.FloatRange(1, 4), help="The network sees the middle 1 / ZOOM of the crop. [default: 1, or the known one]"
+)
 @common
-def weights_import(out: Output, file: Path, name: str, standardisation: str | None) -> None:
+def weights_import(out: Output, file: Path, name: str, standardisation: str | None, zoom: float | None) -> None:
     """Store a weights FILE of Inception-ResNet-v1; it is read, never run.
 
     \b
@@ -92,7 +95,7 @@ def weights_import(out: Output, file: Path, name: str, standardisation: str | No
     from embedder.quiet import import_tensorflow
 
     import_tensorflow()
-    part = import_file(file, name, standardisation)
+    part = import_file(file, name, standardisation, zoom)
     out.result(asdict(part), f"{part.name}: ready, {part.dimension} dimensions, sha256 {part.sha256}")
 
 
