@@ -25,7 +25,7 @@ PAIR_HEAD = ("figure", "value", "std of the folds")
 HOW_ROC = (
     "how many pairs of one person are accepted, for so many of two people that are accepted by mistake. Higher and further left is better."
 )
-LOSSES, ACCURACIES = ("loss", "cross_entropy"), ("accuracy", "validation_top1")
+LOSSES, ACCURACIES = ("loss", "cross_entropy"), ("accuracy", "validation_top1", "validation_tar")
 
 
 @dataclass(frozen=True)

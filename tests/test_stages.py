@@ -230,17 +230,17 @@ def validated(data):
 
 def test_the_best_epoch_is_kept(tmp_path, data, monkeypatch):
     scores, seen = iter([0.5, 0.6, 0.9, 0.7]), []
-    monkeypatch.setattr(stages, "top1", lambda net, photos: seen.append(net.arrays()) or next(scores))
+    monkeypatch.setattr(stages, "judged", lambda net, photos: seen.append(net.arrays()) or (next(scores), 0.5))
     rule = with_stages(QUICK, {"epochs": 2, "views": 1}, {"epochs": 3, "learning_rate": 0.01})
     done = run(tmp_path / "run", validated(data), rule).train()
-    assert done.progress.best == {"top1": 0.9, "stage": 2, "epoch": 2}
+    assert done.progress.best == {"top1": 0.9, "tar": 0.5, "stage": 2, "epoch": 2}
     assert not moved(weights.open_model(done.part.sha256).arrays(0), seen[2]) and moved(seen[2], seen[3])
     assert [line["validation_top1"] for line in done.progress.history] == [0.5, 0.5, 0.6, 0.9, 0.7]
 
 
 def test_the_pretrained_weights_are_candidate_zero(tmp_path, data, monkeypatch):
     scores = iter([0.8, 0.8, 0.7])
-    monkeypatch.setattr(stages, "top1", lambda net, photos: next(scores))
+    monkeypatch.setattr(stages, "judged", lambda net, photos: (next(scores), 0.5))
     one = run(tmp_path / "run", validated(data), with_stages(QUICK, {"epochs": 1, "views": 1}, {"epochs": 2}))
     done = one.train()
     assert done.part == one.part and "pretrained" in done.delivered and done.progress.moved
@@ -248,7 +248,7 @@ def test_the_pretrained_weights_are_candidate_zero(tmp_path, data, monkeypatch):
 
 def test_the_average_is_judged_and_delivered_and_training_goes_on_raw(tmp_path, data, monkeypatch):
     scores, seen = iter([0.1, 0.9]), []
-    monkeypatch.setattr(stages, "top1", lambda net, photos: seen.append(net.arrays()) or next(scores))
+    monkeypatch.setattr(stages, "judged", lambda net, photos: seen.append(net.arrays()) or (next(scores), 0.5))
     rule = with_stages(QUICK, {"epochs": 0}, {"epochs": 1, "learning_rate": 0.01, "average": 0.9}, delivered="average")
     one = run(tmp_path / "run", validated(data), rule)
     done = one.train()
@@ -262,7 +262,23 @@ def test_top1_counts_the_nearest_first_photo(data):
         def embed(self, batches):
             return np.eye(6, 8, dtype=np.float32)[[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 0]] * 3 + 0.01  # the last is taken for person 0
 
-    assert stages.top1(Fixed(), data.train) == pytest.approx(5 / 6)
+    assert stages.judged(Fixed(), data.train)[0] == pytest.approx(5 / 6)
+
+
+def test_tar_is_the_share_of_same_pairs_above_all_but_a_share_of_the_others():
+    angles = np.radians([0, 10, 90, 130, 200])
+    vectors, labels = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32), np.array([0, 0, 1, 1, 2])
+    assert stages.tar(vectors, labels) == 1.0  # the nearest others are 70 degrees apart, the same people 10 and 40
+    assert stages.tar(vectors[[0, 2, 1, 3]], np.array([0, 0, 1, 1])) == 0.0
+    assert stages.tar(vectors[:2], labels[:2]) == stages.tar(vectors[::2], labels[::2]) == 0.0
+
+
+def test_equal_top1_is_decided_by_tar(tmp_path, data, monkeypatch):
+    scores = iter([(1.0, 0.7), (1.0, 0.7), (1.0, 0.9), (1.0, 0.8)])
+    monkeypatch.setattr(stages, "judged", lambda net, photos: next(scores))
+    rule = with_stages(QUICK, {"epochs": 1, "views": 1}, {"epochs": 3, "learning_rate": 0.01})
+    done = run(tmp_path / "run", validated(data), rule).train()
+    assert done.progress.best == {"top1": 1.0, "tar": 0.9, "stage": 2, "epoch": 2} and "TAR 0.9000" in done.delivered
 
 
 def test_nan_stops_with_one_line_and_the_last_good_checkpoint(tmp_path, data):

@@ -131,7 +131,7 @@ def draw_curves(path: Path, history: list[dict[str, Any]]) -> None:
     for row, name in enumerate(names):
         lines = [line for line in history if line["network"] == name]
         _panel(figure.add_subplot(len(names), 2, 2 * row + 1), lines, ("loss", "cross_entropy"), name)
-        _panel(figure.add_subplot(len(names), 2, 2 * row + 2), lines, ("accuracy", "validation_top1"), name)
+        _panel(figure.add_subplot(len(names), 2, 2 * row + 2), lines, ("accuracy", "validation_top1", "validation_tar"), name)
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=100)
     write_atomic(path, sink.getvalue())

@@ -14,15 +14,17 @@ import tensorflow as tf
 from embedder import weights
 from embedder.compute import Compute
 from embedder.errors import ModelError
+from embedder.runtime import unit
 from embedder.spec import Part
 from embedder.table import make_folder
-from indexer.metrics import nearest_people
+from indexer.metrics import nearest_people, threshold_at
 from trainer import checkpoints, losses, teacher
 from trainer.batches import Data, Photos, Stream, Views, plain_crops
 from trainer.learner import Distilled, Head, Learner, Net, NotFinite, Softmax, accuracy
 from trainer.recipe import Recipe, Stage
 
 CHECKPOINT_SECONDS = 240.0  # between two checkpoints of a long epoch, so that they are less than 5 minutes apart
+MOST_JUDGED = 2000  # photos whose pairs are scored
 Arrays = dict[str, np.ndarray]
 Say = Callable[[str], None]
 
@@ -48,7 +50,7 @@ class Progress:
     seconds: list[float] = field(default_factory=list)  # of each stage
     softmax: list[float] = field(default_factory=list)  # accuracy on the training photos after each stage
     after: list[dict[str, Any]] = field(default_factory=list)  # the part after each stage, where they are kept
-    best: dict[str, Any] = field(default_factory=dict)  # top1, stage, epoch
+    best: dict[str, Any] = field(default_factory=dict)  # top1, tar, stage, epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # a line an epoch
 
 
@@ -62,14 +64,26 @@ class Trained:
     progress: Progress
 
 
-def top1(net: Net, photos: Photos) -> float:
-    """Share of photos, but each person's first, whose nearest first photo (cosine) is their person's."""
-    features = net.embed(plain_crops(photos))
-    vectors = features / np.linalg.norm(features, axis=1, keepdims=True)
-    _, first = np.unique(photos.labels, return_index=True)
-    rest = np.setdiff1d(np.arange(len(photos)), first)
-    nearest, _ = nearest_people(vectors[first], photos.labels[first], vectors[rest], 1)
-    return float(np.mean(nearest[:, 0] == photos.labels[rest]))
+def judged(net: Net, photos: Photos) -> tuple[float, float]:
+    """How well a network tells people apart: (top-1, TAR at FAR 0.001); the second decides where the first is equal, as near 1 it is."""
+    vectors = unit(net.embed(plain_crops(photos))).astype(np.float32)
+    return top1(vectors, photos.labels), tar(vectors, photos.labels)
+
+
+def top1(vectors: np.ndarray, labels: np.ndarray) -> float:
+    """Share of unit vectors (n, d), but each person's first, whose nearest first one (cosine) is their person's (n,)."""
+    _, first = np.unique(labels, return_index=True)
+    rest = np.setdiff1d(np.arange(len(labels)), first)
+    nearest, _ = nearest_people(vectors[first], labels[first], vectors[rest], 1)
+    return float(np.mean(nearest[:, 0] == labels[rest]))
+
+
+def tar(vectors: np.ndarray, labels: np.ndarray, far: float = 1e-3) -> float:
+    """True accept rate at a false accept rate, over all pairs of the first MOST_JUDGED; 0 where all are of one person, or none is twice."""
+    vectors, labels = vectors[:MOST_JUDGED], labels[:MOST_JUDGED]
+    pairs = np.triu_indices(len(labels), 1)
+    scores, same = (vectors @ vectors.T)[pairs], (labels[:, None] == labels)[pairs]
+    return 0.0 if same.all() or not same.any() else float(np.mean(scores[same] >= threshold_at(scores[~same], far)))
 
 
 class Run:
@@ -103,8 +117,9 @@ class Run:
         """All stages, from wherever the folder stands."""
         arrays = self._resume()
         if not arrays and self.data.validation:
-            self.progress.best = {"top1": top1(self.net, self.data.validation), "stage": 0, "epoch": 0}
-            self.say(f"{self.part.name}: validation top-1 before training {self.progress.best['top1']:.4f}")
+            before = dict(zip(("top1", "tar"), judged(self.net, self.data.validation), strict=True))
+            self.progress.best = {**before, "stage": 0, "epoch": 0}
+            self.say(f"{self.part.name}: before training {_held_out(before['top1'], before['tar'])}")
         while self.progress.stage < len(self.recipe.stages):
             self._ticked = time.monotonic()
             learner = None if self._is_solved else self._learner()
@@ -232,7 +247,7 @@ class Run:
             "photos_per_second": round(photos / max(seconds, 1e-9), 1),
         }  # fmt: skip
         if self.data.validation:
-            line["validation_top1"] = self._validate(learner, self.data.validation)
+            line["validation_top1"], line["validation_tar"] = self._validate(learner, self.data.validation)
         p.history.append(line)
         p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0] * 5
         self._save(learner)
@@ -240,21 +255,22 @@ class Run:
         left = (stage.epochs - p.epoch) * steps * stage.batch / max(line["photos_per_second"], 1e-9)
         self.say(
             f"{self._title}, epoch {p.epoch} of {stage.epochs}: loss {line['loss']:.4f}, accuracy {line['accuracy']:.4f}, "
-            + (f"validation top-1 {line['validation_top1']:.4f}, " if self.data.validation else "")
+            + (_held_out(line["validation_top1"], line["validation_tar"]) + ", " if self.data.validation else "")
             + f"{line['photos_per_second']:,.0f} photos/s, {_duration(left)} left in this stage"
         )
 
-    def _validate(self, learner: Learner | None, photos: Photos) -> float:
-        """Top-1 of the weights that would be delivered now; the best are kept beside the checkpoints."""
+    def _validate(self, learner: Learner | None, photos: Photos) -> tuple[float, float]:
+        """`judged` of the weights that would be delivered now; the best are kept beside the checkpoints."""
         p = self.progress
         if learner is not None and not learner.moves_network:
-            return p.history[-1]["validation_top1"] if p.history else p.best["top1"]
+            last = p.history[-1] if p.history else {"validation_top1": p.best["top1"], "validation_tar": p.best["tar"]}
+            return last["validation_top1"], last["validation_tar"]
         raw, would = self.net.arrays(), self._would_deliver(learner)
         self.net.assign(would)
-        score = top1(self.net, photos)
+        score = judged(self.net, photos)
         self.net.assign(raw)
-        if score > p.best["top1"]:
-            p.best = {"top1": score, "stage": p.stage + 1, "epoch": p.epoch + 1}
+        if score > (p.best["top1"], p.best["tar"]):
+            p.best = {"top1": score[0], "tar": score[1], "stage": p.stage + 1, "epoch": p.epoch + 1}
             checkpoints.write(self.folder / "best.safetensors", would, p.best)
         return score
 
@@ -301,15 +317,19 @@ class Run:
             arrays, text = self.start, "the pretrained weights: no stage trained the network"
         elif self.data.validation and p.best["epoch"] == 0:
             arrays, changed = self.start, False
-            text = f"the pretrained weights: no epoch had a better validation top-1 than {p.best['top1']:.4f}"
+            text = f"the pretrained weights: no epoch was better than {_held_out(p.best['top1'], p.best['tar'])}"
         elif self.data.validation:
             arrays, best = checkpoints.read(self.folder / "best.safetensors")
-            text = f"stage {best['stage']}, epoch {best['epoch']}: the best validation top-1, {best['top1']:.4f}"
+            text = f"stage {best['stage']}, epoch {best['epoch']}: the best {_held_out(best['top1'], best['tar'])}"
         else:
             arrays = pulled_back(self._origin(), self._would_deliver(self._last), factor)
             text = f"the last weights, {factor:g} of their way from the pretrained ones" if factor < 1 else "the last weights"
         self.say(f"{self.part.name}: delivered are {text}")
         return Trained(self._store(arrays, changed), tuple(Part(**a) for a in p.after), text, p)
+
+
+def _held_out(top1: float, tar: float) -> str:
+    return f"validation top-1 {top1:.4f}, TAR {tar:.4f} at FAR 0.001"
 
 
 def pulled_back(start: Arrays, end: Arrays, factor: float) -> Arrays:

@@ -228,9 +228,9 @@ def _record_epochs(source: FaceSpec, trained: list[Trained]) -> None:
 def _summary(trained: Trained) -> dict[str, Any]:
     """One network's part of the record."""
     p = trained.progress
-    lines = [line["validation_top1"] for line in p.history if "validation_top1" in line]
+    lines = [(line["validation_top1"], line["validation_tar"]) for line in p.history if "validation_top1" in line]
     return {
         "name": trained.part.name, "sha256": trained.part.sha256, "parent": trained.part.parent, "delivered": trained.delivered,
         "stages": [{"seconds": round(s, 1), "softmax_accuracy": a} for s, a in zip(p.seconds, p.softmax, strict=True)],
-        "validation_top1": {"best": p.best, "epochs": lines} if p.best else None,
+        "validation_top1": {"best": p.best, "epochs": [top1 for top1, _ in lines], "tars": [tar for _, tar in lines]} if p.best else None,
     }  # fmt: skip
