@@ -30,7 +30,7 @@ LAYERS, HALVING = 14, (3, 5, 7, 13)
 EPSILON, LAST_EPSILON = 1e-3, 2e-5
 BATCH, TOGETHER = 8, 256  # faces that a network takes, canvases that are in memory as float32
 WIDTH = 0.75  # of a face's box, as MTCNN draws it, per height: crops are stretched to squares
-MIN_FACE = 48
+MIN_FACES = 48, 64  # a face that is missed at the sizes of one pyramid is looked for at those of another
 
 
 # network --------------------------------------------------------------------
@@ -101,7 +101,7 @@ class SFace:
     def __init__(self, compute: Compute = Compute()):  # noqa: B008
         """Reads the weights; raises ModelError where they are not stored."""
         arrays = teacher_arrays("sface")
-        self._detect = MtcnnDetector(MIN_FACE, compute=Compute("cpu", compute.precision))
+        self._looks = [MtcnnDetector(size, compute=Compute("cpu", compute.precision)) for size in MIN_FACES]
         self._network = OpenvinoEngine(lambda: build(arrays, BATCH))
 
     def __call__(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,8 +121,13 @@ class SFace:
         height, width = INPUT_SIZE, round(INPUT_SIZE * WIDTH)
         corners = [((canvas.shape[1] - width) // 2, (canvas.shape[0] - height) // 2) for canvas in canvases]
         middles = [canvas[y : y + height, x : x + width] for canvas, (x, y) in zip(canvases, corners, strict=True)]
-        faces = [order_faces(found, width, height) for found in self._detect(middles)]
-        return [np.reshape(found[0].landmarks, (5, 2)) + corner if found else None for found, corner in zip(faces, corners, strict=True)]
+        points: list[Any] = [None] * len(canvases)
+        for look in self._looks:
+            missing = [k for k, of_face in enumerate(points) if of_face is None]
+            for k, faces in zip(missing, look([middles[k] for k in missing]), strict=True):
+                if faces:
+                    points[k] = np.reshape(order_faces(faces, width, height)[0].landmarks, (5, 2)) + corners[k]
+        return points
 
     def _vectors(self, faces: np.ndarray) -> np.ndarray:
         pixels = faces.astype(np.float32)
