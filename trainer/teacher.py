@@ -19,6 +19,7 @@ from embedder.spec import FaceSpec, Part
 from trainer.batches import Photos, canvases
 
 ITSELF, SFACE = "itself", "sface"
+BLOCK = 4096  # photos whose features are in memory as float64
 LEAST_PHOTOS = 100  # a linear map of some 1,800 features is solved from them
 
 
@@ -74,13 +75,13 @@ def solve(views: np.ndarray, targets: np.ndarray, ridge: float) -> dict[str, np.
 
     Ridge regression on features of mean 0 and deviation 1; `ridge` is relative to the number of rows.
     """
-    plain = views[0].astype(np.float64)
-    mean, deviation = plain.mean(axis=0), plain.std(axis=0) + 1e-3
-    moments, products, centre = np.zeros((plain.shape[1],) * 2), 0.0, targets.mean(axis=0, dtype=np.float64)
+    mean, deviation = views[0].mean(axis=0, dtype=np.float64), views[0].std(axis=0, dtype=np.float64) + 1e-3
+    centre, moments, products = targets.mean(axis=0, dtype=np.float64), np.zeros((len(mean),) * 2), np.zeros((len(mean), targets.shape[1]))
     for view in views:
-        x = (view - mean) / deviation
-        moments += x.T @ x
-        products = products + x.T @ (targets - centre)
+        for i in range(0, len(view), BLOCK):
+            x = (view[i : i + BLOCK] - mean) / deviation
+            moments += x.T @ x
+            products += x.T @ (targets[i : i + BLOCK] - centre)
     n = views.shape[0] * views.shape[1]
     kernel = np.linalg.solve(moments + ridge * n * np.eye(len(mean)), products) / deviation[:, None]
     zeros = np.zeros(targets.shape[1], np.float32)
