@@ -8,21 +8,19 @@ the probes; all of the gallery is searched for each.
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
 import click
 import numpy as np
-from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from embedder import align  # noqa: E402
+from benchmarks import one_shot  # noqa: E402
 from embedder.compute import Compute  # noqa: E402
 from embedder.runtime import Embedder  # noqa: E402
-from embedder.table import DataSet, to_rows  # noqa: E402
 from embedder.weights import open_model  # noqa: E402
+from indexer.metrics import mcnemar  # noqa: E402
 
 
 @click.command()
@@ -30,13 +28,7 @@ from embedder.weights import open_model  # noqa: E402
 @click.option("--people", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--model", default="msceleb", show_default=True)
 def main(crops: Path, people: Path, model: str) -> None:
-    data = DataSet(crops)
-    rows = [row for table in data.shards() for row in to_rows(table) if row.crop]
-    pixels = np.stack([align.plain(row.crop, data.spec.crop) for row in rows if row.crop])
-    with open(people) as file:
-        roles = {line["identity"]: line["role"] for line in csv.DictReader(file)}
-    names, splits = (np.array([getattr(row, field) for row in rows]) for field in ("identity", "split"))
-    role = np.array([roles[row.identity] for row in rows if row.identity and row.split == "probe"])
+    pixels, names, splits, role = one_shot.read(crops, people)
     found = {p: Embedder(open_model(model), Compute("cpu", p))(pixels).astype(np.float64) for p in ("f32", "bf16", "int8")}
     right, among = {}, {}
     for precision, x in found.items():
@@ -47,8 +39,7 @@ def main(crops: Path, people: Path, model: str) -> None:
         print(f"{model} {precision}: cosine to f32 {cosines.mean():.5f} in the mean, {cosines.min():.4f} at least")
         for group in sorted(set(role)):
             exact, fast = right["f32"][role == group], right[precision][role == group]
-            lost, gained = int((exact & ~fast).sum()), int((fast & ~exact).sum())
-            p = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+            lost, gained, p = mcnemar(exact, fast)
             top5 = f"top-5 {among[precision][role == group].mean():.4f}"
             print(f"  {group}: top-1 {fast.mean():.4f} of {len(fast)}, {lost} lost and {gained} gained, p {p:.2f}; {top5}")
 

@@ -8,20 +8,17 @@ gallery is searched for each. A zoom z of crops with a margin m shows a margin o
 
 from __future__ import annotations
 
-import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import click
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from embedder import align  # noqa: E402
+from benchmarks import one_shot  # noqa: E402
 from embedder.compute import Compute  # noqa: E402
 from embedder.runtime import Embedder  # noqa: E402
-from embedder.table import DataSet, to_rows  # noqa: E402
 from embedder.weights import open_model  # noqa: E402
 from indexer.metrics import hits_at, mcnemar, nearest_people  # noqa: E402
 
@@ -33,14 +30,8 @@ from indexer.metrics import hits_at, mcnemar, nearest_people  # noqa: E402
 @click.option("--zooms", default="1,1.04,1.09,1.14,1.19", show_default=True, help="The first is what the others are compared with.")
 @click.option("--precision", default="auto", show_default=True)
 def main(crops: Path, people: Path, model: str, zooms: str, precision: str) -> None:
-    data = DataSet(crops)
-    rows = [row for table in data.shards() for row in to_rows(table) if row.crop]
-    pixels = np.stack([align.plain(row.crop, data.spec.crop) for row in rows if row.crop])
-    with open(people) as file:
-        roles = {line["identity"]: line["role"] for line in csv.DictReader(file)}
-    names, splits = (np.array([getattr(row, field) for row in rows]) for field in ("identity", "split"))
+    pixels, names, splits, role = one_shot.read(crops, people)
     gallery, probes = splits == "gallery", splits == "probe"
-    role = np.array([roles[name] for name in names[probes]])
     opened, first = open_model(model), None
     for zoom in map(float, zooms.split(",")):
         parts = tuple(replace(part, zoom=zoom) for part in opened.spec.parts)

@@ -225,10 +225,8 @@ def store_part(arrays: Arrays, name: str, standardisation: str, parent: str | No
     data = save(arrays)
     digest = hashlib.sha256(data).hexdigest()
     part = Part(name, digest, int(arrays["Bottleneck/kernel"].shape[-1]), standardisation, parent, zoom)
-    folder = make_folder(models_folder() / digest[:16])
-    drop_stale_temporaries(folder)
-    write_atomic(part_file(folder, part), data)
-    write_atomic(folder / "spec.json", FaceSpec(parts=(part,)).to_json().encode())
+    _write_weights(part, data)
+    write_atomic(stored_file(part).parent / "spec.json", FaceSpec(parts=(part,)).to_json().encode())
     return part
 
 
@@ -240,10 +238,13 @@ def store_teacher(known: Known, arrays: Arrays) -> Part:
     digest = hashlib.sha256(data).hexdigest()
     if digest != known.sha256:
         raise ModelError(f"expected the converted {known.name} to have sha256 {known.sha256}, it has {digest}: report this as a fault")
-    folder = make_folder(stored_file(known.part).parent)
-    drop_stale_temporaries(folder)
-    write_atomic(stored_file(known.part), data)
+    _write_weights(known.part, data)
     return known.part
+
+
+def _write_weights(part: Part, data: bytes) -> None:
+    drop_stale_temporaries(make_folder(stored_file(part).parent))
+    write_atomic(stored_file(part), data)
 
 
 def write_model(out: Path, spec: FaceSpec) -> None:

@@ -145,7 +145,8 @@ class Run:
         """Goes on with these weights, whose dimension may be another."""
         if arrays["Bottleneck/kernel"].shape[-1] != self.net.dimension:
             self.net = Net(arrays, self.part, self.compute.precision)
-        self.net.assign(arrays)
+        else:
+            self.net.assign(arrays)
 
     @property
     def _stage(self) -> Stage:
