@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv --pairs lfw_pairs.txt --folder WORK
 
-CROPS: `align LFW --border 20 --out CROPS`, every photo of LFW under its person. The settings, each in float32:
+CROPS: `align LFW --border 20 --out CROPS`, every photo of LFW under its person. The settings, all measured in float32:
 
 closed     trained on the gallery's photos; the probes of the `test` people among the whole gallery
 open       three folds of all people, by hash of the name: trained on two, probes of the third's `test` people among the whole gallery
@@ -10,7 +10,9 @@ strangers  trained on the `dev` people's photos and the gallery photos of the fi
            probes of the other `test` people and everyone with one photo as strangers
 halves     LFW's ten folds: trained on the people who are in none of the five tested folds, each half in turn
 
-WORK keeps models and vectors: the same command again goes on. The figures are printed, and written to WORK/accuracy.json.
+Compared with `source`, the model that training starts from, and with `plain`, the same without zoom and weights: the networks as they came.
+Of a model of several networks each is measured alone too. WORK keeps models and vectors: the same command again goes on. The figures are
+printed, and written to WORK/accuracy.json.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import json
 import sys
 import time
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +37,9 @@ from embedder.quiet import import_tensorflow  # noqa: E402
 import_tensorflow()
 from embedder import align  # noqa: E402
 from embedder.compute import Compute  # noqa: E402
-from embedder.runtime import Embedder  # noqa: E402
+from embedder.runtime import Embedder, unit  # noqa: E402
 from embedder.table import DataSet, Entry, Row, Writer, to_rows, to_table  # noqa: E402
-from embedder.weights import open_model  # noqa: E402
+from embedder.weights import open_model, open_spec  # noqa: E402
 from indexer import openset, verification  # noqa: E402
 from indexer.metrics import compare, hits_at, nearest_people, wilson  # noqa: E402
 from indexer.openset import OpenSet  # noqa: E402
@@ -46,6 +49,7 @@ from trainer.train import train  # noqa: E402
 PATH = click.Path(path_type=Path, exists=True)
 FOLDS, ENROLLED = 3, 700
 Json = dict[str, Any]
+Systems = dict[str, np.ndarray]  # by name: the model, and each of its networks where there are several
 
 
 class Bench:
@@ -67,44 +71,55 @@ class Bench:
         """bool (n,)."""
         return np.isin(np.arange(len(self.rows)), indices)
 
-    def vectors(self, title: str, trained_on: np.ndarray | None, wanted: np.ndarray) -> np.ndarray:
-        """float32 (n, d), zeros but for the photos wanted, bool (n,): by the source, or by a model trained on the photos trained_on."""
+    def vectors(self, title: str, wanted: np.ndarray, reference: str | None = None) -> Systems:
+        """By system, float32 (n, d), zeros but for the photos wanted, bool (n,): the model of this title, or the reference in WORK's."""
+        spec = open_model(reference or str(self.work / title)).spec
+        if title.startswith("plain"):
+            spec = replace(spec, parts=tuple(replace(part, zoom=1.0, weight=1.0) for part in spec.parts))
         path = self.work / f"{title}.npy"
         if not path.exists():
-            reference = self.source if trained_on is None else str(self._trained(title, trained_on))
-            embed = Embedder(open_model(reference), Compute("cpu", "f32"))
+            embed = Embedder(open_spec(spec), Compute("cpu", "f32"))
             found = np.zeros((len(self.rows), embed.spec.dimension), np.float32)
             places = np.flatnonzero(wanted)
             for i in range(0, len(places), 256):
                 some = places[i : i + 256]
                 found[some] = embed(np.stack([align.plain(self.rows[k].crop or b"", self.data.spec.crop) for k in some]))
             np.save(path, found)
-        return np.load(path)
+        whole = np.load(path)
+        if len(spec.parts) == 1:
+            return {spec.parts[0].name: whole}
+        splits = np.split(whole, np.cumsum([part.dimension for part in spec.parts])[:-1], axis=1)
+        return {part.name: unit(x) for part, x in zip(spec.parts, splits, strict=True)} | {spec.model_name: whole}
 
-    def _trained(self, title: str, chosen: np.ndarray) -> Path:
-        rows = [replace(self.rows[i], split="train") for i in np.flatnonzero(chosen)]
-        crops = subset(self.data, rows, self.work / f"{title}-crops")
-        began = time.monotonic()
-        train(crops, self.recipe, self.source, self.work / title, epochs=self.epochs, say=lambda line: click.echo(line, err=True))
-        self.seconds[title] = round(time.monotonic() - began)
-        return self.work / title
+    def before(self, setting: str, wanted: np.ndarray) -> dict[str, Systems]:
+        """Of the model that is trained, and of the same without zoom and weights, as its networks came."""
+        return {kind: self.vectors(f"{kind}-{setting}", wanted, self.source) for kind in ("source", "plain")}
+
+    def trained(self, title: str, chosen: np.ndarray, wanted: np.ndarray) -> Systems:
+        """By a model that is trained on the chosen photos, bool (n,)."""
+        if not (self.work / title / "record.json").exists():
+            rows = [replace(self.rows[i], split="train") for i in np.flatnonzero(chosen)]
+            crops = subset(self.data, rows, self.work / f"{title}-crops")
+            began = time.monotonic()
+            train(crops, self.recipe, self.source, self.work / title, epochs=self.epochs, say=say)
+            self.seconds[title] = round(time.monotonic() - began)
+        return self.vectors(title, wanted)
 
     # settings ---------------------------------------------------------------
 
     def closed(self) -> Json:
         wanted = self.of(np.concatenate([self.gallery, self.probes]))
-        before = self._hits(self.vectors("source-closed", None, wanted))
-        after = self._hits(self.vectors("closed", self.of(self.gallery), wanted))
-        return self._compared(before, after)
+        after = self.trained("closed", self.of(self.gallery), wanted)
+        return self._compared(self.before("closed", wanted), {name: self._hits(x) for name, x in after.items()})
 
     def open(self) -> Json:
         wanted = self.of(np.concatenate([self.gallery, self.probes]))
-        before = self._hits(self.vectors("source-closed", None, wanted))
-        after = np.zeros_like(before)
+        after: Systems = {}
         for fold in range(FOLDS):
             mine = self.fold[self.probes] == fold
-            after[mine] = self._hits(self.vectors(f"open-{fold}", self.fold != fold, wanted))[mine]
-        return self._compared(before, after)
+            for name, x in self.trained(f"open-{fold}", self.fold != fold, wanted).items():
+                after.setdefault(name, np.zeros((len(self.probes), 5), bool))[mine] = self._hits(x)[mine]
+        return self._compared(self.before("closed", wanted), after)
 
     def strangers(self) -> Json:
         enrolled = set(self.test[:ENROLLED])
@@ -112,48 +127,62 @@ class Bench:
         others = np.array([i for i in self.probes if self.roles[i] == "test" and self.names[i] not in enrolled])
         strangers = np.concatenate([others, np.flatnonzero(self.roles == "single")])
         wanted = self.of(np.concatenate([gallery, probes, strangers]))
-        trained_on = self.of(gallery) | (self.roles == "dev")
-        systems = []
-        for x in (self.vectors("source-strangers", None, wanted), self.vectors("strangers", trained_on, wanted)):
+
+        def scored(x: np.ndarray) -> OpenSet:
             (first, scores), (_, highest) = (nearest_people(x[gallery], self.names[gallery], x[q], 1) for q in (probes, strangers))
             genuine = np.where(first[:, 0] == self.names[probes], scores[:, 0], -np.inf).astype(np.float32)
-            systems.append(OpenSet(genuine, self.names[probes], highest[:, 0], self.names[strangers]))
-        return {"enrolled": len(gallery), "strangers": len(strangers), "rates": [asdict(d) for d in openset.compare(*systems)]}
+            return OpenSet(genuine, self.names[probes], highest[:, 0], self.names[strangers])
+
+        after, before = self.trained("strangers", self.of(gallery) | (self.roles == "dev"), wanted), self.before("strangers", wanted)
+        result: Json = {"enrolled": len(gallery), "strangers": len(strangers)}
+        for name, x in after.items():
+            result[name] = {kind: [asdict(d) for d in openset.compare(scored(old[name]), scored(x))] for kind, old in before.items()}
+        return result
 
     def halves(self, pairs: verification.Pairs) -> Json:
         stems = np.array([Path(row.image).stem for row in self.rows])
         tested = np.isin(stems, [*pairs.first, *pairs.second])
-        before = self.vectors("source-halves", None, tested)
-        after = np.empty(len(pairs.same))
+        after: Systems = {}
         for half in range(2):
             mine = pairs.folds // 5 == half
             photos = {stem for of in (pairs.first, pairs.second) for stem, is_mine in zip(of, mine, strict=True) if is_mine}
             people = set(self.names[np.isin(stems, list(photos))])
-            x = self.vectors(f"halves-{half}", ~np.isin(self.names, list(people)), tested)
-            after[mine] = pairs.scores(dict(zip(stems, x, strict=True)))[mine]
-        one, other = (
-            verification.verify_folds(s, pairs.same, pairs.folds) for s in (pairs.scores(dict(zip(stems, before, strict=True))), after)
-        )
-        accuracies = {"before": [one.accuracy, one.std], "after": [other.accuracy, other.std]}
-        return accuracies | {"paired": asdict(verification.compare_folds(one, other))}
+            for name, x in self.trained(f"halves-{half}", ~np.isin(self.names, list(people)), tested).items():
+                after.setdefault(name, np.empty(len(pairs.same)))[mine] = pairs.scores(dict(zip(stems, x, strict=True)))[mine]
+
+        result: Json = {}
+        for kind, old in self.before("halves", tested).items():
+            for name, scores in after.items():
+                one, other = (
+                    verification.verify_folds(s, pairs.same, pairs.folds)
+                    for s in (pairs.scores(dict(zip(stems, old[name], strict=True))), scores)
+                )
+                accuracies = {"before": [one.accuracy, one.std], "after": [other.accuracy, other.std]}
+                result.setdefault(name, {})[kind] = accuracies | {"paired": asdict(verification.compare_folds(one, other))}
+        return result
 
     def _hits(self, x: np.ndarray) -> np.ndarray:
         """bool (probes, 5)."""
         nearest, _ = nearest_people(x[self.gallery], self.names[self.gallery], x[self.probes], 5)
         return hits_at(nearest, self.names[self.probes])
 
-    def _compared(self, before: np.ndarray, after: np.ndarray) -> Json:
+    def _compared(self, before: dict[str, Systems], after: Systems) -> Json:
+        """By system, group of people, k, and what it is compared with; `after` are hits."""
         result: Json = {}
-        for group in ("test", "dev"):
-            mine = self.roles[self.probes] == group
-            owners = self.names[self.probes][mine]
-            result[group] = {"probes": int(mine.sum())}
-            for name, k in (("top1", 0), ("top5", 4)):
-                a, b = before[mine, k], after[mine, k]
-                interval = wilson(int(b.sum()), len(b))
-                shares = {"before": float(a.mean()), "after": float(b.mean()), "interval": interval}
-                result[group][name] = shares | {"paired": asdict(compare(a, b, owners))}
+        for name, new in after.items():
+            olds = {kind: self._hits(old[name]) for kind, old in before.items()}
+            for group, (top, k) in product(("test", "dev"), (("top1", 0), ("top5", 4))):
+                mine = self.roles[self.probes] == group
+                b, owners = new[mine, k], self.names[self.probes][mine]
+                figures = {"after": float(b.mean()), "interval": wilson(int(b.sum()), len(b)), "probes": len(b)}
+                for kind, old in olds.items():
+                    figures[kind] = {"before": float(old[mine, k].mean()), "paired": asdict(compare(old[mine, k], b, owners))}
+                result.setdefault(name, {}).setdefault(group, {})[top] = figures
         return result
+
+
+def say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:

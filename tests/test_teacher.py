@@ -9,7 +9,7 @@ from embedder.errors import DataError
 from embedder.runtime import Embedder, unit
 from tests import crops as made
 from trainer import batches, teacher
-from trainer.teacher import solve, vectors
+from trainer.teacher import side_by_side, solve, vectors
 
 EXACT = Compute("cpu", "f32")
 
@@ -32,34 +32,41 @@ def few(monkeypatch):
 
 def test_itself_is_the_network_with_mirror_images_averaged_in(few, faces, crops):
     model = weights.open_model("msceleb")
-    found, usable = vectors(["itself"], model.spec.parts[0], faces, EXACT)
+    found, usable = vectors("itself", model.spec.parts[0], faces, EXACT)
     expected = Embedder(replace(model, spec=replace(model.spec, flip=True)), EXACT)(crops[:12])
     assert usable.all() and found.dtype == np.float32 and np.abs(found - expected).max() < 1e-5
 
 
 def test_networks_stand_side_by_side_with_equal_weight(few, faces, crops):
-    part = weights.KNOWN["msceleb"].part
-    found, _ = vectors(["itself", "casia"], part, faces, EXACT)
-    one, other = (vectors([name], part, faces, EXACT)[0] for name in ("itself", "casia"))
-    assert np.abs(found - np.concatenate([one, other], axis=1) / np.sqrt(2)).max() < 1e-6
+    one, other = (vectors(name, weights.KNOWN["msceleb"].part, faces, EXACT) for name in ("itself", "casia"))
+    found, usable = side_by_side([one, other])
+    assert usable.all() and np.abs(found - np.concatenate([one[0], other[0]], axis=1) / np.sqrt(2)).max() < 1e-6
+
+
+def test_photos_that_one_of_them_does_not_know_are_told(few):
+    x = np.eye(6, dtype=np.float32)
+    _, usable = side_by_side([(x, np.arange(6) != 2), (x, np.arange(6) != 3)])
+    assert usable.tolist() == [True, True, False, False, True, True]
 
 
 def test_sface_is_a_teacher_and_photos_without_a_face_are_told(few, tmp_path):
     """Patterns are no faces: the detector finds nothing on them."""
     photos = batches.read(made.write(tmp_path / "crops", [made.row(p, 0, side=200) for p in range(5)], border=20)).train
+    found, usable = vectors("sface", weights.KNOWN["msceleb"].part, photos, EXACT)
+    assert not usable.any() and not found.any()
     with pytest.raises(DataError, match="4 crops or more that a teacher finds a face on, received 0"):
-        vectors(["sface"], weights.KNOWN["msceleb"].part, photos, EXACT)
+        side_by_side([(found, usable)])
 
 
 def test_sface_sees_faces_on_canvases(few, faces):
-    found, usable = vectors(["sface"], weights.KNOWN["msceleb"].part, faces, EXACT)
+    found, usable = vectors("sface", weights.KNOWN["msceleb"].part, faces, EXACT)
     assert found.shape == (12, 128) and usable.sum() >= 11
     assert np.abs(np.linalg.norm(found[usable], axis=1) - 1).max() < 1e-6
 
 
-def test_too_few_photos_are_refused(faces):
+def test_too_few_photos_are_refused():
     with pytest.raises(DataError, match="100 crops or more .* received 12"):
-        vectors(["itself"], weights.KNOWN["msceleb"].part, faces, EXACT)
+        side_by_side([(np.ones((12, 3), np.float32), np.ones(12, bool))])
 
 
 def test_the_hashes_of_teachers_are_recorded():

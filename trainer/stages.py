@@ -100,18 +100,23 @@ class Run:
 
     def _lesson(self) -> tuple[Photos, Head]:
         """What is learnt: people's names, or a teacher's vectors, which are computed once and kept in the folder."""
-        photos, path = self.data.train, self.folder / "teacher.safetensors"
+        photos = self.data.train
         if not self.recipe.teacher:
             return photos, Softmax(self.net.dimension, len(photos.people), self.seed)
+        vectors, usable = teacher.side_by_side([self._as_seen_by(name) for name in self.recipe.teacher])
+        if left_out := len(photos) - int(usable.sum()):
+            self.say(f"{self.part.name}: {left_out:,} photos are left out: the teacher finds no face on their crops")
+        return photos.numbered(usable), Distilled(vectors[usable])
+
+    def _as_seen_by(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """One teacher's vectors and which photos have one; other networks than itself teach every network of the run."""
+        path = (self.folder if name == teacher.ITSELF else self.folder.parent) / f"teacher-{name}.safetensors"
         if not path.exists():
-            self.say(f"{self.part.name}: {len(photos):,} photos as {' and '.join(self.recipe.teacher)} see them")
-            own = self._store(self.start, False)
-            vectors, usable = teacher.vectors(self.recipe.teacher, own, photos, self.compute)
+            self.say(f"{self.part.name}: {len(self.data.train):,} photos as {name} sees them")
+            vectors, usable = teacher.vectors(name, self._store(self.start, False), self.data.train, self.compute)
             checkpoints.write(path, {"vectors": vectors, "usable": usable})
         found = checkpoints.read(path)[0]
-        if left_out := len(photos) - int(found["usable"].sum()):
-            self.say(f"{self.part.name}: {left_out:,} photos are left out: the teacher finds no face on their crops")
-        return photos.numbered(found["usable"]), Distilled(found["vectors"][found["usable"]])
+        return found["vectors"], found["usable"]
 
     def train(self) -> Trained:
         """All stages, from wherever the folder stands."""
@@ -177,7 +182,8 @@ class Run:
             steps = stage.steps or -(-len(source) // stage.batch)
             while p.epoch < stage.epochs:
                 self._train_epoch(learner, source, steps)
-        p.softmax.append(accuracy(self.net, self.head, self.photos))
+        was_solved = learner is None and p.epoch > 0
+        p.softmax.append(1 - p.history[-1]["loss"] if was_solved else accuracy(self.net, self.head, self.photos))
         self.say(f"{self._title}: done, {self.head.score} on the training photos {p.softmax[-1]:.4f}")
         if self.keep:
             self._keep_stage(learner)
@@ -206,10 +212,12 @@ class Run:
         p, stream = self.progress, Stream(self.photos, self.recipe.augmentation, self.seed)
         views = self._views(stream, self.net.pooled)
         assert isinstance(self.head, Distilled)
-        targets = np.repeat(self.head.targets, stream.rule.copies, axis=0)
-        self._use(self.net.arrays() | teacher.solve(views, targets, self._stage.weight_decay))
+        labels = np.repeat(self.photos.labels, stream.rule.copies)
+        solved = teacher.solve(views, self.head.targets[labels], self._stage.weight_decay)
+        self._use(self.net.arrays() | solved)
         checkpoints.write(self.folder / "solved.safetensors", self.net.arrays())
-        p.moved, distance = True, 1 - accuracy(self.net, self.head, self.photos)
+        features = views[0] @ solved["Bottleneck/kernel"] + solved["Bottleneck_BatchNorm/beta"]
+        p.moved, distance = True, 1 - self.head.accuracy(features, labels)
         p.sums = [distance * len(self.photos)] * 2 + [0.0, float(len(self.photos)), time.monotonic() - self._ticked]
         self._end_epoch(None, 0.0, 0)
 

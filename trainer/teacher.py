@@ -23,22 +23,26 @@ BLOCK = 4096  # photos whose features are in memory as float64
 LEAST_PHOTOS = 100  # a linear map of some 1,800 features is solved from them
 
 
-def vectors(networks: Sequence[str], part: Part, photos: Photos, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (n, d) of unit length, the networks' unit vectors side by side, and whether each photo has one (n,).
+def vectors(name: str, part: Part, photos: Photos, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (n, d) of unit length, mirror images averaged in, and whether each photo has one (n,).
 
-    'itself' is the network that is trained, as it was before; others are known models by name, or 'sface'. Mirror images are averaged
-    in. Raises ModelError where weights are missing, DataError where fewer than LEAST_PHOTOS have a vector.
+    'itself' is the network that is trained, as it was before; others are known models by name, or 'sface'. Raises ModelError where
+    weights are missing.
     """
-    teachers = [_teacher(name, part, photos.border, compute) for name in networks]
-    learnt, usable = [], []
-    for block in canvases(photos):
-        answers = [teacher(block) for teacher in teachers]
-        learnt.append(unit(np.concatenate([x for x, _ in answers], axis=1)).astype(np.float32))
-        usable.append(np.logical_and.reduce([found for _, found in answers]))
-    have = np.concatenate(usable)
-    if have.sum() < LEAST_PHOTOS:
-        raise DataError(f"expected {LEAST_PHOTOS} crops or more that a teacher finds a face on, received {have.sum()}: align more photos")
-    return np.concatenate(learnt), have
+    of_crops = _teacher(name, part, photos.border, compute)
+    answers = [of_crops(block) for block in canvases(photos)]
+    return np.concatenate([x for x, _ in answers]), np.concatenate([found for _, found in answers])
+
+
+def side_by_side(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """What several teachers say of the same photos, each with equal weight: float32 (n, d) of unit length, and whether all know it (n,).
+
+    Raises DataError where they know fewer than LEAST_PHOTOS.
+    """
+    usable = np.logical_and.reduce([found for _, found in answers])
+    if usable.sum() < LEAST_PHOTOS:
+        raise DataError(f"expected {LEAST_PHOTOS} crops or more that a teacher finds a face on, received {usable.sum()}: align more photos")
+    return unit(np.concatenate([x for x, _ in answers], axis=1)).astype(np.float32), usable
 
 
 def _teacher(name: str, part: Part, border: int, compute: Compute) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
