@@ -14,7 +14,7 @@ import click
 
 import cli_evaluate
 import cli_gallery
-from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing
+from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing, views_option
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, SystemFault, from_os_error
 
@@ -102,9 +102,9 @@ def weights_import(out: Output, file: Path, name: str, standardisation: str | No
 @weights.command("export")
 @click.argument("model")
 @click.option("--out", "file", type=PATH, required=True, help="FILE.onnx, FILE.xml (OpenVINO, with FILE.bin) or FILE.keras.")
-@click.option("--flip", is_flag=True, help="Average each crop with its mirror image.")
+@views_option
 @common
-def weights_export(out: Output, model: str, file: Path, flip: bool) -> None:
+def weights_export(out: Output, model: str, file: Path, views: str) -> None:
     """Write MODEL (a known name or a model's folder) as one file for other programs, which need no code of ours.
 
     It takes crops uint8 (n, 160, 160, 3) RGB as `align` makes them and gives unit vectors float32 (n, d): standardisation and the joining
@@ -116,7 +116,7 @@ def weights_export(out: Output, model: str, file: Path, flip: bool) -> None:
     from embedder.weights import open_model
 
     opened = open_model(model)
-    spec = replace(opened.spec, flip=flip or opened.spec.flip)
+    spec = opened.spec.with_views(views)
     files = export(replace(opened, spec=spec), file)
     text = f"{' and '.join(map(str, files))}: crops uint8 (n, 160, 160, 3) -> unit vectors float32 (n, {spec.dimension})"
     out.result({"files": [str(f) for f in files], "spec": asdict(spec)}, text)
@@ -239,7 +239,7 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
 @click.argument("source", type=PATH)
 @click.option("--model", default="msceleb", show_default=True, help="msceleb, casia, duo, or the folder of a trained model.")
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
-@click.option("--flip", is_flag=True, help="Average each crop with its mirror image; twice the time.")
+@views_option
 @click.option("--all-faces", is_flag=True, help="A row for every face; face 0 keeps the folder's name.")
 @click.option("--no-crops", is_flag=True, help="Leave the crops out of the rows.")
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows.")
@@ -247,14 +247,14 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
 @click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed.")
 @computing
 @common
-def embed(out: Output, source: Path, model: str, folder: Path, flip: bool, all_faces: bool, no_crops: bool, metadata: Path | None,
+def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_faces: bool, no_crops: bool, metadata: Path | None,
           prune: bool, strict: bool, compute: Compute) -> None:  # fmt: skip
     """Unit vectors of SOURCE (photos, a CSV, or crops from `align`) to Parquet; a row for every photo."""
     import workflows
     from embedder.pipeline import Options
 
     options = Options(all_faces=all_faces, keep_crops=not no_crops, prune=prune)
-    embedder = workflows.make_embedder(model, compute, flip, out.say)
+    embedder = workflows.make_embedder(model, compute, views, out.say)
     with out.progress("embed") as tick:
         summary = workflows.embed(source, folder, embedder, options, metadata, tick)
     out.summary(summary, strict)

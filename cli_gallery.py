@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from console import PATH, Output, common, computing
+from console import PATH, Output, common, computing, views_option
 from embedder.compute import Compute
 from embedder.errors import InputError
 
@@ -259,17 +259,17 @@ def export(out: Output, name: str, folder: Path, crops: bool) -> None:
 @click.command()
 @NAME
 @click.option("--model", required=True, help="msceleb, casia, duo, or the folder of a trained model.")
-@click.option("--flip", is_flag=True, help="Average each crop with its mirror image.")
+@views_option
 @click.option("--report", type=PATH, help="Write who would be answered differently, as JSON.")
 @click.option("--no-switch", is_flag=True, help="Stop after the report; the same command without it switches.")
 @computing
 @common
-def reembed(out: Output, name: str, model: str, flip: bool, report: Path | None, no_switch: bool, compute: Compute) -> None:
+def reembed(out: Output, name: str, model: str, views: str, report: Path | None, no_switch: bool, compute: Compute) -> None:
     """Give an index another model, from its stored crops; the same command with the old one goes back."""
     import galleries
 
     with out.progress("reembed") as tick:
-        done, text = galleries.reembed(name, model, flip, report, not no_switch, compute, tick, out.say)
+        done, text = galleries.reembed(name, model, views, report, not no_switch, compute, tick, out.say)
     out.result(done, text)
 
 

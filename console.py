@@ -15,6 +15,7 @@ import click
 
 from embedder.compute import DEVICES, PRECISIONS, Compute
 from embedder.errors import InputError
+from embedder.spec import VIEWS
 
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -123,6 +124,15 @@ def at_least(least: int, value: int, option: str) -> int:
     if value < least:
         raise InputError(f"expected {option} of at least {least}, received {value}: give a larger one")
     return value
+
+
+def views_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--views: how often each network sees a crop."""
+    text = (
+        "What each network sees of a crop; vectors are averaged. mirror: its mirror image too, margins: a little more around the face too, "
+        "each twice the time; all: four times."
+    )
+    return click.option("--views", type=click.Choice(VIEWS), default=VIEWS[0], show_default=True, help=text)(command)
 
 
 def computing(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -78,7 +78,7 @@ def run(folder: Path, compute: Compute, say: Say) -> dict[str, Any]:
 
 
 def _score(crops: Path, model: str, vectors: Path, index: str, compute: Compute, say: Say) -> dict[str, Any]:
-    embedder = workflows.make_embedder(model, compute, False, say)
+    embedder = workflows.make_embedder(model, compute, "plain", say)
     workflows.embed(crops, vectors, embedder, Options(), None, _ignore)
     workflows.build_index(vectors, index, None, False, True)
     return evaluations.evaluate(index, vectors, compute=compute, say=say).result()

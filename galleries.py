@@ -178,7 +178,7 @@ def _rows_by_index(name: str, model: str | None, photos: Sequence[Path], compute
 def _rows_by_model(model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Row]:
     from embedder.photos import Decoder
 
-    embedder = make_embedder(model or "msceleb", compute, False, say, few=True)
+    embedder = make_embedder(model or "msceleb", compute, "plain", say, few=True)
     stage, rows = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)), []
     with Decoder() as decoder:
         for path in photos:
@@ -191,13 +191,13 @@ def _rows_by_model(model: str | None, photos: Sequence[Path], compute: Compute, 
 # another model --------------------------------------------------------------
 
 
-def reembed(name: str, reference: str, flip: bool, report: Path | None, do_switch: bool, compute: Compute, on_progress: OnProgress,
+def reembed(name: str, reference: str, views: str, report: Path | None, do_switch: bool, compute: Compute, on_progress: OnProgress,
             say: Say) -> tuple[dict[str, Any], str]:  # fmt: skip
     """Vectors by another model beside the gallery's own, the report of what changes, and the switch; stopped anywhere, it goes on."""
     from embedder.weights import open_model
 
     model = open_model(reference)
-    model = replace(model, spec=replace(model.spec, flip=flip or model.spec.flip))
+    model = replace(model, spec=model.spec.with_views(views))
     with open_gallery(name, write=True) as gallery:
         switch.prepare(gallery, model.spec.with_crop(gallery.spec))
         _embed_missing(gallery, model, compute, on_progress, say)

@@ -45,12 +45,12 @@ def make_detector(settings: Mapping[str, Any], compute: Compute = ANYWHERE) -> D
     return MtcnnDetector(settings.get("min_face", MIN_FACE), settings.get("max_side", MAX_SIDE), compute)
 
 
-def make_embedder(reference: str, compute: Compute, flip: bool, say: Say, few: bool = False) -> Embedder:
+def make_embedder(reference: str, compute: Compute, views: str, say: Say, few: bool = False) -> Embedder:
     """The model called `reference`, ready to run, for a few photos sooner; says what runs where."""
     from embedder.weights import open_model
 
     model = open_model(reference)
-    return load_embedder(replace(model, spec=replace(model.spec, flip=flip or model.spec.flip)), compute, say, few)
+    return load_embedder(replace(model, spec=model.spec.with_views(views)), compute, say, few)
 
 
 def load_embedder(model, compute: Compute, say: Say, few: bool = False) -> Embedder:
@@ -174,7 +174,7 @@ class ProbeReader:
 
         wanted = self._searcher.spec
         model = open_spec(wanted) if self._reference is None else open_model(self._reference)
-        spec = replace(model.spec, flip=wanted.flip, crop=wanted.crop, colour=wanted.colour)
+        spec = replace(model.spec, flip=wanted.flip, margins=wanted.margins, crop=wanted.crop, colour=wanted.colour)
         self.check_spec(spec)
         return replace(model, spec=spec)
 

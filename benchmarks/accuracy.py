@@ -72,7 +72,7 @@ class Bench:
         return np.isin(np.arange(len(self.rows)), indices)
 
     def vectors(self, title: str, wanted: np.ndarray, reference: str | None = None) -> Systems:
-        """By system, float32 (n, d), zeros but for the photos wanted, bool (n,): the model of this title, or the reference in WORK's."""
+        """By the system that training starts from, float32 (n, d), zeros but for the photos wanted, bool (n,): the model of this title, or the reference in WORK's."""
         spec = open_model(reference or str(self.work / title)).spec
         if title.startswith("plain"):
             spec = replace(spec, parts=tuple(replace(part, zoom=1.0, weight=1.0) for part in spec.parts))
@@ -85,11 +85,11 @@ class Bench:
                 some = places[i : i + 256]
                 found[some] = embed(np.stack([align.plain(self.rows[k].crop or b"", self.data.spec.crop) for k in some]))
             np.save(path, found)
-        whole = np.load(path)
+        whole, begun = np.load(path), open_model(self.source).spec
         if len(spec.parts) == 1:
-            return {spec.parts[0].name: whole}
+            return {begun.model_name: whole}
         splits = np.split(whole, np.cumsum([part.dimension for part in spec.parts])[:-1], axis=1)
-        return {part.name: unit(x) for part, x in zip(spec.parts, splits, strict=True)} | {spec.model_name: whole}
+        return {part.name: unit(x) for part, x in zip(begun.parts, splits, strict=True)} | {begun.model_name: whole}
 
     def before(self, setting: str, wanted: np.ndarray) -> dict[str, Systems]:
         """Of the model that is trained, and of the same without zoom and weights, as its networks came."""

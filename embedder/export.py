@@ -1,6 +1,6 @@
 """A model as one file for other programs: uint8 RGB crops (n, 160, 160, 3) -> float32 unit vectors (n, d), n as it comes.
 
-Standardisation, flip averaging and the joining of several networks are inside, so that nobody can leave them out, and so is the contract.
+Standardisation, the averaging of views and the joining of several networks are inside, so that nobody can leave them out, and so is the contract.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,18 +99,19 @@ def lay(make: Format, model: Model) -> Any:
     vectors = []
     for i, part in enumerate(model.spec.parts):
         network = make.network(model.arrays(i), f"network_{i}")
-        x = make.unit(network(_seen(make, make.crops, part)))
-        if model.spec.flip:
-            mirrored = _seen(make, make.mirror(make.crops), part)
-            x = make.unit(make.add(x, make.unit(network(mirrored))))
+        views = [
+            make.unit(network(_seen(make, make.mirror(make.crops) if mirrored else make.crops, part, zoom)))
+            for zoom, mirrored in model.spec.views(part)
+        ]
+        x = views[0] if len(views) == 1 else make.unit(reduce(make.add, views))
         vectors.append(x if part.weight == 1 else make.scale(x, part.weight))
     return vectors[0] if len(vectors) == 1 else make.unit(make.join(vectors))
 
 
-def _seen(make: Format, crops: Any, part: Part) -> Any:
+def _seen(make: Format, crops: Any, part: Part, zoom: float) -> Any:
     """What a network is given of crops, as `runtime.seen`."""
-    if part.zoom != 1:
-        low, share = sampling(INPUT_SIZE, part.zoom)
+    if zoom != 1:
+        low, share = sampling(INPUT_SIZE, zoom)
         matrix, place = np.zeros((INPUT_SIZE, INPUT_SIZE), np.float32), np.arange(INPUT_SIZE)
         matrix[low, place], matrix[low + 1, place] = 1 - share, share
         crops = make.along(make.along(crops, matrix, 1), matrix, 2)

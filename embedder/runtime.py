@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import openvino
 
 BATCH = 8  # as fast as 32 on CPUs, and little is lost on a few faces
-Network = Callable[[np.ndarray], np.ndarray]
+Network = Callable[..., np.ndarray]  # uint8 (n, 160, 160, 3), and another zoom than its own -> float32 (n, d) of any length
 _loading = Lock()
 
 
@@ -62,9 +62,9 @@ def sampling(size: int, zoom: float) -> tuple[np.ndarray, np.ndarray]:
     return low, (at - low).astype(np.float32)
 
 
-def seen(crops: np.ndarray, part: Part) -> np.ndarray:
-    """uint8 (n, s, s, 3) -> float32: what a network is given of crops."""
-    return standardise(middle(crops, part.zoom), part.standardisation)
+def seen(crops: np.ndarray, part: Part, zoom: float | None = None) -> np.ndarray:
+    """uint8 (n, s, s, 3) -> float32: what a network is given of crops; another zoom than its own may be given."""
+    return standardise(middle(crops, zoom or part.zoom), part.standardisation)
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -74,14 +74,14 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def on_openvino(arrays: Mapping[str, np.ndarray], part: Part, precision: str, quantisation: Quantisation = FLOAT) -> Network:
-    """A network on the CPU: uint8 (n, 160, 160, 3) -> float32 (n, d), of any length. quantisation: what 'int8' needs."""
+    """A network on the CPU. quantisation: what 'int8' needs."""
     from embedder.network_openvino import build
 
     engine = OpenvinoEngine(lambda: build(arrays, BATCH, quantisation), "f32" if precision == "int8" else precision)
 
-    def run(crops: np.ndarray) -> np.ndarray:
+    def run(crops: np.ndarray, zoom: float = part.zoom) -> np.ndarray:
         filled = filled_up(crops, BATCH)
-        batches = [(seen(filled[i : i + BATCH], part),) for i in range(0, len(filled), BATCH)]
+        batches = [(seen(filled[i : i + BATCH], part, zoom),) for i in range(0, len(filled), BATCH)]
         return np.concatenate(engine(batches))[: len(crops)]
 
     return run
@@ -132,8 +132,12 @@ class Embedder:
             kept = Kept(stored_file(part).parent, f"one-{self.compute.precision}", part.sha256)
             engine = OpenvinoEngine(lay, self.compute.precision, 1, kept)
             verified.result()
-        # NumPy sums a single row in another order
-        return lambda crops: in_batches(engine, (seen(filled_up(crops, 2), part)[: len(crops)],), 1)
+
+        def run(crops: np.ndarray, zoom: float = part.zoom) -> np.ndarray:
+            several = filled_up(crops, 2)  # NumPy sums a single row in another order
+            return in_batches(engine, (seen(several, part, zoom)[: len(crops)],), 1)
+
+        return run
 
     def _on_gpu(self, model: Model, i: int, part: Part) -> Network:
         from embedder import runtime_tensorflow
@@ -145,11 +149,14 @@ class Embedder:
         if not len(crops):
             return np.empty((0, self.spec.dimension), np.float32)
         self.load()
-        vectors = [unit(network(crops)) for network in self._networks]
-        if self.spec.flip:
-            vectors = [unit(x + unit(network(crops[:, :, ::-1]))) for x, network in zip(vectors, self._networks, strict=True)]
-        weighted = [part.weight * x for part, x in zip(self.spec.parts, vectors, strict=True)]
+        each = zip(self._networks, self.spec.parts, strict=True)
+        weighted = [part.weight * self._averaged(network, part, crops) for network, part in each]
         return unit(np.concatenate(weighted, axis=1)).astype(np.float32)
+
+    def _averaged(self, network: Network, part: Part, crops: np.ndarray) -> np.ndarray:
+        """One network's unit vectors (n, d) of crops, over its views."""
+        views = [unit(network(crops[:, :, ::-1] if mirrored else crops, zoom)) for zoom, mirrored in self.spec.views(part)]
+        return views[0] if len(views) == 1 else unit(np.sum(views, axis=0))
 
     @property
     def where(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 import tensorflow as tf
@@ -41,19 +42,22 @@ def middle(crops: tf.Tensor, zoom: float) -> tf.Tensor:
     return x
 
 
-def seen(crops: tf.Tensor, part: Part) -> tf.Tensor:
-    """uint8 or float (n, s, s, 3) in 0..255 -> float32: what a network is given of crops."""
-    return standardise(middle(crops, part.zoom), part.standardisation)
+def seen(crops: tf.Tensor, part: Part, zoom: float | None = None) -> tf.Tensor:
+    """uint8 or float (n, s, s, 3) in 0..255 -> float32: what a network is given of crops; another zoom than its own may be given."""
+    return standardise(middle(crops, zoom or part.zoom), part.standardisation)
 
 
-def compiled(arrays: Mapping[str, np.ndarray], part: Part, device: str) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 (n, 160, 160, 3) -> float32 (n, d), of any length, in batches of one fixed shape."""
+def compiled(arrays: Mapping[str, np.ndarray], part: Part, device: str) -> Callable[..., np.ndarray]:
+    """A `runtime.Network`, which runs in batches of one fixed shape."""
     with tf.device(device):
         net = network.load(dict(arrays))
 
-    @tf.function(input_signature=[tf.TensorSpec((BATCH, INPUT_SIZE, INPUT_SIZE, 3), tf.uint8)])
-    def run(crops: tf.Tensor) -> tf.Tensor:
-        return net(seen(crops, part), training=False)
+    @cache
+    def engine(zoom: float) -> TensorflowEngine:
+        @tf.function(input_signature=[tf.TensorSpec((BATCH, INPUT_SIZE, INPUT_SIZE, 3), tf.uint8)])
+        def run(crops: tf.Tensor) -> tf.Tensor:
+            return net(seen(crops, part, zoom), training=False)
 
-    engine = TensorflowEngine(run, device)
-    return lambda crops: in_batches(engine, (crops,), BATCH)
+        return TensorflowEngine(run, device)
+
+    return lambda crops, zoom=part.zoom: in_batches(engine(zoom), (crops,), BATCH)

@@ -10,6 +10,7 @@ from typing import Any
 from embedder.errors import DataError, InputError
 
 INPUT_SIZE = 160
+VIEWS = "plain", "mirror", "margins", "all"  # of one crop, whose vectors are averaged
 STANDARDISATIONS = ("fixed", "per_image")
 
 
@@ -77,6 +78,7 @@ class FaceSpec:
     crop: CropRule = CropRule()
     colour: str = "RGB"
     flip: bool = False  # the mirror image's vector is added before the length is made 1
+    margins: bool = False  # so is that of the crop seen with half the zoom, where a network zooms
     detector: dict[str, Any] = field(default_factory=dict)
     runtime: str = ""
     precision: str = ""
@@ -84,6 +86,17 @@ class FaceSpec:
     @property
     def dimension(self) -> int:
         return sum(p.dimension for p in self.parts)
+
+    def views(self, part: Part) -> list[tuple[float, bool]]:
+        """(zoom, mirrored): how a network sees each crop; the unit vectors are added."""
+        zooms = [part.zoom, (1 + part.zoom) / 2] if self.margins and part.zoom > 1 else [part.zoom]
+        return [(zoom, mirrored) for zoom in zooms for mirrored in ((False, True) if self.flip else (False,))]
+
+    def with_views(self, which: str) -> FaceSpec:
+        """This contract with more views of each crop, one of VIEWS; raises InputError for margins where no network zooms."""
+        if which == "margins" and not any(part.zoom > 1 for part in self.parts):
+            raise InputError(f"expected a model that zooms for --views margins, {self.model_name} sees whole crops: take plain or mirror")
+        return replace(self, flip=self.flip or which in ("mirror", "all"), margins=self.margins or which in ("margins", "all"))
 
     @property
     def fingerprint(self) -> str:
@@ -101,6 +114,8 @@ class FaceSpec:
             "colour order": self.colour,
             "flip averaging": self.flip,
         }
+        if self.margins:
+            fields["margins averaging"] = True
         for i, part in enumerate(self.parts):
             fields[f"weights {i}"] = part.sha256
             fields[f"dimension {i}"] = part.dimension

@@ -43,7 +43,7 @@ def vectors(photos, tmp_path_factory) -> Path:
     from workflows import embed, make_embedder
 
     folder = tmp_path_factory.mktemp("vectors") / "v"
-    embed(photos, folder, make_embedder("msceleb", Compute(), False, lambda line: None), Options(), None, lambda done, total: None)
+    embed(photos, folder, make_embedder("msceleb", Compute(), "plain", lambda line: None), Options(), None, lambda done, total: None)
     return folder
 
 

@@ -21,7 +21,7 @@ from embedder.runtime import Embedder
 from embedder.spec import FaceSpec
 
 LEAST_COSINE = 0.99999
-MODELS = {"msceleb": False, "duo": True}  # and whether mirror images are averaged in: both standardisations, batch norm live and folded
+MODELS = {"msceleb": "plain", "duo": "all"}  # and their views: both standardisations, batch norm live and folded
 LOAD_KERAS = """
 import sys, keras, numpy as np
 model = keras.saving.load_model(sys.argv[1])
@@ -40,7 +40,7 @@ def images(crops) -> np.ndarray:
 @pytest.fixture(scope="module", params=MODELS)
 def model(request) -> weights.Model:
     found = weights.open_model(request.param)
-    return replace(found, spec=replace(found.spec, flip=MODELS[request.param]))
+    return replace(found, spec=found.spec.with_views(MODELS[request.param]))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_file_that_is_there_and_an_unknown_suffix_are_refused(tmp_path):
 
 def test_the_command_takes_the_folder_of_a_model_too(run, tmp_path):
     weights.write_model(tmp_path / "MODEL", weights.open_model("casia").spec)
-    done = run("weights", "export", tmp_path / "MODEL", "--flip", "--out", tmp_path / "m.onnx", "--json")
+    done = run("weights", "export", tmp_path / "MODEL", "--views", "mirror", "--out", tmp_path / "m.onnx", "--json")
     assert done.code == 0, done.err
     said = json.loads(done.out)
     assert said["files"] == [str(tmp_path / "m.onnx")] and said["spec"]["flip"] is True

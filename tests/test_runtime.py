@@ -8,7 +8,8 @@ from PIL import Image
 
 from embedder import runtime_tensorflow, weights
 from embedder.compute import Compute
-from embedder.runtime import Embedder, middle, standardise, unit
+from embedder.errors import InputError
+from embedder.runtime import Embedder, middle, on_openvino, standardise, unit
 
 EXACT = Compute("cpu", "f32")
 
@@ -54,6 +55,33 @@ def test_vectors_have_length_1_and_do_not_depend_on_the_batch(crops):
 def test_duo_is_the_weighted_unit_length_concatenation(crops, duo):
     first, second = (Embedder(weights.open_model(name))(crops) for name in ("msceleb", "casia"))
     assert np.abs(duo - np.concatenate([first, 0.7 * second], axis=1) / np.sqrt(1.49)).max() < 1e-6
+
+
+def test_margins_average_half_the_zoom_where_a_network_zooms(crops, duo):
+    model = weights.open_model("msceleb")
+    part = model.spec.parts[0]
+    less = replace(model, spec=replace(model.spec, parts=(replace(part, zoom=1 + (part.zoom - 1) / 2),)))
+    expected = unit(sum(Embedder(m, EXACT)(x) for m in (model, less) for x in (crops[:4], crops[:4, :, ::-1])))
+    for few in (False, True):
+        found = Embedder(replace(model, spec=model.spec.with_views("all")), EXACT, few)(crops[:4])
+        assert np.abs(found - expected).max() < 1e-5
+    both = weights.open_model("duo")
+    found = Embedder(replace(both, spec=both.spec.with_views("margins")))(crops)
+    assert np.abs(unit(found[:, 128:]) - unit(duo[:, 128:])).max() < 1e-6 < np.abs(unit(found[:, :128]) - unit(duo[:, :128])).max()
+
+
+def test_margins_need_a_network_that_zooms():
+    spec = weights.open_model("casia").spec
+    with pytest.raises(InputError, match="take plain or mirror"):
+        spec.with_views("margins")
+    assert spec.with_views("plain") == spec and spec.with_views("mirror").flip
+
+
+def test_tensorflow_sees_the_same_views(crops):
+    model = weights.open_model("msceleb")
+    run, part = runtime_tensorflow.compiled(model.arrays(0), model.spec.parts[0], "CPU:0"), model.spec.parts[0]
+    less = on_openvino(model.arrays(0), part, "f32")(crops[:3], 1.07)
+    assert np.abs(unit(run(crops[:3], 1.07)) - unit(less)).max() < 1e-5 < np.abs(unit(run(crops[:3])) - unit(less)).max()
 
 
 def test_flip_averages_the_mirror_image(crops):

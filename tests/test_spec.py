@@ -22,6 +22,7 @@ SPEC = FaceSpec(parts=(PART,))
         (replace(SPEC, crop=CropRule(face="first")), "which face"),
         (replace(SPEC, colour="BGR"), "colour order"),
         (replace(SPEC, flip=True), "flip averaging"),
+        (replace(SPEC, margins=True), "margins averaging"),
     ],
 )
 def test_what_changes_a_vector_changes_the_fingerprint_and_is_named(other, field):

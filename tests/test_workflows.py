@@ -19,7 +19,7 @@ def photos(att, tmp_path) -> Path:
         for number in range(1, 4):
             (folder := tmp_path / "photos" / f"s{person}").mkdir(parents=True, exist_ok=True)
             shutil.copy(att / f"s{person}" / f"{number}.pgm", folder)
-    embedder = workflows.make_embedder("msceleb", Compute(), False, quietly)
+    embedder = workflows.make_embedder("msceleb", Compute(), "plain", quietly)
     workflows.embed(tmp_path / "photos", tmp_path / "vectors", embedder, Options(), None, quietly)
     workflows.build_index(tmp_path / "vectors", "people", None, False, False)
     return tmp_path / "photos"

@@ -13,7 +13,7 @@ from embedder.compute import Compute  # noqa: E402
 from embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
 
 listing = listing_of(sys.argv[2:])
-embedder = workflows.make_embedder(sys.argv[1], Compute(), False, lambda line: None)
+embedder = workflows.make_embedder(sys.argv[1], Compute(), "plain", lambda line: None)
 stage = PhotoStage(embedder.spec, workflows.make_detector({}, embedder.compute), embedder, Options())
 scratch = Path(tempfile.mkdtemp())
 
