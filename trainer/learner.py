@@ -14,7 +14,7 @@ from embedder import network
 from embedder.runtime import unit
 from embedder.runtime_tensorflow import seen
 from embedder.spec import Part
-from trainer import forward, losses
+from trainer import forward, losses, replicas
 from trainer.batches import Photos, plain_crops
 from trainer.recipe import Stage
 
@@ -157,6 +157,7 @@ class Learner:
         self._gradients = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._values]
         self._averages = [tf.Variable(v, trainable=False) for v in self._values] if stage.average else []
         self._centres = tf.Variable(tf.zeros([labels, net.dimension]), trainable=False)
+        self._strategy = tf.distribute.get_strategy()
         self.optimiser = _optimiser(stage)
         self.optimiser.build(self.variables)
         self._accumulate = tf.function(self._add_gradients, reduce_retracing=True)
@@ -170,11 +171,12 @@ class Learner:
 
     def step(self, inputs: tf.Tensor, labels: np.ndarray, position: int, rate: float) -> Sums:
         """One batch, in micro-batches: crops (n, 160, 160, 3) or features (n, d), labels (n,), at a position of the stream."""
-        n, size, parts, sums = len(labels), self.stage.micro_batch, [], np.zeros(3)
+        n, parts, sums = len(labels), [], np.zeros(3)
         share = tf.constant(1 / n)
         labels = tf.constant(labels)
-        for i in range(0, n, size):
-            features, part = self._accumulate(inputs[i : i + size], labels[i : i + size], tf.constant(position + i, tf.int64), share)
+        for slices in replicas.shares(n, self.stage.micro_batch, self._strategy.num_replicas_in_sync):
+            each = [[x[s] for s in slices] for x in (inputs, labels)] + [[tf.constant(position + s.start, tf.int64) for s in slices]]
+            features, part = self._accumulate(*map(replicas.spread, each), share)
             parts.append(features)
             sums += part.numpy()
         l2, norm = (float(x) for x in self._decay())
@@ -189,7 +191,17 @@ class Learner:
         return Sums(loss, float(sums[0]) / n, int(sums[2]), n)
 
     def _add_gradients(self, inputs: tf.Tensor, labels: tf.Tensor, position: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Adds a micro-batch's gradients; returns its features after dropout, and summed (cross-entropy, center loss, correct)."""
+        """Adds the gradients of a micro-batch on each device; returns all features after dropout, and what `_differentiate` sums up."""
+        features, sums, gradients = self._strategy.run(self._differentiate, args=(inputs, labels, position, share))
+        of_each = self._strategy.experimental_local_results
+        for total, gradient in zip(self._gradients, gradients, strict=True):
+            total.assign_add(of_each(gradient)[0])
+        return tf.concat(of_each(features), axis=0), of_each(sums)[0]
+
+    def _differentiate(
+        self, inputs: tf.Tensor, labels: tf.Tensor, position: tf.Tensor, share: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """A micro-batch's features after dropout, and over all devices (cross-entropy, center loss, correct) and the gradients."""
         trains_all = self.stage.trains == "all"
         before = None if trains_all else self._features(inputs, position)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -203,10 +215,9 @@ class Learner:
             if self.stage.center_loss:
                 center = self.stage.center_loss * tf.reduce_sum(losses.center_distance(features, labels, self._centres))
             loss = share * (cross_entropy + center)
-        for total, gradient in zip(self._gradients, tape.gradient(loss, self._values), strict=True):
-            total.assign_add(gradient)
         correct = tf.reduce_sum(tf.cast(right, tf.float32))
-        return features, tf.stack([cross_entropy, center, correct])
+        sums, *gradients = replicas.summed([tf.stack([cross_entropy, center, correct]), *tape.gradient(loss, self._values)])
+        return features, sums, gradients
 
     def _features(self, inputs: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         if inputs.shape.rank == 2:
@@ -227,11 +238,16 @@ class Learner:
 
     def _move(self, average: tf.Tensor) -> None:
         """The optimiser's step, then the averages; the gradients start anew."""
-        self.optimiser.apply([tf.convert_to_tensor(g) for g in self._gradients], self.variables)
+        self._strategy.run(self._apply)
         for mean, value in zip(self._averages, self._values, strict=bool(self._averages)):
             mean.assign_sub((1 - average) * (mean - value))
         for gradient in self._gradients:
             gradient.assign(tf.zeros_like(gradient))
+
+    def _apply(self) -> None:
+        """On each device; Keras adds up what they bring."""
+        share = 1 / self._strategy.num_replicas_in_sync
+        self.optimiser.apply([share * tf.convert_to_tensor(g) for g in self._gradients], self.variables)
 
     def _move_centres(self, features: tf.Tensor, labels: tf.Tensor) -> None:
         moved = losses.move_centres(

@@ -28,7 +28,7 @@ from embedder.compute import Compute, cores
 from embedder.errors import DataError, InputError, from_os_error
 from embedder.spec import FaceSpec, Part
 from embedder.table import drop_stale_temporaries, make_folder
-from trainer import batches, record
+from trainer import batches, record, replicas
 from trainer.batches import Data
 from trainer.recipe import Recipe
 from trainer.stages import Progress, Run, Trained
@@ -62,13 +62,13 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
             say(f"{out} is complete: this run has been done before, nothing to do")
             return done
         with _locked(_prepared(out, given, data)):
-            _announce(model, recipe, data, compute, say)
+            names = replicas.devices(compute.device, recipe.live_batch_norm)
+            _announce(model, recipe, data, compute, names, say)
             keras.utils.set_random_seed(seed)
             tf.config.experimental.enable_op_determinism()
-            with tf.device(compute.device):
-                trained = _train_parts(model, recipe, data, seed, compute, keep_run, out, say)
+            trained = _train_parts(model, recipe, data, seed, compute, names, keep_run, out, say)
             paths = {"crops": str(crops), "validate": str(validate) if validate else None}
-            head = {"arguments": given, **paths, "source": source, "device": compute.device, "keep_run": keep_run}
+            head = {"arguments": given, **paths, "source": source, "device": " ".join(names), "keep_run": keep_run}
             return _finish(out, model.spec, trained, data, recipe, head, say)
     except OSError as error:
         raise from_os_error(error) from error
@@ -80,9 +80,9 @@ def _check_batch_norm(model: weights.Model, recipe: Recipe) -> None:
             raise InputError(f"expected weights with live batch norm for {recipe.name}, {part.name} has it folded: use another recipe")
 
 
-def _announce(model: weights.Model, recipe: Recipe, data: Data, compute: Compute, say: Say) -> None:
+def _announce(model: weights.Model, recipe: Recipe, data: Data, compute: Compute, names: list[str], say: Say) -> None:
     say(
-        f"training {model.spec.model_name} with {recipe.name} on {compute.device} (TensorFlow {tf.__version__}, {compute.precision}, {cores()} cores): "
+        f"training {model.spec.model_name} with {recipe.name} on {' '.join(names)} (TensorFlow {tf.__version__}, {compute.precision}, {cores()} cores): "
         f"{len(data.train):,} photos of {len(data.train.people):,} people; {data.why}"
     )
     if data.validation is None and recipe.pull_back < 1:
@@ -150,8 +150,8 @@ def _locked(run: Path) -> Iterator[None]:
 # the parts ------------------------------------------------------------------
 
 
-def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, compute: Compute, keep: bool, out: Path,
-                 say: Say) -> list[Trained]:  # fmt: skip
+def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, compute: Compute, names: list[str], keep: bool,
+                 out: Path, say: Say) -> list[Trained]:  # fmt: skip
     trained: list[Trained] = []
     for i, part in enumerate(model.spec.parts):
         folder = make_folder(out / "run" / f"part-{i}")
@@ -162,7 +162,8 @@ def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, co
 
         done = _read_done(folder)
         if done is None:
-            done = Run(folder, part, model.arrays(i), recipe, data, seed, keep, say, report, compute).train()
+            with replicas.placed(names):
+                done = Run(folder, part, model.arrays(i), recipe, data, seed, keep, say, report, compute).train()
             record.write_json(folder / "done.json", asdict(done))
             keras.backend.clear_session()
         trained.append(done)

@@ -1,0 +1,80 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedder import architecture, weights
+from tests import crops
+from trainer import replicas
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TRAIN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from embedder import architecture, quiet
+quiet.import_tensorflow()
+import tensorflow as tf
+cpu, *_ = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[4]))
+from embedder.compute import Compute
+from tests import crops
+from trainer import recipe
+from trainer.train import train
+architecture.lay = crops.tiny_lay
+chosen = recipe.read(sys.argv[5])
+how = {"epochs": 2, "steps": 3, "batch": 12, "micro_batch": 6, "center_loss": 0.01, "views": 2}
+stages = tuple(replace(stage, **how, learning_rate=0.01 / 10**i) for i, stage in enumerate(chosen.stages))
+train(Path(sys.argv[1]), replace(chosen, stages=stages), sys.argv[2], Path(sys.argv[3]), compute=Compute("cpu", "f32"), say=print)
+"""
+
+
+@pytest.mark.parametrize("n, most", [(64, 32), (64, 20), (7, 3), (5, 100)])
+@pytest.mark.parametrize("devices", [1, 2, 3, 5])
+def test_shares_cover_a_batch_in_order_a_slice_for_each_device(n, most, devices):
+    rounds = replicas.shares(n, most, devices)
+    assert [i for each in rounds for s in each for i in range(n)[s]] == list(range(n))
+    assert all(len(each) == devices and all(1 <= s.stop - s.start <= most for s in each) for each in rounds)
+
+
+def test_even_shares_are_one_devices_micro_batches():
+    assert [s for each in replicas.shares(96, 16, 3) for s in each] == [s for (s,) in replicas.shares(96, 16, 1)]
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path) -> str:
+    """A stored model of four convolutions; its sha256."""
+    monkeypatch.setattr(architecture, "lay", crops.tiny_lay)
+    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    return weights.store_part(crops.random_arrays(), "tiny", "fixed").sha256
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return crops.write(tmp_path / "crops", [crops.row(p, 0) for p in range(12)])
+
+
+def trained(data: Path, start: str, out: Path, devices: int, recipe: str) -> tuple[str, dict[str, np.ndarray]]:
+    """The devices that the run names, and the network's weights."""
+    command = [sys.executable, "-c", TRAIN, data, start, out, devices, recipe]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    device = json.loads((out / "record.json").read_text())["device"]
+    assert f" on {device} (" in done.stdout
+    return device, weights.open_model(str(out)).arrays(0)
+
+
+def test_two_devices_train_as_one_does(start, data, tmp_path):
+    """Two logical CPUs take the micro-batches that one takes after each other, so only the order of sums differs; Adam enlarges that."""
+    (_, one), (device, two) = (trained(data, start, tmp_path / str(n), n, "quick") for n in (1, 2))
+    assert device == "CPU:0 CPU:1"
+    begun = weights.open_model(start).arrays(0)
+    moved = max(np.abs(one[k] - begun[k]).max() for k in one)
+    assert max(np.abs(one[k] - two[k]).max() for k in one) < 1e-3 * moved
+
+
+def test_live_batch_norm_keeps_to_the_first_device(start, data, tmp_path):
+    assert trained(data, start, tmp_path / "out", 2, "homework")[0] == "CPU:0"

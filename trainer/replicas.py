@@ -1,0 +1,47 @@
+"""Several GPUs at once: each holds the network and takes a share of every batch; gradients are added up (tf.distribute.MirroredStrategy)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import tensorflow as tf
+
+
+def devices(device: str, live_batch_norm: bool) -> list[str]:
+    """All devices of the kind of 'CPU:0' or 'GPU:0'; only that one where batch norm is live, since each would move its statistics alone."""
+    kind, _, _ = device.partition(":")
+    return [device] if live_batch_norm else [d.name.removeprefix("/device:") for d in tf.config.list_logical_devices(kind)]
+
+
+@contextmanager
+def placed(names: list[str]) -> Iterator[None]:
+    """Variables that are made within lie on these devices, a copy on each; what is computed within runs there."""
+    if len(names) == 1:
+        with tf.device(names[0]):
+            yield
+    else:
+        with tf.distribute.MirroredStrategy(names).scope():
+            yield
+
+
+def shares(n: int, most: int, devices: int) -> list[list[slice]]:
+    """n photos in rounds of one slice a device, each of `most` photos or fewer; a round that cannot give each device one is an error."""
+    if devices == 1:
+        return [[slice(i, min(i + most, n))] for i in range(0, n, most)]
+    rounds = -(-n // (most * devices))
+    bounds = np.linspace(0, n, rounds * devices + 1).astype(int).tolist()
+    slices = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [slices[i : i + devices] for i in range(0, len(slices), devices)]
+
+
+def spread(values: list[tf.Tensor]) -> tf.Tensor:
+    """One value for each device of the strategy in force."""
+    strategy = tf.distribute.get_strategy()
+    return strategy.experimental_distribute_values_from_function(lambda context: values[context.replica_id_in_sync_group])
+
+
+def summed(values: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Over all devices; called on each."""
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
