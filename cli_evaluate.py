@@ -15,6 +15,7 @@ from embedder.compute import Compute
 from embedder.errors import InputError
 
 RANKS_SHOWN = (1, 5, 10, 20)
+LEAST_SCORE = -2.0  # scores are cosines, of centred vectors a little beyond -1
 
 
 @click.command()
@@ -109,7 +110,8 @@ def lines_of(result: dict[str, Any]) -> Iterator[str]:
 
 
 def rate_line(rate: dict[str, Any], strangers: int) -> str:
-    text = f"DIR {rate['dir']:.4f} at FPIR {rate['fpir']:g}  {between(rate['interval'])}, from {rate['threshold']:.4f} on"
+    start = f"{rate['threshold']:.4f}" if rate["threshold"] >= LEAST_SCORE else "any score"  # below it: of strangers without a face
+    text = f"DIR {rate['dir']:.4f} at FPIR {rate['fpir']:g}  {between(rate['interval'])}, from {start} on"
     if rate["fpir"] * strangers < 1:
         return f"{text}: {strangers} strangers are too few for this rate, none of them may reach it"
     return f"{text}, which {rate['false_positives']} strangers' photos reach"

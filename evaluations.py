@@ -13,11 +13,12 @@ import numpy as np
 from embedder import trained_on
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
+from embedder.names import spelling_notes
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, is_data_set
 from indexer import subsets
 from indexer.crossed import Crossed, crossed
-from indexer.evaluate import RANKS, Answer, Comparison, Evaluation, Group, by_group, compare_evaluations, spelt_otherwise, write_predictions
+from indexer.evaluate import RANKS, Answer, Comparison, Evaluation, Group, by_group, compare_evaluations, write_predictions
 from indexer.metrics import Paired
 from indexer.subsets import Outcome, Photos
 from indexer.verification import Verification, compare_folds, read_pairs, verify_folds
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from embedder.pipeline import OnProgress
     from indexer.faces import Face
     from indexer.search import Searcher
-
-SHOWN = 3  # names of a warning
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,8 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
         comparison = _compared(evaluation, source, split, wanted, compute, on_progress, say) if wanted.against else None
         seen, warnings = _seen(searcher.spec, model, evaluation)
         warnings += _enrolled_strangers(found, strangers, evaluation)
-        warnings += _spellings(searcher, [a.identity for a in evaluation.strangers if a.identity])
+        names = [a.identity for a in evaluation.strangers if a.identity]
+        warnings += spelling_notes(names, [name for name, _ in searcher.gallery.list_people()])
         measured = Measured(
             name, split, searcher.gallery.faces, found, evaluation, groups, sizes, photos, wanted.against, comparison, seen, warnings, pairs
         )
@@ -229,14 +229,6 @@ def _enrolled_strangers(found: Sequence[Answer], strangers: Sequence[Answer], ev
     counted = len(evaluation.strangers) + len(evaluation.probes) - sum(a.identity is not None for a in found)
     left = len(strangers) - counted
     return [f"{left} photos given as strangers are of enrolled people and were left out"] if left else []
-
-
-def _spellings(searcher: Searcher, names: list[str]) -> list[str]:
-    twins = spelt_otherwise(names, [name for name, _ in searcher.gallery.list_people()])
-    if not twins:
-        return []
-    shown = ", ".join(f"{a!r} and {b!r}" for a, b in twins[:SHOWN])
-    return [f"{len(twins)} names differ only by case or form and count as different people, such as {shown}: `rename` one if they are one"]
 
 
 # pairs ----------------------------------------------------------------------

@@ -18,6 +18,7 @@ from embedder import align as crops_of
 from embedder import trained_on
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
+from embedder.names import spelling_notes
 from embedder.photos import Listing, is_outside, list_photos
 from embedder.pipeline import OnProgress, Options, PhotoStage
 from embedder.redact import drop_rows
@@ -68,6 +69,7 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
         compute: Compute, on_progress: OnProgress, say: Say) -> dict[str, Any]:  # fmt: skip
     """Enrols photos, or the rows of a data set of vectors; what is enrolled already is passed over, unembedded."""
     with open_gallery(name, write=True) as gallery:
+        before = gallery.people
         if source.is_dir() and is_data_set(source):
             if metadata:
                 raise InputError("expected photos for --metadata, received vectors: give that option to `embed`")
@@ -76,7 +78,8 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
             done, left = _add_photos(gallery, list_photos(source, metadata), identity, split, readmit, model, compute, on_progress, say)
         _note_source(gallery, source)
         faces, people = gallery.faces, gallery.people
-    notes = [f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts]
+        spellings = spelling_notes([], [name for name, _ in gallery.list_people()]) if people > before else []
+    notes = [f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts] + spellings
     why = {"known already": done.again, "forgotten": done.forgotten, "another person's": len(done.conflicts), **left}
     text = f"{name}: {done.added} faces added, now {faces} of {people} people" + "".join(f"; {n} {what}" for what, n in why.items() if n)
     return {"index": name, **asdict(done), "left_out": left, "faces": faces, "people": people, "notes": notes, "text": text}
@@ -278,9 +281,10 @@ def _blocks(ids: list[int]) -> Iterator[list[int]]:
 
 def _held_out(searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], split: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Of held-out probes: the best score of each stranger, and of each enrolled person's the true person's (-inf where another came first)."""
-    strangers, genuine = [], []
+    strangers: list[float] = []
+    genuine: list[float] = []
     for source in sources:
-        wanted = split or default_split(splits_of(source), "probe")
+        wanted, before = split or default_split(splits_of(source), "probe"), len(strangers) + len(genuine)
         for probe, (hits, *_) in answered(searcher, reader.read(source, wanted), Question(k=1)):
             if not hits:
                 continue
@@ -289,6 +293,9 @@ def _held_out(searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], 
                 strangers.append(hits[0].score)
             else:
                 genuine.append(hits[0].score if hits[0].identity == truth else -np.inf)
+        if len(strangers) + len(genuine) == before:
+            where = f"{source}, split {wanted}" if wanted else source
+            raise DataError(f"expected probes with a face in {where}, found none: check --probes and --split")
     return np.array(strangers, np.float32), np.array(genuine, np.float32)
 
 

@@ -140,7 +140,7 @@ READERS: dict[str, Callable[[Path], Arrays]] = {
 def locate(path: Path) -> Path:
     """The file that is read for a path: of a checkpoint, which may be given by its prefix or by any of its files, the .index."""
     prefix = re.sub(r"\.(meta|data-\d{5}-of-\d{5})$", "", path.name)
-    index = path.with_name(f"{prefix}.index")
+    index = path.parent / f"{prefix}.index"
     return index if path.suffix not in READERS and index.is_file() else path
 
 

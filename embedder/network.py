@@ -81,7 +81,10 @@ def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
 def load(arrays: dict[str, np.ndarray]) -> keras.Model:
     """The network that fits these weights, loaded; raises ModelError where they are of something else."""
     if "Bottleneck/kernel" not in arrays:
-        raise ModelError("expected the weights of Inception-ResNet-v1, received none named 'Bottleneck/kernel': not these weights")
+        raise ModelError(
+            f"expected the weights of Inception-ResNet-v1, received {len(arrays)} arrays, none called 'Bottleneck/kernel': "
+            "not these weights, give a file of facenet or facenet-pytorch"
+        )
     model = build(arrays["Bottleneck/kernel"].shape[-1], is_folded(arrays))
     set_weights(model, arrays)
     return model

@@ -67,7 +67,9 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
 
 def _read_zip(path: Path) -> tuple[Any, dict[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
-        (pickled,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        pickled = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+        if pickled is None:
+            raise ModelError(f"expected a file of `torch.save`, {path} is another zip: save `model.state_dict()` with it")
         with archive.open(pickled) as stream:
             found, storages = _Machine(path).run(stream)
         content = {}
@@ -83,7 +85,7 @@ def _read_older(file: IO[bytes], path: Path) -> tuple[Any, dict[str, bytes]]:
     file.seek(0)
     start = [_Machine(path).run(file)[0] for _ in range(2)]
     if start != [MAGIC, PROTOCOL]:
-        raise ModelError(f"expected a file of `torch.save`, {path} is something else: not these weights")
+        raise ModelError(f"expected a file of `torch.save`, {path} is something else: save `model.state_dict()` with it")
     _Machine(path).run(file)  # of the system that it was saved on
     found, storages = _Machine(path).run(file)
     content = {}
@@ -134,7 +136,7 @@ class _Machine:
             case "MEMOIZE":
                 self._memo[len(self._memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET":
-                stack.append(self._memo[argument])
+                stack.append(self._memo[argument] if argument in self._memo else self._refuse("an object that it never made"))
             case "TUPLE":
                 stack.append(tuple(self._since_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedder.errors import DataError, GalleryError, from_os_error
+from embedder.names import spelling_notes
 from embedder.table import DataSet, Row, to_rows, vectors_of
 from indexer.choose import Wish, keep, wish_of
 from indexer.database import CIPHER_FILE, FILE, Damaged, remove_file
@@ -36,7 +37,7 @@ NOTES = 20  # conflicts that are spelt out
 
 @dataclass
 class Report:
-    """What a build did. `conflicts` and `notes` name people."""
+    """What a build did. `conflicts`, `spellings` and `notes` name people."""
 
     index: str
     changed: bool  # False: the index was there already, from the same inputs
@@ -56,16 +57,17 @@ class Report:
     encrypted: bool
     versions: dict[str, str]
     conflicts: list[Conflict] = field(default_factory=list)
+    spellings: list[str] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
-        """A line for each of the first conflicts."""
+        """A line for each of the first conflicts, and one where names are nearly the same."""
         lines = [
             f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not enrolled as {c.refused}'s: correct one of them"
             for c in self.conflicts[:NOTES]
         ]
         more = len(self.conflicts) - len(lines)
-        return lines + [f"and {more} more such faces"] * (more > 0)
+        return lines + [f"and {more} more such faces"] * (more > 0) + self.spellings
 
     @property
     def text(self) -> str:
@@ -254,5 +256,6 @@ def _report(gallery: Gallery, changed: bool, done: Added) -> Report:
         return Report(
             gallery.folder.name, changed, gallery.generation, gallery.faces, spec.dimension, gallery.people, made["kind"], made["reason"],
             recall=wish.recall, memory=wish.memory, centred=gallery.mean is not None, fingerprint=spec.fingerprint, inputs=gallery.needed_fact("inputs"),
-            encrypted=gallery.encrypted, versions=versions(), conflicts=done.conflicts, **json.loads(gallery.needed_fact("build")),
+            encrypted=gallery.encrypted, versions=versions(), conflicts=done.conflicts,
+            spellings=spelling_notes([], [name for name, _ in gallery.list_people()]), **json.loads(gallery.needed_fact("build")),
         )  # fmt: skip

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from embedder.errors import DataError
+from embedder.names import spelling_notes
 from embedder.table import Row, write_atomic
 from indexer import openset
 from indexer.faces import normal
@@ -88,8 +88,10 @@ class Evaluation:
         probes = [a for a in found if a.identity in enrolled]
         others = [a for a in found if a.identity and a.identity not in enrolled] + [a for a in strangers if a.identity not in enrolled]
         if not probes:
+            notes = spelling_notes([a.identity for a in found if a.identity], [name for name, _ in gallery.list_people()])
             raise DataError(
                 f"expected probes of people enrolled in {gallery.folder.name}, none of {len(found)} is: check the folder and --split"
+                + "".join(f"; {note}" for note in notes)
             )
         return cls(probes, others, gallery.people, seed)
 
@@ -253,22 +255,6 @@ def _matched(first: Sequence[Answer], second: Sequence[Answer]) -> list[tuple[An
 
 def _within(ranks: np.ndarray, k: int) -> np.ndarray:
     return (ranks > 0) & (ranks <= k)
-
-
-# names ----------------------------------------------------------------------
-
-
-def spelt_otherwise(names: Iterable[str], enrolled: Iterable[str]) -> list[tuple[str, str]]:
-    """Names and enrolled ones that differ only by case or by compatible characters: likely one person, counted as two."""
-    by_key: dict[str, list[str]] = {}
-    for name in enrolled:
-        by_key.setdefault(_folded(name), []).append(name)
-    twins = [(others[0], other) for others in by_key.values() for other in others[1:]]
-    return twins + [(name, other) for name in dict.fromkeys(names) for other in by_key.get(_folded(name), [])[:1] if other != name]
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 # predictions ----------------------------------------------------------------

@@ -24,7 +24,7 @@ PARTS = (
 # part -> what it may import of ours
 ALLOWED = {
     "embedder": ("embedder",),
-    "indexer": ("indexer", "embedder.spec", "embedder.table", "embedder.errors"),
+    "indexer": ("indexer", "embedder.spec", "embedder.table", "embedder.errors", "embedder.names"),
     "trainer": ("trainer", "embedder", "indexer.metrics"),
     "pictures": ("embedder", "indexer", "workflows"),
     "workflows": ("embedder", "indexer", "trainer", "pictures"),

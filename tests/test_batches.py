@@ -124,6 +124,9 @@ def test_given_crops_validate(tmp_path):
     single = crops.write(tmp_path / "single", [crops.row(p, 0) for p in range(4)])
     with pytest.raises(DataError, match="two photos"):
         read(train, single)
+    alone = crops.write(tmp_path / "alone", [crops.row(0, f) for f in range(3)])
+    with pytest.raises(DataError, match="two people or more to validate with.*3 usable crops of 1"):
+        read(train, alone)
 
 
 def test_a_tenth_of_the_people_with_two_photos_is_held_out(tmp_path):

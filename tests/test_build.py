@@ -70,6 +70,15 @@ def test_the_report_hashes_the_index_and_names_nobody(tmp_path):
     assert "person" not in text and "all/" not in text
 
 
+def test_names_that_are_nearly_the_same_are_told_and_kept(tmp_path):
+    rows = [synthetic.row(f"{name}.jpg", name, x) for name, x in zip(("Ann", "ann", "Bob"), synthetic.vectors(3, 1), strict=True)]
+    data = synthetic.write(tmp_path / "v", rows)
+    for report in (build(data, tmp_path / "i"), build(data, tmp_path / "i")):
+        (note,) = report.notes
+        assert "'Ann' and 'ann'" in note and report.people == 3
+    assert build(synthetic.write(tmp_path / "w", rows[1:]), tmp_path / "j").notes == []
+
+
 def test_files_are_the_owners_alone(tmp_path):
     old = os.umask(0)
     try:

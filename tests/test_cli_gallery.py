@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from embedder import trained_on, weights
 from embedder.table import DataSet
@@ -57,6 +58,13 @@ def test_add_takes_vectors_too_by_the_folders_names(run, vectors, index):  # noq
     done = json.loads(run("add", index, vectors, "--split", "probe", "--json").out)
     assert done["added"] == 90 and done["left_out"] == {"of another split": 10} and done["people"] == 10
     assert json.loads(run("add", index, vectors, "--json").out)["again"] == 10
+
+
+def test_add_tells_of_a_name_that_is_nearly_an_enrolled_one(run, photos, index):  # noqa: F811
+    first = run("add", index, photos / "probe" / "s1" / "2.pgm", "--identity", "S1")
+    assert first.code == 0 and "'S1' and 's1'" in first.err and people(run, index)["S1"] == 1
+    again = run("add", index, photos / "probe" / "s1" / "3.pgm", "--identity", "S1")
+    assert again.code == 0 and "differ only by case" not in again.err
 
 
 def test_bad_photos_cost_only_themselves(run, photos, index, tmp_path):  # noqa: F811
@@ -247,6 +255,8 @@ def test_verify_names_what_is_damaged_and_mends_what_is_derived(run, index, own_
 
 def test_each_mistake_is_one_line_and_its_exit_code(run, vectors, index, photos, tmp_path):  # noqa: F811
     assert run("embed", photos / "probe" / "s1", "--model", "casia", "--out", tmp_path / "casia").code == 0
+    faceless = tmp_path / "faceless.png"
+    Image.new("RGB", (200, 200), "green").save(faceless)
     for code, word, arguments in [
         (5, "nobody is called 'x'", ["remove", index, "--identity", "x"]),
         (5, "there is none", ["remove", index, "--face", "0" * 32]),
@@ -260,6 +270,8 @@ def test_each_mistake_is_one_line_and_its_exit_code(run, vectors, index, photos,
         (5, "weights 0", ["add", index, tmp_path / "casia", "--identity", "s1"]),
         (2, "--keep-undo", ["compact", index, "--keep-undo", "soon"]),
         (2, "within 0 and 1", ["calibrate", index, "--fpir", "2"]),
+        (3, "split nowhere, found none", ["calibrate", index, "--probes", vectors, "--split", "nowhere"]),
+        (3, "expected probes with a face", ["calibrate", index, "--probes", faceless]),
         (3, "is none", ["verify", index, "--forgotten", photos / "probe" / "s1" / "2.pgm"]),
         (3, "is not there", ["forget", index, "--identity", "s1", "--also", tmp_path / "nowhere"]),
         (5, "there is none: run `build-index", ["info", "nobody"]),

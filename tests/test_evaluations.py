@@ -79,6 +79,13 @@ def test_a_centred_gallery_is_cut_as_it_is_searched(run, index, tmp_path):
     assert found["by_size"][0]["top1"] == found["top1"] and dirs(found["by_size"][0]) == dirs(found["open_set"])
 
 
+def test_strangers_without_a_face_reach_no_score(run, index, tmp_path):
+    rows = [replace(synthetic.row(f"{i}.jpg", f"nobody {i}", synthetic.vectors(1, 1)[0]), outcome="no_face", vector=None) for i in range(3)]
+    synthetic.write(tmp_path / "faceless", rows)
+    done = run("evaluate", index, tmp_path / "v", "--split", "gallery", "--strangers", tmp_path / "faceless")
+    assert done.code == 0 and "3 without a face" in done.out and "from any score on" in done.out and "3402823" not in done.out
+
+
 def test_the_same_seed_gives_the_same_intervals(run, index, tmp_path):
     first, second, other = (run("evaluate", index, tmp_path / "v", "--json", "--seed", seed).out for seed in (0, 0, 1))
     assert first == second != other and json.loads(first)["top1"] == json.loads(other)["top1"]

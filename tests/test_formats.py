@@ -1,6 +1,7 @@
 """Weights files of every layout with random values: the arrays that went in come out, and the vectors are those of whoever wrote the file."""
 
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -141,7 +142,7 @@ def test_facenet_pytorch(arrays, some, tmp_path, older):
     assert (vectors(tmp_path / "w.pt", some) * wanted).sum(1).min() >= LEAST_COSINE
 
 
-def test_weights_of_another_network_are_refused_in_one_line(arrays, facenet, tmp_path):
+def test_weights_of_another_network_are_refused_in_one_line(arrays, facenet, tmp_path, monkeypatch):
     torch_layout.save(tmp_path / "resnet.pt", {"conv1.weight": np.zeros((4, 3, 3, 3), np.float32)}, older=False)
     write_h5(tmp_path / "vgg.h5", {"block1_conv1/kernel": np.zeros((3, 3, 3, 64), np.float32)}, "")
     write_h5(tmp_path / "deeper.h5", arrays | {"Block35_6_Conv2d_1x1/bias": np.zeros(256, np.float32)}, "")
@@ -156,6 +157,9 @@ def test_weights_of_another_network_are_refused_in_one_line(arrays, facenet, tmp
             fetch.import_file(tmp_path / name, "bad", "fixed")
     with pytest.raises(InputError, match="is a folder: give one of its files.*model.ckpt-7.index, model.pb"):
         fetch.import_file(facenet[0], "bad", "fixed")
+    monkeypatch.chdir(facenet[0])
+    with pytest.raises(InputError, match="is a folder"):
+        fetch.import_file(Path("."), "bad", "fixed")
     with pytest.raises(InputError, match="not there"):
         fetch.import_file(tmp_path / "gone.pt", "bad", "fixed")
 

@@ -95,6 +95,18 @@ def test_a_tensor_outside_its_storage_is_refused(tmp_path, offset, size, stride)
         read(tmp_path / "w.pt")
 
 
+@pytest.mark.parametrize("layout", ["text", "zip"])
+def test_what_torch_never_saved_is_told_from_damage(tmp_path, layout):
+    path = tmp_path / "w.pt"
+    if layout == "text":
+        path.write_text("hello, this is no pickle")
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.txt", "hello")
+    with pytest.raises(ModelError, match="expected a (state dict|file of `torch.save`).*save `model.state_dict"):
+        read(path)
+
+
 def test_a_storage_of_another_size_and_a_packed_one_are_refused(tmp_path, state):
     whole = tmp_path / "whole.pt"
     torch_layout.save(whole, state, older=False)

@@ -111,6 +111,15 @@ def test_a_model_knows_whom_it_and_its_parents_were_trained_on(photos, tiny, tmp
     assert stored.keys() == {"tiny-quick", "tiny-quick-quick"} and stored["tiny-quick"] == {"person 003"}
 
 
+def test_names_that_are_nearly_the_same_are_told(tiny, tmp_path):
+    rows = [crops.row(p, f, identity=name) for p, name in enumerate(("Ann", "ann", "Bob")) for f in range(2)]
+    given = crops.write(tmp_path / "given", [crops.row(p, f, identity=name) for p, name in ((3, "BOB"), (4, "Cy")) for f in range(2)])
+    lines: list[str] = []
+    done = train(crops.write(tmp_path / "crops", rows), QUICK, tiny, tmp_path / "out", given, say=lines.append)
+    (warning,) = [line for line in lines if line.startswith("warning: ")]
+    assert "'Ann' and 'ann', 'BOB' and 'Bob'" in warning and done["data"]["people"] == 3
+
+
 def test_the_run_folder_is_kept_on_request(photos, tiny, tmp_path):
     out = tmp_path / "out"
     train(photos, QUICK, tiny, out, keep_run=True)

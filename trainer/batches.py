@@ -122,8 +122,9 @@ def _rows(data: DataSet, split: str | None, every: bool = False) -> list[dict[st
 
 
 def _pairs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, where at least one person has two; else none: nothing could be retrieved."""
-    return rows if max(Counter(r["identity"] for r in rows).values(), default=0) > 1 else []
+    """The rows, where there are two people and one of them has two; else none: nothing could be retrieved, or nothing else."""
+    counts = Counter(r["identity"] for r in rows)
+    return rows if len(counts) > 1 and max(counts.values()) > 1 else []
 
 
 def _given(folder: Path, spec: FaceSpec) -> list[dict[str, Any]]:
@@ -131,8 +132,11 @@ def _given(folder: Path, spec: FaceSpec) -> list[dict[str, Any]]:
     _check_spec(data.spec, folder)
     if data.spec.crop.margin != spec.crop.margin:
         raise DataError(f"expected validation crops of margin {spec.crop.margin}, {folder} has {data.spec.crop.margin}: align them alike")
-    if not (rows := _pairs(_rows(data, None, every=True))):
-        raise DataError(f"expected somebody with two photos to validate with, {folder} has nobody: leave --validate out")
+    if not _pairs(rows := _rows(data, None, every=True)):
+        raise DataError(
+            f"expected two people or more to validate with, somebody with two photos among them, {folder} has {len(rows)} usable crops of "
+            f"{len({r['identity'] for r in rows})}: give more photos, or leave --validate out"
+        )
     return rows
 
 

@@ -26,6 +26,7 @@ import tensorflow as tf
 from embedder import network, trained_on, weights
 from embedder.compute import Compute, cores
 from embedder.errors import DataError, InputError, from_os_error
+from embedder.names import spelling_notes
 from embedder.spec import FaceSpec, Part
 from embedder.table import drop_stale_temporaries, make_folder
 from trainer import batches, record, replicas
@@ -87,6 +88,8 @@ def _announce(model: weights.Model, recipe: Recipe, data: Data, compute: Compute
     )
     if data.validation is None and recipe.pull_back < 1:
         say(f"the last weights will be pulled back towards the pretrained ones: {recipe.pull_back:g} of their way is kept")
+    for note in spelling_notes(data.validation.people if data.validation else (), data.train.people):
+        say(f"warning: {note}")
     _warn_of_centres(recipe, data, say)
 
 
