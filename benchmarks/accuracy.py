@@ -72,28 +72,27 @@ class Bench:
         return np.isin(np.arange(len(self.rows)), indices)
 
     def vectors(self, title: str, wanted: np.ndarray, reference: str | None = None) -> Systems:
-        """By the system that training starts from, float32 (n, d), zeros but for the photos wanted, bool (n,): the model of this title, or the reference in WORK's."""
+        """By the system that training starts from, float32 (n, d), zeros but for the photos that were wanted, bool (n,), now or before."""
         spec = open_model(reference or str(self.work / title)).spec
-        if title.startswith("plain"):
+        if title == "plain":
             spec = replace(spec, parts=tuple(replace(part, zoom=1.0, weight=1.0) for part in spec.parts))
         path = self.work / f"{title}.npy"
-        if not path.exists():
-            embed = Embedder(open_spec(spec), Compute("cpu", "f32"))
-            found = np.zeros((len(self.rows), embed.spec.dimension), np.float32)
-            places = np.flatnonzero(wanted)
-            for i in range(0, len(places), 256):
-                some = places[i : i + 256]
-                found[some] = embed(np.stack([align.plain(self.rows[k].crop or b"", self.data.spec.crop) for k in some]))
-            np.save(path, found)
-        whole, begun = np.load(path), open_model(self.source).spec
+        embed = Embedder(open_spec(spec), Compute("cpu", "f32"))
+        whole = np.load(path) if path.exists() else np.zeros((len(self.rows), spec.dimension), np.float32)
+        missing = np.flatnonzero(wanted & ~whole.any(axis=1))
+        for i in range(0, len(missing), 256):
+            some = missing[i : i + 256]
+            whole[some] = embed(np.stack([align.plain(self.rows[k].crop or b"", self.data.spec.crop) for k in some]))
+        np.save(path, whole)
+        begun = open_model(self.source).spec
         if len(spec.parts) == 1:
             return {begun.model_name: whole}
         splits = np.split(whole, np.cumsum([part.dimension for part in spec.parts])[:-1], axis=1)
         return {part.name: unit(x) for part, x in zip(begun.parts, splits, strict=True)} | {begun.model_name: whole}
 
-    def before(self, setting: str, wanted: np.ndarray) -> dict[str, Systems]:
+    def before(self, wanted: np.ndarray) -> dict[str, Systems]:
         """Of the model that is trained, and of the same without zoom and weights, as its networks came."""
-        return {kind: self.vectors(f"{kind}-{setting}", wanted, self.source) for kind in ("source", "plain")}
+        return {kind: self.vectors(kind, wanted, self.source) for kind in ("source", "plain")}
 
     def trained(self, title: str, chosen: np.ndarray, wanted: np.ndarray) -> Systems:
         """By a model that is trained on the chosen photos, bool (n,)."""
@@ -110,7 +109,7 @@ class Bench:
     def closed(self) -> Json:
         wanted = self.of(np.concatenate([self.gallery, self.probes]))
         after = self.trained("closed", self.of(self.gallery), wanted)
-        return self._compared(self.before("closed", wanted), {name: self._hits(x) for name, x in after.items()})
+        return self._compared(self.before(wanted), {name: self._hits(x) for name, x in after.items()})
 
     def open(self) -> Json:
         wanted = self.of(np.concatenate([self.gallery, self.probes]))
@@ -119,7 +118,7 @@ class Bench:
             mine = self.fold[self.probes] == fold
             for name, x in self.trained(f"open-{fold}", self.fold != fold, wanted).items():
                 after.setdefault(name, np.zeros((len(self.probes), 5), bool))[mine] = self._hits(x)[mine]
-        return self._compared(self.before("closed", wanted), after)
+        return self._compared(self.before(wanted), after)
 
     def strangers(self) -> Json:
         enrolled = set(self.test[:ENROLLED])
@@ -133,7 +132,7 @@ class Bench:
             genuine = np.where(first[:, 0] == self.names[probes], scores[:, 0], -np.inf).astype(np.float32)
             return OpenSet(genuine, self.names[probes], highest[:, 0], self.names[strangers])
 
-        after, before = self.trained("strangers", self.of(gallery) | (self.roles == "dev"), wanted), self.before("strangers", wanted)
+        after, before = self.trained("strangers", self.of(gallery) | (self.roles == "dev"), wanted), self.before(wanted)
         result: Json = {"enrolled": len(gallery), "strangers": len(strangers)}
         for name, x in after.items():
             result[name] = {kind: [asdict(d) for d in openset.compare(scored(old[name]), scored(x))] for kind, old in before.items()}
@@ -146,12 +145,12 @@ class Bench:
         for half in range(2):
             mine = pairs.folds // 5 == half
             photos = {stem for of in (pairs.first, pairs.second) for stem, is_mine in zip(of, mine, strict=True) if is_mine}
-            people = set(self.names[np.isin(stems, list(photos))])
-            for name, x in self.trained(f"halves-{half}", ~np.isin(self.names, list(people)), tested).items():
+            asked = np.isin(stems, list(photos))
+            others = ~np.isin(self.names, self.names[asked])
+            for name, x in self.trained(f"halves-{half}", others, asked).items():
                 after.setdefault(name, np.empty(len(pairs.same)))[mine] = pairs.scores(dict(zip(stems, x, strict=True)))[mine]
-
         result: Json = {}
-        for kind, old in self.before("halves", tested).items():
+        for kind, old in self.before(tested).items():
             for name, scores in after.items():
                 one, other = (
                     verification.verify_folds(s, pairs.same, pairs.folds)
