@@ -30,7 +30,7 @@ ALLOWED = {
     "workflows": ("embedder", "indexer", "trainer", "pictures"),
     "galleries": ("embedder", "indexer", "workflows"),
     "evaluations": ("embedder", "indexer", "workflows", "pictures"),
-    "console": ("embedder.errors", "embedder.compute"),
+    "console": ("embedder.errors", "embedder.compute", "embedder.spec"),
     "cli": ("embedder", "indexer", "trainer", "workflows", "pictures", "demo", "cli_gallery", "cli_evaluate", "console"),
     "cli_gallery": ("embedder.errors", "embedder.compute", "galleries", "console"),
     "cli_evaluate": ("embedder.errors", "embedder.compute", "evaluations", "console"),
@@ -45,7 +45,7 @@ HASHED_PICKLES = ROOT / "embedder" / "mtcnn_nets.py"  # reads the mtcnn package'
 PIPED_PICKLES = ROOT / "embedder" / "workers.py"  # between this program's own processes, over pipes that nobody else has; no files
 LIGHT = dict.fromkeys(
     ("cli.py", "cli_gallery.py", "cli_evaluate.py", "console.py"),
-    ("click", "embedder.errors", "embedder.compute", "cli_gallery", "cli_evaluate", "console"),
+    ("click", "embedder.errors", "embedder.compute", "embedder.spec", "cli_gallery", "cli_evaluate", "console"),
 )  # all that `--help` may cost beyond the standard library
 
 
