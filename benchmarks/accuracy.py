@@ -55,8 +55,19 @@ Systems = dict[str, np.ndarray]  # by name: the model, and each of its networks 
 class Bench:
     """The photos, whose they are, and the models that were trained on some of them."""
 
-    def __init__(self, crops: Path, one_shot: Path, people: Path, recipe: str, source: str, epochs: tuple[int, ...] | None, work: Path):
+    def __init__(
+        self,
+        crops: Path,
+        one_shot: Path,
+        people: Path,
+        recipe: str,
+        source: str,
+        after: Path | None,
+        epochs: tuple[int, ...] | None,
+        work: Path,
+    ):
         self.data, self.recipe, self.source, self.epochs, self.work = DataSet(crops), read_recipe(recipe), source, epochs, work
+        self.after = after
         self.rows = [row for table in self.data.shards() for row in to_rows(table) if row.crop and row.identity]
         self.names = np.array([row.identity for row in self.rows])
         place = {row.image: i for i, row in enumerate(self.rows)}
@@ -100,7 +111,8 @@ class Bench:
             rows = [replace(self.rows[i], split="train") for i in np.flatnonzero(chosen)]
             crops = subset(self.data, rows, self.work / f"{title}-crops")
             began = time.monotonic()
-            train(crops, self.recipe, self.source, self.work / title, epochs=self.epochs, say=say)
+            source = str(self.after / title) if self.after else self.source
+            train(crops, self.recipe, source, self.work / title, epochs=self.epochs, say=say)
             self.seconds[title] = round(time.monotonic() - began)
         return self.vectors(title, wanted)
 
@@ -200,15 +212,25 @@ def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:
 @click.option("--pairs", type=PATH, required=True, help="LFW's pairs.txt.")
 @click.option("--recipe", default="distil", show_default=True)
 @click.option("--from", "source", default="msceleb", show_default=True)
+@click.option("--after", type=PATH, help="WORK of another recipe with the same --from: training goes on from its models.")
 @click.option("--epochs", help="Of each stage, such as 1,0, in the place of the recipe's.")
 @click.option("--settings", default="closed,open,strangers,halves", show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), required=True)
 def main(
-    crops: Path, one_shot: Path, people: Path, pairs: Path, recipe: str, source: str, epochs: str | None, settings: str, folder: Path
+    crops: Path,
+    one_shot: Path,
+    people: Path,
+    pairs: Path,
+    recipe: str,
+    source: str,
+    after: Path | None,
+    epochs: str | None,
+    settings: str,
+    folder: Path,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     numbers = tuple(map(int, epochs.split(","))) if epochs else None
-    bench = Bench(crops, one_shot, people, recipe, source, numbers, folder)
+    bench = Bench(crops, one_shot, people, recipe, source, after, numbers, folder)
     result: Json = {"command": " ".join(sys.argv), "recipe": recipe, "from": source, "epochs": numbers, "seed": 0, "seconds": bench.seconds}
     for setting in settings.split(","):
         result[setting] = bench.halves(verification.read_pairs(pairs)) if setting == "halves" else getattr(bench, setting)()

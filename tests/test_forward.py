@@ -71,6 +71,13 @@ def test_inception_resnet_in_f32_is_the_keras_model_and_in_bf16_near(photos):
     assert 1e-5 < far(forward.prelogits(net, photos, "bf16", False, same), expected) < FAR["bf16"]
 
 
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_bottleneck_ends_what_the_pooled_features_begin(tiny, photos, folded):
+    net = model(folded)
+    whole = forward.prelogits(net, photos, "f32", False, lambda x: x)
+    assert np.abs(forward.bottleneck(net, forward.pooled(net, photos, "f32")) - whole).max() < 1e-5
+
+
 def test_dropout_comes_before_the_bottleneck(tiny, photos):
     seen = []
     forward.prelogits(model(False), photos, "bf16", False, lambda x: seen.append(x) or x)

@@ -50,6 +50,16 @@ def test_slim_l2_has_the_half_and_its_gradient_is_weight_times_x():
     assert tape.gradient(loss, kernels)[0].numpy() == pytest.approx([0.03, 0.04])
 
 
+def test_the_true_persons_cosine_must_lead_by_a_margin():
+    rng = np.random.default_rng(0)
+    x, kernel, labels = rng.normal(size=(5, 4)), rng.normal(size=(4, 3)), np.array([0, 2, 1, 1, 0])
+    cosines = (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (kernel / np.linalg.norm(kernel, axis=0))
+    logits = losses.cosine_logits(tf.constant(x, tf.float32), tf.constant(kernel, tf.float32), 32.0)
+    assert np.abs(logits - 32 * cosines).max() < 1e-4
+    led = 32 * (cosines - 0.35 * np.eye(3)[labels])
+    assert np.abs(losses.less_margin(logits, tf.constant(labels), 32 * 0.35) - led).max() < 1e-4
+
+
 def test_the_homeworks_staircase():
     one, two = recipe.read("homework").stages
     rates = [staircase(one.learning_rate, one.decay, one.decay_epochs, e) for e in (0, 19, 20, 39, 40, 99)]

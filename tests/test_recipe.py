@@ -26,6 +26,20 @@ def test_quick_has_a_head_stage_then_all_layers():
     assert [s.trains for s in r.stages] == ["head", "all"] and not r.live_batch_norm and r.augmentation.copies == 1
 
 
+def test_margin_trains_the_head_then_the_bottleneck(tmp_path):
+    r = recipe.read("margin")
+    assert [s.trains for s in r.stages] == ["head", "bottleneck"] and (r.scale, r.margin, r.teacher) == (32.0, 0.35, ())
+    text, mine = (recipe.SHIPPED / "margin.toml").read_text(), tmp_path / "mine.toml"
+    for old, new, words in (
+        ("scale = 32", "scale = 0", "margin in .* 0 where scale is 0"),
+        ("live_batch_norm = false", "live_batch_norm = true", "stages 2: trains in .* head or all"),
+        ("teacher = []", 'teacher = ["itself"]', "stages 2: trains in .* head or all"),
+    ):
+        mine.write_text(text.replace(old, new, 1))
+        with pytest.raises(InputError, match=words):
+            recipe.read(mine)
+
+
 def test_distil_learns_from_a_teacher_and_frozen_statistics(tmp_path):
     r = recipe.read("distil")
     assert r.teacher == ("itself", "sface") and [s.trains for s in r.stages] == ["head", "all"] and not r.live_batch_norm
@@ -89,7 +103,7 @@ def test_stages_must_be_tables(tmp_path):
 
 def test_a_recipe_that_is_not_there_lists_the_shipped_ones(tmp_path):
     for reference in ("slow", tmp_path / "none.toml", tmp_path):
-        with pytest.raises(InputError, match="homework, quick"):
+        with pytest.raises(InputError, match="distil, homework, margin, quick"):
             recipe.read(reference)
 
 

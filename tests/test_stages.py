@@ -1,3 +1,4 @@
+import contextlib
 from dataclasses import replace
 
 import keras
@@ -13,7 +14,7 @@ from trainer import batches, checkpoints, recipe, stages
 from trainer.learner import Distilled, Learner, Net, NotFinite, Softmax, _optimiser, accuracy, dropout
 from trainer.stages import Run, pulled_back
 
-QUICK, HOMEWORK = recipe.read("quick"), recipe.read("homework")
+QUICK, HOMEWORK, MARGIN = (recipe.read(name) for name in ("quick", "homework", "margin"))
 PLAIN = replace(QUICK.stages[1], optimiser="sgd", learning_rate=0.5, keep=1.0, weight_decay=0.01, center_loss=0.5, average=0.0, batch=12)
 
 
@@ -224,6 +225,47 @@ def test_without_validation_the_last_weights_are_pulled_back(tmp_path, data):
     assert pulled_back(one.start, last, 1.0) is last
 
 
+def test_margin_trains_the_head_then_the_bottleneck_alone(tmp_path, data):
+    """Features of the frozen layers; the whole network then retrieves better with those that it had to tell apart by a margin."""
+    one = run(tmp_path / "run", data, with_stages(MARGIN, {"epochs": 30}, {"epochs": 30, "views": 2, "learning_rate": 0.01}), keep=True)
+    done = one.train()
+    after = [weights.open_model(part.sha256).arrays(0) for part in done.after]
+    assert not moved(after[0], one.start) and moved(after[1], one.start) == {"Bottleneck/kernel", "Bottleneck_BatchNorm/beta"}
+    assert [v.name for v in one.head.variables] == ["head_kernel"]
+    stage_2 = [line["loss"] for line in done.progress.history if line["stage"] == 2]
+    assert stage_2[-1] < 0.8 * stage_2[0] and done.progress.softmax[1] == 1.0
+
+
+def test_margin_that_was_stopped_goes_on_to_the_same_weights(tmp_path, data):
+    rule = with_stages(MARGIN, {"epochs": 2}, {"epochs": 3, "views": 2})
+    whole = run(tmp_path / "whole", data, rule)
+    whole.train()
+    for stop in range(1, 5):
+        half = run(tmp_path / "half", data, rule)
+
+        def report(history, stop=stop):
+            if len(history) == stop:
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            half.report = report
+            half.train()
+    again = run(tmp_path / "half", data, rule)
+    again.train()
+    assert not moved(whole.net.arrays(), again.net.arrays())
+
+
+def test_what_validation_judges_and_keeps_is_pulled_back(tmp_path, data, monkeypatch):
+    scores, seen = iter([0.5, 0.6, 0.7]), []
+    monkeypatch.setattr(stages, "judged", lambda net, photos: seen.append(net.arrays()) or (next(scores), 0.5))
+    rule = with_stages(QUICK, {"epochs": 1, "views": 1}, {"epochs": 2, "learning_rate": 0.01}, delivered="raw", pull_back=0.25)
+    one = run(tmp_path / "run", validated(data), rule)
+    got = weights.open_model(one.train().part.sha256).arrays(0)
+    last = one.net.arrays()
+    assert not moved(got, seen[2])
+    assert all(np.abs(got[k] - (one.start[k] + 0.25 * (last[k] - one.start[k]))).max() < 1e-6 for k in got) and moved(got, last)
+
+
 def validated(data):
     return replace(data, validation=data.train, why="validation: given")
 
@@ -249,7 +291,7 @@ def test_the_pretrained_weights_are_candidate_zero(tmp_path, data, monkeypatch):
 def test_the_average_is_judged_and_delivered_and_training_goes_on_raw(tmp_path, data, monkeypatch):
     scores, seen = iter([0.1, 0.9]), []
     monkeypatch.setattr(stages, "judged", lambda net, photos: seen.append(net.arrays()) or (next(scores), 0.5))
-    rule = with_stages(QUICK, {"epochs": 0}, {"epochs": 1, "learning_rate": 0.01, "average": 0.9}, delivered="average")
+    rule = with_stages(QUICK, {"epochs": 0}, {"epochs": 1, "learning_rate": 0.01, "average": 0.9}, delivered="average", pull_back=1.0)
     one = run(tmp_path / "run", validated(data), rule)
     done = one.train()
     got = weights.open_model(done.part.sha256).arrays(0)

@@ -67,6 +67,13 @@ def pooled(model: keras.Model, x: tf.Tensor, precision: str) -> tf.Tensor:
     return architecture.lay(_PoolingBuilder(model, dtype, False, lambda x: x), tf.cast(x, dtype))
 
 
+def bottleneck(model: keras.Model, features: tf.Tensor) -> tf.Tensor:
+    """What `pooled` gives -> float32 (n, d), in inference mode."""
+    norm = model.get_layer("Bottleneck_BatchNorm")
+    x = tf.matmul(features, model.get_layer("Bottleneck").kernel.value) - norm.moving_mean.value
+    return x * tf.math.rsqrt(norm.moving_variance.value + EPSILON) + norm.beta.value
+
+
 def prelogits(model: keras.Model, x: tf.Tensor, precision: str, live: bool, drop: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
     """float32 (n, 160, 160, 3), standardised -> float32 (n, d), computed in 'f32' or 'bf16'; `drop` before the bottleneck."""
     dtype = DTYPES[precision]

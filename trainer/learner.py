@@ -42,6 +42,16 @@ class Net:
         x = seen(crops, self.part)
         return forward.prelogits(self.model, x, self.precision, live, lambda x: dropout(x, keep, seed))
 
+    @property
+    def bottleneck_variables(self) -> list[keras.Variable]:
+        """Kernel and beta."""
+        layers = [self.model.get_layer(name) for name in ("Bottleneck", "Bottleneck_BatchNorm")]
+        return [v for layer in layers for v in layer.trainable_variables]
+
+    def bottleneck(self, features: tf.Tensor) -> tf.Tensor:
+        """What `pooled` gives -> prelogits float32 (n, d), in inference mode."""
+        return forward.bottleneck(self.model, features)
+
     def embed(self, batches: Iterator[tf.Tensor]) -> np.ndarray:
         """Prelogits (n, d) in inference mode."""
         return np.concatenate([self._infer(crops).numpy() for crops in batches])
@@ -78,24 +88,29 @@ class Head(Protocol):
 
 
 class Softmax:
-    """The logits layer: truncated normal of deviation 0.1, biases 0 (facenet's train_softmax)."""
+    """The logits layer: truncated normal of deviation 0.1, biases 0 (facenet's train_softmax); or scaled cosines with a margin (CosFace)."""
 
     score = "softmax accuracy"
 
-    def __init__(self, dimension: int, people: int, seed: int):
+    def __init__(self, dimension: int, people: int, seed: int, scale: float = 0.0, margin: float = 0.0):
+        """scale: of the cosines; 0 takes the features' length and biases in."""
+        self.scale, self.margin = scale, margin
         start = tf.random.stateless_truncated_normal([dimension, people], [seed + HEAD, 0], stddev=0.1)
         self.kernel, self.bias = keras.Variable(start, name="head_kernel"), keras.Variable(tf.zeros([people]), name="head_bias")
 
     @property
     def variables(self) -> list[keras.Variable]:
-        return [self.kernel, self.bias]
+        return [self.kernel] if self.scale else [self.kernel, self.bias]
 
     def judged(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = self.logits(features)
-        return losses.cross_entropy(logits, labels), tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
+        lessened = losses.less_margin(logits, labels, self.scale * self.margin) if self.margin else logits
+        return losses.cross_entropy(lessened, labels), tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
 
     def logits(self, features: tf.Tensor) -> tf.Tensor:
         """(n, d) -> (n, people)."""
+        if self.scale:
+            return losses.cosine_logits(features, self.kernel.value, self.scale)
         return tf.matmul(features, self.kernel.value) + self.bias.value
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
@@ -151,7 +166,8 @@ class Learner:
     def __init__(self, net: Net, head: Head, stage: Stage, live: bool, seed: int, labels: int):
         """labels: how many there are; each has a centre."""
         self.net, self.head, self.stage, self.live, self.seed, self.steps = net, head, stage, live, seed, 0
-        self.variables = [*(net.variables if stage.trains == "all" else []), *head.variables]
+        trained = {"head": [], "bottleneck": net.bottleneck_variables, "all": net.variables}[stage.trains]
+        self.variables = [*trained, *head.variables]
         self.kernels = [i for i, v in enumerate(self.variables) if v.name in ("kernel", "head_kernel")]
         self._values = [v.value for v in self.variables]
         self._gradients = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._values]
@@ -167,7 +183,12 @@ class Learner:
     @property
     def moves_network(self) -> bool:
         """Whether the network's weights or moving statistics change."""
-        return self.live or self.stage.trains == "all"
+        return self.live or self.stage.trains != "head"
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether inputs are features of the frozen layers: what a bottleneck that trains is given, else what the head is."""
+        return not self.live and self.stage.trains != "all"
 
     def step(self, inputs: tf.Tensor, labels: np.ndarray, position: int, rate: float) -> Sums:
         """One batch, in micro-batches: crops (n, 160, 160, 3) or features (n, d), labels (n,), at a position of the stream."""
@@ -202,8 +223,7 @@ class Learner:
         self, inputs: tf.Tensor, labels: tf.Tensor, position: tf.Tensor, share: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """A micro-batch's features after dropout, and over all devices (cross-entropy, center loss, correct) and the gradients."""
-        trains_all = self.stage.trains == "all"
-        before = None if trains_all else self._features(inputs, position)
+        before = self._features(inputs, position) if self.stage.trains == "head" else None
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._values)
             features = dropout(
@@ -220,8 +240,8 @@ class Learner:
         return features, sums, gradients
 
     def _features(self, inputs: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-        if inputs.shape.rank == 2:
-            return inputs
+        if self.takes_features:
+            return self.net.bottleneck(inputs) if self.stage.trains == "bottleneck" else inputs
         keep = self.stage.keep if self.moves_network else 1.0
         return self.net.prelogits(inputs, self.live, keep, self._seed(DROPOUT_1, position))
 
@@ -258,7 +278,7 @@ class Learner:
     def network_weights(self, average: bool) -> dict[str, np.ndarray]:
         """The network's arrays; with `average`, what trained is its moving average."""
         arrays = self.net.arrays()
-        if average and self._averages and self.stage.trains == "all":
+        if average and self._averages and self.stage.trains != "head":
             means = {id(v): mean for v, mean in zip(self.variables, self._averages, strict=True)}
             arrays |= {name: means[id(v)].numpy() for name, v in network.variables_by_name(self.net.model).items() if id(v) in means}
         return arrays

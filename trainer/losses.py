@@ -12,6 +12,16 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
 
 
+def cosine_logits(features: tf.Tensor, kernel: tf.Tensor, scale: float) -> tf.Tensor:
+    """float32 (n, d), (d, c) -> (n, c): scale times the cosines of each feature and each person's column."""
+    return scale * tf.matmul(tf.math.l2_normalize(features, axis=1), tf.math.l2_normalize(kernel, axis=0))
+
+
+def less_margin(logits: tf.Tensor, labels: tf.Tensor, margin: float) -> tf.Tensor:
+    """(n, c), int32 (n,) -> (n, c): the true person's logit, less a margin (CosFace, Wang et al. 2018, with the margin times the scale)."""
+    return logits - margin * tf.one_hot(labels, logits.shape[1])
+
+
 def center_distance(features: tf.Tensor, labels: tf.Tensor, centres: tf.Tensor) -> tf.Tensor:
     """float32 (n, d), int32 (n,), float32 (c, d) -> float32 (n,): the mean over d of (x - its centre)^2.
 

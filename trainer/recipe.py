@@ -61,7 +61,7 @@ class Augmentation:
 class Stage:
     """What trains, by which loss, how long."""
 
-    trains: str = choice("head", "all")
+    trains: str = choice("head", "bottleneck", "all")
     epochs: int = whole(0, 100_000)
     steps: int = whole(0, 1_000_000)  # batches an epoch; 0: one pass over the samples
     batch: int = whole(1, 100_000)
@@ -87,6 +87,8 @@ class Recipe:
     live_batch_norm: bool = yes_no()
     delivered: str = choice("raw", "average")
     pull_back: float = number(0, 1)
+    scale: float = number(0, 1000)
+    margin: float = number(0, 1)
     teacher: tuple[str, ...] = checked_later(list, "a list of 'itself', 'sface' and known models, or an empty one")
     augmentation: Augmentation = checked_later(dict, "a table [augmentation]")
     stages: tuple[Stage, ...] = checked_later(list, "tables [[stages]]")
@@ -122,10 +124,15 @@ def _recipe(values: dict[str, Any], path: Path) -> Recipe:
     checked["teacher"] = tuple(map(str, checked["teacher"]))
     if checked["teacher"] and checked["live_batch_norm"]:
         raise _wrong("live_batch_norm", path, "false where there is a teacher", True)
+    if checked["margin"] and not checked["scale"]:
+        raise _wrong("margin", path, "0 where scale is 0, which leaves lengths in the logits", checked["margin"])
     checked["augmentation"] = _augmentation(checked["augmentation"], path)
     if not checked["stages"] or not all(isinstance(s, dict) for s in checked["stages"]):
         raise _wrong("stages", path, "at least one table [[stages]]", checked["stages"])
     checked["stages"] = tuple(Stage(**_checked(Stage, s, path, f"stages {i}: ")) for i, s in enumerate(checked["stages"], 1))
+    for i, stage in enumerate(checked["stages"], 1):
+        if stage.trains == "bottleneck" and (checked["live_batch_norm"] or checked["teacher"]):
+            raise _wrong(f"stages {i}: trains", path, "head or all where batch norm is live or there is a teacher", stage.trains)
     return Recipe(name=path.stem, **checked)
 
 

@@ -102,7 +102,7 @@ class Run:
         """What is learnt: people's names, or a teacher's vectors, which are computed once and kept in the folder."""
         photos = self.data.train
         if not self.recipe.teacher:
-            return photos, Softmax(self.net.dimension, len(photos.people), self.seed)
+            return photos, Softmax(self.net.dimension, len(photos.people), self.seed, self.recipe.scale, self.recipe.margin)
         vectors, usable = teacher.side_by_side([self._as_seen_by(name) for name in self.recipe.teacher])
         if left_out := len(photos) - int(usable.sum()):
             self.say(f"{self.part.name}: {left_out:,} photos are left out: the teacher finds no face on their crops")
@@ -192,9 +192,10 @@ class Run:
 
     def _source(self, learner: Learner) -> Source:
         stream = Stream(self.photos, self.recipe.augmentation, self.seed)
-        if learner.moves_network:
+        if not learner.takes_features:
             return stream
-        return Views(self._views(stream, self.net.embed), np.repeat(stream.photos.labels, stream.rule.copies), self.seed)
+        features = self.net.pooled if learner.stage.trains == "bottleneck" else self.net.embed
+        return Views(self._views(stream, features), np.repeat(stream.photos.labels, stream.rule.copies), self.seed)
 
     def _views(self, stream: Stream, features: Callable[[Iterator[tf.Tensor]], np.ndarray]) -> np.ndarray:
         """The frozen network's features of every view (views, N, d), computed once and kept in the folder."""
@@ -269,7 +270,7 @@ class Run:
         )
 
     def _validate(self, learner: Learner | None, photos: Photos) -> tuple[float, float]:
-        """`judged` of the weights that would be delivered now; the best are kept beside the checkpoints."""
+        """`judged` of the weights that would be delivered after this stage; the best are kept beside the checkpoints."""
         p = self.progress
         if learner is not None and not learner.moves_network:
             last = p.history[-1] if p.history else {"validation_top1": p.best["top1"], "validation_tar": p.best["tar"]}
@@ -283,8 +284,11 @@ class Run:
             checkpoints.write(self.folder / "best.safetensors", would, p.best)
         return score
 
-    def _would_deliver(self, learner: Learner | None) -> Arrays:
+    def _reached(self, learner: Learner | None) -> Arrays:
         return learner.network_weights(self.recipe.delivered == "average") if learner else self.net.arrays()
+
+    def _would_deliver(self, learner: Learner | None) -> Arrays:
+        return pulled_back(self._origin(), self._reached(learner), self.recipe.pull_back)
 
     def _save(self, learner: Learner | None) -> None:
         """A checkpoint; the network is in it only once it has moved."""
@@ -307,7 +311,7 @@ class Run:
         p = self.progress
         state = {k: v for k, v in (learner.state() if learner else {}).items() if k.startswith(("head/", "centres"))}
         checkpoints.write(self.folder / f"head-{p.stage + 1}.safetensors", state)
-        p.after.append(asdict(self._store(self._would_deliver(learner) if p.moved else self.start, p.moved, f"-stage{p.stage + 1}")))
+        p.after.append(asdict(self._store(self._reached(learner) if p.moved else self.start, p.moved, f"-stage{p.stage + 1}")))
 
     def _origin(self) -> Arrays:
         """What a pull back leads to: the pretrained weights, with the solved bottleneck where there is one."""
@@ -331,7 +335,7 @@ class Run:
             arrays, best = checkpoints.read(self.folder / "best.safetensors")
             text = f"stage {best['stage']}, epoch {best['epoch']}: the best {_held_out(best['top1'], best['tar'])}"
         else:
-            arrays = pulled_back(self._origin(), self._would_deliver(self._last), factor)
+            arrays = self._would_deliver(self._last)
             text = f"the last weights, {factor:g} of their way from the pretrained ones" if factor < 1 else "the last weights"
         self.say(f"{self.part.name}: delivered are {text}")
         return Trained(self._store(arrays, changed), tuple(Part(**a) for a in p.after), text, p)

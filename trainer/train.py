@@ -86,8 +86,8 @@ def _announce(model: weights.Model, recipe: Recipe, data: Data, compute: Compute
         f"training {model.spec.model_name} with {recipe.name} on {' '.join(names)} (TensorFlow {tf.__version__}, {compute.precision}, {cores()} cores): "
         f"{len(data.train):,} photos of {len(data.train.people):,} people; {data.why}"
     )
-    if data.validation is None and recipe.pull_back < 1:
-        say(f"the last weights will be pulled back towards the pretrained ones: {recipe.pull_back:g} of their way is kept")
+    if recipe.pull_back < 1:
+        say(f"weights will be pulled back towards those before training: {recipe.pull_back:g} of their way is kept")
     for note in spelling_notes(data.validation.people if data.validation else (), data.train.people):
         say(f"warning: {note}")
     _warn_of_centres(recipe, data, say)
