@@ -325,7 +325,7 @@ class Run:
 
     def _deliver(self) -> Trained:
         p, factor = self.progress, self.recipe.pull_back
-        changed = p.moved
+        kept, changed = f", {factor:g} of their way from those before" if factor < 1 else "", p.moved
         if not p.moved:
             arrays, text = self.start, "the pretrained weights: no stage trained the network"
         elif self.data.validation and p.best["epoch"] == 0:
@@ -333,10 +333,9 @@ class Run:
             text = f"the pretrained weights: no epoch was better than {_held_out(p.best['top1'], p.best['tar'])}"
         elif self.data.validation:
             arrays, best = checkpoints.read(self.folder / "best.safetensors")
-            text = f"stage {best['stage']}, epoch {best['epoch']}: the best {_held_out(best['top1'], best['tar'])}"
+            text = f"those of stage {best['stage']}, epoch {best['epoch']}{kept}: the best {_held_out(best['top1'], best['tar'])}"
         else:
-            arrays = self._would_deliver(self._last)
-            text = f"the last weights, {factor:g} of their way from the pretrained ones" if factor < 1 else "the last weights"
+            arrays, text = self._would_deliver(self._last), f"the last weights{kept}"
         self.say(f"{self.part.name}: delivered are {text}")
         return Trained(self._store(arrays, changed), tuple(Part(**a) for a in p.after), text, p)
 
