@@ -81,7 +81,7 @@ def test_shipped_recipes_comment_every_value_and_say_cost_and_score(path):
         ("epochs = 3 ", "rounds = 3 ", ["stages 2: 'rounds'"]),
         ('trains = "all"', 'trains = "half"', ["stages 2: trains", "half"]),
         ("[[stages]]", "[[phases]]", ["'phases'"]),
-        ("pull_back = 0.3", "pull_back = = 3", ["TOML", "at line 8"]),
+        ("pull_back = 0.3", "pull_back = = 3", ["TOML", "at line 7"]),
     ],
 )
 def test_a_wrong_recipe_is_one_line_that_names_key_and_file(tmp_path, old, new, words):
