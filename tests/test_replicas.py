@@ -1,14 +1,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from embedder import architecture, weights
 from tests import crops
-from trainer import replicas
+from trainer import recipe, replicas
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,6 +48,15 @@ def test_even_shares_are_one_devices_micro_batches():
     assert [s for each in replicas.shares(96, 16, 3) for s in each] == [s for (s,) in replicas.shares(96, 16, 1)]
 
 
+def test_every_device_of_a_kind_takes_part_but_no_more_than_a_batch_has_photos(monkeypatch):
+    four = [SimpleNamespace(name=f"/device:GPU:{i}") for i in range(4)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: four if kind == "GPU" else [])
+    quick, homework = recipe.read("quick"), recipe.read("homework")
+    small = replace(quick, stages=(quick.stages[0], replace(quick.stages[1], batch=3)))
+    assert replicas.devices("GPU:0", quick) == ["GPU:0", "GPU:1", "GPU:2", "GPU:3"]
+    assert replicas.devices("GPU:0", small) == ["GPU:0", "GPU:1", "GPU:2"] and replicas.devices("GPU:0", homework) == ["GPU:0"]
+
+
 @pytest.fixture
 def start(monkeypatch, tmp_path) -> str:
     """A stored model of four convolutions; its sha256."""
@@ -58,9 +70,9 @@ def data(tmp_path) -> Path:
     return crops.write(tmp_path / "crops", [crops.row(p, 0) for p in range(12)])
 
 
-def trained(data: Path, start: str, out: Path, devices: int, recipe: str) -> tuple[str, dict[str, np.ndarray]]:
+def trained(data: Path, start: str, out: Path, devices: int, chosen: str) -> tuple[str, dict[str, np.ndarray]]:
     """The devices that the run names, and the network's weights."""
-    command = [sys.executable, "-c", TRAIN, data, start, out, devices, recipe]
+    command = [sys.executable, "-c", TRAIN, data, start, out, devices, chosen]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     device = json.loads((out / "record.json").read_text())["device"]
     assert f" on {device} (" in done.stdout

@@ -8,11 +8,18 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
+from trainer.recipe import Recipe
 
-def devices(device: str, live_batch_norm: bool) -> list[str]:
-    """All devices of the kind of 'CPU:0' or 'GPU:0'; only that one where batch norm is live, since each would move its statistics alone."""
-    kind, _, _ = device.partition(":")
-    return [device] if live_batch_norm else [d.name.removeprefix("/device:") for d in tf.config.list_logical_devices(kind)]
+
+def devices(device: str, recipe: Recipe) -> list[str]:
+    """All devices of the kind of 'CPU:0' or 'GPU:0', but no more than a batch has photos.
+
+    Only that one where batch norm is live, since each would move its statistics alone.
+    """
+    if recipe.live_batch_norm:
+        return [device]
+    all_of_kind = tf.config.list_logical_devices(device.partition(":")[0])
+    return [d.name.removeprefix("/device:") for d in all_of_kind][: min(stage.batch for stage in recipe.stages)]
 
 
 @contextmanager
@@ -27,7 +34,7 @@ def placed(names: list[str]) -> Iterator[None]:
 
 
 def shares(n: int, most: int, devices: int) -> list[list[slice]]:
-    """n photos in rounds of one slice a device, each of `most` photos or fewer; a round that cannot give each device one is an error."""
+    """n photos, as many as devices or more, in rounds of one slice a device, each of `most` photos or fewer."""
     if devices == 1:
         return [[slice(i, min(i + most, n))] for i in range(0, n, most)]
     rounds = -(-n // (most * devices))

@@ -63,7 +63,7 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
             say(f"{out} is complete: this run has been done before, nothing to do")
             return done
         with _locked(_prepared(out, given, data)):
-            names = replicas.devices(compute.device, recipe.live_batch_norm)
+            names = replicas.devices(compute.device, recipe)
             _announce(model, recipe, data, compute, names, say)
             keras.utils.set_random_seed(seed)
             tf.config.experimental.enable_op_determinism()
