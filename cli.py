@@ -110,16 +110,13 @@ def weights_export(out: Output, model: str, file: Path, views: str) -> None:
     It takes crops uint8 (n, 160, 160, 3) RGB as `align` makes them and gives unit vectors float32 (n, d): standardisation and the joining
     of several networks are inside. The face contract is in its metadata, as `facedb.spec`.
     """
-    from dataclasses import replace
-
     from embedder.export import export
     from embedder.weights import open_model
 
-    opened = open_model(model)
-    spec = opened.spec.with_views(views)
-    files = export(replace(opened, spec=spec), file)
-    text = f"{' and '.join(map(str, files))}: crops uint8 (n, 160, 160, 3) -> unit vectors float32 (n, {spec.dimension})"
-    out.result({"files": [str(f) for f in files], "spec": asdict(spec)}, text)
+    opened = open_model(model).with_views(views)
+    files = export(opened, file)
+    text = f"{' and '.join(map(str, files))}: crops uint8 (n, 160, 160, 3) -> unit vectors float32 (n, {opened.spec.dimension})"
+    out.result({"files": [str(f) for f in files], "spec": asdict(opened.spec)}, text)
 
 
 @weights.command("verify")

@@ -78,7 +78,8 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
             done, left = _add_photos(gallery, list_photos(source, metadata), identity, split, readmit, model, compute, on_progress, say)
         _note_source(gallery, source)
         faces, people = gallery.faces, gallery.people
-        spellings = spelling_notes([], [name for name, _ in gallery.list_people()]) if people > before else []
+        names = [name for name, _ in gallery.list_people()] if people > before else []
+    spellings = spelling_notes([], names)  # a second for a million names, which other writers need not wait for
     notes = [f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts] + spellings
     why = {"known already": done.again, "forgotten": done.forgotten, "another person's": len(done.conflicts), **left}
     text = f"{name}: {done.added} faces added, now {faces} of {people} people" + "".join(f"; {n} {what}" for what, n in why.items() if n)
@@ -199,8 +200,7 @@ def reembed(name: str, reference: str, views: str, report: Path | None, do_switc
     """Vectors by another model beside the gallery's own, the report of what changes, and the switch; stopped anywhere, it goes on."""
     from embedder.weights import open_model
 
-    model = open_model(reference)
-    model = replace(model, spec=model.spec.with_views(views))
+    model = open_model(reference).with_views(views)
     with open_gallery(name, write=True) as gallery:
         switch.prepare(gallery, model.spec.with_crop(gallery.spec))
         _embed_missing(gallery, model, compute, on_progress, say)

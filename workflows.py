@@ -49,8 +49,7 @@ def make_embedder(reference: str, compute: Compute, views: str, say: Say, few: b
     """The model called `reference`, ready to run, for a few photos sooner; says what runs where."""
     from embedder.weights import open_model
 
-    model = open_model(reference)
-    return load_embedder(replace(model, spec=model.spec.with_views(views)), compute, say, few)
+    return load_embedder(open_model(reference).with_views(views), compute, say, few)
 
 
 def load_embedder(model, compute: Compute, say: Say, few: bool = False) -> Embedder:

@@ -25,6 +25,7 @@ from embedder.weights import (
     Known,
     Linked,
     Packaged,
+    is_sound,
     models_folder,
     sha256_of,
     store_part,
@@ -45,7 +46,7 @@ def fetch(name: str, archive: Path | None, say: Say) -> list[Part]:
 
 def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
     part = known.stored_part
-    if part and _is_sound(part):
+    if part and _is_complete(part):
         say(f"{known.name}: already here, sha256 as {'pinned' if known.sha256 else 'converted'}")
         return part
     drop_stale_temporaries(make_folder(models_folder()))
@@ -55,9 +56,8 @@ def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
             return _convert(known, file)
 
 
-def _is_sound(part: Part) -> bool:
-    path = stored_file(part)
-    return path.is_file() and sha256_of(path) == part.sha256 and (part.name in TEACHERS or (path.parent / "spec.json").is_file())
+def _is_complete(part: Part) -> bool:
+    return is_sound(part) and (part.name in TEACHERS or (stored_file(part).parent / "spec.json").is_file())
 
 
 def _convert(known: Known, file: Path) -> Part:
@@ -66,10 +66,7 @@ def _convert(known: Known, file: Path) -> Part:
         raise ModelError(f"expected {file.name} with sha256 {known.file_sha256}, received {found}: wrong or truncated file, fetch it again")
     if known.name in TEACHERS:
         return store_teacher(known, onnx_file.dequantised(onnx_file.constants(file)))
-    part = store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom)
-    if known.sha256 and part.sha256 != known.sha256:
-        raise ModelError(f"expected the converted {known.name} to have sha256 {known.sha256}, it has {part.sha256}: report this as a fault")
-    return part
+    return store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom, pinned=known.sha256)
 
 
 @contextmanager

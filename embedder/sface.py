@@ -19,7 +19,7 @@ from embedder.detect import MtcnnDetector
 from embedder.engines import OpenvinoEngine, in_batches
 from embedder.runtime import unit
 from embedder.spec import INPUT_SIZE
-from embedder.weights import TEACHERS, teacher_arrays
+from embedder.weights import teacher_arrays
 
 if TYPE_CHECKING:
     import openvino
@@ -95,8 +95,6 @@ def unstretched(canvas: np.ndarray) -> np.ndarray:
 
 class SFace:
     """Crops as `align` stores them -> the vectors of SFace, the mirror image's averaged in. It runs on the CPU, also beside a GPU."""
-
-    sha256 = TEACHERS["sface"].sha256
 
     def __init__(self, compute: Compute = Compute()):  # noqa: B008
         """Reads the weights; raises ModelError where they are not stored."""

@@ -121,6 +121,10 @@ class Model:
     spec: FaceSpec
     files: tuple[Path, ...]
 
+    def with_views(self, which: str) -> Model:
+        """The same, with more views of each crop: `FaceSpec.with_views`."""
+        return replace(self, spec=self.spec.with_views(which))
+
     def arrays(self, i: int) -> Arrays:
         """The weights of part `i`; raises ModelError unless the file's hash is the contract's."""
         data = self.files[i].read_bytes()
@@ -218,12 +222,11 @@ def stored_specs() -> Iterator[FaceSpec]:
 # storing --------------------------------------------------------------------
 
 
-def store_part(arrays: Arrays, name: str, standardisation: str, parent: str | None = None, zoom: float = 1.0) -> Part:
-    """Writes weights under their own hash in data/models; returns the part that names them."""
-    from safetensors.numpy import save
-
-    data = save(arrays)
-    digest = hashlib.sha256(data).hexdigest()
+def store_part(
+    arrays: Arrays, name: str, standardisation: str, parent: str | None = None, zoom: float = 1.0, pinned: str | None = None
+) -> Part:
+    """Writes weights under their own hash in data/models; returns the part that names them. Raises ModelError where another hash is pinned."""
+    data, digest = _serialised(arrays, name, pinned)
     part = Part(name, digest, int(arrays["Bottleneck/kernel"].shape[-1]), standardisation, parent, zoom)
     _write_weights(part, data)
     write_atomic(stored_file(part).parent / "spec.json", FaceSpec(parts=(part,)).to_json().encode())
@@ -232,14 +235,20 @@ def store_part(arrays: Arrays, name: str, standardisation: str, parent: str | No
 
 def store_teacher(known: Known, arrays: Arrays) -> Part:
     """Writes a teacher's weights under their own hash, which must be the pinned one."""
+    data, _ = _serialised(arrays, known.name, known.sha256)
+    _write_weights(known.part, data)
+    return known.part
+
+
+def _serialised(arrays: Arrays, name: str, pinned: str | None) -> tuple[bytes, str]:
+    """The safetensors file and its hash; raises ModelError where another one is pinned."""
     from safetensors.numpy import save
 
     data = save(arrays)
     digest = hashlib.sha256(data).hexdigest()
-    if digest != known.sha256:
-        raise ModelError(f"expected the converted {known.name} to have sha256 {known.sha256}, it has {digest}: report this as a fault")
-    _write_weights(known.part, data)
-    return known.part
+    if pinned and digest != pinned:
+        raise ModelError(f"expected the converted {name} to have sha256 {pinned}, it has {digest}: report this as a fault")
+    return data, digest
 
 
 def _write_weights(part: Part, data: bytes) -> None:
@@ -271,11 +280,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_sound(part: Part) -> bool:
+    """Whether the file of a stored part is there and has its hash."""
+    return stored_file(part).is_file() and sha256_of(stored_file(part)) == part.sha256
+
+
 def verify() -> list[tuple[Part, bool]]:
     """Every stored part, and whether its file has its hash."""
     parts = [spec.parts[0] for spec in stored_specs()]
     parts += [known.part for known in TEACHERS.values() if stored_file(known.part).is_file()]
-    return [(part, stored_file(part).is_file() and sha256_of(stored_file(part)) == part.sha256) for part in parts]
+    return [(part, is_sound(part)) for part in parts]
 
 
 def catalogue() -> list[dict[str, str]]:
