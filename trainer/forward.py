@@ -21,7 +21,8 @@ class _StepBuilder:
     """live: batch norm by the batch, moving its statistics; else it is multiplied into kernel and bias, and costs nothing."""
 
     def __init__(self, model: keras.Model, dtype: tf.DType, live: bool, drop: Callable[[tf.Tensor], tf.Tensor]):
-        self._layers, self._dtype, self._live, self._drop = {layer.name: layer for layer in model.layers}, dtype, live, drop
+        self._model, self._layers = model, {layer.name: layer for layer in model.layers}
+        self._dtype, self._live, self._drop = dtype, live, drop
 
     def _convolution(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, strides: int = 1, padding: str = "valid") -> tf.Tensor:
         x = tf.nn.conv2d(x, tf.cast(kernel, self._dtype), strides, padding.upper())
@@ -50,15 +51,19 @@ class _StepBuilder:
         return tf.nn.relu(x) if relu else x
 
     def bottleneck(self, x: tf.Tensor) -> tf.Tensor:
-        x = self._drop(tf.reduce_mean(tf.cast(x, tf.float32), [1, 2]))  # (n, channels)
-        return self._layers["Bottleneck_BatchNorm"](self._layers["Bottleneck"](x), training=self._live)
+        return bottleneck(self._model, self._drop(_averaged(x)), self._live)
 
 
 class _PoolingBuilder(_StepBuilder):
     """Stops before the bottleneck."""
 
     def bottleneck(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_mean(tf.cast(x, tf.float32), [1, 2])
+        return _averaged(x)
+
+
+def _averaged(x: tf.Tensor) -> tf.Tensor:
+    """(n, h, w, channels) -> float32 (n, channels)."""
+    return tf.reduce_mean(tf.cast(x, tf.float32), [1, 2])
 
 
 def pooled(model: keras.Model, x: tf.Tensor, precision: str) -> tf.Tensor:
@@ -67,11 +72,9 @@ def pooled(model: keras.Model, x: tf.Tensor, precision: str) -> tf.Tensor:
     return architecture.lay(_PoolingBuilder(model, dtype, False, lambda x: x), tf.cast(x, dtype))
 
 
-def bottleneck(model: keras.Model, features: tf.Tensor) -> tf.Tensor:
-    """What `pooled` gives -> float32 (n, d), in inference mode."""
-    norm = model.get_layer("Bottleneck_BatchNorm")
-    x = tf.matmul(features, model.get_layer("Bottleneck").kernel.value) - norm.moving_mean.value
-    return x * tf.math.rsqrt(norm.moving_variance.value + EPSILON) + norm.beta.value
+def bottleneck(model: keras.Model, features: tf.Tensor, live: bool = False) -> tf.Tensor:
+    """What `pooled` gives -> float32 (n, d). live: batch norm by the batch, moving its statistics."""
+    return model.get_layer("Bottleneck_BatchNorm")(model.get_layer("Bottleneck")(features), training=live)
 
 
 def prelogits(model: keras.Model, x: tf.Tensor, precision: str, live: bool, drop: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:

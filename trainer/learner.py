@@ -223,12 +223,9 @@ class Learner:
         self, inputs: tf.Tensor, labels: tf.Tensor, position: tf.Tensor, share: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """A micro-batch's features after dropout, and over all devices (cross-entropy, center loss, correct) and the gradients."""
-        before = self._features(inputs, position) if self.stage.trains == "head" else None
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._values)
-            features = dropout(
-                self._features(inputs, position) if before is None else before, self.stage.keep, self._seed(DROPOUT_2, position)
-            )
+            features = dropout(self._features(inputs, position), self.stage.keep, self._seed(DROPOUT_2, position))
             each, right = self.head.judged(features, labels)
             cross_entropy = tf.reduce_sum(each)
             center = tf.zeros([])

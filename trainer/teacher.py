@@ -65,10 +65,8 @@ def sha256s(networks: Sequence[str]) -> list[str]:
     """Of the teachers' weights, but the network's own."""
     found = []
     for name in networks:
-        if name == SFACE:
-            from embedder.sface import SFace
-
-            found.append(str(SFace.sha256))
+        if name in weights.TEACHERS:
+            found.append(weights.TEACHERS[name].part.sha256)
         elif name != ITSELF:
             found += [part.sha256 for part in weights.open_model(name).spec.parts]
     return found
