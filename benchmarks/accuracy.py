@@ -68,7 +68,8 @@ class Bench:
     ):
         self.data, self.recipe, self.source, self.epochs, self.work = DataSet(crops), read_recipe(recipe), source, epochs, work
         self.after = after
-        self.rows = [row for table in self.data.shards() for row in to_rows(table) if row.crop and row.identity]
+        rows = [row for table in self.data.shards() for row in to_rows(table) if row.identity]
+        self.rows, self.faceless = [row for row in rows if row.crop], {Path(row.image).stem: None for row in rows if not row.crop}
         self.names = np.array([row.identity for row in self.rows])
         place = {row.image: i for i, row in enumerate(self.rows)}
         shots = list(csv.DictReader(one_shot.open()))
@@ -152,6 +153,10 @@ class Bench:
 
     def halves(self, pairs: verification.Pairs) -> Json:
         stems = np.array([Path(row.image).stem for row in self.rows])
+
+        def scores(x: np.ndarray) -> np.ndarray:
+            return pairs.scores(self.faceless | dict(zip(stems, x, strict=True)))
+
         tested = np.isin(stems, [*pairs.first, *pairs.second])
         after: Systems = {}
         for half in range(2):
@@ -160,14 +165,11 @@ class Bench:
             asked = np.isin(stems, list(photos))
             others = ~np.isin(self.names, self.names[asked])
             for name, x in self.trained(f"halves-{half}", others, asked).items():
-                after.setdefault(name, np.empty(len(pairs.same)))[mine] = pairs.scores(dict(zip(stems, x, strict=True)))[mine]
+                after.setdefault(name, np.empty(len(pairs.same)))[mine] = scores(x)[mine]
         result: Json = {}
         for kind, old in self.before(tested).items():
-            for name, scores in after.items():
-                one, other = (
-                    verification.verify_folds(s, pairs.same, pairs.folds)
-                    for s in (pairs.scores(dict(zip(stems, old[name], strict=True))), scores)
-                )
+            for name, new in after.items():
+                one, other = (verification.verify_folds(s, pairs.same, pairs.folds) for s in (scores(old[name]), new))
                 accuracies = {"before": [one.accuracy, one.std], "after": [other.accuracy, other.std]}
                 result.setdefault(name, {})[kind] = accuracies | {"paired": asdict(verification.compare_folds(one, other))}
         return result
