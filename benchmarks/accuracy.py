@@ -69,7 +69,8 @@ class Bench:
         self.data, self.recipe, self.source, self.epochs, self.work = DataSet(crops), read_recipe(recipe), source, epochs, work
         self.after = after
         rows = [row for table in self.data.shards() for row in to_rows(table) if row.identity]
-        self.rows, self.faceless = [row for row in rows if row.crop], {Path(row.image).stem: None for row in rows if not row.crop}
+        self.rows = [row for row in rows if row.crop]
+        self.faceless: dict[str, np.ndarray | None] = {Path(row.image).stem: None for row in rows if not row.crop}
         self.names = np.array([row.identity for row in self.rows])
         place = {row.image: i for i, row in enumerate(self.rows)}
         shots = list(csv.DictReader(one_shot.open()))
@@ -155,7 +156,7 @@ class Bench:
         stems = np.array([Path(row.image).stem for row in self.rows])
 
         def scores(x: np.ndarray) -> np.ndarray:
-            return pairs.scores(self.faceless | dict(zip(stems, x, strict=True)))
+            return pairs.scores(self.faceless | dict(zip(stems.tolist(), x, strict=True)))
 
         tested = np.isin(stems, [*pairs.first, *pairs.second])
         after: Systems = {}
