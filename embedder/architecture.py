@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 EPSILON = 1e-3  # of batch norm
+UPPER = ("Mixed_7a", "Block8", "Bottleneck")  # how the names of `upper`'s layers begin
 
 # kind -> its branches, each a list of (filters, kernel, name)
 BLOCKS: dict[str, list[list[tuple]]] = {
@@ -68,6 +69,11 @@ class Builder(Protocol):
 
 def lay(make: Builder, x: Any) -> Any:
     """The network over standardised crops; what comes is the bottleneck's, before its length is made 1."""
+    return upper(make, lower(make, x))
+
+
+def lower(make: Builder, x: Any) -> Any:
+    """From standardised crops to the maps (n, 8, 8, 896) that the last reduction is given: most of the time that the network takes."""
     x = make.conv(x, 32, 3, "Conv2d_1a_3x3", 2, "valid")  # (n, 79, 79, 32)
     x = make.conv(x, 32, 3, "Conv2d_2a_3x3", 1, "valid")  # (n, 77, 77, 32)
     x = make.conv(x, 64, 3, "Conv2d_2b_3x3")  # (n, 77, 77, 64)
@@ -80,6 +86,11 @@ def lay(make: Builder, x: Any) -> Any:
     x = _reduction(make, x, "Mixed_6a")  # (n, 8, 8, 896)
     for i in range(1, 11):
         x = _block(make, x, "Block17", i, 0.10)
+    return x
+
+
+def upper(make: Builder, x: Any) -> Any:
+    """From those maps to the bottleneck's output: more than half of the weights."""
     x = _reduction(make, x, "Mixed_7a")  # (n, 3, 3, 1792)
     for i in range(1, 6):
         x = _block(make, x, "Block8", i, 0.20)

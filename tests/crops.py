@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from embedder import architecture
 from embedder.architecture import Builder
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import Entry, Row, Writer, to_table
@@ -49,12 +50,20 @@ def write(folder: Path, rows: Iterable[Row], border: int = 0, per_shard: int = 1
     return folder
 
 
-def tiny_lay(make: Builder, x: Any) -> Any:
-    """In place of `architecture.lay`: every operation, in a network of a moment."""
-    x = make.max_pool(make.conv(x, 8, 8, "Conv2d_1a_3x3", 8, "valid"), "MaxPool_3a_3x3")  # (n, 9, 9, 8)
-    branches = [make.conv(x, 8, 3, "Branch_0", 2, "valid"), make.conv(x, 8, 3, "Branch_1", 2, "valid")]  # (n, 4, 4, 8)
-    x = make.concatenate(branches, "Concatenate")
-    return make.bottleneck(make.residual(x, x, 0.5, True, "Block35_1"))
+def tiny(put: Callable[[Any, str, Any], None] = setattr) -> None:
+    """In place of the layers of `architecture`: every operation, in a network of a moment. put: a monkeypatch's setattr."""
+    put(architecture, "lower", tiny_lower)
+    put(architecture, "upper", tiny_upper)
+
+
+def tiny_lower(make: Builder, x: Any) -> Any:
+    return make.max_pool(make.conv(x, 8, 8, "Conv2d_1a_3x3", 8, "valid"), "MaxPool_3a_3x3")  # (n, 9, 9, 8)
+
+
+def tiny_upper(make: Builder, x: Any) -> Any:
+    branches = [make.conv(x, 8, 3, f"Mixed_7a_Branch_{i}", 2, "valid") for i in range(2)]  # (n, 4, 4, 8)
+    x = make.concatenate(branches, "Mixed_7a_Concatenate")
+    return make.bottleneck(make.residual(x, x, 0.5, True, "Block8_1"))
 
 
 def random_arrays(dimension: int = 8, folded: bool = False, seed: int = 0) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from embedder.errors import DataError
 from tests import crops
 from trainer import augment, batches, recipe
-from trainer.batches import NOTHING, Stream, Views, plain_crops, read, samples
+from trainer.batches import NOTHING, Stream, plain_crops, read, samples
 
 HOMEWORK, QUICK = recipe.read("homework").augmentation, recipe.read("quick").augmentation
 
@@ -196,15 +196,6 @@ def test_views_begin_with_the_plain_photos(bordered):
     views = [np.concatenate([x.numpy() for x in stream.view(i)]) for i in range(3)]
     assert np.array_equal(views[0], plain) and np.array_equal(plain[0], crops.picture(0, 0, 200)[20:180, 20:180])
     assert not np.array_equal(views[1], plain) and not np.array_equal(views[1], views[2])
-
-
-def test_views_of_features_come_in_the_streams_order():
-    features = np.arange(2 * 5 * 1, dtype=np.float32).reshape(2, 5, 1)  # 10 v + n
-    views = Views(features, np.arange(5, dtype=np.int32) * 100, seed=1)
-    x, y = (np.concatenate(a) for a in zip(*((x.numpy(), y) for x, y in views.batches(0, 5, 3)), strict=True))
-    assert np.array_equal(y, samples(1, 5, 0, 15) * 100)
-    assert np.array_equal(x[:, 0], samples(1, 5, 0, 15) + np.repeat([0, 5, 0], 5))
-    assert np.array_equal(np.concatenate([x.numpy() for x, _ in views.batches(5, 4, 2)])[:, 0], x[5:13, 0])
 
 
 # one crop -------------------------------------------------------------------

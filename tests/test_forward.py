@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from embedder import architecture, network
+from embedder import network
 from embedder.runtime_tensorflow import standardise
 from tests import crops
 from trainer import forward
@@ -22,7 +22,7 @@ def far(a: tf.Tensor, b: tf.Tensor) -> float:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(architecture, "lay", crops.tiny_lay)
+    crops.tiny(monkeypatch.setattr)
 
 
 def model(folded: bool) -> keras.Model:
@@ -72,10 +72,19 @@ def test_inception_resnet_in_f32_is_the_keras_model_and_in_bf16_near(photos):
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_the_bottleneck_ends_what_the_pooled_features_begin(tiny, photos, folded):
+@pytest.mark.parametrize("precision", forward.DTYPES)
+def test_the_parts_make_the_whole(tiny, photos, folded, precision):
     net = model(folded)
-    whole = forward.prelogits(net, photos, "f32", False, lambda x: x)
-    assert np.abs(forward.bottleneck(net, forward.pooled(net, photos, "f32")) - whole).max() < 1e-5
+    whole, maps = forward.prelogits(net, photos, precision, False, same), forward.maps(net, photos, precision)
+    assert maps.shape == (6, 9, 9, 8) and maps.dtype == forward.DTYPES[precision]
+    assert np.abs(forward.upper(net, maps, precision, same) - whole).max() < 1e-6
+    assert np.abs(forward.bottleneck(net, forward.pooled(net, maps, precision)) - whole).max() < 1e-5
+
+
+def test_inception_resnets_maps_lead_to_its_vectors(photos):
+    net = model(True)
+    maps = forward.maps(net, photos, "f32")
+    assert maps.shape == (6, 8, 8, 896) and far(forward.upper(net, maps, "f32", same), net(photos, training=False)) < FAR["f32"]
 
 
 def test_dropout_comes_before_the_bottleneck(tiny, photos):

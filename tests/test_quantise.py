@@ -36,7 +36,7 @@ def own_models(tmp_path, monkeypatch):
 
 
 def tiny(x: np.ndarray, arrays: dict[str, np.ndarray], q: Quantisation) -> np.ndarray:
-    """`crops.tiny_lay` in int8, in plain TensorFlow."""
+    """`crops.tiny` in int8, in plain TensorFlow."""
 
     def conv(x, name, strides, in_int8=True, scale=1.0):
         w = arrays[f"{name}/kernel"] * scale
@@ -51,20 +51,19 @@ def tiny(x: np.ndarray, arrays: dict[str, np.ndarray], q: Quantisation) -> np.nd
 
     x = relu(conv(x, "Conv2d_1a_3x3", 8, in_int8=False), "Conv2d_1a_3x3")
     x = tf.nn.max_pool2d(x, 3, 2, "VALID").numpy()
-    x = np.concatenate([relu(conv(x, name, 2), name) for name in ("Branch_0", "Branch_1")], axis=-1).astype(np.float32)
-    x = relu(x + conv(x, "Block35_1_Conv2d_1x1", 1, scale=0.5), "Block35_1").mean(axis=(1, 2))
+    x = np.concatenate([relu(conv(x, name, 2), name) for name in ("Mixed_7a_Branch_0", "Mixed_7a_Branch_1")], axis=-1).astype(np.float32)
+    x = relu(x + conv(x, "Block8_1_Conv2d_1x1", 1, scale=0.5), "Block8_1").mean(axis=(1, 2))
     return x @ arrays["Bottleneck/kernel"] / np.sqrt(1 + architecture.EPSILON)
 
 
 def test_int8_computes_what_rounding_says(monkeypatch, crops):
-    monkeypatch.setattr(architecture, "lay", made.tiny_lay)
-    monkeypatch.setattr(network_openvino, "lay", made.tiny_lay)
+    made.tiny(monkeypatch.setattr)
     arrays, x = made.random_arrays(folded=True), standardise(crops[:8], "fixed")
     rng = np.random.default_rng(3)
     arrays = {k: v + rng.normal(0, 0.1, v.shape).astype(np.float32) if k.endswith("bias") else v for k, v in arrays.items()}
-    names = {"Branch_0": 8, "Branch_1": 8, "Block35_1_Conv2d_1x1": 16}
+    names = {"Mixed_7a_Branch_0": 8, "Mixed_7a_Branch_1": 8, "Block8_1_Conv2d_1x1": 16}
     shifts = {name: rng.normal(0, 0.05, n).tolist() for name, n in names.items()}
-    q = Quantisation({"Conv2d_1a_3x3": 0.9, "Branch_0": 0.8, "Branch_1": 0.8, "Block35_1": 1.1}, shifts)
+    q = Quantisation({"Conv2d_1a_3x3": 0.9, "Mixed_7a_Branch_0": 0.8, "Mixed_7a_Branch_1": 0.8, "Block8_1": 1.1}, shifts)
     expected = tiny(x, arrays, q)
     found, exact = (OpenvinoEngine(lambda how=how: network_openvino.build(arrays, 8, how))([(x,)])[0] for how in (q, FLOAT))
     assert np.abs(found - expected).max() < 0.02 * np.abs(exact - expected).max()

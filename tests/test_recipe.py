@@ -32,8 +32,8 @@ def test_margin_trains_the_head_then_the_bottleneck(tmp_path):
     text, mine = (recipe.SHIPPED / "margin.toml").read_text(), tmp_path / "mine.toml"
     for old, new, words in (
         ("scale = 32", "scale = 0", "margin in .* 0 where scale is 0"),
-        ("live_batch_norm = false", "live_batch_norm = true", "stages 2: trains in .* head or all"),
-        ("teacher = []", 'teacher = ["itself"]', "stages 2: trains in .* head or all"),
+        ("live_batch_norm = false", "live_batch_norm = true", "stages 2: trains in .* head, upper or all"),
+        ("teacher = []", 'teacher = ["itself"]', "stages 2: trains in .* head, upper or all"),
     ):
         mine.write_text(text.replace(old, new, 1))
         with pytest.raises(InputError, match=words):
@@ -42,10 +42,13 @@ def test_margin_trains_the_head_then_the_bottleneck(tmp_path):
 
 def test_distil_learns_from_a_teacher_and_frozen_statistics(tmp_path):
     r = recipe.read("distil")
-    assert r.teacher == ("itself", "sface") and [s.trains for s in r.stages] == ["head", "all"] and not r.live_batch_norm
-    mine = tmp_path / "mine.toml"
-    mine.write_text((recipe.SHIPPED / "distil.toml").read_text().replace("live_batch_norm = false", "live_batch_norm = true"))
+    assert r.teacher == ("itself", "sface") and [s.trains for s in r.stages] == ["head", "upper"] and not r.live_batch_norm
+    text, mine = (recipe.SHIPPED / "distil.toml").read_text(), tmp_path / "mine.toml"
+    mine.write_text(text.replace("live_batch_norm = false", "live_batch_norm = true"))
     with pytest.raises(InputError, match="live_batch_norm .* false where there is a teacher"):
+        recipe.read(mine)
+    mine.write_text(text.replace('trains = "head"', 'trains = "all"'))
+    with pytest.raises(InputError, match="stages 2: trains in .* all where .* all layers have trained before"):
         recipe.read(mine)
 
 

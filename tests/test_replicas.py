@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from embedder import architecture, weights
+from embedder import weights
 from tests import crops
 from trainer import recipe, replicas
 
@@ -19,7 +19,7 @@ TRAIN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from embedder import architecture, quiet
+from embedder import quiet
 quiet.import_tensorflow()
 import tensorflow as tf
 cpu, *_ = tf.config.list_physical_devices("CPU")
@@ -28,7 +28,7 @@ from embedder.compute import Compute
 from tests import crops
 from trainer import recipe
 from trainer.train import train
-architecture.lay = crops.tiny_lay
+crops.tiny()
 chosen = recipe.read(sys.argv[5])
 how = {"epochs": 2, "steps": 3, "batch": 12, "micro_batch": 6, "center_loss": 0.01, "views": 2}
 stages = tuple(replace(stage, **how, learning_rate=0.01 / 10**i) for i, stage in enumerate(chosen.stages))
@@ -60,7 +60,7 @@ def test_every_device_of_a_kind_takes_part_but_no_more_than_a_batch_has_photos(m
 @pytest.fixture
 def start(monkeypatch, tmp_path) -> str:
     """A stored model of four convolutions; its sha256."""
-    monkeypatch.setattr(architecture, "lay", crops.tiny_lay)
+    crops.tiny(monkeypatch.setattr)
     monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
     return weights.store_part(crops.random_arrays(), "tiny", "fixed").sha256
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from embedder import architecture, network, weights
+from embedder import network, weights
 from embedder.errors import ModelError
 from embedder.spec import Part
 from tests import crops
 from trainer import batches, checkpoints, recipe, stages
-from trainer.learner import Distilled, Learner, Net, NotFinite, Softmax, _optimiser, accuracy, dropout
+from trainer.learner import Distilled, Learner, Net, NotFinite, Softmax, _optimiser, dropout
 from trainer.stages import Run, pulled_back
 
 QUICK, HOMEWORK, MARGIN = (recipe.read(name) for name in ("quick", "homework", "margin"))
@@ -21,7 +21,7 @@ PLAIN = replace(QUICK.stages[1], optimiser="sgd", learning_rate=0.5, keep=1.0, w
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, tmp_path):
     """A network of four convolutions in place of Inception-ResNet-v1, and a data folder of our own."""
-    monkeypatch.setattr(architecture, "lay", crops.tiny_lay)
+    crops.tiny(monkeypatch.setattr)
     monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
     keras.utils.set_random_seed(0)
 
@@ -110,7 +110,7 @@ def test_l2_is_on_kernels_only():
     for folded in (False, True):
         one = learner(PLAIN, folded=folded)
         names = {name for name, v in network.variables_by_name(one.net.model).items() for i in one.kernels if v is one.variables[i]}
-        layers = ("Conv2d_1a_3x3", "Branch_0", "Branch_1", "Block35_1_Conv2d_1x1", "Bottleneck")
+        layers = ("Conv2d_1a_3x3", "Mixed_7a_Branch_0", "Mixed_7a_Branch_1", "Block8_1_Conv2d_1x1", "Bottleneck")
         assert names == {f"{layer}/kernel" for layer in layers} and len(one.kernels) == 6  # and the head's
 
 
@@ -122,6 +122,23 @@ def test_all_layers_train_but_not_the_statistics(batch, folded):
     still = {name for name in before if name.endswith(("moving_mean", "moving_variance"))}
     assert moved(before, one.net.arrays()) == before.keys() - still
     assert not folded or "Conv2d_1a_3x3/bias" in moved(before, one.net.arrays())
+
+
+def test_the_upper_layers_train_from_maps_as_they_do_from_crops(batch):
+    upper, whole = (learner(replace(PLAIN, trains=trains, weight_decay=0.0)) for trains in ("upper", "all"))
+    before = upper.net.arrays()
+    for position in (0, 12):
+        maps = np.concatenate(list(upper.net.below("upper", [batch[0]])))
+        one = upper.step(tf.constant(maps), batch[1], position, 0.5)
+        other = whole.step(*batch, position, 0.5)
+        assert one.loss == pytest.approx(other.loss, rel=1e-3)
+        lower = {k: before[k] for k in before if k.startswith("Conv2d_1a")}
+        whole.net.assign(whole.net.arrays() | lower)
+    got, expected = upper.net.arrays(), whole.net.arrays()
+    kernels = {k for k in before if k.endswith(("kernel", "bias", "beta")) and k not in lower}
+    assert maps.dtype == np.float16 and moved(before, got) == kernels
+    for k in kernels:
+        assert np.linalg.norm(got[k] - expected[k]) < 0.01 * np.linalg.norm(expected[k] - before[k]), k
 
 
 def test_dropout_is_stateless_and_keeps_the_mean():
@@ -206,7 +223,7 @@ def test_stage_2_begins_with_weights_and_head_only(tmp_path, data, monkeypatch):
     monkeypatch.setattr(Run, "_run_stage", lambda self, one, old=Run._run_stage: (begun.append(one.state()), old(self, one))[1])
     one = run(tmp_path / "run", data, with_stages(HOMEWORK, {"epochs": 1, "steps": 3}, {"epochs": 1, "steps": 1}))
     head = []
-    monkeypatch.setattr(stages, "accuracy", lambda net, h, photos: head.append(h.kernel.numpy()) or accuracy(net, h, photos))
+    monkeypatch.setattr(Softmax, "accuracy", lambda self, *of, old=Softmax.accuracy: head.append(self.kernel.numpy()) or old(self, *of))
     one.train()
     second = begun[1]
     assert np.array_equal(second["head/kernel"], head[0]) and not second["centres"].any() and second["steps"] == 0
@@ -234,6 +251,16 @@ def test_margin_trains_the_head_then_the_bottleneck_alone(tmp_path, data):
     assert [v.name for v in one.head.variables] == ["head_kernel"]
     stage_2 = [line["loss"] for line in done.progress.history if line["stage"] == 2]
     assert stage_2[-1] < 0.8 * stage_2[0] and done.progress.softmax[1] == 1.0
+
+
+def test_the_score_of_a_stage_is_that_of_the_photos_as_they_are(tmp_path, data):
+    """Whether it comes from kept features, of the head, the bottleneck or the upper layers, or from the crops."""
+    for trains in ("bottleneck", "upper", "all"):
+        rule = with_stages(MARGIN, {"epochs": 30}, {"epochs": 15, "views": 2, "learning_rate": 0.01, "trains": trains})
+        one = run(tmp_path / trains, data, rule)
+        done = one.train()
+        assert done.progress.softmax[1] == one.head.accuracy(one.net.embed(batches.plain_crops(one.photos)), one.photos.labels) > 0.2
+        assert ("Conv2d_1a_3x3/kernel" in moved(one.net.arrays(), one.start)) == (trains == "all")
 
 
 def test_margin_that_was_stopped_goes_on_to_the_same_weights(tmp_path, data):
@@ -397,7 +424,9 @@ def test_stage_1_solves_the_bottleneck_and_stage_2_comes_nearer(tmp_path, data, 
     done = one.train()
     solved, after = checkpoints.read(tmp_path / "run" / "solved.safetensors")[0], one.net.arrays()
     assert moved({k: v for k, v in before.items() if "Bottleneck" not in k}, solved) == set()
-    assert done.part.dimension == 16 and done.part.parent == one.part.sha256 and "Conv2d_1a_3x3/kernel" in moved(solved, after)
+    assert done.part.dimension == 16 and done.part.parent == one.part.sha256 and {k.partition("_Branch")[0] for k in moved(solved, after)} == {
+        "Mixed_7a", "Block8_1_Conv2d_1x1/kernel", "Block8_1_Conv2d_1x1/bias", "Bottleneck/kernel", "Bottleneck_BatchNorm/beta",
+    }  # fmt: skip
     assert "tiny: 1 photos are left out: the teacher finds no face on their crops" in lines
     first, *_, last = done.progress.history
     assert first["stage"] == 1 and first["loss"] == pytest.approx(1 - done.progress.softmax[0], abs=1e-6)

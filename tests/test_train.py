@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from embedder import architecture, trained_on, weights
+from embedder import trained_on, weights
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError, ModelError, SystemFault
 from embedder.spec import FaceSpec
@@ -39,7 +39,7 @@ HOMEWORK = short("homework", {"epochs": 2}, {"epochs": 1})
 @pytest.fixture
 def tiny(monkeypatch, tmp_path) -> str:
     """A stored model of four convolutions; its sha256."""
-    monkeypatch.setattr(architecture, "lay", crops.tiny_lay)
+    crops.tiny(monkeypatch.setattr)
     monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
     return weights.store_part(crops.random_arrays(), "tiny", "fixed").sha256
 
@@ -308,13 +308,12 @@ CHILD = """
 import sys, time
 from embedder import quiet
 quiet.import_tensorflow()
-from embedder import architecture
 from tests import crops
 from tests.test_train import kill_recipe
 from trainer import learner, stages
 from trainer.train import train
 from pathlib import Path
-architecture.lay = crops.tiny_lay
+crops.tiny()
 stages.CHECKPOINT_SECONDS = 0.03
 old = learner.Learner.step
 def slow(self, *args):

@@ -251,23 +251,3 @@ def _damage_named() -> Iterator[None]:
     except tf.errors.InvalidArgumentError as error:
         reason = str(error.message).splitlines()[0][:100]
         raise DataError(f"expected crops that can be decoded, one is damaged ({reason}): align the photos again") from None
-
-
-@dataclass(frozen=True)
-class Views:
-    """Features of a frozen network in place of crops: float32 (views, N, d). Each pass takes the next view."""
-
-    features: np.ndarray
-    labels: np.ndarray  # int32 (N,)
-    seed: int
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(self, start: int, batch: int, steps: int) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
-        """float32 (batch, d) and int32 (batch,), in the order of `Stream.batches`."""
-        chosen = samples(self.seed, len(self), start, batch * steps)
-        views = np.arange(start, start + batch * steps) // len(self) % len(self.features)
-        for i in range(0, batch * steps, batch):
-            rows = slice(i, i + batch)
-            yield tf.constant(self.features[views[rows], chosen[rows]]), self.labels[chosen[rows]]

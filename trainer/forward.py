@@ -66,10 +66,22 @@ def _averaged(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.cast(x, tf.float32), [1, 2])
 
 
-def pooled(model: keras.Model, x: tf.Tensor, precision: str) -> tf.Tensor:
-    """The same, in inference mode, up to what the bottleneck is given: float32 (n, channels)."""
+def maps(model: keras.Model, x: tf.Tensor, precision: str) -> tf.Tensor:
+    """float32 (n, 160, 160, 3), standardised -> what the lower layers give in inference mode: (n, 8, 8, 896)."""
     dtype = DTYPES[precision]
-    return architecture.lay(_PoolingBuilder(model, dtype, False, lambda x: x), tf.cast(x, dtype))
+    return architecture.lower(_StepBuilder(model, dtype, False, _whole), tf.cast(x, dtype))
+
+
+def pooled(model: keras.Model, maps: tf.Tensor, precision: str) -> tf.Tensor:
+    """On from there to what the bottleneck is given: float32 (n, channels)."""
+    dtype = DTYPES[precision]
+    return architecture.upper(_PoolingBuilder(model, dtype, False, _whole), tf.cast(maps, dtype))
+
+
+def upper(model: keras.Model, maps: tf.Tensor, precision: str, drop: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """From what `maps` gives to float32 (n, d); `drop` before the bottleneck."""
+    dtype = DTYPES[precision]
+    return architecture.upper(_StepBuilder(model, dtype, False, drop), tf.cast(maps, dtype))
 
 
 def bottleneck(model: keras.Model, features: tf.Tensor, live: bool = False) -> tf.Tensor:
@@ -81,3 +93,8 @@ def prelogits(model: keras.Model, x: tf.Tensor, precision: str, live: bool, drop
     """float32 (n, 160, 160, 3), standardised -> float32 (n, d), computed in 'f32' or 'bf16'; `drop` before the bottleneck."""
     dtype = DTYPES[precision]
     return architecture.lay(_StepBuilder(model, dtype, live, drop), tf.cast(x, dtype))
+
+
+def _whole(x: tf.Tensor) -> tf.Tensor:
+    """Drops nothing."""
+    return x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,15 +10,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from embedder import network
+from embedder import architecture, network
 from embedder.runtime import unit
 from embedder.runtime_tensorflow import seen
 from embedder.spec import Part
 from trainer import forward, losses, replicas
-from trainer.batches import Photos, plain_crops
 from trainer.recipe import Stage
 
 ACCUMULATOR = 0.1  # Adagrad's start
+HALF = tf.float16  # maps are kept in it: what bfloat16 computes loses nothing
 HEAD, DROPOUT_1, DROPOUT_2 = 4 << 32, 5 << 32, 6 << 32  # streams of chance, beside those of augment.py
 
 
@@ -30,35 +30,45 @@ class Net:
         self.folded = network.is_folded(arrays)
         self.dimension = int(arrays["Bottleneck/kernel"].shape[-1])
         self._infer = tf.function(lambda crops: self.prelogits(crops, False, 1.0, None), reduce_retracing=True)
-        self._pool = tf.function(lambda crops: forward.pooled(self.model, seen(crops, part), precision), reduce_retracing=True)
+        self._maps = tf.function(lambda crops: tf.cast(forward.maps(self.model, seen(crops, part), precision), HALF), reduce_retracing=True)
+        self._pool = tf.function(lambda maps: forward.pooled(self.model, maps, precision), reduce_retracing=True)
 
     @property
     def variables(self) -> list[keras.Variable]:
         """Kernels, biases and betas, in the network's order; not the moving statistics."""
         return self.model.trainable_variables
 
+    def trained_by(self, trains: str) -> list[keras.Variable]:
+        """Those of `variables` that a stage trains."""
+        layers = {"head": (), "bottleneck": ("Bottleneck",), "upper": architecture.UPPER, "all": ("",)}[trains]
+        named = {id(v): name for name, v in network.variables_by_name(self.model).items()}
+        return [v for v in self.variables if named[id(v)].startswith(layers)]
+
     def prelogits(self, crops: tf.Tensor, live: bool, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
         """uint8 (n, 160, 160, 3) -> float32 (n, d). live: batch norm by the batch, moving its statistics; keep: before the bottleneck."""
         x = seen(crops, self.part)
         return forward.prelogits(self.model, x, self.precision, live, lambda x: dropout(x, keep, seed))
 
-    @property
-    def bottleneck_variables(self) -> list[keras.Variable]:
-        """Kernel and beta."""
-        layers = [self.model.get_layer(name) for name in ("Bottleneck", "Bottleneck_BatchNorm")]
-        return [v for layer in layers for v in layer.trainable_variables]
+    def above(self, trains: str, features: tf.Tensor, keep: float = 1.0, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """What the layers below those that a stage trains gave -> prelogits float32 (n, d). keep: before the bottleneck of 'upper'."""
+        if trains == "upper":
+            return forward.upper(self.model, features, self.precision, lambda x: dropout(x, keep, seed))
+        return forward.bottleneck(self.model, features) if trains == "bottleneck" else features
 
-    def bottleneck(self, features: tf.Tensor) -> tf.Tensor:
-        """What `pooled` gives -> prelogits float32 (n, d), in inference mode."""
-        return forward.bottleneck(self.model, features)
+    def below(self, trains: str, batches: Iterable[tf.Tensor]) -> Iterator[np.ndarray]:
+        """Crops -> features, in inference mode: prelogits (n, d) where the head trains, what the bottleneck is given (n, channels), or maps."""
+        if trains == "head":
+            return (self._infer(crops).numpy() for crops in batches)
+        maps = (self._maps(crops).numpy() for crops in batches)
+        return self.pooled(maps) if trains == "bottleneck" else maps
 
-    def embed(self, batches: Iterator[tf.Tensor]) -> np.ndarray:
+    def pooled(self, maps: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """float16 maps (n, 8, 8, 896) -> what the bottleneck is given (n, channels), in inference mode."""
+        return (self._pool(tf.constant(some)).numpy() for some in maps)
+
+    def embed(self, batches: Iterable[tf.Tensor]) -> np.ndarray:
         """Prelogits (n, d) in inference mode."""
-        return np.concatenate([self._infer(crops).numpy() for crops in batches])
-
-    def pooled(self, batches: Iterator[tf.Tensor]) -> np.ndarray:
-        """What the bottleneck is given (n, channels), in inference mode."""
-        return np.concatenate([self._pool(crops).numpy() for crops in batches])
+        return np.concatenate(list(self.below("head", batches)))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return network.get_weights(self.model)
@@ -141,11 +151,6 @@ class Distilled:
         return float(np.mean(np.einsum("ij,ij->i", unit(features), self.targets[labels])))
 
 
-def accuracy(net: Net, head: Head, photos: Photos) -> float:
-    """On the training photos as they are, in inference mode."""
-    return head.accuracy(net.embed(plain_crops(photos)), photos.labels)
-
-
 @dataclass(frozen=True)
 class Sums:
     """What one batch adds up to."""
@@ -166,8 +171,7 @@ class Learner:
     def __init__(self, net: Net, head: Head, stage: Stage, live: bool, seed: int, labels: int):
         """labels: how many there are; each has a centre."""
         self.net, self.head, self.stage, self.live, self.seed, self.steps = net, head, stage, live, seed, 0
-        trained = {"head": [], "bottleneck": net.bottleneck_variables, "all": net.variables}[stage.trains]
-        self.variables = [*trained, *head.variables]
+        self.variables = [*net.trained_by(stage.trains), *head.variables]
         self.kernels = [i for i, v in enumerate(self.variables) if v.name in ("kernel", "head_kernel")]
         self._values = [v.value for v in self.variables]
         self._gradients = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._values]
@@ -187,11 +191,11 @@ class Learner:
 
     @property
     def takes_features(self) -> bool:
-        """Whether inputs are features of the frozen layers: what a bottleneck that trains is given, else what the head is."""
+        """Whether inputs are what the frozen layers below gave."""
         return not self.live and self.stage.trains != "all"
 
     def step(self, inputs: tf.Tensor, labels: np.ndarray, position: int, rate: float) -> Sums:
-        """One batch, in micro-batches: crops (n, 160, 160, 3) or features (n, d), labels (n,), at a position of the stream."""
+        """One batch, in micro-batches: crops (n, 160, 160, 3) or features (n, ...), labels (n,), at a position of the stream."""
         n, parts, sums = len(labels), [], np.zeros(3)
         share = tf.constant(1 / n)
         labels = tf.constant(labels)
@@ -237,10 +241,10 @@ class Learner:
         return features, sums, gradients
 
     def _features(self, inputs: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        keep, seed = self.stage.keep if self.moves_network else 1.0, self._seed(DROPOUT_1, position)
         if self.takes_features:
-            return self.net.bottleneck(inputs) if self.stage.trains == "bottleneck" else inputs
-        keep = self.stage.keep if self.moves_network else 1.0
-        return self.net.prelogits(inputs, self.live, keep, self._seed(DROPOUT_1, position))
+            return self.net.above(self.stage.trains, inputs, keep, seed)
+        return self.net.prelogits(inputs, self.live, keep, seed)
 
     def _seed(self, stream: int, position: tf.Tensor) -> tf.Tensor:
         return tf.stack([tf.constant(self.seed + stream, tf.int64), position])

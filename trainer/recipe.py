@@ -61,7 +61,7 @@ class Augmentation:
 class Stage:
     """What trains, by which loss, how long."""
 
-    trains: str = choice("head", "bottleneck", "all")
+    trains: str = choice("head", "bottleneck", "upper", "all")
     epochs: int = whole(0, 100_000)
     steps: int = whole(0, 1_000_000)  # batches an epoch; 0: one pass over the samples
     batch: int = whole(1, 100_000)
@@ -130,9 +130,18 @@ def _recipe(values: dict[str, Any], path: Path) -> Recipe:
     if not checked["stages"] or not all(isinstance(s, dict) for s in checked["stages"]):
         raise _wrong("stages", path, "at least one table [[stages]]", checked["stages"])
     checked["stages"] = tuple(Stage(**_checked(Stage, s, path, f"stages {i}: ")) for i, s in enumerate(checked["stages"], 1))
+    before: list[str] = []
     for i, stage in enumerate(checked["stages"], 1):
+        if stage.trains == "upper" and (checked["live_batch_norm"] or "all" in before):
+            raise _wrong(f"stages {i}: trains", path, "all where batch norm is live or all layers have trained before", stage.trains)
+        before.append(stage.trains)
         if stage.trains == "bottleneck" and (checked["live_batch_norm"] or checked["teacher"]):
-            raise _wrong(f"stages {i}: trains", path, "head or all where batch norm is live or there is a teacher", stage.trains)
+            raise _wrong(
+                f"stages {i}: trains",
+                path,
+                "head, upper or all where there is a teacher, head or all where batch norm is live",
+                stage.trains,
+            )
     return Recipe(name=path.stem, **checked)
 
 

@@ -18,10 +18,11 @@ from embedder.runtime import unit
 from embedder.spec import Part
 from embedder.table import make_folder
 from indexer.metrics import nearest_people, threshold_at
-from trainer import checkpoints, losses, teacher
-from trainer.batches import Data, Photos, Stream, Views, plain_crops
-from trainer.learner import Distilled, Head, Learner, Net, NotFinite, Softmax, accuracy
+from trainer import checkpoints, losses, teacher, views
+from trainer.batches import Data, Photos, Stream, plain_crops
+from trainer.learner import Distilled, Head, Learner, Net, NotFinite, Softmax
 from trainer.recipe import Recipe, Stage
+from trainer.views import Views
 
 CHECKPOINT_SECONDS = 240.0  # between two checkpoints of a long epoch, so that they are less than 5 minutes apart
 MOST_JUDGED = 2000  # photos whose pairs are scored
@@ -30,7 +31,7 @@ Say = Callable[[str], None]
 
 
 class Source(Protocol):
-    """Where batches come from: a Stream of crops, or Views of features."""
+    """Where batches come from: a Stream of crops, or Views of what frozen layers make of them."""
 
     def __len__(self) -> int: ...
     def batches(self, start: int, batch: int, steps: int) -> Iterator[tuple[tf.Tensor, np.ndarray]]: ...
@@ -183,42 +184,61 @@ class Run:
             while p.epoch < stage.epochs:
                 self._train_epoch(learner, source, steps)
         was_solved = learner is None and p.epoch > 0
-        p.softmax.append(1 - p.history[-1]["loss"] if was_solved else accuracy(self.net, self.head, self.photos))
+        p.softmax.append(1 - p.history[-1]["loss"] if was_solved else self.head.accuracy(self._prelogits(learner), self.photos.labels))
         self.say(f"{self._title}: done, {self.head.score} on the training photos {p.softmax[-1]:.4f}")
         if self.keep:
             self._keep_stage(learner)
         self._tick()
         p.stage, p.epoch, self._last = p.stage + 1, 0, learner
 
+    def _prelogits(self, learner: Learner | None) -> np.ndarray:
+        """Of the training photos as they are, in inference mode (n, d): on from their first view, where it was kept."""
+        if learner is None or not learner.takes_features or not self._stage.epochs or self.recipe.augmentation.copies > 1:
+            return self.net.embed(plain_crops(self.photos))
+        trains = self._stage.trains
+        rows = views.blocks(self._view(Stream(self.photos, self.recipe.augmentation, self.seed), trains, 0))
+        if trains == "upper":
+            trains, rows = "bottleneck", self.net.pooled(rows)
+        return np.concatenate([self.net.above(trains, tf.constant(some)).numpy() for some in rows])
+
     def _source(self, learner: Learner) -> Source:
         stream = Stream(self.photos, self.recipe.augmentation, self.seed)
         if not learner.takes_features:
             return stream
-        features = self.net.pooled if learner.stage.trains == "bottleneck" else self.net.embed
-        return Views(self._views(stream, features), np.repeat(stream.photos.labels, stream.rule.copies), self.seed)
+        return Views(self._views(stream, learner.stage.trains), np.repeat(stream.photos.labels, stream.rule.copies), self.seed)
 
-    def _views(self, stream: Stream, features: Callable[[Iterator[tf.Tensor]], np.ndarray]) -> np.ndarray:
-        """The frozen network's features of every view (views, N, d), computed once and kept in the folder."""
-        views = []
-        for number in range(self._stage.views):
-            path = self.folder / f"views-{self.progress.stage + 1}-{number}.safetensors"
-            if not path.exists():
-                self.say(f"{self._title}: features of view {number + 1} of {self._stage.views}, {len(stream):,} photos")
-                checkpoints.write(path, {"features": features(stream.view(number))})
-            views.append(checkpoints.read(path)[0]["features"])
-        return np.stack(views)
+    def _views(self, stream: Stream, trains: str) -> list[np.ndarray]:
+        """What the layers below those that train make of each view (N, ...)."""
+        return [self._view(stream, trains, number) for number in range(self._stage.views)]
+
+    def _view(self, stream: Stream, trains: str, number: int) -> np.ndarray:
+        """One of them, computed once: `upper` needs the same maps in every stage, from which others then take what they need."""
+        stage = "maps" if trains == "upper" else f"stage-{self.progress.stage + 1}"
+        path = self.folder / f"{stage}-view-{number}.npy"
+        if not path.exists():
+            if trains == "bottleneck" and self._keeps_maps:
+                features = self.net.pooled(views.blocks(self._view(stream, "upper", number)))
+            else:
+                self.say(f"{self._title}: view {number + 1} of {self._stage.views} of {len(stream):,} photos as the frozen layers see it")
+                features = self.net.below(trains, stream.view(number))
+            views.keep(path, len(stream), features)
+        return views.kept(path)
+
+    @property
+    def _keeps_maps(self) -> bool:
+        return any(stage.trains == "upper" and stage.epochs for stage in self.recipe.stages)
 
     def _solve(self) -> None:
         """The bottleneck anew, and the only epoch of this stage."""
         p, stream = self.progress, Stream(self.photos, self.recipe.augmentation, self.seed)
-        views = self._views(stream, self.net.pooled)
+        features = self._views(stream, "bottleneck")
         assert isinstance(self.head, Distilled)
         labels = np.repeat(self.photos.labels, stream.rule.copies)
-        solved = teacher.solve(views, self.head.targets[labels], self._stage.weight_decay)
+        solved = teacher.solve(features, self.head.targets[labels], self._stage.weight_decay)
         self._use(self.net.arrays() | solved)
         checkpoints.write(self.folder / "solved.safetensors", self.net.arrays())
-        features = views[0] @ solved["Bottleneck/kernel"] + solved["Bottleneck_BatchNorm/beta"]
-        p.moved, distance = True, 1 - self.head.accuracy(features, labels)
+        plain = features[0] @ solved["Bottleneck/kernel"] + solved["Bottleneck_BatchNorm/beta"]
+        p.moved, distance = True, 1 - self.head.accuracy(plain, labels)
         p.sums = [distance * len(self.photos)] * 2 + [0.0, float(len(self.photos)), time.monotonic() - self._ticked]
         self._end_epoch(None, 0.0, 0)
 

@@ -72,8 +72,8 @@ def sha256s(networks: Sequence[str]) -> list[str]:
     return found
 
 
-def solve(views: np.ndarray, targets: np.ndarray, ridge: float) -> dict[str, np.ndarray]:
-    """The bottleneck that gives features (views, n, m) the targets (n, d) by least squares: `Bottleneck/kernel` (m, d) and its batch norm.
+def solve(views: Sequence[np.ndarray], targets: np.ndarray, ridge: float) -> dict[str, np.ndarray]:
+    """The bottleneck that gives features, for each view (n, m), the targets (n, d) by least squares: `Bottleneck/kernel` (m, d) and its batch norm.
 
     Ridge regression on features of mean 0 and deviation 1; `ridge` is relative to the number of rows.
     """
@@ -84,7 +84,7 @@ def solve(views: np.ndarray, targets: np.ndarray, ridge: float) -> dict[str, np.
             x = (view[i : i + BLOCK] - mean) / deviation
             moments += x.T @ x
             products += x.T @ (targets[i : i + BLOCK] - centre)
-    n = views.shape[0] * views.shape[1]
+    n = len(views) * len(targets)
     kernel = np.linalg.solve(moments + ridge * n * np.eye(len(mean)), products) / deviation[:, None]
     zeros = np.zeros(targets.shape[1], np.float32)
     return {

@@ -1,0 +1,59 @@
+"""What frozen layers make of every photo, plain and augmented: computed once, kept on disk, read as it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.batches import samples
+
+READ = 256  # rows at once
+
+
+@dataclass(frozen=True)
+class Views:
+    """Features in place of crops: for each view (N, ...). Each pass takes the next view."""
+
+    features: Sequence[np.ndarray]
+    labels: np.ndarray  # int32 (N,)
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, start: int, batch: int, steps: int) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
+        """(batch, ...) and int32 (batch,), in the order of `Stream.batches`."""
+        chosen = samples(self.seed, len(self), start, batch * steps)
+        views = np.arange(start, start + batch * steps) // len(self) % len(self.features)
+        for i in range(0, batch * steps, batch):
+            rows = slice(i, i + batch)
+            of_each = [self.features[view][row] for view, row in zip(views[rows], chosen[rows], strict=True)]
+            yield tf.constant(np.stack(of_each)), self.labels[chosen[rows]]
+
+
+def keep(path: Path, n: int, blocks: Iterable[np.ndarray]) -> None:
+    """Writes n rows that come in blocks as one .npy file, which is whole or not there at all."""
+    temporary = path.with_name(f"_tmp-{os.getpid()}-{path.name}")
+    with open(temporary, "wb") as file:
+        for i, block in enumerate(blocks):
+            if i == 0:
+                header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False, "shape": (n, *block.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(block).data)
+    os.replace(temporary, path)
+
+
+def kept(path: Path) -> np.ndarray:
+    """What `keep` wrote, left on disk."""
+    return np.load(path, mmap_mode="r")
+
+
+def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of an array, some at a time."""
+    for i in range(0, len(rows), READ):
+        yield rows[i : i + READ]
