@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedder.errors import DataError
+from embedder.errors import DataError, InputError
 from indexer.metrics import Paired, compare, threshold_at
 
 FARS = (1e-3, 1e-2)
@@ -152,7 +152,11 @@ def _cosine(a: np.ndarray | None, b: np.ndarray | None) -> float:
 
 def read_pairs(path: Path) -> Pairs:
     """LFW's pairs.txt: `folds<TAB>n`, then for each fold n lines `name i j` (one person) and n lines `name i name j` (two)."""
-    lines = [line.split() for line in Path(path).read_text().splitlines() if line.strip()]
+    try:
+        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not text"
+        raise InputError(f"expected LFW's pairs.txt, {path} cannot be read ({why}): check the path") from None
     try:
         folds, n = map(int, lines[0])
         pairs = [_pair(line) for line in lines[1:]]

@@ -45,6 +45,8 @@ def keep(path: Path, n: int, blocks: Iterable[np.ndarray]) -> None:
                 header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False, "shape": (n, *block.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(block).data)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
