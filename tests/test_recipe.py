@@ -32,8 +32,8 @@ def test_margin_trains_the_head_then_the_bottleneck(tmp_path):
     text, mine = (recipe.SHIPPED / "margin.toml").read_text(), tmp_path / "mine.toml"
     for old, new, words in (
         ("scale = 32", "scale = 0", "margin in .* 0 where scale is 0"),
-        ("live_batch_norm = false", "live_batch_norm = true", "stages 2: trains in .* head, upper or all"),
-        ("teacher = []", 'teacher = ["itself"]', "stages 2: trains in .* head, upper or all"),
+        ("live_batch_norm = false", "live_batch_norm = true", "stages 2: trains in .* head or all here"),
+        ("teacher = []", 'teacher = ["itself"]', "stages 2: trains in .* upper or all here"),
     ):
         mine.write_text(text.replace(old, new, 1))
         with pytest.raises(InputError, match=words):
@@ -48,7 +48,16 @@ def test_distil_learns_from_a_teacher_and_frozen_statistics(tmp_path):
     with pytest.raises(InputError, match="live_batch_norm .* false where there is a teacher"):
         recipe.read(mine)
     mine.write_text(text.replace('trains = "head"', 'trains = "all"'))
-    with pytest.raises(InputError, match="stages 2: trains in .* all where .* all layers have trained before"):
+    with pytest.raises(InputError, match="stages 1: trains in .* to be head here, received 'all'"):
+        recipe.read(mine)
+
+
+def test_the_upper_layers_train_before_all_do(tmp_path):
+    text, mine = (recipe.SHIPPED / "margin.toml").read_text(), tmp_path / "mine.toml"
+    mine.write_text(text.replace('trains = "bottleneck"', 'trains = "upper"'))
+    assert [s.trains for s in recipe.read(mine).stages] == ["head", "upper"]
+    mine.write_text(text.replace('trains = "bottleneck"', 'trains = "upper"').replace('trains = "head"', 'trains = "all"'))
+    with pytest.raises(InputError, match="stages 2: trains in .* head or bottleneck or all here"):
         recipe.read(mine)
 
 

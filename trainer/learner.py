@@ -18,7 +18,7 @@ from trainer import forward, losses, replicas
 from trainer.recipe import Stage
 
 ACCUMULATOR = 0.1  # Adagrad's start
-HALF = tf.float16  # maps are kept in it: what bfloat16 computes loses nothing
+KEPT = {"f32": tf.float32, "bf16": tf.float16}  # of maps, by the precision of what computed them
 HEAD, DROPOUT_1, DROPOUT_2 = 4 << 32, 5 << 32, 6 << 32  # streams of chance, beside those of augment.py
 
 
@@ -30,8 +30,11 @@ class Net:
         self.folded = network.is_folded(arrays)
         self.dimension = int(arrays["Bottleneck/kernel"].shape[-1])
         self._infer = tf.function(lambda crops: self.prelogits(crops, False, 1.0, None), reduce_retracing=True)
-        self._maps = tf.function(lambda crops: tf.cast(forward.maps(self.model, seen(crops, part), precision), HALF), reduce_retracing=True)
+        self._maps = tf.function(self._kept_maps, reduce_retracing=True)
         self._pool = tf.function(lambda maps: forward.pooled(self.model, maps, precision), reduce_retracing=True)
+
+    def _kept_maps(self, crops: tf.Tensor) -> tf.Tensor:
+        return tf.cast(forward.maps(self.model, seen(crops, self.part), self.precision), KEPT[self.precision])
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -55,20 +58,22 @@ class Net:
             return forward.upper(self.model, features, self.precision, lambda x: dropout(x, keep, seed))
         return forward.bottleneck(self.model, features) if trains == "bottleneck" else features
 
-    def below(self, trains: str, batches: Iterable[tf.Tensor]) -> Iterator[np.ndarray]:
-        """Crops -> features, in inference mode: prelogits (n, d) where the head trains, what the bottleneck is given (n, channels), or maps."""
-        if trains == "head":
-            return (self._infer(crops).numpy() for crops in batches)
-        maps = (self._maps(crops).numpy() for crops in batches)
-        return self.pooled(maps) if trains == "bottleneck" else maps
+    def maps(self, batches: Iterable[tf.Tensor]) -> Iterator[np.ndarray]:
+        """Crops -> what the lower layers give (n, 8, 8, 896), in inference mode: float32, or float16 in 'bf16'."""
+        return (self._maps(crops).numpy() for crops in batches)
 
-    def pooled(self, maps: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """float16 maps (n, 8, 8, 896) -> what the bottleneck is given (n, channels), in inference mode."""
-        return (self._pool(tf.constant(some)).numpy() for some in maps)
+    def below(self, trains: str, maps: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """On to what the layers are given that a stage trains: the maps, pooled ones (n, channels), or prelogits (n, d) where it is the head."""
+        for some in maps:
+            if trains == "upper":
+                yield some
+            else:
+                pooled = self._pool(tf.constant(some))
+                yield (forward.bottleneck(self.model, pooled) if trains == "head" else pooled).numpy()
 
     def embed(self, batches: Iterable[tf.Tensor]) -> np.ndarray:
         """Prelogits (n, d) in inference mode."""
-        return np.concatenate(list(self.below("head", batches)))
+        return np.concatenate([self._infer(crops).numpy() for crops in batches])
 
     def arrays(self) -> dict[str, np.ndarray]:
         return network.get_weights(self.model)
@@ -166,7 +171,7 @@ class NotFinite(Exception):
 
 
 class Learner:
-    """One stage's optimiser, centres and averages around a net and a head. Inputs are crops, or features of a frozen network."""
+    """One stage's optimiser, centres and averages around a net and a head. Inputs are crops, or what frozen layers made of them."""
 
     def __init__(self, net: Net, head: Head, stage: Stage, live: bool, seed: int, labels: int):
         """labels: how many there are; each has a centre."""

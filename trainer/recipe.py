@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -130,19 +131,22 @@ def _recipe(values: dict[str, Any], path: Path) -> Recipe:
     if not checked["stages"] or not all(isinstance(s, dict) for s in checked["stages"]):
         raise _wrong("stages", path, "at least one table [[stages]]", checked["stages"])
     checked["stages"] = tuple(Stage(**_checked(Stage, s, path, f"stages {i}: ")) for i, s in enumerate(checked["stages"], 1))
-    before: list[str] = []
-    for i, stage in enumerate(checked["stages"], 1):
-        if stage.trains == "upper" and (checked["live_batch_norm"] or "all" in before):
-            raise _wrong(f"stages {i}: trains", path, "all where batch norm is live or all layers have trained before", stage.trains)
-        before.append(stage.trains)
-        if stage.trains == "bottleneck" and (checked["live_batch_norm"] or checked["teacher"]):
-            raise _wrong(
-                f"stages {i}: trains",
-                path,
-                "head, upper or all where there is a teacher, head or all where batch norm is live",
-                stage.trains,
-            )
+    for i, stage in enumerate(stages := checked["stages"]):
+        allowed = _trainable(stages[:i], checked["live_batch_norm"], bool(checked["teacher"]))
+        if stage.trains not in allowed:
+            raise _wrong(f"stages {i + 1}: trains", path, " or ".join(allowed) + " here", stage.trains)
     return Recipe(name=path.stem, **checked)
+
+
+def _trainable(earlier: Sequence[Stage], live: bool, teacher: bool) -> list[str]:
+    """What a stage may train after these. A teacher's first stage solves the bottleneck; the upper layers train from maps of lower ones that
+    have not moved."""
+    if live:
+        return ["head", "all"]
+    if teacher and not earlier:
+        return ["head"]
+    upper = [] if any(stage.trains == "all" for stage in earlier) else ["upper"]
+    return [*([] if teacher else ["head", "bottleneck"]), *upper, "all"]
 
 
 def _augmentation(values: dict[str, Any], path: Path) -> Augmentation:

@@ -17,15 +17,14 @@ from embedder.errors import ModelError
 from embedder.runtime import unit
 from embedder.spec import Part
 from embedder.table import make_folder
-from indexer.metrics import nearest_people, threshold_at
-from trainer import checkpoints, losses, teacher, views
+from trainer import checkpoints, gate, losses, teacher, views
 from trainer.batches import Data, Photos, Stream, plain_crops
+from trainer.gate import Judged
 from trainer.learner import Distilled, Head, Learner, Net, NotFinite, Softmax
 from trainer.recipe import Recipe, Stage
 from trainer.views import Views
 
 CHECKPOINT_SECONDS = 240.0  # between two checkpoints of a long epoch, so that they are less than 5 minutes apart
-MOST_JUDGED = 2000  # photos whose pairs are scored
 Arrays = dict[str, np.ndarray]
 Say = Callable[[str], None]
 
@@ -65,26 +64,9 @@ class Trained:
     progress: Progress
 
 
-def judged(net: Net, photos: Photos) -> tuple[float, float]:
-    """How well a network tells people apart: (top-1, TAR at FAR 0.001); the second decides where the first is equal, as near 1 it is."""
-    vectors = unit(net.embed(plain_crops(photos))).astype(np.float32)
-    return top1(vectors, photos.labels), tar(vectors, photos.labels)
-
-
-def top1(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """Share of unit vectors (n, d), but each person's first, whose nearest first one (cosine) is their person's (n,)."""
-    _, first = np.unique(labels, return_index=True)
-    rest = np.setdiff1d(np.arange(len(labels)), first)
-    nearest, _ = nearest_people(vectors[first], labels[first], vectors[rest], 1)
-    return float(np.mean(nearest[:, 0] == labels[rest]))
-
-
-def tar(vectors: np.ndarray, labels: np.ndarray, far: float = 1e-3) -> float:
-    """True accept rate at a false accept rate, over all pairs of the first MOST_JUDGED; 0 where all are of one person, or none is twice."""
-    vectors, labels = vectors[:MOST_JUDGED], labels[:MOST_JUDGED]
-    pairs = np.triu_indices(len(labels), 1)
-    scores, same = (vectors @ vectors.T)[pairs], (labels[:, None] == labels)[pairs]
-    return 0.0 if same.all() or not same.any() else float(np.mean(scores[same] >= threshold_at(scores[~same], far)))
+def judged(net: Net, photos: Photos) -> Judged:
+    """How well a network tells people apart."""
+    return gate.judge(unit(net.embed(plain_crops(photos))).astype(np.float32), photos.labels)
 
 
 class Run:
@@ -123,9 +105,10 @@ class Run:
         """All stages, from wherever the folder stands."""
         arrays = self._resume()
         if not arrays and self.data.validation:
-            before = dict(zip(("top1", "tar"), judged(self.net, self.data.validation), strict=True))
-            self.progress.best = {**before, "stage": 0, "epoch": 0}
-            self.say(f"{self.part.name}: before training {_held_out(before['top1'], before['tar'])}")
+            before = judged(self.net, self.data.validation)
+            checkpoints.write(self._before, {"hits": before.hits})
+            self.progress.best = {"top1": before.top1, "tar": before.tar, "stage": 0, "epoch": 0}
+            self.say(f"{self.part.name}: before training {_held_out(before.top1, before.tar)}")
         while self.progress.stage < len(self.recipe.stages):
             self._ticked = time.monotonic()
             learner = None if self._is_solved else self._learner()
@@ -191,49 +174,51 @@ class Run:
         self._tick()
         p.stage, p.epoch, self._last = p.stage + 1, 0, learner
 
+    @property
+    def _stream(self) -> Stream:
+        return Stream(self.photos, self.recipe.augmentation, self.seed)
+
+    def _source(self, learner: Learner) -> Source:
+        stream = self._stream
+        if not learner.takes_features:
+            return stream
+        return Views(self._views(self._stage.trains), np.repeat(stream.photos.labels, stream.rule.copies), self.seed)
+
     def _prelogits(self, learner: Learner | None) -> np.ndarray:
         """Of the training photos as they are, in inference mode (n, d): on from their first view, where it was kept."""
         if learner is None or not learner.takes_features or not self._stage.epochs or self.recipe.augmentation.copies > 1:
             return self.net.embed(plain_crops(self.photos))
-        trains = self._stage.trains
-        rows = views.blocks(self._view(Stream(self.photos, self.recipe.augmentation, self.seed), trains, 0))
-        if trains == "upper":
-            trains, rows = "bottleneck", self.net.pooled(rows)
-        return np.concatenate([self.net.above(trains, tf.constant(some)).numpy() for some in rows])
+        rows = views.blocks(self._view(self._stage.trains, 0))
+        return np.concatenate([self.net.above(self._stage.trains, tf.constant(some)).numpy() for some in rows])
 
-    def _source(self, learner: Learner) -> Source:
-        stream = Stream(self.photos, self.recipe.augmentation, self.seed)
-        if not learner.takes_features:
-            return stream
-        return Views(self._views(stream, learner.stage.trains), np.repeat(stream.photos.labels, stream.rule.copies), self.seed)
+    def _views(self, trains: str) -> list[np.ndarray]:
+        """What layers that train are given by the frozen ones below them, for each view (N, ...)."""
+        return [self._view(trains, number) for number in range(self._stage.views)]
 
-    def _views(self, stream: Stream, trains: str) -> list[np.ndarray]:
-        """What the layers below those that train make of each view (N, ...)."""
-        return [self._view(stream, trains, number) for number in range(self._stage.views)]
-
-    def _view(self, stream: Stream, trains: str, number: int) -> np.ndarray:
-        """One of them, computed once: `upper` needs the same maps in every stage, from which others then take what they need."""
-        stage = "maps" if trains == "upper" else f"stage-{self.progress.stage + 1}"
-        path = self.folder / f"{stage}-view-{number}.npy"
+    def _view(self, trains: str, number: int) -> np.ndarray:
+        """Of one view: computed once, from the maps of the lower layers, which are kept where a stage trains the upper ones."""
+        name = "maps" if trains == "upper" else f"stage-{self.progress.stage + 1}"
+        path = self.folder / f"{name}-view-{number}.npy"
         if not path.exists():
-            if trains == "bottleneck" and self._keeps_maps:
-                features = self.net.pooled(views.blocks(self._view(stream, "upper", number)))
+            if trains != "upper" and self._keeps_maps(number):
+                maps = views.blocks(self._view("upper", number))
             else:
-                self.say(f"{self._title}: view {number + 1} of {self._stage.views} of {len(stream):,} photos as the frozen layers see it")
-                features = self.net.below(trains, stream.view(number))
-            views.keep(path, len(stream), features)
+                self.say(f"{self._title}: view {number + 1} of {len(self.photos):,} photos as the frozen layers see it")
+                maps = self.net.maps(self._stream.view(number))
+            views.keep(path, len(self._stream), self.net.below(trains, maps))
         return views.kept(path)
 
-    @property
-    def _keeps_maps(self) -> bool:
-        return any(stage.trains == "upper" and stage.epochs for stage in self.recipe.stages)
+    def _keeps_maps(self, number: int) -> bool:
+        """Whether the upper layers train from this view in some stage, and the lower ones are as they were."""
+        stages, done = self.recipe.stages, self.recipe.stages[: self.progress.stage]
+        needed = any(stage.trains == "upper" and stage.epochs and number < stage.views for stage in stages)
+        return needed and not any(stage.trains == "all" for stage in done)
 
     def _solve(self) -> None:
         """The bottleneck anew, and the only epoch of this stage."""
-        p, stream = self.progress, Stream(self.photos, self.recipe.augmentation, self.seed)
-        features = self._views(stream, "bottleneck")
+        p, features = self.progress, self._views("bottleneck")
         assert isinstance(self.head, Distilled)
-        labels = np.repeat(self.photos.labels, stream.rule.copies)
+        labels = np.repeat(self.photos.labels, self._stream.rule.copies)
         solved = teacher.solve(features, self.head.targets[labels], self._stage.weight_decay)
         self._use(self.net.arrays() | solved)
         checkpoints.write(self.folder / "solved.safetensors", self.net.arrays())
@@ -290,19 +275,24 @@ class Run:
         )
 
     def _validate(self, learner: Learner | None, photos: Photos) -> tuple[float, float]:
-        """`judged` of the weights that would be delivered after this stage; the best are kept beside the checkpoints."""
+        """(top-1, soft TAR) of the weights that would be delivered after this stage; the best are kept beside the checkpoints."""
         p = self.progress
         if learner is not None and not learner.moves_network:
             last = p.history[-1] if p.history else {"validation_top1": p.best["top1"], "validation_tar": p.best["tar"]}
             return last["validation_top1"], last["validation_tar"]
         raw, would = self.net.arrays(), self._would_deliver(learner)
         self.net.assign(would)
-        score = judged(self.net, photos)
+        found = judged(self.net, photos)
         self.net.assign(raw)
-        if score > (p.best["top1"], p.best["tar"]):
-            p.best = {"top1": score[0], "tar": score[1], "stage": p.stage + 1, "epoch": p.epoch + 1}
+        if gate.is_kept(found, p.best["tar"], checkpoints.read(self._before)[0]["hits"]):
+            p.best = {"top1": found.top1, "tar": found.tar, "stage": p.stage + 1, "epoch": p.epoch + 1}
             checkpoints.write(self.folder / "best.safetensors", would, p.best)
-        return score
+        return found.top1, found.tar
+
+    @property
+    def _before(self) -> Path:
+        """Whom the network that training starts from tells apart."""
+        return self.folder / "before.safetensors"
 
     def _reached(self, learner: Learner | None) -> Arrays:
         return learner.network_weights(self.recipe.delivered == "average") if learner else self.net.arrays()
@@ -361,7 +351,7 @@ class Run:
 
 
 def _held_out(top1: float, tar: float) -> str:
-    return f"validation top-1 {top1:.4f}, TAR {tar:.4f} at FAR 0.001"
+    return f"validation top-1 {top1:.4f}, soft TAR {tar:.4f}"
 
 
 def pulled_back(start: Arrays, end: Arrays, factor: float) -> Arrays:

@@ -4,7 +4,7 @@ MODEL/spec.json, <16 hex>.safetensors    the model
 MODEL/people.json                        salted hashes of the people it was trained on, and chosen by
 MODEL/record.json                        arguments, versions, times, scores; written last: the run is complete
 MODEL/metrics.jsonl, curves.png          a line an epoch; the same drawn
-MODEL/run/                               head, centres, names, checkpoints; deleted on completion unless kept
+MODEL/run/                               head, centres, names, checkpoints, views; deleted on completion unless kept
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
     recipe, compute = recipe.with_epochs(epochs), compute.chosen()
     model = weights.open_model(source)
     _check_batch_norm(model, recipe)
+    _check_teacher(recipe)
     data = batches.read(crops, validate, seed)
     given = record.arguments(recipe, model.spec, data, seed, compute.precision)
     try:
@@ -79,6 +80,13 @@ def _check_batch_norm(model: weights.Model, recipe: Recipe) -> None:
     for i, part in enumerate(model.spec.parts):
         if recipe.live_batch_norm and network.is_folded(model.arrays(i)):
             raise InputError(f"expected weights with live batch norm for {recipe.name}, {part.name} has it folded: use another recipe")
+
+
+def _check_teacher(recipe: Recipe) -> None:
+    if recipe.teacher and not recipe.stages[0].epochs:
+        raise InputError(
+            f"expected 1 epoch for stage 1 of {recipe.name}, which makes the bottleneck for its teachers, received 0: skip the other stages only"
+        )
 
 
 def _announce(model: weights.Model, recipe: Recipe, data: Data, compute: Compute, names: list[str], say: Say) -> None:
@@ -119,7 +127,7 @@ def _completed(out: Path, given: dict[str, Any]) -> Result | None:
 def _prepared(out: Path, given: dict[str, Any], data: Data) -> Path:
     """MODEL/run, begun or to be gone on with."""
     run = out / "run"
-    for folder in (out, run):
+    for folder in (out, run, *run.glob("part-*")):
         drop_stale_temporaries(folder)
     if (run / "arguments.json").is_file():
         record.check_same(_read_json(run / "arguments.json"), given, out)
@@ -169,6 +177,8 @@ def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, co
                 done = Run(folder, part, model.arrays(i), recipe, data, seed, keep, say, report, compute).train()
             record.write_json(folder / "done.json", asdict(done))
             keras.backend.clear_session()
+        for view in folder.glob("*-view-*.npy"):
+            view.unlink()
         trained.append(done)
     return trained
 
