@@ -220,7 +220,7 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
 @common
 def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, validate: Path | None, epochs: tuple[int, ...] | None, seed: int,
           keep_run: bool, compute: Compute) -> None:  # fmt: skip
-    """Finetune in two stages: the classification head, then all layers. The same command goes on where it was stopped."""
+    """Finetune in two stages: the classification head, then the layers below it. The same command goes on where it was stopped."""
     from embedder.quiet import import_tensorflow
     from trainer.recipe import read as read_recipe
 
