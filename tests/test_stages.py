@@ -432,6 +432,7 @@ def test_stage_1_solves_the_bottleneck_and_stage_2_comes_nearer(tmp_path, data, 
     assert "tiny: 1 photos are left out: the teacher finds no face on their crops" in lines
     first, *_, last = done.progress.history
     assert first["stage"] == 1 and first["loss"] == pytest.approx(1 - done.progress.softmax[0], abs=1e-6)
+    assert first["accuracy"] == 1.0  # eleven photos, learnt by heart
     assert last["stage"] == 2 and done.progress.softmax[1] > done.progress.softmax[0]
 
 

@@ -223,8 +223,10 @@ class Run:
         self._use(self.net.arrays() | solved)
         checkpoints.write(self.folder / "solved.safetensors", self.net.arrays())
         plain = features[0] @ solved["Bottleneck/kernel"] + solved["Bottleneck_BatchNorm/beta"]
-        p.moved, distance = True, 1 - self.head.accuracy(plain, labels)
-        p.sums = [distance * len(self.photos)] * 2 + [0.0, float(len(self.photos)), time.monotonic() - self._ticked]
+        batches = [slice(i, i + self._stage.batch) for i in range(0, len(plain), self._stage.batch)]
+        each = [self.head.judged(tf.constant(plain[some]), tf.constant(labels[some])) for some in batches]
+        loss, right = (float(np.concatenate(of).sum()) for of in zip(*each, strict=True))
+        p.moved, p.sums = True, [loss, loss, right, float(len(plain)), time.monotonic() - self._ticked]
         self._end_epoch(None, 0.0, 0)
 
     def _train_epoch(self, learner: Learner, source: Source, steps: int) -> None:
