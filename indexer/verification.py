@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedder.errors import DataError, InputError
+from embedder.errors import DataError
 from indexer.metrics import Paired, compare, threshold_at
 
 FARS = (1e-3, 1e-2)
@@ -156,7 +156,7 @@ def read_pairs(path: Path) -> Pairs:
         lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not text"
-        raise InputError(f"expected LFW's pairs.txt, {path} cannot be read ({why}): check the path") from None
+        raise DataError(f"expected LFW's pairs.txt, {path} cannot be read ({why}): check the path") from None
     try:
         folds, n = map(int, lines[0])
         pairs = [_pair(line) for line in lines[1:]]

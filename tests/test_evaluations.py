@@ -173,7 +173,7 @@ def test_pairs_that_cannot_be_judged_are_one_line(run, pairs, tmp_path):
     synthetic.write(tmp_path / "twice", twice)
     for code, words, arguments in [
         (3, "`10 300`", [tmp_path / "faces", tmp_path / "bad.txt"]),
-        (6, "nowhere.txt", [tmp_path / "faces", tmp_path / "nowhere.txt"]),
+        (3, "nowhere.txt cannot be read (No such file", [tmp_path / "faces", tmp_path / "nowhere.txt"]),
         (3, "are missing", [tmp_path / "few", pairs]),
         (3, "one photo called person_0_0001", [tmp_path / "twice", pairs]),
         (3, "no data set", [tmp_path, pairs]),

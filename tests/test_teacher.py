@@ -113,7 +113,7 @@ def test_the_solved_bottleneck_fits_the_network_and_both_ways_to_run_it(crops):
     part, start = model.spec.parts[0], model.arrays(0)
     targets = unit(np.random.default_rng(0).normal(size=(12, 16)))
     net = Net(start, part)
-    arrays = start | solve([*net.below("bottleneck", [crops[:12]])], targets, 0.01)
+    arrays = start | solve([*net.below("bottleneck", net.maps([crops[:12]]))], targets, 0.01)
     wider = Net(arrays, part)
     assert wider.dimension == 16 and network.is_folded(arrays)
     trained = unit(wider.embed(iter([crops[:12]])))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedder.errors import DataError, InputError
+from embedder.errors import DataError
 from indexer.verification import compare_folds, read_pairs, roc, verify_folds
 
 
@@ -124,5 +124,5 @@ def test_other_files_are_one_clear_line(tmp_path, text):
 def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     for path, why in ((tmp_path / "pairs.txt", "No such file"), (tmp_path, "Is a directory"), (tmp_path / "photo.jpg", "not text")):
-        with pytest.raises(InputError, match=f"expected LFW's pairs.txt, {path} cannot be read .{why}.*: check the path"):
+        with pytest.raises(DataError, match=f"expected LFW's pairs.txt, {path} cannot be read .{why}.*: check the path"):
             read_pairs(path)
