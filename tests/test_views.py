@@ -1,4 +1,5 @@
 import errno
+import os
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_what_was_stopped_is_not_there(tmp_path):
 
 
 def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(views.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(OSError, match="No space left on device") as caught:
         views.keep(tmp_path / "view.npy", 2, [np.zeros((2, 3), np.float32)])
     assert caught.value.filename == str(tmp_path / "view.npy") and not any(tmp_path.iterdir())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from embedder.table import sync_folder
+from embedder.table import atomic
 from trainer.batches import samples
 
 READ = 256  # rows at once
@@ -39,22 +38,12 @@ class Views:
 
 def keep(path: Path, n: int, blocks: Iterable[np.ndarray]) -> None:
     """Writes n rows that come in blocks as one .npy file, which is whole, on disk, or not there at all."""
-    temporary = path.with_name(f"_tmp-{os.getpid()}-{path.name}")
-    try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            for i, block in enumerate(blocks):
-                if i == 0:
-                    header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False, "shape": (n, *block.shape[1:])}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(np.ascontiguousarray(block).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with atomic(path) as file:
+        for i, block in enumerate(blocks):
+            if i == 0:
+                header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False, "shape": (n, *block.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(block).data)
 
 
 def kept(path: Path) -> np.ndarray:
