@@ -14,6 +14,7 @@ import click
 
 import cli_evaluate
 import cli_gallery
+import cli_serve
 from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing, views_option
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, SystemFault, from_os_error
@@ -346,6 +347,7 @@ def demo(out: Output, folder: Path, compute: Compute) -> None:
 
 cli_evaluate.register(cli)
 cli_gallery.register(cli)
+cli_serve.register(cli)
 
 
 # errors ---------------------------------------------------------------------

@@ -117,6 +117,12 @@ def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, split:
     return total, {why: n for why, n in left.items() if n}
 
 
+def enrol(gallery: Gallery, row: Row, identity: str, readmit: bool) -> Added:
+    """One face of a photo, with its pixels, under a name; its crop is kept where the gallery keeps crops."""
+    png = crops_of.to_png(row.pixels) if gallery.keeps_crops and row.pixels is not None else None
+    return gallery.add([replace(row, identity=identity, crop=png, pixels=None)], readmit)
+
+
 def _join(total: Added, part: Added) -> None:
     total.added, total.again, total.forgotten = total.added + part.added, total.again + part.again, total.forgotten + part.forgotten
     total.conflicts += part.conflicts
@@ -309,10 +315,10 @@ def verify(name: str) -> Verified:
         return gallery.verify()
 
 
-def compact(name: str, keep_undo: float | None) -> dict[str, Any]:
+def compact(name: str, keep_undo: float | None, on_progress: OnProgress = lambda done, total: None) -> dict[str, Any]:
     """A new generation; before it, changes older than `keep_undo` seconds are dropped from the log."""
     with open_gallery(name, write=True) as gallery:
-        dropped = gallery.compact(keep_undo)
+        dropped = gallery.compact(keep_undo, on_progress)
         return {"index": name, "generation": gallery.generation, "faces": gallery.faces, "dropped": dropped}
 
 

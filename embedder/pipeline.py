@@ -84,7 +84,7 @@ class PhotoStage:
         waiting: deque[Future[list[tuple[Photo, list[Row]]]]] = deque()
         submit = self._pool(sum(entry.size for entry in entries.values()))
         try:
-            for chunk in chunks(map(self._checked, photos)):
+            for chunk in chunks(map(self.checked, photos)):
                 waiting.append(submit(chunk, [entries[photo.name] for photo in chunk]))
                 if len(waiting) > cores():
                     yield from waiting.popleft().result()
@@ -112,7 +112,7 @@ class PhotoStage:
         self._finish([row for _, rows in made for row in rows])
         return made
 
-    def _checked(self, photo: Photo) -> Photo:
+    def checked(self, photo: Photo) -> Photo:
         """A photo in which no face fits keeps no pixels."""
         least = self.spec.detector["min_face"]
         if photo.pixels is not None and min(photo.pixels.shape[:2]) < least:

@@ -37,6 +37,10 @@ class Busy(GalleryError):
     """Another process writes, or reads an older state."""
 
 
+class Unknown(GalleryError):
+    """There is no such person, face or photo."""
+
+
 # errors ---------------------------------------------------------------------
 
 
