@@ -208,7 +208,14 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
             for task in waiting:
                 task.cancel()
 
-    return StreamingResponse(lines(), media_type=LINE)
+    return Lines(lines(), media_type=LINE)
+
+
+class Lines(StreamingResponse):
+    """One that is sent while the request's body is still read: it leaves that to whoever makes the lines."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.stream_response(send)
 
 
 def _line(answer: dict[str, Any]) -> bytes:
