@@ -296,7 +296,7 @@ def _cursor(name: str) -> str:
 
 def _after(cursor: str | None) -> str:
     try:
-        return base64.urlsafe_b64decode(cursor.encode("ascii")).decode() if cursor else ""
+        return base64.b64decode(cursor, b"-_", validate=True).decode() if cursor else ""
     except (ValueError, UnicodeError):
         raise Problem(422, "invalid", "expected `next` of the page before as the cursor, received another text: leave it out") from None
 

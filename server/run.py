@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 
@@ -34,6 +36,7 @@ def serve(settings: Settings, workers: int, certificate: Path | None, private_ke
     settings.to_environment()
     with contextlib.closing(Accounts()) as accounts, _shared_meters(workers):
         say(_where(settings, accounts))
+        signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has drained
         try:
             uvicorn.run(
                 "server.app:create", factory=True, host=settings.host, port=settings.port, workers=workers, log_level="warning",
@@ -43,6 +46,10 @@ def serve(settings: Settings, workers: int, certificate: Path | None, private_ke
             )  # fmt: skip
         finally:
             accounts.end_start_key(settings.port)
+
+
+def _end(*_: object) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _where(settings: Settings, accounts: Accounts) -> str:

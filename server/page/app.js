@@ -29,6 +29,7 @@ function show() {
   ending = new AbortController();
   app.until = { signal: ending.signal };
   document.title = `facedb: ${index}`;
+  document.getElementById('news').replaceChildren();
   for (const link of document.querySelectorAll('nav a')) {
     link.href = `#/${encodeURIComponent(index)}/${link.dataset.view}/`;
     if (link.dataset.view === view) link.setAttribute('aria-current', 'page');

@@ -21,7 +21,7 @@ export async function show(main, app) {
   main.append(
     make('dl', { className: 'lines' }, Object.entries(lines).flatMap(([name, text]) => [make('dt', {}, name), make('dd', {}, text)])),
     app.may('admin') && make('p', { className: 'actions' },
-      button('Calibrate …', () => askFor('Calibrate', 'Share of strangers that may be taken for somebody', 'Calibrate', async text => {
+      button('Calibrate\u00a0…', () => askFor('Calibrate', 'Share of strangers that may be taken for somebody', 'Calibrate', async text => {
         const fpir = Number(text);
         if (!(fpir > 0 && fpir < 1)) throw new Error('Expected a share such as 0.01.');
         follow(await api.calibrate(app.index, fpir));

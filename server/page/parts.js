@@ -23,6 +23,11 @@ export function tell(text, action) {
   if (!action) fading = setTimeout(() => news.replaceChildren(), 8000);
 }
 
+/** Tells those who listen what others see. */
+export function announce(text) {
+  document.getElementById('said').textContent = text;
+}
+
 /** Runs what a button does; tells a problem in the place where it happened, or else as news. */
 export async function attempt(work, place) {
   try {

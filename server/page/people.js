@@ -58,15 +58,15 @@ export function show(main, app, wanted) {
         make('img', { src: api.thumbnail(app.index, face.face_id), alt: `Photo ${face.image}`, loading: 'lazy', width: 128, height: 128 }),
         make('span', { className: 'file' }, face.image),
         change && make('span', { className: 'actions' },
-          button('Somebody else …', () => give(face), { 'aria-label': `${face.image} is somebody else` }),
+          button('Somebody else\u00a0…', () => give(face), { 'aria-label': `${face.image} is somebody else` }),
           button('Remove', () => run(() => api.remove(app.index, { face_id: face.face_id }), 'One photo removed.'), { 'aria-label': `Remove ${face.image}` }))))),
       make('p', { className: 'actions' },
-        change && button('Correct the name …', () => askFor('Correct the name', 'New name', 'Rename',
+        change && button('Correct the name\u00a0…', () => askFor('Correct the name', 'New name', 'Rename',
           name => run(() => api.rename(app.index, identity, name), `${identity} is called ${name} now.`), { value: identity })),
-        change && button('Same person as …', () => askFor('Merge two people', `All photos of ${identity} go to`, 'Merge',
+        change && button('Same person as\u00a0…', () => askFor('Merge two people', `All photos of ${identity} go to`, 'Merge',
           name => run(() => api.merge(app.index, identity, name), `${identity} is one person with ${name} now.`), { list: text => names(app.index, text) })),
         change && button('Remove', () => run(() => api.remove(app.index, { identity }), `${identity} removed.`)),
-        app.may('admin') && button('Forget for good …', () => forget(identity), { className: 'danger' })));
+        app.may('admin') && button('Forget for good\u00a0…', () => forget(identity), { className: 'danger' })));
   }
 
   const give = face => askFor('Who is it?', 'Name', 'Change',

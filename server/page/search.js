@@ -1,7 +1,7 @@
 // A photo -> the faces in it, and who they look like.
 
 import * as api from './api.js';
-import { askFor, attempt, button, closeDialog, make, open, percent, tell } from './parts.js';
+import { announce, askFor, attempt, button, closeDialog, make, open, percent, tell } from './parts.js';
 import { names } from './people.js';
 
 const K = 5;
@@ -43,7 +43,7 @@ export function show(main, app) {
     results.replaceChildren(make('h2', {}, heading), ...(shown ? [shown] : []),
       ...answer.faces.map(face => card(face, picture)));
     if (answer.left_out) results.append(make('p', {}, `${answer.left_out} smaller faces are left out.`));
-    tell(found === 0 ? heading : `${heading}: ${answer.faces.map(words).join(' ')}`);
+    announce(found === 0 ? heading : `${heading}: ${answer.faces.map(words).join(' ')}`);
   }
 
   function card(face, picture) {
@@ -63,7 +63,7 @@ export function show(main, app) {
         make('ol', { className: 'hits' }, hits),
         app.may('write') && make('p', { className: 'actions' },
           face.known && button(`It is ${best}: add this photo`, () => enrol(face, best)),
-          button(face.known ? 'It is somebody else …' : 'Enrol …', () => enrolAs(face)))));
+          button(face.known ? 'It is somebody else\u00a0…' : 'Enrol\u00a0…', () => enrolAs(face)))));
   }
 
   const enrolAs = face => askFor('Who is it?', 'Name', 'Enrol', name => enrol(face, name), { list: text => names(app.index, text) });
@@ -93,7 +93,7 @@ export function show(main, app) {
         make('figure', {}, cut(picture, face.box, 320), make('figcaption', {}, `Face ${face.face + 1} of the photo`)),
         make('figure', {}, make('img', { src: api.thumbnail(app.index, hit.face_id), alt: `Enrolled photo of ${hit.identity}` }),
           make('figcaption', {}, hit.image))),
-      make('p', {}, `${hit.rank === 1 ? 'The nearest' : `Number ${hit.rank}`} of ${face.hits.length}. 1 would be the same photo; two strangers are mostly below 0.4.`),
+      make('p', {}, `${hit.rank === 1 ? 'The nearest' : `Number ${hit.rank}`} of ${face.hits.length}. The same photo would have 1.`),
       make('p', { className: 'actions' },
         app.may('write') && button(`It is ${hit.identity}: add this photo`, async () => { closeDialog(); await enrol(face, hit.identity); }),
         button('All photos of this person', () => { closeDialog(); app.go('people', hit.identity); })));
