@@ -66,7 +66,7 @@ def keys_list(out: Output) -> None:
     """Names, scopes and rates; the keys themselves are nowhere."""
     from server.accounts import Accounts
 
-    found = Accounts().keys()
+    found = Accounts().list_keys()
     lines = [f"{time.strftime('%Y-%m-%d', time.localtime(key['made']))}  {key['scope']:<5}  {key['name']}" for key in found]
     out.result(found, "\n".join(lines) or "there are no keys")
 

@@ -268,7 +268,9 @@ class Decoder:
         return self._asked(name, [name, len(data)], data)
 
     def _asked(self, name: str, question: str | list[Any], data: bytes) -> Photo:
-        worker: subprocess.Popen | None = self._idle.get() or start("embedder.decode", str(self._most_pixels), environment=ONE_BLOCK, buffered=False)
+        worker: subprocess.Popen | None = self._idle.get() or start(
+            "embedder.decode", str(self._most_pixels), environment=ONE_BLOCK, buffered=False
+        )
         assert worker is not None
         try:
             photo = _ask(worker, name, json.dumps(question).encode() + b"\n" + data, self._seconds)

@@ -340,9 +340,7 @@ class Faces(Database):
         rows = self.execute(f"{FACES} WHERE {where} ORDER BY faces.id", (value,))
         if not rows:
             what = "a face with the id" if face_id is not None else "faces of the photo"
-            raise Unknown(
-                f"expected {what} {value!r} in {self.folder.name}, there is none: see `list {self.folder.name} --identity P`"
-            )
+            raise Unknown(f"expected {what} {value!r} in {self.folder.name}, there is none: see `list {self.folder.name} --identity P`")
         return [self._columns(row) for row in rows]
 
     def removed_by(self, line: int) -> list[tuple[str, Row]]:

@@ -97,7 +97,7 @@ class Accounts:
             raise InputError(f"expected a name that no key has, there is one called {name!r}: choose another, or revoke that one")
         return secret
 
-    def keys(self) -> list[dict[str, Any]]:
+    def list_keys(self) -> list[dict[str, Any]]:
         """Every key, without its secret."""
         rows = self._run("SELECT id, name, scope, rate, made FROM keys ORDER BY made")
         return [dict(zip(("id", "name", "scope", "rate", "made"), row, strict=True)) for row in rows]

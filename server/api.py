@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from hashlib import sha256
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Depends, File, Header, Path, Query, Request, Response, UploadFile
@@ -22,6 +22,7 @@ from embedder.errors import DataError, FaceDBError
 from embedder.photos import Photo
 from embedder.table import UNIT_TOLERANCE, Row
 from indexer.database import Unknown
+from indexer.faces import Change
 from indexer.gallery import Gallery
 from indexer.search import exact_scores
 from server import models
@@ -34,7 +35,6 @@ from server.problems import Problem, busy, of_error
 from server.state import State
 from workflows import Question
 
-T = TypeVar("T")
 AHEAD = 32  # photos of a stream that are at work
 LINE = "application/x-ndjson"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -42,7 +42,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 PHOTO = {"requestBody": {"required": True, "description": "The bytes of a photo: JPEG, PNG, WebP, ...", "content": {
     kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/jpeg", "image/png", "application/octet-stream")}}}  # fmt: skip
-LINES = {"requestBody": {"required": True, "content": {LINE: {"schema": {"type": "string"}, "example": '{"id": "1", "photo": "/9j/4AAQ..."}\n'}}}}
+LINES = {
+    "requestBody": {"required": True, "content": {LINE: {"schema": {"type": "string"}, "example": '{"id": "1", "photo": "/9j/4AAQ..."}\n'}}}
+}
 router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 
@@ -57,7 +59,9 @@ def needs(scope: str) -> Any:
     def check(request: Request) -> Key:
         key: Key = request.state.key
         if not key.may(scope):
-            raise Problem(403, "scope", f"expected a key with the scope {scope}, {key.name!r} has {key.scope}: make another with `keys make`")
+            raise Problem(
+                403, "scope", f"expected a key with the scope {scope}, {key.name!r} has {key.scope}: make another with `keys make`"
+            )
         return key
 
     return Depends(check)
@@ -67,12 +71,16 @@ Asker = Annotated[Key, needs("read")]
 Writer = Annotated[Key, needs("write")]
 Admin = Annotated[Key, needs("admin")]
 Whole = Annotated[State, Depends(state)]
-Mark = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200, description="The same change sent again with it is done once.")]
+Mark = Annotated[
+    str | None, Header(alias="Idempotency-Key", max_length=200, description="The same change sent again with it is done once.")
+]
 
 
 def index_of(whole: Whole, index: Annotated[str, Path(description="Name of an index that is served.", examples=["friends"])]) -> Served:
     if index not in whole.indexes:
-        raise Problem(404, "index", f"expected an index that is served ({', '.join(whole.indexes)}), received {index[:100]!r}: mend the path")
+        raise Problem(
+            404, "index", f"expected an index that is served ({', '.join(whole.indexes)}), received {index[:100]!r}: mend the path"
+        )
     return whole.indexes[index]
 
 
@@ -84,7 +92,9 @@ Index = Annotated[Served, Depends(index_of)]
 
 async def photo_of(request: Request) -> bytes:
     if not (data := await request.body()):
-        raise Problem(422, "invalid", "expected the bytes of a photo as the body, received none: send them, such as with --data-binary @FILE")
+        raise Problem(
+            422, "invalid", "expected the bytes of a photo as the body, received none: send them, such as with --data-binary @FILE"
+        )
     return data
 
 
@@ -94,7 +104,9 @@ PhotoBytes = Annotated[bytes, Depends(photo_of)]
 async def faces_of(whole: State, index: Served, data: bytes, name: str) -> tuple[Photo, list[Row]]:
     """What is in a photo; raises Problem where too many wait."""
     if len(data) > whole.settings.photo_bytes:
-        raise Problem(413, "large", f"expected a photo of at most {whole.settings.photo_bytes:,} bytes, received {len(data):,}: make it smaller")
+        raise Problem(
+            413, "large", f"expected a photo of at most {whole.settings.photo_bytes:,} bytes, received {len(data):,}: make it smaller"
+        )
     intake: Intake = await whole.intake(index)
     if len(intake) >= whole.settings.queue:
         raise busy("more photos wait than may: try again")
@@ -248,7 +260,9 @@ async def verify_two_photos(
     for which, file in (("first", first), ("second", second)):
         photo, found = await faces_of(whole, index, await file.read(), file.filename or which)
         if found[0].vector is None:
-            raise Problem(422, photo.outcome, f"expected a face in the {which} photo, its outcome is {photo.outcome} ({photo.why}): choose another")
+            raise Problem(
+                422, photo.outcome, f"expected a face in the {which} photo, its outcome is {photo.outcome} ({photo.why}): choose another"
+            )
         rows.append(found[0])
     a, b = (np.asarray(row.vector, np.float32) for row in rows)
     return JSONResponse({"score": float(exact_scores(a, b[None])[0]), "faces": list(map(models.as_face, rows))})
@@ -346,26 +360,14 @@ async def change(whole: State, key: Key, index: Served, mark: str | None, what: 
 
 def _again(status: int | None, answer: bytes | None, is_same: bool) -> Response:
     if not is_same:
-        raise Problem(422, "mark", "expected the same change as before with this Idempotency-Key, received another: give it a key of its own")
+        raise Problem(
+            422, "mark", "expected the same change as before with this Idempotency-Key, received another: give it a key of its own"
+        )
     if status is None:
         raise Problem(409, "in-work", "expected a change that has ended, this one is still done: try again", {"Retry-After": "1"})
     if answer is None:
         raise Problem(409, "done", "the change was done; its answer is no longer kept, since somebody was forgotten")
     return Response(answer, status, media_type="application/json", headers={"Idempotency-Replayed": "true"})
-
-
-async def changed(index: Served, work: Callable[[Gallery], Any], faces: Callable[[Gallery], list[str]]) -> tuple[dict[str, Any], list[str]]:
-    """A verb of the gallery, and the face_ids that it is about."""
-
-    def do(gallery: Gallery) -> tuple[dict[str, Any], list[str]]:
-        about = faces(gallery)
-        return asdict(work(gallery)), about
-
-    return await asyncio.wrap_future(index.write(do))
-
-
-def _ids_of(identity: str) -> Callable[[Gallery], list[str]]:
-    return lambda gallery: [face["face_id"] for face in gallery.list_faces(identity)]
 
 
 @router.post("/indexes/{index}/faces", response_model=models.Enrolled, openapi_extra=PHOTO, tags=["people"])
@@ -387,7 +389,11 @@ async def enrol(
         row = _chosen(photo, rows, face)
         done = await asyncio.wrap_future(index.write(lambda gallery: galleries.enrol(gallery, row, identity, readmit)))
         if done.conflicts:
-            raise Problem(409, "conflict", f"expected a face that nobody has, it is enrolled as {done.conflicts[0].kept!r}: give it to another with `split`")
+            raise Problem(
+                409,
+                "conflict",
+                f"expected a face that nobody has, it is enrolled as {done.conflicts[0].kept!r}: give it to another with `split`",
+            )
         if done.forgotten:
             raise Problem(409, "forgotten", "expected a face that was not forgotten, this one was: `readmit` takes it back")
         return {"added": done.added, "again": done.again, "face": models.as_face(row)}, [row.face_id]
@@ -407,36 +413,51 @@ def _chosen(photo: Photo, rows: list[Row], face: int | None) -> Row:
     return rows[face or 0]
 
 
-def verb(path: str, what: str, model: type[BaseModel], text: str, do: Callable[[Any, Gallery], Any], faces: Callable[[Any], Callable[[Gallery], list[str]]]):  # fmt: skip
-    """A route for a verb of the gallery that takes a document."""
+async def corrected(whole: State, key: Key, index: Served, mark: str | None, asked: BaseModel, do: Callable[[Gallery], Change],
+                    faces: Callable[[Gallery], list[str]]) -> Response:  # fmt: skip
+    """A verb of the gallery, by the document that asks for it; `faces` are those that it is about."""
 
-    async def route(whole: Whole, key: Writer, index: Index, asked: model, mark: Mark = None):  # type: ignore[valid-type]
-        async def work():
-            return await changed(index, lambda gallery: do(asked, gallery), faces(asked))
+    def work(gallery: Gallery) -> tuple[dict[str, Any], list[str]]:
+        about = faces(gallery)
+        return asdict(do(gallery)), about
 
-        return await change(whole, key, index, mark, what, asked.model_dump_json().encode(), work)
+    async def write() -> tuple[dict[str, Any], list[str]]:
+        return await asyncio.wrap_future(index.write(work))
 
-    route.__doc__, route.__name__ = text, what
-    route.__annotations__["asked"] = model
-    router.post(f"/indexes/{{index}}/{path}", response_model=models.Change, tags=["people"])(route)
-
-
-verb("people/rename", "rename", models.Rename, "Gives a person another name, which nobody has.",
-     lambda asked, gallery: gallery.rename(asked.old, asked.new), lambda asked: _ids_of(asked.old))  # fmt: skip
-verb("people/merge", "merge", models.Merge, "Gives all faces of one person to another.",
-     lambda asked, gallery: gallery.merge(asked.source, asked.into), lambda asked: _ids_of(asked.source))  # fmt: skip
-verb("people/split", "split", models.Split, "Gives chosen faces to another person, enrolled already or new.",
-     lambda asked, gallery: gallery.split(asked.face_ids, asked.to), lambda asked: lambda gallery: asked.face_ids)  # fmt: skip
+    return await change(whole, key, index, mark, type(asked).__name__.lower(), asked.model_dump_json().encode(), write)
 
 
-def _remove(asked: models.Remove, gallery: Gallery) -> Any:
+def _ids_of(identity: str) -> Callable[[Gallery], list[str]]:
+    return lambda gallery: [face["face_id"] for face in gallery.list_faces(identity)]
+
+
+@router.post("/indexes/{index}/people/rename", response_model=models.Change, tags=["people"])
+async def rename(whole: Whole, key: Writer, index: Index, asked: models.Rename, mark: Mark = None):
+    """Gives a person another name, which nobody has."""
+    return await corrected(whole, key, index, mark, asked, lambda gallery: gallery.rename(asked.old, asked.new), _ids_of(asked.old))
+
+
+@router.post("/indexes/{index}/people/merge", response_model=models.Change, tags=["people"])
+async def merge(whole: Whole, key: Writer, index: Index, asked: models.Merge, mark: Mark = None):
+    """Gives all faces of one person to another."""
+    return await corrected(whole, key, index, mark, asked, lambda gallery: gallery.merge(asked.source, asked.into), _ids_of(asked.source))
+
+
+@router.post("/indexes/{index}/people/split", response_model=models.Change, tags=["people"])
+async def split(whole: Whole, key: Writer, index: Index, asked: models.Split, mark: Mark = None):
+    """Gives chosen faces to another person, enrolled already or new."""
+    return await corrected(
+        whole, key, index, mark, asked, lambda gallery: gallery.split(asked.face_ids, asked.to), lambda gallery: asked.face_ids
+    )
+
+
+@router.post("/indexes/{index}/people/remove", response_model=models.Change, tags=["people"])
+async def remove(whole: Whole, key: Writer, index: Index, asked: models.Remove, mark: Mark = None):
+    """Takes a person out, or one face; undo brings them back."""
     if (asked.identity is None) == (asked.face_id is None):
         raise Problem(422, "invalid", "expected an identity or a face_id, received both or none: give one")
-    return gallery.remove(asked.identity, asked.face_id)
-
-
-verb("people/remove", "remove", models.Remove, "Takes a person out, or one face; undo brings them back.", _remove,
-     lambda asked: _ids_of(asked.identity) if asked.identity is not None else lambda gallery: [asked.face_id])  # fmt: skip
+    faces = _ids_of(asked.identity) if asked.identity is not None else lambda gallery: [str(asked.face_id)]
+    return await corrected(whole, key, index, mark, asked, lambda gallery: gallery.remove(asked.identity, asked.face_id), faces)
 
 
 @router.post("/indexes/{index}/undo", response_model=list[models.Change], tags=["people"])

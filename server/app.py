@@ -88,7 +88,9 @@ def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def of_question(_: Request, error: RequestValidationError) -> Response:
         wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]]
-        problem = Problem(422, "invalid", f"expected a question as the OpenAPI document says it, received another: {'; '.join(wrong)}"[:1000])
+        problem = Problem(
+            422, "invalid", f"expected a question as the OpenAPI document says it, received another: {'; '.join(wrong)}"[:1000]
+        )
         return JSONResponse(problem.body, 422, media_type=MEDIA)
 
     @app.exception_handler(FaceDBError)

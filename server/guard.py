@@ -146,7 +146,9 @@ class Guard:
         own = (b"https://" if self._settings.tls else b"http://") + headers.get(b"host", b"")
         proxied = b"https://" + headers.get(b"host", b"")
         if (origin is not None and origin.lower() not in (own.lower(), proxied.lower())) or site not in (b"none", b"same-origin"):
-            raise Problem(403, "origin", "expected a change asked for by this server's own page or a program, received one from another page")
+            raise Problem(
+                403, "origin", "expected a change asked for by this server's own page or a program, received one from another page"
+            )
 
 
 class _Body:
@@ -165,7 +167,9 @@ class _Body:
             try:
                 message = await asyncio.wait_for(self._receive(), max(0.0, self._until - time.monotonic()))
             except TimeoutError:
-                raise Problem(408, "slow", f"expected the whole body within {self._seconds:g} s: send it faster", {"Connection": "close"}) from None
+                raise Problem(
+                    408, "slow", f"expected the whole body within {self._seconds:g} s: send it faster", {"Connection": "close"}
+                ) from None
         if message["type"] == "http.disconnect":
             self.gone = True
             return message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -51,7 +51,7 @@ class Meters:
 
 
 class _Of(Collector):
-    def __init__(self, collect: Callable[[], Iterator[Metric]]):
+    def __init__(self, collect: Callable[[], Iterable[Metric]]):
         self._collect = collect
 
     def collect(self) -> Iterator[Metric]:

@@ -56,16 +56,16 @@ class PhotoAnswer(BaseModel):
     image: str
     outcome: str = Field(description="ok, no_face, too_small, unreadable or too_large.", examples=["ok"])
     why: str = ""
-    left_out: int = Field(0, description="Faces beyond the limit of a photo.")
+    left_out: int = Field(default=0, description="Faces beyond the limit of a photo.")
     faces: list[FaceAnswer]
 
 
 class VectorQuestion(Taken):
     vectors: list[list[float]] = Field(min_length=1, description="Of unit length, by the index's model.")
-    k: int = Field(5, ge=1, le=1000)
-    faces: bool = Field(False, description="Faces in the place of people.")
+    k: int = Field(default=5, ge=1, le=1000)
+    faces: bool = Field(default=False, description="Faces in the place of people.")
     score: Literal["best", "mean", "template"] = "best"
-    where: list[str] = Field([], max_length=100, description="Filters such as year>=1999.")
+    where: list[str] = Field(default=[], max_length=100, description="Filters such as year>=1999.")
     min_score: float | None = None
 
 
@@ -176,11 +176,11 @@ class Indexes(BaseModel):
 
 
 class Calibrate(Taken):
-    fpir: float = Field(0.01, gt=0, lt=1, description="Share of strangers that may be taken for somebody.")
+    fpir: float = Field(default=0.01, gt=0, lt=1, description="Share of strangers that may be taken for somebody.")
 
 
 class Compact(Taken):
-    keep_undo_days: float | None = Field(None, ge=0, description="Drop what undo needs where it is older.")
+    keep_undo_days: float | None = Field(default=None, ge=0, description="Drop what undo needs where it is older.")
 
 
 class Job(BaseModel):

@@ -57,8 +57,10 @@ def _where(settings: Settings, accounts: Accounts) -> str:
     scheme = "https" if settings.tls else "http"
     if settings.on_loopback:
         return f"open {scheme}://{settings.host}:{settings.port}/#key={accounts.start_key(settings.port)}"
-    if not accounts.keys():
-        raise InputError(f"expected keys before others may reach the server at {settings.host}, there are none: make one with `keys make NAME`")
+    if not accounts.list_keys():
+        raise InputError(
+            f"expected keys before others may reach the server at {settings.host}, there are none: make one with `keys make NAME`"
+        )
     hint = "" if settings.tls else "; without TLS keys and photos can be read on the way: --tls-cert and --tls-key, or a proxy"
     return f"listening at {scheme}://{settings.host}:{settings.port}{hint}"
 

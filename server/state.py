@@ -10,7 +10,7 @@ from typing import Any
 
 from embedder.errors import FaceDBError
 from indexer.gallery import Gallery
-from server.accounts import Accounts, Key
+from server.accounts import Key
 from server.guard import Desk
 from server.indexes import Served
 from server.intake import Intake

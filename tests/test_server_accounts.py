@@ -26,7 +26,7 @@ def test_a_key_is_known_by_its_secret_alone_and_the_file_holds_only_a_hash(accou
     assert accounts.holder(secret + "x") is None and accounts.holder("") is None
     assert all(secret.encode() not in path.read_bytes() for path in tmp_path.iterdir())
     assert stat.S_IMODE((tmp_path / "server.db").stat().st_mode) == 0o600
-    assert [k["name"] for k in accounts.keys()] == ["laptop"] and secret not in str(accounts.keys())
+    assert [k["name"] for k in accounts.list_keys()] == ["laptop"] and secret not in str(accounts.list_keys())
 
 
 def test_scopes_hold_those_before_them():
@@ -108,7 +108,13 @@ def test_the_audit_says_who_what_when_and_which_faces(accounts):
     accounts.note("laptop", "enrol", "friends", 200, ["ab" * 16])
     accounts.note("laptop", "forget", "friends", 404, [])
     newest, oldest = accounts.audit(10)
-    assert (oldest["key"], oldest["what"], oldest["index"], oldest["status"], oldest["faces"]) == ("laptop", "enrol", "friends", 200, ["ab" * 16])
+    assert (oldest["key"], oldest["what"], oldest["index"], oldest["status"], oldest["faces"]) == (
+        "laptop",
+        "enrol",
+        "friends",
+        200,
+        ["ab" * 16],
+    )
     assert began <= oldest["time"] <= newest["time"] <= time.time() and newest["what"] == "forget"
     assert len(accounts.audit(1)) == 1
 

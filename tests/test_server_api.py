@@ -53,7 +53,9 @@ def enrolled(client, identity):
 # search ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("question", [{"k": 3}, {"k": 2, "faces": True}, {"k": 2, "score": "mean"}, {"k": 2, "where": ("identity!=s7",)}, {"min_score": 0.3}])
+@pytest.mark.parametrize(
+    "question", [{"k": 3}, {"k": 2, "faces": True}, {"k": 2, "score": "mean"}, {"k": 2, "where": ("identity!=s7",)}, {"min_score": 0.3}]
+)
 def test_a_photo_is_answered_as_the_command_answers_it(server, client, asked, question):
     found = client.post("/v1/indexes/att/search", content=server.probe(7), params={**question, "image": "2.pgm"}).json()
     wanted = asked(server.photos / "probe" / "s7" / "2.pgm", **question)
@@ -199,7 +201,9 @@ def test_the_same_change_sent_again_is_done_once(server, client):
     again = enrol(server.probe(15))
     assert again.json() == first.json() and again.headers["idempotency-replayed"] == "true" and len(enrolled(client, "s15")) == 1
     problem(enrol(server.probe(15, 3)), 422, "mark")
-    problem(client.post("/v1/indexes/att/faces", content=b"x", params={"identity": "s15"}, headers={"Idempotency-Key": "m2"}), 422, "unreadable")
+    problem(
+        client.post("/v1/indexes/att/faces", content=b"x", params={"identity": "s15"}, headers={"Idempotency-Key": "m2"}), 422, "unreadable"
+    )
     assert enrol(server.probe(15), "m2").status_code == 200  # what was refused may be asked again
 
 
@@ -208,7 +212,9 @@ def test_who_is_forgotten_is_gone_from_every_file_and_refused(server, client):
     client.post("/v1/indexes/att/people/rename", json={"old": "s16", "new": name}, headers={"Idempotency-Key": "f1"})
     receipt = client.post("/v1/indexes/att/people/forget", json={"identity": name}, headers={"Idempotency-Key": "f2"}).json()
     assert receipt["found"] == 0 and len(receipt["face_ids"]) == 1 and any("original photos" in line for line in receipt["not_cleaned"])
-    files = [path for folder in (server.indexes, server.root) for path in folder.rglob("*") if path.is_file() and "models" not in path.parts]
+    files = [
+        path for folder in (server.indexes, server.root) for path in folder.rglob("*") if path.is_file() and "models" not in path.parts
+    ]
     deadline = time.monotonic() + 20
     while holding := [path for path in files if path.exists() and name.encode() in path.read_bytes()]:
         assert time.monotonic() < deadline, holding

@@ -36,7 +36,9 @@ def ask(tmp_path, monkeypatch):
     accounts.close()
     desk = Desk()
 
-    def call(method="GET", path="/v1/indexes", headers=(HOST,), body=(b"",), pause=0.0, key=None, session=False, app=echo, times=1, **settings):
+    def call(
+        method="GET", path="/v1/indexes", headers=(HOST,), body=(b"",), pause=0.0, key=None, session=False, app=echo, times=1, **settings
+    ):
         guard = Guard(app, Settings(("x",), **settings), lambda: desk, Meters())
         sent = [*headers]
         if key:
@@ -82,7 +84,9 @@ def test_what_is_open_needs_no_key(ask, path):
     assert ask(path=path)[:1] == (200,)
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/v1", "/v1/session/", "/page", "//", "/healthz/", "/v1/indexes/../../healthz", "/PAGE/app.js"])
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/v1", "/v1/session/", "/page", "//", "/healthz/", "/v1/indexes/../../healthz", "/PAGE/app.js"]
+)
 def test_and_nothing_else_is_open(ask, path):
     assert ask(path=path)[0] == 401
 
@@ -136,7 +140,10 @@ def test_a_body_has_a_limit_in_bytes_and_seconds(ask):
     assert status == 413 and headers[b"connection"] == b"close" and "at most 100 bytes" in body["detail"]
     status, headers, body = ask("POST", key="write", body=[b"x"] * 50, pause=0.05, body_seconds=0.2)
     assert status == 408 and body["type"].endswith(":slow")
-    assert ask("POST", path="/v1/indexes/x/search/stream", key="write", body=[b"x"] * 10, pause=0.05, body_seconds=0.2, photo_bytes=3)[0] == 200
+    assert (
+        ask("POST", path="/v1/indexes/x/search/stream", key="write", body=[b"x"] * 10, pause=0.05, body_seconds=0.2, photo_bytes=3)[0]
+        == 200
+    )
 
 
 def test_every_answer_carries_what_keeps_browsers_safe(ask):

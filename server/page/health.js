@@ -23,7 +23,7 @@ export async function show(main, app) {
     app.may('admin') && make('p', { className: 'actions' },
       button('Calibrate\u00a0…', () => askFor('Calibrate', 'Share of strangers that may be taken for somebody', 'Calibrate', async text => {
         const fpir = Number(text);
-        if (!(fpir > 0 && fpir < 1)) throw new Error('Expected a share such as 0.01.');
+        if (!(fpir > 0 && fpir < 1)) throw new api.Problem(422, { detail: 'Expected a share such as 0.01.' });
         follow(await api.calibrate(app.index, fpir));
       }, { value: String(found.fpir ?? 0.01) })),
       button('Build anew', () => attempt(async () => follow(await api.compact(app.index))))),

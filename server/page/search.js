@@ -159,7 +159,8 @@ async function shoot(use) {
     const canvas = make('canvas', { width: video.videoWidth, height: video.videoHeight });
     canvas.getContext('2d').drawImage(video, 0, 0);
     canvas.toBlob(blob => { closeDialog(); use(new File([blob], 'camera.jpg', { type: 'image/jpeg' })); }, 'image/jpeg', 0.95);
-  }, { className: 'main' });
+  }, { className: 'main', disabled: true });
+  video.addEventListener('loadeddata', () => { take.disabled = false; take.focus(); });
   const dialog = open('Camera', video, make('p', { className: 'actions' }, take));
   dialog.addEventListener('close', () => stream.getTracks().forEach(track => track.stop()), { once: true });
 }
