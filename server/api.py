@@ -376,7 +376,7 @@ async def enrol(
     key: Writer,
     index: Index,
     data: PhotoBytes,
-    identity: Annotated[str, Query(min_length=1, max_length=500, description="Whose face it is.")],
+    identity: Annotated[str, Query(min_length=1, max_length=500, pattern=models.TEXT, description="Whose face it is.")],
     face: Annotated[int | None, Query(ge=0, le=999, description="Which, where there are several.")] = None,
     readmit: Annotated[bool, Query(description="Take back a face that was forgotten.")] = False,
     image: ImageName = None,

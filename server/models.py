@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(min_length=1, max_length=500, description="A person's name.", examples=["Ada Lovelace"])]
+TEXT = r"^[^\x00]+$"
+Name = Annotated[str, Field(min_length=1, max_length=500, pattern=TEXT, description="A person's name.", examples=["Ada Lovelace"])]
 FaceId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["6e6cafb5ab4d2c51c9d3ea2d7ca8ff31"])]
 Box = Annotated[list[float], Field(min_length=4, max_length=4, description="x0, y0, x1, y1 in pixels of the photo as it is shown.",
                                    examples=[[14.2, 20.1, 78.9, 102.4]])]  # fmt: skip
