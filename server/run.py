@@ -15,7 +15,7 @@ from typing import NoReturn
 import uvicorn
 
 from embedder.errors import InputError, SystemFault
-from server.accounts import Accounts
+from server.accounts import START, Accounts
 from server.meters import FOLDER
 from server.settings import Settings
 from workflows import Say, open_index
@@ -57,7 +57,7 @@ def _where(settings: Settings, accounts: Accounts) -> str:
     scheme = "https" if settings.tls else "http"
     if settings.on_loopback:
         return f"open {scheme}://{settings.host}:{settings.port}/#key={accounts.start_key(settings.port)}"
-    if not accounts.list_keys():
+    if all(key["name"].startswith(f"{START} ") for key in accounts.list_keys()):
         raise InputError(
             f"expected keys before others may reach the server at {settings.host}, there are none: make one with `keys make NAME`"
         )

@@ -36,6 +36,9 @@ class Settings:
     stream_seconds: float = 3600
     session_seconds: float = 12 * 3600
 
+    def __post_init__(self) -> None:
+        is_loopback(self.host)
+
     @property
     def on_loopback(self) -> bool:
         return is_loopback(self.host)

@@ -36,7 +36,9 @@ def client(server):
 
 @pytest.fixture(scope="module")
 def keys(server):
-    return {scope: server.command("keys", "make", scope, "--scope", scope, "--rate", "0", "--quiet") for scope in ("read", "write", "admin")}
+    return {
+        scope: server.command("keys", "make", scope, "--scope", scope, "--rate", "0", "--quiet") for scope in ("read", "write", "admin")
+    }
 
 
 def is_problem(answer, *statuses):
@@ -62,7 +64,9 @@ def raw(server, data, pause=0.0, wait=10.0):
 # keys and scopes ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("header", ["", "Bearer", "Bearer x", "bearer fdb_", "Basic YTpi", "Bearer " + "a" * 8000, "Bearer ' OR 1=1 --", "Digest x"])
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer x", "bearer fdb_", "Basic YTpi", "Bearer " + "a" * 8000, "Bearer ' OR 1=1 --", "Digest x"]
+)
 def test_a_wrong_key(server, client, header):
     import httpx
 
@@ -104,7 +108,9 @@ def test_a_form_of_another_site(server, client, keys):
             sent = {"Cookie": f"facedb={session}", "Content-Type": kind} | headers
             answer = httpx.post(f"{server.url}/v1/indexes/att/people/forget", content=b'{"identity": "s1"}', headers=sent)
             assert is_problem(answer, 403)
-    preflight = httpx.options(f"{server.url}/v1/indexes", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"})
+    preflight = httpx.options(
+        f"{server.url}/v1/indexes", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    )
     assert not any(name.startswith("access-control") for name in preflight.headers)
 
 
@@ -162,7 +168,9 @@ def test_json_that_is_none_or_too_deep(client, body):
 
 
 def test_headers_without_end(server, client):
-    assert raw(server, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(200)) + b"\r\n").split()[1:2] != [b"200"]
+    assert raw(
+        server, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(200)) + b"\r\n"
+    ).split()[1:2] != [b"200"]
     assert raw(server, b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").split()[1:2] != [b"200"]
 
 
@@ -192,7 +200,17 @@ def test_many_connections_that_say_nothing(server, client):
             connection.close()
 
 
-@pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00\x01\x00", b"SSH-2.0-x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x00" * 1000, b"GET\r\n\r\n"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"SSH-2.0-x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x00" * 1000,
+        b"GET\r\n\r\n",
+    ],
+)
 def test_what_is_no_request(server, client, data):
     assert raw(server, data, wait=3).split()[1:2] in ([b"400"], [b"421"], [b"505"], [])
 
@@ -211,13 +229,26 @@ def bomb(side):
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
     head = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes((side // 8 + 1) * side), 9)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes((side // 8 + 1) * side), 9)) + chunk(b"IEND", b"")
+    )
 
 
 def test_bombs_polyglots_and_things_that_are_no_photos(server, client):
     good = jpeg(server)
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><image href="file:///etc/passwd"/></svg>'
-    for photo in (bomb(20_000), b"GIF89a" + b"\xff" * 100, svg, b"%PDF-1.7", b"http://169.254.169.254/", b"file:///etc/passwd", b"PK\x03\x04", b"\x7fELF", good[:200], good[:20]):
+    for photo in (
+        bomb(20_000),
+        b"GIF89a" + b"\xff" * 100,
+        svg,
+        b"%PDF-1.7",
+        b"http://169.254.169.254/",
+        b"file:///etc/passwd",
+        b"PK\x03\x04",
+        b"\x7fELF",
+        good[:200],
+        good[:20],
+    ):
         assert is_problem(client.post(SEARCH, content=photo), 422)
     for photo in (good + b"PK\x03\x04<script>alert(1)</script>", good.replace(b"\xff\xe0", b"\xff\xe0", 1)):
         assert client.post(SEARCH, content=photo).json()["outcome"] == "ok"
