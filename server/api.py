@@ -42,10 +42,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 PHOTO = {"requestBody": {"required": True, "description": "The bytes of a photo: JPEG, PNG, WebP, ...", "content": {
     kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/jpeg", "image/png", "application/octet-stream")}}}  # fmt: skip
-LINES = {
-    "requestBody": {"required": True, "content": {LINE: {"schema": {"type": "string"}, "example": '{"id": "1", "photo": "/9j/4AAQ..."}\n'}}}
-}
-router = APIRouter(prefix="/v1", responses=PROBLEMS)
+LINES = {"requestBody": {"required": False, "content": {LINE: {"schema": {}, "example": '{"id": "1", "photo": "/9j/4AAQ..."}\n'}}}}
+router = APIRouter(prefix="/v1")
 
 
 # who, which -----------------------------------------------------------------

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from embedder.errors import FaceDBError
 from server import api, models
@@ -42,7 +43,7 @@ def make(settings: Settings) -> App:
         yield
         await app.state.facedb.close()
 
-    app = FastAPI(title="facedb", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="facedb", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, responses=api.PROBLEMS)
     app.include_router(api.router)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     _tell(app)
@@ -81,8 +82,9 @@ def _tell(app: FastAPI) -> None:
 
 def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
-    async def of_http(_: Request, error: HTTPException) -> Response:
-        problem = error if isinstance(error, Problem) else Problem(error.status_code, "http", str(error.detail), dict(error.headers or {}))
+    async def of_http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {}) | ({"Allow": _methods_of(app, request)} if error.status_code == 405 else {})
+        problem = error if isinstance(error, Problem) else Problem(error.status_code, "http", str(error.detail), headers)
         return JSONResponse(problem.body, problem.status_code, problem.headers, MEDIA)
 
     @app.exception_handler(RequestValidationError)
@@ -97,6 +99,12 @@ def _answer_problems(app: FastAPI) -> None:
     async def of_fault(_: Request, error: FaceDBError) -> Response:
         problem = of_error(error)
         return JSONResponse(problem.body, problem.status_code, problem.headers, MEDIA)
+
+
+def _methods_of(app: FastAPI, request: Request) -> str:
+    """All that a path takes, by whichever routes."""
+    matching = [route for route in app.routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
 
 
 def _describe(app: FastAPI) -> None:

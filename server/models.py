@@ -14,7 +14,7 @@ Box = Annotated[list[float], Field(min_length=4, max_length=4, description="x0, 
 
 
 class Taken(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Problem(BaseModel):
