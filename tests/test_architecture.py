@@ -38,7 +38,7 @@ ALLOWED = {
     "cli_evaluate": ("embedder.errors", "embedder.compute", "evaluations", "console"),
     "cli_serve": ("embedder.errors", "embedder.compute", "console", "server"),
     "server": ("server", "embedder", "indexer", "workflows", "galleries"),
-    "demo": ("embedder", "trainer", "workflows", "evaluations", "pictures"),
+    "demo": ("embedder", "trainer", "workflows", "galleries", "evaluations", "pictures"),
 }
 FORBIDDEN = {
     "indexer": ("tensorflow", "keras", "openvino", "mtcnn"),

@@ -67,4 +67,5 @@ def test_every_package_is_named_in_setup_cfg():
     data = {p for package, patterns in config["options.package_data"].items() for q in patterns.split()
             for p in ROOT.joinpath(*package.split(".")).glob(q)}  # fmt: skip
     folders = [ROOT.joinpath(*package.split(".")) for package in packages]
-    assert data == {p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc")}
+    files = {p for folder in folders for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert data == files
