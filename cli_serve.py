@@ -25,16 +25,17 @@ if TYPE_CHECKING:
 @click.option("--allow-host", "hosts", multiple=True, help="A name that clients call the server by.")
 @click.option("--tls-cert", type=PATH, help="Certificate (PEM).")
 @click.option("--tls-key", type=PATH, help="Its key (PEM).")
+@click.option("--no-start-key", is_flag=True, help="Print no address that signs in; as a service, whose output is kept.")
 @click.option("--batch", default=16, show_default=True, help="Photos that go through the networks together; 1: each alone.")
 @click.option("--wait-ms", default=4.0, show_default=True, help="How long a photo waits for others.")
 @computing
 @common
 def serve(out: Output, names: tuple[str, ...], host: str, port: int, workers: int, hosts: tuple[str, ...], tls_cert: Path | None,
-          tls_key: Path | None, batch: int, wait_ms: float, compute: Compute) -> None:  # fmt: skip
+          tls_key: Path | None, batch: int, wait_ms: float, no_start_key: bool, compute: Compute) -> None:  # fmt: skip
     """Serve the indexes NAMES over HTTP: an API under /v1, and a page. Needs the extra `server`."""
     if (tls_cert is None) != (tls_key is None):
         raise InputError("expected --tls-cert and --tls-key, received one of them: give both")
-    start(settings(names, compute, host=host, port=port, hosts=hosts, tls=tls_cert is not None, batch=at_least(1, batch, "--batch"),
+    start(settings(names, compute, host=host, port=port, hosts=hosts, tls=tls_cert is not None, start_key=not no_start_key, batch=at_least(1, batch, "--batch"),
                    wait=max(0.0, wait_ms) / 1000), at_least(1, workers, "--workers"), tls_cert, tls_key)  # fmt: skip
 
 

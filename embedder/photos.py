@@ -215,6 +215,7 @@ class Photo:
     why: str = ""
     sha256: str | None = None
     pixels: np.ndarray | None = None  # uint8 RGB (h, w, 3)
+    faces: int = 0  # found in it
 
 
 class Decoder:
@@ -268,19 +269,18 @@ class Decoder:
         return self._asked(name, [name, len(data)], data)
 
     def _asked(self, name: str, question: str | list[Any], data: bytes) -> Photo:
-        worker: subprocess.Popen | None = self._idle.get() or start(
-            "embedder.decode", str(self._most_pixels), environment=ONE_BLOCK, buffered=False
-        )
-        assert worker is not None
+        idle, worker = self._idle.get(), None
         try:
-            photo = _ask(worker, name, json.dumps(question).encode() + b"\n" + data, self._seconds)
-        except (OSError, ValueError, TimeoutError) as error:
-            stop(worker)
-            worker = None
+            worker = idle or start("embedder.decode", str(self._most_pixels), environment=ONE_BLOCK, buffered=False)
+            photo, idle = _ask(worker, name, json.dumps(question).encode() + b"\n" + data, self._seconds), worker
+        except (OSError, ValueError, TimeoutError, MemoryError) as error:
+            if worker:
+                stop(worker)
+            idle = None
             why = f"took longer than {self._seconds:g} s" if isinstance(error, TimeoutError) else "the decoder died of it"
             photo = Photo(name, "unreadable", why)
         finally:
-            self._idle.put(worker)
+            self._idle.put(idle)
         return photo
 
 

@@ -61,6 +61,7 @@ class Options:
     keep_crops: bool = True
     prune: bool = False
     keep_pixels: bool = False  # of crops, in the rows
+    most_faces: int | None = None  # of a photo, the largest and most central ones; with all_faces
 
 
 class PhotoStage:
@@ -128,7 +129,8 @@ class PhotoStage:
         if not ordered:
             photo.outcome, photo.why = "no_face", "the detector finds none"
             return [row_of(photo, entry)]
-        kept = ordered if self.options.all_faces else ordered[:1]
+        photo.faces = len(ordered)
+        kept = ordered[: self.options.most_faces] if self.options.all_faces else ordered[:1]
         return [self._face_row(photo, pixels, entry, number, face) for number, face in enumerate(kept)]
 
     def _face_row(self, photo: Photo, pixels: np.ndarray, entry: Entry, number: int, face: Face) -> Row:

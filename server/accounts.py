@@ -26,7 +26,6 @@ FILE = "server.db"
 SCOPES = ("read", "write", "admin")  # each has those before it
 PREFIX = "fdb_"
 DAY = 86400.0
-IN_WORK_SECONDS = 600.0  # after which a write that never ended is given up
 AUDIT_KEPT = 400 * DAY
 START = "start"  # the name of the key in the address that `serve` prints
 
@@ -40,7 +39,7 @@ CREATE TABLE IF NOT EXISTS writes(key TEXT NOT NULL, mark TEXT NOT NULL, asked B
 CREATE TABLE IF NOT EXISTS audit(id INTEGER PRIMARY KEY, time REAL NOT NULL, key TEXT NOT NULL, what TEXT NOT NULL, name TEXT NOT NULL,
                                  status INTEGER NOT NULL, faces TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS jobs(id TEXT PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL, done INTEGER NOT NULL,
-                                total INTEGER NOT NULL, began REAL NOT NULL, ended REAL, detail TEXT, process INTEGER NOT NULL) STRICT;
+                                total INTEGER NOT NULL, began REAL NOT NULL, ended REAL, detail TEXT, process TEXT NOT NULL) STRICT;
 """
 
 
@@ -70,6 +69,7 @@ class Accounts:
             for line in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON", "foreign_keys=ON", "trusted_schema=OFF"):
                 self._db.execute(f"PRAGMA {line}").fetchall()
             self._db.execute(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+            self._run("DELETE FROM writes WHERE time < ?", time.time() - DAY)
 
     def close(self) -> None:
         self._db.close()
@@ -86,8 +86,8 @@ class Accounts:
             raise InputError(f"expected a scope of {', '.join(SCOPES)}, received {scope!r}: choose one")
         if not name.strip() or len(name) > 100:
             raise InputError(f"expected a name of 1 to 100 letters for the key, received {name!r:.120}: choose another")
-        if rate < 0:
-            raise InputError(f"expected a rate of 0 (no limit) or more requests a second, received {rate}: mend it")
+        if not (rate == 0 or rate >= 1):
+            raise InputError(f"expected a rate of 1 request a second or more, or 0 for no limit, received {rate}: mend it")
         secret = PREFIX + secrets.token_urlsafe(32)
         made = self._run(
             "INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
@@ -115,18 +115,22 @@ class Accounts:
     def end_start_key(self, port: int) -> None:
         self._run("DELETE FROM keys WHERE name=?", f"{START} {port}")
 
+    def key(self, id: str) -> Key | None:
+        rows = self._run("SELECT id, name, scope, rate FROM keys WHERE id=?", id)
+        return Key(*rows[0]) if rows else None
+
     def holder(self, secret: str) -> Key | None:
         rows = self._run("SELECT id, name, scope, rate FROM keys WHERE hash=?", _hash(secret))
         return Key(*rows[0]) if rows else None
 
     # sessions
 
-    def begin_session(self, key: Key, seconds: float) -> str:
-        """The secret of a session with a key's scope."""
+    def begin_session(self, key: Key, seconds: float) -> str | None:
+        """The secret of a session with a key's scope; None where the key was revoked meanwhile."""
         secret, now = secrets.token_urlsafe(32), time.time()
         self._run("DELETE FROM sessions WHERE until < ?", now)
-        self._run("INSERT INTO sessions VALUES (?, ?, ?)", _hash(secret), key.id, now + seconds)
-        return secret
+        sql = "INSERT INTO sessions SELECT ?, id, ? FROM keys WHERE id=? RETURNING 1"
+        return secret if self._run(sql, _hash(secret), now + seconds, key.id) else None
 
     def in_session(self, secret: str) -> Key | None:
         sql = "SELECT keys.id, name, scope, rate FROM sessions JOIN keys ON keys.id = key WHERE sessions.hash=? AND until >= ?"
@@ -145,14 +149,14 @@ class Accounts:
         second = int(time.time())
         self._run("DELETE FROM used WHERE key=? AND second<?", key.id, second)
         sql = "INSERT INTO used VALUES (?, ?, 1) ON CONFLICT(key, second) DO UPDATE SET n = n + 1 RETURNING n"
-        return self._run(sql, key.id, second)[0][0] <= max(1, key.rate)
+        return self._run(sql, key.id, second)[0][0] <= key.rate
 
     # writes that are sent again
 
     def begin_write(self, key: Key, mark: str, asked: bytes) -> tuple[bool, int | None, bytes | None, bool]:
         """(is new, status, answer, is the same question) of a write that its sender calls `mark`; without a status it is still done."""
         now = time.time()
-        self._run("DELETE FROM writes WHERE time < ? OR (status IS NULL AND time < ?)", now - DAY, now - IN_WORK_SECONDS)
+        self._run("DELETE FROM writes WHERE time < ?", now - DAY)
         sql = "INSERT OR IGNORE INTO writes(key, mark, asked, time) VALUES (?, ?, ?, ?) RETURNING 1"
         if self._run(sql, key.id, mark, asked, now):
             return True, None, None, True
@@ -168,7 +172,7 @@ class Accounts:
 
     def drop_answers(self) -> None:
         """When a person is forgotten: kept answers may name them. What was done stays done."""
-        self._run("UPDATE writes SET answer = NULL")
+        self._run("UPDATE writes SET answer = NULL, asked = zeroblob(1)")  # a hash of a name can be guessed
         self._run("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # audit
@@ -195,7 +199,7 @@ class Accounts:
             "INSERT INTO jobs SELECT ?, ?, ?, 'running', 0, 0, ?, NULL, NULL, ? "
             "WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE name=? AND kind=? AND state='running') RETURNING id"
         )
-        return id if self._run(sql, id, name, kind, time.time(), os.getpid(), name, kind) else None
+        return id if self._run(sql, id, name, kind, time.time(), _process(os.getpid()), name, kind) else None
 
     def tell_job(self, id: str, done: int, total: int) -> None:
         self._run("UPDATE jobs SET done=?, total=? WHERE id=?", done, total, id)
@@ -206,7 +210,7 @@ class Accounts:
     def end_lost_jobs(self) -> None:
         """Of processes that are no more."""
         for id, process in self._run("SELECT id, process FROM jobs WHERE state='running'"):
-            if not _is_alive(process):
+            if _process(int(process.split()[0])) != process:
                 self.end_job(id, "failed", "the process that did it has ended: ask for it again")
 
     def job(self, id: str) -> dict[str, Any] | None:
@@ -221,11 +225,9 @@ def _hash(secret: str) -> bytes:
     return sha256(secret.encode()).digest()
 
 
-def _is_alive(process: int) -> bool:
+def _process(number: int) -> str:
+    """A process by its number and when it began, since numbers come again: in a container each start has the first."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        return f"{number} {Path(f'/proc/{number}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return f"{number} ended"

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ValidationError
 import galleries
 from embedder.errors import DataError, FaceDBError
 from embedder.photos import Photo
+from embedder.spec import FaceSpec
 from embedder.table import UNIT_TOLERANCE, Row
-from indexer.database import Unknown
+from indexer.database import Replaced
 from indexer.faces import Change
 from indexer.gallery import Gallery
 from indexer.search import exact_scores
@@ -35,7 +36,9 @@ from server.problems import Problem, busy, of_error
 from server.state import State
 from workflows import Question
 
-AHEAD = 32  # photos of a stream that are at work
+HITS = 10_000  # of all vectors of a question
+AHEAD = 16  # photos of a stream that are at work
+BUSY_SECONDS = 0.1  # until a photo of a stream is tried again
 LINE = "application/x-ndjson"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {"model": models.Problem, "description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
@@ -99,19 +102,17 @@ async def photo_of(request: Request) -> bytes:
 PhotoBytes = Annotated[bytes, Depends(photo_of)]
 
 
-async def faces_of(whole: State, index: Served, data: bytes, name: str) -> tuple[Photo, list[Row]]:
-    """What is in a photo; raises Problem where too many wait."""
+async def faces_of(whole: State, index: Served, data: bytes, name: str) -> tuple[Photo, list[Row], FaceSpec]:
+    """What is in a photo, and the contract of its vectors; raises Problem where too many wait."""
     if len(data) > whole.settings.photo_bytes:
         raise Problem(
             413, "large", f"expected a photo of at most {whole.settings.photo_bytes:,} bytes, received {len(data):,}: make it smaller"
         )
     intake: Intake = await whole.intake(index)
-    if len(intake) >= whole.settings.queue:
-        raise busy("more photos wait than may: try again")
-    photo = await asyncio.wrap_future(intake.decode(data, name))
-    whole.meters.waiting(len(intake))
     try:
-        return await asyncio.wrap_future(intake.find(photo))
+        photo = await asyncio.wrap_future(intake.decode(data, name))
+        whole.meters.waiting(len(intake))
+        return *await asyncio.wrap_future(intake.find(photo)), intake.spec
     except Full:
         raise busy("more photos wait than may: try again") from None
 
@@ -120,7 +121,10 @@ async def answers_to(index: Served, vectors: np.ndarray, question: Question) -> 
     if not len(vectors):
         return []
     try:
-        found = await asyncio.wrap_future(index.ask(vectors, question))
+        try:
+            found = await asyncio.wrap_future(index.ask(vectors, question))
+        except Replaced:  # by another model's vectors, a moment ago
+            found = await asyncio.wrap_future(index.ask(vectors, question))
     except Full:
         raise busy("more questions wait than may: try again") from None
     if isinstance(found, FaceDBError):
@@ -128,17 +132,12 @@ async def answers_to(index: Served, vectors: np.ndarray, question: Question) -> 
     return found
 
 
-def verdict(answer: Answer) -> dict[str, Any]:
-    return {**answer.verdict, "hits": [asdict(hit) for hit in answer.hits]}
-
-
 async def photo_answer(whole: State, index: Served, data: bytes, name: str, question: Question) -> dict[str, Any]:
-    photo, rows = await faces_of(whole, index, data, name)
+    photo, rows, _ = await faces_of(whole, index, data, name)
     faces = [row for row in rows if row.vector is not None]
-    asked = faces[: whole.settings.photo_faces]
-    answers = await answers_to(index, np.array([row.vector for row in asked], np.float32), question)
-    found = [models.as_face(row) | verdict(answer) for row, answer in zip(asked, answers, strict=True)]
-    return {"image": name, "outcome": photo.outcome, "why": photo.why, "left_out": len(faces) - len(asked), "faces": found}
+    answers = await answers_to(index, np.array([row.vector for row in faces], np.float32), question)
+    found = [models.as_face(row) | answer for row, answer in zip(faces, answers, strict=True)]
+    return {"image": name, "outcome": photo.outcome, "why": photo.why, "left_out": photo.faces - len(faces), "faces": found}
 
 
 def question_of(
@@ -169,12 +168,16 @@ async def search_by_vectors(whole: Whole, key: Asker, index: Index, asked: model
     """The nearest people to vectors of the index's model."""
     if len(asked.vectors) > whole.settings.vectors:
         raise Problem(422, "invalid", f"expected at most {whole.settings.vectors} vectors, received {len(asked.vectors)}: ask in parts")
+    if asked.k * len(asked.vectors) > HITS:
+        raise Problem(
+            422, "invalid", f"expected at most {HITS} hits in all, received {len(asked.vectors)} vectors with k = {asked.k}: ask in parts"
+        )
     if len({len(x) for x in asked.vectors}) != 1:
         raise Problem(422, "invalid", "expected vectors of one length, received several: mend them")
     with np.errstate(over="ignore"):
         xq = np.array(asked.vectors, np.float64).astype(np.float32)
     question = Question(asked.k, asked.faces, asked.score, tuple(asked.where), asked.min_score)
-    return JSONResponse({"answers": [verdict(answer) for answer in await answers_to(index, _checked(xq), question)]})
+    return JSONResponse({"answers": await answers_to(index, _checked(xq), question)})
 
 
 def _checked(xq: np.ndarray) -> np.ndarray:
@@ -190,35 +193,60 @@ def _checked(xq: np.ndarray) -> np.ndarray:
 async def search_many_photos(request: Request, whole: Whole, key: Asker, index: Index, question: Asked):
     """Any number of photos, a line of JSON each (`id`, `photo` in base64); answers come as they are ready, in order."""
 
-    async def one(line: bytes) -> bytes:
-        id = None
+    async def one(asked: models.StreamedPhoto, data: bytes) -> bytes:
         try:
-            asked = models.StreamedPhoto.model_validate_json(line)
-            id = asked.id
-            answer = await photo_answer(whole, index, base64.b64decode(asked.photo, validate=True), asked.id, question)
-            return _line({"id": id, "answer": answer})
-        except (ValidationError, binascii.Error) as error:
-            detail = f"expected a line with id and photo (base64), received another ({str(error).splitlines()[0][:100]}): mend it"
-            return _line({"id": id, "problem": Problem(422, "invalid", detail).body})
+            while True:
+                try:
+                    await whole.desk.admit(key)
+                    return _line({"id": asked.id, "answer": await photo_answer(whole, index, data, asked.id, question)})
+                except Problem as problem:
+                    if problem.status_code not in (429, 503):
+                        return _line({"id": asked.id, "problem": problem.body})
+                    await asyncio.sleep(BUSY_SECONDS)  # the line waits in the place of the one who sent it
         except Problem as problem:
-            return _line({"id": id, "problem": problem.body})
+            return _line({"id": asked.id, "problem": problem.body})
         except FaceDBError as error:
-            return _line({"id": id, "problem": of_error(error).body})
+            return _line({"id": asked.id, "problem": of_error(error).body})
 
-    async def lines() -> AsyncIterator[bytes]:
-        waiting: deque[asyncio.Task[bytes]] = deque()
-        try:
-            async for line in _split(request.stream(), whole.settings.photo_bytes * 4 // 3 + 1000):
-                waiting.append(asyncio.create_task(one(line)))
-                while waiting and (len(waiting) >= AHEAD or waiting[0].done()):
-                    yield await waiting.popleft()
-            while waiting:
-                yield await waiting.popleft()
-        finally:
-            for task in waiting:
+    async def refused(problem: Problem) -> bytes:
+        return _line({"id": None, "problem": problem.body})
+
+    async def tasks() -> AsyncIterator[asyncio.Task[bytes]]:
+        async for line in _split(request.stream(), whole.settings.photo_bytes * 4 // 3 + 1000):
+            try:
+                asked = models.StreamedPhoto.model_validate_json(line)
+                data, asked.photo = base64.b64decode(asked.photo, validate=True), ""
+            except (ValidationError, binascii.Error) as error:
+                detail = f"expected a line with id and photo (base64), received another ({str(error).splitlines()[0][:100]}): mend it"
+                yield asyncio.create_task(refused(Problem(422, "invalid", detail)))
+            else:
+                yield asyncio.create_task(one(asked, data))
+
+    return Lines(_in_order(tasks(), AHEAD), media_type=LINE)
+
+
+async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int) -> AsyncIterator[bytes]:
+    """What tasks come to, in order and as soon as they are done, while at most `ahead` are at work and others are still to come."""
+    waiting: deque[asyncio.Task[bytes]] = deque()
+    coming: asyncio.Task[asyncio.Task[bytes]] | None = asyncio.ensure_future(anext(tasks))  # type: ignore[arg-type]
+    try:
+        while coming or waiting:
+            watched: set[asyncio.Task[Any]] = {waiting[0]} if waiting else set()
+            if coming and len(waiting) < ahead:
+                watched.add(coming)
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if coming in watched and coming.done():
+                try:
+                    waiting.append(coming.result())
+                    coming = asyncio.ensure_future(anext(tasks))  # type: ignore[arg-type]
+                except StopAsyncIteration:
+                    coming = None
+            while waiting and waiting[0].done():
+                yield waiting.popleft().result()
+    finally:
+        for task in (*waiting, coming):
+            if task:
                 task.cancel()
-
-    return Lines(lines(), media_type=LINE)
 
 
 class Lines(StreamingResponse):
@@ -236,17 +264,17 @@ async def _split(parts: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]
     """Lines that are not empty; one that is too long is cut, and then no JSON."""
     rest = bytearray()
     async for part in parts:
-        rest += part
-        *whole, last = bytes(rest).split(b"\n") if b"\n" in part else (bytes(rest),)
-        if b"\n" in part:
-            for line in whole:
-                if line.strip():
-                    yield line[:most]
-            rest = bytearray(last)
-        elif len(rest) > most:
-            del rest[most + 1 :]
+        if b"\n" not in part:
+            rest += part[: most + 1 - len(rest)]
+            continue
+        first, *others = part.split(b"\n")
+        rest += first[: most + 1 - len(rest)]
+        for line in (bytes(rest), *others[:-1]):
+            if line.strip():
+                yield line
+        rest = bytearray(others[-1])
     if rest.strip():
-        yield bytes(rest[:most])
+        yield bytes(rest)
 
 
 @router.post("/indexes/{index}/verify", response_model=models.Compared, tags=["search"])
@@ -256,7 +284,7 @@ async def verify_two_photos(
     """How alike the largest faces of two photos are, by the index's model."""
     rows = []
     for which, file in (("first", first), ("second", second)):
-        photo, found = await faces_of(whole, index, await file.read(), file.filename or which)
+        photo, found, _ = await faces_of(whole, index, await file.read(), file.filename or which)
         if found[0].vector is None:
             raise Problem(
                 422, photo.outcome, f"expected a face in the {which} photo, its outcome is {photo.outcome} ({photo.why}): choose another"
@@ -327,7 +355,7 @@ async def face_thumbnail(key: Asker, index: Index, face_id: Annotated[str, Path(
     png = await asyncio.wrap_future(index.read(lambda gallery: gallery.crop(face_id)))
     if png is None:
         raise Problem(404, "unknown", f"expected a face of {index.name} whose crop is kept, there is none with the id {face_id}")
-    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=300"})
+    return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 
 # changes --------------------------------------------------------------------
@@ -350,21 +378,22 @@ async def change(whole: State, key: Key, index: Served, mark: str | None, what: 
         status = problem.status_code
         raise problem from None
     finally:
-        kept = status if status < 400 else None  # what was refused may be asked again
-        await asyncio.shield(whole.desk.ask(lambda accounts: accounts.note(key.name, what, index.name, status, faces)))
-        if mark is not None:
+        if mark is not None and (status < 500 or status == 503):  # after a fault nobody knows whether it was done
+            kept = status if status < 400 else None  # what was refused may be asked again
             await asyncio.shield(whole.desk.ask(lambda accounts: accounts.end_write(key, mark, kept, body)))
+        await asyncio.shield(whole.desk.ask(lambda accounts: accounts.note(key.name, what, index.name, status, faces)))
 
 
 def _again(status: int | None, answer: bytes | None, is_same: bool) -> Response:
+    if status is not None and answer is None:
+        raise Problem(409, "done", "the change was done; its answer is no longer kept, since somebody was forgotten")
     if not is_same:
         raise Problem(
             422, "mark", "expected the same change as before with this Idempotency-Key, received another: give it a key of its own"
         )
     if status is None:
-        raise Problem(409, "in-work", "expected a change that has ended, this one is still done: try again", {"Retry-After": "1"})
-    if answer is None:
-        raise Problem(409, "done", "the change was done; its answer is no longer kept, since somebody was forgotten")
+        raise Problem(409, "in-work", "expected a change that has ended, this one is at work, or was when the server ended: look whether it was "
+                      "done, and if not ask with another Idempotency-Key", {"Retry-After": "1"})  # fmt: skip
     return Response(answer, status, media_type="application/json", headers={"Idempotency-Replayed": "true"})
 
 
@@ -383,9 +412,9 @@ async def enrol(
     """Enrols the face of a photo. Of several faces one must be named by its number."""
 
     async def work() -> tuple[dict[str, Any], list[str]]:
-        photo, rows = await faces_of(whole, index, data, photo_name(data, image))
+        photo, rows, spec = await faces_of(whole, index, data, photo_name(data, image))
         row = _chosen(photo, rows, face)
-        done = await asyncio.wrap_future(index.write(lambda gallery: galleries.enrol(gallery, row, identity, readmit)))
+        done = await asyncio.wrap_future(index.write(lambda gallery: galleries.enrol(gallery, row, spec, identity, readmit)))
         if done.conflicts:
             raise Problem(
                 409,
@@ -473,17 +502,16 @@ async def forget(whole: Whole, key: Admin, index: Index, asked: models.Forget, m
     """Removes a person for good: rows, vectors, crops, names. There is no undo; the receipt lies beside the index, too."""
 
     def do(gallery: Gallery) -> tuple[dict[str, Any], list[str]]:
-        if not gallery.enrolled([asked.identity]):
-            raise Unknown(f"expected a person of {index.name}, nobody is called {asked.identity!r}")
         done, _ = galleries.forget(index.name, asked.identity, (), None, lambda line: None)
         return asdict(done) | {"found": done.found}, done.face_ids
 
     async def work() -> tuple[dict[str, Any], list[str]]:
-        answer = await asyncio.wrap_future(index.write(do))
-        await whole.desk.ask(lambda accounts: accounts.drop_answers())
-        return answer
+        return await asyncio.wrap_future(index.write(do))
 
-    return await change(whole, key, index, mark, "forget", asked.model_dump_json().encode(), work)
+    try:
+        return await change(whole, key, index, mark, "forget", asked.model_dump_json().encode(), work)
+    finally:
+        await asyncio.shield(whole.desk.ask(lambda accounts: accounts.drop_answers()))
 
 
 # the whole ------------------------------------------------------------------
@@ -525,7 +553,7 @@ async def job(whole: Whole, key: Asker, id: Annotated[str, Path(pattern=r"^[0-9a
 
 
 @router.post("/session", response_model=models.Session, tags=["session"])
-async def sign_in(whole: Whole, asked: models.SignIn):
+async def sign_in(request: Request, whole: Whole, asked: models.SignIn):
     """A session of the page in the place of a key: an HttpOnly cookie."""
     key = await whole.desk.who(asked.key, False)
     if key is None:
@@ -533,8 +561,11 @@ async def sign_in(whole: Whole, asked: models.SignIn):
         raise Problem(401, "key", "expected a key of this server, received another: see `keys make`", {"WWW-Authenticate": "Bearer"})
     seconds = whole.settings.session_seconds
     secret = await whole.desk.ask(lambda accounts: accounts.begin_session(key, seconds))
+    if secret is None:
+        raise Problem(401, "key", "expected a key that is valid, this one was just revoked", {"WWW-Authenticate": "Bearer"})
     answer = JSONResponse({"name": key.name, "scope": key.scope})
-    answer.set_cookie(COOKIE, secret, max_age=int(seconds), path="/", secure=whole.settings.tls, httponly=True, samesite="strict")
+    secure = whole.settings.tls or request.headers.get("origin", "").startswith("https://")  # or by a proxy
+    answer.set_cookie(COOKIE, secret, max_age=int(seconds), path="/", secure=secure, httponly=True, samesite="strict")
     return answer
 
 

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
 from starlette.routing import Match, Route
 
 from embedder.errors import FaceDBError
@@ -36,6 +37,7 @@ def create() -> App:
 
 def make(settings: Settings) -> App:
     meters = Meters()
+    MultiPartParser.spool_max_size = settings.photo_bytes  # no photo is put on a disk
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -70,8 +72,8 @@ def _tell(app: FastAPI) -> None:
     async def is_ready(request: Request) -> Any:
         """The networks are loaded: photos are answered at once."""
         state: State = request.app.state.facedb
-        if not state.is_ready:
-            raise Problem(503, "not-ready", state.why_not(), {"Retry-After": "1"})
+        if (why := state.why_not_ready()) is not None:
+            raise Problem(503, "not-ready", why, {"Retry-After": "1"})
         return {"status": "ok"}
 
     @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)

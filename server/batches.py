@@ -61,10 +61,12 @@ class Batcher(Generic[T, R]):
             batch = [(item, future) for item, future in batch if future.set_running_or_notify_cancel()]
             if not batch:
                 continue
-            self._observe(len(batch))
             try:
+                self._observe(len(batch))
                 run = run or self._make()
                 answers = run([item for item, _ in batch])
+                if len(answers) != len(batch):
+                    raise AssertionError(f"{len(answers)} answers to {len(batch)} items")
             except BaseException as error:
                 run = None  # what it holds may be broken: made anew
                 for _, future in batch:

@@ -12,6 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -24,6 +25,7 @@ from server import models
 
 M = TypeVar("M", bound=BaseModel)
 Photo = bytes | str | Path
+TOGETHER = 16  # photos of a request: httpx reads no answer before all of them are sent
 TRIES = 5  # of a request that is refused for now
 
 
@@ -71,12 +73,11 @@ class Client:
     def search_many(
         self, index: str, photos: Iterable[tuple[str, Photo]], k: int = 5
     ) -> Iterator[tuple[str, models.PhotoAnswer | Refused]]:
-        """Any number of photos, each with an id, streamed both ways; answers in order, as they are ready."""
-        lines = (json.dumps({"id": id, "photo": base64.b64encode(_read(photo)[0]).decode()}).encode() + b"\n" for id, photo in photos)
-        with self._http.stream("POST", f"/v1/indexes/{index}/search/stream", content=lines, params={"k": k}) as answer:
-            if answer.is_error:
-                answer.read()
-                raise _refused(answer)
+        """Any number of photos, each with an id, some at a time; answers in order."""
+        rest = iter(photos)
+        while some := list(islice(rest, TOGETHER)):
+            lines = [json.dumps({"id": id, "photo": base64.b64encode(_read(photo)[0]).decode()}) for id, photo in some]
+            answer = self._send("POST", f"/v1/indexes/{index}/search/stream", content="\n".join(lines).encode(), params={"k": k})
             for line in map(json.loads, answer.iter_lines()):
                 found = models.PhotoAnswer.model_validate(line["answer"]) if "answer" in line else Refused(line["problem"])
                 yield line["id"], found

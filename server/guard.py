@@ -13,7 +13,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeVar
 
 from embedder.errors import FaceDBError
-from server.accounts import Accounts, Key
+from server.accounts import START, Accounts, Key
 from server.meters import Meters
 from server.problems import MEDIA, Problem, of_error
 from server.settings import Settings
@@ -21,7 +21,9 @@ from server.settings import Settings
 COOKIE, PAGE_HEADER = "facedb", b"x-facedb"
 SAFE = ("GET", "HEAD", "OPTIONS")
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/v1/session")  # without a key; and the page's files
+PROBES = ("/healthz", "/readyz")  # by whatever name a supervisor knows the server; they tell nothing
 STREAMS = "/stream"  # how the paths end whose bodies are as long as they are
+SMALL_BYTES = 4096  # of what is no photo, and needs no key
 REMEMBERED = 2.0  # seconds that a worker takes a key for good without asking again
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -46,7 +48,9 @@ T = TypeVar("T")
 class Desk:
     """The accounts, from the event loop: one thread asks them."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int):
+        """port: where this server listens; the key of another one's start is none of ours."""
+        self._port = port
         self._thread = ThreadPoolExecutor(1, "accounts")
         self._accounts = self._thread.submit(Accounts).result()
         self._seen: dict[tuple[str, str], tuple[float, Key | None]] = {}
@@ -63,10 +67,27 @@ class Desk:
         mark, now = (secret, "session" if in_session else "key"), time.monotonic()
         if (seen := self._seen.get(mark)) is None or seen[0] < now:
             key = await self.ask(lambda accounts: (accounts.in_session if in_session else accounts.holder)(secret))
+            if key and key.name.startswith(f"{START} ") and key.name != f"{START} {self._port}":
+                key = None
             if len(self._seen) > 1000:
                 self._seen.clear()
             self._seen[mark] = seen = now + REMEMBERED, key
         return seen[1]
+
+    async def admit(self, key: Key) -> None:
+        """One more photo of a stream; raises Problem where the key was revoked meanwhile, or asks too often."""
+        mark, now = (key.id, "id"), time.monotonic()
+        if (seen := self._seen.get(mark)) is None or seen[0] < now:
+            self._seen[mark] = seen = now + REMEMBERED, await self.ask(lambda accounts: accounts.key(key.id))
+        if seen[1] is None:
+            raise Problem(401, "key", f"expected a key that is valid, {key.name!r} was revoked: make another with `keys make`")
+        await self.count(key)
+
+    async def count(self, key: Key) -> None:
+        """Raises Problem where a key asks more often than it may."""
+        if key.rate and not await self.ask(lambda accounts: accounts.may_ask(key)):
+            raise Problem(429, "rate", f"expected at most {key.rate:g} requests a second with the key {key.name!r}: wait a second",
+                          {"Retry-After": "1"})  # fmt: skip
 
     def forget_session(self, secret: str) -> None:
         self._seen.pop((secret, "session"), None)
@@ -106,7 +127,11 @@ class Guard:
     def _limit(self, path: str) -> int:
         if path.endswith(STREAMS):
             return sys.maxsize  # each line has its limit
-        return self._settings.photo_bytes * (2 if path.endswith("/verify") else 1)
+        if path.endswith("/search") or path.endswith("/faces"):
+            return self._settings.photo_bytes
+        if path.endswith("/verify"):
+            return 2 * self._settings.photo_bytes
+        return self._settings.json_bytes if path.startswith("/v1/indexes/") else SMALL_BYTES
 
     def _seconds(self, path: str) -> float:
         return self._settings.stream_seconds if path.endswith(STREAMS) else self._settings.body_seconds
@@ -114,7 +139,8 @@ class Guard:
     async def _admit(self, scope: Scope) -> None:
         """Raises Problem for a request that is not let in; leaves the key in scope['state']['key']."""
         headers = dict(_lowered(scope["headers"]))
-        self._check_host(headers.get(b"host", b""))
+        if scope["path"] not in PROBES:
+            self._check_host(headers.get(b"host", b""))
         is_safe = scope["method"] in SAFE
         if not is_safe:
             self._check_origin(headers)
@@ -127,9 +153,7 @@ class Guard:
                           "`keys make`, or sign in again", {"WWW-Authenticate": "Bearer"})  # fmt: skip
         if not bearer and not is_safe and PAGE_HEADER not in headers:
             raise Problem(403, "header", "expected the header X-Facedb on changes in a session, received none: send it, or a key")
-        if key.rate and not await self._desk().ask(lambda accounts: accounts.may_ask(key)):
-            raise Problem(429, "rate", f"expected at most {key.rate:g} requests a second with the key {key.name!r}: wait a second",
-                          {"Retry-After": "1"})  # fmt: skip
+        await self._desk().count(key)
         scope.setdefault("state", {})["key"] = key
 
     def _check_host(self, header: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,23 +13,16 @@ import numpy as np
 from embedder.compute import cores
 from embedder.errors import FaceDBError, SystemFault
 from galleries import open_gallery
-from indexer.database import Damaged
+from indexer.database import Damaged, Replaced
 from indexer.gallery import Gallery
-from indexer.search import Hit, Searcher
-from server.batches import Batcher
+from indexer.search import Searcher
+from server.batches import Batcher, Full
 from workflows import Judge, Question, open_index
 
 T = TypeVar("T")
 READERS = 4
 TOGETHER = 64  # questions of one search
-
-
-@dataclass(frozen=True)
-class Answer:
-    """To one vector."""
-
-    verdict: dict[str, Any]  # known, chance, margin
-    hits: list[Hit]
+WAITING_VECTORS = 10_000  # of all questions together
 
 
 @dataclass(frozen=True)
@@ -40,6 +33,7 @@ class Asked:
     question: Question
 
 
+Answer = dict[str, Any]  # to one vector: known, chance, margin, hits
 Answers = list[Answer] | FaceDBError
 
 
@@ -52,10 +46,25 @@ class Served:
         self._readers = ThreadPoolExecutor(READERS, f"read-{name}")
         self._writer = ThreadPoolExecutor(1, f"write-{name}")
         self._own = threading.local()
+        self._lock, self._vectors = threading.Lock(), 0
 
     def ask(self, vectors: np.ndarray, question: Question) -> Future[Answers]:
         """The answers to each vector, or why there are none. Raises Full where too many wait."""
-        return self._searches.submit(Asked(vectors, question))
+        with self._lock:
+            if self._vectors + len(vectors) > WAITING_VECTORS:
+                raise Full
+            self._vectors += len(vectors)
+        try:
+            future = self._searches.submit(Asked(vectors, question))
+        except Full:
+            self._answered(len(vectors))
+            raise
+        future.add_done_callback(lambda _: self._answered(len(vectors)))
+        return future
+
+    def _answered(self, vectors: int) -> None:
+        with self._lock:
+            self._vectors -= vectors
 
     def read(self, question: Callable[[Gallery], T]) -> Future[T]:
         """`question` of the newest commit."""
@@ -69,7 +78,7 @@ class Served:
         """Does what was begun, and ends."""
         self._searches.close()
         for pool in (self._writer, self._readers):
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
 
     def _with_gallery(self, work: Callable[[Gallery], T], write: bool) -> T:
         """By this thread's own connection, which is opened anew after damage."""
@@ -87,13 +96,14 @@ class Served:
 
         def answer(asked: Sequence[Asked]) -> list[Answers]:
             found: list[Answers] = [[] for _ in asked]
-            for question in dict.fromkeys(one.question for one in asked):
-                alike = [i for i, one in enumerate(asked) if one.question == question]
+            kinds = [(one.question, one.vectors.shape[1]) for one in asked]
+            for kind in dict.fromkeys(kinds):
+                alike = [i for i, other in enumerate(kinds) if other == kind]
                 try:
-                    answers = iter(_answers(searcher, np.concatenate([asked[i].vectors for i in alike]), question))
+                    answers = iter(_answers(searcher, np.concatenate([asked[i].vectors for i in alike]), kind[0]))
                     for i in alike:
                         found[i] = [next(answers) for _ in asked[i].vectors]
-                except (Damaged, SystemFault):
+                except (Damaged, Replaced, SystemFault):
                     raise  # the searcher is made anew
                 except FaceDBError as error:
                     for i in alike:
@@ -107,4 +117,4 @@ def _answers(searcher: Searcher, xq: np.ndarray, question: Question) -> list[Ans
     judge = Judge(searcher, question, lambda line: None)
     asked = judge.question
     found = searcher.search(xq, asked.k, asked.faces, asked.score, asked.where, asked.min_score)
-    return [Answer(judge(hits), hits[: question.k]) for hits in found]
+    return [{**judge(hits), "hits": [asdict(hit) for hit in hits[: question.k]]} for hits in found]

@@ -22,6 +22,7 @@ from server.settings import Settings
 from workflows import Say, fitting_model, load_embedder, make_detector
 
 FEW = 3  # faces up to which one after the other is sooner done than a batch of fixed size
+WAITING_BYTES = 256 << 20  # not yet decoded, of all photos together
 WAITING_PIXELS = 4 * 50_000_000  # decoded, of all photos together: 600 MB
 
 Faces = tuple[Photo, list[Row]]
@@ -56,20 +57,27 @@ class Intake:
         many = Embedder(model, replace(compute, precision=few.compute.precision))
         detector = make_detector(searcher.spec.detector, compute).load()
         self._lock = threading.Lock()
-        options = Options(all_faces=True, keep_crops=False, keep_pixels=True)
-        self._stage = PhotoStage(replace(few.spec, crop=searcher.spec.crop), detector, Elastic(few, many, say), options)  # type: ignore[arg-type]
-        self._decoder, self._pixels = Decoder(most_pixels=settings.photo_pixels).__enter__(), 0
+        options = Options(all_faces=True, keep_crops=False, keep_pixels=True, most_faces=settings.photo_faces)
+        self.spec = replace(few.spec, crop=searcher.spec.crop)
+        self._stage = PhotoStage(self.spec, detector, Elastic(few, many, say), options)  # type: ignore[arg-type]
+        self._decoder, self._most = Decoder(most_pixels=settings.photo_pixels).__enter__(), settings.queue
+        self._undecoded, self._bytes, self._pixels = 0, 0, 0
         self._batches: Batcher[Photo, Faces] = Batcher(
             lambda: self._of_photos, cores(), settings.batch, settings.wait, settings.queue, observe
         )
 
     def __len__(self) -> int:
-        """How many photos wait."""
-        return len(self._batches)
+        """How many photos wait, to be decoded or for the networks."""
+        return self._undecoded + len(self._batches)
 
     def decode(self, data: bytes, name: str) -> Future[Photo]:
-        """The photo, or why there is none, in a process of its own."""
-        return self._decoder.submit_bytes(name, data)
+        """The photo, or why there is none, in a process of its own. Raises Full where too many wait."""
+        if len(self) >= self._most or self._bytes + len(data) > WAITING_BYTES:
+            raise Full
+        self._count(photos=1, size=len(data))
+        future = self._decoder.submit_bytes(name, data)
+        future.add_done_callback(lambda _: self._count(photos=-1, size=-len(data)))
+        return future
 
     def find(self, photo: Photo) -> Future[Faces]:
         """The photo without its pixels, and a row for each face, or one that says why there is none. Raises Full where too much waits."""
@@ -78,12 +86,14 @@ class Intake:
         if size and self._pixels + size > WAITING_PIXELS:
             raise Full
         future = self._batches.submit(photo)
-        self._waits(size)
-        future.add_done_callback(lambda _: self._waits(-size))
+        self._count(pixels=size)
+        future.add_done_callback(lambda _: self._count(pixels=-size))
         return future
 
-    def _waits(self, pixels: int) -> None:
+    def _count(self, photos: int = 0, size: int = 0, pixels: int = 0) -> None:
         with self._lock:
+            self._undecoded += photos
+            self._bytes += size
             self._pixels += pixels
 
     def _of_photos(self, photos: Sequence[Photo]) -> list[Faces]:

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from embedder.errors import DataError, FaceDBError, GalleryError, InputError, SystemFault
-from indexer.database import Busy, Damaged, Unknown
+from indexer.database import Busy, Damaged, Replaced, Unknown
 
 MEDIA = "application/problem+json"
 TYPES = "urn:facedb:problem:"
@@ -31,7 +31,7 @@ def busy(detail: str) -> Problem:
 def of_error(error: FaceDBError) -> Problem:
     """What a command would have printed, as a status."""
     match error:
-        case Busy():
+        case Busy() | Replaced():
             return busy(str(error))
         case Unknown():
             return Problem(404, "unknown", str(error))

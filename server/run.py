@@ -21,6 +21,7 @@ from server.settings import Settings
 from workflows import Say, open_index
 
 DRAIN_SECONDS = 30  # for requests that are at work when the server is told to end
+CONNECTIONS = 1000  # of a process; more are refused
 HEADER_BYTES = 32 << 10
 
 
@@ -41,7 +42,7 @@ def serve(settings: Settings, workers: int, certificate: Path | None, private_ke
             uvicorn.run(
                 "server.app:create", factory=True, host=settings.host, port=settings.port, workers=workers, log_level="warning",
                 access_log=False, server_header=False, date_header=False, proxy_headers=False, ws="none", loop="asyncio", http="h11",
-                h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=DRAIN_SECONDS, timeout_keep_alive=30,
+                h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=DRAIN_SECONDS, timeout_keep_alive=30, limit_concurrency=CONNECTIONS,
                 ssl_certfile=certificate, ssl_keyfile=private_key,
             )  # fmt: skip
         finally:
@@ -55,14 +56,15 @@ def _end(*_: object) -> NoReturn:
 def _where(settings: Settings, accounts: Accounts) -> str:
     """The line that is printed: on loopback with a key that is good for this run."""
     scheme = "https" if settings.tls else "http"
-    if settings.on_loopback:
-        return f"open {scheme}://{settings.host}:{settings.port}/#key={accounts.start_key(settings.port)}"
-    if all(key["name"].startswith(f"{START} ") for key in accounts.list_keys()):
+    if settings.on_loopback and settings.start_key:
+        return f"open {scheme}://{settings.address}:{settings.port}/#key={accounts.start_key(settings.port)}"
+    accounts.end_start_key(settings.port)  # of a server that was killed
+    if not settings.on_loopback and all(key["name"].startswith(f"{START} ") for key in accounts.list_keys()):
         raise InputError(
             f"expected keys before others may reach the server at {settings.host}, there are none: make one with `keys make NAME`"
         )
     hint = "" if settings.tls else "; without TLS keys and photos can be read on the way: --tls-cert and --tls-key, or a proxy"
-    return f"listening at {scheme}://{settings.host}:{settings.port}{hint}"
+    return f"listening at {scheme}://{settings.address}:{settings.port}{hint}"
 
 
 def _check_port(settings: Settings) -> None:

@@ -23,6 +23,7 @@ class Settings:
     port: int = 8000
     hosts: tuple[str, ...] = ()  # names that clients may call it by, beside its address
     tls: bool = False
+    start_key: bool = True  # on loopback: one for whoever starts it, in the address that is printed
     device: str = "auto"
     precision: str = "auto"
     batch: int = 16  # photos that go through detector and network together
@@ -31,7 +32,8 @@ class Settings:
     photo_bytes: int = 20 * MB
     photo_pixels: int = 50_000_000
     photo_faces: int = 100  # the largest and most central ones are answered
-    vectors: int = 1000  # of one question
+    vectors: int = 256  # of one question
+    json_bytes: int = 4 * MB
     body_seconds: float = 30  # within which a body must have come
     stream_seconds: float = 3600
     session_seconds: float = 12 * 3600
@@ -46,8 +48,13 @@ class Settings:
     @property
     def allowed_hosts(self) -> frozenset[str]:
         """Names that a request's Host may have, without the port. Any web page can make a browser ask loopback, by a name of its own."""
-        own = {"127.0.0.1", "localhost", "[::1]"} if self.on_loopback else {f"[{self.host}]" if ":" in self.host else self.host}
-        return frozenset(name.lower() for name in {*own, *self.hosts})
+        own = {"127.0.0.1", "localhost", "[::1]"} if self.on_loopback else set()
+        return frozenset(name.lower() for name in {*own, self.address, *self.hosts})
+
+    @property
+    def address(self) -> str:
+        """As it stands in a URL."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
     def compute(self) -> Compute:

@@ -27,37 +27,43 @@ class State:
 
     def __init__(self, settings: Settings, meters: Meters):
         self.settings, self.meters = settings, meters
-        self.desk = Desk()
+        self.desk = Desk(settings.port)
         self.indexes = {name: Served(name) for name in settings.names}
         self._loader, self._jobs = ThreadPoolExecutor(1, "load"), ThreadPoolExecutor(1, "job")
         self._intakes: dict[str, Intake] = {}
         self._contracts: dict[str, str] = {}  # of the indexes, by name: a `reembed` changes it
+        self._faults: dict[str, str] = {}  # why an index has no intake
         self._ready = asyncio.create_task(self._load_all())
 
     async def _load_all(self) -> None:
-        for name in self.indexes:
-            await self.intake(self.indexes[name])
+        for index in self.indexes.values():
+            try:
+                await self.intake(index)
+            except FaceDBError as error:
+                log.warning("%s: %s", index.name, error)
+                self._faults[index.name] = str(error)
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether photos are answered at once."""
-        return self._ready.done() and self._ready.exception() is None
-
-    def why_not(self) -> str:
-        error = self._ready.exception() if self._ready.done() else None
-        return str(error) if isinstance(error, FaceDBError) else "the networks are being loaded" if error is None else "a fault of ours"
+    def why_not_ready(self) -> str | None:
+        """Why photos are not answered at once; None where they are."""
+        if missing := self.indexes.keys() - self._contracts.keys():
+            return "; ".join(self._faults.get(name, "the networks are being loaded") for name in sorted(missing))
+        return None
 
     async def intake(self, index: Served) -> Intake:
         """Of the contract that the index has now."""
         contract = await asyncio.wrap_future(index.read(_contract))
-        if contract not in self._intakes:
+        if self._contracts.get(index.name) != contract:
             await asyncio.get_running_loop().run_in_executor(self._loader, self._load, index.name, contract)
         return self._intakes[contract]
 
     def _load(self, name: str, contract: str) -> None:
+        """On one thread. What no index needs any more is closed."""
         if contract not in self._intakes:
             with open_index(name) as searcher:
                 self._intakes[contract] = Intake(searcher, self.settings, log.info, self.meters.batch)
+        self._contracts[name] = contract
+        for old in self._intakes.keys() - set(self._contracts.values()):
+            self._intakes.pop(old).close()
 
     async def begin_job(self, key: Key, index: Served, kind: str, work: Callable[[Callable[[int, int], None]], str]) -> dict[str, Any]:
         """Starts `work`, which tells how far it is; raises Problem where one of that kind is at work on the index."""

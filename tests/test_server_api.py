@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import json
 import os
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 
 import workflows
+from embedder.errors import DataError
 from embedder.table import DataSet, to_rows
+from server.api import _in_order, _split
 from tests.server import build, running
 
 QUIETLY = {"say": lambda line: None}
@@ -85,6 +88,70 @@ def test_many_photos_are_answered_line_by_line_in_order(server, client):
     assert sum(right) >= 35
 
 
+def test_a_stream_is_answered_while_it_goes_on():
+    async def first_before_second() -> list[bytes]:
+        go, found = asyncio.Event(), []
+
+        async def answer(text: bytes) -> bytes:
+            return text
+
+        async def tasks():
+            yield asyncio.create_task(answer(b"1"))
+            await go.wait()
+            yield asyncio.create_task(answer(b"2"))
+
+        async for line in _in_order(tasks(), 4):
+            found.append(line)
+            go.set()
+        return found
+
+    assert asyncio.run(asyncio.wait_for(first_before_second(), 5)) == [b"1", b"2"]
+
+
+def test_no_more_of_a_stream_are_at_work_than_may_be_and_they_come_in_order():
+    at_work, most = 0, 0
+
+    async def answer(i: int) -> bytes:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        await asyncio.sleep(0.01 * (i % 3))
+        at_work -= 1
+        return b"%d" % i
+
+    async def tasks():
+        for i in range(50):
+            yield asyncio.create_task(answer(i))
+
+    async def all_of_them() -> list[bytes]:
+        return [line async for line in _in_order(tasks(), 4)]
+
+    assert asyncio.run(all_of_them()) == [b"%d" % i for i in range(50)] and 2 <= most <= 5
+
+
+def test_a_line_that_comes_in_pieces_is_one_and_one_too_long_is_cut():
+    async def parts():
+        for part in (b"ab", b"c\nd", b"\n\n  \ne", b"f\n", b"x" * 30, b"y" * 30, b"\nlast"):
+            yield part
+
+    async def lines() -> list[bytes]:
+        return [line async for line in _split(parts(), 20)]
+
+    assert asyncio.run(lines()) == [b"abc", b"d", b"ef", b"x" * 21, b"last"]
+
+
+def test_questions_of_different_sizes_spoil_no_others(server, monkeypatch):
+    """Asked at once, they are answered each as alone."""
+    from server.indexes import Asked, Served
+
+    monkeypatch.setenv("FACEDB_INDEXES", str(server.indexes))
+
+    right, wrong, question = np.eye(1, 128, dtype=np.float32), np.ones((1, 1), np.float32), workflows.Question(k=2)
+    answer = Served("att")._searcher()
+    first, second, third = answer([Asked(right, question), Asked(wrong, question), Asked(right, question)])
+    assert first == third and len(first[0]["hits"]) == 2 and isinstance(second, DataError)
+
+
 def test_two_photos_are_compared(server, client):
     def score(a, b):
         files = {"first": ("a.pgm", a), "second": ("b.pgm", b)}
@@ -141,7 +208,7 @@ def test_people_come_page_by_page_with_a_face_each(client):
             break
     assert sorted(p["identity"] for p in names) == [p["identity"] for p in names] and len(names) == 40
     png = client.get(f"/v1/indexes/att/faces/{names[0]['face_id']}/thumbnail")
-    assert png.headers["content-type"] == "image/png" and png.content.startswith(b"\x89PNG") and "private" in png.headers["cache-control"]
+    assert png.headers["content-type"] == "image/png" and png.content.startswith(b"\x89PNG") and png.headers["cache-control"] == "no-store"
     found = client.get("/v1/indexes/att/people", params={"containing": "S3"}).json()["people"]
     assert {p["identity"] for p in found} == {"s3", *(f"s3{i}" for i in range(10))}
     problem(client.get("/v1/indexes/att/people", params={"cursor": "%%%"}), 422, "invalid")
@@ -221,9 +288,17 @@ def test_who_is_forgotten_is_gone_from_every_file_and_refused(server, client):
         time.sleep(0.2)
     photo = (server.photos / "gallery" / "s16" / "1.pgm").read_bytes()
     problem(client.post("/v1/indexes/att/faces", content=photo, params={"identity": "s16"}), 409, "forgotten")
-    problem(client.post("/v1/indexes/att/people/forget", json={"identity": name}), 404, "unknown")
+    assert client.post("/v1/indexes/att/people/forget", json={"identity": name}).json()["found"] == 0  # looks again
+    problem(client.post("/v1/indexes/att/people/forget", json={"identity": "Nobody Ever"}), 404, "unknown")
     back = client.post("/v1/indexes/att/faces", content=photo, params={"identity": "s16", "readmit": True})
     assert back.json()["added"] == 1
+
+
+def test_a_removed_person_can_still_be_forgotten(server, client):
+    face_id = enrolled(client, "s17")[0]
+    client.post("/v1/indexes/att/people/remove", json={"identity": "s17"})
+    receipt = client.post("/v1/indexes/att/people/forget", json={"identity": "s17"}).json()
+    assert receipt["face_ids"] == [face_id] and receipt["found"] == 0
 
 
 # the whole ------------------------------------------------------------------
@@ -278,6 +353,18 @@ def test_every_answer_is_as_the_openapi_document_says(server, client):
     for path, methods in document["paths"].items():
         for name, method in methods.items():
             assert method["description"], (name, path)
+
+
+def test_another_model_is_taken_up_while_it_serves(att, tmp_path):
+    with running(build(att, tmp_path)) as server, server.client() as client:
+        before = client.post("/v1/indexes/att/search", content=server.probe(7)).json()
+        server.command("reembed", "att", "--model", "casia", "--quiet")
+        assert client.get("/v1/indexes/att").json()["model"] == "casia"
+        for _ in range(4):
+            after = client.post("/v1/indexes/att/search", content=server.probe(7))
+            assert after.status_code == 200 and after.json()["faces"][0]["hits"][0]["identity"] == "s7"
+        assert before["faces"][0]["hits"][0]["score"] != after.json()["faces"][0]["hits"][0]["score"]
+        assert client.post("/v1/indexes/att/faces", content=server.probe(7), params={"identity": "s7"}).json()["added"] == 1
 
 
 def test_told_to_end_it_answers_what_it_has_begun(att, tmp_path):

@@ -33,8 +33,9 @@ def ask(tmp_path, monkeypatch):
     accounts = Accounts()
     keys = {scope: accounts.make_key(scope, scope, 0) for scope in ("read", "write")} | {"slow": accounts.make_key("slow", "read", 2)}
     cookie = accounts.begin_session(accounts.holder(keys["write"]), 60)
+    keys |= {"start": accounts.start_key(8000), "other start": accounts.start_key(8001)}
     accounts.close()
-    desk = Desk()
+    desk = Desk(8000)
 
     def call(
         method="GET", path="/v1/indexes", headers=(HOST,), body=(b"",), pause=0.0, key=None, session=False, app=echo, times=1, **settings
@@ -71,7 +72,7 @@ def ask(tmp_path, monkeypatch):
 
 
 def test_a_key_lets_in_and_nothing_else_does(ask):
-    assert ask(key="read")[2] == ["read", 0]
+    assert ask(key="read")[2] == ["read", 0] and ask(key="start")[2] == ["start 8000", 0] and ask(key="other start")[0] == 401
     for wrong in ("fdb_wrong", "", " ", "x" * 5000):
         status, headers, body = ask(key=wrong)
         assert status == 401 and headers[b"www-authenticate"] == b"Bearer" and body["type"] == "urn:facedb:problem:key"
@@ -135,8 +136,8 @@ def test_a_key_asks_no_more_often_than_it_may(ask):
 
 
 def test_a_body_has_a_limit_in_bytes_and_seconds(ask):
-    assert ask("POST", key="write", body=[b"x" * 10] * 10, photo_bytes=100)[2] == ["write", 100]
-    status, headers, body = ask("POST", key="write", body=[b"x" * 10] * 11, photo_bytes=100)
+    assert ask("POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 10, photo_bytes=100)[2] == ["write", 100]
+    status, headers, body = ask("POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 11, photo_bytes=100)
     assert status == 413 and headers[b"connection"] == b"close" and "at most 100 bytes" in body["detail"]
     status, headers, body = ask("POST", key="write", body=[b"x"] * 50, pause=0.05, body_seconds=0.2)
     assert status == 408 and body["type"].endswith(":slow")

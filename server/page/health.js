@@ -4,9 +4,10 @@ import * as api from './api.js';
 import { askFor, attempt, button, make, number, percent, tell } from './parts.js';
 
 export async function show(main, app) {
+  const { signal } = app.until;
   main.replaceChildren(make('h1', {}, `Index ${app.index}`));
   const found = await attempt(() => api.info(app.index));
-  if (!found) return;
+  if (!found || signal.aborted) return;
   const changed = found.added_since + found.changed_since;
   const lines = {
     Holds: `${number(found.faces)} photos of ${number(found.people)} people`,
@@ -18,7 +19,7 @@ export async function show(main, app) {
     Forgotten: found.forgetting_pending ? 'one forgetting waits for a reader to end' : `${number(found.forgotten)} marks are kept, that nobody comes back`,
   };
   const state = make('p', { className: 'job' });
-  main.append(
+  main.append(...[
     make('dl', { className: 'lines' }, Object.entries(lines).flatMap(([name, text]) => [make('dt', {}, name), make('dd', {}, text)])),
     app.may('admin') && make('p', { className: 'actions' },
       button('Calibrate\u00a0…', () => askFor('Calibrate', 'Share of strangers that may be taken for somebody', 'Calibrate', async text => {
@@ -28,7 +29,7 @@ export async function show(main, app) {
       }, { value: String(found.fpir ?? 0.01) })),
       button('Build anew', () => attempt(async () => follow(await api.compact(app.index))))),
     state,
-  );
+  ].filter(Boolean));
 
   async function follow(job) {
     const bar = make('progress', { 'aria-label': job.kind });
@@ -39,7 +40,7 @@ export async function show(main, app) {
       job = await attempt(() => api.job(job.id)) || { state: 'failed', detail: '' };
     }
     tell(job.state === 'done' ? `Done: ${job.detail}` : `Failed: ${job.detail}`);
-    if (main.contains(state)) show(main, app);
+    if (!signal.aborted) show(main, app);
   }
 }
 

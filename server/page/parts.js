@@ -78,4 +78,4 @@ export function askFor(title, label, action, done, { value = '', note, danger = 
 }
 
 export const number = n => n.toLocaleString('en');
-export const percent = share => share >= 0.1 ? `${Math.round(share * 100)} %` : `${(share * 100).toPrecision(1)} %`;
+export const percent = share => share >= 0.095 ? `${Math.round(share * 100)} %` : `${(share * 100).toPrecision(1)} %`;

@@ -59,13 +59,13 @@ export function show(main, app, wanted) {
         make('span', { className: 'file' }, face.image),
         change && make('span', { className: 'actions' },
           button('Somebody else\u00a0…', () => give(face), { 'aria-label': `${face.image} is somebody else` }),
-          button('Remove', () => run(() => api.remove(app.index, { face_id: face.face_id }), 'One photo removed.'), { 'aria-label': `Remove ${face.image}` }))))),
+          button('Remove', () => attempt(() => run(() => api.remove(app.index, { face_id: face.face_id }), 'One photo removed.')), { 'aria-label': `Remove ${face.image}` }))))),
       make('p', { className: 'actions' },
         change && button('Correct the name\u00a0…', () => askFor('Correct the name', 'New name', 'Rename',
           name => run(() => api.rename(app.index, identity, name), `${identity} is called ${name} now.`), { value: identity })),
         change && button('Same person as\u00a0…', () => askFor('Merge two people', `All photos of ${identity} go to`, 'Merge',
           name => run(() => api.merge(app.index, identity, name), `${identity} is one person with ${name} now.`), { list: text => names(app.index, text) })),
-        change && button('Remove', () => run(() => api.remove(app.index, { identity }), `${identity} removed.`)),
+        change && button('Remove', () => attempt(() => run(() => api.remove(app.index, { identity }), `${identity} removed.`))),
         app.may('admin') && button('Forget for good\u00a0…', () => forget(identity), { className: 'danger' })));
   }
 
@@ -74,6 +74,7 @@ export function show(main, app, wanted) {
 
   const forget = identity => askFor(`Forget ${identity} for good?`, `Type ${identity} to go on`, 'Forget for good', async () => {
     const receipt = await api.forget(app.index, identity);
+    document.dispatchEvent(new Event('gallery-changed'));
     await begin();
     open('Forgotten', make('p', {}, `${receipt.face_ids.length} photos, their vectors, crops and the name are gone from this index; `
       + `${Object.keys(receipt.files).length} files were looked through, ${receipt.found} traces are left.`),
@@ -85,8 +86,10 @@ export function show(main, app, wanted) {
       + 'This cannot be undone. Original photos, backups and exports elsewhere stay.',
   });
 
+  /** A change, told with a way back; a problem is the caller's, who shows it where it was asked for. */
   async function run(work, text) {
     await work();
+    document.dispatchEvent(new Event('gallery-changed'));
     closeDialog();
     await begin();
     tell(text, button('Undo', () => attempt(async () => { await api.undo(app.index); await begin(); tell('Taken back.'); })));

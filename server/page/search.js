@@ -6,6 +6,7 @@ import { names } from './people.js';
 
 const K = 5;
 let kept = null; // the last photo and its answer, for the way back to this view
+document.addEventListener('gallery-changed', () => { kept = null; });
 
 export function show(main, app) {
   const input = make('input', { type: 'file', accept: 'image/*', id: 'file', className: 'visually-hidden' });
@@ -26,34 +27,39 @@ export function show(main, app) {
     else if (files.length) tell('That is no photo: choose a JPEG, PNG or WebP file.');
   };
 
+  let looks = 0;
+  const { index } = app;
+
   async function look(photo) {
+    const mine = ++looks; // a later photo's answer may come first
+    kept = null;
     results.replaceChildren(make('p', { className: 'wait' }, 'Looking for faces …'));
-    const answer = await attempt(() => api.search(app.index, photo, K));
-    kept = answer ? { index: app.index, photo, answer } : null;
-    if (answer) await draw();
-    else results.replaceChildren();
+    const answer = await attempt(() => api.search(index, photo, K));
+    if (mine !== looks) return;
+    if (!answer) return results.replaceChildren();
+    kept = { index, photo, answer };
+    await draw(photo, answer);
   }
 
-  async function draw() {
-    const { photo, answer } = kept;
+  async function draw(photo, answer) {
     const picture = await createImageBitmap(photo).catch(() => null);
     const shown = picture ? withBoxes(photo, picture, answer) : null;
     const found = answer.faces.length;
     const heading = found === 0 ? nobody(answer) : found === 1 ? 'One face' : `${found} faces`;
     results.replaceChildren(make('h2', {}, heading), ...(shown ? [shown] : []),
-      ...answer.faces.map(face => card(face, picture)));
+      ...answer.faces.map(face => card(face, picture, photo)));
     if (answer.left_out) results.append(make('p', {}, `${answer.left_out} smaller faces are left out.`));
     announce(found === 0 ? heading : `${heading}: ${answer.faces.map(words).join(' ')}`);
   }
 
-  function card(face, picture) {
+  function card(face, picture, photo) {
     const probe = cut(picture, face.box);
     probe.setAttribute('aria-label', `Face ${face.face + 1} of the photo`);
     const hits = face.hits.map(hit => make('li', {}, button([
       make('img', { src: api.thumbnail(app.index, hit.face_id), alt: '', loading: 'lazy', width: 96, height: 96 }),
       make('span', { className: 'name' }, hit.identity),
       make('span', { className: 'score' }, hit.score.toFixed(3)),
-    ], () => compare(face, hit, picture), { className: 'hit', 'aria-label': `${hit.rank}. ${hit.identity}, score ${hit.score.toFixed(3)}: compare` })));
+    ], () => compare(face, hit, picture, photo), { className: 'hit', 'aria-label': `${hit.rank}. ${hit.identity}, score ${hit.score.toFixed(3)}: compare` })));
     const best = face.hits[0]?.identity;
     const state = face.known === null ? 'open' : face.known ? 'known' : 'unknown';
     return make('article', { className: `face ${state}`, id: `face-${face.face}`, tabIndex: -1, 'aria-label': `Face ${face.face + 1}` },
@@ -62,17 +68,16 @@ export function show(main, app) {
         make('p', { className: 'verdict' }, make('strong', {}, title(face)), ' ', explanation(face)),
         make('ol', { className: 'hits' }, hits),
         app.may('write') && make('p', { className: 'actions' },
-          face.known && button(`It is ${best}: add this photo`, () => enrol(face, best)),
-          button(face.known ? 'It is somebody else\u00a0…' : 'Enrol\u00a0…', () => enrolAs(face)))));
+          face.known && button(`It is ${best}: add this photo`, () => enrol(photo, face, best)),
+          button(face.known ? 'It is somebody else\u00a0…' : 'Enrol\u00a0…', () => enrolAs(photo, face)))));
   }
 
-  const enrolAs = face => askFor('Who is it?', 'Name', 'Enrol', name => enrol(face, name), { list: text => names(app.index, text) });
+  const enrolAs = (photo, face) => askFor('Who is it?', 'Name', 'Enrol', name => enrol(photo, face, name), { list: text => names(app.index, text) });
 
-  async function enrol(face, name, readmit = false) {
-    const { photo } = kept;
+  async function enrol(photo, face, name, readmit = false) {
     const save = async () => {
-      const done = await api.enrol(app.index, photo, name, face.face, readmit);
-      const undo = button('Undo', () => attempt(async () => { await api.undo(app.index); tell('Taken back.'); await look(photo); }));
+      const done = await api.enrol(index, photo, name, face.face, readmit);
+      const undo = button('Undo', () => attempt(async () => { await api.undo(index); tell('Taken back.'); await look(photo); }));
       await look(photo);
       tell(done.added ? `Enrolled as ${name}.` : `${name} has this face already.`, done.added ? undo : undefined);
     };
@@ -80,14 +85,14 @@ export function show(main, app) {
       await save();
     } catch (problem) {
       if (problem.body?.type?.endsWith(':forgotten')) {
-        return askFor('This face was forgotten', `Type ${name} to enrol it all the same`, 'Enrol again', () => enrol(face, name, true), { must: name });
+        return askFor('This face was forgotten', `Type ${name} to enrol it all the same`, 'Enrol again', () => enrol(photo, face, name, true), { must: name });
       }
       if (document.getElementById('dialog').open) throw problem;
       tell(problem.message);
     }
   }
 
-  function compare(face, hit, picture) {
+  function compare(face, hit, picture, photo) {
     open(`${hit.identity}: score ${hit.score.toFixed(3)}`,
       make('div', { className: 'compare' },
         make('figure', {}, cut(picture, face.box, 320), make('figcaption', {}, `Face ${face.face + 1} of the photo`)),
@@ -95,11 +100,11 @@ export function show(main, app) {
           make('figcaption', {}, hit.image))),
       make('p', {}, `${hit.rank === 1 ? 'The nearest' : `Number ${hit.rank}`} of ${face.hits.length}. The same photo would have 1.`),
       make('p', { className: 'actions' },
-        app.may('write') && button(`It is ${hit.identity}: add this photo`, async () => { closeDialog(); await enrol(face, hit.identity); }),
+        app.may('write') && button(`It is ${hit.identity}: add this photo`, async () => { closeDialog(); await enrol(photo, face, hit.identity); }),
         button('All photos of this person', () => { closeDialog(); app.go('people', hit.identity); })));
   }
 
-  if (kept?.index === app.index) draw();
+  if (kept?.index === index) draw(kept.photo, kept.answer);
   else kept = null;
 }
 
