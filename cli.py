@@ -14,6 +14,7 @@ import click
 
 import cli_evaluate
 import cli_gallery
+import cli_serve
 from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing, views_option
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, SystemFault, from_os_error
@@ -334,18 +335,24 @@ def lines_of(found: dict[str, Any]) -> Iterator[str]:
 
 @cli.command()
 @click.option("--folder", type=PATH, default=Path("data/demo"), show_default=True, help="Where photos, crops, vectors and pictures go.")
+@click.option("--serve", "do_serve", is_flag=True, help="Serve an index of them instead, with the page.")
+@click.option("--port", default=8000, show_default=True, help="Of --serve.")
 @computing
 @common
-def demo(out: Output, folder: Path, compute: Compute) -> None:
+def demo(out: Output, folder: Path, do_serve: bool, port: int, compute: Compute) -> None:
     """All of it on AT&T's 400 photos of 40 people: fetch, align, embed, train, build, evaluate, search, draw."""
     import demo as demonstration
 
+    if do_serve:
+        cli_serve.start(cli_serve.settings([demonstration.index_to_serve(folder, compute, out.say)], compute, port=port))
+        return
     result = demonstration.run(folder, compute, out.say)
     out.result(result, result["text"])
 
 
 cli_evaluate.register(cli)
 cli_gallery.register(cli)
+cli_serve.register(cli)
 
 
 # errors ---------------------------------------------------------------------

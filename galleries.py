@@ -22,11 +22,13 @@ from embedder.names import spelling_notes
 from embedder.photos import Listing, is_outside, list_photos
 from embedder.pipeline import OnProgress, Options, PhotoStage
 from embedder.redact import drop_rows
+from embedder.spec import FaceSpec
 from embedder.table import DataSet, Entry, Row, is_data_set, write_atomic
 from indexer import forget as forgetting
 from indexer import switch, transfer
 from indexer.build import Selection
 from indexer.calibrate import fit
+from indexer.database import Replaced
 from indexer.faces import check_name, index_folder, normal
 from indexer.gallery import Added, Gallery, new_command
 from indexer.search import Searcher, exact_scores
@@ -115,6 +117,17 @@ def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, split:
                 asked += len(batch)
                 on_progress(asked, len(new))
     return total, {why: n for why, n in left.items() if n}
+
+
+def enrol(gallery: Gallery, row: Row, spec: FaceSpec, identity: str, readmit: bool) -> Added:
+    """One face of a photo, with its pixels, under a name; its crop is kept where the gallery keeps crops.
+
+    spec: the contract that the row was made by; raises Replaced where the gallery has another one by now.
+    """
+    if gallery.spec.fingerprint != spec.fingerprint:
+        raise Replaced(f"expected a vector of the model that {gallery.folder.name} has now, it was changed meanwhile: send the photo again")
+    png = crops_of.to_png(row.pixels) if gallery.keeps_crops and row.pixels is not None else None
+    return gallery.add([replace(row, identity=identity, crop=png, pixels=None)], readmit)
 
 
 def _join(total: Added, part: Added) -> None:
@@ -309,10 +322,10 @@ def verify(name: str) -> Verified:
         return gallery.verify()
 
 
-def compact(name: str, keep_undo: float | None) -> dict[str, Any]:
+def compact(name: str, keep_undo: float | None, on_progress: OnProgress = lambda done, total: None) -> dict[str, Any]:
     """A new generation; before it, changes older than `keep_undo` seconds are dropped from the log."""
     with open_gallery(name, write=True) as gallery:
-        dropped = gallery.compact(keep_undo)
+        dropped = gallery.compact(keep_undo, on_progress)
         return {"index": name, "generation": gallery.generation, "faces": gallery.faces, "dropped": dropped}
 
 

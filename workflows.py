@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embedder.detect import Detector
     from embedder.pipeline import OnProgress, Options, PhotoStage, Summary
     from embedder.runtime import Embedder
+    from embedder.weights import Model
     from indexer.search import Hit, Searcher
 
 PROBE_BATCH = 512
@@ -148,7 +149,8 @@ class ProbeReader:
     def _photo_stage(self, few: bool) -> PhotoStage:
         """Kept from one source to the next, unless it is for a few photos and now there are many."""
         if self._stage is None or (self._few and not few):
-            model = self._open_model()
+            model = fitting_model(self._searcher, self._reference)
+            self.check_spec(model.spec)
 
             def load() -> Embedder:
                 embedder = load_embedder(model, self._compute, self._say, few)
@@ -168,21 +170,22 @@ class ProbeReader:
             self._stage, self._few = PhotoStage(spec, detector, embedder, options), few
         return self._stage
 
-    def _open_model(self):
-        from embedder.weights import open_model, open_spec
-
-        wanted = self._searcher.spec
-        model = open_spec(wanted) if self._reference is None else open_model(self._reference)
-        spec = replace(model.spec, flip=wanted.flip, margins=wanted.margins, crop=wanted.crop, colour=wanted.colour)
-        self.check_spec(spec)
-        return replace(model, spec=spec)
-
     def check_spec(self, spec: FaceSpec) -> None:
         """Refuses vectors that cannot be compared, and says where others differ in what is only recorded."""
         before = len(self._searcher.warnings)
         self._searcher.check_spec(spec)
         for line in self._searcher.warnings[before:]:
             self._say(line)
+
+
+def fitting_model(searcher: Searcher, reference: str | None = None) -> Model:
+    """The gallery's own model, or the one called `reference`, with the gallery's crops and views."""
+    from embedder.weights import open_model, open_spec
+
+    wanted = searcher.spec
+    model = open_spec(wanted) if reference is None else open_model(reference)
+    spec = replace(model.spec, flip=wanted.flip, margins=wanted.margins, crop=wanted.crop, colour=wanted.colour)
+    return replace(model, spec=spec)
 
 
 def group_by_image(rows) -> Iterator[Probe]:

@@ -1,7 +1,7 @@
-"""A process that decodes photos, so that a bad one can be killed: run as `python -m embedder.decode`.
+"""A process that decodes photos, so that a bad one can be killed: run as `python -m embedder.decode [MOST_PIXELS]`.
 
-Reads one path a line (JSON) from stdin; answers each on stdout with a length (four bytes, little-endian), so much JSON, then the pixels
-where there are any.
+Reads one line of JSON a photo from stdin: its path, or a name and a number of bytes, which then follow. Answers each on stdout with a length
+(four bytes, little-endian), so much JSON, then the pixels where there are any.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Refused(Exception):
         self.outcome = outcome
 
 
-def decode(data: bytes, name: str = "") -> np.ndarray:
+def decode(data: bytes, name: str = "", most: int = MAX_PIXELS) -> np.ndarray:
     """The bytes of a photo -> uint8 RGB (h, w, 3), turned as EXIF says; raises Refused."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise Refused("too_large", f"{width} x {height} pixels, the limit is {MAX_PIXELS:,}")
+            if width * height > most:
+                raise Refused("too_large", f"{width} x {height} pixels, the limit is {most:,}")
             image.seek(0)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
@@ -88,14 +88,14 @@ def read(path: str) -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
-def answer(path: str) -> tuple[dict[str, Any], bytes | memoryview]:
-    """The line and the pixels that `path` is answered with."""
+def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tuple[dict[str, Any], bytes | memoryview]:
+    """The line and the pixels that a photo is answered with; without its bytes, `name` is the path where they are."""
     digest = None
     try:
-        data, digest = read(path)
+        data, digest = read(name) if data is None else (data, hashlib.sha256(data).hexdigest())
         if not data:
             raise Refused("unreadable", "the file is empty")
-        pixels = decode(data, path)
+        pixels = decode(data, name, most)
     except Refused as error:
         why = str(error).splitlines()[0][:200] if str(error) else error.outcome
         return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None}, b""
@@ -111,8 +111,13 @@ def main() -> None:
         register_heif_opener()
     except ImportError:
         pass
+    most = int(sys.argv[1]) if len(sys.argv) > 1 else MAX_PIXELS
     for line in sys.stdin.buffer:
-        head, pixels = answer(json.loads(line))
+        match json.loads(line):
+            case [str(name), int(size)]:
+                head, pixels = answer(name, sys.stdin.buffer.read(size), most)
+            case path:
+                head, pixels = answer(path, most=most)
         text = json.dumps(head).encode()
         sys.stdout.buffer.write(len(text).to_bytes(4, "little") + text)
         sys.stdout.buffer.write(pixels)

@@ -15,10 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from embedder.compute import cores
+from embedder.decode import MAX_PIXELS
 from embedder.errors import DataError
 from embedder.table import Entry
 from embedder.workers import start, stop
@@ -213,13 +215,14 @@ class Photo:
     why: str = ""
     sha256: str | None = None
     pixels: np.ndarray | None = None  # uint8 RGB (h, w, 3)
+    faces: int = 0  # found in it
 
 
 class Decoder:
     """A small pool of processes that decode photos; one that hangs or dies is replaced and its photo is `unreadable`."""
 
-    def __init__(self, workers: int = WORKERS, seconds: float = SECONDS_TO_DECODE):
-        self._seconds = seconds
+    def __init__(self, workers: int = WORKERS, seconds: float = SECONDS_TO_DECODE, most_pixels: int = MAX_PIXELS):
+        self._seconds, self._most_pixels = seconds, most_pixels
         self._idle: queue.SimpleQueue[subprocess.Popen | None] = queue.SimpleQueue()
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers)
@@ -252,27 +255,40 @@ class Decoder:
         while waiting:
             yield waiting.popleft().result()
 
+    def submit_bytes(self, name: str, data: bytes) -> Future[Photo]:
+        """A photo that is no file."""
+        return self._threads.submit(self._decode_bytes, name, data)
+
     def _decode(self, root: Path, name: str) -> Photo:
         path = _path_inside(root, name)
         if path is None:
             return Photo(name, OUTSIDE, "a link or path that leaves the folder")
-        worker: subprocess.Popen | None = self._idle.get() or start("embedder.decode", environment=ONE_BLOCK, buffered=False)
-        assert worker is not None
+        return self._asked(name, path, b"")
+
+    def _decode_bytes(self, name: str, data: bytes) -> Photo:
+        return self._asked(name, [name, len(data)], data)
+
+    def _asked(self, name: str, question: str | list[Any], data: bytes) -> Photo:
+        idle, worker = self._idle.get(), None
         try:
-            photo = _ask(worker, name, path, self._seconds)
-        except (OSError, ValueError, TimeoutError) as error:
-            stop(worker)
-            worker = None
+            worker = idle or start("embedder.decode", str(self._most_pixels), environment=ONE_BLOCK, buffered=False)
+            photo, idle = _ask(worker, name, json.dumps(question).encode() + b"\n" + data, self._seconds), worker
+        except (OSError, ValueError, TimeoutError, MemoryError) as error:
+            if worker:
+                stop(worker)
+            idle = None
             why = f"took longer than {self._seconds:g} s" if isinstance(error, TimeoutError) else "the decoder died of it"
             photo = Photo(name, "unreadable", why)
         finally:
-            self._idle.put(worker)
+            self._idle.put(idle)
         return photo
 
 
-def _ask(worker: subprocess.Popen, name: str, path: str, seconds: float) -> Photo:
+def _ask(worker: subprocess.Popen, name: str, question: bytes, seconds: float) -> Photo:
     assert worker.stdin and worker.stdout
-    worker.stdin.write(json.dumps(path).encode() + b"\n")
+    left = memoryview(question)
+    while left:  # a raw pipe takes what it has room for
+        left = left[worker.stdin.write(left) :]
     if not select.select([worker.stdout], [], [], seconds)[0]:
         raise TimeoutError
     head = json.loads(_read_exactly(worker.stdout, int.from_bytes(_read_exactly(worker.stdout, 4), "little")))

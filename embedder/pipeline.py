@@ -61,6 +61,7 @@ class Options:
     keep_crops: bool = True
     prune: bool = False
     keep_pixels: bool = False  # of crops, in the rows
+    most_faces: int | None = None  # of a photo, the largest and most central ones; with all_faces
 
 
 class PhotoStage:
@@ -84,7 +85,7 @@ class PhotoStage:
         waiting: deque[Future[list[tuple[Photo, list[Row]]]]] = deque()
         submit = self._pool(sum(entry.size for entry in entries.values()))
         try:
-            for chunk in chunks(map(self._checked, photos)):
+            for chunk in chunks(map(self.checked, photos)):
                 waiting.append(submit(chunk, [entries[photo.name] for photo in chunk]))
                 if len(waiting) > cores():
                     yield from waiting.popleft().result()
@@ -112,7 +113,7 @@ class PhotoStage:
         self._finish([row for _, rows in made for row in rows])
         return made
 
-    def _checked(self, photo: Photo) -> Photo:
+    def checked(self, photo: Photo) -> Photo:
         """A photo in which no face fits keeps no pixels."""
         least = self.spec.detector["min_face"]
         if photo.pixels is not None and min(photo.pixels.shape[:2]) < least:
@@ -128,7 +129,8 @@ class PhotoStage:
         if not ordered:
             photo.outcome, photo.why = "no_face", "the detector finds none"
             return [row_of(photo, entry)]
-        kept = ordered if self.options.all_faces else ordered[:1]
+        photo.faces = len(ordered)
+        kept = ordered[: self.options.most_faces] if self.options.all_faces else ordered[:1]
         return [self._face_row(photo, pixels, entry, number, face) for number, face in enumerate(kept)]
 
     def _face_row(self, photo: Photo, pixels: np.ndarray, entry: Entry, number: int, face: Face) -> Row:

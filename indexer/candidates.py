@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from embedder.errors import GalleryError
 from indexer import flat
 from indexer.compress import Codes
-from indexer.database import LINK
+from indexer.database import LINK, Replaced
 from indexer.derive import CODES, HASHED_AT_OPEN, OWNERS, built_folder, centred, make_index, position_of, read_report, unsound
 from indexer.faces import Faces
 
@@ -54,7 +53,7 @@ class Candidates:
         failed = 0
         while (generation := self.gallery.generation) != self.generation:
             if self.gallery.spec.fingerprint != self.spec.fingerprint:
-                raise GalleryError(f"expected {self.gallery.folder.name} to keep its contract, it was replaced meanwhile: start again")
+                raise Replaced(f"expected {self.gallery.folder.name} to keep its contract, it was replaced meanwhile: start again")
             if not self._load_built(generation):
                 if failed != generation:
                     failed = generation

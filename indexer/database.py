@@ -37,6 +37,14 @@ class Busy(GalleryError):
     """Another process writes, or reads an older state."""
 
 
+class Replaced(GalleryError):
+    """The index has the vectors of another model now: what was opened before it must be opened again."""
+
+
+class Unknown(GalleryError):
+    """There is no such person, face or photo."""
+
+
 # errors ---------------------------------------------------------------------
 
 

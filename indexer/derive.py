@@ -38,6 +38,12 @@ LEAST, ADDED_SHARE, ADDED_SHARE_OF_CODES, REMOVED_SHARE = 1000, 0.05, 0.02, 0.10
 
 log = logging.getLogger(__name__)
 
+OnProgress = Callable[[int, int], None]
+
+
+def _unseen(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
 
 def built_folder(folder: Path, generation: int) -> Path:
     return folder / f"built-{generation}"
@@ -83,14 +89,14 @@ def _system_faults() -> Iterator[None]:
 
 
 @_system_faults()
-def compact(gallery: Gallery) -> bool:
-    """Builds the next generation beside the current one and swaps; writers wait only for the swap.
+def compact(gallery: Gallery, on_progress: OnProgress = _unseen) -> bool:
+    """Builds the next generation beside the current one and swaps; writers wait only for the swap. on_progress: faces written, all faces.
 
     False where another process has swapped meanwhile. An encrypted gallery has no derived files: its searchers read it anew.
     """
     with gallery.reading():
         generation, position = gallery.generation, position_of(gallery)
-        temporary = None if gallery.encrypted else _write(gallery, generation + 1)
+        temporary = None if gallery.encrypted else _write(gallery, generation + 1, on_progress)
     try:
         with gallery.writing():
             if gallery.generation != generation:
@@ -145,7 +151,7 @@ def adopt(gallery: Gallery, temporary: Path | None, position: Position) -> None:
     gallery.set_fact("changes", gallery.chain_of_changes())
 
 
-def _write(gallery: Gallery, generation: int) -> Path:
+def _write(gallery: Gallery, generation: int, on_progress: OnProgress = _unseen) -> Path:
     """A folder with all derived files of the snapshot, on disk when it returns."""
     drop_stale_temporaries(gallery.folder)
     folder = gallery.folder / f"_tmp-{os.getpid()}-{uuid.uuid4().hex}-built"  # a thread's own
@@ -153,7 +159,7 @@ def _write(gallery: Gallery, generation: int) -> Path:
     try:
         ids, owners = gallery.owners()
         files = {
-            LINK: _write_file(folder / LINK, lambda sink: _write_exact(gallery, len(ids), sink)),
+            LINK: _write_file(folder / LINK, lambda sink: _write_exact(gallery, len(ids), sink, on_progress)),
             OWNERS: _write_file(folder / OWNERS, lambda sink: sink(_npy(np.stack([ids, owners])))),
         }
         choice = choose(folder / LINK, len(ids), gallery.spec.dimension, owners, wish_of(gallery))
@@ -206,10 +212,18 @@ def _write_file(path: Path, write: Callable[[Sink], None]) -> dict[str, Any]:
     return {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
 
 
-def _write_exact(gallery: Faces, n: int, sink: Sink) -> None:
+def _write_exact(gallery: Faces, n: int, sink: Sink, on_progress: OnProgress) -> None:
     gallery.check_owners()
-    mean = gallery.mean
-    flat.write(sink, n, gallery.spec.dimension, ((ids, centred(xb, mean)) for ids, xb in gallery.vectors()))
+    mean, done = gallery.mean, 0
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        nonlocal done
+        for ids, xb in gallery.vectors():
+            yield ids, centred(xb, mean)
+            done += len(ids)
+            on_progress(done, n)
+
+    flat.write(sink, n, gallery.spec.dimension, blocks())
 
 
 def _write_codes(choice: Choice, sink: Sink) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from embedder.errors import DataError, GalleryError, InputError
 from embedder.spec import FaceSpec
 from embedder.table import Row
-from indexer.database import FILE, LINK, Damaged, Database, damaged
+from indexer.database import FILE, LINK, Damaged, Database, Unknown, damaged
 from indexer.schema import FACE_COLUMNS, chained, checksum, face_checksum
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -146,10 +146,18 @@ class Faces(Database):
         """Whether crops are stored: of any face, or nobody is enrolled."""
         return bool(self.execute("SELECT 1 FROM crops LIMIT 1")) or not self.execute("SELECT 1 FROM faces LIMIT 1")
 
-    def list_people(self, after: str = "", limit: int = -1) -> list[tuple[str, int]]:
-        """Names and numbers of their faces, by name, from the one that follows `after`."""
-        sql = "SELECT name, count(*) FROM people JOIN faces ON person = people.id WHERE name > ? GROUP BY people.id ORDER BY name LIMIT ?"
-        return [(name, n) for name, n in self.execute(sql, (normal(after), limit))]
+    def list_people(self, after: str = "", limit: int = -1, containing: str = "") -> list[tuple[str, int]]:
+        """Names and numbers of their faces, by name, from the one that follows `after`; those that contain a text, in any case of ASCII."""
+        sql = (
+            "SELECT name, (SELECT count(*) FROM faces WHERE person = people.id) AS n FROM people "
+            "WHERE name > ? AND instr(lower(name), lower(?)) AND n > 0 ORDER BY name LIMIT ?"
+        )
+        return self.execute(sql, (normal(after), normal(containing), limit))
+
+    def first_faces(self, names: Sequence[str]) -> dict[str, str]:
+        """name -> the face_id of the person's oldest face, of those who are enrolled."""
+        sql = f"SELECT name, face_id FROM people JOIN faces ON faces.id = (SELECT min(id) FROM faces WHERE person = people.id) WHERE name {AMONG}"
+        return dict(self.rows(sql, (json.dumps(list(names)),)))
 
     def list_faces(self, identity: str) -> list[dict[str, Any]]:
         """face_id, image, split, box and the user's own columns of a person's faces, oldest first; raises GalleryError for an unknown one."""
@@ -318,7 +326,7 @@ class Faces(Database):
     def _person_id(self, name: str) -> int:
         for (id,) in self.execute("SELECT id FROM people WHERE name=?", (normal(name),)):
             return id
-        raise GalleryError(f"expected a person of {self.folder.name}, nobody is called {name!r}: see `list {self.folder.name}`")
+        raise Unknown(f"expected a person of {self.folder.name}, nobody is called {name!r}: see `list {self.folder.name}`")
 
     def _find(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> list[dict[str, Any]]:
         """The faces of a person, of an id or of a photo, by id; raises GalleryError where there are none."""
@@ -332,9 +340,7 @@ class Faces(Database):
         rows = self.execute(f"{FACES} WHERE {where} ORDER BY faces.id", (value,))
         if not rows:
             what = "a face with the id" if face_id is not None else "faces of the photo"
-            raise GalleryError(
-                f"expected {what} {value!r} in {self.folder.name}, there is none: see `list {self.folder.name} --identity P`"
-            )
+            raise Unknown(f"expected {what} {value!r} in {self.folder.name}, there is none: see `list {self.folder.name} --identity P`")
         return [self._columns(row) for row in rows]
 
     def removed_by(self, line: int) -> list[tuple[str, Row]]:

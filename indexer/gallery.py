@@ -11,7 +11,7 @@ import math
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -204,7 +204,7 @@ class Gallery(Faces):
 
         return info(self)
 
-    def compact(self, keep_undo: float | None = None) -> int:
+    def compact(self, keep_undo: float | None = None, on_progress: Callable[[int, int], None] = lambda done, total: None) -> int:
         """The next generation, beside the one in use; before it, what `undo` and the way back to another model need is dropped where it is
         older than `keep_undo` seconds. Returns how many lines of the log were dropped."""
         from indexer.derive import compact
@@ -217,7 +217,7 @@ class Gallery(Faces):
                 dropped = self.drop_log(before)
                 if (self.fact("switched") or before) < before:
                     drop_other(self)
-        compact(self)
+        compact(self, on_progress)
         return dropped
 
     def verify(self) -> Verified:

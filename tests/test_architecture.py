@@ -19,7 +19,9 @@ PARTS = (
     "cli",
     "cli_gallery",
     "cli_evaluate",
+    "cli_serve",
     "demo",
+    "server",
 )
 # part -> what it may import of ours
 ALLOWED = {
@@ -31,10 +33,12 @@ ALLOWED = {
     "galleries": ("embedder", "indexer", "workflows"),
     "evaluations": ("embedder", "indexer", "workflows", "pictures"),
     "console": ("embedder.errors", "embedder.compute", "embedder.spec"),
-    "cli": ("embedder", "indexer", "trainer", "workflows", "pictures", "demo", "cli_gallery", "cli_evaluate", "console"),
+    "cli": ("embedder", "indexer", "trainer", "workflows", "pictures", "demo", "cli_gallery", "cli_evaluate", "cli_serve", "console"),
     "cli_gallery": ("embedder.errors", "embedder.compute", "galleries", "console"),
     "cli_evaluate": ("embedder.errors", "embedder.compute", "evaluations", "console"),
-    "demo": ("embedder", "trainer", "workflows", "evaluations", "pictures"),
+    "cli_serve": ("embedder.errors", "embedder.compute", "console", "server"),
+    "server": ("server", "embedder", "indexer", "workflows", "galleries"),
+    "demo": ("embedder", "trainer", "workflows", "galleries", "evaluations", "pictures"),
 }
 FORBIDDEN = {
     "indexer": ("tensorflow", "keras", "openvino", "mtcnn"),
@@ -44,8 +48,8 @@ FORBIDDEN = {
 HASHED_PICKLES = ROOT / "embedder" / "mtcnn_nets.py"  # reads the mtcnn package's weights, whose bytes are known
 PIPED_PICKLES = ROOT / "embedder" / "workers.py"  # between this program's own processes, over pipes that nobody else has; no files
 LIGHT = dict.fromkeys(
-    ("cli.py", "cli_gallery.py", "cli_evaluate.py", "console.py"),
-    ("click", "embedder.errors", "embedder.compute", "embedder.spec", "cli_gallery", "cli_evaluate", "console"),
+    ("cli.py", "cli_gallery.py", "cli_evaluate.py", "cli_serve.py", "console.py"),
+    ("click", "embedder.errors", "embedder.compute", "embedder.spec", "cli_gallery", "cli_evaluate", "cli_serve", "console"),
 )  # all that `--help` may cost beyond the standard library
 
 
@@ -104,10 +108,10 @@ def test_no_pickle_no_eval_no_lambda_layers():
 
 
 def test_one_module_opens_connections():
-    found = {
-        path for part in PARTS for path in modules(part) if within_any(imports(path), ("urllib.request", "http", "socket", "requests"))
-    }
-    assert found == {ROOT / "embedder" / "download.py"}  # beside it, pip in a process of its own
+    packages = ("urllib.request", "http.client", "http.server", "socket", "requests", "httpx")
+    found = {path for part in PARTS for path in modules(part) if within_any(imports(path), packages)}
+    server = {ROOT / "server" / "run.py", ROOT / "server" / "client.py"}  # listens; asks the address that its user gives
+    assert found - server == {ROOT / "embedder" / "download.py"}  # beside it, pip in a process of its own
 
 
 def within_any(names: set[str], packages: tuple[str, ...]) -> bool:

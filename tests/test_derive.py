@@ -192,6 +192,12 @@ def test_an_encrypted_gallery_has_nothing_derived(tmp_path, monkeypatch):
     right(tmp_path / "club", ROWS + MORE[41:])
 
 
+def test_a_compaction_tells_how_far_it_is(gallery, index, seldom):
+    told: list[tuple[int, int]] = []
+    assert compact(gallery, lambda done, total: told.append((done, total)))
+    assert told[-1] == (100, 100) and told == sorted(told)
+
+
 # two at once ----------------------------------------------------------------
 
 
@@ -199,8 +205,8 @@ def during(monkeypatch, event: Callable[[], object]) -> None:
     """Lets something happen between a compaction's files and its commit, once."""
     write = derive._write
 
-    def watched(gallery: Gallery, generation: int) -> Path:
-        folder = write(gallery, generation)
+    def watched(gallery: Gallery, generation: int, *rest: Callable) -> Path:
+        folder = write(gallery, generation, *rest)
         monkeypatch.setattr(derive, "_write", write)
         event()
         return folder

@@ -8,9 +8,11 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from cli import cli
 from tests.conftest import DATA, ROOT
+from tests.server import build, running
 
 README = (ROOT / "README.md").read_text()
 
@@ -67,4 +69,23 @@ def test_every_package_is_named_in_setup_cfg():
     data = {p for package, patterns in config["options.package_data"].items() for q in patterns.split()
             for p in ROOT.joinpath(*package.split(".")).glob(q)}  # fmt: skip
     folders = [ROOT.joinpath(*package.split(".")) for package in packages]
-    assert data == {p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc")}
+    files = {p for folder in folders for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert data == files
+
+
+def test_the_server_section_runs_as_it_stands(att, tmp_path):
+    (script,) = re.findall(r"<!-- server: .*?-->\n```bash\n(.*?)```", README, re.S)
+    (program,) = re.findall(r"<!-- client: .*?-->\n```python\n(.*?)```", README, re.S)
+    (tmp_path / "cli.py").symlink_to(ROOT / "cli.py")
+    for number, name in ((2, "photo.jpg"), (3, "other.jpg")):
+        Image.open(att / "s7" / f"{number}.pgm").save(tmp_path / name, quality=95)
+    with running(build(att, tmp_path, "people"), names=("people",)) as server:
+        environment = server.environment | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        script = script.replace("http://127.0.0.1:8000", server.url)
+        done = subprocess.run(["bash", "-euc", script + "\necho KEY $KEY"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count('"identity":"s7"') == 1 and '"added": 1' in done.stdout and "Ada Lovelace" in done.stdout
+        key = done.stdout.split()[-1]
+        program = f"KEY = {key!r}\n" + program.replace("http://127.0.0.1:8000", server.url)
+        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.stdout == "Ada Lovelace\n", done.stderr

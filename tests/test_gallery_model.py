@@ -693,8 +693,8 @@ class Model(RuleBasedStateMachine):
     def compact_while_another_writes(self, offered: list, face: int, name: str) -> None:
         write, rows, face_id = derive._write, self._rows(offered), pool(self.oracle.d)[face].face_id
 
-        def write_and_wait(gallery: Gallery, generation: int) -> Path:
-            written = write(gallery, generation)
+        def write_and_wait(gallery: Gallery, generation: int, *rest: Any) -> Path:
+            written = write(gallery, generation, *rest)
             with mock.patch.object(derive, "LEAST", 1000):  # this process has one temporary folder
                 self._agree(lambda: self.writers[1].add(rows), lambda o: o.add(rows))
                 self._agree(lambda: self.writers[1].split([face_id], name), lambda o: o.split([face_id], name))

@@ -1,0 +1,133 @@
+"""The application: the API, the page, and what tells a supervisor how it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
+from starlette.routing import Match, Route
+
+from embedder.errors import FaceDBError
+from server import api, models
+from server.guard import App, Desk, Guard
+from server.meters import Meters
+from server.problems import MEDIA, Problem, of_error
+from server.settings import Settings
+from server.state import State
+
+PAGE = Path(__file__).with_name("page")
+ABOUT = """Finds people in photos by their faces, in indexes of this machine.
+
+Every request but `/healthz`, `/readyz` and the page itself needs a key (`Authorization: Bearer KEY`, made by `keys make`) or the page's
+session. Errors are problem details (RFC 9457). Photos are sent as bytes and never kept but as crops of those that are enrolled."""
+
+
+def create() -> App:
+    """For uvicorn, by the settings in the environment."""
+    return make(Settings.from_environment())
+
+
+def make(settings: Settings) -> App:
+    meters = Meters()
+    MultiPartParser.spool_max_size = settings.photo_bytes  # no photo is put on a disk
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.facedb = State(settings, meters)
+        yield
+        await app.state.facedb.close()
+
+    app = FastAPI(title="facedb", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, responses=api.PROBLEMS)
+    app.include_router(api.router)
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    _tell(app)
+    _answer_problems(app)
+    _describe(app)
+
+    def desk() -> Desk:
+        return app.state.facedb.desk
+
+    return Guard(app, settings, desk, meters)
+
+
+def _tell(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/healthz", response_model=models.Health, tags=["state"])
+    async def is_alive() -> Any:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", response_model=models.Health, tags=["state"], responses={503: {"model": models.Problem}})
+    async def is_ready(request: Request) -> Any:
+        """The networks are loaded: photos are answered at once."""
+        state: State = request.app.state.facedb
+        if (why := state.why_not_ready()) is not None:
+            raise Problem(503, "not-ready", why, {"Retry-After": "1"})
+        return {"status": "ok"}
+
+    @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
+    async def metrics(request: Request) -> Response:
+        """For Prometheus."""
+        return Response(await request.app.state.facedb.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _answer_problems(app: FastAPI) -> None:
+    @app.exception_handler(HTTPException)
+    async def of_http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {}) | ({"Allow": _methods_of(app, request)} if error.status_code == 405 else {})
+        problem = error if isinstance(error, Problem) else Problem(error.status_code, "http", str(error.detail), headers)
+        return JSONResponse(problem.body, problem.status_code, problem.headers, MEDIA)
+
+    @app.exception_handler(RequestValidationError)
+    async def of_question(_: Request, error: RequestValidationError) -> Response:
+        wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]]
+        problem = Problem(
+            422, "invalid", f"expected a question as the OpenAPI document says it, received another: {'; '.join(wrong)}"[:1000]
+        )
+        return JSONResponse(problem.body, 422, media_type=MEDIA)
+
+    @app.exception_handler(FaceDBError)
+    async def of_fault(_: Request, error: FaceDBError) -> Response:
+        problem = of_error(error)
+        return JSONResponse(problem.body, problem.status_code, problem.headers, MEDIA)
+
+
+def _methods_of(app: FastAPI, request: Request) -> str:
+    """All that a path takes, by whichever routes."""
+    matching = [route for route in app.routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
+
+
+def _describe(app: FastAPI) -> None:
+    """The OpenAPI document, with who may ask, and problems in the place of FastAPI's own."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = made()
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for path, methods in document["paths"].items():
+                for method in methods.values():
+                    method.get("responses", {}).pop("422", None)
+                    if path not in ("/healthz", "/readyz", "/v1/session"):
+                        method["security"] = [{"key": []}]
+                    for code, answer in method["responses"].items():
+                        if code == "default" or code == "503":
+                            answer["content"] = {MEDIA: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

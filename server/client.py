@@ -1,0 +1,192 @@
+"""A client in Python: what the API answers, as the types of its OpenAPI document.
+
+from server.client import Client
+with Client("http://127.0.0.1:8000", KEY) as faces:
+    print(faces.search("friends", "party.jpg").faces[0].hits[0].identity)
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import httpx
+from pydantic import BaseModel
+
+from embedder.errors import FaceDBError
+from server import models
+
+M = TypeVar("M", bound=BaseModel)
+Photo = bytes | str | Path
+TOGETHER = 16  # photos of a request: httpx reads no answer before all of them are sent
+TRIES = 5  # of a request that is refused for now
+
+
+class Refused(FaceDBError):
+    """The server answered with a problem (RFC 9457)."""
+
+    def __init__(self, problem: dict[str, Any]):
+        super().__init__(problem.get("detail", ""))
+        self.status, self.problem = problem.get("status"), problem
+
+
+class Client:
+    """A server, by its address and a key. Use it as a context manager; threads may share it.
+
+    What is refused because too much waits or is asked is tried again after as long as the server says; a change is done once all the same.
+    Raises Refused where the server says no, httpx.TransportError where it is not reached.
+    """
+
+    def __init__(self, url: str, key: str, seconds: float = 60):
+        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=seconds)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # search
+
+    def search(self, index: str, photo: Photo, k: int = 5, faces: bool = False, score: Literal["best", "mean", "template"] = "best",
+               where: Iterable[str] = (), min_score: float | None = None) -> models.PhotoAnswer:  # fmt: skip
+        """Everybody in a photo (bytes, or the path of a file): for each face the k nearest people."""
+        data, name = _read(photo)
+        params = _given(k=k, faces=faces, score=score, where=list(where), min_score=min_score, image=name)
+        return self._ask(models.PhotoAnswer, "POST", f"/v1/indexes/{index}/search", content=data, params=params)
+
+    def search_vectors(self, index: str, vectors: Iterable[Iterable[float]], **question: Any) -> models.VectorAnswers:
+        """The nearest people to unit vectors; question: as `models.VectorQuestion` has it."""
+        asked = models.VectorQuestion(vectors=[list(map(float, x)) for x in vectors], **question)
+        return self._ask(models.VectorAnswers, "POST", f"/v1/indexes/{index}/search/vectors", json=asked.model_dump())
+
+    def search_many(
+        self, index: str, photos: Iterable[tuple[str, Photo]], k: int = 5
+    ) -> Iterator[tuple[str, models.PhotoAnswer | Refused]]:
+        """Any number of photos, each with an id, some at a time; answers in order."""
+        rest = iter(photos)
+        while some := list(islice(rest, TOGETHER)):
+            lines = [json.dumps({"id": id, "photo": base64.b64encode(_read(photo)[0]).decode()}) for id, photo in some]
+            answer = self._send("POST", f"/v1/indexes/{index}/search/stream", content="\n".join(lines).encode(), params={"k": k})
+            for line in map(json.loads, answer.iter_lines()):
+                found = models.PhotoAnswer.model_validate(line["answer"]) if "answer" in line else Refused(line["problem"])
+                yield line["id"], found
+
+    def verify(self, index: str, first: Photo, second: Photo) -> models.Compared:
+        """How alike the largest faces of two photos are."""
+        (a, _), (b, _) = _read(first), _read(second)
+        return self._ask(models.Compared, "POST", f"/v1/indexes/{index}/verify", files={"first": a, "second": b})
+
+    # people
+
+    def indexes(self) -> list[str]:
+        return self._ask(models.Indexes, "GET", "/v1/indexes").indexes
+
+    def info(self, index: str) -> models.IndexInfo:
+        return self._ask(models.IndexInfo, "GET", f"/v1/indexes/{index}")
+
+    def people(self, index: str, containing: str = "") -> Iterator[models.Person]:
+        """Everybody by name, page by page."""
+        cursor: str | None = ""
+        while cursor is not None:
+            params = _given(containing=containing, cursor=cursor or None, limit=1000)
+            page = self._ask(models.People, "GET", f"/v1/indexes/{index}/people", params=params)
+            yield from page.people
+            cursor = page.next
+
+    def faces(self, index: str, identity: str) -> list[models.EnrolledFace]:
+        return self._ask(models.FacesOf, "GET", f"/v1/indexes/{index}/faces", params={"identity": identity}).faces
+
+    def thumbnail(self, index: str, face_id: str) -> bytes:
+        """A PNG."""
+        return self._send("GET", f"/v1/indexes/{index}/faces/{face_id}/thumbnail").content
+
+    # changes
+
+    def enrol(self, index: str, photo: Photo, identity: str, face: int | None = None, readmit: bool = False) -> models.Enrolled:
+        """The face of a photo under a name; of several one must be named by its number."""
+        data, name = _read(photo)
+        params = _given(identity=identity, face=face, readmit=readmit, image=name)
+        return self._ask(models.Enrolled, "POST", f"/v1/indexes/{index}/faces", content=data, params=params)
+
+    def rename(self, index: str, old: str, new: str) -> models.Change:
+        return self._change(index, "people/rename", models.Rename(old=old, new=new))
+
+    def merge(self, index: str, source: str, into: str) -> models.Change:
+        return self._change(index, "people/merge", models.Merge(source=source, into=into))
+
+    def split(self, index: str, face_ids: Iterable[str], to: str) -> models.Change:
+        return self._change(index, "people/split", models.Split(face_ids=list(face_ids), to=to))
+
+    def remove(self, index: str, identity: str | None = None, face_id: str | None = None) -> models.Change:
+        return self._change(index, "people/remove", models.Remove(identity=identity, face_id=face_id))
+
+    def undo(self, index: str) -> list[models.Change]:
+        return [models.Change.model_validate(one) for one in self._send("POST", f"/v1/indexes/{index}/undo").json()]
+
+    def forget(self, index: str, identity: str) -> models.Receipt:
+        """For good."""
+        return self._ask(models.Receipt, "POST", f"/v1/indexes/{index}/people/forget", json={"identity": identity})
+
+    # jobs
+
+    def compact(self, index: str, keep_undo_days: float | None = None) -> models.Job:
+        return self._ask(models.Job, "POST", f"/v1/indexes/{index}/compact", json={"keep_undo_days": keep_undo_days})
+
+    def calibrate(self, index: str, fpir: float = 0.01) -> models.Job:
+        return self._ask(models.Job, "POST", f"/v1/indexes/{index}/calibrate", json={"fpir": fpir})
+
+    def job(self, id: str) -> models.Job:
+        return self._ask(models.Job, "GET", f"/v1/jobs/{id}")
+
+    def wait(self, job: models.Job) -> models.Job:
+        """The job when it has ended."""
+        while job.state == "running":
+            time.sleep(0.2)
+            job = self.job(job.id)
+        return job
+
+    # requests
+
+    def _change(self, index: str, path: str, asked: BaseModel) -> models.Change:
+        return self._ask(models.Change, "POST", f"/v1/indexes/{index}/{path}", json=asked.model_dump())
+
+    def _ask(self, model: type[M], method: str, path: str, **content: Any) -> M:
+        return model.model_validate(self._send(method, path, **content).json())
+
+    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
+        headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
+        for left in reversed(range(TRIES)):
+            answer = self._http.request(method, path, headers=headers, **content)
+            if answer.status_code not in (429, 503) or not left:
+                break
+            time.sleep(float(answer.headers.get("Retry-After", 1)))
+        if answer.is_error:
+            raise _refused(answer)
+        return answer
+
+
+def _refused(answer: httpx.Response) -> Refused:
+    try:
+        return Refused(answer.json())
+    except ValueError:
+        return Refused({"status": answer.status_code, "detail": answer.reason_phrase})
+
+
+def _read(photo: Photo) -> tuple[bytes, str | None]:
+    """Its bytes, and its name where it is a file."""
+    return (photo, None) if isinstance(photo, bytes) else (Path(photo).read_bytes(), Path(photo).name)
+
+
+def _given(**params: Any) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}

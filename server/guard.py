@@ -1,0 +1,247 @@
+"""What every request passes before a route sees it: host, origin, who asks, how often, how much; and what every answer carries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, TypeVar
+
+from embedder.errors import FaceDBError
+from server.accounts import START, Accounts, Key
+from server.meters import Meters
+from server.problems import MEDIA, Problem, of_error
+from server.settings import Settings
+
+COOKIE, PAGE_HEADER = "facedb", b"x-facedb"
+SAFE = ("GET", "HEAD", "OPTIONS")
+OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/v1/session")  # without a key; and the page's files
+PROBES = ("/healthz", "/readyz")  # by whatever name a supervisor knows the server; they tell nothing
+STREAMS = "/stream"  # how the paths end whose bodies are as long as they are
+SMALL_BYTES = 4096  # of what is no photo, and needs no key
+REMEMBERED = 2.0  # seconds that a worker takes a key for good without asking again
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "media-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+}
+log = logging.getLogger("facedb.server")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+T = TypeVar("T")
+
+
+class Desk:
+    """The accounts, from the event loop: one thread asks them."""
+
+    def __init__(self, port: int):
+        """port: where this server listens; the key of another one's start is none of ours."""
+        self._port = port
+        self._thread = ThreadPoolExecutor(1, "accounts")
+        self._accounts = self._thread.submit(Accounts).result()
+        self._seen: dict[tuple[str, str], tuple[float, Key | None]] = {}
+
+    async def ask(self, question: Callable[[Accounts], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, question, self._accounts)
+
+    def tell(self, news: Callable[[Accounts], None]) -> None:
+        """From any thread, without waiting."""
+        self._thread.submit(news, self._accounts)
+
+    async def who(self, secret: str, in_session: bool) -> Key | None:
+        """Kept for REMEMBERED seconds."""
+        mark, now = (secret, "session" if in_session else "key"), time.monotonic()
+        if (seen := self._seen.get(mark)) is None or seen[0] < now:
+            key = await self.ask(lambda accounts: (accounts.in_session if in_session else accounts.holder)(secret))
+            if key and key.name.startswith(f"{START} ") and key.name != f"{START} {self._port}":
+                key = None
+            if len(self._seen) > 1000:
+                self._seen.clear()
+            self._seen[mark] = seen = now + REMEMBERED, key
+        return seen[1]
+
+    async def admit(self, key: Key) -> None:
+        """One more photo of a stream; raises Problem where the key was revoked meanwhile, or asks too often."""
+        mark, now = (key.id, "id"), time.monotonic()
+        if (seen := self._seen.get(mark)) is None or seen[0] < now:
+            self._seen[mark] = seen = now + REMEMBERED, await self.ask(lambda accounts: accounts.key(key.id))
+        if seen[1] is None:
+            raise Problem(401, "key", f"expected a key that is valid, {key.name!r} was revoked: make another with `keys make`")
+        await self.count(key)
+
+    async def count(self, key: Key) -> None:
+        """Raises Problem where a key asks more often than it may."""
+        if key.rate and not await self.ask(lambda accounts: accounts.may_ask(key)):
+            raise Problem(429, "rate", f"expected at most {key.rate:g} requests a second with the key {key.name!r}: wait a second",
+                          {"Retry-After": "1"})  # fmt: skip
+
+    def forget_session(self, secret: str) -> None:
+        self._seen.pop((secret, "session"), None)
+
+    def close(self) -> None:
+        self._thread.submit(self._accounts.close)
+        self._thread.shutdown()
+
+
+class Guard:
+    """ASGI middleware."""
+
+    def __init__(self, app: App, settings: Settings, desk: Callable[[], Desk], meters: Meters):
+        self._app, self._settings, self._desk, self._meters = app, settings, desk, meters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        if scope["type"] != "http":  # websockets: there are none
+            return await send({"type": "websocket.close", "code": 1008})
+        began, answer = time.monotonic(), _Answer(send, scope["path"])
+        body = _Body(receive, self._limit(scope["path"]), self._seconds(scope["path"]))
+        try:
+            await self._admit(scope)
+            await self._app(scope, body, answer)
+        except Problem as problem:
+            await answer.problem(problem)
+        except FaceDBError as error:
+            await answer.problem(of_error(error))
+        except Exception:
+            if not body.gone:
+                log.exception("%s %s failed", scope["method"], scope["path"])
+                await answer.problem(Problem(500, "fault", "a fault of ours: the log of the server says more"))
+        route = scope.get("route")
+        self._meters.request(getattr(route, "path", "none"), scope["method"], answer.status, time.monotonic() - began)
+
+    def _limit(self, path: str) -> int:
+        if path.endswith(STREAMS):
+            return sys.maxsize  # each line has its limit
+        if path.endswith("/search") or path.endswith("/faces"):
+            return self._settings.photo_bytes
+        if path.endswith("/verify"):
+            return 2 * self._settings.photo_bytes
+        return self._settings.json_bytes if path.startswith("/v1/indexes/") else SMALL_BYTES
+
+    def _seconds(self, path: str) -> float:
+        return self._settings.stream_seconds if path.endswith(STREAMS) else self._settings.body_seconds
+
+    async def _admit(self, scope: Scope) -> None:
+        """Raises Problem for a request that is not let in; leaves the key in scope['state']['key']."""
+        headers = dict(_lowered(scope["headers"]))
+        if scope["path"] not in PROBES:
+            self._check_host(headers.get(b"host", b""))
+        is_safe = scope["method"] in SAFE
+        if not is_safe:
+            self._check_origin(headers)
+        if scope["path"] in OPEN or scope["path"].startswith("/page/"):
+            return
+        bearer, cookie = _bearer(headers), _cookie(headers)
+        key = await self._desk().who(bearer or cookie, not bearer) if bearer or cookie else None
+        if key is None:
+            raise Problem(401, "key", "expected a key (`Authorization: Bearer KEY`) or a session, received none that is valid: make one with "
+                          "`keys make`, or sign in again", {"WWW-Authenticate": "Bearer"})  # fmt: skip
+        if not bearer and not is_safe and PAGE_HEADER not in headers:
+            raise Problem(403, "header", "expected the header X-Facedb on changes in a session, received none: send it, or a key")
+        await self._desk().count(key)
+        scope.setdefault("state", {})["key"] = key
+
+    def _check_host(self, header: bytes) -> None:
+        """DNS rebinding: a page's own name that leads here is none of ours."""
+        name = header.decode("latin-1").lower()
+        host = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else name.partition(":")[0]
+        if host not in self._settings.allowed_hosts:
+            raise Problem(421, "host", f"expected a Host of {', '.join(sorted(self._settings.allowed_hosts))}, received {host[:100]!r}: "
+                          "start the server with --allow-host for another name")  # fmt: skip
+
+    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
+        """A browser says which page asks: another one than ours may not change anything."""
+        origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", b"none")
+        own = (b"https://" if self._settings.tls else b"http://") + headers.get(b"host", b"")
+        proxied = b"https://" + headers.get(b"host", b"")
+        if (origin is not None and origin.lower() not in (own.lower(), proxied.lower())) or site not in (b"none", b"same-origin"):
+            raise Problem(
+                403, "origin", "expected a change asked for by this server's own page or a program, received one from another page"
+            )
+
+
+class _Body:
+    """A request's body, of at most so many bytes, within so many seconds."""
+
+    def __init__(self, receive: Receive, most: int, seconds: float):
+        self._receive, self._most, self._until = receive, most, time.monotonic() + seconds
+        self._bytes, self._ended = 0, False
+        self._seconds = seconds
+        self.gone = False
+
+    async def __call__(self) -> Message:
+        if self._ended:  # what comes now is only that the client goes
+            message = await self._receive()
+        else:
+            try:
+                message = await asyncio.wait_for(self._receive(), max(0.0, self._until - time.monotonic()))
+            except TimeoutError:
+                raise Problem(
+                    408, "slow", f"expected the whole body within {self._seconds:g} s: send it faster", {"Connection": "close"}
+                ) from None
+        if message["type"] == "http.disconnect":
+            self.gone = True
+            return message
+        self._bytes += len(message.get("body", b""))
+        self._ended = not message.get("more_body", False)
+        if self._bytes > self._most:
+            raise Problem(413, "large", f"expected a body of at most {self._most:,} bytes: send a smaller one", {"Connection": "close"})
+        return message
+
+
+class _Answer:
+    """An answer with the headers that all have."""
+
+    def __init__(self, send: Send, path: str):
+        self._send, self._kept = send, path.startswith("/page/")
+        self.status, self._begun = 0, False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._begun, self.status = True, message["status"]
+            names = {name.lower() for name, _ in message["headers"]}
+            own = HEADERS | {"Cache-Control": "no-cache" if self._kept else "no-store"}
+            added = [(k.lower().encode(), v.encode()) for k, v in own.items() if k.lower().encode() not in names]
+            message = message | {"headers": [*message["headers"], *added]}  # type: ignore[operator]
+        await self._send(message)
+
+    async def problem(self, problem: Problem) -> None:
+        if self._begun:  # too late to say so
+            return
+        body = json.dumps(problem.body, ensure_ascii=False).encode()
+        headers = {"Content-Type": MEDIA, "Content-Length": str(len(body)), **(problem.headers or {})}
+        await self({"type": "http.response.start", "status": problem.status_code,
+                    "headers": [(k.lower().encode(), v.encode("latin-1", "replace")) for k, v in headers.items()]})  # fmt: skip
+        await self({"type": "http.response.body", "body": body})
+
+
+def _lowered(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
+    return ((name.lower(), value) for name, value in headers)
+
+
+def _bearer(headers: dict[bytes, bytes]) -> str:
+    scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
+
+
+def _cookie(headers: dict[bytes, bytes]) -> str:
+    try:
+        found = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
+    except CookieError:
+        return ""
+    return found[COOKIE].value if COOKIE in found else ""

@@ -1,0 +1,120 @@
+"""One served index: questions on threads with a searcher each, changes on one thread; no reader waits for a writer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from embedder.compute import cores
+from embedder.errors import FaceDBError, SystemFault
+from galleries import open_gallery
+from indexer.database import Damaged, Replaced
+from indexer.gallery import Gallery
+from indexer.search import Searcher
+from server.batches import Batcher, Full
+from workflows import Judge, Question, open_index
+
+T = TypeVar("T")
+READERS = 4
+TOGETHER = 64  # questions of one search
+WAITING_VECTORS = 10_000  # of all questions together
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Vectors float32 (n, d), and what is asked of each."""
+
+    vectors: np.ndarray
+    question: Question
+
+
+Answer = dict[str, Any]  # to one vector: known, chance, margin, hits
+Answers = list[Answer] | FaceDBError
+
+
+class Served:
+    """An index by name."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self._searches: Batcher[Asked, Answers] = Batcher(self._searcher, cores(), TOGETHER)
+        self._readers = ThreadPoolExecutor(READERS, f"read-{name}")
+        self._writer = ThreadPoolExecutor(1, f"write-{name}")
+        self._own = threading.local()
+        self._lock, self._vectors = threading.Lock(), 0
+
+    def ask(self, vectors: np.ndarray, question: Question) -> Future[Answers]:
+        """The answers to each vector, or why there are none. Raises Full where too many wait."""
+        with self._lock:
+            if self._vectors + len(vectors) > WAITING_VECTORS:
+                raise Full
+            self._vectors += len(vectors)
+        try:
+            future = self._searches.submit(Asked(vectors, question))
+        except Full:
+            self._answered(len(vectors))
+            raise
+        future.add_done_callback(lambda _: self._answered(len(vectors)))
+        return future
+
+    def _answered(self, vectors: int) -> None:
+        with self._lock:
+            self._vectors -= vectors
+
+    def read(self, question: Callable[[Gallery], T]) -> Future[T]:
+        """`question` of the newest commit."""
+        return self._readers.submit(self._with_gallery, question, False)
+
+    def write(self, change: Callable[[Gallery], T]) -> Future[T]:
+        """`change`, one after the other."""
+        return self._writer.submit(self._with_gallery, change, True)
+
+    def close(self) -> None:
+        """Does what was begun, and ends."""
+        self._searches.close()
+        for pool in (self._writer, self._readers):
+            pool.shutdown(cancel_futures=True)
+
+    def _with_gallery(self, work: Callable[[Gallery], T], write: bool) -> T:
+        """By this thread's own connection, which is opened anew after damage."""
+        if not hasattr(self._own, "gallery"):
+            self._own.gallery = open_gallery(self.name, write)
+        try:
+            return work(self._own.gallery)
+        except (Damaged, SystemFault):
+            self._own.gallery.close()
+            del self._own.gallery
+            raise
+
+    def _searcher(self) -> Callable[[Sequence[Asked]], list[Answers]]:
+        searcher = open_index(self.name)
+
+        def answer(asked: Sequence[Asked]) -> list[Answers]:
+            found: list[Answers] = [[] for _ in asked]
+            kinds = [(one.question, one.vectors.shape[1]) for one in asked]
+            for kind in dict.fromkeys(kinds):
+                alike = [i for i, other in enumerate(kinds) if other == kind]
+                try:
+                    answers = iter(_answers(searcher, np.concatenate([asked[i].vectors for i in alike]), kind[0]))
+                    for i in alike:
+                        found[i] = [next(answers) for _ in asked[i].vectors]
+                except (Damaged, Replaced, SystemFault):
+                    raise  # the searcher is made anew
+                except FaceDBError as error:
+                    for i in alike:
+                        found[i] = error
+            return found
+
+        return answer
+
+
+def _answers(searcher: Searcher, xq: np.ndarray, question: Question) -> list[Answer]:
+    judge = Judge(searcher, question, lambda line: None)
+    asked = judge.question
+    found = searcher.search(xq, asked.k, asked.faces, asked.score, asked.where, asked.min_score)
+    return [{**judge(hits), "hits": [asdict(hit) for hit in hits[: question.k]]} for hits in found]

@@ -1,0 +1,112 @@
+"""Photos -> faces with vectors: many requests share the detector and the network."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+
+from embedder.compute import cores
+from embedder.errors import FaceDBError
+from embedder.photos import Decoder, Photo
+from embedder.pipeline import Options, PhotoStage, chunks
+from embedder.runtime import Embedder
+from embedder.table import Entry, Row
+from indexer.search import Searcher
+from server.batches import Batcher, Full
+from server.settings import Settings
+from workflows import Say, fitting_model, load_embedder, make_detector
+
+FEW = 3  # faces up to which one after the other is sooner done than a batch of fixed size
+WAITING_BYTES = 256 << 20  # not yet decoded, of all photos together
+WAITING_PIXELS = 4 * 50_000_000  # decoded, of all photos together: 600 MB
+
+Faces = tuple[Photo, list[Row]]
+
+
+class Elastic:
+    """A network that is ready at once and quick with few faces, and one for many as soon as that is ready too, of the same precision."""
+
+    def __init__(self, few: Embedder, many: Embedder, say: Say):
+        self.spec, self.compute, self._few, self._many = few.spec, few.compute, few, few
+        self._say = say
+        threading.Thread(target=self._load, args=(many,), daemon=True).start()
+
+    def _load(self, many: Embedder) -> None:
+        try:
+            many(np.zeros((FEW + 1, self.spec.crop.size, self.spec.crop.size, 3), np.uint8))
+        except FaceDBError as error:  # the other one goes on
+            self._say(str(error))
+        else:
+            self._many = many
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        return (self._few if len(crops) <= FEW else self._many)(crops)
+
+
+class Intake:
+    """Photos as bytes -> what is in them, by the model and the crops of one index; as long as the server runs."""
+
+    def __init__(self, searcher: Searcher, settings: Settings, say: Say, observe: Callable[[int], None]):
+        model, compute = fitting_model(searcher), settings.compute
+        few = load_embedder(model, compute, say, few=True).load()
+        many = Embedder(model, replace(compute, precision=few.compute.precision))
+        detector = make_detector(searcher.spec.detector, compute).load()
+        self._lock = threading.Lock()
+        options = Options(all_faces=True, keep_crops=False, keep_pixels=True, most_faces=settings.photo_faces)
+        self.spec = replace(few.spec, crop=searcher.spec.crop)
+        self._stage = PhotoStage(self.spec, detector, Elastic(few, many, say), options)  # type: ignore[arg-type]
+        self._decoder, self._most = Decoder(most_pixels=settings.photo_pixels).__enter__(), settings.queue
+        self._undecoded, self._bytes, self._pixels = 0, 0, 0
+        self._batches: Batcher[Photo, Faces] = Batcher(
+            lambda: self._of_photos, cores(), settings.batch, settings.wait, settings.queue, observe
+        )
+
+    def __len__(self) -> int:
+        """How many photos wait, to be decoded or for the networks."""
+        return self._undecoded + len(self._batches)
+
+    def decode(self, data: bytes, name: str) -> Future[Photo]:
+        """The photo, or why there is none, in a process of its own. Raises Full where too many wait."""
+        if len(self) >= self._most or self._bytes + len(data) > WAITING_BYTES:
+            raise Full
+        self._count(photos=1, size=len(data))
+        future = self._decoder.submit_bytes(name, data)
+        future.add_done_callback(lambda _: self._count(photos=-1, size=-len(data)))
+        return future
+
+    def find(self, photo: Photo) -> Future[Faces]:
+        """The photo without its pixels, and a row for each face, or one that says why there is none. Raises Full where too much waits."""
+        photo = self._stage.checked(photo)
+        size = 0 if photo.pixels is None else photo.pixels.shape[0] * photo.pixels.shape[1]
+        if size and self._pixels + size > WAITING_PIXELS:
+            raise Full
+        future = self._batches.submit(photo)
+        self._count(pixels=size)
+        future.add_done_callback(lambda _: self._count(pixels=-size))
+        return future
+
+    def _count(self, photos: int = 0, size: int = 0, pixels: int = 0) -> None:
+        with self._lock:
+            self._undecoded += photos
+            self._bytes += size
+            self._pixels += pixels
+
+    def _of_photos(self, photos: Sequence[Photo]) -> list[Faces]:
+        found: list[Faces] = []
+        for chunk in chunks(iter(photos)):
+            found += self._stage.of_chunk(chunk, [Entry(photo.name, 0, 0) for photo in chunk])
+        return found
+
+    def close(self) -> None:
+        self._batches.close()
+        self._decoder.__exit__()
+
+
+def photo_name(data: bytes, given: str | None) -> str:
+    """What a photo without a file is called."""
+    return given or f"upload-{sha256(data).hexdigest()[:16]}"

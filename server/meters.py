@@ -1,0 +1,69 @@
+"""What Prometheus reads; of all worker processes together, where there are several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's name for where processes share their numbers
+
+
+class Meters:
+    """Request times, what waits, batch sizes."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Histogram("facedb_request_seconds", "Time from a request to the end of its answer.", ["route", "method", "status"],
+                                   buckets=SECONDS, registry=self.registry)  # fmt: skip
+        self._batches = Histogram("facedb_batch_photos", "Photos that went through detector and network together.", buckets=SIZES,
+                                  registry=self.registry)  # fmt: skip
+        self._waiting = Gauge("facedb_waiting_photos", "Photos that wait for detector and network.", registry=self.registry,
+                              multiprocess_mode="livesum")  # fmt: skip
+        self._refused = Counter("facedb_refused", "Requests that were refused because too much waited.", registry=self.registry)
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, method if method in ("GET", "POST", "DELETE") else "other", str(status)).observe(seconds)
+        if status == 503:
+            self._refused.inc()
+
+    def batch(self, size: int) -> None:
+        self._batches.observe(size)
+
+    def waiting(self, photos: int) -> None:
+        self._waiting.set(photos)
+
+    def text(self, indexes: Mapping[str, Mapping[str, int]]) -> bytes:
+        """In Prometheus' format. indexes: what each holds, by name: faces, people, generation."""
+        registry = CollectorRegistry()
+        if os.environ.get(FOLDER):
+            MultiProcessCollector(registry)
+        else:
+            registry.register(_Of(self.registry.collect))
+        registry.register(_Of(lambda: _gauges(indexes)))
+        return generate_latest(registry)
+
+
+class _Of(Collector):
+    def __init__(self, collect: Callable[[], Iterable[Metric]]):
+        self._collect = collect
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._collect())
+
+    def describe(self) -> list[Metric]:
+        return []
+
+
+def _gauges(indexes: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+    for what in ("faces", "people", "generation"):
+        gauge = GaugeMetricFamily(f"facedb_{what}", f"{what.capitalize()} of an index.", labels=["index"])
+        for name, found in indexes.items():
+            gauge.add_metric([name], found[what])
+        yield gauge

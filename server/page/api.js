@@ -1,0 +1,55 @@
+// Questions to the server that this page came from.
+
+export class Problem extends Error {
+  constructor(status, body) {
+    super(body?.detail || `the server answered with ${status}`);
+    this.status = status;
+    this.body = body || {};
+  }
+}
+
+const mark = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
+
+async function ask(method, path, { query = {}, json, photo, again = true } = {}) {
+  const url = new URL(path, location.origin);
+  for (const [name, value] of Object.entries(query)) {
+    if (value !== undefined && value !== null && value !== '') url.searchParams.append(name, value);
+  }
+  const headers = {};
+  if (method !== 'GET') headers['X-Facedb'] = '1';
+  if (method !== 'GET' && again) headers['Idempotency-Key'] = mark();
+  if (json !== undefined) headers['Content-Type'] = 'application/json';
+  if (photo) headers['Content-Type'] = photo.type || 'application/octet-stream';
+  let answer;
+  try {
+    answer = await fetch(url, { method, headers, body: photo || (json === undefined ? undefined : JSON.stringify(json)) });
+  } catch {
+    throw new Problem(0, { detail: 'the server cannot be reached: is it still running?' });
+  }
+  const body = answer.status === 204 ? null : await answer.json().catch(() => null);
+  if (!answer.ok) throw new Problem(answer.status, body);
+  return body;
+}
+
+const of = (index, rest = '') => `/v1/indexes/${encodeURIComponent(index)}${rest}`;
+
+export const signIn = key => ask('POST', '/v1/session', { json: { key }, again: false });
+export const signOut = () => ask('DELETE', '/v1/session', { again: false });
+export const whoAmI = () => ask('GET', '/v1/me');
+export const indexes = async () => (await ask('GET', '/v1/indexes')).indexes;
+export const info = index => ask('GET', of(index));
+export const search = (index, photo, k) => ask('POST', of(index, '/search'), { photo, query: { k, image: photo.name }, again: false });
+export const enrol = (index, photo, identity, face, readmit) =>
+  ask('POST', of(index, '/faces'), { photo, query: { identity, face, readmit, image: photo.name } });
+export const people = (index, containing, cursor, limit) => ask('GET', of(index, '/people'), { query: { containing, cursor, limit } });
+export const faces = async (index, identity) => (await ask('GET', of(index, '/faces'), { query: { identity } })).faces;
+export const rename = (index, old, to) => ask('POST', of(index, '/people/rename'), { json: { old, new: to } });
+export const merge = (index, source, into) => ask('POST', of(index, '/people/merge'), { json: { source, into } });
+export const split = (index, faceIds, to) => ask('POST', of(index, '/people/split'), { json: { face_ids: faceIds, to } });
+export const remove = (index, what) => ask('POST', of(index, '/people/remove'), { json: what });
+export const forget = (index, identity) => ask('POST', of(index, '/people/forget'), { json: { identity } });
+export const undo = index => ask('POST', of(index, '/undo'));
+export const compact = index => ask('POST', of(index, '/compact'), { again: false });
+export const calibrate = (index, fpir) => ask('POST', of(index, '/calibrate'), { json: { fpir }, again: false });
+export const job = id => ask('GET', `/v1/jobs/${id}`);
+export const thumbnail = (index, faceId) => of(index, `/faces/${faceId}/thumbnail`);

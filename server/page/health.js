@@ -1,0 +1,51 @@
+// How the index stands, and what looks after it.
+
+import * as api from './api.js';
+import { askFor, attempt, button, make, number, percent, tell } from './parts.js';
+
+export async function show(main, app) {
+  const { signal } = app.until;
+  main.replaceChildren(make('h1', {}, `Index ${app.index}`));
+  const found = await attempt(() => api.info(app.index));
+  if (!found || signal.aborted) return;
+  const changed = found.added_since + found.changed_since;
+  const lines = {
+    Holds: `${number(found.faces)} photos of ${number(found.people)} people`,
+    Model: `${found.model}, ${found.dimensions} dimensions`,
+    'Known or unknown': calibration(found),
+    'Since the last build': changed ? `${number(found.added_since)} added, ${number(found.changed_since)} changed` : 'nothing has changed',
+    Search: `${found.kind}, generation ${found.generation}`,
+    Disk: `${number(Math.round(found.bytes / 1e6))} MB${found.encrypted ? ', encrypted' : ''}`,
+    Forgotten: found.forgetting_pending ? 'one forgetting waits for a reader to end' : `${number(found.forgotten)} marks are kept, that nobody comes back`,
+  };
+  const state = make('p', { className: 'job' });
+  main.append(...[
+    make('dl', { className: 'lines' }, Object.entries(lines).flatMap(([name, text]) => [make('dt', {}, name), make('dd', {}, text)])),
+    app.may('admin') && make('p', { className: 'actions' },
+      button('Calibrate\u00a0…', () => askFor('Calibrate', 'Share of strangers that may be taken for somebody', 'Calibrate', async text => {
+        const fpir = Number(text);
+        if (!(fpir > 0 && fpir < 1)) throw new api.Problem(422, { detail: 'Expected a share such as 0.01.' });
+        follow(await api.calibrate(app.index, fpir));
+      }, { value: String(found.fpir ?? 0.01) })),
+      button('Build anew', () => attempt(async () => follow(await api.compact(app.index))))),
+    state,
+  ].filter(Boolean));
+
+  async function follow(job) {
+    const bar = make('progress', { 'aria-label': job.kind });
+    state.replaceChildren(bar);
+    while (job.state === 'running') {
+      if (job.total) Object.assign(bar, { value: job.done, max: job.total });
+      await new Promise(done => setTimeout(done, 400));
+      job = await attempt(() => api.job(job.id)) || { state: 'failed', detail: '' };
+    }
+    tell(job.state === 'done' ? `Done: ${job.detail}` : `Failed: ${job.detail}`);
+    if (!signal.aborted) show(main, app);
+  }
+}
+
+function calibration(found) {
+  if (found.threshold === null) return 'not calibrated: scores only';
+  const text = `a hit counts from ${found.threshold.toFixed(3)}; ${percent(found.fpir)} of strangers may be taken for somebody`;
+  return found.calibration_stale ? `${text}. Stale, ${found.calibration_stale}: calibrate again` : text;
+}

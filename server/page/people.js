@@ -1,0 +1,101 @@
+// Everybody who is enrolled, and what can be corrected.
+
+import * as api from './api.js';
+import { askFor, attempt, button, make, number, open, closeDialog, tell } from './parts.js';
+
+const PAGE = 60;
+
+/** Some names that contain a text, for suggestions. */
+export async function names(index, text) {
+  if (!text) return [];
+  return (await attempt(() => api.people(index, text, undefined, 8)))?.people.map(person => person.identity) || [];
+}
+
+export function show(main, app, wanted) {
+  const query = make('input', { type: 'search', id: 'containing', placeholder: 'Part of a name', autocomplete: 'off' });
+  const list = make('ul', { className: 'people' });
+  const more = button('More', () => next(), { hidden: true });
+  const count = make('p', { className: 'count' });
+  main.replaceChildren(make('h1', {}, 'People'), make('form', { className: 'find', onsubmit: event => event.preventDefault() },
+    make('label', { htmlFor: 'containing' }, 'Find'), query), count, list, more);
+  let cursor, asked = 0, typing;
+
+  async function begin() {
+    const mine = ++asked;
+    const page = await attempt(() => api.people(app.index, query.value.trim(), undefined, PAGE));
+    if (mine !== asked || !page) return;
+    list.replaceChildren();
+    add(page);
+    count.textContent = page.people.length ? '' : query.value ? 'Nobody of that name.' : 'Nobody is enrolled yet: search for a photo and enrol a face.';
+  }
+
+  async function next() {
+    const mine = asked;
+    const page = await attempt(() => api.people(app.index, query.value.trim(), cursor, PAGE));
+    if (page && mine === asked) {
+      const first = list.children.length;
+      add(page);
+      list.children[first]?.querySelector('button').focus();
+    }
+  }
+
+  function add(page) {
+    cursor = page.next;
+    more.hidden = !cursor;
+    list.append(...page.people.map(person => make('li', {}, button([
+      make('img', { src: person.face_id && api.thumbnail(app.index, person.face_id), alt: '', loading: 'lazy', width: 96, height: 96 }),
+      make('span', { className: 'name' }, person.identity),
+      make('span', { className: 'score' }, person.faces === 1 ? '1 photo' : `${number(person.faces)} photos`),
+    ], () => look(person.identity), { className: 'hit' }))));
+  }
+
+  async function look(identity) {
+    const faces = await attempt(() => api.faces(app.index, identity));
+    if (!faces) return;
+    const change = app.may('write');
+    open(identity,
+      make('ul', { className: 'faces' }, faces.map(face => make('li', {},
+        make('img', { src: api.thumbnail(app.index, face.face_id), alt: `Photo ${face.image}`, loading: 'lazy', width: 128, height: 128 }),
+        make('span', { className: 'file' }, face.image),
+        change && make('span', { className: 'actions' },
+          button('Somebody else\u00a0…', () => give(face), { 'aria-label': `${face.image} is somebody else` }),
+          button('Remove', () => attempt(() => run(() => api.remove(app.index, { face_id: face.face_id }), 'One photo removed.')), { 'aria-label': `Remove ${face.image}` }))))),
+      make('p', { className: 'actions' },
+        change && button('Correct the name\u00a0…', () => askFor('Correct the name', 'New name', 'Rename',
+          name => run(() => api.rename(app.index, identity, name), `${identity} is called ${name} now.`), { value: identity })),
+        change && button('Same person as\u00a0…', () => askFor('Merge two people', `All photos of ${identity} go to`, 'Merge',
+          name => run(() => api.merge(app.index, identity, name), `${identity} is one person with ${name} now.`), { list: text => names(app.index, text) })),
+        change && button('Remove', () => attempt(() => run(() => api.remove(app.index, { identity }), `${identity} removed.`))),
+        app.may('admin') && button('Forget for good\u00a0…', () => forget(identity), { className: 'danger' })));
+  }
+
+  const give = face => askFor('Who is it?', 'Name', 'Change',
+    name => run(() => api.split(app.index, [face.face_id], name), `The photo is ${name}'s now.`), { list: text => names(app.index, text) });
+
+  const forget = identity => askFor(`Forget ${identity} for good?`, `Type ${identity} to go on`, 'Forget for good', async () => {
+    const receipt = await api.forget(app.index, identity);
+    document.dispatchEvent(new Event('gallery-changed'));
+    await begin();
+    open('Forgotten', make('p', {}, `${receipt.face_ids.length} photos, their vectors, crops and the name are gone from this index; `
+      + `${Object.keys(receipt.files).length} files were looked through, ${receipt.found} traces are left.`),
+    receipt.not_cleaned.length && make('div', {}, make('p', {}, 'Not cleaned, look there yourself:'),
+      make('ul', {}, receipt.not_cleaned.map(line => make('li', {}, line)))));
+  }, {
+    must: identity, danger: true,
+    note: 'Photos, vectors, crops and the name are removed from this index and its files, and these photos are refused from now on. '
+      + 'This cannot be undone. Original photos, backups and exports elsewhere stay.',
+  });
+
+  /** A change, told with a way back; a problem is the caller's, who shows it where it was asked for. */
+  async function run(work, text) {
+    await work();
+    document.dispatchEvent(new Event('gallery-changed'));
+    closeDialog();
+    await begin();
+    tell(text, button('Undo', () => attempt(async () => { await api.undo(app.index); await begin(); tell('Taken back.'); })));
+  }
+
+  query.addEventListener('input', () => { clearTimeout(typing); typing = setTimeout(begin, 150); });
+  begin();
+  if (wanted) look(wanted);
+}

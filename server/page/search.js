@@ -1,0 +1,171 @@
+// A photo -> the faces in it, and who they look like.
+
+import * as api from './api.js';
+import { announce, askFor, attempt, button, closeDialog, make, open, percent, tell } from './parts.js';
+import { names } from './people.js';
+
+const K = 5;
+let kept = null; // the last photo and its answer, for the way back to this view
+document.addEventListener('gallery-changed', () => { kept = null; });
+
+export function show(main, app) {
+  const input = make('input', { type: 'file', accept: 'image/*', id: 'file', className: 'visually-hidden' });
+  input.addEventListener('change', () => input.files[0] && look(input.files[0]));
+  const drop = make('label', { className: 'drop', htmlFor: 'file' },
+    make('span', {}, make('strong', {}, 'Choose a photo'), ', drop one here, or paste one'));
+  const camera = button('Use the camera', () => shoot(look), { disabled: !navigator.mediaDevices });
+  const results = make('section', { 'aria-label': 'Faces', className: 'results' });
+  for (const kind of ['dragenter', 'dragover']) main.addEventListener(kind, event => { event.preventDefault(); drop.classList.add('over'); }, app.until);
+  for (const kind of ['dragleave', 'drop']) main.addEventListener(kind, () => drop.classList.remove('over'), app.until);
+  main.addEventListener('drop', event => { event.preventDefault(); pick(event.dataTransfer.files); }, app.until);
+  addEventListener('paste', event => pick(event.clipboardData.files), app.until);
+  main.replaceChildren(make('h1', {}, 'Who is it?'), make('div', { className: 'choose' }, input, drop, camera), results);
+
+  const pick = files => {
+    const photo = [...files].find(file => file.type.startsWith('image/'));
+    if (photo) look(photo);
+    else if (files.length) tell('That is no photo: choose a JPEG, PNG or WebP file.');
+  };
+
+  let looks = 0;
+  const { index } = app;
+
+  async function look(photo) {
+    const mine = ++looks; // a later photo's answer may come first
+    kept = null;
+    results.replaceChildren(make('p', { className: 'wait' }, 'Looking for faces …'));
+    const answer = await attempt(() => api.search(index, photo, K));
+    if (mine !== looks) return;
+    if (!answer) return results.replaceChildren();
+    kept = { index, photo, answer };
+    await draw(photo, answer);
+  }
+
+  async function draw(photo, answer) {
+    const picture = await createImageBitmap(photo).catch(() => null);
+    const shown = picture ? withBoxes(photo, picture, answer) : null;
+    const found = answer.faces.length;
+    const heading = found === 0 ? nobody(answer) : found === 1 ? 'One face' : `${found} faces`;
+    results.replaceChildren(make('h2', {}, heading), ...(shown ? [shown] : []),
+      ...answer.faces.map(face => card(face, picture, photo)));
+    if (answer.left_out) results.append(make('p', {}, `${answer.left_out} smaller faces are left out.`));
+    announce(found === 0 ? heading : `${heading}: ${answer.faces.map(words).join(' ')}`);
+  }
+
+  function card(face, picture, photo) {
+    const probe = cut(picture, face.box);
+    probe.setAttribute('aria-label', `Face ${face.face + 1} of the photo`);
+    const hits = face.hits.map(hit => make('li', {}, button([
+      make('img', { src: api.thumbnail(app.index, hit.face_id), alt: '', loading: 'lazy', width: 96, height: 96 }),
+      make('span', { className: 'name' }, hit.identity),
+      make('span', { className: 'score' }, hit.score.toFixed(3)),
+    ], () => compare(face, hit, picture, photo), { className: 'hit', 'aria-label': `${hit.rank}. ${hit.identity}, score ${hit.score.toFixed(3)}: compare` })));
+    const best = face.hits[0]?.identity;
+    const state = face.known === null ? 'open' : face.known ? 'known' : 'unknown';
+    return make('article', { className: `face ${state}`, id: `face-${face.face}`, tabIndex: -1, 'aria-label': `Face ${face.face + 1}` },
+      make('div', { className: 'probe' }, probe, make('span', { className: 'number' }, String(face.face + 1))),
+      make('div', { className: 'answer' },
+        make('p', { className: 'verdict' }, make('strong', {}, title(face)), ' ', explanation(face)),
+        make('ol', { className: 'hits' }, hits),
+        app.may('write') && make('p', { className: 'actions' },
+          face.known && button(`It is ${best}: add this photo`, () => enrol(photo, face, best)),
+          button(face.known ? 'It is somebody else\u00a0…' : 'Enrol\u00a0…', () => enrolAs(photo, face)))));
+  }
+
+  const enrolAs = (photo, face) => askFor('Who is it?', 'Name', 'Enrol', name => enrol(photo, face, name), { list: text => names(app.index, text) });
+
+  async function enrol(photo, face, name, readmit = false) {
+    const save = async () => {
+      const done = await api.enrol(index, photo, name, face.face, readmit);
+      const undo = button('Undo', () => attempt(async () => { await api.undo(index); tell('Taken back.'); await look(photo); }));
+      await look(photo);
+      tell(done.added ? `Enrolled as ${name}.` : `${name} has this face already.`, done.added ? undo : undefined);
+    };
+    try {
+      await save();
+    } catch (problem) {
+      if (problem.body?.type?.endsWith(':forgotten')) {
+        return askFor('This face was forgotten', `Type ${name} to enrol it all the same`, 'Enrol again', () => enrol(photo, face, name, true), { must: name });
+      }
+      if (document.getElementById('dialog').open) throw problem;
+      tell(problem.message);
+    }
+  }
+
+  function compare(face, hit, picture, photo) {
+    open(`${hit.identity}: score ${hit.score.toFixed(3)}`,
+      make('div', { className: 'compare' },
+        make('figure', {}, cut(picture, face.box, 320), make('figcaption', {}, `Face ${face.face + 1} of the photo`)),
+        make('figure', {}, make('img', { src: api.thumbnail(app.index, hit.face_id), alt: `Enrolled photo of ${hit.identity}` }),
+          make('figcaption', {}, hit.image))),
+      make('p', {}, `${hit.rank === 1 ? 'The nearest' : `Number ${hit.rank}`} of ${face.hits.length}. The same photo would have 1.`),
+      make('p', { className: 'actions' },
+        app.may('write') && button(`It is ${hit.identity}: add this photo`, async () => { closeDialog(); await enrol(photo, face, hit.identity); }),
+        button('All photos of this person', () => { closeDialog(); app.go('people', hit.identity); })));
+  }
+
+  if (kept?.index === index) draw(kept.photo, kept.answer);
+  else kept = null;
+}
+
+const nobody = answer => ({
+  no_face: 'No face was found in this photo.',
+  too_small: 'This photo is too small.',
+})[answer.outcome] || 'No face was found in this photo.';
+
+function title(face) {
+  const best = face.hits[0];
+  if (!best) return 'Nobody is enrolled.';
+  if (face.known === null) return `Nearest: ${best.identity}.`;
+  return face.known ? `Known: ${best.identity}.` : 'Unknown.';
+}
+
+function explanation(face) {
+  if (!face.hits.length) return '';
+  if (face.known === null) return 'This index is not calibrated, so nobody can say whether that is near enough.';
+  const often = `A stranger scores as high in ${percent(face.chance)} of the cases.`;
+  return face.known ? often : `The nearest, ${face.hits[0].identity}, is not near enough. ${often}`;
+}
+
+const words = face => `Face ${face.face + 1}: ${title(face)}`;
+
+/** The photo with a numbered button on each face. */
+function withBoxes(photo, picture, answer) {
+  const url = URL.createObjectURL(photo);
+  const image = make('img', { src: url, alt: 'The photo', onload: () => URL.revokeObjectURL(url) });
+  const boxes = answer.faces.filter(face => face.box).map(face => {
+    const [x0, y0, x1, y1] = face.box;
+    const box = button(String(face.face + 1), () => document.getElementById(`face-${face.face}`).focus(),
+      { className: `box ${face.known === null ? 'open' : face.known ? 'known' : 'unknown'}`, 'aria-label': words(face) });
+    Object.assign(box.style, { left: `${100 * x0 / picture.width}%`, top: `${100 * y0 / picture.height}%`,
+      width: `${100 * (x1 - x0) / picture.width}%`, height: `${100 * (y1 - y0) / picture.height}%` });
+    return box;
+  });
+  return make('div', { className: 'photo' }, make('div', { className: 'frame' }, image, boxes));
+}
+
+/** A canvas with a face and a little around it. */
+function cut(picture, box, size = 128) {
+  const canvas = make('canvas', { width: size, height: size, role: 'img', 'aria-label': 'The face in the photo' });
+  if (!picture || !box) return canvas;
+  const [x0, y0, x1, y1] = box;
+  const side = 1.25 * Math.max(x1 - x0, y1 - y0);
+  const [left, top] = [(x0 + x1 - side) / 2, (y0 + y1 - side) / 2];
+  canvas.getContext('2d').drawImage(picture, left, top, side, side, 0, 0, size, size);
+  return canvas;
+}
+
+/** Shows the camera; `use` gets the photo. */
+async function shoot(use) {
+  const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'user', width: { ideal: 1280 } } }).catch(() => null);
+  if (!stream) return tell('The camera cannot be used: allow it in the browser, or choose a file.');
+  const video = make('video', { autoplay: true, playsInline: true, muted: true, srcObject: stream, 'aria-label': 'What the camera sees' });
+  const take = button('Take the photo', () => {
+    const canvas = make('canvas', { width: video.videoWidth, height: video.videoHeight });
+    canvas.getContext('2d').drawImage(video, 0, 0);
+    canvas.toBlob(blob => { closeDialog(); use(new File([blob], 'camera.jpg', { type: 'image/jpeg' })); }, 'image/jpeg', 0.95);
+  }, { className: 'main', disabled: true });
+  video.addEventListener('loadeddata', () => { take.disabled = false; take.focus(); });
+  const dialog = open('Camera', video, make('p', { className: 'actions' }, take));
+  dialog.addEventListener('close', () => stream.getTracks().forEach(track => track.stop()), { once: true });
+}

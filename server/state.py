@@ -1,0 +1,119 @@
+"""What a worker process holds while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from embedder.errors import FaceDBError
+from indexer.gallery import Gallery
+from server.accounts import Key
+from server.guard import Desk
+from server.indexes import Served
+from server.intake import Intake
+from server.meters import Meters
+from server.problems import Problem
+from server.settings import Settings
+from workflows import open_index
+
+log = logging.getLogger("facedb.server")
+
+
+class State:
+    """Indexes by name, and one intake for those that share a contract."""
+
+    def __init__(self, settings: Settings, meters: Meters):
+        self.settings, self.meters = settings, meters
+        self.desk = Desk(settings.port)
+        self.indexes = {name: Served(name) for name in settings.names}
+        self._loader, self._jobs = ThreadPoolExecutor(1, "load"), ThreadPoolExecutor(1, "job")
+        self._intakes: dict[str, Intake] = {}
+        self._contracts: dict[str, str] = {}  # of the indexes, by name: a `reembed` changes it
+        self._faults: dict[str, str] = {}  # why an index has no intake
+        self._ready = asyncio.create_task(self._load_all())
+
+    async def _load_all(self) -> None:
+        for index in self.indexes.values():
+            try:
+                await self.intake(index)
+            except FaceDBError as error:
+                log.warning("%s: %s", index.name, error)
+                self._faults[index.name] = str(error)
+
+    def why_not_ready(self) -> str | None:
+        """Why photos are not answered at once; None where they are."""
+        if missing := self.indexes.keys() - self._contracts.keys():
+            return "; ".join(self._faults.get(name, "the networks are being loaded") for name in sorted(missing))
+        return None
+
+    async def intake(self, index: Served) -> Intake:
+        """Of the contract that the index has now."""
+        contract = await asyncio.wrap_future(index.read(_contract))
+        if self._contracts.get(index.name) != contract:
+            await asyncio.get_running_loop().run_in_executor(self._loader, self._load, index.name, contract)
+        return self._intakes[contract]
+
+    def _load(self, name: str, contract: str) -> None:
+        """On one thread. What no index needs any more is closed."""
+        if contract not in self._intakes:
+            with open_index(name) as searcher:
+                self._intakes[contract] = Intake(searcher, self.settings, log.info, self.meters.batch)
+        self._contracts[name] = contract
+        for old in self._intakes.keys() - set(self._contracts.values()):
+            self._intakes.pop(old).close()
+
+    async def begin_job(self, key: Key, index: Served, kind: str, work: Callable[[Callable[[int, int], None]], str]) -> dict[str, Any]:
+        """Starts `work`, which tells how far it is; raises Problem where one of that kind is at work on the index."""
+        id = await self.desk.ask(lambda accounts: accounts.begin_job(index.name, kind))
+        await self.desk.ask(lambda accounts: accounts.note(key.name, kind, index.name, 202 if id else 409, ()))
+        if id is None:
+            raise Problem(409, "in-work", f"expected no {kind} of {index.name} to be at work, one is: wait until it has ended")
+
+        def run() -> None:
+            def tell(done: int, total: int) -> None:
+                self.desk.tell(lambda accounts: accounts.tell_job(id, done, total))
+
+            try:
+                ended = "done", work(tell)
+            except FaceDBError as error:
+                ended = "failed", str(error)
+            except Exception:
+                log.exception("%s of %s failed", kind, index.name)
+                ended = "failed", "a fault of ours: the log of the server says more"
+            self.desk.tell(lambda accounts: accounts.end_job(id, *ended))
+
+        self._jobs.submit(run)
+        found = await self.desk.ask(lambda accounts: accounts.job(id))
+        assert found is not None
+        return found
+
+    async def metrics(self) -> bytes:
+        def read(gallery: Gallery) -> dict[str, int]:
+            with gallery.reading():
+                return {"faces": gallery.faces, "people": gallery.people, "generation": gallery.generation}
+
+        self.meters.waiting(sum(map(len, self._intakes.values())))
+        found = {name: await asyncio.wrap_future(index.read(read)) for name, index in self.indexes.items()}
+        return self.meters.text(found)
+
+    async def close(self) -> None:
+        """Ends what was begun."""
+        await asyncio.wait([self._ready])
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    def _close(self) -> None:
+        for intake in self._intakes.values():
+            intake.close()
+        for index in self.indexes.values():
+            index.close()
+        for pool in (self._loader, self._jobs):
+            pool.shutdown()
+        self.desk.close()
+
+
+def _contract(gallery: Gallery) -> str:
+    spec = gallery.spec
+    return f"{spec.fingerprint} {spec.crop} {sorted(spec.detector.items(), key=str)}"

@@ -1,0 +1,161 @@
+import asyncio
+import json
+
+import pytest
+
+from server.accounts import Accounts
+from server.guard import Desk, Guard
+from server.meters import Meters
+from server.settings import Settings
+
+HOST = (b"host", b"127.0.0.1:8000")
+
+
+async def echo(scope, receive, send):
+    """An application that reads the whole body and says who asked, and how much came."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    key = scope.get("state", {}).get("key")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps([key and key.name, size]).encode()})
+
+
+async def faulty(scope, receive, send):
+    raise RuntimeError("the secret of the fault")
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch):
+    """One request through the guard: its status, headers and body."""
+    monkeypatch.setenv("FACEDB_DATA", str(tmp_path))
+    accounts = Accounts()
+    keys = {scope: accounts.make_key(scope, scope, 0) for scope in ("read", "write")} | {"slow": accounts.make_key("slow", "read", 2)}
+    cookie = accounts.begin_session(accounts.holder(keys["write"]), 60)
+    keys |= {"start": accounts.start_key(8000), "other start": accounts.start_key(8001)}
+    accounts.close()
+    desk = Desk(8000)
+
+    def call(
+        method="GET", path="/v1/indexes", headers=(HOST,), body=(b"",), pause=0.0, key=None, session=False, app=echo, times=1, **settings
+    ):
+        guard = Guard(app, Settings(("x",), **settings), lambda: desk, Meters())
+        sent = [*headers]
+        if key:
+            sent.append((b"authorization", f"Bearer {keys.get(key, key)}".encode()))
+        if session:
+            sent.append((b"cookie", f"a=b; facedb={cookie}".encode()))
+
+        async def one():
+            parts, answer = list(body), []
+
+            async def receive():
+                await asyncio.sleep(pause)
+                return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+            async def send(message):
+                answer.append(message)
+
+            await guard({"type": "http", "method": method, "path": path, "headers": sent}, receive, send)
+            text = b"".join(m.get("body", b"") for m in answer)
+            return answer[0]["status"], dict(answer[0]["headers"]), json.loads(text)
+
+        async def several():
+            return [await one() for _ in range(times)]
+
+        found = asyncio.run(several())
+        return found[0] if times == 1 else [status for status, _, _ in found]
+
+    yield call
+    desk.close()
+
+
+def test_a_key_lets_in_and_nothing_else_does(ask):
+    assert ask(key="read")[2] == ["read", 0] and ask(key="start")[2] == ["start 8000", 0] and ask(key="other start")[0] == 401
+    for wrong in ("fdb_wrong", "", " ", "x" * 5000):
+        status, headers, body = ask(key=wrong)
+        assert status == 401 and headers[b"www-authenticate"] == b"Bearer" and body["type"] == "urn:facedb:problem:key"
+    assert ask(headers=(HOST, (b"authorization", b"Basic eDp5")))[0] == 401
+    assert ask(headers=(HOST, (b"cookie", b"facedb=nonsense; \x00=;;;")))[0] == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/openapi.json", "/page/app.js", "/v1/session"])
+def test_what_is_open_needs_no_key(ask, path):
+    assert ask(path=path)[:1] == (200,)
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/v1", "/v1/session/", "/page", "//", "/healthz/", "/v1/indexes/../../healthz", "/PAGE/app.js"]
+)
+def test_and_nothing_else_is_open(ask, path):
+    assert ask(path=path)[0] == 401
+
+
+@pytest.mark.parametrize("host", [b"127.0.0.1", b"127.0.0.1:8000", b"localhost:1", b"LOCALHOST", b"[::1]:8000", b"[::1]"])
+def test_the_own_names_are_let_in(ask, host):
+    assert ask(key="read", headers=((b"host", host),))[0] == 200
+
+
+@pytest.mark.parametrize("host", [b"evil.example", b"127.0.0.1.evil.example", b"localhost.evil.example:8000", b"evil.example#127.0.0.1", b"[::1",
+                                  b"", b"0.0.0.0", b"127.0.0.1@evil.example", b"\xff\xfe"])  # fmt: skip
+def test_a_rebound_name_is_not(ask, host):
+    status, _, body = ask(key="read", headers=((b"host", host),))
+    assert status == 421 and body["type"].endswith(":host")
+
+
+def test_other_names_are_let_in_where_they_are_given(ask):
+    assert ask(key="read", headers=((b"host", b"faces.example"),), hosts=("Faces.example",))[0] == 200
+    assert ask(key="read", headers=((b"host", b"10.0.0.5:8000"),), host="10.0.0.5")[0] == 200
+    assert ask(key="read", headers=((b"host", b"localhost"),), host="10.0.0.5")[0] == 421
+
+
+@pytest.mark.parametrize("headers", [
+    [(b"origin", b"http://evil.example")], [(b"origin", b"null")], [(b"origin", b"http://127.0.0.1:9000")], [(b"origin", b"http://localhost:8000")],
+    [(b"sec-fetch-site", b"cross-site")], [(b"sec-fetch-site", b"same-site")], [(b"origin", b"")],
+])  # fmt: skip
+def test_another_page_changes_nothing(ask, headers):
+    for extra in ({"key": "write"}, {"session": True}):
+        status, _, body = ask("POST", headers=(HOST, (b"x-facedb", b"1"), *headers), **extra)
+        assert status == 403 and body["type"].endswith(":origin")
+
+
+def test_a_session_changes_something_only_with_the_header_that_no_form_can_send(ask):
+    assert ask("GET", session=True)[2] == ["write", 0]
+    status, _, body = ask("POST", session=True)
+    assert status == 403 and body["type"].endswith(":header")
+    own = (HOST, (b"x-facedb", b"1"), (b"origin", b"http://127.0.0.1:8000"), (b"sec-fetch-site", b"same-origin"))
+    assert ask("POST", headers=own, session=True)[2] == ["write", 0]
+    assert ask("POST", key="write")[2] == ["write", 0]
+
+
+def test_a_key_asks_no_more_often_than_it_may(ask):
+    statuses = ask(key="slow", times=12)
+    assert statuses.count(429) >= 6 and statuses[0] == 200
+    assert ask(key="read", times=12) == [200] * 12
+
+
+def test_a_body_has_a_limit_in_bytes_and_seconds(ask):
+    assert ask("POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 10, photo_bytes=100)[2] == ["write", 100]
+    status, headers, body = ask("POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 11, photo_bytes=100)
+    assert status == 413 and headers[b"connection"] == b"close" and "at most 100 bytes" in body["detail"]
+    status, headers, body = ask("POST", key="write", body=[b"x"] * 50, pause=0.05, body_seconds=0.2)
+    assert status == 408 and body["type"].endswith(":slow")
+    assert (
+        ask("POST", path="/v1/indexes/x/search/stream", key="write", body=[b"x"] * 10, pause=0.05, body_seconds=0.2, photo_bytes=3)[0]
+        == 200
+    )
+
+
+def test_every_answer_carries_what_keeps_browsers_safe(ask):
+    for status, headers, _ in (ask(key="read"), ask(), ask(path="/page/app.js"), ask(key="read", headers=((b"host", b"evil"),))):
+        policy = headers[b"content-security-policy"].decode()
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "http:" not in policy, status
+        assert headers[b"x-content-type-options"] == b"nosniff" and headers[b"cross-origin-resource-policy"] == b"same-origin"
+        assert headers[b"cache-control"] in (b"no-store", b"no-cache")
+
+
+def test_a_fault_of_ours_tells_nothing_of_itself(ask, caplog):
+    status, _, body = ask(key="read", app=faulty)
+    assert status == 500 and "secret" not in json.dumps(body)
+    assert "the secret of the fault" in caplog.text

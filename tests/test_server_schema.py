@@ -1,0 +1,49 @@
+"""Schemathesis on the server's own OpenAPI document: cases by the thousand, none of them a fault, and every answer as documented."""
+
+import os
+import re
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from tests.server import build, running
+
+CASES = os.environ.get("FACEDB_SCHEMA_CASES", "12")  # of each operation and phase
+HOOKS = """
+import schemathesis
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(context, value):
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+"""
+# a photo's bytes, and numbers that must have length 1, are more than a schema says
+CONFIG = """
+[parameters]
+index = "att"
+identity = "s1"
+
+[checks]
+positive_data_acceptance.enabled = false
+"""
+
+
+@pytest.fixture(scope="module")
+def server(att, tmp_path_factory):
+    with running(build(att, tmp_path_factory.mktemp("schema"))) as found:
+        yield found
+
+
+def test_whatever_is_asked_the_answer_is_as_documented_and_never_a_fault(server, tmp_path):
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "-H", f"Authorization: Bearer {server.key}", "-n", CASES, "--seed", "1",
+               "--phases", "examples,coverage,fuzzing", "--no-color", "--generation-database", "none"]  # fmt: skip
+    environment = os.environ | {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout[-6000:]
+    cases = re.search(r"(\d+) generated", done.stdout)
+    assert cases and int(cases[1]) > 500, done.stdout[-2000:]
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    assert "Traceback" not in (server.indexes.parent / "log").read_text()
