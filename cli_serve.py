@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("names", nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others than loopback need keys.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Where it listens.")
 @click.option("--workers", default=1, show_default=True, help="Processes; each holds the networks.")
 @click.option("--allow-host", "hosts", multiple=True, help="A name that clients call the server by.")
 @click.option("--tls-cert", type=PATH, help="Certificate (PEM).")
@@ -97,7 +97,7 @@ def keys_revoke(out: Output, name: str) -> None:
 
 
 @keys.command("audit")
-@click.option("--limit", default=100, show_default=True)
+@click.option("--limit", default=100, show_default=True, help="Lines.")
 @common
 def keys_audit(out: Output, limit: int) -> None:
     """The last changes that were asked for over HTTP: when, by which key, what, of which index and faces."""
