@@ -33,6 +33,7 @@ from indexer import candidates, derive, people, search, transfer
 from indexer import forget as forgetting
 from indexer import gallery as gallery_module
 from indexer.build import build
+from indexer.database import Unknown
 from indexer.faces import Change
 from indexer.gallery import Added, Conflict, Gallery
 from indexer.search import Hit, Searcher
@@ -155,9 +156,9 @@ class Oracle:
     # what it holds
 
     def of(self, person: str) -> list[Held]:
-        """Raises GalleryError where there is none."""
+        """Raises Unknown where there is none."""
         if not (found := [held for held in self.faces.values() if held.person == nfc(person)]):
-            raise GalleryError(person)
+            raise Unknown(person)
         return found
 
     @property
@@ -225,7 +226,7 @@ class Oracle:
         else:
             found = [held for held in self.faces.values() if face_id == held.row.face_id or image == held.row.image]
         if not found:
-            raise GalleryError("none")
+            raise Unknown("none")
         for held in found:
             del self.faces[held.row.face_id]
         self._note("remove", dict.fromkeys((h.row.face_id for h in found), ""), sorted({h.person for h in found}), found)
@@ -259,7 +260,7 @@ class Oracle:
         if not to.strip():
             raise DataError(to)
         if not set(face_ids) <= set(self.faces):
-            raise GalleryError("none")
+            raise Unknown("none")
         return self._move("split", [self.faces[f] for f in dict.fromkeys(face_ids) if self.faces[f].person != to], to)
 
     def _move(self, verb: str, found: Sequence[Held], to: str) -> Change:
@@ -332,7 +333,7 @@ class Oracle:
     def forget(self, name: str) -> Gone:
         name = nfc(name)
         if name not in {*self.people, *self.forgotten_names, *(held.person for held in self.removed)}:
-            raise GalleryError(name)
+            raise Unknown(name)
         names = self._names(name)
         gone = Gone(names - (set(self.people) - {name}))  # an old name may be another's by now
         mine = [held for held in self.faces.values() if held.person == name]
