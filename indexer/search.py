@@ -112,7 +112,7 @@ class Searcher:
             raise InputError(f"expected k of at least 1, received {k}: give a larger one")
         if score not in SCORES or (faces and score != "best"):
             raise InputError(f"expected a score of {', '.join(SCORES)} (best alone for faces), received {score!r}: choose one")
-        conditions, xq = filters.parse(where), _checked(xq, self.spec.dimension)
+        conditions, xq = filters.parse(where), checked(xq, self.spec.dimension)
         if not len(xq):
             return []
         found = self._answer(lambda: self._search(xq, k, faces, score, conditions))
@@ -134,7 +134,7 @@ class Searcher:
 
     def as_compared(self, xq: np.ndarray) -> np.ndarray:
         """Queries float32 (n, d) as they are multiplied with `all_faces`: less the mean where the gallery is centred."""
-        return centred(_checked(xq, self.spec.dimension), self._candidates.mean)
+        return centred(checked(xq, self.spec.dimension), self._candidates.mean)
 
     def _answer(self, question: Callable[[], Any]) -> Any:
         """Asks a question of one snapshot, with what is loaded brought up to it."""
@@ -254,7 +254,8 @@ def exact_scores(q: np.ndarray, xb: np.ndarray) -> np.ndarray:
     return np.sum(xb.astype(np.float64) * q.astype(np.float64), axis=1).astype(np.float32)
 
 
-def _checked(xq: np.ndarray, d: int) -> np.ndarray:
+def checked(xq: np.ndarray, d: int) -> np.ndarray:
+    """Queries float32 (n, d); raises DataError for those of another size or length."""
     xq = np.asarray(xq)
     if xq.ndim != 2 or xq.shape[1] != d:
         raise DataError(f"expected vectors (n, {d}), received {xq.shape}: embed the probes with the gallery's model")

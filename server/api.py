@@ -18,14 +18,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 
 import galleries
-from embedder.errors import DataError, FaceDBError
+from embedder.errors import FaceDBError
 from embedder.photos import Photo
 from embedder.spec import FaceSpec
-from embedder.table import UNIT_TOLERANCE, Row
+from embedder.table import Row
 from indexer.database import Replaced
 from indexer.faces import Change
 from indexer.gallery import Gallery
-from indexer.search import exact_scores
+from indexer.search import checked, exact_scores
 from server import models
 from server.accounts import Key
 from server.batches import Full
@@ -177,15 +177,8 @@ async def search_by_vectors(whole: Whole, key: Asker, index: Index, asked: model
     with np.errstate(over="ignore"):
         xq = np.array(asked.vectors, np.float64).astype(np.float32)
     question = Question(asked.k, asked.faces, asked.score, tuple(asked.where), asked.min_score)
-    return JSONResponse({"answers": await answers_to(index, _checked(xq), question)})
-
-
-def _checked(xq: np.ndarray) -> np.ndarray:
-    """So that one bad question spoils no others that are asked together."""
-    norms = np.linalg.norm(xq.astype(np.float64), axis=1)
-    for i in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))[:1]:
-        raise DataError(f"expected vectors of length 1, received {norms[i]:.6g} in vector {i}: divide them by their lengths")
-    return xq
+    xq = checked(xq, xq.shape[1])  # here, so that one bad question spoils no others that are asked together
+    return JSONResponse({"answers": await answers_to(index, xq, question)})
 
 
 @router.post("/indexes/{index}/search/stream", openapi_extra=LINES, tags=["search"], response_class=StreamingResponse,
@@ -203,8 +196,6 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
                     if problem.status_code not in (429, 503):
                         return _line({"id": asked.id, "problem": problem.body})
                     await asyncio.sleep(BUSY_SECONDS)  # the line waits in the place of the one who sent it
-        except Problem as problem:
-            return _line({"id": asked.id, "problem": problem.body})
         except FaceDBError as error:
             return _line({"id": asked.id, "problem": of_error(error).body})
 

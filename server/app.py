@@ -17,7 +17,7 @@ from starlette.routing import Match, Route
 
 from embedder.errors import FaceDBError
 from server import api, models
-from server.guard import App, Desk, Guard
+from server.guard import OPEN, App, Desk, Guard
 from server.meters import Meters
 from server.problems import MEDIA, Problem, of_error
 from server.settings import Settings
@@ -87,7 +87,7 @@ def _answer_problems(app: FastAPI) -> None:
     async def of_http(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {}) | ({"Allow": _methods_of(app, request)} if error.status_code == 405 else {})
         problem = error if isinstance(error, Problem) else Problem(error.status_code, "http", str(error.detail), headers)
-        return JSONResponse(problem.body, problem.status_code, problem.headers, MEDIA)
+        return _answer(problem)
 
     @app.exception_handler(RequestValidationError)
     async def of_question(_: Request, error: RequestValidationError) -> Response:
@@ -95,12 +95,15 @@ def _answer_problems(app: FastAPI) -> None:
         problem = Problem(
             422, "invalid", f"expected a question as the OpenAPI document says it, received another: {'; '.join(wrong)}"[:1000]
         )
-        return JSONResponse(problem.body, 422, media_type=MEDIA)
+        return _answer(problem)
 
     @app.exception_handler(FaceDBError)
     async def of_fault(_: Request, error: FaceDBError) -> Response:
-        problem = of_error(error)
-        return JSONResponse(problem.body, problem.status_code, problem.headers, MEDIA)
+        return _answer(of_error(error))
+
+
+def _answer(problem: Problem) -> Response:
+    return JSONResponse(problem.body, problem.status_code, problem.headers, MEDIA)
 
 
 def _methods_of(app: FastAPI, request: Request) -> str:
@@ -120,7 +123,7 @@ def _describe(app: FastAPI) -> None:
             for path, methods in document["paths"].items():
                 for method in methods.values():
                     method.get("responses", {}).pop("422", None)
-                    if path not in ("/healthz", "/readyz", "/v1/session"):
+                    if path not in OPEN:
                         method["security"] = [{"key": []}]
                     for code, answer in method["responses"].items():
                         if code == "default" or code == "503":

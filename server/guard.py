@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeVar
@@ -138,7 +138,7 @@ class Guard:
 
     async def _admit(self, scope: Scope) -> None:
         """Raises Problem for a request that is not let in; leaves the key in scope['state']['key']."""
-        headers = dict(_lowered(scope["headers"]))
+        headers = dict(scope["headers"])
         if scope["path"] not in PROBES:
             self._check_host(headers.get(b"host", b""))
         is_safe = scope["method"] in SAFE
@@ -228,10 +228,6 @@ class _Answer:
         await self({"type": "http.response.start", "status": problem.status_code,
                     "headers": [(k.lower().encode(), v.encode("latin-1", "replace")) for k, v in headers.items()]})  # fmt: skip
         await self({"type": "http.response.body", "body": body})
-
-
-def _lowered(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
-    return ((name.lower(), value) for name, value in headers)
 
 
 def _bearer(headers: dict[bytes, bytes]) -> str:

@@ -46,6 +46,15 @@ def att() -> Path:
     return fetch_att(DATA / "att")
 
 
+@pytest.fixture(scope="module")
+def server(att, tmp_path_factory):
+    """A server over an index of AT&T's first photos, one for each module of tests (`tests.server.Running`)."""
+    from tests.server import build, running
+
+    with running(build(att, tmp_path_factory.mktemp("server"))) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def crops(att) -> np.ndarray:
     """uint8 (40, 160, 160, 3): real crops, one a person, coloured so that the channels differ."""

@@ -10,20 +10,12 @@ import zlib
 import pytest
 from PIL import Image
 
-from tests.server import build, running
-
 SEARCH, FACES = "/v1/indexes/att/search", "/v1/indexes/att/faces"
 NAMES = [
     "../../etc/passwd", "..\\..\\windows", "/etc/passwd", "a/../../b", "%2e%2e%2f", "C:\\x", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>",
     "'; DROP TABLE people; --", '" onload="x', "{{7*7}}", "${jndi:ldap://x}", "‮evil", "a\u0000b", "line\nbreak", "😀" * 50, "ｆｕｌｌ", "é", "e\u0301",
     "\u200b\u200b", "~", "|ls", "$(id)", "`id`", "con", "nul", "-rf", "--help", "%s%s%n", "\x1b[31mred",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server(att, tmp_path_factory):
-    with running(build(att, tmp_path_factory.mktemp("actors"))) as found:
-        yield found
 
 
 @pytest.fixture

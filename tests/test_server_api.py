@@ -16,12 +16,6 @@ from tests.server import build, running
 QUIETLY = {"say": lambda line: None}
 
 
-@pytest.fixture(scope="module")
-def server(att, tmp_path_factory):
-    with running(build(att, tmp_path_factory.mktemp("served"))) as found:
-        yield found
-
-
 @pytest.fixture
 def client(server):
     with server.client() as found:

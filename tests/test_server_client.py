@@ -6,7 +6,6 @@ import httpx
 import pytest
 
 from server.client import Client, Refused
-from tests.server import build, running
 
 NOT_THE_CLIENTS = {
     ("POST", "/v1/session"),
@@ -16,12 +15,6 @@ NOT_THE_CLIENTS = {
     ("GET", "/readyz"),
     ("GET", "/metrics"),
 }
-
-
-@pytest.fixture(scope="module")
-def server(att, tmp_path_factory):
-    with running(build(att, tmp_path_factory.mktemp("client"))) as found:
-        yield found
 
 
 @pytest.fixture

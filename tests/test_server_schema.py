@@ -6,9 +6,6 @@ import subprocess
 import sys
 
 import httpx
-import pytest
-
-from tests.server import build, running
 
 CASES = os.environ.get("FACEDB_SCHEMA_CASES", "12")  # of each operation and phase
 HOOKS = """
@@ -27,12 +24,6 @@ identity = "s1"
 [checks]
 positive_data_acceptance.enabled = false
 """
-
-
-@pytest.fixture(scope="module")
-def server(att, tmp_path_factory):
-    with running(build(att, tmp_path_factory.mktemp("schema"))) as found:
-        yield found
 
 
 def test_whatever_is_asked_the_answer_is_as_documented_and_never_a_fault(server, tmp_path):
