@@ -24,6 +24,7 @@ from embedder.errors import DataError, InputError
 from indexer.metrics import nearest_people, wilson
 
 KEPT = 4096  # scores that are kept of however many
+LEAST_FPIR = 1e-12  # more strangers than there are people could not tell a smaller one
 TAIL = 30  # samples from which the design effect is estimated, at least
 STALE = 0.1  # change of the number of people
 
@@ -137,10 +138,12 @@ def fit(own_scores: np.ndarray, own_people: np.ndarray, own_nearest: np.ndarray,
     own_scores float (n,), own_people and own_nearest int (n,), as `leave_own_out` gives them: what an enrolled face scores, whose it is
     and whom it resembles most. held_out_scores float (h,): the best scores of real strangers, a photo of each. genuine float (g,): for
     held-out probes of enrolled people the true person's score, -inf where somebody else came first. `people` and `faces` are the
-    gallery's. Raises InputError for fpir outside 0..1, DataError where there is no sample, for shapes that do not fit and for NaN.
+    gallery's. Raises InputError for fpir outside LEAST_FPIR..1, DataError where there is no sample, for shapes that do not fit and for NaN.
     """
-    if not 0 < fpir < 1:
-        raise InputError(f"expected a false-positive rate within 0 and 1, received {fpir}: give one such as 0.01")
+    if not LEAST_FPIR <= fpir < 1:
+        raise InputError(
+            f"expected a false-positive rate within 0 and 1, of {LEAST_FPIR:g} at least, received {fpir}: give one such as 0.01"
+        )
     own, held = _floats("own_scores", own_scores), _floats("held_out_scores", held_out_scores)
     if own_people.shape != own.shape or own_nearest.shape != own.shape or (own_people == own_nearest).any():
         raise DataError(

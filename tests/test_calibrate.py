@@ -214,9 +214,10 @@ def test_when_a_calibration_is_stale():
 
 
 def test_what_cannot_be_fitted():
-    for fpir in (0, 1, -0.1, float("nan")):
+    for fpir in (0, 1, -0.1, float("nan"), 5e-324, 1e-310, 9e-13):
         with pytest.raises(InputError, match="within 0 and 1"):
             of_strangers(falling(9), fpir)
+    assert "enrol more people" in of_strangers(falling(9), 1e-12).warnings[0]
     for scores in ([], [0.1, np.inf], [0.1, np.nan], [[0.1, 0.2]]):
         with pytest.raises(DataError, match="^expected .*received .*: "):
             of_strangers(scores, 0.1)
