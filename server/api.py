@@ -22,6 +22,7 @@ from embedder.errors import FaceDBError
 from embedder.photos import Photo
 from embedder.spec import FaceSpec
 from embedder.table import Row
+from indexer import filters
 from indexer.database import Replaced
 from indexer.faces import Change
 from indexer.gallery import Gallery
@@ -147,6 +148,7 @@ def question_of(
     where: Annotated[list[str] | None, Query(max_length=100, description="Filters such as year>=1999.")] = None,
     min_score: Annotated[float | None, Query(description="Hits below are left out.", allow_inf_nan=False)] = None,
 ) -> Question:
+    filters.parse(where or ())  # once, and not for each photo of a stream
     return Question(k, faces, score, tuple(where or ()), min_score)
 
 

@@ -190,6 +190,11 @@ def test_a_filter_on_a_column_that_nobody_has_is_refused(server, client):
     assert "year" in problem(answer, 422, "invalid")["detail"]
 
 
+def test_what_is_no_filter_is_refused_before_a_stream_begins(client):
+    answer = client.post("/v1/indexes/att/search/stream", content=b"", params={"where": "false"})
+    assert "a filter such as" in problem(answer, 422, "invalid")["detail"]
+
+
 # people ---------------------------------------------------------------------
 
 
