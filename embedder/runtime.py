@@ -73,15 +73,17 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-10)
 
 
-def on_openvino(arrays: Mapping[str, np.ndarray], part: Part, precision: str, quantisation: Quantisation = FLOAT) -> Network:
+def on_openvino(
+    arrays: Mapping[str, np.ndarray], part: Part, precision: str, quantisation: Quantisation = FLOAT, batch: int = BATCH
+) -> Network:
     """A network on the CPU. quantisation: what 'int8' needs."""
     from embedder.network_openvino import build
 
-    engine = OpenvinoEngine(lambda: build(arrays, BATCH, quantisation), "f32" if precision == "int8" else precision)
+    engine = OpenvinoEngine(lambda: build(arrays, batch, quantisation), "f32" if precision == "int8" else precision)
 
     def run(crops: np.ndarray, zoom: float = part.zoom) -> np.ndarray:
-        filled = filled_up(crops, BATCH)
-        batches = [(seen(filled[i : i + BATCH], part, zoom),) for i in range(0, len(filled), BATCH)]
+        filled = filled_up(crops, batch)
+        batches = [(seen(filled[i : i + batch], part, zoom),) for i in range(0, len(filled), batch)]
         return np.concatenate(engine(batches))[: len(crops)]
 
     return run
@@ -90,11 +92,12 @@ def on_openvino(arrays: Mapping[str, np.ndarray], part: Part, precision: str, qu
 class Embedder:
     """uint8 (n, 160, 160, 3) -> float32 (n, d) of unit length, by the model's contract; several threads may use it at once."""
 
-    def __init__(self, model: Model, compute: Compute = Compute(), few: bool = False):  # noqa: B008
+    def __init__(self, model: Model, compute: Compute = Compute(), few: bool = False, batch: int = BATCH):  # noqa: B008
         """Reads no weights yet, and can be pickled: what is sent are the settings.
 
         'auto' takes int8 where it was measured for this model and found good; raises InputError for 'int8' where it was not measured.
         few: for a handful of crops: ready sooner, at a lower rate; 'auto' is not int8 then, which takes longest to get ready.
+        batch: crops that a CPU takes at a time; the last of them are filled up, at the price of crops.
         """
         self.compute = compute.chosen()
         if compute.precision == "auto" and not few and not self.compute.on_gpu and int8.advised(model.spec.parts):
@@ -102,7 +105,7 @@ class Embedder:
         package = "tensorflow" if self.compute.on_gpu else "openvino"
         self.spec = replace(model.spec, runtime=f"{package} {version(package)}", precision=self.compute.precision)
         self._quantisations = [int8.read(p).quantisation if self.compute.precision == "int8" else FLOAT for p in model.spec.parts]
-        self._model, self._few, self._networks = model, few, list[Network]()
+        self._model, self._few, self._batch, self._networks = model, few, batch, list[Network]()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_networks": []}
@@ -117,7 +120,7 @@ class Embedder:
         return self
 
     def _on_cpu(self, model: Model, i: int, part: Part) -> Network:
-        return on_openvino(model.arrays(i), part, self.compute.precision, self._quantisations[i])
+        return on_openvino(model.arrays(i), part, self.compute.precision, self._quantisations[i], self._batch)
 
     def _few_on_cpu(self, model: Model, i: int, part: Part) -> Network:
         """One crop after the other, each on all cores, by a network that is kept compiled."""

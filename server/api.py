@@ -53,12 +53,12 @@ router = APIRouter(prefix="/v1")
 # who, which -----------------------------------------------------------------
 
 
-def state(request: Request) -> State:
+async def state(request: Request) -> State:  # async, as all that are asked for a request: else FastAPI takes a thread for each
     return request.app.state.facedb
 
 
 def needs(scope: str) -> Any:
-    def check(request: Request) -> Key:
+    async def check(request: Request) -> Key:
         key: Key = request.state.key
         if not key.may(scope):
             raise Problem(
@@ -78,7 +78,7 @@ Mark = Annotated[
 ]
 
 
-def index_of(whole: Whole, index: Annotated[str, Path(description="Name of an index that is served.", examples=["friends"])]) -> Served:
+async def index_of(whole: Whole, index: Annotated[str, Path(description="Name of an index that is served.", examples=["friends"])]) -> Served:
     if index not in whole.indexes:
         raise Problem(
             404, "index", f"expected an index that is served ({', '.join(whole.indexes)}), received {index[:100]!r}: mend the path"
@@ -141,7 +141,7 @@ async def photo_answer(whole: State, index: Served, data: bytes, name: str, ques
     return {"image": name, "outcome": photo.outcome, "why": photo.why, "left_out": photo.faces - len(faces), "faces": found}
 
 
-def question_of(
+async def question_of(
     k: Annotated[int, Query(ge=1, le=1000, description="Answers to each face.")] = 5,
     faces: Annotated[bool, Query(description="Faces in the place of people.")] = False,
     score: Annotated[Literal["best", "mean", "template"], Query(description="How a person's faces count.")] = "best",

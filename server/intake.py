@@ -21,6 +21,7 @@ from server.batches import Batcher, Full
 from server.settings import Settings
 from workflows import Say, fitting_model, load_embedder, make_detector
 
+PAIR = 2  # faces that the network takes at a time: 6 % slower than 8, but batches hold any number of faces and the last of them are filled up
 FEW = 3  # faces up to which one after the other is sooner done than a batch of fixed size
 WAITING_BYTES = 256 << 20  # not yet decoded, of all photos together
 WAITING_PIXELS = 4 * 50_000_000  # decoded, of all photos together: 600 MB
@@ -29,7 +30,8 @@ Faces = tuple[Photo, list[Row]]
 
 
 class Elastic:
-    """A network that is ready at once and quick with few faces, and one for many as soon as that is ready too, of the same precision."""
+    """A network that is ready at once and quick with few faces, and one for many as soon as that is ready too; as for a command, 'auto' may be
+    int8 with many only."""
 
     def __init__(self, few: Embedder, many: Embedder, say: Say):
         self.spec, self.compute, self._few, self._many = few.spec, few.compute, few, few
@@ -54,7 +56,7 @@ class Intake:
     def __init__(self, searcher: Searcher, settings: Settings, say: Say, observe: Callable[[int], None]):
         model, compute = fitting_model(searcher), settings.compute
         few = load_embedder(model, compute, say, few=True).load()
-        many = Embedder(model, replace(compute, precision=few.compute.precision))
+        many = Embedder(model, compute, batch=PAIR)
         detector = make_detector(searcher.spec.detector, compute).load()
         self._lock = threading.Lock()
         options = Options(all_faces=True, keep_crops=False, keep_pixels=True, most_faces=settings.photo_faces)
