@@ -361,8 +361,9 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
             for part, trainings in models
             if any(trained_on.known(traces.names, trainings))
         ]
-    path = receipt or indexes_root() / f"{name}-forgotten-{done.time.replace(':', '')}.json"
-    write_atomic(path, done.to_json().encode())
+    text = done.to_json().encode()
+    path = receipt or indexes_root() / f"{name}-forgotten-{done.time.replace(':', '')}-{hashlib.sha256(text).hexdigest()[:8]}.json"
+    write_atomic(path, text)
     return done, path
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +47,7 @@ class Change:
     verb: str
     faces: int
     people: tuple[str, ...]
+    command: str | None = field(default=None, compare=False)  # the mark of its lines in the log; None where nothing was to be done
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ class Line:
     def change(self) -> Change:
         match self.detail:
             case {"faces": faces, **rest}:
-                return Change(self.verb, len(faces), tuple(rest.get("people", ())))
+                return Change(self.verb, len(faces), tuple(rest.get("people", ())), self.command)
             case {"from": came_from, "to": to}:
-                return Change(self.verb, len(came_from), tuple(dict.fromkeys([*came_from.values(), to])))
-        return Change(self.verb, 0, (self.detail["old"], self.detail["new"]))
+                return Change(self.verb, len(came_from), tuple(dict.fromkeys([*came_from.values(), to])), self.command)
+        return Change(self.verb, 0, (self.detail["old"], self.detail["new"]), self.command)
 
 
 class Changes(NamedTuple):
@@ -174,7 +175,7 @@ class Faces(Database):
     def list_log(self, limit: int = 20) -> list[dict[str, Any]]:
         """The last changes, newest first: command, time, verb, number of faces, people."""
         rows = self.execute("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id DESC LIMIT ?", (limit,))
-        return [{"command": line.command, "time": line.time, **asdict(line.change)} for line in map(self._line, rows)]
+        return [{"time": line.time, **asdict(line.change)} for line in map(self._line, rows)]
 
     def owners(self) -> tuple[np.ndarray, np.ndarray]:
         """int64 (n,) ids of all faces, rising, and (n,) numbers of the people they belong to."""

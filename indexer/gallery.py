@@ -52,6 +52,7 @@ class Added:
     again: int = 0  # enrolled already, under the same person
     forgotten: int = 0  # refused, because they were forgotten
     conflicts: list[Conflict] = field(default_factory=list)
+    command: str | None = field(default=None, compare=False)  # the mark of its line in the log; None where nothing was added
 
     def tell(self, row: Row, kept: str) -> None:
         """Counts a face that is enrolled already, under the name `kept`."""
@@ -127,7 +128,7 @@ class Gallery(Faces):
         with self.writing():
             done, face_ids = self.enrol(rows, readmit)
             if face_ids:
-                self._log("add", {"faces": face_ids}, command)
+                done.command = self._log("add", {"faces": face_ids}, command).command
         self._keep_fast()
         return done
 
@@ -136,10 +137,10 @@ class Gallery(Faces):
         with self.writing():
             faces = self._find(identity, face_id, image)
             line = self._log("remove", {"faces": [f["face_id"] for f in faces], "people": sorted({f["identity"] for f in faces})})
-            self._to_trash(faces, line)
+            self._to_trash(faces, line.id)
             self._drop([f["id"] for f in faces])
         self._keep_fast()
-        return _change("remove", faces)
+        return Change("remove", len(faces), tuple(sorted({face["identity"] for face in faces})), line.command)
 
     def rename(self, old: str, new: str) -> Change:
         """Gives a person another name. Raises GalleryError where nobody is called `old`, or somebody `new`."""
@@ -150,9 +151,9 @@ class Gallery(Faces):
                 return Change("rename", 0, (new,))
             if self.enrolled([new]):
                 raise GalleryError(f"expected a name that nobody has, {new!r} is enrolled: use `merge` if they are one person")
-            self._log("rename", {"old": normal(old), "new": new})
+            line = self._log("rename", {"old": normal(old), "new": new})
             self._rename(normal(old), new)
-        return Change("rename", len(faces), (normal(old), new))
+        return Change("rename", len(faces), (normal(old), new), line.command)
 
     def merge(self, source: str, into: str) -> Change:
         """Gives all faces of one person to another. Raises GalleryError where either is not enrolled, InputError where they are one."""
@@ -161,9 +162,9 @@ class Gallery(Faces):
             if normal(source) == normal(into):
                 raise InputError(f"expected two people to merge, received {source!r} twice: name another")
             faces = self._find(source)
-            self._move_logged("merge", faces, normal(into))
+            line = self._move_logged("merge", faces, normal(into))
         self._keep_fast()
-        return Change("merge", len(faces), (normal(source), normal(into)))
+        return Change("merge", len(faces), (normal(source), normal(into)), line.command)
 
     def split(self, face_ids: Sequence[str], to: str) -> Change:
         """Gives chosen faces to another person, enrolled already or new. Raises GalleryError for a face that is not here."""
@@ -171,13 +172,13 @@ class Gallery(Faces):
         with self.writing():
             faces = [face for face_id in dict.fromkeys(face_ids) for face in self._find(face_id=face_id)]
             moved = [face for face in faces if face["identity"] != to]
-            if moved:
-                self._move_logged("split", moved, to)
+            command = self._move_logged("split", moved, to).command if moved else None
         self._keep_fast()
-        return Change("split", len(moved), tuple(dict.fromkeys([*(f["identity"] for f in moved), to])))
+        return Change("split", len(moved), tuple(dict.fromkeys([*(f["identity"] for f in moved), to])), command)
 
-    def undo(self) -> list[Change]:
-        """Takes the last command back, all of its changes, newest first; raises GalleryError where there is nothing to undo."""
+    def undo(self, command: str | None = None) -> list[Change]:
+        """Takes the last command back, all of its changes, newest first. Raises GalleryError where there is nothing to undo, or the last
+        command is another than `command`."""
         undone = []
         with self.writing():
             self.check_log()
@@ -187,6 +188,9 @@ class Gallery(Faces):
             )))  # fmt: skip
             if not lines:
                 raise GalleryError(f"expected a change of {self.folder.name} to take back, its log is empty: there is nothing to undo")
+            if command not in (None, lines[0].command):
+                raise GalleryError(f"expected the last change of {self.folder.name} to be the one to take back, another was made since: "
+                                   "see `list --log`")  # fmt: skip
             for line in lines:
                 self._take_back(line)
                 self.execute("DELETE FROM trash WHERE line=?", (line.id,))
@@ -335,9 +339,10 @@ class Gallery(Faces):
         """What the fact `changes` must be for the lines that are there."""
         return chained(b"", self.execute("SELECT seq, face FROM changed ORDER BY seq"))
 
-    def _move_logged(self, verb: str, faces: Sequence[Mapping[str, Any]], to: str) -> None:
-        self._log(verb, {"from": {f["face_id"]: f["identity"] for f in faces}, "to": to})
+    def _move_logged(self, verb: str, faces: Sequence[Mapping[str, Any]], to: str) -> Line:
+        line = self._log(verb, {"from": {f["face_id"]: f["identity"] for f in faces}, "to": to})
         self._move(faces, to)
+        return line
 
     def _move(self, faces: Sequence[Mapping[str, Any]], to: str) -> None:
         person, ids = self._people([to])[to], [f["id"] for f in faces]
@@ -392,12 +397,12 @@ class Gallery(Faces):
 
     # the log
 
-    def _log(self, verb: str, detail: dict[str, Any], command: str | None = None) -> int:
+    def _log(self, verb: str, detail: dict[str, Any], command: str | None = None) -> Line:
         command, now, text = command or new_command(), time.time(), json.dumps(detail, ensure_ascii=False)
         sql = "INSERT INTO log(command, time, verb, detail, checksum) VALUES (?, ?, ?, ?, ?) RETURNING id"
-        ((line,),) = self.execute(sql, (command, now, verb, text, checksum(command, now, verb, text)))
+        ((id,),) = self.execute(sql, (command, now, verb, text, checksum(command, now, verb, text)))
         self.seal_log()
-        return line
+        return Line(id, command, now, verb, detail)
 
     def seal_log(self) -> None:
         """Notes which line is the newest, after lines came or went."""
@@ -439,10 +444,6 @@ class Gallery(Faces):
 def new_command() -> str:
     """A mark for the changes that are taken back together."""
     return uuid.uuid4().hex
-
-
-def _change(verb: str, faces: Sequence[Mapping[str, Any]]) -> Change:
-    return Change(verb, len(faces), tuple(sorted({face["identity"] for face in faces})))
 
 
 def person_name(name: str) -> str:

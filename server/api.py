@@ -78,7 +78,9 @@ Mark = Annotated[
 ]
 
 
-async def index_of(whole: Whole, index: Annotated[str, Path(description="Name of an index that is served.", examples=["friends"])]) -> Served:
+async def index_of(
+    whole: Whole, index: Annotated[str, Path(description="Name of an index that is served.", examples=["friends"])]
+) -> Served:
     if index not in whole.indexes:
         raise Problem(
             404, "index", f"expected an index that is served ({', '.join(whole.indexes)}), received {index[:100]!r}: mend the path"
@@ -111,9 +113,9 @@ async def faces_of(whole: State, index: Served, data: bytes, name: str) -> tuple
         )
     intake: Intake = await whole.intake(index)
     try:
-        photo = await asyncio.wrap_future(intake.decode(data, name))
-        whole.meters.waiting(len(intake))
-        return *await asyncio.wrap_future(intake.find(photo)), intake.spec
+        with whole.meters.at_work.track_inprogress():
+            photo = await asyncio.wrap_future(intake.decode(data, name))
+            return *await asyncio.wrap_future(intake.find(photo)), intake.spec
     except Full:
         raise busy("more photos wait than may: try again") from None
 
@@ -416,7 +418,7 @@ async def enrol(
             )
         if done.forgotten:
             raise Problem(409, "forgotten", "expected a face that was not forgotten, this one was: `readmit` takes it back")
-        return {"added": done.added, "again": done.again, "face": models.as_face(row)}, [row.face_id]
+        return {"added": done.added, "again": done.again, "face": models.as_face(row), "command": done.command}, [row.face_id]
 
     asked = json.dumps([identity, face, readmit, image, sha256(data).hexdigest()]).encode()
     return await change(whole, key, index, mark, "enrol", asked, work)
@@ -481,13 +483,14 @@ async def remove(whole: Whole, key: Writer, index: Index, asked: models.Remove, 
 
 
 @router.post("/indexes/{index}/undo", response_model=list[models.Change], tags=["people"])
-async def undo(whole: Whole, key: Writer, index: Index, mark: Mark = None):
-    """Takes the last change back."""
+async def undo(whole: Whole, key: Writer, index: Index, asked: models.Undo | None = None, mark: Mark = None):
+    """Takes the last change back, if it is the one that is meant."""
+    asked = asked or models.Undo()
 
     async def work() -> tuple[list[dict[str, Any]], list[str]]:
-        return [asdict(one) for one in await asyncio.wrap_future(index.write(Gallery.undo))], []
+        return [asdict(one) for one in await asyncio.wrap_future(index.write(lambda gallery: gallery.undo(asked.command)))], []
 
-    return await change(whole, key, index, mark, "undo", b"", work)
+    return await change(whole, key, index, mark, "undo", asked.model_dump_json().encode(), work)
 
 
 @router.post("/indexes/{index}/people/forget", response_model=models.Receipt, tags=["people"])

@@ -131,8 +131,10 @@ class Client:
     def remove(self, index: str, identity: str | None = None, face_id: str | None = None) -> models.Change:
         return self._change(index, "people/remove", models.Remove(identity=identity, face_id=face_id))
 
-    def undo(self, index: str) -> list[models.Change]:
-        return [models.Change.model_validate(one) for one in self._send("POST", f"/v1/indexes/{index}/undo").json()]
+    def undo(self, index: str, command: str | None = None) -> list[models.Change]:
+        """The last change; where its `command` is given, only that one."""
+        answer = self._send("POST", f"/v1/indexes/{index}/undo", json={"command": command})
+        return [models.Change.model_validate(one) for one in answer.json()]
 
     def forget(self, index: str, identity: str) -> models.Receipt:
         """For good."""

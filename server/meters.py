@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -16,7 +17,7 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's name for where proces
 
 
 class Meters:
-    """Request times, what waits, batch sizes."""
+    """Request times, photos at work, batch sizes."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -24,8 +25,8 @@ class Meters:
                                    buckets=SECONDS, registry=self.registry)  # fmt: skip
         self._batches = Histogram("facedb_batch_photos", "Photos that went through detector and network together.", buckets=SIZES,
                                   registry=self.registry)  # fmt: skip
-        self._waiting = Gauge("facedb_waiting_photos", "Photos that wait for detector and network.", registry=self.registry,
-                              multiprocess_mode="livesum")  # fmt: skip
+        self.at_work = Gauge("facedb_photos_at_work", "Photos that are decoded, wait for the networks or are in them.", registry=self.registry,
+                             multiprocess_mode="livesum")  # fmt: skip
         self._refused = Counter("facedb_refused", "Requests that were refused because too much waited.", registry=self.registry)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -36,18 +37,24 @@ class Meters:
     def batch(self, size: int) -> None:
         self._batches.observe(size)
 
-    def waiting(self, photos: int) -> None:
-        self._waiting.set(photos)
-
     def text(self, indexes: Mapping[str, Mapping[str, int]]) -> bytes:
         """In Prometheus' format. indexes: what each holds, by name: faces, people, generation."""
         registry = CollectorRegistry()
-        if os.environ.get(FOLDER):
+        if folder := os.environ.get(FOLDER):
+            _drop_dead(Path(folder))
             MultiProcessCollector(registry)
         else:
             registry.register(_Of(self.registry.collect))
         registry.register(_Of(lambda: _gauges(indexes)))
         return generate_latest(registry)
+
+
+def _drop_dead(folder: Path) -> None:
+    """What processes that were killed had at work."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        if not Path(f"/proc/{pid}").exists():
+            mark_process_dead(pid)
 
 
 class _Of(Collector):

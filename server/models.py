@@ -88,12 +88,18 @@ class Enrolled(BaseModel):
     added: int
     again: int = Field(description="Was enrolled already.")
     face: Face
+    command: str | None = Field(description="Give it to `undo` to take back this and nothing else; null where nothing was added.")
 
 
 class Change(BaseModel):
     verb: str = Field(examples=["rename"])
     faces: int
     people: list[str]
+    command: str | None = Field(description="Give it to `undo` to take back this and nothing else; null where nothing was to be done.")
+
+
+class Undo(Taken):
+    command: str | None = Field(default=None, max_length=100, description="The last change, or nothing is done; any, unless it is given.")
 
 
 class Rename(Taken):

@@ -95,7 +95,6 @@ class State:
             with gallery.reading():
                 return {"faces": gallery.faces, "people": gallery.people, "generation": gallery.generation}
 
-        self.meters.waiting(sum(map(len, self._intakes.values())))
         found = {name: await asyncio.wrap_future(index.read(read)) for name, index in self.indexes.items()}
         return self.meters.text(found)
 

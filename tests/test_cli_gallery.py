@@ -199,14 +199,16 @@ def test_forgetting_for_good(run, photos, vectors, index, own_indexes, tmp_path,
     assert "s3" not in people(run, index) and set(DataSet(copy).table(["identity"])["identity"].to_pylist()) == {
         f"s{i}" for i in range(1, 11)
     } - {"s3"}
+    other = json.loads(run("forget", index, "--identity", "s10", "--json").out)["receipt"]
+    assert Path(other).exists() and Path(other) != kept
     assert run("undo", index).code == 5
-    assert json.loads(run("add", index, vectors, "--json").out)["forgotten"] == 1
-    assert json.loads(run("add", index, photos / "gallery", "--json").out)["forgotten"] == 1
+    assert json.loads(run("add", index, vectors, "--json").out)["forgotten"] == 2
+    assert json.loads(run("add", index, photos / "gallery", "--json").out)["forgotten"] == 2
     again = run("verify", index, "--forgotten", kept, "--identity", "Erika Mustermann")
     assert again.code == 0 and "0 traces found" in again.out
     assert run("forget", index, "--identity", "Erika Mustermann").code == 0
     assert run("forget", index, "--identity", "nobody").code == 5
-    assert json.loads(run("add", index, vectors, "--readmit", "--json").out)["added"] == 1
+    assert json.loads(run("add", index, vectors, "--readmit", "--json").out)["added"] == 2
 
 
 def test_backup_and_restore(run, photos, vectors, index, tmp_path):  # noqa: F811

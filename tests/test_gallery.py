@@ -122,6 +122,20 @@ def test_a_write_is_kept_whole_or_not_at_all(index):
     assert answers(index) == before
 
 
+def test_undo_takes_back_the_change_that_is_meant_or_none(index):
+    with Gallery.open(index, write=True) as gallery:
+        people = [name for name, _ in gallery.list_people()]
+        changes = [gallery.rename(people[0], "B"), gallery.rename("B", "C"), gallery.rename("C", "C")]
+        assert [change.command is None for change in changes] == [False, False, True]
+        assert [line["command"] for line in gallery.list_log(2)] == [changes[1].command, changes[0].command]
+        with pytest.raises(GalleryError, match="another was made since: see `list --log`"):
+            gallery.undo(changes[0].command)
+        assert gallery.enrolled(["C"])
+        for change in reversed(changes[:2]):
+            assert gallery.undo(change.command) == [replace(change, faces=0)]
+        assert [name for name, _ in gallery.list_people()] == people
+
+
 def test_two_writers_in_turn(index, monkeypatch):
     monkeypatch.setattr(database, "WAIT_MS", 50)
     with Gallery.open(index, write=True) as one, Gallery.open(index, write=True) as two, one.writing():

@@ -232,7 +232,8 @@ def test_a_face_is_enrolled_found_renamed_merged_split_removed_and_all_taken_bac
     assert (again["added"], again["again"]) == (0, 1)
     problem(client.post("/v1/indexes/att/faces", content=server.probe(11), params={"identity": "Bob"}), 409, "conflict")
 
-    assert change("people/rename", old="Ada", new="Ada L.") == {"verb": "rename", "faces": 1, "people": ["Ada", "Ada L."]}
+    renamed = change("people/rename", old="Ada", new="Ada L.")
+    assert (renamed["verb"], renamed["faces"], renamed["people"]) == ("rename", 1, ["Ada", "Ada L."])
     problem(client.post("/v1/indexes/att/people/rename", json={"old": "Ada L.", "new": "s12"}), 409, "conflict")
     problem(client.post("/v1/indexes/att/people/rename", json={"old": "Ada", "new": "x"}), 404, "unknown")
     change("people/merge", source="Ada L.", into="s11")
@@ -241,8 +242,11 @@ def test_a_face_is_enrolled_found_renamed_merged_split_removed_and_all_taken_bac
     change("people/remove", face_id=face_id)
     assert enrolled(client, "Eve") == [] and enrolled(client, "s11") == before
     problem(client.post("/v1/indexes/att/people/remove", json={}), 422, "invalid")
-    for left in ("remove", "split", "merge", "rename", "add"):
-        assert [line["verb"] for line in client.post("/v1/indexes/att/undo").json()] == [left]
+    refused = problem(client.post("/v1/indexes/att/undo", json={"command": renamed["command"]}), 409, "conflict")
+    assert "another was made since" in refused["detail"]
+    for left, command in (("remove", None), ("split", None), ("merge", None), ("rename", renamed["command"]), ("add", done["command"])):
+        assert [line["verb"] for line in client.post("/v1/indexes/att/undo", json={"command": command}).json()] == [left]
+    assert again["command"] is None
     assert enrolled(client, "Ada") == [] and enrolled(client, "s11") == before
 
 

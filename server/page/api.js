@@ -48,7 +48,7 @@ export const merge = (index, source, into) => ask('POST', of(index, '/people/mer
 export const split = (index, faceIds, to) => ask('POST', of(index, '/people/split'), { json: { face_ids: faceIds, to } });
 export const remove = (index, what) => ask('POST', of(index, '/people/remove'), { json: what });
 export const forget = (index, identity) => ask('POST', of(index, '/people/forget'), { json: { identity } });
-export const undo = index => ask('POST', of(index, '/undo'));
+export const undo = (index, command) => ask('POST', of(index, '/undo'), { json: { command } });
 export const compact = index => ask('POST', of(index, '/compact'), { again: false });
 export const calibrate = (index, fpir) => ask('POST', of(index, '/calibrate'), { json: { fpir }, again: false });
 export const job = id => ask('GET', `/v1/jobs/${id}`);

@@ -88,11 +88,11 @@ export function show(main, app, wanted) {
 
   /** A change, told with a way back; a problem is the caller's, who shows it where it was asked for. */
   async function run(work, text) {
-    await work();
+    const { command } = await work();
     document.dispatchEvent(new Event('gallery-changed'));
     closeDialog();
     await begin();
-    tell(text, button('Undo', () => attempt(async () => { await api.undo(app.index); await begin(); tell('Taken back.'); })));
+    tell(text, command ? button('Undo', () => attempt(async () => { await api.undo(app.index, command); await begin(); tell('Taken back.'); })) : undefined);
   }
 
   query.addEventListener('input', () => { clearTimeout(typing); typing = setTimeout(begin, 150); });

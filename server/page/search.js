@@ -77,7 +77,7 @@ export function show(main, app) {
   async function enrol(photo, face, name, readmit = false) {
     const save = async () => {
       const done = await api.enrol(index, photo, name, face.face, readmit);
-      const undo = button('Undo', () => attempt(async () => { await api.undo(index); tell('Taken back.'); await look(photo); }));
+      const undo = button('Undo', () => attempt(async () => { await api.undo(index, done.command); tell('Taken back.'); await look(photo); }));
       await look(photo);
       tell(done.added ? `Enrolled as ${name}.` : `${name} has this face already.`, done.added ? undo : undefined);
     };
