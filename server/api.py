@@ -114,8 +114,7 @@ async def faces_of(whole: State, index: Served, data: bytes, name: str) -> tuple
     intake: Intake = await whole.intake(index)
     try:
         with whole.meters.at_work.track_inprogress():
-            photo = await asyncio.wrap_future(intake.decode(data, name))
-            return *await asyncio.wrap_future(intake.find(photo)), intake.spec
+            return *await intake.faces(data, name), intake.spec
     except Full:
         raise busy("more photos wait than may: try again") from None
 

@@ -20,13 +20,14 @@ class Full(Exception):
 class Batcher(Generic[T, R]):
     """Threads that take what waits, at most `most` at a time, and give it to a function together.
 
-    An item waits for others `wait` seconds at most, and for a free thread. make: called once in each thread, gives the function, from items
-    to as many answers; where it raises, every item of the batch gets the error. observe: is told the size of each batch.
+    An item waits for a free thread, and while `expects` says that others may come, for them `wait` seconds at most. make: called once in each
+    thread, gives the function, from items to as many answers; where it raises, every item of the batch gets the error. observe: is told the
+    size of each batch.
     """
 
     def __init__(self, make: Callable[[], Callable[[Sequence[T]], Sequence[R]]], threads: int, most: int, wait: float = 0, room: int = 1024,
-                 observe: Callable[[int], None] = lambda size: None):  # fmt: skip
-        self._make, self._most, self._wait, self._room, self._observe = make, most, wait, room, observe
+                 observe: Callable[[int], None] = lambda size: None, expects: Callable[[], bool] = lambda: True):  # fmt: skip
+        self._make, self._most, self._wait, self._room, self._observe, self._expects = make, most, wait, room, observe, expects
         self._waiting: deque[tuple[float, T, Future[R]]] = deque()
         self._changed, self._closed = threading.Condition(), False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
@@ -75,6 +76,9 @@ class Batcher(Generic[T, R]):
             for (_, future), answer in zip(batch, answers, strict=True):
                 future.set_result(answer)
 
+    def _is_enough(self) -> bool:
+        return len(self._waiting) >= self._most or self._closed or not self._expects()
+
     def _next(self) -> list[tuple[T, Future[R]]]:
         """The items that go together; none at the end."""
         with self._changed:
@@ -83,7 +87,7 @@ class Batcher(Generic[T, R]):
                 if not self._waiting:
                     return []
                 until = self._waiting[0][0] + self._wait
-                enough = self._changed.wait_for(lambda: len(self._waiting) >= self._most or self._closed, until - time.monotonic())
+                enough = self._changed.wait_for(self._is_enough, until - time.monotonic())
                 if self._waiting and (enough or time.monotonic() >= until):
                     break
             taken = [self._waiting.popleft()[1:] for _ in range(min(self._most, len(self._waiting)))]

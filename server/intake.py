@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -65,17 +66,26 @@ class Intake:
         self.spec = replace(few.spec, crop=searcher.spec.crop)
         self._stage = PhotoStage(self.spec, detector, Elastic(few, many, say), options)  # type: ignore[arg-type]
         self._decoder, self._most = Decoder(most_pixels=settings.photo_pixels).__enter__(), settings.queue
-        self._undecoded, self._bytes, self._pixels = 0, 0, 0
+        self._coming, self._undecoded, self._bytes, self._pixels = 0, 0, 0, 0
         self._batches: Batcher[Photo, Faces] = Batcher(
-            lambda: self._of_photos, cores(), settings.batch, settings.wait, settings.queue, observe
+            lambda: self._of_photos, cores(), settings.batch, settings.wait, settings.queue, observe, lambda: self._coming > 0
         )
 
     def __len__(self) -> int:
         """How many photos wait, to be decoded or for the networks."""
         return self._undecoded + len(self._batches)
 
-    def decode(self, data: bytes, name: str) -> Future[Photo]:
-        """The photo, or why there is none, in a process of its own. Raises Full where too many wait."""
+    async def faces(self, data: bytes, name: str) -> Faces:
+        """A photo without its pixels, and a row for each face, or one that says why there is none. Raises Full where too much waits."""
+        self._coming += 1
+        try:
+            photo = await asyncio.wrap_future(self._decode(data, name))
+        finally:
+            self._coming -= 1
+        return await asyncio.wrap_future(self._find(photo))
+
+    def _decode(self, data: bytes, name: str) -> Future[Photo]:
+        """In a process of its own."""
         if len(self) >= self._most or self._bytes + len(data) > WAITING_BYTES:
             raise Full
         self._count(photos=1, size=len(data))
@@ -83,8 +93,7 @@ class Intake:
         future.add_done_callback(lambda _: self._count(photos=-1, size=-len(data)))
         return future
 
-    def find(self, photo: Photo) -> Future[Faces]:
-        """The photo without its pixels, and a row for each face, or one that says why there is none. Raises Full where too much waits."""
+    def _find(self, photo: Photo) -> Future[Faces]:
         photo = self._stage.checked(photo)
         size = 0 if photo.pixels is None else photo.pixels.shape[0] * photo.pixels.shape[1]
         if size and self._pixels + size > WAITING_PIXELS:

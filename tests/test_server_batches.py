@@ -47,6 +47,17 @@ def test_a_lone_item_waits_no_longer_than_it_is_told():
     batches.close()
 
 
+def test_nothing_is_waited_for_where_nothing_is_expected():
+    coming = [True]
+    batches = Batcher(lambda: squares, 1, most=8, wait=10, expects=lambda: bool(coming))
+    first = batches.submit(3)
+    time.sleep(0.1)
+    assert not first.done()
+    coming.clear()
+    assert batches.submit(4).result(5) == 16 and first.result(5) == 9
+    batches.close()
+
+
 def test_beyond_the_room_nothing_is_taken():
     go = threading.Event()
 
