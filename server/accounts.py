@@ -27,6 +27,7 @@ SCOPES = ("read", "write", "admin")  # each has those before it
 PREFIX = "fdb_"
 DAY = 86400.0
 AUDIT_KEPT = 400 * DAY
+DROPPED = bytes(1)  # in the place of what was asked, once somebody was forgotten
 START = "start"  # the name of the key in the address that `serve` prints
 
 SCHEMA = """
@@ -161,14 +162,17 @@ class Accounts:
         if self._run(sql, key.id, mark, asked, now):
             return True, None, None, True
         rows = self._run("SELECT status, answer, asked FROM writes WHERE key=? AND mark=?", key.id, mark)
-        return (False, *rows[0][:2], rows[0][2] == asked) if rows else (False, None, None, True)
+        return (False, *rows[0][:2], rows[0][2] in (asked, DROPPED)) if rows else (False, None, None, True)
 
     def end_write(self, key: Key, mark: str, status: int | None, answer: bytes) -> None:
         """What it came to; without a status it is as if it was never asked."""
         if status is None:
             self._run("DELETE FROM writes WHERE key=? AND mark=?", key.id, mark)
         else:
-            self._run("UPDATE writes SET status=?, answer=? WHERE key=? AND mark=?", status, answer, key.id, mark)
+            sql = (
+                "UPDATE writes SET status=?, answer=iif(asked=zeroblob(1), NULL, ?) WHERE key=? AND mark=?"  # dropped while it was at work
+            )
+            self._run(sql, status, answer, key.id, mark)
 
     def drop_answers(self) -> None:
         """When a person is forgotten: kept answers may name them. What was done stays done."""

@@ -105,6 +105,16 @@ def test_kept_answers_go_when_somebody_is_forgotten(accounts, tmp_path):
     assert all(b"Lovelace" not in path.read_bytes() for path in tmp_path.iterdir())
 
 
+def test_a_write_at_work_while_somebody_is_forgotten_is_done_once_and_its_answer_not_kept(accounts, tmp_path):
+    key = holder(accounts)
+    accounts.begin_write(key, "m", b"asked")
+    accounts.drop_answers()
+    assert accounts.begin_write(key, "m", b"asked") == (False, None, None, True)  # is at work
+    accounts.end_write(key, "m", 200, b'{"people": ["Ada Lovelace"]}')
+    assert accounts.begin_write(key, "m", b"asked") == (False, 200, None, True)
+    assert all(b"Lovelace" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
 def test_the_audit_says_who_what_when_and_which_faces(accounts):
     began = time.time()
     accounts.note("laptop", "enrol", "friends", 200, ["ab" * 16])
