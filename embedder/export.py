@@ -17,7 +17,7 @@ import numpy as np
 from embedder.errors import InputError, SystemFault
 from embedder.runtime import sampling
 from embedder.spec import INPUT_SIZE, Part
-from embedder.table import SPEC_KEY, drop_stale_temporaries, make_folder, sync_folder
+from embedder.table import SPEC_KEY, drop_stale_temporaries, make_folder, sync_folder, temporary_prefix
 from embedder.weights import Model
 
 KEY = SPEC_KEY.decode()  # of the contract as JSON, in the file's metadata
@@ -60,7 +60,7 @@ def export(model: Model, path: Path) -> list[Path]:
     make = _format_of(path)
     vectors = lay(make, model)
     drop_stale_temporaries(make_folder(path.parent))
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"_tmp-{os.getpid()}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=temporary_prefix()) as scratch:
         make.save(vectors, model.spec.to_json(), Path(scratch) / path.name)
         for file in reversed(files):  # the one that names the other last
             os.chmod(Path(scratch) / file.name, 0o600)

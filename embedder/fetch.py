@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from embedder import formats, onnx_file
 from embedder.download import download
 from embedder.errors import InputError, ModelError, SystemFault
 from embedder.spec import STANDARDISATIONS, Part
-from embedder.table import drop_stale_temporaries, make_folder
+from embedder.table import drop_stale_temporaries, make_folder, temporary_prefix
 from embedder.weights import (
     COMPOSED,
     KNOWN,
@@ -50,7 +49,7 @@ def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
         say(f"{known.name}: already here, sha256 as {'pinned' if known.sha256 else 'converted'}")
         return part
     drop_stale_temporaries(make_folder(models_folder()))
-    with tempfile.TemporaryDirectory(dir=models_folder(), prefix=f"_tmp-{os.getpid()}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=models_folder(), prefix=temporary_prefix()) as scratch:
         with _member(known, archive, Path(scratch), say) as file:
             say(f"{known.name}: converting")
             return _convert(known, file)

@@ -145,7 +145,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
     """A file to write what is too much for memory: complete and on disk after the block, or not there at all."""
-    temporary = path.parent / f"_tmp-{os.getpid()}-{path.name.lstrip('_')}"
+    temporary = path.parent / f"{temporary_prefix()}{path.name.lstrip('_')}"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "wb") as file:
@@ -178,12 +178,26 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def process_mark(pid: int) -> str:
+    """A process by its number and when it began, since numbers come again: in a container every start has the same ones."""
+    try:
+        return f"{pid}.{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return f"{pid}.ended"
+
+
+def temporary_prefix() -> str:
+    """How the names of this process's temporary files and folders begin."""
+    return f"_tmp-{process_mark(os.getpid())}-"
+
+
 def drop_stale_temporaries(folder: Path) -> None:
-    """Removes `_tmp-PID-*` of processes that no longer run here."""
-    for path in folder.glob("_tmp-*"):
-        pid = path.name.split("-")[1]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Removes `_tmp-PROCESS-*` of processes that no longer run here."""
+    for path in folder.glob("_tmp-*") if Path("/proc").exists() else ():
+        mark = path.name.split("-")[1]
+        pid = mark.partition(".")[0]
+        if pid.isdigit() and process_mark(int(pid)) != mark:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def to_bytes(table: pa.Table) -> bytes:

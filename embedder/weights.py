@@ -17,7 +17,7 @@ from pathlib import Path
 from embedder.errors import ModelError
 from embedder.formats import Arrays
 from embedder.spec import FaceSpec, Part
-from embedder.table import drop_stale_temporaries, make_folder, sync_folder, write_atomic
+from embedder.table import drop_stale_temporaries, make_folder, sync_folder, temporary_prefix, write_atomic
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def write_model(out: Path, spec: FaceSpec) -> None:
     make_folder(out)
     for part in spec.parts:
         target, source = part_file(out, part), stored_file(part)
-        temporary = out / f"_tmp-{os.getpid()}-{target.name}"
+        temporary = out / f"{temporary_prefix()}{target.name}"
         temporary.unlink(missing_ok=True)
         try:
             os.link(source, temporary)

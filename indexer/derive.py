@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embedder.errors import DataError, FaceDBError, from_os_error
-from embedder.table import drop_stale_temporaries, sync_folder, write_atomic
+from embedder.table import drop_stale_temporaries, sync_folder, temporary_prefix, write_atomic
 from indexer import flat
 from indexer.choose import Choice, choose, wish_of
 from indexer.database import LINK
@@ -29,6 +29,7 @@ from indexer.faces import Faces
 from indexer.gallery import Gallery, versions
 
 REPORT, OWNERS, CODES = "report.json", "owners.npy", "candidates.faiss"
+BUILDING = "-built"  # how the name of a folder ends that is not finished
 FLAT = 1e-6  # a vector that close to the mean has no direction of its own
 HASHED_AT_OPEN = 64 << 20  # larger files are checked by their size when they are opened, and whole by `verify`
 # A writer rebuilds when more than LEAST faces and more than this share of the built ones were added, or removed, since the last
@@ -154,7 +155,7 @@ def adopt(gallery: Gallery, temporary: Path | None, position: Position) -> None:
 def _write(gallery: Gallery, generation: int, on_progress: OnProgress = _unseen) -> Path:
     """A folder with all derived files of the snapshot, on disk when it returns."""
     drop_stale_temporaries(gallery.folder)
-    folder = gallery.folder / f"_tmp-{os.getpid()}-{uuid.uuid4().hex}-built"  # a thread's own
+    folder = gallery.folder / f"{temporary_prefix()}{uuid.uuid4().hex}{BUILDING}"  # a thread's own
     folder.mkdir(mode=0o700)
     try:
         ids, owners = gallery.owners()
@@ -249,7 +250,7 @@ def tidy(gallery: Gallery) -> None:
         if gallery.encrypted:
             (folder / LINK).unlink(missing_ok=True)
         elif not (folder / LINK).is_symlink() or os.readlink(folder / LINK) != target:
-            temporary = folder / f"_tmp-{os.getpid()}-{LINK}"
+            temporary = folder / f"{temporary_prefix()}{LINK}"
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(target)
             os.replace(temporary, folder / LINK)
@@ -259,6 +260,11 @@ def tidy(gallery: Gallery) -> None:
                 shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()
         drop_stale_temporaries(folder)
         sync_folder(folder)  # so that what was forgotten does not come back
+
+
+def is_building(gallery: Faces) -> bool:
+    """Whether a process writes the next generation, perhaps from an older state."""
+    return any(gallery.folder.glob(f"_tmp-*{BUILDING}"))
 
 
 # when -----------------------------------------------------------------------

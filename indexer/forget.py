@@ -2,7 +2,8 @@
 anything is left, and a receipt.
 
 The rows go in one transaction. What remains is noted in the gallery as pending until SQLite could cut its write-ahead log, which a reader
-of an older state can hold up; every later `Gallery.open` tries again.
+of an older state can hold up, and until no build is at work, which may be of an older state; whoever builds, and every later
+`Gallery.open`, tries again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import apsw
 
 from embedder.errors import DataError, GalleryError
 from indexer.database import Busy, guarded
-from indexer.derive import derive, tidy
+from indexer.derive import derive, is_building, tidy
 from indexer.faces import AMONG, Faces, Line, name_key, normal
 from indexer.gallery import Gallery
 from indexer.schema import FACE_COLUMNS
-from indexer.traces import Traces
+from indexer.traces import Traces, files_below
 
 PENDING = "forgetting"
 CUT_WAIT_MS = 2000  # for readers of an older state
@@ -38,7 +39,7 @@ class Receipt:
     index: str
     time: str
     face_ids: list[str]
-    pending: bool  # a reader still holds the write-ahead log; any later command that opens the index finishes it
+    pending: bool  # a reader still holds the write-ahead log, or a build an older state; any later command that opens the index finishes it
     files: dict[str, int] = field(default_factory=dict)
     data_sets: dict[str, int] = field(default_factory=dict)  # rewritten: rows taken out
     not_cleaned: list[str] = field(default_factory=list)
@@ -180,7 +181,7 @@ def finish_pending(gallery: Faces, wait_ms: int = 0) -> bool:
         writer._db.set_busy_timeout(wait_ms)
         try:
             tidy(writer)
-            if not cut(writer):
+            if is_building(writer) or not cut(writer):
                 return False
             with writer.writing():
                 writer.set_fact(PENDING, None)
@@ -208,10 +209,7 @@ def look(gallery: Gallery, traces: Traces, folders: Sequence[Path] = ()) -> dict
     """How often something of a person stands in each file of the index and of other folders, free pages and all."""
     with gallery.reading():
         elsewhere = [text for name in traces.names for text in _texts_with(gallery, name)]
-    files = [
-        path for folder in (gallery.folder, *folders) for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()
-    ]
-    return {str(path): traces.count(path, elsewhere) for path in files}
+    return {str(path): traces.count(path, elsewhere) for folder in (gallery.folder, *folders) for path in files_below(folder)}
 
 
 def look_and_clean(gallery: Gallery, traces: Traces, folders: Sequence[Path] = ()) -> dict[str, int]:
@@ -219,7 +217,9 @@ def look_and_clean(gallery: Gallery, traces: Traces, folders: Sequence[Path] = (
     found = look(gallery, traces, folders)
     if found.get(str(gallery.path)) and not gallery.encrypted and gallery.fact(PENDING) is None:
         gallery.execute("VACUUM")
-        cut(gallery)
+        if not cut(gallery):
+            with gallery.writing():
+                gallery.set_fact(PENDING, int(time.time()))
         found = look(gallery, traces, folders)
     return found
 
@@ -246,6 +246,7 @@ def _texts_with(gallery: Faces, name: str) -> list[str]:
 def receipt_of(gallery: Gallery, traces: Traces, cleaned: dict[str, int], pending: bool) -> Receipt:
     """The receipt, with a look at every file: data sets in `cleaned` (folder: rows taken out) too."""
     files = look_and_clean(gallery, traces, [Path(folder) for folder in cleaned])
+    pending = pending or gallery.fact(PENDING) is not None
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     receipt = Receipt(gallery.folder.name, now, sorted(traces.face_ids), pending, files, cleaned)
     sources = [source for source in json.loads(gallery.fact("sources") or "[]") if source not in {str(Path(c).resolve()) for c in cleaned}]

@@ -212,6 +212,7 @@ class Gallery(Faces):
         """The next generation, beside the one in use; before it, what `undo` and the way back to another model need is dropped where it is
         older than `keep_undo` seconds. Returns how many lines of the log were dropped."""
         from indexer.derive import compact
+        from indexer.forget import finish_pending
         from indexer.switch import drop_other
 
         dropped = 0
@@ -222,6 +223,7 @@ class Gallery(Faces):
                 if (self.fact("switched") or before) < before:
                     drop_other(self)
         compact(self, on_progress)
+        finish_pending(self)
         return dropped
 
     def verify(self) -> Verified:
@@ -424,8 +426,10 @@ class Gallery(Faces):
 
     def _keep_fast(self) -> None:
         from indexer.derive import compact_if_due
+        from indexer.forget import finish_pending
 
-        compact_if_due(self)
+        if compact_if_due(self):
+            finish_pending(self)
 
     def clear(self) -> None:
         """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedder.errors import from_os_error
-from embedder.table import Row, make_folder, sync_folder
+from embedder.table import Row, make_folder, sync_folder, temporary_prefix
 from indexer.search import Hit
 
 ROWS = 1 << 16  # written at once
@@ -29,7 +29,7 @@ class HitWriter:
     def __init__(self, path: Path):
         """Raises SystemFault where the disk refuses."""
         self._path = Path(path)
-        self._temporary = self._path.parent / f"_tmp-{os.getpid()}-{self._path.name}"
+        self._temporary = self._path.parent / f"{temporary_prefix()}{self._path.name}"
         self._waiting: list[dict[str, Any]] = []
         self.rows = 0
         try:

@@ -10,6 +10,7 @@ from indexer.derive import behind, read_report
 from indexer.forget import PENDING
 from indexer.gallery import Gallery
 from indexer.switch import other_spec
+from indexer.traces import files_below, size_of
 
 
 def info(gallery: Gallery) -> dict[str, Any]:
@@ -18,7 +19,6 @@ def info(gallery: Gallery) -> dict[str, Any]:
         spec, (built, added, changed), other = gallery.spec, behind(gallery), other_spec(gallery)
         text, wish, report = gallery.fact("calibration"), wish_of(gallery), read_report(gallery) or {}
         calibration = None if text is None else Calibration.from_json(text)
-        files = [path for path in gallery.folder.rglob("*") if path.is_file() and not path.is_symlink()]
         return {
             "index": gallery.folder.name, "faces": gallery.faces, "people": gallery.people, "dimensions": spec.dimension,
             "model": spec.model_name, "fingerprint": spec.fingerprint, "centred": gallery.mean is not None, "encrypted": gallery.encrypted,
@@ -28,5 +28,5 @@ def info(gallery: Gallery) -> dict[str, Any]:
             "threshold": calibration and calibration.threshold, "fpir": calibration and calibration.fpir,
             "calibration_stale": calibration and is_stale(calibration, gallery.people, spec.fingerprint),
             "forgotten": gallery.execute("SELECT count(*) FROM forgotten")[0][0],
-            "forgetting_pending": gallery.fact(PENDING) is not None, "bytes": sum(path.stat().st_size for path in files),
+            "forgetting_pending": gallery.fact(PENDING) is not None, "bytes": sum(map(size_of, files_below(gallery.folder))),
         }  # fmt: skip

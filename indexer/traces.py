@@ -19,6 +19,19 @@ HASH_BITS = 20
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """The files of a folder and of those in it, by name, links left out; what goes meanwhile is passed over."""
+    paths = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in paths if path.is_file() and not path.is_symlink())
+
+
+def size_of(path: Path) -> int:
+    """In bytes; 0 for a file that has gone."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
 @dataclass
 class Traces:
     """What one person left: kept in memory only."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import DataError, GalleryError, InputError, from_os_error
-from embedder.table import Entry, Writer, drop_stale_temporaries, make_folder, sync_folder, to_table
+from embedder.table import Entry, Writer, drop_stale_temporaries, make_folder, sync_folder, temporary_prefix, to_table
 from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, Damaged, damaged, remove_file
 from indexer.derive import derive, tidy
 from indexer.faces import AMONG, check_name, name_key
@@ -50,7 +50,7 @@ def backup(gallery: Gallery, path: Path) -> Moved:
         raise InputError(f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten")
     try:
         drop_stale_temporaries(make_folder(path.parent))
-        temporary = path.parent / f"_tmp-{os.getpid()}-{path.name}"
+        temporary = path.parent / f"{temporary_prefix()}{path.name}"
         temporary.unlink(missing_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
@@ -116,7 +116,7 @@ def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Gallery:
     """A copy of a backup as a sound gallery of this version; in the folder of the index, where any later writer clears it away."""
     stack.callback(_drop_empty_folder, inside)
     drop_stale_temporaries(make_folder(inside))
-    folder = inside / f"_tmp-{os.getpid()}-restore"
+    folder = inside / f"{temporary_prefix()}restore"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)

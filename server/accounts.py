@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 
 from embedder.errors import InputError
-from embedder.table import make_folder
+from embedder.table import make_folder, process_mark
 from embedder.weights import data_root
 from indexer.database import WAIT_MS, guarded
 
@@ -203,7 +203,7 @@ class Accounts:
             "INSERT INTO jobs SELECT ?, ?, ?, 'running', 0, 0, ?, NULL, NULL, ? "
             "WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE name=? AND kind=? AND state='running') RETURNING id"
         )
-        return id if self._run(sql, id, name, kind, time.time(), _process(os.getpid()), name, kind) else None
+        return id if self._run(sql, id, name, kind, time.time(), process_mark(os.getpid()), name, kind) else None
 
     def tell_job(self, id: str, done: int, total: int) -> None:
         self._run("UPDATE jobs SET done=?, total=? WHERE id=?", done, total, id)
@@ -214,7 +214,7 @@ class Accounts:
     def end_lost_jobs(self) -> None:
         """Of processes that are no more."""
         for id, process in self._run("SELECT id, process FROM jobs WHERE state='running'"):
-            if _process(int(process.split()[0])) != process:
+            if process_mark(int(process.partition(".")[0])) != process:
                 self.end_job(id, "failed", "the process that did it has ended: ask for it again")
 
     def job(self, id: str) -> dict[str, Any] | None:
@@ -227,11 +227,3 @@ class Accounts:
 def _hash(secret: str) -> bytes:
     """Of a random secret: nothing that could be guessed, so that one round is enough."""
     return sha256(secret.encode()).digest()
-
-
-def _process(number: int) -> str:
-    """A process by its number and when it began, since numbers come again: in a container each start has the first."""
-    try:
-        return f"{number} {Path(f'/proc/{number}/stat').read_text().rpartition(')')[2].split()[19]}"
-    except OSError:
-        return f"{number} ended"

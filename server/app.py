@@ -19,7 +19,7 @@ from embedder.errors import FaceDBError
 from server import api, models
 from server.guard import OPEN, App, Desk, Guard
 from server.meters import Meters
-from server.problems import MEDIA, Problem, of_error
+from server.problems import MEDIA, Problem, fault, of_error
 from server.settings import Settings
 from server.state import State
 
@@ -49,7 +49,7 @@ def make(settings: Settings) -> App:
     app.include_router(api.router)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     _tell(app)
-    _answer_problems(app)
+    answer_problems(app)
     _describe(app)
 
     def desk() -> Desk:
@@ -82,7 +82,7 @@ def _tell(app: FastAPI) -> None:
         return Response(await request.app.state.facedb.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _answer_problems(app: FastAPI) -> None:
+def answer_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {}) | ({"Allow": _methods_of(app, request)} if error.status_code == 405 else {})
@@ -100,6 +100,11 @@ def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(FaceDBError)
     async def of_fault(_: Request, error: FaceDBError) -> Response:
         return _answer(of_error(error))
+
+    @app.exception_handler(Exception)
+    async def of_what_none_expected(_: Request, error: Exception) -> Response:
+        """Starlette raises it again, for the guard's log."""
+        return _answer(fault())
 
 
 def _answer(problem: Problem) -> Response:

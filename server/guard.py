@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from embedder.errors import FaceDBError
 from server.accounts import START, Accounts, Key
 from server.meters import Meters
-from server.problems import MEDIA, Problem, of_error
+from server.problems import MEDIA, Problem, fault, of_error
 from server.settings import Settings
 
 COOKIE, PAGE_HEADER = "facedb", b"x-facedb"
@@ -120,7 +120,7 @@ class Guard:
         except Exception:
             if not body.gone:
                 log.exception("%s %s failed", scope["method"], scope["path"])
-                await answer.problem(Problem(500, "fault", "a fault of ours: the log of the server says more"))
+                await answer.problem(fault())
         route = scope.get("route")
         self._meters.request(getattr(route, "path", "none"), scope["method"], answer.status, time.monotonic() - began)
 

@@ -28,6 +28,10 @@ def busy(detail: str) -> Problem:
     return Problem(503, "busy", detail, {"Retry-After": str(RETRY_SECONDS)})
 
 
+def fault() -> Problem:
+    return Problem(500, "fault", "a fault of ours: the log of the server says more")
+
+
 def of_error(error: FaceDBError) -> Problem:
     """What a command would have printed, as a status."""
     match error:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from embedder.errors import DataError, GalleryError, SystemFault
-from embedder.table import Row
+from embedder.table import Row, temporary_prefix
 from indexer import derive
 from indexer.build import build
 from indexer.derive import (
@@ -368,7 +368,7 @@ def test_tidying_leaves_one_generation_and_nothing_foreign(gallery, index, spoil
         (index / name).mkdir()
         (index / name / "index.faiss").write_bytes(b"old")
     (index / "_tmp-999999998-index.faiss").symlink_to("built-7/index.faiss")
-    mine = index / f"_tmp-{os.getpid()}-mine"
+    mine = index / f"{temporary_prefix()}mine"
     mine.write_text(""), (index / "notes.txt").write_text("")
     tidy(gallery)
     assert derived(index) == only(1) | {mine.name, "notes.txt"}, "what belongs to a process that runs stays, and what is not ours"

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -12,13 +13,14 @@ import pytest
 
 from embedder.errors import DataError, GalleryError
 from embedder.spec import FaceSpec, Part
-from embedder.table import Row
+from embedder.table import Row, temporary_prefix
 from indexer import switch
 from indexer.build import build
 from indexer.derive import compact
 from indexer.forget import Receipt, finish_pending, forget, look, look_again, receipt_of
 from indexer.gallery import Gallery
 from indexer.search import Searcher
+from indexer.traces import files_below
 from indexer.verify import verify
 from tests import synthetic
 
@@ -327,6 +329,31 @@ def test_a_reader_of_an_older_state_puts_off_the_end(gallery, index):
     assert sum(look(gallery, traces).values()) == 0
 
 
+def test_a_build_of_an_older_state_puts_off_the_end_and_makes_it(gallery, index):
+    receipts: list[Receipt] = []
+
+    def during(done: int, total: int) -> None:
+        if not receipts:
+            with Gallery.open(index, write=True) as other:
+                receipts.append(forgotten(other, ANN))
+
+    gallery.compact(on_progress=during)
+    (receipt,) = receipts
+    assert receipt.pending, "the build holds vectors of an older state"
+    assert gallery.fact("forgetting") is None and left(index, pieces(MINE)) == [] and sum(look_again(gallery, receipt, ANN).values()) == 0
+
+
+def test_what_a_build_leaves_that_was_killed_goes_when_the_index_is_opened(gallery, index):
+    folder = index / f"{temporary_prefix()}ab-built"
+    folder.mkdir(), (folder / "index.faiss").write_bytes(MINE[0].vector.tobytes())
+    assert forgotten(gallery, ANN).pending
+    Gallery.open(index).close()
+    assert gallery.fact("forgetting") is not None and left(index, pieces(MINE)) != [], "its process runs"
+    folder.rename(index / f"_tmp-{os.getpid()}.1-ab-built")
+    Gallery.open(index).close()
+    assert gallery.fact("forgetting") is None and left(index, pieces(MINE)) == []
+
+
 def test_a_pending_end_outlives_a_build_in_its_place(gallery, index, original):
     with Gallery.open(index) as reader, reader.reading():
         forget(gallery, ANN)
@@ -416,9 +443,6 @@ def test_what_cannot_be_looked_for_is_told(tmp_path, monkeypatch):
 def test_files_that_go_while_they_are_looked_through_hold_nothing(gallery, index, monkeypatch):
     traces = forget(gallery, ANN)
     assert finish_pending(gallery, 1000)
-    rglob = Path.rglob
-    monkeypatch.setattr(Path, "rglob", lambda self, pattern: [*rglob(self, pattern), index / "index.faiss-gone"])
-    monkeypatch.setattr(Path, "is_file", lambda self: True)
-    monkeypatch.setattr(Path, "is_dir", lambda self: False)
+    monkeypatch.setattr("indexer.forget.files_below", lambda folder: [*files_below(folder), folder / "index.faiss-gone"])
     files = {path: n for path, n in look(gallery, traces).items() if Path(path).suffix}
     assert files[str(index / "index.faiss-gone")] == 0

@@ -142,7 +142,7 @@ def test_one_job_of_a_kind_is_at_work_and_a_lost_one_is_told(accounts, tmp_path)
     assert accounts.job(first)["state"] == "done" and accounts.job("0" * 16) is None
     second = accounts.begin_job("friends", "compact")
     with sqlite3.connect(tmp_path / "server.db") as db:
-        db.execute("UPDATE jobs SET process = '4194305 1' WHERE id = ?", (second,))  # above any process number
+        db.execute("UPDATE jobs SET process = '4194305.1' WHERE id = ?", (second,))  # above any process number
     db.close()
     assert accounts.job(second)["state"] == "failed" and "ended" in accounts.job(second)["detail"]
     assert accounts.begin_job("friends", "compact")

@@ -2,8 +2,10 @@ import asyncio
 import json
 
 import pytest
+from fastapi import FastAPI
 
 from server.accounts import Accounts
+from server.app import answer_problems
 from server.guard import Desk, Guard
 from server.meters import Meters
 from server.settings import Settings
@@ -57,7 +59,7 @@ def ask(tmp_path, monkeypatch):
             async def send(message):
                 answer.append(message)
 
-            await guard({"type": "http", "method": method, "path": path, "headers": sent}, receive, send)
+            await guard({"type": "http", "method": method, "path": path, "query_string": b"", "headers": sent}, receive, send)
             text = b"".join(m.get("body", b"") for m in answer)
             return answer[0]["status"], dict(answer[0]["headers"]), json.loads(text)
 
@@ -159,3 +161,16 @@ def test_a_fault_of_ours_tells_nothing_of_itself(ask, caplog):
     status, _, body = ask(key="read", app=faulty)
     assert status == 500 and "secret" not in json.dumps(body)
     assert "the secret of the fault" in caplog.text
+
+
+def test_so_does_one_in_a_route(ask, caplog):
+    app = FastAPI()
+    answer_problems(app)
+
+    @app.get("/v1/broken")
+    async def broken():
+        raise RuntimeError("the secret of the fault")
+
+    status, headers, body = ask(path="/v1/broken", key="read", app=app)
+    assert status == 500 and headers[b"content-type"] == b"application/problem+json" and body["type"].endswith(":fault")
+    assert "secret" not in json.dumps(body) and "the secret of the fault" in caplog.text

@@ -9,7 +9,19 @@ import pytest
 
 from embedder.errors import DataError
 from embedder.spec import CropRule, FaceSpec
-from embedder.table import DataSet, Entry, Row, Writer, drop_stale_temporaries, face_id, schema_of, to_rows, to_table, vectors_of
+from embedder.table import (
+    DataSet,
+    Entry,
+    Row,
+    Writer,
+    drop_stale_temporaries,
+    face_id,
+    schema_of,
+    temporary_prefix,
+    to_rows,
+    to_table,
+    vectors_of,
+)
 
 SPEC = FaceSpec()
 
@@ -128,7 +140,8 @@ def test_parquet_of_others_and_empty_folders(tmp_path):
 
 
 def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
-    dead, mine = tmp_path / "_tmp-999999999-x", tmp_path / f"_tmp-{os.getpid()}-x"
-    dead.mkdir(), (dead / "x").touch(), mine.touch()
+    dead, mine, another = tmp_path / "_tmp-999999999.1-x", tmp_path / f"{temporary_prefix()}x", tmp_path / f"_tmp-{os.getpid()}.1-x"
+    dead.mkdir(), (dead / "x").touch(), mine.touch(), another.touch()
     drop_stale_temporaries(tmp_path)
     assert not dead.exists() and mine.exists()
+    assert not another.exists(), "of a process that had this one's number before"

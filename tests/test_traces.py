@@ -1,4 +1,7 @@
+import shutil
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer import traces
-from indexer.traces import PIECE, PNG_HEAD, Traces
+from indexer.traces import PIECE, PNG_HEAD, Traces, files_below, size_of
 
 
 def brute(data: bytes, of: Traces, elsewhere: Sequence[str] = ()) -> int:
@@ -132,3 +135,25 @@ def test_crops_are_looked_for_but_for_what_many_pictures_share(tmp_path):
     assert of.count(file_of(tmp_path, png)) == 10 and of.count(file_of(tmp_path, png[:PNG_HEAD])) == 0
     assert of.count(file_of(tmp_path, b"\0" * 1000 + b"\1\2\3" * 400)) == 0
     assert traces_of(png=b"").pieces == traces_of(png=None).pieces == set()
+
+
+def test_files_that_come_and_go_are_passed_over(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("z", "a/y", "a/b/x"):
+        (tmp_path / name).write_bytes(b"123")
+    (tmp_path / "link").symlink_to("z"), (tmp_path / "broken").symlink_to("nowhere")
+    assert files_below(tmp_path) == [tmp_path / "a" / "b" / "x", tmp_path / "a" / "y", tmp_path / "z"]
+    assert files_below(tmp_path / "gone") == [] and [size_of(tmp_path / name) for name in ("z", "gone")] == [3, 0]
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / "file").touch()
+            shutil.rmtree(tmp_path / "new")
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(churn)
+        for _ in range(2000):
+            assert len(files_below(tmp_path)) in (3, 4)
+        stop.set()
