@@ -307,7 +307,7 @@ def forget(out: Output, name: str, identity: str, also: tuple[Path, ...], receip
     lines = [f"found {n} times in {file}" for file, n in done.files.items() if n]
     lines += [f"not cleaned: {what}" for what in done.not_cleaned] + [f"note: {note}" for note in done.notes]
     if done.pending:
-        lines.append("pending: another process still reads an older state; the next command that opens the index finishes it")
+        lines.append("pending: another process still reads, or builds, an older state; the next command that opens the index finishes it")
     lines.append(f"{name}: {len(done.face_ids)} faces forgotten; {len(done.files)} files looked through, {done.found} traces left; {path}")
     out.result(asdict(done) | {"receipt": str(path)}, "\n".join(lines))
 
