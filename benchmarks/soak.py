@@ -55,7 +55,7 @@ from benchmarks.clients import (  # noqa: E402
     named,
     search_photo,
 )
-from benchmarks.served import ROOT, Server, held  # noqa: E402
+from benchmarks.served import ROOT, Server, held, processes  # noqa: E402
 from embedder.table import DataSet  # noqa: E402
 from indexer.gallery import Gallery  # noqa: E402
 from server.accounts import Accounts  # noqa: E402
@@ -127,15 +127,15 @@ def with_faces(client: Client, photos: list[bytes]) -> list[bytes]:
 def watch(server: Server, tally: Tally, seconds: float, every: float) -> list[dict[str, float]]:
     """What the server holds, while clients are at work."""
     samples: list[dict[str, float]] = []
-    began, said, first = time.monotonic(), 0.0, server.processes
+    began, said, first = time.monotonic(), 0.0, list(processes(server.pid))
     while (now := time.monotonic() - began) < seconds:
         if tally.wrongs > HOPELESS:
             raise SystemExit("\n".join(["expected a server that answers, all too much is wrong:", *tally.wrong[:10]]))
-        processes = server.processes
-        samples.append({"seconds": now, "processes": len(processes), **held(processes)})
-        if lost := set(first) - set(processes):
+        alive = list(processes(server.pid))
+        samples.append({"seconds": now, "processes": len(alive), **held(alive)})
+        if lost := set(first) - set(alive):
             tally.note("processes", AssertionError(f"expected those that serve to live, {lost} ended"))
-            first = processes
+            first = alive
         if now - said >= 60:
             said = now
             requests = sum(map(len, tally.times.values()))
