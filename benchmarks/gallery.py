@@ -50,17 +50,17 @@ with Searcher(sys.argv[1]) as searcher:
 """
 
 
-def rows(n: int, d: int, start: int = 0) -> Iterator[Row]:
+def rows(n: int, d: int, start: int = 0, per_person: float = 2.0) -> Iterator[Row]:
     """Faces `start` and those that follow, each with a column `bucket`."""
     i = start
-    for xb, people in synthetic.blocks(n, LIKE.get(d, "casia"), d, start=start):
+    for xb, people in synthetic.blocks(n, LIKE.get(d, "casia"), d, per_person, start=start):
         for x, person in zip(xb, people.tolist(), strict=True):
             yield Row(f"p{person}/{i}.jpg", "ok", f"{i:064x}", f"person {person:07d}", "gallery", 0, vector=x,
                       extra={"bucket": str(i * 7919 % BUCKETS)})  # fmt: skip
             i += 1
 
 
-def make(folder: Path, n: int, d: int, spec: FaceSpec | None = None) -> dict[str, float]:
+def make(folder: Path, n: int, d: int, spec: FaceSpec | None = None, per_person: float = 2.0) -> dict[str, float]:
     """A built gallery, its vectors said to be of `spec`; seconds of filling and of building, and of all cores while building."""
     shutil.rmtree(folder, ignore_errors=True)
     with Gallery.create(folder) as gallery:
@@ -70,7 +70,7 @@ def make(folder: Path, n: int, d: int, spec: FaceSpec | None = None) -> dict[str
             gallery.set_fact("spec", (spec or FaceSpec((Part("made-up", "ab" * 32, d, "fixed"),))).to_json())
             for key, value in {"salt": b"salt" * 8, "inputs": "", "build": '{"split": null, "left_out": {}}'}.items():
                 gallery.set_fact(key, value)
-            gallery.enrol(rows(n, d))
+            gallery.enrol(rows(n, d, per_person=per_person))
             filled, used = time.perf_counter(), time.process_time()
             derive.derive(gallery)
         derive.tidy(gallery)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Program:
                 raise SystemExit(f"expected a server at port {self.port} to get ready, it ended: {self._log.read_text()[-500:]}")
             time.sleep(0.1)
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
