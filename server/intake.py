@@ -39,7 +39,8 @@ class Elastic:
     def __init__(self, few: Embedder, many: Embedder, say: Say):
         self.spec, self.compute, self._few, self._many = few.spec, few.compute, few, few
         self._say = say
-        threading.Thread(target=self._load, args=(many,), daemon=True).start()
+        self._loading = threading.Thread(target=self._load, args=(many,), daemon=True)
+        self._loading.start()
 
     def _load(self, many: Embedder) -> None:
         try:
@@ -51,6 +52,10 @@ class Elastic:
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         return (self._few if len(crops) <= FEW else self._many)(crops)
+
+    def close(self) -> None:
+        """Waits for what is being loaded: OpenVINO aborts a process that ends in the middle of it."""
+        self._loading.join()
 
 
 class Intake:
@@ -64,7 +69,8 @@ class Intake:
         self._lock = threading.Lock()
         options = Options(all_faces=True, keep_crops=False, keep_pixels=True, most_faces=settings.photo_faces)
         self.spec = replace(few.spec, crop=searcher.spec.crop)
-        self._stage = PhotoStage(self.spec, detector, Elastic(few, many, say), options)  # type: ignore[arg-type]
+        self._network = Elastic(few, many, say)
+        self._stage = PhotoStage(self.spec, detector, self._network, options)  # type: ignore[arg-type]
         self._decoder, self._most = Decoder(most_pixels=settings.photo_pixels).__enter__(), settings.queue
         self._coming, self._undecoded, self._bytes, self._pixels = 0, 0, 0, 0
         self._batches: Batcher[Photo, Faces] = Batcher(
@@ -118,6 +124,7 @@ class Intake:
     def close(self) -> None:
         self._batches.close()
         self._decoder.__exit__()
+        self._network.close()
 
 
 def photo_name(data: bytes, given: str | None) -> str:

@@ -98,3 +98,10 @@ def test_what_was_acknowledged_is_there_after_kill_9(att, tmp_path):
             person["identity"] for person in client.get("/v1/indexes/att/people", params={"limit": 1000}).json()["people"]
         }
         assert server.key != "" and len(client.get("/v1/indexes/att/people").json()["people"]) == 50
+
+
+def test_it_ends_well_while_the_network_for_many_is_still_loaded(server):
+    with running(server.indexes.parent) as another:
+        another.process.terminate()
+        assert another.process.wait(60) == 0
+    assert "terminate called" not in (server.indexes.parent / "log").read_text()

@@ -1,0 +1,51 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from embedder.compute import Compute
+from embedder.errors import ModelError
+from embedder.spec import FaceSpec
+from server.intake import FEW, Elastic
+
+
+class Network:
+    """Answers with its number, once it may."""
+
+    def __init__(self, number: int, error: Exception | None = None):
+        self.spec, self.compute, self.number, self.error = FaceSpec(), Compute(), number, error
+        self.may = threading.Event()
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        assert self.may.wait(10)
+        if self.error:
+            raise self.error
+        return np.full(len(crops), self.number)
+
+
+def crops(n: int) -> np.ndarray:
+    return np.zeros((n, 160, 160, 3), np.uint8)
+
+
+def test_the_network_for_many_answers_once_it_is_ready_and_an_end_waits_for_it():
+    few, many = Network(1), Network(2)
+    few.may.set()
+    network = Elastic(few, many, pytest.fail)
+    assert network(crops(FEW + 1)).tolist() == [1] * (FEW + 1)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(network.close)
+        with pytest.raises(TimeoutError):
+            ended.result(0.1)
+        many.may.set()
+        ended.result(10)
+    assert network(crops(FEW + 1)).tolist() == [2] * (FEW + 1) and network(crops(FEW)).tolist() == [1] * FEW
+
+
+def test_where_the_network_for_many_cannot_be_loaded_the_other_goes_on():
+    said: list[str] = []
+    few, many = Network(1), Network(2, ModelError("expected weights, received none: fetch them"))
+    few.may.set(), many.may.set()
+    network = Elastic(few, many, said.append)
+    network.close()
+    assert network(crops(FEW + 1)).tolist() == [1] * (FEW + 1) and said == ["expected weights, received none: fetch them"]
