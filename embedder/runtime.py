@@ -112,6 +112,8 @@ class Embedder:
 
     def load(self) -> Embedder:
         """Loads and verifies the weights, once; raises ModelError where they are not what the contract names."""
+        if self._networks:  # it does not wait for what another one loads
+            return self
         with _loading:
             if not self._networks:
                 on_cpu = self._few_on_cpu if self._few and self.compute.precision != "int8" else self._on_cpu
