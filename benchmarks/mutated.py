@@ -15,7 +15,6 @@ import http.client
 import itertools
 import json
 import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -36,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import gallery, synthetic  # noqa: E402
 from benchmarks.mutants import mutant  # noqa: E402
 from benchmarks.rounds import evenly, files_of  # noqa: E402
-from benchmarks.served import Answer, Server, held, processes  # noqa: E402
+from benchmarks.served import GROWTH, Answer, Server, held, processes, quarters  # noqa: E402
 from embedder.weights import open_model  # noqa: E402
 from server.models import PhotoAnswer, Problem  # noqa: E402
 
@@ -48,7 +47,6 @@ SECONDS = 120.0  # within which an answer must come
 BUSY_SECONDS, LOOK_SECONDS, MEMORY_SECONDS = 0.2, 0.1, 1.0
 CANARY_EVERY = 20  # mutants
 SAME_SCORE, SAME_PIXELS = 0.02, 2.0  # what batches of another size may change
-GROWTH = 1.1
 
 
 @dataclass
@@ -88,8 +86,7 @@ class Watch:
         if len(self.memory) < 4:
             raise SystemExit(f"expected a run of at least 4 s, memory was looked at {len(self.memory)} times: choose a larger --n")
         parts = {"server": [a for a, _ in self.memory], "decoders": [b for _, b in self.memory], "all": [a + b for a, b in self.memory]}
-        cuts = [len(self.memory) * i // 4 for i in range(5)]
-        return {name: [statistics.median(mb[start:end]) for start, end in itertools.pairwise(cuts)] for name, mb in parts.items()}
+        return {name: quarters(mb) for name, mb in parts.items()}
 
 
 @contextmanager
@@ -275,8 +272,8 @@ def tell(found: Mapping[str, Any]) -> None:
     click.echo(f"503 busy, asked again: {found['busy']}; canaries' scores at most {found['canary_scores_apart']:.4f} apart")
     click.echo(f"decoders replaced: {found['decoders_replaced']}, which {found['answers_of_replaced']} answers say")
     memory = found["memory_mb"]
-    for name, quarters in memory["quarters"].items():
-        click.echo(f"memory by quarters, {name}: {', '.join(f'{mb:.0f}' for mb in quarters)} MB")
+    for name, medians in memory["quarters"].items():
+        click.echo(f"memory by quarters, {name}: {', '.join(f'{mb:.0f}' for mb in medians)} MB")
     click.echo(f"memory, all, at most: {memory['most']:.0f} MB")
     for each in found["slowest"][:3]:
         click.echo(f"slowest: {each['seconds']:.1f} s, {each['kind']}, number {each['number']}: {each['answer']}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -23,6 +25,7 @@ from embedder.weights import data_root  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / "peers"
+GROWTH = 1.1  # of memory that is flat, from the second quarter of a run to the last one, at most
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,12 @@ def held(pids: Iterable[int]) -> dict[str, float]:
     return found
 
 
+def quarters(values: Sequence[float]) -> list[float]:
+    """Medians of the quarters of a run, from 4 values or more."""
+    cuts = [len(values) * i // 4 for i in range(5)]
+    return [statistics.median(values[start:end]) for start, end in itertools.pairwise(cuts)]
+
+
 def load(server: Program, clients: int, seconds: float, path: str, bodies: Sequence[bytes], kind: str) -> dict[str, float]:
     """Answers a second, and milliseconds of the 50th and 99th percentile; raises SystemExit where one was refused."""
     times: list[list[float]] = [[] for _ in range(clients)]
@@ -181,7 +190,7 @@ def load(server: Program, clients: int, seconds: float, path: str, bodies: Seque
     until = time.monotonic() + seconds
 
     def work(number: int) -> None:
-        connection, i = http.client.HTTPConnection("127.0.0.1", server.port), number
+        connection, i = server.connect(), number
         while (began := time.monotonic()) < until:
             if (status := server.ask(connection, "POST", path, bodies[i % len(bodies)], kind)) != 200:
                 return refused.append(status)

@@ -23,7 +23,6 @@ import os
 import random
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,9 +54,10 @@ from benchmarks.clients import (  # noqa: E402
     named,
     search_photo,
 )
-from benchmarks.served import ROOT, Server, held, processes  # noqa: E402
+from benchmarks.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
 from embedder.table import DataSet  # noqa: E402
 from indexer.gallery import Gallery  # noqa: E402
+from indexer.traces import files_below  # noqa: E402
 from server.accounts import Accounts  # noqa: E402
 from server.client import Client, Refused  # noqa: E402
 
@@ -66,7 +66,6 @@ EACH = 3  # photos of a person, at most
 SAMPLED = 40  # people and photos that are searched for after a kill
 RECEIPTS = 3  # the last ones, by which traces are looked for again after a kill
 HOPELESS = 1000  # wrong answers after which a run ends
-GROWTH = 1.1  # of the memory, at most
 SETTLED = 10  # minutes from which a run's memory must be flat
 NAMES, IDS = re.compile(rb"soak \d{8}"), re.compile(rb"[0-9a-f]{32}")
 
@@ -146,10 +145,8 @@ def watch(server: Server, tally: Tally, seconds: float, every: float) -> list[di
 
 def level(samples: list[dict[str, float]]) -> dict[str, float]:
     """Medians of the quarters, the most, and the growth from the second quarter to the last."""
-    n = len(samples)
-    quarters = [samples[n * i // 4 : n * (i + 1) // 4] for i in range(4)]
-    found = {f"{key}_{name}": statistics.median(one[key] for one in quarter) for key in ("mb", "anonymous_mb", "files", "processes")
-             for name, quarter in zip(("first", "second", "third", "last"), quarters, strict=True)}  # fmt: skip
+    found = {f"{key}_{name}": median for key in ("mb", "anonymous_mb", "files", "processes")
+             for name, median in zip(("first", "second", "third", "last"), quarters([one[key] for one in samples]), strict=True)}  # fmt: skip
     return found | {"mb_most": max(one["mb"] for one in samples), "growth": found["mb_last"] / found["mb_second"]}
 
 
@@ -226,7 +223,7 @@ def check_files(c: Caller, server: Server, root: Path) -> dict[str, Any]:
         looked = command("verify", INDEX, "--forgotten", str(receipt), environment=server.environment)
         assert not looked["status"] and not looked["found"], f"expected no trace by {receipt.name}, received {looked}"
     names, ids = {name.encode() for name in c.ledger.forgotten_names}, {face.encode() for face in c.ledger.forgotten_faces}
-    files = [path for path in (root / INDEX).rglob("*") if path.is_file() and not path.is_symlink()]
+    files = files_below(root / INDEX)
     left: dict[str, list[str]] = {}
     for path in [*files, *server.data.glob("server.db*")]:
         data = path.read_bytes()

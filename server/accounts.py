@@ -169,14 +169,12 @@ class Accounts:
         if status is None:
             self._run("DELETE FROM writes WHERE key=? AND mark=?", key.id, mark)
         else:
-            sql = (
-                "UPDATE writes SET status=?, answer=iif(asked=zeroblob(1), NULL, ?) WHERE key=? AND mark=?"  # dropped while it was at work
-            )
-            self._run(sql, status, answer, key.id, mark)
+            sql = "UPDATE writes SET status=?, answer=iif(asked=?, NULL, ?) WHERE key=? AND mark=?"  # it may be dropped while it is at work
+            self._run(sql, status, DROPPED, answer, key.id, mark)
 
     def drop_answers(self) -> None:
         """When a person is forgotten: kept answers may name them. What was done stays done."""
-        self._run("UPDATE writes SET answer = NULL, asked = zeroblob(1)")  # a hash of a name can be guessed
+        self._run("UPDATE writes SET answer = NULL, asked = ?", DROPPED)  # a hash of a name can be guessed
         self._run("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # audit

@@ -22,9 +22,7 @@ from server.batches import Batcher, Full
 from server.settings import Settings
 from workflows import Say, fitting_model, load_embedder, make_detector
 
-PAIR = (
-    2  # faces that the network takes at a time: 6 % slower than 8, but batches hold any number of faces and the last of them are filled up
-)
+PAIR = 2  # faces that the network takes at a time: 6 % slower than 8, which must be filled up, and batches hold any number
 FEW = 3  # faces up to which one after the other is sooner done than a batch of fixed size
 WAITING_BYTES = 256 << 20  # not yet decoded, of all photos together
 WAITING_PIXELS = 4 * 50_000_000  # decoded, of all photos together: 600 MB
