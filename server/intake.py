@@ -23,7 +23,6 @@ from server.settings import Settings
 from workflows import Say, fitting_model, load_embedder, make_detector
 
 PAIR = 2  # faces that the network takes at a time: 6 % slower than 8, which must be filled up, and batches hold any number
-FEW = 3  # faces up to which one after the other is sooner done than a batch of fixed size
 WAITING_BYTES = 256 << 20  # not yet decoded, of all photos together
 WAITING_PIXELS = 4 * 50_000_000  # decoded, of all photos together: 600 MB
 
@@ -42,14 +41,14 @@ class Elastic:
 
     def _load(self, many: Embedder) -> None:
         try:
-            many(np.zeros((FEW + 1, self.spec.crop.size, self.spec.crop.size, 3), np.uint8))
+            many(np.zeros((PAIR, self.spec.crop.size, self.spec.crop.size, 3), np.uint8))
         except FaceDBError as error:  # the other one goes on
             self._say(str(error))
         else:
             self._many = many
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        return (self._few if len(crops) <= FEW else self._many)(crops)
+        return (self._few if len(crops) == 1 else self._many)(crops)
 
     def close(self) -> None:
         """Waits for what is being loaded: OpenVINO aborts a process that ends in the middle of it."""

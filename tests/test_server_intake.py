@@ -7,7 +7,7 @@ import pytest
 from embedder.compute import Compute
 from embedder.errors import ModelError
 from embedder.spec import FaceSpec
-from server.intake import FEW, Elastic
+from server.intake import PAIR, Elastic
 
 
 class Network:
@@ -32,14 +32,14 @@ def test_the_network_for_many_answers_once_it_is_ready_and_an_end_waits_for_it()
     few, many = Network(1), Network(2)
     few.may.set()
     network = Elastic(few, many, pytest.fail)
-    assert network(crops(FEW + 1)).tolist() == [1] * (FEW + 1)
+    assert network(crops(PAIR)).tolist() == [1] * (PAIR)
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(network.close)
         with pytest.raises(TimeoutError):
             ended.result(0.1)
         many.may.set()
         ended.result(10)
-    assert network(crops(FEW + 1)).tolist() == [2] * (FEW + 1) and network(crops(FEW)).tolist() == [1] * FEW
+    assert network(crops(PAIR)).tolist() == [2] * (PAIR) and network(crops(1)).tolist() == [1]
 
 
 def test_where_the_network_for_many_cannot_be_loaded_the_other_goes_on():
@@ -48,4 +48,4 @@ def test_where_the_network_for_many_cannot_be_loaded_the_other_goes_on():
     few.may.set(), many.may.set()
     network = Elastic(few, many, said.append)
     network.close()
-    assert network(crops(FEW + 1)).tolist() == [1] * (FEW + 1) and said == ["expected weights, received none: fetch them"]
+    assert network(crops(PAIR)).tolist() == [1] * (PAIR) and said == ["expected weights, received none: fetch them"]
