@@ -414,6 +414,8 @@ async def enrol(
                 409,
                 "conflict",
                 f"expected a face that nobody has, it is enrolled as {done.conflicts[0].kept!r}: give it to another with `split`",
+                face_id=row.face_id,
+                identity=done.conflicts[0].kept,
             )
         if done.forgotten:
             raise Problem(409, "forgotten", "expected a face that was not forgotten, this one was: `readmit` takes it back")

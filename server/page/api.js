@@ -8,6 +8,10 @@ export class Problem extends Error {
   }
 }
 
+const SESSION = '/v1/session';
+const AGAIN = 3; // times that a server which is busy for now is asked again
+const PHOTO_MB = 20;
+
 const mark = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
 
 async function ask(method, path, { query = {}, json, photo, again = true } = {}) {
@@ -20,21 +24,26 @@ async function ask(method, path, { query = {}, json, photo, again = true } = {})
   if (method !== 'GET' && again) headers['Idempotency-Key'] = mark();
   if (json !== undefined) headers['Content-Type'] = 'application/json';
   if (photo) headers['Content-Type'] = photo.type || 'application/octet-stream';
-  let answer;
-  try {
-    answer = await fetch(url, { method, headers, body: photo || (json === undefined ? undefined : JSON.stringify(json)) });
-  } catch {
-    throw new Problem(0, { detail: 'the server cannot be reached: is it still running?' });
-  }
+  if (photo?.size > PHOTO_MB << 20) throw new Problem(413, { detail: `This photo has more than ${PHOTO_MB} MB: make it smaller.` });
+  const answer = await patiently(url, { method, headers, body: photo || (json === undefined ? undefined : JSON.stringify(json)) });
   const body = answer.status === 204 ? null : await answer.json().catch(() => null);
+  if (answer.status === 401 && path !== SESSION) dispatchEvent(new Event('signed-out'));
   if (!answer.ok) throw new Problem(answer.status, body);
   return body;
 }
 
+async function patiently(url, request) {
+  for (let times = 0; ; times++) {
+    const answer = await fetch(url, request).catch(() => { throw new Problem(0, { detail: 'The server cannot be reached: is it still running?' }); });
+    if (![429, 503].includes(answer.status) || times === AGAIN) return answer;
+    await new Promise(done => setTimeout(done, 1000 * (Number(answer.headers.get('Retry-After')) || 1)));
+  }
+}
+
 const of = (index, rest = '') => `/v1/indexes/${encodeURIComponent(index)}${rest}`;
 
-export const signIn = key => ask('POST', '/v1/session', { json: { key }, again: false });
-export const signOut = () => ask('DELETE', '/v1/session', { again: false });
+export const signIn = key => ask('POST', SESSION, { json: { key }, again: false });
+export const signOut = () => ask('DELETE', SESSION, { again: false });
 export const whoAmI = () => ask('GET', '/v1/me');
 export const indexes = async () => (await ask('GET', '/v1/indexes')).indexes;
 export const info = index => ask('GET', of(index));

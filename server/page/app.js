@@ -2,14 +2,16 @@
 
 import * as api from './api.js';
 import * as health from './health.js';
-import { attempt, make, tell } from './parts.js';
+import { attempt, closeDialog, make, tell } from './parts.js';
 import * as people from './people.js';
 import * as search from './search.js';
 
 const VIEWS = { search, people, health };
+const KEY = /^#key=(.+)$/;
 const SCOPES = ['read', 'write', 'admin'];
 const main = document.getElementById('main');
 const select = document.getElementById('index');
+const header = document.querySelectorAll('header > [hidden]');
 let ending = new AbortController();
 
 const app = {
@@ -20,10 +22,19 @@ const app = {
   go: (view, detail = '') => { location.hash = `/${encodeURIComponent(app.index)}/${view}/${encodeURIComponent(detail)}`; },
 };
 
+function address() {
+  try {
+    return location.hash.split('/').map(decodeURIComponent);
+  } catch {
+    return []; // no text
+  }
+}
+
 function show() {
-  const [, index, view, detail] = location.hash.split('/').map(decodeURIComponent);
+  const [, index, view, detail] = address();
   const known = [...select.options].some(option => option.value === index);
-  if (!known || !VIEWS[view]) return app.go(VIEWS[view] ? view : 'search');
+  if (!known || !VIEWS[view]) return location.replace(`#/${encodeURIComponent(app.index)}/${VIEWS[view] ? view : 'search'}/`);
+  closeDialog();
   app.index = select.value = index;
   ending.abort();
   ending = new AbortController();
@@ -44,13 +55,17 @@ async function enter() {
   const names = await api.indexes();
   select.replaceChildren(...names.map(name => make('option', { value: name }, name)));
   app.index = names[0];
-  for (const element of document.querySelectorAll('header > [hidden]')) element.hidden = false;
+  for (const element of header) element.hidden = false;
   document.querySelector('header .index').hidden = names.length < 2;
-  addEventListener('hashchange', show);
+  main.replaceChildren();
   show();
 }
 
 function askForKey() {
+  if (main.querySelector('input[name=key]')) return;
+  ending.abort();
+  closeDialog();
+  for (const element of header) element.hidden = true;
   const wrong = make('p', { className: 'wrong', role: 'alert' });
   const input = make('input', { type: 'password', name: 'key', required: true, autocomplete: 'current-password' });
   const form = make('form', { className: 'ask' }, make('label', {}, 'Key', input), wrong, make('button', { className: 'main' }, 'Sign in'));
@@ -65,8 +80,18 @@ function askForKey() {
 select.addEventListener('change', () => { app.index = select.value; app.go('search'); });
 document.getElementById('leave').addEventListener('click', () => attempt(async () => { await api.signOut(); location.hash = ''; location.reload(); }));
 
+document.querySelector('.skip').addEventListener('click', event => { event.preventDefault(); main.focus(); });
+for (const kind of ['dragover', 'drop']) { // else the browser leaves the page for the file
+  addEventListener(kind, event => { if (event.dataTransfer.types.includes('Files')) event.preventDefault(); });
+}
+addEventListener('signed-out', askForKey);
+addEventListener('hashchange', () => {
+  if (KEY.test(location.hash)) start();
+  else if (app.index && !main.querySelector('input[name=key]')) show();
+});
+
 async function start() {
-  const key = /^#key=(.+)$/.exec(location.hash)?.[1];
+  const key = KEY.exec(location.hash)?.[1];
   if (key) {
     history.replaceState(null, '', location.pathname);
     await attempt(() => api.signIn(key));
@@ -74,8 +99,7 @@ async function start() {
   try {
     await enter();
   } catch (problem) {
-    if (problem.status === 401) askForKey();
-    else tell(problem.message);
+    if (problem.status !== 401) tell(problem.message);
   }
 }
 

@@ -4,9 +4,9 @@ import * as api from './api.js';
 import { askFor, attempt, button, make, number, percent, tell } from './parts.js';
 
 export async function show(main, app) {
-  const { signal } = app.until;
-  main.replaceChildren(make('h1', {}, `Index ${app.index}`));
-  const found = await attempt(() => api.info(app.index));
+  const { index, until: { signal } } = app;
+  main.replaceChildren(make('h1', {}, `Index ${index}`));
+  const found = await attempt(() => api.info(index));
   if (!found || signal.aborted) return;
   const changed = found.added_since + found.changed_since;
   const lines = {
@@ -25,19 +25,25 @@ export async function show(main, app) {
       button('Calibrate\u00a0…', () => askFor('Calibrate', 'Share of strangers that may be taken for somebody', 'Calibrate', async text => {
         const fpir = Number(text);
         if (!(fpir > 0 && fpir < 1)) throw new api.Problem(422, { detail: 'Expected a share such as 0.01.' });
-        follow(await api.calibrate(app.index, fpir));
+        follow(await api.calibrate(index, fpir));
       }, { value: String(found.fpir ?? 0.01) })),
-      button('Build anew', () => attempt(async () => follow(await api.compact(app.index))))),
+      button('Build anew', () => attempt(async () => follow(await api.compact(index))))),
     state,
   ].filter(Boolean));
 
   async function follow(job) {
-    const bar = make('progress', { 'aria-label': job.kind });
-    state.replaceChildren(bar);
+    const bar = make('progress', { 'aria-label': job.kind }), trouble = make('span', { className: 'wrong' });
+    state.replaceChildren(bar, trouble);
     while (job.state === 'running') {
       if (job.total) Object.assign(bar, { value: job.done, max: job.total });
       await new Promise(done => setTimeout(done, 400));
-      job = await attempt(() => api.job(job.id)) || { state: 'failed', detail: '' };
+      try {
+        job = await api.job(job.id);
+        trouble.replaceChildren();
+      } catch (problem) {
+        if (problem.status === 401 || problem.status === 404) return tell(problem.message);
+        trouble.replaceChildren(problem.message); // the job goes on, and is asked for again
+      }
     }
     tell(job.state === 'done' ? `Done: ${job.detail}` : `Failed: ${job.detail}`);
     if (!signal.aborted) show(main, app);

@@ -12,12 +12,30 @@ export function make(tag, settings = {}, ...children) {
   return element;
 }
 
-export const button = (text, onclick, settings = {}) => make('button', { type: 'button', onclick, ...settings }, text);
+const [dialog, news, said] = ['dialog', 'news', 'said'].map(id => document.getElementById(id));
+
+/** A button; while what it does is being done, it does it no second time. */
+export function button(text, onclick, settings = {}) {
+  let busy = false;
+  const press = async () => {
+    if (busy) return;
+    busy = true;
+    try { await onclick(); } finally { busy = false; }
+  };
+  return make('button', { type: 'button', onclick: press, ...settings }, text);
+}
+
+/** A picture of an enrolled face; asked for again where the server was too busy. */
+export function picture(src, settings) {
+  const image = make('img', { loading: 'lazy', ...settings, src });
+  let left = 2;
+  image.addEventListener('error', () => { if (left-- > 0) setTimeout(() => { image.src = src; }, 1000 * (1 + Math.random())); });
+  return image;
+}
 
 /** Tells what happened, for eyes and screen readers; with a button for what can be done about it. */
 let fading;
 export function tell(text, action) {
-  const news = document.getElementById('news');
   clearTimeout(fading);
   news.replaceChildren(make('p', {}, text), ...(action ? [action] : []), button('Close', () => news.replaceChildren(), { className: 'quiet' }));
   if (!action) fading = setTimeout(() => news.replaceChildren(), 8000);
@@ -25,7 +43,7 @@ export function tell(text, action) {
 
 /** Tells those who listen what others see. */
 export function announce(text) {
-  document.getElementById('said').textContent = text;
+  said.textContent = text;
 }
 
 /** Runs what a button does; tells a problem in the place where it happened, or else as news. */
@@ -34,24 +52,37 @@ export async function attempt(work, place) {
     place?.replaceChildren();
     return await work();
   } catch (problem) {
-    if (place) place.replaceChildren(problem.message);
+    if (place?.isConnected) place.replaceChildren(problem.message);
     else tell(problem.message);
     if (!problem.body) console.error(problem);
     return undefined;
   }
 }
 
-/** Opens the dialog with these contents. */
+/** Opens the dialog with these contents. News go into it, since nothing else is read or pressed while it is open. */
 export function open(title, ...contents) {
-  const dialog = document.getElementById('dialog');
   const close = button('Close', () => dialog.close(), { className: 'quiet close' });
-  dialog.replaceChildren(make('h2', { id: 'dialog-title' }, title), ...contents.flat().filter(Boolean), close);
+  dialog.replaceChildren(make('h2', { id: 'dialog-title' }, title), ...contents.flat().filter(Boolean), close, news, said);
   if (!dialog.open) dialog.showModal();
-  dialog.querySelector('input, button:not(.close)')?.focus();
+  (dialog.querySelector('input, button:not(.close)') || close).focus();
   return dialog;
 }
 
-export const closeDialog = () => document.getElementById('dialog').close();
+/** Whether the dialog is open. */
+export const isAsked = () => dialog.open;
+
+const takeNewsOut = () => dialog.open || document.body.append(news, said);
+dialog.addEventListener('close', takeNewsOut);
+
+export function closeDialog() {
+  dialog.close();
+  takeNewsOut();
+}
+
+/** Where what had the focus is gone, this has it. */
+export function refocus(element) {
+  if (document.activeElement === document.body) element?.focus({ preventScroll: true });
+}
 
 /** Asks for one line of text. done: gets it; where it fails the dialog stays, with the reason. */
 export function askFor(title, label, action, done, { value = '', note, danger = false, must, list } = {}) {
@@ -69,10 +100,12 @@ export function askFor(title, label, action, done, { value = '', note, danger = 
   const form = make('form', { className: 'ask' }, note && make('p', { id: 'note' }, note), make('label', {}, label, input), names, wrong, submit);
   form.addEventListener('submit', async event => {
     event.preventDefault();
+    const text = input.value.trim();
+    if (!text) return wrong.replaceChildren(`${label}?`);
     submit.disabled = true;
-    const ended = await attempt(async () => { await done(input.value.trim()); return true; }, wrong);
+    const ended = await attempt(async () => { await done(text); return true; }, wrong);
     submit.disabled = false;
-    if (ended && document.getElementById('dialog').contains(form)) closeDialog();
+    if (ended && dialog.contains(form)) closeDialog();
   });
   open(title, form);
 }

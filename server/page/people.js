@@ -1,9 +1,10 @@
 // Everybody who is enrolled, and what can be corrected.
 
 import * as api from './api.js';
-import { askFor, attempt, button, make, number, open, closeDialog, tell } from './parts.js';
+import { askFor, attempt, button, closeDialog, make, number, open, picture, refocus, tell } from './parts.js';
 
 const PAGE = 60;
+const MOST = 1000; // names that one answer holds
 
 /** Some names that contain a text, for suggestions. */
 export async function names(index, text) {
@@ -12,17 +13,20 @@ export async function names(index, text) {
 }
 
 export function show(main, app, wanted) {
+  const { index, until: { signal } } = app;
   const query = make('input', { type: 'search', id: 'containing', placeholder: 'Part of a name', autocomplete: 'off' });
   const list = make('ul', { className: 'people' });
   const more = button('More', () => next(), { hidden: true });
   const count = make('p', { className: 'count' });
-  main.replaceChildren(make('h1', {}, 'People'), make('form', { className: 'find', onsubmit: event => event.preventDefault() },
+  const heading = make('h1', { tabIndex: -1 }, 'People');
+  main.replaceChildren(heading, make('form', { className: 'find', onsubmit: event => event.preventDefault() },
     make('label', { htmlFor: 'containing' }, 'Find'), query), count, list, more);
-  let cursor, asked = 0, typing;
+  let cursor, asked = 0, looked = 0, typing;
 
-  async function begin() {
+  /** The first names, and after a change as many as were there. */
+  async function begin(many = PAGE) {
     const mine = ++asked;
-    const page = await attempt(() => api.people(app.index, query.value.trim(), undefined, PAGE));
+    const page = await attempt(() => api.people(index, query.value.trim(), undefined, Math.min(many, MOST)));
     if (mine !== asked || !page) return;
     list.replaceChildren();
     add(page);
@@ -31,7 +35,7 @@ export function show(main, app, wanted) {
 
   async function next() {
     const mine = asked;
-    const page = await attempt(() => api.people(app.index, query.value.trim(), cursor, PAGE));
+    const page = await attempt(() => api.people(index, query.value.trim(), cursor, PAGE));
     if (page && mine === asked) {
       const first = list.children.length;
       add(page);
@@ -42,42 +46,44 @@ export function show(main, app, wanted) {
   function add(page) {
     cursor = page.next;
     more.hidden = !cursor;
-    list.append(...page.people.map(person => make('li', {}, button([
-      make('img', { src: person.face_id && api.thumbnail(app.index, person.face_id), alt: '', loading: 'lazy', width: 96, height: 96 }),
+    list.append(...page.people.map(person => make('li', { 'data-identity': person.identity }, button([
+      picture(person.face_id && api.thumbnail(index, person.face_id), { alt: '', width: 96, height: 96 }),
       make('span', { className: 'name' }, person.identity),
       make('span', { className: 'score' }, person.faces === 1 ? '1 photo' : `${number(person.faces)} photos`),
     ], () => look(person.identity), { className: 'hit' }))));
   }
 
   async function look(identity) {
-    const faces = await attempt(() => api.faces(app.index, identity));
-    if (!faces) return;
+    const mine = ++looked;
+    const faces = await attempt(() => api.faces(index, identity));
+    if (!faces || mine !== looked || signal.aborted) return;
     const change = app.may('write');
     open(identity,
       make('ul', { className: 'faces' }, faces.map(face => make('li', {},
-        make('img', { src: api.thumbnail(app.index, face.face_id), alt: `Photo ${face.image}`, loading: 'lazy', width: 128, height: 128 }),
+        picture(api.thumbnail(index, face.face_id), { alt: `Photo ${face.image}`, width: 128, height: 128 }),
         make('span', { className: 'file' }, face.image),
         change && make('span', { className: 'actions' },
-          button('Somebody else\u00a0…', () => give(face), { 'aria-label': `${face.image} is somebody else` }),
-          button('Remove', () => attempt(() => run(() => api.remove(app.index, { face_id: face.face_id }), 'One photo removed.')), { 'aria-label': `Remove ${face.image}` }))))),
+          button('Somebody else\u00a0…', () => give(identity, face), { 'aria-label': `${face.image} is somebody else` }),
+          button('Remove', () => attempt(() => run(() => api.remove(index, { face_id: face.face_id }), 'One photo removed.', identity)), { 'aria-label': `Remove ${face.image}` }))))),
       make('p', { className: 'actions' },
         change && button('Correct the name\u00a0…', () => askFor('Correct the name', 'New name', 'Rename',
-          name => run(() => api.rename(app.index, identity, name), `${identity} is called ${name} now.`), { value: identity })),
+          name => run(() => api.rename(index, identity, name), `${identity} is called ${name} now.`, name), { value: identity })),
         change && button('Same person as\u00a0…', () => askFor('Merge two people', `All photos of ${identity} go to`, 'Merge',
-          name => run(() => api.merge(app.index, identity, name), `${identity} is one person with ${name} now.`), { list: text => names(app.index, text) })),
-        change && button('Remove', () => attempt(() => run(() => api.remove(app.index, { identity }), `${identity} removed.`))),
+          name => run(() => api.merge(index, identity, name), `${identity} is one person with ${name} now.`, name), { list: text => names(index, text) })),
+        change && button('Remove', () => attempt(() => run(() => api.remove(index, { identity }), `${identity} removed.`))),
         app.may('admin') && button('Forget for good\u00a0…', () => forget(identity), { className: 'danger' })));
   }
 
-  const give = face => askFor('Who is it?', 'Name', 'Change',
-    name => run(() => api.split(app.index, [face.face_id], name), `The photo is ${name}'s now.`), { list: text => names(app.index, text) });
+  const give = (identity, face) => askFor('Who is it?', 'Name', 'Change',
+    name => run(() => api.split(index, [face.face_id], name), `The photo is ${name}'s now.`, identity), { list: text => names(index, text) });
 
   const forget = identity => askFor(`Forget ${identity} for good?`, `Type ${identity} to go on`, 'Forget for good', async () => {
-    const receipt = await api.forget(app.index, identity);
-    document.dispatchEvent(new Event('gallery-changed'));
-    await begin();
+    const receipt = await api.forget(index, identity);
+    await changed();
     open('Forgotten', make('p', {}, `${receipt.face_ids.length} photos, their vectors, crops and the name are gone from this index; `
       + `${Object.keys(receipt.files).length} files were looked through, ${receipt.found} traces are left.`),
+    receipt.pending && make('p', {}, 'A part of it goes only when others have ended reading; the view “Index” tells when none is left.'),
+    receipt.notes.map(line => make('p', {}, line)),
     receipt.not_cleaned.length && make('div', {}, make('p', {}, 'Not cleaned, look there yourself:'),
       make('ul', {}, receipt.not_cleaned.map(line => make('li', {}, line)))));
   }, {
@@ -87,15 +93,21 @@ export function show(main, app, wanted) {
   });
 
   /** A change, told with a way back; a problem is the caller's, who shows it where it was asked for. */
-  async function run(work, text) {
+  async function run(work, text, identity) {
     const { command } = await work();
-    document.dispatchEvent(new Event('gallery-changed'));
     closeDialog();
-    await begin();
-    tell(text, command ? button('Undo', () => attempt(async () => { await api.undo(app.index, command); await begin(); tell('Taken back.'); })) : undefined);
+    await changed(identity);
+    tell(text, command && button('Undo', () => attempt(async () => { await api.undo(index, command); await changed(identity); tell('Taken back.'); })));
   }
 
-  query.addEventListener('input', () => { clearTimeout(typing); typing = setTimeout(begin, 150); });
+  /** Reads the names anew, and goes back to a person or to the heading where what had the focus is gone. */
+  async function changed(identity) {
+    document.dispatchEvent(new Event('gallery-changed'));
+    await begin(Math.max(PAGE, list.children.length));
+    refocus([...list.children].find(item => item.dataset.identity === identity)?.querySelector('button') || heading);
+  }
+
+  query.addEventListener('input', () => { clearTimeout(typing); typing = setTimeout(() => begin(), 150); });
   begin();
   if (wanted) look(wanted);
 }

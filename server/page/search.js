@@ -1,7 +1,7 @@
 // A photo -> the faces in it, and who they look like.
 
 import * as api from './api.js';
-import { announce, askFor, attempt, button, closeDialog, make, open, percent, tell } from './parts.js';
+import { announce, askFor, attempt, button, closeDialog, isAsked, make, open, percent, picture, refocus, tell } from './parts.js';
 import { names } from './people.js';
 
 const K = 5;
@@ -9,57 +9,66 @@ let kept = null; // the last photo and its answer, for the way back to this view
 document.addEventListener('gallery-changed', () => { kept = null; });
 
 export function show(main, app) {
+  const { index, until: { signal } } = app;
   const input = make('input', { type: 'file', accept: 'image/*', id: 'file', className: 'visually-hidden' });
-  input.addEventListener('change', () => input.files[0] && look(input.files[0]));
+  input.addEventListener('change', () => {
+    const [photo] = input.files;
+    input.value = ''; // so that the same one can be chosen again
+    if (photo) look(photo);
+  });
   const drop = make('label', { className: 'drop', htmlFor: 'file' },
     make('span', {}, make('strong', {}, 'Choose a photo'), ', drop one here, or paste one'));
   const camera = button('Use the camera', () => shoot(look), { disabled: !navigator.mediaDevices });
   const results = make('section', { 'aria-label': 'Faces', className: 'results' });
-  for (const kind of ['dragenter', 'dragover']) main.addEventListener(kind, event => { event.preventDefault(); drop.classList.add('over'); }, app.until);
-  for (const kind of ['dragleave', 'drop']) main.addEventListener(kind, () => drop.classList.remove('over'), app.until);
-  main.addEventListener('drop', event => { event.preventDefault(); pick(event.dataTransfer.files); }, app.until);
+  for (const kind of ['dragenter', 'dragover']) addEventListener(kind, () => drop.classList.add('over'), app.until);
+  for (const kind of ['dragleave', 'drop']) addEventListener(kind, () => drop.classList.remove('over'), app.until);
+  addEventListener('drop', event => pick(event.dataTransfer.files), app.until);
   addEventListener('paste', event => pick(event.clipboardData.files), app.until);
   main.replaceChildren(make('h1', {}, 'Who is it?'), make('div', { className: 'choose' }, input, drop, camera), results);
 
   const pick = files => {
-    const photo = [...files].find(file => file.type.startsWith('image/'));
-    if (photo) look(photo);
+    const [photo, ...others] = [...files].filter(isPhoto);
+    if (photo) { closeDialog(); look(photo); }
     else if (files.length) tell('That is no photo: choose a JPEG, PNG or WebP file.');
+    if (others.length) tell(`One photo at a time: ${photo.name} is looked at, ${others.length === 1 ? 'one other is' : `${others.length} others are`} not.`);
   };
 
   let looks = 0;
-  const { index } = app;
 
-  async function look(photo) {
+  /** again: after a change, the last answer stays until the new one is there. */
+  async function look(photo, again = false) {
     const mine = ++looks; // a later photo's answer may come first
     kept = null;
-    results.replaceChildren(make('p', { className: 'wait' }, 'Looking for faces …'));
+    if (!again) results.replaceChildren(make('p', { className: 'wait' }, 'Looking for faces …'));
     const answer = await attempt(() => api.search(index, photo, K));
-    if (mine !== looks) return;
+    if (mine !== looks || signal.aborted) return;
     if (!answer) return results.replaceChildren();
     kept = { index, photo, answer };
     await draw(photo, answer);
   }
 
   async function draw(photo, answer) {
-    const picture = await createImageBitmap(photo).catch(() => null);
-    const shown = picture ? withBoxes(photo, picture, answer) : null;
+    const mine = looks;
+    const pixels = await createImageBitmap(photo).catch(() => null);
+    if (mine !== looks) return;
+    const shown = pixels ? withBoxes(photo, pixels, answer)
+      : make('p', {}, 'This browser cannot show this kind of photo. Save it as a JPEG to see whose face is which.');
     const found = answer.faces.length;
     const heading = found === 0 ? nobody(answer) : found === 1 ? 'One face' : `${found} faces`;
-    results.replaceChildren(make('h2', {}, heading), ...(shown ? [shown] : []),
-      ...answer.faces.map(face => card(face, picture, photo)));
+    const sure = pixels || found === 1; // which face it is
+    results.replaceChildren(make('h2', {}, heading), shown, ...answer.faces.map(face => card(face, pixels, photo, sure)));
     if (answer.left_out) results.append(make('p', {}, `${answer.left_out} smaller faces are left out.`));
     announce(found === 0 ? heading : `${heading}: ${answer.faces.map(words).join(' ')}`);
   }
 
-  function card(face, picture, photo) {
-    const probe = cut(picture, face.box);
+  function card(face, pixels, photo, sure) {
+    const probe = cut(pixels, face.box);
     probe.setAttribute('aria-label', `Face ${face.face + 1} of the photo`);
     const hits = face.hits.map(hit => make('li', {}, button([
-      make('img', { src: api.thumbnail(app.index, hit.face_id), alt: '', loading: 'lazy', width: 96, height: 96 }),
+      picture(api.thumbnail(index, hit.face_id), { alt: '', width: 96, height: 96 }),
       make('span', { className: 'name' }, hit.identity),
       make('span', { className: 'score' }, hit.score.toFixed(3)),
-    ], () => compare(face, hit, picture, photo), { className: 'hit', 'aria-label': `${hit.rank}. ${hit.identity}, score ${hit.score.toFixed(3)}: compare` })));
+    ], () => compare(face, hit, pixels, photo, sure), { className: 'hit', 'aria-label': `${hit.rank}. ${hit.identity}, score ${hit.score.toFixed(3)}: compare` })));
     const best = face.hits[0]?.identity;
     const state = face.known === null ? 'open' : face.known ? 'known' : 'unknown';
     return make('article', { className: `face ${state}`, id: `face-${face.face}`, tabIndex: -1, 'aria-label': `Face ${face.face + 1}` },
@@ -67,46 +76,63 @@ export function show(main, app) {
       make('div', { className: 'answer' },
         make('p', { className: 'verdict' }, make('strong', {}, title(face)), ' ', explanation(face)),
         make('ol', { className: 'hits' }, hits),
-        app.may('write') && make('p', { className: 'actions' },
+        app.may('write') && sure && make('p', { className: 'actions' },
           face.known && button(`It is ${best}: add this photo`, () => enrol(photo, face, best)),
           button(face.known ? 'It is somebody else\u00a0…' : 'Enrol\u00a0…', () => enrolAs(photo, face)))));
   }
 
-  const enrolAs = (photo, face) => askFor('Who is it?', 'Name', 'Enrol', name => enrol(photo, face, name), { list: text => names(app.index, text) });
+  const enrolAs = (photo, face) => askFor('Who is it?', 'Name', 'Enrol', name => enrol(photo, face, name), { list: text => names(index, text) });
 
   async function enrol(photo, face, name, readmit = false) {
     const save = async () => {
       const done = await api.enrol(index, photo, name, face.face, readmit);
-      const undo = button('Undo', () => attempt(async () => { await api.undo(index, done.command); tell('Taken back.'); await look(photo); }));
-      await look(photo);
-      tell(done.added ? `Enrolled as ${name}.` : `${name} has this face already.`, done.added ? undo : undefined);
+      await seen(photo, face, done.added ? `Enrolled as ${name}.` : `${name} has this face already.`, done.added && done.command);
     };
     try {
       await save();
     } catch (problem) {
+      if (problem.body?.face_id) return another(photo, face, name, problem.body);
       if (problem.body?.type?.endsWith(':forgotten')) {
         return askFor('This face was forgotten', `Type ${name} to enrol it all the same`, 'Enrol again', () => enrol(photo, face, name, true), { must: name });
       }
-      if (document.getElementById('dialog').open) throw problem;
+      if (isAsked()) throw problem;
       tell(problem.message);
     }
   }
 
-  function compare(face, hit, picture, photo) {
+  /** The photo of a face that is another's: asks whether it is to be this one's. */
+  function another(photo, face, name, { face_id, identity }) {
+    open(`This photo is enrolled as ${identity}`, make('p', { className: 'actions' }, button(`It is ${name}: correct it`, () => attempt(async () => {
+      const { command } = await api.split(index, [face_id], name);
+      await seen(photo, face, `The photo is ${name}'s now.`, command);
+    }), { className: 'main' })));
+  }
+
+  /** Looks at the photo again after a change, which is told with a way back. */
+  async function seen(photo, face, text, command) {
+    await look(photo, true);
+    closeDialog();
+    refocus(document.getElementById(`face-${face.face}`));
+    tell(text, command && button('Undo', () => attempt(async () => { await api.undo(index, command); await seen(photo, face, 'Taken back.'); })));
+  }
+
+  function compare(face, hit, pixels, photo, sure) {
     open(`${hit.identity}: score ${hit.score.toFixed(3)}`,
       make('div', { className: 'compare' },
-        make('figure', {}, cut(picture, face.box, 320), make('figcaption', {}, `Face ${face.face + 1} of the photo`)),
-        make('figure', {}, make('img', { src: api.thumbnail(app.index, hit.face_id), alt: `Enrolled photo of ${hit.identity}` }),
+        make('figure', {}, cut(pixels, face.box, 320), make('figcaption', {}, `Face ${face.face + 1} of the photo`)),
+        make('figure', {}, picture(api.thumbnail(index, hit.face_id), { alt: `Enrolled photo of ${hit.identity}` }),
           make('figcaption', {}, hit.image))),
       make('p', {}, `${hit.rank === 1 ? 'The nearest' : `Number ${hit.rank}`} of ${face.hits.length}. The same photo would have 1.`),
       make('p', { className: 'actions' },
-        app.may('write') && button(`It is ${hit.identity}: add this photo`, async () => { closeDialog(); await enrol(photo, face, hit.identity); }),
+        app.may('write') && sure && button(`It is ${hit.identity}: add this photo`, async () => { closeDialog(); await enrol(photo, face, hit.identity); }),
         button('All photos of this person', () => { closeDialog(); app.go('people', hit.identity); })));
   }
 
   if (kept?.index === index) draw(kept.photo, kept.answer);
   else kept = null;
 }
+
+const isPhoto = file => file.type.startsWith('image/') || /\.(hei[cf]|tiff?)$/i.test(file.name);
 
 const nobody = answer => ({
   no_face: 'No face was found in this photo.',
@@ -130,28 +156,28 @@ function explanation(face) {
 const words = face => `Face ${face.face + 1}: ${title(face)}`;
 
 /** The photo with a numbered button on each face. */
-function withBoxes(photo, picture, answer) {
+function withBoxes(photo, pixels, answer) {
   const url = URL.createObjectURL(photo);
   const image = make('img', { src: url, alt: 'The photo', onload: () => URL.revokeObjectURL(url) });
   const boxes = answer.faces.filter(face => face.box).map(face => {
     const [x0, y0, x1, y1] = face.box;
     const box = button(String(face.face + 1), () => document.getElementById(`face-${face.face}`).focus(),
       { className: `box ${face.known === null ? 'open' : face.known ? 'known' : 'unknown'}`, 'aria-label': words(face) });
-    Object.assign(box.style, { left: `${100 * x0 / picture.width}%`, top: `${100 * y0 / picture.height}%`,
-      width: `${100 * (x1 - x0) / picture.width}%`, height: `${100 * (y1 - y0) / picture.height}%` });
+    Object.assign(box.style, { left: `${100 * x0 / pixels.width}%`, top: `${100 * y0 / pixels.height}%`,
+      width: `${100 * (x1 - x0) / pixels.width}%`, height: `${100 * (y1 - y0) / pixels.height}%` });
     return box;
   });
   return make('div', { className: 'photo' }, make('div', { className: 'frame' }, image, boxes));
 }
 
 /** A canvas with a face and a little around it. */
-function cut(picture, box, size = 128) {
+function cut(pixels, box, size = 128) {
   const canvas = make('canvas', { width: size, height: size, role: 'img', 'aria-label': 'The face in the photo' });
-  if (!picture || !box) return canvas;
+  if (!pixels || !box) return canvas;
   const [x0, y0, x1, y1] = box;
   const side = 1.25 * Math.max(x1 - x0, y1 - y0);
   const [left, top] = [(x0 + x1 - side) / 2, (y0 + y1 - side) / 2];
-  canvas.getContext('2d').drawImage(picture, left, top, side, side, 0, 0, size, size);
+  canvas.getContext('2d').drawImage(pixels, left, top, side, side, 0, 0, size, size);
   return canvas;
 }
 
