@@ -302,8 +302,12 @@ def calibrate(out: Output, name: str, fpir: float, probes: tuple[Path, ...], spl
 def forget(out: Output, name: str, identity: str, also: tuple[Path, ...], receipt: Path | None) -> None:
     """Remove a person for good: rows, vectors, crops, names; look for what is left, and write a receipt. There is no undo."""
     import galleries
+    from server.accounts import drop_answers
 
-    done, path = galleries.forget(name, identity, also, receipt, out.say)
+    try:
+        done, path = galleries.forget(name, identity, also, receipt, out.say)
+    finally:
+        drop_answers()
     lines = [f"found {n} times in {file}" for file, n in done.files.items() if n]
     lines += [f"not cleaned: {what}" for what in done.not_cleaned] + [f"note: {note}" for note in done.notes]
     if done.pending:

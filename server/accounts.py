@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -185,6 +186,7 @@ class Accounts:
         self._run("INSERT INTO audit(time, key, what, name, status, faces) VALUES (?, ?, ?, ?, ?, ?)", now, key, what, name, status,
                   json.dumps(list(faces)))  # fmt: skip
         self._run("DELETE FROM audit WHERE time < ?", now - AUDIT_KEPT)
+        self._run("DELETE FROM writes WHERE time < ?", now - DAY)
 
     def audit(self, limit: int) -> list[dict[str, Any]]:
         """The last lines, newest first."""
@@ -220,6 +222,13 @@ class Accounts:
         rows = self._run("SELECT id, name, kind, state, done, total, began, ended, detail FROM jobs WHERE id=?", id)
         names = ("id", "index", "kind", "state", "done", "total", "began", "ended", "detail")
         return dict(zip(names, rows[0], strict=True)) if rows else None
+
+
+def drop_answers() -> None:
+    """For whoever forgets a person without a server: those that one has kept, if there was one."""
+    if (data_root() / FILE).exists():
+        with closing(Accounts()) as accounts:
+            accounts.drop_answers()
 
 
 def _hash(secret: str) -> bytes:

@@ -7,10 +7,11 @@ import base64
 import binascii
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
 from hashlib import sha256
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Depends, File, Header, Path, Query, Request, Response, UploadFile
@@ -18,6 +19,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 
 import galleries
+from embedder.compute import cores
 from embedder.errors import FaceDBError
 from embedder.photos import Photo
 from embedder.spec import FaceSpec
@@ -37,7 +39,8 @@ from server.problems import Problem, busy, of_error
 from server.state import State
 from workflows import Question
 
-HITS = 10_000  # of all vectors of a question
+T = TypeVar("T")
+HITS = 10_000  # of all vectors or faces of a question
 AHEAD = 16  # photos of a stream that are at work
 BUSY_SECONDS = 0.1  # until a photo of a stream is tried again
 LINE = "application/x-ndjson"
@@ -119,14 +122,11 @@ async def faces_of(whole: State, index: Served, data: bytes, name: str) -> tuple
         raise busy("more photos wait than may: try again") from None
 
 
-async def answers_to(index: Served, vectors: np.ndarray, question: Question) -> list[Answer]:
+async def answers_to(index: Served, vectors: np.ndarray, question: Question, contract: str | None = None) -> list[Answer]:
     if not len(vectors):
         return []
     try:
-        try:
-            found = await asyncio.wrap_future(index.ask(vectors, question))
-        except Replaced:  # by another model's vectors, a moment ago
-            found = await asyncio.wrap_future(index.ask(vectors, question))
+        found = await asyncio.wrap_future(index.ask(vectors, question, contract))
     except Full:
         raise busy("more questions wait than may: try again") from None
     if isinstance(found, FaceDBError):
@@ -134,10 +134,23 @@ async def answers_to(index: Served, vectors: np.ndarray, question: Question) -> 
     return found
 
 
+async def persistently(answer: Callable[[], Awaitable[T]]) -> T:
+    """Asked again where the index was replaced meanwhile: each of its searchers may notice only when it is asked."""
+    for _ in range(cores()):
+        with suppress(Replaced):
+            return await answer()
+    return await answer()
+
+
 async def photo_answer(whole: State, index: Served, data: bytes, name: str, question: Question) -> dict[str, Any]:
-    photo, rows, _ = await faces_of(whole, index, data, name)
+    return await persistently(lambda: _photo_answer(whole, index, data, name, question))
+
+
+async def _photo_answer(whole: State, index: Served, data: bytes, name: str, question: Question) -> dict[str, Any]:
+    photo, rows, spec = await faces_of(whole, index, data, name)
     faces = [row for row in rows if row.vector is not None]
-    answers = await answers_to(index, np.array([row.vector for row in faces], np.float32), question)
+    question = replace(question, k=min(question.k, HITS // max(1, len(faces))))
+    answers = await answers_to(index, np.array([row.vector for row in faces], np.float32), question, spec.fingerprint)
     found = [models.as_face(row) | answer for row, answer in zip(faces, answers, strict=True)]
     return {"image": name, "outcome": photo.outcome, "why": photo.why, "left_out": photo.faces - len(faces), "faces": found}
 
@@ -181,7 +194,7 @@ async def search_by_vectors(whole: Whole, key: Asker, index: Index, asked: model
         xq = np.array(asked.vectors, np.float64).astype(np.float32)
     question = Question(asked.k, asked.faces, asked.score, tuple(asked.where), asked.min_score)
     xq = checked(xq, xq.shape[1])  # here, so that one bad question spoils no others that are asked together
-    return JSONResponse({"answers": await answers_to(index, xq, question)})
+    return JSONResponse({"answers": await persistently(lambda: answers_to(index, xq, question))})
 
 
 @router.post("/indexes/{index}/search/stream", openapi_extra=LINES, tags=["search"], response_class=StreamingResponse,
@@ -276,14 +289,25 @@ async def verify_two_photos(
     whole: Whole, key: Asker, index: Index, first: Annotated[UploadFile, File()], second: Annotated[UploadFile, File()]
 ):
     """How alike the largest faces of two photos are, by the index's model."""
-    rows = []
-    for which, file in (("first", first), ("second", second)):
-        photo, found, _ = await faces_of(whole, index, await file.read(), file.filename or which)
-        if found[0].vector is None:
-            raise Problem(
-                422, photo.outcome, f"expected a face in the {which} photo, its outcome is {photo.outcome} ({photo.why}): choose another"
-            )
-        rows.append(found[0])
+    photos = [("first", first.filename, await first.read()), ("second", second.filename, await second.read())]
+
+    async def both() -> list[Row]:
+        rows, contracts = [], set()
+        for which, name, data in photos:
+            photo, found, spec = await faces_of(whole, index, data, name or which)
+            if found[0].vector is None:
+                raise Problem(
+                    422,
+                    photo.outcome,
+                    f"expected a face in the {which} photo, its outcome is {photo.outcome} ({photo.why}): choose another",
+                )
+            rows.append(found[0])
+            contracts.add(spec.fingerprint)
+        if len(contracts) > 1:
+            raise Replaced("expected one model for both photos, the index got another one between them: ask again")
+        return rows
+
+    rows = await persistently(both)
     a, b = (np.asarray(row.vector, np.float32) for row in rows)
     return JSONResponse({"score": float(exact_scores(a, b[None])[0]), "faces": list(map(models.as_face, rows))})
 

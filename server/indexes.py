@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,11 +14,11 @@ import numpy as np
 from embedder.compute import cores
 from embedder.errors import FaceDBError, SystemFault
 from galleries import open_gallery
-from indexer.database import Damaged, Replaced
+from indexer.database import FILE, Damaged, Replaced
 from indexer.gallery import Gallery
 from indexer.search import Searcher
 from server.batches import Batcher, Full
-from workflows import Judge, Question, open_index
+from workflows import Judge, Question, indexes_root, open_index
 
 T = TypeVar("T")
 READERS = 4
@@ -27,10 +28,11 @@ WAITING_VECTORS = 10_000  # of all questions together
 
 @dataclass(frozen=True)
 class Asked:
-    """Vectors float32 (n, d), and what is asked of each."""
+    """Vectors float32 (n, d), what is asked of each, and the contract that they were made by, where that is known."""
 
     vectors: np.ndarray
     question: Question
+    contract: str | None = None
 
 
 Answer = dict[str, Any]  # to one vector: known, chance, margin, hits
@@ -45,17 +47,18 @@ class Served:
         self._searches: Batcher[Asked, Answers] = Batcher(self._searcher, cores(), TOGETHER)
         self._readers = ThreadPoolExecutor(READERS, f"read-{name}")
         self._writer = ThreadPoolExecutor(1, f"write-{name}")
-        self._own = threading.local()
+        self._own, self._path = threading.local(), indexes_root() / name / FILE
         self._lock, self._vectors = threading.Lock(), 0
 
-    def ask(self, vectors: np.ndarray, question: Question) -> Future[Answers]:
-        """The answers to each vector, or why there are none. Raises Full where too many wait."""
+    def ask(self, vectors: np.ndarray, question: Question, contract: str | None = None) -> Future[Answers]:
+        """The answers to each vector, or why there are none. Raises Full where too many wait; what is to come raises Replaced where the index
+        was opened for another file or for another model's vectors than it has now, or than these are."""
         with self._lock:
             if self._vectors + len(vectors) > WAITING_VECTORS:
                 raise Full
             self._vectors += len(vectors)
         try:
-            future = self._searches.submit(Asked(vectors, question))
+            future = self._searches.submit(Asked(vectors, question, contract))
         except Full:
             self._answered(len(vectors))
             raise
@@ -81,23 +84,39 @@ class Served:
             pool.shutdown(cancel_futures=True)
 
     def _with_gallery(self, work: Callable[[Gallery], T], write: bool) -> T:
-        """By this thread's own connection, which is opened anew after damage."""
+        """By this thread's own connection, which is opened anew after damage, and where there is another file."""
+        file = self._file()
+        if hasattr(self._own, "gallery") and self._own.file != file:
+            self._leave()
         if not hasattr(self._own, "gallery"):
-            self._own.gallery = open_gallery(self.name, write)
+            self._own.gallery, self._own.file = open_gallery(self.name, write), file
         try:
             return work(self._own.gallery)
         except (Damaged, SystemFault):
-            self._own.gallery.close()
-            del self._own.gallery
+            self._leave()
             raise
+
+    def _leave(self) -> None:
+        self._own.gallery.close()
+        del self._own.gallery
+
+    def _file(self) -> tuple[int, int] | None:
+        """Which one it is: `restore` and `build-index` put another in the place of one that is damaged."""
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _searcher(self) -> Callable[[Sequence[Asked]], list[Answers]]:
         import faiss
 
         faiss.omp_set_num_threads(1)  # of this thread's searches: there are as many such threads as cores, and waking others takes longer
-        searcher = open_index(self.name)
+        file, searcher = self._file(), open_index(self.name)
 
         def answer(asked: Sequence[Asked]) -> list[Answers]:
+            if self._file() != file or not {one.contract for one in asked} <= {None, searcher.spec.fingerprint}:
+                raise Replaced(f"expected {self.name} to stay as it was opened, it was replaced: ask again")
             found: list[Answers] = [[] for _ in asked]
             kinds = [(one.question, one.vectors.shape[1]) for one in asked]
             for kind in dict.fromkeys(kinds):

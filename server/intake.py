@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -23,6 +24,7 @@ from server.settings import Settings
 from workflows import Say, fitting_model, load_embedder, make_detector
 
 PAIR = 2  # faces that the network takes at a time: 6 % slower than 8, which must be filled up, and batches hold any number
+CLOSE_SECONDS = 0.05  # from one look at what is still in it to the next
 WAITING_BYTES = 256 << 20  # not yet decoded, of all photos together
 WAITING_PIXELS = 4 * 50_000_000  # decoded, of all photos together: 600 MB
 
@@ -91,8 +93,11 @@ class Intake:
         """In a process of its own."""
         if len(self) >= self._most or self._bytes + len(data) > WAITING_BYTES:
             raise Full
+        try:
+            future = self._decoder.submit_bytes(name, data)
+        except RuntimeError:  # it ends
+            raise Full from None
         self._count(photos=1, size=len(data))
-        future = self._decoder.submit_bytes(name, data)
         future.add_done_callback(lambda _: self._count(photos=-1, size=-len(data)))
         return future
 
@@ -119,6 +124,9 @@ class Intake:
         return found
 
     def close(self) -> None:
+        """Does what was begun, and ends."""
+        while self._coming or len(self):
+            time.sleep(CLOSE_SECONDS)
         self._batches.close()
         self._decoder.__exit__()
         self._network.close()

@@ -109,7 +109,7 @@ class State:
         for index in self.indexes.values():
             index.close()
         for pool in (self._loader, self._jobs):
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
         self.desk.close()
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from embedder import trained_on, weights
 from embedder.table import DataSet
+from server.accounts import Accounts
 from tests.test_cli import photos, vectors  # noqa: F401
 
 KEY = {"FACEDB_KEY": "a key of the test"}
@@ -188,7 +190,14 @@ def test_forgetting_for_good(run, photos, vectors, index, own_indexes, tmp_path,
         for model, names in (("knows", ["S3", "s4"]), ("knows-not", ["s4"])):
             part = weights.store_part({"Bottleneck/kernel": np.full((2, 2), len(names), np.float32)}, model, "fixed", "ab" * 32)
             trained_on.write(weights.stored_file(part).parent, [trained_on.Training.of(names)])
+        with closing(Accounts()) as accounts:  # as a server leaves it
+            key = accounts.holder(accounts.make_key("me", "write", 0))
+            accounts.begin_write(key, "mark", b"rename")
+            accounts.end_write(key, "mark", 200, b"Erika Mustermann")
         done = run("forget", index, "--identity", "Erika Mustermann", "--also", copy, "--json")
+        with closing(Accounts()) as accounts:
+            assert accounts.begin_write(key, "mark", b"rename") == (False, 200, None, True)
+        assert not any(b"Erika" in file.read_bytes() for file in (tmp_path / "data").glob("server.db*"))
     receipt = json.loads(done.out)
     assert done.code == 0 and len(receipt["face_ids"]) == 1 and not receipt["pending"] and sum(receipt["files"].values()) == 0
     assert any("original photos" in line for line in receipt["not_cleaned"])

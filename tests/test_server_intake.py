@@ -1,3 +1,4 @@
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,10 @@ import pytest
 from embedder.compute import Compute
 from embedder.errors import ModelError
 from embedder.spec import FaceSpec
-from server.intake import PAIR, Elastic
+from server.batches import Full
+from server.intake import PAIR, Elastic, Intake
+from server.settings import Settings
+from workflows import open_index
 
 
 class Network:
@@ -49,3 +53,22 @@ def test_where_the_network_for_many_cannot_be_loaded_the_other_goes_on():
     network = Elastic(few, many, said.append)
     network.close()
     assert network(crops(PAIR)).tolist() == [1] * (PAIR) and said == ["expected weights, received none: fetch them"]
+
+
+def test_an_intake_that_is_closed_answers_what_is_in_it(server, monkeypatch):
+    for name, folder in (("FACEDB_DATA", server.root), ("FACEDB_INDEXES", server.indexes)):
+        monkeypatch.setenv(name, str(folder))
+    with open_index("att") as searcher:
+        intake = Intake(searcher, Settings(("att",)), lambda line: None, lambda size: None)
+
+    async def ask_and_close():
+        asked = [asyncio.create_task(intake.faces(server.probe(i), f"{i}")) for i in range(1, 41)]
+        await asyncio.sleep(0)
+        await asyncio.get_running_loop().run_in_executor(None, intake.close)
+        return await asyncio.gather(*asked)
+
+    answers = asyncio.run(ask_and_close())
+    assert [photo.name for photo, _ in answers] == [f"{i}" for i in range(1, 41)]
+    assert sum(rows[0].vector is not None for _, rows in answers) > 35
+    with pytest.raises(Full):
+        asyncio.run(intake.faces(server.probe(1), "late"))
