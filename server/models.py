@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 TEXT = r"^[^\x00]+$"
 Name = Annotated[str, Field(min_length=1, max_length=500, pattern=TEXT, description="A person's name.", examples=["Ada Lovelace"])]
 FaceId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["6e6cafb5ab4d2c51c9d3ea2d7ca8ff31"])]
+Filter = Annotated[str, Field(max_length=1000)]
 Box = Annotated[list[float], Field(min_length=4, max_length=4, description="x0, y0, x1, y1 in pixels of the photo as it is shown.",
                                    examples=[[14.2, 20.1, 78.9, 102.4]])]  # fmt: skip
 
@@ -66,7 +67,7 @@ class VectorQuestion(Taken):
     k: int = Field(default=5, ge=1, le=1000)
     faces: bool = Field(default=False, description="Faces in the place of people.")
     score: Literal["best", "mean", "template"] = "best"
-    where: list[str] = Field(default=[], max_length=100, description="Filters such as year>=1999.")
+    where: list[Filter] = Field(default=[], max_length=100, description="Filters such as year>=1999.")
     min_score: float | None = None
 
 

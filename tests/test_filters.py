@@ -1,6 +1,7 @@
 import contextlib
 import json
 import operator
+import time
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -276,10 +277,18 @@ def test_how_a_condition_is_read(text, parts):
     assert parse([text]) == [Condition(*parts)]
 
 
-@pytest.mark.parametrize("text", ["", " ", "year", "=1999", "year~1999", 'a"b=1', "!", "year is 1999"])
+@pytest.mark.parametrize("text", ["", " ", "year", "=1999", " =1999", "year~1999", 'a"b=1', "!", "year is 1999"])
 def test_a_condition_that_cannot_be_read_is_refused(searcher, text):
     with pytest.raises(InputError, match="expected a filter such as year>=1999, tag=beach or tags:beach, received .*: mend it"):
         searcher.search(QUERIES[:1], 1, where=[text])
+
+
+@pytest.mark.parametrize("text", [" " * 2000, "year" + " " * 2000, " " * 2000 + "=1", "a=" + " " * 2000 + "b", "a " * 1000])
+def test_a_text_of_spaces_is_read_at_once(text):
+    began = time.monotonic()
+    with contextlib.suppress(InputError):
+        parse([text])
+    assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize(

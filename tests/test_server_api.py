@@ -190,6 +190,16 @@ def test_a_filter_on_a_column_that_nobody_has_is_refused(server, client):
     assert "year" in problem(answer, 422, "invalid")["detail"]
 
 
+def test_a_filter_has_a_limit_that_the_openapi_document_says(client):
+    texts = ["s=" + "1" * 999]
+    asked = client.post("/v1/indexes/att/search/stream", params={"where": texts})
+    assert "1000 characters" in problem(asked, 422, "invalid")["detail"]
+    asked = client.post("/v1/indexes/att/search/vectors", json={"vectors": [[1.0]], "where": texts})
+    assert "1000 characters" in problem(asked, 422, "invalid")["detail"]
+    document = client.get("/openapi.json").text
+    assert document.count('"maxLength":1000}') == 3  # of photos, streams, vectors
+
+
 def test_what_is_no_filter_is_refused_before_a_stream_begins(client):
     answer = client.post("/v1/indexes/att/search/stream", content=b"", params={"where": "false"})
     assert "a filter such as" in problem(answer, 422, "invalid")["detail"]
