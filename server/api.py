@@ -32,7 +32,7 @@ from indexer.search import checked, exact_scores
 from server import models
 from server.accounts import Key
 from server.batches import Full
-from server.guard import COOKIE
+from server.guard import COOKIE, session_secret
 from server.indexes import Answer, Served
 from server.intake import Intake, photo_name
 from server.problems import Problem, busy, of_error
@@ -599,7 +599,7 @@ async def who_am_i(key: Asker):
 @router.delete("/session", status_code=204, tags=["session"])
 async def sign_out(request: Request, whole: Whole):
     """Ends the session."""
-    if secret := request.cookies.get(COOKIE):
+    if secret := session_secret(dict(request.headers.raw)):
         whole.desk.forget_session(secret)
         await whole.desk.ask(lambda accounts: accounts.end_session(secret))
     answer = Response(status_code=204)

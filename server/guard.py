@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeVar
 
 from embedder.errors import FaceDBError
@@ -146,8 +145,9 @@ class Guard:
             self._check_origin(headers)
         if scope["path"] in OPEN or scope["path"].startswith("/page/"):
             return
-        bearer, cookie = _bearer(headers), _cookie(headers)
-        key = await self._desk().who(bearer or cookie, not bearer) if bearer or cookie else None
+        bearer = _bearer(headers)
+        secret = bearer or session_secret(headers)
+        key = await self._desk().who(secret, not bearer) if secret else None
         if key is None:
             raise Problem(401, "key", "expected a key (`Authorization: Bearer KEY`) or a session, received none that is valid: make one with "
                           "`keys make`, or sign in again", {"WWW-Authenticate": "Bearer"})  # fmt: skip
@@ -235,9 +235,8 @@ def _bearer(headers: dict[bytes, bytes]) -> str:
     return secret.strip() if scheme.lower() == "bearer" else ""
 
 
-def _cookie(headers: dict[bytes, bytes]) -> str:
-    try:
-        found = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
-    except CookieError:
-        return ""
-    return found[COOKIE].value if COOKIE in found else ""
+def session_secret(headers: dict[bytes, bytes]) -> str:
+    """Of the page's cookie, as it stands there; what others set at this host may look like anything."""
+    mark = f"{COOKIE}=".encode()
+    parts = (part.strip() for part in headers.get(b"cookie", b"").split(b";"))
+    return next((part.removeprefix(mark).decode("latin-1") for part in parts if part.startswith(mark)), "")

@@ -1,10 +1,13 @@
 import asyncio
 import json
+import time
+from unittest.mock import AsyncMock, Mock
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from server.accounts import Accounts
+from server.api import sign_out
 from server.app import answer_problems
 from server.guard import Desk, Guard
 from server.meters import Meters
@@ -39,15 +42,14 @@ def ask(tmp_path, monkeypatch):
     accounts.close()
     desk = Desk(8000)
 
-    def call(
-        method="GET", path="/v1/indexes", headers=(HOST,), body=(b"",), pause=0.0, key=None, session=False, app=echo, times=1, **settings
-    ):
+    def call(method="GET", path="/v1/indexes", headers=(HOST,), body=(b"",), pause=0.0, key=None, session=False, beside="a=b", app=echo, times=1,
+             **settings):  # fmt: skip
         guard = Guard(app, Settings(("x",), **settings), lambda: desk, Meters())
         sent = [*headers]
         if key:
             sent.append((b"authorization", f"Bearer {keys.get(key, key)}".encode()))
         if session:
-            sent.append((b"cookie", f"a=b; facedb={cookie}".encode()))
+            sent.append((b"cookie", f"{beside}; facedb={cookie}".encode()))
 
         async def one():
             parts, answer = list(body), []
@@ -129,6 +131,21 @@ def test_a_session_changes_something_only_with_the_header_that_no_form_can_send(
     own = (HOST, (b"x-facedb", b"1"), (b"origin", b"http://127.0.0.1:8000"), (b"sec-fetch-site", b"same-origin"))
     assert ask("POST", headers=own, session=True)[2] == ["write", 0]
     assert ask("POST", key="write")[2] == ["write", 0]
+
+
+@pytest.mark.parametrize("beside", ['prefs={"a":1}', "a b", "=", "", ";;", "é=ü", 'x="a', "notfacedb=1; facedb", "Path=/", '["x"]'])
+def test_a_session_stands_beside_cookies_of_others(ask, beside):
+    assert ask(session=True, beside=beside)[2] == ["write", 0]
+
+
+def test_a_long_cookie_is_read_at_once(ask):
+    quoted = '"' + r"\"" * 60_000 + '"'
+    began = time.monotonic()
+    assert ask(session=True, beside=f"x={quoted}")[2] == ["write", 0]
+    assert ask(key="read", headers=(HOST, (b"cookie", f"facedb={quoted}".encode())))[0] == 200
+    request = Request({"type": "http", "headers": [(b"cookie", f"facedb={quoted}".encode())]})
+    signed_out = asyncio.run(sign_out(request, Mock(desk=Mock(ask=AsyncMock()))))
+    assert signed_out.status_code == 204 and time.monotonic() - began < 3
 
 
 def test_a_key_asks_no_more_often_than_it_may(ask):
