@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +29,14 @@ HEADER_BYTES = 32 << 10
 def serve(settings: Settings, workers: int, certificate: Path | None, private_key: Path | None, say: Say) -> None:
     """Serves until it is told to end (SIGTERM, Ctrl-C), then ends what was begun.
 
-    Raises InputError where nobody but this machine could be let in safely: without keys off loopback; GalleryError for an index that is not
-    there; SystemFault where the port is taken.
+    Raises InputError where nobody but this machine could be let in safely: without keys off loopback, or by a certificate that is none;
+    GalleryError for an index that is not there; SystemFault where the port is taken.
     """
     for name in settings.names:
         open_index(name).close()
     _check_port(settings)
+    if certificate and private_key:
+        _check_tls(certificate, private_key)
     settings.to_environment()
     with contextlib.closing(Accounts()) as accounts, _shared_meters(workers):
         say(_where(settings, accounts))
@@ -75,6 +78,17 @@ def _check_port(settings: Settings) -> None:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             raise SystemFault(f"expected to listen at {settings.host}:{settings.port}, {error.strerror}: choose another --port") from None
+
+
+def _check_tls(certificate: Path, private_key: Path) -> None:
+    """Worker processes that cannot read them would be started again for ever."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, private_key, password="")  # or OpenSSL asks at the terminal
+    except OSError as error:
+        raise InputError(
+            f"expected a certificate and its key without a password (PEM), received {certificate} and {private_key} ({error.strerror}): "
+            "mend --tls-cert or --tls-key"
+        ) from None
 
 
 @contextlib.contextmanager

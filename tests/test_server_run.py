@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import time
@@ -6,6 +7,7 @@ import httpx
 import pytest
 
 from embedder.errors import InputError
+from server.run import _check_tls
 from server.settings import Settings, is_loopback
 from tests.conftest import ROOT
 from tests.server import build, free_port, running
@@ -48,6 +50,26 @@ def test_a_start_that_cannot_be_says_why_in_one_line(server):
     assert code == 6 and "choose another --port" in said
     assert refused(server, "att", "--host", "example.org")[0] == 2
     assert refused(server, "att", "--tls-cert", "x.pem")[0] == 2
+
+
+def test_a_certificate_that_is_none_is_told_before_anything_starts(server, tmp_path):
+    junk, missing = tmp_path / "junk.pem", tmp_path / "missing.pem"
+    junk.write_text("junk")
+    for workers, certificate, key in (("1", junk, junk), ("2", junk, missing), ("2", missing, junk)):
+        files = ("--tls-cert", str(certificate), "--tls-key", str(key))
+        code, said = refused(server, "att", "--port", str(free_port()), "--workers", workers, *files)
+        assert code == 2 and f"received {certificate} and {key}" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="OpenSSL's program makes the certificates")
+def test_a_certificate_needs_its_own_key_without_a_password(tmp_path):
+    for name, protect in (("ours", ["-nodes"]), ("other", ["-nodes"]), ("locked", ["-passout", "pass:secret"])):
+        made = ["-keyout", tmp_path / f"{name}.key", "-out", tmp_path / f"{name}.pem", "-subj", "/CN=localhost"]
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", *protect, *made], check=True, capture_output=True)
+    _check_tls(tmp_path / "ours.pem", tmp_path / "ours.key")
+    for certificate, key in (("ours.pem", "other.key"), ("locked.pem", "locked.key"), ("ours.key", "ours.pem")):
+        with pytest.raises(InputError, match=f"received .*{certificate} and .*{key} .*: mend --tls-cert or --tls-key"):
+            _check_tls(tmp_path / certificate, tmp_path / key)
 
 
 def test_two_processes_serve_one_index_and_count_together(server):
