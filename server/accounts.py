@@ -28,6 +28,7 @@ SCOPES = ("read", "write", "admin")  # each has those before it
 PREFIX = "fdb_"
 DAY = 86400.0
 AUDIT_KEPT = 400 * DAY
+SESSIONS = 20  # of a key; the oldest end
 DROPPED = bytes(1)  # in the place of what was asked, once somebody was forgotten
 START = "start"  # the name of the key in the address that `serve` prints
 
@@ -132,7 +133,10 @@ class Accounts:
         secret, now = secrets.token_urlsafe(32), time.time()
         self._run("DELETE FROM sessions WHERE until < ?", now)
         sql = "INSERT INTO sessions SELECT ?, id, ? FROM keys WHERE id=? RETURNING 1"
-        return secret if self._run(sql, _hash(secret), now + seconds, key.id) else None
+        begun = self._run(sql, _hash(secret), now + seconds, key.id)
+        newest = "SELECT rowid FROM sessions WHERE key=? ORDER BY rowid DESC LIMIT ?"
+        self._run(f"DELETE FROM sessions WHERE key=? AND rowid NOT IN ({newest})", key.id, key.id, SESSIONS)
+        return secret if begun else None
 
     def in_session(self, secret: str) -> Key | None:
         sql = "SELECT keys.id, name, scope, rate FROM sessions JOIN keys ON keys.id = key WHERE sessions.hash=? AND until >= ?"

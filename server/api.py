@@ -580,6 +580,7 @@ async def sign_in(request: Request, whole: Whole, asked: models.SignIn):
     if key is None:
         await asyncio.sleep(0.5)
         raise Problem(401, "key", "expected a key of this server, received another: see `keys make`", {"WWW-Authenticate": "Bearer"})
+    await whole.desk.count(key)
     seconds = whole.settings.session_seconds
     secret = await whole.desk.ask(lambda accounts: accounts.begin_session(key, seconds))
     if secret is None:

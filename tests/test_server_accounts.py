@@ -5,7 +5,7 @@ import time
 import pytest
 
 from embedder.errors import InputError
-from server.accounts import Accounts, Key
+from server.accounts import SESSIONS, Accounts, Key
 
 
 @pytest.fixture
@@ -69,6 +69,13 @@ def test_a_session_ends_by_time_or_by_hand(accounts):
     assert accounts.in_session(session) == key and accounts.in_session(short) is None
     accounts.end_session(session)
     assert accounts.in_session(session) is None
+
+
+def test_of_too_many_sessions_of_a_key_the_oldest_end(accounts):
+    key, other = holder(accounts), holder(accounts, "read")
+    others = accounts.begin_session(other, 60)
+    sessions = [accounts.begin_session(key, 60) for _ in range(SESSIONS + 3)]
+    assert [accounts.in_session(session) for session in sessions] == [None] * 3 + [key] * SESSIONS and accounts.in_session(others) == other
 
 
 def test_a_key_asks_no_more_often_than_it_may(accounts, tmp_path):

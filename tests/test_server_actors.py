@@ -88,6 +88,13 @@ def test_a_key_that_was_revoked(server, client):
         assert is_problem(other.get("/v1/indexes"), 401)
 
 
+def test_a_key_that_signs_in_all_the_time(server, client):
+    key = server.command("keys", "make", "restless", "--rate", "2", "--quiet")
+    answers = [client.post("/v1/session", json={"key": key}) for _ in range(12)]
+    late = [answer for answer in answers if answer.status_code != 200]
+    assert len(late) >= 6 and all(is_problem(answer, 429) and "set-cookie" not in answer.headers for answer in late)
+
+
 # browsers -------------------------------------------------------------------
 
 
