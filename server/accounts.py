@@ -30,7 +30,7 @@ DAY = 86400.0
 AUDIT_KEPT = 400 * DAY
 SESSIONS = 20  # of a key; the oldest end
 DROPPED = bytes(1)  # in the place of what was asked, once somebody was forgotten
-START = "start"  # the name of the key in the address that `serve` prints
+START = "start "  # and where it listens: the name of the key in the address that `serve` prints
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys(id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, hash BLOB NOT NULL UNIQUE, scope TEXT NOT NULL,
@@ -84,13 +84,20 @@ class Accounts:
     # keys
 
     def make_key(self, name: str, scope: str, rate: float) -> str:
-        """The secret, which is nowhere else; raises InputError where the name is taken, blank or a wrong scope is asked for."""
+        """The secret, which is nowhere else; raises InputError where the name is taken, blank or a start's, or a wrong scope is asked for."""
         if scope not in SCOPES:
             raise InputError(f"expected a scope of {', '.join(SCOPES)}, received {scope!r}: choose one")
         if not name.strip() or len(name) > 100:
             raise InputError(f"expected a name of 1 to 100 letters for the key, received {name!r:.120}: choose another")
+        if name.startswith(START):
+            raise InputError(
+                f"expected a name that does not begin with {START!r}, as those of servers' own keys do, received {name!r}: choose another"
+            )
         if not (rate == 0 or rate >= 1):
             raise InputError(f"expected a rate of 1 request a second or more, or 0 for no limit, received {rate}: mend it")
+        return self._add_key(name, scope, rate)
+
+    def _add_key(self, name: str, scope: str, rate: float) -> str:
         secret = PREFIX + secrets.token_urlsafe(32)
         made = self._run(
             "INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
@@ -110,13 +117,13 @@ class Accounts:
         if not self._run("DELETE FROM keys WHERE name=? RETURNING id", name):
             raise InputError(f"expected the name of a key, received {name!r}: see `keys list`")
 
-    def start_key(self, port: int) -> str:
-        """A new key for the one who starts a server at a port of loopback, in the place of the one before."""
-        self._run("DELETE FROM keys WHERE name=?", f"{START} {port}")
-        return self.make_key(f"{START} {port}", "admin", 0)
+    def start_key(self, at: str) -> str:
+        """A new key for the one who starts a server at an address and port of loopback, instead of the one before."""
+        self.end_start_key(at)
+        return self._add_key(START + at, "admin", 0)
 
-    def end_start_key(self, port: int) -> None:
-        self._run("DELETE FROM keys WHERE name=?", f"{START} {port}")
+    def end_start_key(self, at: str) -> None:
+        self._run("DELETE FROM keys WHERE name=?", START + at)
 
     def key(self, id: str) -> Key | None:
         rows = self._run("SELECT id, name, scope, rate FROM keys WHERE id=?", id)

@@ -47,9 +47,9 @@ T = TypeVar("T")
 class Desk:
     """The accounts, from the event loop: one thread asks them."""
 
-    def __init__(self, port: int):
-        """port: where this server listens; the key of another one's start is none of ours."""
-        self._port = port
+    def __init__(self, at: str):
+        """at: where this server listens; the key of another one's start is none of ours."""
+        self._at = at
         self._thread = ThreadPoolExecutor(1, "accounts")
         self._accounts = self._thread.submit(Accounts).result()
         self._seen: dict[tuple[str, str], tuple[float, Key | None]] = {}
@@ -66,7 +66,7 @@ class Desk:
         mark, now = (secret, "session" if in_session else "key"), time.monotonic()
         if (seen := self._seen.get(mark)) is None or seen[0] < now:
             key = await self.ask(lambda accounts: (accounts.in_session if in_session else accounts.holder)(secret))
-            if key and key.name.startswith(f"{START} ") and key.name != f"{START} {self._port}":
+            if key and key.name.startswith(START) and key.name != START + self._at:
                 key = None
             if len(self._seen) > 1000:
                 self._seen.clear()

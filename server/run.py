@@ -49,7 +49,7 @@ def serve(settings: Settings, workers: int, certificate: Path | None, private_ke
                 ssl_certfile=certificate, ssl_keyfile=private_key,
             )  # fmt: skip
         finally:
-            accounts.end_start_key(settings.port)
+            accounts.end_start_key(settings.at)
 
 
 def _end(*_: object) -> NoReturn:
@@ -60,14 +60,14 @@ def _where(settings: Settings, accounts: Accounts) -> str:
     """The line that is printed: on loopback with a key that is good for this run."""
     scheme = "https" if settings.tls else "http"
     if settings.on_loopback and settings.start_key:
-        return f"open {scheme}://{settings.address}:{settings.port}/#key={accounts.start_key(settings.port)}"
-    accounts.end_start_key(settings.port)  # of a server that was killed
-    if not settings.on_loopback and all(key["name"].startswith(f"{START} ") for key in accounts.list_keys()):
+        return f"open {scheme}://{settings.at}/#key={accounts.start_key(settings.at)}"
+    accounts.end_start_key(settings.at)  # of a server that was killed
+    if not settings.on_loopback and all(key["name"].startswith(START) for key in accounts.list_keys()):
         raise InputError(
             f"expected keys before others may reach the server at {settings.host}, there are none: make one with `keys make NAME`"
         )
     hint = "" if settings.tls else "; without TLS keys and photos can be read on the way: --tls-cert and --tls-key, or a proxy"
-    return f"listening at {scheme}://{settings.address}:{settings.port}{hint}"
+    return f"listening at {scheme}://{settings.at}{hint}"
 
 
 def _check_port(settings: Settings) -> None:

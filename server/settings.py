@@ -57,6 +57,11 @@ class Settings:
         return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
+    def at(self) -> str:
+        """Address and port."""
+        return f"{self.address}:{self.port}"
+
+    @property
     def compute(self) -> Compute:
         return Compute(self.device, self.precision)
 

@@ -27,7 +27,7 @@ class State:
 
     def __init__(self, settings: Settings, meters: Meters):
         self.settings, self.meters = settings, meters
-        self.desk = Desk(settings.port)
+        self.desk = Desk(settings.at)
         self.indexes = {name: Served(name) for name in settings.names}
         self._loader, self._jobs = ThreadPoolExecutor(1, "load"), ThreadPoolExecutor(1, "job")
         self._intakes: dict[str, Intake] = {}

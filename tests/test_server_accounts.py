@@ -55,12 +55,19 @@ def test_a_name_is_used_once_until_it_is_revoked(accounts):
 
 
 def test_the_key_of_a_start_ends_with_the_next(accounts):
-    first = accounts.start_key(8000)
-    other = accounts.start_key(8001)
-    second = accounts.start_key(8000)
-    assert accounts.holder(first) is None and accounts.holder(second).may("admin") and accounts.holder(other)
-    accounts.end_start_key(8000)
-    assert accounts.holder(second) is None and accounts.holder(other)
+    first = accounts.start_key("127.0.0.1:8000")
+    others = [accounts.start_key("127.0.0.1:8001"), accounts.start_key("127.0.0.2:8000")]
+    second = accounts.start_key("127.0.0.1:8000")
+    assert accounts.holder(first) is None and accounts.holder(second).may("admin") and all(map(accounts.holder, others))
+    accounts.end_start_key("127.0.0.1:8000")
+    assert accounts.holder(second) is None and all(map(accounts.holder, others))
+
+
+def test_no_key_is_called_as_those_of_starts_are(accounts):
+    for name in ("start 8000", "start 127.0.0.1:8000", "start "):
+        with pytest.raises(InputError, match="expected a name that does not begin with 'start '.*: choose another"):
+            accounts.make_key(name, "admin", 0)
+    assert accounts.holder(accounts.make_key("starter", "read", 0)) and accounts.holder(accounts.make_key("start", "read", 0))
 
 
 def test_a_session_ends_by_time_or_by_hand(accounts):

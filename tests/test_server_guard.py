@@ -14,6 +14,7 @@ from server.meters import Meters
 from server.settings import Settings
 
 HOST = (b"host", b"127.0.0.1:8000")
+STARTS = {"start": "127.0.0.1:8000", "other port": "127.0.0.1:8001", "other address": "127.0.0.2:8000"}
 
 
 async def echo(scope, receive, send):
@@ -38,9 +39,9 @@ def ask(tmp_path, monkeypatch):
     accounts = Accounts()
     keys = {scope: accounts.make_key(scope, scope, 0) for scope in ("read", "write")} | {"slow": accounts.make_key("slow", "read", 2)}
     cookie = accounts.begin_session(accounts.holder(keys["write"]), 60)
-    keys |= {"start": accounts.start_key(8000), "other start": accounts.start_key(8001)}
+    keys |= {name: accounts.start_key(at) for name, at in STARTS.items()}
     accounts.close()
-    desk = Desk(8000)
+    desk = Desk(STARTS["start"])
 
     def call(method="GET", path="/v1/indexes", headers=(HOST,), body=(b"",), pause=0.0, key=None, session=False, beside="a=b", app=echo, times=1,
              **settings):  # fmt: skip
@@ -76,7 +77,8 @@ def ask(tmp_path, monkeypatch):
 
 
 def test_a_key_lets_in_and_nothing_else_does(ask):
-    assert ask(key="read")[2] == ["read", 0] and ask(key="start")[2] == ["start 8000", 0] and ask(key="other start")[0] == 401
+    assert ask(key="read")[2] == ["read", 0] and ask(key="start")[2] == ["start 127.0.0.1:8000", 0]
+    assert ask(key="other port")[0] == ask(key="other address")[0] == 401
     for wrong in ("fdb_wrong", "", " ", "x" * 5000):
         status, headers, body = ask(key=wrong)
         assert status == 401 and headers[b"www-authenticate"] == b"Bearer" and body["type"] == "urn:facedb:problem:key"
