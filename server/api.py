@@ -201,6 +201,7 @@ async def search_by_vectors(whole: Whole, key: Asker, index: Index, asked: model
              responses={200: {"content": {LINE: {"schema": {"type": "string"}}}, "description": "A line for each, in order: id and answer, or problem."}})  # fmt: skip
 async def search_many_photos(request: Request, whole: Whole, key: Asker, index: Index, question: Asked):
     """Any number of photos, a line of JSON each (`id`, `photo` in base64); answers come as they are ready, in order."""
+    hold: Callable[[int], None] = request.state.hold
 
     async def one(asked: models.StreamedPhoto, data: bytes) -> bytes:
         try:
@@ -218,16 +219,24 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
     async def refused(problem: Problem) -> bytes:
         return _line({"id": None, "problem": problem.body})
 
+    def task_of(line: bytes) -> asyncio.Task[bytes]:
+        try:
+            asked = models.StreamedPhoto.model_validate_json(line)
+            data, asked.photo = base64.b64decode(asked.photo, validate=True), ""
+        except (ValidationError, binascii.Error) as error:
+            detail = f"expected a line with id and photo (base64), received another ({str(error).splitlines()[0][:100]}): mend it"
+            return asyncio.create_task(refused(Problem(422, "invalid", detail)))
+        hold(size := len(data))
+        task = asyncio.create_task(one(asked, data))
+        task.add_done_callback(lambda _: hold(-size))
+        return task
+
     async def tasks() -> AsyncIterator[asyncio.Task[bytes]]:
-        async for line in _split(request.stream(), whole.settings.photo_bytes * 4 // 3 + 1000):
-            try:
-                asked = models.StreamedPhoto.model_validate_json(line)
-                data, asked.photo = base64.b64decode(asked.photo, validate=True), ""
-            except (ValidationError, binascii.Error) as error:
-                detail = f"expected a line with id and photo (base64), received another ({str(error).splitlines()[0][:100]}): mend it"
-                yield asyncio.create_task(refused(Problem(422, "invalid", detail)))
-            else:
-                yield asyncio.create_task(one(asked, data))
+        try:
+            async for line in _split(request.stream(), whole.settings.photo_bytes * 4 // 3 + 1000, hold):
+                yield task_of(line)
+        except Problem as problem:  # of the whole: it came too slowly, or too much is held
+            yield asyncio.create_task(refused(problem))
 
     return Lines(_in_order(tasks(), AHEAD), media_type=LINE)
 
@@ -267,14 +276,16 @@ def _line(answer: dict[str, Any]) -> bytes:
     return json.dumps(answer, ensure_ascii=False).encode() + b"\n"
 
 
-async def _split(parts: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
-    """Lines that are not empty; one that is too long is cut, and then no JSON."""
+async def _split(parts: AsyncIterator[bytes], most: int, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
+    """Lines that are not empty; one that is too long is cut, and then no JSON. hold: is told how many bytes more, or fewer, wait for their end."""
     rest = bytearray()
     async for part in parts:
         if b"\n" not in part:
-            rest += part[: most + 1 - len(rest)]
+            hold(len(part := part[: most + 1 - len(rest)]))
+            rest += part
             continue
         first, *others = part.split(b"\n")
+        hold(len(others[-1]) - len(rest))
         rest += first[: most + 1 - len(rest)]
         for line in (bytes(rest), *others[:-1]):
             if line.strip():

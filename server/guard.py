@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from embedder.errors import FaceDBError
 from server.accounts import START, Accounts, Key
 from server.meters import Meters
-from server.problems import MEDIA, Problem, fault, of_error
+from server.problems import MEDIA, RETRY_SECONDS, Problem, fault, of_error
 from server.settings import Settings
 
 COOKIE, PAGE_HEADER = "facedb", b"x-facedb"
@@ -101,6 +101,7 @@ class Guard:
 
     def __init__(self, app: App, settings: Settings, desk: Callable[[], Desk], meters: Meters):
         self._app, self._settings, self._desk, self._meters = app, settings, desk, meters
+        self._held = Held(settings.held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -108,9 +109,10 @@ class Guard:
         if scope["type"] != "http":  # websockets: there are none
             return await send({"type": "websocket.close", "code": 1008})
         began, answer = time.monotonic(), _Answer(send, scope["path"])
-        body = _Body(receive, self._limit(scope["path"]), self._seconds(scope["path"]))
+        body = _Body(receive, self._limit(scope["path"]), self._seconds(scope["path"]), self._held, scope["path"].endswith(STREAMS))
         try:
             await self._admit(scope)
+            scope.setdefault("state", {})["hold"] = body.hold
             await self._app(scope, body, answer)
         except Problem as problem:
             await answer.problem(problem)
@@ -120,6 +122,8 @@ class Guard:
             if not body.gone:
                 log.exception("%s %s failed", scope["method"], scope["path"])
                 await answer.problem(fault())
+        finally:
+            body.release()
         route = scope.get("route")
         self._meters.request(getattr(route, "path", "none"), scope["method"], answer.status, time.monotonic() - began)
 
@@ -175,11 +179,27 @@ class Guard:
             )
 
 
-class _Body:
-    """A request's body, of at most so many bytes, within so many seconds."""
+class Held:
+    """Bytes of bodies, of all requests that are at work."""
 
-    def __init__(self, receive: Receive, most: int, seconds: float):
+    def __init__(self, most: int):
+        self._most, self.bytes = most, 0
+
+    def add(self, size: int) -> None:
+        """Fewer, where size is negative; raises Problem where they would be too many."""
+        if size > 0 and self.bytes + size > self._most:
+            raise Problem(503, "busy", f"expected bodies of at most {self._most:,} bytes at once, all together are more: try again",
+                          {"Retry-After": str(RETRY_SECONDS), "Connection": "close"})  # fmt: skip
+        self.bytes += size
+
+
+class _Body:
+    """A request's body, of at most so many bytes, within so many seconds. What came of it is held until the request ends; of a stream what its
+    route says."""
+
+    def __init__(self, receive: Receive, most: int, seconds: float, held: Held, is_stream: bool):
         self._receive, self._most, self._until = receive, most, time.monotonic() + seconds
+        self._all_held, self._held, self._is_stream = held, 0, is_stream
         self._bytes, self._ended = 0, False
         self._seconds = seconds
         self.gone = False
@@ -201,7 +221,18 @@ class _Body:
         self._ended = not message.get("more_body", False)
         if self._bytes > self._most:
             raise Problem(413, "large", f"expected a body of at most {self._most:,} bytes: send a smaller one", {"Connection": "close"})
+        if not self._is_stream:
+            self.hold(len(message.get("body", b"")))
         return message
+
+    def hold(self, size: int) -> None:
+        """So many bytes more, or fewer, down to none; raises Problem where all requests together hold too many."""
+        size = max(size, -self._held)
+        self._all_held.add(size)
+        self._held += size
+
+    def release(self) -> None:
+        self.hold(-self._held)
 
 
 class _Answer:

@@ -34,6 +34,7 @@ class Settings:
     photo_faces: int = 100  # the largest and most central ones are answered
     vectors: int = 256  # of one question
     json_bytes: int = 4 * MB
+    held_bytes: int = 512 * MB  # of the bodies of all requests that are at work, of a process
     body_seconds: float = 30  # within which a body must have come
     stream_seconds: float = 3600
     session_seconds: float = 12 * 3600

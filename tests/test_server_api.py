@@ -3,14 +3,20 @@ import base64
 import json
 import os
 import time
+from itertools import accumulate
+from unittest.mock import AsyncMock, Mock
 
 import numpy as np
 import pytest
+from fastapi import Request
 
 import workflows
 from embedder.errors import DataError
 from embedder.table import DataSet, to_rows
+from server import api
 from server.api import _in_order, _split
+from server.guard import Held
+from server.settings import Settings
 from tests.server import build, running
 
 QUIETLY = {"say": lambda line: None}
@@ -129,9 +135,34 @@ def test_a_line_that_comes_in_pieces_is_one_and_one_too_long_is_cut():
             yield part
 
     async def lines() -> list[bytes]:
-        return [line async for line in _split(parts(), 20)]
+        return [line async for line in _split(parts(), 20, held.append)]
 
+    held: list[int] = []
     assert asyncio.run(lines()) == [b"abc", b"d", b"ef", b"x" * 21, b"last"]
+    assert list(accumulate(held)) == [2, 1, 1, 0, 21, 21, 4]
+
+
+@pytest.mark.parametrize("most, outcomes", [(1000, ["answer"] * 4), (130, ["answer"] * 2 + ["problem"]), (50, ["problem"])])
+def test_photos_of_a_stream_are_held_while_they_are_at_work(monkeypatch, most, outcomes):
+    async def answer(*_):
+        await asyncio.sleep(0.1)
+        return {}
+
+    monkeypatch.setattr(api, "photo_answer", answer)
+    held, lines = Held(most), [json.dumps({"id": str(i), "photo": base64.b64encode(bytes(60)).decode()}).encode() + b"\n" for i in range(4)]
+
+    async def receive():
+        return {"type": "http.request", "body": lines.pop(0), "more_body": bool(lines)}
+
+    async def found() -> list[dict]:
+        request = Request({"type": "http", "state": {"hold": held.add}}, receive)
+        whole = Mock(settings=Settings(("att",)), desk=Mock(admit=AsyncMock()))
+        said = await api.search_many_photos(request, whole, Mock(), Mock(), workflows.Question())
+        return [json.loads(line) async for line in said.body_iterator]
+
+    answers = asyncio.run(found())
+    assert [answer.keys() - {"id"} for answer in answers] == [{outcome} for outcome in outcomes] and held.bytes == 0
+    assert all(answer["problem"]["type"].endswith(":busy") for answer in answers if "problem" in answer)
 
 
 def test_questions_of_different_sizes_spoil_no_others(server, monkeypatch):

@@ -9,8 +9,9 @@ from fastapi import FastAPI, Request
 from server.accounts import Accounts
 from server.api import sign_out
 from server.app import answer_problems
-from server.guard import Desk, Guard
+from server.guard import Desk, Guard, Held, _Body
 from server.meters import Meters
+from server.problems import Problem
 from server.settings import Settings
 
 HOST = (b"host", b"127.0.0.1:8000")
@@ -44,7 +45,7 @@ def ask(tmp_path, monkeypatch):
     desk = Desk(STARTS["start"])
 
     def call(method="GET", path="/v1/indexes", headers=(HOST,), body=(b"",), pause=0.0, key=None, session=False, beside="a=b", app=echo, times=1,
-             **settings):  # fmt: skip
+             together=False, **settings):  # fmt: skip
         guard = Guard(app, Settings(("x",), **settings), lambda: desk, Meters())
         sent = [*headers]
         if key:
@@ -67,7 +68,7 @@ def ask(tmp_path, monkeypatch):
             return answer[0]["status"], dict(answer[0]["headers"]), json.loads(text)
 
         async def several():
-            return [await one() for _ in range(times)]
+            return await asyncio.gather(*(one() for _ in range(times))) if together else [await one() for _ in range(times)]
 
         found = asyncio.run(several())
         return found[0] if times == 1 else [status for status, _, _ in found]
@@ -166,6 +167,28 @@ def test_a_body_has_a_limit_in_bytes_and_seconds(ask):
         ask("POST", path="/v1/indexes/x/search/stream", key="write", body=[b"x"] * 10, pause=0.05, body_seconds=0.2, photo_bytes=3)[0]
         == 200
     )
+
+
+def test_all_bodies_together_have_a_limit(ask):
+    search, body = "/v1/indexes/x/search", [b"x" * 20] * 3
+    assert ask("POST", search, body=body, key="write", times=5, held_bytes=100) == [200] * 5  # one after another
+    assert sorted(ask("POST", search, body=body, key="write", pause=0.01, times=3, together=True, held_bytes=100)) == [200, 200, 503]
+    status, headers, problem = ask("POST", search, body=body, key="write", held_bytes=50)
+    assert status == 503 and headers[b"retry-after"] == b"1" and headers[b"connection"] == b"close"
+    assert problem["type"].endswith(":busy") and "at most 50 bytes" in problem["detail"]
+    assert ask("POST", f"{search}/stream", body=body, key="write", held_bytes=50)[0] == 200  # its route says what it holds
+
+
+def test_no_request_lets_go_what_others_hold():
+    held = Held(100)
+    one, other = (_Body(None, 100, 1, held, True) for _ in range(2))
+    one.hold(60), other.hold(30)
+    other.hold(-50)
+    assert held.bytes == 60
+    with pytest.raises(Problem):
+        other.hold(50)
+    one.release(), one.hold(-60)
+    assert held.bytes == 0
 
 
 def test_every_answer_carries_what_keeps_browsers_safe(ask):
