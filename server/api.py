@@ -159,7 +159,7 @@ async def question_of(
     k: Annotated[int, Query(ge=1, le=1000, description="Answers to each face.")] = 5,
     faces: Annotated[bool, Query(description="Faces in the place of people.")] = False,
     score: Annotated[Literal["best", "mean", "template"], Query(description="How a person's faces count.")] = "best",
-    where: Annotated[list[models.Filter] | None, Query(max_length=100, description="Filters such as year>=1999.")] = None,
+    where: Annotated[list[str] | None, Query(max_length=100, description="Filters such as year>=1999.")] = None,
     min_score: Annotated[float | None, Query(description="Hits below are left out.", allow_inf_nan=False)] = None,
 ) -> Question:
     filters.parse(where or ())  # once, and not for each photo of a stream
