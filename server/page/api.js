@@ -27,7 +27,10 @@ async function ask(method, path, { query = {}, json, photo, again = true } = {})
   if (photo?.size > PHOTO_MB << 20) throw new Problem(413, { detail: `This photo has more than ${PHOTO_MB} MB: make it smaller.` });
   const answer = await patiently(url, { method, headers, body: photo || (json === undefined ? undefined : JSON.stringify(json)) });
   const body = answer.status === 204 ? null : await answer.json().catch(() => null);
-  if (answer.status === 401 && path !== SESSION) dispatchEvent(new Event('signed-out'));
+  if (answer.status === 401 && path !== SESSION) {
+    dispatchEvent(new Event('signed-out'));
+    throw new Problem(401, { detail: 'Nobody is signed in any more: sign in again.' });
+  }
   if (!answer.ok) throw new Problem(answer.status, body);
   return body;
 }

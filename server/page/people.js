@@ -6,6 +6,8 @@ import { askFor, attempt, button, closeDialog, make, number, open, picture, refo
 const PAGE = 60;
 const MOST = 1000; // names that one answer holds
 
+const photos = n => n === 1 ? '1 photo' : `${number(n)} photos`;
+
 /** Some names that contain a text, for suggestions. */
 export async function names(index, text) {
   if (!text) return [];
@@ -49,7 +51,7 @@ export function show(main, app, wanted) {
     list.append(...page.people.map(person => make('li', { 'data-identity': person.identity }, button([
       picture(person.face_id && api.thumbnail(index, person.face_id), { alt: '', width: 96, height: 96 }),
       make('span', { className: 'name' }, person.identity),
-      make('span', { className: 'score' }, person.faces === 1 ? '1 photo' : `${number(person.faces)} photos`),
+      make('span', { className: 'score' }, photos(person.faces)),
     ], () => look(person.identity), { className: 'hit' }))));
   }
 
@@ -80,7 +82,7 @@ export function show(main, app, wanted) {
   const forget = identity => askFor(`Forget ${identity} for good?`, `Type ${identity} to go on`, 'Forget for good', async () => {
     const receipt = await api.forget(index, identity);
     await changed();
-    open('Forgotten', make('p', {}, `${receipt.face_ids.length} photos, their vectors, crops and the name are gone from this index; `
+    open('Forgotten', make('p', {}, `Gone from this index: ${photos(receipt.face_ids.length)}, vectors, crops and the name. `
       + `${Object.keys(receipt.files).length} files were looked through, ${receipt.found} traces are left.`),
     receipt.pending && make('p', {}, 'A part of it goes only when others have ended reading; the view “Index” tells when none is left.'),
     receipt.notes.map(line => make('p', {}, line)),
