@@ -34,7 +34,7 @@ ALLOWED = {
     "evaluations": ("embedder", "indexer", "workflows", "pictures"),
     "console": ("embedder.errors", "embedder.compute", "embedder.spec"),
     "cli": ("embedder", "indexer", "trainer", "workflows", "pictures", "demo", "cli_gallery", "cli_evaluate", "cli_serve", "console"),
-    "cli_gallery": ("embedder.errors", "embedder.compute", "galleries", "console"),
+    "cli_gallery": ("embedder.errors", "embedder.compute", "galleries", "console", "server.accounts"),
     "cli_evaluate": ("embedder.errors", "embedder.compute", "evaluations", "console"),
     "cli_serve": ("embedder.errors", "embedder.compute", "console", "server"),
     "server": ("server", "embedder", "indexer", "workflows", "galleries"),
