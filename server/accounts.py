@@ -72,7 +72,7 @@ class Accounts:
             for line in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON", "foreign_keys=ON", "trusted_schema=OFF"):
                 self._db.execute(f"PRAGMA {line}").fetchall()
             self._db.execute(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
-            self._run("DELETE FROM writes WHERE time < ?", time.time() - DAY)
+            self._drop_old_writes()
 
     def close(self) -> None:
         self._db.close()
@@ -80,6 +80,9 @@ class Accounts:
     def _run(self, sql: str, *values: Any) -> list[tuple]:
         with guarded(self.path):
             return self._db.execute(sql, values).fetchall()
+
+    def _drop_old_writes(self) -> None:
+        self._run("DELETE FROM writes WHERE time < ?", time.time() - DAY)
 
     # keys
 
@@ -169,7 +172,7 @@ class Accounts:
     def begin_write(self, key: Key, mark: str, asked: bytes) -> tuple[bool, int | None, bytes | None, bool]:
         """(is new, status, answer, is the same question) of a write that its sender calls `mark`; without a status it is still done."""
         now = time.time()
-        self._run("DELETE FROM writes WHERE time < ?", now - DAY)
+        self._drop_old_writes()
         sql = "INSERT OR IGNORE INTO writes(key, mark, asked, time) VALUES (?, ?, ?, ?) RETURNING 1"
         if self._run(sql, key.id, mark, asked, now):
             return True, None, None, True
@@ -197,7 +200,7 @@ class Accounts:
         self._run("INSERT INTO audit(time, key, what, name, status, faces) VALUES (?, ?, ?, ?, ?, ?)", now, key, what, name, status,
                   json.dumps(list(faces)))  # fmt: skip
         self._run("DELETE FROM audit WHERE time < ?", now - AUDIT_KEPT)
-        self._run("DELETE FROM writes WHERE time < ?", now - DAY)
+        self._drop_old_writes()
 
     def audit(self, limit: int) -> list[dict[str, Any]]:
         """The last lines, newest first."""

@@ -15,6 +15,7 @@ from embedder.compute import cores
 from embedder.errors import FaceDBError, SystemFault
 from galleries import open_gallery
 from indexer.database import FILE, Damaged, Replaced
+from indexer.faces import index_folder
 from indexer.gallery import Gallery
 from indexer.search import Searcher
 from server.batches import Batcher, Full
@@ -47,7 +48,7 @@ class Served:
         self._searches: Batcher[Asked, Answers] = Batcher(self._searcher, cores(), TOGETHER)
         self._readers = ThreadPoolExecutor(READERS, f"read-{name}")
         self._writer = ThreadPoolExecutor(1, f"write-{name}")
-        self._own, self._path = threading.local(), indexes_root() / name / FILE
+        self._own, self._path = threading.local(), index_folder(indexes_root(), name) / FILE
         self._lock, self._vectors = threading.Lock(), 0
 
     def ask(self, vectors: np.ndarray, question: Question, contract: str | None = None) -> Future[Answers]:

@@ -61,8 +61,11 @@ async function enter() {
   show();
 }
 
+/** Whether the form for a key is shown. */
+const asksForKey = () => main.querySelector('input[name=key]') !== null;
+
 function askForKey() {
-  if (main.querySelector('input[name=key]')) return;
+  if (asksForKey()) return;
   ending.abort();
   closeDialog();
   for (const element of header) element.hidden = true;
@@ -87,7 +90,7 @@ for (const kind of ['dragover', 'drop']) { // else the browser leaves the page f
 addEventListener('signed-out', askForKey);
 addEventListener('hashchange', () => {
   if (KEY.test(location.hash)) start();
-  else if (app.index && !main.querySelector('input[name=key]')) show();
+  else if (app.index && !asksForKey()) show();
 });
 
 async function start() {
