@@ -18,8 +18,8 @@ from embedder import align as crops_of
 from embedder import trained_on
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
+from embedder.listing import Listing, is_outside, list_photos
 from embedder.names import spelling_notes
-from embedder.photos import Listing, is_outside, list_photos
 from embedder.pipeline import OnProgress, Options, PhotoStage
 from embedder.redact import drop_rows
 from embedder.spec import FaceSpec

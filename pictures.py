@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedder import align as crops_of
+from embedder.decoder import Decoder
 from embedder.errors import DataError
-from embedder.photos import Decoder, is_outside, list_photos
+from embedder.listing import is_outside, list_photos
 from embedder.spec import INPUT_SIZE, CropRule
 from embedder.table import DataSet, Row, is_data_set, to_rows
 from indexer.evaluate import RANKS

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedder.compute import Compute
+from embedder.decoder import Decoder
 from embedder.errors import InputError
-from embedder.photos import Decoder, Listing, list_photos
+from embedder.listing import Listing, list_photos
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, Row, is_data_set, to_rows
 

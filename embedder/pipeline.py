@@ -18,9 +18,10 @@ import pyarrow as pa
 
 from embedder import align
 from embedder.compute import cores
+from embedder.decoder import Decoder, Photo
 from embedder.detect import Detector, Face
 from embedder.errors import DataError
-from embedder.photos import Decoder, Listing, Photo
+from embedder.listing import Listing
 from embedder.spec import FaceSpec
 from embedder.table import SHARD_PHOTOS, DataSet, Entry, Row, Writer, shard_path, to_rows, to_table
 from embedder.workers import Workers

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedder.errors import DataError, InputError
-from embedder.photos import SPLITS, SUFFIXES, is_outside, list_photos, normal_name, read_csv
+from embedder.listing import SPLITS, SUFFIXES, is_outside, list_photos, normal_name, read_csv
 from embedder.table import make_folder
 
 HOMEWORK_NAME = re.compile(r"(\d+)_([12])\.[A-Za-z]+")

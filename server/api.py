@@ -20,8 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 import galleries
 from embedder.compute import cores
+from embedder.decoder import Photo
 from embedder.errors import FaceDBError
-from embedder.photos import Photo
 from embedder.spec import FaceSpec
 from embedder.table import Row
 from indexer import filters

@@ -13,8 +13,8 @@ from hashlib import sha256
 import numpy as np
 
 from embedder.compute import cores
+from embedder.decoder import Decoder, Photo
 from embedder.errors import FaceDBError
-from embedder.photos import Decoder, Photo
 from embedder.pipeline import Options, PhotoStage, chunks
 from embedder.runtime import Embedder
 from embedder.table import Entry, Row

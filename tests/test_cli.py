@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.test_photos import bomb
+from tests.test_decoder import bomb
 
 PEOPLE = 10
 

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from embedder import weights
+from embedder.decoder import Photo
 from embedder.detect import MtcnnDetector
 from embedder.errors import DataError
-from embedder.photos import Photo, list_photos
+from embedder.listing import list_photos
 from embedder.pipeline import Options, PhotoStage, chunks, process_crops, process_photos
 from embedder.runtime import Embedder
 from embedder.spec import CropRule, FaceSpec
@@ -130,7 +131,7 @@ from pathlib import Path
 from embedder import pipeline, quiet, weights
 quiet.import_tensorflow()
 from embedder.detect import MtcnnDetector
-from embedder.photos import list_photos
+from embedder.listing import list_photos
 from embedder.runtime import Embedder
 pipeline.MANY = 0  # processes of their own, which have to end too
 pipeline.CHUNK_PIXELS = 16 * 92 * 112

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from embedder.errors import DataError, InputError
-from embedder.photos import list_photos
+from embedder.listing import list_photos
 from embedder.prepare import natural, prepare
 
 

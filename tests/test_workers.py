@@ -12,7 +12,7 @@ from embedder import pipeline, weights
 from embedder.compute import cores, usable
 from embedder.detect import MtcnnDetector
 from embedder.errors import DataError, FaceDBError, SystemFault
-from embedder.photos import list_photos
+from embedder.listing import list_photos
 from embedder.pipeline import Options, PhotoStage, process_photos
 from embedder.runtime import Embedder
 from embedder.table import DataSet
