@@ -1,11 +1,87 @@
-"""People's names that a reader would take for one: a warning for whoever counts people by name."""
+"""People's names: one spelling for each, whichever way it came in, and a warning where two look alike."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
+from embedder.errors import DataError
+
 SHOWN = 3  # pairs of a warning
+MOST_CHARACTERS = 500
+JOINERS = "\u200c\u200d"  # zero-width non-joiner and joiner
+BLANK = "\u2800"  # an empty Braille cell, which is no white space to Unicode
+# Unicode's Default_Ignorable_Code_Point without the joiners and the variation selectors
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufff8"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff]"
+)
+SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")  # Cc without what is white space: tab, line feed, ..., next line
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def spelling(name: str) -> str:
+    """Returns the one spelling of a name; '' where nothing of it can be seen. Never raises, and `spelling(spelling(n)) == spelling(n)`.
+
+    NFC; runs of white space become one space, none is left at the ends; characters that nobody sees are removed. Joiners and variation
+    selectors stay where a script needs them, as in Persian, Malayalam and Japanese names.
+    """
+    if name.isascii() and name.isprintable():
+        return " ".join(name.split())
+    text = INVISIBLE.sub("", unicodedata.normalize("NFC", name).replace(BLANK, " "))
+    return " ".join(unicodedata.normalize("NFC", _without_stray_marks(text)).split())
+
+
+def person_name(name: str, where: str = "") -> str:
+    """Returns the `spelling` of a name that somebody is to be enrolled under.
+
+    where: what the error is to name, such as 'line 3 of list.csv'. Raises DataError for a name that is blank, longer than
+    `MOST_CHARACTERS`, or holds control characters or bytes that are no text.
+    """
+    clean, place = spelling(name), f" in {where}" if where else ""
+    if not clean:
+        raise DataError(f"expected a person's name{place}, received {name[:40]!r}, of which nothing can be seen: give one")
+    if len(clean) > MOST_CHARACTERS:
+        raise DataError(f"expected a name of at most {MOST_CHARACTERS} characters{place}, received {len(clean):,}: shorten it")
+    if CONTROL.search(clean) or SURROGATE.search(clean):
+        raise DataError(f"expected a person's name without control characters and in Unicode{place}, received {clean[:40]!r}: change it")
+    return clean
+
+
+def name_or_none(name: str | None) -> str | None:
+    """Returns the `person_name`; None where there is no name, or it breaks the rule."""
+    try:
+        return person_name(name) if name else None
+    except DataError:
+        return None
+
+
+def _without_stray_marks(text: str) -> str:
+    """Removes joiners and variation selectors that change nothing that can be seen."""
+    if not any(mark in text for mark in JOINERS) and not SELECTORS.search(text):
+        return text
+    kept: list[str] = []
+    for i, character in enumerate(text):
+        before = kept[-1] if kept else ""
+        if character in JOINERS and not _joins(kept, text[i + 1 :]):
+            continue
+        if SELECTORS.match(character) and unicodedata.category(before or " ") not in ("Lo", "So", "Sm", "Sk", "Nd", "Po"):
+            continue
+        kept.append(character)
+    return "".join(kept)
+
+
+def _joins(before: list[str], after: str) -> bool:
+    """Whether a joiner between these texts shows: after a virama, between Arabic (Syriac, ...) letters, or in an emoji sequence."""
+    if not before:
+        return False
+    if unicodedata.combining(before[-1]) == 9 or SELECTORS.match(before[-1]) or unicodedata.category(before[-1]) in ("So", "Sk"):
+        return True
+    letter = next((c for c in reversed(before) if not unicodedata.combining(c)), " ")
+    following = next((c for c in after if c not in JOINERS and not SELECTORS.match(c)), " ")
+    return unicodedata.bidirectional(letter) == "AL" == unicodedata.bidirectional(following) and before[-1] not in JOINERS
 
 
 def spelt_otherwise(names: Iterable[str], enrolled: Iterable[str]) -> list[tuple[str, str]]:
@@ -29,4 +105,4 @@ def spelling_notes(names: Iterable[str], enrolled: Iterable[str]) -> list[str]:
 
 
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return spelling(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", spelling(name)).casefold()))
