@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from embedder.csv_file import Line, Table, photo_path, read_csv
 from embedder.errors import DataError
+from embedder.folders import LeftOut, Walk, labels_of
+from embedder.names import person_name, spelling
 from embedder.table import Entry
-
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".pgm",
-        ".ppm",
-        ".pbm",
-        ".pnm",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jp2",
-    ]
-)
-SPLITS = frozenset(["gallery", "probe", "train", "val", "test"])
+from embedder.understood import Understood, understand
 
 
 @dataclass
 class Listing:
-    """The photos of a run, in order, with notes for the user about what was passed over."""
+    """The photos of a run, in order, with notes for the user about what was left out."""
 
     root: Path
     entries: list[Entry] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    source: str = "from folders such as"  # what names the people
+    by_folders: bool = True  # whether the nearest folder does, which may be wrong
+
+    def understood(self) -> Understood:
+        """Whose the photos are."""
+        return understand(((e.path, e.identity) for e in self.entries), self.source, self.by_folders)
 
 
-def list_photos(source: str | Path, metadata: Path | None = None) -> Listing:
+def list_photos(source: str | Path, metadata: Path | None = None, level: int | None = None) -> Listing:
     """The photos of a folder (`<split>/<identity>/<photo>`, `<identity>/<photo>` or flat), of one file, or of a CSV.
 
-    metadata: a CSV `image,...` whose other columns are added to the rows. Raises DataError where there is no photo.
+    metadata: a CSV `image,...` whose other columns are added to the rows. level: which folder names the person, as `labels_of` has it.
+    Raises DataError where there is no photo.
     """
     path = Path(source)
     if path.suffix.lower() == ".csv" and path.is_file():
         listing = _list_csv(path)
     elif path.is_dir():
-        listing = _list_folder(path)
+        listing = _list_folder(path, level)
     elif path.is_file():
         listing = Listing(path.parent, [_entry(path.parent, path.name, None, None)])
     else:
@@ -64,7 +49,8 @@ def list_photos(source: str | Path, metadata: Path | None = None) -> Listing:
     if metadata is not None:
         _add_metadata(listing, metadata)
     if not listing.entries:
-        raise DataError(f"expected photos in {path}, found none ({', '.join(sorted(SUFFIXES)[:6])}, ... are looked for): check the folder")
+        left_out = f"; {'; '.join(listing.notes)}" if listing.notes else ""
+        raise DataError(f"expected photos in {path}, found none (.jpg, .png, .heic, .tif, ... are looked for{left_out}): check the folder")
     return listing
 
 
@@ -77,47 +63,23 @@ def _entry(root: Path, name: str, identity: str | None, split: str | None, extra
     return Entry(name, size, mtime, identity, split, extra)
 
 
-def _list_folder(root: Path) -> Listing:
-    listing = Listing(root)
-    names = sorted(_walk(root, listing.notes))
+def _list_folder(root: Path, level: int | None) -> Listing:
+    walk = Walk(root)
+    names = sorted(walk)
+    listing = Listing(root, notes=walk.notes, by_folders=level is None)
+    nameless = LeftOut("{n} photo{s} without a person, in folders whose names cannot be people's")
     for name in names:
-        split, identity = labels_of(name)
+        split, identity = labels_of(name, level)
+        if identity is None and not _is_flat(name, split):
+            nameless.add(name)
         listing.entries.append(_entry(root, name, identity, split))
+    listing.notes += nameless.notes if level is None else []
     return listing
 
 
-def labels_of(name: str) -> tuple[str | None, str | None]:
-    """(split, identity) that a relative path tells: 'probe/Ann/1.jpg' -> ('probe', 'Ann'), 'Ann/1.jpg' -> (None, 'Ann')."""
-    folders = name.split("/")[:-1]
-    split = folders.pop(0) if folders and folders[0] in SPLITS else None
-    return split, normal_name(folders[0]) if folders else None
-
-
-def normal_name(name: str) -> str:
-    """A person's name in Unicode's composed form (NFC), without outer spaces."""
-    return unicodedata.normalize("NFC", name).strip()
-
-
-def _walk(root: Path, notes: list[str]) -> Iterator[str]:
-    """Relative paths of the photos below `root`; links to folders are not followed, hidden files are passed over."""
-    ignored = 0
-
-    def refuse(error: OSError) -> None:
-        notes.append(f"{error.filename}: {error.strerror}, passed over")
-
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        inside = Path(folder).relative_to(root)
-        for name in sorted(folders):
-            if os.path.islink(os.path.join(folder, name)):
-                notes.append(f"{inside / name}: a link to a folder, not followed")
-        folders[:] = sorted(n for n in folders if not n.startswith("."))
-        for name in files:
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield (inside / name).as_posix()
-            elif not name.startswith("."):
-                ignored += 1
-    if ignored:
-        notes.append(f"{ignored} other files passed over")
+def _is_flat(name: str, split: str | None) -> bool:
+    """Whether no folder lies above a photo, but its split's."""
+    return name.count("/") <= (split is not None)
 
 
 def is_outside(root: Path, name: str) -> bool:
@@ -132,52 +94,60 @@ def path_inside(root: Path, name: str) -> str | None:
     return path if os.path.join(path, "").startswith(os.path.join(home, "")) else None
 
 
-def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """(columns, rows) of a CSV with a header; raises DataError where it has no column `image`."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = [{k: v for k, v in row.items() if k} for row in reader]
-            columns = [name for name in reader.fieldnames or [] if name]
-    except FileNotFoundError:
-        raise DataError(f"expected a CSV, {path} is not there: check the path") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"expected a CSV in UTF-8, {path} cannot be read ({error}): save it again") from None
-    if "image" not in columns:
-        raise DataError(f"expected a CSV with a column `image`, {path} has {', '.join(columns) or 'none'}: add a header line")
-    short = next((i for i, row in enumerate(rows, 2) if not row.get("image")), None)
-    if short:
-        raise DataError(f"expected an image in every line, line {short} of {path} has none: fill it in")
-    return columns, rows
+def identity_of(table: Table, line: Line) -> str | None:
+    """The person that a line names; raises DataError, naming the line, where that cannot be a name."""
+    return person_name(line["identity"], f"line {line.number} of {table.path}") if spelling(line["identity"]) else None
 
 
 def _list_csv(path: Path) -> Listing:
-    columns, rows = read_csv(path)
-    extra = [name for name in columns if name not in ("image", "identity", "split")]
-    listing = Listing(path.parent, extra=extra)
-    seen: set[str] = set()
-    for row in rows:
-        name = Path(os.path.normpath(row["image"])).as_posix()
-        if name in seen:
-            listing.notes.append(f"{name}: named twice in {path.name}, the first line counts")
+    table = read_csv(path)
+    listing = Listing(path.parent, extra=table.more, source="such as", by_folders=False)
+    first: dict[str, Line] = {}
+    twice: list[tuple[str, Line]] = []
+    for line in table.lines:
+        name = photo_path(path.parent, line["image"])
+        identity = identity_of(table, line)
+        if first.setdefault(name, line) is not line:
+            twice.append((name, line))
             continue
-        seen.add(name)
-        own = tuple((key, row[key]) for key in extra if row.get(key))
-        listing.entries.append(_entry(path.parent, name, normal_name(row.get("identity") or "") or None, row.get("split") or None, own))
+        listing.entries.append(_entry(path.parent, name, identity, line["split"] or None, _more(table.more, line)))
+    listing.notes += _repeated(path, first, twice)
     return listing
 
 
-def _add_metadata(listing: Listing, path: Path) -> None:
-    columns, rows = read_csv(path)
-    own = [name for name in columns if name not in ("image", "identity", "split")]
-    table = {Path(os.path.normpath(row["image"])).as_posix(): row for row in rows}
-    listing.extra += own
-    listing.entries = [
-        Entry(e.path, e.size, e.mtime_ns, e.identity, e.split, e.extra + tuple((k, r[k]) for k in own if r.get(k)))
-        if (r := table.get(e.path))
-        else e
-        for e in listing.entries
+def _more(columns: Iterable[str], line: Line) -> tuple[tuple[str, str], ...]:
+    """The user's own columns that a line fills in."""
+    return tuple((name, line[name]) for name in columns if line[name])
+
+
+def _repeated(path: Path, first: dict[str, Line], twice: list[tuple[str, Line]]) -> list[str]:
+    """One line about photos that several lines name; those that say two people come first."""
+    if not twice:
+        return []
+    other = [(name, line) for name, line in twice if spelling(line["identity"]) != spelling(first[name]["identity"])]
+    name, line = (other or twice)[0]
+    said = f", {len(other)} of them as other people's" if other else ""
+    return [
+        f"{len(twice)} lines of {path.name} name a photo twice{said}, such as {name!r} on lines {first[name].number} and {line.number}: the first "
+        "line counts"
     ]
-    unused = table.keys() - {e.path for e in listing.entries}
-    if unused:
-        listing.notes.append(f"{len(unused)} lines of {path.name} name photos that are not there, such as {sorted(unused)[0]}")
+
+
+def _add_metadata(listing: Listing, path: Path) -> None:
+    table = read_csv(path)
+    known = {e.path for e in listing.entries}
+    by_path: dict[str, Line] = {}
+    twice: list[tuple[str, Line]] = []
+    for line in table.lines:
+        name = photo_path(listing.root, line["image"])
+        if by_path.setdefault(name, line) is not line:
+            twice.append((name, line))
+    listing.extra += table.more
+    listing.entries = [
+        replace(e, extra=e.extra + _more(table.more, by_path[e.path])) if e.path in by_path else e for e in listing.entries
+    ]
+    listing.notes += _repeated(path, by_path, twice)
+    if unused := sorted(by_path.keys() - known):
+        listing.notes.append(f"{len(unused)} lines of {path.name} name photos that are not there, such as {unused[0]!r}")
+    if labels := [name for name in ("identity", "split") if name in table.columns]:
+        listing.notes.append(f"{' and '.join(labels)} of {path.name} not used: give the CSV in the place of the folder to take them from it")

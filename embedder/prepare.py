@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embedder.csv_file import photo_path, read_csv
 from embedder.errors import DataError, InputError
-from embedder.listing import SPLITS, SUFFIXES, is_outside, list_photos, normal_name, read_csv
+from embedder.folders import SPLITS
+from embedder.listing import identity_of, is_outside, list_photos
+from embedder.sniff import has_photo_suffix
 from embedder.table import make_folder
 
 HOMEWORK_NAME = re.compile(r"(\d+)_([12])\.[A-Za-z]+")
@@ -39,8 +42,11 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
 
 
-def prepare(layout: str, source: Path, destination: Path, table: Path | None = None) -> Prepared:
-    """Lays out the photos of `source`; the same call again adds what is new. Raises DataError, naming the file, rather than overwrite one."""
+def prepare(layout: str, source: Path, destination: Path, table: Path | None = None, level: int | None = None) -> Prepared:
+    """Lays out the photos of `source`; the same call again adds what is new. Raises DataError, naming the file, rather than overwrite one.
+
+    level: which folder names the person, as `embedder.folders.labels_of` has it.
+    """
     if not source.is_dir():
         raise DataError(f"expected a folder of photos, {source} is not there: check the path")
     if destination.resolve().is_relative_to(source.resolve()):
@@ -48,23 +54,25 @@ def prepare(layout: str, source: Path, destination: Path, table: Path | None = N
     if layout == "csv" and table is None:
         raise InputError("expected --csv FILE with the columns image,identity[,split] for `prepare csv`, received none")
     notes: list[str] = []
-    placed = _by_csv(source, table, notes) if table is not None else LAYOUTS[layout](source, notes)
+    if level is not None and (table is not None or layout == "homework"):
+        raise InputError("expected --identity-level for photos in people's folders, received a CSV or the layout homework: leave it out")
+    placed = _by_csv(source, table, notes) if table is not None else LAYOUTS[layout](source, notes, level)
     if not placed:
         raise DataError(f"expected photos laid out as {layout!r} in {source}, found none: check the layout's name and the folder")
     return _write(source, destination, placed, notes)
 
 
-def _homework(source: Path, notes: list[str]) -> list[Placed]:
+def _homework(source: Path, notes: list[str], _: int | None) -> list[Placed]:
     """`0_1.jpg ...` gallery, `0_2.jpg ...` probes; gaps and other files are named."""
     placed, others = [], []
     for path in sorted(source.iterdir()):
         match = HOMEWORK_NAME.fullmatch(path.name)
-        if match and path.suffix.lower() in SUFFIXES:
+        if match and has_photo_suffix(path.name):
             placed.append(Placed(path.name, "gallery" if match[2] == "1" else "probe", match[1]))
         elif not path.name.startswith("."):
             others.append(path.name)
     notes += _gaps(placed)
-    notes += [f"not of the form 0_1.jpg, passed over: {_few(others)}"] if others else []
+    notes += [f"not of the form 0_1.jpg, left out: {_few(others)}"] if others else []
     return sorted(placed, key=lambda p: (int(p.identity), p.split, p.source))
 
 
@@ -79,12 +87,12 @@ def _gaps(placed: list[Placed]) -> list[str]:
     return notes
 
 
-def _first_and_rest(source: Path, notes: list[str]) -> list[Placed]:
+def _first_and_rest(source: Path, notes: list[str], level: int | None) -> list[Placed]:
     """A folder a person: the first photo (1 before 10) is the gallery's, the rest are probes; splits that are there stay."""
-    listing = list_photos(source)
-    notes += listing.notes
+    listing = list_photos(source, level=level)
+    notes += listing.notes + listing.understood().lines
     nameless = [e.path for e in listing.entries if e.identity is None]
-    notes += [f"photos outside a person's folder, passed over: {_few(nameless)}"] if nameless else []
+    notes += [f"photos outside a person's folder, left out: {_few(nameless)}"] if nameless else []
     seen: Counter[str] = Counter()
     placed = []
     for entry in sorted(listing.entries, key=lambda e: natural(e.path)):
@@ -103,26 +111,26 @@ def natural(text: str) -> list[tuple[int, str]]:
 def _by_csv(source: Path, table: Path | None, notes: list[str]) -> list[Placed]:
     """A CSV `image,identity[,split][,more]` with paths relative to `source`; without a split all is gallery."""
     assert table is not None
-    columns, rows = read_csv(table)
-    if "identity" not in columns:
-        raise DataError(f"expected a CSV with columns image,identity, {table} has {', '.join(columns)}: add the column")
-    more = [name for name in columns if name not in ("image", "identity", "split")]
+    listed = read_csv(table)
+    if "identity" not in listed.columns:
+        raise DataError(f"expected a CSV with columns image,identity, {table} has {', '.join(listed.columns)}: add the column")
     placed, absent = [], []
-    for line, row in enumerate(rows, 2):
-        split, who = row.get("split") or "gallery", normal_name(row["identity"] or "")
-        if split not in SPLITS or not who:
+    for line in listed.lines:
+        split, who, image = line["split"] or "gallery", identity_of(listed, line), photo_path(source, line["image"])
+        if split not in SPLITS or who is None:
             raise DataError(
-                f"expected an identity and a split of {', '.join(sorted(SPLITS))}, line {line} of {table} has {who!r}, {split!r}: mend it"
+                f"expected an identity and a split of {', '.join(sorted(SPLITS))}, line {line.number} of {table} has {who or ''!r}, {split!r}: "
+                "correct it"
             )
-        if is_outside(source, row["image"]) or not (source / row["image"]).is_file():
-            absent.append(row["image"])
+        if is_outside(source, image) or not (source / image).is_file():
+            absent.append(image)
         else:
-            placed.append(Placed(os.path.normpath(row["image"]), split, who, tuple((k, row[k] or "") for k in more)))
+            placed.append(Placed(image, split, who, tuple((key, line[key]) for key in listed.more)))
     notes += [f"named in {table.name} and not in {source}: {_few(absent)}"] if absent else []
     return placed
 
 
-LAYOUTS: dict[str, Callable[[Path, list[str]], list[Placed]]] = {
+LAYOUTS: dict[str, Callable[[Path, list[str], int | None], list[Placed]]] = {
     "homework": _homework,
     "lfw": _first_and_rest,
     "att": _first_and_rest,

@@ -34,7 +34,7 @@ def test_the_homeworks_set_with_gaps_and_extras(src, tmp_path):
         "numbers without a photo: 2, 4, 5, 6, 7, 8, 9",
         "people without a gallery photo (N_1): 10",
         "people without a probe photo (N_2): 1",
-        "not of the form 0_1.jpg, passed over: 3_3.jpg, notes.txt",
+        "not of the form 0_1.jpg, left out: 3_3.jpg, notes.txt",
     ]
 
 
@@ -62,6 +62,27 @@ def test_a_csv_with_columns_of_its_own(src, tmp_path):
     assert any("gone.jpg, ../t.csv" in note for note in done.notes)
     listing = list_photos(tmp_path / "d", tmp_path / "d" / "metadata.csv")
     assert [e.extra for e in listing.entries] == [(("year", "1999"),), (("year", "2001"),), ()]
+
+
+def test_the_persons_folder_is_the_nearest_or_the_one_that_is_named(src, tmp_path):
+    touch(src, "2019/Ann/1.jpg", "2020/Ann/2.jpg", "2020/Bob/1.jpg", "#recycle/Cy/1.jpg")
+    done = prepare("folders", src, tmp_path / "d")
+    assert tree(tmp_path / "d") == ["gallery/Ann/1.jpg", "gallery/Bob/1.jpg", "probe/Ann/2.jpg"]
+    assert "2 people from folders such as 'Ann', 'Bob' (0 photos without a person)" in done.notes
+    years = prepare("folders", src, tmp_path / "years", level=1)
+    assert years.people == 2 and any(note.startswith("warning: ") and "2019" in note for note in years.notes)
+    with pytest.raises(InputError, match="--identity-level"):
+        prepare("homework", src, tmp_path / "h", level=1)
+
+
+def test_a_csv_of_any_program_is_laid_out(src, tmp_path):
+    touch(src, "x/1.jpg")
+    (tmp_path / "t.csv").write_text("Image; Identity\r\nx\\1.jpg; Ann \u200b\r\n\r\n")
+    prepare("csv", src, tmp_path / "d", tmp_path / "t.csv")
+    assert tree(tmp_path / "d") == ["gallery/Ann/1.jpg"]
+    (tmp_path / "t.csv").write_text('image,identity\nx/1.jpg,"Ann\nLee"\nx/1.jpg,King, Tony\n')
+    with pytest.raises(DataError, match="line 4"):
+        prepare("csv", src, tmp_path / "d2", tmp_path / "t.csv")
 
 
 def test_the_source_is_untouched_and_the_same_call_again_adds(src, tmp_path):

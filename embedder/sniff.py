@@ -1,0 +1,66 @@
+"""Which files are photos: by their extension, or by their first bytes where the extension is missing or says nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .bmp .gif .tif .tiff .webp .pgm .ppm .pbm .pnm .heic .heif .hif .avif .jp2 .j2k .jpx .jpf .j2c .jpc".split()
+)
+RAW = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
+)
+# What stands beside photos, and copies that programs keep of them: never opened to see what it is
+BESIDE = frozenset(
+    ".aae .avi .bak .crdownload .csv .db .download .html .ini .json .lrv .m4v .md .mkv .mov .mp4 .mts .part .partial .pdf .py .swp .thm "
+    ".tmp .txt .wav .xml .xmp .zip".split()
+)
+COPIES = ("~", "_original")  # how the name of an editor's, or exiftool's, copy ends
+HEAD = 32
+BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1 avif avis".split())
+STARTS = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xffO\xffQ",
+)  # fmt: skip
+BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+PNM = re.compile(rb"P[1-6]\s+[#\d]")
+
+
+def has_photo_suffix(name: str) -> bool:
+    return suffix_of(name) in SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """The extension in small letters, with its point; '' where there is none."""
+    return os.path.splitext(name)[1].lower()
+
+
+def may_be_photo(name: str) -> bool:
+    """Whether a file without a photo's extension is worth a look at its first bytes."""
+    return suffix_of(name) not in BESIDE | RAW and not name.lower().endswith(COPIES)
+
+
+def is_photo(path: str) -> bool:
+    """Whether a regular file begins as one of the formats that are read; links, pipes and devices are not opened."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode) and begins_as_photo(os.read(fd, HEAD))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def begins_as_photo(head: bytes) -> bool:
+    """Whether the first HEAD bytes of a file are those of a photo."""
+    if head.startswith(STARTS) or PNM.match(head):
+        return True
+    if head[4:8] == b"ftyp":
+        return head[8:12] in BRANDS
+    if head.startswith(b"BM"):
+        return head[6:10] == b"\0\0\0\0" and int.from_bytes(head[14:18], "little") in BMP_HEADERS
+    return head.startswith(b"RIFF") and head[8:12] == b"WEBP"
