@@ -28,6 +28,7 @@ from embedder.spec import FaceSpec
 
 SHARD_PHOTOS = 256
 UNIT_TOLERANCE = 1e-5
+RIVAL = 0.8  # of a face's area: of 316 photos with several faces, 48 show another so large, 13 of the 15 in which the wrong face was taken
 SPEC_KEY, OPTIONS_KEY = b"facedb.spec", b"facedb.options"
 MISSING = "missing"  # the outcome of a photo that was planned and is gone
 
@@ -46,7 +47,11 @@ FIELDS = [
     pa.field("crop", pa.binary()),
     pa.field("vector", pa.list_(pa.float32())),
 ]
-COLUMNS = tuple(f.name for f in FIELDS)
+LATER_FIELDS = [  # data sets of earlier versions lack them
+    pa.field("photo_faces", pa.int16()),
+    pa.field("largest_other", pa.float32()),
+]
+COLUMNS = tuple(f.name for f in FIELDS + LATER_FIELDS)
 PLAN_COLUMNS = ("path", "size", "mtime_ns", "shard", "identity", "split", "extra", "dropped")
 
 
@@ -68,10 +73,17 @@ class Row:
     vector: np.ndarray | None = None
     extra: dict[str, str] = field(default_factory=dict)
     pixels: np.ndarray | None = None  # the crop while a run lasts, uint8 (s, s, 3); no column
+    photo_faces: int | None = None  # that the detector found in the photo
+    largest_other: float | None = None  # area of the photo's largest other face as a share of this one's; 0 where there is none
 
     @property
     def face_id(self) -> str:
         return face_id(self.image_sha256 or self.image, self.face)
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the photo shows another face that is nearly as large, or larger: the one that was taken may be somebody else's."""
+        return self.face == 0 and (self.largest_other or 0) >= RIVAL
 
 
 def face_id(image_sha256: str, face: int) -> str:
@@ -96,7 +108,7 @@ def schema_of(spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Schema:
     clash = sorted(set(extra) & set(COLUMNS))
     if clash:
         raise DataError(f"expected metadata columns with names of their own, received {clash[0]!r}: rename it in the CSV")
-    fields = FIELDS + [pa.field(name, pa.string()) for name in extra]
+    fields = FIELDS + LATER_FIELDS + [pa.field(name, pa.string()) for name in extra]
     return pa.schema(fields, metadata={SPEC_KEY: spec.to_json().encode()})
 
 
@@ -112,7 +124,7 @@ def to_rows(table: pa.Table) -> list[Row]:
     """The opposite of `to_table`."""
     extra = [name for name in table.column_names if name not in COLUMNS]
     return [
-        Row(**{k: d[k] for k in COLUMNS if k != "face_id"}, extra={k: d[k] for k in extra if d[k] is not None}) for d in table.to_pylist()
+        Row(**{k: d[k] for k in COLUMNS if k != "face_id" and k in d}, extra={k: d[k] for k in extra if d[k] is not None}) for d in table.to_pylist()
     ]
 
 
@@ -278,7 +290,7 @@ class DataSet:
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows at once."""
-        return pa.concat_tables(self.shards(columns))
+        return pa.concat_tables(self.shards(columns), promote_options="default")
 
 
 def is_data_set(folder: str | Path) -> bool:
@@ -350,6 +362,9 @@ class Writer:
     def _changes(self, planned: dict[str, Planned], now: dict[str, Entry], per_shard: int, prune: bool) -> list[Planned]:
         """Plan lines that this run adds: changed inputs in their old shard, new ones in new shards, vanished ones dropped."""
         self.vanished = [path for path, p in planned.items() if path not in now and not p.dropped]
+        self.relabelled = [
+            (p.entry, now[path]) for path, p in planned.items() if path in now and not p.dropped and now[path].identity != p.entry.identity
+        ]
         changes = [
             Planned(entry, p.shard, False)
             for path, p in planned.items()

@@ -55,6 +55,24 @@ def test_rows_survive_a_round_trip():
     assert FaceSpec.from_json(table.schema.metadata[b"facedb.spec"]) == SPEC
 
 
+def test_a_data_set_of_an_earlier_version_is_read_and_added_to(tmp_path):
+    fill(Writer(tmp_path, SPEC, {}, entries(2), per_shard=2))
+    path = tmp_path / "part-00000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["photo_faces", "largest_other"]), path)
+    mark = json.loads((tmp_path / "_part-00000.json").read_text()) | {"bytes": path.stat().st_size}
+    (tmp_path / "_part-00000.json").write_text(json.dumps(mark))
+    assert fill(Writer(tmp_path, SPEC, {}, entries(3), per_shard=2)) == [1]
+    assert [row.photo_faces for row in to_rows(DataSet(tmp_path).table())] == [None, None, None] and DataSet(tmp_path).extra == []
+
+
+def test_inputs_that_are_another_persons_now_are_known_and_made_again(tmp_path):
+    fill(Writer(tmp_path, SPEC, {}, [Entry("2019/Ann/1.jpg", 1, 0, "2019"), Entry("Bob/1.jpg", 1, 0, "Bob")]))
+    now = [Entry("2019/Ann/1.jpg", 1, 0, "Ann"), Entry("Bob/1.jpg", 2, 0, "Bob")]
+    writer = Writer(tmp_path, SPEC, {}, now)
+    assert [(old.identity, new.identity) for old, new in writer.relabelled] == [("2019", "Ann")] and fill(writer) == [0]
+    assert Writer(tmp_path, SPEC, {}, now).relabelled == []
+
+
 def test_the_users_columns_may_not_take_ours():
     with pytest.raises(DataError, match="'vector'"):
         schema_of(SPEC, ["vector"])
