@@ -35,6 +35,12 @@ def centrality(box: Box, width: int, height: int) -> float:
     return (x1 - x0) * (y1 - y0) - 2 * (dx * dx + dy * dy)
 
 
+def largest_other(number: int, faces: Sequence[Face]) -> float:
+    """The area of the largest of the other faces as a share of this one's; 0 where there is none."""
+    areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (face.box for face in faces)]
+    return max((area for i, area in enumerate(areas) if i != number), default=0.0) / max(areas[number], 1e-9)
+
+
 def crop_box(box: Box, rule: CropRule, width: int, height: int) -> tuple[int, int, int, int]:
     """The pixels (left, top, right, bottom) of a crop, at least one each way.
 

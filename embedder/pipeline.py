@@ -48,6 +48,8 @@ class Summary:
     fingerprint: str
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    understood: dict[str, Any] | None = None  # whose the photos are; None where the input was crops
+    unsure: list[str] = field(default_factory=list)  # new photos of a person in which another face is nearly as large as the one taken
 
     @property
     def failed(self) -> int:
@@ -132,11 +134,13 @@ class PhotoStage:
             return [row_of(photo, entry)]
         photo.faces = len(ordered)
         kept = ordered[: self.options.most_faces] if self.options.all_faces else ordered[:1]
-        return [self._face_row(photo, pixels, entry, number, face) for number, face in enumerate(kept)]
+        return [self._face_row(photo, pixels, entry, number, ordered) for number in range(len(kept))]
 
-    def _face_row(self, photo: Photo, pixels: np.ndarray, entry: Entry, number: int, face: Face) -> Row:
+    def _face_row(self, photo: Photo, pixels: np.ndarray, entry: Entry, number: int, faces: list[Face]) -> Row:
+        face = faces[number]
         row = row_of(photo, entry, number)
         row.identity = entry.identity if number == 0 else None
+        row.photo_faces, row.largest_other = photo.faces, align.largest_other(number, faces)
         row.box, row.landmarks, row.confidence = face.box, face.landmarks or None, face.confidence
         row.pixels = align.cut(pixels, face.box, self.spec.crop)
         row.sharpness = align.sharpness(align.centre(row.pixels, self.spec.crop))
@@ -196,6 +200,7 @@ def process_photos(
     }
     writer = Writer(out, stage.spec, options, listing.entries, listing.extra, per_shard, stage.options.prune)
     problems: list[str] = []
+    several = Several()
     pending = writer.pending()
 
     kept = lru_cache(SHARDS_AHEAD)(writer.old_rows)  # of photos that have vanished since
@@ -211,13 +216,40 @@ def process_photos(
                     photo, of_photo = next(made)
                     if of_photo[0].outcome != "ok":
                         problems.append(f"{photo.name}: {of_photo[0].outcome} ({photo.why})")
+                    several.add(of_photo[0])
                 rows += of_photo
                 tick(1)
             return to_table(rows, stage.spec, listing.extra)
 
         summary = run(writer, make, on_progress)
-    summary.problems, summary.notes = problems, listing.notes + summary.notes
+    summary.problems, summary.notes = problems, listing.notes + summary.notes + several.notes
+    summary.understood, summary.unsure = listing.understood().result(), several.unsure
     return summary
+
+
+@dataclass
+class Several:
+    """Photos of a person that show several faces."""
+
+    count: int = 0
+    unsure: list[str] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        """Counts a photo by the row of its first face."""
+        if row.identity is not None and (row.photo_faces or 0) > 1:
+            self.count += 1
+            self.unsure += [row.image] if row.is_unsure else []
+
+    @property
+    def notes(self) -> list[str]:
+        """One line, or none."""
+        if not self.count:
+            return []
+        line = f"photos of a person that show several faces: {self.count}; the largest, most central one was taken"
+        if not self.unsure:
+            return [line]
+        shown = ", ".join(map(repr, self.unsure[:3]))
+        return [f"warning: {line}, but in {len(self.unsure)} another is nearly as large, such as {shown}: look at these, and crop them if need be"]
 
 
 def process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bool, on_progress: OnProgress) -> Summary:
@@ -275,8 +307,20 @@ def run(
         writer.write(shard, make(shard, entries, tick), time.monotonic() - began, versions())
     outcomes = DataSet(writer.folder).outcomes
     notes = [f"{len(writer.vanished)} inputs of earlier runs are gone; their rows are kept unless --prune"] if writer.vanished else []
+    notes += _relabelled(writer)
     seconds = time.monotonic() - started
     return Summary(str(writer.folder), total, todo, outcomes, round(seconds, 2), writer.spec.fingerprint, notes=notes)
+
+
+def _relabelled(writer: Writer) -> list[str]:
+    """One line where inputs of an earlier run are another person's now, or none."""
+    if not writer.relabelled:
+        return []
+    before, now = writer.relabelled[0]
+    return [
+        f"{len(writer.relabelled)} inputs of earlier runs are another person's than they were, and their rows are made again: {now.path!r} was "
+        f"{before.identity!r} and is {now.identity!r}"
+    ]
 
 
 def versions() -> dict[str, str]:

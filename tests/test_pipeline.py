@@ -17,7 +17,7 @@ from embedder.listing import list_photos
 from embedder.pipeline import Options, PhotoStage, chunks, process_crops, process_photos
 from embedder.runtime import Embedder
 from embedder.spec import CropRule, FaceSpec
-from embedder.table import DataSet, vectors_of
+from embedder.table import DataSet, to_rows, vectors_of
 from tests.conftest import ROOT
 
 KILLS = 10
@@ -102,10 +102,24 @@ def test_all_faces_of_a_photo(att, tmp_path, detector):
     Image.fromarray(np.hstack([one, np.full((112, 60), 128, np.uint8), two])).save(tmp_path / "p" / "Ann" / "both.png")
     for all_faces, expected in ((True, [(0, "Ann"), (1, None)]), (False, [(0, "Ann")])):
         stage = PhotoStage(FaceSpec(), detector, None, Options(all_faces=all_faces))
-        process_photos(list_photos(tmp_path / "p"), tmp_path / f"c{all_faces}", stage, "align", nothing)
+        summary = process_photos(list_photos(tmp_path / "p"), tmp_path / f"c{all_faces}", stage, "align", nothing)
+        assert summary.unsure == ["Ann/both.png"] and any("'Ann/both.png'" in note for note in summary.notes)
+        assert summary.understood["text"] == "1 person from folders such as 'Ann' (0 photos without a person)"
         rows = DataSet(tmp_path / f"c{all_faces}").table(["face", "identity", "box", "landmarks"]).to_pylist()
         assert [(r["face"], r["identity"]) for r in rows] == expected
         assert all(r["box"][0] <= r["landmarks"][0] <= r["box"][2] and len(r["landmarks"]) == 10 for r in rows)
+        (first, *_) = to_rows(DataSet(tmp_path / f"c{all_faces}").table())
+        boxes = [face.box for face in detector([np.asarray(Image.open(tmp_path / "p" / "Ann" / "both.png").convert("RGB"))])[0]]
+        areas = sorted((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
+        assert first.photo_faces == 2 and first.is_unsure
+        assert first.largest_other in (pytest.approx(areas[0] / areas[1], rel=1e-4), pytest.approx(areas[1] / areas[0], rel=1e-4))
+
+
+def test_a_photo_of_one_face_is_sure(photos, tmp_path, detector):
+    summary = process_photos(list_photos(photos), tmp_path / "c", PhotoStage(FaceSpec(), detector, None, Options()), "align", nothing)
+    rows = [row for row in to_rows(DataSet(tmp_path / "c").table()) if row.outcome == "ok"]
+    assert {(row.photo_faces, row.largest_other, row.is_unsure) for row in rows if row.photo_faces == 1} == {(1, 0, False)}
+    assert len(summary.unsure) == sum(row.is_unsure for row in rows)
 
 
 def test_the_homeworks_way_with_no_face(photos, tmp_path, detector):
