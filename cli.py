@@ -15,7 +15,7 @@ import click
 import cli_evaluate
 import cli_gallery
 import cli_serve
-from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing, views_option
+from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing, level_option, views_option
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, SystemFault, from_os_error
 
@@ -158,15 +158,16 @@ def weights_quantise(out: Output, model: str, crops: Path) -> None:
 @click.argument("src", type=PATH)
 @click.argument("dest", type=PATH)
 @click.option("--csv", "table", type=PATH, help="image,identity[,split][,more]: which photos, whose, and where to.")
+@level_option
 @common
-def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None) -> None:
+def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None, level: int | None) -> None:
     """Lay out photos as DEST/<split>/<identity>/<photo>, by hard links or copies; SRC is only read.
 
     Without --csv, the first photo of a person goes to the gallery and the others are probes (homework: N_1 and N_2).
     """
     from embedder.prepare import prepare as run
 
-    done = run(layout, src, dest, table)
+    done = run(layout, src, dest, table, level)
     for note in done.notes:
         out.say(note)
     counts = ", ".join(f"{n} {split}" for split, n in done.splits.items())
@@ -186,10 +187,11 @@ def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None)
 @click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed.")
 @click.option("--sheet", type=PATH, help="Draw photos with boxes beside their crops.")
+@level_option
 @computing
 @common
 def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_face: str, all_faces: bool, min_face: int, max_side: int,
-          metadata: Path | None, prune: bool, strict: bool, sheet: Path | None, compute: Compute) -> None:  # fmt: skip
+          metadata: Path | None, prune: bool, strict: bool, sheet: Path | None, level: int | None, compute: Compute) -> None:  # fmt: skip
     """Detect faces with MTCNN and crop them to Parquet."""
     import workflows
     from embedder.pipeline import Options
@@ -199,7 +201,7 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
     settings = {"min_face": at_least(1, min_face, "--min-face"), "max_side": at_least(64, max_side, "--max-side")}
     options = Options(all_faces=all_faces, prune=prune)
     with out.progress("align") as tick:
-        summary = workflows.align(photos, folder, rule, options, metadata, settings, compute, tick, out.say)
+        summary = workflows.align(photos, folder, rule, options, metadata, settings, compute, tick, out.say, level)
     if sheet:
         from pictures import contact_sheet
 
@@ -243,10 +245,11 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows.")
 @click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed.")
+@level_option
 @computing
 @common
 def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_faces: bool, no_crops: bool, metadata: Path | None,
-          prune: bool, strict: bool, compute: Compute) -> None:  # fmt: skip
+          prune: bool, strict: bool, level: int | None, compute: Compute) -> None:  # fmt: skip
     """Unit vectors of SOURCE (photos, a CSV, or crops from `align`) to Parquet; a row for every photo."""
     import workflows
     from embedder.pipeline import Options
@@ -254,7 +257,7 @@ def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_f
     options = Options(all_faces=all_faces, keep_crops=not no_crops, prune=prune)
     embedder = workflows.make_embedder(model, compute, views, out.say)
     with out.progress("embed") as tick:
-        summary = workflows.embed(source, folder, embedder, options, metadata, tick)
+        summary = workflows.embed(source, folder, embedder, options, metadata, tick, out.say, level)
     out.summary(summary, strict)
 
 
@@ -279,7 +282,7 @@ def build_index(out: Output, vectors: Path, name: str, split: str | None, centre
     """A gallery (SQLite) and its FAISS inner-product index from VECTORS."""
     import workflows
 
-    report = workflows.build_index(vectors, name, split, centre, replace, readmit, encrypt, recall, memory)
+    report = workflows.build_index(vectors, name, split, centre, replace, readmit, encrypt, recall, memory, out.say)
     for line in [report["reason"], *report["notes"]]:
         out.say(line)
     out.result(report, report["text"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from console import PATH, Output, common, computing, views_option
+from console import PATH, Output, common, computing, level_option, views_option
 from embedder.compute import Compute
 from embedder.errors import InputError
 
@@ -27,15 +27,16 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns are kept, for --where.")
 @click.option("--readmit", is_flag=True, help="Add faces that were forgotten, too.")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
+@level_option
 @computing
 @common
 def add(out: Output, name: str, source: Path, identity: str | None, split: str | None, metadata: Path | None, readmit: bool,
-        model: str | None, compute: Compute) -> None:  # fmt: skip
+        model: str | None, level: int | None, compute: Compute) -> None:  # fmt: skip
     """Enrol the faces of SOURCE (photos, or vectors) in index NAME; those it knows already are passed over."""
     import galleries
 
     with out.progress("add") as tick:
-        done = galleries.add(name, source, identity, split, metadata, readmit, model, compute, tick, out.say)
+        done = galleries.add(name, source, identity, split, metadata, readmit, model, compute, tick, out.say, level)
     for line in done.pop("notes"):
         out.say(line)
     out.result(done, done.pop("text"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -45,6 +46,20 @@ class Numbers(click.ParamType):
         if not all(part.strip().isdecimal() for part in parts):
             self.fail(f"expected numbers such as 2,1, received {value!r}", param, ctx)
         return tuple(int(part) for part in parts)
+
+
+class Level(click.ParamType):
+    """Which folder names the person: a number, counted from the root, or `parent`, which is None."""
+
+    name = "N|parent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        text = str(value).strip().lower()
+        if text == "parent":
+            return None
+        if not re.fullmatch(r"[1-9]\d?", text, re.ASCII):
+            self.fail(f"expected a number from 1 to 99 or `parent`, received {value!r}", param, ctx)
+        return int(text)
 
 
 PATH = click.Path(path_type=Path)
@@ -133,6 +148,15 @@ def views_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "each twice the time; all: four times."
     )
     return click.option("--views", type=click.Choice(VIEWS), default=VIEWS[0], show_default=True, help=text)(command)
+
+
+def level_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--identity-level: which folder names the person, given to the command as `level`."""
+    text = (
+        "Which folder names the person: `parent`, the nearest to the photo, or a number counted from the root, 1 being the first. A first "
+        "folder called gallery, probe, train, val or test is the split and does not count. [default: parent]"
+    )
+    return click.option("--identity-level", "level", type=Level(), help=text)(command)
 
 
 def computing(command: Callable[..., Any]) -> Callable[..., Any]:

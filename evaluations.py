@@ -113,7 +113,7 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
 def _ask(searcher: Searcher, probes: Iterator[Probe], wanted: Wanted, keep: bool, on_progress: OnProgress | None) -> list[Answer]:
     found = []
     for probe, (hits, *_) in answered(searcher, probes, Question(k=RANKS, score=wanted.score)):
-        found.append(Answer.of(probe.rows[0], hits, wanted.by, keep))
+        found.append(Answer.of(probe.rows[0], hits, wanted.by, keep, searcher.gallery.spelled))
         if on_progress:
             on_progress(len(found), 0)
     return found

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -19,11 +19,12 @@ from embedder import trained_on
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
 from embedder.listing import Listing, is_outside, list_photos
-from embedder.names import spelling_notes
+from embedder.names import person_name, spelling, spelling_notes
 from embedder.pipeline import OnProgress, Options, PhotoStage
 from embedder.redact import drop_rows
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, Entry, Row, is_data_set, write_atomic
+from embedder.understood import Understood, understand
 from indexer import forget as forgetting
 from indexer import switch, transfer
 from indexer.build import Selection
@@ -44,6 +45,7 @@ from workflows import (
     load_embedder,
     make_detector,
     make_embedder,
+    say_understood,
     splits_of,
 )  # fmt: skip
 
@@ -68,16 +70,30 @@ def info(name: str) -> dict[str, Any]:
 
 
 def add(name: str, source: Path, identity: str | None, split: str | None, metadata: Path | None, readmit: bool, model: str | None,
-        compute: Compute, on_progress: OnProgress, say: Say) -> dict[str, Any]:  # fmt: skip
-    """Enrols photos, or the rows of a data set of vectors; what is enrolled already is passed over, unembedded."""
+        compute: Compute, on_progress: OnProgress, say: Say, level: int | None = None) -> dict[str, Any]:  # fmt: skip
+    """Enrols photos, or the rows of a data set of vectors; what is enrolled already is left as it is, unembedded.
+
+    level: which folder names the person, as `embedder.folders.labels_of` has it.
+    """
+    identity = None if identity is None else person_name(identity)
+    if level is not None and identity is not None:
+        raise InputError("expected --identity or --identity-level, received both: give one")
     with open_gallery(name, write=True) as gallery:
         before = gallery.people
         if source.is_dir() and is_data_set(source):
-            if metadata:
-                raise InputError("expected photos for --metadata, received vectors: give that option to `embed`")
-            done, left = _add_vectors(gallery, source, identity, split, readmit, model, compute, say)
+            if metadata or level is not None:
+                raise InputError("expected photos for --metadata and --identity-level, received vectors: give those options to `embed`")
+            selection = Selection(DataSet(source), split, named=identity is None)
+            understood = _understood(selection.labels(), "such as", identity)
+            say_understood(understood, say)
+            done, left = _add_vectors(gallery, selection, identity, readmit, model, compute, say)
         else:
-            done, left = _add_photos(gallery, list_photos(source, metadata), identity, split, readmit, model, compute, on_progress, say)
+            listing = _of_split(list_photos(source, metadata, level), split)
+            understood = _understood([(e.path, e.identity) for e in listing.entries], listing.source, identity, listing.by_folders)
+            for line in listing.notes:
+                say(line)
+            say_understood(understood, say)
+            done, left = _add_photos(gallery, listing, identity, readmit, model, compute, on_progress, say)
         _note_source(gallery, source)
         faces, people = gallery.faces, gallery.people
         names = [name for name, _ in gallery.list_people()] if people > before else []
@@ -85,23 +101,37 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
     notes = [f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts] + spellings
     why = {"known already": done.again, "forgotten": done.forgotten, "another person's": len(done.conflicts), **left}
     text = f"{name}: {done.added} faces added, now {faces} of {people} people" + "".join(f"; {n} {what}" for what, n in why.items() if n)
-    return {"index": name, **asdict(done), "left_out": left, "faces": faces, "people": people, "notes": notes, "text": text}
+    return {
+        "index": name, **asdict(done), "left_out": left, "faces": faces, "people": people, "understood": understood.result(), "notes": notes,
+        "text": text,
+    }  # fmt: skip
 
 
-def _add_vectors(gallery: Gallery, source: Path, identity: str | None, split: str | None, readmit: bool, model: str | None, compute: Compute,
+def _understood(pairs: Iterable[tuple[str, str | None]], source: str, identity: str | None, by_folders: bool = True) -> Understood:
+    """Whose the faces to add are; all one person's where an identity is given."""
+    if identity is None:
+        return understand(pairs, source, by_folders)
+    return understand(((path.rpartition("/")[2], identity) for path, _ in pairs), "by --identity,", False)
+
+
+def _of_split(listing: Listing, split: str | None) -> Listing:
+    """Its photos of a split; of `gallery` where there are such, unless one is given."""
+    split = split or default_split({e.split for e in listing.entries}, "gallery")
+    return replace(listing, entries=[e for e in listing.entries if split is None or e.split == split])
+
+
+def _add_vectors(gallery: Gallery, selection: Selection, identity: str | None, readmit: bool, model: str | None, compute: Compute,
                  say: Say) -> tuple[Added, dict[str, int]]:  # fmt: skip
     with Searcher(gallery.folder) as searcher:
-        ProbeReader(searcher, model, compute, True, say).check_spec(DataSet(source).spec)
-    selection = Selection(DataSet(source), split, named=identity is None)
+        ProbeReader(searcher, model, compute, True, say).check_spec(selection.spec)
     rows = (row if identity is None else replace(row, identity=identity) for row in selection)
     done = gallery.add(rows, readmit)
     return done, {why: n for why, n in selection.left_out.items() if n}
 
 
-def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, split: str | None, readmit: bool, model: str | None,
+def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, readmit: bool, model: str | None,
                 compute: Compute, on_progress: OnProgress, say: Say) -> tuple[Added, dict[str, int]]:  # fmt: skip
-    split = split or default_split({e.split for e in listing.entries}, "gallery")
-    entries = [e if identity is None else replace(e, identity=identity) for e in listing.entries if split is None or e.split == split]
+    entries = [e if identity is None else replace(e, identity=identity) for e in listing.entries]
     left: Counter[str] = Counter({"without a name": sum(not e.identity for e in entries)})
     new, total = _unknown(gallery, Listing(listing.root, [e for e in entries if e.identity]), readmit)
     command = new_command()
@@ -301,7 +331,7 @@ def _held_out(searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], 
         for probe, (hits, *_) in answered(searcher, reader.read(source, wanted), Question(k=1)):
             if not hits:
                 continue
-            truth = normal(probe.rows[0].identity or "")
+            truth = searcher.gallery.spelled(probe.rows[0].identity or "")
             if not truth or not searcher.gallery.enrolled([truth]):
                 strangers.append(hits[0].score)
             else:
@@ -369,7 +399,9 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
 
 def _doomed(gallery: Gallery, names: set[str]):
     def is_doomed(face: str | None, identity: str | None) -> bool:
-        return (face is not None and bool(gallery.refused([face]))) or (identity is not None and normal(identity) in names)
+        return (face is not None and bool(gallery.refused([face]))) or (
+            identity is not None and not names.isdisjoint((normal(identity), spelling(identity)))
+        )
 
     return is_doomed
 

@@ -18,6 +18,7 @@ from embedder.errors import InputError
 from embedder.listing import Listing, list_photos
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, Row, is_data_set, to_rows
+from embedder.understood import Understood, understand
 
 if TYPE_CHECKING:
     from embedder.detect import Detector
@@ -30,6 +31,10 @@ PROBE_BATCH = 512
 FEW = 32  # photos of a source for which a network that is ready sooner wins
 Say = Callable[[str], None]
 ANYWHERE = Compute()
+
+
+def quietly(line: str) -> None:
+    """A `Say` that says nothing."""
 
 
 def indexes_root() -> Path:
@@ -64,27 +69,39 @@ def load_embedder(model, compute: Compute, say: Say, few: bool = False) -> Embed
 
 
 def align(photos: Path, out: Path, rule: CropRule, options: Options, metadata: Path | None, settings: dict[str, int],
-          compute: Compute, on_progress: OnProgress, say: Say) -> Summary:  # fmt: skip
-    """Photos -> a data set of crops."""
+          compute: Compute, on_progress: OnProgress, say: Say, level: int | None = None) -> Summary:  # fmt: skip
+    """Photos -> a data set of crops. level: which folder names the person, as `embedder.folders.labels_of` has it."""
     from embedder.pipeline import PhotoStage, process_photos
 
-    listing = list_photos(photos, metadata)
+    listing = list_photos(photos, metadata, level)
+    say_understood(listing.understood(), say)
     detector = make_detector(settings, compute)
     say(detector.where)
     stage = PhotoStage(FaceSpec(crop=rule), detector, None, options)
     return process_photos(listing, out, stage, "align", on_progress)
 
 
-def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadata: Path | None, on_progress: OnProgress) -> Summary:
-    """Photos, or a data set of crops -> a data set of unit vectors."""
+def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadata: Path | None, on_progress: OnProgress,
+          say: Say = quietly, level: int | None = None) -> Summary:  # fmt: skip
+    """Photos, or a data set of crops -> a data set of unit vectors. level: as for `align`."""
     from embedder.pipeline import PhotoStage, process_crops, process_photos
 
     if source.is_dir() and is_data_set(source):
-        if metadata or options.all_faces:
-            raise InputError("expected photos for --metadata and --all-faces, received crops: give those options to `align`")
+        if metadata or options.all_faces or level is not None:
+            raise InputError(
+                "expected photos for --metadata, --all-faces and --identity-level, received crops: give those options to `align`"
+            )
         return process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress)
+    listing = list_photos(source, metadata, level)
+    say_understood(listing.understood(), say)
     stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, options)
-    return process_photos(list_photos(source, metadata), out, stage, "embed", on_progress)
+    return process_photos(listing, out, stage, "embed", on_progress)
+
+
+def say_understood(understood: Understood, say: Say) -> None:
+    """Says whose the photos are taken to be, before anything is done with them."""
+    for line in understood.lines:
+        say(line)
 
 
 # probes ---------------------------------------------------------------------
@@ -321,10 +338,13 @@ def _probe_json(probe: Probe, hits: list[list[Hit]], judge: Judge) -> dict[str, 
 
 
 def build_index(vectors: Path, name: str, split: str | None, centre: bool, replace_old: bool, readmit: bool = False,
-                encrypt: bool = False, recall: float | None = None, memory: int | None = None) -> dict[str, Any]:  # fmt: skip
+                encrypt: bool = False, recall: float | None = None, memory: int | None = None, say: Say = quietly) -> dict[str, Any]:  # fmt: skip
     """A gallery and its index from a data set of vectors; the report, with its notes and a line of text."""
-    from indexer.build import build
+    from indexer.build import Selection, build
     from indexer.faces import index_folder
 
-    report = build(vectors, index_folder(indexes_root(), name), split, centre, replace_old, readmit, encrypt, recall, memory)
-    return asdict(report) | {"notes": report.notes, "text": report.text}
+    folder = index_folder(indexes_root(), name)
+    understood = understand(Selection(DataSet(vectors), split).labels(), "such as")
+    say_understood(understood, say)
+    report = build(vectors, folder, split, centre, replace_old, readmit, encrypt, recall, memory)
+    return asdict(report) | {"notes": report.notes, "text": report.text, "understood": understood.result()}

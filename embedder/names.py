@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from embedder.errors import DataError
+from embedder.errors import DataError, InputError
 
 SHOWN = 3  # pairs of a warning
 MOST_CHARACTERS = 500
@@ -38,15 +38,17 @@ def person_name(name: str, where: str = "") -> str:
     """Returns the `spelling` of a name that somebody is to be enrolled under.
 
     where: what the error is to name, such as 'line 3 of list.csv'. Raises DataError for a name that is blank, longer than
-    `MOST_CHARACTERS`, or holds control characters or bytes that are no text.
+    `MOST_CHARACTERS`, or holds control characters; InputError for bytes that are no text.
     """
     clean, place = spelling(name), f" in {where}" if where else ""
     if not clean:
         raise DataError(f"expected a person's name{place}, received {name[:40]!r}, of which nothing can be seen: give one")
     if len(clean) > MOST_CHARACTERS:
         raise DataError(f"expected a name of at most {MOST_CHARACTERS} characters{place}, received {len(clean):,}: shorten it")
-    if CONTROL.search(clean) or SURROGATE.search(clean):
-        raise DataError(f"expected a person's name without control characters and in Unicode{place}, received {clean[:40]!r}: change it")
+    if SURROGATE.search(clean):
+        raise InputError(f"expected text{place}, received {clean[:40]!r}, which is not valid UTF-8: spell it in UTF-8")
+    if CONTROL.search(clean):
+        raise DataError(f"expected a person's name without control characters{place}, received {clean[:40]!r}: change it")
     return clean
 
 
@@ -54,7 +56,7 @@ def name_or_none(name: str | None) -> str | None:
     """Returns the `person_name`; None where there is no name, or it breaks the rule."""
     try:
         return person_name(name) if name else None
-    except DataError:
+    except (DataError, InputError):
         return None
 
 

@@ -7,15 +7,14 @@ import re
 import stat
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .bmp .gif .tif .tiff .webp .pgm .ppm .pbm .pnm .heic .heif .hif .avif .jp2 .j2k .jpx .jpf .j2c .jpc".split()
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"]
 )
 RAW = frozenset(
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
+    [".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"]
 )
 # What stands beside photos, and copies that programs keep of them: never opened to see what it is
 BESIDE = frozenset(
-    ".aae .avi .bak .crdownload .csv .db .download .html .ini .json .lrv .m4v .md .mkv .mov .mp4 .mts .part .partial .pdf .py .swp .thm "
-    ".tmp .txt .wav .xml .xmp .zip".split()
+    [".aae", ".avi", ".bak", ".crdownload", ".csv", ".db", ".download", ".html", ".ini", ".json", ".lrv", ".m4v", ".md", ".mkv", ".mov", ".mp4", ".mts", ".part", ".partial", ".pdf", ".py", ".swp", ".thm", ".tmp", ".txt", ".wav", ".xml", ".xmp", ".zip"]
 )
 COPIES = ("~", "_original")  # how the name of an editor's, or exiftool's, copy ends
 HEAD = 32

@@ -20,16 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedder.errors import DataError, GalleryError, from_os_error
-from embedder.names import spelling_notes
+from embedder.names import name_or_none, spelling_notes
 from embedder.table import DataSet, Row, to_rows, vectors_of
 from indexer.choose import Wish, keep, wish_of
 from indexer.database import CIPHER_FILE, FILE, Damaged, remove_file
 from indexer.derive import check_centring, compact, derive, read_report, tidy, unsound
-from indexer.faces import check_name, normal
+from indexer.faces import check_name
 from indexer.gallery import Added, Conflict, Gallery, versions
 from indexer.schema import SALT_BYTES
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
+NO_NAME = "whose identity cannot be a name"
 AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
 IN_MEMORY = {"kind": "exact", "reason": "an encrypted gallery is read whole and every vector compared"}
 NOTES = 20  # conflicts that are spelt out
@@ -169,8 +170,18 @@ class Selection:
         at = table.schema.get_field_index("vector")
         bare = table.set_column(at, table.schema.field(at), pa.nulls(len(table), table.schema.field(at).type))
         for row, vector in zip(to_rows(bare), xb, strict=True):
-            row.vector, row.identity = vector, normal(row.identity or "")
-            yield row
+            row.vector, row.identity = vector, name_or_none(row.identity)
+            if row.identity is None and self._named:
+                self.left_out[NO_NAME] += 1
+            else:
+                yield row
+
+    def labels(self) -> Iterator[tuple[str, str | None]]:
+        """(image, identity) of each photo of the split, in the one spelling of a name."""
+        for table in self.data.shards(["image", "identity", "split", "face"]):
+            for image, identity, split, face in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+                if face <= 0 and self.split in (None, split):
+                    yield image, name_or_none(identity)
 
 
 def digest_rows(selection: Selection, centre: bool) -> Digest:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from embedder.errors import DataError
-from embedder.names import spelling_notes
+from embedder.names import spelling, spelling_notes
 from embedder.table import Row, write_atomic
 from indexer import openset
-from indexer.faces import normal
 from indexer.gallery import Gallery
 from indexer.metrics import Paired, cmc, cmc_intervals, compare, reciprocal_ranks, share_intervals
 from indexer.openset import Difference, OpenSet, Rate
@@ -42,9 +41,10 @@ class Answer:
     vector: np.ndarray | None = None  # float32 (d,), where it is kept
 
     @classmethod
-    def of(cls, row: Row, hits: Sequence[Hit], by: str | None = None, keep_vector: bool = False) -> Answer:
-        """Of a probe's row and its first RANKS hits; `by` names the user's column that is the group."""
-        identity = normal(row.identity) if row.identity else None
+    def of(cls, row: Row, hits: Sequence[Hit], by: str | None = None, keep_vector: bool = False,
+           spelled: Callable[[str], str] = spelling) -> Answer:  # fmt: skip
+        """Of a probe's row and its first RANKS hits; `by` names the user's column that is the group. spelled: a gallery's spelling of a name."""
+        identity = spelled(row.identity) or None if row.identity else None
         right = next((hit for hit in hits if hit.identity == identity), None)
         group = row.extra.get(by) if by else None
         vector = np.asarray(row.vector, np.float32) if keep_vector and row.vector is not None else None

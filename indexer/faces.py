@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embedder.errors import DataError, GalleryError, InputError
+from embedder.names import spelling
 from embedder.spec import FaceSpec
 from embedder.table import Row
 from indexer.database import FILE, LINK, Damaged, Database, Unknown, damaged
@@ -79,7 +80,7 @@ class Changes(NamedTuple):
 
 
 def normal(name: str) -> str:
-    """A person's name as the gallery spells it: NFC."""
+    """NFC: what galleries of earlier versions did to a name. `embedder.names` has the rule for new ones."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -301,7 +302,16 @@ class Faces(Database):
     def enrolled(self, names: Iterable[str]) -> set[str]:
         """Those of the names that have a face here."""
         sql = "SELECT 1 FROM people JOIN faces ON person = people.id WHERE name=? LIMIT 1"
-        return {name for name in set(names) if self.execute(sql, (normal(name),))}
+        return {name for name in set(names) if self.execute(sql, (self.spelled(name),))}
+
+    def spelled(self, name: str) -> str:
+        """The name of the person who is meant: as it was given where somebody is called exactly so, which galleries of earlier versions
+        allow for any text, else in the one spelling of `embedder.names`."""
+        return next((given for given in dict.fromkeys((name, normal(name))) if self._is_called(given)), spelling(name))
+
+    def _is_called(self, name: str) -> bool:
+        """Whether somebody has exactly this name."""
+        return bool(self.execute("SELECT 1 FROM people WHERE name=?", (name,)))
 
     def known(self, face_ids: Iterable[str]) -> dict[str, str]:
         """face_id -> the person it is enrolled under, of those that are."""
@@ -325,7 +335,7 @@ class Faces(Database):
         return hashlib.blake2b(text.encode(), key=self.needed_fact("salt"), digest_size=16).digest()
 
     def _person_id(self, name: str) -> int:
-        for (id,) in self.execute("SELECT id FROM people WHERE name=?", (normal(name),)):
+        for (id,) in self.execute("SELECT id FROM people WHERE name=?", (self.spelled(name),)):
             return id
         raise Unknown(f"expected a person of {self.folder.name}, nobody is called {name!r}: see `list {self.folder.name}`")
 

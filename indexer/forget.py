@@ -20,6 +20,7 @@ from typing import Any
 import apsw
 
 from embedder.errors import DataError, GalleryError
+from embedder.names import spelling
 from indexer.database import Busy, guarded
 from indexer.derive import derive, is_building, tidy
 from indexer.faces import AMONG, Faces, Line, name_key, normal
@@ -70,15 +71,24 @@ def forget(gallery: Gallery, identity: str) -> Traces:
     A second call, after one that was stopped, finishes it. Raises GalleryError for a name that is not, and was not, here.
     """
     with gallery.writing():
-        removed = gallery.execute("SELECT 1 FROM trash WHERE identity = ? LIMIT 1", (normal(identity),))
-        if not removed and not gallery.enrolled([identity]) and not gallery.refused([name_key(identity)]):
+        if (name := _meant(gallery, identity)) is None:
             gallery._person_id(identity)  # says that nobody is called so
-        traces = _collect(gallery, normal(identity))
+            name = gallery.spelled(identity)
+        traces = _collect(gallery, name)
         _erase(gallery, traces)
         gallery.set_fact(PENDING, int(time.time()))
         derive(gallery)
     tidy(gallery)
     return traces
+
+
+def _meant(gallery: Gallery, identity: str) -> str | None:
+    """The name, as it was given or in its one spelling, of somebody who is or was here; None where there is none."""
+    for name in dict.fromkeys((identity, normal(identity), spelling(identity))):
+        known = "SELECT 1 FROM people WHERE name = ? UNION SELECT 1 FROM trash WHERE identity = ?"
+        if gallery.execute(known, (name, name)) or gallery.refused([name_key(name)]):
+            return name
+    return None
 
 
 def _collect(gallery: Gallery, identity: str) -> Traces:

@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,10 @@ import apsw
 import numpy as np
 
 from embedder.errors import DataError, GalleryError, InputError
+from embedder.names import person_name
 from embedder.table import UNIT_TOLERANCE, Row
 from indexer.database import FILE, create_file, environment_key, no_key
-from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, name_key, normal
+from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, name_key
 from indexer.schema import FACE_COLUMNS, MIGRATIONS, chained, checksum, face_checksum
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Added:
 
     def tell(self, row: Row, kept: str) -> None:
         """Counts a face that is enrolled already, under the name `kept`."""
-        if (name := person_name(row.identity or "")) == kept:
+        if (name := row.identity or "") == kept:
             self.again += 1
         else:
             self.conflicts.append(Conflict(row.face_id, row.image, kept, name))
@@ -122,11 +123,11 @@ class Gallery(Faces):
         """Enrols faces that have an identity and a vector, float32 (d,), in one transaction.
 
         A face that is enrolled already stays as it is; under another name that is a conflict. Faces that were forgotten are
-        refused unless `readmit`. Changes of one `command` are taken back together. Raises DataError for a row without a name,
-        or a vector of another size or length.
+        refused unless `readmit`. Changes of one `command` are taken back together. Names are kept in their one spelling. Raises DataError
+        for a row whose name `embedder.names.person_name` refuses, or a vector of another size or length.
         """
         with self.writing():
-            done, face_ids = self.enrol(rows, readmit)
+            done, face_ids = self.enrol(map(_named, rows), readmit)
             if face_ids:
                 done.command = self._log("add", {"faces": face_ids}, command).command
         self._keep_fast()
@@ -146,30 +147,32 @@ class Gallery(Faces):
         """Gives a person another name. Raises GalleryError where nobody is called `old`, or somebody `new`."""
         new = person_name(new)
         with self.writing():
+            old = self.spelled(old)
             faces = self._find(old)
-            if normal(old) == new:
+            if old == new:
                 return Change("rename", 0, (new,))
             if self.enrolled([new]):
                 raise GalleryError(f"expected a name that nobody has, {new!r} is enrolled: use `merge` if they are one person")
-            line = self._log("rename", {"old": normal(old), "new": new})
-            self._rename(normal(old), new)
-        return Change("rename", len(faces), (normal(old), new), line.command)
+            line = self._log("rename", {"old": old, "new": new})
+            self._rename(old, new)
+        return Change("rename", len(faces), (old, new), line.command)
 
     def merge(self, source: str, into: str) -> Change:
         """Gives all faces of one person to another. Raises GalleryError where either is not enrolled, InputError where they are one."""
         with self.writing():
+            source, into = self.spelled(source), self.spelled(into)
             self._person_id(into)
-            if normal(source) == normal(into):
+            if source == into:
                 raise InputError(f"expected two people to merge, received {source!r} twice: name another")
             faces = self._find(source)
-            line = self._move_logged("merge", faces, normal(into))
+            line = self._move_logged("merge", faces, into)
         self._keep_fast()
-        return Change("merge", len(faces), (normal(source), normal(into)), line.command)
+        return Change("merge", len(faces), (source, into), line.command)
 
     def split(self, face_ids: Sequence[str], to: str) -> Change:
         """Gives chosen faces to another person, enrolled already or new. Raises GalleryError for a face that is not here."""
-        to = person_name(to)
         with self.writing():
+            to = to if self._is_called(to) else person_name(to)
             faces = [face for face_id in dict.fromkeys(face_ids) for face in self._find(face_id=face_id)]
             moved = [face for face in faces if face["identity"] != to]
             command = self._move_logged("split", moved, to).command if moved else None
@@ -254,7 +257,7 @@ class Gallery(Faces):
     # what verbs are made of, each within a transaction of `writing`
 
     def enrol(self, rows: Iterable[Row], readmit: bool = False) -> tuple[Added, list[str]]:
-        """`add` without its line in the log; returns the face_ids too."""
+        """`add` without its line in the log, and with names as they are; returns the face_ids too."""
         done, rows = Added(), iter(rows)
         face_ids: list[str] = []
         dimension = self.spec.dimension
@@ -274,7 +277,7 @@ class Gallery(Faces):
         known, refused = self.known(face_ids), set() if readmit else self.refused(face_ids)
         new: dict[str, Row] = {}
         for row, face_id in zip(block, face_ids, strict=True):
-            name = person_name(row.identity or "")
+            name = row.identity or ""
             if face_id in refused:
                 done.forgotten += 1
             elif face_id in known:
@@ -290,7 +293,7 @@ class Gallery(Faces):
     def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:
         """New faces by their face_ids."""
         xb, first = _vectors(list(rows.values()), dimension), self._next_id()
-        names = [person_name(row.identity or "") for row in rows.values()]
+        names = [row.identity or "" for row in rows.values()]
         people = self._people(names)
         faces, vectors, crops = [], [], []
         for id, name, x, (face_id, row) in zip(range(first, first + len(rows)), names, xb, rows.items(), strict=True):
@@ -386,7 +389,7 @@ class Gallery(Faces):
             case "remove", _:
                 self.enrol(self._from_trash(line.id))
             case "rename", {"old": old, "new": new} if self.enrolled([new]):
-                if self.enrolled([old]):
+                if self._is_called(old):
                     raise GalleryError(
                         f"expected nobody called {old!r}, somebody is now: `compact --keep-undo 0s` drops what cannot be undone"
                     )
@@ -450,11 +453,10 @@ def new_command() -> str:
     return uuid.uuid4().hex
 
 
-def person_name(name: str) -> str:
-    """A name to enrol somebody under, NFC; raises DataError where it is blank."""
-    if not (clean := normal(name)).strip():
-        raise DataError(f"expected a person's name, received {name!r}: give one")
-    return clean
+def _named(row: Row) -> Row:
+    """The row with its person's name in the one spelling; raises DataError where it cannot be a name."""
+    name = person_name(row.identity or "")
+    return row if name == row.identity else replace(row, identity=name)
 
 
 def _vectors(rows: Sequence[Row], dimension: int) -> np.ndarray:

@@ -371,10 +371,10 @@ def _after(cursor: str | None) -> str:
 
 
 @router.get("/indexes/{index}/faces", response_model=models.FacesOf, tags=["people"])
-async def list_faces(key: Asker, index: Index, identity: Annotated[str, Query(min_length=1, max_length=500)]):
+async def list_faces(key: Asker, index: Index, identity: Annotated[str, Query(min_length=1, max_length=10_000)]):
     """A person's faces, oldest first."""
-    faces = await asyncio.wrap_future(index.read(lambda gallery: gallery.list_faces(identity)))
-    return JSONResponse({"identity": identity, "faces": faces})
+    name, faces = await asyncio.wrap_future(index.read(lambda gallery: (gallery.spelled(identity), gallery.list_faces(identity))))
+    return JSONResponse({"identity": name, "faces": faces})
 
 
 @router.get("/indexes/{index}/faces/{face_id}/thumbnail", tags=["people"], response_class=Response,
@@ -432,7 +432,7 @@ async def enrol(
     key: Writer,
     index: Index,
     data: PhotoBytes,
-    identity: Annotated[str, Query(min_length=1, max_length=500, pattern=models.TEXT, description="Whose face it is.")],
+    identity: Annotated[str, Query(min_length=1, max_length=500, pattern=models.TEXT, description=f"Whose face it is. {models.SPELLING}")],
     face: Annotated[int | None, Query(ge=0, le=999, description="Which, where there are several.")] = None,
     readmit: Annotated[bool, Query(description="Take back a face that was forgotten.")] = False,
     image: ImageName = None,

@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 TEXT = r"^[^\x00]+$"
-Name = Annotated[str, Field(min_length=1, max_length=500, pattern=TEXT, description="A person's name.", examples=["Ada Lovelace"])]
+NAME, SPELLING = "Ada Lovelace", "White space and characters that nobody sees are brought into one form."
+# Somebody who is enrolled, under any text that an earlier version allowed
+Name = Annotated[str, Field(min_length=1, max_length=10_000, description="A person's name.", examples=[NAME])]
+NewName = Annotated[str, Field(min_length=1, max_length=500, pattern=TEXT, description=f"A person's name. {SPELLING}", examples=[NAME])]
 FaceId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["6e6cafb5ab4d2c51c9d3ea2d7ca8ff31"])]
 Filter = Annotated[str, Field(max_length=1000)]
 Box = Annotated[list[float], Field(min_length=4, max_length=4, description="x0, y0, x1, y1 in pixels of the photo as it is shown.",
@@ -105,7 +108,7 @@ class Undo(Taken):
 
 class Rename(Taken):
     old: Name
-    new: Name
+    new: NewName
 
 
 class Merge(Taken):

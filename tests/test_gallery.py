@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from embedder.errors import DataError, GalleryError, InputError, SystemFault
+from embedder.names import person_name
 from indexer import database, schema
 from indexer import gallery as gallery_module
 from indexer.build import build
@@ -361,3 +362,54 @@ def test_checksums_tell_fields_apart():
         (b"ab", b"c"),
     ]
     assert len({checksum(*f) for f in fields}) == len(fields) and len(checksum()) == 16
+
+
+NAMES = ["Ann ", " Ann", "A\u00adnn", "\ufeffAnn", "Ann\u200b", "An\u200dn", "Ann\n", "Ann\u00a0"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_way_in_gives_a_person_one_name(index, name):
+    rows = [synthetic.row(f"{i}.jpg", who, x) for i, (who, x) in enumerate(zip(("Ann", name), synthetic.vectors(2, 1, seed=97), strict=True))]
+    with Gallery.open(index, write=True) as gallery:
+        gallery.add(rows)
+        assert len(gallery.list_faces("Ann")) == len(gallery.list_faces(name)) == 2 and gallery.enrolled([name]) == {name}
+        assert gallery.rename("person 3", f"{name}Lee").people == ("person 3", person_name(f"{name}Lee"))
+        with pytest.raises(GalleryError, match="use `merge`"):
+            gallery.rename("person 4", name)
+        with pytest.raises(InputError, match="twice"):
+            gallery.merge("Ann", name)
+        assert gallery.split([rows[0].face_id], f" {name}").faces == 0
+        assert gallery.remove(identity=name).people == ("Ann",)
+
+
+@pytest.mark.parametrize("name", ["Ann ", "Ann\u200b", "A\x00nn", "A\x1bnn", "x" * 600, "\n"])
+def test_a_name_that_an_earlier_version_allowed_can_still_be_used(index, name):
+    def old(gallery):
+        with gallery.writing():
+            gallery.enrol([synthetic.row("old.jpg", name, synthetic.vectors(1, 1, seed=99)[0])])
+
+    with Gallery.open(index, write=True) as gallery:
+        old(gallery)
+        gallery.add([synthetic.row("new.jpg", "Ann", synthetic.vectors(1, 1, seed=98)[0])])
+        (face,) = gallery.list_faces(name)
+        assert face["image"] == "old.jpg" and [f["image"] for f in gallery.list_faces("Ann")] == ["new.jpg"]
+        gallery.remove(identity=name)
+        gallery.undo()
+        assert [f["image"] for f in gallery.list_faces(name)] == ["old.jpg"]
+        gallery.rename(name, "Bob")
+        gallery.undo()
+        gallery.split([face["face_id"]], name)
+        gallery.merge(name, "Ann")
+        gallery.undo()
+        assert [f["image"] for f in gallery.list_faces(name)] == ["old.jpg"]
+        assert gallery.forget(name).found == 0 and name not in [person for person, _ in gallery.list_people()]
+        assert [f["image"] for f in gallery.list_faces("Ann")] == ["new.jpg"]
+
+
+@pytest.mark.parametrize("name", ["A\x00nn", "A\x1b[31mnn", "Ann\x7f", "x" * 501])
+def test_a_new_name_that_cannot_be_is_refused(index, name):
+    with Gallery.open(index, write=True) as gallery:
+        for ask in (lambda: gallery.add([synthetic.row("a.jpg", name, synthetic.vectors(1, 1)[0])]), lambda: gallery.rename("person 3", name),
+                    lambda: gallery.split([gallery.list_faces("person 3")[0]["face_id"]], name)):  # fmt: skip
+            with pytest.raises(DataError, match="expected a (person's )?name"):
+                ask()
