@@ -1,66 +1,85 @@
-"""The pixels of one photo from its bytes: which formats are opened, within which limits, and why a photo is refused."""
+"""The pixels of one photo from its bytes, and why a photo is refused."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
+import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+from embedder.bounds import MAX_PIXELS, MOST_MISSING, check_size
+from embedder.colours import highest, of_two_bytes, to_rgb
+from embedder.kinds import Refused, identify
+from embedder.orientation import TURNS
+from embedder.readers import Opened, open_photo
 
 MAX_BYTES = 200 << 20
-MAX_PIXELS = 100_000_000
 MAX_MEMORY = 3 << 30
-HEIC = (".heic", ".heif")
-
-
-class Refused(Exception):
-    """A photo that gives no pixels: its outcome and why."""
-
-    def __init__(self, outcome: str, why: str):
-        super().__init__(why)
-        self.outcome = outcome
+FEW_BITS = 64  # the high byte of 16-bit colours is below this where they fill 14 bits or fewer
 
 
 def decode(data: bytes, name: str = "", most: int = MAX_PIXELS) -> np.ndarray:
-    """The bytes of a photo -> uint8 RGB (h, w, 3), turned as EXIF says; raises Refused."""
+    """The bytes of a photo -> uint8 RGB (h, w, 3), turned as its EXIF says; raises Refused."""
+    kind, data = identify(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = most // 2  # Pillow refuses twice as many, wherever it makes a picture
+        try:
+            return _decode(open_photo(kind, data, most), most)
+        except Refused:
+            raise
+        except Image.DecompressionBombError:
+            raise Refused("too_large", f"a {kind.name} of more than {most:,} pixels") from None
+        except MemoryError:
+            raise Refused("too_large", "not enough memory to decode it") from None
+        except Exception as error:  # Pillow's readers raise whatever they meet
+            raise Refused("unreadable", f"a broken {kind.name}: {error}".rstrip(": ")) from None
+
+
+def _decode(opened: Opened, most: int) -> np.ndarray:
+    image = _loaded(opened)
+    check_size(*image.size, most)
+    if opened.low_bytes and highest(image.convert("RGB")) < FEW_BITS:
+        low = opened.low_bytes()
+        low.load()
+        image = of_two_bytes(image, low)
+    if opened.orientation in TURNS:
+        image = image.transpose(TURNS[opened.orientation])
+    pixels = to_rgb(image, opened.signed)
+    return 255 - pixels if opened.negative else pixels
+
+
+def _loaded(opened: Opened) -> Image.Image:
+    """The decoded picture; of a file that is cut or broken, if enough of its rows are there."""
+    image = opened.image
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            if width * height > most:
-                raise Refused("too_large", f"{width} x {height} pixels, the limit is {most:,}")
-            image.seek(0)
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(to_rgb(image))
-    except Refused:
-        raise
-    except UnidentifiedImageError:
-        if name.lower().endswith(HEIC) and ".heic" not in Image.registered_extensions():
-            raise Refused("unreadable", "HEIC needs the extra: pip install 'facedb[heif]'") from None
-        raise Refused("unreadable", "not an image that Pillow knows") from None
-    except Image.DecompressionBombError as error:
-        raise Refused("too_large", str(error)) from None
+        image.load()
     except MemoryError:
-        raise Refused("too_large", "not enough memory to decode it") from None
-    except Exception as error:  # Pillow's readers raise whatever they meet
-        raise Refused("unreadable", f"{error}" or type(error).__name__) from None
+        raise
+    except Exception as error:
+        missing = _missing_rows(image)
+        if missing - opened.held_back > MOST_MISSING * image.height:
+            raise Refused("unreadable", f"cut or broken, {missing} of {image.height} rows are missing: {error}") from None
+        image = opened.complete() if opened.complete else image
+        image.load()
+    return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any colour mode -> RGB: 16-bit is scaled, alpha is laid on white."""
-    if image.mode.startswith("I"):
-        pixels = np.asarray(image).astype(np.float64)
-        return Image.fromarray((np.clip(pixels / 65535, 0, 1) * 255 + 0.5).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise Refused("unreadable", "floating-point pixels have no agreed scale: convert it to 8 or 16 bits")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+def _missing_rows(image: Image.Image) -> int:
+    """The rows that a reader did not come to; columns, for pictures in tiles, as rows of the same share."""
+    image.tile = []  # type: ignore[attr-defined]  # what is there is looked at, nothing is read
+    try:
+        there: np.ndarray = np.asarray(image).reshape(image.height, image.width, -1).max(axis=2) > 0
+    except Exception:
+        return image.height
+    rows, columns = (np.flatnonzero(there.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return image.height
+    gaps = [(rows[0], rows[-1], image.height), (columns[0], columns[-1], image.width)]
+    return round(max(max(first, size - 1 - last) / size for first, last, size in gaps) * image.height)
 
 
 def read(path: str) -> tuple[bytes, str]:
@@ -72,20 +91,15 @@ def read(path: str) -> tuple[bytes, str]:
         if status.st_size > MAX_BYTES:
             raise Refused("too_large", f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
         with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
+            data = file.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
         raise Refused("missing", "the file is gone") from None
     except OSError as error:
-        raise Refused("unreadable", error.strerror or str(error)) from None
+        raise Refused("no_access", error.strerror or str(error)) from None
+    if len(data) > MAX_BYTES:
+        raise Refused("too_large", f"more than {MAX_BYTES:,} bytes, which is the limit")
     return data, hashlib.sha256(data).hexdigest()
 
 
 def load_formats() -> None:
-    """Makes Pillow ready to decode; called once by a process, before its first photo."""
-    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked first, from the header
-    try:
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
-    except ImportError:
-        pass
+    """Kept for the process that decodes: the formats are closed, and their readers loaded with the first photo of each."""
