@@ -17,7 +17,6 @@ from embedder.orientation import TURNS
 from embedder.readers import Opened, open_photo
 
 MAX_BYTES = 200 << 20
-MAX_MEMORY = 3 << 30
 FEW_BITS = 64  # the high byte of 16-bit colours is below this where they fill 14 bits or fewer
 
 
