@@ -155,7 +155,7 @@ class Decoder:
         pixels = None
         if head["shape"]:
             pixels = np.empty(head["shape"], np.uint8)
-            process.read_into(memoryview(pixels).cast("B"), until)
+            process.read_into(pixels.data.cast("B"), until)
         return Photo(name, head["outcome"], head["why"], head["sha256"], pixels)
 
 

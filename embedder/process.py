@@ -12,9 +12,10 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embedder.errors import SystemFault
@@ -102,10 +103,10 @@ class Process:
             line = command(module, *map(str, ends), *arguments)
             self._process = _started(line, ends, environment or {}, folder)
         except OSError as error:
-            os.close(self._input), os.close(self._output)
+            _close(self._input, self._output)
             raise SystemFault(f"expected to start a process, received {error.strerror or error}: try again later") from None
         finally:
-            os.close(their_input), os.close(their_output)
+            _close(their_input, their_output)
         self._killed = False
         for end in (self._input, self._output):
             os.set_blocking(end, False)
@@ -120,7 +121,8 @@ class Process:
         errors = self._process.stderr
         assert errors
         if greeting == GREETING:
-            return errors.close()
+            errors.close()
+            return
         self.kill()
         os.set_blocking(errors.fileno(), False)
         lines = (errors.read() or b"").decode(errors="replace").split("\n")
@@ -193,9 +195,7 @@ class Process:
     def close(self) -> int | None:
         """Kill it, close the pipes, and return its exit code; None where it does not end even so."""
         self.kill()
-        for end in (self._input, self._output):
-            with suppress(OSError):
-                os.close(end)
+        _close(self._input, self._output)
         return _reap(self._process)
 
 
@@ -210,6 +210,11 @@ def _started(line: Sequence[str], ends: tuple[int, int], more: Mapping[str, str]
         cwd=folder,
         start_new_session=True,
     )
+
+
+def _close(*ends: int) -> None:
+    for end in ends:
+        os.close(end)
 
 
 def _reap(process: Child) -> int | None:
@@ -251,3 +256,34 @@ def end_with_parent(number: int = signal.SIGKILL) -> None:
     """Have the kernel send this process a signal when its parent ends, even by kill -9. Nothing where there is no such thing."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+# this process ------------------------------------------------------------------
+
+
+@contextmanager
+def ending_within(seconds: float) -> Iterator[None]:
+    """Ensure that Ctrl-C or SIGTERM ends this process within `seconds`, whatever it is doing then, or how long its end takes.
+
+    Does nothing outside the main thread. A signal without a Python handler is left alone: SIGTERM then ends a process at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_end_after, args=(heard, seconds), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(told)
+
+
+def _end_after(heard: int, seconds: float) -> None:
+    with open(heard, "rb", buffering=0) as signals:
+        while number := signals.read(1):
+            if number[0] in (signal.SIGINT, signal.SIGTERM):
+                time.sleep(seconds)
+                os._exit(130 if number[0] == signal.SIGINT else 0)
