@@ -14,7 +14,9 @@ import resource
 import sys
 from typing import Any
 
-from embedder.pixels import MAX_PIXELS, Refused, decode, load_formats, read
+from embedder.bounds import MAX_PIXELS
+from embedder.kinds import Refused
+from embedder.pixels import decode, load_formats, read
 from embedder.process import channel, greet
 
 HEAD_BYTES = 64 << 10  # of a question or an answer, at most

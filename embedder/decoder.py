@@ -19,15 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from embedder.bounds import MAX_PIXELS
 from embedder.compute import cores
 from embedder.decode import HEAD_BYTES, WHY, frame
+from embedder.kinds import OUTCOMES
 from embedder.listing import path_inside
-from embedder.pixels import MAX_PIXELS
 from embedder.process import Ended, Process
 
 OUTSIDE = "outside"
 TIMEOUT, DIED = "timeout", "decoder_died"  # outcomes of a photo whose decoder was killed, or ended
-ANSWERS = frozenset(("ok", "unreadable", "too_large", "missing"))  # outcomes that a decoder may answer with
+ANSWERS = OUTCOMES | {"ok"}  # outcomes that a decoder may answer with
 KEYS = frozenset(("id", "outcome", "why", "sha256", "shape"))
 SHA256 = re.compile("[0-9a-f]{64}")
 SECONDS_TO_DECODE = 30.0

@@ -84,12 +84,12 @@ def _missing_rows(image: Image.Image) -> int:
 def read(path: str) -> tuple[bytes, str]:
     """(bytes, sha256) of a photo's file; raises Refused."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise Refused("unreadable", "not a plain file")
-        if status.st_size > MAX_BYTES:
-            raise Refused("too_large", f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Refused("unreadable", "not a plain file")
+            if status.st_size > MAX_BYTES:
+                raise Refused("too_large", f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
             data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise Refused("missing", "the file is gone") from None
@@ -98,6 +98,11 @@ def read(path: str) -> tuple[bytes, str]:
     if len(data) > MAX_BYTES:
         raise Refused("too_large", f"more than {MAX_BYTES:,} bytes, which is the limit")
     return data, hashlib.sha256(data).hexdigest()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for whoever writes to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def load_formats() -> None:

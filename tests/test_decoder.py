@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from embedder import decoder as decoders
+from embedder.bounds import MAX_PIXELS
 from embedder.decode import memory_for
 from embedder.decoder import Decoder
 from embedder.errors import SystemFault
-from embedder.pixels import MAX_PIXELS
 from tests.conftest import ROOT
 from tests.test_listing import write
 from tests.test_workers import is_gone
