@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from pathlib import Path
 from embedder import formats, onnx_file
 from embedder.download import download
 from embedder.errors import InputError, ModelError, SystemFault
+from embedder.files import drop_stale_temporaries, make_folder, temporary_folder
 from embedder.process import command, environment
 from embedder.spec import STANDARDISATIONS, Part
-from embedder.table import drop_stale_temporaries, make_folder, temporary_prefix
 from embedder.weights import (
     COMPOSED,
     KNOWN,
@@ -50,8 +49,8 @@ def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
         say(f"{known.name}: already here, sha256 as {'pinned' if known.sha256 else 'converted'}")
         return part
     drop_stale_temporaries(make_folder(models_folder()))
-    with tempfile.TemporaryDirectory(dir=models_folder(), prefix=temporary_prefix()) as scratch:
-        with _member(known, archive, Path(scratch), say) as file:
+    with temporary_folder(models_folder()) as scratch:
+        with _member(known, archive, scratch, say) as file:
             say(f"{known.name}: converting")
             return _convert(known, file)
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedder.errors import ModelError
+from embedder.files import drop_stale_temporaries, make_folder, sync_folder, temporary_beside, write_atomic
 from embedder.formats import Arrays
 from embedder.spec import FaceSpec, Part
-from embedder.table import drop_stale_temporaries, make_folder, sync_folder, temporary_prefix, write_atomic
 
 
 @dataclass(frozen=True)
@@ -261,8 +261,7 @@ def write_model(out: Path, spec: FaceSpec) -> None:
     make_folder(out)
     for part in spec.parts:
         target, source = part_file(out, part), stored_file(part)
-        temporary = out / f"{temporary_prefix()}{target.name}"
-        temporary.unlink(missing_ok=True)
+        temporary = temporary_beside(target)
         try:
             os.link(source, temporary)
         except OSError:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import apsw
 
 from embedder.errors import FaceDBError, GalleryError, InputError, SystemFault, from_os_error
-from embedder.table import make_folder, sync_folder, write_atomic
+from embedder.files import make_folder, sync_folder, write_atomic
 from indexer.schema import MIGRATIONS, checksum
 
 FILE, LINK, CIPHER_FILE = "gallery.db", "index.faiss", "encrypted"

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embedder.errors import DataError, GalleryError, InputError
+from embedder.row import Row
 from embedder.spec import FaceSpec
-from embedder.table import Row
 from indexer.database import FILE, LINK, Damaged, Database, Unknown, damaged
 from indexer.schema import FACE_COLUMNS, chained, checksum, face_checksum
 

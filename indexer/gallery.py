@@ -21,7 +21,7 @@ import apsw
 import numpy as np
 
 from embedder.errors import DataError, GalleryError, InputError
-from embedder.table import UNIT_TOLERANCE, Row
+from embedder.row import UNIT_TOLERANCE, Row
 from indexer.database import FILE, create_file, environment_key, no_key
 from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, name_key, normal
 from indexer.schema import FACE_COLUMNS, MIGRATIONS, chained, checksum, face_checksum

@@ -23,8 +23,8 @@ import galleries
 from embedder.compute import cores
 from embedder.decoder import DIED, TIMEOUT, Photo
 from embedder.errors import FaceDBError
+from embedder.row import Row
 from embedder.spec import FaceSpec
-from embedder.table import Row
 from indexer import filters
 from indexer.database import Replaced
 from indexer.faces import Change

@@ -17,8 +17,8 @@ from embedder.compute import cores
 from embedder.decoder import WORKERS, Decoder, Photo
 from embedder.errors import FaceDBError
 from embedder.pipeline import Options, PhotoStage, chunks
+from embedder.row import Entry, Row
 from embedder.runtime import Embedder
-from embedder.table import Entry, Row
 from indexer.search import Searcher
 from server.batches import Batcher, Full
 from server.settings import Settings

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embedder.errors import InputError
-from embedder.table import Row
+from embedder.row import Row
 from indexer import candidates
 from indexer.build import build
 from indexer.derive import compact

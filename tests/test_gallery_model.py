@@ -28,7 +28,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from embedder.errors import DataError, FaceDBError, GalleryError, InputError
-from embedder.table import DataSet, Row, to_rows
+from embedder.row import Row, to_rows
+from embedder.table import DataSet
 from indexer import candidates, derive, people, search, transfer
 from indexer import forget as forgetting
 from indexer import gallery as gallery_module
@@ -76,7 +77,7 @@ def pool(d: int) -> tuple[Row, ...]:
 def _face(i: int, x: np.ndarray, rng: np.random.Generator) -> Row:
     return Row(
         f"album/{i // 2}.jpg", "ok", hashlib.sha256(b"photo %d" % (i // 2)).hexdigest(), None, (None, "gallery", "probe")[i % 3], i % 2,
-        [i, 2, 30, 40.5], None, (None, 0.5, 0.875, 1.0)[i % 4], (math.nan, 12.5)[i % 2], rng.bytes(200) if i % 3 else None, x,
+        [i, 2, 30, 40.5], None, (None, 0.5, 0.875, 1.0)[i % 4], (0.25, 12.5)[i % 2], synthetic.png(rng.bytes(200)) if i % 3 else None, x,
     )  # fmt: skip
 
 

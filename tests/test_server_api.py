@@ -12,7 +12,8 @@ from fastapi import Request
 
 import workflows
 from embedder.errors import DataError
-from embedder.table import DataSet, to_rows
+from embedder.row import to_rows
+from embedder.table import DataSet
 from server import api
 from server.api import _in_order, _split
 from server.guard import Held

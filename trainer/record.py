@@ -13,9 +13,9 @@ from typing import Any
 
 from embedder.compute import cores
 from embedder.errors import DataError
+from embedder.files import write_atomic
 from embedder.process import ROOT
 from embedder.spec import FaceSpec
-from embedder.table import write_atomic
 from trainer.batches import Data
 from trainer.recipe import Recipe
 from trainer.teacher import sha256s
