@@ -118,6 +118,8 @@ def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, split:
                 _join(total, gallery.add((row for row in rows if row.vector is not None), readmit, command))
                 asked += len(batch)
                 on_progress(asked, len(new))
+    if not total.added:
+        gallery.add(())  # for the log
     return total, {why: n for why, n in left.items() if n}
 
 
