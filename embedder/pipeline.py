@@ -19,12 +19,12 @@ import pyarrow as pa
 from embedder import align
 from embedder.checks import damaged
 from embedder.compute import cores
-from embedder.decode import MAX_BYTES
 from embedder.decoder import Decoder, Photo
 from embedder.detect import Detector, Face
 from embedder.errors import DataError
 from embedder.files import locked, make_folder
 from embedder.listing import Listing, path_inside
+from embedder.pixels import MAX_BYTES
 from embedder.row import Entry, Row, to_rows, to_table
 from embedder.spec import FaceSpec
 from embedder.table import PASSING, SHARD_PHOTOS, DataSet, Writer, check_is_ours, shard_path

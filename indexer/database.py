@@ -187,6 +187,7 @@ class Database:
             self.execute(f"PRAGMA cipher='{CIPHER}'")
             self.execute(f"PRAGMA hexkey='{self._key.hex()}'")
         self._db.set_busy_timeout(WAIT_MS)
+        self._file = self._inode()
         self.execute("PRAGMA trusted_schema=OFF")
         if self.writable:
             self.execute("PRAGMA cell_size_check=ON")  # a quarter of the time of a search: readers trust the rows' checksums
@@ -226,6 +227,18 @@ class Database:
             self._db.close(True)
             self._frozen = None
             self._connect()
+
+    def _inode(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def check_same_file(self) -> None:
+        """Raises Replaced where the file was removed, or another one lies in its place, since it was opened."""
+        if self._inode() != self._file:
+            raise Replaced(f"expected {self.path} to stay as it was opened, it was replaced meanwhile: run the same command again")
 
     def _fingerprint(self) -> tuple:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from embedder.errors import DataError, GalleryError, InputError
 from embedder.row import Row
 from embedder.spec import FaceSpec
 from indexer.database import FILE, LINK, Damaged, Database, Unknown, damaged
+from indexer.forgotten import Forgotten, hash_of
 from indexer.kinds import Counts, kind_of
 from indexer.schema import FACE_COLUMNS, chained, checksum, face_checksum
 
@@ -331,11 +331,22 @@ class Faces(Database):
 
     def refused(self, face_ids: Iterable[str]) -> set[str]:
         """Those of the faces that were forgotten."""
-        hashes = self.forgotten_hashes()
-        return {face_id for face_id in face_ids if self.forgotten_hash(face_id) in hashes} if hashes else set()
+        return self.forgotten().refused(face_ids)
+
+    def forgotten(self) -> Forgotten:
+        """All that were forgotten; raises Damaged where the list was changed or lost."""
+        salt, text = self.fact("salt"), self.fact("forgotten_list")
+        if salt is None:
+            return Forgotten()
+        try:
+            listed = Forgotten() if text is None else Forgotten.from_json(text)
+        except ValueError as error:
+            raise damaged(self.path, f"its list of who was forgotten: {error}") from None
+        marks = listed.by_salt.get(salt, {})
+        return Forgotten({**listed.by_salt, salt: {hash: marks.get(hash, b"") for hash in self.forgotten_hashes()}})
 
     def forgotten_hashes(self) -> set[bytes]:
-        """Of all that were forgotten; raises Damaged where one was changed or lost."""
+        """Of all that were forgotten by this gallery's salt; raises Damaged where one was changed or lost."""
         hashes = [hash for (hash,) in self.execute("SELECT hash FROM forgotten ORDER BY hash")]
         if (wanted := self.fact("forgotten")) is not None and wanted != checksum(*hashes):
             raise damaged(self.path, "its list of who was forgotten was changed")
@@ -343,7 +354,7 @@ class Faces(Database):
 
     def forgotten_hash(self, text: str) -> bytes:
         """What is kept of a forgotten face_id or `name_key`: 16 bytes that say nothing without this gallery's salt."""
-        return hashlib.blake2b(text.encode(), key=self.needed_fact("salt"), digest_size=16).digest()
+        return hash_of(text, self.needed_fact("salt"))
 
     def _person_id(self, name: str) -> int:
         for (id,) in self.execute("SELECT id FROM people WHERE name=?", (normal(name),)):

@@ -6,12 +6,14 @@ INDEX/built-<generation>/       what `indexer.derive` made from it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -22,8 +24,10 @@ import numpy as np
 
 from embedder.errors import DataError, GalleryError, InputError
 from embedder.row import UNIT_TOLERANCE, Row
+from indexer import forgotten
 from indexer.database import FILE, create_file, environment_key, no_key
 from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, name_key, normal
+from indexer.forgotten import Forgotten
 from indexer.schema import FACE_COLUMNS, READABLE, chained, checksum, face_checksum
 
 if TYPE_CHECKING:
@@ -84,6 +88,8 @@ class Gallery(Faces):
             if gallery.generation == 0:
                 raise missing(folder)
             finish_pending(gallery)
+            if write:
+                gallery._sync_forgotten()
         except BaseException:
             gallery.close()
             raise
@@ -126,7 +132,7 @@ class Gallery(Faces):
         nothing was added, so that `undo` takes back no earlier change instead. Raises DataError for a row without a name, or a vector
         of another size or length.
         """
-        with self.writing():
+        with self.changing_forgotten() if readmit else self.writing():
             done, face_ids = self.enrol(rows, readmit)
             if face_ids or command is None:
                 line = self._log("add", {"faces": face_ids}, command)
@@ -302,7 +308,7 @@ class Gallery(Faces):
                 new[face_id] = row
         if readmit and new:
             back = {*new, *(name_key(known[face_id]) for face_id in new)}
-            self.set_forgotten(self.forgotten_hashes() - set(map(self.forgotten_hash, back)))
+            self.set_forgotten(self.forgotten().without(back))
         return new
 
     def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:
@@ -459,14 +465,50 @@ class Gallery(Faces):
         """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""
         for table in ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people"):
             self.execute(f"DELETE FROM {table}")
-        self.execute("DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting', 'forgotten', 'recall', 'memory')")
+        self.execute(
+            "DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory')"
+        )
 
-    def set_forgotten(self, hashes: set[bytes]) -> None:
+    # who was forgotten
+
+    @contextlib.contextmanager
+    def changing_forgotten(self) -> Iterator[None]:
+        """`writing`, for changes of who was forgotten: the list's file has those who come on it before the commit, and loses those who
+        leave it after. Raises Replaced where another process has put a new gallery.db here since this one was opened."""
+        key = self._key if self.encrypted else None
+        with forgotten.locked(self.folder):
+            self.check_same_file()
+            with self.writing():
+                self._take_from_file()
+                yield
+                forgotten.merge(self.folder, self.forgotten(), key)
+            forgotten.write(self.folder, self.forgotten(), key)
+
+    def _take_from_file(self) -> None:
+        """Whom only the file holds, since a crash came before the commit; a damaged file is written anew from this list."""
+        with contextlib.suppress(forgotten.Unreadable):
+            listed = forgotten.read(self.folder, self._key)
+            if listed is not None and self.fact("salt") is not None and self.forgotten() | listed != self.forgotten():
+                self.set_forgotten(self.forgotten() | listed)
+
+    def set_forgotten(self, listed: Forgotten) -> None:
         """Those who must not come back are these."""
-        before = self.forgotten_hashes()
+        own = listed.by_salt.get(self.needed_fact("salt"), {})
+        before, hashes = self.forgotten_hashes(), set(own)
+        plain = listed.salts == {self.fact("salt")} and not any(own.values())
         self.execute_many("DELETE FROM forgotten WHERE hash=?", [(hash,) for hash in before - hashes])
         self.execute_many("INSERT INTO forgotten VALUES (?)", [(hash,) for hash in hashes - before])
         self.set_fact("forgotten", checksum(*sorted(hashes)))
+        self.set_fact("forgotten_list", None if plain else listed.to_json())
+
+    def _sync_forgotten(self) -> None:
+        """Makes the list and its file say the same: an older version kept no file, and a crash may have left more in it."""
+        with contextlib.suppress(forgotten.Unreadable):
+            if forgotten.read(self.folder, self._key) == self.forgotten():
+                return
+        if os.access(self.folder.parent, os.W_OK):
+            with self.changing_forgotten():
+                pass
 
 
 def new_command() -> str:
