@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedder.errors import DataError
+from embedder.filenames import to_file
 
 KNOWN = ("image", "identity", "split")  # columns that are found in any case
 DELIMITERS = ",;\t"
@@ -134,7 +135,7 @@ def _line(path: Path, number: int, columns: list[str], cells: list[str]) -> Line
 
 def photo_path(root: Path, cell: str) -> str:
     """The path relative to `root` that a cell names, with `/`; backslashes separate folders where no file has them in its name."""
-    if "\\" in cell and not os.path.lexists(root / cell):
+    if "\\" in cell and not os.path.lexists(root / to_file(cell)):
         cell = cell.replace("\\", "/")
     path = os.path.normpath(cell)
     home = os.path.abspath(root)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embedder.filenames import to_text
 from embedder.names import name_or_none
 from embedder.sniff import RAW, has_photo_suffix, is_photo, may_be_photo, suffix_of
 
@@ -63,7 +64,7 @@ class LeftOut:
     first: str = ""
 
     def add(self, name: str) -> None:
-        self.first = self.first or name
+        self.first = self.first or to_text(name)
         self.count += 1
 
     @property
@@ -100,7 +101,7 @@ class Walk:
             yield from (prefix + name for name in files if self._takes(folder, prefix, name))
 
     def _refuse(self, error: OSError) -> None:
-        self.unread.append(f"{str(error.filename)!r}: {error.strerror}, left out")
+        self.unread.append(f"{to_text(str(error.filename))!r}: {error.strerror}, left out")
 
     def _enters(self, folder: str, prefix: str, name: str) -> bool:
         if os.path.islink(os.path.join(folder, name)):

@@ -6,9 +6,8 @@ import os
 import re
 import stat
 
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"]
-)
+from embedder.kinds import KINDS, SUFFIXES
+
 RAW = frozenset(
     [".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"]
 )
@@ -17,13 +16,8 @@ BESIDE = frozenset(
     [".aae", ".avi", ".bak", ".crdownload", ".csv", ".db", ".download", ".html", ".ini", ".json", ".lrv", ".m4v", ".md", ".mkv", ".mov", ".mp4", ".mts", ".part", ".partial", ".pdf", ".py", ".swp", ".thm", ".tmp", ".txt", ".wav", ".xml", ".xmp", ".zip"]
 )
 COPIES = ("~", "_original")  # how the name of an editor's, or exiftool's, copy ends
-HEAD = 32
-BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1 avif avis".split())
-STARTS = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xffO\xffQ",
-)  # fmt: skip
-BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
-PNM = re.compile(rb"P[1-6]\s+[#\d]")
+HEAD = 256
+PNM = re.compile(rb"P[1-6]\s+[#\d]")  # stricter than for a file that is called a photo: texts may begin with P1, too
 
 
 def has_photo_suffix(name: str) -> bool:
@@ -56,10 +50,5 @@ def is_photo(path: str) -> bool:
 
 def begins_as_photo(head: bytes) -> bool:
     """Whether the first HEAD bytes of a file are those of a photo."""
-    if head.startswith(STARTS) or PNM.match(head):
-        return True
-    if head[4:8] == b"ftyp":
-        return head[8:12] in BRANDS
-    if head.startswith(b"BM"):
-        return head[6:10] == b"\0\0\0\0" and int.from_bytes(head[14:18], "little") in BMP_HEADERS
-    return head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+    kind = next((kind for kind in KINDS if kind.begins(head)), None)
+    return kind is not None and (kind.name != "PNM" or bool(PNM.match(head)))
