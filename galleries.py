@@ -38,6 +38,7 @@ from indexer.database import Replaced
 from indexer.faces import check_name, index_folder, normal
 from indexer.gallery import Added, Gallery, new_command
 from indexer.search import Searcher, exact_scores
+from indexer.suspects import Looked, look
 from indexer.traces import Traces
 from indexer.verify import Verified
 from workflows import (
@@ -105,17 +106,20 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
         faces, people = gallery.faces, gallery.people
         names = [name for name, _ in gallery.list_people()] if people > before else []
         elsewhere = forgotten.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if done.added else []
+        looked = look(gallery, done.face_ids) if done.face_ids else Looked()
     spellings = spelling_notes([], names)  # a second for a million names, which other writers need not wait for
     notes = (
         [f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts]
         + spellings
         + elsewhere
+        + done.unsure_notes
+        + looked.notes(name)
     )
     why = {"known already": done.again, "forgotten": done.forgotten, "another person's": len(done.conflicts), **left}
     text = f"{name}: {done.added} faces added, now {faces} of {people} people" + "".join(f"; {n} {what}" for what, n in why.items() if n)
     return {
-        "index": name, **asdict(done), "left_out": left, "faces": faces, "people": people, "understood": understood.result(), "notes": notes,
-        "text": text,
+        "index": name, **asdict(done), "left_out": left, "faces": faces, "people": people, "understood": understood.result(),
+        "suspects": [asdict(suspect) for suspect in looked.suspects], "notes": notes, "text": text,
     }  # fmt: skip
 
 
@@ -177,6 +181,8 @@ def enrol(gallery: Gallery, row: Row, spec: FaceSpec, identity: str, readmit: bo
 def _join(total: Added, part: Added) -> None:
     total.added, total.again, total.forgotten = total.added + part.added, total.again + part.again, total.forgotten + part.forgotten
     total.conflicts += part.conflicts
+    total.face_ids += part.face_ids
+    total.unsure += part.unsure
 
 
 def _unknown(gallery: Gallery, listing: Listing, readmit: bool) -> tuple[list[Entry], Added]:

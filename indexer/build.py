@@ -28,6 +28,7 @@ from indexer.database import CIPHER_FILE, FILE, Damaged, remove_file
 from indexer.derive import check_centring, compact, derive, read_report, tidy, unsound
 from indexer.faces import check_name
 from indexer.gallery import Added, Conflict, Gallery, versions
+from indexer.suspects import Looked, Suspect, look
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
 NO_NAME = "whose identity cannot be a name"
@@ -39,7 +40,7 @@ NOTES = 20  # conflicts that are spelt out
 
 @dataclass
 class Report:
-    """What a build did. `conflicts`, `spellings`, `forgotten_elsewhere` and `notes` name people."""
+    """What a build did. `conflicts`, `spellings`, `forgotten_elsewhere`, `suspects` and `notes` name people."""
 
     index: str
     changed: bool  # False: the index was there already, from the same inputs
@@ -61,6 +62,9 @@ class Report:
     conflicts: list[Conflict] = field(default_factory=list)
     spellings: list[str] = field(default_factory=list)
     forgotten_elsewhere: list[str] = field(default_factory=list)
+    suspects: list[Suspect] = field(default_factory=list)
+    unsure: list[str] = field(default_factory=list)  # photos in which another face is nearly as large as the one enrolled
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
@@ -70,7 +74,7 @@ class Report:
             for c in self.conflicts[:NOTES]
         ]
         more = len(self.conflicts) - len(lines)
-        return lines + [f"and {more} more such faces"] * (more > 0) + self.spellings + self.forgotten_elsewhere
+        return lines + [f"and {more} more such faces"] * (more > 0) + self.spellings + self.forgotten_elsewhere + self.warnings
 
     @property
     def text(self) -> str:
@@ -132,7 +136,7 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool, read
         if unsound(gallery):
             compact(gallery)
         tidy(gallery)
-        return _report(gallery, changed, done)
+        return _report(gallery, changed, done, look(gallery) if others else Looked())
 
 
 # choosing rows --------------------------------------------------------------
@@ -275,7 +279,7 @@ def _reasons(left_out: dict[str, int]) -> str:
     return ", ".join(f"{n} rows are {why}" for why, n in left_out.items() if n) or "it has no rows"
 
 
-def _report(gallery: Gallery, changed: bool, done: Added) -> Report:
+def _report(gallery: Gallery, changed: bool, done: Added, looked: Looked) -> Report:
     with gallery.reading():
         spec, wish, made = gallery.spec, wish_of(gallery), read_report(gallery) or IN_MEMORY
         return Report(
@@ -284,5 +288,6 @@ def _report(gallery: Gallery, changed: bool, done: Added) -> Report:
             encrypted=gallery.encrypted, versions=versions(), conflicts=done.conflicts,
             spellings=spelling_notes([], [name for name, _ in gallery.list_people()]),
             forgotten_elsewhere=forgotten.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if changed else [],
+            suspects=list(looked.suspects), unsure=done.unsure, warnings=done.unsure_notes + looked.notes(gallery.folder.name),
             **json.loads(gallery.needed_fact("build")),
         )  # fmt: skip

@@ -57,7 +57,20 @@ class Added:
     again: int = 0  # enrolled already, under the same person
     forgotten: int = 0  # refused, because they were forgotten
     conflicts: list[Conflict] = field(default_factory=list)
+    face_ids: list[str] = field(default_factory=list, compare=False)  # that were added
+    unsure: list[str] = field(default_factory=list, compare=False)  # photos added in which another face is nearly as large as the one taken
     command: str | None = field(default=None, compare=False)  # the mark of its line in the log; None where nothing was added
+
+    @property
+    def unsure_notes(self) -> list[str]:
+        """One line about photos that show several faces, or none."""
+        if not self.unsure:
+            return []
+        shown = ", ".join(map(repr, self.unsure[:3]))
+        return [
+            f"warning: {len(self.unsure)} enrolled photo{'s' * (len(self.unsure) > 1)} show another face nearly as large as the one taken, such as "
+            f"{shown}: look whether the right one was"
+        ]
 
     def tell(self, row: Row, kept: str) -> None:
         """Counts a face that is enrolled already, under the name `kept`."""
@@ -293,7 +306,7 @@ class Gallery(Faces):
         if columns - set(self.columns):
             self.set_fact("columns", json.dumps(sorted(columns)))
         self.set_fact("kinds", kinds.to_json())
-        done.added = len(face_ids)
+        done.added, done.face_ids = len(face_ids), face_ids
         return done, face_ids
 
     def _new_faces(self, block: list[Row], done: Added, readmit: bool) -> dict[str, Row]:
@@ -309,6 +322,7 @@ class Gallery(Faces):
             else:
                 known[face_id] = name
                 new[face_id] = row
+                done.unsure += [row.image] if row.is_unsure else []
         if readmit and new:
             back = {*new, *(name_key(known[face_id]) for face_id in new)}
             self.set_forgotten(self.forgotten().without(back))

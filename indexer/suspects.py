@@ -1,0 +1,179 @@
+"""Enrolled faces that may be somebody else's: nearer to another person than to their own, unlike their own, or the same photo under two names.
+
+What is far and what is near is read off the gallery itself: the scores of faces of different people, their median c and their spread s
+(1.4826 x the median absolute deviation, which a few wrong faces do not move).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from indexer.candidates import Candidates
+from indexer.faces import AMONG, Faces
+
+MOST_WORK = 100_000_000_000  # multiplications: a few seconds
+TILE, BLOCK = 1024, 4096  # faces that are multiplied with each other at once
+SAMPLE = 1000  # faces whose scores with each other give c and s
+MAD = 1.4826
+# Of 100 pairs of different people about 1 scores above c + 2.33 s, and 5 above c + 1.645 s. With 1 face in 20 moved to another person (LFW's
+# 280 development people, celebrities, a grouping set), 103 of 109 were found, and 13 of 1,436 others told, most of them wrong themselves.
+ALIKE_99, ALIKE_95 = 2.33, 1.645
+FEW = 20  # pairs of different people, below which a quantile of theirs says nothing
+SAME = 0.95  # of faces of different people; none of 2 million pairs of the same sets comes so near
+SHOWN = 3
+
+
+class Spread(NamedTuple):
+    """The scores of faces of different people."""
+
+    centre: float
+    width: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A face that may be somebody else's. why: `nearer` to another person, `unlike` their own person, or the `same` photo as another's."""
+
+    face_id: str
+    image: str
+    identity: str
+    why: str
+    own: float | None  # best score with their own person's other faces
+    other: str  # who is nearest of the other people
+    other_face_id: str
+    other_image: str
+    score: float  # with that face
+
+    @property
+    def text(self) -> str:
+        face = f"{self.face_id} ({self.image!r}, enrolled as {self.identity!r}"
+        own = "" if self.own is None else f", {self.own:.2f} to the nearest of their own"
+        if self.why == "unlike":
+            return f"{face}{own}) resembles nobody"
+        what = "is nearly the same as" if self.why == "same" else "is nearer to"
+        return f"{face}{own}) {what} {self.other!r} ({self.score:.2f})"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found, the surest first; `skipped` says why nothing was looked for."""
+
+    suspects: Sequence[Suspect] = ()
+    skipped: str | None = None
+
+    def notes(self, index: str) -> list[str]:
+        """One line for the user, or none."""
+        if self.skipped:
+            return [self.skipped]
+        if not self.suspects:
+            return []
+        shown = "; ".join(suspect.text for suspect in self.suspects[:SHOWN])
+        return [
+            f"warning: {len(self.suspects)} enrolled face{'s' * (len(self.suspects) > 1)} may be somebody else's, such as {shown}: look at them "
+            f"(`list {index} --identity P`), and take wrong ones out with `remove {index} --face ID`"
+        ]
+
+
+def look(gallery: Faces, face_ids: Sequence[str] | None = None) -> Looked:
+    """Compares these faces, or all, with every enrolled one; of a gallery too large for a few seconds it looks at none and says so."""
+    with gallery.reading():
+        candidates = Candidates(gallery)
+        candidates.refresh()
+        enrolled = np.flatnonzero(candidates.alive[: candidates.count])
+        asked = enrolled if face_ids is None else _positions(gallery, candidates, face_ids)
+        if len(asked) * len(enrolled) * candidates.spec.dimension > MOST_WORK:
+            return Looked(skipped=f"wrong faces were not looked for: {len(asked):,} among {len(enrolled):,} faces would take too long")
+        if len(enrolled) < 2 or not len(asked):
+            return Looked()
+        return Looked(_named(gallery, candidates, _suspicious(candidates, asked, enrolled)))
+
+
+def _positions(gallery: Faces, candidates: Candidates, face_ids: Sequence[str]) -> np.ndarray:
+    ids = [id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG} ORDER BY id", (json.dumps(list(face_ids)),))]
+    return candidates.positions_of(np.array(ids, np.int64))
+
+
+def spread_of(xb: np.ndarray, owners: np.ndarray) -> Spread:
+    """Of the scores of faces xb (n, d), n at most a few thousand, with those of other people."""
+    scores = (xb @ xb.T)[np.triu(owners[:, None] != owners)]
+    if not len(scores):
+        return Spread(0.0, 0.0, 0)
+    centre = float(np.median(scores))
+    return Spread(centre, MAD * float(np.median(np.abs(scores - centre))), len(scores))
+
+
+class _Nearest(NamedTuple):
+    """A face by its position, the best score with its own person's others (-inf: none), and the nearest face of other people."""
+
+    position: int
+    own: float
+    score: float
+    other: int
+    why: str
+
+
+def _suspicious(candidates: Candidates, asked: np.ndarray, enrolled: np.ndarray) -> list[_Nearest]:
+    sample = enrolled[np.unique(np.linspace(0, len(enrolled) - 1, SAMPLE).astype(np.int64))]
+    spread = spread_of(candidates.rows(sample), candidates.owners[sample])
+    found = []
+    for start in range(0, len(asked), TILE):
+        tile = asked[start : start + TILE]
+        for position, own, score, other in zip(tile, *_nearest(candidates, tile, enrolled), strict=True):
+            if why := verdict(float(own), float(score), spread):
+                found.append(_Nearest(int(position), float(own), float(score), int(other), why))
+    return sorted(found, key=lambda face: max(face.own, -1) - face.score)
+
+
+def verdict(own: float, other: float, spread: Spread) -> str | None:
+    """Why a face is suspicious, by its best score with the other faces of its own person (-inf: it has none) and with other people's."""
+    if other >= SAME:
+        return "same"
+    if own == -np.inf:
+        return None
+    if other > own + spread.width and own < spread.centre + ALIKE_99 * spread.width:
+        return "nearer"
+    if own < spread.centre + ALIKE_95 * spread.width and spread.pairs >= FEW:
+        return "unlike"
+    return None
+
+
+def _nearest(candidates: Candidates, tile: np.ndarray, enrolled: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """float32 (q,) best score with their own people's other faces, (q,) with other people's, int64 (q,) the position of that face."""
+    xq, owners = candidates.rows(tile), candidates.owners[tile]
+    own, score = np.full(len(tile), -np.inf, np.float32), np.full(len(tile), -np.inf, np.float32)
+    other = np.full(len(tile), -1, np.int64)
+    for start in range(0, len(enrolled), BLOCK):
+        block = enrolled[start : start + BLOCK]
+        scores = xq @ candidates.rows(block).T
+        scores[tile[:, None] == block] = -np.inf
+        same = owners[:, None] == candidates.owners[block]
+        own = np.maximum(own, np.where(same, scores, -np.inf).max(axis=1))
+        scores[same] = -np.inf
+        at = scores.argmax(axis=1)
+        best = scores[np.arange(len(tile)), at]
+        other = np.where(best > score, block[at], other)
+        score = np.maximum(score, best)
+    return own, score, other
+
+
+def _named(gallery: Faces, candidates: Candidates, found: Sequence[_Nearest]) -> list[Suspect]:
+    """With names; of two faces that are the same photo the first one is told."""
+    faces = gallery.fetch(candidates.ids[sorted({p for face in found for p in (face.position, face.other) if p >= 0})])
+    suspects: list[Suspect] = []
+    told: set[int] = set()
+    for near in found:
+        if near.other < 0 or (near.why == "same" and near.other in told):
+            continue
+        told.add(near.position)
+        face, other = faces[int(candidates.ids[near.position])], faces[int(candidates.ids[near.other])]
+        own = None if near.own == -np.inf else near.own
+        suspects.append(
+            Suspect(face.face_id, face.image, face.identity, near.why, own, other.identity, other.face_id, other.image, near.score)
+        )
+    return suspects
