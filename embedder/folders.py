@@ -80,7 +80,7 @@ class Walk:
 
     root: Path
     unread: list[str] = field(default_factory=list)
-    links: LeftOut = field(default_factory=lambda: LeftOut("{n} link{s} to folders not followed"))
+    links: LeftOut = field(default_factory=lambda: LeftOut(""))
     system: LeftOut = field(default_factory=lambda: LeftOut("{n} system or hidden folder{s} left out"))
     hidden: LeftOut = field(default_factory=lambda: LeftOut("{n} hidden file{s} left out"))
     raw: LeftOut = field(default_factory=lambda: LeftOut("{n} raw photo{s} left out", ": save them as JPEG or TIFF first"))
@@ -89,8 +89,10 @@ class Walk:
 
     @property
     def notes(self) -> list[str]:
-        kinds = (self.links, self.system, self.hidden, self.raw, self.others, self.sniffed)
-        return self.unread + [line for kind in kinds for line in kind.notes]
+        links = [f"{repr(self.links.first)[1:-1]}: a link to a folder, not followed"] if self.links.count else []
+        links = [f"{line}, nor are {self.links.count - 1} others" for line in links] if self.links.count > 1 else links
+        kinds = (self.system, self.hidden, self.raw, self.others, self.sniffed)
+        return self.unread + links + [line for kind in kinds for line in kind.notes]
 
     def __iter__(self) -> Iterator[str]:
         """Relative paths of the photos; links to folders are not followed."""

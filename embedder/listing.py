@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from embedder.csv_file import Line, Table, photo_path, read_csv
-from embedder.errors import DataError
+from embedder.errors import DataError, InputError
 from embedder.filenames import to_file, to_text
 from embedder.folders import LeftOut, Walk, labels_of
 from embedder.names import person_name, spelling
@@ -39,6 +39,8 @@ def list_photos(source: str | Path, metadata: Path | None = None, level: int | N
     Raises DataError where there is no photo.
     """
     path = Path(source)
+    if level is not None and not path.is_dir():
+        raise InputError(f"expected a folder of photos for --identity-level, received {path}: leave the option out")
     if path.suffix.lower() == ".csv" and path.is_file():
         listing = _list_csv(path)
     elif path.is_dir():

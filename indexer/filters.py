@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedder.errors import InputError
-from indexer.faces import Faces, normal
+from indexer.faces import Faces
 from indexer.kinds import DATE, KINDS, NUMBER, TEXT, comparison, number_of, period_of
 
 OWN = {
@@ -42,7 +42,7 @@ class Condition:
         column, operator, value = map(str.strip, found.groups()) if found else ("", "", "")
         if not column:
             raise InputError(f"expected a filter such as year>=1999, tag=beach or tags:beach, received {text!r}: mend it")
-        return cls(column, operator, normal(value) if column == "identity" else value)
+        return cls(column, operator, value)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _resolved(gallery: Faces, condition: Condition) -> Comparison:
     if column not in known:
         raise InputError(f"expected a column of {gallery.folder.name} ({', '.join(sorted(known))}), received {column!r}: mend --where")
     kind = cast or OWN_KINDS.get(column) or gallery.kinds.kind(column)
-    value = normal(condition.value) if column == "identity" else condition.value
+    value = gallery.spelled(condition.value) if column == "identity" else condition.value
     if condition.operator in ORDERED:
         _check_order(gallery, column, kind, cast, condition)
     return Comparison(column, kind, condition.operator, value)

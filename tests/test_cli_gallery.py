@@ -69,6 +69,39 @@ def test_add_tells_of_a_name_that_is_nearly_an_enrolled_one(run, photos, index):
     assert again.code == 0 and "differ only by case" not in again.err
 
 
+def test_add_says_first_who_was_understood_and_then_what_may_be_wrong(run, photos, index, tmp_path):  # noqa: F811
+    folder = tmp_path / "years"
+    shutil.copytree(photos / "probe" / "s1", folder / "2019" / "s1")
+    shutil.copytree(photos / "probe" / "s2", folder / "2020" / "s2")
+    shutil.copytree(photos / "probe" / "s3", folder / "2020" / "s2" / "@eaDir")
+    shutil.copy(photos / "probe" / "s4" / "2.pgm", folder / "2019" / "s1" / "no_extension")
+    done = run("add", index, folder, "--json")
+    found = json.loads(done.out)
+    assert found["added"] == 19 and people(run, index) == {f"s{i}": 10 + (i == 1) if i < 3 else 1 for i in range(1, 11)}
+    lines = done.err.splitlines()
+    understood = lines.index("2 people from folders such as 's1', 's2' (0 photos without a person)")
+    assert understood < next(i for i, line in enumerate(lines) if "msceleb on" in line)
+    assert found["understood"]["people"] == 2 and found["understood"]["warnings"] == []
+    assert ("2019/s1/no_extension", "s1", "s4") in [(s["image"], s["identity"], s["other"]) for s in found["suspects"]]
+    assert any("somebody else's" in line and "no_extension" in line for line in lines)
+    wrong = run("add", index, folder, "--identity-level", "1", "--json")
+    assert "2 of them, such as '2019', '2020', are called like dates" in wrong.err
+    assert run("add", index, folder, "--identity-level", "1", "--identity", "x").code == 2
+    assert run("add", index, folder, "--identity-level", "0").code == 2
+
+
+def test_one_rule_for_names_by_every_option(run, photos, index):  # noqa: F811
+    photo = photos / "probe" / "s1" / "2.pgm"
+    for name in (" s1", "s1\u200b", "s\u00ad1", "s1\n"):
+        assert run("add", index, photo, "--identity", name).code == 0
+        assert people(run, index)["s1"] == 2 and len(people(run, index)) == 10
+        assert len(json.loads(run("list", index, "--identity", name, "--json").out)) == 2
+    assert run("rename", index, "s1 ", "s2\u200b").code == 5 and run("merge", index, "s1 ", "\ufeffs1").code == 2
+    refused = run("rename", index, "s1", "a\x1b[31mb")
+    assert refused.code == 3 and "without control characters" in refused.err and "\x1b" not in refused.err
+    assert run("forget", index, "--identity", " s1 ").code == 0 and "s1" not in people(run, index)
+
+
 def test_bad_photos_cost_only_themselves(run, photos, index, tmp_path):  # noqa: F811
     folder = tmp_path / "more"
     shutil.copytree(photos / "probe" / "s9", folder / "s9")

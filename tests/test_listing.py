@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from embedder.errors import DataError
+from embedder.errors import DataError, InputError
 from embedder.listing import list_photos
 
 
@@ -23,7 +23,7 @@ def test_a_folder_is_walked_in_order_without_links_and_hidden_files(tmp_path):
     listing = list_photos(tmp_path)
     assert [e.path for e in listing.entries] == ["a/1.JPG", "a/ünï cödé.png", "b/2.jpg"]
     assert listing.notes == [
-        "1 link to folders not followed, such as 'loop'",
+        "loop: a link to a folder, not followed",
         "1 system or hidden folder left out, such as '.hidden'",
         "1 hidden file left out, such as 'a/.x.jpg'",
         "1 other file left out by name or content, such as 'notes.txt'",
@@ -102,6 +102,12 @@ def test_metadata_is_joined_by_name(tmp_path):
     listing = list_photos(tmp_path, tmp_path / "m.csv")
     assert [e.extra for e in listing.entries] == [(), (("year", "1999"),)] and {e.identity for e in listing.entries} == {"Ann"}
     assert any("Ann/9.jpg" in note for note in listing.notes) and any("identity of m.csv not used" in note for note in listing.notes)
+
+
+def test_a_level_is_for_folders_alone(tmp_path):
+    (tmp_path / "list.csv").write_text("image\nx.jpg\n")
+    with pytest.raises(InputError, match="--identity-level"):
+        list_photos(tmp_path / "list.csv", level=1)
 
 
 def test_nothing_to_do_is_said(tmp_path):

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import tensorflow as tf
 
 from embedder.errors import DataError
+from embedder.names import spelling
 from embedder.spec import INPUT_SIZE, FaceSpec
 from embedder.table import DataSet
 from trainer import augment
@@ -116,7 +117,8 @@ def _rows(data: DataSet, split: str | None, every: bool = False) -> list[dict[st
         ]  # fmt: skip
         if wanted:
             for row in data.shard(number, [*columns, "crop"]).take(wanted).to_pylist():
-                if row["crop"] is not None:
+                row["identity"] = spelling(row["identity"])
+                if row["crop"] is not None and row["identity"]:
                     rows.setdefault((row["face_id"], row["identity"]), row)
     return list(rows.values())
 
