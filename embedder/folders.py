@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from embedder.filenames import to_text
@@ -33,7 +34,12 @@ def labels_of(name: str, level: int | None = None) -> tuple[str | None, str | No
     counted from the root, the first being 1. The identity is None where there is no such folder, it lies in a photo program's library,
     or its name breaks the rule for names.
     """
-    folders = name.split("/")[:-1]
+    return _labels(name.rpartition("/")[0], level)
+
+
+@lru_cache(1024)
+def _labels(folder: str, level: int | None) -> tuple[str | None, str | None]:
+    folders = folder.split("/") if folder else []
     split = folders.pop(0) if folders and folders[0] in SPLITS else None
     if any(folder.lower().endswith(LIBRARIES) for folder in folders):
         return split, None

@@ -15,7 +15,7 @@ from embedder.names import spelling
 SHOWN = 2  # names of a line
 MANY_OF_ONE = 200  # photos of the only person from which a folder is more likely a heap of photos
 DATE = re.compile(
-    r"(19|20)\d\d([-_. ]?(0?[1-9]|1[0-2])([-_. ]?(0?[1-9]|[12]\d|3[01]))?)?([ _-]\D.*)?|\d\d?[-_. ]\d\d?[-_. ](19|20)?\d\d"
+    r"(19|20)\d\d([-_. ](0?[1-9]|1[0-2])([-_. ](0?[1-9]|[12]\d|3[01]))?|(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])?)?([ _-]\D.*)?|\d\d?[-_. ]\d\d?[-_. ](19|20)?\d\d"
     r"|(\d\d?[. ]*)?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_. ]+(19|20)?\d\d",
     re.IGNORECASE,
 )
@@ -103,9 +103,9 @@ class _Names:
 
 
 def _dates(found: _Names) -> list[str]:
-    """People who are called like years, unless numbers are what everybody is called."""
+    """People who are called like years, unless most names begin with a number and few of those look like years."""
     dates = [name for name in found.photos if DATE.fullmatch(name)]
-    numbers = sum(name.isdecimal() for name in found.photos)
+    numbers = sum(name[:1].isdecimal() for name in found.photos)
     if not dates or (2 * numbers > len(found.photos) >= 2 * len(dates)):
         return []
     return [f"{_names(dates)} like a date" if len(dates) == 1 else f"{_names(dates)} like dates"]

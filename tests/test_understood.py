@@ -25,6 +25,8 @@ def test_one_line_says_who_was_found():
         [f"{split}/{n}/{n}_1.jpg" for n in range(2000) for split in ("gallery", "probe")],
         [f"s{n}/{i}.pgm" for n in range(40) for i in range(10)],
         [f"Aaron_{n}/Aaron_{n}_0001.jpg" for n in range(300)],
+        [f"{n}_name/{n}.jpg" for n in range(1500, 2500)],
+        [f"{n}_name/{n}.jpg" for n in range(19000, 19010)],
         ["2014da9b/a.jpg", "1998ffff/b.jpg"],
         ["April/1.jpg", "May/1.jpg", "June Carter/1.jpg", "Albert/1.jpg", "Rawson/1.jpg"],
         [f"{n:03}/{i}.jpg" for n in range(100) for i in range(8)],
