@@ -91,7 +91,9 @@ class Walk:
     hidden: LeftOut = field(default_factory=lambda: LeftOut("{n} hidden file{s} left out"))
     raw: LeftOut = field(default_factory=lambda: LeftOut("{n} raw photo{s} left out", ": save them as JPEG or TIFF first"))
     others: LeftOut = field(default_factory=lambda: LeftOut("{n} other file{s} left out by name or content"))
-    sniffed: LeftOut = field(default_factory=lambda: LeftOut("{n} file{s} without a photo's extension taken for photos by their first bytes"))
+    sniffed: LeftOut = field(
+        default_factory=lambda: LeftOut("{n} file{s} without a photo's extension taken for photos by their first bytes")
+    )
 
     @property
     def notes(self) -> list[str]:

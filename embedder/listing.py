@@ -147,11 +147,11 @@ def _add_metadata(listing: Listing, path: Path) -> None:
         if by_path.setdefault(name, line) is not line:
             twice.append((name, line))
     listing.extra += table.more
-    listing.entries = [
-        replace(e, extra=e.extra + _more(table.more, by_path[e.path])) if e.path in by_path else e for e in listing.entries
-    ]
+    listing.entries = [replace(e, extra=e.extra + _more(table.more, by_path[e.path])) if e.path in by_path else e for e in listing.entries]
     listing.notes += _repeated(path, by_path, twice)
     if unused := sorted(by_path.keys() - known):
         listing.notes.append(f"{len(unused)} lines of {path.name} name photos that are not there, such as {unused[0]!r}")
     if labels := [name for name in ("identity", "split") if name in table.columns]:
-        listing.notes.append(f"{' and '.join(labels)} of {path.name} not used: give the CSV in the place of the folder to take them from it")
+        listing.notes.append(
+            f"{' and '.join(labels)} of {path.name} not used: give the CSV in the place of the folder to take them from it"
+        )

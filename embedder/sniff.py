@@ -9,11 +9,66 @@ import stat
 from embedder.kinds import KINDS, SUFFIXES
 
 RAW = frozenset(
-    [".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"]
+    [
+        ".3fr",
+        ".arw",
+        ".cr2",
+        ".cr3",
+        ".crw",
+        ".dcr",
+        ".dng",
+        ".erf",
+        ".iiq",
+        ".kdc",
+        ".mos",
+        ".mrw",
+        ".nef",
+        ".nrw",
+        ".orf",
+        ".pef",
+        ".raf",
+        ".raw",
+        ".rw2",
+        ".rwl",
+        ".sr2",
+        ".srf",
+        ".srw",
+        ".x3f",
+    ]
 )
 # What stands beside photos, and copies that programs keep of them: never opened to see what it is
 BESIDE = frozenset(
-    [".aae", ".avi", ".bak", ".crdownload", ".csv", ".db", ".download", ".html", ".ini", ".json", ".lrv", ".m4v", ".md", ".mkv", ".mov", ".mp4", ".mts", ".part", ".partial", ".pdf", ".py", ".swp", ".thm", ".tmp", ".txt", ".wav", ".xml", ".xmp", ".zip"]
+    [
+        ".aae",
+        ".avi",
+        ".bak",
+        ".crdownload",
+        ".csv",
+        ".db",
+        ".download",
+        ".html",
+        ".ini",
+        ".json",
+        ".lrv",
+        ".m4v",
+        ".md",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mts",
+        ".part",
+        ".partial",
+        ".pdf",
+        ".py",
+        ".swp",
+        ".thm",
+        ".tmp",
+        ".txt",
+        ".wav",
+        ".xml",
+        ".xmp",
+        ".zip",
+    ]
 )
 COPIES = ("~", "_original")  # how the name of an editor's, or exiftool's, copy ends
 HEAD = 256

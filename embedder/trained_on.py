@@ -22,7 +22,6 @@ from typing import Any
 from embedder.compute import cores
 from embedder.errors import ModelError
 from embedder.files import write_atomic
-from embedder.names import spelling
 from embedder.spec import FaceSpec, Part
 from embedder.weights import stored_file, stored_specs
 
@@ -50,7 +49,7 @@ def _hashes(names: Iterable[str], salt: str) -> dict[str, str]:
     """Hashes of distinct names, on all cores."""
 
     def one(name: str) -> str:
-        key = unicodedata.normalize("NFC", spelling(name).casefold()).encode()
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).encode()
         return hashlib.scrypt(key, salt=bytes.fromhex(salt), n=COST, r=8, p=1, dklen=HASH_BYTES).hex()
 
     distinct = list(dict.fromkeys(names))

@@ -19,7 +19,10 @@ DATE = re.compile(
     r"|(\d\d?[. ]*)?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[-_. ]+(19|20)?\d\d",
     re.IGNORECASE,
 )
-CAMERA = re.compile(r"\d{3}(CANON|EOS\w\w|NIKON|NCD\d\d|ND\d{3}|D\d{4}|MSDCF|OLYMP|_PANA|APPLE|_FUJI|ANDRO|PENTX|GOPRO|MEDIA|LEICA|SIGMA|CASIO|KODAK|SSCAM|PHOTO)")
+CAMERA = re.compile(
+    r"\d{3}(CANON|EOS\w\w|NIKON|NCD\d\d|ND\d{3}|D\d{4}|MSDCF|OLYMP|_PANA|APPLE|_FUJI|ANDRO|PENTX|GOPRO|MEDIA|LEICA|SIGMA|CASIO"
+    r"|KODAK|SSCAM|PHOTO)"
+)
 HEAPS = frozenset(
     [
         "dcim", "camera", "camera roll", "photos", "photo", "photographs", "images", "image", "imgs", "img", "pictures", "picture", "pics", "fotos",

@@ -94,7 +94,9 @@ def test_what_pythons_writer_wrote_comes_back(tmp_path_factory, rows, delimiter,
 
 def test_paths_of_windows_and_whole_ones(tmp_path):
     (tmp_path / "odd\\name.jpg").touch()
-    assert photo_path(tmp_path, "Ann\\1.jpg") == photo_path(tmp_path, "./Ann//1.jpg") == photo_path(tmp_path, ".\\Ann\\1.jpg") == "Ann/1.jpg"
+    assert (
+        photo_path(tmp_path, "Ann\\1.jpg") == photo_path(tmp_path, "./Ann//1.jpg") == photo_path(tmp_path, ".\\Ann\\1.jpg") == "Ann/1.jpg"
+    )
     assert photo_path(tmp_path, "odd\\name.jpg") == "odd\\name.jpg"
     assert photo_path(tmp_path, str(tmp_path / "Ann" / "1.jpg")) == "Ann/1.jpg"
     assert photo_path(tmp_path, "../x.jpg") == "../x.jpg" and photo_path(tmp_path, "/etc/x.jpg") == "/etc/x.jpg"

@@ -36,7 +36,9 @@ def test_forms_of_one_letter_are_one_name():
     assert person_name("ANN") != person_name("Ann")
 
 
-@pytest.mark.parametrize("name", ["", " ", "\n", "\u200b", "\u200d", "\ufe0f", "A\x00nn", "A\x07nn", "A\x1bnn", "A\x9bnn", "Jos\udce9", "x" * 501])
+@pytest.mark.parametrize(
+    "name", ["", " ", "\n", "\u200b", "\u200d", "\ufe0f", "A\x00nn", "A\x07nn", "A\x1bnn", "A\x9bnn", "Jos\udce9", "x" * 501]
+)
 def test_a_name_that_cannot_be_is_refused_in_one_line(name):
     with pytest.raises((DataError, InputError), match="line 7 of x.csv") as error:
         person_name(name, "line 7 of x.csv")
