@@ -30,6 +30,13 @@ def spelling(name: str) -> str:
     """
     if name.isascii() and name.isprintable():
         return " ".join(name.split())
+    before, text = None, name
+    while text != before:  # what is removed may have kept apart what NFC reorders
+        before, text = text, _cleaned(text)
+    return text
+
+
+def _cleaned(name: str) -> str:
     text = INVISIBLE.sub("", unicodedata.normalize("NFC", name).replace(BLANK, " "))
     return " ".join(unicodedata.normalize("NFC", _without_stray_marks(text)).split())
 

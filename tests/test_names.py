@@ -34,6 +34,7 @@ def test_what_a_script_needs_stays(name):
 def test_forms_of_one_letter_are_one_name():
     assert person_name("Jose\u0301") == person_name("Jos\u00e9") == person_name("Jose\u200b\u0301") == "Jos\u00e9"
     assert person_name("ANN") != person_name("Ann")
+    assert spelling("\u0301\ufe0f\u0d4d\u200c") == spelling(spelling("\u0301\ufe0f\u0d4d\u200c"))
 
 
 @pytest.mark.parametrize(
