@@ -71,7 +71,6 @@ def _text(template: bytes) -> Save:
     return lambda image: template
 
 
-JPEG2000, AVIF = ("JPEG2000",), ("AVIF",)
 # format, as its mutations are named -> ways to write it
 READ: dict[str, list[Save]] = {
     "JPEG": [_by("JPEG", quality=90), _by("JPEG", progressive=True), _by("JPEG", "L"), _by("JPEG", "CMYK")],
@@ -82,12 +81,11 @@ READ: dict[str, list[Save]] = {
         _by("TIFF"), _several("TIFF"), _deep("TIFF"),
         *(_by("TIFF", compression=each) for each in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")), _by("TIFF", "1", compression="group4"),
     ],
-    "BMP": [_by("BMP"), _by("BMP", "P"), _by("BMP", "L"), _by("DIB")],
+    "BMP": [_by("BMP"), _by("BMP", "P"), _by("BMP", "L")],
     "GIF": [_by("GIF"), _several("GIF")],
     "PNM": [_by("PPM"), _by("PPM", "L"), _by("PPM", "1"), _deep("PPM"), _plain],
     "JPEG2000": [_by("JPEG2000"), _by("JPEG2000", irreversible=True, quality_layers=[20]), _by("JPEG2000", no_jp2=True)],
 }  # fmt: skip
-READ["BMP"].pop()  # a DIB is a BMP without its file header, which is not read
 if features.check("avif"):
     READ["AVIF"] = [_by("AVIF", speed=10), _by("AVIF", "RGBA", speed=10), _several("AVIF", speed=10)]
 try:
@@ -100,7 +98,9 @@ except ImportError:
 OTHERS: dict[str, Save] = {
     "EPS": _by("EPS"),
     "EPS program": _text(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n" + PROGRAM),
-    "EPS DOS": _text(b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, 100) + bytes(20) + b"%!PS-Adobe-3.0\n%%BoundingBox: 0 0 64 64\n" + PROGRAM),
+    "EPS DOS": _text(
+        b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, 100) + bytes(20) + b"%!PS-Adobe-3.0\n%%BoundingBox: 0 0 64 64\n" + PROGRAM
+    ),
     "PDF": _by("PDF"),
     "SVG": _text(b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'),
     "PSD": _photoshop,
@@ -110,7 +110,6 @@ OTHERS: dict[str, Save] = {
     "TGA": _by("TGA"),
     "PCX": _by("PCX"),
     "SGI": _by("SGI"),
-    "IM": _by("IM"),
     "DDS": _by("DDS"),
     "XBM": _by("XBM", "1"),
     "FITS": _text(f"{'SIMPLE  =                    T':<80}{'BITPIX  =                    8':<80}{'END':<80}".encode() + bytes(3000)),

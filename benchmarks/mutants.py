@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -67,7 +68,8 @@ def _form(rng: np.random.Generator) -> str:
 
 
 def saved(data: bytes, form: str, **options: object) -> bytes:
-    with Image.open(io.BytesIO(data)) as image, io.BytesIO() as out:
+    with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image, io.BytesIO() as out:
+        warnings.simplefilter("ignore")  # of Pillow, of what was made bad on purpose
         image.save(out, form, **options)
         return out.getvalue()
 
@@ -132,14 +134,38 @@ def inside(data: bytes, rng: np.random.Generator) -> bytes:
     """A format in another one: as the pixels of a BMP, a strip of a TIFF, an icon, a record of IPTC, a box or a comment."""
     size = len(data)
     bmp = b"BM" + struct.pack("<IIIIiiHHIIiiII", 54 + size, 0, 54, 40, 64, 64, 1, 24, rng.integers(4, 6), size, 0, 0, 0, 0)
-    tags = [(256, 4, 64), (257, 4, 64), (258, 3, 8), (259, 3, int(rng.choice([1, 5, 6, 7, 8, 50001]))), (262, 3, 2), (273, 4, 110), (277, 3, 3), (279, 4, size)]
-    tiff = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    tags = [
+        (256, 4, 64),
+        (257, 4, 64),
+        (258, 3, 8),
+        (259, 3, int(rng.choice([1, 5, 6, 7, 8, 50001]))),
+        (262, 3, 2),
+        (273, 4, 110),
+        (277, 3, 3),
+        (279, 4, size),
+    ]
+    tiff = (
+        b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    )
     icon = b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 24, size, 22)
     segment = b"\xff\xd8\xff\xed" + struct.pack(">H", min(size, 60_000) + 2)
-    records = b"".join(bytes((0x1C, r, n)) + struct.pack(">H", len(v)) + v for r, n, v in ((3, 60, b"\3\1"), (3, 20, b"\0\x40"), (3, 30, b"\0\x40"), (3, 120, b"\1")))
-    iptc = records + b"".join(b"\x1c\x08\x0a" + struct.pack(">H", len(data[i : i + 30_000])) + data[i : i + 30_000] for i in range(0, size, 30_000))
+    records = b"".join(
+        bytes((0x1C, r, n)) + struct.pack(">H", len(v)) + v
+        for r, n, v in ((3, 60, b"\3\1"), (3, 20, b"\0\x40"), (3, 30, b"\0\x40"), (3, 120, b"\1"))
+    )
+    iptc = records + b"".join(
+        b"\x1c\x08\x0a" + struct.pack(">H", len(data[i : i + 30_000])) + data[i : i + 30_000] for i in range(0, size, 30_000)
+    )
     box = b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + struct.pack(">I4s", size + 8, b"jp2c")
-    outer = (bmp + data, tiff.ljust(110, b"\0") + data, icon + data, segment + data[:60_000] + data, iptc, box + data, box + data[:1] * 100 + data)
+    outer = (
+        bmp + data,
+        tiff.ljust(110, b"\0") + data,
+        icon + data,
+        segment + data[:60_000] + data,
+        iptc,
+        box + data,
+        box + data[:1] * 100 + data,
+    )
     return outer[rng.integers(len(outer))]
 
 
@@ -304,7 +330,11 @@ def numbers(data: bytes, rng: np.random.Generator) -> bytes:
     """Of the header: any number in one or two of its fields, in any order of bytes."""
     for _ in range(rng.integers(1, 3)):
         form = str(rng.choice(["<H", ">H", "<I", ">I"]))
-        data = _put(data, int(rng.integers(2, HEAD)), struct.pack(form, _length(rng, 16 if "H" in form else 32) % (1 << (16 if "H" in form else 32))))
+        data = _put(
+            data,
+            int(rng.integers(2, HEAD)),
+            struct.pack(form, _length(rng, 16 if "H" in form else 32) % (1 << (16 if "H" in form else 32))),
+        )
     return data
 
 
@@ -319,7 +349,14 @@ def bmp_sizes(data: bytes, rng: np.random.Generator) -> bytes:
 def pnm_sizes(data: bytes, rng: np.random.Generator) -> bytes:
     """Other numbers, comments without end, signs and more letters than numbers have, in the header."""
     first, *rest = data.split(b"\n", 3)
-    size = (b"%d %d" % (_length(rng, 31), _length(rng, 31)), b"-5 5", b"0 0", b"9" * 5000 + b" 1", b"#" + b"x" * 100_000, b"250 250\n#\n250")
+    size = (
+        b"%d %d" % (_length(rng, 31), _length(rng, 31)),
+        b"-5 5",
+        b"0 0",
+        b"9" * 5000 + b" 1",
+        b"#" + b"x" * 100_000,
+        b"250 250\n#\n250",
+    )
     kind = bytes((80, 49 + int(rng.integers(7)))) if rng.random() < 0.3 else first[:2]
     highest = (b"255", b"65535", b"0", b"99999", b"1")[rng.integers(5)]
     return b"\n".join([kind, size[rng.integers(len(size))], highest, *rest[2:]])
@@ -428,7 +465,14 @@ BOXES: dict[str, Change] = {"box lengths": box_lengths, "box contents": box_cont
 OWN: dict[str, dict[str, Change]] = {
     "JPEG": JPEG,
     "MPO": JPEG | {"index": mpo_index},
-    "PNG": {"sizes": png_sizes, "components": png_components, "stream": png_stream, "text": png_text, "chunks": png_chunks, "exif": exif("PNG")},
+    "PNG": {
+        "sizes": png_sizes,
+        "components": png_components,
+        "stream": png_stream,
+        "text": png_text,
+        "chunks": png_chunks,
+        "exif": exif("PNG"),
+    },
     "WEBP": {"sizes": webp_sizes, "lengths": webp_lengths, "exif": exif("WEBP")},
     "GIF": {"sizes": gif_sizes, "tables": gif_tables, "blocks": gif_blocks},
     "TIFF": {"sizes": tiff_sizes, "tags": tiff_tags, "loop": tiff_loop},

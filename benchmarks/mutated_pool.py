@@ -44,7 +44,7 @@ from embedder.process import ending_within  # noqa: E402
 SOUND_EVERY = 4  # photos
 SIDE = 24  # pixels of the pictures by which people are told apart
 ALIKE, APART = 0.85, 0.1  # correlation: with oneself at least; by how much less with oneself than with another
-FEW = 2000  # in a smaller run memory has not settled
+FEW = 10_000  # in a smaller run memory has not settled
 SIGNAL_SECONDS, END_SECONDS = 10.0, 9.0
 MOST_PIXELS = 50_000_000
 MEMORY_SECONDS = 0.5
@@ -146,7 +146,8 @@ class Watch:
             found = processes(os.getpid())
             decoders = {pid for pid, line in found.items() if DECODER in line}
             self.decoders |= decoders
-            self.children |= {line for pid, line in found.items() if pid not in decoders and pid != os.getpid() and line}
+            own = found.get(os.getpid())  # a decoder that is just being started has this line, too
+            self.children |= {line for pid, line in found.items() if pid not in decoders and line and line != own}
             self.memory.append((held([os.getpid()])["mb"], held(decoders)["mb"]))
 
 
@@ -181,6 +182,7 @@ def figures(people: People, n: int, seed: int, seconds: float) -> dict[str, Any]
 def without_end(people: People, seed: int) -> None:
     """Ask until a signal comes; decoders are stopped now and then, as if they hung."""
     pick, stopped = random.Random(seed), 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     with ending_within(END_SECONDS), tempfile.TemporaryDirectory() as folder, Decoder(most_pixels=MOST_PIXELS) as pool:
         print("ready", flush=True)
         for told in ask(pool, people, sys.maxsize, seed, Path(folder)):
@@ -248,7 +250,7 @@ def tell(found: Mapping[str, Any]) -> None:
 @click.argument("photos", type=click.Path(path_type=Path, exists=True))
 @click.option("--n", default=20_000, show_default=True, help="Photos; every fourth is whole.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--people", "n_people", default=40, show_default=True)
+@click.option("--people", "n_people", default=12, show_default=True)
 @click.option("--seconds", default=30.0, show_default=True, help="That a photo may take.")
 @click.option("--ends", "rounds", default=10, show_default=True, help="Signals at random moments.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write all figures.")

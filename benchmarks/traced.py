@@ -10,7 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # what decoders of photos start, or once did: Pillow's plugins, and those of others
-PROGRAMS = ("gs", "gswin64c", "djpeg", "giftopnm", "ppmquant", "ppmtogif", "pdftoppm", "convert", "magick", "display", "xv", "inkscape", "ffmpeg", "heif-convert")
+PROGRAMS = (
+    "gs",
+    "gswin64c",
+    "djpeg",
+    "giftopnm",
+    "ppmquant",
+    "ppmtogif",
+    "pdftoppm",
+    "convert",
+    "magick",
+    "display",
+    "xv",
+    "inkscape",
+    "ffmpeg",
+    "heif-convert",
+)
 CALLS = "execve,execveat,fork,vfork,clone,clone3"
 OURS = "embedder/launch.py"
 FORGED = 'import json, sys; t = json.dumps({"outcome": "ok", "why": "", "sha256": None, "shape": [1, 1, 3]}).encode()'
@@ -72,6 +87,8 @@ def trap_programs(folder: Path) -> tuple[str, Path]:
     programs.mkdir(), marks.mkdir()
     for name in PROGRAMS:
         script = programs / name
-        script.write_text(f"#!/bin/sh\n: > '{marks}/{name}'\npython3 -c '{FORGED}; sys.stdout.buffer.write(len(t).to_bytes(4, \"little\") + t + bytes(3))'\n")
+        script.write_text(
+            f"#!/bin/sh\n: > '{marks}/{name}'\npython3 -c '{FORGED}; sys.stdout.buffer.write(len(t).to_bytes(4, \"little\") + t + bytes(3))'\n"
+        )
         script.chmod(0o755)
     return f"{programs}{os.pathsep}{os.environ['PATH']}", marks

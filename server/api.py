@@ -240,7 +240,7 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
         except Problem as problem:  # of the whole: it came too slowly, or too much is held
             yield asyncio.create_task(refused(problem))
 
-    return Lines(_in_order(tasks(), AHEAD, request.receive), media_type=LINE)
+    return Lines(_in_order(tasks(), AHEAD, lambda: _gone(request.receive)), media_type=LINE)
 
 
 async def _patiently(answer: Callable[[], Awaitable[T]]) -> T:
@@ -259,7 +259,7 @@ async def _patiently(answer: Callable[[], Awaitable[T]]) -> T:
 async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, receive: Callable[[], Awaitable[Any]]) -> AsyncIterator[bytes]:
     """The results of tasks, in order and as soon as they are done, while at most `ahead` run and others are still to come.
 
-    receive: called once all have come; it returns when the client has gone, which ends the others.
+    leave: called once all have come; when it returns, the others are cancelled.
     """
     waiting: deque[asyncio.Task[bytes]] = deque()
     coming: asyncio.Task[asyncio.Task[bytes]] | None = asyncio.ensure_future(anext(tasks))  # type: ignore[arg-type]
@@ -270,7 +270,7 @@ async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, recei
             if coming and len(waiting) < ahead:
                 watched.add(coming)
             if not coming:
-                watched.add(gone := gone or asyncio.ensure_future(receive()))
+                watched.add(gone := gone or asyncio.ensure_future(leave()))
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             if gone and gone.done():
                 return

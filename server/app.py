@@ -26,7 +26,7 @@ from server.problems import MEDIA, Problem, fault, of_error
 from server.settings import Settings
 from server.state import State
 
-END_SECONDS = 8.0  # from SIGTERM to the end of a process, whatever is being done
+END_SECONDS = 9.0  # from SIGTERM to the end of a process, whatever is being done
 PAGE = Path(__file__).with_name("page")
 ABOUT = """Finds people in photos by their faces, in indexes of this machine.
 

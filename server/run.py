@@ -23,7 +23,7 @@ from server.meters import FOLDER
 from server.settings import Settings
 from workflows import Say, open_index
 
-DRAIN_SECONDS = 5  # for requests that are in progress when the server is told to end
+DRAIN_SECONDS = 7  # for requests that are in progress when the server is told to end
 CONNECTIONS = 1000  # of a process; more are refused
 HEADER_BYTES = 32 << 10
 
