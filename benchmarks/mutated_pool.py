@@ -205,8 +205,9 @@ def end_of(command: Sequence[str], after: float, number: signal.Signals) -> tupl
         except subprocess.TimeoutExpired:
             process.kill()
         seconds = time.monotonic() - began
-    time.sleep(0.5)
-    return seconds, [line for pid in children for line in processes(pid).values()]
+    while (left := [line for pid in children for line in processes(pid).values()]) and time.monotonic() - began < SIGNAL_SECONDS:
+        time.sleep(0.1)
+    return seconds, left
 
 
 def ends(command: Callable[[int], Sequence[str]], rounds: int, seed: int) -> tuple[list[float], list[str]]:

@@ -256,10 +256,18 @@ async def _patiently(answer: Callable[[], Awaitable[T]]) -> T:
         pause = min(2 * pause, RETRY_AT_MOST)
 
 
-async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, receive: Callable[[], Awaitable[Any]]) -> AsyncIterator[bytes]:
+async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
+    """Return when the client has gone; what it still sends is dropped."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _in_order(
+    tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, leave: Callable[[], Awaitable[Any]]
+) -> AsyncIterator[bytes]:
     """The results of tasks, in order and as soon as they are done, while at most `ahead` run and others are still to come.
 
-    leave: called once all have come; when it returns, the others are cancelled.
+    leave: called once all have come; when it returns, those that still run are cancelled.
     """
     waiting: deque[asyncio.Task[bytes]] = deque()
     coming: asyncio.Task[asyncio.Task[bytes]] | None = asyncio.ensure_future(anext(tasks))  # type: ignore[arg-type]
