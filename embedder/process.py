@@ -286,4 +286,12 @@ def _end_after(heard: int, seconds: float) -> None:
         while number := signals.read(1):
             if number[0] in (signal.SIGINT, signal.SIGTERM):
                 time.sleep(seconds)
+                _kill_children()
                 os._exit(130 if number[0] == signal.SIGINT else 0)
+
+
+def _kill_children() -> None:
+    for file in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            for pid in file.read_text().split():
+                os.kill(int(pid), signal.SIGKILL)

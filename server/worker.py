@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,11 @@ END_SECONDS = 8.0  # from SIGTERM to the end of a process, whatever is being don
 
 def create() -> App:
     """For uvicorn: the application, by the settings in the environment."""
-    if multiprocessing.parent_process() is not None:  # one of several
+    if (parent := multiprocessing.parent_process()) is not None:  # one of several
         ending_within(END_SECONDS).__enter__()  # until the process ends
         end_with_parent(signal.SIGTERM)
+        if not parent.is_alive():  # it ended before
+            os._exit(0)
     from server.app import make
     from server.settings import Settings
 
