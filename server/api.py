@@ -262,9 +262,7 @@ async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
         pass
 
 
-async def _in_order(
-    tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, leave: Callable[[], Awaitable[Any]]
-) -> AsyncIterator[bytes]:
+async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, leave: Callable[[], Awaitable[Any]]) -> AsyncIterator[bytes]:
     """The results of tasks, in order and as soon as they are done, while at most `ahead` run and others are still to come.
 
     leave: called once all have come; when it returns, those that still run are cancelled.
