@@ -19,7 +19,7 @@ from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing, le
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, SystemFault, from_os_error
 
-END_SECONDS = 9.0  # from Ctrl-C to the end, whatever is being done
+END_SECONDS = 8.5  # from Ctrl-C to the end, whatever is being done
 
 
 def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

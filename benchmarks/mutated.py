@@ -2,7 +2,7 @@
 
     python benchmarks/mutated.py PHOTOS --n 10000 --json benchmarks/results/mutated.json
 
-PHOTOS are JPEGs; `mutants` says what is done with them. 10,000 made-up faces are enrolled (`synthetic`), and one of each canary: a photo that
+PHOTOS are JPEGs of different people; `mutants` says what is done with them. 10,000 made-up faces are enrolled (`synthetic`), and one of each canary: a photo that
 is asked before, and then between the mutants, and must be answered in the same way. Ends with 1 where an answer is neither 200 as the OpenAPI
 document has it nor a problem of the kinds that it should be (503 `busy` is asked again), where a canary is answered otherwise, where a process
 of the server is not the same at the end (but one that decodes), or where its memory (PSS, summed) grew by more than a tenth from the second
@@ -15,6 +15,7 @@ import http.client
 import itertools
 import json
 import os
+import random
 import sys
 import tempfile
 import threading
@@ -22,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,21 @@ from pydantic import BaseModel, ValidationError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import gallery, synthetic  # noqa: E402
-from benchmarks.mutants import mutant  # noqa: E402
+from benchmarks.mutants import mutant, sound  # noqa: E402
 from benchmarks.rounds import evenly, files_of  # noqa: E402
 from benchmarks.served import GROWTH, Answer, Server, held, processes, quarters  # noqa: E402
+from benchmarks.traced import trap_programs  # noqa: E402
 from embedder.weights import open_model  # noqa: E402
+from server.api import REFUSED  # noqa: E402
 from server.models import PhotoAnswer, Problem  # noqa: E402
 
 TYPES, PROBLEM = "urn:facedb:problem:", "application/problem+json"
-EXPECTED = {(422, "unreadable"), (422, "too_large"), (422, "invalid"), (413, "large")}
-REPLACED = ("the decoder died of it", "took longer than")  # what is said of a photo whose decoder ended
+OUTCOMES = (*REFUSED, "invalid")
+EXPECTED = {(413, "large"), *((422, kind) for kind in OUTCOMES)}
+REPLACED = ("the decoder", "took longer than")  # what is said of a photo whose decoder ended
+OURS = ("cli.py", "embedder/launch.py", "multiprocessing")  # processes of a server
+SURE, RECOGNISED = 0.8, 0.6  # a score that only the person has; share of whole photos in other formats in which the person is found
+END_SECONDS = 10.0  # from SIGTERM at any moment
 DECODER = "embedder.decode"
 SECONDS = 120.0  # within which an answer must come
 BUSY_SECONDS, LOOK_SECONDS, MEMORY_SECONDS = 0.2, 0.1, 1.0
@@ -68,6 +75,7 @@ class Watch:
 
     decoders: set[int] = field(default_factory=set)
     at_once: int = 0
+    others: set[str] = field(default_factory=set)  # programs that are not the server's
     memory: list[tuple[float, float]] = field(default_factory=list)  # MB of the processes that last, and of those that decode
 
     def look(self, server: Server, ended: threading.Event) -> None:
@@ -76,6 +84,7 @@ class Watch:
             found = processes(server.pid)
             decoders = {pid for pid, line in found.items() if DECODER in line}
             self.decoders |= decoders
+            self.others |= {line for line in found.values() if line and not any(part in line for part in OURS)}
             self.at_once = max(self.at_once, len(decoders))
             if time.monotonic() - last >= MEMORY_SECONDS:
                 last = time.monotonic()
@@ -180,6 +189,7 @@ class Canaries:
         """Enrols each, so that its first hit is sure, then asks."""
         self._server, self._photos, connection = server, photos, server.connect(SECONDS)
         self.asked, self.worst, self._lock = 0, 0.0, threading.Lock()
+        self.recognised: list[bool] = []  # in other formats
         enrol = server.path.removesuffix("search") + "faces?face=0&identity=canary%20"
         for i, photo in enumerate(photos):
             if (status := server.ask(connection, "POST", f"{enrol}{i}", photo)) != 200:
@@ -197,9 +207,41 @@ class Canaries:
                 self.asked, self.worst = self.asked + 1, max(self.worst, apart)
         return told
 
+    def ask_in_any_format(self, connection: http.client.HTTPConnection, seed: int, number: int) -> Told:
+        whole, began = sound(self._photos, seed, number), time.monotonic()
+        answer, busy = ask(self._server, connection, whole.data)
+        named, wrong = read(answer)
+        told = Told(number, "canary in " + whole.kind.partition(" sound")[0], named, time.monotonic() - began, busy, wrong=wrong)
+        if not wrong and answer.status != 200:
+            told.wrong = f"a photo that is whole, way {whole.kind[-1]}: {answer.body[:300]!r}"
+        told.wrong = told.wrong or self.mistaken(answer, whole.source)
+        if not told.wrong:
+            self.recognised.append(bool(_sure(answer)))
+        return told
 
-def one(server: Server, connection: http.client.HTTPConnection, photos: Sequence[bytes], seed: int, number: int, odd: Path | None) -> Told:
-    """A mutant. odd: where it is kept if its answer is wrong."""
+    def mistaken(self, answer: Answer, source: int) -> str:
+        """Who is surely found in a photo that shows another person."""
+        others = _sure(answer) - {f"canary {source}"} if answer.status == 200 else set()
+        alike = {hit["identity"] for face in self._first[source]["faces"] for hit in face["hits"]}
+        return f"expected canary {source}, received {sorted(others - alike)}" if others - alike else ""
+
+
+def _sure(answer: Answer) -> set[str]:
+    """Who is in a photo, without doubt."""
+    hits = [hit for face in json.loads(answer.body)["faces"] for hit in face["hits"][:1]]
+    return {hit["identity"] for hit in hits if hit["score"] >= SURE}
+
+
+def one(
+    server: Server,
+    canaries: Canaries,
+    connection: http.client.HTTPConnection,
+    photos: Sequence[bytes],
+    seed: int,
+    number: int,
+    odd: Path | None,
+) -> Told:
+    """A mutant of a canary. odd: where it is kept if its answer is wrong."""
     bad, began = mutant(photos, seed, number), time.monotonic()
     try:
         answer, busy = ask(server, connection, bad.data)
@@ -207,6 +249,7 @@ def one(server: Server, connection: http.client.HTTPConnection, photos: Sequence
         connection.close()
         return Told(number, bad.kind, "none", time.monotonic() - began, wrong=f"no answer within {SECONDS:g} s")
     named, wrong = read(answer)
+    wrong = wrong or canaries.mistaken(answer, bad.source)
     told = Told(number, bad.kind, named, time.monotonic() - began, busy, any(text.encode() in answer.body for text in REPLACED), wrong)
     if wrong and odd:
         odd.mkdir(parents=True, exist_ok=True)
@@ -225,9 +268,11 @@ def run(server: Server, photos: Sequence[bytes], canaries: Canaries, n: int, see
                 number = next(numbers, None)
             if number is None:
                 return
-            told.append(one(server, connection, photos, seed, number, odd))
+            told.append(one(server, canaries, connection, photos, seed, number, odd))
             if number % CANARY_EVERY == 0:
                 told.append(canaries.ask(connection, number // CANARY_EVERY))
+            if number % CANARY_EVERY == CANARY_EVERY // 2:
+                told.append(canaries.ask_in_any_format(connection, seed, number))
 
     with ThreadPoolExecutor(clients) as pool:
         for done in [pool.submit(work) for _ in range(clients)]:
@@ -236,7 +281,7 @@ def run(server: Server, photos: Sequence[bytes], canaries: Canaries, n: int, see
 
 
 def figures_of(told: Sequence[Told], watch: Watch, canaries: Canaries, seconds: float) -> dict[str, Any]:
-    mutants = [each for each in told if each.kind != "canary"]
+    mutants = [each for each in told if not each.kind.startswith("canary")]
     kinds: dict[str, Counter[str]] = {}
     for each in mutants:
         kinds.setdefault(each.kind, Counter())[each.answer] += 1
@@ -244,6 +289,7 @@ def figures_of(told: Sequence[Told], watch: Watch, canaries: Canaries, seconds: 
         "mutants": len(mutants), "seconds": seconds, "rate": len(told) / seconds,
         "answers": dict(Counter(each.answer for each in mutants).most_common()), "kinds": {kind: dict(kinds[kind]) for kind in sorted(kinds)},
         "busy": sum(each.busy for each in told), "canaries": canaries.asked, "canary_scores_apart": canaries.worst,
+        "in_other_formats": len(canaries.recognised), "recognised": sum(canaries.recognised) / max(1, len(canaries.recognised)), "others": sorted(watch.others),
         "decoders": len(watch.decoders), "decoders_replaced": len(watch.decoders) - watch.at_once,
         "answers_of_replaced": sum(each.replaced for each in told),
         "memory_mb": {"quarters": watch.quarters(), "most": max(map(sum, watch.memory))},
@@ -257,12 +303,38 @@ def faults(found: Mapping[str, Any], before: set[int], after: set[int], ready: i
     told = [f"{each['kind']}, number {each['number']}: {each['answer']}: {each['wrong']}" for each in found["wrong"]]
     if before != after or ready != 200:
         told.append(f"expected the processes {sorted(before)} at the end and /readyz to be 200, received {sorted(after)} and {ready}")
+    told += [f"a program that is not the server's was started: {line}" for line in found["others"]]
+    if found["recognised"] < RECOGNISED:
+        told.append(f"expected {RECOGNISED:.0%} of whole photos in other formats to be recognised, {found['recognised']:.0%} were")
     _, second, _, last = found["memory_mb"]["quarters"]["all"]
     if last > GROWTH * second:
         told.append(
             f"expected memory to stay below {GROWTH:g} times that of the second quarter, {second:.0f} MB; it was {last:.0f} MB in the last"
         )
     return told
+
+
+def ends(root: Path, port: int, photos: Sequence[bytes], rounds: int, seed: int) -> list[float]:
+    """Seconds from SIGTERM, at a random moment of a server that starts or is asked for mutants, to its end."""
+    pick, took = random.Random(seed), list[float]()
+    for turn in range(rounds):
+        ready = turn % 3 > 0
+        with Server(root, "made", port, ready=ready) as server, ThreadPoolExecutor(4) as pool:
+            numbers = itertools.count()
+
+            def send(server: Server = server, numbers: Iterator[int] = numbers) -> None:
+                connection = server.connect(SECONDS)
+                with suppress(OSError, http.client.HTTPException):
+                    while server.answer(connection, "POST", server.path, mutant(photos, seed, next(numbers)).data, "image/jpeg").status:
+                        pass
+
+            for _ in range(4 if ready else 0):
+                pool.submit(send)
+            time.sleep(pick.uniform(0, 5))
+            began = time.monotonic()
+            server.stop()
+            took.append(time.monotonic() - began)
+    return took
 
 
 def tell(found: Mapping[str, Any]) -> None:
@@ -275,6 +347,8 @@ def tell(found: Mapping[str, Any]) -> None:
     for name, medians in memory["quarters"].items():
         click.echo(f"memory by quarters, {name}: {', '.join(f'{mb:.0f}' for mb in medians)} MB")
     click.echo(f"memory, all, at most: {memory['most']:.0f} MB")
+    click.echo(f"whole photos in other formats: {found['in_other_formats']}, recognised: {found['recognised']:.0%}")
+    click.echo(f"seconds from SIGTERM to the end: {', '.join(f'{took:.1f}' for took in found['ends'])}")
     for each in found["slowest"][:3]:
         click.echo(f"slowest: {each['seconds']:.1f} s, {each['kind']}, number {each['number']}: {each['answer']}")
 
@@ -289,23 +363,28 @@ def tell(found: Mapping[str, Any]) -> None:
 @click.option("--faces", default=10_000, show_default=True, help="Enrolled.")
 @click.option("--workers", default=1, show_default=True, help="Processes of the server.")
 @click.option("--port", default=8740, show_default=True)
+@click.option("--ends", "rounds", default=6, show_default=True, help="Servers that are sent SIGTERM at random moments afterwards.")
 @click.option("--odd", type=click.Path(path_type=Path), help="Keep mutants whose answers are wrong in this folder.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write all figures.")
-def main(photos: Path, n: int, seed: int, clients: int, n_canaries: int, model: str, faces: int, workers: int, port: int,
+def main(photos: Path, n: int, seed: int, clients: int, n_canaries: int, model: str, faces: int, workers: int, port: int, rounds: int,
          odd: Path | None, out: Path | None) -> None:  # fmt: skip
     files = [file for file in files_of(photos) if file.endswith(".jpg")]
-    bodies, whole = ([Path(file).read_bytes() for file in evenly(files, count)] for count in (500, n_canaries))
+    whole = [Path(file).read_bytes() for file in evenly(files, n_canaries)]
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["PATH"], marks = trap_programs(Path(folder))
         gallery.make(Path(folder) / "made", faces, synthetic.profile(model).d, open_model(model).spec)
         with Server(Path(folder), "made", port, ("--workers", str(workers))) as server:
             canaries = Canaries(server, whole)
             before, began = lasting(server), time.monotonic()
             with watched(server) as watch:
-                told = run(server, bodies, canaries, n, seed, clients, odd)
+                told = run(server, whole, canaries, n, seed, clients, odd)
             seconds = time.monotonic() - began
             after, ready = lasting(server), server.ask(server.connect(SECONDS), "GET", "/readyz")
-    found = figures_of(told, watch, canaries, seconds)
-    wrong = faults(found, before, after, ready)
+        marked = sorted(mark.name for mark in marks.iterdir())
+        late = ends(Path(folder), port, whole, rounds, seed)
+    found = figures_of(told, watch, canaries, seconds) | {"ends": late}
+    wrong = faults(found, before, after, ready) + [f"the program {name} was started" for name in marked]
+    wrong += [f"expected an end within {END_SECONDS:g} s of SIGTERM, it took {took:.1f} s" for took in late if took > END_SECONDS]
     tell(found)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)

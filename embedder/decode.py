@@ -1,8 +1,8 @@
-"""A process that decodes photos, so that a bad one can be killed: `embedder.process` runs it, `embedder.decoder` asks it.
+"""A process that decodes photos, so that a bad one can be killed: `embedder.process` runs it, `embedder.decoder` asks.
 
-A question is a frame: the length of its head (four bytes, little-endian), the head (JSON: `id`, `name`, `size`, `is_file`), then `size` bytes: a
-photo, or the path of its file. An answer is a frame, too: its head repeats the `id` and has `outcome`, `why`, `sha256` and `shape`; the pixels
-follow where there is a shape.
+A question is a frame: the length of its head (four bytes, little-endian), the head (JSON: `id`, `name`, `size`,
+`is_file`), then `size` bytes: a photo, or the path of its file. An answer is a frame, too: its head repeats the `id`
+and has `outcome`, `why`, `sha256` and `shape`; the pixels follow where there is a shape.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ class Malformed(Exception):
 
 
 class Decoder:
-    """A small pool of processes that decode photos. One that takes too long, ends or answers wrongly is killed and replaced, and its photo's
-    outcome is `timeout` or `decoder_died`."""
+    """A small pool of processes that decode photos. One that takes too long, ends or answers wrongly is killed and
+    replaced, and its photo's outcome is `timeout` or `decoder_died`."""
 
     program = "embedder.decode"
 

@@ -1,7 +1,7 @@
 """Run a module of this package or an installed one, from a search path that the environment does not decide.
 
-Run as `python -I .../embedder/launch.py MODULE PATHS ARGUMENT...`; PATHS is a JSON list that replaces `sys.path`. This package itself is loaded
-from beside this file, so that nothing on the path can replace it.
+Run as `python -I .../embedder/launch.py MODULE PATHS ARGUMENT...`; PATHS is a JSON list that replaces `sys.path`. This
+package itself is loaded from beside this file, so that nothing on the path can replace it.
 """
 
 import json

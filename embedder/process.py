@@ -1,5 +1,5 @@
-"""Processes that this package starts: isolated from the working folder and the environment, each with a pipe to and one from it that nobody
-else has, and ended together with all that it started.
+"""Processes that this package starts: isolated from the working folder and the environment, each with a pipe to and
+one from it that nobody else has, and ended together with all that it started.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from embedder.errors import SystemFault
 ROOT = Path(__file__).resolve().parent.parent  # of our packages
 LAUNCHER = Path(__file__).resolve().with_name("launch.py")
 PIPE_BYTES = 1 << 20
-# one thread each; memory is kept from photo to photo: glibc would give it back each time, and new pages cost as much as decoding
+# one thread each; memory is kept from photo to photo: glibc would give it back each time, and new pages cost as much
+# as decoding
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -57,8 +58,9 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def search_path() -> list[str]:
-    """This process's `sys.path` for another one: the standard library and installed packages first, then our own folder, then all others, such
-    as those of PYTHONPATH, so that an installation that needs them works. The working folder is not among them."""
+    """This process's `sys.path` for another one: the standard library and installed packages first, then our own
+    folder, then all others, such as those of PYTHONPATH, so that an installation that needs them works. The working
+    folder is not among them."""
     first = [path for path in sys.path if _is_installed(path)]
     others = [path for path in sys.path if os.path.isabs(path) and not _is_working_folder(path)]
     return list(dict.fromkeys([*first, str(ROOT), *others]))
@@ -87,8 +89,8 @@ def _user_site() -> str:
 class Process:
     """A module of this package that runs in a process of its own and answers questions over two pipes.
 
-    It leads a session: the terminal's Ctrl-C does not reach it, and `kill` ends all that it started, too. It ends with this process.
-    One thread may ask at a time; any other may `kill`.
+    It leads a session: the terminal's Ctrl-C does not reach it, and `kill` ends all that it started, too. It ends with
+    this process. One thread may ask at a time; any other may `kill`.
     """
 
     def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] | None = None, folder: str | None = None):
@@ -253,7 +255,7 @@ def greet(answers: int) -> None:
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have the kernel send this process a signal when its parent ends, even by kill -9. Nothing where there is no such thing."""
+    """Have the kernel send this process a signal when its parent ends, even by kill -9; Linux only."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
@@ -263,9 +265,10 @@ def end_with_parent(number: int = signal.SIGKILL) -> None:
 
 @contextmanager
 def ending_within(seconds: float) -> Iterator[None]:
-    """Ensure that Ctrl-C or SIGTERM ends this process within `seconds`, whatever it is doing then, or how long its end takes.
+    """Ensure that Ctrl-C or SIGTERM ends this process within `seconds`, whatever it is doing, however long its end takes.
 
-    Does nothing outside the main thread. A signal without a Python handler is left alone: SIGTERM then ends a process at once.
+    Does nothing outside the main thread. A signal without a Python handler is left alone: SIGTERM then ends a process
+    at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -286,4 +289,12 @@ def _end_after(heard: int, seconds: float) -> None:
         while number := signals.read(1):
             if number[0] in (signal.SIGINT, signal.SIGTERM):
                 time.sleep(seconds)
+                _kill_children()
                 os._exit(130 if number[0] == signal.SIGINT else 0)
+
+
+def _kill_children() -> None:
+    for file in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            for pid in file.read_text().split():
+                os.kill(int(pid), signal.SIGKILL)

@@ -1,9 +1,9 @@
-"""A pool of processes, one a core, for work in which threads would wait for the interpreter's lock and move each other's memory from core to
-core.
+"""A pool of processes, one a core, for work in which threads would wait for the interpreter's lock and move each other's
+memory from core to core.
 
-`embedder.process` runs this module with the number of a core. It reads pickles: first the function, then pairs of a number and the arguments of
-each call. It answers each with the same number, what the function returned and what it raised. Only these two programs have the pipes; no file
-is unpickled.
+`embedder.process` runs this module with the number of a core. It reads pickles: first the function, then pairs of a
+number and the arguments of each call. It answers each with the same number, what the function returned and what it
+raised. Only these two programs have the pipes; no file is unpickled.
 """
 
 from __future__ import annotations

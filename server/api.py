@@ -46,7 +46,7 @@ AHEAD = 16  # photos of a stream that are at work
 RETRY_SECONDS, RETRY_AT_MOST = 0.1, 2.0  # until a photo of a stream is tried again: each time twice as long
 GIVE_UP_SECONDS = 60.0  # after which a photo of a stream is not tried again
 LINE = "application/x-ndjson"
-REFUSED = ("unreadable", "too_large", TIMEOUT, DIED)  # outcomes of what is no photo, or none that can be decoded here
+REFUSED = ("unreadable", "too_large", "needs_plugin", TIMEOUT, DIED)  # outcomes of what is no photo, or none that can be decoded here
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {"model": models.Problem, "description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
 }
@@ -240,7 +240,7 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
         except Problem as problem:  # of the whole: it came too slowly, or too much is held
             yield asyncio.create_task(refused(problem))
 
-    return Lines(_in_order(tasks(), AHEAD, request.receive), media_type=LINE)
+    return Lines(_in_order(tasks(), AHEAD, lambda: _gone(request.receive)), media_type=LINE)
 
 
 async def _patiently(answer: Callable[[], Awaitable[T]]) -> T:
@@ -256,10 +256,16 @@ async def _patiently(answer: Callable[[], Awaitable[T]]) -> T:
         pause = min(2 * pause, RETRY_AT_MOST)
 
 
-async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, receive: Callable[[], Awaitable[Any]]) -> AsyncIterator[bytes]:
+async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
+    """Return when the client has gone; what it still sends is dropped."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, leave: Callable[[], Awaitable[Any]]) -> AsyncIterator[bytes]:
     """The results of tasks, in order and as soon as they are done, while at most `ahead` run and others are still to come.
 
-    receive: called once all have come; it returns when the client has gone, which ends the others.
+    leave: called once all have come; when it returns, those that still run are cancelled.
     """
     waiting: deque[asyncio.Task[bytes]] = deque()
     coming: asyncio.Task[asyncio.Task[bytes]] | None = asyncio.ensure_future(anext(tasks))  # type: ignore[arg-type]
@@ -270,7 +276,7 @@ async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, recei
             if coming and len(waiting) < ahead:
                 watched.add(coming)
             if not coming:
-                watched.add(gone := gone or asyncio.ensure_future(receive()))
+                watched.add(gone := gone or asyncio.ensure_future(leave()))
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             if gone and gone.done():
                 return

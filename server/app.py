@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +16,6 @@ from starlette.formparsers import MultiPartParser
 from starlette.routing import Match, Route
 
 from embedder.errors import FaceDBError
-from embedder.process import end_with_parent, ending_within
 from server import api, models
 from server.guard import OPEN, App, Desk, Guard
 from server.meters import Meters
@@ -26,20 +23,11 @@ from server.problems import MEDIA, Problem, fault, of_error
 from server.settings import Settings
 from server.state import State
 
-END_SECONDS = 8.0  # from SIGTERM to the end of a process, whatever is being done
 PAGE = Path(__file__).with_name("page")
 ABOUT = """Finds people in photos by their faces, in indexes of this machine.
 
 Every request but `/healthz`, `/readyz` and the page itself needs a key (`Authorization: Bearer KEY`, made by `keys make`) or the page's
 session. Errors are problem details (RFC 9457). Photos are sent as bytes and never kept but as crops of those that are enrolled."""
-
-
-def create() -> App:
-    """For uvicorn, by the settings in the environment."""
-    if multiprocessing.parent_process() is not None:  # one of several
-        end_with_parent(signal.SIGTERM)
-        ending_within(END_SECONDS).__enter__()
-    return make(Settings.from_environment())
 
 
 def make(settings: Settings) -> App:

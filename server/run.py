@@ -23,7 +23,7 @@ from server.meters import FOLDER
 from server.settings import Settings
 from workflows import Say, open_index
 
-DRAIN_SECONDS = 5  # for requests that are in progress when the server is told to end
+DRAIN_SECONDS = 6  # for requests that are in progress when the server is told to end
 CONNECTIONS = 1000  # of a process; more are refused
 HEADER_BYTES = 32 << 10
 
@@ -47,7 +47,7 @@ def serve(settings: Settings, workers: int, certificate: Path | None, private_ke
         signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has drained
         try:
             uvicorn.run(
-                "server.app:create", factory=True, host=settings.host, port=settings.port, workers=workers, log_level="warning",
+                "server.worker:create", factory=True, host=settings.host, port=settings.port, workers=workers, log_level="warning",
                 access_log=False, server_header=False, date_header=False, proxy_headers=False, ws="none", loop="asyncio", http="h11",
                 h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=DRAIN_SECONDS, timeout_keep_alive=30, limit_concurrency=CONNECTIONS,
                 ssl_certfile=certificate, ssl_keyfile=private_key,

@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import itertools
 import json
 import os
 import time
@@ -130,6 +131,57 @@ def test_no_more_of_a_stream_are_at_work_than_may_be_and_they_come_in_order():
     assert asyncio.run(all_of_them()) == [b"%d" % i for i in range(50)] and 2 <= most <= 5
 
 
+def test_the_tasks_of_a_stream_end_with_its_client():
+    async def gone_while_one_waits() -> tuple[list[bytes], bool]:
+        gone, ended = asyncio.Event(), asyncio.Event()
+
+        async def busy() -> bytes:
+            try:
+                await asyncio.sleep(1000)
+                return b"late"
+            except asyncio.CancelledError:
+                ended.set()
+                raise
+
+        async def tasks():
+            yield asyncio.create_task(busy())
+
+        asyncio.get_running_loop().call_later(0.1, gone.set)
+        found = [line async for line in _in_order(tasks(), 4, gone.wait)]
+        await asyncio.wait_for(ended.wait(), 5)
+        return found, ended.is_set()
+
+    assert asyncio.run(asyncio.wait_for(gone_while_one_waits(), 10)) == ([], True)
+
+
+def test_a_photo_of_a_stream_is_tried_again_less_and_less_often_and_not_for_ever(monkeypatch):
+    monkeypatch.setattr(api, "GIVE_UP_SECONDS", 1.0)
+    monkeypatch.setattr(api, "RETRY_AT_MOST", 0.4)
+    asked: list[float] = []
+
+    async def busy() -> None:
+        asked.append(time.monotonic())
+        raise api.busy("more photos wait than may: try again")
+
+    async def refused() -> None:
+        raise api.Problem(422, "invalid", "no")
+
+    async def twice() -> str:
+        asked.append(0)
+        if len(asked) < 2:
+            raise api.Problem(429, "rate", "wait")
+        return "done"
+
+    with pytest.raises(api.Problem, match="503"):
+        asyncio.run(api._patiently(busy))
+    pauses = [after - before for before, after in itertools.pairwise(asked)]
+    assert 3 <= len(asked) <= 5 and pauses == sorted(pauses, key=lambda pause: round(pause, 1)) and asked[-1] - asked[0] < 1.1
+    asked.clear()
+    assert asyncio.run(api._patiently(twice)) == "done"
+    with pytest.raises(api.Problem, match="422"):
+        asyncio.run(api._patiently(refused))
+
+
 def test_a_line_that_comes_in_pieces_is_one_and_one_too_long_is_cut():
     async def parts():
         for part in (b"ab", b"c\nd", b"\n\n  \ne", b"f\n", b"x" * 30, b"y" * 30, b"\nlast"):
@@ -153,6 +205,8 @@ def test_photos_of_a_stream_are_held_while_they_are_at_work(monkeypatch, most, o
     held, lines = Held(most), [json.dumps({"id": str(i), "photo": base64.b64encode(bytes(60)).decode()}).encode() + b"\n" for i in range(4)]
 
     async def receive():
+        if not lines:  # the client waits for the answers
+            await asyncio.Event().wait()
         return {"type": "http.request", "body": lines.pop(0), "more_body": bool(lines)}
 
     async def found() -> list[dict]:

@@ -1,9 +1,14 @@
 import asyncio
+import io
+import os
+import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from embedder.compute import Compute
 from embedder.errors import ModelError
@@ -72,3 +77,73 @@ def test_an_intake_that_is_closed_answers_what_is_in_it(server, monkeypatch):
     assert sum(rows[0].vector is not None for _, rows in answers) > 35
     with pytest.raises(Full):
         asyncio.run(intake.faces(server.probe(1), "late"))
+
+
+def photo(color: int, side: int) -> bytes:
+    with io.BytesIO() as out:
+        Image.new("RGB", (side, side), (color, 0, 0)).save(out, "PNG")
+        return out.getvalue()
+
+
+@pytest.fixture
+def intake(server, monkeypatch):
+    for name, folder in (("FACEDB_DATA", server.root), ("FACEDB_INDEXES", server.indexes)):
+        monkeypatch.setenv(name, str(folder))
+    with open_index("att") as searcher:
+        found = Intake(searcher, Settings(("att",), photo_pixels=300 * 300), lambda line: None, lambda size: None)
+    yield found
+    found.close()
+
+
+def test_a_photo_that_can_never_fit_is_too_large_and_one_at_the_limit_is_answered(intake):
+    """Whatever waits already: the room is as large as several photos at the limit."""
+
+    async def ask():
+        sides = [300, 301, 300, 5000] * 5
+        return [photo.outcome for photo, _ in await asyncio.gather(*(intake.faces(photo(i, side), f"{i}") for i, side in enumerate(sides)))]
+
+    assert asyncio.run(ask()) == ["no_face", "too_large", "no_face", "too_large"] * 5
+
+
+def test_photos_that_wait_for_room_are_decoded_once(intake, monkeypatch):
+    """The networks take nothing for a second: what is decoded then waits, and the others are not decoded."""
+    decoded, submit, find, most = [], intake._decoder.submit_bytes, intake._of_photos, [0]
+
+    def counted(name, data):
+        decoded.append(name)
+        return submit(name, data)
+
+    def slowly(photos):
+        most[0] = max(most[0], intake._pixels)
+        time.sleep(0.3)
+        return find(photos)
+
+    monkeypatch.setattr(intake._decoder, "submit_bytes", counted)
+    monkeypatch.setattr(intake, "_of_photos", slowly)
+
+    async def ask():
+        asked = [asyncio.create_task(intake.faces(photo(i, 300), f"{i}")) for i in range(30)]
+        await asyncio.sleep(0.2)
+        early = len(decoded)
+        return early, [photo.name for photo, _ in await asyncio.gather(*asked)]
+
+    early, names = asyncio.run(ask())
+    assert names == [f"{i}" for i in range(30)] and sorted(decoded, key=int) == names
+    assert early < 30 and most[0] <= 4 * 300 * 300 and (intake._pixels, len(intake)) == (0, 0)
+
+
+def test_an_end_waits_for_no_decoder_that_hangs(intake):
+    async def ask_and_close():
+        await intake.faces(photo(0, 50), "first")
+        for process in intake._decoder._running:
+            os.kill(process.pid, signal.SIGSTOP)
+        asked = asyncio.create_task(intake.faces(photo(1, 50), "second"))
+        await asyncio.sleep(0.2)
+        began = time.monotonic()
+        await asyncio.get_running_loop().run_in_executor(None, intake.close, 0.5)
+        seconds = time.monotonic() - began
+        with pytest.raises(Full):
+            await asked
+        return seconds
+
+    assert asyncio.run(ask_and_close()) < 10

@@ -68,6 +68,25 @@ def test_what_cannot_be_sent_fails_its_own_question_alone():
     assert workers.submit().result() != os.getpid()
 
 
+def test_what_a_library_prints_is_no_answer():
+    workers = Workers(os.system)
+    assert [workers.submit("echo forged; echo forged >&2").result() for _ in range(3)] == [0] * 3
+    printing = Workers(print)
+    assert [printing.submit("forged", i).result() for i in range(3)] == [None] * 3
+
+
+def test_an_end_waits_for_no_work_and_takes_what_was_started_along(tmp_path):
+    workers = Workers(os.system)
+    future = workers.submit(f"echo $$ > {tmp_path}/pid; sleep 1000")
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    began = time.monotonic()
+    workers.close()
+    with pytest.raises(SystemFault):
+        future.result(0)
+    assert time.monotonic() - began < 10 and is_gone(int((tmp_path / "pid").read_text()))
+
+
 def test_a_new_process_takes_the_place_of_one_that_died():
     workers = Workers(os.kill)
     for _ in range(2 * cores()):
