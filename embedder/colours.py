@@ -18,6 +18,8 @@ def to_rgb(image: Image.Image, signed: bool = False) -> np.ndarray:
     Numbers of more than 8 bits are scaled by the bits in use, alpha is laid on white.
     signed: whether the numbers of a 32-bit picture may be below 0, which is black.
     """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.asarray(image)
     convert = _conversion(image, signed)
     width, height = image.size
     if width * height <= BAND:
@@ -107,7 +109,7 @@ def _on_white(band: Image.Image) -> np.ndarray:
 
 def highest(image: Image.Image) -> int:
     """The highest number in any band of a picture of 8 bits."""
-    return max(image.getchannel(band).getextrema()[1] for band in image.getbands())
+    return max(int(np.asarray(image.getchannel(band)).max()) for band in image.getbands())
 
 
 def of_two_bytes(high: Image.Image, low: Image.Image) -> Image.Image:

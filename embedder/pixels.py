@@ -46,7 +46,7 @@ def _decode(opened: Opened, most: int) -> np.ndarray:
         low.load()
         image = of_two_bytes(image, low)
     if opened.orientation in TURNS:
-        image = image.transpose(TURNS[opened.orientation])
+        opened.image = image = image.transpose(TURNS[opened.orientation])  # the other one is let go
     pixels = to_rgb(image, opened.signed)
     return 255 - pixels if opened.negative else pixels
 
