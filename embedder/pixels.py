@@ -71,14 +71,12 @@ def _missing_rows(image: Image.Image) -> int:
     """The rows that a reader did not come to; columns, for pictures in tiles, as rows of the same share."""
     image.tile = []  # type: ignore[attr-defined]  # what is there is looked at, nothing is read
     try:
-        there: np.ndarray = np.asarray(image).reshape(image.height, image.width, -1).max(axis=2) > 0
-    except Exception:
-        return image.height
-    rows, columns = (np.flatnonzero(there.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return image.height
-    gaps = [(rows[0], rows[-1], image.height), (columns[0], columns[-1], image.width)]
-    return round(max(max(first, size - 1 - last) / size for first, last, size in gaps) * image.height)
+        box = image.getbbox(alpha_only=False)
+    except Exception:  # nothing was made
+        box = None
+    left, top, right, bottom = box or (0, 0, 0, 0)
+    rows, columns = max(top, image.height - bottom), max(left, image.width - right)
+    return round(max(rows / image.height, columns / image.width) * image.height)
 
 
 def read(path: str) -> tuple[bytes, str]:

@@ -37,7 +37,10 @@ def strip_jpeg(data: bytes) -> Stripped:
     for _ in range(MOST_PARTS):
         match = MARKER.match(data, at) or MARKER.search(data, at)
         if match is None or match.end() + 2 > len(data):
-            break
+            raise Refused("unreadable", "a JPEG without a picture: only its beginning is there")
+        if match.start() > at:  # bytes that belong to no segment
+            kept.append(data[start:at])
+            start = match.start()
         at, marker = match.start(), data[match.end() - 1]
         end = at + 2 + (data[at + 2] << 8 | data[at + 3])
         if marker in FRAMES:
@@ -53,7 +56,7 @@ def strip_jpeg(data: bytes) -> Stripped:
             kept.append(data[start:at])
             start = end
         at = max(end, at + 2)
-    raise Refused("unreadable", "a JPEG without a picture: only its beginning is there")
+    raise Refused("too_large", f"a JPEG of more than {MOST_PARTS:,} segments")
 
 
 def _counts(found: Stripped, marker: int, body: bytes) -> bool:
