@@ -116,11 +116,12 @@ def of_two_bytes(high: Image.Image, low: Image.Image) -> Image.Image:
     """16-bit colours that fill few of their bits, from the pictures of their high and low bytes; alpha is the high byte's."""
     colours = high.convert("RGB")
     scale = full_scale(highest(colours) << 8 | 255)
+    table = grey_of(np.arange(scale + 1), scale)
     found = Image.new("RGB", high.size)
     top = 0
     for upper, lower in zip(bands(colours), bands(low.convert("RGB")), strict=True):
         numbers = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
-        found.paste(Image.fromarray(grey_of(numbers, scale)), (0, top))
+        found.paste(Image.fromarray(table[numbers]), (0, top))
         top += upper.height
     if "A" in high.getbands():
         found.putalpha(high.getchannel("A"))

@@ -91,6 +91,8 @@ def read(path: str) -> tuple[bytes, str]:
             data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise Refused("missing", "the file is gone") from None
+    except IsADirectoryError:
+        raise Refused("unreadable", "not a plain file") from None
     except OSError as error:
         raise Refused("no_access", error.strerror or str(error)) from None
     if len(data) > MAX_BYTES:
@@ -101,7 +103,3 @@ def read(path: str) -> tuple[bytes, str]:
 def _open_at_once(path: str, flags: int) -> int:
     """Without waiting for whoever writes to a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def load_formats() -> None:
-    """Kept for the process that decodes: the formats are closed, and their readers loaded with the first photo of each."""
