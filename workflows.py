@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from indexer.search import Hit, Searcher
 
 PROBE_BATCH = 512
+TOLD = 20  # photos of which it is said why they are not asked about
 FEW = 32  # photos of a source for which a network that is ready sooner wins
 Say = Callable[[str], None]
 ANYWHERE = Compute()
@@ -125,6 +126,7 @@ class Probe:
 
     image: str
     rows: list[Row]
+    why: str = ""  # a photo has no face that can be asked about; what is stored does not say
 
     @property
     def outcome(self) -> str:
@@ -140,6 +142,7 @@ class ProbeReader:
         self._one_face, self._keep_pixels, self._keep_crops = one_face, keep_pixels, keep_crops
         self._stage: PhotoStage | None = None
         self._few = True
+        self._told = 0
 
     def read(self, source: Path, split: str | None = None) -> Iterator[Probe]:
         """The probes of one source, in order; raises GalleryError where its vectors are of another contract."""
@@ -163,7 +166,15 @@ class ProbeReader:
             photos = decoder.stream(listing.root, [e.path for e in listing.entries])
             stage = self._photo_stage(few)
             for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}):
-                yield Probe(photo.name, rows)
+                if photo.why:
+                    self._tell(f"{photo.name}: {photo.outcome} ({photo.why})")
+                yield Probe(photo.name, rows, photo.why)
+
+    def _tell(self, problem: str) -> None:
+        """Says why a photo is not asked about; of many only of the first."""
+        self._told += 1
+        if self._told <= TOLD:
+            self._say(problem if self._told < TOLD else f"{problem}; no more of these are shown, --json has them all")
 
     def _photo_stage(self, few: bool) -> PhotoStage:
         """Kept from one source to the next, unless it is for a few photos and now there are many."""
@@ -336,7 +347,7 @@ def _probe_json(probe: Probe, hits: list[list[Hit]], judge: Judge) -> dict[str, 
         for row, of_row in zip(probe.rows, hits, strict=True)
         if row.vector is not None
     ]
-    return {"image": probe.image, "identity": probe.rows[0].identity, "outcome": probe.outcome, "faces": faces}
+    return {"image": probe.image, "identity": probe.rows[0].identity, "outcome": probe.outcome, "why": probe.why or None, "faces": faces}
 
 
 # vectors -> index -----------------------------------------------------------

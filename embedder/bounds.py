@@ -9,7 +9,9 @@ from embedder.kinds import Refused
 MAX_PIXELS = 100_000_000
 MOST_MISSING = 0.1  # of the rows of a photo whose file is cut or broken: with more, a face may be missing by half
 MOST_TAGS = 4096
-MOST_NUMBERS = 200_000  # of one TIFF tag: a palette of 16 bits has 196,608
+MOST_NUMBERS = 50_000  # of one TIFF tag
+PALETTE = 320  # the tag with 196,608 where colours have 16 bits
+MOST_HEADER = 64 << 10  # bytes
 MOST_BLOCKS = 100_000  # of a GIF before its picture
 
 
@@ -34,7 +36,7 @@ def check_tiff(data: bytes, most: int) -> None:
     for at in range(start + counted, start + counted + count * size, size):
         tag, kind = _number(data, order + "H", at), _number(data, order + "H", at + 2)
         numbers = _number(data, order + value, at + 4)
-        if numbers > MOST_NUMBERS and kind not in (1, 2, 6, 7):
+        if numbers > MOST_NUMBERS and kind not in (1, 2, 6, 7) and (tag != PALETTE or numbers > 3 << 16):
             raise Refused("too_large", f"a TIFF with {numbers:,} numbers in tag {tag}, the limit is {MOST_NUMBERS:,}")
         if tag in sides:
             sides[tag] = _number(data, order + ("H" if kind == 3 else value), at + 4 + long)

@@ -18,6 +18,8 @@ def to_rgb(image: Image.Image, signed: bool = False) -> np.ndarray:
     Numbers of more than 8 bits are scaled by the bits in use, alpha is laid on white.
     signed: whether the numbers of a 32-bit picture may be below 0, which is black.
     """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.asarray(image)
     convert = _conversion(image, signed)
     width, height = image.size
     if width * height <= BAND:
@@ -107,18 +109,19 @@ def _on_white(band: Image.Image) -> np.ndarray:
 
 def highest(image: Image.Image) -> int:
     """The highest number in any band of a picture of 8 bits."""
-    return max(image.getchannel(band).getextrema()[1] for band in image.getbands())
+    return max(int(np.asarray(image.getchannel(band)).max()) for band in image.getbands())
 
 
 def of_two_bytes(high: Image.Image, low: Image.Image) -> Image.Image:
     """16-bit colours that fill few of their bits, from the pictures of their high and low bytes; alpha is the high byte's."""
     colours = high.convert("RGB")
     scale = full_scale(highest(colours) << 8 | 255)
+    table = grey_of(np.arange(scale + 1), scale)
     found = Image.new("RGB", high.size)
     top = 0
     for upper, lower in zip(bands(colours), bands(low.convert("RGB")), strict=True):
         numbers = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
-        found.paste(Image.fromarray(grey_of(numbers, scale)), (0, top))
+        found.paste(Image.fromarray(table[numbers]), (0, top))
         top += upper.height
     if "A" in high.getbands():
         found.putalpha(high.getchannel("A"))

@@ -16,7 +16,7 @@ from typing import Any
 
 from embedder.bounds import MAX_PIXELS
 from embedder.kinds import Refused
-from embedder.pixels import decode, load_formats, read
+from embedder.pixels import decode, read
 from embedder.process import channel, greet
 
 HEAD_BYTES = 64 << 10  # of a question or an answer, at most
@@ -74,7 +74,6 @@ def _refuse(event: str, _: tuple[Any, ...]) -> None:
 def main() -> None:
     questions, answers, (most,) = channel()
     limit(int(most))
-    load_formats()
     greet(answers)
     while length := _read(questions, 4):
         question = json.loads(_read(questions, int.from_bytes(length, "little")))

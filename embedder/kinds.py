@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 BLANK = b"\0\t\n\r "
 MOST_JUNK = 512  # bytes before a JPEG: blanks, or the header lines of the download that it was cut from
-
-
 OUTCOMES = frozenset(("unreadable", "too_large", "missing", "no_access", "needs_plugin"))  # of a photo that gives no pixels
 
 

@@ -11,7 +11,8 @@ from PIL.Image import Transpose
 ORIENTATION = 274  # EXIF's and TIFF's tag
 MOST_VALUES = 16
 # TIFF's type -> struct's code
-TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I"}
+TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I"}
+RATIONAL = 5  # always outside of its entry
 TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -52,9 +53,9 @@ def _value(exif: bytes, at: int, order: str) -> Any:
     kind, count = struct.unpack_from(order + "HI", exif, at + 2)
     if kind not in TYPES or not 0 < count <= MOST_VALUES:
         return None
-    code = f"{order}{count}{TYPES[kind]}"  # of text all, as one value
+    code = f"{order}{count}{TYPES[kind]}"  # of text all, as one value; of rationals the numerators
     size = struct.calcsize(code)
-    start = at + 8 if size <= 4 else struct.unpack_from(order + "I", exif, at + 8)[0]
+    start = at + 8 if size <= 4 and kind != RATIONAL else struct.unpack_from(order + "I", exif, at + 8)[0]
     return struct.unpack_from(code, exif, start) if start + size <= len(exif) else None
 
 

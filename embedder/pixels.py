@@ -46,7 +46,7 @@ def _decode(opened: Opened, most: int) -> np.ndarray:
         low.load()
         image = of_two_bytes(image, low)
     if opened.orientation in TURNS:
-        image = image.transpose(TURNS[opened.orientation])
+        opened.image = image = image.transpose(TURNS[opened.orientation])  # the other one is let go
     pixels = to_rgb(image, opened.signed)
     return 255 - pixels if opened.negative else pixels
 
@@ -71,14 +71,12 @@ def _missing_rows(image: Image.Image) -> int:
     """The rows that a reader did not come to; columns, for pictures in tiles, as rows of the same share."""
     image.tile = []  # type: ignore[attr-defined]  # what is there is looked at, nothing is read
     try:
-        there: np.ndarray = np.asarray(image).reshape(image.height, image.width, -1).max(axis=2) > 0
-    except Exception:
-        return image.height
-    rows, columns = (np.flatnonzero(there.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return image.height
-    gaps = [(rows[0], rows[-1], image.height), (columns[0], columns[-1], image.width)]
-    return round(max(max(first, size - 1 - last) / size for first, last, size in gaps) * image.height)
+        box = image.getbbox(alpha_only=False)
+    except Exception:  # nothing was made
+        box = None
+    left, top, right, bottom = box or (0, 0, 0, 0)
+    rows, columns = max(top, image.height - bottom), max(left, image.width - right)
+    return round(max(rows / image.height, columns / image.width) * image.height)
 
 
 def read(path: str) -> tuple[bytes, str]:
@@ -93,6 +91,8 @@ def read(path: str) -> tuple[bytes, str]:
             data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise Refused("missing", "the file is gone") from None
+    except IsADirectoryError:
+        raise Refused("unreadable", "not a plain file") from None
     except OSError as error:
         raise Refused("no_access", error.strerror or str(error)) from None
     if len(data) > MAX_BYTES:
@@ -103,7 +103,3 @@ def read(path: str) -> tuple[bytes, str]:
 def _open_at_once(path: str, flags: int) -> int:
     """Without waiting for whoever writes to a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def load_formats() -> None:
-    """Kept for the process that decodes: the formats are closed, and their readers loaded with the first photo of each."""

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 
-from embedder.bounds import MOST_MISSING, check_size
+from embedder.bounds import MOST_HEADER, MOST_MISSING, check_size
 from embedder.kinds import Refused
 
-MOST_HEADER = 64 << 10
+MOST_PER_VALUE = 16  # bytes of a plain one, with its blanks and comments
 _SPACE = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEADER = re.compile(rb"P([1-6])" + _SPACE + rb"(\d{1,9})" + _SPACE + rb"(\d{1,9})")
 _HIGHEST = re.compile(_SPACE + rb"(\d{1,5})")
@@ -30,6 +30,8 @@ def read_pnm(data: bytes, most: int) -> np.ndarray:
         end, highest = scale.end(), int(scale[1])
     shape = (height, width, 3) if kind in (3, 6) else (height, width)
     body = memoryview(data)[end + 1 :]
+    if kind < 4 and len(body) > MOST_PER_VALUE * int(np.prod(shape)) + MOST_HEADER:
+        raise Refused("unreadable", "a plain PNM of more text than its values take")
     if kind in (1, 4):
         return np.where(_bits(body, kind, shape), np.uint8(0), np.uint8(255))
     if kind > 4:

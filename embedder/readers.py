@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, features
 
-from embedder.bounds import check_gif, check_size, check_tiff
+from embedder.bounds import MOST_HEADER, check_gif, check_size, check_tiff
 from embedder.kinds import Kind, Refused
 from embedder.orientation import ORIENTATION, orientation, valid
 from embedder.pnm import read_pnm
 from embedder.strip import Stripped, check_scans, precision, strip_jpeg, strip_png
 
-SLOW_PIXELS = 4_000_000  # of what is decoded in Python
+SLOW_PIXELS = 2_000_000  # of what is decoded in Python
 HELD_BACK = 18  # rows of a JPEG that its reader gives only once the next ones are there
 PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # TIFF's tags
 _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2})Exif", re.DOTALL)
@@ -128,6 +128,8 @@ def _bmp(data: bytes, most: int) -> Opened:
     image = _pillow("BmpImagePlugin", "BmpImageFile", data)
     if image.tile[0][0] == "bmp_rle":  # type: ignore[attr-defined]
         check_size(*image.size, min(most, SLOW_PIXELS))
+        if len(data) > 2 * (image.width + 2) * image.height + MOST_HEADER:
+            raise Refused("unreadable", "a BMP whose runs are more than its pixels")
     return Opened(image)
 
 

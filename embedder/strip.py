@@ -14,6 +14,9 @@ MOST_PARTS = 100_000  # segments or chunks
 MOST_SCANS = 100  # of a JPEG: each is a pass over the whole picture
 MOST_TEXT = 1 << 20  # bytes of XMP or a profile that is compressed in a PNG
 MARKER = re.compile(rb"\xff[^\x00\xff]")
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # how many pixels and layers there are
+PROGRESSIVE = frozenset([0xC2, 0xC6, 0xCA, 0xCE])
+ALONE = frozenset([1, *range(0xD0, 0xDA)])  # no length follows
 XAP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
@@ -28,33 +31,41 @@ class Stripped:
 
 
 def strip_jpeg(data: bytes) -> Stripped:
-    """A JPEG with the segments alone that its pixels depend on."""
-    kept, found, at, layers, progressive = [b"\xff\xd8"], Stripped(b""), 2, 0, False
+    """A JPEG with the segments alone that its pixels depend on; raises Refused where it has no picture."""
+    found, start, at, layers, progressive = Stripped(data), 0, 2, 0, False
+    kept: list[bytes] = []
     for _ in range(MOST_PARTS):
-        match = MARKER.search(data, at)
+        match = MARKER.match(data, at) or MARKER.search(data, at)
         if match is None or match.end() + 2 > len(data):
-            break
+            raise Refused("unreadable", "a JPEG without a picture: only its beginning is there")
+        if match.start() > at:  # bytes that belong to no segment
+            kept.append(data[start:at])
+            start = match.start()
         at, marker = match.start(), data[match.end() - 1]
-        if 0xD0 <= marker <= 0xD9 or marker == 1:  # no length follows
-            at += 2
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        body = data[at + 4 : end]
-        if marker == 0xDA and body:
-            found.many_scans = progressive or body[0] < layers
-            kept.append(_unpadded(data, at))
-            found.data = b"".join(kept)
+        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        if marker in FRAMES:
+            layers, progressive = data[at + 9] if at + 9 < len(data) else 0, marker in PROGRESSIVE
+        elif marker == 0xDA:
+            scans = _unpadded(data, at)
+            found.many_scans = progressive or data[at + 4] < layers if at + 4 < len(data) else False
+            found.data = b"".join([*kept, data[start:at], scans]) if kept or at + len(scans) < len(data) else data
             return found
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) > 5:
-            layers, progressive = body[5], marker in (0xC2, 0xC6, 0xCA, 0xCE)
-        if marker == 0xE1 and body.startswith(b"Exif\0\0"):
-            found.exif = found.exif or body
-        elif marker == 0xE1 and body.startswith(XAP):
-            found.xmp = found.xmp or body
-        if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or body.startswith((b"JFIF", b"Adobe")):
-            kept.append(data[at:end])
-        at = max(end, at + 4)
-    raise Refused("unreadable", "a JPEG without a picture: only its beginning is there")
+        elif marker in ALONE:
+            end = at + 2
+        elif marker >= 0xE0 and not _counts(found, marker, data[at + 4 : end]):
+            kept.append(data[start:at])
+            start = end
+        at = max(end, at + 2)
+    raise Refused("too_large", f"a JPEG of more than {MOST_PARTS:,} segments")
+
+
+def _counts(found: Stripped, marker: int, body: bytes) -> bool:
+    """Whether pixels depend on a segment of an application; keeps what it says of how they are turned."""
+    if marker == 0xE1 and body.startswith(b"Exif\0\0"):
+        found.exif = found.exif or body
+    elif marker == 0xE1 and body.startswith(XAP):
+        found.xmp = found.xmp or body
+    return body.startswith((b"JFIF", b"Adobe"))
 
 
 def _unpadded(data: bytes, scans: int) -> bytes:
@@ -88,7 +99,7 @@ def precision(data: bytes) -> int:
             if 1 in body[1 : 1 + 2 * body[0] : 2] or 0 in body[1 : 1 + 2 * body[0] : 2]:
                 bits[first : last + 1] = [low] * (last + 1 - first)
             at = following.start()
-        elif 0xD0 <= marker <= 0xD9 or marker == 1:
+        elif marker in ALONE:
             at += 2
         else:
             at = max(end, at + 4)

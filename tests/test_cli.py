@@ -105,7 +105,7 @@ def test_search_prints_json_a_table_and_a_picture(run, photos, index, tmp_path):
     photo = photos / "probe" / "s1" / "2.pgm"
     (probe,) = json.loads(run("search", index, photo, "--k", "3", "--json", "--image", tmp_path / "a.png").out)["probes"]
     (face,) = probe["faces"]
-    assert set(probe) == {"image", "identity", "outcome", "faces"} and set(face) == {
+    assert set(probe) == {"image", "identity", "outcome", "why", "faces"} and set(face) == {
         "face_id", "box", "confidence", "known", "chance", "margin", "hits",
     }  # fmt: skip
     assert face["known"] is None and [h["rank"] for h in face["hits"]] == [1, 2, 3] and face["hits"][0]["identity"] == "s1"
@@ -115,6 +115,13 @@ def test_search_prints_json_a_table_and_a_picture(run, photos, index, tmp_path):
         assert picture.width > 4 * 160 and len(picture.getcolors(1 << 24)) > 100
     table = run("search", index, photo, "--k", "3")
     assert "scores only" in table.err and "s1" in table.out.splitlines()[1]
+
+
+def test_search_says_why_a_photo_is_not_asked_about(run, index, tmp_path):
+    (tmp_path / "page.jpg").write_text("<!DOCTYPE html><html>404</html>")
+    found = run("search", index, tmp_path / "page.jpg", "--json")
+    (probe,) = json.loads(found.out)["probes"]
+    assert probe["outcome"] == "unreadable" and "web page" in probe["why"] and "web page" in found.err
 
 
 def test_k_larger_than_the_gallery_gives_everyone(run, vectors, index):
