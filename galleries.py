@@ -21,12 +21,14 @@ from embedder import align as crops_of
 from embedder import trained_on
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
-from embedder.listing import Listing, is_outside, list_photos
+from embedder.files import write_atomic
+from embedder.listing import Listing, list_photos, path_inside
 from embedder.names import spelling_notes
 from embedder.pipeline import OnProgress, Options, PhotoStage
 from embedder.redact import IsDoomed, count_rows, drop_rows
+from embedder.row import Entry, Row
 from embedder.spec import FaceSpec
-from embedder.table import DataSet, Entry, Row, is_data_set, write_atomic
+from embedder.table import DataSet, is_data_set
 from indexer import forget as forgetting
 from indexer import forgotten, outputs, switch, transfer
 from indexer.build import ENROLLED, Selection
@@ -126,6 +128,8 @@ def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, split:
                 _join(total, gallery.add((row for row in rows if row.vector is not None), readmit, command))
                 asked += len(batch)
                 on_progress(asked, len(new))
+    if not total.added:
+        gallery.add(())  # for the log
     return total, {why: n for why, n in left.items() if n}
 
 
@@ -165,9 +169,10 @@ def _unknown(gallery: Gallery, listing: Listing, readmit: bool) -> tuple[list[En
 def _photo_row(root: Path, entry: Entry) -> Row | None:
     """The first face of a photo, by the hash of its bytes; None where they cannot be read."""
     try:
-        if is_outside(root, entry.path):
+        path = path_inside(root, entry.path)
+        if path is None:
             return None
-        with open(root / entry.path, "rb") as file:
+        with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

@@ -14,8 +14,9 @@ from embedder import align as crops_of
 from embedder.decoder import Decoder
 from embedder.errors import DataError
 from embedder.listing import is_outside, list_photos
+from embedder.row import Row, to_rows
 from embedder.spec import INPUT_SIZE, CropRule
-from embedder.table import DataSet, Row, is_data_set, to_rows
+from embedder.table import DataSet, is_data_set
 from indexer.evaluate import RANKS
 from indexer.people import exact_score
 from indexer.search import Hit, exact_scores

@@ -16,8 +16,9 @@ from embedder.compute import Compute
 from embedder.decoder import Decoder
 from embedder.errors import InputError
 from embedder.listing import Listing, list_photos
+from embedder.row import Row, to_rows
 from embedder.spec import CropRule, FaceSpec
-from embedder.table import DataSet, Row, is_data_set, to_rows
+from embedder.table import DataSet, is_data_set
 
 if TYPE_CHECKING:
     from embedder.detect import Detector

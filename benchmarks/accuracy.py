@@ -37,8 +37,9 @@ from embedder.quiet import import_tensorflow  # noqa: E402
 import_tensorflow()
 from embedder import align  # noqa: E402
 from embedder.compute import Compute  # noqa: E402
+from embedder.row import Entry, Row, to_rows, to_table  # noqa: E402
 from embedder.runtime import Embedder, unit  # noqa: E402
-from embedder.table import DataSet, Entry, Row, Writer, to_rows, to_table  # noqa: E402
+from embedder.table import DataSet, Writer  # noqa: E402
 from embedder.weights import open_model, open_spec  # noqa: E402
 from indexer import openset, verification  # noqa: E402
 from indexer.metrics import compare, hits_at, nearest_people, wilson  # noqa: E402

@@ -23,7 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from embedder.table import DataSet, vectors_of
+from embedder.row import vectors_of
+from embedder.table import DataSet
 from indexer.calibrate import fit, leave_own_out
 from indexer.metrics import nearest_people
 

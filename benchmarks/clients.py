@@ -28,7 +28,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from embedder.table import face_id
+from embedder.row import face_id
 from server.client import Client, Refused
 
 SAME = 0.9  # at least the cosine of a picture with itself, with noise or without, by networks of whatever precision

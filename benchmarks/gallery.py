@@ -27,8 +27,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import synthetic  # noqa: E402
+from embedder.row import Row  # noqa: E402
 from embedder.spec import FaceSpec, Part  # noqa: E402
-from embedder.table import Row  # noqa: E402
 from indexer import candidates, derive  # noqa: E402
 from indexer.gallery import Gallery  # noqa: E402
 from indexer.search import Searcher  # noqa: E402

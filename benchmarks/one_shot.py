@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from embedder import align
-from embedder.table import DataSet, to_rows
+from embedder.row import to_rows
+from embedder.table import DataSet
 
 
 def read(crops: Path, people: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

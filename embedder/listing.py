@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedder.errors import DataError
-from embedder.table import Entry
+from embedder.filenames import to_file, to_text
+from embedder.row import Entry
 
 SUFFIXES = frozenset(
     [
@@ -58,7 +59,7 @@ def list_photos(source: str | Path, metadata: Path | None = None) -> Listing:
     elif path.is_dir():
         listing = _list_folder(path)
     elif path.is_file():
-        listing = Listing(path.parent, [_entry(path.parent, path.name, None, None)])
+        listing = Listing(path.parent, [_entry(path.parent, to_text(path.name), None, None)])
     else:
         raise DataError(f"expected a folder of photos, a photo or a CSV, {path} is not there: check the path")
     if metadata is not None:
@@ -70,16 +71,15 @@ def list_photos(source: str | Path, metadata: Path | None = None) -> Listing:
 
 def _entry(root: Path, name: str, identity: str | None, split: str | None, extra: tuple = ()) -> Entry:
     try:
-        status = os.stat(root / name)
-        size, mtime = status.st_size, status.st_mtime_ns
-    except OSError:
-        size, mtime = -1, -1
-    return Entry(name, size, mtime, identity, split, extra)
+        s = os.stat(root / to_file(name))
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return Entry(name, -1, -1, identity, split, extra)
+    return Entry(name, s.st_size, s.st_mtime_ns, identity, split, extra, s.st_ino, s.st_ctime_ns)
 
 
 def _list_folder(root: Path) -> Listing:
     listing = Listing(root)
-    names = sorted(_walk(root, listing.notes))
+    names = sorted(map(to_text, _walk(root, listing.notes)))
     for name in names:
         split, identity = labels_of(name)
         listing.entries.append(_entry(root, name, identity, split))
@@ -127,8 +127,10 @@ def is_outside(root: Path, name: str) -> bool:
 
 def path_inside(root: Path, name: str) -> str | None:
     """The path without links; None where it leaves the root."""
+    if "\0" in name:
+        return None
     home = os.path.realpath(root)
-    path = os.path.realpath(os.path.join(home, name))
+    path = os.path.realpath(os.path.join(home, to_file(name)))
     return path if os.path.join(path, "").startswith(os.path.join(home, "")) else None
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,17 @@ import numpy as np
 import pyarrow as pa
 
 from embedder import align
+from embedder.checks import damaged
 from embedder.compute import cores
 from embedder.decoder import Decoder, Photo
 from embedder.detect import Detector, Face
 from embedder.errors import DataError
-from embedder.listing import Listing
+from embedder.files import locked, make_folder
+from embedder.listing import Listing, path_inside
+from embedder.pixels import MAX_BYTES
+from embedder.row import Entry, Row, to_rows, to_table
 from embedder.spec import FaceSpec
-from embedder.table import SHARD_PHOTOS, DataSet, Entry, Row, Writer, shard_path, to_rows, to_table
+from embedder.table import PASSING, SHARD_PHOTOS, DataSet, Writer, check_is_ours, shard_path
 from embedder.workers import Workers
 
 if TYPE_CHECKING:
@@ -34,6 +38,11 @@ SHARDS_AHEAD = 8  # at most so many between a photo that is decoded and one that
 MANY = 4 << 20  # bytes of photos: processes of their own are ready by then, and have made up for it
 PACKAGES = ("facedb", "openvino", "tensorflow", "tensorflow-cpu", "keras", "mtcnn", "numpy", "pillow", "pyarrow")
 OnProgress = Callable[[int, int], None]
+Say = Callable[[str], None]
+
+
+def _unsaid(line: str) -> None:
+    pass
 
 
 @dataclass
@@ -63,6 +72,7 @@ class Options:
     prune: bool = False
     keep_pixels: bool = False  # of crops, in the rows
     most_faces: int | None = None  # of a photo, the largest and most central ones; with all_faces
+    retry: frozenset[str] = frozenset()  # lasting outcomes of earlier runs whose photos are done again
 
 
 class PhotoStage:
@@ -93,8 +103,8 @@ class PhotoStage:
             while waiting:
                 yield from waiting.popleft().result()
         finally:  # where the user stopped it, or a chunk failed
-            for future in waiting:
-                future.cancel()
+            if [future for future in waiting if not future.cancel() and not future.done()]:
+                self._end_workers()
 
     def _pool(self, n_bytes: int) -> Callable[[list[Photo], list[Entry]], Future[list[tuple[Photo, list[Row]]]]]:
         """What does a chunk of photos that have so many bytes together."""
@@ -102,6 +112,11 @@ class PhotoStage:
             return lambda *chunk: self._threads.submit(self.of_chunk, *chunk)
         self._workers = self._workers or Workers(self.of_chunk)
         return self._workers.submit
+
+    def _end_workers(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def of_chunk(self, chunk: list[Photo], entries: list[Entry]) -> list[tuple[Photo, list[Row]]]:
         """Photos and what is known of each -> each without its pixels, and its rows."""
@@ -183,9 +198,24 @@ def add_vectors(rows: Sequence[Row], embedder: Embedder, spec: FaceSpec) -> None
 
 
 def process_photos(
-    listing: Listing, out: Path, stage: PhotoStage, command: str, on_progress: OnProgress, per_shard: int = SHARD_PHOTOS
+    listing: Listing,
+    out: Path,
+    stage: PhotoStage,
+    command: str,
+    on_progress: OnProgress,
+    per_shard: int = SHARD_PHOTOS,
+    say: Say = _unsaid,
 ) -> Summary:
-    """Runs `stage` over the photos that are not done yet; a kill can lose the chunks at work and a shard that is not full."""
+    """Run `stage` over the photos that are not done yet; a kill can lose the chunks in progress and a shard that is not full.
+
+    say: receives a line where another process writes to the same folder, for which this one waits.
+    """
+    check_is_ours(out)
+    with locked(make_folder(out), say):
+        return _process_photos(listing, out, stage, command, on_progress, per_shard)
+
+
+def _process_photos(listing: Listing, out: Path, stage: PhotoStage, command: str, on_progress: OnProgress, per_shard: int) -> Summary:
     options = {
         "command": command,
         "all faces": stage.options.all_faces,
@@ -194,34 +224,69 @@ def process_photos(
         "no face": stage.spec.crop.no_face,
         "detector": stage.spec.detector,
     }
-    writer = Writer(out, stage.spec, options, listing.entries, listing.extra, per_shard, stage.options.prune)
+    writer = Writer(
+        out, stage.spec, options, listing.entries, listing.extra, per_shard,
+        prune=stage.options.prune, retry=PASSING | stage.options.retry, hash_of=lambda entry: hash_of(listing.root, entry),
+    )  # fmt: skip
     problems: list[str] = []
+    retried: Counter[str] = Counter()
+    made_now = 0
     pending = writer.pending()
-
-    kept = lru_cache(SHARDS_AHEAD)(writer.old_rows)  # of photos that have vanished since
-    names = (e.path for shard, entries in pending for e in entries if e.path not in kept(shard))
+    names = (e.path for shard, _ in pending for e in writer.todo(shard))
     every = {e.path: e for _, entries in pending for e in entries}
     with Decoder() as decoder, closing(stage.rows(decoder.stream(listing.root, names), every)) as made:
 
         def make(shard: int, entries: list[Entry], tick: Callable[[int], None]) -> pa.Table:
+            nonlocal made_now
             rows: list[Row] = []
+            kept = writer.kept(shard)
             for entry in entries:
-                of_photo = kept(shard).get(entry.path)
+                of_photo = kept.get(entry.path)
                 if of_photo is None:
                     photo, of_photo = next(made)
+                    made_now += 1
                     if of_photo[0].outcome != "ok":
                         problems.append(f"{photo.name}: {of_photo[0].outcome} ({photo.why})")
+                    if entry.path in writer.retried:
+                        retried[of_photo[0].outcome] += 1
                 rows += of_photo
                 tick(1)
             return to_table(rows, stage.spec, listing.extra)
 
         summary = run(writer, make, on_progress)
-    summary.problems, summary.notes = problems, listing.notes + summary.notes
+    summary.written, summary.problems = made_now, problems
+    summary.notes = listing.notes + summary.notes + _retry_notes(writer.retried, retried["ok"])
     return summary
 
 
-def process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bool, on_progress: OnProgress) -> Summary:
-    """Vectors for the crops of a data set, shard by shard."""
+def _retry_notes(retried: Mapping[str, str], good: int) -> list[str]:
+    """What came of the photos that failed in an earlier run and were tried again."""
+    if not retried:
+        return []
+    before = ", ".join(f"{n} {outcome}" for outcome, n in sorted(Counter(retried.values()).items()))
+    return [f"{len(retried)} photos that failed before were tried again ({before}): {good} of them are ok now"]
+
+
+def hash_of(root: Path, entry: Entry) -> str | None:
+    """sha256 of a photo's bytes; None where they cannot be read, or are more than a photo may have."""
+    path = path_inside(root, entry.path)
+    try:
+        if path is None or not 0 <= entry.size <= MAX_BYTES:
+            return None
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bool, on_progress: OnProgress, say: Say = _unsaid) -> Summary:
+    """Vectors for the crops of a data set, shard by shard; waits for another process that writes to the folder."""
+    check_is_ours(out)
+    with locked(make_folder(out), say):
+        return _process_crops(crops, out, embedder, keep_crops, on_progress)
+
+
+def _process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bool, on_progress: OnProgress) -> Summary:
     spec = embedder.spec.with_crop(crops.spec)
     entries = [_shard_entry(crops, shard) for shard in sorted(crops.marks)]
     extra = crops.extra
@@ -232,18 +297,21 @@ def process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: boo
         for row in rows:
             if row.outcome == "ok" and row.crop is None:
                 raise DataError(f"expected crops in {crops.folder}, {row.image} has none: run `align`, or `embed` without --no-crops")
-            row.pixels = align.from_png(row.crop) if row.crop is not None else None
+            row.pixels = align.read_crop(row.crop, spec.crop, row.image) if row.crop is not None else None
             row.crop = row.crop if keep_crops else None
         add_vectors(rows, embedder, spec)
         tick(len(rows))
         return to_table(rows, spec, extra)
 
-    return run(writer, make, on_progress, lambda entry: crops.marks[_shard_number(entry)]["rows"])
+    return run(writer, make, on_progress, lambda entry: crops.marks.get(_shard_number(entry), {"rows": 0})["rows"])
 
 
 def _shard_entry(crops: DataSet, shard: int) -> Entry:
     path = shard_path(crops.folder, shard)
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise damaged(path, error) from None
     return Entry(path.name, status.st_size, status.st_mtime_ns)
 
 

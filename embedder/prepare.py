@@ -6,14 +6,16 @@ import csv
 import os
 import re
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedder.errors import DataError, InputError
+from embedder.filenames import to_file, to_text
+from embedder.files import make_folder, process_mark
 from embedder.listing import SPLITS, SUFFIXES, is_outside, list_photos, normal_name, read_csv
-from embedder.table import make_folder
 
 HOMEWORK_NAME = re.compile(r"(\d+)_([12])\.[A-Za-z]+")
 METADATA = "metadata.csv"
@@ -60,9 +62,9 @@ def _homework(source: Path, notes: list[str]) -> list[Placed]:
     for path in sorted(source.iterdir()):
         match = HOMEWORK_NAME.fullmatch(path.name)
         if match and path.suffix.lower() in SUFFIXES:
-            placed.append(Placed(path.name, "gallery" if match[2] == "1" else "probe", match[1]))
+            placed.append(Placed(to_text(path.name), "gallery" if match[2] == "1" else "probe", match[1]))
         elif not path.name.startswith("."):
-            others.append(path.name)
+            others.append(to_text(path.name))
     notes += _gaps(placed)
     notes += [f"not of the form 0_1.jpg, passed over: {_few(others)}"] if others else []
     return sorted(placed, key=lambda p: (int(p.identity), p.split, p.source))
@@ -114,7 +116,7 @@ def _by_csv(source: Path, table: Path | None, notes: list[str]) -> list[Placed]:
             raise DataError(
                 f"expected an identity and a split of {', '.join(sorted(SPLITS))}, line {line} of {table} has {who!r}, {split!r}: mend it"
             )
-        if is_outside(source, row["image"]) or not (source / row["image"]).is_file():
+        if is_outside(source, row["image"]) or not (source / to_file(row["image"])).is_file():
             absent.append(row["image"])
         else:
             placed.append(Placed(os.path.normpath(row["image"]), split, who, tuple((k, row[k] or "") for k in more)))
@@ -134,7 +136,7 @@ def _write(source: Path, destination: Path, placed: list[Placed], notes: list[st
     make_folder(destination)
     targets = _targets(placed)
     for item in placed:
-        _place(source / item.source, destination / targets[item])
+        _place(source / to_file(item.source), destination / to_file(targets[item]))
     if any(item.more for item in placed):
         _write_metadata(destination, placed, targets)
         notes.append(f"the CSV's other columns are in {destination / METADATA}: give it to `embed --metadata`")
@@ -171,7 +173,7 @@ def _place(source: Path, target: Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """Complete or not at all; hidden until then, so that no walk meets it."""
-    temporary = target.with_name(f"._tmp-{os.getpid()}-{target.name}")
+    temporary = target.with_name(f"._tmp-{process_mark(os.getpid())}-{threading.get_ident()}")  # no walk looks at hidden files
     try:
         shutil.copyfile(source, temporary)
         os.replace(temporary, target)

@@ -81,7 +81,7 @@ def read_crops(data: DataSet, faces: Sequence[str]) -> np.ndarray:
         for row in table.filter(pc.is_in(table["face_id"], pa.array(faces))).to_pylist():
             if row["crop"] is None:
                 raise DataError(f"expected crops in {data.folder}, they were not kept: run `align`, or `embed` without --no-crops")
-            crops[place[row["face_id"]]] = align.plain(row["crop"], data.spec.crop)
+            crops[place[row["face_id"]]] = align.plain(row["crop"], data.spec.crop, f"face {row['face_id']}")
     return np.stack([crops[i] for i in range(len(faces))])
 
 

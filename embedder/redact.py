@@ -9,18 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from embedder.table import (
-    DataSet,
-    Entry,
-    digest_of,
-    drop_stale_temporaries,
-    mark_path,
-    plans,
-    read_plans,
-    shard_path,
-    to_bytes,
-    write_atomic,
-)
+from embedder.files import drop_stale_temporaries, locked, write_atomic
+from embedder.plan import digest_of, plans, read_plans
+from embedder.row import Entry, to_bytes
+from embedder.table import DataSet, mark_path, shard_path
 
 IsDoomed = Callable[[str | None, str | None], bool]
 
@@ -28,11 +20,19 @@ IsDoomed = Callable[[str | None, str | None], bool]
 def drop_rows(folder: Path, is_doomed: IsDoomed) -> int:
     """Takes out the rows for which is_doomed(face_id, identity), with all of the photos that bear a doomed identity; returns how many.
 
-    Stopped at any moment, the same call again finishes it. Raises DataError where the folder is no data set.
+    Stopped at any moment, the same call again finishes it. Waits for a run that writes to the folder. Raises DataError where the folder is
+    no data set.
     """
+    DataSet(folder)  # before a lock is made in it
+    with locked(folder):
+        return _drop_rows(folder, is_doomed)
+
+
+def _drop_rows(folder: Path, is_doomed: IsDoomed) -> int:
     data, planned = DataSet(folder), read_plans(folder)
     photos = {path for path, p in planned.items() if is_doomed(None, p.entry.identity)}
-    for table in data.shards(["identity", "image"]):
+    for shard in sorted(data.marks):
+        table = data.shard(shard, ["identity", "image"], check=False)
         photos.update(image for identity, image in _pairs(table, "identity", "image") if is_doomed(None, identity))
     by_shard: dict[int, list[Entry]] = {}
     for p in planned.values():
@@ -66,7 +66,7 @@ def _drop_unfinished(data: DataSet) -> None:
 
 
 def _rewrite_shard(data: DataSet, shard: int, entries: list[Entry], photos: set[str], is_doomed: IsDoomed) -> int:
-    table, path, mark = data.shard(shard), shard_path(data.folder, shard), data.marks[shard]
+    table, path, mark = data.shard(shard, check=False), shard_path(data.folder, shard), data.marks[shard]
     kept = [image not in photos and not is_doomed(face_id, None) for face_id, image in _pairs(table, "face_id", "image")]
     if all(kept) and mark["bytes"] == path.stat().st_size:
         return 0

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from types import NoneType
 from typing import Any
 
 from embedder.errors import DataError, InputError
 
+Types = type | tuple[type, ...]
 INPUT_SIZE = 160
 VIEWS = "plain", "mirror", "margins", "all"  # of one crop, whose vectors are averaged
 STANDARDISATIONS = ("fixed", "per_image")
@@ -153,15 +157,50 @@ class FaceSpec:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> FaceSpec:
-        """Reads `to_json`; raises DataError where the text was damaged or edited."""
+        """Read what `to_json` wrote; raise DataError where the text was damaged, edited or made by somebody else."""
+        if len(text) > MOST_JSON:
+            raise DataError(f"expected a face contract of at most {MOST_JSON:,} bytes, received {len(text):,}; make the file again")
         try:
             fields = json.loads(text)
             fingerprint = fields.pop("fingerprint")
-            fields["parts"] = tuple(Part(**p) for p in fields["parts"])
-            fields["crop"] = CropRule(**fields["crop"])
-            spec = cls(**fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"expected a face contract (JSON), received something else ({error}); make the file again") from None
+            fields["parts"] = tuple(_part(p) for p in fields["parts"])
+            fields["crop"] = CropRule(**_typed(fields["crop"], CROP_TYPES, "crop"))
+            spec = cls(**_typed(fields, SPEC_TYPES, "contract"))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise DataError(f"expected a face contract (JSON), received something else ({reason}); make the file again") from None
         if spec.fingerprint != fingerprint:
-            raise DataError(f"the face contract says fingerprint {fingerprint} but its fields give {spec.fingerprint}; make the file again")
+            told = str(fingerprint)[:32]
+            raise DataError(f"the face contract says fingerprint {told} but its fields give {spec.fingerprint}; make the file again")
         return spec
+
+
+MOST_JSON = 1 << 20  # bytes
+MOST_TEXT, MOST_PARTS, MOST_DIMENSION = 500, 16, 1 << 16
+PART_TYPES: dict[str, Types] = {
+    "name": str, "sha256": str, "dimension": int, "standardisation": str, "parent": (str, NoneType), "zoom": (int, float), "weight": (int, float),
+}  # fmt: skip
+CROP_TYPES: dict[str, Types] = {"margin": str, "face": str, "size": int, "border": int, "no_face": str}
+SPEC_TYPES: dict[str, Types] = {
+    "parts": tuple, "crop": CropRule, "colour": str, "flip": bool, "margins": bool, "detector": dict, "runtime": str, "precision": str,
+}  # fmt: skip
+
+
+def _part(fields: Any) -> Part:
+    """A part that a file describes; raise ValueError or TypeError for one that no model has."""
+    part = Part(**_typed(fields, PART_TYPES, "part"))
+    if not all(re.fullmatch(r"[0-9a-f]{64}", hash) for hash in (part.sha256, *([part.parent] if part.parent else []))):
+        raise ValueError("a sha256 has 64 hex digits")
+    if not 0 < part.dimension <= MOST_DIMENSION or part.standardisation not in STANDARDISATIONS:
+        raise ValueError(f"a network of dimension {part.dimension} with the standardisation {part.standardisation[:20]!r}")
+    return part
+
+
+def _typed(fields: Any, types: Mapping[str, Types], what: str) -> dict[str, Any]:
+    """The fields; raise ValueError where one has another type than its own, or is too long."""
+    for name, value in dict(fields).items():
+        if isinstance(value, bool) is not (types.get(name) is bool) or not isinstance(value, types.get(name, object)):
+            raise ValueError(f"{name[:50]} of the {what} is a {type(value).__name__}")
+        if isinstance(value, (str, tuple)) and len(value) > (MOST_TEXT if isinstance(value, str) else MOST_PARTS):
+            raise ValueError(f"{name[:50]} of the {what} has a length of {len(value):,}")
+    return fields

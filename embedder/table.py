@@ -1,212 +1,36 @@
-"""Parquet data sets of faces: the schema, the plan of a run, its shards, and the marks that say a shard is done.
+"""Parquet data sets of faces: the reader, the writer, and the marks that say a shard is done.
 
 FOLDER/part-00000.parquet     a finished shard; every photo has a row, whatever happened to it
 FOLDER/_part-00000.json       its done-mark; a shard without one does not exist
 FOLDER/_plan-0000.parquet     which input goes to which shard; later plans add to it or replace lines of it
+FOLDER/_lock                  held by the process that writes
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
-import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedder.checks import ADVICE, as_ours, check_rows, check_schema, damaged, is_mark
 from embedder.errors import DataError
+from embedder.files import LOCK, TEMPORARY, drop_stale_temporaries, make_folder, write_atomic
+from embedder.plan import by_shard, changes_of, check_options, digest_of, is_same, may_be_same, numbers, read_plans, write_plan
+from embedder.row import COLUMNS, SPEC_KEY, Entry, Row, schema_of, to_bytes, to_rows
 from embedder.spec import FaceSpec
 
 SHARD_PHOTOS = 256
-UNIT_TOLERANCE = 1e-5
-SPEC_KEY, OPTIONS_KEY = b"facedb.spec", b"facedb.options"
 MISSING = "missing"  # the outcome of a photo that was planned and is gone
-
-FIELDS = [
-    pa.field("face_id", pa.string()),
-    pa.field("image", pa.string()),
-    pa.field("image_sha256", pa.string()),
-    pa.field("identity", pa.string()),
-    pa.field("split", pa.string()),
-    pa.field("outcome", pa.string()),
-    pa.field("face", pa.int16()),
-    pa.field("box", pa.list_(pa.float32())),
-    pa.field("landmarks", pa.list_(pa.float32())),
-    pa.field("confidence", pa.float32()),
-    pa.field("sharpness", pa.float32()),
-    pa.field("crop", pa.binary()),
-    pa.field("vector", pa.list_(pa.float32())),
-]
-COLUMNS = tuple(f.name for f in FIELDS)
-PLAN_COLUMNS = ("path", "size", "mtime_ns", "shard", "identity", "split", "extra", "dropped")
-
-
-@dataclass
-class Row:
-    """One face, or one photo without a usable one; the columns of DESIGN's table."""
-
-    image: str
-    outcome: str
-    image_sha256: str | None = None
-    identity: str | None = None
-    split: str | None = None
-    face: int = -1
-    box: Sequence[float] | None = None
-    landmarks: Sequence[float] | None = None
-    confidence: float | None = None
-    sharpness: float | None = None
-    crop: bytes | None = None  # PNG
-    vector: np.ndarray | None = None
-    extra: dict[str, str] = field(default_factory=dict)
-    pixels: np.ndarray | None = None  # the crop while a run lasts, uint8 (s, s, 3); no column
-
-    @property
-    def face_id(self) -> str:
-        return face_id(self.image_sha256 or self.image, self.face)
-
-
-def face_id(image_sha256: str, face: int) -> str:
-    """32 hex digits: the same face of the same bytes has the same id."""
-    return hashlib.blake2b(f"{image_sha256}:{face}".encode(), digest_size=16).hexdigest()
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One input of a run: a photo, or a shard of crops."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    identity: str | None = None
-    split: str | None = None
-    extra: tuple[tuple[str, str], ...] = ()
-
-
-def schema_of(spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Schema:
-    """DESIGN's columns, then the user's own as strings; the contract in the metadata."""
-    clash = sorted(set(extra) & set(COLUMNS))
-    if clash:
-        raise DataError(f"expected metadata columns with names of their own, received {clash[0]!r}: rename it in the CSV")
-    fields = FIELDS + [pa.field(name, pa.string()) for name in extra]
-    return pa.schema(fields, metadata={SPEC_KEY: spec.to_json().encode()})
-
-
-def to_table(rows: Sequence[Row], spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Table:
-    """Rows as an Arrow table of `schema_of`."""
-    schema = schema_of(spec, extra)
-    columns = [[getattr(row, name) for row in rows] for name in COLUMNS]
-    columns += [[row.extra.get(name) for row in rows] for name in extra]
-    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
-
-
-def to_rows(table: pa.Table) -> list[Row]:
-    """The opposite of `to_table`."""
-    extra = [name for name in table.column_names if name not in COLUMNS]
-    return [
-        Row(**{k: d[k] for k in COLUMNS if k != "face_id"}, extra={k: d[k] for k in extra if d[k] is not None}) for d in table.to_pylist()
-    ]
-
-
-def vectors_of(table: pa.Table, dimension: int) -> np.ndarray:
-    """float32 (n, d) of a table without null vectors; raises DataError where one has another size or is not of unit length."""
-    column = table["vector"].combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-    if column.null_count or not (lengths == dimension).all():
-        raise DataError(f"expected vectors of {dimension} numbers in every row, received others: embed the photos again")
-    vectors = flat.reshape(-1, dimension).astype(np.float32, copy=False)
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    bad = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))
-    if len(bad):
-        raise DataError(
-            f"expected vectors of length 1, received {norms[bad[0]]:.6g} in face {table['face_id'][bad[0]]}: embed the photos again"
-        )
-    return vectors
-
-
-# files ----------------------------------------------------------------------
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Complete, on disk, or not there at all."""
-    with atomic(path) as file:
-        file.write(data)
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file to write what is too much for memory: complete and on disk after the block, or not there at all."""
-    temporary = path.parent / f"{temporary_prefix()}{path.name.lstrip('_')}"
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the renames in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def make_folder(folder: Path) -> Path:
-    """A folder that only its owner may enter, made where it is missing, as are those above it."""
-    for missing in reversed([f for f in (folder, *folder.parents) if not f.exists()]):
-        missing.mkdir(exist_ok=True, mode=0o700)
-    return folder
-
-
-def process_mark(pid: int) -> str:
-    """A process by its number and when it began, since numbers come again: in a container every start has the same ones."""
-    try:
-        return f"{pid}.{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
-    except OSError:
-        return f"{pid}.ended"
-
-
-def temporary_prefix() -> str:
-    """How the names of this process's temporary files and folders begin."""
-    return f"_tmp-{process_mark(os.getpid())}-"
-
-
-def drop_stale_temporaries(folder: Path) -> None:
-    """Removes `_tmp-PROCESS-*` of processes that no longer run here."""
-    for path in folder.glob("_tmp-*") if Path("/proc").exists() else ():
-        mark = path.name.split("-")[1]
-        pid = mark.partition(".")[0]
-        if pid.isdigit() and process_mark(int(pid)) != mark:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def to_bytes(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file; the same rows give the same bytes."""
-    sink = pa.BufferOutputStream()
-    compression = {name: "NONE" if name in ("crop", "vector") else "ZSTD" for name in table.column_names}
-    plain = [name for name in table.column_names if name not in ("crop", "vector")]
-    pq.write_table(table, sink, compression=compression, use_dictionary=plain)
-    return sink.getvalue().to_pybytes()
+PASSING = frozenset({"needs_plugin", "no_access", "timeout", "decoder_died", MISSING})  # outcomes that are tried again
+LASTING = ("unreadable", "no_face", "too_small", "too_large", "outside")  # only where the user asks for it
+LOOKS, PAUSE = 20, 0.05  # at a mark whose shard has just been replaced, seconds apart
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -228,32 +52,17 @@ class DataSet:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f"expected a folder of Parquet shards, {self.folder} is not there: check the path")
-        self.marks = {n: mark for n in _numbers(self.folder, "_part-*.json") if (mark := read_mark(self.folder, n))}
+        self.marks = {n: mark for n in numbers(self.folder, "_part-*.json") if (mark := _sound_mark(self.folder, n))}
         if not self.marks:
             raise DataError(
                 f"expected finished Parquet shards in {self.folder}, found none: run `align` or `embed` with --out {self.folder}"
             )
-        self.spec = FaceSpec.from_json(self._open(min(self.marks)).schema_arrow.metadata[SPEC_KEY])
+        first = _opened(shard_path(self.folder, min(self.marks)))
+        self.spec = FaceSpec.from_json(first.schema_arrow.metadata[SPEC_KEY])
+        self.extra = [name for name in first.schema_arrow.names if name not in COLUMNS]  # the user's own columns
         for number, mark in self.marks.items():
             if mark["fingerprint"] != self.spec.fingerprint:
-                raise DataError(
-                    f"expected shards of one contract in {self.folder}, {shard_path(self.folder, number).name} is of another: remove it"
-                )
-
-    def _open(self, shard: int) -> pq.ParquetFile:
-        path = shard_path(self.folder, shard)
-        try:
-            file = pq.ParquetFile(path)
-            if SPEC_KEY not in (file.schema_arrow.metadata or {}):
-                raise DataError(f"expected a shard with a face contract, {path} has none: it was not written by `align` or `embed`")
-            return file
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from None
-
-    @property
-    def extra(self) -> list[str]:
-        """Names of the user's own columns."""
-        return [name for name in self._open(min(self.marks)).schema_arrow.names if name not in COLUMNS]
+                raise _of_another(shard_path(self.folder, number))
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -263,13 +72,29 @@ class DataSet:
             total.update(mark["outcomes"])
         return dict(sorted(total.items()))
 
-    def shard(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """One shard's rows, in order."""
-        file = self._open(shard)
-        try:
-            return file.read(columns=list(columns) if columns else None)
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(shard_path(self.folder, shard), error) from None
+    def shard(self, shard: int, columns: Sequence[str] | None = None, check: bool = True) -> pa.Table:
+        """One shard's rows, in order, with our own types; raises DataError for what no run of ours writes.
+
+        check: False leaves out the values and their number, for whoever removes rows and must not fail on others.
+        """
+        if shard not in self.marks:
+            raise damaged(shard_path(self.folder, shard), FileNotFoundError("it has no done-mark"))
+        table, rows = read_shard(shard_path(self.folder, shard), self.spec, self.extra, columns, check)
+        if check:
+            self._check_count(shard, rows)
+        return table
+
+    def _check_count(self, shard: int, rows: int) -> None:
+        """Raises DataError where the mark counts other rows than the shard has; a shard comes a moment before its mark."""
+        for _ in range(LOOKS):
+            mark = read_mark(self.folder, shard)
+            if rows in (self.marks[shard]["rows"], mark and mark["rows"]):
+                return
+            time.sleep(PAUSE)
+        raise DataError(
+            f"expected {self.marks[shard]['rows']} rows in {shard_path(self.folder, shard)}, as its done-mark says, it has {rows}: "
+            "the command that wrote to it was stopped, run it again"
+        )
 
     def shards(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The tables of all finished shards, in order; memory holds one at a time."""
@@ -281,92 +106,107 @@ class DataSet:
         return pa.concat_tables(self.shards(columns))
 
 
+def read_shard(
+    path: Path, spec: FaceSpec, extra: Sequence[str], columns: Sequence[str] | None = None, check: bool = True
+) -> tuple[pa.Table, int]:
+    """(rows of a shard of this contract and these columns of the user's, with our own types, how many there are); raises DataError."""
+    schema = schema_of(spec, extra)
+    wanted = list(columns or schema.names)
+    with _opened(path) as file:
+        if FaceSpec.from_json(file.schema_arrow.metadata[SPEC_KEY]).fingerprint != spec.fingerprint:
+            raise _of_another(path)
+        if odd := sorted(set(file.schema_arrow.names) ^ set(schema.names)):
+            raise DataError(f"expected the same columns in all shards of {path.parent}, {path.name} differs in `{odd[0][:80]}`: {ADVICE}")
+        try:
+            table = file.read(columns=wanted).select(wanted)
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(path, error) from None
+        rows = file.metadata.num_rows
+    table = as_ours(table, schema, path)
+    if check:
+        check_rows(table, spec, path)
+    return table, rows
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    """A shard with a contract, whose columns are ours and the user's; raises DataError."""
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(path, error) from None
+    if SPEC_KEY not in (file.schema_arrow.metadata or {}):
+        raise DataError(f"expected a shard with a face contract, {path} has none: it was not written by `align` or `embed`")
+    check_schema(file.schema_arrow, path)
+    return file
+
+
+def _of_another(path: Path) -> DataError:
+    return DataError(f"expected shards of one contract in {path.parent}, {path.name} is of another: remove it")
+
+
 def is_data_set(folder: str | Path) -> bool:
     """Whether a folder holds shards rather than photos."""
     return any(Path(folder).glob("_plan-*.parquet"))
 
 
-def _numbers(folder: Path, pattern: str) -> list[int]:
-    names = (path.name.split("-")[1].split(".")[0] for path in folder.glob(pattern))
-    return sorted(int(name) for name in names if name.isdigit())
-
-
 def read_mark(folder: Path, shard: int) -> dict[str, Any] | None:
     """A shard's done-mark, or None where it is not done."""
     try:
-        return json.loads(mark_path(folder, shard).read_bytes())
-    except (FileNotFoundError, ValueError):
+        mark = json.loads(mark_path(folder, shard).read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
+    return mark if is_mark(mark) else None
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
-    reason = str(error).splitlines()[0][:120]
-    return DataError(
-        f"expected a complete Parquet shard, {path} is missing or damaged ({reason}): run the command that wrote it again, it mends it"
-    )
+def _sound_mark(folder: Path, shard: int) -> dict[str, Any] | None:
+    """As read_mark, for a reader: raises DataError where there is a mark that no run of ours writes."""
+    mark = read_mark(folder, shard)
+    if mark is None and (path := mark_path(folder, shard)).exists():
+        raise DataError(f"expected the done-mark of a shard in {path}, received something else: run the command that wrote it again")
+    return mark
 
 
 # writing --------------------------------------------------------------------
 
 
 class Writer:
-    """Plans a run over `entries` and takes its shards; the same run again goes on where the last one stopped."""
+    """Plans a run over `entries` and takes its shards; the same run again resumes where the last one stopped.
 
-    def __init__(self, folder: str | Path, spec: FaceSpec, options: dict[str, Any], entries: Sequence[Entry],
-                 extra: Sequence[str] = (), per_shard: int = SHARD_PHOTOS, prune: bool = False):  # fmt: skip
-        """Raises DataError where the folder was begun with another contract or option, which it names."""
+    Hold the lock of the folder (`files.locked`) as long as it is used.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        spec: FaceSpec,
+        options: dict[str, Any],
+        entries: Sequence[Entry],
+        extra: Sequence[str] = (),
+        per_shard: int = SHARD_PHOTOS,
+        prune: bool = False,
+        retry: Collection[str] = (),
+        hash_of: Callable[[Entry], str | None] = lambda entry: None,
+    ):
+        """retry: outcomes whose inputs are done again; hash_of: sha256 of an input as it is now.
+
+        Raises DataError where the folder was begun with another contract or option, which it names.
+        """
         self.folder, self.spec, self.extra = make_folder(Path(folder)), spec, tuple(extra)
+        self._retry, self._hash_of = frozenset(retry), hash_of
+        check_is_ours(self.folder)
         drop_stale_temporaries(self.folder)
-        self._check_empty_or_ours()
-        self.options = {**spec.meaning(), **options, "metadata columns": list(extra)}
-        self._check_options()
+        options = {**spec.meaning(), **options, "metadata columns": list(extra)}
+        check_options(self.folder, options)
         planned = read_plans(self.folder)
-        changes = self._changes(planned, {e.path: e for e in entries}, per_shard, prune)
-        if changes or not planned:
-            self._write_plan(changes)
-        self._by_shard: dict[int, list[Entry]] = {}
-        for p in (planned | {change.entry.path: change for change in changes}).values():
-            entries = self._by_shard.setdefault(p.shard, [])
-            if not p.dropped:
-                entries.append(p.entry)
-
-    def _check_empty_or_ours(self) -> None:
-        ours = is_data_set(self.folder)
-        if not ours and any(not p.name.startswith("_tmp-") for p in self.folder.iterdir()):
-            raise DataError(f"expected an empty folder or a data set for --out, {self.folder} holds other files: choose another folder")
-
-    def _check_options(self) -> None:
-        plan = next(plans(self.folder), None)
-        if plan is None:
-            return
-        before = json.loads(plan[1].schema.metadata[OPTIONS_KEY])
-        for key in [*self.options, *(k for k in before if k not in self.options)]:
-            if before.get(key) != self.options.get(key):
-                raise DataError(
-                    f"expected the options that {self.folder} was begun with, {key} was {before.get(key)} and is now "
-                    f"{self.options.get(key)}: choose another --out, or give the option as it was"
-                )
-
-    def _changes(self, planned: dict[str, Planned], now: dict[str, Entry], per_shard: int, prune: bool) -> list[Planned]:
-        """Plan lines that this run adds: changed inputs in their old shard, new ones in new shards, vanished ones dropped."""
+        now = {e.path: e for e in entries}
         self.vanished = [path for path, p in planned.items() if path not in now and not p.dropped]
-        changes = [
-            Planned(entry, p.shard, False)
-            for path, p in planned.items()
-            if (entry := now.get(path)) is not None and (p.dropped or entry != p.entry)
-        ]
-        if prune:
-            changes += [Planned(planned[path].entry, planned[path].shard, True) for path in self.vanished]
-        first = 1 + max((p.shard for p in planned.values()), default=-1)
-        new = [entry for path, entry in now.items() if path not in planned]
-        return changes + [Planned(entry, first + i // per_shard, False) for i, entry in enumerate(new)]
-
-    def _write_plan(self, changes: Sequence[Planned]) -> None:
-        lines = [asdict(p.entry) | {"shard": p.shard, "dropped": p.dropped, "extra": json.dumps(p.entry.extra)} for p in changes]
-        types = [pa.string(), pa.int64(), pa.int64(), pa.int32(), pa.string(), pa.string(), pa.string(), pa.bool_()]
-        schema = pa.schema(list(zip(PLAN_COLUMNS, types, strict=True)), metadata={OPTIONS_KEY: json.dumps(self.options).encode()})
-        number = 1 + max(_numbers(self.folder, "_plan-*.parquet"), default=-1)
-        write_atomic(self.folder / f"_plan-{number:04d}.parquet", to_bytes(pa.Table.from_pylist(lines, schema)))
+        changes = changes_of(planned, now, per_shard, self.vanished if prune else ())
+        if changes or not planned:
+            write_plan(self.folder, changes, options)
+        self._before = by_shard(planned)
+        self._by_shard = by_shard(planned | {change.entry.path: change for change in changes})
+        self._todo: dict[int, list[Entry]] = {}
+        self.retried: dict[str, str] = {}  # inputs that are tried again, and the outcome that they had
 
     @property
     def entries(self) -> list[Entry]:
@@ -374,33 +214,85 @@ class Writer:
         return [entry for entries in self._by_shard.values() for entry in entries]
 
     def pending(self) -> list[tuple[int, list[Entry]]]:
-        """The shards that are still to be written, each with its inputs."""
+        """The shards that are still to be written, or hold outcomes to be tried again, each with its inputs."""
         return [(n, entries) for n, entries in sorted(self._by_shard.items()) if not self._is_done(n, entries)]
 
     def _is_done(self, shard: int, entries: list[Entry]) -> bool:
+        mark = self._finished_mark(shard)
+        return mark is not None and mark["inputs"] == digest_of(entries) and not self._retry & mark["outcomes"].keys()
+
+    def _finished_mark(self, shard: int) -> dict[str, Any] | None:
+        """The mark of a shard that is there and has the length that it says."""
         mark, path = read_mark(self.folder, shard), shard_path(self.folder, shard)
-        return mark is not None and mark["inputs"] == digest_of(entries) and path.exists() and path.stat().st_size == mark["bytes"]
+        return mark if mark is not None and path.exists() and path.stat().st_size == mark["bytes"] else None
 
     @cached_property
     def _gone(self) -> frozenset[str]:
         return frozenset(self.vanished)
 
-    def old_rows(self, shard: int) -> dict[str, list[Row]]:
-        """What an earlier run wrote for inputs of a shard that have vanished since, by path."""
-        gone = self._gone & {entry.path for entry in self._by_shard[shard]}
-        found: dict[str, list[Row]] = {}
-        if gone and read_mark(self.folder, shard) is not None:
-            for row in to_rows(DataSet(self.folder).shard(shard)):
-                if row.image in gone:
-                    found.setdefault(row.image, []).append(row)
+    def todo(self, shard: int) -> list[Entry]:
+        """The inputs of a shard that have to be done; the rows of its others are `kept`."""
+        if shard not in self._todo:
+            self._todo[shard] = self._find_todo(shard)
+        return self._todo[shard]
+
+    def _find_todo(self, shard: int) -> list[Entry]:
+        entries = self._by_shard[shard]
+        gone = any(entry.path in self._gone for entry in entries)  # rows that cannot be made again
+        mark = read_mark(self.folder, shard) if gone else self._finished_mark(shard)
+        if mark is None:
+            return entries
+        try:
+            table = self._read(shard, ["image", "outcome", "image_sha256"])
+        except DataError:
+            if gone:
+                raise
+            return entries
+        before = {e.path: e for e in self._before.get(shard, [])}
+        if mark["inputs"] != digest_of(list(before.values())):  # rows of unknown inputs, from a run that was stopped
+            before = {}
+        rows: dict[str, tuple[str, str | None]] = {}
+        for image, outcome, sha256 in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            rows.setdefault(image, (outcome, sha256))
+        return [e for e in entries if not (e.path in rows and self._holds(e, before.get(e.path), *rows[e.path]))]
+
+    def _holds(self, entry: Entry, before: Entry | None, outcome: str, sha256: str | None) -> bool:
+        """Whether the rows of an input are still right."""
+        if entry.path in self._gone:
+            return True
+        if before is None or not (is_same(before, entry) or self._is_same_content(before, entry, sha256)):
+            return False
+        if outcome in self._retry:
+            self.retried[entry.path] = outcome
+        return outcome not in self._retry
+
+    def _is_same_content(self, before: Entry, now: Entry, sha256: str | None) -> bool:
+        return sha256 is not None and may_be_same(before, now) and self._hash_of(now) == sha256
+
+    def kept(self, shard: int) -> dict[str, list[Row]]:
+        """Rows of an earlier run that still hold, by the path of their input: of those that are as they were, or have vanished."""
+        todo = {entry.path for entry in self.todo(shard)}
+        found: dict[str, list[Row]] = {entry.path: [] for entry in self._by_shard[shard] if entry.path not in todo}
+        if found:
+            for row in to_rows(self._read(shard)):
+                if row.image in found:
+                    found[row.image].append(row)
         return found
 
+    def _read(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
+        return read_shard(shard_path(self.folder, shard), self.spec, self.extra, columns)[0]
+
     def write(self, shard: int, table: pa.Table, seconds: float, versions: dict[str, str]) -> None:
-        """Finishes a shard: its rows, then its mark."""
-        data = to_bytes(table)
-        write_atomic(shard_path(self.folder, shard), data)
+        """Finish a shard: its rows, then its mark; what is the same as before stays as it is."""
+        data, path, old = to_bytes(table), shard_path(self.folder, shard), self._finished_mark(shard)
+        inputs = digest_of(self._by_shard[shard])
+        same = old is not None and old["bytes"] == len(data) and path.read_bytes() == data
+        if same and old is not None and old["inputs"] == inputs:
+            return
+        if not same:
+            write_atomic(path, data)
         mark = {
-            "inputs": digest_of(self._by_shard[shard]),
+            "inputs": inputs,
             "rows": table.num_rows,
             "bytes": len(data),
             "outcomes": dict(sorted(Counter(table["outcome"].to_pylist()).items())),
@@ -411,38 +303,8 @@ class Writer:
         write_atomic(mark_path(self.folder, shard), json.dumps(mark, indent=1).encode())
 
 
-# plans ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Planned:
-    """Where an input's rows go, unless it was dropped."""
-
-    entry: Entry
-    shard: int
-    dropped: bool
-
-
-def plans(folder: Path) -> Iterator[tuple[Path, pa.Table]]:
-    """The plan files of a data set and their lines, oldest first; raises DataError where one is damaged."""
-    for number in _numbers(folder, "_plan-*.parquet"):
-        path = folder / f"_plan-{number:04d}.parquet"
-        try:
-            yield path, pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(path, error) from None
-
-
-def read_plans(folder: Path) -> dict[str, Planned]:
-    """What all plans together say of each input; a later line of a path replaces an earlier one."""
-    planned: dict[str, Planned] = {}
-    for _, table in plans(folder):
-        for line in table.to_pylist():
-            extra = tuple(tuple(pair) for pair in json.loads(line.pop("extra")))
-            shard, dropped = line.pop("shard"), line.pop("dropped")
-            planned[line["path"]] = Planned(Entry(**line, extra=extra), shard, dropped)
-    return planned
-
-
-def digest_of(entries: Sequence[Entry]) -> str:
-    return hashlib.sha256(json.dumps([asdict(e) for e in entries]).encode()).hexdigest()[:32]
+def check_is_ours(folder: Path) -> None:
+    """Raises DataError where a folder holds other files than a data set's, so that nothing is written beside them."""
+    others = folder.is_dir() and [p for p in folder.iterdir() if not p.name.startswith(TEMPORARY) and p.name != LOCK]
+    if others and not is_data_set(folder):  # in this order: another process may write its plan meanwhile
+        raise DataError(f"expected an empty folder or a data set for --out, {folder} holds other files: choose another folder")

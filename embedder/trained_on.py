@@ -21,8 +21,8 @@ from typing import Any
 
 from embedder.compute import cores
 from embedder.errors import ModelError
+from embedder.files import write_atomic
 from embedder.spec import FaceSpec, Part
-from embedder.table import write_atomic
 from embedder.weights import stored_file, stored_specs
 
 FILE, EPOCHS = "people.json", "metrics.jsonl"

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from embedder.errors import DataError, GalleryError, from_os_error
 from embedder.names import spelling_notes
-from embedder.table import DataSet, Row, to_rows, vectors_of
+from embedder.row import Row, to_rows, vectors_of
+from embedder.table import DataSet
 from indexer import forgotten
 from indexer.choose import Wish, keep, wish_of
 from indexer.database import CIPHER_FILE, FILE, Damaged, remove_file

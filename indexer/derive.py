@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embedder.errors import DataError, FaceDBError, from_os_error
-from embedder.table import drop_stale_temporaries, sync_folder, temporary_prefix, write_atomic
+from embedder.files import drop_stale_temporaries, held, sync_folder, temporary_beside, temporary_prefix, write_atomic
 from indexer import flat
 from indexer.choose import Choice, choose, wish_of
 from indexer.database import LINK
@@ -99,7 +99,7 @@ def compact(gallery: Gallery, on_progress: OnProgress = _unseen) -> bool:
         generation, position = gallery.generation, position_of(gallery)
         temporary = None if gallery.encrypted else _write(gallery, generation + 1, on_progress)
     try:
-        with gallery.writing():
+        with _held(temporary), gallery.writing():
             if gallery.generation != generation:
                 return False
             adopt(gallery, temporary, position)
@@ -115,10 +115,15 @@ def derive(gallery: Gallery) -> None:
     """The next generation from the rows of the transaction that is open, to be committed with them."""
     temporary = None if gallery.encrypted else _write(gallery, gallery.generation + 1)
     try:
-        adopt(gallery, temporary, position_of(gallery))
+        with _held(temporary):
+            adopt(gallery, temporary, position_of(gallery))
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _held(temporary: Path | None) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if temporary is None else held(temporary)
 
 
 class Position(NamedTuple):
@@ -158,15 +163,16 @@ def _write(gallery: Gallery, generation: int, on_progress: OnProgress = _unseen)
     folder = gallery.folder / f"{temporary_prefix()}{uuid.uuid4().hex}{BUILDING}"  # a thread's own
     folder.mkdir(mode=0o700)
     try:
-        ids, owners = gallery.owners()
-        files = {
-            LINK: _write_file(folder / LINK, lambda sink: _write_exact(gallery, len(ids), sink, on_progress)),
-            OWNERS: _write_file(folder / OWNERS, lambda sink: sink(_npy(np.stack([ids, owners])))),
-        }
-        choice = choose(folder / LINK, len(ids), gallery.spec.dimension, owners, wish_of(gallery))
-        if choice.index is not None:
-            files[CODES] = _write_file(folder / CODES, lambda sink: _write_codes(choice, sink))
-        write_atomic(folder / REPORT, json.dumps(_report(gallery, generation, choice, files), indent=1).encode())
+        with held(folder):
+            ids, owners = gallery.owners()
+            files = {
+                LINK: _write_file(folder / LINK, lambda sink: _write_exact(gallery, len(ids), sink, on_progress)),
+                OWNERS: _write_file(folder / OWNERS, lambda sink: sink(_npy(np.stack([ids, owners])))),
+            }
+            choice = choose(folder / LINK, len(ids), gallery.spec.dimension, owners, wish_of(gallery))
+            if choice.index is not None:
+                files[CODES] = _write_file(folder / CODES, lambda sink: _write_codes(choice, sink))
+            write_atomic(folder / REPORT, json.dumps(_report(gallery, generation, choice, files), indent=1).encode())
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -250,8 +256,7 @@ def tidy(gallery: Gallery) -> None:
         if gallery.encrypted:
             (folder / LINK).unlink(missing_ok=True)
         elif not (folder / LINK).is_symlink() or os.readlink(folder / LINK) != target:
-            temporary = folder / f"{temporary_prefix()}{LINK}"
-            temporary.unlink(missing_ok=True)
+            temporary = temporary_beside(folder / LINK)
             temporary.symlink_to(target)
             os.replace(temporary, folder / LINK)
             sync_folder(folder)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from embedder.errors import DataError
+from embedder.files import write_atomic
 from embedder.names import spelling_notes
-from embedder.table import Row, write_atomic
+from embedder.row import Row
 from indexer import openset
 from indexer.faces import normal
 from indexer.gallery import Gallery

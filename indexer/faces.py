@@ -6,7 +6,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embedder.errors import DataError, GalleryError, InputError
+from embedder.row import Row
 from embedder.spec import FaceSpec
-from embedder.table import Row
 from indexer.database import FILE, LINK, Damaged, Database, Unknown, damaged
 from indexer.forgotten import Forgotten, hash_of
+from indexer.kinds import Counts, kind_of
 from indexer.schema import FACE_COLUMNS, chained, checksum, face_checksum
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -59,6 +60,14 @@ class Line:
     time: float
     verb: str
     detail: dict[str, Any]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the command changed nothing."""
+        match self.detail:
+            case {"faces": faces} | {"from": faces}:
+                return not faces
+        return bool(self.detail["old"] == self.detail["new"])
 
     @property
     def change(self) -> Change:
@@ -141,6 +150,18 @@ class Faces(Database):
     def columns(self) -> list[str]:
         """Names of the users' own columns, of any face that was ever added."""
         return json.loads(self.fact("columns") or "[]")
+
+    @property
+    def kinds(self) -> Counts:
+        """How many values of the users' own columns are numbers, dates and text."""
+        text = self.fact("kinds")
+        return Counts.over(self.rows("SELECT extra FROM faces")) if text is None else Counts.from_json(text)
+
+    def example(self, column: str, wanted: Callable[[str], bool]) -> str | None:
+        """A value of a user's own column that is of a wanted kind."""
+        path = f"$.{json.dumps(column, ensure_ascii=False)}"
+        rows = self.rows("SELECT json_extract(extra, ?) FROM faces", (path,))
+        return next((str(value) for (value,) in rows if (kind := kind_of(value)) and wanted(kind)), None)
 
     @property
     def keeps_crops(self) -> bool:

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedder.errors import from_os_error
-from embedder.table import Row, make_folder, sync_folder, temporary_prefix
+from embedder.files import hold, make_folder, sync_folder, temporary_beside
+from embedder.row import Row
 from indexer.search import Hit
 
 ROWS = 1 << 16  # written at once
@@ -29,12 +30,13 @@ class HitWriter:
     def __init__(self, path: Path):
         """Raises SystemFault where the disk refuses."""
         self._path = Path(path)
-        self._temporary = self._path.parent / f"{temporary_prefix()}{self._path.name}"
+        self._temporary = temporary_beside(self._path)
         self._waiting: list[dict[str, Any]] = []
         self.rows = 0
         try:
             make_folder(self._path.parent)
             self._file = os.fdopen(os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+            hold(self._file.fileno())
         except OSError as error:
             raise from_os_error(error) from None
         self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="ZSTD")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from embedder.files import make_folder, write_atomic
 from embedder.spec import FaceSpec
-from embedder.table import make_folder, write_atomic
 from indexer import charts
 from indexer.crossed import Crossed
 from indexer.evaluate import MISSED, RANKS, Evaluation

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from embedder.errors import DataError, GalleryError, InputError
+from embedder.row import UNIT_TOLERANCE
 from embedder.spec import FaceSpec
-from embedder.table import UNIT_TOLERANCE
 from indexer import filters, people
 from indexer.calibrate import Calibration, is_stale
 from indexer.candidates import Candidates, Found, log

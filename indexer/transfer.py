@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import DataError, GalleryError, InputError, from_os_error
-from embedder.table import Entry, Writer, drop_stale_temporaries, make_folder, sync_folder, temporary_prefix, to_table
+from embedder.files import drop_stale_temporaries, held, locked, make_folder, sync_folder, temporary_beside
+from embedder.row import Entry, to_table
+from embedder.table import Writer, check_is_ours
 from indexer import forgotten
 from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, Damaged, damaged, remove_file
 from indexer.derive import derive, tidy
@@ -54,14 +56,14 @@ def backup(gallery: Gallery, path: Path) -> Moved:
         raise InputError(f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten")
     try:
         drop_stale_temporaries(make_folder(path.parent))
-        temporary = path.parent / f"{temporary_prefix()}{path.name}"
-        temporary.unlink(missing_ok=True)
+        temporary = temporary_beside(path)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
-            gallery.execute("VACUUM INTO ?", (str(temporary),))
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
+            with held(temporary):
+                gallery.execute("VACUUM INTO ?", (str(temporary),))
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.rename(temporary, path)
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -132,10 +134,10 @@ def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Gallery:
     """A copy of a backup as a sound gallery of this version; in the folder of the index, where any later writer clears it away."""
     stack.callback(_drop_empty_folder, inside)
     drop_stale_temporaries(make_folder(inside))
-    folder = inside / f"{temporary_prefix()}restore"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = temporary_beside(inside / "restore")
     folder.mkdir(mode=0o700)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    stack.enter_context(held(folder))
     try:
         with open(path, "rb") as file:
             plain = file.read(len(PLAIN)) == PLAIN
@@ -214,9 +216,10 @@ def _drop_forgotten(gallery: Gallery, since: Forgotten) -> int:
 def export(gallery: Gallery, out: Path, crops: bool = False) -> Moved:
     """The gallery as it is now as a data set: corrected names, vectors, and crops where they are wanted and were kept.
 
-    The same call again writes what has changed since.
+    The same call again writes what has changed since. Waits for another process that writes to the folder.
     """
-    with gallery.reading():
+    check_is_ours(out)
+    with locked(make_folder(out)), gallery.reading():
         by_image: dict[str, list[tuple[int, bytes]]] = {}
         for id, image, stored in gallery.rows("SELECT id, image, checksum FROM faces ORDER BY id"):
             by_image.setdefault(image, []).append((id, stored))

@@ -19,7 +19,7 @@ from typing import Any
 import apsw
 
 from embedder.errors import InputError
-from embedder.table import make_folder, process_mark
+from embedder.files import make_folder, process_mark
 from embedder.weights import data_root
 from indexer.database import WAIT_MS, guarded
 

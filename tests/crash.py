@@ -23,8 +23,8 @@ import faiss
 import numpy as np
 
 from embedder.errors import FaceDBError
+from embedder.row import Row
 from embedder.spec import FaceSpec, Part
-from embedder.table import Row
 from indexer import derive, forget, forgotten, switch, transfer
 from indexer.build import build
 from indexer.database import Database
@@ -47,7 +47,7 @@ def rows(seed: int = 0, people: int = PEOPLE, photos: int = PHOTOS) -> list[Row]
     """Faces with crops."""
     rng = np.random.default_rng(seed)
     made = synthetic.rows(people, photos, f"set{seed}", seed=seed)
-    return [replace(row, split=None, crop=rng.bytes(CROP), extra={"place": "Łódź"}) for row in made]
+    return [replace(row, split=None, crop=synthetic.png(rng.bytes(CROP)), extra={"place": "Łódź"}) for row in made]
 
 
 # what an index holds --------------------------------------------------------

@@ -12,8 +12,9 @@ from PIL import Image
 
 from embedder import architecture
 from embedder.architecture import Builder
+from embedder.row import Entry, Row, to_table
 from embedder.spec import CropRule, FaceSpec
-from embedder.table import Entry, Row, Writer, to_table
+from embedder.table import Writer
 
 
 def picture(person: int, photo: int, side: int = 160) -> np.ndarray:

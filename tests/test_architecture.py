@@ -26,7 +26,7 @@ PARTS = (
 # part -> what it may import of ours
 ALLOWED = {
     "embedder": ("embedder",),
-    "indexer": ("indexer", "embedder.spec", "embedder.table", "embedder.errors", "embedder.names"),
+    "indexer": ("indexer", "embedder.spec", "embedder.table", "embedder.row", "embedder.files", "embedder.errors", "embedder.names"),
     "trainer": ("trainer", "embedder", "indexer.metrics"),
     "pictures": ("embedder", "indexer", "workflows"),
     "workflows": ("embedder", "indexer", "trainer", "pictures"),

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from embedder.errors import FaceDBError
+from embedder.row import Row
 from embedder.spec import FaceSpec, Part
-from embedder.table import Row
 from indexer import candidates, switch
 from indexer.build import build
 from indexer.forget import finish_pending, forget
@@ -36,7 +36,7 @@ Damage = Callable[[bytearray, np.random.Generator], object]
 def rows(name: str, people: int, seed: int) -> list[Row]:
     rng = np.random.default_rng(seed)
     return [
-        replace(row, crop=rng.bytes(300), extra={"place": "Łódź"} if i % 2 else {})
+        replace(row, crop=synthetic.png(rng.bytes(300)), extra={"place": "Łódź"} if i % 2 else {})
         for i, row in enumerate(synthetic.rows(people, 2, name, D, seed))
     ]
 
@@ -73,7 +73,7 @@ def index(tmp_path_factory) -> Index:
     root = tmp_path_factory.mktemp("damage")
     folder = root / "club"
     first, more = rows("first", 12, 0), rows("more", 5, 5)
-    first[20].crop = os.urandom(3 * PAGE)
+    first[20].crop = synthetic.png(os.urandom(3 * PAGE))
     build(synthetic.write(root / "vectors", first, synthetic.spec(D), extra=["place"]), folder)
     with Gallery.open(folder, write=True) as gallery:
         forget(gallery, "person 11")

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.errors import FaceDBError, GalleryError, InputError, SystemFault, from_os_error
-from embedder.table import Row
+from embedder.row import Row
 from indexer import database, derive, transfer
 from indexer.build import build
 from indexer.database import check_file_system, environment_key, file_system

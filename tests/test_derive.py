@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from embedder.errors import DataError, GalleryError, SystemFault
-from embedder.table import Row, temporary_prefix
+from embedder.files import temporary_prefix
+from embedder.row import Row
 from indexer import derive
 from indexer.build import build
 from indexer.derive import (

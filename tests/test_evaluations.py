@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedder import trained_on
-from embedder.table import make_folder
+from embedder.files import make_folder
 from tests import synthetic
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from embedder.errors import DataError, GalleryError
+from embedder.files import temporary_prefix
+from embedder.row import Row
 from embedder.spec import FaceSpec, Part
-from embedder.table import Row, temporary_prefix
 from indexer import switch
 from indexer.build import build
 from indexer.derive import compact
@@ -38,7 +39,7 @@ def faces(*names: str, photos: int = 3, seed: int = 0) -> list[Row]:
     xb = synthetic.vectors(len(names), photos, D, seed=seed)
     return [
         synthetic.row(
-            f"album {seed}/{i}.jpg", names[i // photos], x, image_sha256=hashlib.sha256(b"%d of %d" % (i, seed)).hexdigest(), crop=rng.bytes(400),
+            f"album {seed}/{i}.jpg", names[i // photos], x, image_sha256=hashlib.sha256(b"%d of %d" % (i, seed)).hexdigest(), crop=synthetic.png(rng.bytes(400)),
             extra={"place": f"Łódź {i}"},
         )
         for i, x in enumerate(xb)

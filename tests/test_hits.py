@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedder.errors import DataError, SystemFault
-from embedder.table import Row
+from embedder.row import Row
 from indexer import hits
 from indexer.hits import HitWriter
 from indexer.search import Hit

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.errors import InputError
-from embedder.table import Row
+from embedder.row import Row
 from indexer import candidates, people
 from indexer.build import build
 from indexer.derive import compact

@@ -15,9 +15,10 @@ from embedder.detect import MtcnnDetector
 from embedder.errors import DataError
 from embedder.listing import list_photos
 from embedder.pipeline import Options, PhotoStage, chunks, process_crops, process_photos
+from embedder.row import vectors_of
 from embedder.runtime import Embedder
 from embedder.spec import CropRule, FaceSpec
-from embedder.table import DataSet, vectors_of
+from embedder.table import DataSet
 from tests.conftest import ROOT
 
 KILLS = 10

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedder.errors import DataError
+from embedder.plan import digest_of, read_plans
 from embedder.redact import IsDoomed, drop_rows
-from embedder.table import DataSet, Entry, Row, Writer, digest_of, read_mark, read_plans, to_rows, to_table
+from embedder.row import Entry, Row, to_rows, to_table
+from embedder.table import DataSet, Writer, read_mark
 from tests import synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +45,7 @@ def world() -> list[Row]:
         synthetic.row("nameless.jpg", None, xb[26]),
     ]  # fmt: skip
     for i, row in enumerate(rows):
-        row.crop = hashlib.sha256(b"%d" % i).digest()
+        row.crop = synthetic.png(hashlib.sha256(b"%d" % i).digest())
     return rows
 
 
@@ -74,6 +76,11 @@ def fill(writer: Writer, rows: Sequence[Row], shards: int = 99) -> list[int]:
 def written(folder: Path, rows: Sequence[Row] = ROWS) -> Path:
     fill(writer(folder, entries(rows)), rows)
     return folder
+
+
+def files(folder: Path) -> list[Path]:
+    """All but the lock, which names the process that held it last."""
+    return [path for path in folder.iterdir() if path.name != "_lock"]
 
 
 def held(folder: Path) -> list[tuple]:
@@ -181,9 +188,9 @@ def test_a_photo_goes_whole_with_the_person_whose_name_it_bears(tmp_path):
 
 def test_nobody_doomed_changes_nothing(tmp_path):
     written(tmp_path)
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files(tmp_path)}
     assert drop_rows(tmp_path, named("nobody")) == 0
-    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files(tmp_path)} == before
 
 
 def test_everybody_can_go(tmp_path):
@@ -294,7 +301,7 @@ def test_a_damaged_shard_is_named_and_nothing_is_lost(tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(DataError, match=r"part-00001\.parquet is missing or damaged"):
         drop_rows(tmp_path, named(ANN))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in files(tmp_path)} == before
 
 
 # killed ---------------------------------------------------------------------
@@ -347,6 +354,6 @@ def test_killed_at_any_write_the_same_call_again_finishes_it(tmp_path):
     assert int(done.stdout) > 20 and is_gone(whole, ANN, "person 2")
     for n in range(1, int(done.stdout) + 1):
         folder = tmp_path / f"killed-{n}"
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {path.name: path.read_bytes() for path in whole.iterdir()}, n
+        assert {path.name: path.read_bytes() for path in files(folder)} == {path.name: path.read_bytes() for path in files(whole)}, n
         consistent(folder)
         assert writer(folder, planned_now(folder)).pending() == []

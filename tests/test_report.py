@@ -14,7 +14,7 @@ import pytest
 
 from embedder import trained_on
 from embedder.align import to_png
-from embedder.table import make_folder
+from embedder.files import make_folder
 from indexer import report
 from indexer.report import Chart, Page
 from tests import synthetic

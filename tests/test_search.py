@@ -260,7 +260,7 @@ def test_a_replacement_of_another_contract_ends_an_open_searcher(copy, tmp_path)
 
 def test_a_crop_of_a_hit(tmp_path):
     rows = synthetic.rows(2, 1)
-    rows[0].crop = b"png"
+    rows[0].crop = synthetic.png(b"png")
     with Searcher(make(tmp_path, rows)) as searcher:
         assert searcher.crop(rows[0].face_id) == b"png" and searcher.crop(rows[1].face_id) is None
 

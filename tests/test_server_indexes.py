@@ -17,7 +17,7 @@ from workflows import Question
 
 ROWS = synthetic.rows(5, 2)
 for i, row in enumerate(ROWS):
-    row.crop = b"%d" % i
+    row.crop = synthetic.png(b"%d" % i)
 
 
 @pytest.fixture

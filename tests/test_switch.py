@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from embedder.errors import DataError, GalleryError
+from embedder.row import Row
 from embedder.spec import FaceSpec, Part
-from embedder.table import Row
 from indexer import switch
 from indexer.build import build
 from indexer.gallery import Gallery
@@ -28,7 +28,7 @@ XB = synthetic.unit(
 )
 BY_OTHER = {spec.model_name: synthetic.unit(synthetic.vectors(WORLD // PHOTOS, PHOTOS, spec.dimension, seed=3)
             + 0.15 * np.random.default_rng(4).normal(size=(WORLD, spec.dimension)) + 0.5) for spec in (OTHER, THIRD)}  # fmt: skip
-ROWS = [synthetic.row(f"{i}.jpg", f"person {i // PHOTOS}", x, crop=b"%d" % i) for i, x in enumerate(XB)]
+ROWS = [synthetic.row(f"{i}.jpg", f"person {i // PHOTOS}", x, crop=synthetic.png(b"%d" % i)) for i, x in enumerate(XB)]
 FIRST, LATER = ROWS[: PEOPLE * PHOTOS], ROWS[PEOPLE * PHOTOS :]
 
 

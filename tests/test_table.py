@@ -8,20 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedder.errors import DataError
+from embedder.files import drop_stale_temporaries, temporary_prefix
+from embedder.row import Entry, Row, face_id, schema_of, to_rows, to_table, vectors_of
 from embedder.spec import CropRule, FaceSpec
-from embedder.table import (
-    DataSet,
-    Entry,
-    Row,
-    Writer,
-    drop_stale_temporaries,
-    face_id,
-    schema_of,
-    temporary_prefix,
-    to_rows,
-    to_table,
-    vectors_of,
-)
+from embedder.table import DataSet, Writer
 
 SPEC = FaceSpec()
 
@@ -33,7 +23,7 @@ def entries(n: int, size: int = 1) -> list[Entry]:
 def fill(writer: Writer, label: str = "ok") -> list[int]:
     done = []
     for shard, inputs in writer.pending():
-        kept = writer.old_rows(shard)
+        kept = writer.kept(shard)
         rows = [row for e in inputs for row in (kept.get(e.path) or [Row(e.path, label, f"{e.size}")])]
         writer.write(shard, to_table(rows, SPEC), 0.0, {})
         done.append(shard)

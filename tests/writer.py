@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedder.table import Row
+from embedder.row import Row
 from indexer import derive
 from indexer.build import build
 from indexer.gallery import Gallery
@@ -32,7 +32,7 @@ Change = list  # verb, then what it is about: JSON
 
 def rows(owners: Owners) -> list[Row]:
     """These faces as `add` takes them."""
-    return [synthetic.row(ROWS[i].image, name, XB[i], crop=b"png" * (50 + i)) for i, name in owners.items()]
+    return [synthetic.row(ROWS[i].image, name, XB[i], crop=synthetic.png(b"png" * (50 + i))) for i, name in owners.items()]
 
 
 class Model:

@@ -14,9 +14,9 @@ import tensorflow as tf
 from embedder import weights
 from embedder.compute import Compute
 from embedder.errors import ModelError
+from embedder.files import make_folder
 from embedder.runtime import unit
 from embedder.spec import Part
-from embedder.table import make_folder
 from trainer import checkpoints, gate, losses, teacher, views
 from trainer.batches import Data, Photos, Stream, plain_crops
 from trainer.gate import Judged

@@ -26,9 +26,9 @@ import tensorflow as tf
 from embedder import network, trained_on, weights
 from embedder.compute import Compute, cores
 from embedder.errors import DataError, InputError, from_os_error
+from embedder.files import drop_stale_temporaries, make_folder
 from embedder.names import spelling_notes
 from embedder.spec import FaceSpec, Part
-from embedder.table import drop_stale_temporaries, make_folder
 from trainer import batches, record, replicas
 from trainer.batches import Data
 from trainer.recipe import Recipe

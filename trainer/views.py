@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from embedder.table import atomic
+from embedder.files import atomic
 from trainer.batches import samples
 
 READ = 256  # rows at once

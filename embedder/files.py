@@ -1,0 +1,214 @@
+"""Files that are complete or not there at all, the temporary files they are written to, and locks that the kernel frees.
+
+A temporary is called `_tmp-PROCESS-...` and is locked by whoever writes it, so that another process, in another container too, can
+tell an unfinished file from a leftover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+LOCK = "_lock"
+TEMPORARY = "_tmp-"
+GRACE = 60.0  # seconds: from making a temporary to locking it, and for links, which cannot be locked
+UNLOCKABLE_GRACE = 86400.0  # where the file system has no locks
+NAME_KEPT = 40  # characters of the target's name in its temporary's
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_number = itertools.count()
+
+
+# writing --------------------------------------------------------------------
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file: complete and on disk, or not there at all."""
+    with atomic(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for data that does not fit in memory: complete and on disk after the block, or not there at all."""
+    temporary = temporary_beside(path)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            hold(file.fileno())
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder that only its owner may enter, and those above it where they are missing."""
+    for missing in reversed([f for f in (folder, *folder.parents) if not f.exists()]):
+        missing.mkdir(exist_ok=True, mode=0o700)
+    return folder
+
+
+# temporaries ----------------------------------------------------------------
+
+
+def process_mark(pid: int) -> str:
+    """Name a process by its number, its start (numbers come again) and the namespace in which it has that number."""
+    try:
+        start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        start = "ended"
+    return f"{pid}.{start}.{_namespace()}"
+
+
+@cache
+def _namespace() -> str:
+    """8 hex digits for this boot of this machine and this namespace of process numbers; two containers differ."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        text = f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        text = socket.gethostname()
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def temporary_prefix() -> str:
+    """How the names of this process's temporary files and folders begin."""
+    return f"{TEMPORARY}{process_mark(os.getpid())}-"
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name that no other thread or process uses, in the folder of the file that it will become."""
+    return path.parent / f"{temporary_prefix()}{next(_number)}-{path.name[-NAME_KEPT:].lstrip('_')}"
+
+
+@contextlib.contextmanager
+def temporary_folder(inside: Path) -> Iterator[Path]:
+    """Make a folder that is locked while the block runs and removed after it."""
+    with tempfile.TemporaryDirectory(dir=inside, prefix=temporary_prefix()) as name, held(Path(name)):
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Lock a temporary file or folder while the block runs, so that no other process takes it for a leftover."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        hold(fd)
+        yield
+    finally:
+        os.close(fd)
+
+
+def hold(fd: int) -> None:
+    """Lock an open temporary until it is closed; without locks its process's mark has to do."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_SH)
+
+
+def drop_stale_temporaries(folder: Path) -> None:
+    """Remove the temporaries that no process writes any more."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # another process has just removed or finished it
+            if _is_stale(path):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether nobody holds the lock of a temporary, and its process is known to have ended, or it is not new."""
+    locked = _is_locked(path)
+    if locked:
+        return False
+    pid, _, rest = path.name.split("-")[1].partition(".")
+    if pid.isdecimal() and rest.partition(".")[2] in ("", _namespace()):  # none in the names of older versions
+        here = process_mark(int(pid)).split(".")[1]
+        return here != rest.partition(".")[0]
+    age = time.time() - path.lstat().st_ctime
+    return age > (GRACE if locked is False else UNLOCKABLE_GRACE)
+
+
+def _is_locked(path: Path) -> bool | None:
+    """Whether a process holds the lock of a temporary; None where that cannot be known."""
+    if path.is_symlink():
+        return False
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+# locks ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(folder: Path, on_wait: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Hold the lock of a folder; the kernel frees it however the process ends.
+
+    on_wait: receives one line, who holds the lock, before this process waits for it.
+    """
+    path = folder / LOCK
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        try:
+            _take(file, path, on_wait)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            on_wait(f"{folder} lies on a file system without locks: write to it with one command at a time")
+        _write_holder(file)
+        yield
+
+
+def _take(file: BinaryIO, path: Path, on_wait: Callable[[str], None]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        on_wait(f"{path.parent} is being written by {_holder(file)}: waiting until it has finished")
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _holder(file: BinaryIO) -> str:
+    try:
+        who = json.loads(file.read(4096))
+        return f"process {int(who['process'])} on {str(who['host'])[:64]!r}"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "another process"
+
+
+def _write_holder(file: BinaryIO) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
+    file.flush()
