@@ -18,7 +18,7 @@ from indexer import forgotten
 from indexer.build import build
 from indexer.database import Replaced
 from indexer.forget import finish_pending, forget, receipt_of
-from indexer.forgotten import Forgotten, Unreadable, begin, lists, list_path, locked, recover
+from indexer.forgotten import Forgotten, Unreadable, begin, list_path, lists, locked, recover
 from indexer.gallery import Gallery
 from indexer.transfer import backup, restore
 from indexer.verify import verify
