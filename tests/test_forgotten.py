@@ -165,7 +165,9 @@ def test_the_list_of_a_lost_index_is_kept_for_a_backup_of_another(index, vectors
     assert GONE not in people(index) and is_refused(index)
     forgets(index, "person 1")
     spoil(index, garbage)
-    assert build(vectors, index, replace=True).left_out == {"of a forgotten face": 4} and people(index) == {f"person {i}" for i in (0, 2, 4, 5)}
+    assert build(vectors, index, replace=True).left_out == {"of a forgotten face": 4} and people(index) == {
+        f"person {i}" for i in (0, 2, 4, 5)
+    }
 
 
 # the list is lost, too ------------------------------------------------------
