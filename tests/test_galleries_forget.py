@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import galleries
+import workflows
 from embedder.errors import GalleryError
 from embedder.redact import count_rows
 from embedder.table import DataSet, to_rows
@@ -118,7 +119,6 @@ def test_what_was_written_with_its_people_is_named(root, tmp_path):
 
 def test_searches_and_evaluations_note_their_files(root, tmp_path):
     import evaluations
-    import workflows
 
     workflows.search_to_parquet("club", [tmp_path / "vectors"], tmp_path / "h.parquet", workflows.Question(), True, None, workflows.ANYWHERE,
                                 lambda done, total: None, print)  # fmt: skip
@@ -179,3 +179,11 @@ def test_the_command_ends_with_1_where_something_is_left(run, own_indexes, tmp_p
     assert run("forget", "club", "--identity", GONE).code == 0
     with Gallery.open(own_indexes / "club") as reader, reader.reading():
         assert run("forget", "club", "--identity", "person 1").code == 1, "pending"
+
+
+def test_faces_that_another_index_has_forgotten_are_told_when_they_are_added(root, tmp_path):
+    build(synthetic.write(tmp_path / "v2", synthetic.rows(2, 1, "o", seed=8)), root / "new")
+    forget()
+    add = lambda: galleries.add("new", tmp_path / "vectors", None, None, None, False, None, workflows.ANYWHERE, lambda a, b: None, print)  # noqa: E731
+    first, second = add(), add()
+    assert [note for note in first["notes"] if "forgotten from club" in note and GONE in note] and second["notes"] == []
