@@ -59,6 +59,7 @@ from workflows import (
 if TYPE_CHECKING:
     from embedder.weights import Model
 
+JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
 ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|[nrt])")  # of a character that `list` cannot show as it is
 OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
 
@@ -105,7 +106,7 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
         _note_source(gallery, source)
         faces, people = gallery.faces, gallery.people
         names = [name for name, _ in gallery.list_people()] if people > before else []
-        elsewhere = forgotten.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if done.added else []
+        elsewhere = forgotten.elsewhere(gallery.folder, gallery.rows(JUST_ADDED, (done.command,))) if done.added else []
         looked = look(gallery, done.face_ids) if done.face_ids else Looked()
     spellings = spelling_notes([], names)  # a second for a million names, which other writers need not wait for
     notes = (
@@ -180,6 +181,7 @@ def enrol(gallery: Gallery, row: Row, spec: FaceSpec, identity: str, readmit: bo
 
 def _join(total: Added, part: Added) -> None:
     total.added, total.again, total.forgotten = total.added + part.added, total.again + part.again, total.forgotten + part.forgotten
+    total.command = total.command or part.command
     total.conflicts += part.conflicts
     total.face_ids += part.face_ids
     total.unsure += part.unsure

@@ -3,9 +3,9 @@
     ROOT/_forgotten/NAME.json   the list of the index NAME, which outlives ROOT/NAME and its gallery.db
     ROOT/_forgotten/NAME.lock   locked by the process that changes the list
 
-gallery.db holds the same list. A person enters the file before the commit that erases them, and leaves it after the commit that readmits
-them, so that a crash in between leaves somebody refused, never somebody back. The file is made before the index: where an index is without
-its file, an older version made it.
+gallery.db holds the same list. The file is written before the commit, so that after a crash in between whoever was to be forgotten is
+refused, and whoever was to be readmitted still is, by gallery.db: the next writer takes both together. The file is made before the index:
+where an index is without its file, an older version made it.
 
 Whoever has the salt can try names and photos: it stands in the file, but for an encrypted index, whose salt is sealed by the key.
 """
@@ -193,14 +193,6 @@ def write(folder: Path, forgotten: Forgotten, key: bytes | None = None) -> None:
             return
     with _system_faults():
         write_atomic(path, data)
-
-
-def merge(folder: Path, forgotten: Forgotten, key: bytes | None = None) -> None:
-    """Adds a list to the file's; a damaged file is replaced."""
-    known = None
-    with contextlib.suppress(Unreadable):
-        known = read(folder, key)
-    write(folder, forgotten if known is None else known | forgotten, key)
 
 
 @contextlib.contextmanager

@@ -490,16 +490,15 @@ class Gallery(Faces):
 
     @contextlib.contextmanager
     def changing_forgotten(self) -> Iterator[None]:
-        """`writing`, for changes of who was forgotten: the list's file has those who come on it before the commit, and loses those who
-        leave it after. Raises Replaced where another process has put a new gallery.db here since this one was opened."""
+        """`writing`, for changes of who was forgotten: the list's file is on disk before the commit. Raises Replaced where another process
+        has put a new gallery.db here since this one was opened."""
         key = self._key if self.encrypted else None
         with forgotten.locked(self.folder):
             self.check_same_file()
             with self.writing():
                 self._take_from_file()
                 yield
-                forgotten.merge(self.folder, self.forgotten(), key)
-            forgotten.write(self.folder, self.forgotten(), key)
+                forgotten.write(self.folder, self.forgotten(), key)
 
     def _take_from_file(self) -> None:
         """Whom only the file holds, since a crash came before the commit; a damaged file is written anew from this list."""

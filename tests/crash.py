@@ -25,7 +25,7 @@ import numpy as np
 from embedder.errors import FaceDBError
 from embedder.row import Row
 from embedder.spec import FaceSpec, Part
-from indexer import derive, forget, switch, transfer
+from indexer import derive, forget, forgotten, switch, transfer
 from indexer.build import build
 from indexer.database import Database
 from indexer.gallery import Gallery
@@ -174,6 +174,16 @@ def forgetting_while_read(folder: Path) -> list[Verb]:
     return [lambda: forgets(folder)]
 
 
+def readmitting(folder: Path) -> list[Verb]:
+    """Someone is forgotten, comes back, and is forgotten again under another name."""
+    return [
+        alone(folder, lambda g: g.forget("person 3")),
+        alone(folder, lambda g: g.add(doomed(), readmit=True)),
+        alone(folder, lambda g: g.rename("person 3", WANTED)),
+        lambda: forgets(folder),
+    ]
+
+
 def restoring(folder: Path) -> list[Verb]:
     """A backup is made, and put in the place of what came after it."""
     path = folder.parent / "backup.db"
@@ -217,7 +227,7 @@ def building_first(folder: Path) -> list[Verb]:
 
 SCENARIOS = {
     "one-by-one": one_by_one, "in-one": in_one, "encrypted": in_one, "forgetting": forgetting,
-    "forgetting-while-read": forgetting_while_read, "restoring": restoring, "restoring-anew": restoring_anew, "switching": switching, "building": building, "building-first": building_first,
+    "forgetting-while-read": forgetting_while_read, "readmitting": readmitting, "restoring": restoring, "restoring-anew": restoring_anew, "switching": switching, "building": building, "building-first": building_first,
 }  # fmt: skip
 
 
@@ -261,6 +271,8 @@ def is_forgotten(folder: Path) -> None:
     with Gallery.open(folder) as gallery:
         assert gallery.fact(forget.PENDING) is None
     assert not remains(folder), remains(folder)
+    listed = forgotten.read(folder)
+    assert listed is not None and all(listed.holds(text) for text in (f"name:{WANTED}", *(row.face_id for row in doomed())))
     forgets(folder)
     assert not remains(folder), remains(folder)
     with Gallery.open(folder, write=True) as gallery:
@@ -269,6 +281,13 @@ def is_forgotten(folder: Path) -> None:
             gallery.undo()
     assert not remains(folder), remains(folder)
     assert not {row.face_id for row in doomed()} & {line[1] for line in (content(folder) or {})["faces"]}
+
+
+def lists_agree(folder: Path) -> None:
+    """Once a writer has opened the index, who was forgotten is the same by gallery.db and by its file."""
+    if content(folder) is not None:
+        with Gallery.open(folder, write=True) as gallery:
+            assert forgotten.read(folder, KEY) == gallery.forgotten()
 
 
 def is_pending(folder: Path) -> None:
@@ -341,8 +360,10 @@ def check(scenario: str, folder: Path, allowed: Sequence[int], states: list[dict
         return is_pending(folder)
     if scenario == "forgetting" and at == len(states) - 1:
         return is_forgotten(folder)
+    lists_agree(folder)
     for verb in SCENARIOS[scenario](folder)[at:]:
         verb()
+    lists_agree(folder)
     assert content(folder) == states[-1], difference(content(folder), states[-1:])
     with Gallery.open(folder, write=True) as gallery:
         assert derive.compact(gallery)

@@ -43,6 +43,7 @@ from indexer.verify import verify
 from tests import synthetic
 
 STEPS_A_RUN = 50
+Lists = tuple[set[str], set[str]]  # face_ids and names that were forgotten from indexes that had other names
 STEPS = int(os.environ.get("FACEDB_STEPS", "2000"))
 GRID = 2.0**20  # vectors on this grid have products that float64 sums without a rounding, in any order
 PIECE = 32
@@ -321,10 +322,10 @@ class Oracle:
                 raise DataError("flat")
         return done
 
-    def restored(self, backup: Oracle) -> tuple[Oracle, int]:
-        """This one with a backup in its place, and how many of its faces were forgotten meanwhile."""
+    def restored(self, backup: Oracle, others: Lists) -> tuple[Oracle, int]:
+        """A backup in place of this one or beside it, and how many of its faces were forgotten meanwhile, here or from other indexes."""
         new = backup.copy()
-        faces, names = self.forgotten - backup.forgotten, self.forgotten_names - backup.forgotten_names
+        faces, names = (self.forgotten | others[0]) - backup.forgotten, (self.forgotten_names | others[1]) - backup.forgotten_names
         new.forgotten |= faces
         new.forgotten_names |= names
         held = (*new.faces.values(), *new.removed)
@@ -573,6 +574,7 @@ class Model(RuleBasedStateMachine):
         self.gone = Gone()
         self.frozen: tuple[Gallery, Any] | None = None
         self.backups: list[tuple[Path, Oracle]] = []
+        self.others: Lists = (set(), set())
         self.exports: dict[tuple[str, ...], Path] = {}
         self.where: list[Condition] = []  # of the last search, for the one after each step
 
@@ -756,15 +758,18 @@ class Model(RuleBasedStateMachine):
         path, backup = self.backups[which % len(self.backups)]
         folder = self.root / "indexes" / f"restored-{self._new_path('index').name}"
         done = transfer.restore(path, folder)
-        assert (done.faces, done.people, done.forgotten) == (len(backup.faces), len(backup.people), 0)
+        backup, left_out = self.oracle.restored(backup, self.others)
+        assert (done.faces, done.people, done.forgotten) == (len(backup.faces), len(backup.people), left_out)
         assert outcome(lambda: transfer.restore(path, folder)) is GalleryError
-        now, backup = self.oracle.now, backup.copy()
+        now = self.oracle.now
         with Gallery.open(folder, write=True) as gallery, Searcher(folder) as searcher:
             self._compare(gallery, backup)
             assert verify(gallery).problems == []
             for _ in range(3):
                 backup = agree(backup, gallery.undo, Oracle.undo)
             assert searcher.search(queries(backup.d)[[at]], 50) == [backup.search(queries(backup.d)[at], 50)]
+        left = backup if not stay else self.oracle  # the list of an index that is removed stays
+        self.others = self.others[0] | left.forgotten, self.others[1] | left.forgotten_names
         if not stay:
             shutil.rmtree(folder)
             return
@@ -778,7 +783,7 @@ class Model(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2))
     def restore_in_place(self, which: int) -> None:
         path, backup = self.backups[which % len(self.backups)]
-        new, left_out = self.oracle.restored(backup)
+        new, left_out = self.oracle.restored(backup, self.others)
         new.now = self.oracle.now
         done = transfer.restore(path, self.folder, replace=True)
         assert (done.faces, done.people, done.forgotten) == (len(new.faces), len(new.people), left_out)
