@@ -19,6 +19,8 @@ from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing, vi
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, SystemFault, from_os_error
 
+END_SECONDS = 9.0  # from Ctrl-C to the end, whatever is being done
+
 
 def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """The version in setup.cfg, or of the installed package."""
@@ -377,6 +379,13 @@ def one_line(error: BaseException) -> FaceDBError:
 
 def main() -> int:
     """Runs a command; every error is one line and an exit code."""
+    from embedder.process import ending_within
+
+    with ending_within(END_SECONDS):
+        return run_command()
+
+
+def run_command() -> int:
     if "--debug" in sys.argv:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
     try:

@@ -1,95 +1,38 @@
-"""A process that decodes photos, so that a bad one can be killed: run as `python -m embedder.decode [MOST_PIXELS]`.
+"""A process that decodes photos, so that a bad one can be killed: `embedder.process` runs it, `embedder.decoder` asks it.
 
-Reads one line of JSON a photo from stdin: its path, or a name and a number of bytes, which then follow. Answers each on stdout with a length
-(four bytes, little-endian), so much JSON, then the pixels where there are any.
+A question is a frame: the length of its head (four bytes, little-endian), the head (JSON: `id`, `name`, `size`, `is_file`), then `size` bytes: a
+photo, or the path of its file. An answer is a frame, too: its head repeats the `id` and has `outcome`, `why`, `sha256` and `shape`; the pixels
+follow where there is a shape.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import resource
-import stat
 import sys
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from embedder.bounds import MAX_PIXELS
+from embedder.kinds import Refused
+from embedder.pixels import decode, load_formats, read
+from embedder.process import channel, greet
 
-MAX_BYTES = 200 << 20
-MAX_PIXELS = 100_000_000
-MAX_MEMORY = 3 << 30
-HEIC = (".heic", ".heif")
-
-
-class Refused(Exception):
-    """A photo that gives no pixels: its outcome and why."""
-
-    def __init__(self, outcome: str, why: str):
-        super().__init__(why)
-        self.outcome = outcome
+HEAD_BYTES = 64 << 10  # of a question or an answer, at most
+WHY = 200  # letters
+MEMORY, MEMORY_A_PIXEL = 512 << 20, 28  # bytes: of the program, and of all copies of a photo that decoding needs at once
+OPEN_FILES = 64
+FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "pty.spawn", "socket.")
 
 
-def decode(data: bytes, name: str = "", most: int = MAX_PIXELS) -> np.ndarray:
-    """The bytes of a photo -> uint8 RGB (h, w, 3), turned as EXIF says; raises Refused."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            if width * height > most:
-                raise Refused("too_large", f"{width} x {height} pixels, the limit is {most:,}")
-            image.seek(0)
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(to_rgb(image))
-    except Refused:
-        raise
-    except UnidentifiedImageError:
-        if name.lower().endswith(HEIC) and ".heic" not in Image.registered_extensions():
-            raise Refused("unreadable", "HEIC needs the extra: pip install 'facedb[heif]'") from None
-        raise Refused("unreadable", "not an image that Pillow knows") from None
-    except Image.DecompressionBombError as error:
-        raise Refused("too_large", str(error)) from None
-    except MemoryError:
-        raise Refused("too_large", "not enough memory to decode it") from None
-    except Exception as error:  # Pillow's readers raise whatever they meet
-        raise Refused("unreadable", f"{error}" or type(error).__name__) from None
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any colour mode -> RGB: 16-bit is scaled, alpha is laid on white."""
-    if image.mode.startswith("I"):
-        pixels = np.asarray(image).astype(np.float64)
-        return Image.fromarray((np.clip(pixels / 65535, 0, 1) * 255 + 0.5).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise Refused("unreadable", "floating-point pixels have no agreed scale: convert it to 8 or 16 bits")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def read(path: str) -> tuple[bytes, str]:
-    """(bytes, sha256) of a photo's file; raises Refused."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise Refused("unreadable", "not a plain file")
-        if status.st_size > MAX_BYTES:
-            raise Refused("too_large", f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
-        with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        raise Refused("missing", "the file is gone") from None
-    except OSError as error:
-        raise Refused("unreadable", error.strerror or str(error)) from None
-    return data, hashlib.sha256(data).hexdigest()
+def memory_for(most_pixels: int) -> int:
+    """Bytes of address space that decoding photos of at most so many pixels needs."""
+    return MEMORY + MEMORY_A_PIXEL * most_pixels
 
 
 def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tuple[dict[str, Any], bytes | memoryview]:
-    """The line and the pixels that a photo is answered with; without its bytes, `name` is the path where they are."""
+    """The head and the pixels that a photo is answered with; without its bytes, `name` is the path of its file."""
     digest = None
     try:
         data, digest = read(name) if data is None else (data, hashlib.sha256(data).hexdigest())
@@ -97,31 +40,66 @@ def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tupl
             raise Refused("unreadable", "the file is empty")
         pixels = decode(data, name, most)
     except Refused as error:
-        why = str(error).splitlines()[0][:200] if str(error) else error.outcome
+        why = str(error).splitlines()[0][:WHY] if str(error) else error.outcome
         return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None}, b""
     return {"outcome": "ok", "why": "", "sha256": digest, "shape": pixels.shape}, pixels.data
 
 
-def main() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
-    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked first, from the header
-    try:
-        from pillow_heif import register_heif_opener
+def frame(head: dict[str, Any]) -> bytes:
+    text = json.dumps(head).encode()
+    return len(text).to_bytes(4, "little") + text
 
-        register_heif_opener()
-    except ImportError:
-        pass
-    most = int(sys.argv[1]) if len(sys.argv) > 1 else MAX_PIXELS
-    for line in sys.stdin.buffer:
-        match json.loads(line):
-            case [str(name), int(size)]:
-                head, pixels = answer(name, sys.stdin.buffer.read(size), most)
-            case path:
-                head, pixels = answer(path, most=most)
-        text = json.dumps(head).encode()
-        sys.stdout.buffer.write(len(text).to_bytes(4, "little") + text)
-        sys.stdout.buffer.write(pixels)
-        sys.stdout.buffer.flush()
+
+def limit(most_pixels: int) -> None:
+    """Take from this process what decoding does not need: memory, files, sockets, and processes of its own."""
+    memory = memory_for(most_pixels)
+    for what, most in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+    ):
+        hard = resource.getrlimit(what)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
+    sys.dont_write_bytecode = True
+    sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, _: tuple[Any, ...]) -> None:
+    if event.startswith(FORBIDDEN):
+        raise PermissionError(f"a decoder may not use {event}")
+
+
+def main() -> None:
+    questions, answers, (most,) = channel()
+    limit(int(most))
+    load_formats()
+    greet(answers)
+    while length := _read(questions, 4):
+        question = json.loads(_read(questions, int.from_bytes(length, "little")))
+        data = _read(questions, question["size"])
+        name = os.fsdecode(data) if question["is_file"] else question["name"]
+        head, pixels = answer(name, None if question["is_file"] else data, int(most))
+        _write(answers, frame({"id": question["id"]} | head))
+        _write(answers, pixels)
+
+
+def _read(end: int, size: int) -> bytes:
+    """Exactly `size` bytes; none where the other program has closed its end."""
+    with memoryview(data := bytearray(size)) as view:
+        left = view
+        while left:
+            if not (got := os.readv(end, [left])):
+                return b""
+            left = left[got:]
+    return bytes(data)
+
+
+def _write(end: int, data: bytes | memoryview) -> None:
+    left = memoryview(data).cast("B")
+    while left:
+        left = left[os.write(end, left) :]
 
 
 if __name__ == "__main__":

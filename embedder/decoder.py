@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
-import select
-import subprocess
+import re
+import secrets
+import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,15 +19,21 @@ from typing import Any
 
 import numpy as np
 
+from embedder.bounds import MAX_PIXELS
 from embedder.compute import cores
-from embedder.decode import MAX_PIXELS
+from embedder.decode import HEAD_BYTES, WHY, frame
+from embedder.kinds import OUTCOMES
 from embedder.listing import path_inside
-from embedder.workers import start, stop
+from embedder.process import Ended, Process
 
 OUTSIDE = "outside"
+TIMEOUT, DIED = "timeout", "decoder_died"  # outcomes of a photo whose decoder was killed, or ended
+ANSWERS = OUTCOMES | {"ok"}  # outcomes that a decoder may answer with
+KEYS = frozenset(("id", "outcome", "why", "sha256", "shape"))
+SHA256 = re.compile("[0-9a-f]{64}")
 SECONDS_TO_DECODE = 30.0
 WORKERS = min(4, cores())
-ONE_BLOCK = {"PILLOW_BLOCKS_MAX": "1"}  # of Pillow's memory is kept from photo to photo
+ONE_BLOCK = {"PILLOW_BLOCKS_MAX": "1", "MALLOC_ARENA_MAX": "2"}  # of Pillow's memory is kept from photo to photo
 
 
 @dataclass
@@ -39,14 +48,23 @@ class Photo:
     faces: int = 0  # found in it
 
 
+class Malformed(Exception):
+    """What a decoder said is no answer to its question."""
+
+
 class Decoder:
-    """A small pool of processes that decode photos; one that hangs or dies is replaced and its photo is `unreadable`."""
+    """A small pool of processes that decode photos. One that takes too long, ends or answers wrongly is killed and replaced, and its photo's
+    outcome is `timeout` or `decoder_died`."""
+
+    program = "embedder.decode"
 
     def __init__(self, workers: int = WORKERS, seconds: float = SECONDS_TO_DECODE, most_pixels: int = MAX_PIXELS):
         self._seconds, self._most_pixels = seconds, most_pixels
-        self._idle: queue.SimpleQueue[subprocess.Popen | None] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Process | None] = queue.SimpleQueue()
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers)
+        self._running: set[Process] = set()
+        self._lock, self._closed = threading.Lock(), False
         for _ in range(workers):
             self._idle.put(None)
 
@@ -54,11 +72,14 @@ class Decoder:
         return self
 
     def __exit__(self, *error: object) -> None:
+        """End at once: photos that are being decoded are dropped."""
+        with self._lock:
+            self._closed = True
+            for process in self._running:
+                process.kill()
         self._threads.shutdown(cancel_futures=True)
-        for _ in range(self._workers):
-            worker = self._idle.get()
-            if worker is not None:
-                stop(worker)
+        for process in list(self._running):
+            self._drop(process)
 
     def submit(self, root: Path, name: str) -> Future[Photo]:
         return self._threads.submit(self._decode, root, name)
@@ -78,53 +99,89 @@ class Decoder:
 
     def submit_bytes(self, name: str, data: bytes) -> Future[Photo]:
         """A photo that is no file."""
-        return self._threads.submit(self._decode_bytes, name, data)
+        return self._threads.submit(self._asked, name, data, False)
 
     def _decode(self, root: Path, name: str) -> Photo:
         path = path_inside(root, name)
         if path is None:
             return Photo(name, OUTSIDE, "a link or path that leaves the folder")
-        return self._asked(name, path, b"")
+        return self._asked(name, os.fsencode(path), True)
 
-    def _decode_bytes(self, name: str, data: bytes) -> Photo:
-        return self._asked(name, [name, len(data)], data)
-
-    def _asked(self, name: str, question: str | list[Any], data: bytes) -> Photo:
-        idle, worker = self._idle.get(), None
+    def _asked(self, name: str, data: bytes, is_file: bool) -> Photo:
+        """Raises SystemFault where no decoder can be started."""
+        idle, process = self._idle.get(), None
         try:
-            worker = idle or start("embedder.decode", str(self._most_pixels), environment=ONE_BLOCK, buffered=False)
-            photo, idle = _ask(worker, name, json.dumps(question).encode() + b"\n" + data, self._seconds), worker
-        except (OSError, ValueError, TimeoutError, MemoryError) as error:
-            if worker:
-                stop(worker)
-            idle = None
-            why = f"took longer than {self._seconds:g} s" if isinstance(error, TimeoutError) else "the decoder died of it"
-            photo = Photo(name, "unreadable", why)
+            process, idle = self._sound(idle), None
+            photo = self._ask(process, name, data, is_file)
+            idle = process
+        except TimeoutError:
+            photo = Photo(name, TIMEOUT, f"took longer than {self._seconds:g} s")
+        except Malformed as error:
+            photo = Photo(name, DIED, f"the decoder's answer was malformed ({error})")
+        except (Ended, MemoryError):
+            photo = Photo(name, DIED, "the decoder ended in the middle of it")
         finally:
+            if process and not idle:
+                self._drop(process)
             self._idle.put(idle)
         return photo
 
+    def _sound(self, process: Process | None) -> Process:
+        """A process that waits for a question: this one, if it still does, or a new one."""
+        if process is not None:
+            if process.is_quiet():
+                return process
+            self._drop(process)
+        process = Process(self.program, str(self._most_pixels), environment=ONE_BLOCK, folder="/")
+        with self._lock:
+            self._running.add(process)
+            if self._closed:
+                process.kill()
+        return process
 
-def _ask(worker: subprocess.Popen, name: str, question: bytes, seconds: float) -> Photo:
-    assert worker.stdin and worker.stdout
-    left = memoryview(question)
-    while left:  # a raw pipe takes what it has room for
-        left = left[worker.stdin.write(left) :]
-    if not select.select([worker.stdout], [], [], seconds)[0]:
-        raise TimeoutError
-    head = json.loads(_read_exactly(worker.stdout, int.from_bytes(_read_exactly(worker.stdout, 4), "little")))
-    pixels = None
-    if head["shape"]:
-        pixels = np.frombuffer(_read_exactly(worker.stdout, int(np.prod(head["shape"]))), np.uint8).reshape(head["shape"])
-    return Photo(name, head["outcome"], head["why"], head["sha256"], pixels)
+    def _drop(self, process: Process) -> None:
+        with self._lock:
+            self._running.discard(process)
+        process.close()
+
+    def _ask(self, process: Process, name: str, data: bytes, is_file: bool) -> Photo:
+        """Raises TimeoutError, Ended or Malformed: the process is of no use any more."""
+        until, id = time.monotonic() + self._seconds, secrets.randbits(62)
+        process.write(frame({"id": id, "name": name[-WHY:], "size": len(data), "is_file": is_file}), until)
+        process.write(data, until)
+        size = int.from_bytes(process.read(4, until), "little")
+        if size > HEAD_BYTES:
+            raise Malformed(f"a head of {size:,} bytes")
+        head = _checked(process.read(size, until), id, self._most_pixels)
+        pixels = None
+        if head["shape"]:
+            pixels = np.empty(head["shape"], np.uint8)
+            process.read_into(pixels.data.cast("B"), until)
+        return Photo(name, head["outcome"], head["why"], head["sha256"], pixels)
 
 
-def _read_exactly(stream, size: int) -> bytearray:
-    data = bytearray(size)
-    view, got = memoryview(data), 0
-    while got < size:
-        n = stream.readinto(view[got:])
-        if not n:
-            raise ValueError("the decoder ended")
-        got += n
-    return data
+def _checked(text: bytes | bytearray, id: int, most_pixels: int) -> dict[str, Any]:
+    """The head of an answer; raises Malformed where it is not one to the question `id`."""
+    try:
+        head = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Malformed("no JSON") from None
+    if not isinstance(head, dict) or head.keys() != KEYS:
+        raise Malformed("other keys")
+    if type(head["id"]) is not int or head["id"] != id:
+        raise Malformed("an answer to another question")
+    if not isinstance(head["outcome"], str) or head["outcome"] not in ANSWERS:
+        raise Malformed("no outcome")
+    if not isinstance(head["why"], str) or len(head["why"]) > WHY:
+        raise Malformed("no reason")
+    if head["sha256"] is not None and not (isinstance(head["sha256"], str) and SHA256.fullmatch(head["sha256"])):
+        raise Malformed("no hash")
+    if not (_is_shape(head["shape"], most_pixels) if head["outcome"] == "ok" else head["shape"] is None):
+        raise Malformed("no shape that was asked for")
+    return head
+
+
+def _is_shape(shape: Any, most_pixels: int) -> bool:
+    if not isinstance(shape, list) or len(shape) != 3 or any(type(side) is not int or side < 1 for side in shape):
+        return False
+    return shape[2] == 3 and shape[0] * shape[1] <= most_pixels

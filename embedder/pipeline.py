@@ -103,8 +103,8 @@ class PhotoStage:
             while waiting:
                 yield from waiting.popleft().result()
         finally:  # where the user stopped it, or a chunk failed
-            for future in waiting:
-                future.cancel()
+            if [future for future in waiting if not future.cancel() and not future.done()]:
+                self._end_workers()
 
     def _pool(self, n_bytes: int) -> Callable[[list[Photo], list[Entry]], Future[list[tuple[Photo, list[Row]]]]]:
         """What does a chunk of photos that have so many bytes together."""
@@ -112,6 +112,11 @@ class PhotoStage:
             return lambda *chunk: self._threads.submit(self.of_chunk, *chunk)
         self._workers = self._workers or Workers(self.of_chunk)
         return self._workers.submit
+
+    def _end_workers(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def of_chunk(self, chunk: list[Photo], entries: list[Entry]) -> list[tuple[Photo, list[Row]]]:
         """Photos and what is known of each -> each without its pixels, and its rows."""

@@ -1,61 +1,30 @@
-"""Processes of this package that answer questions over pipes; and a pool of them, one a core, for work in which threads would wait for the
-interpreter's lock and move each other's memory from core to core.
+"""A pool of processes, one a core, for work in which threads would wait for the interpreter's lock and move each other's memory from core to
+core.
 
-`python -m embedder.workers CORE` is one of the pool: it reads pickles from stdin, first what does the work, then the arguments of each call,
-and answers each on stdout with a pickled pair of what it returned and what it raised. Only these two programs have the pipes; no file is unpickled.
+`embedder.process` runs this module with the number of a core. It reads pickles: first the function, then pairs of a number and the arguments of
+each call. It answers each with the same number, what the function returned and what it raised. Only these two programs have the pipes; no file
+is unpickled.
 """
 
 from __future__ import annotations
 
-import fcntl
+import itertools
 import os
 import pickle
 import queue
 import random
-import subprocess
-import sys
+import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from embedder.compute import cores, memory_gb, usable
 from embedder.errors import FaceDBError, SystemFault
+from embedder.process import Ended, Process, channel, greet
 
-PIPE_BYTES = 1 << 20
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# memory is kept from photo to photo: glibc would give it back each time, and new pages cost as much as decoding
-KEPT = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
-
-
-def start(module: str, *arguments: str, environment: Mapping[str, str] | None = None, buffered: bool = True) -> subprocess.Popen:
-    """A module of this package as a process with pipes; it is not reached by the terminal's Ctrl-C, and ends with its stdin."""
-    paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
-    whole = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)} | ONE_THREAD | KEPT | dict(environment or {})
-    command, pipe = [sys.executable, "-m", module, *arguments], subprocess.PIPE
-    process = subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=whole, start_new_session=True, bufsize=-1 if buffered else 0
-    )
-    for stream in (process.stdin, process.stdout):
-        _widen(stream)
-    return process
-
-
-def _widen(stream: Any) -> None:
-    """A photo is more than a pipe holds: fewer turns from one process to the other."""
-    with suppress(AttributeError, OSError):  # not on this system, or not so much
-        fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-
-
-def stop(process: subprocess.Popen) -> None:
-    process.kill()
-    for stream in (process.stdin, process.stdout):
-        if stream:
-            with suppress(OSError):  # what it did not read any more
-                stream.close()
-    process.wait()
+FOREVER = float("inf")  # work takes as long as it takes; the process ends with this one
 
 
 class Workers:
@@ -65,31 +34,39 @@ class Workers:
         self._work = pickle.dumps(work)
         self.count = max(1, min(cores(), memory_gb()))
         self._threads = ThreadPoolExecutor(self.count)
-        self._idle: queue.SimpleQueue[tuple[int, subprocess.Popen | None]] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[tuple[int, Process | None]] = queue.SimpleQueue()
         for core in random.sample(usable(), self.count):  # where a container may use a few, others should not take the same
             self._idle.put((core, None))
-        self._running: set[subprocess.Popen] = set()
-        weakref.finalize(self, _stop_all, self._running)
+        self._numbers = itertools.count(random.getrandbits(32))
+        self._running = Running()
+        weakref.finalize(self, self._running.close)
 
     def submit(self, *arguments: Any) -> Future[Any]:
         """What `work` returns or raises; SystemFault where its process ended."""
         return self._threads.submit(self._ask, arguments)
 
+    def close(self) -> None:
+        """End the processes at once, whatever they do."""
+        self._running.end()
+        self._threads.shutdown(cancel_futures=True)
+        self._running.close()
+
     def _ask(self, arguments: tuple[Any, ...]) -> Any:
         core, process = self._idle.get()
         try:
-            process = process or self._started(core)
-            assert process.stdin and process.stdout
-            pickle.dump(arguments, process.stdin, 5)
-            process.stdin.flush()
-            returned, raised = pickle.load(process.stdout)
+            process = process or self._running.started(core, self._work)
+            number = next(self._numbers)
+            _send(process, (number, arguments))
+            answered, returned, raised = _receive(process)
+            if answered != number:
+                raise Ended
         except BaseException as error:  # what it would say next is no answer to the next question
-            code = self._stopped(process)
+            code = self._running.drop(process)
             process = None
-            if not isinstance(error, (OSError, EOFError, pickle.UnpicklingError)):
+            if not isinstance(error, (Ended, EOFError, pickle.UnpicklingError)):
                 raise
             raise SystemFault(
-                f"expected a process that works on photos to answer, it ended ({code}): was memory short? run the same command again, it goes on"
+                f"expected a process that works on photos to answer, it ended ({code}): was memory short? run the same command again to resume"
             ) from None
         finally:
             self._idle.put((core, process))
@@ -97,46 +74,93 @@ class Workers:
             raise raised
         return returned
 
-    def _stopped(self, process: subprocess.Popen | None) -> int | None:
-        """With what code a process ended, or is ended now; None where it could not start."""
-        if process is None:
-            return None
-        self._running.discard(process)
-        stop(process)
-        return process.returncode
 
-    def _started(self, core: int) -> subprocess.Popen:
-        process = start("embedder.workers", str(core))
-        self._running.add(process)
-        assert process.stdin
-        process.stdin.write(self._work)
+class Running:
+    """The processes of a pool."""
+
+    def __init__(self) -> None:
+        self._processes: set[Process] = set()
+        self._lock, self._ended = threading.Lock(), False
+
+    def started(self, core: int, work: bytes) -> Process:
+        """A new process that has received `work`; raises SystemFault where it does not start."""
+        process = Process("embedder.workers", str(core))
+        with self._lock:
+            self._processes.add(process)
+            if self._ended:
+                process.kill()
+        process.write(_length(work) + work, FOREVER)
         return process
 
+    def drop(self, process: Process | None) -> int | None:
+        """Kill a process; returns its exit code, None where there is none."""
+        with self._lock:
+            if process not in self._processes:
+                return None
+            self._processes.discard(process)
+        return process.close() if process else None
 
-def _stop_all(processes: set[subprocess.Popen]) -> None:
-    for process in processes:
-        stop(process)
+    def end(self) -> None:
+        """Kill all; whoever waits for one gets Ended and drops it."""
+        with self._lock:
+            self._ended = True
+            for process in self._processes:
+                process.kill()
+
+    def close(self) -> None:
+        """Kill all, once no thread uses one."""
+        self.end()
+        for process in list(self._processes):
+            self.drop(process)
+
+
+def _length(data: bytes) -> bytes:
+    return len(data).to_bytes(8, "little")
+
+
+def _send(process: Process, what: Any) -> None:
+    data = pickle.dumps(what, 5)
+    process.write(_length(data), FOREVER)
+    process.write(data, FOREVER)
+
+
+def _receive(process: Process) -> Any:
+    size = int.from_bytes(process.read(8, FOREVER), "little")
+    return pickle.loads(process.read(size, FOREVER))
+
+
+# in the process that was started ---------------------------------------------
 
 
 def main() -> None:
-    os.sched_setaffinity(0, {int(sys.argv[1])})  # so that `cores` is 1, too
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
-    work = pickle.load(sys.stdin.buffer)
-    while True:
-        try:
-            arguments = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        answer: tuple[Any, FaceDBError | None]
-        try:
-            answer = work(*arguments), None
-        except FaceDBError as error:
-            answer = None, error
-        except Exception as error:
-            answer = None, FaceDBError(f"{type(error).__name__}: {error}")  # others may not survive the pipe
-        pickle.dump(answer, answers, 5)
-        answers.flush()
+    questions, answers, (core,) = channel()
+    os.sched_setaffinity(0, {int(core)})  # so that `cores` is 1, too
+    with os.fdopen(questions, "rb") as incoming, os.fdopen(answers, "wb", closefd=False) as outgoing:
+        greet(answers)
+        work = _next(incoming)
+        with suppress(EOFError):
+            while True:
+                number, arguments = _next(incoming)
+                data = pickle.dumps((number, *_done(work, arguments)), 5)
+                outgoing.write(_length(data))
+                outgoing.write(data)
+                outgoing.flush()
+
+
+def _next(incoming: BinaryIO) -> Any:
+    """The next pickle; raises EOFError where the other program has closed its end."""
+    size = int.from_bytes(incoming.read(8), "little")
+    return pickle.loads(incoming.read(size))
+
+
+def _done(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, FaceDBError | None]:
+    """What a function returned, and what it raised."""
+    try:
+        return work(*arguments), None
+    except FaceDBError as error:
+        return None, error
+    except Exception as error:
+        return None, FaceDBError(f"{type(error).__name__}: {error}")  # others may not survive the pipe
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 import galleries
 from embedder.compute import cores
-from embedder.decoder import Photo
+from embedder.decoder import DIED, TIMEOUT, Photo
 from embedder.errors import FaceDBError
 from embedder.row import Row
 from embedder.spec import FaceSpec
@@ -42,8 +43,10 @@ from workflows import Question
 T = TypeVar("T")
 HITS = 10_000  # of all vectors or faces of a question
 AHEAD = 16  # photos of a stream that are at work
-BUSY_SECONDS = 0.1  # until a photo of a stream is tried again
+RETRY_SECONDS, RETRY_AT_MOST = 0.1, 2.0  # until a photo of a stream is tried again: each time twice as long
+GIVE_UP_SECONDS = 60.0  # after which a photo of a stream is not tried again
 LINE = "application/x-ndjson"
+REFUSED = ("unreadable", "too_large", TIMEOUT, DIED)  # outcomes of what is no photo, or none that can be decoded here
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {"model": models.Problem, "description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
 }
@@ -174,7 +177,7 @@ ImageName = Annotated[str | None, Query(max_length=300, description="What to cal
 async def search_by_photo(whole: Whole, key: Asker, index: Index, data: PhotoBytes, question: Asked, image: ImageName = None):
     """Everybody in a photo: for each face the k nearest people."""
     answer = await photo_answer(whole, index, data, photo_name(data, image), question)
-    if answer["outcome"] in ("unreadable", "too_large"):
+    if answer["outcome"] in REFUSED:
         raise Problem(422, answer["outcome"], f"expected a photo, this one is {answer['outcome']} ({answer['why']}): send another")
     return JSONResponse(answer)
 
@@ -204,15 +207,14 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
     hold: Callable[[int], None] = request.state.hold
 
     async def one(asked: models.StreamedPhoto, data: bytes) -> bytes:
+        async def answer() -> dict[str, Any]:
+            await whole.desk.admit(key)
+            return await photo_answer(whole, index, data, asked.id, question)
+
         try:
-            while True:
-                try:
-                    await whole.desk.admit(key)
-                    return _line({"id": asked.id, "answer": await photo_answer(whole, index, data, asked.id, question)})
-                except Problem as problem:
-                    if problem.status_code not in (429, 503):
-                        return _line({"id": asked.id, "problem": problem.body})
-                    await asyncio.sleep(BUSY_SECONDS)  # the line waits in the place of the one who sent it
+            return _line({"id": asked.id, "answer": await _patiently(answer)})
+        except Problem as problem:
+            return _line({"id": asked.id, "problem": problem.body})
         except FaceDBError as error:
             return _line({"id": asked.id, "problem": of_error(error).body})
 
@@ -238,19 +240,40 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
         except Problem as problem:  # of the whole: it came too slowly, or too much is held
             yield asyncio.create_task(refused(problem))
 
-    return Lines(_in_order(tasks(), AHEAD), media_type=LINE)
+    return Lines(_in_order(tasks(), AHEAD, request.receive), media_type=LINE)
 
 
-async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int) -> AsyncIterator[bytes]:
-    """What tasks come to, in order and as soon as they are done, while at most `ahead` are at work and others are still to come."""
+async def _patiently(answer: Callable[[], Awaitable[T]]) -> T:
+    """An answer, asked for again while the server is busy or the key asks too often; raises Problem for others, and after GIVE_UP_SECONDS."""
+    pause, until = RETRY_SECONDS, time.monotonic() + GIVE_UP_SECONDS
+    while True:
+        try:
+            return await answer()
+        except Problem as problem:
+            if problem.status_code not in (429, 503) or time.monotonic() + pause > until:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, RETRY_AT_MOST)
+
+
+async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, receive: Callable[[], Awaitable[Any]]) -> AsyncIterator[bytes]:
+    """The results of tasks, in order and as soon as they are done, while at most `ahead` run and others are still to come.
+
+    receive: called once all have come; it returns when the client has gone, which ends the others.
+    """
     waiting: deque[asyncio.Task[bytes]] = deque()
     coming: asyncio.Task[asyncio.Task[bytes]] | None = asyncio.ensure_future(anext(tasks))  # type: ignore[arg-type]
+    gone: asyncio.Future[Any] | None = None
     try:
         while coming or waiting:
-            watched: set[asyncio.Task[Any]] = {waiting[0]} if waiting else set()
+            watched: set[asyncio.Future[Any]] = {waiting[0]} if waiting else set()
             if coming and len(waiting) < ahead:
                 watched.add(coming)
+            if not coming:
+                watched.add(gone := gone or asyncio.ensure_future(receive()))
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if gone and gone.done():
+                return
             if coming in watched and coming.done():
                 try:
                     waiting.append(coming.result())
@@ -260,7 +283,7 @@ async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int) -> As
             while waiting and waiting[0].done():
                 yield waiting.popleft().result()
     finally:
-        for task in (*waiting, coming):
+        for task in (*waiting, coming, gone):
             if task:
                 task.cancel()
 

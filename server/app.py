@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from starlette.formparsers import MultiPartParser
 from starlette.routing import Match, Route
 
 from embedder.errors import FaceDBError
+from embedder.process import end_with_parent, ending_within
 from server import api, models
 from server.guard import OPEN, App, Desk, Guard
 from server.meters import Meters
@@ -23,6 +26,7 @@ from server.problems import MEDIA, Problem, fault, of_error
 from server.settings import Settings
 from server.state import State
 
+END_SECONDS = 8.0  # from SIGTERM to the end of a process, whatever is being done
 PAGE = Path(__file__).with_name("page")
 ABOUT = """Finds people in photos by their faces, in indexes of this machine.
 
@@ -32,6 +36,9 @@ session. Errors are problem details (RFC 9457). Photos are sent as bytes and nev
 
 def create() -> App:
     """For uvicorn, by the settings in the environment."""
+    if multiprocessing.parent_process() is not None:  # one of several
+        end_with_parent(signal.SIGTERM)
+        ending_within(END_SECONDS).__enter__()
     return make(Settings.from_environment())
 
 

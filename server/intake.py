@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from hashlib import sha256
 import numpy as np
 
 from embedder.compute import cores
-from embedder.decoder import Decoder, Photo
+from embedder.decoder import WORKERS, Decoder, Photo
 from embedder.errors import FaceDBError
 from embedder.pipeline import Options, PhotoStage, chunks
 from embedder.row import Entry, Row
@@ -24,9 +25,10 @@ from server.settings import Settings
 from workflows import Say, fitting_model, load_embedder, make_detector
 
 PAIR = 2  # faces that the network takes at a time: 6 % slower than 8, which must be filled up, and batches hold any number
-CLOSE_SECONDS = 0.05  # from one look at what is still in it to the next
+LOOK_SECONDS = 0.02  # from one look at what is still in it to the next
 WAITING_BYTES = 256 << 20  # not yet decoded, of all photos together
-WAITING_PIXELS = 4 * 50_000_000  # decoded, of all photos together: 600 MB
+WAITING_LARGE = 4  # photos of the most pixels that are decoded and wait for the networks: 600 MB
+IN_DECODER = WORKERS + 1  # photos, of which one waits for a process; decoded they keep their place until there is room
 
 Faces = tuple[Photo, list[Row]]
 
@@ -72,6 +74,8 @@ class Intake:
         self._stage = PhotoStage(self.spec, detector, self._network, options)  # type: ignore[arg-type]
         self._decoder, self._most = Decoder(most_pixels=settings.photo_pixels).__enter__(), settings.queue
         self._coming, self._undecoded, self._bytes, self._pixels = 0, 0, 0, 0
+        self._room = WAITING_LARGE * settings.photo_pixels
+        self._places, self._turn = asyncio.Semaphore(IN_DECODER), asyncio.Lock()
         self._batches: Batcher[Photo, Faces] = Batcher(
             lambda: self._of_photos, cores(), settings.batch, settings.wait, settings.queue, observe, lambda: self._coming > 0
         )
@@ -82,34 +86,37 @@ class Intake:
 
     async def faces(self, data: bytes, name: str) -> Faces:
         """A photo without its pixels, and a row for each face, or one that says why there is none. Raises Full where too much waits."""
-        self._coming += 1
-        try:
-            photo = await asyncio.wrap_future(self._decode(data, name))
-        finally:
-            self._coming -= 1
-        return await asyncio.wrap_future(self._find(photo))
-
-    def _decode(self, data: bytes, name: str) -> Future[Photo]:
-        """In a process of its own."""
         if len(self) >= self._most or self._bytes + len(data) > WAITING_BYTES:
             raise Full
+        self._count(photos=1, size=len(data))
         try:
-            future = self._decoder.submit_bytes(name, data)
+            async with self._places:
+                found = await self._decoded(data, name)
+        finally:
+            self._count(photos=-1, size=-len(data))
+        return await asyncio.wrap_future(found)
+
+    async def _decoded(self, data: bytes, name: str) -> Future[Faces]:
+        """What becomes of a photo that is decoded once, however long it then waits for room."""
+        self._coming += 1
+        try:
+            photo = self._stage.checked(await asyncio.wrap_future(self._submit(data, name)))
+            size = 0 if photo.pixels is None else photo.pixels.shape[0] * photo.pixels.shape[1]
+            async with self._turn:  # a large one, too, has its turn
+                while self._pixels and self._pixels + size > self._room:
+                    await asyncio.sleep(LOOK_SECONDS)
+            found = self._batches.submit(photo)
+        finally:
+            self._coming -= 1
+        self._count(pixels=size)
+        found.add_done_callback(lambda _: self._count(pixels=-size))
+        return found
+
+    def _submit(self, data: bytes, name: str) -> Future[Photo]:
+        try:
+            return self._decoder.submit_bytes(name, data)
         except RuntimeError:  # it ends
             raise Full from None
-        self._count(photos=1, size=len(data))
-        future.add_done_callback(lambda _: self._count(photos=-1, size=-len(data)))
-        return future
-
-    def _find(self, photo: Photo) -> Future[Faces]:
-        photo = self._stage.checked(photo)
-        size = 0 if photo.pixels is None else photo.pixels.shape[0] * photo.pixels.shape[1]
-        if size and self._pixels + size > WAITING_PIXELS:
-            raise Full
-        future = self._batches.submit(photo)
-        self._count(pixels=size)
-        future.add_done_callback(lambda _: self._count(pixels=-size))
-        return future
 
     def _count(self, photos: int = 0, size: int = 0, pixels: int = 0) -> None:
         with self._lock:
@@ -123,12 +130,13 @@ class Intake:
             found += self._stage.of_chunk(chunk, [Entry(photo.name, 0, 0) for photo in chunk])
         return found
 
-    def close(self) -> None:
-        """Does what was begun, and ends."""
-        while self._coming or len(self):
-            time.sleep(CLOSE_SECONDS)
-        self._batches.close()
+    def close(self, seconds: float = math.inf) -> None:
+        """Do what was begun, for at most so many seconds, and end."""
+        until = time.monotonic() + seconds
+        while len(self) and time.monotonic() < until:
+            time.sleep(LOOK_SECONDS)
         self._decoder.__exit__()
+        self._batches.close()
         self._network.close()
 
 

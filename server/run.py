@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import ssl
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import NoReturn
 import uvicorn
 
 from embedder.errors import InputError, SystemFault
+from embedder.process import ROOT, search_path
 from server.accounts import START, Accounts
 from server.meters import FOLDER
 from server.settings import Settings
 from workflows import Say, open_index
 
-DRAIN_SECONDS = 30  # for requests that are at work when the server is told to end
+DRAIN_SECONDS = 5  # for requests that are in progress when the server is told to end
 CONNECTIONS = 1000  # of a process; more are refused
 HEADER_BYTES = 32 << 10
 
@@ -38,6 +40,8 @@ def serve(settings: Settings, workers: int, certificate: Path | None, private_ke
     if certificate and private_key:
         _check_tls(certificate, private_key)
     settings.to_environment()
+    if workers > 1:
+        _isolate()
     with contextlib.closing(Accounts()) as accounts, _shared_meters(workers):
         say(_where(settings, accounts))
         signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has drained
@@ -50,6 +54,15 @@ def serve(settings: Settings, workers: int, certificate: Path | None, private_ke
             )  # fmt: skip
         finally:
             accounts.end_start_key(settings.at)
+
+
+def _isolate() -> None:
+    """Keep code of the working folder, or of where environment variables point, from the processes that uvicorn starts: they take over `sys.path`,
+    but before that Python would look in the working folder first."""
+    for name in [name for name in os.environ if name.startswith("PYTHON") and name != "PYTHONUTF8"]:
+        del os.environ[name]
+    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
+    sys.path[:] = dict.fromkeys([str(ROOT), *search_path()])
 
 
 def _end(*_: object) -> NoReturn:

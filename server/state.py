@@ -19,6 +19,7 @@ from server.problems import Problem
 from server.settings import Settings
 from workflows import open_index
 
+CLOSE_SECONDS = 1.0  # for photos that nobody waits for any more
 log = logging.getLogger("facedb.server")
 
 
@@ -105,7 +106,7 @@ class State:
 
     def _close(self) -> None:
         for intake in self._intakes.values():
-            intake.close()
+            intake.close(CLOSE_SECONDS)
         for index in self.indexes.values():
             index.close()
         for pool in (self._loader, self._jobs):

@@ -101,7 +101,7 @@ def test_a_stream_is_answered_while_it_goes_on():
             await go.wait()
             yield asyncio.create_task(answer(b"2"))
 
-        async for line in _in_order(tasks(), 4):
+        async for line in _in_order(tasks(), 4, asyncio.Event().wait):
             found.append(line)
             go.set()
         return found
@@ -125,7 +125,7 @@ def test_no_more_of_a_stream_are_at_work_than_may_be_and_they_come_in_order():
             yield asyncio.create_task(answer(i))
 
     async def all_of_them() -> list[bytes]:
-        return [line async for line in _in_order(tasks(), 4)]
+        return [line async for line in _in_order(tasks(), 4, asyncio.Event().wait)]
 
     assert asyncio.run(all_of_them()) == [b"%d" % i for i in range(50)] and 2 <= most <= 5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from dataclasses import asdict
@@ -13,11 +14,13 @@ from typing import Any
 from embedder.compute import cores
 from embedder.errors import DataError
 from embedder.files import write_atomic
+from embedder.process import ROOT
 from embedder.spec import FaceSpec
 from trainer.batches import Data
 from trainer.recipe import Recipe
 from trainer.teacher import sha256s
 
+GIT_SECONDS = 30
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pyarrow", "safetensors")
 
 
@@ -83,16 +86,20 @@ def _machine() -> dict[str, Any]:
 
 def _git() -> str | None:
     """The commit of this code, with '+' where files were changed; None outside a repository."""
-    here = Path(__file__).parent
+    if not (ROOT / ".git").exists():  # installed: a repository around it, such as the user's, is another one
+        return None
     try:
-        commit = _git_says(here, "rev-parse", "HEAD")
-        return commit + ("+" if _git_says(here, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
+        commit = _git_says(ROOT, "rev-parse", "HEAD")
+        return commit + ("+" if _git_says(ROOT, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _git_says(folder: Path, *command: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    """Raises what `subprocess.run` does. No program that a configuration names is started, and no variable leads to another repository."""
+    line = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *command]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(line, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL, env=variables, timeout=GIT_SECONDS)
     return done.stdout.strip()
 
 

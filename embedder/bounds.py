@@ -1,0 +1,61 @@
+"""Bounds that are checked before a decoder sees a photo: its pixels, and how much there is to read around them."""
+
+from __future__ import annotations
+
+import struct
+
+from embedder.kinds import Refused
+
+MAX_PIXELS = 100_000_000
+MOST_MISSING = 0.1  # of the rows of a photo whose file is cut or broken: with more, a face may be missing by half
+MOST_TAGS = 4096
+MOST_NUMBERS = 200_000  # of one TIFF tag: a palette of 16 bits has 196,608
+MOST_BLOCKS = 100_000  # of a GIF before its picture
+
+
+def check_size(width: int, height: int, most: int) -> None:
+    """Refuses more pixels than `most`, and none."""
+    if not width or not height:
+        raise Refused("unreadable", f"{width} x {height} pixels")
+    if width * height > most:
+        raise Refused("too_large", f"{width} x {height} pixels, the limit is {most:,}")
+
+
+def check_tiff(data: bytes, most: int) -> None:
+    """Refuses a TIFF whose directory or tiles are larger than those of photos."""
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    number, value, first = ("Q", "Q", 8) if big else ("H", "I", 4)
+    counted, long, size = struct.calcsize("=" + number), struct.calcsize("=" + value), 20 if big else 12
+    start = _number(data, order + value, first)
+    count = _number(data, order + number, start)
+    if count > MOST_TAGS:
+        raise Refused("unreadable", f"a TIFF of {count:,} tags, photos have at most {MOST_TAGS:,}")
+    sides = {322: 0, 323: 0}
+    for at in range(start + counted, start + counted + count * size, size):
+        tag, kind = _number(data, order + "H", at), _number(data, order + "H", at + 2)
+        numbers = _number(data, order + value, at + 4)
+        if numbers > MOST_NUMBERS and kind not in (1, 2, 6, 7):
+            raise Refused("too_large", f"a TIFF with {numbers:,} numbers in tag {tag}, the limit is {MOST_NUMBERS:,}")
+        if tag in sides:
+            sides[tag] = _number(data, order + ("H" if kind == 3 else value), at + 4 + long)
+    check_size(sides[322] or 1, sides[323] or 1, most)
+
+
+def _number(data: bytes, code: str, at: int) -> int:
+    """The number at an offset; raises Refused where the file ends before it."""
+    if at + struct.calcsize(code) > len(data):
+        raise Refused("unreadable", "a TIFF that ends before its directory does: the file is cut or broken")
+    return struct.unpack_from(code, data, at)[0]
+
+
+def check_gif(data: bytes) -> None:
+    """Refuses a GIF with more blocks before its first picture than are read in a moment."""
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10:11] > b"\x7f" else 0)
+    inside = False  # of an extension, whose blocks follow each other up to an empty one
+    for _ in range(MOST_BLOCKS):
+        byte = data[at : at + 1]
+        if byte == b"" or (byte in (b",", b";") and not inside):
+            return
+        at += 1 + (byte[0] if inside else byte == b"!")
+        inside = byte != b"\0" if inside else byte == b"!"
+    raise Refused("too_large", f"a GIF of more than {MOST_BLOCKS:,} blocks before its picture")

@@ -1,0 +1,70 @@
+"""How a photo is to be turned, read from its EXIF or XMP; whatever else these hold, and however malformed, does not matter."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Any
+
+from PIL.Image import Transpose
+
+ORIENTATION = 274  # EXIF's and TIFF's tag
+MOST_VALUES = 16
+# TIFF's type -> struct's code
+TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I"}
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*["'<]""")
+
+
+def orientation(exif: bytes = b"", xmp: bytes = b"") -> int:
+    """1 to 8 as EXIF defines them: EXIF's where it has one, else XMP's, else 1 (the pixels are upright)."""
+    found = from_exif(exif)
+    if found is None and (match := XMP.search(xmp)):
+        found = int(match[1])
+    return found or 1
+
+
+def from_exif(exif: bytes) -> int | None:
+    """The orientation in EXIF's first directory; None where it has none that is valid."""
+    exif = re.sub(rb"^(Exif\0\0)+", b"", exif)
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 10:
+        return None
+    (start,) = struct.unpack_from(order + "I", exif, 4)
+    if start + 2 > len(exif):
+        return None
+    (count,) = struct.unpack_from(order + "H", exif, start)
+    entries = range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12)
+    values = (_value(exif, at, order) for at in entries if struct.unpack_from(order + "H", exif, at)[0] == ORIENTATION)
+    return next((number for value in values if (number := valid(value))), None)
+
+
+def _value(exif: bytes, at: int, order: str) -> Any:
+    """The values of the directory's entry at `at`; None where they lie outside of `exif` or have no known type."""
+    kind, count = struct.unpack_from(order + "HI", exif, at + 2)
+    if kind not in TYPES or not 0 < count <= MOST_VALUES:
+        return None
+    code = f"{order}{count}{TYPES[kind]}"  # of text all, as one value
+    size = struct.calcsize(code)
+    start = at + 8 if size <= 4 else struct.unpack_from(order + "I", exif, at + 8)[0]
+    return struct.unpack_from(code, exif, start) if start + size <= len(exif) else None
+
+
+def valid(value: Any) -> int | None:
+    """1 to 8 from a tag's value as SHORT, LONG, text or several of them, of which the first counts; else None."""
+    if isinstance(value, tuple):
+        return valid(value[0]) if value else None
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if isinstance(value, str):
+        value = value.strip(" \0")
+        return valid(int(value)) if value.isascii() and value.isdecimal() and len(value) < 3 else None
+    return int(value) if isinstance(value, int | float) and value in range(1, 9) else None

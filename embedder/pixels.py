@@ -1,0 +1,109 @@
+"""The pixels of one photo from its bytes, and why a photo is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from embedder.bounds import MAX_PIXELS, MOST_MISSING, check_size
+from embedder.colours import highest, of_two_bytes, to_rgb
+from embedder.kinds import Refused, identify
+from embedder.orientation import TURNS
+from embedder.readers import Opened, open_photo
+
+MAX_BYTES = 200 << 20
+FEW_BITS = 64  # the high byte of 16-bit colours is below this where they fill 14 bits or fewer
+
+
+def decode(data: bytes, name: str = "", most: int = MAX_PIXELS) -> np.ndarray:
+    """The bytes of a photo -> uint8 RGB (h, w, 3), turned as its EXIF says; raises Refused."""
+    kind, data = identify(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = most // 2  # Pillow refuses twice as many, wherever it makes a picture
+        try:
+            return _decode(open_photo(kind, data, most), most)
+        except Refused:
+            raise
+        except Image.DecompressionBombError:
+            raise Refused("too_large", f"a {kind.name} of more than {most:,} pixels") from None
+        except MemoryError:
+            raise Refused("too_large", "not enough memory to decode it") from None
+        except Exception as error:  # Pillow's readers raise whatever they meet
+            raise Refused("unreadable", f"a broken {kind.name}: {error}".rstrip(": ")) from None
+
+
+def _decode(opened: Opened, most: int) -> np.ndarray:
+    image = _loaded(opened)
+    check_size(*image.size, most)
+    if opened.low_bytes and highest(image.convert("RGB")) < FEW_BITS:
+        low = opened.low_bytes()
+        low.load()
+        image = of_two_bytes(image, low)
+    if opened.orientation in TURNS:
+        image = image.transpose(TURNS[opened.orientation])
+    pixels = to_rgb(image, opened.signed)
+    return 255 - pixels if opened.negative else pixels
+
+
+def _loaded(opened: Opened) -> Image.Image:
+    """The decoded picture; of a file that is cut or broken, if enough of its rows are there."""
+    image = opened.image
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        missing = _missing_rows(image)
+        if missing - opened.held_back > MOST_MISSING * image.height:
+            raise Refused("unreadable", f"cut or broken, {missing} of {image.height} rows are missing: {error}") from None
+        image = opened.complete() if opened.complete else image
+        image.load()
+    return image
+
+
+def _missing_rows(image: Image.Image) -> int:
+    """The rows that a reader did not come to; columns, for pictures in tiles, as rows of the same share."""
+    image.tile = []  # type: ignore[attr-defined]  # what is there is looked at, nothing is read
+    try:
+        there: np.ndarray = np.asarray(image).reshape(image.height, image.width, -1).max(axis=2) > 0
+    except Exception:
+        return image.height
+    rows, columns = (np.flatnonzero(there.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return image.height
+    gaps = [(rows[0], rows[-1], image.height), (columns[0], columns[-1], image.width)]
+    return round(max(max(first, size - 1 - last) / size for first, last, size in gaps) * image.height)
+
+
+def read(path: str) -> tuple[bytes, str]:
+    """(bytes, sha256) of a photo's file; raises Refused."""
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Refused("unreadable", "not a plain file")
+            if status.st_size > MAX_BYTES:
+                raise Refused("too_large", f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
+            data = file.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Refused("missing", "the file is gone") from None
+    except OSError as error:
+        raise Refused("no_access", error.strerror or str(error)) from None
+    if len(data) > MAX_BYTES:
+        raise Refused("too_large", f"more than {MAX_BYTES:,} bytes, which is the limit")
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for whoever writes to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def load_formats() -> None:
+    """Kept for the process that decodes: the formats are closed, and their readers loaded with the first photo of each."""

@@ -1,0 +1,145 @@
+"""JPEG and PNG without all that is not their picture, so that no reader stumbles over it."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+
+from embedder.kinds import Refused
+
+MOST_PARTS = 100_000  # segments or chunks
+MOST_SCANS = 100  # of a JPEG: each is a pass over the whole picture
+MOST_TEXT = 1 << 20  # bytes of XMP or a profile that is compressed in a PNG
+MARKER = re.compile(rb"\xff[^\x00\xff]")
+XAP = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+@dataclass
+class Stripped:
+    """A JPEG or PNG without what is not its picture, and what that says of how it is turned."""
+
+    data: bytes
+    exif: bytes = b""
+    xmp: bytes = b""
+    many_scans: bool = False  # a JPEG whose picture is whole only after its last scan
+
+
+def strip_jpeg(data: bytes) -> Stripped:
+    """A JPEG with the segments alone that its pixels depend on."""
+    kept, found, at, layers, progressive = [b"\xff\xd8"], Stripped(b""), 2, 0, False
+    for _ in range(MOST_PARTS):
+        match = MARKER.search(data, at)
+        if match is None or match.end() + 2 > len(data):
+            break
+        at, marker = match.start(), data[match.end() - 1]
+        if 0xD0 <= marker <= 0xD9 or marker == 1:  # no length follows
+            at += 2
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        body = data[at + 4 : end]
+        if marker == 0xDA and body:
+            found.many_scans = progressive or body[0] < layers
+            kept.append(_unpadded(data, at))
+            found.data = b"".join(kept)
+            return found
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(body) > 5:
+            layers, progressive = body[5], marker in (0xC2, 0xC6, 0xCA, 0xCE)
+        if marker == 0xE1 and body.startswith(b"Exif\0\0"):
+            found.exif = found.exif or body
+        elif marker == 0xE1 and body.startswith(XAP):
+            found.xmp = found.xmp or body
+        if not (0xE0 <= marker <= 0xEF or marker == 0xFE) or body.startswith((b"JFIF", b"Adobe")):
+            kept.append(data[at:end])
+        at = max(end, at + 4)
+    raise Refused("unreadable", "a JPEG without a picture: only its beginning is there")
+
+
+def _unpadded(data: bytes, scans: int) -> bytes:
+    """A JPEG's scans, without the zeros that fill a download up that was never finished."""
+    if data.endswith(bytes(64)) and data.find(b"\xff\xd9", scans) < 0:
+        return data[scans:].rstrip(b"\0")
+    return data[scans:]
+
+
+def check_scans(jpeg: Stripped) -> None:
+    """Refuses a JPEG that takes too many passes."""
+    scans = jpeg.data.count(b"\xff\xda", 0, jpeg.data.find(b"\xff\xd9")) if jpeg.many_scans else 1
+    if scans > MOST_SCANS:
+        raise Refused("too_large", f"a JPEG of {scans:,} scans, the limit is {MOST_SCANS}")
+
+
+def precision(data: bytes) -> int:
+    """How many low bits of the luminance the finished scans of a cut JPEG do not hold; 64 where a whole frequency is missing."""
+    bits, at = [64] * 64, 2
+    while match := MARKER.search(data, at):
+        at, marker = match.start(), data[match.end() - 1]
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA:
+            body = data[at + 4 : end]
+            following = MARKER.search(data, end)
+            while following and 0xD0 <= data[following.end() - 1] <= 0xD7:
+                following = MARKER.search(data, following.end())
+            if following is None or len(body) < 4 + 2 * body[0]:
+                break
+            first, last, low = body[-3], body[-2], body[-1] & 15
+            if 1 in body[1 : 1 + 2 * body[0] : 2] or 0 in body[1 : 1 + 2 * body[0] : 2]:
+                bits[first : last + 1] = [low] * (last + 1 - first)
+            at = following.start()
+        elif 0xD0 <= marker <= 0xD9 or marker == 1:
+            at += 2
+        else:
+            at = max(end, at + 4)
+    return max(bits)
+
+
+def strip_png(data: bytes) -> Stripped:
+    """A PNG with the chunks alone that its first picture depends on; one beside the picture whose checksum is wrong is left out."""
+    found, view, at = Stripped(b""), memoryview(data), 8
+    kept = [view[:8]]
+    for _ in range(MOST_PARTS):
+        if at + 8 > len(data):
+            break
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            kept.append(view[at:end])
+        elif kind in (b"tRNS", b"eXIf", b"tEXt", b"zTXt", b"iTXt") and end <= len(data):
+            body = bytes(view[at + 8 : end - 4])
+            if zlib.crc32(kind + body) == int.from_bytes(view[end - 4 : end], "big"):
+                if kind == b"tRNS":
+                    kept.append(view[at:end])
+                _note(found, kind, body)
+        if kind == b"IEND" or not kind.isalpha():
+            break
+        at = end
+    else:
+        raise Refused("too_large", f"a PNG of more than {MOST_PARTS:,} chunks")
+    found.data = b"".join(kept)
+    return found
+
+
+def _note(found: Stripped, kind: bytes, body: bytes) -> None:
+    """Keeps what a chunk says of how the picture is turned."""
+    if kind == b"eXIf":
+        found.exif = body
+    elif body.startswith((b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")):
+        text = _text(kind, body.partition(b"\0")[2])
+        if body.startswith(b"XML"):
+            found.xmp = text
+        else:
+            with suppress(ValueError):
+                found.exif = found.exif or bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("latin-1"))
+
+
+def _text(kind: bytes, rest: bytes) -> bytes:
+    """The text of a chunk after its keyword."""
+    if kind == b"iTXt":
+        packed, text = rest[:1] == b"\1", (rest[2:].split(b"\0", 2) + [b""] * 3)[2]
+    else:
+        packed, text = kind == b"zTXt", rest[1:] if kind == b"zTXt" else rest
+    with suppress(zlib.error):
+        return zlib.decompressobj().decompress(text, MOST_TEXT) if packed else text
+    return b""

@@ -1,0 +1,63 @@
+"""A decoder that does what the first line of a photo's bytes says, as one could that a hostile photo has taken over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from embedder import process
+from embedder.decode import _read, _write, frame
+from embedder.process import channel, greet
+
+SIDE = 20
+
+
+def main() -> None:
+    questions, answers, _ = channel()
+    greet(answers)
+    while length := _read(questions, 4):
+        head = json.loads(_read(questions, int.from_bytes(length, "little")))
+        what, _, value = _read(questions, head["size"]).decode().partition(" ")
+        sound = {"id": head["id"], "outcome": "ok", "why": "", "sha256": None, "shape": [SIDE, SIDE, 3]}
+        pixels = bytes(3 * SIDE * SIDE)
+        match what:
+            case "print":
+                os.system("echo forged; echo forged >&2")
+                print("forged", flush=True), os.write(1, b"forged"), os.write(2, b"forged")
+                _write(answers, frame(sound) + pixels)
+            case "raw":  # as the answer pipe was once filled by Ghostscript
+                _write(answers, bytes.fromhex(value))
+                time.sleep(1000)
+            case "change":
+                _write(answers, frame(sound | json.loads(value)) + pixels)
+            case "text":
+                text = value.encode()
+                _write(answers, len(text).to_bytes(4, "little") + text + pixels)
+            case "deep":
+                text = b"[" * 60_000
+                _write(answers, len(text).to_bytes(4, "little") + text + pixels)
+            case "twice":
+                _write(answers, 2 * (frame(sound) + pixels))
+            case "half":
+                _write(answers, frame(sound) + pixels[:100])
+                time.sleep(1000)
+            case "die":
+                os._exit(int(value))
+            case "child":  # a process of its own, which tells what it inherited
+                script = "import os; print(os.getpid(), *[os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')[:-1]])"
+                told = subprocess.run([sys.executable, "-c", script], close_fds=False, capture_output=True, text=True).stdout
+                subprocess.Popen(["sleep", "1000"])
+                _write(answers, frame(sound | {"outcome": "missing", "why": told[:200].strip(), "shape": None}))
+            case "hang":
+                subprocess.Popen(["sleep", "1000"])
+                time.sleep(1000)
+            case _:
+                _write(answers, frame(sound | {"why": f"{os.getpid()}"}) + pixels)
+
+
+if __name__ == "__main__":
+    assert process.__name__ == "embedder.process"
+    main()
