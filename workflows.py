@@ -73,19 +73,21 @@ def align(photos: Path, out: Path, rule: CropRule, options: Options, metadata: P
     detector = make_detector(settings, compute)
     say(detector.where)
     stage = PhotoStage(FaceSpec(crop=rule), detector, None, options)
-    return process_photos(listing, out, stage, "align", on_progress)
+    return process_photos(listing, out, stage, "align", on_progress, say=say)
 
 
-def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadata: Path | None, on_progress: OnProgress) -> Summary:
+def embed(
+    source: Path, out: Path, embedder: Embedder, options: Options, metadata: Path | None, on_progress: OnProgress, say: Say = print
+) -> Summary:
     """Photos, or a data set of crops -> a data set of unit vectors."""
     from embedder.pipeline import PhotoStage, process_crops, process_photos
 
     if source.is_dir() and is_data_set(source):
-        if metadata or options.all_faces:
-            raise InputError("expected photos for --metadata and --all-faces, received crops: give those options to `align`")
-        return process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress)
+        if metadata or options.all_faces or options.retry:
+            raise InputError("expected photos for --metadata, --all-faces and --retry, received crops: give those options to `align`")
+        return process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress, say)
     stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, options)
-    return process_photos(list_photos(source, metadata), out, stage, "embed", on_progress)
+    return process_photos(list_photos(source, metadata), out, stage, "embed", on_progress, say=say)
 
 
 # probes ---------------------------------------------------------------------

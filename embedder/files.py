@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -95,7 +94,7 @@ def _namespace() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         text = f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
-        text = socket.gethostname()
+        text = os.uname().nodename
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
@@ -210,5 +209,5 @@ def _holder(file: BinaryIO) -> str:
 def _write_holder(file: BinaryIO) -> None:
     file.seek(0)
     file.truncate()
-    file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
+    file.write(json.dumps({"process": os.getpid(), "host": os.uname().nodename}).encode())
     file.flush()

@@ -29,7 +29,6 @@ from embedder.spec import FaceSpec
 SHARD_PHOTOS = 256
 MISSING = "missing"  # the outcome of a photo that was planned and is gone
 PASSING = frozenset({"needs_plugin", "no_access", "timeout", "decoder_died", MISSING})  # outcomes that are tried again
-LASTING = ("unreadable", "no_face", "too_small", "too_large", "outside")  # only where the user asks for it
 LOOKS, PAUSE = 20, 0.05  # at a mark whose shard has just been replaced, seconds apart
 
 

@@ -40,7 +40,12 @@ def faces(people: int = PEOPLE, seed: int = 0) -> list[Row]:
     """Each with all columns, the last two of them in one photo."""
     rng, rows = np.random.default_rng(seed), synthetic.rows(people, PHOTOS, f"set{seed}", seed=seed)
     for i, row in enumerate(rows):
-        row.crop, row.extra, row.split, row.identity = synthetic.png(rng.bytes(300)), {"place": f"Łódź {i}"}, "gallery", f"{row.identity} of {seed}"
+        row.crop, row.extra, row.split, row.identity = (
+            synthetic.png(rng.bytes(300)),
+            {"place": f"Łódź {i}"},
+            "gallery",
+            f"{row.identity} of {seed}",
+        )
         row.landmarks, row.confidence, row.sharpness = rng.normal(size=10).astype(np.float32).tolist(), 0.5 + i / 256, float(i)
     last, other = rows[-2:]
     rows[-1] = replace(other, image=last.image, image_sha256=last.image_sha256, face=1)
