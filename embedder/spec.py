@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+import re
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from embedder.errors import DataError, InputError
@@ -12,6 +13,8 @@ from embedder.errors import DataError, InputError
 INPUT_SIZE = 160
 VIEWS = "plain", "mirror", "margins", "all"  # of one crop, whose vectors are averaged
 STANDARDISATIONS = ("fixed", "per_image")
+SHA256 = re.compile("[0-9a-f]{64}")
+MOST_PARTS, MOST_DIMENSIONS, MOST_PIXELS, LONGEST_TEXT = 16, 65536, 4096, 1024  # of a contract that is read
 
 
 def margin_of(text: str) -> tuple[float, bool]:
@@ -153,15 +156,47 @@ class FaceSpec:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> FaceSpec:
-        """Reads `to_json`; raises DataError where the text was damaged or edited."""
+        """Read `to_json`; raises DataError where the text was damaged or edited."""
         try:
-            fields = json.loads(text)
-            fingerprint = fields.pop("fingerprint")
-            fields["parts"] = tuple(Part(**p) for p in fields["parts"])
-            fields["crop"] = CropRule(**fields["crop"])
-            spec = cls(**fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"expected a face contract (JSON), received something else ({error}); make the file again") from None
+            given = json.loads(text)
+            fingerprint = given.pop("fingerprint")
+            given["parts"] = tuple(_checked(Part(**p)) for p in given["parts"])
+            given["crop"] = _checked(CropRule(**given["crop"]))
+            spec = _checked(cls(**given))
+            _check_sizes(spec)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, InputError) as error:
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise DataError(f"expected a face contract (JSON), received something else ({reason}); make the file again") from None
         if spec.fingerprint != fingerprint:
             raise DataError(f"the face contract says fingerprint {fingerprint} but its fields give {spec.fingerprint}; make the file again")
         return spec
+
+
+def _checked(part: Any) -> Any:
+    """A dataclass made from JSON, as it is; raises ValueError where a field is of another type than its default or annotation says."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "str | None": (str, type(None)),
+        "dict[str, Any]": (dict,), "tuple[Part, ...]": (tuple,), "CropRule": (CropRule,),
+    }  # fmt: skip
+    for member in fields(part):
+        value, wanted = getattr(part, member.name), kinds[str(member.type)]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            raise ValueError(f"{member.name} is {str(value)[:40]!r}")
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            raise ValueError(f"{member.name} has {len(value)} characters")
+    return part
+
+
+def _check_sizes(spec: FaceSpec) -> None:
+    """Raises ValueError where a network, crop or detector could not be made."""
+    detector = (spec.detector.get("min_face", 1), spec.detector.get("max_side", 64))
+    sizes = [("size", spec.crop.size, MOST_PIXELS), *(("dimension", part.dimension, MOST_DIMENSIONS) for part in spec.parts)]
+    sizes += [(name, value, 1 << 20) for name, value in zip(("min_face", "max_side"), detector, strict=True)]
+    for name, value, most in sizes:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ValueError(f"{name} is {str(value)[:40]}, expected 1 to {most}")
+    for part in spec.parts:
+        if not SHA256.fullmatch(part.sha256) or part.standardisation not in STANDARDISATIONS:
+            raise ValueError(f"the network {part.name[:40]!r} has sha256 {part.sha256[:64]!r}, {part.standardisation[:40]!r}")
+    if len(spec.parts) > MOST_PARTS:
+        raise ValueError(f"{len(spec.parts)} networks, expected {MOST_PARTS} at most")
