@@ -83,6 +83,8 @@ def as_ours(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     """A table of equivalent types -> one of the schema's own, whose texts are valid UTF-8."""
     try:
         table.validate(full=True)
+        if all(table.schema.field(name).type == schema.field(name).type for name in table.column_names):
+            return table
         columns = [_cast(table[name], schema.field(name).type) for name in table.column_names]
     except (pa.ArrowException, ValueError) as error:
         raise damaged(path, error) from None
