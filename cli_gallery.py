@@ -100,7 +100,7 @@ def split(out: Output, name: str, face_ids: tuple[str, ...], to: str) -> None:
 @NAME
 @common
 def undo(out: Output, name: str) -> None:
-    """Take back the last command that changed the index: add, remove, rename, merge or split."""
+    """Take back the last add, remove, rename, merge or split, and say what it was; one that changed nothing counts, too."""
     import galleries
 
     with galleries.open_gallery(name, write=True) as gallery:
@@ -113,6 +113,8 @@ def _changed(out: Output, change: Any) -> None:
 
 
 def _text(change: Any) -> str:
+    if not (len(set(change.people)) > 1 if change.verb == "rename" else change.faces):
+        return f"{change.verb}: nothing changed"
     people = ", ".join(change.people[:10]) + (f" and {len(change.people) - 10} more" if len(change.people) > 10 else "")
     return f"{change.verb}: {change.faces} faces" + (f" ({people})" if people else "")
 
@@ -231,13 +233,14 @@ def backup(out: Output, name: str, path: Path) -> None:
 @click.command()
 @click.argument("file", type=PATH)
 @click.option("--name", required=True, help="Name of the index.")
-@click.option("--replace", is_flag=True, help="Put the backup in the place of the index's people; those forgotten since stay so.")
+@click.option("--replace", is_flag=True, help="Replace the index's people by the backup's; those forgotten since stay so.")
+@click.option("--readmit", is_flag=True, help="Enrol people who were forgotten since the backup, too.")
 @common
-def restore(out: Output, file: Path, name: str, replace: bool) -> None:
-    """An index from the FILE of a backup."""
+def restore(out: Output, file: Path, name: str, replace: bool, readmit: bool) -> None:
+    """An index from the FILE of a backup; people who were forgotten since, from any index it may be of, are left out."""
     import galleries
 
-    done = galleries.restore(file, name, replace)
+    done = galleries.restore(file, name, replace, readmit)
     forgotten = f"; {done.forgotten} faces were forgotten since and stay so" if done.forgotten else ""
     out.result(asdict(done), f"{name}: {done.faces} faces of {done.people} people{forgotten}")
 
@@ -300,7 +303,11 @@ def calibrate(out: Output, name: str, fpir: float, probes: tuple[Path, ...], spl
 @click.option("--receipt", type=PATH, help="Where to write the receipt; beside the index, unless given.")
 @common
 def forget(out: Output, name: str, identity: str, also: tuple[Path, ...], receipt: Path | None) -> None:
-    """Remove a person for good: rows, vectors, crops, names; look for what is left, and write a receipt. There is no undo."""
+    """Remove a person for good: rows, vectors, crops, names; look for what is left, and write a receipt. There is no undo.
+
+    Exits with 1 where something of the person is left in the index or in a data set of --also, or the end is pending. A name that cannot be
+    typed is given as `list` shows it, such as 'Ann\\x00'.
+    """
     import galleries
     from server.accounts import drop_answers
 
@@ -313,7 +320,8 @@ def forget(out: Output, name: str, identity: str, also: tuple[Path, ...], receip
     if done.pending:
         lines.append("pending: another process still reads, or builds, an older state; the next command that opens the index finishes it")
     lines.append(f"{name}: {len(done.face_ids)} faces forgotten; {len(done.files)} files looked through, {done.found} traces left; {path}")
-    out.result(asdict(done) | {"receipt": str(path)}, "\n".join(lines))
+    out.result(asdict(done) | {"found": done.found, "receipt": str(path)}, "\n".join(lines))
+    sys.exit(1 if done.found or done.pending else 0)
 
 
 def seconds_of(text: str | None) -> float | None:

@@ -16,7 +16,7 @@ from embedder.errors import DataError, InputError
 from embedder.names import spelling_notes
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, is_data_set
-from indexer import subsets
+from indexer import outputs, subsets
 from indexer.crossed import Crossed, crossed
 from indexer.evaluate import RANKS, Answer, Comparison, Evaluation, Group, by_group, compare_evaluations, write_predictions
 from indexer.metrics import Paired
@@ -103,8 +103,11 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
         )
         if wanted.report is not None:
             _write_report(wanted.report, measured, searcher, reader, [source, *wanted.strangers], enrolled, wanted, model)
+            outputs.note(searcher.gallery.folder, "report", wanted.report)
             if searcher.gallery.encrypted:
                 say(f"{wanted.report} is not encrypted, though {name} is: it holds faces of it")
+        if predictions is not None:
+            outputs.note(searcher.gallery.folder, "predictions", predictions)
     if predictions is not None:
         write_predictions(predictions, found, evaluation.result())
     return measured

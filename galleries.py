@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -22,18 +25,19 @@ from embedder.files import write_atomic
 from embedder.listing import Listing, list_photos, path_inside
 from embedder.names import spelling_notes
 from embedder.pipeline import OnProgress, Options, PhotoStage
-from embedder.redact import drop_rows
+from embedder.redact import IsDoomed, count_rows, drop_rows
 from embedder.row import Entry, Row
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, is_data_set
 from indexer import forget as forgetting
-from indexer import switch, transfer
-from indexer.build import Selection
+from indexer import forgotten, outputs, switch, transfer
+from indexer.build import ENROLLED, Selection
 from indexer.calibrate import fit
 from indexer.database import Replaced
 from indexer.faces import check_name, index_folder, normal
 from indexer.gallery import Added, Gallery, new_command
 from indexer.search import Searcher, exact_scores
+from indexer.traces import Traces
 from indexer.verify import Verified
 from workflows import (
     PROBE_BATCH,
@@ -52,6 +56,7 @@ from workflows import (
 if TYPE_CHECKING:
     from embedder.weights import Model
 
+ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|[nrt])")  # of a character that `list` cannot show as it is
 OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
 
 
@@ -83,8 +88,13 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
         _note_source(gallery, source)
         faces, people = gallery.faces, gallery.people
         names = [name for name, _ in gallery.list_people()] if people > before else []
+        elsewhere = forgotten.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if done.added else []
     spellings = spelling_notes([], names)  # a second for a million names, which other writers need not wait for
-    notes = [f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts] + spellings
+    notes = (
+        [f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts]
+        + spellings
+        + elsewhere
+    )
     why = {"known already": done.again, "forgotten": done.forgotten, "another person's": len(done.conflicts), **left}
     text = f"{name}: {done.added} faces added, now {faces} of {people} people" + "".join(f"; {n} {what}" for what, n in why.items() if n)
     return {"index": name, **asdict(done), "left_out": left, "faces": faces, "people": people, "notes": notes, "text": text}
@@ -118,6 +128,8 @@ def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, split:
                 _join(total, gallery.add((row for row in rows if row.vector is not None), readmit, command))
                 asked += len(batch)
                 on_progress(asked, len(new))
+    if not total.added:
+        gallery.add(())  # for the log
     return total, {why: n for why, n in left.items() if n}
 
 
@@ -223,6 +235,7 @@ def reembed(name: str, reference: str, views: str, report: Path | None, do_switc
         comparison = switch.compare(gallery)
         if report is not None:
             write_atomic(report, json.dumps(asdict(comparison), ensure_ascii=False, indent=1).encode())
+            outputs.note(gallery.folder, "report", report)
         if do_switch:
             _embed_missing(gallery, model, compute, on_progress, say)  # of faces that came meanwhile
             switch.switch(gallery)
@@ -334,15 +347,18 @@ def compact(name: str, keep_undo: float | None, on_progress: OnProgress = lambda
 
 def backup(name: str, path: Path) -> transfer.Moved:
     with open_gallery(name) as gallery:
-        return gallery.backup(path)
+        done = gallery.backup(path)
+        outputs.note(gallery.folder, "backup", path)
+        return done
 
 
-def restore(path: Path, name: str, replace_old: bool) -> transfer.Moved:
-    return transfer.restore(path, index_folder(indexes_root(), check_name(name)), replace_old)
+def restore(path: Path, name: str, replace_old: bool, readmit: bool = False) -> transfer.Moved:
+    return transfer.restore(path, index_folder(indexes_root(), check_name(name)), replace_old, readmit)
 
 
 def export(name: str, folder: Path, crops: bool) -> transfer.Moved:
     with open_gallery(name) as gallery:
+        outputs.note(gallery.folder, "export", folder)
         return gallery.export(folder, crops)
 
 
@@ -355,9 +371,11 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
         DataSet(folder)  # raises before anything is done
     models = trained_on.stored()
     with open_gallery(name, write=True) as gallery:
-        traces = forgetting.forget(gallery, identity)
+        traces = forgetting.forget(gallery, _as_spelt(gallery, identity))
+        for face_id in forgetting.earlier_ids(gallery, traces):
+            traces.add_face(face_id, [], None)
         finished = forgetting.finish_pending(gallery, forgetting.CUT_WAIT_MS)
-        cleaned = {str(folder): drop_rows(folder, _doomed(gallery, traces.names)) for folder in also}
+        cleaned = {str(folder): drop_rows(folder, _doomed(gallery, traces)) for folder in also}
         done = forgetting.receipt_of(gallery, traces, cleaned, not finished)
         done.not_cleaned += [
             f"model {part.name} ({part.sha256[:16]}): finetuned, or its best epoch chosen, on this person"
@@ -370,14 +388,35 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
     return done, path
 
 
-def _doomed(gallery: Gallery, names: set[str]):
+def _as_spelt(gallery: Gallery, identity: str) -> str:
+    """The name that the user means: this one where it is known, else the one that is written so where it cannot be printed."""
+    if forgetting.is_known(gallery, identity):
+        return identity
+    plain = ESCAPE.sub(lambda found: ast.literal_eval(f"'{found[0]}'"), identity)
+    return plain if plain != identity and forgetting.is_known(gallery, plain) else identity
+
+
+def _doomed(gallery: Gallery, traces: Traces) -> IsDoomed:
+    """What goes from data sets: all faces that were ever forgotten, and the person's names where nobody else has them by now."""
+    listed = gallery.forgotten()
+
+    @functools.cache
+    def is_named(identity: str) -> bool:
+        return traces.is_named(identity) and (normal(identity) in traces.names or not gallery.enrolled([identity]))
+
     def is_doomed(face: str | None, identity: str | None) -> bool:
-        return (face is not None and bool(gallery.refused([face]))) or (identity is not None and normal(identity) in names)
+        return (face is not None and listed.holds(face)) or (identity is not None and is_named(identity))
 
     return is_doomed
 
 
 def verify_forgotten(name: str, receipt: Path, identity: str | None) -> dict[str, int]:
-    """How often what a receipt's ids, and a name, stand for is found in each file of the index."""
+    """How often what a receipt's ids, and a name, stand for is found in each file of the index, and in how many rows of data sets."""
+    done = forgetting.Receipt.read(receipt)
     with open_gallery(name, write=True) as gallery:
-        return forgetting.look_again(gallery, forgetting.Receipt.read(receipt), identity)
+        found, ids = forgetting.look_again(gallery, done, identity), set(done.face_ids)
+        for folder in forgetting.folders_of(done, identity):
+            found[str(folder)] = count_rows(
+                folder, lambda face, who: face in ids or (who is not None and identity is not None and normal(who) == normal(identity))
+            )
+    return found

@@ -249,18 +249,22 @@ def search(name: str, sources: Sequence[Path], question: Question, one_face: boo
         found = list(answered(searcher, probes, judge.question))
         if picture is not None:
             import pictures
+            from indexer import outputs
 
             pictures.draw_answers([(probe, [of_row[: question.k] for of_row in hits]) for probe, hits in found], searcher, picture)
+            outputs.note(searcher.gallery.folder, "picture", picture)
     return {"probes": [_probe_json(probe, hits, judge) for probe, hits in found]}
 
 
 def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Question, one_face: bool, model: str | None, compute: Compute,
                       on_progress: OnProgress, say: Say) -> dict[str, Any]:  # fmt: skip
     """`search` for any number of probes in bounded memory: a row for each hit, in the order of the probes."""
+    from indexer import outputs
     from indexer.hits import HitWriter
 
     faces = 0
     with open_index(name) as searcher, HitWriter(out) as writer:
+        outputs.note(searcher.gallery.folder, "hits", out)
         judge = Judge(searcher, question, say)
         reader = ProbeReader(searcher, model, compute, one_face, say)
         probes = (probe for source in sources for probe in reader.read(source))

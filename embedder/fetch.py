@@ -16,6 +16,7 @@ from embedder.download import download
 from embedder.errors import InputError, ModelError, SystemFault
 from embedder.files import drop_stale_temporaries, make_folder, temporary_folder
 from embedder.process import command, environment
+from embedder.shapes import check_size
 from embedder.spec import STANDARDISATIONS, Part
 from embedder.weights import (
     COMPOSED,
@@ -148,6 +149,7 @@ def import_file(path: Path, name: str, standardisation: str | None, zoom: float 
         raise InputError(f"expected a weights file, {path} {found}: check the path")
     if name in KNOWN | TEACHERS | COMPOSED:
         raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
+    check_size(file)
     digest = sha256_of(file)
     known = next((k for k in KNOWN.values() if digest in (k.file_sha256, k.sha256)), None)
     if known and not known.sha256:  # found again by its name alone

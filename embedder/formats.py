@@ -1,70 +1,100 @@
 """Weights of Inception-ResNet-v1 as others ship them, one reader a format: a path -> arrays by our layer names.
 
-Constants are read; nothing in a file is ever run.
+Constants are read; nothing in a file is ever run. Every name and shape is checked before the first number is read, so that a file costs
+no more memory than itself and the network, whatever it declares.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from embedder.architecture import BLOCKS, EPSILON, REDUCTIONS
+from embedder.checkpoint_index import check_index
 from embedder.errors import ModelError
+from embedder.shapes import Shape, check_shapes, check_size
 
 Arrays = dict[str, np.ndarray]
+FLOATS = ("float32", "float64", "float16")
+MOST_HEADER = 1 << 20  # bytes of a safetensors file's header; the network's has 50,000
 
 
 def read_keras_h5(path: Path) -> Arrays:
-    """Keras 2 HDF5 of facenet, whole model or weights alone: `<layer>/<layer>/<weight>:0`."""
-    import h5py
+    """Read facenet's Keras 2 HDF5, a whole model or weights alone: `<layer>/<layer>/<weight>:0`."""
+    from embedder.hdf5_file import open_datasets
 
-    arrays: Arrays = {}
+    with open_datasets(path) as datasets:
+        inside = {name: item for name, item in datasets.items() if name.startswith("model_weights/")} or datasets
+        ours = [(_keras_name(name), item) for name, item in inside.items() if "/" in name.removeprefix("model_weights/")]
+        check_shapes((name, item.shape) for name, item in ours)
+        return {name: np.asarray(item, np.float32) for name, item in ours}
 
-    def take(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and "/" in name:
-            layer, weight = name.split("/")[-2:]
-            arrays[f"{layer}/{weight.removesuffix(':0')}"] = np.asarray(item, np.float32)
 
-    with h5py.File(path) as file:
-        file.get("model_weights", file).visititems(take)
-    return arrays
+def _keras_name(name: str) -> str:
+    layer, weight = name.split("/")[-2:]
+    return f"{layer}/{weight.removesuffix(':0')}"
 
 
 def read_frozen_graph(path: Path) -> Arrays:
-    """A frozen TensorFlow 1 graph of facenet, with batch norm apart or folded into weights and offsets."""
+    """Read a frozen TensorFlow 1 graph of facenet, with batch norm apart or folded into weights and offsets.
+
+    Nodes are looked at one by one; no graph is built, so an operation is never run, whatever it is.
+    """
     import tensorflow as tf
 
     graph = tf.compat.v1.GraphDef.FromString(path.read_bytes())
-    arrays: Arrays = {}
+    tensors = []
     for node in graph.node:
-        name = _layer_name(node.name)
-        if node.op == "Const" and name and (array := tf.make_ndarray(node.attr["value"].tensor)).ndim:
-            arrays[name] = array.astype(np.float32)
+        name, tensor = _layer_name(node.name), node.attr["value"].tensor
+        if node.op == "Const" and name and tensor.tensor_shape.dim:
+            tensors.append((name, tensor))
         if node.op.startswith("FusedBatchNorm"):
             _check_epsilon(node.attr["epsilon"].f, node.name)
         if node.op == "Const" and node.name.endswith("batchnorm/add/y"):
-            _check_epsilon(float(tf.make_ndarray(node.attr["value"].tensor)), node.name)
-    return arrays
+            _check_epsilon(tensor, node.name)
+    check_shapes((name, tuple(d.size for d in tensor.tensor_shape.dim)) for name, tensor in tensors)
+    for name, tensor in tensors:
+        _check_type(tf.dtypes.as_dtype(tensor.dtype).name, name)
+    return {name: tf.make_ndarray(tensor).astype(np.float32) for name, tensor in tensors}
 
 
-def _check_epsilon(epsilon: float, name: str) -> None:
-    if abs(epsilon - EPSILON) > 1e-9:
-        raise ModelError(f"expected a batch norm with epsilon {EPSILON:g}, {name} has {epsilon:g}: not these weights")
+def _check_epsilon(epsilon: Any, name: str) -> None:
+    """epsilon: a number, or a tensor of a graph."""
+    if not isinstance(epsilon, float):
+        import tensorflow as tf
+
+        if epsilon.tensor_shape.dim or epsilon.tensor_shape.unknown_rank:
+            raise ModelError(f"expected one number as the epsilon of a batch norm, {name[:100]} has several: not these weights")
+        epsilon = float(tf.make_ndarray(epsilon))
+    if not abs(epsilon - EPSILON) <= 1e-9:
+        raise ModelError(f"expected a batch norm with epsilon {EPSILON:g}, {name[:100]} has {epsilon:g}: not these weights")
+
+
+def _check_type(kind: str, name: str) -> None:
+    if kind not in FLOATS:
+        raise ModelError(f"expected numbers of {', '.join(FLOATS)}, {name[:100]} has {kind}: not these weights")
 
 
 def read_checkpoint(path: Path) -> Arrays:
-    """A TensorFlow 1 checkpoint of facenet, by its .index: the variables themselves, without head, optimiser and moving averages.
+    """Read a TensorFlow 1 checkpoint of facenet by its .index: the variables, without head, optimizer and moving averages.
 
     Those are what facenet's Saver keeps (its trainable ones, with the statistics of batch norm) and what its frozen graphs hold.
     """
     import tensorflow as tf
 
+    check_index(path)
     reader = tf.train.load_checkpoint(str(path.with_suffix("")))
-    names = {name: _layer_name(name) for name in reader.get_variable_to_shape_map()}
-    return {ours: np.asarray(reader.get_tensor(name), np.float32) for name, ours in names.items() if ours}
+    shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    names = [(name, ours) for name in shapes if (ours := _layer_name(name))]
+    check_shapes((ours, tuple(shapes[name])) for name, ours in names)
+    for name, ours in names:
+        _check_type(types[name].name, ours)
+    return {ours: np.asarray(reader.get_tensor(name), np.float32) for name, ours in names}
 
 
 SLIM_WEIGHTS = {"weights": "kernel", "Conv2D_bn_offset": "bias", "biases": "bias"}
@@ -86,20 +116,34 @@ def _layer_name(name: str) -> str | None:
 
 
 def read_torch(path: Path) -> Arrays:
-    """The state dict of facenet-pytorch's InceptionResnetV1, without its head."""
+    """Read the state dict of facenet-pytorch's InceptionResnetV1, without its head."""
     from embedder.torch_file import read_state
 
-    layers, arrays = _torch_layers(), {}
-    for name, array in read_state(path).items():
+    layers = _torch_layers()
+
+    def ours(name: str) -> str | None:
         module, _, weight = name.rpartition(".")
-        norm = module.endswith((".bn", "last_bn"))
         layer = layers.get(module.removesuffix(".conv").removesuffix(".bn"))
-        if layer is None and module != "logits":
-            raise ModelError(f"expected the layers of facenet-pytorch's InceptionResnetV1, {path} has {name!r}: not these weights")
-        if layer is not None and weight != "num_batches_tracked":
-            ours = f"{layer}_BatchNorm/{TORCH_NORM[weight]}" if norm else f"{layer}/{TORCH_WEIGHTS[weight]}"
-            arrays[ours] = np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T)
-    return arrays
+        if module == "logits" or (layer and weight == "num_batches_tracked"):
+            return None
+        names = TORCH_NORM if module.endswith((".bn", "last_bn")) else TORCH_WEIGHTS
+        if layer is None or weight not in names:
+            raise ModelError(f"expected the layers of facenet-pytorch's InceptionResnetV1, {path} has {name[:100]!r}: not these weights")
+        return f"{layer}_BatchNorm/{names[weight]}" if names is TORCH_NORM else f"{layer}/{names[weight]}"
+
+    def choose(shapes: Mapping[str, Shape]) -> list[str]:
+        chosen = [name for name in shapes if ours(name)]
+        check_shapes((str(ours(name)), _keras_axes(shapes[name])) for name in chosen)
+        return chosen
+
+    arrays = read_state(path, choose)
+    return {
+        str(ours(name)): np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T) for name, array in arrays.items()
+    }
+
+
+def _keras_axes(shape: Shape) -> Shape:
+    return (*shape[2:], shape[1], shape[0]) if len(shape) == 4 else shape[::-1]
 
 
 TORCH_WEIGHTS = {"weight": "kernel", "bias": "bias"}
@@ -125,10 +169,34 @@ def _torch_layers() -> dict[str, str]:
 
 
 def read_safetensors(path: Path) -> Arrays:
-    """Our own format."""
+    """Read our own format."""
+    return parse_safetensors(path.read_bytes(), path)
+
+
+def parse_safetensors(data: bytes, path: Path) -> Arrays:
+    """Return the arrays in the bytes of a safetensors file; raise ModelError where they are not the network's, or the file is damaged."""
     from safetensors.numpy import load
 
-    return load(path.read_bytes())
+    try:
+        check_shapes(header_shapes(data).items())
+        return load(data)
+    except ModelError:
+        raise
+    except Exception as error:  # JSON, Rust and NumPy have their own
+        raise _damaged(path, error) from None
+
+
+def header_shapes(data: bytes) -> dict[str, Shape]:
+    """Return the shape of each array by the header of a safetensors file; raise ValueError where it is none, or of other numbers."""
+    size = int.from_bytes(data[:8], "little")
+    if not 2 <= size <= min(MOST_HEADER, len(data) - 8):
+        raise ValueError(f"a header of {size} bytes")
+    header = json.loads(data[8 : 8 + size])
+    tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+    for name, tensor in tensors.items():
+        if tensor["dtype"] not in ("F64", "F32", "F16"):
+            raise ValueError(f"{name[:50]} has numbers of the type {str(tensor['dtype'])[:10]}")
+    return {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
 
 
 READERS: dict[str, Callable[[Path], Arrays]] = {
@@ -149,13 +217,18 @@ def read(path: Path) -> Arrays:
     reader = READERS.get(path.suffix)
     if reader is None:
         raise ModelError(f"expected weights as {', '.join(READERS)}, received {path.name}: convert it to one of these")
+    check_size(path)
     try:
-        return _without_gamma(reader(path))
+        return _without_gamma({name: np.asarray(array, np.float32) for name, array in reader(path).items()})
     except (ModelError, FileNotFoundError, PermissionError, ModuleNotFoundError):
         raise
     except Exception as error:  # each library has its own way to say that a file is damaged
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise ModelError(f"expected readable weights, {path} is damaged ({reason}): get it again") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+    return ModelError(f"expected readable weights, {path} is damaged ({reason}): get it again")
 
 
 def _without_gamma(arrays: Arrays) -> Arrays:

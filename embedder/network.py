@@ -9,6 +9,7 @@ from keras import layers
 from embedder import architecture
 from embedder.architecture import EPSILON, is_folded
 from embedder.errors import ModelError
+from embedder.shapes import check_shapes
 from embedder.spec import INPUT_SIZE
 
 MOMENTUM = 0.995
@@ -80,11 +81,7 @@ def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
 
 def load(arrays: dict[str, np.ndarray]) -> keras.Model:
     """The network that fits these weights, loaded; raises ModelError where they are of something else."""
-    if "Bottleneck/kernel" not in arrays:
-        raise ModelError(
-            f"expected the weights of Inception-ResNet-v1, received {len(arrays)} arrays, none called 'Bottleneck/kernel': "
-            "not these weights, give a file of facenet or facenet-pytorch"
-        )
+    check_shapes((name, array.shape) for name, array in arrays.items())
     model = build(arrays["Bottleneck/kernel"].shape[-1], is_folded(arrays))
     set_weights(model, arrays)
     return model

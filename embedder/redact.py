@@ -48,6 +48,14 @@ def _drop_rows(folder: Path, is_doomed: IsDoomed) -> int:
     return dropped
 
 
+def count_rows(folder: Path, is_doomed: IsDoomed) -> int:
+    """How many rows and lines of plans `drop_rows` would take out for a face or an identity of their own."""
+    data = DataSet(folder)
+    rows = (pair for table in data.shards(["face_id", "identity"]) for pair in _pairs(table, "face_id", "identity"))
+    lines = sum(is_doomed(None, identity) for _, table in plans(folder) for identity in table["identity"].to_pylist())
+    return sum(is_doomed(face_id, identity) for face_id, identity in rows) + lines
+
+
 def _drop_unfinished(data: DataSet) -> None:
     """Shards without a mark, and halves of files: no reader sees them, but they may hold anybody."""
     drop_stale_temporaries(data.folder)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from types import NoneType
 from typing import Any
 
 from embedder.errors import DataError, InputError
 
+Types = type | tuple[type, ...]
 INPUT_SIZE = 160
 VIEWS = "plain", "mirror", "margins", "all"  # of one crop, whose vectors are averaged
 STANDARDISATIONS = ("fixed", "per_image")
-SHA256 = re.compile("[0-9a-f]{64}")
-MOST_PARTS, MOST_DIMENSIONS, MOST_PIXELS, LONGEST_TEXT = 16, 65536, 4096, 1024  # of a contract that is read
 
 
 def margin_of(text: str) -> tuple[float, bool]:
@@ -156,47 +157,60 @@ class FaceSpec:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> FaceSpec:
-        """Read `to_json`; raises DataError where the text was damaged or edited."""
+        """Read what `to_json` wrote; raise DataError where the text was damaged, edited or made by somebody else."""
+        if len(text) > MOST_JSON:
+            raise DataError(f"expected a face contract of at most {MOST_JSON:,} bytes, received {len(text):,}; make the file again")
         try:
-            given = json.loads(text)
-            fingerprint = given.pop("fingerprint")
-            given["parts"] = tuple(_checked(Part(**p)) for p in given["parts"])
-            given["crop"] = _checked(CropRule(**given["crop"]))
-            spec = _checked(cls(**given))
-            _check_sizes(spec)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, InputError) as error:
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            fields = json.loads(text)
+            fingerprint = fields.pop("fingerprint")
+            fields["parts"] = tuple(_part(p) for p in fields["parts"])
+            fields["crop"] = CropRule(**_typed(fields["crop"], CROP_TYPES, "crop"))
+            spec = cls(**_typed(fields, SPEC_TYPES, "contract"))
+            _check_pixels(spec)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise DataError(f"expected a face contract (JSON), received something else ({reason}); make the file again") from None
         if spec.fingerprint != fingerprint:
-            raise DataError(f"the face contract says fingerprint {fingerprint} but its fields give {spec.fingerprint}; make the file again")
+            told = str(fingerprint)[:32]
+            raise DataError(f"the face contract says fingerprint {told} but its fields give {spec.fingerprint}; make the file again")
         return spec
 
 
-def _checked(part: Any) -> Any:
-    """A dataclass made from JSON, as it is; raises ValueError where a field is of another type than its default or annotation says."""
-    kinds: dict[str, tuple[type, ...]] = {
-        "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "str | None": (str, type(None)),
-        "dict[str, Any]": (dict,), "tuple[Part, ...]": (tuple,), "CropRule": (CropRule,),
-    }  # fmt: skip
-    for member in fields(part):
-        value, wanted = getattr(part, member.name), kinds[str(member.type)]
-        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-            raise ValueError(f"{member.name} is {str(value)[:40]!r}")
-        if isinstance(value, str) and len(value) > LONGEST_TEXT:
-            raise ValueError(f"{member.name} has {len(value)} characters")
+MOST_JSON = 1 << 20  # bytes
+MOST_SIDE = 4096  # pixels of a crop
+MOST_TEXT, MOST_PARTS, MOST_DIMENSION = 500, 16, 1 << 16
+PART_TYPES: dict[str, Types] = {
+    "name": str, "sha256": str, "dimension": int, "standardisation": str, "parent": (str, NoneType), "zoom": (int, float), "weight": (int, float),
+}  # fmt: skip
+CROP_TYPES: dict[str, Types] = {"margin": str, "face": str, "size": int, "border": int, "no_face": str}
+SPEC_TYPES: dict[str, Types] = {
+    "parts": tuple, "crop": CropRule, "colour": str, "flip": bool, "margins": bool, "detector": dict, "runtime": str, "precision": str,
+}  # fmt: skip
+
+
+def _part(fields: Any) -> Part:
+    """A part that a file describes; raise ValueError or TypeError for one that no model has."""
+    part = Part(**_typed(fields, PART_TYPES, "part"))
+    if not all(re.fullmatch(r"[0-9a-f]{64}", hash) for hash in (part.sha256, *([part.parent] if part.parent else []))):
+        raise ValueError("a sha256 has 64 hex digits")
+    if not 0 < part.dimension <= MOST_DIMENSION or part.standardisation not in STANDARDISATIONS:
+        raise ValueError(f"a network of dimension {part.dimension} with the standardisation {part.standardisation[:20]!r}")
     return part
 
 
-def _check_sizes(spec: FaceSpec) -> None:
-    """Raises ValueError where a network, crop or detector could not be made."""
-    detector = (spec.detector.get("min_face", 1), spec.detector.get("max_side", 64))
-    sizes = [("size", spec.crop.size, MOST_PIXELS), *(("dimension", part.dimension, MOST_DIMENSIONS) for part in spec.parts)]
-    sizes += [(name, value, 1 << 20) for name, value in zip(("min_face", "max_side"), detector, strict=True)]
-    for name, value, most in sizes:
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise ValueError(f"{name} is {str(value)[:40]}, expected 1 to {most}")
-    for part in spec.parts:
-        if not SHA256.fullmatch(part.sha256) or part.standardisation not in STANDARDISATIONS:
-            raise ValueError(f"the network {part.name[:40]!r} has sha256 {part.sha256[:64]!r}, {part.standardisation[:40]!r}")
-    if len(spec.parts) > MOST_PARTS:
-        raise ValueError(f"{len(spec.parts)} networks, expected {MOST_PARTS} at most")
+def _check_pixels(spec: FaceSpec) -> None:
+    """Raise ValueError where no crop, or no detector, can have such a size."""
+    detector = {name: spec.detector.get(name, 1) for name in ("min_face", "max_side")}
+    for name, value, most in (("size", spec.crop.size, MOST_SIDE), *((name, value, 1 << 20) for name, value in detector.items())):
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name} is {str(value)[:40]}, of 1 to {most}")
+
+
+def _typed(fields: Any, types: Mapping[str, Types], what: str) -> dict[str, Any]:
+    """The fields; raise ValueError where one has another type than its own, or is too long."""
+    for name, value in dict(fields).items():
+        if isinstance(value, bool) is not (types.get(name) is bool) or not isinstance(value, types.get(name, object)):
+            raise ValueError(f"{name[:50]} of the {what} is a {type(value).__name__}")
+        if isinstance(value, (str, tuple)) and len(value) > (MOST_TEXT if isinstance(value, str) else MOST_PARTS):
+            raise ValueError(f"{name[:50]} of the {what} has a length of {len(value):,}")
+    return fields

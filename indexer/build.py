@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,22 +22,23 @@ from embedder.errors import DataError, GalleryError, from_os_error
 from embedder.names import spelling_notes
 from embedder.row import Row, to_rows, vectors_of
 from embedder.table import DataSet
+from indexer import forgotten
 from indexer.choose import Wish, keep, wish_of
 from indexer.database import CIPHER_FILE, FILE, Damaged, remove_file
 from indexer.derive import check_centring, compact, derive, read_report, tidy, unsound
 from indexer.faces import check_name, normal
 from indexer.gallery import Added, Conflict, Gallery, versions
-from indexer.schema import SALT_BYTES
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
 AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
 IN_MEMORY = {"kind": "exact", "reason": "an encrypted gallery is read whole and every vector compared"}
+ENROLLED = "SELECT face_id, name FROM faces JOIN people ON people.id = person"
 NOTES = 20  # conflicts that are spelt out
 
 
 @dataclass
 class Report:
-    """What a build did. `conflicts`, `spellings` and `notes` name people."""
+    """What a build did. `conflicts`, `spellings`, `forgotten_elsewhere` and `notes` name people."""
 
     index: str
     changed: bool  # False: the index was there already, from the same inputs
@@ -59,6 +59,7 @@ class Report:
     versions: dict[str, str]
     conflicts: list[Conflict] = field(default_factory=list)
     spellings: list[str] = field(default_factory=list)
+    forgotten_elsewhere: list[str] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
@@ -68,7 +69,7 @@ class Report:
             for c in self.conflicts[:NOTES]
         ]
         more = len(self.conflicts) - len(lines)
-        return lines + [f"and {more} more such faces"] * (more > 0) + self.spellings
+        return lines + [f"and {more} more such faces"] * (more > 0) + self.spellings + self.forgotten_elsewhere
 
     @property
     def text(self) -> str:
@@ -97,13 +98,15 @@ def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = 
     Wish(**asked)  # before anything is done
     selection = Selection(DataSet(vectors), split)
     try:
-        try:
-            return _build(selection, folder, centre, replace, readmit, encrypt, asked)
-        except Damaged:
-            if not replace:
-                raise
-            remove_file(folder)
-            return _build(selection, folder, centre, replace, readmit, encrypt, asked)
+        with forgotten.locked(folder):
+            try:
+                return _build(selection, folder, centre, replace, readmit, encrypt, asked)
+            except Damaged:
+                if not replace:
+                    raise
+                forgotten.begin(folder, readmit, encrypt)
+                remove_file(folder)
+                return _build(selection, folder, centre, replace, readmit, encrypt, asked)
     except OSError as error:
         raise from_os_error(error) from None
 
@@ -112,8 +115,10 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool, read
     if encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
         raise GalleryError(f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name")
     done = Added()
+    if not (folder / FILE).exists():
+        forgotten.begin(folder, readmit, encrypt)
     with Gallery.create(folder, encrypt) as gallery:
-        with gallery.writing():
+        with gallery.changing_forgotten():
             others = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
             if others:
                 done = _fill(gallery, selection, centre, readmit)
@@ -224,7 +229,7 @@ def _fill(gallery: Gallery, selection: Selection, centre: bool, readmit: bool) -
     gallery.clear()
     gallery.set_fact("spec", selection.spec.to_json())
     if gallery.fact("salt") is None:
-        gallery.set_fact("salt", os.urandom(SALT_BYTES))
+        _take_over(gallery, readmit)
     digest = Digest(selection, centre)
     done, _ = gallery.enrol(digest.over(selection), readmit)
     left_out = {**selection.left_out, AGAIN: done.again, CONFLICT: len(done.conflicts), FORGOTTEN: done.forgotten}
@@ -237,6 +242,14 @@ def _fill(gallery: Gallery, selection: Selection, centre: bool, readmit: bool) -
     gallery.set_fact("build", json.dumps({"split": selection.split, "left_out": {why: n for why, n in left_out.items() if n}}))
     gallery.set_fact("sources", json.dumps([str(selection.data.folder.resolve())]))
     return done
+
+
+def _take_over(gallery: Gallery, readmit: bool) -> None:
+    """Who was forgotten from the index that had this name before, in a new gallery."""
+    known = forgotten.begin(gallery.folder, readmit, gallery.encrypted)
+    gallery.set_fact("salt", max(known.salts, key=lambda salt: len(known.by_salt[salt])))
+    if known:
+        gallery.set_forgotten(known)
 
 
 def gallery_mean(gallery: Gallery, table: str = "vectors") -> bytes:
@@ -258,5 +271,7 @@ def _report(gallery: Gallery, changed: bool, done: Added) -> Report:
             gallery.folder.name, changed, gallery.generation, gallery.faces, spec.dimension, gallery.people, made["kind"], made["reason"],
             recall=wish.recall, memory=wish.memory, centred=gallery.mean is not None, fingerprint=spec.fingerprint, inputs=gallery.needed_fact("inputs"),
             encrypted=gallery.encrypted, versions=versions(), conflicts=done.conflicts,
-            spellings=spelling_notes([], [name for name, _ in gallery.list_people()]), **json.loads(gallery.needed_fact("build")),
+            spellings=spelling_notes([], [name for name, _ in gallery.list_people()]),
+            forgotten_elsewhere=forgotten.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if changed else [],
+            **json.loads(gallery.needed_fact("build")),
         )  # fmt: skip

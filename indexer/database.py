@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +16,9 @@ import apsw
 
 from embedder.errors import FaceDBError, GalleryError, InputError, SystemFault, from_os_error
 from embedder.files import make_folder, sync_folder, write_atomic
-from indexer.schema import MIGRATIONS, checksum
+from indexer import totals
+from indexer.schema import COUNTED, MIGRATIONS, checksum
+from indexer.totals import Totals
 
 FILE, LINK, CIPHER_FILE = "gallery.db", "index.faiss", "encrypted"
 CIPHER = "chacha20"  # with Poly1305 over every page
@@ -149,6 +152,7 @@ class Database:
         self._key = (key or environment_key()) if self.encrypted else None
         if self.encrypted and not self._key:
             raise no_key(folder)
+        self._totals: Totals | None = None  # of a transaction that writes
         self._frozen: tuple | None = None  # of a folder that cannot be written: what the file must stay like
         self._opened = 0
         self._connect()
@@ -183,6 +187,7 @@ class Database:
             self.execute(f"PRAGMA cipher='{CIPHER}'")
             self.execute(f"PRAGMA hexkey='{self._key.hex()}'")
         self._db.set_busy_timeout(WAIT_MS)
+        self._file = self._inode()
         self.execute("PRAGMA trusted_schema=OFF")
         if self.writable:
             self.execute("PRAGMA cell_size_check=ON")  # a quarter of the time of a search: readers trust the rows' checksums
@@ -192,6 +197,7 @@ class Database:
             self.execute("PRAGMA secure_delete=ON")
             self.execute("PRAGMA foreign_keys=ON")
             self.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            self._db.preupdate_hook(self._count)
         else:
             self.execute(f"PRAGMA mmap_size={MAPPED}")  # a search reads some bytes of a dozen pages of 64 KiB
             self.execute("SELECT count(*) FROM sqlite_schema")  # tells a wrong key, or a damaged file, now
@@ -221,6 +227,18 @@ class Database:
             self._db.close(True)
             self._frozen = None
             self._connect()
+
+    def _inode(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def check_same_file(self) -> None:
+        """Raises Replaced where the file was removed, or another one lies in its place, since it was opened."""
+        if self._inode() != self._file:
+            raise Replaced(f"expected {self.path} to stay as it was opened, it was replaced meanwhile: run the same command again")
 
     def _fingerprint(self) -> tuple:
         try:
@@ -258,18 +276,37 @@ class Database:
         with guarded(self.path):
             self._db.executemany(sql, bindings).fetchall()
 
+    def define(self, name: str, function: Callable[[Any], Any]) -> None:
+        """Make a function of one argument known to SQL, on this connection."""
+        with guarded(self.path):
+            self._db.create_scalar_function(name, function, 1, deterministic=True)
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """One transaction that no other writer shares, migrated to this version; all of it is kept, or nothing."""
         self.execute("BEGIN IMMEDIATE")
         try:
             self._migrate()
+            before, self._totals = self.totals, self.totals
             yield
+            if self._totals != before:
+                self.set_fact(totals.KEY, self._totals.to_json())
             self.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self.execute("ROLLBACK")
             raise
+        finally:
+            self._totals = None
+
+    def _count(self, change: Any) -> None:
+        if self._totals is not None:
+            self._totals.note(change)
+
+    def renamed(self, first: str, second: str) -> None:
+        """Note, within a transaction of `writing`, that two tables were renamed into each other."""
+        assert self._totals is not None
+        self._totals.swap(first, second)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -309,10 +346,20 @@ class Database:
             )
 
     def _migrate(self) -> None:
-        for number in range(self.version, len(MIGRATIONS)):
+        before = self.version
+        for number in range(before, len(MIGRATIONS)):
             step = MIGRATIONS[number]
             self.execute(step) if isinstance(step, str) else step(self)
             self.execute(f"PRAGMA user_version={number + 1}")
+        if before < COUNTED:
+            if self.fact("generation"):
+                self.set_fact(totals.SINCE, int(time.time()))
+            self.set_fact(totals.KEY, totals.count(self).to_json())
+
+    @property
+    def totals(self) -> Totals:
+        """How many rows each table must have, and the sum of their checksums."""
+        return Totals.from_json(self.needed_fact(totals.KEY))
 
     # facts about the whole
 

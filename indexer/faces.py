@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,6 +18,8 @@ from embedder.errors import DataError, GalleryError, InputError
 from embedder.row import Row
 from embedder.spec import FaceSpec
 from indexer.database import FILE, LINK, Damaged, Database, Unknown, damaged
+from indexer.forgotten import Forgotten, hash_of
+from indexer.kinds import Counts, kind_of
 from indexer.schema import FACE_COLUMNS, chained, checksum, face_checksum
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -59,6 +60,14 @@ class Line:
     time: float
     verb: str
     detail: dict[str, Any]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the command changed nothing."""
+        match self.detail:
+            case {"faces": faces} | {"from": faces}:
+                return not faces
+        return bool(self.detail["old"] == self.detail["new"])
 
     @property
     def change(self) -> Change:
@@ -141,6 +150,18 @@ class Faces(Database):
     def columns(self) -> list[str]:
         """Names of the users' own columns, of any face that was ever added."""
         return json.loads(self.fact("columns") or "[]")
+
+    @property
+    def kinds(self) -> Counts:
+        """How many values of the users' own columns are numbers, dates and text."""
+        text = self.fact("kinds")
+        return Counts.over(self.rows("SELECT extra FROM faces")) if text is None else Counts.from_json(text)
+
+    def example(self, column: str, wanted: Callable[[str], bool]) -> str | None:
+        """A value of a user's own column that is of a wanted kind."""
+        path = f"$.{json.dumps(column, ensure_ascii=False)}"
+        rows = self.rows("SELECT json_extract(extra, ?) FROM faces", (path,))
+        return next((str(value) for (value,) in rows if (kind := kind_of(value)) and wanted(kind)), None)
 
     @property
     def keeps_crops(self) -> bool:
@@ -310,11 +331,22 @@ class Faces(Database):
 
     def refused(self, face_ids: Iterable[str]) -> set[str]:
         """Those of the faces that were forgotten."""
-        hashes = self.forgotten_hashes()
-        return {face_id for face_id in face_ids if self.forgotten_hash(face_id) in hashes} if hashes else set()
+        return self.forgotten().refused(face_ids)
+
+    def forgotten(self) -> Forgotten:
+        """All that were forgotten; raises Damaged where the list was changed or lost."""
+        salt, text = self.fact("salt"), self.fact("forgotten_list")
+        if salt is None:
+            return Forgotten()
+        try:
+            listed = Forgotten() if text is None else Forgotten.from_json(text)
+        except ValueError as error:
+            raise damaged(self.path, f"its list of who was forgotten: {error}") from None
+        marks = listed.by_salt.get(salt, {})
+        return Forgotten({**listed.by_salt, salt: {hash: marks.get(hash, b"") for hash in self.forgotten_hashes()}})
 
     def forgotten_hashes(self) -> set[bytes]:
-        """Of all that were forgotten; raises Damaged where one was changed or lost."""
+        """Of all that were forgotten by this gallery's salt; raises Damaged where one was changed or lost."""
         hashes = [hash for (hash,) in self.execute("SELECT hash FROM forgotten ORDER BY hash")]
         if (wanted := self.fact("forgotten")) is not None and wanted != checksum(*hashes):
             raise damaged(self.path, "its list of who was forgotten was changed")
@@ -322,7 +354,7 @@ class Faces(Database):
 
     def forgotten_hash(self, text: str) -> bytes:
         """What is kept of a forgotten face_id or `name_key`: 16 bytes that say nothing without this gallery's salt."""
-        return hashlib.blake2b(text.encode(), key=self.needed_fact("salt"), digest_size=16).digest()
+        return hash_of(text, self.needed_fact("salt"))
 
     def _person_id(self, name: str) -> int:
         for (id,) in self.execute("SELECT id FROM people WHERE name=?", (normal(name),)):

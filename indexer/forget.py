@@ -8,24 +8,26 @@ of an older state can hold up, and until no build is at work, which may be of an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import apsw
 
-from embedder.errors import DataError, GalleryError
-from indexer.database import Busy, guarded
+from embedder.errors import DataError, FaceDBError, GalleryError
+from indexer import outputs
+from indexer.database import FILE, Busy, guarded
 from indexer.derive import derive, is_building, tidy
 from indexer.faces import AMONG, Faces, Line, name_key, normal
 from indexer.gallery import Gallery
 from indexer.schema import FACE_COLUMNS
-from indexer.traces import Traces, files_below
+from indexer.traces import PIECE, Traces, files_below, without_names
 
 PENDING = "forgetting"
 CUT_WAIT_MS = 2000  # for readers of an older state
@@ -44,9 +46,13 @@ class Receipt:
     data_sets: dict[str, int] = field(default_factory=dict)  # rewritten: rows taken out
     not_cleaned: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    others: dict[str, int] = field(default_factory=dict)  # other indexes here: how many faces of the person each holds
+    outputs: list[str] = field(default_factory=list)  # files that were written with the index's people, and are there
+    withheld: int = 0  # paths that are not shown whole, since they name the person
 
     @property
     def found(self) -> int:
+        """Traces that are left in what was to be cleaned."""
         return sum(self.files.values())
 
     def to_json(self) -> str:
@@ -69,22 +75,29 @@ def forget(gallery: Gallery, identity: str) -> Traces:
 
     A second call, after one that was stopped, finishes it. Raises GalleryError for a name that is not, and was not, here.
     """
-    with gallery.writing():
-        removed = gallery.execute("SELECT 1 FROM trash WHERE identity = ? LIMIT 1", (normal(identity),))
-        if not removed and not gallery.enrolled([identity]) and not gallery.refused([name_key(identity)]):
+    with gallery.changing_forgotten():
+        if not is_known(gallery, identity):
             gallery._person_id(identity)  # says that nobody is called so
         traces = _collect(gallery, normal(identity))
         _erase(gallery, traces)
         gallery.set_fact(PENDING, int(time.time()))
         derive(gallery)
+        outputs.rename(gallery.folder, lambda path: without_names(path, traces.names))
     tidy(gallery)
     return traces
+
+
+def is_known(gallery: Gallery, identity: str) -> bool:
+    """Whether somebody is, was or was forgotten under a name."""
+    removed = gallery.execute("SELECT 1 FROM trash WHERE identity = ? LIMIT 1", (normal(identity),))
+    return bool(removed or gallery.enrolled([identity]) or gallery.refused([name_key(identity)]))
 
 
 def _collect(gallery: Gallery, identity: str) -> Traces:
     """The person's names, old ones too, their faces and those that were removed of them."""
     names = _names(gallery.lines(), identity)
     traces = Traces(names - gallery.enrolled(names - {identity}))  # an old name may be another person's by now
+    traces.sources, traces.outputs = _sources(gallery), outputs.read(gallery.folder)
     sql = f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, v.vector, o.vector, png FROM faces JOIN people ON people.id = person " \
           "LEFT JOIN vectors v ON v.id = faces.id LEFT JOIN other_vectors o ON o.id = faces.id LEFT JOIN crops ON crops.id = faces.id " \
           "WHERE name = ?"  # fmt: skip
@@ -136,8 +149,9 @@ def _erase(gallery: Gallery, traces: Traces) -> None:
         _erase_line(gallery, line, traces)
     gallery.seal_log()
     _erase_facts(gallery, traces)
-    hashes = {gallery.forgotten_hash(text) for text in [*traces.face_ids, *map(name_key, traces.names)]}
-    gallery.set_forgotten(gallery.forgotten_hashes() | hashes)
+    listed = gallery.forgotten().with_person(gallery.needed_fact("salt"), [*traces.face_ids, *map(name_key, traces.names)])
+    gallery.set_forgotten(listed)
+    traces.before = listed.person(map(name_key, traces.names))
 
 
 def _erase_line(gallery: Gallery, line: Line, traces: Traces) -> None:
@@ -161,11 +175,15 @@ def _erase_line(gallery: Gallery, line: Line, traces: Traces) -> None:
         gallery.rewrite_line(line, detail)
 
 
+def _sources(gallery: Faces) -> list[str]:
+    return json.loads(gallery.fact("sources") or "[]")
+
+
 def _erase_facts(gallery: Gallery, traces: Traces) -> None:
-    sources = json.loads(gallery.fact("sources") or "[]")
-    kept = [source for source in sources if not any(name in normal(source) for name in traces.names)]
-    if kept != sources:
-        gallery.set_fact("sources", json.dumps(kept))
+    """Later receipts need the paths of what fed the gallery: only the folders that are called like the person lose their names."""
+    kept = [without_names(source, traces.names) for source in traces.sources]
+    if kept != traces.sources:
+        gallery.set_fact("sources", json.dumps(list(dict.fromkeys(kept))))
 
 
 # out of the write-ahead log -------------------------------------------------
@@ -205,22 +223,27 @@ def cut(gallery: Faces) -> bool:
 # what is left ---------------------------------------------------------------
 
 
-def look(gallery: Gallery, traces: Traces, folders: Sequence[Path] = ()) -> dict[str, int]:
-    """How often something of a person stands in each file of the index and of other folders, free pages and all."""
+def look(gallery: Gallery, traces: Traces, data_sets: Sequence[Path] = ()) -> dict[str, int]:
+    """How often something of a person stands in each file of the index, free pages and all, and of data sets.
+
+    In data sets names are not looked for: their bytes are compressed, and what is left of them are texts of others.
+    """
     with gallery.reading():
         elsewhere = [text for name in traces.names for text in _texts_with(gallery, name)]
-    return {str(path): traces.count(path, elsewhere) for folder in (gallery.folder, *folders) for path in files_below(folder)}
+    nameless = replace(traces, names=set())
+    found = {str(path): traces.count(path, elsewhere) for path in files_below(gallery.folder)}
+    return found | {str(path): nameless.count(path) for folder in data_sets for path in files_below(folder)}
 
 
-def look_and_clean(gallery: Gallery, traces: Traces, folders: Sequence[Path] = ()) -> dict[str, int]:
+def look_and_clean(gallery: Gallery, traces: Traces, data_sets: Sequence[Path] = ()) -> dict[str, int]:
     """`look`, and where SQLite left something in a page, all pages written anew and another look."""
-    found = look(gallery, traces, folders)
+    found = look(gallery, traces, data_sets)
     if found.get(str(gallery.path)) and not gallery.encrypted and gallery.fact(PENDING) is None:
         gallery.execute("VACUUM")
         if not cut(gallery):
             with gallery.writing():
                 gallery.set_fact(PENDING, int(time.time()))
-        found = look(gallery, traces, folders)
+        found = look(gallery, traces, data_sets)
     return found
 
 
@@ -243,31 +266,94 @@ def _texts_with(gallery: Faces, name: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
+def in_other_indexes(gallery: Gallery, traces: Traces) -> tuple[dict[str, int], list[str]]:
+    """How many faces of a person each other index of the root holds, by id or by the same vector; and the names of those that cannot be read."""
+    found, unread = {}, []
+    for path in sorted(gallery.folder.parent.glob(f"[!_]*/{FILE}")):
+        if path.parent.name == gallery.folder.name:
+            continue
+        try:
+            with Faces(path.parent, False) as other, other.reading():
+                found[path.parent.name] = _faces_of(other, traces)
+        except FaceDBError:
+            unread.append(path.parent.name)
+    return {name: n for name, n in found.items() if n}, unread
+
+
+def _faces_of(other: Faces, traces: Traces) -> int:
+    """Enrolled faces and removed ones."""
+    tables = [table for table, since in (("faces", 1), ("trash", 2)) if other.version >= since]
+    held = {face_id for table in tables for (face_id,) in other.rows(f"SELECT face_id FROM {table}")}
+    found = held & traces.face_ids | traces.before.refused(held)
+    if traces.heads and tables:
+        heads = json.dumps([head.hex().upper() for head in traces.heads])
+        sql = f"SELECT face_id FROM faces JOIN vectors USING (id) WHERE hex(substr(vector, 1, {PIECE})) {AMONG}"
+        found |= {face_id for (face_id,) in other.execute(sql, (heads,))}
+    return len(found)
+
+
+@dataclass
+class Found:
+    """Paths for a receipt, and how many of them are not shown whole."""
+
+    names: set[str]
+    withheld: set[str] = field(default_factory=set)
+
+    def shown(self, path: str) -> str:
+        text = without_names(path, self.names)
+        if text != path:
+            self.withheld.add(path)
+        return text
+
+
 def receipt_of(gallery: Gallery, traces: Traces, cleaned: dict[str, int], pending: bool) -> Receipt:
     """The receipt, with a look at every file: data sets in `cleaned` (folder: rows taken out) too."""
     files = look_and_clean(gallery, traces, [Path(folder) for folder in cleaned])
     pending = pending or gallery.fact(PENDING) is not None
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    receipt = Receipt(gallery.folder.name, now, sorted(traces.face_ids), pending, files, cleaned)
-    sources = [source for source in json.loads(gallery.fact("sources") or "[]") if source not in {str(Path(c).resolve()) for c in cleaned}]
-    receipt.not_cleaned = [f"data set or photos: {source}" for source in sources]
-    receipt.not_cleaned += [
+    paths, own = Found(traces.names), f"{gallery.folder}/"
+    files = {path if path.startswith(own) else paths.shown(path): n for path, n in files.items()}
+    receipt = Receipt(
+        gallery.folder.name, now, sorted(traces.face_ids), pending, files, {paths.shown(path): n for path, n in cleaned.items()}
+    )
+    receipt.others, unread = in_other_indexes(gallery, traces)
+    receipt.outputs = [f"{o.kind}: {paths.shown(o.path)}" for o in traces.outputs if "*" in o.path or os.path.exists(o.path)]
+    receipt.not_cleaned = _not_cleaned(gallery, traces, receipt, paths, {str(Path(folder).resolve()) for folder in cleaned})
+    receipt.withheld = len(paths.withheld)
+    receipt.notes = _notes(gallery, traces, receipt, unread)
+    return receipt
+
+
+def _not_cleaned(gallery: Gallery, traces: Traces, receipt: Receipt, paths: Found, cleaned: set[str]) -> list[str]:
+    cleaned = cleaned | {without_names(path, traces.names) for path in cleaned}
+    lines = [f"data set or photos: {paths.shown(source)}" for source in traces.sources if source not in cleaned]
+    lines += [f"index {name}: {n} faces of this person" for name, n in receipt.others.items()]
+    lines += [f"written with people of this index: {line}" for line in receipt.outputs]
+    lines += [
         f"model {part.name} ({part.sha256[:16]}): finetuned, perhaps on this person too" for part in gallery.spec.parts if part.parent
     ]
-    receipt.not_cleaned += ["the original photos", "backups and exports of this index"]
+    return [*dict.fromkeys(lines), "the original photos", "backups and exports of this index"]
+
+
+def _notes(gallery: Gallery, traces: Traces, receipt: Receipt, unread: list[str]) -> list[str]:
+    notes = []
     with gallery.reading():
         others = {
             text for name in traces.names for text in _texts_with(gallery, name) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
         }
     if others:
-        receipt.notes.append(f"a name of this person also stands in {len(others)} texts of others (names, paths, columns), which stay")
+        notes.append(f"a name of this person also stands in {len(others)} texts of others (names, paths, columns), which stay")
+    if receipt.withheld:
+        notes.append(f"{receipt.withheld} paths name this person and are not shown whole: `*` stands for the name")
+    if unread:
+        notes.append(f"indexes that could not be looked through: {', '.join(unread)}")
     if traces.short_names:
-        receipt.notes.append("a name is too short to be looked for in binary files; no table holds it")
-    if cleaned:
-        receipt.notes.append("data sets hold names compressed: their rows were looked through, their bytes only for vectors and crops")
+        notes.append("a name is too short to be looked for in binary files; no table holds it")
+    if receipt.data_sets:
+        notes.append("data sets hold names compressed: their rows were looked through, their bytes only for vectors and crops")
     if gallery.encrypted:
-        receipt.notes.append("the index is encrypted: its file shows nothing to look for")
-    return receipt
+        notes.append("the index is encrypted: its file shows nothing to look for")
+    return notes
 
 
 def look_again(gallery: Gallery, receipt: Receipt, identity: str | None) -> dict[str, int]:
@@ -277,4 +363,19 @@ def look_again(gallery: Gallery, receipt: Receipt, identity: str | None) -> dict
     traces = Traces({normal(identity)} if identity is not None else set())
     for face_id in receipt.face_ids:
         traces.add_face(face_id, [], None)
-    return look(gallery, traces, [Path(folder) for folder in receipt.data_sets if Path(folder).is_dir()])
+    return look(gallery, traces, folders_of(receipt, identity))
+
+
+def folders_of(receipt: Receipt, identity: str | None) -> list[Path]:
+    """The data sets of a receipt that are there; where their paths name the person, only with that name."""
+    folders = [Path(folder.replace("*", identity or "*")) for folder in receipt.data_sets]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def earlier_ids(gallery: Gallery, traces: Traces) -> set[str]:
+    """Those face_ids in earlier receipts, where `forget` puts them, that are the same person's."""
+    ids: set[str] = set()
+    for path in gallery.folder.parent.glob(f"{gallery.folder.name}-forgotten-*.json"):
+        with contextlib.suppress(DataError):
+            ids.update(traces.before.refused(Receipt.read(path).face_ids))
+    return ids

@@ -6,13 +6,15 @@ INDEX/built-<generation>/       what `indexer.derive` made from it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +24,11 @@ import numpy as np
 
 from embedder.errors import DataError, GalleryError, InputError
 from embedder.row import UNIT_TOLERANCE, Row
+from indexer import forgotten
 from indexer.database import FILE, create_file, environment_key, no_key
 from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, name_key, normal
-from indexer.schema import FACE_COLUMNS, MIGRATIONS, chained, checksum, face_checksum
+from indexer.forgotten import Forgotten
+from indexer.schema import FACE_COLUMNS, READABLE, chained, checksum, face_checksum
 
 if TYPE_CHECKING:
     from indexer.forget import Receipt
@@ -79,11 +83,13 @@ class Gallery(Faces):
         gallery = cls(folder, write, key)
         try:
             gallery.check_version()
-            if 0 < gallery.version < len(MIGRATIONS):
+            if 0 < gallery.version < READABLE:
                 gallery._migrate_elsewhere()
             if gallery.generation == 0:
                 raise missing(folder)
             finish_pending(gallery)
+            if write:
+                gallery._sync_forgotten()
         except BaseException:
             gallery.close()
             raise
@@ -122,13 +128,15 @@ class Gallery(Faces):
         """Enrols faces that have an identity and a vector, float32 (d,), in one transaction.
 
         A face that is enrolled already stays as it is; under another name that is a conflict. Faces that were forgotten are
-        refused unless `readmit`. Changes of one `command` are taken back together. Raises DataError for a row without a name,
-        or a vector of another size or length.
+        refused unless `readmit`. Changes of one `command` are taken back together; without a `command` the log gets a line even where
+        nothing was added, so that `undo` takes back no earlier change instead. Raises DataError for a row without a name, or a vector
+        of another size or length.
         """
-        with self.writing():
+        with self.changing_forgotten() if readmit else self.writing():
             done, face_ids = self.enrol(rows, readmit)
-            if face_ids:
-                done.command = self._log("add", {"faces": face_ids}, command).command
+            if face_ids or command is None:
+                line = self._log("add", {"faces": face_ids}, command)
+                done.command = line.command if face_ids else None
         self._keep_fast()
         return done
 
@@ -148,6 +156,7 @@ class Gallery(Faces):
         with self.writing():
             faces = self._find(old)
             if normal(old) == new:
+                self._log("rename", {"old": new, "new": new})
                 return Change("rename", 0, (new,))
             if self.enrolled([new]):
                 raise GalleryError(f"expected a name that nobody has, {new!r} is enrolled: use `merge` if they are one person")
@@ -172,33 +181,45 @@ class Gallery(Faces):
         with self.writing():
             faces = [face for face_id in dict.fromkeys(face_ids) for face in self._find(face_id=face_id)]
             moved = [face for face in faces if face["identity"] != to]
-            command = self._move_logged("split", moved, to).command if moved else None
+            line = self._move_logged("split", moved, to)
         self._keep_fast()
-        return Change("split", len(moved), tuple(dict.fromkeys([*(f["identity"] for f in moved), to])), command)
+        return Change("split", len(moved), line.change.people, line.command if moved else None)
 
     def undo(self, command: str | None = None) -> list[Change]:
-        """Takes the last command back, all of its changes, newest first. Raises GalleryError where there is nothing to undo, or the last
-        command is another than `command`."""
+        """Take back the last command, all of its changes, newest first; one that changed nothing is taken back as that.
+
+        command: take back only this one; commands after it that changed nothing do not count. Raises GalleryError where there is nothing
+        to undo, or the last command that changed something is another than `command`.
+        """
         undone = []
         with self.writing():
             self.check_log()
-            lines = list(map(self._line, self.execute(
-                "SELECT id, command, time, verb, detail, checksum FROM log WHERE command = "
-                "(SELECT command FROM log ORDER BY id DESC LIMIT 1) ORDER BY id DESC"
-            )))  # fmt: skip
-            if not lines:
-                raise GalleryError(f"expected a change of {self.folder.name} to take back, its log is empty: there is nothing to undo")
-            if command not in (None, lines[0].command):
-                raise GalleryError(f"expected the last change of {self.folder.name} to be the one to take back, another was made since: "
-                                   "see `list --log`")  # fmt: skip
+            lines = self._last_lines(command)
             for line in lines:
+                undone.append(replace(line.change, people=line.change.people or self._people_of(line)))
                 self._take_back(line)
                 self.execute("DELETE FROM trash WHERE line=?", (line.id,))
                 self.execute("DELETE FROM log WHERE id=?", (line.id,))
-                undone.append(line.change)
             self.seal_log()
         self._keep_fast()
         return undone
+
+    def _last_lines(self, command: str | None) -> list[Line]:
+        """The lines of the last command, newest first; where `command` is given, of the last one that changed something."""
+        newest = self.rows("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id DESC")
+        last = next((line for line in map(self._line, newest) if command is None or not line.is_empty), None)
+        if last is None:
+            raise GalleryError(f"expected a change of {self.folder.name} to take back, its log is empty: there is nothing to undo")
+        if command not in (None, last.command):
+            raise GalleryError(
+                f"expected the last change of {self.folder.name} to be the one to take back, another was made since: see `list --log`"
+            )
+        sql = "SELECT id, command, time, verb, detail, checksum FROM log WHERE command = ? ORDER BY id DESC"
+        return list(map(self._line, self.execute(sql, (last.command,))))
+
+    def _people_of(self, line: Line) -> tuple[str, ...]:
+        """Under whose names the faces of a line are enrolled now."""
+        return tuple(sorted(set(self.known(line.detail.get("faces", ())).values())))
 
     # verbs on the whole, each in a module of its own
 
@@ -258,14 +279,17 @@ class Gallery(Faces):
         done, rows = Added(), iter(rows)
         face_ids: list[str] = []
         dimension = self.spec.dimension
-        columns = set(self.columns)
+        columns, kinds = set(self.columns), self.kinds
         while block := list(islice(rows, BLOCK)):
             new = self._new_faces(block, done, readmit)
             self._insert(new, dimension)
             face_ids += new
-            columns.update(*(row.extra for row in new.values()))
+            for row in new.values():
+                columns.update(row.extra)
+                kinds.add(row.extra)
         if columns - set(self.columns):
             self.set_fact("columns", json.dumps(sorted(columns)))
+        self.set_fact("kinds", kinds.to_json())
         done.added = len(face_ids)
         return done, face_ids
 
@@ -284,7 +308,7 @@ class Gallery(Faces):
                 new[face_id] = row
         if readmit and new:
             back = {*new, *(name_key(known[face_id]) for face_id in new)}
-            self.set_forgotten(self.forgotten_hashes() - set(map(self.forgotten_hash, back)))
+            self.set_forgotten(self.forgotten().without(back))
         return new
 
     def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:
@@ -324,6 +348,10 @@ class Gallery(Faces):
         for table in ("crops", "vectors", "other_vectors"):
             self.execute(f"DELETE FROM {table} WHERE id {AMONG}", among)
         people = self.execute(f"SELECT DISTINCT person FROM faces WHERE id {AMONG}", among)
+        kinds = self.kinds
+        for (extra,) in self.rows(f"SELECT extra FROM faces WHERE id {AMONG} AND extra != '{{}}'", among):
+            kinds.add(json.loads(extra), -1)
+        self.set_fact("kinds", kinds.to_json())
         self.execute(f"DELETE FROM faces WHERE id {AMONG}", among)
         self._drop_empty([person for (person,) in people])
         self._mark_changed(ids)
@@ -381,6 +409,8 @@ class Gallery(Faces):
 
     def _take_back(self, line: Line) -> None:
         match line.verb, line.detail:
+            case _ if line.is_empty:
+                pass
             case "add", {"faces": face_ids}:
                 self._drop([id for (id,) in self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))])
             case "remove", _:
@@ -435,14 +465,50 @@ class Gallery(Faces):
         """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""
         for table in ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people"):
             self.execute(f"DELETE FROM {table}")
-        self.execute("DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting', 'forgotten', 'recall', 'memory')")
+        self.execute(
+            "DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory')"
+        )
 
-    def set_forgotten(self, hashes: set[bytes]) -> None:
+    # who was forgotten
+
+    @contextlib.contextmanager
+    def changing_forgotten(self) -> Iterator[None]:
+        """`writing`, for changes of who was forgotten: the list's file has those who come on it before the commit, and loses those who
+        leave it after. Raises Replaced where another process has put a new gallery.db here since this one was opened."""
+        key = self._key if self.encrypted else None
+        with forgotten.locked(self.folder):
+            self.check_same_file()
+            with self.writing():
+                self._take_from_file()
+                yield
+                forgotten.merge(self.folder, self.forgotten(), key)
+            forgotten.write(self.folder, self.forgotten(), key)
+
+    def _take_from_file(self) -> None:
+        """Whom only the file holds, since a crash came before the commit; a damaged file is written anew from this list."""
+        with contextlib.suppress(forgotten.Unreadable):
+            listed = forgotten.read(self.folder, self._key)
+            if listed is not None and self.fact("salt") is not None and self.forgotten() | listed != self.forgotten():
+                self.set_forgotten(self.forgotten() | listed)
+
+    def set_forgotten(self, listed: Forgotten) -> None:
         """Those who must not come back are these."""
-        before = self.forgotten_hashes()
+        own = listed.by_salt.get(self.needed_fact("salt"), {})
+        before, hashes = self.forgotten_hashes(), set(own)
+        plain = listed.salts == {self.fact("salt")} and not any(own.values())
         self.execute_many("DELETE FROM forgotten WHERE hash=?", [(hash,) for hash in before - hashes])
         self.execute_many("INSERT INTO forgotten VALUES (?)", [(hash,) for hash in hashes - before])
         self.set_fact("forgotten", checksum(*sorted(hashes)))
+        self.set_fact("forgotten_list", None if plain else listed.to_json())
+
+    def _sync_forgotten(self) -> None:
+        """Makes the list and its file say the same: an older version kept no file, and a crash may have left more in it."""
+        with contextlib.suppress(forgotten.Unreadable):
+            if forgotten.read(self.folder, self._key) == self.forgotten():
+                return
+        if os.access(self.folder.parent, os.W_OK):
+            with self.changing_forgotten():
+                pass
 
 
 def new_command() -> str:

@@ -72,6 +72,16 @@ def migrate_facts(db: Database) -> None:
         db.set_fact(key, value)
 
 
+def migrate_kinds(db: Database) -> None:
+    """Until version 5 nobody counted how many values of a column are numbers, dates or other text."""
+    from indexer.kinds import Counts
+
+    db.set_fact("kinds", Counts.over(db.rows("SELECT extra FROM faces")).to_json())
+
+
+READABLE = 4  # galleries of this version are read as they are, and migrated at their next change
+COUNTED = 5  # from this version on the rows of each table are counted: `indexer.totals`
+
 # Append only: an index that has seen the first n of these has user_version n.
 MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
     """
@@ -139,4 +149,5 @@ MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
     """,
     migrate_checksums,
     migrate_facts,
+    migrate_kinds,
 )

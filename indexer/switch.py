@@ -171,6 +171,7 @@ def switch(gallery: Gallery) -> None:
         mean = other_mean(gallery)
         for old, new in (("vectors", "moved_vectors"), ("other_vectors", "vectors"), ("moved_vectors", "other_vectors")):
             gallery.execute(f"ALTER TABLE {old} RENAME TO {new}")
+        gallery.renamed("vectors", "other_vectors")
         gallery.set_fact("spec", other.to_json())
         gallery.set_fact("other_spec", spec.to_json())
         gallery.set_fact("switched", int(time.time()))

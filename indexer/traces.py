@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from indexer.faces import name_key, normal
+from indexer.forgotten import Forgotten
+from indexer.outputs import Output
 
 PIECE = 32
 BLOCK = 16 << 20
@@ -32,6 +36,16 @@ def size_of(path: Path) -> int:
     return 0
 
 
+def without_names(path: str, names: Iterable[str]) -> str:
+    """A path with `*` for each folder or file that is called like one of the names, with an ending or without."""
+    spelt = set(map(normal, names))
+    parts = []
+    for part in path.split("/"):
+        stem, dot, ending = part.rpartition(".")
+        parts.append("*" if normal(part) in spelt else f"*{dot}{ending}" if stem and normal(stem) in spelt else part)
+    return "/".join(parts)
+
+
 @dataclass
 class Traces:
     """What one person left: kept in memory only."""
@@ -39,12 +53,17 @@ class Traces:
     names: set[str] = field(default_factory=set)
     face_ids: set[str] = field(default_factory=set)
     pieces: set[bytes] = field(default_factory=set)  # of PIECE bytes
+    heads: set[bytes] = field(default_factory=set)  # the first PIECE bytes of each vector
+    before: Forgotten = field(default_factory=Forgotten)  # what was forgotten of the person, now and by earlier calls
+    sources: list[str] = field(default_factory=list)  # paths that the gallery named before the person was erased
+    outputs: list[Output] = field(default_factory=list)  # likewise
 
     def add_face(self, face_id: str, vectors: Sequence[bytes], png: bytes | None) -> None:
         """All that is looked for of one face."""
         self.face_ids.add(face_id)
         self.pieces.update(_pieces(face_id.encode()))
         for vector in vectors:
+            self.heads.add(vector[:PIECE])
             self.pieces.update(_pieces(vector))
         self.pieces.update(piece for piece in _pieces((png or b"")[PNG_HEAD:]) if len(set(piece)) >= VARIED)
 
@@ -56,6 +75,10 @@ class Traces:
     def short_names(self) -> set[str]:
         """Names too short to be looked for among numbers."""
         return {name for name in self.names if len(name.encode()) < SHORTEST}
+
+    def is_named(self, identity: str | None) -> bool:
+        """Whether that is, or was when they were forgotten, a name of the person."""
+        return identity is not None and (normal(identity) in self.names or self.before.holds(name_key(identity)))
 
     def count(self, path: Path, elsewhere: Sequence[str] = ()) -> int:
         """How often something of this stands in a file. elsewhere: texts of others that hold a name, and may."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
+import operator
 import os
 import shutil
 import time
@@ -18,9 +20,11 @@ from embedder.errors import DataError, GalleryError, InputError, from_os_error
 from embedder.files import drop_stale_temporaries, held, locked, make_folder, sync_folder, temporary_beside
 from embedder.row import Entry, to_table
 from embedder.table import Writer, check_is_ours
+from indexer import forgotten
 from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, Damaged, damaged, remove_file
 from indexer.derive import derive, tidy
 from indexer.faces import AMONG, check_name, name_key
+from indexer.forgotten import Forgotten
 from indexer.gallery import Gallery, versions
 from indexer.verify import problems
 
@@ -68,10 +72,12 @@ def backup(gallery: Gallery, path: Path) -> Moved:
     return Moved(str(path), gallery.faces, gallery.people)
 
 
-def restore(path: Path, folder: Path, replace: bool = False) -> Moved:
-    """The index `folder` from a backup, in one transaction; people who were forgotten since stay forgotten.
+def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = False) -> Moved:
+    """The index `folder` from a backup, in one transaction; people who were forgotten since stay forgotten, whatever the index is called
+    that they were forgotten from, unless `readmit`.
 
-    Raises DataError where the file is no backup, GalleryError where the index is there and `replace` was not given, or is another's.
+    Raises DataError where the file is no backup, GalleryError where the index is there and `replace` was not given, or is another's, or
+    where nobody can say who was forgotten.
     """
     folder, path = Path(folder), Path(path)
     check_name(folder.name)
@@ -82,36 +88,46 @@ def restore(path: Path, folder: Path, replace: bool = False) -> Moved:
     try:
         with contextlib.ExitStack() as stack:
             source = _opened(path, folder, stack)
+            kin = _kin(source, folder)
+            stack.enter_context(forgotten.locked(folder, *kin))
             try:
-                return _restore(source, path, folder)
+                return _restore(source, path, folder, kin, readmit)
             except Damaged:  # the index, not its backup
                 if not replace:
                     raise
-                forgotten = _readable_forgotten(folder)
+                forgotten.begin(folder, readmit, source.encrypted)
                 remove_file(folder)
-                return _restore(source, path, folder, forgotten)
+                return _restore(source, path, folder, kin, readmit)
     except OSError as error:
         raise from_os_error(error) from None
 
 
-def _restore(source: Gallery, path: Path, folder: Path, forgotten: Sequence[tuple] = ()) -> Moved:
+def _kin(source: Gallery, folder: Path) -> list[Path]:
+    """The other indexes of the root that a backup may be of: those that share its salt, and those that cannot say it."""
+    found = forgotten.lists(folder.parent)
+    return [
+        folder.parent / name
+        for name, listed in found
+        if name != folder.name and (isinstance(listed, forgotten.Unreadable) or listed.salts & source.forgotten().salts)
+    ]
+
+
+def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], readmit: bool) -> Moved:
+    if not (folder / FILE).exists() or not (folder / FILE).stat().st_size:
+        forgotten.begin(folder, readmit, source.encrypted)
+    salts = source.forgotten().salts
+    known = [forgotten.recover(other, readmit).of_salts(salts) for other in kin]
     with Gallery.create(folder, source.encrypted) as target:
         if target.encrypted != source.encrypted:
             raise GalleryError(f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name")
         if target.generation and target.fact("salt") != source.fact("salt"):
             raise GalleryError(f"expected a backup of {folder.name}, {path} is of another index: choose another --name")
-        with target.writing():
-            left_out = _copy(source, target, forgotten)
+        with target.changing_forgotten():
+            here = target.forgotten() if target.generation else forgotten.begin(folder, readmit, target.encrypted)
+            left_out = _copy(source, target, functools.reduce(operator.or_, known, here), readmit)
             derive(target)
         tidy(target)
         return Moved(str(folder), target.faces, target.people, left_out)
-
-
-def _readable_forgotten(folder: Path) -> list[tuple]:
-    """Who was forgotten, as far as a damaged index still says so."""
-    with contextlib.suppress(GalleryError), Gallery(folder, False) as spoilt:
-        return spoilt.execute("SELECT hash FROM forgotten")
-    return []
 
 
 def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Gallery:
@@ -154,9 +170,9 @@ def _drop_empty_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def _copy(source: Gallery, target: Gallery, forgotten: Sequence[tuple]) -> int:
-    """Everything of one gallery in the place of the other's; returns how many faces stay forgotten."""
-    since = ({hash for (hash,) in forgotten} | target.forgotten_hashes()) - source.forgotten_hashes()
+def _copy(source: Gallery, target: Gallery, known: Forgotten, readmit: bool) -> int:
+    """Everything of one gallery in the other, but those in `known` who were forgotten since; returns how many faces stay forgotten."""
+    before = source.forgotten()
     generation = target.generation
     target.clear()
     for table in TABLES:
@@ -165,18 +181,28 @@ def _copy(source: Gallery, target: Gallery, forgotten: Sequence[tuple]) -> int:
             insert = f"INSERT INTO {table} VALUES ({','.join('?' * len(first))})"
             target.execute(insert, first)
             target.execute_many(insert, rows)
-    for key, value in source.execute("SELECT key, value FROM meta WHERE key NOT IN ('report', 'forgetting', 'forgotten')"):
+    for key, value in source.execute(
+        "SELECT key, value FROM meta WHERE key NOT IN ('report', 'forgetting', 'forgotten', 'forgotten_list')"
+    ):
         target.set_fact(key, value)
     target.set_fact("generation", max(generation, source.generation))
-    target.set_forgotten(source.forgotten_hashes() | since)
-    return _drop_forgotten(target, since) if since else 0
+    since = known - before
+    left_out = _drop_forgotten(target, since) if since and not readmit else 0
+    target.set_forgotten((before | known).without(_texts_of(target) if readmit and since else ()))
+    return left_out
 
 
-def _drop_forgotten(gallery: Gallery, since: set[bytes]) -> int:
-    """Takes out every face, enrolled or removed, whose id or whose person's name is among the hashes; returns how many."""
+def _texts_of(gallery: Gallery) -> set[str]:
+    """face_ids of all who are enrolled, and their names as they are hashed."""
+    pairs = gallery.rows("SELECT face_id, name FROM faces JOIN people ON people.id = person")
+    return {text for face_id, name in pairs for text in (face_id, name_key(name))}
+
+
+def _drop_forgotten(gallery: Gallery, since: Forgotten) -> int:
+    """Takes out every face, enrolled or removed, whose id or whose person's name is on the list; returns how many."""
     pairs = gallery.execute("SELECT face_id, name FROM faces JOIN people ON people.id = person UNION SELECT face_id, identity FROM trash")
-    names = {name for name in {name for _, name in pairs} if gallery.forgotten_hash(name_key(name)) in since}
-    face_ids = {face_id for face_id, name in pairs if name in names or gallery.forgotten_hash(face_id) in since}
+    names = {name for name in {name for _, name in pairs} if since.holds(name_key(name))}
+    face_ids = {face_id for face_id, name in pairs if name in names or since.holds(face_id)}
     among = (json.dumps(sorted(face_ids)),)
     gallery._drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
     # names and removed faces of the forgotten stand in the log too: it cannot be kept

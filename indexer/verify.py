@@ -1,7 +1,8 @@
-"""Is an index what it was: every row of gallery.db against its checksum, every derived file against its hash."""
+"""Check that an index is what was written: that no row of gallery.db is missing, each row by its checksum, each derived file by its hash."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -9,20 +10,23 @@ from embedder.errors import GalleryError
 from indexer.database import Damaged
 from indexer.derive import compact, unsound
 from indexer.gallery import Gallery
-from indexer.schema import checksum
+from indexer.kinds import Counts
+from indexer.schema import COUNTED, checksum
+from indexer.totals import SINCE, count
 
 PROBLEMS = 20  # that are spelt out
 
 
 @dataclass
 class Verified:
-    """What was looked at, what is wrong with the truth, and which derived files were wrong and are made anew."""
+    """What was looked at, what is wrong with the truth, which derived files were wrong and are made anew, and what could not be checked."""
 
     index: str
     faces: int
     people: int
     problems: list[str] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -30,13 +34,14 @@ class Verified:
         if len(self.problems) > PROBLEMS:
             lines.append(f"and {len(self.problems) - PROBLEMS} more")
         lines += [f"was damaged and is made anew: {path}" for path in self.mended]
+        lines += [f"not checked: {line}" for line in self.notes]
         return "\n".join([*lines, f"{self.index}: {self.faces} faces of {self.people} people, {'DAMAGED' if self.problems else 'sound'}"])
 
 
 def verify(gallery: Gallery) -> Verified:
     """Reads everything; derived files that are damaged are made again where the truth is sound and the folder can be written."""
     with gallery.reading():
-        done = Verified(gallery.folder.name, gallery.faces, gallery.people, list(problems(gallery)))
+        done = Verified(gallery.folder.name, gallery.faces, gallery.people, list(problems(gallery)), notes=list(_notes(gallery)))
         spoilt = [str(path) for path in unsound(gallery)]
     if not spoilt:
         return done
@@ -55,7 +60,7 @@ def problems(gallery: Gallery) -> Iterator[str]:
     for (line,) in gallery.execute("PRAGMA integrity_check(20)"):
         if line != "ok":
             yield f"{gallery.path}: {line}"
-    for check in (_facts, _owners, _lists, _rows, _other_vectors, _trash):
+    for check in (_facts, _totals, _owners, _lists, _rows, _other_vectors, _trash):
         try:
             yield from check(gallery)
         except GalleryError as error:
@@ -68,6 +73,24 @@ def _facts(gallery: Gallery) -> Iterator[str]:
             yield f"{gallery.path}: the entry {key!r} was changed"
     for key in ("spec", "generation", "salt", "inputs", "build", "built", "built_to"):
         gallery.needed_fact(key)
+
+
+def _notes(gallery: Gallery) -> Iterator[str]:
+    """What an index that an older version made does not tell."""
+    if gallery.version < COUNTED:
+        yield "whether another program deleted rows; this is checked from the next change of the index on"
+    elif (since := gallery.fact(SINCE)) is not None:
+        yield f"whether another program deleted rows before {time.strftime('%Y-%m-%d', time.gmtime(since))}, when an older version made the index"
+
+
+def _totals(gallery: Gallery) -> Iterator[str]:
+    """Rows that are missing or too many, and counts of columns' values that do not fit the faces."""
+    if gallery.version < COUNTED:
+        return
+    for line in gallery.totals.differences(count(gallery)):
+        yield f"{gallery.path}: {line}"
+    if gallery.kinds != Counts.over(gallery.rows("SELECT extra FROM faces")):
+        yield f"{gallery.path}: the kinds of its columns do not fit its faces"
 
 
 def _owners(gallery: Gallery) -> Iterator[str]:

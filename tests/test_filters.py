@@ -4,6 +4,8 @@ import operator
 import time
 import unicodedata
 from collections.abc import Sequence
+from datetime import datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from embedder.errors import InputError
 from embedder.row import Row
-from indexer import candidates
+from indexer import candidates, kinds
 from indexer.build import build
 from indexer.derive import compact
 from indexer.filters import Condition, kept_ids, parse
@@ -29,6 +31,17 @@ VALUES = (
     "sea;", "Łódź", "łódź", "ß", "🚲", "zz", "O'Neil", 'say "hi"', "100%", "a_c", "x\\y", "2024-02-29", "2024-03-01", "2023-12-31", "2024-3-1",
     "'; DROP TABLE faces; --", "line\nend", " 42", "42 ",
 )  # fmt: skip
+NUMBERS = (
+    "5", "05", " 5 ", "5.0", "5.", "+5", "5e0", "50e-1", "08", "09", "10", "12", "-3", "0", "-0", ".5", "0.50", "9007199254740993",
+    "9007199254740992", "1e999",
+)  # fmt: skip
+DATES = (
+    "2024-05", "2024-05-01", "2024-05-01 10:00:00", "2024:05:01 10:00:00", "2024-05-01T10:00", "2024-05-01T12:00:00+02:00",
+    "2024-05-01T10:00:00Z", "2024-05-01T10:00:00.5", "2024-04-30", "2024-06-01", "2024-02-29", "1999-12-31", "2024:05:01", " 2024-05 ",
+)  # fmt: skip
+NO_NUMBERS = ("1,234", "1_000", "0x10", "nan", "inf", "-Infinity", "٣", "1e99999999999999999999", "5 6", "--5", "e5", "")
+NO_DATES = ("2024-13-01", "2023-02-29", "2024-5-1", "2024-05-01 25:00", "0000:00:00 00:00:00", "2024:05", "20240501", "2024-W01-1", "May")
+CLEAN = {"month": NUMBERS, "taken": DATES, "age": (*NUMBERS[:8], "unknown", " "), "blank": ("", " ")}
 NAMES = ("Ann", "Zoë", "12", "9", 'O\'Neil; "Tip"', "İstanbul", "-")
 QUERIES = synthetic.vectors(20, 1, seed=3)
 
@@ -42,7 +55,8 @@ def world() -> list[Row]:
         rows.append(synthetic.row(
             f"album {i % 7}/{i}.jpg", NAMES[rng.integers(len(NAMES))], x, (None, "gallery", "probe")[i % 3], face=i % 2,
             confidence=(None, 0.5, 0.875, 1.0)[i % 4], sharpness=(12.5, float("nan"), -3.0)[i % 3],
-            extra={str(column): VALUES[rng.integers(len(VALUES))] for column in columns},
+            extra={str(column): VALUES[rng.integers(len(VALUES))] for column in columns}
+            | {column: values[rng.integers(len(values))] for column, values in CLEAN.items() if rng.random() < 0.8},
         ))  # fmt: skip
     return rows
 
@@ -56,7 +70,7 @@ ENROLLED = [row for i, row in enumerate(ROWS) if i not in GONE]
 def index(tmp_path_factory) -> Path:
     """With faces that came after its index was built, and some that were removed."""
     folder = tmp_path_factory.mktemp("filters")
-    build(synthetic.write(folder / "vectors", ROWS[:1], extra=COLUMNS), folder / "club")
+    build(synthetic.write(folder / "vectors", ROWS[:1], extra=(*COLUMNS, *CLEAN)), folder / "club")
     with Gallery.open(folder / "club", write=True) as gallery:
         gallery.add(ROWS[1:BUILT])
         compact(gallery)
@@ -77,33 +91,83 @@ def searcher(index):
 COMPARE = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
-def number(text: str) -> float | None:
-    """Of a number as JSON writes it."""
-
-    def none(_: str) -> None:
+def number(text: str) -> Fraction | None:
+    """Of a number as people write it, in ASCII."""
+    if set(text := text.strip()) - set("0123456789+-.eE") or len(text.lower().partition("e")[2]) > 10:
         return None
-
     try:
-        value = json.loads(text, parse_constant=none)
+        return Fraction(text)
     except ValueError:
         return None
-    return float(value) if type(value) in (int, float) else None
 
 
-def value_of(row: Row, column: str) -> str | float | None:
-    if column in COLUMNS:
-        return row.extra.get(column)
-    value = getattr(row, column)
-    return None if value != value else value  # NaN
+HOURS, SECONDS = timedelta(hours=1), timedelta(seconds=1)
+FORMATS = {
+    "%Y-%m-%d": timedelta(days=1), "%Y:%m:%d": timedelta(days=1), "%Y-%m-%d %H:%M:%S": SECONDS, "%Y:%m:%d %H:%M:%S": SECONDS,
+    "%Y-%m-%dT%H:%M": timedelta(minutes=1), "%Y-%m-%dT%H:%M:%S": SECONDS,
+}  # fmt: skip
 
 
-def meets(row: Row, column: str, op: str, wanted: str) -> bool:
+def period(text: str, year_alone: bool = False) -> tuple[datetime, datetime] | None:
+    """First moment, and the one after the last, in UTC."""
+    text = text.strip().removesuffix("Z")
+    if year_alone and len(text) == 4 and text.isascii() and text.isdecimal() and text != "0000":
+        return datetime(int(text), 1, 1), datetime(int(text) + 1, 1, 1)
+    if text.endswith("+02:00"):
+        return tuple(moment - 2 * HOURS for moment in period(text[:-6]))
+    if text.endswith(".5") and "T" in text:
+        first, _ = period(text[:-2])
+        return first + SECONDS / 2, first + SECONDS / 2 + timedelta(microseconds=1)
+    for form, length in FORMATS.items():
+        with contextlib.suppress(ValueError):
+            if (found := datetime.strptime(text, form)).strftime(form) == text:
+                return found, found + length
+    with contextlib.suppress(ValueError):
+        if (found := datetime.strptime(text, "%Y-%m")).strftime("%Y-%m") == text:
+            return found, datetime(found.year + found.month // 12, found.month % 12 + 1, 1)
+    return None
+
+
+def value_of(row: Row, column: str) -> str | None:
+    value = row.extra.get(column) if column in COLUMNS or column in CLEAN else getattr(row, column)
+    return None if value is None or value != value or not str(value).strip() else str(value)  # NaN
+
+
+def kind(column: str) -> str:
+    """What all values of the enrolled faces are."""
+    if column in ("face", "confidence", "sharpness"):
+        return "number"
+    values = [v for row in ENROLLED if (v := value_of(row, column)) is not None]
+    if column not in (*COLUMNS, *CLEAN) or not values:
+        return "text"
+    return "number" if all(number(v) is not None for v in values) else "date" if all(map(period, values)) else "text"
+
+
+def is_refused(column: str, op: str, wanted: str, cast: str | None = None) -> bool:
+    """Whether an order of values of two kinds is asked for."""
+    held, is_number = cast or kind(column), number(wanted) is not None
+    is_date = period(wanted, True) is not None
+    return op in ("<", "<=", ">", ">=") and {
+        "text": (is_number or is_date) and cast is None, "number": not is_number, "date": not is_date,
+    }[held]  # fmt: skip
+
+
+def meets(row: Row, column: str, op: str, wanted: str, cast: str | None = None) -> bool:
     if (value := value_of(row, column)) is None:
         return False
     if op == ":":
-        return f";{wanted};" in ";" + str(value).replace("; ", ";").replace(" ;", ";") + ";"
-    x, y = (number(str(v)) for v in (value, wanted))
-    return COMPARE[op](x, y) if x is not None and y is not None else COMPARE[op](str(value), wanted)
+        return f";{wanted};" in ";" + value.replace("; ", ";").replace(" ;", ";") + ";"
+    match cast or kind(column):
+        case "number":
+            x, y = number(value), number(wanted)
+            return x is not None and (COMPARE[op](x, y) if y is not None else op == "!=")
+        case "date":
+            x, y = period(value), period(wanted, True)
+            if x is None or y is None:
+                return x is not None and op == "!="
+            inside = y[0] <= x[0] and x[1] <= y[1]
+            return {"=": inside, "!=": not inside, "<": x[0] < y[0], ">=": x[0] >= y[0], "<=": x[0] < y[1], ">": x[0] >= y[1]}[op]
+    return COMPARE[op](value, wanted)
 
 
 def meets_all(row: Row, where: Sequence[tuple[str, str, str]]) -> bool:
@@ -128,9 +192,9 @@ def expected(where: Sequence[tuple[str, str, str]], q: np.ndarray, k: int, faces
 
 # every operator -------------------------------------------------------------
 
-columns = st.sampled_from([*COLUMNS, "identity", "image", "split", "face", "face_id", "confidence", "sharpness"])
+columns = st.sampled_from([*COLUMNS, *CLEAN, *CLEAN, "identity", "image", "split", "face", "face_id", "confidence", "sharpness"])
 operators = st.sampled_from([*COMPARE, ":"])
-values = st.sampled_from([*VALUES, *NAMES]).map(str.strip)
+values = st.sampled_from([*VALUES, *NAMES, *NUMBERS, *DATES, *NO_NUMBERS, *NO_DATES, "2024", "0000"]).map(str.strip)
 conditions = st.tuples(columns, operators, values).filter(lambda c: not (c[1] in "<>" and c[2].startswith("=")))
 
 
@@ -138,6 +202,14 @@ conditions = st.tuples(columns, operators, values).filter(lambda c: not (c[1] in
 @given(st.lists(conditions, max_size=3), st.integers(1, 90), st.booleans())
 @example([("year", "=", "1999"), ("year", "=", "0x10")], 90, True)
 @example([("year", ">=", "0"), ("year", "<", "1000")], 90, True)
+@example([("month", ">=", "5"), ("month", "<", "1000")], 90, True)
+@example([("month", "=", "5"), ("month", "=", "8")], 90, True)
+@example([("month", ">", "9007199254740992")], 90, True)
+@example([("taken", ">=", "2024-05-01"), ("taken", "<=", "2024-05")], 90, True)
+@example([("taken", "=", "2024")], 90, True)
+@example([("age", ">=", "3")], 90, True)
+@example([("age", "=", "5")], 90, True)
+@example([("blank", "!=", "x")], 90, True)
 @example([("日付", ">=", "2024-01-01"), ("日付", "<=", "2024-02-31")], 90, True)
 @example([("identity", "=", "Ann"), ("identity", "=", "12"), ("identity", "!=", "12")], 90, True)
 @example([("identity", ">", "9")], 90, False)
@@ -146,6 +218,10 @@ conditions = st.tuples(columns, operators, values).filter(lambda c: not (c[1] in
 @example([("it's", "!=", "")], 90, True)
 def test_filters_keep_what_plain_python_keeps(searcher, where, k, faces):
     texts = [f"{column}{op}{value}" for column, op, value in where]
+    if any(is_refused(*condition) for condition in where):
+        with pytest.raises(InputError, match="^expected a "):
+            searcher.search(QUERIES[:3], k, faces, where=texts)
+        return
     found = searcher.search(QUERIES[:3], k, faces, where=texts)
     assert [plain(hits) for hits in found] == [expected(where, q, k, faces) for q in QUERIES[:3]]
 
@@ -154,9 +230,11 @@ def test_every_column_operator_and_value_alone(index):
     with Gallery.open(index) as gallery:
         ids = dict(gallery.execute("SELECT face_id, id FROM faces"))
         kept = {}
-        for column in COLUMNS:
+        for column in (*COLUMNS, *CLEAN):
             for op in (*COMPARE, ":"):
                 for value in map(str.strip, VALUES):
+                    if is_refused(column, op, value):
+                        continue
                     got = json.loads(kept_ids(gallery, [Condition(column, op, value)]))
                     assert sorted(got) == sorted(ids[row.face_id] for row in ENROLLED if meets(row, column, op, value)), (column, op, value)
                     kept[op] = kept.get(op, 0) + len(got)
@@ -315,6 +393,10 @@ def test_nothing_of_a_filter_is_run_as_sql(index, searcher, nasty):
     for column in ("identity", "year", "it's", "face", "image"):
         for op in (*COMPARE, ":"):
             texts = [f"{column}{op}{nasty}"]
+            if is_refused(column, op, nasty.strip()):
+                with pytest.raises(InputError, match="expected a number to compare face with"):
+                    searcher.search(QUERIES[:1], 90, faces=True, where=texts)
+                continue
             got = searcher.search(QUERIES[:1], 90, faces=True, where=texts)
             assert [plain(hits) for hits in got] == [expected([(column, op, nasty.strip())], QUERIES[0], 90, True)]
     for text in (f"{nasty}=1", f"year{nasty}=1", f"identity=1 {nasty}"):
@@ -323,3 +405,105 @@ def test_nothing_of_a_filter_is_run_as_sql(index, searcher, nasty):
     assert searcher.search(QUERIES, 90, faces=True) == before
     with Gallery.open(index) as gallery:
         assert verify(gallery).problems == []
+
+
+# kinds ----------------------------------------------------------------------
+
+
+def test_the_kind_of_a_column_is_that_of_all_its_values(index):
+    with Gallery.open(index) as gallery:
+        kinds = gallery.info()["column_kinds"]
+        assert kinds == {column: kind(column) for column in gallery.columns}
+        assert {kinds[column] for column in ("month", "taken", "age", "blank")} == {"number", "date", "text"}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_a_number_is_one_whichever_way_it_is_written(text):
+    assert kinds.kind_of(text) == "number" and Fraction(kinds.number_of(text)) == number(text)
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS)
+def test_what_is_no_number_is_text(text):
+    assert kinds.number_of(text) is None and kinds.kind_of(text) == ("text" if text else None)
+
+
+@pytest.mark.parametrize("text", DATES)
+def test_a_date_is_a_period(text):
+    start = datetime(1, 1, 1).toordinal() * 86_400_000_000
+    first, end = ((moment - datetime(1, 1, 1)) // timedelta(microseconds=1) + start for moment in period(text))
+    assert kinds.kind_of(text) == "date" and kinds.date_of(text) == (first, end)
+
+
+@pytest.mark.parametrize("text", [*NO_DATES, "9999-12-32"])
+def test_what_is_no_date_is_something_else(text):
+    assert kinds.date_of(text) is None and kinds.kind_of("9999-12") == "date"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["number", "date", "text"]), st.sampled_from(["age", "month", "taken", "identity", "confidence"]), operators.filter(":".__ne__),
+    values.filter(lambda v: not v.startswith("=")),
+)  # fmt: skip
+@example("number", "age", ">=", "30")
+@example("text", "month", ">=", "5")
+@example("number", "identity", ">", "9")
+def test_a_kind_can_be_asked_for(index, cast, column, op, value):
+    with Gallery.open(index) as gallery:
+        condition = Condition.parse(f"{cast}({column}){op}{value}")
+        if is_refused(column, op, value, cast):
+            with pytest.raises(InputError, match=f"expected a {cast} to compare {column} with, since it is compared as {cast}s, received"):
+                kept_ids(gallery, [condition])
+            return
+        ids = dict(gallery.execute("SELECT face_id, id FROM faces"))
+        assert sorted(json.loads(kept_ids(gallery, [condition]))) == sorted(
+            ids[row.face_id] for row in ENROLLED if meets(row, column, op, value, cast)
+        )
+
+
+def aged(tmp_path, *ages: str) -> Path:
+    rows = [
+        synthetic.row(f"{i}.jpg", "ann", x, extra={"age": age})
+        for i, (x, age) in enumerate(zip(synthetic.vectors(len(ages), 1), ages, strict=True))
+    ]
+    build(synthetic.write(tmp_path / "v", rows, extra=["age"]), tmp_path / "i")
+    return tmp_path / "i"
+
+
+def test_a_numeric_comparison_with_a_column_of_text_is_refused_in_one_line(tmp_path):
+    with Gallery.open(aged(tmp_path, "30", "unknown", "029", "")) as gallery:
+        with pytest.raises(InputError) as caught:
+            kept_ids(gallery, parse(["age>=30"]))
+        assert str(caught.value) == (
+            "expected a column of numbers for age>=30, age holds other values, such as 'unknown', in 1 of 3 rows: write number(age)>=30 to "
+            "compare the rows that are numbers, or text(age)>=30 for the order of letters"
+        )
+        assert json.loads(kept_ids(gallery, parse(["number(age)>=30"]))) == [1]
+        assert json.loads(kept_ids(gallery, parse(["number(age)>=29"]))) == [1, 3]
+        assert json.loads(kept_ids(gallery, parse(["text(age)>=1"]))) == [1, 2]
+
+
+def test_the_kind_follows_what_is_added_removed_and_brought_back(tmp_path):
+    folder = aged(tmp_path, "30", "05")
+    with Gallery.open(folder, write=True) as gallery:
+
+        def now() -> str:
+            found = gallery.info()["column_kinds"]["age"]
+            assert gallery.kinds == kinds.Counts.over(gallery.rows("SELECT extra FROM faces"))
+            return found
+
+        assert now() == "number"
+        gallery.add([synthetic.row("new.jpg", "bob", synthetic.vectors(1, 1, seed=9)[0], extra={"age": "unknown"})])
+        assert now() == "text"
+        gallery.remove("bob")
+        assert now() == "number"
+        gallery.undo()
+        assert now() == "text"
+        gallery.forget("bob")
+        assert now() == "number"
+
+
+def test_a_column_whose_own_name_reads_like_a_kind_is_meant_itself(tmp_path):
+    row = synthetic.row("a.jpg", "ann", synthetic.vectors(1, 1)[0], extra={"number(x)": "7", "x": "text"})
+    build(synthetic.write(tmp_path / "v", [row], extra=["number(x)", "x"]), tmp_path / "i")
+    with Gallery.open(tmp_path / "i") as gallery:
+        assert json.loads(kept_ids(gallery, parse(["number(x)=07"]))) == [1]

@@ -4,7 +4,7 @@ import os
 import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import apsw
@@ -192,13 +192,38 @@ def test_what_deleting_left_in_free_pages_goes_too(index):
         assert left(index, pieces(MINE)) == [] and verify(gallery).problems == []
 
 
-@pytest.mark.parametrize("source", [f"/data/{ANN}", f"/data/{ANN} and Bob/photos", unicodedata.normalize("NFD", "/data/Zoë Łódź")])
-def test_a_source_that_bears_the_name_goes_from_the_list(gallery, index, source):
+SOURCES = {
+    f"/data/{ANN}": "/data/*",
+    f"/data/{ANN}/photos": "/data/*/photos",
+    f"/data/{ANN}.csv": "/data/*.csv",
+    unicodedata.normalize("NFD", "/data/Zoë Łódź"): "/data/*",
+    f"/data/{ANN} and Bob/photos": None,
+    f"/data/x{ANN}/{ANN}s/{ANN}-faces": None,
+}
+
+
+@pytest.mark.parametrize(("source", "shown"), SOURCES.items())
+def test_a_source_is_named_but_for_a_folder_that_is_called_like_the_person(gallery, index, source, shown):
+    """In this receipt and in later ones."""
     with gallery.writing():
         gallery.set_fact("sources", json.dumps([source, "/data/others"]))
     done = forgotten(gallery, "Zoë Łódź" if "Zo" in source else ANN)
-    assert gallery.fact("sources") == json.dumps(["/data/others"]) and "data set or photos: /data/others" in done.not_cleaned
-    assert done.found == 0 and source not in done.to_json()
+    line = f"data set or photos: {shown or source}"
+    assert line in done.not_cleaned and "data set or photos: /data/others" in done.not_cleaned and done.found == 0
+    assert json.loads(gallery.fact("sources")) == list(dict.fromkeys([shown or source, "/data/others"]))
+    assert done.withheld == (shown is not None) and (source in json.dumps(asdict(done), ensure_ascii=False)) == (shown is None)
+    assert any("1 paths name this person and are not shown whole" in note for note in done.notes) == (shown is not None)
+    assert line in forgotten(gallery, OTHERS[0]).not_cleaned
+
+
+def test_a_short_name_inside_of_other_words_empties_no_list(tmp_path):
+    """A person called `att` in a data set under such a folder."""
+    rows = faces("att", *OTHERS)
+    folder = tmp_path / "att-faces" / "batteries" / "vectors"
+    build(synthetic.write(folder, rows, synthetic.spec(D), extra=["place"]), tmp_path / "club")
+    with Gallery.open(tmp_path / "club", write=True) as gallery:
+        for name in ("att", OTHERS[0]):
+            assert f"data set or photos: {folder}" in forgotten(gallery, name).not_cleaned
 
 
 def test_a_photo_that_shows_others_too_stays_theirs(gallery, index):
@@ -387,7 +412,7 @@ def test_a_receipt_names_nobody_and_says_what_was_not_cleaned(tmp_path):
     text = done.to_json()
     assert all(name not in text for name in (ANN, *SIMILAR, *OTHERS)) and not any(row.image in text for row in ROWS)
     assert done.not_cleaned == [
-        f"data set or photos: {tmp_path}/two", f"model finetuned ({'ef' * 8}): finetuned, perhaps on this person too", "the original photos",
+        f"data set or photos: {tmp_path}/two", "data set or photos: /photos/*", f"model finetuned ({'ef' * 8}): finetuned, perhaps on this person too", "the original photos",
         "backups and exports of this index",
     ]  # fmt: skip
     assert (done.index, done.data_sets, done.pending) == ("club", {str(tmp_path / "one"): 3}, False)
@@ -396,6 +421,7 @@ def test_a_receipt_names_nobody_and_says_what_was_not_cleaned(tmp_path):
     assert {Path(path).name for path in done.files} >= {"gallery.db", "index.faiss", "owners.npy", "report.json", "part-00000.parquet"}
     assert done.notes == [
         "a name of this person also stands in 1 texts of others (names, paths, columns), which stay",
+        "1 paths name this person and are not shown whole: `*` stands for the name",
         "data sets hold names compressed: their rows were looked through, their bytes only for vectors and crops",
     ]
 

@@ -14,8 +14,9 @@ import os
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -207,7 +208,7 @@ class Oracle:
                 done.again += 1
             else:
                 done.conflicts.append(Conflict(face_id, row.image, kept, name))
-        if new:
+        if new or command is None:
             self._note("add", dict.fromkeys(new, ""), command=command)
         done.added = len(new)
         return done
@@ -239,6 +240,7 @@ class Oracle:
             raise DataError(new)
         n = len(self.of(old))
         if old == new:
+            self._note("rename", {}, (old, new))
             return Change("rename", 0, (new,))
         if new in self.people:
             raise GalleryError(new)
@@ -266,7 +268,7 @@ class Oracle:
 
     def _move(self, verb: str, found: Sequence[Held], to: str) -> Change:
         people = tuple(dict.fromkeys([*(held.person for held in found), to]))
-        if found:
+        if found or verb == "split":
             self._note(verb, {held.row.face_id: held.person for held in found}, people)
         for held in found:
             self.faces[held.row.face_id] = Held(to, held.row)
@@ -277,10 +279,13 @@ class Oracle:
             raise GalleryError("nothing")
         command = self.log[-1].command
         lines = [entry for entry in reversed(self.log) if entry.command == command]
+        changes = []
         for entry in lines:
+            people = {self.faces[f].person for f in entry.faces if f in self.faces}
+            changes.append(replace(entry.change, people=entry.change.people or tuple(sorted(people))))
             self._take_back(entry)
         self.log = [entry for entry in self.log if entry.command != command]
-        return [entry.change for entry in lines]
+        return changes
 
     def _take_back(self, entry: Entry) -> None:
         match entry.verb:
@@ -288,7 +293,7 @@ class Oracle:
                 self.faces = {f: held for f, held in self.faces.items() if f not in entry.faces}
             case "remove":
                 self.faces |= {h.row.face_id: h for h in entry.trash if h.row.face_id not in self.faces | dict.fromkeys(self.forgotten)}
-            case "rename" if entry.people[1] in self.people:
+            case "rename" if entry.people[1] in self.people and entry.people[0] != entry.people[1]:
                 if entry.people[0] in self.people:
                     raise GalleryError(entry.people[0])
                 self._rename(entry.people[1], entry.people[0])
@@ -366,7 +371,10 @@ class Oracle:
         for condition in where:
             if condition.column not in {*self.columns, *OWN}:
                 raise InputError(condition.column)
-        kept = [held for held in self.faces.values() if meets_all(held, where)]
+        numeric = {condition.column: is_numeric([*self.faces.values()], condition.column) for condition in where}
+        if any(is_refused(condition, numeric[condition.column]) for condition in where):
+            raise InputError("two kinds")
+        kept = [held for held in self.faces.values() if meets_all(held, where, numeric)]
         x = self._centred(q)
         ranked = sorted(((-_dot(self._centred(held.row.vector), x), held.row.face_id, held) for held in kept), key=lambda line: line[:2])
         if not faces:
@@ -439,30 +447,47 @@ class Condition:
         return f"{self.space}{self.column}{self.space}{self.operator}{self.space}{self.value}{self.space}"
 
 
-def number(text: str) -> float | None:
-    """Where JSON would read it as one."""
+def number(text: str) -> Fraction | None:
     with contextlib.suppress(ValueError):
-        found = json.loads(text, parse_constant=lambda _: None)
-        return float(found) if type(found) in (int, float) else None
+        return Fraction(text.strip()) if not set(text.strip()) - set("0123456789+-.eE") else None
     return None
 
 
-def meets(held: Held, condition: Condition) -> bool:
-    column, value = condition.column, condition.value
+def value_of(held: Held, column: str) -> str | None:
+    """None where it is missing or blank; a test's columns hold no dates."""
     found = held.person if column == "identity" else getattr(held.row, column) if column in OWN else held.row.extra.get(column)
-    if found is None or found != found:
+    return None if found is None or found != found or not str(found).strip() else str(found)
+
+
+def is_numeric(faces: Sequence[Held], column: str) -> bool:
+    values = [value for held in faces if (value := value_of(held, column)) is not None]
+    if column in OWN:
+        return column in ("face", "confidence", "sharpness")
+    return bool(values) and all(number(value) is not None for value in values)
+
+
+def is_refused(condition: Condition, numeric: bool) -> bool:
+    """Whether an order of a number and a text is asked for."""
+    return condition.operator in ("<", "<=", ">", ">=") and numeric != (number(condition.value) is not None)
+
+
+def meets(held: Held, condition: Condition, numeric: bool) -> bool:
+    column, value = condition.column, condition.value
+    if (text := value_of(held, column)) is None:
         return False
-    text, value = str(found), nfc(value) if column == "identity" else value
+    value = nfc(value) if column == "identity" else value
     if condition.operator == ":":
         return f";{value};" in f";{text.replace('; ', ';').replace(' ;', ';')};"
+    if not numeric:
+        return COMPARE[condition.operator](text, value)
     x, y = number(text), number(value)
-    return COMPARE[condition.operator](x, y) if x is not None and y is not None else COMPARE[condition.operator](text, value)
+    return COMPARE[condition.operator](x, y) if y is not None else condition.operator == "!="
 
 
-def meets_all(held: Held, where: Sequence[Condition]) -> bool:
+def meets_all(held: Held, where: Sequence[Condition], numeric: Mapping[str, bool]) -> bool:
     """Conditions with `=` on one column are alternatives."""
-    anyway = [meets(held, c) for c in where if c.operator != "="]
-    groups = {c.column: [meets(held, other) for other in where if (other.column, other.operator) == (c.column, "=")]
+    anyway = [meets(held, c, numeric[c.column]) for c in where if c.operator != "="]
+    groups = {c.column: [meets(held, other, numeric[c.column]) for other in where if (other.column, other.operator) == (c.column, "=")]
               for c in where if c.operator == "="}  # fmt: skip
     return all(anyway) and all(map(any, groups.values()))
 

@@ -92,7 +92,7 @@ def test_a_tensor_outside_its_storage_is_refused(tmp_path, offset, size, stride)
         archive.writestr("model/data.pkl", pickled(body))
         archive.writestr("model/data/0", bytes(16))
     with pytest.raises(ModelError, match="inside its storage"):
-        read(tmp_path / "w.pt")
+        read_state(tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("layout", ["text", "zip"])
@@ -117,4 +117,4 @@ def test_a_storage_of_another_size_and_a_packed_one_are_refused(tmp_path, state)
             for name, content in (members | change).items():
                 archive.writestr(name, content)
         with pytest.raises(ModelError, match="another size"):
-            read(tmp_path / "w.pt")
+            read_state(tmp_path / "w.pt")

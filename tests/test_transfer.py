@@ -63,6 +63,7 @@ def original(tmp_path_factory) -> Path:
 @pytest.fixture
 def index(original, tmp_path) -> Path:
     """A copy of it."""
+    shutil.copytree(original.parent / "_forgotten", tmp_path / "_forgotten")
     return Path(shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm")))
 
 

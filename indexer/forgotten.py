@@ -1,0 +1,356 @@
+"""Who was forgotten, as salted hashes, and the file that keeps this list apart from the index that it is about.
+
+    ROOT/_forgotten/NAME.json   the list of the index NAME, which outlives ROOT/NAME and its gallery.db
+    ROOT/_forgotten/NAME.lock   locked by the process that changes the list
+
+gallery.db holds the same list. A person enters the file before the commit that erases them, and leaves it after the commit that readmits
+them, so that a crash in between leaves somebody refused, never somebody back. The file is made before the index: where an index is without
+its file, an older version made it.
+
+Whoever has the salt can try names and photos: it stands in the file, but for an encrypted index, whose salt is sealed by the key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedder.errors import FaceDBError, GalleryError, from_os_error
+from embedder.table import make_folder, write_atomic
+from indexer.database import CIPHER_FILE, FILE, LINK, WAIT_MS, Busy, environment_key, no_key
+from indexer.schema import SALT_BYTES, checksum
+
+FOLDER, ENDING = "_forgotten", ".json"
+HASH_BYTES = 16
+POLL_SECONDS = 0.02
+SCRYPT = {"n": 1 << 13, "r": 8, "p": 1, "dklen": SALT_BYTES}
+
+
+class Unreadable(GalleryError):
+    """Nobody can say who was forgotten from an index."""
+
+
+def hash_of(text: str, salt: bytes) -> bytes:
+    """What is kept of a face_id or a `faces.name_key`: 16 bytes."""
+    return hashlib.blake2b(text.encode(), key=salt, digest_size=HASH_BYTES).digest()
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """Hashes under the salt that they were made with; each with the mark of its person, empty where an older version kept none."""
+
+    by_salt: Mapping[bytes, Mapping[bytes, bytes]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return any(self.by_salt.values())
+
+    def __or__(self, other: Forgotten) -> Forgotten:
+        """Both lists; a mark wins over none."""
+        merged = {salt: dict(marks) for salt, marks in self.by_salt.items()}
+        for salt, marks in other.by_salt.items():
+            own = merged.setdefault(salt, {})
+            own.update({hash: mark for hash, mark in marks.items() if mark or hash not in own})
+        return Forgotten(merged)
+
+    def __sub__(self, other: Forgotten) -> Forgotten:
+        """The hashes that the other list does not hold."""
+        return Forgotten({
+            salt: {hash: mark for hash, mark in marks.items() if hash not in other.by_salt.get(salt, {})} for salt, marks in self.by_salt.items()
+        })  # fmt: skip
+
+    @property
+    def salts(self) -> frozenset[bytes]:
+        return frozenset(self.by_salt)
+
+    def of_salts(self, salts: Iterable[bytes]) -> Forgotten:
+        """The part of the list that was made with one of the salts."""
+        return Forgotten({salt: self.by_salt[salt] for salt in salts if salt in self.by_salt})
+
+    def holds(self, text: str) -> bool:
+        """Whether a face_id or `name_key` is on the list."""
+        return any(marks and hash_of(text, salt) in marks for salt, marks in self.by_salt.items())
+
+    def refused(self, texts: Iterable[str]) -> set[str]:
+        """Those of the face_ids or `name_key`s that are on the list."""
+        return {text for text in texts if self.holds(text)} if self else set()
+
+    def with_person(self, salt: bytes, texts: Iterable[str]) -> Forgotten:
+        """The list and a person's face_ids and `name_key`s, under one mark."""
+        hashes = sorted(hash_of(text, salt) for text in texts)
+        known = self.by_salt.get(salt, {})
+        mark = next((known[hash] for hash in hashes if known.get(hash)), hashes[0] if hashes else b"")
+        return Forgotten({salt: dict.fromkeys(hashes, mark)}) | self
+
+    def person(self, keys: Iterable[str]) -> Forgotten:
+        """What was forgotten together with one of the `name_key`s."""
+        keys, found = list(keys), {}
+        for salt, marks in self.by_salt.items():
+            wanted = {marks.get(hash_of(key, salt)) for key in keys} - {None, b""}
+            found[salt] = {hash: mark for hash, mark in marks.items() if mark in wanted}
+        return Forgotten(found)
+
+    def without(self, texts: Iterable[str]) -> Forgotten:
+        """The list but for these face_ids and `name_key`s."""
+        texts = list(texts)
+        return Forgotten({
+            salt: {h: mark for h, mark in marks.items() if h not in back} if (back := {hash_of(text, salt) for text in texts if marks}) else marks
+            for salt, marks in self.by_salt.items()
+        })  # fmt: skip
+
+    # text
+
+    def to_json(self, key: bytes | None = None) -> str:
+        """One document; with a key the salts are sealed by it."""
+        lists = [
+            {**_salt_fields(salt, key), "hashes": {hash.hex(): mark.hex() for hash, mark in sorted(marks.items())}}
+            for salt, marks in sorted(self.by_salt.items())
+        ]
+        return json.dumps({"lists": lists, "checksum": _digest(lists)})
+
+    @classmethod
+    def from_json(cls, text: str | bytes, key: bytes | None = None) -> Forgotten:
+        """Reads `to_json`; raises ValueError where the text is damaged, Unreadable where its salts are sealed by another key."""
+        document = json.loads(text)
+        if not isinstance(document, dict) or document.get("checksum") != _digest(document.get("lists")):
+            raise ValueError("its checksum does not fit")
+        return cls({
+            _salt_of(entry, key): {bytes.fromhex(hash): bytes.fromhex(mark) for hash, mark in entry["hashes"].items()}
+            for entry in document["lists"]
+        })  # fmt: skip
+
+
+def _digest(lists: Any) -> str:
+    return checksum(json.dumps(lists, sort_keys=True)).hex()
+
+
+def _salt_fields(salt: bytes, key: bytes | None) -> dict[str, str]:
+    """The salt, or without the key nothing that tells it: a hash of it, and its difference to what the key makes of that hash."""
+    if key is None:
+        return {"salt": salt.hex()}
+    name = hashlib.blake2b(salt, digest_size=HASH_BYTES).digest()
+    return {"of": name.hex(), "sealed": _differences(salt, _pad(key, name)).hex()}
+
+
+def _salt_of(entry: dict[str, str], key: bytes | None) -> bytes:
+    if "salt" in entry:
+        return bytes.fromhex(entry["salt"])
+    name = bytes.fromhex(entry["of"])
+    key = key or environment_key()
+    salt = key and _differences(bytes.fromhex(entry["sealed"]), _pad(key, name))
+    if not salt or hashlib.blake2b(salt, digest_size=HASH_BYTES).digest() != name:
+        raise Unreadable("it is sealed by a key that FACEDB_KEY and FACEDB_KEY_FILE do not give")
+    return salt
+
+
+@functools.lru_cache(maxsize=64)
+def _pad(key: bytes, name: bytes) -> bytes:
+    return hashlib.scrypt(key, salt=name, n=SCRYPT["n"], r=SCRYPT["r"], p=SCRYPT["p"], dklen=SCRYPT["dklen"])
+
+
+def _differences(a: bytes, b: bytes) -> bytes:
+    return bytes(x ^ y for x, y in zip(a, b, strict=True))
+
+
+# the file -------------------------------------------------------------------
+
+
+def list_path(folder: Path) -> Path:
+    """Where the list of the index in `folder` lies."""
+    return folder.parent / FOLDER / f"{folder.name}{ENDING}"
+
+
+def read(folder: Path, key: bytes | None = None) -> Forgotten | None:
+    """The list of an index by its file, None where there is none; raises Unreadable where it is damaged."""
+    path = list_path(folder)
+    try:
+        return Forgotten.from_json(path.read_bytes(), key)
+    except FileNotFoundError:
+        return None
+    except Unreadable as error:
+        raise Unreadable(f"{path}: {error}") from None
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Unreadable(f"{path} is damaged ({str(error)[:80]})") from None
+
+
+def write(folder: Path, forgotten: Forgotten, key: bytes | None = None) -> None:
+    """Puts the list into the file, on disk when this returns; nothing is written where it says so already."""
+    path, data = list_path(folder), forgotten.to_json(key).encode()
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    with _system_faults():
+        write_atomic(path, data)
+
+
+def merge(folder: Path, forgotten: Forgotten, key: bytes | None = None) -> None:
+    """Adds a list to the file's; a damaged file is replaced."""
+    known = None
+    with contextlib.suppress(Unreadable):
+        known = read(folder, key)
+    write(folder, forgotten if known is None else known | forgotten, key)
+
+
+@contextlib.contextmanager
+def _system_faults() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error) from None
+
+
+class _Held(threading.local):
+    """The locks of this thread: how often each was taken."""
+
+    def __init__(self) -> None:
+        self.paths: Counter[Path] = Counter()
+
+
+_held = _Held()
+
+
+@contextlib.contextmanager
+def locked(*folders: Path) -> Iterator[None]:
+    """No other process or thread changes the lists of these indexes meanwhile; raises Busy after a minute. Taken before any transaction."""
+    with contextlib.ExitStack() as stack:
+        for path in sorted({list_path(folder.absolute()).with_suffix(".lock") for folder in folders}):
+            stack.enter_context(locked_path(path))
+        yield
+
+
+@contextlib.contextmanager
+def locked_path(path: Path) -> Iterator[None]:
+    """The lock of one file, which is made where it is missing; the thread that holds it may take it again."""
+    if _held.paths[path]:
+        yield
+        return
+    with _system_faults():
+        make_folder(path.parent)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _wait_for(fd, path)
+        _held.paths[path] += 1
+        yield
+    finally:
+        _held.paths[path] = 0
+        os.close(fd)
+
+
+def _wait_for(fd: int, path: Path) -> None:
+    until = time.monotonic() + WAIT_MS / 1000
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise Busy(
+                    f"expected {path} to be free, another process changes that index: wait until it has ended and try again"
+                ) from None
+            time.sleep(POLL_SECONDS)
+
+
+# where the gallery cannot say it --------------------------------------------
+
+
+def recover(folder: Path, readmit: bool = False) -> Forgotten:
+    """The list of an index whose gallery.db may be lost or damaged: by its file, and by what can still be read of gallery.db.
+
+    Raises Unreadable where neither can be read, unless `readmit`: forgotten people could come back. Empty where there was no index.
+    """
+    listed, reason = None, None
+    try:
+        listed = read(folder)
+    except Unreadable as error:
+        reason = str(error)
+    held = in_gallery(folder)
+    if listed is None and held is None and (reason or was_there(folder)) and not readmit:
+        raise unknown(folder, reason or f"{list_path(folder)} is not there")
+    return (Forgotten() if listed is None else listed) | (Forgotten() if held is None else held)
+
+
+def begin(folder: Path, readmit: bool = False, encrypted: bool = False) -> Forgotten:
+    """`recover`, with a salt, and on disk in the file: to be called before gallery.db is made, or made anew."""
+    known = recover(folder, readmit)
+    if encrypted and environment_key() is None:
+        raise no_key(folder)
+    if not known.salts:
+        known = Forgotten({os.urandom(SALT_BYTES): {}})
+    write(folder, known, environment_key() if encrypted else None)
+    return known
+
+
+def unknown(folder: Path, reason: str) -> Unreadable:
+    return Unreadable(
+        f"expected to know who was forgotten from {folder.name}, neither its gallery.db nor its list says it ({reason}): with --readmit people who "
+        "were forgotten may come back"
+    )
+
+
+def in_gallery(folder: Path) -> Forgotten | None:
+    """The list by gallery.db, damaged elsewhere perhaps; None where it cannot be read whole."""
+    from indexer.gallery import Gallery
+
+    if not _size(folder / FILE):
+        return None
+    with contextlib.suppress(FaceDBError), Gallery(folder, False) as gallery:
+        lost = gallery.generation == 0 and os.path.lexists(folder / LINK)
+        return None if lost else gallery.forgotten()
+    return None
+
+
+def elsewhere(folder: Path, enrolled: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each other index of the root that faces (face_id, name) of this one were forgotten from."""
+    others = {name: listed for name, listed in lists(folder.parent) if name != folder.name and isinstance(listed, Forgotten) and listed}
+    found: dict[str, set[str]] = {index: set() for index in others}
+    named: dict[str, set[str]] = {}
+    for face_id, name in enrolled if others else ():
+        if name not in named:
+            named[name] = {index for index, listed in others.items() if listed.holds(f"name:{name}")}
+        for index, listed in others.items():
+            if index in named[name] or listed.holds(face_id):
+                found[index].add(name)
+    return [
+        f"{len(people)} people who were forgotten from {index}, or have the name of one, are enrolled here, such as {min(people)!r}: each index "
+        f"forgets for itself, `forget {folder.name} --identity P` takes them out of this one, too"
+        for index, people in found.items()
+        if people
+    ]
+
+
+def was_there(folder: Path) -> bool:
+    """Whether an index was ever finished here, or begun and encrypted."""
+    return os.path.lexists(folder / LINK) or (folder / CIPHER_FILE).exists() or _size(folder / FILE) > 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def lists(root: Path) -> Iterator[tuple[str, Forgotten | Unreadable]]:
+    """The list of each index of a root, by name, of those that are gone too; or why it cannot be read."""
+    names = {path.name.removesuffix(ENDING) for path in (root / FOLDER).glob(f"[!_]*{ENDING}")}
+    names |= {path.parent.name for file in (FILE, LINK) for path in root.glob(f"[!_]*/{file}")}
+    for name in sorted(names):
+        with contextlib.suppress(Unreadable):
+            if (listed := read(root / name)) is not None:
+                yield name, listed
+                continue
+        try:
+            yield name, recover(root / name)
+        except Unreadable as error:
+            yield name, error
