@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from embedder.errors import FaceDBError
-from embedder.table import write_atomic
+from embedder.files import write_atomic
 from indexer.forgotten import locked_path
 
 FOLDER, ENDING = "_written", ".jsonl"
