@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedder.checks import ADVICE, as_ours, check_rows, check_schema, damaged, is_mark
+from embedder.checks import ADVICE, as_ours, check_rows, check_schema, damaged, is_mark, source_of
 from embedder.errors import DataError
 from embedder.files import LOCK, TEMPORARY, drop_stale_temporaries, make_folder, write_atomic
 from embedder.plan import by_shard, changes_of, check_options, digest_of, is_same, may_be_same, numbers, read_plans, write_plan
@@ -144,7 +144,7 @@ def _check_equivalent(found: pa.Schema, spec: FaceSpec, schema: pa.Schema, path:
 def _opened(path: Path) -> pq.ParquetFile:
     """A shard that has a contract; raises DataError."""
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(source_of(path))
         if SPEC_KEY not in (file.schema_arrow.metadata or {}):
             raise DataError(f"expected a shard with a face contract, {path} has none: it was not written by `align` or `embed`")
         return file

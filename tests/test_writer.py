@@ -138,7 +138,7 @@ def test_a_run_that_was_killed_between_its_plan_and_its_shard_is_finished(tmp_pa
 
 def aligning(photos: Path, out: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "cli.py", "align", str(photos), "--out", str(out), *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
 
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
@@ -225,9 +225,10 @@ def test_a_photo_replaced_in_place_with_its_size_and_time_is_embedded_again(two_
 
 
 def test_names_that_are_not_utf8_are_rows_and_their_photos_are_used(two_folders, tmp_path):
-    photos, out = two_folders[0], tmp_path / "out"
+    photos = two_folders[0]
     os.rename(os.fsencode(photos / "s1"), os.fsencode(photos) + b"/J\xe9")
     os.rename(os.fsencode(photos / "s2" / "1.pgm"), os.fsencode(photos) + b"/s2/\xe9\n\x1b.pgm")
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/crops\xe9"))
     code, said = end(aligning(photos, out))
     assert code == 0 and "9 ok" in said, said
     images = DataSet(out).table(["image"])["image"].to_pylist()
