@@ -176,9 +176,12 @@ def _is_locked(path: Path) -> bool | None:
 def locked(folder: Path, on_wait: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Hold the lock of a folder; the kernel frees it however the process ends.
 
-    on_wait: receives one line, who holds the lock, before this process waits for it.
+    A folder that nobody may write to needs none. on_wait: receives one line, who holds the lock, before this process waits for it.
     """
     path = folder / LOCK
+    if not os.access(folder, os.W_OK):
+        yield
+        return
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
         try:
             _take(file, path, on_wait)

@@ -130,6 +130,12 @@ def test_the_second_process_waits_and_says_for_whom(tmp_path, before):
     assert len(said) == 1, "nobody is waited for"
 
 
+def test_a_folder_that_cannot_be_written_needs_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root, no folder is closed
+    with locked(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b'{"process": "x", "host": 7}', b"\xff" * 9])
 def test_what_a_lock_says_may_be_anything(tmp_path, content):
     process = holding("locked", tmp_path)
