@@ -65,7 +65,7 @@ def read(folder: Path) -> list[Output]:
         return []
     found: dict[Output, None] = {}
     for line in lines:
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             output = Output(**json.loads(line))
             if isinstance(output.kind, str) and isinstance(output.path, str):
                 found[output] = None

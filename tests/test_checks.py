@@ -278,6 +278,27 @@ def test_any_flipped_bytes_give_rows_or_one_line(data):
         shutil.rmtree(folder)
 
 
+def test_other_files_of_json_may_be_nested_as_deeply(tmp_path):
+    from embedder import trained_on
+    from embedder.errors import ModelError
+    from indexer import outputs
+    from indexer.calibrate import Calibration
+    from indexer.forget import Receipt
+    from trainer.train import _read_json
+
+    deep = tmp_path / "deep.json"
+    deep.write_text(DEEP)
+    for read in (Receipt.read, _read_json, lambda path: Calibration.from_json(path.read_text())):
+        with pytest.raises(DataError):
+            read(deep)
+    (tmp_path / trained_on.FILE).write_text(DEEP)
+    with pytest.raises(ModelError):
+        trained_on.read(tmp_path)
+    outputs.list_path(tmp_path).parent.mkdir()
+    outputs.list_path(tmp_path).write_text(DEEP)
+    assert outputs.read(tmp_path) == []
+
+
 # crops ----------------------------------------------------------------------
 
 

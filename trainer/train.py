@@ -151,7 +151,7 @@ def _prepare(out: Path, given: dict[str, Any], data: Data) -> None:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(f"expected the record of a training run, {path} is damaged: train into another --out") from None
 
 
