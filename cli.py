@@ -15,7 +15,7 @@ import click
 import cli_evaluate
 import cli_gallery
 import cli_serve
-from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing, level_option, views_option
+from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing, level_option, retry_option, views_option
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, SystemFault, from_os_error
 
@@ -187,13 +187,15 @@ def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None,
 @click.option("--max-side", default=1024, show_default=True, help="Larger photos are detected on a copy of this size.")
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows.")
 @click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
+@retry_option
 @click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed.")
 @click.option("--sheet", type=PATH, help="Draw photos with boxes beside their crops.")
 @level_option
 @computing
 @common
 def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_face: str, all_faces: bool, min_face: int, max_side: int,
-          metadata: Path | None, prune: bool, strict: bool, sheet: Path | None, level: int | None, compute: Compute) -> None:  # fmt: skip
+          metadata: Path | None, prune: bool, retry: tuple[str, ...], strict: bool, sheet: Path | None, level: int | None,
+          compute: Compute) -> None:  # fmt: skip
     """Detect faces with MTCNN and crop them to Parquet."""
     import workflows
     from embedder.pipeline import Options
@@ -201,7 +203,7 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
 
     rule = CropRule(margin=canonical_margin(margin), border=border, no_face=no_face)
     settings = {"min_face": at_least(1, min_face, "--min-face"), "max_side": at_least(64, max_side, "--max-side")}
-    options = Options(all_faces=all_faces, prune=prune)
+    options = Options(all_faces=all_faces, prune=prune, retry=frozenset(retry))
     with out.progress("align") as tick:
         summary = workflows.align(photos, folder, rule, options, metadata, settings, compute, tick, out.say, level)
     if sheet:
@@ -246,17 +248,18 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
 @click.option("--no-crops", is_flag=True, help="Leave the crops out of the rows.")
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows.")
 @click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
+@retry_option
 @click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed.")
 @level_option
 @computing
 @common
 def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_faces: bool, no_crops: bool, metadata: Path | None,
-          prune: bool, strict: bool, level: int | None, compute: Compute) -> None:  # fmt: skip
+          prune: bool, retry: tuple[str, ...], strict: bool, level: int | None, compute: Compute) -> None:  # fmt: skip
     """Unit vectors of SOURCE (photos, a CSV, or crops from `align`) to Parquet; a row for every photo."""
     import workflows
     from embedder.pipeline import Options
 
-    options = Options(all_faces=all_faces, keep_crops=not no_crops, prune=prune)
+    options = Options(all_faces=all_faces, keep_crops=not no_crops, prune=prune, retry=frozenset(retry))
     embedder = workflows.make_embedder(model, compute, views, out.say)
     with out.progress("embed") as tick:
         summary = workflows.embed(source, folder, embedder, options, metadata, tick, out.say, level)

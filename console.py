@@ -66,6 +66,7 @@ PATH = click.Path(path_type=Path)
 SIZE = Size()
 NUMBERS = Numbers()
 PROBLEMS_SHOWN = 20
+LASTING = ("unreadable", "no_face", "too_small", "too_large", "outside")  # outcomes that are final unless the user says otherwise
 
 
 class Output:
@@ -139,6 +140,15 @@ def at_least(least: int, value: int, option: str) -> int:
     if value < least:
         raise InputError(f"expected {option} of at least {least}, received {value}: give a larger one")
     return value
+
+
+def retry_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--retry: lasting outcomes that are not final."""
+    text = (
+        "Do photos of an earlier run again that had this outcome; may be repeated. Those that may pass by themselves "
+        "(no permission, a missing plugin, too slow, ...) are tried again in any case."
+    )
+    return click.option("--retry", type=click.Choice(LASTING), multiple=True, help=text)(command)
 
 
 def views_option(command: Callable[..., Any]) -> Callable[..., Any]:

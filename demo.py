@@ -83,7 +83,7 @@ def index_to_serve(folder: Path, compute: Compute, say: Say) -> str:
     fetch(MODEL, None, say)
     prepare("att", fetch_att(data_root() / "att"), folder / "photos")
     vectors = folder / "vectors-served"
-    workflows.embed(folder / "photos", vectors, workflows.make_embedder(MODEL, compute, "plain", say), Options(), None, _ignore)
+    workflows.embed(folder / "photos", vectors, workflows.make_embedder(MODEL, compute, "plain", say), Options(), None, _ignore, say)
     workflows.build_index(vectors, SERVED, "gallery", False, True)
     galleries.calibrate(SERVED, FPIR, (), None, None, 0, compute, say)
     return SERVED
@@ -91,7 +91,7 @@ def index_to_serve(folder: Path, compute: Compute, say: Say) -> str:
 
 def _score(crops: Path, model: str, vectors: Path, index: str, compute: Compute, say: Say) -> dict[str, Any]:
     embedder = workflows.make_embedder(model, compute, "plain", say)
-    workflows.embed(crops, vectors, embedder, Options(), None, _ignore)
+    workflows.embed(crops, vectors, embedder, Options(), None, _ignore, say)
     workflows.build_index(vectors, index, None, False, True)
     return evaluations.evaluate(index, vectors, compute=compute, say=say).result()
 

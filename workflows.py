@@ -80,7 +80,7 @@ def align(photos: Path, out: Path, rule: CropRule, options: Options, metadata: P
     detector = make_detector(settings, compute)
     say(detector.where)
     stage = PhotoStage(FaceSpec(crop=rule), detector, None, options)
-    return process_photos(listing, out, stage, "align", on_progress)
+    return process_photos(listing, out, stage, "align", on_progress, say=say)
 
 
 def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadata: Path | None, on_progress: OnProgress,
@@ -89,15 +89,15 @@ def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadat
     from embedder.pipeline import PhotoStage, process_crops, process_photos
 
     if source.is_dir() and is_data_set(source):
-        if metadata or options.all_faces or level is not None:
+        if metadata or options.all_faces or options.retry or level is not None:
             raise InputError(
-                "expected photos for --metadata, --all-faces and --identity-level, received crops: give those options to `align`"
+                "expected photos for --metadata, --all-faces, --retry and --identity-level, received crops: give those options to `align`"
             )
-        return process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress)
+        return process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress, say)
     listing = list_photos(source, metadata, level)
     say_understood(listing.understood(), say)
     stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, options)
-    return process_photos(listing, out, stage, "embed", on_progress)
+    return process_photos(listing, out, stage, "embed", on_progress, say=say)
 
 
 def say_understood(understood: Understood, say: Say) -> None:

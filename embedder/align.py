@@ -13,11 +13,10 @@ from PIL import Image
 
 from embedder.detect import Face
 from embedder.errors import DataError
-from embedder.spec import CropRule, margin_of
+from embedder.spec import MOST_SIDE, CropRule, margin_of
 
 Box = tuple[float, float, float, float]
 PNG, RGB, UP = b"\x89PNG\r\n\x1a\n", 2, 2  # the format's first bytes, a colour type and a filter
-MOST_SIDE = 4096  # pixels of a crop
 LAPLACIAN_WEIGHTS = (0.299, 0.587, 0.114)  # luma of ITU-R 601
 
 

@@ -37,6 +37,15 @@ def damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"expected a complete Parquet file, {path} is missing or damaged ({reason}): run the command that wrote it again")
 
 
+def source_of(path: Path) -> Path | pa.BufferReader:
+    """What Arrow opens: a path, or the bytes of a file whose path is not UTF-8, which Arrow cannot take."""
+    try:
+        str(path).encode()
+        return path
+    except UnicodeEncodeError:
+        return pa.BufferReader(path.read_bytes())
+
+
 def parse_json(text: str | bytes, path: Path) -> Any:
     """A JSON document; raises DataError where it is none, or nested too deeply."""
     try:
@@ -84,6 +93,8 @@ def as_ours(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     """A table of equivalent types -> one of the schema's own, whose texts are valid UTF-8."""
     try:
         table.validate(full=True)
+        if all(table.schema.field(name).type == schema.field(name).type for name in table.column_names):
+            return table
         columns = [_cast(table[name], schema.field(name).type) for name in table.column_names]
     except (pa.ArrowException, ValueError) as error:
         raise damaged(path, error) from None

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -95,7 +94,7 @@ def _namespace() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         text = f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
-        text = socket.gethostname()
+        text = os.uname().nodename
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
@@ -177,9 +176,12 @@ def _is_locked(path: Path) -> bool | None:
 def locked(folder: Path, on_wait: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Hold the lock of a folder; the kernel frees it however the process ends.
 
-    on_wait: receives one line, who holds the lock, before this process waits for it.
+    A folder that nobody may write to needs none. on_wait: receives one line, who holds the lock, before this process waits for it.
     """
     path = folder / LOCK
+    if not os.access(folder, os.W_OK):
+        yield
+        return
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
         try:
             _take(file, path, on_wait)
@@ -210,5 +212,5 @@ def _holder(file: BinaryIO) -> str:
 def _write_holder(file: BinaryIO) -> None:
     file.seek(0)
     file.truncate()
-    file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
+    file.write(json.dumps({"process": os.getpid(), "host": os.uname().nodename}).encode())
     file.flush()

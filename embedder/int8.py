@@ -92,7 +92,7 @@ def read(part: Part) -> Export:
         export = Export(**fields | {"quantisation": Quantisation(**fields["quantisation"]), "gate": Gate(**fields["gate"])})
     except FileNotFoundError:
         raise InputError(f"expected an int8 export of {part.name} ({part.sha256[:16]}), there is none: {remedy}") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         sound = False
     if not sound:
         raise ModelError(f"expected an int8 export as it was written, {path} was damaged or changed: {remedy}")

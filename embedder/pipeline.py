@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -24,7 +23,6 @@ from embedder.detect import Detector, Face
 from embedder.errors import DataError
 from embedder.files import locked, make_folder
 from embedder.listing import Listing, path_inside
-from embedder.pixels import MAX_BYTES
 from embedder.row import Entry, Row, to_rows, to_table
 from embedder.spec import FaceSpec
 from embedder.table import PASSING, SHARD_PHOTOS, DataSet, Writer, check_is_ours, shard_path
@@ -300,14 +298,14 @@ def _retry_notes(retried: Mapping[str, str], good: int) -> list[str]:
 
 
 def hash_of(root: Path, entry: Entry) -> str | None:
-    """sha256 of a photo's bytes; None where they cannot be read, or are more than a photo may have."""
+    """sha256 of a photo's bytes; None where they cannot be read."""
+    from embedder.kinds import Refused
+    from embedder.pixels import read
+
     path = path_inside(root, entry.path)
     try:
-        if path is None or not 0 <= entry.size <= MAX_BYTES:
-            return None
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        return None if path is None else read(path)[1]
+    except Refused:
         return None
 
 

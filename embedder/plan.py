@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedder.checks import MOST_SHARDS, check_plan, damaged, parse_json
+from embedder.checks import MOST_SHARDS, check_plan, damaged, parse_json, source_of
 from embedder.errors import DataError
 from embedder.files import write_atomic
 from embedder.row import Entry, to_bytes
@@ -40,7 +40,7 @@ def plans(folder: Path) -> Iterator[tuple[Path, pa.Table]]:
     for number in numbers(folder, "_plan-*.parquet"):
         path = folder / f"_plan-{number:04d}.parquet"
         try:
-            table = pq.read_table(path, partitioning=None)
+            table = pq.read_table(source_of(path), partitioning=None)
         except (pa.ArrowException, OSError) as error:
             raise damaged(path, error) from None
         yield path, check_plan(table, SCHEMA, LATER, path)

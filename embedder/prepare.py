@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from embedder.csv_file import photo_path, read_csv
 from embedder.errors import DataError, InputError
 from embedder.filenames import to_file, to_text
-from embedder.files import make_folder, process_mark
+from embedder.files import make_folder, process_mark, write_atomic
 from embedder.folders import SPLITS
 from embedder.listing import identity_of, is_outside, list_photos
 from embedder.sniff import has_photo_suffix
@@ -169,21 +170,26 @@ def _place(source: Path, target: Path) -> None:
     """A hard link, or a copy where links cannot be; what is there already must be the same bytes."""
     make_folder(target.parent)
     real = source.resolve()
-    if target.exists():
-        if not (target.samefile(real) or target.read_bytes() == real.read_bytes()):
-            raise DataError(f"expected {target} to be free or the same photo as {source}, it is another: choose an empty DEST")
-        return
     try:
         os.link(real, target)
+    except FileExistsError:
+        _check_same(real, target, source)
     except OSError:
-        _copy(real, target)
+        _copy(real, target, source)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _check_same(real: Path, target: Path, source: Path) -> None:
+    if not (target.samefile(real) or target.read_bytes() == real.read_bytes()):
+        raise DataError(f"expected {target} to be free or the same photo as {source}, it is another: choose an empty DEST")
+
+
+def _copy(real: Path, target: Path, source: Path) -> None:
     """Complete or not at all; hidden until then, so that no walk meets it."""
-    temporary = target.with_name(f"._tmp-{process_mark(os.getpid())}-{threading.get_ident()}")  # no walk looks at hidden files
+    if target.exists():
+        return _check_same(real, target, source)
+    temporary = target.with_name(f"._tmp-{process_mark(os.getpid())}-{threading.get_ident()}")
     try:
-        shutil.copyfile(source, temporary)
+        shutil.copyfile(real, temporary)
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -192,10 +198,11 @@ def _copy(source: Path, target: Path) -> None:
 
 def _write_metadata(destination: Path, placed: list[Placed], targets: dict[Placed, str]) -> None:
     columns = ["image", *(key for key, _ in placed[0].more)]
-    with open(destination / METADATA, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({"image": targets[item], **dict(item.more)} for item in placed)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows({"image": targets[item], **dict(item.more)} for item in placed)
+    write_atomic(destination / METADATA, text.getvalue().encode())
 
 
 def _few(names: Iterable[str], limit: int = 8) -> str:

@@ -166,6 +166,7 @@ class FaceSpec:
             fields["parts"] = tuple(_part(p) for p in fields["parts"])
             fields["crop"] = CropRule(**_typed(fields["crop"], CROP_TYPES, "crop"))
             spec = cls(**_typed(fields, SPEC_TYPES, "contract"))
+            _check_pixels(spec)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise DataError(f"expected a face contract (JSON), received something else ({reason}); make the file again") from None
@@ -176,6 +177,7 @@ class FaceSpec:
 
 
 MOST_JSON = 1 << 20  # bytes
+MOST_SIDE = 4096  # pixels of a crop
 MOST_TEXT, MOST_PARTS, MOST_DIMENSION = 500, 16, 1 << 16
 PART_TYPES: dict[str, Types] = {
     "name": str, "sha256": str, "dimension": int, "standardisation": str, "parent": (str, NoneType), "zoom": (int, float), "weight": (int, float),
@@ -194,6 +196,14 @@ def _part(fields: Any) -> Part:
     if not 0 < part.dimension <= MOST_DIMENSION or part.standardisation not in STANDARDISATIONS:
         raise ValueError(f"a network of dimension {part.dimension} with the standardisation {part.standardisation[:20]!r}")
     return part
+
+
+def _check_pixels(spec: FaceSpec) -> None:
+    """Raise ValueError where no crop, or no detector, can have such a size."""
+    detector = {name: spec.detector.get(name, 1) for name in ("min_face", "max_side")}
+    for name, value, most in (("size", spec.crop.size, MOST_SIDE), *((name, value, 1 << 20) for name, value in detector.items())):
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"{name} is {str(value)[:40]}, of 1 to {most}")
 
 
 def _typed(fields: Any, types: Mapping[str, Types], what: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedder.checks import ADVICE, as_ours, check_rows, check_schema, damaged, is_mark
+from embedder.checks import ADVICE, as_ours, check_rows, check_schema, damaged, is_mark, source_of
 from embedder.errors import DataError
 from embedder.files import LOCK, TEMPORARY, drop_stale_temporaries, make_folder, write_atomic
 from embedder.plan import by_shard, changes_of, check_options, digest_of, is_same, may_be_same, numbers, read_plans, write_plan
@@ -29,7 +29,6 @@ from embedder.spec import FaceSpec
 SHARD_PHOTOS = 256
 MISSING = "missing"  # the outcome of a photo that was planned and is gone
 PASSING = frozenset({"needs_plugin", "no_access", "timeout", "decoder_died", MISSING})  # outcomes that are tried again
-LASTING = ("unreadable", "no_face", "too_small", "too_large", "outside")  # only where the user asks for it
 LOOKS, PAUSE = 20, 0.05  # at a mark whose shard has just been replaced, seconds apart
 
 
@@ -57,9 +56,13 @@ class DataSet:
             raise DataError(
                 f"expected finished Parquet shards in {self.folder}, found none: run `align` or `embed` with --out {self.folder}"
             )
-        first = _opened(shard_path(self.folder, min(self.marks)))
-        self.spec = FaceSpec.from_json(first.schema_arrow.metadata[SPEC_KEY])
-        self.extra = [name for name in first.schema_arrow.names if name not in COLUMNS]  # the user's own columns
+        path = shard_path(self.folder, min(self.marks))
+        with _opened(path) as file:
+            found = file.schema_arrow
+        check_schema(found, path)
+        self.spec = FaceSpec.from_json(found.metadata[SPEC_KEY])
+        self.extra = [name for name in found.names if name not in COLUMNS]  # the user's own columns
+        self._schema, self._first = schema_of(self.spec, self.extra), found
         for number, mark in self.marks.items():
             if mark["fingerprint"] != self.spec.fingerprint:
                 raise _of_another(shard_path(self.folder, number))
@@ -79,7 +82,7 @@ class DataSet:
         """
         if shard not in self.marks:
             raise damaged(shard_path(self.folder, shard), FileNotFoundError("it has no done-mark"))
-        table, rows = read_shard(shard_path(self.folder, shard), self.spec, self.extra, columns, check)
+        table, rows = read_shard(shard_path(self.folder, shard), self.spec, self._schema, columns, check, self._first)
         if check:
             self._check_count(shard, rows)
         return table
@@ -87,10 +90,10 @@ class DataSet:
     def _check_count(self, shard: int, rows: int) -> None:
         """Raises DataError where the mark counts other rows than the shard has; a shard comes a moment before its mark."""
         for _ in range(LOOKS):
-            mark = read_mark(self.folder, shard)
-            if rows in (self.marks[shard]["rows"], mark and mark["rows"]):
+            if rows == self.marks[shard]["rows"]:
                 return
             time.sleep(PAUSE)
+            self.marks[shard] = read_mark(self.folder, shard) or self.marks[shard]
         raise DataError(
             f"expected {self.marks[shard]['rows']} rows in {shard_path(self.folder, shard)}, as its done-mark says, it has {rows}: "
             "the command that wrote to it was stopped, run it again"
@@ -107,17 +110,18 @@ class DataSet:
 
 
 def read_shard(
-    path: Path, spec: FaceSpec, extra: Sequence[str], columns: Sequence[str] | None = None, check: bool = True
+    path: Path, spec: FaceSpec, schema: pa.Schema, columns: Sequence[str] | None = None, check: bool = True, like: pa.Schema | None = None
 ) -> tuple[pa.Table, int]:
-    """(rows of a shard of this contract and these columns of the user's, with our own types, how many there are); raises DataError."""
-    schema = schema_of(spec, extra)
+    """(rows of a shard of this contract and schema, with our own types, how many the shard has); raises DataError.
+
+    like: the schema of another shard, which was checked.
+    """
     wanted = list(columns or schema.names)
     with _opened(path) as file:
-        if FaceSpec.from_json(file.schema_arrow.metadata[SPEC_KEY]).fingerprint != spec.fingerprint:
-            raise _of_another(path)
-        there = set(file.schema_arrow.names)
-        if odd := sorted((there ^ set(schema.names)) - LATER):
-            raise DataError(f"expected the same columns in all shards of {path.parent}, {path.name} differs in `{odd[0][:80]}`: {ADVICE}")
+        found = file.schema_arrow
+        if like is None or not found.equals(like, check_metadata=True):
+            _check_equivalent(found, spec, schema, path)
+        there = set(found.names)
         try:
             table = _with_later(file.read(columns=[name for name in wanted if name in there]), wanted, file.metadata.num_rows)
         except (pa.ArrowException, OSError) as error:
@@ -137,16 +141,24 @@ def _with_later(table: pa.Table, wanted: Sequence[str], rows: int) -> pa.Table:
     return table.select(wanted)
 
 
+def _check_equivalent(found: pa.Schema, spec: FaceSpec, schema: pa.Schema, path: Path) -> None:
+    """Raises DataError unless a shard has the columns and the contract that the first one has."""
+    check_schema(found, path)
+    if FaceSpec.from_json(found.metadata[SPEC_KEY]).fingerprint != spec.fingerprint:
+        raise _of_another(path)
+    if odd := sorted((set(found.names) ^ set(schema.names)) - LATER):
+        raise DataError(f"expected the same columns in all shards of {path.parent}, {path.name} differs in `{odd[0][:80]}`: {ADVICE}")
+
+
 def _opened(path: Path) -> pq.ParquetFile:
-    """A shard with a contract, whose columns are ours and the user's; raises DataError."""
+    """A shard that has a contract; raises DataError."""
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(source_of(path))
+        if SPEC_KEY not in (file.schema_arrow.metadata or {}):
+            raise DataError(f"expected a shard with a face contract, {path} has none: it was not written by `align` or `embed`")
+        return file
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(path, error) from None
-    if SPEC_KEY not in (file.schema_arrow.metadata or {}):
-        raise DataError(f"expected a shard with a face contract, {path} has none: it was not written by `align` or `embed`")
-    check_schema(file.schema_arrow, path)
-    return file
 
 
 def _of_another(path: Path) -> DataError:
@@ -292,7 +304,7 @@ class Writer:
         return found
 
     def _read(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
-        return read_shard(shard_path(self.folder, shard), self.spec, self.extra, columns)[0]
+        return read_shard(shard_path(self.folder, shard), self.spec, schema_of(self.spec, self.extra), columns)[0]
 
     def write(self, shard: int, table: pa.Table, seconds: float, versions: dict[str, str]) -> None:
         """Finish a shard: its rows, then its mark; what is the same as before stays as it is."""

@@ -68,7 +68,7 @@ def read(folder: Path) -> list[Training]:
         return [Training(t["salt"], tuple(t["trained"]), tuple(t["validated"])) for t in json.loads(path.read_bytes())]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ModelError(
             f"expected hashes of the people that a model was trained on, {path} is damaged: delete it, or train again"
         ) from None
@@ -96,7 +96,7 @@ def history(spec: FaceSpec, folder: Path | None = None) -> list[dict[str, Any]]:
 def _epochs(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ModelError(f"expected a line of JSON for each epoch of a training, {path} is damaged: delete it, or train again") from None
 
 

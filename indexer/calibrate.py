@@ -107,7 +107,7 @@ class Calibration:
             fields = json.loads(text)
             found = cls(**fields | {"scores": tuple(fields["scores"])})
             sound = found._is_sound()
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise DataError(f"expected a calibration (JSON), received something else ({error}): calibrate again") from None
         if not sound:
             raise DataError("expected a calibration as it was written, received one whose numbers contradict each other: calibrate again")

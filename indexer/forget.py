@@ -64,7 +64,7 @@ class Receipt:
         """Reads `to_json`; raises DataError where the file is none."""
         try:
             return cls(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(f"expected a receipt of `forget`, {path} is none ({error}): check the path") from None
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import FaceDBError, GalleryError, from_os_error
-from embedder.table import make_folder, write_atomic
+from embedder.files import make_folder, write_atomic
 from indexer.database import CIPHER_FILE, FILE, LINK, WAIT_MS, Busy, environment_key, no_key
 from indexer.schema import SALT_BYTES, checksum
 

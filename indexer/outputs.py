@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from embedder.errors import FaceDBError
-from embedder.table import write_atomic
+from embedder.files import write_atomic
 from indexer.forgotten import locked_path
 
 FOLDER, ENDING = "_written", ".jsonl"
@@ -65,7 +65,7 @@ def read(folder: Path) -> list[Output]:
         return []
     found: dict[Output, None] = {}
     for line in lines:
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             output = Output(**json.loads(line))
             if isinstance(output.kind, str) and isinstance(output.path, str):
                 found[output] = None

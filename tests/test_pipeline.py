@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def photos(att, tmp_path):
     for i in range(1, 13):
         os.makedirs(folder / f"s{i}")
         for j in range(1, 11):
-            os.link(att / f"s{i}" / f"{j}.pgm", folder / f"s{i}" / f"{j}.pgm")
+            shutil.copyfile(att / f"s{i}" / f"{j}.pgm", folder / f"s{i}" / f"{j}.pgm")  # a link would change its ctime
     (folder / "s1" / "broken.jpg").write_bytes(b"x")
     (folder / "s2" / "blank.ppm").write_bytes(b"P6 60 60 255\n" + bytes(60 * 60 * 3))
     (folder / "s3" / "tiny.ppm").write_bytes(b"P6 2 2 255\n" + bytes(12))

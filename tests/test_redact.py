@@ -318,7 +318,7 @@ def forked(work: Callable[[], object], at: int = 0) -> int:
             def deadly(*args, name=name, **kwargs):
                 nonlocal left
                 left -= name != "open" or bool(args[1] & os.O_WRONLY)
-                if left == 0:
+                if at and left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return calls[name](*args, **kwargs)
 

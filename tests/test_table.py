@@ -1,5 +1,4 @@
 import json
-import os
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedder.errors import DataError
-from embedder.files import drop_stale_temporaries, temporary_prefix
 from embedder.row import Entry, Row, face_id, schema_of, to_rows, to_table, vectors_of
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, Writer
@@ -145,11 +143,3 @@ def test_parquet_of_others_and_empty_folders(tmp_path):
     pq.write_table(pa.table({"x": [1]}), tmp_path / "part-00000.parquet")
     with pytest.raises(DataError, match="no.*contract|has none"):
         DataSet(tmp_path)
-
-
-def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
-    dead, mine, another = tmp_path / "_tmp-999999999.1-x", tmp_path / f"{temporary_prefix()}x", tmp_path / f"_tmp-{os.getpid()}.1-x"
-    dead.mkdir(), (dead / "x").touch(), mine.touch(), another.touch()
-    drop_stale_temporaries(tmp_path)
-    assert not dead.exists() and mine.exists()
-    assert not another.exists(), "of a process that had this one's number before"

@@ -583,7 +583,7 @@ def forked(work: Callable[[], object], at: int = 0) -> int:
             def deadly(*args, name=name, **kwargs):
                 nonlocal left
                 left -= name != "open" or bool(args[1] & os.O_WRONLY)
-                if left == 0:
+                if at and left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return calls[name](*args, **kwargs)
 
@@ -598,7 +598,8 @@ def forked(work: Callable[[], object], at: int = 0) -> int:
 
 def kill_everywhere(index: Path, work: Path) -> None:
     """Exports and backups, killed at each of their writes and begun again. To be called where there are no threads."""
-    transfer.Writer.__init__.__defaults__ = ((), 12, False)
+    extra, _, *others = transfer.Writer.__init__.__defaults__
+    transfer.Writer.__init__.__defaults__ = (extra, 12, *others)
     counts = {}
     for verb in (backup, export):
         n = 0

@@ -63,7 +63,10 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
         if done := _completed(out, given):
             say(f"{out} is complete: this run has been done before, nothing to do")
             return done
-        with _locked(_prepared(out, given, data)):
+        with _locked(_run_folder(out)):
+            if done := _completed(out, given):  # by a process that ended meanwhile
+                return done
+            _prepare(out, given, data)
             names = replicas.devices(compute.device, recipe)
             _announce(model, recipe, data, compute, names, say)
             keras.utils.set_random_seed(seed)
@@ -124,26 +127,31 @@ def _completed(out: Path, given: dict[str, Any]) -> Result | None:
     return done
 
 
-def _prepared(out: Path, given: dict[str, Any], data: Data) -> Path:
-    """MODEL/run, begun or to be gone on with."""
+def _run_folder(out: Path) -> Path:
+    """Make MODEL/run; raise DataError where MODEL holds anything else."""
+    run = out / "run"
+    begun = (run / "arguments.json").is_file() or not out.exists()
+    if not begun and any(not p.name.startswith("_tmp-") and p.name != "run" for p in out.iterdir()):
+        raise DataError(f"expected an empty folder or a training run for --out, {out} holds other files: choose another folder")
+    return make_folder(run)
+
+
+def _prepare(out: Path, given: dict[str, Any], data: Data) -> None:
+    """Begin a run, or check that it is the one that was begun; with its lock held."""
     run = out / "run"
     for folder in (out, run, *run.glob("part-*")):
         drop_stale_temporaries(folder)
     if (run / "arguments.json").is_file():
         record.check_same(_read_json(run / "arguments.json"), given, out)
-        return run
-    if out.exists() and any(not p.name.startswith("_tmp-") and p.name != "run" for p in out.iterdir()):
-        raise DataError(f"expected an empty folder or a training run for --out, {out} holds other files: choose another folder")
-    make_folder(run)
+        return
     record.write_json(run / "people.json", list(data.train.people))
     record.write_json(run / "arguments.json", given)
-    return run
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(f"expected the record of a training run, {path} is damaged: train into another --out") from None
 
 
