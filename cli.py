@@ -329,10 +329,18 @@ def lines_of(found: dict[str, Any]) -> Iterator[str]:
         for number, face in enumerate(probe["faces"]):
             verdict = {True: ": known", False: ": unknown", None: ""}[face["known"]]
             if face["chance"] is not None:
-                verdict += f" (a stranger scores as high with a chance of {face['chance']:.2g})"
+                verdict += f" (a stranger scores as high with a chance of {chance_text(face)})"
             yield probe["image"] + (f" (face {number})" if len(probe["faces"]) > 1 else "") + verdict
             for hit in face["hits"]:
                 yield f"{hit['rank']:>5}  {hit['score']:7.4f}  {hit['identity']}  ({hit['image']})"
+
+
+def chance_text(face: dict[str, Any]) -> str:
+    """A chance, or the bound where the calibration can tell no smaller one; why the calibration is weak or stale."""
+    is_bound = face["chance"] <= face["chance_limit"]
+    text = f"at most 1 in {round(1 / face['chance_limit']):,}" if is_bound else f"{face['chance']:.2g}"
+    weak = f": {face['weak']}" if face["weak"] else ""
+    return text + weak + (f"; the calibration is stale, {face['stale']}" if face["stale"] else "")
 
 
 @cli.command()

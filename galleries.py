@@ -34,6 +34,7 @@ from indexer import forgotten, outputs, switch, transfer
 from indexer.build import ENROLLED, Selection
 from indexer.calibrate import fit
 from indexer.database import Replaced
+from indexer.derive import position_of
 from indexer.faces import check_name, index_folder, normal
 from indexer.gallery import Added, Gallery, new_command
 from indexer.search import Searcher, exact_scores
@@ -265,7 +266,10 @@ def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None
         own = _own_samples(gallery, searcher, seed)
         reader = ProbeReader(searcher, model, compute, True, say)
         strangers, genuine = _held_out(searcher, reader, sources, split)
-        done = fit(*own, strangers, fpir, gallery.people, gallery.faces, gallery.spec.fingerprint, genuine)
+        with gallery.reading():
+            now = gallery.people, gallery.faces, gallery.spec.fingerprint
+            newest = position_of(gallery).newest
+        done = fit(*own, strangers, fpir, *now, genuine, newest)
         with gallery.writing():
             gallery.set_fact("calibration", done.to_json())
     low, high = done.interval()
@@ -279,7 +283,7 @@ def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None
     return {
         "index": name, "fpir": fpir, "threshold": done.threshold, "interval": [low, high], "samples": done.n, "held_out": done.held_out,
         "exceeding": done.exceeding, "design_effect": done.effect, "detection": done.detection, "people": done.people, "text": text,
-        "warnings": done.warnings,
+        "weak": done.weak, "chance_limit": done.chance_limit, "warnings": done.warnings,
     }  # fmt: skip
 
 

@@ -141,6 +141,13 @@ class Faces(Database):
         """How many are enrolled."""
         return self.execute("SELECT count(*) FROM faces")[0][0]
 
+    def faces_since(self, newest: int, faces: int) -> tuple[int, int]:
+        """How many faces were added and removed since there were so many and `newest` was the highest id; by their number alone where it
+        is 0."""
+        now = self.faces
+        added = self.execute("SELECT count(*) FROM faces WHERE id > ?", (newest,))[0][0] if newest else max(0, now - faces)
+        return added, max(0, faces - (now - added))
+
     @property
     def people(self) -> int:
         """How many have a face enrolled."""

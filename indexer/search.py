@@ -14,7 +14,7 @@ from embedder.errors import DataError, GalleryError, InputError
 from embedder.row import UNIT_TOLERANCE
 from embedder.spec import FaceSpec
 from indexer import filters, people
-from indexer.calibrate import Calibration, is_stale
+from indexer.calibrate import Calibration, staleness
 from indexer.candidates import Candidates, Found, log
 from indexer.derive import centred
 from indexer.faces import Face
@@ -54,6 +54,7 @@ class Searcher:
         self.warnings: list[str] = []  # differences that are allowed, from `check_spec`
         self._kept: tuple[Any, np.ndarray | None] = (None, None)  # the last filter's faces, and what they hold for
         self._people: tuple[Any, people.Templates | None] = (None, None)
+        self._calibration: tuple[Any, tuple[Calibration | None, str | None]] = (None, (None, None))
         try:
             self.spec = self.gallery.spec
             self._candidates = Candidates(self.gallery)
@@ -90,10 +91,11 @@ class Searcher:
         """What `calibrate` fitted, or None; and why it should be fitted again, or None."""
 
         def read() -> tuple[Calibration | None, str | None]:
-            if (text := self.gallery.fact("calibration")) is None:
-                return None, None
-            calibration = Calibration.from_json(text)
-            return calibration, is_stale(calibration, self.gallery.people, self.spec.fingerprint)
+            if self._calibration[0] != self.gallery.mark:
+                text = self.gallery.fact("calibration")
+                found = None if text is None else Calibration.from_json(text)
+                self._calibration = self.gallery.mark, (found, found and staleness(found, self.gallery))
+            return self._calibration[1]
 
         return self._answer(read)
 
