@@ -232,6 +232,10 @@ class Faces(Database):
         if not np.array_equal(self.owners(), self._owners("NOT INDEXED")):
             raise damaged(self.path, "its index of owners does not fit its faces")
 
+    def faces_of(self, people: Sequence[int]) -> list[tuple[int, int]]:
+        """(id of a face, number of the person) of all faces of people, by their numbers."""
+        return self.execute(f"SELECT id, person FROM faces INDEXED BY faces_person WHERE person {AMONG}", (json.dumps(people),))
+
     def owners_of(self, ids: Iterable[int]) -> dict[int, int]:
         """id -> number of the person, of those that are enrolled; raises GalleryError where one was changed or lost."""
         return self._checked_owners(AMONG, json.dumps(list(ids)))

@@ -160,6 +160,8 @@ class Searcher:
             people_of = self._templates(conditions, kept, score).shortlists(xq, k, self._slack)
             return [self._ranked_people(q, near, k, score) for q, near in zip(xq, people_of, strict=True)]
         shortlists = self._shortlists(xq, k, faces, kept)
+        if self._candidates.compressed and kept is None and not faces:
+            shortlists = self._with_all_faces(xq, shortlists)
         ids = [self._candidates.ids[found.positions] for found in shortlists]
         fetched = self.gallery.fetch(np.unique(np.concatenate(ids)), self.spec.dimension)
         return [
@@ -220,6 +222,24 @@ class Searcher:
             return None
         near = (found.scores >= floor) & (found.scores >= best[owner] - 2 * self._slack)
         return Found(found.scores[near], found.positions[near], found.bound)
+
+    def _with_all_faces(self, xq: np.ndarray, shortlists: Sequence[Found]) -> list[Found]:
+        """The best face of each person found, among all that the person has: codes may have missed it."""
+        candidates = self._candidates
+        owners = [np.unique(candidates.owners[found.positions]) for found in shortlists]
+        ids: dict[int, list[int]] = {}
+        for id, owner in self.gallery.faces_of(np.unique(np.concatenate(owners)).tolist()):
+            ids.setdefault(owner, []).append(id)
+        found = []
+        for q, people_found in zip(xq, owners, strict=True):
+            positions = candidates.positions_of(np.array([id for owner in people_found.tolist() for id in ids[owner]], np.int64))
+            scores, of = candidates.rows(positions) @ q, candidates.owners[positions]
+            best = np.full(len(people_found), -np.inf, np.float32)
+            at = np.searchsorted(people_found, of)
+            np.maximum.at(best, at, scores)
+            near = scores >= best[at] - 2 * self._slack
+            found.append(Found(scores[near], positions[near], -np.inf))
+        return found
 
     def _ranked(self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[Face], k: int, faces: bool) -> list[Hit]:
         scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._candidates.mean))
