@@ -47,8 +47,20 @@ class Numbers(click.ParamType):
         return tuple(int(part) for part in parts)
 
 
+class Score(click.FloatRange):
+    """A cosine; no NaN, below which every score and none would be."""
+
+    name = "score"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if (number := super().convert(value, param, ctx)) != number:
+            self.fail(f"expected a number, received {value!r}", param, ctx)
+        return number
+
+
 PATH = click.Path(path_type=Path)
 SIZE = Size()
+SCORE = Score()
 NUMBERS = Numbers()
 PROBLEMS_SHOWN = 20
 

@@ -42,6 +42,7 @@ from indexer.traces import Traces
 from indexer.verify import Verified
 from workflows import (
     PROBE_BATCH,
+    Probe,
     ProbeReader,
     Question,
     Say,
@@ -192,33 +193,41 @@ def _note_source(gallery: Gallery, source: Path) -> None:
 
 
 def compare(first: Path, second: Path, model: str | None, name: str | None, compute: Compute, say: Say) -> dict[str, Any]:
-    """Cosine of the faces of two photos, each the one that the single-face rule picks; raises DataError where one has none."""
-    rows = _rows_by_index(name, model, (first, second), compute, say) if name else _rows_by_model(model, (first, second), compute, say)
-    for path, row in zip((first, second), rows, strict=True):
-        if row.vector is None:
-            raise DataError(f"expected a face in {path}, its outcome is {row.outcome}: choose another photo")
-    a, b = (np.asarray(row.vector, np.float32) for row in rows)
-    score = float(exact_scores(a, b[None])[0])
-    return {"score": score, "faces": [{"image": str(path), "box": row.box} for path, row in zip((first, second), rows, strict=True)]}
+    """Cosine of the faces of two photos, each the largest, most central one; says where a photo has others.
+
+    Raises DataError where a photo has no face.
+    """
+    photos = first, second
+    found = _probes_by_index(name, model, photos, compute, say) if name else _probes_by_model(model, photos, compute, say)
+    for path, probe in zip(photos, found, strict=True):
+        if probe.rows[0].vector is None:
+            raise DataError(f"expected a face in {path}, its outcome is {probe.outcome}: choose another photo")
+        if probe.others:
+            say(f"{path} has {probe.others + 1} faces: the largest, most central one is compared")
+    a, b = (np.asarray(probe.rows[0].vector, np.float32) for probe in found)
+    faces = [
+        {"image": str(path), "box": probe.rows[0].box, "others": probe.others} for path, probe in zip(photos, found, strict=True)
+    ]
+    return {"score": float(exact_scores(a, b[None])[0]), "faces": faces}
 
 
-def _rows_by_index(name: str, model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Row]:
+def _probes_by_index(name: str, model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Probe]:
     with Searcher(index_folder(indexes_root(), name)) as searcher:
         reader = ProbeReader(searcher, model, compute, True, say)
-        return [next(reader.read(photo)).rows[0] for photo in photos]
+        return [next(reader.read(photo)) for photo in photos]
 
 
-def _rows_by_model(model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Row]:
+def _probes_by_model(model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Probe]:
     from embedder.photos import Decoder
 
     embedder = make_embedder(model or "msceleb", compute, "plain", say, few=True)
-    stage, rows = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)), []
+    stage, probes = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)), []
     with Decoder() as decoder:
         for path in photos:
             (entry,) = list_photos(path).entries
-            ((_, found),) = stage.rows(decoder.stream(path.parent, [entry.path]), {entry.path: entry})
-            rows += found
-    return rows
+            ((photo, rows),) = stage.rows(decoder.stream(path.parent, [entry.path]), {entry.path: entry})
+            probes.append(Probe(photo.name, rows, max(0, photo.faces - len(rows))))
+    return probes
 
 
 # another model --------------------------------------------------------------

@@ -32,6 +32,7 @@ FEW = 32  # photos of a source for which a network that is ready sooner wins
 Say = Callable[[str], None]
 T = TypeVar("T")
 ANYWHERE = Compute()
+SEVERAL = "{} photos have several faces: of each, the largest, most central one is taken"
 
 
 def indexes_root() -> Path:
@@ -109,6 +110,7 @@ class Probe:
 
     image: str
     rows: list[Row]
+    others: int = 0  # further faces, which are not asked about
 
     @property
     def outcome(self) -> str:
@@ -124,6 +126,7 @@ class ProbeReader:
         self._one_face, self._keep_pixels, self._keep_crops = one_face, keep_pixels, keep_crops
         self._stage: PhotoStage | None = None
         self._few = True
+        self.several = 0  # photos read so far that have faces which are not asked about
 
     def read(self, source: Path, split: str | None = None) -> Iterator[Probe]:
         """The probes of one source, in order; raises GalleryError where its vectors are of another contract."""
@@ -138,6 +141,7 @@ class ProbeReader:
         self.check_spec(vectors.spec)
         for table in vectors.shards():
             rows = [row for row in to_rows(table) if split is None or row.split == split]
+            self.several += sum(row.face == 1 for row in rows) if self._one_face else 0
             yield from group_by_image(row for row in rows if not self._one_face or row.face <= 0)
 
     def of_photos(self, listing: Listing) -> Iterator[Probe]:
@@ -147,7 +151,13 @@ class ProbeReader:
             photos = decoder.stream(listing.root, [e.path for e in listing.entries])
             stage = self._photo_stage(few)
             for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}):
-                yield Probe(photo.name, rows)
+                self.several += photo.faces > len(rows)
+                yield Probe(photo.name, rows, max(0, photo.faces - len(rows)))
+
+    @property
+    def note(self) -> str | None:
+        """A line where photos had faces that were not asked about."""
+        return SEVERAL.format(self.several) if self.several else None
 
     def _photo_stage(self, few: bool) -> PhotoStage:
         """Kept from one source to the next, unless it is for a few photos and now there are many."""
@@ -250,6 +260,8 @@ def search(name: str, sources: Sequence[Path], question: Question, one_face: boo
         reader = ProbeReader(searcher, model, compute, one_face, say, picture is not None)
         probes = (probe for source in sources for probe in reader.read(source))
         found = list(_asked(probes, judge.answers, NO_ANSWER))
+        if reader.note:
+            say(reader.note)
         if picture is not None:
             import pictures
             from indexer import outputs
@@ -276,6 +288,8 @@ def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Q
                 writer.add(row, answer.hits, answer.verdict)
             faces += sum(row.vector is not None for row in probe.rows)
             on_progress(done, 0)
+        if reader.note:
+            say(reader.note)
     return {"out": str(out), "faces": faces, "rows": writer.rows}
 
 

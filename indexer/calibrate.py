@@ -157,7 +157,7 @@ class Calibration:
             and 0 <= reached <= own
             and 0 <= self.detected <= self.genuine
             and 0 < self.people <= self.faces
-            and 0 <= self.newest
+            and self.newest >= 0
             and 0 < self.fpir < 1 <= self.effect
         )
 

@@ -183,6 +183,14 @@ class Faces(Database):
         )
         return self.execute(sql, (normal(after), normal(containing), limit))
 
+    def count_people(self, after: str = "") -> int:
+        """How many people there are whose names follow `after`."""
+        return self.execute("SELECT count(DISTINCT person) FROM faces JOIN people ON people.id = person WHERE name > ?", (normal(after),))[0][0]
+
+    def count_log(self) -> int:
+        """How many changes are kept."""
+        return self.execute("SELECT count(*) FROM log")[0][0]
+
     def first_faces(self, names: Sequence[str]) -> dict[str, str]:
         """name -> the face_id of the person's oldest face, of those who are enrolled."""
         sql = f"SELECT name, face_id FROM people JOIN faces ON faces.id = (SELECT min(id) FROM faces WHERE person = people.id) WHERE name {AMONG}"

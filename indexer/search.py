@@ -94,7 +94,7 @@ class Searcher:
             if self._calibration[0] != self.gallery.mark:
                 text = self.gallery.fact("calibration")
                 found = None if text is None else Calibration.from_json(text)
-                self._calibration = self.gallery.mark, (found, found and staleness(found, self.gallery))
+                self._calibration = self.gallery.mark, (found, None if found is None else staleness(found, self.gallery))
             return self._calibration[1]
 
         return self._answer(read)

@@ -90,9 +90,13 @@ class StreamedPhoto(Taken):
     photo: str = Field(description="Base64.")
 
 
+class ComparedFace(Face):
+    others: int = Field(description="Further faces in the photo, which were not compared.")
+
+
 class Compared(BaseModel):
     score: float = Field(description="Cosine of the two.")
-    faces: list[Face] = Field(min_length=2, max_length=2)
+    faces: list[ComparedFace] = Field(min_length=2, max_length=2)
 
 
 class Enrolled(BaseModel):

@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import evaluations
 import galleries
 import workflows
 from embedder.compute import Compute
@@ -137,3 +138,14 @@ def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
     synthetic.write(tmp_path / "probes", [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0])])
     (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print)["probes"]
     assert probe["faces"][0]["stale"].startswith("it was made at ")
+
+
+def test_an_evaluation_says_where_it_takes_one_face_of_several(club, tmp_path):
+    xb = synthetic.vectors(10, 2, seed=8)
+    rows = [synthetic.row(f"{i // 2}.jpg", f"person {i // 2}" if i % 2 == 0 else None, x, face=i % 2) for i, x in enumerate(xb)]
+    synthetic.write(tmp_path / "probes", rows)
+    said: list[str] = []
+    evaluations.evaluate("club", tmp_path / "probes", say=said.append)
+    assert said == ["10 photos have several faces: of each, the largest, most central one is taken"]
+    search("club", [tmp_path / "probes"], Question(1), one_face=True, say=said.append)
+    assert said[-1] == said[0] and len(said) == 3
