@@ -361,6 +361,8 @@ def test_a_calibration_and_a_rebuild_are_jobs_and_from_then_on_faces_are_known_o
     assert info["fpir"] == 0.1 and 0 < info["threshold"] < 1
     face = client.post("/v1/indexes/att/search", content=server.probe(20)).json()["faces"][0]
     assert face["known"] is (face["hits"][0]["score"] >= info["threshold"]) and 0 < face["chance"] <= 1
+    assert face["chance_limit"] == 1 / (info["people"] + 1) <= face["chance"] and face["weak"] == info["calibration_weak"]
+    assert info["column_kinds"] == {} and face["stale"] is None
     done = wait_for(client, client.post("/v1/indexes/att/compact").json())
     assert done["state"] == "done" and done["done"] == done["total"] == client.get("/v1/indexes/att").json()["faces"]
     assert client.get("/v1/indexes/att").json()["generation"] == info["generation"] + 1
