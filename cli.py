@@ -15,7 +15,7 @@ import click
 import cli_evaluate
 import cli_gallery
 import cli_serve
-from console import NUMBERS, PATH, SIZE, Output, at_least, common, computing, level_option, retry_option, views_option
+from console import NUMBERS, PATH, SCORE, SIZE, Output, common, computing, level_option, retry_option, views_option
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, SystemFault, from_os_error
 
@@ -180,11 +180,11 @@ def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None,
 @click.argument("photos", type=PATH)
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
 @click.option("--margin", default="0.25", show_default=True, help="Around the box: a share of it, or pixels such as 32px.")
-@click.option("--border", default=0, show_default=True, help="Pixels kept beyond 160 on each side, for training's jitter.")
+@click.option("--border", default=0, show_default=True, type=click.IntRange(0, 1000), help="Pixels kept beyond 160 on each side, for training's jitter.")
 @click.option("--no-face", type=click.Choice(["skip", "whole"]), default="skip", show_default=True, help="whole: the photo is the crop.")
 @click.option("--all-faces", is_flag=True, help="A row for every face; face 0 keeps the folder's name.")
-@click.option("--min-face", default=20, show_default=True, help="Smallest face in pixels.")
-@click.option("--max-side", default=1024, show_default=True, help="Larger photos are detected on a copy of this size.")
+@click.option("--min-face", default=20, show_default=True, type=click.IntRange(min=1), help="Smallest face in pixels.")
+@click.option("--max-side", default=1024, show_default=True, type=click.IntRange(min=64), help="Larger photos are detected on a copy of this size.")
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows.")
 @click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
 @retry_option
@@ -202,7 +202,7 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
     from embedder.spec import CropRule, canonical_margin
 
     rule = CropRule(margin=canonical_margin(margin), border=border, no_face=no_face)
-    settings = {"min_face": at_least(1, min_face, "--min-face"), "max_side": at_least(64, max_side, "--max-side")}
+    settings = {"min_face": min_face, "max_side": max_side}
     options = Options(all_faces=all_faces, prune=prune, retry=frozenset(retry))
     with out.progress("align") as tick:
         summary = workflows.align(photos, folder, rule, options, metadata, settings, compute, tick, out.say, level)
@@ -221,7 +221,7 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the new model.")
 @click.option("--validate", type=PATH, help="Crops of other people: the epoch that retrieves them best is kept.")
 @click.option("--epochs", type=NUMBERS, help="Epochs of each stage instead of the recipe's, such as 2,1.")
-@click.option("--seed", default=0, show_default=True, help="Of everything that chance decides.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1), help="Of everything that chance decides.")
 @click.option("--keep-run", is_flag=True, help="Keep checkpoints, the head and the model after each stage in OUT/run.")
 @computing
 @common
@@ -301,8 +301,12 @@ def build_index(out: Output, vectors: Path, name: str, split: str | None, centre
 @click.option(
     "--score", type=click.Choice(["best", "mean", "template"]), default="best", show_default=True, help="A person's, from their faces."
 )
-@click.option("--min-score", type=float, help="Leave out answers below this score.")
-@click.option("--where", multiple=True, help="Only faces such as year>=1999, tag=beach, tags:beach; several must all hold.")
+@click.option("--min-score", type=SCORE, help="Leave out answers below this score.")
+@click.option(
+    "--where",
+    multiple=True,
+    help="Only faces such as year>=1999, taken<2024-05, tag=beach, tags:beach, number(age)>=30; several must all hold.",
+)
 @click.option("--one-face", is_flag=True, help="Only the largest, most central face of each photo, as `evaluate` does.")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
 @click.option("--image", "picture", type=PATH, help="Draw each probe beside its matches.")
@@ -335,16 +339,24 @@ def lines_of(found: dict[str, Any]) -> Iterator[str]:
         for number, face in enumerate(probe["faces"]):
             verdict = {True: ": known", False: ": unknown", None: ""}[face["known"]]
             if face["chance"] is not None:
-                verdict += f" (a stranger scores as high with a chance of {face['chance']:.2g})"
+                verdict += f" (a stranger scores as high with a chance of {chance_text(face)})"
             yield probe["image"] + (f" (face {number})" if len(probe["faces"]) > 1 else "") + verdict
             for hit in face["hits"]:
                 yield f"{hit['rank']:>5}  {hit['score']:7.4f}  {hit['identity']}  ({hit['image']})"
 
 
+def chance_text(face: dict[str, Any]) -> str:
+    """A chance, or the bound where the calibration can tell no smaller one; why the calibration is weak or stale."""
+    is_bound = face["chance"] <= face["chance_limit"]
+    text = f"at most 1 in {round(1 / face['chance_limit']):,}" if is_bound else f"{face['chance']:.2g}"
+    weak = f": {face['weak']}" if face["weak"] else ""
+    return text + weak + (f"; the calibration is stale, {face['stale']}" if face["stale"] else "")
+
+
 @cli.command()
 @click.option("--folder", type=PATH, default=Path("data/demo"), show_default=True, help="Where photos, crops, vectors and pictures go.")
 @click.option("--serve", "do_serve", is_flag=True, help="Serve an index of them instead, with the page.")
-@click.option("--port", default=8000, show_default=True, help="Of --serve.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Of --serve.")
 @computing
 @common
 def demo(out: Output, folder: Path, do_serve: bool, port: int, compute: Compute) -> None:

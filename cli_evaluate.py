@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from console import NUMBERS, PATH, Output, at_least, common, computing
+from console import NUMBERS, PATH, Output, common, computing
 from embedder.compute import Compute
 from embedder.errors import InputError
 
@@ -34,7 +34,7 @@ LEAST_SCORE = -2.0  # scores are cosines, of centred vectors a little beyond -1
 @click.option("--predictions", type=PATH, help="Write the five answers to each probe, a line a probe.")
 @click.option("--report", type=PATH, help="Write DIR/index.html: figures, charts and the worst mistakes with their faces.", metavar="DIR")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
-@click.option("--seed", default=0, show_default=True, help="Of the intervals' resamples and of --sizes.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the intervals' resamples and of --sizes.")
 @computing
 @common
 def evaluate(out: Output, name: str, source: Path, split: str | None, strangers: tuple[Path, ...], score: str, by: str | None,
@@ -48,7 +48,7 @@ def evaluate(out: Output, name: str, source: Path, split: str | None, strangers:
 
     if against_vectors and not against:
         raise InputError("expected --against with --against-vectors, received the vectors alone: name the other index")
-    wanted = evaluations.Wanted(strangers, score, by, sizes, photos, against, against_vectors, at_least(0, seed, "--seed"), report,
+    wanted = evaluations.Wanted(strangers, score, by, sizes, photos, against, against_vectors, seed, report,
                                 typed())  # fmt: skip
     with out.progress("evaluate") as tick:
         result = evaluations.evaluate(name, source, split, wanted, predictions, model, compute, tick, out.say).result()

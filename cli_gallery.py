@@ -127,26 +127,35 @@ def _text(change: Any) -> str:
 @NAME
 @click.option("--identity", help="The faces of this person, with their ids.")
 @click.option("--log", is_flag=True, help="The last changes, newest first, as `undo` takes them back.")
-@click.option("--limit", default=100, show_default=True, help="Lines at most.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Lines at most.")
 @click.option("--after", default="", help="People whose names follow this one.")
 @common
 def list_(out: Output, name: str, identity: str | None, log: bool, limit: int, after: str) -> None:
     """The people of an index and how many faces each has; or a person's faces, or the last changes."""
     import galleries
 
-    with galleries.open_gallery(name) as gallery:
+    with galleries.open_gallery(name) as gallery, gallery.reading():
         if log:
             lines = gallery.list_log(limit)
             text = [f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(line['time']))}  {_text(_Line(line))}" for line in lines]
             out.result(lines, "\n".join(text) or "no changes are kept")
+            _say_shown(out, len(lines), gallery.count_log(), "changes")
         elif identity is not None:
-            faces = gallery.list_faces(identity)[:limit]
+            every = gallery.list_faces(identity)
+            faces = every[:limit]
             out.result(faces, "\n".join(f"{face['face_id']}  {face['image']}" for face in faces))
+            _say_shown(out, len(faces), len(every), "faces")
         else:
             people = gallery.list_people(after, limit)
             out.result(
                 [{"identity": p, "faces": n} for p, n in people], "\n".join(f"{n:>6}  {p}" for p, n in people) or "nobody is enrolled"
             )
+            _say_shown(out, len(people), gallery.count_people(after), "people")
+
+
+def _say_shown(out: Output, shown: int, total: int, what: str) -> None:
+    if shown < total:
+        out.say(f"{shown:,} of {total:,} {what} are shown: --limit shows more")
 
 
 class _Line:
@@ -164,7 +173,9 @@ def info(out: Output, name: str) -> None:
     import galleries
 
     found = galleries.info(name)
-    out.result(found, "\n".join(f"{key.replace('_', ' '):>14}  {value}" for key, value in found.items() if value is not None))
+    kinds = found["column_kinds"].items()
+    shown = {**found, "columns": ", ".join(f"{column} ({kind})" for column, kind in kinds) or "none", "column_kinds": None}
+    out.result(found, "\n".join(f"{key.replace('_', ' '):>14}  {value}" for key, value in shown.items() if value is not None))
 
 
 @click.command()
@@ -283,7 +294,7 @@ def reembed(out: Output, name: str, model: str, views: str, report: Path | None,
 @click.option("--probes", type=PATH, multiple=True, help="Photos or vectors: of enrolled people, and of strangers.")
 @click.option("--split", help="Rows of --probes to use; `probe` where there are such, else all.")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
-@click.option("--seed", default=0, show_default=True, help="Draws the faces that are asked, in a large index.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Draws the faces that are asked, in a large index.")
 @computing
 @common
 def calibrate(out: Output, name: str, fpir: float, probes: tuple[Path, ...], split: str | None, model: str | None, seed: int,

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 @click.argument("names", nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others than loopback need keys.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Where it listens.")
-@click.option("--workers", default=1, show_default=True, help="Processes; each holds the networks.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes; each holds the networks.")
 @click.option("--allow-host", "hosts", multiple=True, help="A name that clients call the server by.")
 @click.option("--tls-cert", type=PATH, help="Certificate (PEM).")
 @click.option("--tls-key", type=PATH, help="Its key (PEM).")
 @click.option("--no-start-key", is_flag=True, help="Print no address that signs in; as a service, whose output is kept.")
-@click.option("--batch", default=16, show_default=True, help="Photos that go through the networks together; 1: each alone.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Photos that go through the networks together; 1: each alone.")
 @click.option("--wait-ms", default=4.0, show_default=True, help="How long a photo waits for others.")
 @computing
 @common
@@ -97,7 +97,7 @@ def keys_revoke(out: Output, name: str) -> None:
 
 
 @keys.command("audit")
-@click.option("--limit", default=100, show_default=True, help="Lines.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Lines.")
 @common
 def keys_audit(out: Output, limit: int) -> None:
     """The last changes that were asked for over HTTP: when, by which key, what, of which index and faces."""

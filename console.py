@@ -62,8 +62,20 @@ class Level(click.ParamType):
         return int(text)
 
 
+class Score(click.FloatRange):
+    """A cosine; no NaN, below which every score and none would be."""
+
+    name = "score"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if (number := super().convert(value, param, ctx)) != number:
+            self.fail(f"expected a number, received {value!r}", param, ctx)
+        return number
+
+
 PATH = click.Path(path_type=Path)
 SIZE = Size()
+SCORE = Score()
 NUMBERS = Numbers()
 PROBLEMS_SHOWN = 20
 LASTING = ("unreadable", "no_face", "too_small", "too_large", "outside")  # outcomes that are final unless the user says otherwise

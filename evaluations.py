@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from indexer.evaluate import RANKS, Answer, Comparison, Evaluation, Group, by_gr
 from indexer.metrics import Paired
 from indexer.subsets import Outcome, Photos
 from indexer.verification import Verification, compare_folds, read_pairs, verify_folds
-from workflows import ANYWHERE, Probe, ProbeReader, Question, Say, answered, default_split, open_index, splits_of
+from workflows import ANYWHERE, SEVERAL, Probe, ProbeReader, Question, Say, answered, default_split, open_index, splits_of
 
 if TYPE_CHECKING:
     from embedder.pipeline import OnProgress
@@ -94,6 +94,8 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
         enrolled = searcher.all_faces() if keep else ([], np.empty((0, searcher.spec.dimension), np.float32))
         sizes, photos, pairs = _parts(searcher, enrolled, evaluation, wanted)
         comparison = _compared(evaluation, source, split, wanted, compute, on_progress, say) if wanted.against else None
+        if reader.note:
+            say(reader.note)
         seen, warnings = _seen(searcher.spec, model, evaluation)
         warnings += _enrolled_strangers(found, strangers, evaluation)
         names = [a.identity for a in evaluation.strangers if a.identity]
@@ -272,6 +274,7 @@ def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None, repor
     _check_folder(report)
     pairs = read_pairs(file)
     faces = _by_stem(vectors, {*pairs.first, *pairs.second})
+    several = _several(vectors, faces.keys())
     scores = pairs.scores(faces)
     found = verify_folds(scores, pairs.same, pairs.folds)
     other = comparison = None
@@ -281,6 +284,7 @@ def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None, repor
     people = {stem.rsplit("_", 1)[0] for stem in faces}
     spec = DataSet(vectors).spec
     seen, warnings = trained_people(spec, {"pairs": people})
+    warnings += [SEVERAL.format(several)] if several else []
     measured = PairsMeasured(
         str(vectors), found, len(scores), int(np.isinf(scores).sum()), str(against) if against else None, other, comparison, seen, warnings
     )
@@ -289,6 +293,13 @@ def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None, repor
 
         pages.write(report, pages.pairs_page(measured.result(), found.roc, pages.facts(datetime.now(UTC), command, spec)))
     return measured
+
+
+def _several(folder: Path, stems: Collection[str]) -> int:
+    """How many photos with these stems have more than one face in a data set."""
+    tables = DataSet(folder).shards(["image", "face"])
+    rows = (row for table in tables for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return sum(face == 1 and Path(image).stem in stems for image, face in rows)
 
 
 def _by_stem(folder: Path, stems: Iterable[str]) -> dict[str, np.ndarray | None]:

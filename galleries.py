@@ -35,6 +35,7 @@ from indexer import forgotten, outputs, switch, transfer
 from indexer.build import ENROLLED, Selection
 from indexer.calibrate import fit
 from indexer.database import Replaced
+from indexer.derive import position_of
 from indexer.faces import check_name, index_folder, normal
 from indexer.gallery import Added, Gallery, new_command
 from indexer.search import Searcher, exact_scores
@@ -43,6 +44,7 @@ from indexer.traces import Traces
 from indexer.verify import Verified
 from workflows import (
     PROBE_BATCH,
+    Probe,
     ProbeReader,
     Question,
     Say,
@@ -229,33 +231,41 @@ def _note_source(gallery: Gallery, source: Path) -> None:
 
 
 def compare(first: Path, second: Path, model: str | None, name: str | None, compute: Compute, say: Say) -> dict[str, Any]:
-    """Cosine of the faces of two photos, each the one that the single-face rule picks; raises DataError where one has none."""
-    rows = _rows_by_index(name, model, (first, second), compute, say) if name else _rows_by_model(model, (first, second), compute, say)
-    for path, row in zip((first, second), rows, strict=True):
-        if row.vector is None:
-            raise DataError(f"expected a face in {path}, its outcome is {row.outcome}: choose another photo")
-    a, b = (np.asarray(row.vector, np.float32) for row in rows)
-    score = float(exact_scores(a, b[None])[0])
-    return {"score": score, "faces": [{"image": str(path), "box": row.box} for path, row in zip((first, second), rows, strict=True)]}
+    """Cosine of the faces of two photos, each the largest, most central one; says where a photo has others.
+
+    Raises DataError where a photo has no face.
+    """
+    photos = first, second
+    found = _probes_by_index(name, model, photos, compute, say) if name else _probes_by_model(model, photos, compute, say)
+    for path, probe in zip(photos, found, strict=True):
+        if probe.rows[0].vector is None:
+            raise DataError(f"expected a face in {path}, its outcome is {probe.outcome}: choose another photo")
+        if probe.others:
+            say(f"{path} has {probe.others + 1} faces: the largest, most central one is compared")
+    a, b = (np.asarray(probe.rows[0].vector, np.float32) for probe in found)
+    faces = [
+        {"image": str(path), "box": probe.rows[0].box, "others": probe.others} for path, probe in zip(photos, found, strict=True)
+    ]
+    return {"score": float(exact_scores(a, b[None])[0]), "faces": faces}
 
 
-def _rows_by_index(name: str, model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Row]:
+def _probes_by_index(name: str, model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Probe]:
     with Searcher(index_folder(indexes_root(), name)) as searcher:
         reader = ProbeReader(searcher, model, compute, True, say)
-        return [next(reader.read(photo)).rows[0] for photo in photos]
+        return [next(reader.read(photo)) for photo in photos]
 
 
-def _rows_by_model(model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Row]:
+def _probes_by_model(model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Probe]:
     from embedder.photos import Decoder
 
     embedder = make_embedder(model or "msceleb", compute, "plain", say, few=True)
-    stage, rows = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)), []
+    stage, probes = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)), []
     with Decoder() as decoder:
         for path in photos:
             (entry,) = list_photos(path).entries
-            ((_, found),) = stage.rows(decoder.stream(path.parent, [entry.path]), {entry.path: entry})
-            rows += found
-    return rows
+            ((photo, rows),) = stage.rows(decoder.stream(path.parent, [entry.path]), {entry.path: entry})
+            probes.append(Probe(photo.name, rows, max(0, photo.faces - len(rows))))
+    return probes
 
 
 # another model --------------------------------------------------------------
@@ -303,7 +313,10 @@ def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None
         own = _own_samples(gallery, searcher, seed)
         reader = ProbeReader(searcher, model, compute, True, say)
         strangers, genuine = _held_out(searcher, reader, sources, split)
-        done = fit(*own, strangers, fpir, gallery.people, gallery.faces, gallery.spec.fingerprint, genuine)
+        with gallery.reading():
+            now = gallery.people, gallery.faces, gallery.spec.fingerprint
+            newest = position_of(gallery).newest
+        done = fit(*own, strangers, fpir, *now, genuine, newest)
         with gallery.writing():
             gallery.set_fact("calibration", done.to_json())
     low, high = done.interval()
@@ -317,7 +330,7 @@ def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None
     return {
         "index": name, "fpir": fpir, "threshold": done.threshold, "interval": [low, high], "samples": done.n, "held_out": done.held_out,
         "exceeding": done.exceeding, "design_effect": done.effect, "detection": done.detection, "people": done.people, "text": text,
-        "warnings": done.warnings,
+        "weak": done.weak, "chance_limit": done.chance_limit, "warnings": done.warnings,
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,9 @@ PROBE_BATCH = 512
 TOLD = 20  # photos of which it is said why they are not asked about
 FEW = 32  # photos of a source for which a network that is ready sooner wins
 Say = Callable[[str], None]
+T = TypeVar("T")
 ANYWHERE = Compute()
+SEVERAL = "{} photos have several faces: of each, the largest, most central one is taken"
 
 
 def quietly(line: str) -> None:
@@ -127,6 +129,7 @@ class Probe:
     image: str
     rows: list[Row]
     why: str = ""  # a photo has no face that can be asked about; what is stored does not say
+    others: int = 0  # further faces, which are not asked about
 
     @property
     def outcome(self) -> str:
@@ -143,6 +146,7 @@ class ProbeReader:
         self._stage: PhotoStage | None = None
         self._few = True
         self._told = 0
+        self.several = 0  # photos read so far that have faces which are not asked about
 
     def read(self, source: Path, split: str | None = None) -> Iterator[Probe]:
         """The probes of one source, in order; raises GalleryError where its vectors are of another contract."""
@@ -157,6 +161,7 @@ class ProbeReader:
         self.check_spec(vectors.spec)
         for table in vectors.shards():
             rows = [row for row in to_rows(table) if split is None or row.split == split]
+            self.several += sum(row.face == 1 for row in rows) if self._one_face else 0
             yield from group_by_image(row for row in rows if not self._one_face or row.face <= 0)
 
     def of_photos(self, listing: Listing) -> Iterator[Probe]:
@@ -168,13 +173,19 @@ class ProbeReader:
             for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}):
                 if photo.why:
                     self._tell(f"{photo.name}: {photo.outcome} ({photo.why})")
-                yield Probe(photo.name, rows, photo.why)
+                self.several += photo.faces > len(rows)
+                yield Probe(photo.name, rows, photo.why, max(0, photo.faces - len(rows)))
 
     def _tell(self, problem: str) -> None:
         """Says why a photo is not asked about; of many only of the first."""
         self._told += 1
         if self._told <= TOLD:
             self._say(problem if self._told < TOLD else f"{problem}; no more of these are shown, --json has them all")
+
+    @property
+    def note(self) -> str | None:
+        """A line where photos had faces that were not asked about."""
+        return SEVERAL.format(self.several) if self.several else None
 
     def _photo_stage(self, few: bool) -> PhotoStage:
         """Kept from one source to the next, unless it is for a few photos and now there are many."""
@@ -234,12 +245,16 @@ def group_by_image(rows) -> Iterator[Probe]:
 
 def answered(searcher: Searcher, probes: Iterator[Probe], question: Question) -> Iterator[tuple[Probe, list[list[Hit]]]]:
     """Each probe with the hits of each of its rows; rows without a vector have none."""
+    return _asked(probes, lambda xq: searcher.search(xq, **asdict(question)), [])
+
+
+def _asked(probes: Iterator[Probe], ask: Callable[[np.ndarray], Sequence[T]], without: T) -> Iterator[tuple[Probe, list[T]]]:
+    """Each probe with what `ask` answers to each of its rows; `without` for those without a vector."""
     while batch := list(islice(probes, PROBE_BATCH)):
         asked = [row.vector for probe in batch for row in probe.rows if row.vector is not None]
-        xq = np.asarray(asked, np.float32)
-        found = iter(searcher.search(xq, **asdict(question)) if asked else [])
+        found = iter(ask(np.asarray(asked, np.float32)) if asked else [])
         for probe in batch:
-            yield probe, [next(found) if row.vector is not None else [] for row in probe.rows]
+            yield probe, [next(found) if row.vector is not None else without for row in probe.rows]
 
 
 def default_split(splits: set[str | None], wanted: str) -> str | None:
@@ -272,14 +287,16 @@ def search(name: str, sources: Sequence[Path], question: Question, one_face: boo
         judge = Judge(searcher, question, say)
         reader = ProbeReader(searcher, model, compute, one_face, say, picture is not None)
         probes = (probe for source in sources for probe in reader.read(source))
-        found = list(answered(searcher, probes, judge.question))
+        found = list(_asked(probes, judge.answers, NO_ANSWER))
+        if reader.note:
+            say(reader.note)
         if picture is not None:
             import pictures
             from indexer import outputs
 
-            pictures.draw_answers([(probe, [of_row[: question.k] for of_row in hits]) for probe, hits in found], searcher, picture)
+            pictures.draw_answers([(probe, [list(answer.hits) for answer in answers]) for probe, answers in found], searcher, picture)
             outputs.note(searcher.gallery.folder, "picture", picture)
-    return {"probes": [_probe_json(probe, hits, judge) for probe, hits in found]}
+    return {"probes": [_probe_json(probe, answers) for probe, answers in found]}
 
 
 def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Question, one_face: bool, model: str | None, compute: Compute,
@@ -294,57 +311,97 @@ def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Q
         judge = Judge(searcher, question, say)
         reader = ProbeReader(searcher, model, compute, one_face, say)
         probes = (probe for source in sources for probe in reader.read(source))
-        for done, (probe, hits) in enumerate(answered(searcher, probes, judge.question), 1):
-            for row, of_row in zip(probe.rows, hits, strict=True):
-                writer.add(row, of_row[: question.k], judge(of_row))
+        for done, (probe, answers) in enumerate(_asked(probes, judge.answers, NO_ANSWER), 1):
+            for row, answer in zip(probe.rows, answers, strict=True):
+                writer.add(row, answer.hits, answer.verdict)
             faces += sum(row.vector is not None for row in probe.rows)
             on_progress(done, 0)
+        if reader.note:
+            say(reader.note)
     return {"out": str(out), "faces": faces, "rows": writer.rows}
 
 
-class Judge:
-    """Whether answers count, by the gallery's calibration; says once where there is none, or it is old.
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one face.
 
-    question: the user's, asked for two answers at least, so that there is a margin to tell.
+    verdict: known, chance (that a stranger scores as high), chance_limit (the smallest chance that the calibration can tell), weak and
+    stale (why the calibration is, a line each), margin (to the best other person); each null where it cannot be told.
     """
 
+    verdict: dict[str, Any]
+    hits: tuple[Hit, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.verdict, "hits": [asdict(hit) for hit in self.hits]}
+
+
+UNTOLD: dict[str, Any] = dict.fromkeys(("known", "chance", "chance_limit", "weak", "stale", "margin"))
+NO_ANSWER = Answer(UNTOLD, ())  # to a photo without a face
+
+
+class Judge:
+    """Searches, and says whether answers count, by the gallery's calibration; says once where there is none, or it is weak or stale."""
+
     def __init__(self, searcher: Searcher, question: Question, say: Say):
-        self.question, self.k = replace(question, k=max(2, question.k) if question.k > 0 else question.k), question.k
-        self._calibration, stale = searcher.calibration()
+        self._searcher, self._question = searcher, question
+        self._calibration, self._stale = searcher.calibration()
         name = searcher.gallery.folder.name
         if self._calibration is None:
             say(f"scores only: no threshold for `unknown` is fitted, run `calibrate {name}`")
         elif self._calibration.fingerprint != searcher.spec.fingerprint:
             say(f"scores only: the calibration is of another model, run `calibrate {name}` again")
             self._calibration = None
-        elif stale:
-            say(f"the calibration is stale, {stale}: run `calibrate {name}` again")
-        if self._calibration is not None and question.score != "best":
+        elif question.score != "best":
             say("scores only: the calibration is for --score best")
-            self._calibration = None
+            self._calibration = self._stale = None
+        elif self._stale:
+            say(f"the calibration is stale, {self._stale}: run `calibrate {name}` again")
+        if self._calibration is not None and self._calibration.weak:
+            say(f"the calibration is weak, {self._calibration.weak}: enrol more, or run `calibrate {name} --probes` with photos of strangers")
 
-    def __call__(self, hits: Sequence[Hit]) -> dict[str, Any]:
-        """known, chance (that a stranger scores as high) and margin (to the second person); null where they cannot be told."""
-        people = list({hit.identity: hit.score for hit in reversed(hits)}.items())[::-1]
-        margin = people[0][1] - people[1][1] if len(people) > 1 else None
-        if self._calibration is None:
-            return {"known": None, "chance": None, "margin": margin}
-        if not hits:
-            return {"known": False, "chance": None, "margin": None}
-        score = hits[0].score
-        return {"known": self._calibration.known(score), "chance": self._calibration.chance(score), "margin": margin}
+    def answers(self, xq: np.ndarray) -> list[Answer]:
+        """The answers to the question about each query, float32 (n, d)."""
+        question = self._question
+        asked = replace(question, k=max(2, question.k) if question.k > 0 else question.k, min_score=None)
+        found = self._searcher.search(xq, **asdict(asked))
+        others = [next((hit.score for hit in hits if hit.identity != hits[0].identity), None) for hits in found]
+        if question.faces:
+            self._ask_for_others(xq, found, others, asked.k)
+        return [self._answer(hits, other) for hits, other in zip(found, others, strict=True)]
+
+    def _ask_for_others(self, xq: np.ndarray, found: Sequence[Sequence[Hit]], others: list[float | None], k: int) -> None:
+        """The score of the best other person where all faces that were found are of one, and there may be more."""
+        lacking = [i for i, (hits, other) in enumerate(zip(found, others, strict=True)) if other is None and len(hits) == k]
+        people = self._searcher.search(xq[lacking], k=2, where=self._question.where) if lacking else []
+        for i, hits in zip(lacking, people, strict=True):
+            others[i] = next((hit.score for hit in hits if hit.identity != found[i][0].identity), None)
+
+    def _answer(self, hits: Sequence[Hit], other: float | None) -> Answer:
+        least = self._question.min_score
+        shown = tuple(hit for hit in hits[: self._question.k] if least is None or hit.score >= least)
+        margin = max(0.0, hits[0].score - other) if other is not None else None
+        return Answer(self._verdict(shown) | {"margin": margin}, shown)
+
+    def _verdict(self, hits: Sequence[Hit]) -> dict[str, Any]:
+        if (calibration := self._calibration) is None:
+            return UNTOLD | {"stale": self._stale}
+        verdict = UNTOLD | {"known": False, "weak": calibration.weak, "stale": self._stale}
+        if hits:
+            score, limit = hits[0].score, calibration.chance_limit
+            verdict |= {"known": calibration.known(score), "chance": max(calibration.chance(score), limit), "chance_limit": limit}
+        return verdict
 
 
-def _probe_json(probe: Probe, hits: list[list[Hit]], judge: Judge) -> dict[str, Any]:
+def _probe_json(probe: Probe, answers: list[Answer]) -> dict[str, Any]:
     faces = [
         {
             "face_id": row.face_id,
             "box": [round(float(v), 2) for v in row.box] if row.box is not None else None,
             "confidence": row.confidence,
-            **judge(of_row),
-            "hits": [asdict(hit) for hit in of_row[: judge.k]],
+            **answer.to_json(),
         }
-        for row, of_row in zip(probe.rows, hits, strict=True)
+        for row, answer in zip(probe.rows, answers, strict=True)
         if row.vector is not None
     ]
     return {"image": probe.image, "identity": probe.rows[0].identity, "outcome": probe.outcome, "why": probe.why or None, "faces": faces}

@@ -192,14 +192,21 @@ def open_model(reference: str) -> Model:
     folder = Path(reference)
     if (folder / "spec.json").is_file():
         return open_spec(_read_spec(folder / "spec.json"), folder)
-    for spec in [*(FaceSpec(parts=(k.part,)) for k in KNOWN.values() if k.sha256), *stored_specs()]:
-        part = spec.parts[0]
-        if reference == part.name or (len(reference) >= 16 and part.sha256.startswith(reference)):
-            return open_spec(spec)
+    specs = [*(FaceSpec(parts=(k.part,)) for k in KNOWN.values() if k.sha256), *stored_specs()]
+    found = {s.parts[0].sha256: s for s in reversed(specs) if _is_called(s.parts[0], reference)}
+    if len(found) > 1:
+        hashes = ", ".join(sorted(sha256[:16] for sha256 in found))
+        raise ModelError(f"expected one model called {reference!r}, {len(found)} are stored ({hashes}): give one of these hashes instead")
+    for spec in found.values():
+        return open_spec(spec)
     if folder.exists():
         raise ModelError(f"expected a model's folder with spec.json, {reference} has none: give what `train --out` wrote")
     known = ", ".join([*KNOWN, *COMPOSED])
     raise ModelError(f"expected a model ({known}, a folder, an imported name or a sha256), received {reference!r}: see `weights list`")
+
+
+def _is_called(part: Part, reference: str) -> bool:
+    return reference == part.name or (len(reference) >= 16 and part.sha256.startswith(reference))
 
 
 def open_spec(spec: FaceSpec, folder: Path | None = None) -> Model:

@@ -17,11 +17,15 @@ from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from operator import neg
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedder.errors import DataError, InputError
 from indexer.metrics import nearest_people, wilson
+
+if TYPE_CHECKING:
+    from indexer.faces import Faces
 
 KEPT = 4096  # scores that are kept of however many
 LEAST_FPIR = 1e-12  # more strangers than there are people could not tell a smaller one
@@ -46,6 +50,7 @@ class Calibration:
     scores: tuple[float, ...]  # falling; of n, those of `kept_ranks`
     genuine: int = 0  # held-out probes of enrolled people
     detected: int = 0  # of these, with the true person first and counting
+    newest: int = 0  # id of the newest face then; 0 where it was not recorded
 
     def known(self, score: float) -> bool:
         """Whether a hit counts."""
@@ -55,6 +60,31 @@ class Calibration:
         """How likely a stranger's best score is at least `score`, at most: the rank that it would have among n + 1; never 0."""
         ranks, above = kept_ranks(self.n), bisect_right(self.scores, -score, key=neg)
         return float(ranks[above] / (self.n + 1)) if above < len(ranks) else 1.0
+
+    @property
+    def chance_limit(self) -> float:
+        """The smallest chance that these samples can tell: 1 in one more than the people and strangers whom they are of.
+
+        A new person is as likely as each of them to be the one with the highest score of all.
+        """
+        return 1 / (min(self.n - self.held_out, self.people) + self.held_out + 1)
+
+    @property
+    def needed(self) -> int:
+        """How many scores of strangers the asked rate takes (rule of three)."""
+        return math.ceil(3 * self.effect / self.fpir)
+
+    @property
+    def weak(self) -> str | None:
+        """Why the samples are too few for the asked rate, or None."""
+        if self.n >= self.needed:
+            return None
+        if self.n - self.held_out < self.people and not self.held_out:
+            what = f"only {self.n:,} scores were compared"
+        else:
+            what = f"only {self.people:,} people are enrolled"
+        strangers = f" and {self.held_out:,} photos of strangers were given" if self.held_out else ""
+        return f"{what}{strangers}, too few for a rate of {self.fpir:g}"
 
     def interval(self, strangers: int | None = None, level: float = 0.95) -> tuple[float, float]:
         """Where the share of `strangers` future ones that are taken for somebody will lie; without a number, in the long run.
@@ -82,10 +112,10 @@ class Calibration:
     @property
     def warnings(self) -> list[str]:
         """What a user must know, a line each: too few samples, or strangers who are unlike the people enrolled."""
-        lines, needed = [], math.ceil(3 * self.effect / self.fpir)
-        if self.n < needed:
+        lines = []
+        if self.weak:
             lines.append(
-                f"expected {needed} scores of strangers for a rate of {self.fpir:g} (rule of three), received {self.n}, enough for "
+                f"expected {self.needed} scores of strangers for a rate of {self.fpir:g} (rule of three), received {self.n}, enough for "
                 f"{min(1.0, 3 * self.effect / self.n):.2g}: enrol more people, give photos of strangers, or ask for a higher rate"
             )
         own, reached = self.n - self.held_out, self.exceeding - self.held_out_exceeding
@@ -127,18 +157,19 @@ class Calibration:
             and 0 <= reached <= own
             and 0 <= self.detected <= self.genuine
             and 0 < self.people <= self.faces
+            and self.newest >= 0
             and 0 < self.fpir < 1 <= self.effect
         )
 
 
 def fit(own_scores: np.ndarray, own_people: np.ndarray, own_nearest: np.ndarray, held_out_scores: np.ndarray, fpir: float,
-        people: int, faces: int, fingerprint: str, genuine: np.ndarray | None = None) -> Calibration:  # fmt: skip
+        people: int, faces: int, fingerprint: str, genuine: np.ndarray | None = None, newest: int = 0) -> Calibration:  # fmt: skip
     """The smallest threshold that at most a share `fpir` of strangers is expected to reach.
 
     own_scores float (n,), own_people and own_nearest int (n,), as `leave_own_out` gives them: what an enrolled face scores, whose it is
     and whom it resembles most. held_out_scores float (h,): the best scores of real strangers, a photo of each. genuine float (g,): for
     held-out probes of enrolled people the true person's score, -inf where somebody else came first. `people` and `faces` are the
-    gallery's. Raises InputError for fpir outside LEAST_FPIR..1, DataError where there is no sample, for shapes that do not fit and for NaN.
+    gallery's, `newest` the id of its newest face. Raises InputError for fpir outside LEAST_FPIR..1, DataError where there is no sample, for shapes that do not fit and for NaN.
     """
     if not LEAST_FPIR <= fpir < 1:
         raise InputError(
@@ -164,6 +195,7 @@ def fit(own_scores: np.ndarray, own_people: np.ndarray, own_nearest: np.ndarray,
         fpir=float(fpir), threshold=threshold, n=len(scores), held_out=len(held), exceeding=int((scores >= threshold).sum()),
         held_out_exceeding=int((held >= threshold).sum()), effect=effect, people=int(people), faces=int(faces), fingerprint=fingerprint,
         scores=tuple(scores[kept_ranks(len(scores)) - 1].tolist()), genuine=len(right), detected=int((right >= threshold).sum()),
+        newest=int(newest),
     )  # fmt: skip
 
 
@@ -180,13 +212,21 @@ def leave_own_out(xb: np.ndarray, yb: np.ndarray, rows: np.ndarray) -> tuple[np.
     return scores[i, other], yb[rows], ranked[i, other]
 
 
-def is_stale(calibration: Calibration, people: int, fingerprint: str) -> str | None:
-    """Why a gallery of so many people and this contract needs another calibration, or None."""
+def is_stale(calibration: Calibration, people: int, fingerprint: str, added: int = 0, removed: int = 0) -> str | None:
+    """Why a gallery of so many people and this contract, with so many faces added and removed since, needs another calibration, or None."""
     if fingerprint != calibration.fingerprint:
         return f"it was made for vectors of another contract ({calibration.fingerprint}, now {fingerprint})"
     if abs(people - calibration.people) > STALE * calibration.people:
         return f"it was made at {calibration.people} people, now there are {people}"
+    if added + removed > STALE * calibration.faces:
+        return f"it was made at {calibration.faces} faces, {added} were added and {removed} removed since"
     return None
+
+
+def staleness(calibration: Calibration, gallery: Faces) -> str | None:
+    """Why the calibration of a gallery is stale, or None."""
+    since = gallery.faces_since(calibration.newest, calibration.faces)
+    return is_stale(calibration, gallery.people, gallery.spec.fingerprint, *since)
 
 
 @lru_cache(maxsize=8)

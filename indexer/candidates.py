@@ -145,6 +145,11 @@ class Candidates:
         """int64 (m,): where enrolled faces stand, by their ids."""
         return np.searchsorted(self.ids[: self.count], ids)
 
+    @property
+    def compressed(self) -> bool:
+        """Whether codes find the candidates, so that a person's best face may be missed."""
+        return self._codes is not None
+
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """float32 (m, d): the vectors at these positions, centred where the gallery is."""
         xb, in_built = np.empty((len(positions), self.spec.dimension), np.float32), positions < self.built

@@ -276,7 +276,7 @@ class Database:
         with guarded(self.path):
             self._db.executemany(sql, bindings).fetchall()
 
-    def define(self, name: str, function: Callable[[Any], Any]) -> None:
+    def define(self, name: str, function: Callable[..., Any]) -> None:
         """Make a function of one argument known to SQL, on this connection."""
         with guarded(self.path):
             self._db.create_scalar_function(name, function, 1, deterministic=True)

@@ -142,6 +142,13 @@ class Faces(Database):
         """How many are enrolled."""
         return self.execute("SELECT count(*) FROM faces")[0][0]
 
+    def faces_since(self, newest: int, faces: int) -> tuple[int, int]:
+        """How many faces were added and removed since there were so many and `newest` was the highest id; by their number alone where it
+        is 0."""
+        now = self.faces
+        added = self.execute("SELECT count(*) FROM faces WHERE id > ?", (newest,))[0][0] if newest else max(0, now - faces)
+        return added, max(0, faces - (now - added))
+
     @property
     def people(self) -> int:
         """How many have a face enrolled."""
@@ -176,6 +183,14 @@ class Faces(Database):
             "WHERE name > ? AND instr(lower(name), lower(?)) AND n > 0 ORDER BY name LIMIT ?"
         )
         return self.execute(sql, (normal(after), normal(containing), limit))
+
+    def count_people(self, after: str = "") -> int:
+        """How many people there are whose names follow `after`."""
+        return self.execute("SELECT count(DISTINCT person) FROM faces JOIN people ON people.id = person WHERE name > ?", (normal(after),))[0][0]
+
+    def count_log(self) -> int:
+        """How many changes are kept."""
+        return self.execute("SELECT count(*) FROM log")[0][0]
 
     def first_faces(self, names: Sequence[str]) -> dict[str, str]:
         """name -> the face_id of the person's oldest face, of those who are enrolled."""
@@ -225,6 +240,10 @@ class Faces(Database):
         """Raises Damaged where SQLite's index, which `owners` reads, says otherwise than the table."""
         if not np.array_equal(self.owners(), self._owners("NOT INDEXED")):
             raise damaged(self.path, "its index of owners does not fit its faces")
+
+    def faces_of(self, people: Sequence[int]) -> list[tuple[int, int]]:
+        """(id of a face, number of the person) of all faces of people, by their numbers."""
+        return self.execute(f"SELECT id, person FROM faces INDEXED BY faces_person WHERE person {AMONG}", (json.dumps(people),))
 
     def owners_of(self, ids: Iterable[int]) -> dict[int, int]:
         """id -> number of the person, of those that are enrolled; raises GalleryError where one was changed or lost."""

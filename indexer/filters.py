@@ -133,9 +133,8 @@ def kept_ids(gallery: Faces, conditions: Sequence[Condition]) -> str:
     A face whose value in a column is missing or blank meets no condition on it.
     """
     groups: dict[object, list[Comparison]] = {}
-    for i, comparison in enumerate(resolve(gallery, conditions)):
-        key = (comparison.column, comparison.kind) if comparison.operator == "=" else i
-        groups.setdefault(key, []).append(comparison)
+    for i, one in enumerate(resolve(gallery, conditions)):
+        groups.setdefault(one.column if one.operator == "=" else i, []).append(one)
     clauses: list[str] = []
     bindings: list[Any] = []
     for number, group in enumerate(groups.values()):

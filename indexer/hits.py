@@ -21,6 +21,7 @@ SCHEMA = pa.schema([
     ("image", pa.string()), ("face", pa.int16()), ("face_id", pa.string()), ("identity", pa.string()), ("outcome", pa.string()),
     ("known", pa.bool_()), ("chance", pa.float64()), ("margin", pa.float32()),
     ("rank", pa.int32()), ("hit_identity", pa.string()), ("score", pa.float32()), ("hit_face_id", pa.string()), ("hit_image", pa.string()),
+    ("chance_limit", pa.float64()), ("weak", pa.string()), ("stale", pa.string()),
 ])  # fmt: skip
 
 
@@ -42,7 +43,7 @@ class HitWriter:
         self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="ZSTD")
 
     def add(self, row: Row, hits: Sequence[Hit], verdict: dict[str, Any]) -> None:
-        """The hits of one face. verdict: known, chance, margin."""
+        """Write the hits of one face. verdict: as in `workflows.Answer`."""
         probe = {"image": row.image, "face": row.face, "face_id": row.face_id, "identity": row.identity, "outcome": row.outcome, **verdict}
         self._waiting += [
             probe | {"rank": h.rank, "hit_identity": h.identity, "score": h.score, "hit_face_id": h.face_id, "hit_image": h.image}

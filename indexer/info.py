@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from indexer.calibrate import Calibration, is_stale
+from indexer.calibrate import Calibration, staleness
 from indexer.choose import wish_of
 from indexer.derive import behind, read_report
 from indexer.forget import PENDING
@@ -27,7 +27,7 @@ def info(gallery: Gallery) -> dict[str, Any]:
             "columns": gallery.columns, "column_kinds": {column: kinds.kind(column) for column in gallery.columns},
             "changes_kept": len(gallery.lines()), "other_model": None if other is None else other.model_name,
             "threshold": calibration and calibration.threshold, "fpir": calibration and calibration.fpir,
-            "calibration_stale": calibration and is_stale(calibration, gallery.people, spec.fingerprint),
+            "calibration_stale": calibration and staleness(calibration, gallery), "calibration_weak": calibration and calibration.weak,
             "forgotten": gallery.execute("SELECT count(*) FROM forgotten")[0][0],
             "forgetting_pending": gallery.fact(PENDING) is not None, "bytes": sum(map(size_of, files_below(gallery.folder))),
         }  # fmt: skip

@@ -14,7 +14,7 @@ from embedder.errors import DataError, GalleryError, InputError
 from embedder.row import UNIT_TOLERANCE
 from embedder.spec import FaceSpec
 from indexer import filters, people
-from indexer.calibrate import Calibration, is_stale
+from indexer.calibrate import Calibration, staleness
 from indexer.candidates import Candidates, Found, log
 from indexer.derive import centred
 from indexer.faces import Face
@@ -54,6 +54,7 @@ class Searcher:
         self.warnings: list[str] = []  # differences that are allowed, from `check_spec`
         self._kept: tuple[Any, np.ndarray | None] = (None, None)  # the last filter's faces, and what they hold for
         self._people: tuple[Any, people.Templates | None] = (None, None)
+        self._calibration: tuple[Any, tuple[Calibration | None, str | None]] = (None, (None, None))
         try:
             self.spec = self.gallery.spec
             self._candidates = Candidates(self.gallery)
@@ -90,10 +91,11 @@ class Searcher:
         """What `calibrate` fitted, or None; and why it should be fitted again, or None."""
 
         def read() -> tuple[Calibration | None, str | None]:
-            if (text := self.gallery.fact("calibration")) is None:
-                return None, None
-            calibration = Calibration.from_json(text)
-            return calibration, is_stale(calibration, self.gallery.people, self.spec.fingerprint)
+            if self._calibration[0] != self.gallery.mark:
+                text = self.gallery.fact("calibration")
+                found = None if text is None else Calibration.from_json(text)
+                self._calibration = self.gallery.mark, (found, None if found is None else staleness(found, self.gallery))
+            return self._calibration[1]
 
         return self._answer(read)
 
@@ -158,6 +160,8 @@ class Searcher:
             people_of = self._templates(conditions, kept, score).shortlists(xq, k, self._slack)
             return [self._ranked_people(q, near, k, score) for q, near in zip(xq, people_of, strict=True)]
         shortlists = self._shortlists(xq, k, faces, kept)
+        if self._candidates.compressed and kept is None and not faces:
+            shortlists = self._with_all_faces(xq, shortlists)
         ids = [self._candidates.ids[found.positions] for found in shortlists]
         fetched = self.gallery.fetch(np.unique(np.concatenate(ids)), self.spec.dimension)
         return [
@@ -218,6 +222,24 @@ class Searcher:
             return None
         near = (found.scores >= floor) & (found.scores >= best[owner] - 2 * self._slack)
         return Found(found.scores[near], found.positions[near], found.bound)
+
+    def _with_all_faces(self, xq: np.ndarray, shortlists: Sequence[Found]) -> list[Found]:
+        """The best face of each person found, among all that the person has: codes may have missed it."""
+        candidates = self._candidates
+        owners = [np.unique(candidates.owners[found.positions]) for found in shortlists]
+        ids: dict[int, list[int]] = {}
+        for id, owner in self.gallery.faces_of(np.unique(np.concatenate(owners)).tolist()):
+            ids.setdefault(owner, []).append(id)
+        found = []
+        for q, people_found in zip(xq, owners, strict=True):
+            positions = candidates.positions_of(np.array([id for owner in people_found.tolist() for id in ids[owner]], np.int64))
+            scores, of = candidates.rows(positions) @ q, candidates.owners[positions]
+            best = np.full(len(people_found), -np.inf, np.float32)
+            at = np.searchsorted(people_found, of)
+            np.maximum.at(best, at, scores)
+            near = scores >= best[at] - 2 * self._slack
+            found.append(Found(scores[near], positions[near], -np.inf))
+        return found
 
     def _ranked(self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[Face], k: int, faces: bool) -> list[Hit]:
         scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._candidates.mean))

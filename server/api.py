@@ -328,10 +328,10 @@ async def _split(parts: AsyncIterator[bytes], most: int, hold: Callable[[int], N
 async def verify_two_photos(
     whole: Whole, key: Asker, index: Index, first: Annotated[UploadFile, File()], second: Annotated[UploadFile, File()]
 ):
-    """How alike the largest faces of two photos are, by the index's model."""
+    """How alike the largest, most central faces of two photos are, by the index's model; `others` counts their other faces."""
     photos = [("first", first.filename, await first.read()), ("second", second.filename, await second.read())]
 
-    async def both() -> list[Row]:
+    async def both() -> list[tuple[Row, int]]:
         rows, contracts = [], set()
         for which, name, data in photos:
             photo, found, spec = await faces_of(whole, index, data, name or which)
@@ -341,15 +341,16 @@ async def verify_two_photos(
                     photo.outcome,
                     f"expected a face in the {which} photo, its outcome is {photo.outcome} ({photo.why}): choose another",
                 )
-            rows.append(found[0])
+            rows.append((found[0], photo.faces - 1))
             contracts.add(spec.fingerprint)
         if len(contracts) > 1:
             raise Replaced("expected one model for both photos, the index got another one between them: ask again")
         return rows
 
     rows = await persistently(both)
-    a, b = (np.asarray(row.vector, np.float32) for row in rows)
-    return JSONResponse({"score": float(exact_scores(a, b[None])[0]), "faces": list(map(models.as_face, rows))})
+    a, b = (np.asarray(row.vector, np.float32) for row, _ in rows)
+    faces = [models.as_face(row) | {"others": others} for row, others in rows]
+    return JSONResponse({"score": float(exact_scores(a, b[None])[0]), "faces": faces})
 
 
 # people ---------------------------------------------------------------------

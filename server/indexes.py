@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,7 +36,7 @@ class Asked:
     contract: str | None = None
 
 
-Answer = dict[str, Any]  # to one vector: known, chance, margin, hits
+Answer = dict[str, Any]  # to one vector: `workflows.Answer` as JSON
 Answers = list[Answer] | FaceDBError
 
 
@@ -137,7 +137,4 @@ class Served:
 
 
 def _answers(searcher: Searcher, xq: np.ndarray, question: Question) -> list[Answer]:
-    judge = Judge(searcher, question, lambda line: None)
-    asked = judge.question
-    found = searcher.search(xq, asked.k, asked.faces, asked.score, asked.where, asked.min_score)
-    return [{**judge(hits), "hits": [asdict(hit) for hit in hits[: question.k]]} for hits in found]
+    return [answer.to_json() for answer in Judge(searcher, question, lambda line: None).answers(xq)]

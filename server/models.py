@@ -49,7 +49,17 @@ class Face(BaseModel):
 class Verdict(BaseModel):
     known: bool | None = Field(description="Whether the best hit counts; null without a calibration.")
     chance: float | None = Field(description="That a stranger scores as high; null without a calibration.")
-    margin: float | None = Field(description="From the best person's score to the second one's.")
+    chance_limit: float | None = Field(
+        description="The smallest chance that the calibration can tell. A chance that is equal to it is an upper bound, 'at most 1 in 9'."
+    )
+    weak: str | None = Field(
+        description="Why the calibration is weak: too few people for its rate.",
+        examples=["only 8 people are enrolled, too few for a rate of 0.01"],
+    )
+    stale: str | None = Field(
+        description="Why the calibration is stale: the index changed since.", examples=["it was made at 40 people, now there are 60"]
+    )
+    margin: float | None = Field(description="From the best person's score to that of the best other person, also among faces.")
     hits: list[Hit]
 
 
@@ -85,9 +95,13 @@ class StreamedPhoto(Taken):
     photo: str = Field(description="Base64.")
 
 
+class ComparedFace(Face):
+    others: int = Field(description="Further faces in the photo, which were not compared.")
+
+
 class Compared(BaseModel):
     score: float = Field(description="Cosine of the two.")
-    faces: list[Face] = Field(min_length=2, max_length=2)
+    faces: list[ComparedFace] = Field(min_length=2, max_length=2)
 
 
 class Enrolled(BaseModel):
@@ -182,6 +196,8 @@ class IndexInfo(BaseModel):
     threshold: float | None
     fpir: float | None
     calibration_stale: str | None
+    calibration_weak: str | None
+    column_kinds: dict[str, Literal["number", "date", "text"]] = Field(description="What the users' own columns hold, for filters.")
 
 
 class Indexes(BaseModel):

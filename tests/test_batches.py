@@ -69,6 +69,12 @@ def test_rows_that_cannot_train_are_left_out(tmp_path):
     rows += [crops.row(4, 0, crop=None), crops.row(0, 9, image_sha256=rows[0].image_sha256)]  # the last is the first face again
     data = read(crops.write(tmp_path / "crops", rows))
     assert data.train.people == ("person 000", "person 001") and len(data.train) == 2
+    assert data.chosen == "2 crops are used; left out: 2 twice or without a crop, 1 no_face, 1 without an identity"
+
+
+def test_what_a_split_leaves_out_is_said(tmp_path):
+    rows = [crops.row(p, i, split) for p in range(3) for i, split in enumerate(("gallery", "probe", "probe"))]
+    assert read(crops.write(tmp_path / "crops", rows)).chosen == "3 crops of split gallery are used; left out: 6 of split probe"
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,25 @@ def test_scores_are_those_of_the_stored_vectors(index, rows, xq):
         np.testing.assert_allclose([h.score for h in hits], [q.astype(np.float64) @ vector[h.face_id] for h in hits], atol=1e-7)
 
 
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_a_person_has_the_score_of_their_best_face(index, rows, xq, k):
+    """Though codes that are searched so shallowly miss many a face."""
+    best: dict[str, list] = {}
+    for row in rows:
+        best.setdefault(row.identity, []).append(row)
+    with Searcher(index) as searcher:
+        codes = searcher._candidates._codes
+        codes.nprobe, codes.depth = 1, 5
+        found = searcher.search(xq, k)
+        faces = searcher.search(xq, k, faces=True)
+    for q, hits in zip(xq, found, strict=True):
+        want = [synthetic.nearest(best[hit.identity], q, 1)[0] for hit in hits]
+        assert [(h.identity, h.face_id) for h in hits] == [(name, face_id) for name, _, face_id in want]
+        np.testing.assert_allclose([h.score for h in hits], [score for _, score, _ in want], atol=1e-7)
+        assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
+    assert len(faces) == len(xq)
+
+
 def test_what_was_tried_is_in_the_report(index):
     report = json.loads((built_folder(index, 1) / "report.json").read_bytes())
     chosen, tried = report["setting"], report["tried"]

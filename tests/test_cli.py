@@ -106,7 +106,7 @@ def test_search_prints_json_a_table_and_a_picture(run, photos, index, tmp_path):
     (probe,) = json.loads(run("search", index, photo, "--k", "3", "--json", "--image", tmp_path / "a.png").out)["probes"]
     (face,) = probe["faces"]
     assert set(probe) == {"image", "identity", "outcome", "why", "faces"} and set(face) == {
-        "face_id", "box", "confidence", "known", "chance", "margin", "hits",
+        "face_id", "box", "confidence", "known", "chance", "chance_limit", "weak", "stale", "margin", "hits",
     }  # fmt: skip
     assert face["known"] is None and [h["rank"] for h in face["hits"]] == [1, 2, 3] and face["hits"][0]["identity"] == "s1"
     assert set(face["hits"][0]) == {"rank", "identity", "score", "face_id", "image"}

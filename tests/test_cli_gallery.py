@@ -54,6 +54,14 @@ def test_add_embeds_what_is_new_and_passes_over_what_is_known(run, photos, vecto
     assert before[0] == "s1" and before[1] < after[0][1] and after[0] == ("s1", pytest.approx(1, abs=1e-5))
     text = run("add", index, folder, "--identity", "s1").out
     assert text == "att: 0 faces added, now 19 of 10 people; 9 known already\n"
+    assert run("undo", index).out == "taken back: add: nothing changed\n" and people(run, index)["s1"] == 10
+    assert run("rename", index, "s2", "s2").out == "rename: nothing changed\n"
+    assert [line.split("  ")[1] for line in run("list", index, "--log").out.splitlines()] == [
+        "rename: nothing changed", "add: nothing changed", "add: nothing changed", "add: 9 faces",
+    ]  # fmt: skip
+    assert [run("undo", index).out.removeprefix("taken back: ") for _ in range(4)] == [
+        "rename: nothing changed\n", "add: nothing changed\n", "add: nothing changed\n", "add: 9 faces (s1)\n",
+    ]  # fmt: skip
 
 
 def test_add_takes_vectors_too_by_the_folders_names(run, vectors, index):  # noqa: F811
@@ -159,9 +167,14 @@ def test_unknown_is_an_answer_once_calibrated(run, vectors, index):  # noqa: F81
     assert stranger["known"] == (stranger["hits"][0]["score"] >= result["threshold"]) and stranger["chance"] >= known["chance"]
     word = "known" if stranger["known"] else "unknown"
     table = run("search", index, vectors).out.splitlines()
-    assert any(line.startswith(f"probe/s1/2.pgm: {word} (a stranger scores as high with a chance of 0.") for line in table)
+    start = f"probe/s1/2.pgm: {word} (a stranger scores as high with a chance of "
+    assert any(line.startswith((f"{start}0.", f"{start}at most 1 in 11")) for line in table)
+    assert any(line.startswith("probe/s2/2.pgm: known") and "at most 1 in 11: only 10 people are enrolled, too few" in line for line in table)
+    assert known["chance_limit"] == known["chance"] and known["weak"].startswith("only 10 people are enrolled") and known["stale"] is None
     assert run("remove", index, "--identity", "s2").code == 0
-    assert "stale, it was made at 10 people, now there are 8" in run("search", index, vectors).err
+    done = run("search", index, vectors)
+    assert "stale, it was made at 10 people, now there are 8" in done.err and "; the calibration is stale, it was made at 10 people" in done.out
+    assert asked(run, index, vectors)["stale"] == "it was made at 10 people, now there are 8"
     assert json.loads(run("info", index, "--json").out)["calibration_stale"]
 
 
@@ -174,13 +187,30 @@ def test_many_probes_go_to_parquet(run, vectors, index, tmp_path):  # noqa: F811
     assert [(r["image"], r["rank"], r["hit_identity"], np.float32(r["score"])) for r in table] == printed
 
 
-def test_compare_two_photos(run, photos, vectors, index):  # noqa: F811
+def test_compare_two_photos(run, photos, vectors, index, tmp_path):  # noqa: F811
     same = photos / "gallery" / "s1" / "1.pgm", photos / "probe" / "s1" / "2.pgm"
     score = float(run("compare", *same).out)
     assert score == pytest.approx(answer(run, index, vectors)[0][1], abs=1e-4)
     other = run("compare", same[0], photos / "probe" / "s2" / "2.pgm", "--name", index)
     assert float(other.out) == pytest.approx(answer(run, index, vectors, "s2", "--where", "identity=s1")[0][1], abs=1e-4)
     assert run("compare", same[0], photos / "nothing.jpg").code == 3
+    both = Image.new("L", (3 * 92, 112))
+    both.paste(Image.open(same[0]), (0, 0))
+    both.paste(Image.open(photos / "probe" / "s2" / "2.pgm"), (184, 0))
+    both.save(tmp_path / "both.png")
+    for how in ((), ("--name", index)):
+        done = run("compare", tmp_path / "both.png", same[0], *how, "--json")
+        assert f"{tmp_path / 'both.png'} has 2 faces: the largest, most central one is compared" in done.err
+        assert [face["others"] for face in json.loads(done.out)["faces"]] == [1, 0]
+
+
+def test_a_list_says_what_it_leaves_out(run, index):
+    done = run("list", index, "--limit", "3")
+    assert len(done.out.splitlines()) == 3 and done.err == "3 of 10 people are shown: --limit shows more\n"
+    assert run("list", index).err == "" and "2 of 8 people" in run("list", index, "--after", "s10", "--limit", "2").err
+    for limit in ("-1", "0"):
+        assert run("list", index, "--identity", "s1", "--limit", limit).code == 2
+    assert "columns  none" in run("info", index).out
 
 
 def test_what_is_exported_trains_embeds_and_builds(run, vectors, index, tmp_path):  # noqa: F811

@@ -9,6 +9,7 @@ import pytest
 
 from embedder import trained_on
 from embedder.files import make_folder
+from embedder.table import DataSet, to_rows
 from tests import synthetic
 
 
@@ -122,7 +123,7 @@ def test_mistakes_are_one_line(run, index, tmp_path):
         (2, "1 to 40 people", [tmp_path / "v", "--sizes", "10,4000"]),
         (2, "numbers such as 2,1", [tmp_path / "v", "--photos", "many"]),
         (2, "from 1 up to 3", [tmp_path / "v", "--photos", "1,5"]),
-        (2, "--seed of at least 0", [tmp_path / "v", "--seed", "-1"]),
+        (2, "not in the range", [tmp_path / "v", "--seed", "-1"]),
         (2, "--against with --against-vectors", [tmp_path / "v", "--against-vectors", tmp_path / "v"]),
         (5, "there is none", [tmp_path / "v", "--against", "nobody"]),
         (5, "dimension 0", [tmp_path / "v", "--against", index, "--against-vectors", tmp_path / "other"]),
@@ -162,6 +163,12 @@ def test_pairs_in_ten_folds(run, pairs, tmp_path):
     assert 0.7 < found["accuracy"] < 1 and found["accuracy"] == pytest.approx(np.mean(found["folds"]))
     assert found["std"] == pytest.approx(np.std(found["folds"])) and found["auc"] > 0.9 and found["eer"] < 0.2
     assert found["against"]["accuracy"] == found["accuracy"] and (found["against"]["p"], found["against"]["difference"]) == (1, 0)
+    assert found["warnings"] == []
+    rows = [row for table in DataSet(tmp_path / "faces").shards() for row in to_rows(table)]
+    rows.insert(4, replace(rows[3], face=1))
+    synthetic.write(tmp_path / "more", rows)
+    said = run("evaluate-pairs", tmp_path / "more", pairs).err
+    assert "1 photos have several faces: of each, the largest, most central one is taken" in said
     text = run("evaluate-pairs", tmp_path / "faces", pairs).out
     assert f"accuracy {found['accuracy']:.4f} +- {found['std']:.4f}" in text and "2 with a photo without a face" in text
 

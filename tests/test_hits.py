@@ -17,9 +17,10 @@ from indexer.hits import HitWriter
 from indexer.search import Hit
 from tests import synthetic
 
-NONE = {"known": None, "chance": None, "margin": None}
+NONE = dict.fromkeys(("known", "chance", "margin", "chance_limit", "weak", "stale"))
 COLUMNS = [
     "image", "face", "face_id", "identity", "outcome", "known", "chance", "margin", "rank", "hit_identity", "score", "hit_face_id", "hit_image",
+    "chance_limit", "weak", "stale",
 ]  # fmt: skip
 
 
@@ -31,7 +32,10 @@ def probes(n: int, seed: int = 0) -> list[tuple[Row, list[Hit], dict]]:
         of_row = [
             Hit(j + 1, f"Łódź {rng.integers(9)}", float(np.float32(rng.normal())), rng.bytes(16).hex(), f"{j}.jpg") for j in range(i % 5)
         ]
-        verdict = {"known": bool(i % 2), "chance": float(rng.random()), "margin": float(np.float32(rng.random()))} if i % 3 else NONE
+        verdict = {
+            "known": bool(i % 2), "chance": float(rng.random()), "margin": float(np.float32(rng.random())), "chance_limit": 0.125,
+            "weak": "only 8 people", "stale": None,
+        } if i % 3 else NONE  # fmt: skip
         found.append((synthetic.row(f"probe {i}.jpg", f"person {i}" if i % 4 else None, x if i % 5 else None, face=i % 2), of_row, verdict))
     return found
 
@@ -39,8 +43,10 @@ def probes(n: int, seed: int = 0) -> list[tuple[Row, list[Hit], dict]]:
 def expected(found: list[tuple[Row, list[Hit], dict]]) -> list[tuple]:
     lines = []
     for row, of_row, verdict in found:
-        probe = (row.image, row.face, row.face_id, row.identity, row.outcome, *verdict.values())
-        lines += [(*probe, h.rank, h.identity, h.score, h.face_id, h.image) for h in of_row] or [(*probe, *[None] * 5)]
+        told = list(verdict.values())
+        probe = (row.image, row.face, row.face_id, row.identity, row.outcome, *told[:3])
+        of_hits = [(h.rank, h.identity, h.score, h.face_id, h.image) for h in of_row] or [(None,) * 5]
+        lines += [(*probe, *of_hit, *told[3:]) for of_hit in of_hits]
     return lines
 
 

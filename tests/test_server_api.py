@@ -238,7 +238,7 @@ def test_two_photos_are_compared(server, client):
         return client.post("/v1/indexes/att/verify", files=files)
 
     same, other = score(server.probe(5), server.probe(5, 3)).json(), score(server.probe(5), server.probe(6)).json()
-    assert same["score"] > 0.6 > other["score"] and len(same["faces"]) == 2
+    assert same["score"] > 0.6 > other["score"] and [face["others"] for face in same["faces"]] == [0, 0]
     problem(score(server.probe(5), b"no photo"), 422, "unreadable")
 
 
@@ -415,6 +415,8 @@ def test_a_calibration_and_a_rebuild_are_jobs_and_from_then_on_faces_are_known_o
     assert info["fpir"] == 0.1 and 0 < info["threshold"] < 1
     face = client.post("/v1/indexes/att/search", content=server.probe(20)).json()["faces"][0]
     assert face["known"] is (face["hits"][0]["score"] >= info["threshold"]) and 0 < face["chance"] <= 1
+    assert face["chance_limit"] == 1 / (info["people"] + 1) <= face["chance"] and face["weak"] == info["calibration_weak"]
+    assert info["column_kinds"] == {} and face["stale"] is None
     done = wait_for(client, client.post("/v1/indexes/att/compact").json())
     assert done["state"] == "done" and done["done"] == done["total"] == client.get("/v1/indexes/att").json()["faces"]
     assert client.get("/v1/indexes/att").json()["generation"] == info["generation"] + 1

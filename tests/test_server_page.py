@@ -123,6 +123,7 @@ def test_the_faces_of_a_photo_are_boxed_and_told_in_words(page, server):
         assert frame["y"] <= found["y"] and found["y"] + found["height"] <= frame["y"] + frame["height"] + 1
     texts = page.locator(".verdict").all_inner_texts()
     assert any("Known: s5." in text for text in texts) and all("A stranger scores as high in" in text for text in texts)
+    assert all("people are enrolled, too few for a rate of 0.1" in text for text in texts)
     assert page.locator(".hits").first.get_by_role("listitem").count() == 5
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.locator(".box").first.click()

@@ -5,8 +5,10 @@ import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from embedder import align
 from indexer import switch
 from indexer.build import build
 from indexer.forget import finish_pending
@@ -20,7 +22,8 @@ from tests import synthetic
 
 def rows(name: str, people: int, seed: int = 0):
     found = synthetic.rows(people, 2, name, seed=seed)
-    return [replace(row, crop=f"png {name} {i}".encode(), extra={"year": str(1990 + i)}) for i, row in enumerate(found)]
+    crops = (align.to_png(np.full((160, 160, 3), 10 * seed + i, np.uint8)) for i in range(len(found)))
+    return [replace(row, crop=png, extra={"year": str(1990 + i)}) for i, (row, png) in enumerate(zip(found, crops, strict=True))]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from embedder import network, weights
 from embedder.compute import Compute
 from embedder.errors import ModelError
 from embedder.runtime import Embedder, middle
+from embedder.spec import FaceSpec, Part
 from tests import naive
 from tests.conftest import DATA
 
@@ -115,3 +116,15 @@ def test_weights_of_another_network_are_refused():
     assert network.is_folded(weights.open_model("casia").arrays(0)) and not network.is_folded(arrays)
     network.set_weights(model, arrays)
     assert all(np.array_equal(v, arrays[k]) for k, v in network.get_weights(model).items())
+
+
+def test_two_stored_models_of_one_name_are_refused_by_their_hashes(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEDB_DATA", str(tmp_path))
+    parts = [Part("club", digit * 64, 128, "fixed", "ab" * 32) for digit in "12"]
+    for part in parts:
+        folder = weights.make_folder(weights.stored_file(part).parent)
+        (folder / "spec.json").write_text(FaceSpec(parts=(part,)).to_json())
+        weights.stored_file(part).write_bytes(b"weights")
+    with pytest.raises(ModelError, match="expected one model called 'club', 2 are stored \\(1{16}, 2{16}\\): give one of these hashes"):
+        weights.open_model("club")
+    assert [weights.open_model(digit * 16).spec.parts for digit in "12"] == [(part,) for part in parts]

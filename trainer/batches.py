@@ -57,6 +57,7 @@ class Data:
     train: Photos
     validation: Photos | None
     why: str  # one line: where the validation people come from, or why there are none
+    chosen: str = ""  # one line: which crops are trained on, and how many are left out and why
 
 
 # choosing rows --------------------------------------------------------------
@@ -67,7 +68,9 @@ def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
     data = DataSet(crops)
     _check_spec(data.spec, crops)
     splits = _splits(data)
-    train = _rows(data, _training_split(splits, crops))
+    split = _training_split(splits, crops)
+    train = _rows(data, split)
+    chosen = _chosen(data, split, len(train))
     if validate is not None:
         held, why = _given(validate, data.spec), f"validation: the people of {validate}"
     elif "val" in splits and _pairs(rows := _rows(data, "val")):
@@ -81,7 +84,7 @@ def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
         raise DataError(f"expected crops of two people or more to train on, {crops} has {len(people)}: align more photos, with crops")
     border = data.spec.crop.border
     held_border = DataSet(validate).spec.crop.border if validate else border
-    return Data(data.spec, _photos(train, border), _photos(held, held_border) if held else None, why)
+    return Data(data.spec, _photos(train, border), _photos(held, held_border) if held else None, why, chosen)
 
 
 def _check_spec(spec: FaceSpec, folder: Path) -> None:
@@ -121,6 +124,24 @@ def _rows(data: DataSet, split: str | None, every: bool = False) -> list[dict[st
                 if row["crop"] is not None and row["identity"]:
                     rows.setdefault((row["face_id"], row["identity"]), row)
     return list(rows.values())
+
+
+def _chosen(data: DataSet, split: str | None, used: int) -> str:
+    """How many crops a run uses, and how many it leaves out for which reason, as one line."""
+    left: Counter[str] = Counter()
+    for number in sorted(data.marks):
+        for row in data.shard(number, ["identity", "split", "outcome"]).to_pylist():
+            if row["split"] != split:
+                left[f"of split {row['split']}" if row["split"] else "without a split"] += 1
+            elif row["outcome"] != "ok":
+                left[row["outcome"]] += 1
+            elif row["identity"] is None:
+                left["without an identity"] += 1
+            else:
+                left["twice or without a crop"] += 1
+    left["twice or without a crop"] -= used
+    reasons = ", ".join(f"{n:,} {why}" for why, n in sorted(left.items(), key=lambda item: (-item[1], item[0])) if n > 0)
+    return f"{used:,} crops{f' of split {split}' if split else ''} are used; left out: {reasons or 'none'}"
 
 
 def _pairs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -97,6 +97,7 @@ def _announce(model: weights.Model, recipe: Recipe, data: Data, compute: Compute
         f"training {model.spec.model_name} with {recipe.name} on {' '.join(names)} (TensorFlow {tf.__version__}, {compute.precision}, {cores()} cores): "
         f"{len(data.train):,} photos of {len(data.train.people):,} people; {data.why}"
     )
+    say(data.chosen)
     if recipe.pull_back < 1:
         say(f"weights will be pulled back towards those before training: {recipe.pull_back:g} of their way is kept")
     for note in spelling_notes(data.validation.people if data.validation else (), data.train.people):
@@ -216,7 +217,7 @@ def _finish(out: Path, source: FaceSpec, trained: list[Trained], data: Data, rec
     history = [line for t in trained for line in t.progress.history]
     record.write_metrics(out / trained_on.EPOCHS, history)
     record.draw_curves(out / "curves.png", history)
-    counts = {"photos": len(data.train), "people": len(data.train.people), "validation": data.why}
+    counts = {"photos": len(data.train), "people": len(data.train.people), "validation": data.why, "chosen": data.chosen}
     done = {
         **head, "data": counts, "micro_batches": record.micro_batches(recipe), **record.environment(),
         "networks": [_summary(t) for t in trained], "finished": datetime.now(UTC).isoformat(timespec="seconds"),

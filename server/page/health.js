@@ -53,5 +53,6 @@ export async function show(main, app) {
 function calibration(found) {
   if (found.threshold === null) return 'not calibrated: scores only';
   const text = `a hit counts from ${found.threshold.toFixed(3)}; ${percent(found.fpir)} of strangers may be taken for somebody`;
-  return found.calibration_stale ? `${text}. Stale, ${found.calibration_stale}: calibrate again` : text;
+  const weak = found.calibration_weak ? `. Weak, ${found.calibration_weak}: enrol more people` : '';
+  return text + weak + (found.calibration_stale ? `. Stale, ${found.calibration_stale}: calibrate again` : '');
 }

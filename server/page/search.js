@@ -149,8 +149,14 @@ function title(face) {
 function explanation(face) {
   if (!face.hits.length) return '';
   if (face.known === null) return 'This index is not calibrated, so nobody can say whether that is near enough.';
-  const often = `A stranger scores as high in ${percent(face.chance)} of the cases.`;
+  const often = `A stranger scores as high in ${cases(face)}.${face.stale ? ` The calibration is stale: ${face.stale}.` : ''}`;
   return face.known ? often : `The nearest, ${face.hits[0].identity}, is not near enough. ${often}`;
+}
+
+/** How often, or at most how often where the calibration can tell no less, and why it is weak. */
+function cases(face) {
+  const often = face.chance <= face.chance_limit ? `at most 1 of ${Math.round(1 / face.chance_limit)} cases` : `${percent(face.chance)} of the cases`;
+  return face.weak ? `${often}: ${face.weak}` : often;
 }
 
 const words = face => `Face ${face.face + 1}: ${title(face)}`;
