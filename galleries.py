@@ -264,7 +264,7 @@ def _probes_by_model(model: str | None, photos: Sequence[Path], compute: Compute
         for path in photos:
             (entry,) = list_photos(path).entries
             ((photo, rows),) = stage.rows(decoder.stream(path.parent, [entry.path]), {entry.path: entry})
-            probes.append(Probe(photo.name, rows, max(0, photo.faces - len(rows))))
+            probes.append(Probe(photo.name, rows, photo.why, max(0, photo.faces - len(rows))))
     return probes
 
 
