@@ -82,7 +82,7 @@ def keys_list(out: Output) -> None:
 
     found = Accounts().list_keys()
     lines = [f"{time.strftime('%Y-%m-%d', time.localtime(key['made']))}  {key['scope']:<5}  {key['name']}" for key in found]
-    out.result(found, "\n".join(lines) or "there are no keys")
+    out.result(found, lines or "there are no keys")
 
 
 @keys.command("revoke")
@@ -108,7 +108,7 @@ def keys_audit(out: Output, limit: int) -> None:
         f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(one['time']))}  {one['status']}  {one['key']}  {one['what']} {one['index']} "
         f"({len(one['faces'])} faces)" for one in found
     ]  # fmt: skip
-    out.result(found, "\n".join(lines) or "no changes are kept")
+    out.result(found, lines or "no changes are kept")
 
 
 def register(group: click.Group) -> None:

@@ -26,6 +26,7 @@ from embedder.listing import Listing, list_photos, path_inside
 from embedder.names import spelling_notes
 from embedder.pipeline import OnProgress, Options, PhotoStage
 from embedder.redact import IsDoomed, count_rows, drop_rows
+from embedder.replaceable import check_replaceable
 from embedder.row import Entry, Row
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, is_data_set
@@ -228,6 +229,8 @@ def reembed(name: str, reference: str, views: str, report: Path | None, do_switc
     """Vectors by another model beside the gallery's own, the report of what changes, and the switch; stopped anywhere, it goes on."""
     from embedder.weights import open_model
 
+    if report is not None:
+        check_replaceable(report, "comparison")
     model = open_model(reference).with_views(views)
     with open_gallery(name, write=True) as gallery:
         switch.prepare(gallery, model.spec.with_crop(gallery.spec))
@@ -369,6 +372,8 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
     """Takes a person out of an index, and of data sets, for good; returns the receipt and where it lies."""
     for folder in also:
         DataSet(folder)  # raises before anything is done
+    if receipt is not None:
+        check_replaceable(receipt, "receipt")
     models = trained_on.stored()
     with open_gallery(name, write=True) as gallery:
         traces = forgetting.forget(gallery, _as_spelt(gallery, identity))

@@ -16,6 +16,7 @@ from embedder.compute import Compute
 from embedder.decoder import Decoder
 from embedder.errors import InputError
 from embedder.listing import Listing, list_photos
+from embedder.replaceable import check_replaceable
 from embedder.row import Row, to_rows
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, is_data_set
@@ -240,6 +241,8 @@ def open_index(name: str) -> Searcher:
 def search(name: str, sources: Sequence[Path], question: Question, one_face: bool = False, model: str | None = None,
            compute: Compute = ANYWHERE, picture: Path | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
     """The k nearest people (or faces) to every face of every source, as `search --json` prints them."""
+    if picture is not None:
+        check_replaceable(picture, "picture")
     with open_index(name) as searcher:
         judge = Judge(searcher, question, say)
         reader = ProbeReader(searcher, model, compute, one_face, say, picture is not None)
