@@ -18,6 +18,7 @@ import cli_serve
 from console import NUMBERS, PATH, SCORE, SIZE, Output, common, computing, level_option, retry_option, views_option
 from embedder.compute import Compute
 from embedder.errors import FaceDBError, SystemFault, from_os_error
+from embedder.text import printable
 
 END_SECONDS = 8.5  # from Ctrl-C to the end, whatever is being done
 
@@ -55,8 +56,8 @@ def weights_list(out: Output) -> None:
     from embedder.weights import catalogue
 
     entries = catalogue()
-    text = "\n\n".join("\n".join(f"{key:>16}  {value}" for key, value in entry.items()) for entry in entries)
-    out.result(entries, text)
+    lines = [line for entry in entries for line in ("", *(f"{key:>16}  {value}" for key, value in entry.items()))]
+    out.result(entries, lines[1:])
 
 
 @weights.command("fetch")
@@ -73,7 +74,7 @@ def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
 
     import_tensorflow()
     parts = fetch(name, archive, out.say)
-    out.result([asdict(part) for part in parts], "\n".join(f"{part.name}: ready, sha256 {part.sha256}" for part in parts))
+    out.result([asdict(part) for part in parts], [f"{part.name}: ready, sha256 {part.sha256}" for part in parts])
 
 
 @weights.command("import")
@@ -130,7 +131,7 @@ def weights_verify(out: Output) -> None:
 
     found = verify()
     lines = [f"{part.name}  {part.sha256[:16]}  {'ok' if sound else 'DAMAGED: delete and fetch or train again'}" for part, sound in found]
-    out.result([{"name": p.name, "sha256": p.sha256, "ok": sound} for p, sound in found], "\n".join(lines) or "no weights are stored")
+    out.result([{"name": p.name, "sha256": p.sha256, "ok": sound} for p, sound in found], lines or "no weights are stored")
     if not all(sound for _, sound in found):
         sys.exit(4)
 
@@ -149,7 +150,7 @@ def weights_quantise(out: Output, model: str, crops: Path) -> None:
     from embedder.weights import open_model
 
     found = quantise(open_model(model), crops, out.say)
-    out.result(found, "\n".join(f"{network['name']}: {network['text']}" for network in found))
+    out.result(found, [f"{network['name']}: {network['text']}" for network in found])
 
 
 # photos ---------------------------------------------------------------------
@@ -180,11 +181,19 @@ def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None,
 @click.argument("photos", type=PATH)
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
 @click.option("--margin", default="0.25", show_default=True, help="Around the box: a share of it, or pixels such as 32px.")
-@click.option("--border", default=0, show_default=True, type=click.IntRange(0, 1000), help="Pixels kept beyond 160 on each side, for training's jitter.")
+@click.option(
+    "--border",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 1000),
+    help="Pixels kept beyond 160 on each side, for training's jitter.",
+)
 @click.option("--no-face", type=click.Choice(["skip", "whole"]), default="skip", show_default=True, help="whole: the photo is the crop.")
 @click.option("--all-faces", is_flag=True, help="A row for every face; face 0 keeps the folder's name.")
 @click.option("--min-face", default=20, show_default=True, type=click.IntRange(min=1), help="Smallest face in pixels.")
-@click.option("--max-side", default=1024, show_default=True, type=click.IntRange(min=64), help="Larger photos are detected on a copy of this size.")
+@click.option(
+    "--max-side", default=1024, show_default=True, type=click.IntRange(min=64), help="Larger photos are detected on a copy of this size."
+)
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows.")
 @click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
 @retry_option
@@ -199,9 +208,12 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
     """Detect faces with MTCNN and crop them to Parquet."""
     import workflows
     from embedder.pipeline import Options
+    from embedder.replaceable import check_replaceable
     from embedder.spec import CropRule, canonical_margin
 
     rule = CropRule(margin=canonical_margin(margin), border=border, no_face=no_face)
+    if sheet:
+        check_replaceable(sheet, "picture")
     settings = {"min_face": min_face, "max_side": max_side}
     options = Options(all_faces=all_faces, prune=prune, retry=frozenset(retry))
     with out.progress("align") as tick:
@@ -236,7 +248,7 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
     from trainer.train import train as run
 
     done = run(crops, plan, source, folder, validate=validate, epochs=epochs, seed=seed, compute=compute, keep_run=keep_run, say=out.say)
-    out.result(done, "\n".join(f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]))
+    out.result(done, [f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]])
 
 
 @cli.command()
@@ -328,7 +340,7 @@ def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: boo
     found = workflows.search(name, sources, question, one_face, model, compute, picture, out.say)
     if picture:
         out.say(f"picture: {picture}")
-    out.result(found, "\n".join(lines_of(found)))
+    out.result(found, lines_of(found))
 
 
 def lines_of(found: dict[str, Any]) -> Iterator[str]:
@@ -367,7 +379,7 @@ def demo(out: Output, folder: Path, do_serve: bool, port: int, compute: Compute)
         cli_serve.start(cli_serve.settings([demonstration.index_to_serve(folder, compute, out.say)], compute, port=port))
         return
     result = demonstration.run(folder, compute, out.say)
-    out.result(result, result["text"])
+    out.result(result, result["text"].splitlines())
 
 
 cli_evaluate.register(cli)
@@ -415,7 +427,7 @@ def run_command() -> int:
         click.echo(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        click.echo(printable(f"error: {error.format_message()}"), err=True)
         return 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: the same command goes on from here", err=True)
@@ -425,9 +437,9 @@ def run_command() -> int:
         return 0
     except Exception as error:
         if "--debug" in sys.argv:
-            traceback.print_exc()
+            click.echo("\n".join(map(printable, traceback.format_exc().splitlines())), err=True)
         fault = one_line(error)
-        click.echo(f"error: {fault}", err=True)
+        click.echo(printable(f"error: {fault}"), err=True)
         return fault.exit_code
 
 

@@ -56,7 +56,7 @@ def evaluate(out: Output, name: str, source: Path, split: str | None, strangers:
         out.say(f"warning: {line}")
     if report:
         out.say(f"{report / 'index.html'} holds names and faces: for its owner only")
-    out.result(result, "\n".join(lines_of(result)))
+    out.result(result, lines_of(result))
 
 
 @click.command("evaluate-pairs")
@@ -75,7 +75,7 @@ def evaluate_pairs(out: Output, vectors: Path, pairs: Path, against: Path | None
     result = evaluations.evaluate_pairs(vectors, pairs, against, report, typed()).result()
     for line in result["warnings"]:
         out.say(f"warning: {line}")
-    out.result(result, "\n".join(pair_lines(result)))
+    out.result(result, pair_lines(result))
 
 
 def typed() -> str:

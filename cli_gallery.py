@@ -106,7 +106,7 @@ def undo(out: Output, name: str) -> None:
 
     with galleries.open_gallery(name, write=True) as gallery:
         changes = gallery.undo()
-    out.result([asdict(c) for c in changes], "\n".join(f"taken back: {_text(c)}" for c in changes))
+    out.result([asdict(c) for c in changes], [f"taken back: {_text(c)}" for c in changes])
 
 
 def _changed(out: Output, change: Any) -> None:
@@ -138,18 +138,16 @@ def list_(out: Output, name: str, identity: str | None, log: bool, limit: int, a
         if log:
             lines = gallery.list_log(limit)
             text = [f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(line['time']))}  {_text(_Line(line))}" for line in lines]
-            out.result(lines, "\n".join(text) or "no changes are kept")
+            out.result(lines, text or "no changes are kept")
             _say_shown(out, len(lines), gallery.count_log(), "changes")
         elif identity is not None:
             every = gallery.list_faces(identity)
             faces = every[:limit]
-            out.result(faces, "\n".join(f"{face['face_id']}  {face['image']}" for face in faces))
+            out.result(faces, [f"{face['face_id']}  {face['image']}" for face in faces])
             _say_shown(out, len(faces), len(every), "faces")
         else:
             people = gallery.list_people(after, limit)
-            out.result(
-                [{"identity": p, "faces": n} for p, n in people], "\n".join(f"{n:>6}  {p}" for p, n in people) or "nobody is enrolled"
-            )
+            out.result([{"identity": p, "faces": n} for p, n in people], [f"{n:>6}  {p}" for p, n in people] or "nobody is enrolled")
             _say_shown(out, len(people), gallery.count_people(after), "people")
 
 
@@ -175,7 +173,7 @@ def info(out: Output, name: str) -> None:
     found = galleries.info(name)
     kinds = found["column_kinds"].items()
     shown = {**found, "columns": ", ".join(f"{column} ({kind})" for column, kind in kinds) or "none", "column_kinds": None}
-    out.result(found, "\n".join(f"{key.replace('_', ' '):>14}  {value}" for key, value in shown.items() if value is not None))
+    out.result(found, [f"{key.replace('_', ' '):>14}  {value}" for key, value in shown.items() if value is not None])
 
 
 @click.command()
@@ -205,10 +203,10 @@ def verify(out: Output, name: str, forgotten: Path | None, identity: str | None)
         found = galleries.verify_forgotten(name, forgotten, identity)
         total = sum(found.values())
         lines = [f"{path}: found {n} times" for path, n in found.items() if n]
-        out.result({"files": found, "found": total}, "\n".join([*lines, f"{len(found)} files looked through, {total} traces found"]))
+        out.result({"files": found, "found": total}, [*lines, f"{len(found)} files looked through, {total} traces found"])
         sys.exit(5 if total else 0)
     done = galleries.verify(name)
-    out.result(asdict(done), done.text)
+    out.result(asdict(done), done.lines)
     sys.exit(5 if done.problems else 0)
 
 
@@ -332,7 +330,7 @@ def forget(out: Output, name: str, identity: str, also: tuple[Path, ...], receip
     if done.pending:
         lines.append("pending: another process still reads, or builds, an older state; the next command that opens the index finishes it")
     lines.append(f"{name}: {len(done.face_ids)} faces forgotten; {len(done.files)} files looked through, {done.found} traces left; {path}")
-    out.result(asdict(done) | {"found": done.found, "receipt": str(path)}, "\n".join(lines))
+    out.result(asdict(done) | {"found": done.found, "receipt": str(path)}, lines)
     sys.exit(1 if done.found or done.pending else 0)
 
 

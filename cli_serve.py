@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 @click.option("--tls-cert", type=PATH, help="Certificate (PEM).")
 @click.option("--tls-key", type=PATH, help="Its key (PEM).")
 @click.option("--no-start-key", is_flag=True, help="Print no address that signs in; as a service, whose output is kept.")
-@click.option("--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Photos that go through the networks together; 1: each alone.")
+@click.option(
+    "--batch",
+    default=16,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Photos that go through the networks together; 1: each alone.",
+)
 @click.option("--wait-ms", default=4.0, show_default=True, help="How long a photo waits for others.")
 @computing
 @common
@@ -82,7 +88,7 @@ def keys_list(out: Output) -> None:
 
     found = Accounts().list_keys()
     lines = [f"{time.strftime('%Y-%m-%d', time.localtime(key['made']))}  {key['scope']:<5}  {key['name']}" for key in found]
-    out.result(found, "\n".join(lines) or "there are no keys")
+    out.result(found, lines or "there are no keys")
 
 
 @keys.command("revoke")
@@ -108,7 +114,7 @@ def keys_audit(out: Output, limit: int) -> None:
         f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(one['time']))}  {one['status']}  {one['key']}  {one['what']} {one['index']} "
         f"({len(one['faces'])} faces)" for one in found
     ]  # fmt: skip
-    out.result(found, "\n".join(lines) or "no changes are kept")
+    out.result(found, lines or "no changes are kept")
 
 
 def register(group: click.Group) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import click
 from embedder.compute import DEVICES, PRECISIONS, Compute
 from embedder.errors import InputError
 from embedder.spec import VIEWS
+from embedder.text import printable, to_json
 
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -89,10 +89,12 @@ class Output:
 
     def say(self, line: str) -> None:
         if not self.quiet:
-            click.echo(line, err=True)
+            click.echo(printable(line), err=True)
 
-    def result(self, data: Any, text: str) -> None:
-        click.echo(json.dumps(data, ensure_ascii=False, indent=1) if self.as_json else text)
+    def result(self, data: Any, text: str | Iterable[str]) -> None:
+        """Print the data as JSON, or the text: one line, or several. What names and paths hold never makes a line of its own."""
+        lines = [text] if isinstance(text, str) else text
+        click.echo(to_json(data, indent=1) if self.as_json else "\n".join(map(printable, lines)))
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:

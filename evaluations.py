@@ -14,6 +14,7 @@ from embedder import trained_on
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
 from embedder.names import spelling_notes
+from embedder.replaceable import check_replaceable
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, is_data_set
 from indexer import outputs, subsets
@@ -82,6 +83,8 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
     """The probes of a data set or a folder asked of an index; every probe with an enrolled identity counts, the others are strangers."""
     keep = bool(wanted.sizes or wanted.photos or wanted.report)
     _check_folder(wanted.report)
+    if predictions is not None:
+        check_replaceable(predictions, "predictions")
     with open_index(name) as searcher:
         split = split or default_split(splits_of(source), "probe")
         reader = ProbeReader(searcher, model, compute, True, say, keep_pixels=wanted.report is not None)
@@ -161,6 +164,8 @@ def _check_folder(report: Path | None) -> None:
     """Before what takes long."""
     if report is not None and report.exists() and not report.is_dir():
         raise InputError(f"expected a folder for --report, {report} is a file: choose another")
+    if report is not None:
+        check_replaceable(report / "index.html", "page")
 
 
 def _write_report(folder: Path, measured: Measured, searcher: Searcher, reader: ProbeReader, sources: Sequence[Path],

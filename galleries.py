@@ -26,6 +26,7 @@ from embedder.listing import Listing, list_photos, path_inside
 from embedder.names import person_name, spelling, spelling_notes
 from embedder.pipeline import OnProgress, Options, PhotoStage
 from embedder.redact import IsDoomed, count_rows, drop_rows
+from embedder.replaceable import check_replaceable
 from embedder.row import Entry, Row
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, is_data_set
@@ -243,9 +244,7 @@ def compare(first: Path, second: Path, model: str | None, name: str | None, comp
         if probe.others:
             say(f"{path} has {probe.others + 1} faces: the largest, most central one is compared")
     a, b = (np.asarray(probe.rows[0].vector, np.float32) for probe in found)
-    faces = [
-        {"image": str(path), "box": probe.rows[0].box, "others": probe.others} for path, probe in zip(photos, found, strict=True)
-    ]
+    faces = [{"image": str(path), "box": probe.rows[0].box, "others": probe.others} for path, probe in zip(photos, found, strict=True)]
     return {"score": float(exact_scores(a, b[None])[0]), "faces": faces}
 
 
@@ -276,6 +275,8 @@ def reembed(name: str, reference: str, views: str, report: Path | None, do_switc
     """Vectors by another model beside the gallery's own, the report of what changes, and the switch; stopped anywhere, it goes on."""
     from embedder.weights import open_model
 
+    if report is not None:
+        check_replaceable(report, "comparison")
     model = open_model(reference).with_views(views)
     with open_gallery(name, write=True) as gallery:
         switch.prepare(gallery, model.spec.with_crop(gallery.spec))
@@ -420,6 +421,8 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
     """Takes a person out of an index, and of data sets, for good; returns the receipt and where it lies."""
     for folder in also:
         DataSet(folder)  # raises before anything is done
+    if receipt is not None:
+        check_replaceable(receipt, "receipt")
     models = trained_on.stored()
     with open_gallery(name, write=True) as gallery:
         traces = forgetting.forget(gallery, _as_spelt(gallery, identity))

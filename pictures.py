@@ -17,6 +17,7 @@ from embedder.listing import is_outside, list_photos
 from embedder.row import Row, to_rows
 from embedder.spec import INPUT_SIZE, CropRule
 from embedder.table import DataSet, is_data_set
+from embedder.text import printable
 from indexer.evaluate import RANKS
 from indexer.people import exact_score
 from indexer.search import Hit, exact_scores
@@ -49,9 +50,9 @@ def draw_answers(found: Sequence[tuple[Probe, list[list[Hit]]]], searcher: Searc
     for probe, hits in found:
         for row, of_row in zip(probe.rows, hits, strict=True):
             if row.vector is not None:
-                tiles = [draw.Tile(_hit_picture(searcher, hit), f"{hit.rank}. {hit.identity}\n{hit.score:.3f}",
+                tiles = [draw.Tile(_hit_picture(searcher, hit), f"{hit.rank}. {printable(hit.identity)}\n{hit.score:.3f}",
                                    _frame(row.identity, hit.identity)) for hit in of_row]  # fmt: skip
-                rows.append([draw.Tile(_probe_picture(row), f"{row.identity or ''}\n{Path(row.image).name}"), *tiles])
+                rows.append([draw.Tile(_probe_picture(row), f"{printable(row.identity or '')}\n{printable(Path(row.image).name)}"), *tiles])
     if not rows:
         raise DataError("expected at least one face to draw, found none in the probes: see their outcomes")
     draw.save(draw.grid(rows[:SHEET_ROWS]), path)
@@ -90,8 +91,8 @@ def contact_sheet(photos: Path, crops: Path, path: Path) -> None:
             photo = None if is_outside(source, row.image) else decoder.submit(source, row.image).result().pixels
             crop = crops_of.from_png(row.crop) if row.crop is not None else None
             tiles.append([
-                draw.Tile(photo, f"{Path(row.image).name}\n{row.outcome}", draw.GREY if row.outcome == "ok" else draw.RED, row.box),
-                draw.Tile(crop, f"{row.identity or ''}\n{row.confidence or 0:.3f}"),
+                draw.Tile(photo, f"{printable(Path(row.image).name)}\n{row.outcome}", draw.GREY if row.outcome == "ok" else draw.RED, row.box),
+                draw.Tile(crop, f"{printable(row.identity or '')}\n{row.confidence or 0:.3f}"),
             ])  # fmt: skip
     columns = 4
     draw.save(draw.grid([sum(tiles[i : i + columns], []) for i in range(0, len(tiles), columns)]), path)

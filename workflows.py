@@ -16,6 +16,7 @@ from embedder.compute import Compute
 from embedder.decoder import Decoder
 from embedder.errors import InputError
 from embedder.listing import Listing, list_photos
+from embedder.replaceable import check_replaceable
 from embedder.row import Row, to_rows
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, is_data_set
@@ -283,6 +284,8 @@ def open_index(name: str) -> Searcher:
 def search(name: str, sources: Sequence[Path], question: Question, one_face: bool = False, model: str | None = None,
            compute: Compute = ANYWHERE, picture: Path | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
     """The k nearest people (or faces) to every face of every source, as `search --json` prints them."""
+    if picture is not None:
+        check_replaceable(picture, "picture")
     with open_index(name) as searcher:
         judge = Judge(searcher, question, say)
         reader = ProbeReader(searcher, model, compute, one_face, say, picture is not None)
@@ -358,7 +361,9 @@ class Judge:
         elif self._stale:
             say(f"the calibration is stale, {self._stale}: run `calibrate {name}` again")
         if self._calibration is not None and self._calibration.weak:
-            say(f"the calibration is weak, {self._calibration.weak}: enrol more, or run `calibrate {name} --probes` with photos of strangers")
+            say(
+                f"the calibration is weak, {self._calibration.weak}: enrol more, or run `calibrate {name} --probes` with photos of strangers"
+            )
 
     def answers(self, xq: np.ndarray) -> list[Answer]:
         """The answers to the question about each query, float32 (n, d)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from embedder.errors import InputError
+from embedder.files import write_atomic
+from embedder.replaceable import PICTURES, SIGN, check_replaceable
 
 TILE, CAPTION, GAP = 160, 34, 6
 INK, PAPER, GREEN, RED, GREY = (20, 20, 20), (255, 255, 255), (0, 140, 60), (200, 40, 40), (150, 150, 150)
@@ -73,8 +77,15 @@ def _fit(text: str, font: ImageFont.FreeTypeFont) -> str:
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Writes a picture; raises InputError where its suffix names no format."""
-    try:
-        sheet.save(path)
-    except (ValueError, KeyError):
-        raise InputError(f"expected a picture's name such as answers.png, received {path.name}: choose .png or .jpg") from None
+    """Write a picture with our sign, complete or not at all; raise InputError for another suffix, or where a file of others is there."""
+    if path.suffix.lower() not in PICTURES:
+        raise InputError(f"expected a picture's name such as answers.png, received {path.name}: choose .png or .jpg")
+    check_replaceable(path, "picture")
+    sink = io.BytesIO()
+    if path.suffix.lower() == ".png":
+        signed = PngInfo()
+        signed.add_text("Software", SIGN)
+        sheet.save(sink, "PNG", pnginfo=signed)
+    else:
+        sheet.save(sink, "JPEG", comment=SIGN.encode())
+    write_atomic(path, sink.getvalue())

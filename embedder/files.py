@@ -59,6 +59,19 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def place(temporary: Path, path: Path) -> None:
+    """Give a finished temporary its name; raise FileExistsError where something has it, even since a moment ago."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # nobody else gets the name from here on
+        os.replace(temporary, path)
+        return
+    temporary.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make the renames in a folder durable."""
     fd = os.open(folder, os.O_RDONLY)

@@ -17,6 +17,7 @@ import numpy as np
 from embedder.architecture import BLOCKS, EPSILON, REDUCTIONS
 from embedder.checkpoint_index import check_index
 from embedder.errors import ModelError
+from embedder.reader_process import read_apart
 from embedder.shapes import Shape, check_shapes, check_size
 
 Arrays = dict[str, np.ndarray]
@@ -183,7 +184,7 @@ def parse_safetensors(data: bytes, path: Path) -> Arrays:
     except ModelError:
         raise
     except Exception as error:  # JSON, Rust and NumPy have their own
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
 def header_shapes(data: bytes) -> dict[str, Shape]:
@@ -200,9 +201,10 @@ def header_shapes(data: bytes) -> dict[str, Shape]:
 
 
 READERS: dict[str, Callable[[Path], Arrays]] = {
-    ".h5": read_keras_h5, ".pb": read_frozen_graph, ".index": read_checkpoint, ".pt": read_torch, ".pth": read_torch,
+    ".h5": read_apart, ".pb": read_frozen_graph, ".index": read_checkpoint, ".pt": read_torch, ".pth": read_torch,
     ".safetensors": read_safetensors,
 }  # fmt: skip
+OWN_PROCESS: dict[str, Callable[[Path], Arrays]] = {".h5": read_keras_h5}
 
 
 def locate(path: Path) -> Path:
@@ -223,10 +225,11 @@ def read(path: Path) -> Arrays:
     except (ModelError, FileNotFoundError, PermissionError, ModuleNotFoundError):
         raise
     except Exception as error:  # each library has its own way to say that a file is damaged
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> ModelError:
+def damaged(path: Path, error: Exception) -> ModelError:
+    """The one line for a file that a library cannot read."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
     return ModelError(f"expected readable weights, {path} is damaged ({reason}): get it again")
 

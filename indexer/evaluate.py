@@ -16,7 +16,9 @@ import numpy as np
 from embedder.errors import DataError
 from embedder.files import write_atomic
 from embedder.names import spelling, spelling_notes
+from embedder.replaceable import check_replaceable
 from embedder.row import Row
+from embedder.text import printable
 from indexer import openset
 from indexer.gallery import Gallery
 from indexer.metrics import Paired, cmc, cmc_intervals, compare, reciprocal_ranks, share_intervals
@@ -260,22 +262,21 @@ def _within(ranks: np.ndarray, k: int) -> np.ndarray:
 
 # predictions ----------------------------------------------------------------
 
-BREAKS = dict.fromkeys(map(ord, "\t\n\r"), " ")
-
 
 def predictions(found: Iterable[Answer], result: dict[str, Any]) -> str:
     """A line for each probe: `image<TAB>true name` and up to five times `<TAB>name score`; then `top1 0.9542` and `top5 0.9875`.
 
-    Probes that do not count (strangers, photos without a name) have their lines too.
+    Probes that do not count (strangers, photos without a name) have their lines too. Control characters of names are escaped.
     """
     lines = []
     for answer in found:
         cells = [answer.image, answer.identity or "", *(f"{hit.identity} {hit.score:.6f}" for hit in answer.hits)]
-        lines.append("\t".join(cell.translate(BREAKS) for cell in cells))
+        lines.append("\t".join(map(printable, cells)))
     lines += [f"top{k} {result[f'top{k}']:.4f}" for k in (1, ANSWERS)]
     return "\n".join(lines) + "\n"
 
 
 def write_predictions(path: Path, found: Iterable[Answer], result: dict[str, Any]) -> None:
     """`predictions` to a file that only its owner may read."""
+    check_replaceable(Path(path), "predictions")
     write_atomic(Path(path), predictions(found, result).encode())

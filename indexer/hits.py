@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from embedder.errors import from_os_error
 from embedder.files import hold, make_folder, sync_folder, temporary_beside
+from embedder.replaceable import check_replaceable
 from embedder.row import Row
 from indexer.search import Hit
 
@@ -29,8 +30,9 @@ class HitWriter:
     """A row for each hit, and one without a hit for a probe that has none. The file appears whole, at the end. A context manager."""
 
     def __init__(self, path: Path):
-        """Raises SystemFault where the disk refuses."""
+        """Raises SystemFault where the disk refuses, InputError where a file is there that is no hit file of ours."""
         self._path = Path(path)
+        check_replaceable(self._path, "hits")
         self._temporary = temporary_beside(self._path)
         self._waiting: list[dict[str, Any]] = []
         self.rows = 0

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from embedder.files import make_folder, write_atomic
+from embedder.replaceable import check_replaceable
 from embedder.spec import FaceSpec
+from embedder.text import printable
 from indexer import charts
 from indexer.crossed import Crossed
 from indexer.evaluate import MISSED, RANKS, Evaluation
@@ -81,6 +83,7 @@ class Page:
 def write(folder: Path, page: Page) -> Path:
     """FOLDER/index.html, for its owner only; other files there stay as they are."""
     path = make_folder(folder) / FILE
+    check_replaceable(path, "page")
     write_atomic(path, html(page).encode("utf-8", "replace"))
     return path
 
@@ -89,9 +92,12 @@ def html(page: Page) -> str:
     import jinja2
     from markupsafe import Markup, escape
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )  # fmt: skip
     environment.filters["data"] = lambda data, kind: f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    environment.filters["soft"] = lambda text: escape(text).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>"))
+    environment.filters["soft"] = lambda text: escape(printable(text)).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>"))
     return environment.from_string(resources.files("indexer").joinpath(TEMPLATE).read_text("utf-8")).render(page=page)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import DataError, GalleryError, InputError, from_os_error
-from embedder.files import drop_stale_temporaries, held, locked, make_folder, sync_folder, temporary_beside
+from embedder.files import drop_stale_temporaries, held, locked, make_folder, place, sync_folder, temporary_beside
 from embedder.row import Entry, to_table
 from embedder.table import Writer, check_is_ours
 from indexer import forgotten
@@ -52,8 +52,9 @@ def backup(gallery: Gallery, path: Path) -> Moved:
     Raises InputError where the file is there.
     """
     path = Path(path)
-    if path.exists():
-        raise InputError(f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten")
+    there = InputError(f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten")
+    if os.path.lexists(path):
+        raise there
     try:
         drop_stale_temporaries(make_folder(path.parent))
         temporary = temporary_beside(path)
@@ -63,13 +64,27 @@ def backup(gallery: Gallery, path: Path) -> Moved:
                 gallery.execute("VACUUM INTO ?", (str(temporary),))
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
-                os.rename(temporary, path)
+                faces, people = _counts(gallery, temporary)
+                place(temporary, path)
             sync_folder(path.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+                leftover.unlink(missing_ok=True)
+    except FileExistsError:
+        raise there from None
     except OSError as error:
         raise from_os_error(error) from None
-    return Moved(str(path), gallery.faces, gallery.people)
+    return Moved(str(path), faces, people)
+
+
+def _counts(gallery: Gallery, copy: Path) -> tuple[int, int]:
+    """How many faces and people a copy holds: the gallery may have changed since."""
+    gallery.execute("ATTACH ? AS copy", (str(copy),))
+    try:
+        ((faces, people),) = gallery.execute("SELECT (SELECT count(*) FROM copy.faces), (SELECT count(DISTINCT person) FROM copy.faces)")
+        return faces, people
+    finally:
+        gallery.execute("DETACH copy")
 
 
 def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = False) -> Moved:

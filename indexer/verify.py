@@ -30,12 +30,16 @@ class Verified:
 
     @property
     def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> list[str]:
         lines = [f"damaged: {line}" for line in self.problems[:PROBLEMS]]
         if len(self.problems) > PROBLEMS:
             lines.append(f"and {len(self.problems) - PROBLEMS} more")
         lines += [f"was damaged and is made anew: {path}" for path in self.mended]
         lines += [f"not checked: {line}" for line in self.notes]
-        return "\n".join([*lines, f"{self.index}: {self.faces} faces of {self.people} people, {'DAMAGED' if self.problems else 'sound'}"])
+        return [*lines, f"{self.index}: {self.faces} faces of {self.people} people, {'DAMAGED' if self.problems else 'sound'}"]
 
 
 def verify(gallery: Gallery) -> Verified:

@@ -16,7 +16,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Depends, File, Header, Path, Query, Request, Response, UploadFile
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse as FastJSONResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 
 import galleries
@@ -25,6 +28,7 @@ from embedder.decoder import DIED, TIMEOUT, Photo
 from embedder.errors import FaceDBError
 from embedder.row import Row
 from embedder.spec import FaceSpec
+from embedder.text import to_json
 from indexer import filters
 from indexer.database import Replaced
 from indexer.faces import Change
@@ -33,6 +37,7 @@ from indexer.search import checked, exact_scores
 from server import models
 from server.accounts import Key
 from server.batches import Full
+from server.bodies import MOST_VALUES, StrictRoute, check_photo, parse_json
 from server.guard import COOKIE, session_secret
 from server.indexes import Answer, Served
 from server.intake import Intake, photo_name
@@ -53,7 +58,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 PHOTO = {"requestBody": {"required": True, "description": "The bytes of a photo: JPEG, PNG, WebP, ...", "content": {
     kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/jpeg", "image/png", "application/octet-stream")}}}  # fmt: skip
 LINES = {"requestBody": {"required": False, "content": {LINE: {"schema": {}, "example": '{"id": "1", "photo": "/9j/4AAQ..."}\n'}}}}
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 # who, which -----------------------------------------------------------------
@@ -101,10 +106,12 @@ Index = Annotated[Served, Depends(index_of)]
 
 
 async def photo_of(request: Request) -> bytes:
+    check_photo(request.headers.get("content-type", ""), b"")
     if not (data := await request.body()):
         raise Problem(
             422, "invalid", "expected the bytes of a photo as the body, received none: send them, such as with --data-binary @FILE"
         )
+    check_photo(request.headers.get("content-type", ""), data)
     return data
 
 
@@ -117,12 +124,14 @@ async def faces_of(whole: State, index: Served, data: bytes, name: str) -> tuple
         raise Problem(
             413, "large", f"expected a photo of at most {whole.settings.photo_bytes:,} bytes, received {len(data):,}: make it smaller"
         )
-    intake: Intake = await whole.intake(index)
-    try:
-        with whole.meters.at_work.track_inprogress():
-            return *await intake.faces(data, name), intake.spec
-    except Full:
-        raise busy("more photos wait than may: try again") from None
+    while True:
+        intake: Intake = await whole.intake(index)
+        try:
+            with whole.meters.at_work.track_inprogress():
+                return *await intake.faces(data, name), intake.spec
+        except Full:
+            if whole.is_current(intake):
+                raise busy("more photos wait than may: try again") from None
 
 
 async def answers_to(index: Served, vectors: np.ndarray, question: Question, contract: str | None = None) -> list[Answer]:
@@ -182,19 +191,38 @@ async def search_by_photo(whole: Whole, key: Asker, index: Index, data: PhotoByt
     return JSONResponse(answer)
 
 
-@router.post("/indexes/{index}/search/vectors", response_model=models.VectorAnswers, tags=["search"])
-async def search_by_vectors(whole: Whole, key: Asker, index: Index, asked: models.VectorQuestion):
-    """The nearest people to vectors of the index's model."""
-    if len(asked.vectors) > whole.settings.vectors:
-        raise Problem(422, "invalid", f"expected at most {whole.settings.vectors} vectors, received {len(asked.vectors)}: ask in parts")
-    if asked.k * len(asked.vectors) > HITS:
-        raise Problem(
-            422, "invalid", f"expected at most {HITS} hits in all, received {len(asked.vectors)} vectors with k = {asked.k}: ask in parts"
-        )
-    if len({len(x) for x in asked.vectors}) != 1:
-        raise Problem(422, "invalid", "expected vectors of one length, received several: mend them")
+async def vectors_of(request: Request, whole: Whole, index: Index) -> tuple[np.ndarray, models.VectorQuestion]:
+    """The vectors of a question, float32 (n, d), and the question; parsed on a thread, and only where it is no larger than it can be."""
+    dimension = await asyncio.wrap_future(index.read(lambda gallery: gallery.spec.dimension))
+    data = await request.body()
+    return await run_in_threadpool(_vectors, data, whole.settings.vectors, dimension)
+
+
+def _vectors(data: bytes, most: int, dimension: int) -> tuple[np.ndarray, models.VectorQuestion]:
+    document = parse_json(data, most * dimension + MOST_VALUES)
+    given = document.get("vectors") if isinstance(document, dict) else None
+    if isinstance(given, list) and len(given) > most:
+        raise Problem(422, "invalid", f"expected at most {most} vectors, received {len(given)}: ask in parts")
+    if isinstance(given, list) and (wrong := next((x for x in given if isinstance(x, list) and len(x) != dimension), None)) is not None:
+        raise Problem(422, "invalid", f"expected vectors of {dimension} numbers, received one of {len(wrong)}: use the index's model")
+    try:
+        asked = models.VectorQuestion.model_validate(document)
+    except ValidationError as error:
+        raise RequestValidationError([one | {"loc": ("body", *one["loc"])} for one in error.errors()]) from None
     with np.errstate(over="ignore"):
-        xq = np.array(asked.vectors, np.float64).astype(np.float32)
+        return np.array(asked.vectors, np.float64).astype(np.float32), asked
+
+
+VECTORS = {"requestBody": {"required": True, "content": {"application/json": {"schema": models.VectorQuestion.model_json_schema()}}}}
+Vectors = Annotated[tuple[np.ndarray, models.VectorQuestion], Depends(vectors_of)]
+
+
+@router.post("/indexes/{index}/search/vectors", response_model=models.VectorAnswers, openapi_extra=VECTORS, tags=["search"])
+async def search_by_vectors(key: Asker, index: Index, found: Vectors):
+    """The nearest people to vectors of the index's model."""
+    xq, asked = found
+    if asked.k * len(xq) > HITS:
+        raise Problem(422, "invalid", f"expected at most {HITS} hits in all, received {len(xq)} vectors with k = {asked.k}: ask in parts")
     question = Question(asked.k, asked.faces, asked.score, tuple(asked.where), asked.min_score)
     xq = checked(xq, xq.shape[1])  # here, so that one bad question spoils no others that are asked together
     return JSONResponse({"answers": await persistently(lambda: answers_to(index, xq, question))})
@@ -223,9 +251,9 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
 
     def task_of(line: bytes) -> asyncio.Task[bytes]:
         try:
-            asked = models.StreamedPhoto.model_validate_json(line)
+            asked = models.StreamedPhoto.model_validate(parse_json(line))
             data, asked.photo = base64.b64decode(asked.photo, validate=True), ""
-        except (ValidationError, binascii.Error) as error:
+        except (Problem, ValidationError, binascii.Error) as error:
             detail = f"expected a line with id and photo (base64), received another ({str(error).splitlines()[0][:100]}): mend it"
             return asyncio.create_task(refused(Problem(422, "invalid", detail)))
         hold(size := len(data))
@@ -294,6 +322,13 @@ async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, leave
                 task.cancel()
 
 
+class JSONResponse(FastJSONResponse):
+    """JSON in which control characters of names are escaped, so that a terminal may show it."""
+
+    def render(self, content: Any) -> bytes:
+        return to_json(content).encode()
+
+
 class Lines(StreamingResponse):
     """One that is sent while the request's body is still read: it leaves that to whoever makes the lines."""
 
@@ -302,7 +337,7 @@ class Lines(StreamingResponse):
 
 
 def _line(answer: dict[str, Any]) -> bytes:
-    return json.dumps(answer, ensure_ascii=False).encode() + b"\n"
+    return to_json(answer).encode() + b"\n"
 
 
 async def _split(parts: AsyncIterator[bytes], most: int, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
@@ -430,7 +465,7 @@ async def change(whole: State, key: Key, index: Served, mark: str | None, what: 
     status, faces, body = 500, [], b""
     try:
         answer, faces = await work()
-        status, body = 200, json.dumps(answer, ensure_ascii=False).encode()
+        status, body = 200, to_json(answer).encode()
         return Response(body, media_type="application/json")
     except (Problem, FaceDBError) as error:
         problem = error if isinstance(error, Problem) else of_error(error)
@@ -563,12 +598,12 @@ async def undo(whole: Whole, key: Writer, index: Index, asked: models.Undo | Non
 async def forget(whole: Whole, key: Admin, index: Index, asked: models.Forget, mark: Mark = None):
     """Removes a person for good: rows, vectors, crops, names. There is no undo; the receipt lies beside the index, too."""
 
-    def do(gallery: Gallery) -> tuple[dict[str, Any], list[str]]:
+    def do() -> tuple[dict[str, Any], list[str]]:
         done, _ = galleries.forget(index.name, asked.identity, (), None, lambda line: None)
         return asdict(done) | {"found": done.found}, done.face_ids
 
     async def work() -> tuple[dict[str, Any], list[str]]:
-        return await asyncio.wrap_future(index.write(do))
+        return await asyncio.wrap_future(index.write_apart(do))
 
     try:
         return await change(whole, key, index, mark, "forget", asked.model_dump_json().encode(), work)

@@ -9,20 +9,27 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
-from starlette.routing import Match, Route
+from starlette.routing import Match, Mount
 
 from embedder.errors import FaceDBError
+from embedder.text import to_json
 from server import api, models
-from server.guard import OPEN, App, Desk, Guard
+from server.guard import OPEN, App, Desk, Guard, bearer
+from server.logs import escape_logs
 from server.meters import Meters
 from server.problems import MEDIA, Problem, fault, of_error
 from server.settings import Settings
 from server.state import State
 
+NOT_READY = (
+    "expected loaded networks, some are still being loaded or cannot be: the log of the server says more, as does this with an admin key"
+)
+WHY = {404: "expected an address of the API or the page, received another: see /openapi.json"}
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 PAGE = Path(__file__).with_name("page")
 ABOUT = """Finds people in photos by their faces, in indexes of this machine.
 
@@ -32,6 +39,7 @@ session. Errors are problem details (RFC 9457). Photos are sent as bytes and nev
 
 def make(settings: Settings) -> App:
     meters = Meters()
+    escape_logs()
     MultiPartParser.spool_max_size = settings.photo_bytes  # no photo is put on a disk
 
     @asynccontextmanager
@@ -65,10 +73,11 @@ def _tell(app: FastAPI) -> None:
 
     @app.get("/readyz", response_model=models.Health, tags=["state"], responses={503: {"model": models.Problem}})
     async def is_ready(request: Request) -> Any:
-        """The networks are loaded: photos are answered at once."""
+        """The networks are loaded: photos are answered at once. Why not, in detail, is for a key of the scope admin."""
         state: State = request.app.state.facedb
         if (why := state.why_not_ready()) is not None:
-            raise Problem(503, "not-ready", why, {"Retry-After": "1"})
+            detail = why if await _is_admin(state, request) else NOT_READY
+            raise Problem(503, "not-ready", detail, {"Retry-After": "1"})
         return {"status": "ok"}
 
     @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
@@ -77,12 +86,22 @@ def _tell(app: FastAPI) -> None:
         return Response(await request.app.state.facedb.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+async def _is_admin(state: State, request: Request) -> bool:
+    secret = bearer(dict(request.headers.raw))
+    key = await state.desk.who(secret, False) if secret else None
+    return key is not None and key.may("admin")
+
+
 def answer_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {}) | ({"Allow": _methods_of(app, request)} if error.status_code == 405 else {})
-        problem = error if isinstance(error, Problem) else Problem(error.status_code, "http", str(error.detail), headers)
-        return _answer(problem)
+        if isinstance(error, Problem):
+            return _answer(error)
+        allow = {"Allow": _methods_of(app, request)} if error.status_code == 405 else {}
+        if allow and request.method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        detail = WHY.get(error.status_code, str(error.detail))
+        return _answer(Problem(error.status_code, "http", detail, dict(error.headers or {}) | allow))
 
     @app.exception_handler(RequestValidationError)
     async def of_question(_: Request, error: RequestValidationError) -> Response:
@@ -103,13 +122,17 @@ def answer_problems(app: FastAPI) -> None:
 
 
 def _answer(problem: Problem) -> Response:
-    return JSONResponse(problem.body, problem.status_code, problem.headers, MEDIA)
+    return Response(to_json(problem.body), problem.status_code, problem.headers, MEDIA)
 
 
 def _methods_of(app: FastAPI, request: Request) -> str:
-    """All that a path takes, by whichever routes."""
-    matching = [route for route in app.routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE]
-    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
+    """The methods that a path answers, by whichever routes."""
+    scope = dict(request.scope)
+    routes = [route for route in app.router.routes if not isinstance(route, Mount)]
+    found = {m for m in METHODS if any(route.matches(scope | {"method": m})[0] == Match.FULL for route in routes)}
+    if not found or "GET" in found:  # none: files of the page
+        found |= {"GET", "HEAD"}
+    return ", ".join(sorted({*found, "OPTIONS"}))
 
 
 def _describe(app: FastAPI) -> None:

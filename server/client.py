@@ -12,21 +12,35 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from embedder.errors import FaceDBError
 from server import models
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 Photo = bytes | str | Path
 TOGETHER = 16  # photos of a request: httpx reads no answer before all of them are sent
 TRIES = 5  # of a request that is refused for now
+LONGEST_PAUSE = 60.0  # seconds between two of them, whatever the server or a proxy says
+
+
+class StreamedAnswer(BaseModel):
+    """A line of the answers to many photos."""
+
+    id: str | None
+    answer: models.PhotoAnswer | None = None
+    problem: dict[str, Any] | None = None
+
+
+LINE, CHANGES = TypeAdapter(StreamedAnswer), TypeAdapter(list[models.Change])
 
 
 class Refused(FaceDBError):
@@ -78,9 +92,11 @@ class Client:
         while some := list(islice(rest, TOGETHER)):
             lines = [json.dumps({"id": id, "photo": base64.b64encode(_read(photo)[0]).decode()}) for id, photo in some]
             answer = self._send("POST", f"/v1/indexes/{index}/search/stream", content="\n".join(lines).encode(), params={"k": k})
-            for line in map(json.loads, answer.iter_lines()):
-                found = models.PhotoAnswer.model_validate(line["answer"]) if "answer" in line else Refused(line["problem"])
-                yield line["id"], found
+            answers = [_parsed(answer, LINE, line) for line in answer.content.split(b"\n") if line]
+            if len(answers) != len(some):
+                raise Refused({"status": answer.status_code, "detail": f"expected {len(some)} answers, received {len(answers)}: ask again"})
+            for found in answers:
+                yield found.id or "", found.answer or Refused(found.problem or {})
 
     def verify(self, index: str, first: Photo, second: Photo) -> models.Compared:
         """How alike the largest faces of two photos are."""
@@ -134,7 +150,7 @@ class Client:
     def undo(self, index: str, command: str | None = None) -> list[models.Change]:
         """The last change; where its `command` is given, only that one."""
         answer = self._send("POST", f"/v1/indexes/{index}/undo", json={"command": command})
-        return [models.Change.model_validate(one) for one in answer.json()]
+        return _parsed(answer, CHANGES)
 
     def forget(self, index: str, identity: str) -> models.Receipt:
         """For good."""
@@ -164,7 +180,7 @@ class Client:
         return self._ask(models.Change, "POST", f"/v1/indexes/{index}/{path}", json=asked.model_dump())
 
     def _ask(self, model: type[M], method: str, path: str, **content: Any) -> M:
-        return model.model_validate(self._send(method, path, **content).json())
+        return _parsed(self._send(method, path, **content), TypeAdapter(model))
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
@@ -172,17 +188,42 @@ class Client:
             answer = self._http.request(method, path, headers=headers, **content)
             if answer.status_code not in (429, 503) or not left:
                 break
-            time.sleep(float(answer.headers.get("Retry-After", 1)))
-        if answer.is_error:
+            time.sleep(_pause(answer.headers.get("Retry-After", "")))
+        if not answer.is_success:
             raise _refused(answer)
         return answer
 
 
-def _refused(answer: httpx.Response) -> Refused:
+def _pause(retry_after: str) -> float:
+    """Seconds to wait by a Retry-After header: a number, or a date; 1 where it is neither."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(min(int(retry_after[:9]), LONGEST_PAUSE))
     try:
-        return Refused(answer.json())
-    except ValueError:
-        return Refused({"status": answer.status_code, "detail": answer.reason_phrase})
+        seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return 1.0
+    return min(max(seconds, 0.0), LONGEST_PAUSE)
+
+
+def _refused(answer: httpx.Response) -> Refused:
+    """The problem of an answer; what is none, such as a proxy's page, is told by its status."""
+    try:
+        problem = answer.json()
+    except (ValueError, RecursionError):
+        problem = None
+    if isinstance(problem, dict) and isinstance(problem.get("detail"), str):
+        return Refused({"status": answer.status_code} | problem)
+    return Refused({"status": answer.status_code, "detail": f"{answer.status_code} {answer.reason_phrase}".strip()})
+
+
+def _parsed(answer: httpx.Response, model: TypeAdapter[T], line: bytes | None = None) -> T:
+    """An answer, or a line of it, as its type; raise Refused where it is another's, such as a proxy's page with status 200."""
+    try:
+        return model.validate_json(answer.content if line is None else line)
+    except ValidationError:
+        kind = answer.headers.get("Content-Type", "no type")[:100]
+        detail = f"expected an answer of facedb's API from {answer.url.host}, received another ({kind}): check the address and the proxy"
+        raise Refused({"status": answer.status_code, "detail": detail}) from None
 
 
 def _read(photo: Photo) -> tuple[bytes, str | None]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from embedder.errors import FaceDBError
+from embedder.text import printable, to_json
 from server.accounts import START, Accounts, Key
 from server.meters import Meters
 from server.problems import MEDIA, RETRY_SECONDS, Problem, fault, of_error
@@ -23,6 +24,9 @@ OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/v1/session")  # without a
 PROBES = ("/healthz", "/readyz")  # by whatever name a supervisor knows the server; they tell nothing
 STREAMS = "/stream"  # how the paths end whose bodies are as long as they are
 SMALL_BYTES = 4096  # of what is no photo, and needs no key
+NAMES_BYTES, IDS_BYTES = 16 << 10, 512 << 10  # of JSON with a few names, and with 10,000 ids
+HEADER_BYTES, HEADERS_BYTES, HEADERS_COUNT = 16 << 10, 32 << 10, 100  # of one, of all with the address, and how many
+HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?::([0-9]{1,5}))?")
 REMEMBERED = 2.0  # seconds that a worker takes a key for good without asking again
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -108,9 +112,13 @@ class Guard:
             return await self._app(scope, receive, send)
         if scope["type"] != "http":  # websockets: there are none
             return await send({"type": "websocket.close", "code": 1008})
-        began, answer = time.monotonic(), _Answer(send, scope["path"])
+        began, method = time.monotonic(), scope["method"]
+        answer = _Answer(send, scope["path"], with_body=method != "HEAD")
+        if method == "HEAD":  # whatever answers GET answers it, and only the body stays away
+            scope = {**scope, "method": "GET"}
         body = _Body(receive, self._limit(scope["path"]), self._seconds(scope["path"]), self._held, scope["path"].endswith(STREAMS))
         try:
+            _check_headers(scope)
             await self._admit(scope)
             scope.setdefault("state", {})["hold"] = body.hold
             await self._app(scope, body, answer)
@@ -120,12 +128,12 @@ class Guard:
             await answer.problem(of_error(error))
         except Exception:
             if not body.gone:
-                log.exception("%s %s failed", scope["method"], scope["path"])
+                log.exception("%s %s failed", method, scope["path"])
                 await answer.problem(fault())
         finally:
             body.release()
         route = scope.get("route")
-        self._meters.request(getattr(route, "path", "none"), scope["method"], answer.status, time.monotonic() - began)
+        self._meters.request(getattr(route, "path", "none"), method, answer.status, time.monotonic() - began)
 
     def _limit(self, path: str) -> int:
         if path.endswith(STREAMS):
@@ -134,7 +142,11 @@ class Guard:
             return self._settings.photo_bytes
         if path.endswith("/verify"):
             return 2 * self._settings.photo_bytes
-        return self._settings.json_bytes if path.startswith("/v1/indexes/") else SMALL_BYTES
+        if path.endswith("/search/vectors"):
+            return self._settings.json_bytes
+        if path.endswith("/people/split"):
+            return IDS_BYTES
+        return NAMES_BYTES if path.startswith("/v1/indexes/") else SMALL_BYTES
 
     def _seconds(self, path: str) -> float:
         return self._settings.stream_seconds if path.endswith(STREAMS) else self._settings.body_seconds
@@ -149,23 +161,22 @@ class Guard:
             self._check_origin(headers)
         if scope["path"] in OPEN or scope["path"].startswith("/page/"):
             return
-        bearer = _bearer(headers)
-        secret = bearer or session_secret(headers)
-        key = await self._desk().who(secret, not bearer) if secret else None
+        key_given = bearer(headers)
+        secret = key_given or session_secret(headers)
+        key = await self._desk().who(secret, not key_given) if secret else None
         if key is None:
             raise Problem(401, "key", "expected a key (`Authorization: Bearer KEY`) or a session, received none that is valid: make one with "
                           "`keys make`, or sign in again", {"WWW-Authenticate": "Bearer"})  # fmt: skip
-        if not bearer and not is_safe and PAGE_HEADER not in headers:
+        if not key_given and not is_safe and PAGE_HEADER not in headers:
             raise Problem(403, "header", "expected the header X-Facedb on changes in a session, received none: send it, or a key")
         await self._desk().count(key)
         scope.setdefault("state", {})["key"] = key
 
     def _check_host(self, header: bytes) -> None:
         """DNS rebinding: a page's own name that leads here is none of ours."""
-        name = header.decode("latin-1").lower()
-        host = name[: name.index("]") + 1] if name.startswith("[") and "]" in name else name.partition(":")[0]
-        if host not in self._settings.allowed_hosts:
-            raise Problem(421, "host", f"expected a Host of {', '.join(sorted(self._settings.allowed_hosts))}, received {host[:100]!r}: "
+        found = HOST.fullmatch(header.lower())
+        if not found or int(found[2] or 0) > 65535 or found[1].decode() not in self._settings.allowed_hosts:
+            raise Problem(421, "host", f"expected a Host that this server is known by, received {header[:100].decode('latin-1')!r}: "
                           "start the server with --allow-host for another name")  # fmt: skip
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
@@ -177,6 +188,20 @@ class Guard:
             raise Problem(
                 403, "origin", "expected a change asked for by this server's own page or a program, received one from another page"
             )
+
+
+def _check_headers(scope: Scope) -> None:
+    """Raise Problem for an address and headers of more bytes than a request needs, however they came in over the network."""
+    sizes = [len(name) + len(value) + 4 for name, value in scope["headers"]]
+    address = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
+    if sum(sizes) + address > HEADERS_BYTES or max(sizes, default=0) > HEADER_BYTES or len(sizes) > HEADERS_COUNT:
+        raise Problem(
+            431, "headers",
+            f"expected at most {HEADERS_COUNT} headers of {HEADER_BYTES:,} bytes, {HEADERS_BYTES:,} with the address, received more: send fewer",
+            {"Connection": "close"},
+        )  # fmt: skip
+    if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+        raise Problem(400, "host", "expected one Host, received several: send one")
 
 
 class Held:
@@ -238,8 +263,8 @@ class _Body:
 class _Answer:
     """An answer with the headers that all have."""
 
-    def __init__(self, send: Send, path: str):
-        self._send, self._kept = send, path.startswith("/page/")
+    def __init__(self, send: Send, path: str, with_body: bool = True):
+        self._send, self._kept, self._with_body = send, path.startswith("/page/"), with_body
         self.status, self._begun = 0, False
 
     async def __call__(self, message: Message) -> None:
@@ -249,19 +274,22 @@ class _Answer:
             own = HEADERS | {"Cache-Control": "no-cache" if self._kept else "no-store"}
             added = [(k.lower().encode(), v.encode()) for k, v in own.items() if k.lower().encode() not in names]
             message = message | {"headers": [*message["headers"], *added]}  # type: ignore[operator]
+        elif not self._with_body:
+            message = message | {"body": b""}  # type: ignore[operator]
         await self._send(message)
 
     async def problem(self, problem: Problem) -> None:
         if self._begun:  # too late to say so
             return
-        body = json.dumps(problem.body, ensure_ascii=False).encode()
+        body = to_json(problem.body).encode()
         headers = {"Content-Type": MEDIA, "Content-Length": str(len(body)), **(problem.headers or {})}
         await self({"type": "http.response.start", "status": problem.status_code,
-                    "headers": [(k.lower().encode(), v.encode("latin-1", "replace")) for k, v in headers.items()]})  # fmt: skip
+                    "headers": [(k.lower().encode(), printable(v).encode("latin-1", "replace")) for k, v in headers.items()]})  # fmt: skip
         await self({"type": "http.response.body", "body": body})
 
 
-def _bearer(headers: dict[bytes, bytes]) -> str:
+def bearer(headers: dict[bytes, bytes]) -> str:
+    """The key of an Authorization header; empty where there is none."""
     scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else ""
 

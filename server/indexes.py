@@ -48,6 +48,7 @@ class Served:
         self._searches: Batcher[Asked, Answers] = Batcher(self._searcher, cores(), TOGETHER)
         self._readers = ThreadPoolExecutor(READERS, f"read-{name}")
         self._writer = ThreadPoolExecutor(1, f"write-{name}")
+        self._long = ThreadPoolExecutor(1, f"long-{name}")
         self._own, self._path = threading.local(), index_folder(indexes_root(), name) / FILE
         self._lock, self._vectors = threading.Lock(), 0
 
@@ -78,10 +79,14 @@ class Served:
         """`change`, one after the other."""
         return self._writer.submit(self._with_gallery, change, True)
 
+    def write_apart(self, change: Callable[[], T]) -> Future[T]:
+        """Run a change that takes long and opens the index for itself; others do not wait for it but where SQLite makes them."""
+        return self._long.submit(change)
+
     def close(self) -> None:
         """Does what was begun, and ends."""
         self._searches.close()
-        for pool in (self._writer, self._readers):
+        for pool in (self._writer, self._readers, self._long):
             pool.shutdown(cancel_futures=True)
 
     def _with_gallery(self, work: Callable[[Gallery], T], write: bool) -> T:

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+NOT_READY = "/readyz"  # a probe that is told to wait: nothing was refused
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's name for where processes share their numbers
 
 
@@ -30,8 +31,8 @@ class Meters:
         self._refused = Counter("facedb_refused", "Requests that were refused because too much waited.", registry=self.registry)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, method if method in ("GET", "POST", "DELETE") else "other", str(status)).observe(seconds)
-        if status == 503:
+        self._requests.labels(route, method if method in ("GET", "HEAD", "POST", "DELETE") else "other", str(status)).observe(seconds)
+        if status == 503 and route != NOT_READY:
             self._refused.inc()
 
     def batch(self, size: int) -> None:

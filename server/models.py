@@ -18,7 +18,7 @@ Box = Annotated[list[float], Field(min_length=4, max_length=4, description="x0, 
 
 
 class Taken(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Problem(BaseModel):

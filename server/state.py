@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from embedder.errors import FaceDBError
+from embedder.spec import FaceSpec
 from indexer.gallery import Gallery
 from server.accounts import Key
 from server.guard import Desk
@@ -19,6 +20,7 @@ from server.problems import Problem
 from server.settings import Settings
 from workflows import open_index
 
+RETIRE_SECONDS = 30.0  # for photos that still wait for networks which no index needs any more
 CLOSE_SECONDS = 1.0  # for photos that nobody waits for any more
 log = logging.getLogger("facedb.server")
 
@@ -51,20 +53,27 @@ class State:
         return None
 
     async def intake(self, index: Served) -> Intake:
-        """Of the contract that the index has now."""
-        contract = await asyncio.wrap_future(index.read(_contract))
-        if self._contracts.get(index.name) != contract:
-            await asyncio.get_running_loop().run_in_executor(self._loader, self._load, index.name, contract)
-        return self._intakes[contract]
+        """Return the intake for the contract that the index has now."""
+        contract = await asyncio.wrap_future(index.read(lambda gallery: _contract(gallery.spec)))
+        found = self._intakes.get(contract)
+        if found is None or self._contracts.get(index.name) != contract:
+            found = await asyncio.get_running_loop().run_in_executor(self._loader, self._load, index.name)
+        return found
 
-    def _load(self, name: str, contract: str) -> None:
-        """On one thread. What no index needs any more is closed."""
-        if contract not in self._intakes:
-            with open_index(name) as searcher:
-                self._intakes[contract] = Intake(searcher, self.settings, log.info, self.meters.batch)
+    def is_current(self, intake: Intake) -> bool:
+        """Whether an intake is not, or not yet, closed because its index has another contract."""
+        return any(one is intake for one in list(self._intakes.values()))
+
+    def _load(self, name: str) -> Intake:
+        """Load what an index needs as it is now, on one thread, and close what no index needs any more."""
+        with open_index(name) as searcher:
+            contract = _contract(searcher.spec)
+            if (found := self._intakes.get(contract)) is None:
+                found = self._intakes[contract] = Intake(searcher, self.settings, log.info, self.meters.batch)
         self._contracts[name] = contract
         for old in self._intakes.keys() - set(self._contracts.values()):
-            self._intakes.pop(old).close()
+            self._intakes.pop(old).close(RETIRE_SECONDS)
+        return found
 
     async def begin_job(self, key: Key, index: Served, kind: str, work: Callable[[Callable[[int, int], None]], str]) -> dict[str, Any]:
         """Starts `work`, which tells how far it is; raises Problem where one of that kind is at work on the index."""
@@ -114,6 +123,5 @@ class State:
         self.desk.close()
 
 
-def _contract(gallery: Gallery) -> str:
-    spec = gallery.spec
+def _contract(spec: FaceSpec) -> str:
     return f"{spec.fingerprint} {spec.crop} {sorted(spec.detector.items(), key=str)}"

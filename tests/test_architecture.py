@@ -26,13 +26,13 @@ PARTS = (
 # part -> what it may import of ours
 ALLOWED = {
     "embedder": ("embedder",),
-    "indexer": ("indexer", "embedder.spec", "embedder.table", "embedder.row", "embedder.files", "embedder.errors", "embedder.names"),
+    "indexer": ("indexer", *(f"embedder.{m}" for m in ("spec", "table", "row", "files", "errors", "names", "text", "replaceable"))),
     "trainer": ("trainer", "embedder", "indexer.metrics"),
     "pictures": ("embedder", "indexer", "workflows"),
     "workflows": ("embedder", "indexer", "trainer", "pictures"),
     "galleries": ("embedder", "indexer", "workflows"),
     "evaluations": ("embedder", "indexer", "workflows", "pictures"),
-    "console": ("embedder.errors", "embedder.compute", "embedder.spec"),
+    "console": ("embedder.errors", "embedder.compute", "embedder.spec", "embedder.text"),
     "cli": ("embedder", "indexer", "trainer", "workflows", "pictures", "demo", "cli_gallery", "cli_evaluate", "cli_serve", "console"),
     "cli_gallery": ("embedder.errors", "embedder.compute", "galleries", "console", "server.accounts"),
     "cli_evaluate": ("embedder.errors", "embedder.compute", "evaluations", "console"),
@@ -49,7 +49,17 @@ HASHED_PICKLES = ROOT / "embedder" / "mtcnn_nets.py"  # reads the mtcnn package'
 PIPED_PICKLES = ROOT / "embedder" / "workers.py"  # between this program's own processes, over pipes that nobody else has; no files
 LIGHT = dict.fromkeys(
     ("cli.py", "cli_gallery.py", "cli_evaluate.py", "cli_serve.py", "console.py"),
-    ("click", "embedder.errors", "embedder.compute", "embedder.spec", "cli_gallery", "cli_evaluate", "cli_serve", "console"),
+    (
+        "click",
+        "embedder.errors",
+        "embedder.compute",
+        "embedder.spec",
+        "embedder.text",
+        "cli_gallery",
+        "cli_evaluate",
+        "cli_serve",
+        "console",
+    ),
 )  # all that `--help` may cost beyond the standard library
 
 

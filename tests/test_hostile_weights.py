@@ -1,7 +1,9 @@
 """Weights files and model folders made to read other files, to fill the memory or to end the process: each is refused in one line."""
 
+import contextlib
 import json
 import struct
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from embedder import fetch, formats, network, onnx_file, weights
+from embedder import fetch, formats, network, onnx_file, reader_process, weights
 from embedder.errors import FaceDBError, ModelError
 from embedder.shapes import known_shapes
 from embedder.spec import FaceSpec, Part
@@ -126,6 +128,29 @@ def test_hdf5_of_another_shape_is_refused_unread(tmp_path):
         file["Bottleneck/Bottleneck/kernel:0"] = np.zeros((1792, 128), np.float32)
         file[KERNEL] = np.zeros((3, 3, 3, 33), np.float32)
     assert "shape" in refused(tmp_path / "w.h5", "not these weights")
+
+
+def test_hdf5_that_ends_its_library_is_refused(tmp_path):
+    """A damaged file, found by trying, on which HDF5 reads memory that is not its own."""
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file["Bottleneck/Bottleneck/kernel:0"] = np.zeros((1792, 1), np.float32)
+    whole = path.read_bytes()
+    draw = np.random.default_rng(1)
+    spots = np.flatnonzero(np.frombuffer(whole, np.uint8))
+    for _ in range(5):
+        data = bytearray(whole)
+        for spot in draw.choice(spots, 6):
+            data[spot] = draw.integers(256)
+        path.write_bytes(data)
+        with contextlib.suppress(ModelError):
+            formats.read(path)
+
+
+def test_a_reader_that_dies_is_a_damaged_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader_process, "command", lambda *_: [sys.executable, "-c", "import os; os.abort()"])
+    (tmp_path / "w.h5").write_bytes(b"x")
+    refused(tmp_path / "w.h5", "damaged .its reader ended with -6")
 
 
 # TensorFlow -----------------------------------------------------------------

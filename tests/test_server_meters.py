@@ -11,6 +11,7 @@ meters = Meters()
 meters.batch(3)
 meters.request("/v1/x", "POST", 503, 0.1)
 meters.request("/v1/x", "TRACE", 200, 0.1)
+meters.request("/readyz", "GET", 503, 0.1)
 meters.at_work.inc()
 """
 TELL = "import sys; sys.stdout.write(meters.text({'att': {'faces': 2, 'people': 1, 'generation': 7}}).decode())"

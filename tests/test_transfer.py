@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -132,6 +133,37 @@ def test_a_backup_overwrites_nothing(index, tmp_path):
     assert (tmp_path / "b").read_text() == "mine"
 
 
+def test_a_file_that_appears_during_a_backup_stays(index, tmp_path, monkeypatch):
+    def meanwhile(folder: Path) -> Path:
+        (tmp_path / "b").write_text("mine")
+        return folder
+
+    monkeypatch.setattr(transfer, "make_folder", meanwhile)  # after the first look
+    with pytest.raises(InputError, match="nothing is overwritten"):
+        saved(index, tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "mine" and [p.name for p in tmp_path.glob("*_tmp*")] == []
+
+
+def test_neither_is_a_link_that_leads_nowhere_followed(index, tmp_path):
+    (tmp_path / "b").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="nothing is overwritten"):
+        saved(index, tmp_path / "b")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_backup_on_a_full_disk_leaves_nothing(index, tmp_path):
+    (folder := tmp_path / "full").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Gallery.open(index) as gallery:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            with pytest.raises(FaceDBError) as caught:
+                backup(gallery, folder / "b")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.exit_code == 6 and list(folder.iterdir()) == []
+
+
 def test_backups_while_another_adds_are_each_of_one_moment(index, tmp_path):
     more, done, stop = faces(100, seed=1), [], threading.Event()
 
@@ -145,12 +177,13 @@ def test_backups_while_another_adds_are_each_of_one_moment(index, tmp_path):
     thread.start()
     with Gallery.open(index) as gallery:
         for i in range(8):
-            done.append(backup(gallery, tmp_path / f"b{i}").folder)
+            done.append(backup(gallery, tmp_path / f"b{i}"))
     stop.set()
     thread.join()
     sizes = []
-    for i, path in enumerate(done):
-        restore(Path(path), tmp_path / f"restored{i}")
+    for i, saved_one in enumerate(done):
+        restored = restore(Path(saved_one.folder), tmp_path / f"restored{i}")
+        assert (saved_one.faces, saved_one.people) == (restored.faces, restored.people), "what was said is what was saved"
         now, n = held(tmp_path / f"restored{i}"), 0
         n = len(now) - 2 * PEOPLE
         assert n % 4 == 0 and now == sorted(map(plain, faces() + more[:n])) and sound(tmp_path / f"restored{i}")

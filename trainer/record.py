@@ -16,6 +16,7 @@ from embedder.errors import DataError
 from embedder.files import write_atomic
 from embedder.process import ROOT
 from embedder.spec import FaceSpec
+from embedder.text import printable
 from trainer.batches import Data
 from trainer.recipe import Recipe
 from trainer.teacher import sha256s
@@ -151,6 +152,7 @@ def _panel(axes: Any, lines: list[dict[str, Any]], keys: tuple[str, ...], title:
     for before, line in zip(lines, lines[1:], strict=False):
         if before["stage"] != line["stage"]:
             axes.axvline(lines.index(line) + 0.5, color="grey", linestyle=":")
-    axes.set(title=title, xlabel="epoch, all stages")
+    axes.set_title(printable(title), parse_math=False)
+    axes.set_xlabel("epoch, all stages")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,0 +1,84 @@
+"""Which files a command may replace: those that this program wrote, told by what they hold. A photo, or a file of others, never is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from embedder.errors import InputError
+
+SIGN = "facedb"  # in what we write: PNG's Software, JPEG's comment, the page's generator, Parquet's metadata
+HEAD = 1 << 16  # bytes in which a sign stands
+MOST_JSON = 256 << 20  # bytes of a document of ours that is read to tell it
+PICTURES = (".png", ".jpg", ".jpeg")
+
+
+def check_replaceable(path: Path, kind: str) -> None:
+    """Raise InputError where something is at `path` that is not a file of that kind by this program, or an empty one.
+
+    kind: picture, predictions, hits, page, receipt or comparison.
+    """
+    try:
+        size = path.stat().st_size
+        if path.is_file() and (not size or IS_OURS[kind](path, size)):
+            return
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass  # whatever it is, it cannot be read
+    raise InputError(
+        f"expected a new file, or one with {kind} by this program, {path} is something else: choose another name, nothing was replaced"
+    )
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(HEAD)
+
+
+def _tail(path: Path, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(max(0, size - HEAD))
+        return file.read(HEAD)
+
+
+def _is_picture(path: Path, size: int) -> bool:
+    head = _head(path)
+    png, jpeg = b"tEXtSoftware\0" + SIGN.encode(), b"\xff\xfe\x00\x08" + SIGN.encode()
+    return (head.startswith(b"\x89PNG") and png in head) or (head.startswith(b"\xff\xd8") and jpeg in head)
+
+
+def _is_predictions(path: Path, size: int) -> bool:
+    return re.search(rb"(^|\n)top1 [01]\.\d{4}\ntop5 [01]\.\d{4}\n$", _tail(path, size)) is not None
+
+
+def _is_hits(path: Path, size: int) -> bool:
+    tail = _tail(path, size)
+    return tail.endswith(b"PAR1") and all(name in tail for name in (b"hit_identity", b"hit_face_id", b"hit_image"))
+
+
+def _is_page(path: Path, size: int) -> bool:
+    return f'<meta name="generator" content="{SIGN}">'.encode() in _head(path)
+
+
+def _has_keys(*keys: str) -> Callable[[Path, int], bool]:
+    def check(path: Path, size: int) -> bool:
+        try:
+            found = json.loads(path.read_bytes()) if size <= MOST_JSON else None
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(found, dict) and found.keys() >= set(keys)
+
+    return check
+
+
+IS_OURS: dict[str, Callable[[Path, int], bool]] = {
+    "picture": _is_picture,
+    "predictions": _is_predictions,
+    "hits": _is_hits,
+    "page": _is_page,
+    "receipt": _has_keys("index", "time", "face_ids", "pending", "not_cleaned"),
+    "comparison": _has_keys("index", "before", "after", "right_before", "right_after", "differently"),
+}

@@ -1,0 +1,27 @@
+"""Text of others, such as names and paths, where people read it: on terminals, in logs and in files of lines."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+# controls (C0, DEL, C1), line and paragraph separators, what turns the direction of writing, byte order marks, lone surrogates
+UNPRINTABLE = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff"
+_UNPRINTABLE = re.compile(f"[{UNPRINTABLE}]")
+
+
+def printable(text: object) -> str:
+    r"""Return text in one line that a terminal only shows: a control character, such as a line feed or an escape, becomes `\x0a` or `\u202e`."""
+    return _UNPRINTABLE.sub(lambda match: _escaped(match[0], short=True), str(text))
+
+
+def to_json(data: Any, indent: int | None = None) -> str:
+    """Return JSON with other alphabets as they are, and controls and lone surrogates as JSON's own escapes; the data is the same."""
+    text = json.dumps(data, ensure_ascii=False, indent=indent)
+    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else _escaped(match[0], short=False), text)
+
+
+def _escaped(character: str, short: bool) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if short and code < 0x100 else f"\\u{code:04x}"
