@@ -286,7 +286,9 @@ class Several:
         if not self.unsure:
             return [line]
         shown = ", ".join(map(repr, self.unsure[:3]))
-        return [f"warning: {line}, but in {len(self.unsure)} another is nearly as large, such as {shown}: look at these, and crop them if need be"]
+        return [
+            f"warning: {line}, but in {len(self.unsure)} another is nearly as large, such as {shown}: look at these, and crop them if need be"
+        ]
 
 
 def _retry_notes(retried: Mapping[str, str], good: int) -> list[str]:

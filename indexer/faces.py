@@ -186,7 +186,9 @@ class Faces(Database):
 
     def count_people(self, after: str = "") -> int:
         """How many people there are whose names follow `after`."""
-        return self.execute("SELECT count(DISTINCT person) FROM faces JOIN people ON people.id = person WHERE name > ?", (normal(after),))[0][0]
+        return self.execute("SELECT count(DISTINCT person) FROM faces JOIN people ON people.id = person WHERE name > ?", (normal(after),))[
+            0
+        ][0]
 
     def count_log(self) -> int:
         """How many changes are kept."""

@@ -169,11 +169,16 @@ def test_unknown_is_an_answer_once_calibrated(run, vectors, index):  # noqa: F81
     table = run("search", index, vectors).out.splitlines()
     start = f"probe/s1/2.pgm: {word} (a stranger scores as high with a chance of "
     assert any(line.startswith((f"{start}0.", f"{start}at most 1 in 11")) for line in table)
-    assert any(line.startswith("probe/s2/2.pgm: known") and "at most 1 in 11: only 10 people are enrolled, too few" in line for line in table)
+    assert any(
+        line.startswith("probe/s2/2.pgm: known") and "at most 1 in 11: only 10 people are enrolled, too few" in line for line in table
+    )
     assert known["chance_limit"] == known["chance"] and known["weak"].startswith("only 10 people are enrolled") and known["stale"] is None
     assert run("remove", index, "--identity", "s2").code == 0
     done = run("search", index, vectors)
-    assert "stale, it was made at 10 people, now there are 8" in done.err and "; the calibration is stale, it was made at 10 people" in done.out
+    assert (
+        "stale, it was made at 10 people, now there are 8" in done.err
+        and "; the calibration is stale, it was made at 10 people" in done.out
+    )
     assert asked(run, index, vectors)["stale"] == "it was made at 10 people, now there are 8"
     assert json.loads(run("info", index, "--json").out)["calibration_stale"]
 

@@ -369,7 +369,9 @@ NAMES = ["Ann ", " Ann", "A\u00adnn", "\ufeffAnn", "Ann\u200b", "An\u200dn", "An
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_way_in_gives_a_person_one_name(index, name):
-    rows = [synthetic.row(f"{i}.jpg", who, x) for i, (who, x) in enumerate(zip(("Ann", name), synthetic.vectors(2, 1, seed=97), strict=True))]
+    rows = [
+        synthetic.row(f"{i}.jpg", who, x) for i, (who, x) in enumerate(zip(("Ann", name), synthetic.vectors(2, 1, seed=97), strict=True))
+    ]
     with Gallery.open(index, write=True) as gallery:
         gallery.add(rows)
         assert len(gallery.list_faces("Ann")) == len(gallery.list_faces(name)) == 2 and gallery.enrolled([name]) == {name}

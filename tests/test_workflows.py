@@ -106,7 +106,10 @@ def test_the_margin_by_all_faces(club, score):
 
 def test_a_photo_without_a_face_is_neither_known_nor_unknown(club, tmp_path):
     galleries.calibrate("club", 0.1, (), None, None, 0, ANYWHERE, print)
-    probes = [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0]), synthetic.row("wall.jpg", None, None, outcome="no_face")]
+    probes = [
+        synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0]),
+        synthetic.row("wall.jpg", None, None, outcome="no_face"),
+    ]
     synthetic.write(tmp_path / "probes", probes)
     search_to_parquet("club", [tmp_path / "probes"], tmp_path / "hits.parquet", Question(1), False, None, ANYWHERE, lambda *_: None, print)
     lines = pq.read_table(tmp_path / "hits.parquet").to_pylist()
@@ -133,7 +136,12 @@ def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
     with Gallery.open(club, write=True) as gallery:
         for i in range(3 * (change == "photos exchanged")):
             gallery.remove(image=f"ann {i}.jpg")
-        gallery.add([synthetic.row(f"new {i}.jpg", name, x) for i, (name, x) in enumerate(zip(more, synthetic.vectors(len(more), 1, seed=6), strict=True))])
+        gallery.add(
+            [
+                synthetic.row(f"new {i}.jpg", name, x)
+                for i, (name, x) in enumerate(zip(more, synthetic.vectors(len(more), 1, seed=6), strict=True))
+            ]
+        )
         assert gallery.info()["calibration_stale"]
     synthetic.write(tmp_path / "probes", [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0])])
     (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print)["probes"]
