@@ -46,7 +46,7 @@ AHEAD = 16  # photos of a stream that are at work
 RETRY_SECONDS, RETRY_AT_MOST = 0.1, 2.0  # until a photo of a stream is tried again: each time twice as long
 GIVE_UP_SECONDS = 60.0  # after which a photo of a stream is not tried again
 LINE = "application/x-ndjson"
-REFUSED = ("unreadable", "too_large", TIMEOUT, DIED)  # outcomes of what is no photo, or none that can be decoded here
+REFUSED = ("unreadable", "too_large", "needs_plugin", TIMEOUT, DIED)  # outcomes of what is no photo, or none that can be decoded here
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {"model": models.Problem, "description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
 }

@@ -56,7 +56,9 @@ class FaceAnswer(Face, Verdict):
 
 class PhotoAnswer(BaseModel):
     image: str
-    outcome: str = Field(description="ok, no_face, too_small, unreadable, too_large, timeout or decoder_died.", examples=["ok"])
+    outcome: str = Field(
+        description="ok, no_face, too_small, unreadable, too_large, needs_plugin, timeout or decoder_died.", examples=["ok"]
+    )
     why: str = ""
     left_out: int = Field(default=0, description="Faces beyond the limit of a photo.")
     faces: list[FaceAnswer]
