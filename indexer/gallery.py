@@ -87,7 +87,7 @@ class Gallery(Faces):
     def open(cls, folder: str | Path, write: bool = False, key: bytes | None = None) -> Gallery:
         """A finished gallery. Raises GalleryError where there is none, it is damaged, or a newer version made it.
 
-        An older version is migrated first, and a `forget` that could not finish is finished.
+        A version before `schema.READABLE` is migrated first, and a `forget` that could not finish is finished.
         """
         from indexer.forget import finish_pending
 

@@ -13,7 +13,6 @@ import pytest
 from embedder.errors import DataError, GalleryError, InputError, SystemFault
 from embedder.names import person_name
 from indexer import database, schema
-from indexer import gallery as gallery_module
 from indexer.build import build
 from indexer.database import one_line
 from indexer.faces import check_name, index_folder
@@ -33,7 +32,7 @@ def original(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("original")
     rows = synthetic.rows(PEOPLE, PHOTOS)
     for i, row in enumerate(rows):
-        row.crop, row.extra = f"png {i}".encode(), {"place": "Łódź"} if i % 2 else {}
+        row.crop, row.extra = synthetic.png(f"png {i}".encode()), {"place": "Łódź"} if i % 2 else {}
     build(synthetic.write(folder / "vectors", rows, extra=["place"]), folder / "indexes" / "club")
     return folder / "indexes" / "club"
 
@@ -80,10 +79,10 @@ def test_what_is_stored(index):
     assert [line[:5] for line in stored] == [(i + 1, r.face_id, r.identity, r.image, 0) for i, r in enumerate(rows)]
     assert np.frombuffer(stored[0][5], np.float32).tolist() == [1, 2, 30, 40.5]
     assert [line[6] for line in stored[:2]] == ["{}", '{"place": "Łódź"}']
-    assert all(line[7] == r.vector.tobytes() for line, r in zip(stored, rows, strict=True)) and stored[3][8] == b"png 3"
+    assert all(line[7] == r.vector.tobytes() for line, r in zip(stored, rows, strict=True)) and stored[3][8] == synthetic.png(b"png 3")
     with Gallery.open(index) as gallery:
         assert (gallery.faces, gallery.people, gallery.generation, gallery.mean) == (24, 12, 1, None)
-        assert gallery.spec == synthetic.spec() and gallery.crop(rows[3].face_id) == b"png 3" and gallery.crop("unknown") is None
+        assert gallery.spec == synthetic.spec() and gallery.crop(rows[3].face_id) == synthetic.png(b"png 3") and gallery.crop("unknown") is None
         assert gallery.enrolled(["person 3", "nobody"]) == {"person 3"}
 
 
@@ -128,7 +127,7 @@ def test_undo_takes_back_the_change_that_is_meant_or_none(index):
         people = [name for name, _ in gallery.list_people()]
         changes = [gallery.rename(people[0], "B"), gallery.rename("B", "C"), gallery.rename("C", "C")]
         assert [change.command is None for change in changes] == [False, False, True]
-        assert [line["command"] for line in gallery.list_log(2)] == [changes[1].command, changes[0].command]
+        assert [line["command"] for line in gallery.list_log(3)][1:] == [changes[1].command, changes[0].command]
         with pytest.raises(GalleryError, match="another was made since: see `list --log`"):
             gallery.undo(changes[0].command)
         assert gallery.enrolled(["C"])
@@ -157,9 +156,12 @@ def test_an_index_of_a_newer_version_is_refused(index):
 def test_an_older_index_opens_and_is_migrated_once(index, monkeypatch):
     before = answers(index)
     more = (*schema.MIGRATIONS, "CREATE TABLE tags(id INTEGER, tag TEXT) STRICT")
-    for module in (database, gallery_module):
-        monkeypatch.setattr(module, "MIGRATIONS", more)
-    assert answers(index) == before and answers(index) == before
+    monkeypatch.setattr(database, "MIGRATIONS", more)
+    assert answers(index) == before and sql(index, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
+    for _ in range(2):
+        with Gallery.open(index, write=True) as gallery, gallery.writing():
+            pass
+    assert answers(index) == before
     assert sql(index, "PRAGMA user_version") == [(len(more),)] and sql(index, "SELECT * FROM tags") == []
 
 
