@@ -73,7 +73,7 @@ def index(tmp_path_factory) -> Index:
     root = tmp_path_factory.mktemp("damage")
     folder = root / "club"
     first, more = rows("first", 12, 0), rows("more", 5, 5)
-    first[20].crop = synthetic.png(os.urandom(3 * PAGE))
+    first[20].crop = synthetic.png(os.urandom(2 * PAGE))
     build(synthetic.write(root / "vectors", first, synthetic.spec(D), extra=["place"]), folder)
     with Gallery.open(folder, write=True) as gallery:
         forget(gallery, "person 11")

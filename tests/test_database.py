@@ -41,7 +41,7 @@ def faces(people: int = PEOPLE, seed: int = 0) -> list[Row]:
     """With crops, and names, photos and columns that can be looked for."""
     rng, rows = np.random.default_rng(seed), synthetic.rows(people, PHOTOS, f"set{seed}", seed=seed)
     for i, row in enumerate(rows):
-        row.crop, row.extra, row.identity = rng.bytes(300), {"place": f"Łódź {i}"}, f"Zoë number {seed}-{i // PHOTOS}"
+        row.crop, row.extra, row.identity = synthetic.png(rng.bytes(300)), {"place": f"Łódź {i}"}, f"Zoë number {seed}-{i // PHOTOS}"
         row.split = None
     return rows
 

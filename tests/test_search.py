@@ -262,7 +262,7 @@ def test_a_crop_of_a_hit(tmp_path):
     rows = synthetic.rows(2, 1)
     rows[0].crop = synthetic.png(b"png")
     with Searcher(make(tmp_path, rows)) as searcher:
-        assert searcher.crop(rows[0].face_id) == b"png" and searcher.crop(rows[1].face_id) is None
+        assert searcher.crop(rows[0].face_id) == rows[0].crop and searcher.crop(rows[1].face_id) is None
 
 
 # imports --------------------------------------------------------------------
