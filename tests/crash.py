@@ -38,7 +38,7 @@ PEOPLE, PHOTOS, CROP = 12, 2, 300
 LANES = 2  # processes that try at once
 OTHER = FaceSpec(parts=(Part("other", "cd" * 32, 24, "fixed"),))
 KEY = b"a key"
-VOLATILE = ("report", "generation", "built", "built_to", "changes", "switched", "forgetting", "salt")
+VOLATILE = ("totals", "report", "generation", "built", "built_to", "changes", "switched", "forgetting", "salt")
 QUERIES = synthetic.vectors(3, 1, seed=7)
 Verb = Callable[[], object]
 
