@@ -17,8 +17,11 @@ def printable(text: object) -> str:
 
 
 def to_json(data: Any, indent: int | None = None) -> str:
-    """Return JSON with other alphabets as they are, and controls and lone surrogates as JSON's own escapes; the data is the same."""
-    text = json.dumps(data, ensure_ascii=False, indent=indent)
+    """Return JSON with other alphabets as they are, and controls and lone surrogates as JSON's own escapes; the data is the same.
+
+    Without an indent there are no spaces between its parts.
+    """
+    text = json.dumps(data, ensure_ascii=False, indent=indent, separators=(",", ":") if indent is None else None)
     return _UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\n" else _escaped(match[0], short=False), text)
 
 

@@ -14,6 +14,7 @@ import datetime
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
@@ -120,11 +121,12 @@ class Counts:
 
     @classmethod
     def over(cls, rows: Iterable[tuple[str]]) -> Counts:
-        """The counts of the columns of faces, each a JSON object."""
+        """The counts of the columns of faces, each a JSON object. A damaged one, which its row's checksum tells, is left out."""
         counts = cls()
         for (extra,) in rows:
             if extra != "{}":
-                counts.add(json.loads(extra))
+                with suppress(ValueError, TypeError, AttributeError):
+                    counts.add(json.loads(extra))
         return counts
 
 

@@ -86,7 +86,7 @@ def index(tmp_path_factory) -> Index:
         switch.store(gallery, ids, synthetic.vectors(20, 1, 24))
     older = []
     for change in [
-        lambda gallery: gallery.execute("DELETE FROM trash WHERE length(png) > 1000"),  # leaves free pages
+        free_pages,
         lambda gallery: gallery.merge("person 5", "person 6"),
         lambda gallery: gallery.remove(face_id=more[0].face_id),
         lambda gallery: gallery.split([first[0].face_id], "person 7"),
@@ -97,6 +97,11 @@ def index(tmp_path_factory) -> Index:
         with Gallery.open(folder, write=True) as gallery:
             change(gallery)
     return sound(folder, older)
+
+
+def free_pages(gallery: Gallery) -> None:
+    with gallery.writing():
+        gallery.execute("DELETE FROM trash WHERE length(png) > 1000")
 
 
 def sound(folder: Path, older: list[bytes]) -> Index:
