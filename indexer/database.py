@@ -303,6 +303,10 @@ class Database:
         if self._totals is not None:
             self._totals.note(change)
 
+    def recount(self) -> None:
+        """Forget, within a transaction of `writing`, what the totals were: another program may have changed rows that are gone now."""
+        self._totals = totals.count(self)
+
     def renamed(self, first: str, second: str) -> None:
         """Note, within a transaction of `writing`, that two tables were renamed into each other."""
         assert self._totals is not None

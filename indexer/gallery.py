@@ -485,6 +485,7 @@ class Gallery(Faces):
         self.execute(
             "DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory')"
         )
+        self.recount()
 
     # who was forgotten
 

@@ -53,10 +53,10 @@ def backup(gallery: Gallery, path: Path) -> Moved:
     """
     path = Path(path)
     there = InputError(f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten")
-    if os.path.lexists(path):
-        raise there
     try:
         drop_stale_temporaries(make_folder(path.parent))
+        if os.path.lexists(path):
+            raise there
         temporary = temporary_beside(path)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:

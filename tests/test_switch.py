@@ -50,9 +50,14 @@ def gallery(index):
         yield gallery
 
 
+def number(png: bytes) -> int:
+    """Which face a crop is of."""
+    return int(png.removeprefix(synthetic.png(b"")))
+
+
 def embedded(png: bytes, spec: FaceSpec = OTHER) -> np.ndarray:
     """What the other model makes of a crop."""
-    return BY_OTHER[spec.model_name][int(png)]
+    return BY_OTHER[spec.model_name][number(png)]
 
 
 def fill(gallery: Gallery, blocks: int = 99, spec: FaceSpec = OTHER) -> list[int]:
@@ -217,7 +222,7 @@ def test_faces_that_were_added_between_are_embedded_on_the_way_back(gallery, ind
         switch.switch(gallery)
     for block in pending(gallery):
         assert [png for _, png in block] == [row.crop for row in LATER]
-        store(gallery, [id for id, _ in block], np.stack([XB[int(png)] for _, png in block]))
+        store(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))
     assert compare(gallery).faces == WORLD
     switch.switch(gallery)
     right(index, ROWS, None if gallery.mean is None else mean_of(FIRST))
@@ -364,7 +369,7 @@ def test_what_was_given_up_is_made_anew(gallery, index):
     assert other_spec(gallery) is None and missing(gallery) == 45 and answers(index) == now and verify(gallery).problems == []
     prepare(gallery, synthetic.spec())
     for block in pending(gallery):
-        store(gallery, [id for id, _ in block], np.stack([XB[int(png)] for _, png in block]))
+        store(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))
     switch.switch(gallery)
     right(index, FIRST, None if gallery.mean is None else mean_of(FIRST))
 

@@ -541,7 +541,8 @@ def test_corrected_names_are_exported(index, tmp_path):
 
 def test_only_what_has_changed_is_written_again(index, tmp_path, monkeypatch):
     monkeypatch.setattr("embedder.table.SHARD_PHOTOS", 4)
-    monkeypatch.setattr(transfer.Writer.__init__, "__defaults__", ((), 4, False))
+    extra, _, *others = transfer.Writer.__init__.__defaults__
+    monkeypatch.setattr(transfer.Writer.__init__, "__defaults__", (extra, 4, *others))
     exported(index, tmp_path / "out", True)
     first = stamps(tmp_path / "out")
     assert len(first) == 2 * 6  # 23 photos, four in a shard
@@ -610,7 +611,7 @@ def forked(work: Callable[[], object], at: int = 0) -> int:
     try:
         faiss.omp_set_num_threads(1)
         left = at
-        calls = {name: getattr(os, name) for name in ("open", "rename", "replace", "unlink")}
+        calls = {name: getattr(os, name) for name in ("open", "link", "rename", "replace", "unlink")}
         for name in calls:
 
             def deadly(*args, name=name, **kwargs):
@@ -648,8 +649,8 @@ def kill_everywhere(index: Path, work: Path) -> None:
             if status == 0:
                 break
             assert os.WIFSIGNALED(status), status
-            if verb is backup and not out.exists() or verb is export:
-                assert forked(run) == 0
+            finished = verb is backup and out.exists()
+            assert (forked(run) == 0) != finished, "a backup that is complete is not written again"
             assert not list(out.parent.rglob("_tmp-*"))
         counts[verb.__name__] = n - 1
     print(json.dumps(counts))
