@@ -255,7 +255,7 @@ def _probes_by_index(name: str, model: str | None, photos: Sequence[Path], compu
 
 
 def _probes_by_model(model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Probe]:
-    from embedder.photos import Decoder
+    from embedder.decoder import Decoder
 
     embedder = make_embedder(model or "msceleb", compute, "plain", say, few=True)
     stage, probes = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)), []

@@ -1,6 +1,7 @@
 """The arrows of the design, read from the imports."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,23 @@ def imports(path: Path, top_level: bool = False) -> set[str]:
 
 def within(name: str, allowed: tuple[str, ...]) -> bool:
     return any(name == a or name.startswith(a + ".") for a in allowed)
+
+
+def is_there(name: str) -> bool:
+    """Whether 'embedder.table', or a module that has it as a name, is a file or folder of ours."""
+    path = ROOT / name.replace(".", "/")
+    return (
+        path.with_suffix(".py").is_file()
+        or path.is_dir()
+        or (path.parent / "__init__.py").is_file()
+        and hasattr(importlib.import_module(name.rpartition(".")[0]), path.name)
+    )
+
+
+def test_every_module_of_ours_that_is_imported_is_there():
+    found = {name: path for part in PARTS for path in modules(part) for name in imports(path) if within(name, PARTS)}
+    assert {str(path): name for name, path in found.items() if not is_there(name)} == {}
+    assert not is_there("embedder.photographs")
 
 
 @pytest.mark.parametrize("path", [p for part in PARTS for p in modules(part)], ids=lambda p: str(p.relative_to(ROOT)))

@@ -75,8 +75,9 @@ def forgotten(gallery: Gallery, name: str) -> Receipt:
 
 
 def pieces(rows: Sequence[Row], vectors: Sequence[np.ndarray] = ()) -> list[bytes]:
-    """Ids, hashes, and every 16 bytes of vectors and crops."""
-    whole = [row.vector.tobytes() for row in rows] + [row.crop or b"" for row in rows] + [x.tobytes() for x in vectors]
+    """Ids, hashes, and every 16 bytes of vectors and crops, but those with which every crop begins."""
+    crops = [(row.crop or b"").removeprefix(synthetic.png(b"")) for row in rows]
+    whole = [row.vector.tobytes() for row in rows] + crops + [x.tobytes() for x in vectors]
     texts = [text.encode() for row in rows for text in (row.face_id, row.image_sha256)]
     return texts + [data[i : i + 16] for data in whole for i in range(0, len(data) - 15, 16)]
 

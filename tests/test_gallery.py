@@ -82,7 +82,11 @@ def test_what_is_stored(index):
     assert all(line[7] == r.vector.tobytes() for line, r in zip(stored, rows, strict=True)) and stored[3][8] == synthetic.png(b"png 3")
     with Gallery.open(index) as gallery:
         assert (gallery.faces, gallery.people, gallery.generation, gallery.mean) == (24, 12, 1, None)
-        assert gallery.spec == synthetic.spec() and gallery.crop(rows[3].face_id) == synthetic.png(b"png 3") and gallery.crop("unknown") is None
+        assert (
+            gallery.spec == synthetic.spec()
+            and gallery.crop(rows[3].face_id) == synthetic.png(b"png 3")
+            and gallery.crop("unknown") is None
+        )
         assert gallery.enrolled(["person 3", "nobody"]) == {"person 3"}
 
 

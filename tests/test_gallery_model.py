@@ -100,7 +100,8 @@ def nfc(name: str) -> str:
 
 def pieces_of(row: Row, hashes: bool = True) -> set[bytes]:
     """What must be in no file once the face is forgotten, in pieces of 32 bytes. hashes: of the photo, too, which may show others."""
-    whole = [row.face_id.encode(), np.asarray(row.vector).tobytes(), row.crop or b"", (row.image_sha256 or "").encode() * hashes]
+    crop = (row.crop or b"").removeprefix(synthetic.png(b""))  # every crop begins so
+    whole = [row.face_id.encode(), np.asarray(row.vector).tobytes(), crop, (row.image_sha256 or "").encode() * hashes]
     return {data[i : i + PIECE] for data in whole for i in range(0, len(data) - PIECE + 1, PIECE)}
 
 
