@@ -388,7 +388,8 @@ class Gallery(Faces):
 
     def _move_logged(self, verb: str, faces: Sequence[Mapping[str, Any]], to: str) -> Line:
         line = self._log(verb, {"from": {f["face_id"]: f["identity"] for f in faces}, "to": to})
-        self._move(faces, to)
+        if faces:
+            self._move(faces, to)
         return line
 
     def _move(self, faces: Sequence[Mapping[str, Any]], to: str) -> None:
