@@ -159,7 +159,7 @@ def at_least(least: int, value: int, option: str) -> int:
 def retry_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """--retry: lasting outcomes that are not final."""
     text = (
-        "Do photos of an earlier run again that had this outcome; may be repeated. Those that may pass by themselves "
+        "Process again the photos that had this outcome in an earlier run; may be repeated. Outcomes that may pass by themselves "
         "(no permission, a missing plugin, too slow, ...) are tried again in any case."
     )
     return click.option("--retry", type=click.Choice(LASTING), multiple=True, help=text)(command)

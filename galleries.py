@@ -22,9 +22,9 @@ from embedder import trained_on
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
 from embedder.files import write_atomic
-from embedder.listing import Listing, list_photos, path_inside
+from embedder.listing import Listing, list_photos
 from embedder.names import person_name, spelling, spelling_notes
-from embedder.pipeline import OnProgress, Options, PhotoStage
+from embedder.pipeline import OnProgress, Options, PhotoStage, hash_of
 from embedder.redact import IsDoomed, count_rows, drop_rows
 from embedder.replaceable import check_replaceable
 from embedder.row import Entry, Row
@@ -209,15 +209,8 @@ def _unknown(gallery: Gallery, listing: Listing, readmit: bool) -> tuple[list[En
 
 def _photo_row(root: Path, entry: Entry) -> Row | None:
     """The first face of a photo, by the hash of its bytes; None where they cannot be read."""
-    try:
-        path = path_inside(root, entry.path)
-        if path is None:
-            return None
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-    return Row(entry.path, "ok", sha256, entry.identity, face=0)
+    sha256 = hash_of(root, entry)
+    return None if sha256 is None else Row(entry.path, "ok", sha256, entry.identity, face=0)
 
 
 def _note_source(gallery: Gallery, source: Path) -> None:

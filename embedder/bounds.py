@@ -8,6 +8,8 @@ from embedder.kinds import Refused
 
 MAX_PIXELS = 100_000_000
 MOST_MISSING = 0.1  # of the rows of a photo whose file is cut or broken: with more, a face may be missing by half
+DNG_VERSION, SUBFILE = 50706, 254  # TIFF's tags; the first picture of a raw photo is a small one
+RAW = "a raw photo of a camera: save it as JPEG or TIFF first"
 MOST_TAGS = 4096
 MOST_NUMBERS = 50_000  # of one TIFF tag
 PALETTE = 320  # the tag with 196,608 where colours have 16 bits
@@ -32,12 +34,16 @@ def check_tiff(data: bytes, most: int) -> None:
     count = _number(data, order + number, start)
     if count > MOST_TAGS:
         raise Refused("unreadable", f"a TIFF of {count:,} tags, photos have at most {MOST_TAGS:,}")
+    if data[8:10] == b"CR":
+        raise Refused("unreadable", RAW)
     sides = {322: 0, 323: 0}
     for at in range(start + counted, start + counted + count * size, size):
         tag, kind = _number(data, order + "H", at), _number(data, order + "H", at + 2)
         numbers = _number(data, order + value, at + 4)
         if numbers > MOST_NUMBERS and kind not in (1, 2, 6, 7) and (tag != PALETTE or numbers > 3 << 16):
             raise Refused("too_large", f"a TIFF with {numbers:,} numbers in tag {tag}, the limit is {MOST_NUMBERS:,}")
+        if tag == DNG_VERSION or (tag == SUBFILE and _number(data, order + value, at + 4 + long) & 1):
+            raise Refused("unreadable", RAW)
         if tag in sides:
             sides[tag] = _number(data, order + ("H" if kind == 3 else value), at + 4 + long)
     check_size(sides[322] or 1, sides[323] or 1, most)

@@ -109,9 +109,9 @@ class Decoder:
 
     def _asked(self, name: str, data: bytes, is_file: bool) -> Photo:
         """Raises SystemFault where no decoder can be started."""
-        idle, process = self._idle.get(), None
+        before, idle, process = self._idle.get(), None, None
         try:
-            process, idle = self._sound(idle), None
+            process = self._sound(before)
             photo = self._ask(process, name, data, is_file)
             idle = process
         except TimeoutError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from embedder.filenames import to_text
 from embedder.names import name_or_none
 from embedder.sniff import RAW, has_photo_suffix, is_photo, may_be_photo, suffix_of
+from embedder.text import printable
 
 SPLITS = frozenset(["gallery", "probe", "train", "val", "test"])
 # Made by file servers, operating systems and photo programs; compared in small letters. Hidden ones (.thumbnails, .Trash-1000,
@@ -77,7 +78,7 @@ class LeftOut:
     def notes(self) -> list[str]:
         """One line, or none."""
         many = "" if self.count == 1 else "s"
-        return [f"{self.what.format(n=self.count, s=many)}, such as {self.first!r}{self.advice}"] if self.count else []
+        return [f"{self.what.format(n=self.count, s=many)}, such as '{printable(self.first)}'{self.advice}"] if self.count else []
 
 
 @dataclass
@@ -97,8 +98,8 @@ class Walk:
 
     @property
     def notes(self) -> list[str]:
-        links = [f"{repr(self.links.first)[1:-1]}: a link to a folder, not followed"] if self.links.count else []
-        links = [f"{line}, nor are {self.links.count - 1} others" for line in links] if self.links.count > 1 else links
+        more = f" and {self.links.count - 1} others: links to folders" if self.links.count > 1 else ": a link to a folder"
+        links = [f"{printable(self.links.first)}{more}, not followed"] if self.links.count else []
         kinds = (self.system, self.hidden, self.raw, self.others, self.sniffed)
         return self.unread + links + [line for kind in kinds for line in kind.notes]
 

@@ -13,6 +13,7 @@ from embedder.filenames import to_file, to_text
 from embedder.folders import LeftOut, Walk, labels_of
 from embedder.names import person_name, spelling
 from embedder.row import Entry
+from embedder.text import printable
 from embedder.understood import Understood, understand
 
 
@@ -132,7 +133,7 @@ def _repeated(path: Path, first: dict[str, Line], twice: list[tuple[str, Line]])
     name, line = (other or twice)[0]
     said = f", {len(other)} of them as other people's" if other else ""
     return [
-        f"{len(twice)} lines of {path.name} name a photo twice{said}, such as {name!r} on lines {first[name].number} and {line.number}: the first "
+        f"{len(twice)} lines of {path.name} name a photo twice{said}, such as '{printable(name)}' on lines {first[name].number} and {line.number}: the first "
         "line counts"
     ]
 
@@ -150,8 +151,6 @@ def _add_metadata(listing: Listing, path: Path) -> None:
     listing.entries = [replace(e, extra=e.extra + _more(table.more, by_path[e.path])) if e.path in by_path else e for e in listing.entries]
     listing.notes += _repeated(path, by_path, twice)
     if unused := sorted(by_path.keys() - known):
-        listing.notes.append(f"{len(unused)} lines of {path.name} name photos that are not there, such as {unused[0]!r}")
+        listing.notes.append(f"{len(unused)} lines of {path.name} name photos that are not there, such as '{printable(unused[0])}'")
     if labels := [name for name in ("identity", "split") if name in table.columns]:
-        listing.notes.append(
-            f"{' and '.join(labels)} of {path.name} not used: give the CSV in the place of the folder to take them from it"
-        )
+        listing.notes.append(f"{' and '.join(labels)} of {path.name} not used: give the CSV instead of the folder to take them from it")

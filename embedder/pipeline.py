@@ -386,8 +386,8 @@ def _relabelled(writer: Writer) -> list[str]:
         return []
     before, now = writer.relabelled[0]
     return [
-        f"{len(writer.relabelled)} inputs of earlier runs are another person's than they were, and their rows are made again: {now.path!r} was "
-        f"{before.identity!r} and is {now.identity!r}"
+        f"{len(writer.relabelled)} photos now belong to another person and are processed again: {now.path!r} was {before.identity!r}, is now "
+        f"{now.identity!r}"
     ]
 
 

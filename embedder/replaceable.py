@@ -15,6 +15,12 @@ MOST_JSON = 256 << 20  # bytes of a document of ours that is read to tell it
 PICTURES = (".png", ".jpg", ".jpeg")
 
 
+NOUNS = {
+    "picture": "a picture", "predictions": "predictions", "hits": "a hits file", "page": "a report page", "receipt": "a receipt",
+    "comparison": "a comparison",
+}  # fmt: skip
+
+
 def check_replaceable(path: Path, kind: str) -> None:
     """Raise InputError where something is at `path` that is not a file of that kind by this program, or an empty one.
 
@@ -29,7 +35,8 @@ def check_replaceable(path: Path, kind: str) -> None:
     except OSError:
         pass  # whatever it is, it cannot be read
     raise InputError(
-        f"expected a new file, or one with {kind} by this program, {path} is something else: choose another name, nothing was replaced"
+        f"expected a new file, or {NOUNS[kind]} that this program wrote, {path} is something else: choose another name, or delete it if an "
+        "earlier version wrote it; nothing was replaced"
     )
 
 

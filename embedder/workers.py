@@ -66,7 +66,7 @@ class Workers:
             if not isinstance(error, (Ended, EOFError, pickle.UnpicklingError)):
                 raise
             raise SystemFault(
-                f"expected a process that works on photos to answer, it ended ({code}): was memory short? run the same command again to resume"
+                f"expected a process that works on photos to answer, it ended ({code}): it may have run out of memory, run the same command again to resume"
             ) from None
         finally:
             self._idle.put((core, process))
@@ -89,7 +89,11 @@ class Running:
             self._processes.add(process)
             if self._ended:
                 process.kill()
-        process.write(_length(work) + work, FOREVER)
+        try:
+            process.write(_length(work) + work, FOREVER)
+        except BaseException:
+            self.drop(process)
+            raise
         return process
 
     def drop(self, process: Process | None) -> int | None:

@@ -31,7 +31,7 @@ from indexer.gallery import Added, Conflict, Gallery, versions
 from indexer.suspects import Looked, Suspect, look
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
-NO_NAME = "whose identity cannot be a name"
+NO_NAME = "under an identity that cannot be a name"
 AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
 IN_MEMORY = {"kind": "exact", "reason": "an encrypted gallery is read whole and every vector compared"}
 ENROLLED = "SELECT face_id, name FROM faces JOIN people ON people.id = person"
@@ -102,6 +102,7 @@ def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = 
     asked: dict[str, Any] = {key: value for key, value in {"recall": recall, "memory": memory}.items() if value is not None}
     Wish(**asked)  # before anything is done
     selection = Selection(DataSet(vectors), split)
+    encrypt = encrypt or (folder / CIPHER_FILE).exists()
     try:
         with forgotten.locked(folder):
             try:

@@ -303,9 +303,15 @@ class Database:
         if self._totals is not None:
             self._totals.note(change)
 
-    def recount(self) -> None:
-        """Forget, within a transaction of `writing`, what the totals were: another program may have changed rows that are gone now."""
-        self._totals = totals.count(self)
+    @contextlib.contextmanager
+    def recounting(self) -> Iterator[None]:
+        """Count all rows anew after a change, within a transaction of `writing`, of nearly all of them; another program's changes count, too."""
+        self._db.preupdate_hook(None)
+        try:
+            yield
+            self._totals = totals.count(self)
+        finally:
+            self._db.preupdate_hook(self._count)
 
     def renamed(self, first: str, second: str) -> None:
         """Note, within a transaction of `writing`, that two tables were renamed into each other."""
@@ -355,9 +361,9 @@ class Database:
             step = MIGRATIONS[number]
             self.execute(step) if isinstance(step, str) else step(self)
             self.execute(f"PRAGMA user_version={number + 1}")
-        if before < COUNTED:
-            if self.fact("generation"):
-                self.set_fact(totals.SINCE, int(time.time()))
+        if before < COUNTED and self.fact("generation"):
+            self.set_fact(totals.SINCE, int(time.time()))
+        if before < len(MIGRATIONS):
             self.set_fact(totals.KEY, totals.count(self).to_json())
 
     @property

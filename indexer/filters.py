@@ -41,7 +41,7 @@ class Condition:
         found = SPELLING.fullmatch(text)
         column, operator, value = map(str.strip, found.groups()) if found else ("", "", "")
         if not column:
-            raise InputError(f"expected a filter such as year>=1999, tag=beach or tags:beach, received {text!r}: mend it")
+            raise InputError(f"expected a filter such as year>=1999, tag=beach or tags:beach, received {text!r}: correct it")
         return cls(column, operator, value)
 
 
@@ -92,7 +92,7 @@ def _resolved(gallery: Faces, condition: Condition) -> Comparison:
     if column not in known and (found := CAST.fullmatch(column)) and found[2].strip() in known:
         cast, column = found[1], found[2].strip()
     if column not in known:
-        raise InputError(f"expected a column of {gallery.folder.name} ({', '.join(sorted(known))}), received {column!r}: mend --where")
+        raise InputError(f"expected a column of {gallery.folder.name} ({', '.join(sorted(known))}), received {column!r}: correct --where")
     kind = cast or OWN_KINDS.get(column) or gallery.kinds.kind(column)
     value = gallery.spelled(condition.value) if column == "identity" else condition.value
     if condition.operator in ORDERED:

@@ -138,8 +138,13 @@ def _salt_fields(salt: bytes, key: bytes | None) -> dict[str, str]:
     """The salt, or without the key nothing that tells it: a hash of it, and its difference to what the key makes of that hash."""
     if key is None:
         return {"salt": salt.hex()}
-    name = hashlib.blake2b(salt, digest_size=HASH_BYTES).digest()
+    name = name_of(salt)
     return {"of": name.hex(), "sealed": _differences(salt, _pad(key, name)).hex()}
+
+
+def name_of(salt: bytes) -> bytes:
+    """By what a sealed salt is known: 16 bytes."""
+    return hashlib.blake2b(salt, digest_size=HASH_BYTES).digest()
 
 
 def _salt_of(entry: dict[str, str], key: bytes | None) -> bytes:
@@ -148,7 +153,7 @@ def _salt_of(entry: dict[str, str], key: bytes | None) -> bytes:
     name = bytes.fromhex(entry["of"])
     key = key or environment_key()
     salt = key and _differences(bytes.fromhex(entry["sealed"]), _pad(key, name))
-    if not salt or hashlib.blake2b(salt, digest_size=HASH_BYTES).digest() != name:
+    if not salt or name_of(salt) != name:
         raise Unreadable("it is sealed by a key that FACEDB_KEY and FACEDB_KEY_FILE do not give")
     return salt
 
@@ -183,6 +188,15 @@ def read(folder: Path, key: bytes | None = None) -> Forgotten | None:
         raise Unreadable(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Unreadable(f"{path} is damaged ({str(error)[:80]})") from None
+
+
+def salt_names(folder: Path) -> set[bytes] | None:
+    """Hashes of the salts in an index's file, which need no key; None where the file cannot be read."""
+    try:
+        entries = json.loads(list_path(folder).read_bytes())["lists"]
+        return {bytes.fromhex(entry["of"]) if "of" in entry else name_of(bytes.fromhex(entry["salt"])) for entry in entries}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def write(folder: Path, forgotten: Forgotten, key: bytes | None = None) -> None:

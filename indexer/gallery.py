@@ -481,12 +481,11 @@ class Gallery(Faces):
 
     def clear(self) -> None:
         """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""
-        for table in ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people"):
-            self.execute(f"DELETE FROM {table}")
-        self.execute(
-            "DELETE FROM meta WHERE key NOT IN ('salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory')"
-        )
-        self.recount()
+        kept = "'salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory', 'totals'"
+        with self.recounting():
+            for table in ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people"):
+                self.execute(f"DELETE FROM {table}")
+            self.execute(f"DELETE FROM meta WHERE key NOT IN ({kept})")
 
     # who was forgotten
 

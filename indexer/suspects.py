@@ -17,6 +17,7 @@ from indexer.candidates import Candidates
 from indexer.faces import AMONG, Faces
 
 MOST_WORK = 50_000_000_000  # multiplications: a few seconds
+MOST_BYTES = 256 << 20  # of vectors
 TILE, BLOCK = 1024, 4096  # faces that are multiplied with each other at once
 SAMPLE = 1000  # faces whose scores with each other give c and s
 MAD = 1.4826
@@ -84,12 +85,14 @@ class Looked:
 def look(gallery: Faces, face_ids: Sequence[str] | None = None) -> Looked:
     """Compares these faces, or all, with every enrolled one; of a gallery too large for a few seconds it looks at none and says so."""
     with gallery.reading():
+        total, d = gallery.faces, gallery.spec.dimension
+        number = total if face_ids is None else len(face_ids)
+        if number * total * d > MOST_WORK or 4 * total * d > MOST_BYTES:
+            return Looked(skipped=f"wrong faces were not looked for: {number:,} among {total:,} faces would take too long")
         candidates = Candidates(gallery)
         candidates.refresh()
         enrolled = np.flatnonzero(candidates.alive[: candidates.count])
         asked = enrolled if face_ids is None else _positions(gallery, candidates, face_ids)
-        if len(asked) * len(enrolled) * candidates.spec.dimension > MOST_WORK:
-            return Looked(skipped=f"wrong faces were not looked for: {len(asked):,} among {len(enrolled):,} faces would take too long")
         if len(enrolled) < 2 or not len(asked):
             return Looked()
         return Looked(_named(gallery, candidates, _suspicious(candidates, asked, enrolled)))

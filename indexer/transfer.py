@@ -119,12 +119,17 @@ def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = Fal
 
 def _kin(source: Gallery, folder: Path) -> list[Path]:
     """The other indexes of the root that a backup may be of: those that share its salt, and those that cannot say it."""
-    found = forgotten.lists(folder.parent)
-    return [
-        folder.parent / name
-        for name, listed in found
-        if name != folder.name and (isinstance(listed, forgotten.Unreadable) or listed.salts & source.forgotten().salts)
-    ]
+    salts = source.forgotten().salts
+    names = {forgotten.name_of(salt) for salt in salts}
+
+    def is_kin(other: Path, listed: forgotten.Forgotten | forgotten.Unreadable) -> bool:
+        if not isinstance(listed, forgotten.Unreadable):
+            return bool(listed.salts & salts)
+        sealed = forgotten.salt_names(other)
+        return sealed is None or bool(sealed & names)
+
+    others = ((folder.parent / name, listed) for name, listed in forgotten.lists(folder.parent) if name != folder.name)
+    return [other for other, listed in others if is_kin(other, listed)]
 
 
 def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], readmit: bool) -> Moved:

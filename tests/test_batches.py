@@ -49,7 +49,9 @@ def test_the_split_that_trains(tmp_path, splits, used):
 def test_no_probe_is_read(tmp_path):
     """Probes that are no photos at all, of the same people: reading one would fail, or change what is trained on."""
     mine = [crops.row(p, 0, "gallery") for p in range(4)]
-    other = [crops.row(p, f, split, crop=synthetic.png(b"never read")) for p in range(4) for f, split in ((1, "probe"), (2, "test"), (3, None))]
+    other = [
+        crops.row(p, f, split, crop=synthetic.png(b"never read")) for p in range(4) for f, split in ((1, "probe"), (2, "test"), (3, None))
+    ]
     mixed = read(crops.write(tmp_path / "mixed", [r for p in range(4) for r in (mine[p], *other[3 * p : 3 * p + 3])], per_shard=3))
     alone = read(crops.write(tmp_path / "alone", mine))
     assert mixed.train.digest == alone.train.digest and len(mixed.train) == 4
