@@ -30,7 +30,7 @@ def check_replaceable(path: Path, kind: str) -> None:
         size = path.stat().st_size
         if path.is_file() and (not size or IS_OURS[kind](path, size)):
             return
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError:
         pass  # whatever it is, it cannot be read

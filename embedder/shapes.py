@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 
 from embedder import architecture
@@ -47,7 +46,6 @@ class _Recorder:
         return self._dimension
 
 
-@cache
 def known_shapes(dimension: int) -> dict[str, Shape]:
     """Return every array that weights may have by our layer names, with batch norm apart or folded into weights and biases."""
     recorder = _Recorder(dimension)

@@ -85,7 +85,7 @@ def test_against_the_file_of_predictions(index, tmp_path):
 def test_odd_names_do_not_break_the_lines():
     hit = Hit(1, "a\tb", 0.5, "id", "x.jpg")
     text = predictions([Answer.of(synthetic.row("x\ny.jpg", "a\tb", None), [hit])], {"top1": 1.0, "top5": 1.0})
-    assert text == "x\\x0ay.jpg\ta\\x09b\ta\\x09b 0.500000\ntop1 1.0000\ntop5 1.0000\n"
+    assert text == "x\\x0ay.jpg\ta b\ta\\x09b 0.500000\ntop1 1.0000\ntop5 1.0000\n"
 
 
 def test_a_gallery_of_one_person(tmp_path):

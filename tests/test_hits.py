@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from embedder.errors import DataError, SystemFault
+from embedder.errors import DataError, InputError, SystemFault
 from embedder.row import Row
 from indexer import hits
 from indexer.hits import HitWriter
@@ -74,22 +74,29 @@ def test_no_probes_give_an_empty_table(tmp_path):
     assert pq.read_table(tmp_path / "hits.parquet").num_rows == 0 and pq.read_schema(tmp_path / "hits.parquet").names == COLUMNS
 
 
+def written_before(path: Path) -> bytes:
+    """A file of hits from an earlier run."""
+    with HitWriter(path):
+        pass
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("rows", [1, 1 << 16])
 def test_an_error_leaves_no_file_and_the_old_one_stays(tmp_path, monkeypatch, rows):
     monkeypatch.setattr(hits, "ROWS", rows)
-    (tmp_path / "hits.parquet").write_text("old")
+    old = written_before(tmp_path / "hits.parquet")
     with pytest.raises(DataError, match="in the middle"), HitWriter(tmp_path / "hits.parquet") as writer:
         for line in probes(20):
             writer.add(*line)
         raise DataError("in the middle")
-    assert [path.name for path in tmp_path.iterdir()] == ["hits.parquet"] and (tmp_path / "hits.parquet").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["hits.parquet"] and (tmp_path / "hits.parquet").read_bytes() == old
 
 
 def test_an_old_file_is_replaced_at_the_end(tmp_path):
-    (tmp_path / "hits.parquet").write_text("old")
+    old = written_before(tmp_path / "hits.parquet")
     with HitWriter(tmp_path / "hits.parquet") as writer:
         writer.add(*probes(3)[2])
-        assert (tmp_path / "hits.parquet").read_text() == "old"
+        assert (tmp_path / "hits.parquet").read_bytes() == old
     assert pq.read_table(tmp_path / "hits.parquet").num_rows == 2
 
 
@@ -98,7 +105,7 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     with pytest.raises(SystemFault, match="a file stands where a folder is needed"):
         HitWriter(tmp_path / "file" / "hits.parquet")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(SystemFault, match=f"{tmp_path}/folder: "), HitWriter(tmp_path / "folder"):
+    with pytest.raises(InputError, match=f"{tmp_path}/folder is something else"), HitWriter(tmp_path / "folder"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
