@@ -14,6 +14,7 @@ MOST_PARTS = 100_000  # segments or chunks
 MOST_SCANS = 100  # of a JPEG: each is a pass over the whole picture
 MOST_TEXT = 1 << 20  # bytes of XMP or a profile that is compressed in a PNG
 MARKER = re.compile(rb"\xff[^\x00\xff]")
+BETWEEN_SCANS = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # ends the data of a scan; the others are part of it
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # how many pixels and layers there are
 PROGRESSIVE = frozenset([0xC2, 0xC6, 0xCA, 0xCE])
 ALONE = frozenset([1, *range(0xD0, 0xDA)])  # no length follows
@@ -27,6 +28,7 @@ class Stripped:
     data: bytes
     exif: bytes = b""
     xmp: bytes = b""
+    scans: int = 0  # where the first scan of a JPEG begins in `data`
     many_scans: bool = False  # a JPEG whose picture is whole only after its last scan
 
 
@@ -49,6 +51,7 @@ def strip_jpeg(data: bytes) -> Stripped:
             scans = _unpadded(data, at)
             found.many_scans = progressive or data[at + 4] < layers if at + 4 < len(data) else False
             found.data = b"".join([*kept, data[start:at], scans]) if kept or at + len(scans) < len(data) else data
+            found.scans = len(found.data) - len(scans)
             return found
         elif marker in ALONE:
             end = at + 2
@@ -76,10 +79,19 @@ def _unpadded(data: bytes, scans: int) -> bytes:
 
 
 def check_scans(jpeg: Stripped) -> None:
-    """Refuses a JPEG that takes too many passes."""
-    scans = jpeg.data.count(b"\xff\xda", 0, jpeg.data.find(b"\xff\xd9")) if jpeg.many_scans else 1
-    if scans > MOST_SCANS:
-        raise Refused("too_large", f"a JPEG of {scans:,} scans, the limit is {MOST_SCANS}")
+    """Refuse a JPEG that takes too many passes. Its markers are followed one by one: the data of a segment may look like any of them."""
+    if not jpeg.many_scans:
+        return
+    scans, at = 0, jpeg.scans
+    for _ in range(MOST_PARTS):
+        match = BETWEEN_SCANS.search(jpeg.data, at)
+        if match is None or match[0] == b"\xff\xd9":
+            return
+        scans += match[0] == b"\xff\xda"
+        if scans > MOST_SCANS:
+            raise Refused("too_large", f"a JPEG of more than {MOST_SCANS} scans")
+        at = max(match.end() + 2, match.end() + int.from_bytes(jpeg.data[match.end() : match.end() + 2], "big"))
+    raise Refused("too_large", f"a JPEG of more than {MOST_PARTS:,} segments")
 
 
 def precision(data: bytes) -> int:
