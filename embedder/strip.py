@@ -6,7 +6,7 @@ import re
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from embedder.kinds import Refused
 
@@ -18,6 +18,8 @@ BETWEEN_SCANS = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # ends the data of a s
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # how many pixels and layers there are
 PROGRESSIVE = frozenset([0xC2, 0xC6, 0xCA, 0xCE])
 ALONE = frozenset([1, *range(0xD0, 0xDA)])  # no length follows
+XMP_KEYWORD = b"XML:com.adobe.xmp"
+KEYWORDS = frozenset([XMP_KEYWORD, b"Raw profile type exif", b"Raw profile type APP1"])  # of a PNG's texts
 XAP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
@@ -30,6 +32,7 @@ class Stripped:
     xmp: bytes = b""
     scans: int = 0  # where the first scan of a JPEG begins in `data`
     many_scans: bool = False  # a JPEG whose picture is whole only after its last scan
+    noted: set[bytes] = field(default_factory=set)  # keywords of a PNG's texts that were read
 
 
 def strip_jpeg(data: bytes) -> Stripped:
@@ -145,16 +148,20 @@ def strip_png(data: bytes) -> Stripped:
 
 
 def _note(found: Stripped, kind: bytes, body: bytes) -> None:
-    """Keeps what a chunk says of how the picture is turned."""
+    """Keep what a chunk says of how the picture is turned; of texts with the same keyword the first one alone."""
     if kind == b"eXIf":
         found.exif = body
-    elif body.startswith((b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")):
-        text = _text(kind, body.partition(b"\0")[2])
-        if body.startswith(b"XML"):
-            found.xmp = text
-        else:
-            with suppress(ValueError):
-                found.exif = found.exif or bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("latin-1"))
+        return
+    keyword = body[:80].partition(b"\0")[0]
+    if keyword not in KEYWORDS or keyword in found.noted:  # another one of the same name is never inflated
+        return
+    found.noted.add(keyword)
+    text = _text(kind, body[len(keyword) + 1 :])
+    if keyword == XMP_KEYWORD:
+        found.xmp = text
+    elif not found.exif:
+        with suppress(ValueError):
+            found.exif = bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("latin-1"))
 
 
 def _text(kind: bytes, rest: bytes) -> bytes:

@@ -1,6 +1,8 @@
 """Work that a JPEG or a PNG asks for beside its picture, whose bounds hold wherever the request stands in the file."""
 
 import io
+import struct
+import zlib
 
 import pytest
 from PIL import Image
@@ -38,3 +40,41 @@ def test_a_jpeg_of_countless_segments_between_scans_is_refused():
     data, _ = progressive()
     with pytest.raises(Refused, match="segments"):
         strip.check_scans(strip.strip_jpeg(data + b"\xff\xe5\0\x02" * 3_000_000))
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(*chunks: bytes) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG")
+    return out.getvalue()[:33] + b"".join(chunks) + out.getvalue()[33:]
+
+
+BOMB = zlib.compress(b"\n" * (1 << 20), 9)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + BOMB),
+        chunk(b"zTXt", b"Raw profile type APP1\0\0" + BOMB),
+        chunk(b"zTXt", b"XML:com.adobe.xmp\0\0" + BOMB),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + BOMB),
+        chunk(b"iTXt", b"Raw profile type exif\0\1\0\0\0" + zlib.compress(b"")),
+    ],
+)
+def test_few_texts_of_a_png_are_inflated(one, monkeypatch):
+    inflated = []
+    monkeypatch.setattr(strip, "_text", lambda kind, rest, real=strip._text: inflated.append(real(kind, rest)) or inflated[-1])
+    strip.strip_png(png(one * 50))
+    assert len(inflated) == 1
+
+
+def test_the_first_xmp_and_the_first_exif_of_a_png_count():
+    exif = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n       4\n" + b"4d4d002a\n"))
+    xmp = chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"<first/>"))
+    later = chunk(b"zTXt", b"XML:com.adobe.xmp\0\0" + BOMB) + chunk(b"zTXt", b"Raw profile type exif\0\0" + BOMB)
+    found = strip.strip_png(png(xmp, exif, later))
+    assert (found.exif, found.xmp) == (b"MM\0*", b"<first/>")
