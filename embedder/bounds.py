@@ -13,6 +13,11 @@ RAW = "a raw photo of a camera: save it as JPEG or TIFF first"
 MOST_TAGS = 4096
 MOST_NUMBERS = 50_000  # of one TIFF tag
 PALETTE = 320  # the tag with 196,608 where colours have 16 bits
+LISTS = frozenset(  # tags that Pillow walks through number by number: sizes, depths, places, samples
+    [*range(254, 270), *range(273, 285), *range(290, 294), 301, 317, 318, 319, PALETTE, *range(321, 333), 334, *range(336, 344),
+     512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532]
+)  # fmt: skip
+SHORT, BLOBS = 3, frozenset([1, 2, 7])  # kinds: BLOBS stay bytes or text, all others become a tuple of numbers
 MOST_HEADER = 64 << 10  # bytes
 MOST_BLOCKS = 100_000  # of a GIF before its picture
 
@@ -40,13 +45,20 @@ def check_tiff(data: bytes, most: int) -> None:
     for at in range(start + counted, start + counted + count * size, size):
         tag, kind = _number(data, order + "H", at), _number(data, order + "H", at + 2)
         numbers = _number(data, order + value, at + 4)
-        if numbers > MOST_NUMBERS and kind not in (1, 2, 6, 7) and (tag != PALETTE or numbers > 3 << 16):
+        if numbers > MOST_NUMBERS and not _may_be_long(tag, kind, numbers):
             raise Refused("too_large", f"a TIFF with {numbers:,} numbers in tag {tag}, the limit is {MOST_NUMBERS:,}")
         if tag == DNG_VERSION or (tag == SUBFILE and _number(data, order + value, at + 4 + long) & 1):
             raise Refused("unreadable", RAW)
         if tag in sides:
             sides[tag] = _number(data, order + ("H" if kind == 3 else value), at + 4 + long)
     check_size(sides[322] or 1, sides[323] or 1, most)
+
+
+def _may_be_long(tag: int, kind: int, numbers: int) -> bool:
+    """Whether a tag costs no more than its bytes: a text or a profile, or the palette of 16 bits."""
+    if tag in LISTS:
+        return tag == PALETTE and kind == SHORT and numbers <= 3 << 16
+    return kind in BLOBS
 
 
 def _number(data: bytes, code: str, at: int) -> int:

@@ -6,7 +6,7 @@ import re
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from embedder.kinds import Refused
 
@@ -14,9 +14,12 @@ MOST_PARTS = 100_000  # segments or chunks
 MOST_SCANS = 100  # of a JPEG: each is a pass over the whole picture
 MOST_TEXT = 1 << 20  # bytes of XMP or a profile that is compressed in a PNG
 MARKER = re.compile(rb"\xff[^\x00\xff]")
+BETWEEN_SCANS = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # ends the data of a scan; the others are part of it
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # how many pixels and layers there are
 PROGRESSIVE = frozenset([0xC2, 0xC6, 0xCA, 0xCE])
 ALONE = frozenset([1, *range(0xD0, 0xDA)])  # no length follows
+XMP_KEYWORD = b"XML:com.adobe.xmp"
+KEYWORDS = frozenset([XMP_KEYWORD, b"Raw profile type exif", b"Raw profile type APP1"])  # of a PNG's texts
 XAP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
@@ -27,7 +30,9 @@ class Stripped:
     data: bytes
     exif: bytes = b""
     xmp: bytes = b""
+    scans: int = 0  # where the first scan of a JPEG begins in `data`
     many_scans: bool = False  # a JPEG whose picture is whole only after its last scan
+    noted: set[bytes] = field(default_factory=set)  # keywords of a PNG's texts that were read
 
 
 def strip_jpeg(data: bytes) -> Stripped:
@@ -49,6 +54,7 @@ def strip_jpeg(data: bytes) -> Stripped:
             scans = _unpadded(data, at)
             found.many_scans = progressive or data[at + 4] < layers if at + 4 < len(data) else False
             found.data = b"".join([*kept, data[start:at], scans]) if kept or at + len(scans) < len(data) else data
+            found.scans = len(found.data) - len(scans)
             return found
         elif marker in ALONE:
             end = at + 2
@@ -76,10 +82,19 @@ def _unpadded(data: bytes, scans: int) -> bytes:
 
 
 def check_scans(jpeg: Stripped) -> None:
-    """Refuses a JPEG that takes too many passes."""
-    scans = jpeg.data.count(b"\xff\xda", 0, jpeg.data.find(b"\xff\xd9")) if jpeg.many_scans else 1
-    if scans > MOST_SCANS:
-        raise Refused("too_large", f"a JPEG of {scans:,} scans, the limit is {MOST_SCANS}")
+    """Refuse a JPEG that takes too many passes. Its markers are followed one by one: the data of a segment may look like any of them."""
+    if not jpeg.many_scans:
+        return
+    scans, at = 0, jpeg.scans
+    for _ in range(MOST_PARTS):
+        match = BETWEEN_SCANS.search(jpeg.data, at)
+        if match is None or match[0] == b"\xff\xd9":
+            return
+        scans += match[0] == b"\xff\xda"
+        if scans > MOST_SCANS:
+            raise Refused("too_large", f"a JPEG of more than {MOST_SCANS} scans")
+        at = max(match.end() + 2, match.end() + int.from_bytes(jpeg.data[match.end() : match.end() + 2], "big"))
+    raise Refused("too_large", f"a JPEG of more than {MOST_PARTS:,} segments")
 
 
 def precision(data: bytes) -> int:
@@ -133,16 +148,20 @@ def strip_png(data: bytes) -> Stripped:
 
 
 def _note(found: Stripped, kind: bytes, body: bytes) -> None:
-    """Keeps what a chunk says of how the picture is turned."""
+    """Keep what a chunk says of how the picture is turned; of texts with the same keyword the first one alone."""
     if kind == b"eXIf":
         found.exif = body
-    elif body.startswith((b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")):
-        text = _text(kind, body.partition(b"\0")[2])
-        if body.startswith(b"XML"):
-            found.xmp = text
-        else:
-            with suppress(ValueError):
-                found.exif = found.exif or bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("latin-1"))
+        return
+    keyword = body[:80].partition(b"\0")[0]
+    if keyword not in KEYWORDS or keyword in found.noted:  # another one of the same name is never inflated
+        return
+    found.noted.add(keyword)
+    text = _text(kind, body[len(keyword) + 1 :])
+    if keyword == XMP_KEYWORD:
+        found.xmp = text
+    elif not found.exif:
+        with suppress(ValueError):
+            found.exif = bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("latin-1"))
 
 
 def _text(kind: bytes, rest: bytes) -> bytes:
