@@ -227,18 +227,28 @@ def _note_source(gallery: Gallery, source: Path) -> None:
 def compare(first: Path, second: Path, model: str | None, name: str | None, compute: Compute, say: Say) -> dict[str, Any]:
     """Cosine of the faces of two photos, each the largest, most central one; says where a photo has others.
 
-    Raises DataError where a photo has no face.
+    Raises InputError for what is no single photo, DataError where a photo has no face.
     """
     photos = first, second
+    _check_single(photos)
     found = _probes_by_index(name, model, photos, compute, say) if name else _probes_by_model(model, photos, compute, say)
     for path, probe in zip(photos, found, strict=True):
         if probe.rows[0].vector is None:
-            raise DataError(f"expected a face in {path}, its outcome is {probe.outcome}: choose another photo")
+            why = f" ({probe.why})" if probe.why else ""
+            raise DataError(f"expected a face in {path}, its outcome is {probe.outcome}{why}: choose another photo")
         if probe.others:
             say(f"{path} has {probe.others + 1} faces: the largest, most central one is compared")
     a, b = (np.asarray(probe.rows[0].vector, np.float32) for probe in found)
     faces = [{"image": str(path), "box": probe.rows[0].box, "others": probe.others} for path, probe in zip(photos, found, strict=True)]
     return {"score": float(exact_scores(a, b[None])[0]), "faces": faces}
+
+
+def _check_single(photos: Sequence[Path]) -> None:
+    """Raise InputError for a folder or a CSV, which may stand for any number of photos."""
+    for path in photos:
+        if path.is_dir() or path.suffix.lower() == ".csv":
+            what = "folder" if path.is_dir() else "CSV"
+            raise InputError(f"expected two photos, {path} is a {what}: give the photos themselves")
 
 
 def _probes_by_index(name: str, model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Probe]:
