@@ -218,7 +218,7 @@ def test_compare_takes_two_photos_and_no_folder_or_csv(run, tmp_path, how):
         assert done.code == 2 and f"expected two photos, {path} is a {what}: " in done.err and done.err.count("\n") == 1, done.err
 
 
-def test_compare_says_why_a_photo_cannot_be_read(run, photos, tmp_path):
+def test_compare_says_why_a_photo_cannot_be_read(run, photos, tmp_path):  # noqa: F811
     (tmp_path / "bad.jpg").write_bytes(b"no photo at all")
     done = run("compare", tmp_path / "bad.jpg", photos / "gallery" / "s1" / "1.pgm")
     assert done.code == 3 and re.search(r"its outcome is unreadable \(.+\): choose another photo", done.err), done.err
