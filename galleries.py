@@ -51,6 +51,7 @@ from workflows import (
     Say,
     answered,
     default_split,
+    enrolled_notes,
     indexes_root,
     load_embedder,
     make_detector,
@@ -316,7 +317,7 @@ def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None
     with open_gallery(name, write=True) as gallery, Searcher(gallery.folder) as searcher:
         own = _own_samples(gallery, searcher, seed)
         reader = ProbeReader(searcher, model, compute, True, say)
-        strangers, genuine = _held_out(searcher, reader, sources, split)
+        strangers, genuine, notes = _held_out(searcher, reader, sources, split)
         with gallery.reading():
             now = gallery.people, gallery.faces, gallery.spec.fingerprint
             newest = position_of(gallery).newest
@@ -334,7 +335,7 @@ def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None
     return {
         "index": name, "fpir": fpir, "threshold": done.threshold, "interval": [low, high], "samples": done.n, "held_out": done.held_out,
         "exceeding": done.exceeding, "design_effect": done.effect, "detection": done.detection, "people": done.people, "text": text,
-        "weak": done.weak, "chance_limit": done.chance_limit, "warnings": done.warnings,
+        "weak": done.weak, "chance_limit": done.chance_limit, "warnings": [*done.warnings, *notes],
     }  # fmt: skip
 
 
@@ -363,24 +364,32 @@ def _blocks(ids: list[int]) -> Iterator[list[int]]:
     return (ids[i : i + PROBE_BATCH] for i in range(0, len(ids), PROBE_BATCH))
 
 
-def _held_out(searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], split: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Of held-out probes: the best score of each stranger, and of each enrolled person's the true person's (-inf where another came first)."""
+def _held_out(searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], split: str | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Of held-out probes: the best score of each stranger, and of each enrolled person's the true person's (-inf where another came first).
+
+    Probes that are enrolled faces themselves count as neither; the last part says how many there are.
+    """
     strangers: list[float] = []
     genuine: list[float] = []
+    enrolled, asked = 0, 0
     for source in sources:
-        wanted, before = split or default_split(splits_of(source), "probe"), len(strangers) + len(genuine)
+        wanted, before = split or default_split(splits_of(source), "probe"), asked
         for probe, (hits, *_) in answered(searcher, reader.read(source, wanted), Question(k=1)):
             if not hits:
+                continue
+            asked += 1
+            if searcher.gallery.known([probe.rows[0].face_id]):
+                enrolled += 1
                 continue
             truth = searcher.gallery.spelled(probe.rows[0].identity or "")
             if not truth or not searcher.gallery.enrolled([truth]):
                 strangers.append(hits[0].score)
             else:
                 genuine.append(hits[0].score if hits[0].identity == truth else -np.inf)
-        if len(strangers) + len(genuine) == before:
+        if asked == before:
             where = f"{source}, split {wanted}" if wanted else source
             raise DataError(f"expected probes with a face in {where}, found none: check --probes and --split")
-    return np.array(strangers, np.float32), np.array(genuine, np.float32)
+    return np.array(strangers, np.float32), np.array(genuine, np.float32), enrolled_notes(enrolled, asked)
 
 
 # looking after --------------------------------------------------------------

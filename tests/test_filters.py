@@ -404,7 +404,7 @@ def test_a_column_that_no_face_has_is_refused_by_name(searcher, text):
         return
     with pytest.raises(InputError) as caught:
         searcher.search(QUERIES[:1], 1, where=["face=0", text])
-    assert f"received {column!r}: mend --where" in str(caught.value) and "größe.x, identity, image" in str(caught.value)
+    assert f"received {column!r}: correct --where" in str(caught.value) and "größe.x, identity, image" in str(caught.value)
 
 
 NASTY = (
