@@ -317,6 +317,8 @@ def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Q
     from indexer import outputs
     from indexer.hits import HitWriter
 
+    if out.suffix.lower() != ".parquet":
+        raise InputError(f"expected a file .parquet for --out, received {out}: end it with .parquet")
     faces = 0
     with open_index(name) as searcher, HitWriter(out) as writer:
         outputs.note(searcher.gallery.folder, "hits", out)

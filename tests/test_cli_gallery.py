@@ -152,6 +152,13 @@ def test_filters_reach_the_answers(run, photos, vectors, tmp_path):  # noqa: F81
     assert answer(run, "tagged", v, "s1", "--min-score", "0.99") == [] and len(answer(run, "tagged", v, "s1", "--score", "template")) == 5
 
 
+@pytest.mark.parametrize("name", ["hits.csv", "hits", "hits.parquet.gz"])
+def test_answers_are_written_to_parquet_alone(run, tmp_path, name):
+    done = run("search", "none", tmp_path, "--out", tmp_path / name)
+    assert done.code == 2 and done.err.endswith("end it with .parquet\n") and done.err.count("\n") == 1, done.err
+    assert not (tmp_path / name).exists()
+
+
 def test_unknown_is_an_answer_once_calibrated(run, vectors, index):  # noqa: F811
     before = asked(run, index, vectors)
     assert (before["known"], before["chance"]) == (None, None) and before["margin"] > 0.1
