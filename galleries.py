@@ -364,7 +364,9 @@ def _blocks(ids: list[int]) -> Iterator[list[int]]:
     return (ids[i : i + PROBE_BATCH] for i in range(0, len(ids), PROBE_BATCH))
 
 
-def _held_out(searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], split: str | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _held_out(
+    searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], split: str | None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Of held-out probes: the best score of each stranger, and of each enrolled person's the true person's (-inf where another came first).
 
     Probes that are enrolled faces themselves count as neither; the last part says how many there are.

@@ -262,9 +262,7 @@ def enrolled_notes(enrolled: int, probes: int) -> list[str]:
     """A warning where probes are enrolled faces themselves, which find themselves whatever the model is worth."""
     if not enrolled:
         return []
-    return [
-        f"{enrolled} of {probes} probes are enrolled photos themselves (same face): leave them out with --split, or give other photos"
-    ]
+    return [f"{enrolled} of {probes} probes are enrolled photos themselves (same face): leave them out with --split, or give other photos"]
 
 
 def default_split(splits: set[str | None], wanted: str) -> str | None:

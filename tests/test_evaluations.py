@@ -109,7 +109,11 @@ def test_probes_that_are_enrolled_themselves_are_named(run, index, tmp_path):
     done = run("evaluate", index, tmp_path / "same", "--split", "gallery", "--json")
     assert json.loads(done.out)["warnings"] == [line.format(9)] and f"warning: {line.format(9)}\n" in done.err
     assert json.loads(run("evaluate", index, tmp_path / "same", "--split", "probe", "--json").out)["warnings"] == []
-    synthetic.write(tmp_path / "mixed", [replace(row, split=None) for row in people(0, 3, 3, "gallery") + people(0, 3, 1, "probe", seed=2)], extra=["sex"])
+    synthetic.write(
+        tmp_path / "mixed",
+        [replace(row, split=None) for row in people(0, 3, 3, "gallery") + people(0, 3, 1, "probe", seed=2)],
+        extra=["sex"],
+    )
     fitted = run("calibrate", index, "--fpir", "0.3", "--probes", tmp_path / "mixed", "--json")
     alone = run("calibrate", index, "--fpir", "0.3", "--probes", tmp_path / "same", "--split", "probe", "--json")
     assert f"warning: {line.format(12)}" in fitted.err and "enrolled photos" not in alone.err
