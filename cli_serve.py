@@ -50,7 +50,9 @@ def settings(names: Sequence[str], compute: Compute, **others: Any) -> Settings:
     try:
         from server.run import Settings
     except ModuleNotFoundError as error:
-        raise SystemFault(f"expected the extra `server`, {error.name} is missing: pip install 'facedb[server]'") from None
+        raise SystemFault(
+            f"expected the extra `server`, {error.name} is missing: run `pip install -e '.[server]'` where the code is"
+        ) from None
     return Settings(tuple(dict.fromkeys(names)), device=compute.device, precision=compute.precision, **others)
 
 

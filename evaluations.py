@@ -23,7 +23,19 @@ from indexer.evaluate import RANKS, Answer, Comparison, Evaluation, Group, by_gr
 from indexer.metrics import Paired
 from indexer.subsets import Outcome, Photos
 from indexer.verification import Verification, compare_folds, read_pairs, verify_folds
-from workflows import ANYWHERE, SEVERAL, Probe, ProbeReader, Question, Say, answered, default_split, open_index, splits_of
+from workflows import (
+    ANYWHERE,
+    SEVERAL,
+    Probe,
+    ProbeReader,
+    Question,
+    Say,
+    answered,
+    default_split,
+    enrolled_notes,
+    open_index,
+    splits_of,
+)
 
 if TYPE_CHECKING:
     from embedder.pipeline import OnProgress
@@ -101,6 +113,8 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
             say(reader.note)
         seen, warnings = _seen(searcher.spec, model, evaluation)
         warnings += _enrolled_strangers(found, strangers, evaluation)
+        known = searcher.gallery.known({a.face_id for a in found if a.embedded})
+        warnings += enrolled_notes(sum(a.face_id in known for a in found), len(found))
         names = [a.identity for a in evaluation.strangers if a.identity]
         warnings += spelling_notes(names, [name for name, _ in searcher.gallery.list_people()])
         measured = Measured(

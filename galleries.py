@@ -51,6 +51,7 @@ from workflows import (
     Say,
     answered,
     default_split,
+    enrolled_notes,
     indexes_root,
     load_embedder,
     make_detector,
@@ -227,18 +228,28 @@ def _note_source(gallery: Gallery, source: Path) -> None:
 def compare(first: Path, second: Path, model: str | None, name: str | None, compute: Compute, say: Say) -> dict[str, Any]:
     """Cosine of the faces of two photos, each the largest, most central one; says where a photo has others.
 
-    Raises DataError where a photo has no face.
+    Raises InputError for what is no single photo, DataError where a photo has no face.
     """
     photos = first, second
+    _check_single(photos)
     found = _probes_by_index(name, model, photos, compute, say) if name else _probes_by_model(model, photos, compute, say)
     for path, probe in zip(photos, found, strict=True):
         if probe.rows[0].vector is None:
-            raise DataError(f"expected a face in {path}, its outcome is {probe.outcome}: choose another photo")
+            why = f" ({probe.why})" if probe.why else ""
+            raise DataError(f"expected a face in {path}, its outcome is {probe.outcome}{why}: choose another photo")
         if probe.others:
             say(f"{path} has {probe.others + 1} faces: the largest, most central one is compared")
     a, b = (np.asarray(probe.rows[0].vector, np.float32) for probe in found)
     faces = [{"image": str(path), "box": probe.rows[0].box, "others": probe.others} for path, probe in zip(photos, found, strict=True)]
     return {"score": float(exact_scores(a, b[None])[0]), "faces": faces}
+
+
+def _check_single(photos: Sequence[Path]) -> None:
+    """Raise InputError for a folder or a CSV, which may stand for any number of photos."""
+    for path in photos:
+        if path.is_dir() or path.suffix.lower() == ".csv":
+            what = "folder" if path.is_dir() else "CSV"
+            raise InputError(f"expected two photos, {path} is a {what}: give the photos themselves")
 
 
 def _probes_by_index(name: str, model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Probe]:
@@ -306,7 +317,7 @@ def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None
     with open_gallery(name, write=True) as gallery, Searcher(gallery.folder) as searcher:
         own = _own_samples(gallery, searcher, seed)
         reader = ProbeReader(searcher, model, compute, True, say)
-        strangers, genuine = _held_out(searcher, reader, sources, split)
+        strangers, genuine, notes = _held_out(searcher, reader, sources, split)
         with gallery.reading():
             now = gallery.people, gallery.faces, gallery.spec.fingerprint
             newest = position_of(gallery).newest
@@ -324,7 +335,7 @@ def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None
     return {
         "index": name, "fpir": fpir, "threshold": done.threshold, "interval": [low, high], "samples": done.n, "held_out": done.held_out,
         "exceeding": done.exceeding, "design_effect": done.effect, "detection": done.detection, "people": done.people, "text": text,
-        "weak": done.weak, "chance_limit": done.chance_limit, "warnings": done.warnings,
+        "weak": done.weak, "chance_limit": done.chance_limit, "warnings": [*done.warnings, *notes],
     }  # fmt: skip
 
 
@@ -353,24 +364,34 @@ def _blocks(ids: list[int]) -> Iterator[list[int]]:
     return (ids[i : i + PROBE_BATCH] for i in range(0, len(ids), PROBE_BATCH))
 
 
-def _held_out(searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], split: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Of held-out probes: the best score of each stranger, and of each enrolled person's the true person's (-inf where another came first)."""
+def _held_out(
+    searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], split: str | None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Of held-out probes: the best score of each stranger, and of each enrolled person's the true person's (-inf where another came first).
+
+    Probes that are enrolled faces themselves count as neither; the last part says how many there are.
+    """
     strangers: list[float] = []
     genuine: list[float] = []
+    enrolled, asked = 0, 0
     for source in sources:
-        wanted, before = split or default_split(splits_of(source), "probe"), len(strangers) + len(genuine)
+        wanted, before = split or default_split(splits_of(source), "probe"), asked
         for probe, (hits, *_) in answered(searcher, reader.read(source, wanted), Question(k=1)):
             if not hits:
+                continue
+            asked += 1
+            if searcher.gallery.known([probe.rows[0].face_id]):
+                enrolled += 1
                 continue
             truth = searcher.gallery.spelled(probe.rows[0].identity or "")
             if not truth or not searcher.gallery.enrolled([truth]):
                 strangers.append(hits[0].score)
             else:
                 genuine.append(hits[0].score if hits[0].identity == truth else -np.inf)
-        if len(strangers) + len(genuine) == before:
+        if asked == before:
             where = f"{source}, split {wanted}" if wanted else source
             raise DataError(f"expected probes with a face in {where}, found none: check --probes and --split")
-    return np.array(strangers, np.float32), np.array(genuine, np.float32)
+    return np.array(strangers, np.float32), np.array(genuine, np.float32), enrolled_notes(enrolled, asked)
 
 
 # looking after --------------------------------------------------------------

@@ -258,6 +258,13 @@ def _asked(probes: Iterator[Probe], ask: Callable[[np.ndarray], Sequence[T]], wi
             yield probe, [next(found) if row.vector is not None else without for row in probe.rows]
 
 
+def enrolled_notes(enrolled: int, probes: int) -> list[str]:
+    """A warning where probes are enrolled faces themselves, which find themselves whatever the model is worth."""
+    if not enrolled:
+        return []
+    return [f"{enrolled} of {probes} probes are enrolled photos themselves (same face): leave them out with --split, or give other photos"]
+
+
 def default_split(splits: set[str | None], wanted: str) -> str | None:
     """`wanted` where a source has that split, else None: all of it."""
     return wanted if wanted in splits else None
@@ -308,6 +315,8 @@ def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Q
     from indexer import outputs
     from indexer.hits import HitWriter
 
+    if out.suffix.lower() != ".parquet":
+        raise InputError(f"expected a file .parquet for --out, received {out}: end it with .parquet")
     faces = 0
     with open_index(name) as searcher, HitWriter(out) as writer:
         outputs.note(searcher.gallery.folder, "hits", out)

@@ -89,7 +89,7 @@ def _format_of(path: Path) -> Format:
                 return KerasFormat()
     except ModuleNotFoundError as error:
         if error.name == "onnx":
-            raise SystemFault("expected the package onnx, it is not installed: run `pip install 'facedb[onnx]'`") from None
+            raise SystemFault("expected the package onnx, it is not installed: run `pip install onnx`") from None
         raise
     raise InputError(f"expected --out as .onnx, .xml (OpenVINO) or .keras, received {path.name}: end it with one of these")
 

@@ -21,7 +21,7 @@ SLOW_PIXELS = 2_000_000  # of what is decoded in Python
 HELD_BACK = 18  # rows of a JPEG that its reader gives only once the next ones are there
 PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # TIFF's tags
 _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2})Exif", re.DOTALL)
-HEIF_NEEDED = "HEIF (HEIC) needs the extra: pip install 'facedb[heif]'"
+HEIF_NEEDED = "HEIF (HEIC) needs another package: pip install pillow-heif"
 
 
 @dataclass

@@ -170,6 +170,19 @@ def is_data_set(folder: str | Path) -> bool:
     return any(Path(folder).glob("_plan-*.parquet"))
 
 
+def _check_model(folder: Path, spec: FaceSpec) -> None:
+    """Raise DataError where another model made the data set; it names both, where weights have only hashes."""
+    try:
+        made = DataSet(folder).spec
+    except DataError:  # no shard says
+        return
+    if made.parts and spec.parts and made.model_name != spec.model_name:
+        raise DataError(
+            f"expected the model of {folder}, it was made with {made.model_name}, now {spec.model_name}: choose another --out, or give "
+            f"--model {made.model_name}"
+        )
+
+
 def read_mark(folder: Path, shard: int) -> dict[str, Any] | None:
     """A shard's done-mark, or None where it is not done."""
     try:
@@ -217,7 +230,11 @@ class Writer:
         check_is_ours(self.folder)
         drop_stale_temporaries(self.folder)
         options = {**spec.meaning(), **options, "metadata columns": list(extra)}
-        check_options(self.folder, options)
+        try:
+            check_options(self.folder, options)
+        except DataError:
+            _check_model(self.folder, spec)
+            raise
         planned = read_plans(self.folder)
         now = {e.path: e for e in entries}
         self.vanished = [path for path, p in planned.items() if path not in now and not p.dropped]

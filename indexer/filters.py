@@ -24,6 +24,7 @@ OWN_KINDS = dict.fromkeys(OWN, TEXT) | dict.fromkeys(("face", "confidence", "sha
 SPELLING = re.compile(r"([^<>=!:\"]+)(>=|<=|!=|=|>|<|:)(.*)", re.S)  # spaces are left to strip(): this one is linear
 CAST = re.compile(rf"({'|'.join(KINDS)})\((.+)\)", re.S)
 ORDERED = ("<", "<=", ">", ">=")
+MISTAKEN = {"=>": ">=", "=<": "<=", "<>": "!=", "==": "=", "=!": "!=", ">=": ">=", "<=": "<="}  # `> =` is one, too
 REMEMBERED = 1 << 16  # values of a column whose comparison is kept
 
 
@@ -42,7 +43,17 @@ class Condition:
         column, operator, value = map(str.strip, found.groups()) if found else ("", "", "")
         if not column:
             raise InputError(f"expected a filter such as year>=1999, tag=beach or tags:beach, received {text!r}: correct it")
+        _check_operator(text, operator, value)
         return cls(column, operator, value)
+
+
+def _check_operator(text: str, operator: str, value: str) -> None:
+    """Raise InputError for an operator that there is not, and for no value: `x!=` alone means any value."""
+    if operator != ":" and (value[:1] in ("<", "=", ">") or operator + value[:1] == "=!"):
+        meant = MISTAKEN.get(operator + value[:1])
+        raise InputError(f"expected one of = != < <= > >= : in a filter, received {text!r}: write {meant or 'one of these'}")
+    if not value and operator != "!=":
+        raise InputError(f"expected a value after {operator} in a filter, received {text!r}: write one")
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,8 @@ def parse(where: Sequence[str]) -> list[Condition]:
 def resolve(gallery: Faces, conditions: Sequence[Condition]) -> list[Comparison]:
     """How the columns of a gallery are compared.
 
-    Raises InputError for a column that no face has, and for `<`, `<=`, `>` or `>=` between values of two kinds.
+    Raises InputError for a column that no face has, for a column of numbers or dates and a value of another kind, and for `<`, `<=`, `>` or
+    `>=` between text and a number or a date.
     """
     return [_resolved(gallery, condition) for condition in conditions]
 
@@ -95,25 +107,25 @@ def _resolved(gallery: Faces, condition: Condition) -> Comparison:
         raise InputError(f"expected a column of {gallery.folder.name} ({', '.join(sorted(known))}), received {column!r}: correct --where")
     kind = cast or OWN_KINDS.get(column) or gallery.kinds.kind(column)
     value = gallery.spelled(condition.value) if column == "identity" else condition.value
-    if condition.operator in ORDERED:
-        _check_order(gallery, column, kind, cast, condition)
+    if condition.operator != ":":
+        _check_kind(gallery, column, kind, cast, condition)
     return Comparison(column, kind, condition.operator, value)
 
 
-def _check_order(gallery: Faces, column: str, kind: str, cast: str | None, condition: Condition) -> None:
-    """Raises InputError where a number or a date would be compared with a column of another kind."""
+def _check_kind(gallery: Faces, column: str, kind: str, cast: str | None, condition: Condition) -> None:
+    """Raise InputError where a column of numbers or dates is compared with another kind, or one of text ordered by a number or a date."""
     operator, value = condition.operator, condition.value
     wanted = NUMBER if number_of(value) is not None else DATE if period_of(value) is not None else TEXT
-    if kind == TEXT and wanted != TEXT and cast is None:
+    if operator in ORDERED and kind == TEXT and wanted != TEXT and cast is None:
         raise InputError(
             f"expected a column of {wanted}s for {column}{operator}{value}, {column} holds {_texts(gallery, column, wanted)}: write "
             f"{wanted}({column}){operator}{value} to compare the rows that are {wanted}s, or text({column}){operator}{value} for the order "
             "of letters"
         )
-    if kind != TEXT and kind != wanted and not (kind == DATE and period_of(value) is not None):
+    if value and kind != TEXT and kind != wanted and not (kind == DATE and period_of(value) is not None):
         raise InputError(
             f"expected a {kind} to compare {column} with, since it {'is compared as' if cast else 'holds'} {kind}s, received {value!r}: "
-            f"give one, or compare text({column}) for the order of letters"
+            f"give one, or compare text({column})"
         )
 
 

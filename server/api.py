@@ -249,13 +249,20 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
     async def refused(problem: Problem) -> bytes:
         return _line({"id": None, "problem": problem.body})
 
+    async def bad_line(detail: str) -> bytes:
+        try:
+            await _patiently(lambda: whole.desk.admit(key))  # it counts as a photo does
+        except Problem as problem:
+            return await refused(problem)
+        return await refused(Problem(422, "invalid", detail))
+
     def task_of(line: bytes) -> asyncio.Task[bytes]:
         try:
             asked = models.StreamedPhoto.model_validate(parse_json(line))
             data, asked.photo = base64.b64decode(asked.photo, validate=True), ""
         except (Problem, ValidationError, binascii.Error) as error:
             detail = f"expected a line with id and photo (base64), received another ({str(error).splitlines()[0][:100]}): mend it"
-            return asyncio.create_task(refused(Problem(422, "invalid", detail)))
+            return asyncio.create_task(bad_line(detail))
         hold(size := len(data))
         task = asyncio.create_task(one(asked, data))
         task.add_done_callback(lambda _: hold(-size))

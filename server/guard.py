@@ -202,6 +202,10 @@ def _check_headers(scope: Scope) -> None:
         )  # fmt: skip
     if sum(name == b"host" for name, _ in scope["headers"]) > 1:
         raise Problem(400, "host", "expected one Host, received several: send one")
+    if {b"content-length", b"transfer-encoding"} <= {name.lower() for name, _ in scope["headers"]}:  # a proxy may end the body elsewhere
+        raise Problem(
+            400, "length", "expected Content-Length or Transfer-Encoding, received both: send one of them", {"Connection": "close"}
+        )
 
 
 class Held:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -151,6 +152,13 @@ def test_filters_reach_the_answers(run, photos, vectors, tmp_path):  # noqa: F81
     assert answer(run, "tagged", v, "s1", "--min-score", "0.99") == [] and len(answer(run, "tagged", v, "s1", "--score", "template")) == 5
 
 
+@pytest.mark.parametrize("name", ["hits.csv", "hits", "hits.parquet.gz"])
+def test_answers_are_written_to_parquet_alone(run, tmp_path, name):
+    done = run("search", "none", tmp_path, "--out", tmp_path / name)
+    assert done.code == 2 and done.err.endswith("end it with .parquet\n") and done.err.count("\n") == 1, done.err
+    assert not (tmp_path / name).exists()
+
+
 def test_unknown_is_an_answer_once_calibrated(run, vectors, index):  # noqa: F811
     before = asked(run, index, vectors)
     assert (before["known"], before["chance"]) == (None, None) and before["margin"] > 0.1
@@ -207,6 +215,20 @@ def test_compare_two_photos(run, photos, vectors, index, tmp_path):  # noqa: F81
         done = run("compare", tmp_path / "both.png", same[0], *how, "--json")
         assert f"{tmp_path / 'both.png'} has 2 faces: the largest, most central one is compared" in done.err
         assert [face["others"] for face in json.loads(done.out)["faces"]] == [1, 0]
+
+
+@pytest.mark.parametrize("how", [(), ("--name", "none")])
+def test_compare_takes_two_photos_and_no_folder_or_csv(run, tmp_path, how):
+    (tmp_path / "one.csv").write_text("image,identity\na.jpg,ann\n")
+    for path, what in ((tmp_path, "folder"), (tmp_path / "one.csv", "CSV")):
+        done = run("compare", tmp_path / "a.jpg", path, *how)
+        assert done.code == 2 and f"expected two photos, {path} is a {what}: " in done.err and done.err.count("\n") == 1, done.err
+
+
+def test_compare_says_why_a_photo_cannot_be_read(run, photos, tmp_path):  # noqa: F811
+    (tmp_path / "bad.jpg").write_bytes(b"no photo at all")
+    done = run("compare", tmp_path / "bad.jpg", photos / "gallery" / "s1" / "1.pgm")
+    assert done.code == 3 and re.search(r"its outcome is unreadable \(.+\): choose another photo", done.err), done.err
 
 
 def test_a_list_says_what_it_leaves_out(run, index):

@@ -103,6 +103,23 @@ def test_people_who_were_trained_on_are_told(run, index, tmp_path, monkeypatch):
     assert f"warning: {line}" in done.err
 
 
+def test_probes_that_are_enrolled_themselves_are_named(run, index, tmp_path):
+    synthetic.write(tmp_path / "same", people(0, 3, 3, "gallery") + people(0, 3, 1, "probe", seed=2), extra=["sex"])
+    line = "9 of {} probes are enrolled photos themselves (same face): leave them out with --split, or give other photos"
+    done = run("evaluate", index, tmp_path / "same", "--split", "gallery", "--json")
+    assert json.loads(done.out)["warnings"] == [line.format(9)] and f"warning: {line.format(9)}\n" in done.err
+    assert json.loads(run("evaluate", index, tmp_path / "same", "--split", "probe", "--json").out)["warnings"] == []
+    synthetic.write(
+        tmp_path / "mixed",
+        [replace(row, split=None) for row in people(0, 3, 3, "gallery") + people(0, 3, 1, "probe", seed=2)],
+        extra=["sex"],
+    )
+    fitted = run("calibrate", index, "--fpir", "0.3", "--probes", tmp_path / "mixed", "--json")
+    alone = run("calibrate", index, "--fpir", "0.3", "--probes", tmp_path / "same", "--split", "probe", "--json")
+    assert f"warning: {line.format(12)}" in fitted.err and "enrolled photos" not in alone.err
+    assert fitted.out == alone.out and json.loads(alone.out)["detection"] is not None
+
+
 def test_labels_that_differ_by_case_are_told(run, index, tmp_path):
     rows = people(0, 3, 1, "probe", seed=4)
     rows += [replace(people(3, 4, 1, "probe", seed=4)[0], identity="PERSON 3")]

@@ -144,12 +144,13 @@ def kind(column: str) -> str:
 
 
 def is_refused(column: str, op: str, wanted: str, cast: str | None = None) -> bool:
-    """Whether an order of values of two kinds is asked for."""
+    """Whether there is no value, values of two kinds are compared, or text is ordered by a number or a date."""
+    if op == ":" or not wanted.strip():
+        return op != "!=" and not wanted.strip()
     held, is_number = cast or kind(column), number(wanted) is not None
     is_date = period(wanted, True) is not None
-    return op in ("<", "<=", ">", ">=") and {
-        "text": (is_number or is_date) and cast is None, "number": not is_number, "date": not is_date,
-    }[held]  # fmt: skip
+    is_ordered = op in ("<", "<=", ">", ">=")
+    return {"text": is_ordered and (is_number or is_date) and cast is None, "number": not is_number, "date": not is_date}[held]
 
 
 def meets(row: Row, column: str, op: str, wanted: str, cast: str | None = None) -> bool:
@@ -345,9 +346,9 @@ def test_a_filter_is_read_anew_when_the_mapped_index_turns_out_to_be_damaged(ind
 @pytest.mark.parametrize(
     "text, parts",
     [
-        ("year>=1999", ("year", ">=", "1999")), (" year > 1999 ", ("year", ">", "1999")), ("a b=c d", ("a b", "=", "c d")), ("x=", ("x", "=", "")),
-        ("x!=!", ("x", "!=", "!")), ("x==", ("x", "=", "=")), ("x:a=b", ("x", ":", "a=b")), ("x=a:b", ("x", "=", "a:b")), ("x<>y", ("x", "<", ">y")),
-        ("日付<2024-01-01", ("日付", "<", "2024-01-01")), ("x=a\nb", ("x", "=", "a\nb")), ("identity=Zoe\u0308", ("identity", "=", "Zoë")),
+        ("year>=1999", ("year", ">=", "1999")), (" year > 1999 ", ("year", ">", "1999")), ("a b=c d", ("a b", "=", "c d")), ("x!=", ("x", "!=", "")),
+        ("x!=!", ("x", "!=", "!")), ("x:a=b", ("x", ":", "a=b")), ("x=a:b", ("x", "=", "a:b")), ("x:=b", ("x", ":", "=b")),
+        ("日付<2024-01-01", ("日付", "<", "2024-01-01")), ("x=a\nb", ("x", "=", "a\nb")), ("identity=Zoe\u0308", ("identity", "=", "Zoe\u0308")),
         ("tag=Zoe\u0308", ("tag", "=", "Zoe\u0308")),
     ],
 )  # fmt: skip
@@ -357,7 +358,32 @@ def test_how_a_condition_is_read(text, parts):
 
 @pytest.mark.parametrize("text", ["", " ", "year", "=1999", " =1999", "year~1999", 'a"b=1', "!", "year is 1999"])
 def test_a_condition_that_cannot_be_read_is_refused(searcher, text):
-    with pytest.raises(InputError, match="expected a filter such as year>=1999, tag=beach or tags:beach, received .*: mend it"):
+    with pytest.raises(InputError, match="expected a filter such as year>=1999, tag=beach or tags:beach, received .*: correct it"):
+        searcher.search(QUERIES[:1], 1, where=[text])
+
+
+@pytest.mark.parametrize(
+    "text, meant",
+    [("month=>5", ">="), ("month=<5", "<="), ("month<>5", "!="), ("month==5", "="), ("month > = 5", ">="), ("month=!5", "!="), ("month>>5", "one"),
+     ("identity = > Ann", ">="), ("tags==beach", "=")],
+)  # fmt: skip
+def test_an_operator_that_there_is_not_is_refused(searcher, text, meant):
+    with pytest.raises(InputError, match=f"^expected one of = != < <= > >= : in a filter, received {text!r}: write {meant}"):
+        searcher.search(QUERIES[:1], 1, where=[text])
+
+
+@pytest.mark.parametrize("text", ["month=", "month= ", "month>=", "tags=", "tags:", "identity=", "tags<"])
+def test_a_filter_without_a_value_is_refused(searcher, text):
+    with pytest.raises(InputError, match="^expected a value after .* in a filter, received .*: write one$"):
+        searcher.search(QUERIES[:1], 1, where=[text])
+
+
+@pytest.mark.parametrize(
+    "text, kind",
+    [("month=abc", "number"), ("month!=abc", "number"), ("face=x", "number"), ("number(age)=unknown", "number"), ("taken=May", "date")],
+)
+def test_an_equal_of_another_kind_is_refused(searcher, text, kind):
+    with pytest.raises(InputError, match=f"^expected a {kind} to compare .*, received "):
         searcher.search(QUERIES[:1], 1, where=[text])
 
 
@@ -378,7 +404,7 @@ def test_a_column_that_no_face_has_is_refused_by_name(searcher, text):
         return
     with pytest.raises(InputError) as caught:
         searcher.search(QUERIES[:1], 1, where=["face=0", text])
-    assert f"received {column!r}: mend --where" in str(caught.value) and "größe.x, identity, image" in str(caught.value)
+    assert f"received {column!r}: correct --where" in str(caught.value) and "größe.x, identity, image" in str(caught.value)
 
 
 NASTY = (
@@ -449,7 +475,12 @@ def test_what_is_no_date_is_something_else(text):
 @example("number", "identity", ">", "9")
 def test_a_kind_can_be_asked_for(index, cast, column, op, value):
     with Gallery.open(index) as gallery:
-        condition = Condition.parse(f"{cast}({column}){op}{value}")
+        text = f"{cast}({column}){op}{value}"
+        if not value.strip() and op != "!=":
+            with pytest.raises(InputError, match="expected a value after"):
+                Condition.parse(text)
+            return
+        condition = Condition.parse(text)
         if is_refused(column, op, value, cast):
             with pytest.raises(InputError, match=f"expected a {cast} to compare {column} with, since it is compared as {cast}s, received"):
                 kept_ids(gallery, [condition])

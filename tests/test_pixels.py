@@ -70,7 +70,7 @@ def test_a_photo_that_needs_a_plugin_has_an_outcome_of_its_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for brands in (b"heic\0\0\0\0mif1", b"mif1\0\0\0\0heic", b"hevc\0\0\0\0", b"msf1\0\0\0\0hevc"):
         data = struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(100)
-        assert refusal(data) == ("needs_plugin", "HEIF (HEIC) needs the extra: pip install 'facedb[heif]'")
+        assert refusal(data) == ("needs_plugin", "HEIF (HEIC) needs another package: pip install pillow-heif")
 
 
 def test_alpha_that_tells_nothing_is_not_laid_on_white():

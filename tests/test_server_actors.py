@@ -95,6 +95,15 @@ def test_a_key_that_signs_in_all_the_time(server, client):
     assert len(late) >= 6 and all(is_problem(answer, 429) and "set-cookie" not in answer.headers for answer in late)
 
 
+def test_bad_lines_of_a_stream_count_as_photos_do(server, client):
+    key = server.command("keys", "make", "hasty", "--rate", "2", "--quiet")
+    began = time.monotonic()
+    with server.client(key) as hasty:
+        said = hasty.post(f"{SEARCH}/stream", content=b"no JSON\n" * 8)
+    assert [json.loads(line)["problem"]["status"] for line in said.text.splitlines()] == [422] * 8
+    assert time.monotonic() - began > 2
+
+
 # browsers -------------------------------------------------------------------
 
 

@@ -130,6 +130,14 @@ def test_headers_have_a_limit(ask, headers):
     assert ask(key="read", headers=(HOST, *((b"x%d" % i, b"y" * 100) for i in range(90))))[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/v1/indexes"])
+def test_a_body_has_one_length(ask, path):
+    both = (HOST, (b"content-length", b"5"), (b"transfer-encoding", b"chunked"))
+    status, answer, body = ask(path=path, key="read", headers=both)
+    assert status == 400 and answer[b"connection"] == b"close" and body["type"].endswith(":length")
+    assert ask(path=path, key="read", headers=both[:2])[0] == ask(path=path, key="read", headers=both[::2])[0] == 200
+
+
 def test_head_is_answered_as_get_without_the_body(ask):
     seen = []
 

@@ -8,8 +8,9 @@ import pytest
 
 from embedder.errors import DataError
 from embedder.row import Entry, Row, face_id, schema_of, to_rows, to_table, vectors_of
-from embedder.spec import CropRule, FaceSpec
+from embedder.spec import CropRule, FaceSpec, Part
 from embedder.table import DataSet, Writer
+from tests import synthetic
 
 SPEC = FaceSpec()
 
@@ -116,6 +117,13 @@ def test_another_contract_or_option_is_refused_by_name(tmp_path):
         Writer(tmp_path, FaceSpec(crop=CropRule(margin="32px")), {"all faces": False}, entries(1))
     with pytest.raises(DataError, match="all faces was False and is now True"):
         Writer(tmp_path, SPEC, {"all faces": True}, entries(1))
+
+
+def test_another_model_is_refused_by_its_name(tmp_path):
+    made, other = (FaceSpec(parts=(Part(name, mark * 32, synthetic.D, "fixed"),)) for name, mark in (("msceleb", "ab"), ("casia", "cd")))
+    synthetic.write(tmp_path / "v", synthetic.rows(2, 2), made)
+    with pytest.raises(DataError, match="it was made with msceleb, now casia: choose another --out, or give --model msceleb$"):
+        Writer(tmp_path / "v", other, {}, entries(1))
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
