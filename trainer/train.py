@@ -26,7 +26,7 @@ import tensorflow as tf
 from embedder import network, trained_on, weights
 from embedder.compute import Compute, cores
 from embedder.errors import DataError, InputError, from_os_error
-from embedder.files import drop_stale_temporaries, make_folder
+from embedder.files import drop_stale_temporaries, is_temporary, make_folder
 from embedder.names import spelling_notes
 from embedder.spec import FaceSpec, Part
 from trainer import batches, record, replicas
@@ -132,7 +132,7 @@ def _run_folder(out: Path) -> Path:
     """Make MODEL/run; raise DataError where MODEL holds anything else."""
     run = out / "run"
     begun = (run / "arguments.json").is_file() or not out.exists()
-    if not begun and any(not p.name.startswith("_tmp-") and p.name != "run" for p in out.iterdir()):
+    if not begun and any(not is_temporary(p.name) and p.name != "run" for p in out.iterdir()):
         raise DataError(f"expected an empty folder or a training run for --out, {out} holds other files: choose another folder")
     return make_folder(run)
 
