@@ -142,12 +142,15 @@ LAYOUTS: dict[str, Callable[[Path, list[str], int | None], list[Placed]]] = {
 
 
 def _write(source: Path, destination: Path, placed: list[Placed], notes: list[str]) -> Prepared:
-    make_folder(destination)
     targets = _targets(placed)
+    metadata = _metadata(placed, targets) if any(item.more for item in placed) else ""
+    if metadata:
+        _check_metadata(destination / METADATA, metadata)
+    make_folder(destination)
     for item in placed:
         _place(source / to_file(item.source), destination / to_file(targets[item]))
-    if any(item.more for item in placed):
-        _write_metadata(destination, placed, targets)
+    if metadata:
+        write_atomic(destination / METADATA, metadata.encode())
         notes.append(f"the CSV's other columns are in {destination / METADATA}: give it to `embed --metadata`")
     splits = Counter(item.split for item in placed)
     return Prepared(str(destination), len({item.identity for item in placed}), dict(sorted(splits.items())), notes)
@@ -196,13 +199,30 @@ def _copy(real: Path, target: Path, source: Path) -> None:
         raise OSError(error.errno, error.strerror, str(target)) from None
 
 
-def _write_metadata(destination: Path, placed: list[Placed], targets: dict[Placed, str]) -> None:
+def _metadata(placed: list[Placed], targets: dict[Placed, str]) -> str:
+    """The CSV's other columns, by the photos' places in DEST."""
     columns = ["image", *(key for key, _ in placed[0].more)]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows({"image": targets[item], **dict(item.more)} for item in placed)
-    write_atomic(destination / METADATA, text.getvalue().encode())
+    return text.getvalue()
+
+
+def _check_metadata(path: Path, text: str) -> None:
+    """Raise DataError where a file is there with a line that the new text has not, so that nothing of it is lost."""
+    if not os.path.lexists(path):
+        return
+    columns, *lines = csv.reader(io.StringIO(text, newline=""))
+    try:
+        own, *before = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
+        if own == columns and set(map(tuple, before)) <= set(map(tuple, lines)):
+            return
+    except (ValueError, OSError, csv.Error):
+        pass  # it cannot be read, so it is not ours
+    raise DataError(
+        f"expected no {METADATA} in DEST, or one of an earlier run for the same photos, {path} is another: choose an empty DEST, or rename the file"
+    )
 
 
 def _few(names: Iterable[str], limit: int = 8) -> str:

@@ -64,6 +64,31 @@ def test_a_csv_with_columns_of_its_own(src, tmp_path):
     assert [e.extra for e in listing.entries] == [(("year", "1999"),), (("year", "2001"),), ()]
 
 
+def test_only_metadata_that_prepare_wrote_is_replaced(src, tmp_path):
+    touch(src, "1.jpg", "2.jpg")
+    table, own = tmp_path / "t.csv", tmp_path / "d" / "metadata.csv"
+    lines = ["image,identity,year", "1.jpg,Ann,1999", "2.jpg,Ann,2001", ""]
+    table.write_text("\n".join(lines))
+    for text in (
+        "my notes",
+        "image,year\nholiday.jpg,1990\n",
+        "image,title\ngallery/Ann/1.jpg,mine\n",
+        "image,year\ngallery/Ann/1.jpg,1998\n",
+        "image,year\ngallery/Ann/1.jpg,1,2\n",
+    ):
+        own.parent.mkdir(exist_ok=True), own.write_text(text)
+        with pytest.raises(DataError, match="metadata.csv") as caught:
+            prepare("csv", src, tmp_path / "d", table)
+        assert "\n" not in str(caught.value) and tree(tmp_path / "d") == ["metadata.csv"] and own.read_text() == text
+    own.unlink()
+    table.write_text("\n".join(lines[:2]))
+    prepare("csv", src, tmp_path / "d", table)
+    table.write_text("\n".join(lines))
+    for _ in range(2):
+        prepare("csv", src, tmp_path / "d", table)
+        assert own.read_text().splitlines() == ["image,year", "gallery/Ann/1.jpg,1999", "gallery/Ann/2.jpg,2001"]
+
+
 def test_the_persons_folder_is_the_nearest_or_the_one_that_is_named(src, tmp_path):
     touch(src, "2019/Ann/1.jpg", "2020/Ann/2.jpg", "2020/Bob/1.jpg", "#recycle/Cy/1.jpg")
     done = prepare("folders", src, tmp_path / "d")
