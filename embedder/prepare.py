@@ -65,6 +65,24 @@ def prepare(layout: str, source: Path, destination: Path, table: Path | None = N
     return _write(source, destination, placed, notes)
 
 
+def _usable(source: Path, names: Iterable[str], notes: list[str]) -> set[str]:
+    """The photos that can be placed; notes name those that are not there, and links that lead outside the folder."""
+    usable, absent, outside = set(), [], []
+    for name in names:
+        if not (source / to_file(name)).is_file():
+            absent.append(name)
+        elif is_outside(source, name):
+            outside.append(name)
+        else:
+            usable.add(name)
+    for why, left_out in (
+        ("links that lead outside the folder", outside),
+        ("photos that are not there (broken links, or gone meanwhile)", absent),
+    ):
+        notes += [f"{why}, left out: {_few(left_out)}"] if left_out else []
+    return usable
+
+
 def _homework(source: Path, notes: list[str], _: int | None) -> list[Placed]:
     """`0_1.jpg ...` gallery, `0_2.jpg ...` probes; gaps and other files are named."""
     placed, others = [], []
@@ -74,6 +92,8 @@ def _homework(source: Path, notes: list[str], _: int | None) -> list[Placed]:
             placed.append(Placed(to_text(path.name), "gallery" if match[2] == "1" else "probe", match[1]))
         elif not path.name.startswith("."):
             others.append(to_text(path.name))
+    usable = _usable(source, (item.source for item in placed), notes)
+    placed = [item for item in placed if item.source in usable]
     notes += _gaps(placed)
     notes += [f"not of the form 0_1.jpg, left out: {_few(others)}"] if others else []
     return sorted(placed, key=lambda p: (int(p.identity), p.split, p.source))
@@ -96,10 +116,11 @@ def _first_and_rest(source: Path, notes: list[str], level: int | None) -> list[P
     notes += listing.notes + listing.understood().lines
     nameless = [e.path for e in listing.entries if e.identity is None]
     notes += [f"photos outside a person's folder, left out: {_few(nameless)}"] if nameless else []
+    usable = _usable(source, (e.path for e in listing.entries), notes)
     seen: Counter[str] = Counter()
     placed = []
     for entry in sorted(listing.entries, key=lambda e: natural(e.path)):
-        if entry.identity is not None:
+        if entry.identity is not None and entry.path in usable:
             split = entry.split or ("probe" if seen[entry.identity] else "gallery")
             seen[entry.identity] += 1
             placed.append(Placed(entry.path, split, entry.identity))
