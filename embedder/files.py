@@ -41,15 +41,18 @@ _number = itertools.count()
 # writing --------------------------------------------------------------------
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file: complete and on disk, or not there at all."""
-    with atomic(path) as file:
+def write_atomic(path: Path, data: bytes, finish: Callable[[Path, Path], None] = os.replace) -> None:
+    """Write a file: complete and on disk, or not there at all. finish: as in `atomic`."""
+    with atomic(path, finish) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for data that does not fit in memory: complete and on disk after the block, or not there at all."""
+def atomic(path: Path, finish: Callable[[Path, Path], None] = os.replace) -> Iterator[BinaryIO]:
+    """Open a file for data that does not fit in memory: complete and on disk after the block, or not there at all.
+
+    finish: gives the finished temporary its name.
+    """
     temporary = temporary_beside(path)
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -57,7 +60,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(temporary, path)
+            finish(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
