@@ -21,12 +21,11 @@ from embedder import align as crops_of
 from embedder import trained_on
 from embedder.compute import Compute
 from embedder.errors import DataError, InputError
-from embedder.files import write_atomic
 from embedder.listing import Listing, list_photos
 from embedder.names import person_name, spelling, spelling_notes
 from embedder.pipeline import OnProgress, Options, PhotoStage, hash_of
 from embedder.redact import IsDoomed, count_rows, drop_rows
-from embedder.replaceable import check_replaceable
+from embedder.replaceable import check_replaceable, write_own
 from embedder.row import Entry, Row
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, is_data_set
@@ -287,7 +286,7 @@ def reembed(name: str, reference: str, views: str, report: Path | None, do_switc
         _embed_missing(gallery, model, compute, on_progress, say)
         comparison = switch.compare(gallery)
         if report is not None:
-            write_atomic(report, json.dumps(asdict(comparison), ensure_ascii=False, indent=1).encode())
+            write_own(report, "comparison", json.dumps(asdict(comparison), ensure_ascii=False, indent=1).encode())
             outputs.note(gallery.folder, "report", report)
         if do_switch:
             _embed_missing(gallery, model, compute, on_progress, say)  # of faces that came meanwhile
@@ -452,7 +451,7 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
         ]
     text = done.to_json().encode()
     path = receipt or indexes_root() / f"{name}-forgotten-{done.time.replace(':', '')}-{hashlib.sha256(text).hexdigest()[:8]}.json"
-    write_atomic(path, text)
+    write_own(path, "receipt", text)
     return done, path
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from embedder.compute import Compute
 from embedder.decoder import Decoder
-from embedder.errors import InputError
+from embedder.errors import DataError, InputError
 from embedder.listing import Listing, list_photos
 from embedder.replaceable import check_replaceable
 from embedder.row import Row, to_rows
@@ -431,7 +431,23 @@ def build_index(vectors: Path, name: str, split: str | None, centre: bool, repla
     from indexer.faces import index_folder
 
     folder = index_folder(indexes_root(), name)
-    understood = understand(Selection(DataSet(vectors), split).labels(), "such as")
+    understood = understand(Selection(_open_vectors(vectors), split).labels(), "such as")
     say_understood(understood, say)
     report = build(vectors, folder, split, centre, replace_old, readmit, encrypt, recall, memory)
     return asdict(report) | {"notes": report.notes, "text": report.text, "understood": understood.result()}
+
+
+def _open_vectors(vectors: Path) -> DataSet:
+    """The data set that an index is built from; raise DataError where the folder is none, or holds photos."""
+    from embedder.folders import Walk
+    from embedder.sniff import has_photo_suffix
+
+    try:
+        return DataSet(vectors)
+    except DataError:
+        photos = has_photo_suffix(str(vectors)) if Path(vectors).is_file() else next(iter(Walk(Path(vectors))), None) is not None
+        if photos:
+            raise DataError(
+                f"expected vectors, {vectors}: these are photos: run `embed {vectors} --model M --out VECTORS` and give VECTORS"
+            ) from None
+        raise

@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from embedder.errors import InputError
-from embedder.files import write_atomic
-from embedder.replaceable import PICTURES, SIGN, check_replaceable
+from embedder.replaceable import PICTURES, SIGN, check_replaceable, write_own
 
 TILE, CAPTION, GAP = 160, 34, 6
 INK, PAPER, GREEN, RED, GREY = (20, 20, 20), (255, 255, 255), (0, 140, 60), (200, 40, 40), (150, 150, 150)
@@ -88,4 +87,4 @@ def save(sheet: Image.Image, path: Path) -> None:
         sheet.save(sink, "PNG", pnginfo=signed)
     else:
         sheet.save(sink, "JPEG", comment=SIGN.encode())
-    write_atomic(path, sink.getvalue())
+    write_own(path, "picture", sink.getvalue())

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from embedder.errors import InputError, SystemFault
-from embedder.files import drop_stale_temporaries, make_folder, sync_folder, temporary_folder
+from embedder.files import drop_stale_temporaries, make_folder, place, sync_folder, temporary_folder
 from embedder.row import SPEC_KEY
 from embedder.runtime import sampling
 from embedder.spec import INPUT_SIZE, Part
@@ -55,18 +55,34 @@ def export(model: Model, path: Path) -> list[Path]:
     """Writes the file, or the pair of them that OpenVINO has; raises InputError where the suffix is no format or one of them is there."""
     files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     for file in files:
-        if file.exists():
-            raise InputError(f"expected --out as a new file, {file} is there: choose another name, nothing is overwritten")
+        if os.path.lexists(file):
+            raise _is_there(file)
     make = _format_of(path)
     vectors = lay(make, model)
     drop_stale_temporaries(make_folder(path.parent))
     with temporary_folder(path.parent) as scratch:
         make.save(vectors, model.spec.to_json(), scratch / path.name)
-        for file in reversed(files):  # the one that names the other last
-            os.chmod(scratch / file.name, 0o600)
-            os.replace(scratch / file.name, file)
+        _place(scratch, files)
     sync_folder(path.parent)
     return files
+
+
+def _place(scratch: Path, files: list[Path]) -> None:
+    """Give the files their names, the one that names the other last; all of them, or none where something has one of the names by now."""
+    placed: list[Path] = []
+    for file in reversed(files):
+        os.chmod(scratch / file.name, 0o600)
+        try:
+            place(scratch / file.name, file)
+        except FileExistsError:
+            for other in placed:
+                other.unlink()
+            raise _is_there(file) from None
+        placed.append(file)
+
+
+def _is_there(file: Path) -> InputError:
+    return InputError(f"expected --out as a new file, {file} is there: choose another name, nothing is overwritten")
 
 
 def _format_of(path: Path) -> Format:

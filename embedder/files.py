@@ -1,7 +1,7 @@
 """Files that are complete or not there at all, the temporary files they are written to, and locks that the kernel frees.
 
-A temporary is called `_tmp-PROCESS-...` and is locked by whoever writes it, so that another process, in another container too, can
-tell an unfinished file from a leftover.
+A temporary is called `_tmp-PID.START.NAMESPACE-...` (older versions: `_tmp-PID.START-...`) and is locked by the process that writes it,
+so that another process, in another container too, can tell an unfinished file from a leftover. Any other name is the user's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -25,6 +26,13 @@ LOCK = "_lock"
 TEMPORARY = "_tmp-"
 GRACE = 60.0  # seconds: from making a temporary to locking it, and for links, which cannot be locked
 UNLOCKABLE_GRACE = 86400.0  # where the file system has no locks
+# What follows is a number and a target's name, the 8 characters of `tempfile`, or 32 hex digits and what is built. Older versions had no
+# namespace; ticks since the machine's start had 5 digits or more after 100 seconds, which no day, month or year has.
+OWN_NAME = re.compile(
+    TEMPORARY + r"(?P<pid>[0-9]+)\."
+    r"(?:(?P<start>[0-9]+|ended)\.(?P<namespace>[0-9a-f]{8})-(?:[0-9]+-.+|[a-z0-9_]{8}|[0-9a-f]{32}-[a-z]+)|(?P<old_start>[0-9]{5,})-.+)",
+    re.DOTALL,
+)
 NAME_KEPT = 40  # characters of the target's name in its temporary's
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _number = itertools.count()
@@ -33,15 +41,18 @@ _number = itertools.count()
 # writing --------------------------------------------------------------------
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file: complete and on disk, or not there at all."""
-    with atomic(path) as file:
+def write_atomic(path: Path, data: bytes, finish: Callable[[Path, Path], None] = os.replace) -> None:
+    """Write a file: complete and on disk, or not there at all. finish: as in `atomic`."""
+    with atomic(path, finish) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for data that does not fit in memory: complete and on disk after the block, or not there at all."""
+def atomic(path: Path, finish: Callable[[Path, Path], None] = os.replace) -> Iterator[BinaryIO]:
+    """Open a file for data that does not fit in memory: complete and on disk after the block, or not there at all.
+
+    finish: gives the finished temporary its name.
+    """
     temporary = temporary_beside(path)
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -49,7 +60,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(temporary, path)
+            finish(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -145,11 +156,16 @@ def hold(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_SH)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether this program gives temporaries such a name; every other file or folder is the user's."""
+    return OWN_NAME.fullmatch(name) is not None
+
+
 def drop_stale_temporaries(folder: Path) -> None:
     """Remove the temporaries that no process writes any more."""
     for path in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):  # another process has just removed or finished it
-            if _is_stale(path):
+            if is_temporary(path.name) and _is_stale(path):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
@@ -158,10 +174,10 @@ def _is_stale(path: Path) -> bool:
     locked = _is_locked(path)
     if locked:
         return False
-    pid, _, rest = path.name.split("-")[1].partition(".")
-    if pid.isdecimal() and rest.partition(".")[2] in ("", _namespace()):  # none in the names of older versions
-        here = process_mark(int(pid)).split(".")[1]
-        return here != rest.partition(".")[0]
+    name = OWN_NAME.fullmatch(path.name)
+    assert name is not None
+    if name["namespace"] in (None, _namespace()):  # none in the names of older versions
+        return process_mark(int(name["pid"])).split(".")[1] != (name["start"] or name["old_start"])
     age = time.time() - path.lstat().st_ctime
     return age > (GRACE if locked is False else UNLOCKABLE_GRACE)
 

@@ -65,6 +65,24 @@ def prepare(layout: str, source: Path, destination: Path, table: Path | None = N
     return _write(source, destination, placed, notes)
 
 
+def _usable(source: Path, names: Iterable[str], notes: list[str]) -> set[str]:
+    """The photos that can be placed; notes name those that are not there, and links that lead outside the folder."""
+    usable, absent, outside = set(), [], []
+    for name in names:
+        if not (source / to_file(name)).is_file():
+            absent.append(name)
+        elif is_outside(source, name):
+            outside.append(name)
+        else:
+            usable.add(name)
+    for why, left_out in (
+        ("links that lead outside the folder", outside),
+        ("photos that are not there (broken links, or gone meanwhile)", absent),
+    ):
+        notes += [f"{why}, left out: {_few(left_out)}"] if left_out else []
+    return usable
+
+
 def _homework(source: Path, notes: list[str], _: int | None) -> list[Placed]:
     """`0_1.jpg ...` gallery, `0_2.jpg ...` probes; gaps and other files are named."""
     placed, others = [], []
@@ -74,6 +92,8 @@ def _homework(source: Path, notes: list[str], _: int | None) -> list[Placed]:
             placed.append(Placed(to_text(path.name), "gallery" if match[2] == "1" else "probe", match[1]))
         elif not path.name.startswith("."):
             others.append(to_text(path.name))
+    usable = _usable(source, (item.source for item in placed), notes)
+    placed = [item for item in placed if item.source in usable]
     notes += _gaps(placed)
     notes += [f"not of the form 0_1.jpg, left out: {_few(others)}"] if others else []
     return sorted(placed, key=lambda p: (int(p.identity), p.split, p.source))
@@ -96,10 +116,11 @@ def _first_and_rest(source: Path, notes: list[str], level: int | None) -> list[P
     notes += listing.notes + listing.understood().lines
     nameless = [e.path for e in listing.entries if e.identity is None]
     notes += [f"photos outside a person's folder, left out: {_few(nameless)}"] if nameless else []
+    usable = _usable(source, (e.path for e in listing.entries), notes)
     seen: Counter[str] = Counter()
     placed = []
     for entry in sorted(listing.entries, key=lambda e: natural(e.path)):
-        if entry.identity is not None:
+        if entry.identity is not None and entry.path in usable:
             split = entry.split or ("probe" if seen[entry.identity] else "gallery")
             seen[entry.identity] += 1
             placed.append(Placed(entry.path, split, entry.identity))
@@ -142,12 +163,15 @@ LAYOUTS: dict[str, Callable[[Path, list[str], int | None], list[Placed]]] = {
 
 
 def _write(source: Path, destination: Path, placed: list[Placed], notes: list[str]) -> Prepared:
-    make_folder(destination)
     targets = _targets(placed)
+    metadata = _metadata(placed, targets) if any(item.more for item in placed) else ""
+    if metadata:
+        _check_metadata(destination / METADATA, metadata)
+    make_folder(destination)
     for item in placed:
         _place(source / to_file(item.source), destination / to_file(targets[item]))
-    if any(item.more for item in placed):
-        _write_metadata(destination, placed, targets)
+    if metadata:
+        write_atomic(destination / METADATA, metadata.encode())
         notes.append(f"the CSV's other columns are in {destination / METADATA}: give it to `embed --metadata`")
     splits = Counter(item.split for item in placed)
     return Prepared(str(destination), len({item.identity for item in placed}), dict(sorted(splits.items())), notes)
@@ -196,13 +220,30 @@ def _copy(real: Path, target: Path, source: Path) -> None:
         raise OSError(error.errno, error.strerror, str(target)) from None
 
 
-def _write_metadata(destination: Path, placed: list[Placed], targets: dict[Placed, str]) -> None:
+def _metadata(placed: list[Placed], targets: dict[Placed, str]) -> str:
+    """The CSV's other columns, by the photos' places in DEST."""
     columns = ["image", *(key for key, _ in placed[0].more)]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows({"image": targets[item], **dict(item.more)} for item in placed)
-    write_atomic(destination / METADATA, text.getvalue().encode())
+    return text.getvalue()
+
+
+def _check_metadata(path: Path, text: str) -> None:
+    """Raise DataError where a file is there with a line that the new text has not, so that nothing of it is lost."""
+    if not os.path.lexists(path):
+        return
+    columns, *lines = csv.reader(io.StringIO(text, newline=""))
+    try:
+        own, *before = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
+        if own == columns and set(map(tuple, before)) <= set(map(tuple, lines)):
+            return
+    except (ValueError, OSError, csv.Error):
+        pass  # it cannot be read, so it is not ours
+    raise DataError(
+        f"expected no {METADATA} in DEST, or one of an earlier run for the same photos, {path} is another: choose an empty DEST, or rename the file"
+    )
 
 
 def _few(names: Iterable[str], limit: int = 8) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from embedder.errors import InputError
+from embedder.files import place, write_atomic
 
 SIGN = "facedb"  # in what we write: PNG's Software, JPEG's comment, the page's generator, Parquet's metadata
 HEAD = 1 << 16  # bytes in which a sign stands
@@ -38,6 +41,20 @@ def check_replaceable(path: Path, kind: str) -> None:
         f"expected a new file, or {NOUNS[kind]} that this program wrote, {path} is something else: choose another name, or delete it if an "
         "earlier version wrote it; nothing was replaced"
     )
+
+
+def place_own(temporary: Path, path: Path, kind: str) -> None:
+    """Give a finished temporary its name; raise InputError, as `check_replaceable`, for a file that has appeared since the start."""
+    try:
+        place(temporary, path)
+    except FileExistsError:
+        check_replaceable(path, kind)
+        os.replace(temporary, path)
+
+
+def write_own(path: Path, kind: str, data: bytes) -> None:
+    """Write a file of a kind, complete and on disk or not at all, where `check_replaceable` allows it."""
+    write_atomic(path, data, partial(place_own, kind=kind))
 
 
 def _head(path: Path) -> bytes:

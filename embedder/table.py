@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from embedder.checks import ADVICE, as_ours, check_rows, check_schema, damaged, is_mark, source_of
 from embedder.errors import DataError
-from embedder.files import LOCK, TEMPORARY, drop_stale_temporaries, make_folder, write_atomic
+from embedder.files import LOCK, drop_stale_temporaries, is_temporary, make_folder, write_atomic
 from embedder.plan import by_shard, changes_of, check_options, digest_of, is_same, may_be_same, numbers, read_plans, write_plan
 from embedder.row import COLUMNS, LATER, SPEC_KEY, Entry, Row, schema_of, to_bytes, to_rows
 from embedder.spec import FaceSpec
@@ -346,6 +346,6 @@ class Writer:
 
 def check_is_ours(folder: Path) -> None:
     """Raises DataError where a folder holds other files than a data set's, so that nothing is written beside them."""
-    others = folder.is_dir() and [p for p in folder.iterdir() if not p.name.startswith(TEMPORARY) and p.name != LOCK]
+    others = folder.is_dir() and [p for p in folder.iterdir() if not is_temporary(p.name) and p.name != LOCK]
     if others and not is_data_set(folder):  # in this order: another process may write its plan meanwhile
         raise DataError(f"expected an empty folder or a data set for --out, {folder} holds other files: choose another folder")

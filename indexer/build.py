@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,8 @@ def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = 
     asked: dict[str, Any] = {key: value for key, value in {"recall": recall, "memory": memory}.items() if value is not None}
     Wish(**asked)  # before anything is done
     selection = Selection(DataSet(vectors), split)
+    if not (folder / FILE).exists() and next(iter(selection), None) is None:
+        raise _nothing(selection, selection.left_out)
     encrypt = encrypt or (folder / CIPHER_FILE).exists()
     try:
         with forgotten.locked(folder):
@@ -115,6 +117,12 @@ def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = 
                 return _build(selection, folder, centre, replace, readmit, encrypt, asked)
     except OSError as error:
         raise from_os_error(error) from None
+
+
+def _nothing(selection: Selection, left_out: Mapping[str, int]) -> DataError:
+    """The error for a data set of which no row can be enrolled."""
+    advice = "embed the folder above, so that folders name people, or use `add --identity`" if left_out.get(NO_IDENTITY) else "check it"
+    return DataError(f"expected rows with a vector and an identity in {selection.data.folder}, {_reasons(left_out)}: {advice}")
 
 
 def _build(selection: Selection, folder: Path, centre: bool, replace: bool, readmit: bool, encrypt: bool, asked: dict[str, Any]) -> Report:
@@ -250,7 +258,7 @@ def _fill(gallery: Gallery, selection: Selection, centre: bool, readmit: bool) -
     done, _ = gallery.enrol(digest.over(selection), readmit)
     left_out = {**selection.left_out, AGAIN: done.again, CONFLICT: len(done.conflicts), FORGOTTEN: done.forgotten}
     if not done.added:
-        raise DataError(f"expected rows with a vector and an identity in {selection.data.folder}, {_reasons(left_out)}: check it")
+        raise _nothing(selection, left_out)
     if centre:
         gallery.set_fact("mean", gallery_mean(gallery))
         check_centring(gallery)
@@ -276,7 +284,7 @@ def gallery_mean(gallery: Gallery, table: str = "vectors") -> bytes:
     return (total / n).astype("<f8").tobytes()
 
 
-def _reasons(left_out: dict[str, int]) -> str:
+def _reasons(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{n} rows are {why}" for why, n in left_out.items() if n) or "it has no rows"
 
 

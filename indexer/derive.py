@@ -21,7 +21,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embedder.errors import DataError, FaceDBError, from_os_error
-from embedder.files import drop_stale_temporaries, held, sync_folder, temporary_beside, temporary_prefix, write_atomic
+from embedder.files import (
+    TEMPORARY,
+    drop_stale_temporaries,
+    held,
+    is_temporary,
+    sync_folder,
+    temporary_beside,
+    temporary_prefix,
+    write_atomic,
+)
 from indexer import flat
 from indexer.choose import Choice, choose, wish_of
 from indexer.database import LINK
@@ -269,7 +278,7 @@ def tidy(gallery: Gallery) -> None:
 
 def is_building(gallery: Faces) -> bool:
     """Whether a process writes the next generation, perhaps from an older state."""
-    return any(gallery.folder.glob(f"_tmp-*{BUILDING}"))
+    return any(is_temporary(path.name) for path in gallery.folder.glob(f"{TEMPORARY}*{BUILDING}"))
 
 
 # when -----------------------------------------------------------------------

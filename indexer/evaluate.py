@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from embedder.errors import DataError
-from embedder.files import write_atomic
 from embedder.names import spelling, spelling_notes
-from embedder.replaceable import check_replaceable
+from embedder.replaceable import write_own
 from embedder.row import Row
 from embedder.text import printable
 from indexer import openset
@@ -278,5 +277,4 @@ def predictions(found: Iterable[Answer], result: dict[str, Any]) -> str:
 
 def write_predictions(path: Path, found: Iterable[Answer], result: dict[str, Any]) -> None:
     """`predictions` to a file that only its owner may read."""
-    check_replaceable(Path(path), "predictions")
-    write_atomic(Path(path), predictions(found, result).encode())
+    write_own(Path(path), "predictions", predictions(found, result).encode())

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from embedder.errors import from_os_error
 from embedder.files import hold, make_folder, sync_folder, temporary_beside
-from embedder.replaceable import check_replaceable
+from embedder.replaceable import check_replaceable, place_own
 from embedder.row import Row
 from indexer.search import Hit
 
@@ -72,7 +72,7 @@ class HitWriter:
                 self._writer.close()
                 self._file.flush()
                 os.fsync(self._file.fileno())
-                os.replace(self._temporary, self._path)
+                place_own(self._temporary, self._path, "hits")
                 sync_folder(self._path.parent)
         except OSError as error:
             raise from_os_error(OSError(error.errno, error.strerror or str(error), str(self._path))) from None

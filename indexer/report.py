@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from embedder.files import make_folder, write_atomic
-from embedder.replaceable import check_replaceable
+from embedder.files import make_folder
+from embedder.replaceable import write_own
 from embedder.spec import FaceSpec
 from embedder.text import printable
 from indexer import charts
@@ -83,8 +83,7 @@ class Page:
 def write(folder: Path, page: Page) -> Path:
     """FOLDER/index.html, for its owner only; other files there stay as they are."""
     path = make_folder(folder) / FILE
-    check_replaceable(path, "page")
-    write_atomic(path, html(page).encode("utf-8", "replace"))
+    write_own(path, "page", html(page).encode("utf-8", "replace"))
     return path
 
 

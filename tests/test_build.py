@@ -24,6 +24,7 @@ from indexer.gallery import Gallery
 from indexer.search import Searcher
 from tests import synthetic
 from tests.synthetic import D
+from workflows import build_index
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -195,6 +196,32 @@ def test_nothing_to_enrol(tmp_path):
         build(data, tmp_path / "i", "probe")
     with pytest.raises(GalleryError, match="there is none"):
         Gallery.open(tmp_path / "i")
+
+
+def test_a_refused_build_leaves_nothing_and_says_how_people_are_named(tmp_path):
+    data = synthetic.write(tmp_path / "v", [synthetic.row("b.jpg", None, synthetic.vectors(1, 1)[0])])
+    with pytest.raises(DataError, match="embed the folder above, so that folders name people, or use `add --identity`") as caught:
+        build(data, tmp_path / "indexes" / "i")
+    assert "\n" not in str(caught.value) and not (tmp_path / "indexes").exists()
+
+
+def test_a_refused_build_leaves_an_index_that_is_there_as_it_was(tmp_path):
+    build(synthetic.write(tmp_path / "v", synthetic.rows(3, 2)), tmp_path / "i")
+    before = state(tmp_path / "i")
+    nameless = synthetic.write(tmp_path / "n", [synthetic.row("b.jpg", None, synthetic.vectors(1, 1)[0])])
+    with pytest.raises(DataError, match="without an identity"):
+        build(nameless, tmp_path / "i", replace=True)
+    assert state(tmp_path / "i") == before
+
+
+def test_photos_where_vectors_belong_are_named_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEDB_INDEXES", str(tmp_path / "indexes"))
+    photo = tmp_path / "photos" / "Ann" / "1.jpg"
+    photo.parent.mkdir(parents=True), photo.write_bytes(b"x")
+    for given in (tmp_path / "photos", photo):
+        with pytest.raises(DataError, match="these are photos: run `embed .* --model M --out VECTORS` and give VECTORS") as caught:
+            build_index(given, "i", None, False, False)
+        assert "\n" not in str(caught.value) and not (tmp_path / "indexes").exists()
 
 
 def test_inputs_that_are_no_vectors(tmp_path):

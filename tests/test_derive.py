@@ -365,10 +365,10 @@ def file_for_a_link(folder: Path) -> None:
 @pytest.mark.parametrize("spoil", [lambda folder: None, lambda folder: (folder / "index.faiss").unlink(), spoilt_link, file_for_a_link])
 def test_tidying_leaves_one_generation_and_nothing_foreign(gallery, index, spoil):
     spoil(index)
-    for name in ("built-0", "built-7", "_tmp-999999999-built"):
+    for name in ("built-0", "built-7", "_tmp-999999999.12345-built"):
         (index / name).mkdir()
         (index / name / "index.faiss").write_bytes(b"old")
-    (index / "_tmp-999999998-index.faiss").symlink_to("built-7/index.faiss")
+    (index / "_tmp-999999998.12345-index.faiss").symlink_to("built-7/index.faiss")
     mine = index / f"{temporary_prefix()}mine"
     mine.write_text(""), (index / "notes.txt").write_text("")
     tidy(gallery)

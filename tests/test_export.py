@@ -103,6 +103,20 @@ def test_a_file_that_is_there_and_an_unknown_suffix_are_refused(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.bin"] and (tmp_path / "m.bin").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("name", ["m.bin", "m.xml"])
+def test_a_file_that_appears_while_the_model_is_written_stays(tmp_path, monkeypatch, name):
+    def save(make, vectors, text, path):
+        for file in (path, path.with_suffix(".bin")):
+            file.write_bytes(b"ours")
+        (tmp_path / name).write_bytes(b"mine")
+
+    monkeypatch.setattr("embedder.export_openvino.OpenvinoFormat.save", save)
+    monkeypatch.setattr("embedder.export.lay", lambda make, model: None)
+    with pytest.raises(InputError, match=rf"{name} is there"):
+        export(weights.open_model("msceleb"), tmp_path / "m.xml")
+    assert [p.name for p in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == b"mine"
+
+
 def test_the_command_takes_the_folder_of_a_model_too(run, tmp_path):
     weights.write_model(tmp_path / "MODEL", weights.open_model("casia").spec)
     done = run("weights", "export", tmp_path / "MODEL", "--views", "mirror", "--out", tmp_path / "m.onnx", "--json")

@@ -2,11 +2,14 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 
 import pytest
 
 from embedder import files
-from embedder.files import atomic, drop_stale_temporaries, held, locked, temporary_beside, temporary_prefix, write_atomic
+from embedder.errors import DataError
+from embedder.files import atomic, drop_stale_temporaries, held, locked, temporary_beside, temporary_folder, temporary_prefix, write_atomic
+from embedder.table import check_is_ours
 from tests.conftest import ROOT
 
 HOLD = """
@@ -69,11 +72,34 @@ def test_a_long_name_can_be_written(tmp_path):
 
 
 def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
-    dead, mine, another = tmp_path / "_tmp-999999999.1-x", tmp_path / f"{temporary_prefix()}x", tmp_path / f"_tmp-{os.getpid()}.1-x"
+    dead, mine, another = (
+        tmp_path / name for name in ("_tmp-999999999.12345-x", f"{temporary_prefix()}0-x", f"_tmp-{os.getpid()}.12345-x")
+    )
     dead.mkdir(), (dead / "x").touch(), mine.touch(), another.touch()
     drop_stale_temporaries(tmp_path)
     assert not dead.exists() and mine.exists()
     assert not another.exists(), "of a process that had this one's number before"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["photos", "notes.txt", "999999999", "999999999-x", "2024-12-31", "2024.12-photos", "12.2024-photos", "1.2.20241231-photos",
+     "999999999.12345", "999999999.12345.0000000g-0-x", "999999999.12345.00000000-x", "٣.12345-x", "ended.ended-x", "", "1.1.00000000-0-"],
+)  # fmt: skip
+def test_other_files_with_the_beginning_of_a_temporary_stay(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(files, "GRACE", -1.0)
+    monkeypatch.setattr(files, "UNLOCKABLE_GRACE", -1.0)
+    (tmp_path / f"_tmp-{name}").mkdir(), (tmp_path / f"_tmp-{name}" / "x.jpg").touch()
+    drop_stale_temporaries(tmp_path)
+    assert (tmp_path / f"_tmp-{name}" / "x.jpg").exists()
+    with pytest.raises(DataError, match="holds other files"):
+        check_is_ours(tmp_path)
+
+
+def test_every_name_that_this_process_gives_is_a_temporarys(tmp_path):
+    with temporary_folder(tmp_path) as folder:
+        names = [folder.name, temporary_beside(tmp_path / "_x\ny.db").name, f"{temporary_prefix()}{uuid.uuid4().hex}-built"]
+    assert all(map(files.is_temporary, names)) and not files.is_temporary(f"x{names[0]}")
 
 
 def test_an_unfinished_file_stays_while_its_process_runs_and_goes_after_it(tmp_path, before, monkeypatch):
@@ -93,14 +119,14 @@ def test_an_unfinished_file_stays_while_its_process_runs_and_goes_after_it(tmp_p
 
 
 def test_what_another_container_has_just_made_and_not_yet_locked_stays(tmp_path):
-    name = f"_tmp-1.1.{'0' * 8}-x"
+    name = f"_tmp-1.1.{'0' * 8}-0-x"
     (tmp_path / name).touch(), (tmp_path / f"{name}-link").symlink_to("x")
     drop_stale_temporaries(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_folder_that_is_held_stays(tmp_path, monkeypatch):
-    folder = tmp_path / f"_tmp-1.1.{'0' * 8}-built"
+    folder = tmp_path / f"_tmp-1.1.{'0' * 8}-{'0' * 32}-built"
     folder.mkdir()
     monkeypatch.setattr(files, "GRACE", 0.0)
     with held(folder):

@@ -371,12 +371,12 @@ def test_a_build_of_an_older_state_puts_off_the_end_and_makes_it(gallery, index)
 
 
 def test_what_a_build_leaves_that_was_killed_goes_when_the_index_is_opened(gallery, index):
-    folder = index / f"{temporary_prefix()}ab-built"
+    folder = index / f"{temporary_prefix()}{'ab' * 16}-built"
     folder.mkdir(), (folder / "index.faiss").write_bytes(MINE[0].vector.tobytes())
     assert forgotten(gallery, ANN).pending
     Gallery.open(index).close()
     assert gallery.fact("forgetting") is not None and left(index, pieces(MINE)) != [], "its process runs"
-    folder.rename(index / f"_tmp-{os.getpid()}.1-ab-built")
+    folder.rename(index / f"_tmp-{os.getpid()}.12345-ab-built")
     Gallery.open(index).close()
     assert gallery.fact("forgetting") is None and left(index, pieces(MINE)) == []
 

@@ -153,3 +153,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
         write(disk, 20)
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("ours_before", [False, True])
+def test_a_file_that_appears_while_hits_are_written_stays(tmp_path, ours_before):
+    path = tmp_path / "hits.parquet"
+    if ours_before:
+        with HitWriter(path):
+            pass
+    with pytest.raises(InputError, match="nothing was replaced"), HitWriter(path):
+        path.write_text("mine")
+    assert path.read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["hits.parquet"]

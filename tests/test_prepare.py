@@ -64,6 +64,46 @@ def test_a_csv_with_columns_of_its_own(src, tmp_path):
     assert [e.extra for e in listing.entries] == [(("year", "1999"),), (("year", "2001"),), ()]
 
 
+def test_only_metadata_that_prepare_wrote_is_replaced(src, tmp_path):
+    touch(src, "1.jpg", "2.jpg")
+    table, own = tmp_path / "t.csv", tmp_path / "d" / "metadata.csv"
+    lines = ["image,identity,year", "1.jpg,Ann,1999", "2.jpg,Ann,2001", ""]
+    table.write_text("\n".join(lines))
+    for text in (
+        "my notes",
+        "image,year\nholiday.jpg,1990\n",
+        "image,title\ngallery/Ann/1.jpg,mine\n",
+        "image,year\ngallery/Ann/1.jpg,1998\n",
+        "image,year\ngallery/Ann/1.jpg,1,2\n",
+    ):
+        own.parent.mkdir(exist_ok=True), own.write_text(text)
+        with pytest.raises(DataError, match="metadata.csv") as caught:
+            prepare("csv", src, tmp_path / "d", table)
+        assert "\n" not in str(caught.value) and tree(tmp_path / "d") == ["metadata.csv"] and own.read_text() == text
+    own.unlink()
+    table.write_text("\n".join(lines[:2]))
+    prepare("csv", src, tmp_path / "d", table)
+    table.write_text("\n".join(lines))
+    for _ in range(2):
+        prepare("csv", src, tmp_path / "d", table)
+        assert own.read_text().splitlines() == ["image,year", "gallery/Ann/1.jpg,1999", "gallery/Ann/2.jpg,2001"]
+
+
+def test_a_link_that_leads_nowhere_or_outside_is_left_out_and_said(src, tmp_path):
+    touch(src, "Eve/1.jpg", "Eve/2.jpg", "Eve/3.jpg")
+    (tmp_path / "elsewhere.jpg").write_bytes(b"x")
+    (src / "Eve" / "0.jpg").symlink_to("/nonexistent"), (src / "Eve" / "9.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    (src / "Eve" / "4.jpg").symlink_to("3.jpg")
+    done = prepare("folders", src, tmp_path / "d")
+    assert tree(tmp_path / "d") == ["gallery/Eve/1.jpg", "probe/Eve/2.jpg", "probe/Eve/3.jpg", "probe/Eve/4.jpg"]
+    assert "links that lead outside the folder, left out: Eve/9.jpg" in done.notes
+    assert "photos that are not there (broken links, or gone meanwhile), left out: Eve/0.jpg" in done.notes
+    for n, target in ((1, "/nonexistent"), (2, tmp_path / "elsewhere.jpg")):
+        (src / f"0_{n}.jpg").symlink_to(target)
+    touch(src, "1_1.jpg")
+    assert prepare("homework", src, tmp_path / "h").splits == {"gallery": 1}
+
+
 def test_the_persons_folder_is_the_nearest_or_the_one_that_is_named(src, tmp_path):
     touch(src, "2019/Ann/1.jpg", "2020/Ann/2.jpg", "2020/Bob/1.jpg", "#recycle/Cy/1.jpg")
     done = prepare("folders", src, tmp_path / "d")

@@ -274,7 +274,7 @@ def test_shards_without_a_mark_and_halves_of_files_go_too(tmp_path):
     """They hold people, though they do not exist for any reader."""
     written(tmp_path)
     (tmp_path / "_part-00001.json").unlink()
-    (tmp_path / "_tmp-999999999-part-00002.parquet").write_bytes(ANN.encode())
+    (tmp_path / "_tmp-999999999.12345-part-00002.parquet").write_bytes(ANN.encode())
     drop_rows(tmp_path, named(ANN))
     assert is_gone(tmp_path, ANN) and not list(tmp_path.glob("_tmp-*"))
     kept = without(ROWS, *MINE)

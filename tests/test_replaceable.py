@@ -1,6 +1,7 @@
 """A command replaces what it wrote itself and nothing else."""
 
 import json
+import os
 from io import BytesIO
 
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from embedder import draw
 from embedder.errors import InputError
-from embedder.replaceable import IS_OURS, check_replaceable
+from embedder.replaceable import IS_OURS, check_replaceable, write_own
 from indexer import report
 from indexer.evaluate import write_predictions
 from indexer.hits import HitWriter
@@ -118,3 +119,27 @@ def test_commands_refuse_before_they_do_anything(run, tmp_path):
     for _ in range(2):
         assert run("search", "odd", vectors, "--out", out).code == 0
         assert run("evaluate", "odd", vectors, "--predictions", predictions, "--report", tmp_path / "report").code == 0
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("kind", sorted(IS_OURS))
+def test_a_file_that_appears_while_ours_is_written_stays(tmp_path, monkeypatch, kind, links):
+    """It is there when the data of ours is on disk and has no name yet."""
+    path, sync = tmp_path / "x", os.fsync
+
+    def meanwhile(fd):
+        sync(fd)
+        path.write_text("mine")
+
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    write_own(path, kind, b"")
+    assert path.read_bytes() == b""
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    for before in (b"", None):
+        path.unlink()
+        if before is not None:
+            path.write_bytes(before)
+        with pytest.raises(InputError, match="nothing was replaced"):
+            write_own(path, kind, b"ours")
+        assert path.read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["x"]

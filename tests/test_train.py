@@ -222,6 +222,25 @@ def test_refusals_are_one_line_and_leave_nothing(photos, tiny, tmp_path, monkeyp
     assert not (tmp_path / "out").exists() and (tmp_path / "full" / "a.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("mine", ["notes.txt", "people.json", "deep/photo.jpg", None])
+def test_a_users_own_run_folder_is_refused_and_left_as_it_is(photos, tiny, tmp_path, mine):
+    own = tmp_path / "out" / "run" / mine if mine else tmp_path / "out" / "run"
+    own.parent.mkdir(parents=True), own.write_text("mine")
+    with pytest.raises(DataError, match="holds other files: choose another folder") as caught:
+        train(photos, QUICK, tiny, tmp_path / "out")
+    assert "\n" not in str(caught.value) and own.read_text() == "mine"
+    assert tree(tmp_path / "out") == {
+        str(p.relative_to(tmp_path / "out")) for p in (own, *own.parents) if p.is_relative_to(tmp_path / "out")
+    } - {"."}
+
+
+def test_a_users_run_folder_beside_a_complete_run_stays(photos, tiny, tmp_path):
+    done = train(photos, QUICK, tiny, tmp_path / "out")
+    own = tmp_path / "out" / "run" / "notes.txt"
+    own.parent.mkdir(), own.write_text("mine")
+    assert train(photos, QUICK, tiny, tmp_path / "out") == done and own.read_text() == "mine"
+
+
 def test_one_process_a_run(photos, tiny, tmp_path, monkeypatch):
     def second(self):
         with pytest.raises(DataError, match="train alone"):

@@ -193,7 +193,7 @@ def test_backups_while_another_adds_are_each_of_one_moment(index, tmp_path):
 
 def test_what_a_killed_backup_left_goes_with_the_next(index, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "_tmp-999999999-b").write_bytes(b"half")
+    (tmp_path / "out" / "_tmp-999999999.12345-b").write_bytes(b"half")
     saved(index, tmp_path / "out" / "b")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b"]
 

@@ -26,13 +26,15 @@ import tensorflow as tf
 from embedder import network, trained_on, weights
 from embedder.compute import Compute, cores
 from embedder.errors import DataError, InputError, from_os_error
-from embedder.files import drop_stale_temporaries, make_folder
+from embedder.files import drop_stale_temporaries, is_temporary, make_folder
 from embedder.names import spelling_notes
 from embedder.spec import FaceSpec, Part
 from trainer import batches, record, replicas
 from trainer.batches import Data
 from trainer.recipe import Recipe
 from trainer.stages import Progress, Run, Trained
+
+ARGUMENTS, LOCK = "arguments.json", "lock"  # in MODEL/run
 
 Say = Callable[[str], None]
 Result = dict[str, Any]
@@ -124,17 +126,38 @@ def _completed(out: Path, given: dict[str, Any]) -> Result | None:
     done = _read_json(path)
     record.check_same(done["arguments"], given, out)
     if not done["keep_run"]:
-        shutil.rmtree(out / "run", ignore_errors=True)
+        _drop_run(out)
     return done
 
 
 def _run_folder(out: Path) -> Path:
-    """Make MODEL/run; raise DataError where MODEL holds anything else."""
+    """Make MODEL/run; raise DataError where MODEL, or MODEL/run without a run's arguments, holds anything else."""
     run = out / "run"
-    begun = (run / "arguments.json").is_file() or not out.exists()
-    if not begun and any(not p.name.startswith("_tmp-") and p.name != "run" for p in out.iterdir()):
-        raise DataError(f"expected an empty folder or a training run for --out, {out} holds other files: choose another folder")
+    for folder, own in ((out, "run"), (run, LOCK)):
+        if not _is_begun(run) and folder.exists() and (not folder.is_dir() or _holds_others(folder, own)):
+            raise DataError(f"expected an empty folder or a training run for --out, {folder} holds other files: choose another folder")
     return make_folder(run)
+
+
+def _is_begun(run: Path) -> bool:
+    return (run / ARGUMENTS).is_file()
+
+
+def _holds_others(folder: Path, own: str) -> bool:
+    return any(not is_temporary(p.name) and p.name != own for p in folder.iterdir())
+
+
+def _drop_run(out: Path) -> None:
+    """Remove MODEL/run, its arguments last, so that what is left after a kill is known as ours; a user's folder of that name stays."""
+    run = out / "run"
+    if not run.is_dir() or (not _is_begun(run) and _holds_others(run, LOCK)):
+        return
+    for path in run.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != ARGUMENTS:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(run, ignore_errors=True)
 
 
 def _prepare(out: Path, given: dict[str, Any], data: Data) -> None:
@@ -142,11 +165,11 @@ def _prepare(out: Path, given: dict[str, Any], data: Data) -> None:
     run = out / "run"
     for folder in (out, run, *run.glob("part-*")):
         drop_stale_temporaries(folder)
-    if (run / "arguments.json").is_file():
-        record.check_same(_read_json(run / "arguments.json"), given, out)
-        return
+    if _is_begun(run):
+        record.check_same(_read_json(run / ARGUMENTS), given, out)
+    else:
+        record.write_json(run / ARGUMENTS, given)
     record.write_json(run / "people.json", list(data.train.people))
-    record.write_json(run / "arguments.json", given)
 
 
 def _read_json(path: Path) -> Any:
@@ -159,7 +182,7 @@ def _read_json(path: Path) -> Any:
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
     """One process a run; the lock goes with the process, however it ends."""
-    with open(os.open(run / "lock", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+    with open(os.open(run / LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -224,7 +247,7 @@ def _finish(out: Path, source: FaceSpec, trained: list[Trained], data: Data, rec
     }  # fmt: skip
     record.write_json(out / "record.json", done)
     if not head["keep_run"]:
-        shutil.rmtree(out / "run", ignore_errors=True)
+        _drop_run(out)
     seconds = sum(sum(t.progress.seconds) for t in trained)
     say(f"{out} is complete after {seconds / 60:.1f} minutes")
     return done
