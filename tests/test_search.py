@@ -225,9 +225,11 @@ def test_files_that_go_between_the_snapshot_and_the_reading(copy, tmp_path, monk
     data, reads, read = synthetic.write(tmp_path / "new", new), [], Candidates._load_built
 
     def just_replaced(self, generation):
-        if not reads:
-            build(data, copy, replace=True)
         reads.append(generation)
+        if len(reads) == 1:
+            with monkeypatch.context() as patch:
+                patch.setattr(Candidates, "_load_built", read)
+                build(data, copy, replace=True)
         return read(self, generation)
 
     monkeypatch.setattr(Candidates, "_load_built", just_replaced)
