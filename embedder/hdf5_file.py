@@ -27,13 +27,17 @@ def open_datasets(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
 
     with h5py.File(path, "r", locking=False) as file:
         found: dict[str, h5py.Dataset] = {}
-        _collect(file, "", 0, found, path)
+        _collect(file, "", 0, found, path, set())
         yield found
 
 
-def _collect(group: h5py.Group, prefix: str, depth: int, found: dict[str, h5py.Dataset], path: Path) -> None:
+def _collect(group: h5py.Group, prefix: str, depth: int, found: dict[str, h5py.Dataset], path: Path, seen: set[int]) -> None:
+    """Add the float datasets of a group. seen: addresses of the groups that were visited, since one can be linked many times."""
     import h5py
 
+    if (address := h5py.h5o.get_info(group.id).addr) in seen:
+        raise _refused(path, prefix, "expected each group once, it is linked twice")
+    seen.add(address)
     if depth > DEEPEST or len(found) + len(group) > MOST_OBJECTS:
         raise _refused(path, prefix, f"expected at most {DEEPEST} groups within each other and {MOST_OBJECTS} objects, there are more")
     for key in group:
@@ -42,7 +46,7 @@ def _collect(group: h5py.Group, prefix: str, depth: int, found: dict[str, h5py.D
             raise _refused(path, name, "expected objects of the file itself, this is a link elsewhere")
         item = group[key]
         if isinstance(item, h5py.Group):
-            _collect(item, f"{name}/", depth + 1, found, path)
+            _collect(item, f"{name}/", depth + 1, found, path, seen)
         elif isinstance(item, h5py.Dataset):
             if fault := _fault(item, path):
                 raise _refused(path, name, fault)

@@ -51,6 +51,8 @@ def _rebuild_parameter(tensor: _Tensor, *_: object) -> _Tensor:
 
 
 def _ordered_dict(pairs: Sequence[Sequence[Any]] = ()) -> dict[str, Any]:
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):  # one long list may stand in it many times
+        raise ValueError("pairs that are none")
     return _filled({}, [item for pair in pairs for item in pair])
 
 
@@ -60,6 +62,11 @@ def _filled(target: dict[str, Any], items: Sequence[Any]) -> dict[str, Any]:
         raise ValueError("a key that is not text")
     target.update(zip(items[::2], items[1::2], strict=True))
     return target
+
+
+def _short(value: Any) -> str:
+    """What an unpickled object is called in a message: a tuple that holds itself many times has no end as text."""
+    return value[:50] if isinstance(value, str) else type(value).__name__
 
 
 CALLS: dict[str, Callable[..., Any]] = {
@@ -203,7 +210,9 @@ class _Machine:
                 stack.append(self._storage(*stack.pop()))
             case "REDUCE":
                 call, arguments = self._pop(2)
-                stack.append(call(*arguments) if any(call is known for known in CALLS.values()) else self._refuse(f"to call {call}"))
+                stack.append(
+                    call(*arguments) if any(call is known for known in CALLS.values()) else self._refuse(f"to call {_short(call)}")
+                )
             case "BUILD":
                 stack.pop()  # the attributes of an OrderedDict: versions of the layers
             case _ if name in VALUES:
@@ -229,7 +238,7 @@ class _Machine:
 
     def _storage(self, kind: str, dtype: np.dtype, key: str, place: str, numel: int, view: object = None) -> _Storage:
         if kind != "storage" or not isinstance(dtype, np.dtype) or view is not None:
-            self._refuse(f"a {str(kind)[:50]} of its own")
+            self._refuse(f"a {_short(kind)} of its own")
         if not isinstance(key, str) or not isinstance(numel, int) or not 0 <= numel < 1 << 40:
             self._refuse("a storage without a name or a size")
         return self._storages.setdefault(key, _Storage(dtype, key, numel))

@@ -108,6 +108,15 @@ def a_named_type(file):
     file[KERNEL] = np.dtype("f4")
 
 
+def groups_linked_twice(file):
+    """2^30 ways lead to the last one."""
+    group = file.create_group("g")
+    for _ in range(30):
+        inner = group.create_group("a")
+        group["b"] = inner
+        group = inner
+
+
 def wide_floats(file):
     file.create_dataset(KERNEL, data=np.zeros((3, 3, 3, 32), np.longdouble))
 
@@ -115,7 +124,7 @@ def wide_floats(file):
 @pytest.mark.parametrize("plant", [
     external_storage, external_storage_of_the_optimizer, external_link, external_link_below, soft_link, virtual_dataset, region_references,
     object_references, chunks_that_were_never_written, numbers_that_were_never_written, the_right_shape_without_numbers, compression,
-    a_group_within_itself, a_named_type, wide_floats,
+    a_group_within_itself, groups_linked_twice, a_named_type, wide_floats,
 ])  # fmt: skip
 def test_hdf5_that_leads_elsewhere_is_refused_unread(tmp_path, plant):
     with h5py.File(tmp_path / "w.h5", "w") as file:
@@ -276,6 +285,22 @@ STEM = "conv2d_1a.conv.weight"
 def test_a_state_dict_that_declares_more_than_it_has_is_refused(tmp_path, body, match):
     zipped(tmp_path / "w.pt", b"}(" + body + b"u", [("model/data/0", bytes(16))])
     refused(tmp_path / "w.pt", match)
+
+
+SHARED = b")q\0" + b"h\0h\0\x86q\0" * 60  # a tuple of a tuple twice, and so on: as text it has no end
+MANY = b"]q\0(" + b"N" * 30_000 + b"e" + b"]q\1(" + b"h\0" * 30_000 + b"e"  # a list of one long list again and again
+
+
+@pytest.mark.parametrize(("body", "match"), [
+    (SHARED + b")R", "to call tuple"),
+    (SHARED + b"(h\0NNNNtQ", "a tuple of its own"),
+    (MANY + b"ccollections\nOrderedDict\nh\1\x85R", "pairs that are none"),
+])  # fmt: skip
+def test_objects_that_share_themselves_take_no_time(tmp_path, body, match):
+    zipped(tmp_path / "w.pt", body)
+    began = time.monotonic()
+    refused(tmp_path / "w.pt", match)
+    assert time.monotonic() - began < 10
 
 
 def test_a_pickle_that_unpacks_to_much_is_refused(tmp_path):
