@@ -149,7 +149,7 @@ def test_a_name_of_any_letters_is_only_a_name(server, client, name):
     assert hit["score"] > 0.999 and client.get(FACES, params={"identity": name}).json()["faces"]
     assert client.post("/v1/indexes/att/people/rename", json={"old": name, "new": "plain"}).status_code == 200
     assert client.post("/v1/indexes/att/people/remove", json={"identity": "plain"}).status_code == 200
-    assert {path.name for path in server.indexes.iterdir()} == {"att"}
+    assert {path.name for path in server.indexes.iterdir()} == {"_forgotten", "att"}
 
 
 @pytest.mark.parametrize("index", ["..", "%2e%2e", "att%2f..", "att%00", "ATT", "att ", "a" * 3000, "*"])
