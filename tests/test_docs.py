@@ -84,7 +84,7 @@ def test_the_server_section_runs_as_it_stands(att, tmp_path):
         script = script.replace("http://127.0.0.1:8000", server.url)
         done = subprocess.run(["bash", "-euc", script + "\necho KEY $KEY"], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count('"identity":"s7"') == 1 and '"added": 1' in done.stdout and "Ada Lovelace" in done.stdout
+        assert done.stdout.count('"identity":"s7"') == 1 and '"added":1' in done.stdout and "Ada Lovelace" in done.stdout
         key = done.stdout.split()[-1]
         program = program.replace("http://127.0.0.1:8000", server.url)
         done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment | {"KEY": key}, capture_output=True, text=True)
