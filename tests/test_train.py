@@ -85,7 +85,12 @@ def test_a_run_leaves_a_model_a_record_metrics_and_curves(photos, tiny, tmp_path
     assert (out / "curves.png").read_bytes()[:4] == b"\x89PNG"
     epochs = [line for line in lines if "epoch " in line]
     assert len(epochs) == 4 and all(word in epochs[0] for word in ("stage 1 of 2", "loss", "accuracy", "photos/s", "left"))
-    assert "CPU:0" in lines[0] and "cores" in lines[0] and f"{PEOPLE} photos of {PEOPLE} people" in lines[0] and any("pulled back" in line for line in lines[1:3])
+    assert (
+        "CPU:0" in lines[0]
+        and "cores" in lines[0]
+        and f"{PEOPLE} photos of {PEOPLE} people" in lines[0]
+        and any("pulled back" in line for line in lines[1:3])
+    )
 
 
 def test_nothing_that_is_left_names_people(photos, tiny, tmp_path):
