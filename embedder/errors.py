@@ -12,7 +12,9 @@ A message is one line in three parts: what was expected, what came, what to do.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 
 class FaceDBError(Exception):
@@ -57,3 +59,12 @@ def from_os_error(error: OSError) -> SystemFault:
     """The one-line fault for an error of the operating system."""
     what = ADVICE.get(error.errno or 0, error.strerror or str(error))
     return SystemFault(f"{error.filename}: {what}" if error.filename else what)
+
+
+@contextlib.contextmanager
+def system_faults() -> Iterator[None]:
+    """Raise an error of the operating system as its one-line fault."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error) from None

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from embedder.errors import DataError, FaceDBError, from_os_error
+from embedder.errors import DataError, FaceDBError, system_faults
 from embedder.files import (
     TEMPORARY,
     drop_stale_temporaries,
@@ -90,15 +90,7 @@ def check_centring(gallery: Faces) -> None:
 # writing --------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _system_faults() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise from_os_error(error) from None
-
-
-@_system_faults()
+@system_faults()
 def compact(gallery: Gallery, on_progress: OnProgress = _unseen) -> bool:
     """Builds the next generation beside the current one and swaps; writers wait only for the swap. on_progress: faces written, all faces.
 
@@ -119,7 +111,7 @@ def compact(gallery: Gallery, on_progress: OnProgress = _unseen) -> bool:
     return True
 
 
-@_system_faults()
+@system_faults()
 def derive(gallery: Gallery) -> None:
     """The next generation from the rows of the transaction that is open, to be committed with them."""
     temporary = None if gallery.encrypted else _write(gallery, gallery.generation + 1)
@@ -256,7 +248,7 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-@_system_faults()
+@system_faults()
 def tidy(gallery: Gallery) -> None:
     """Points index.faiss at the committed generation and removes all others."""
     with gallery.writing():  # so that no other process is between its rename and its commit

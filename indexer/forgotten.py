@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedder.errors import FaceDBError, GalleryError, from_os_error
+from embedder.errors import FaceDBError, GalleryError, system_faults
 from embedder.files import make_folder, write_atomic
 from indexer.database import CIPHER_FILE, FILE, LINK, WAIT_MS, Busy, environment_key, no_key
 from indexer.schema import SALT_BYTES, checksum
@@ -205,16 +205,8 @@ def write(folder: Path, forgotten: Forgotten, key: bytes | None = None) -> None:
     with contextlib.suppress(OSError):
         if path.read_bytes() == data:
             return
-    with _system_faults():
+    with system_faults():
         write_atomic(path, data)
-
-
-@contextlib.contextmanager
-def _system_faults() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise from_os_error(error) from None
 
 
 class _Held(threading.local):
@@ -242,7 +234,7 @@ def locked_path(path: Path) -> Iterator[None]:
     if _held.paths[path]:
         yield
         return
-    with _system_faults():
+    with system_faults():
         make_folder(path.parent)
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:

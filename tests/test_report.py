@@ -92,13 +92,13 @@ def test_the_page_says_what_the_result_says(run, index, tmp_path):
     out = tmp_path / "out"
     out.mkdir(mode=0o755)
     (out / "mine.txt").write_text("stays")
-    for name in ("index.html", "page.html"):
-        (out / name).touch()
+    (out / "index.html").touch()
+    (out / "page.html").write_text("old")
     done = run("evaluate", index, tmp_path / "v", "--by", "sex", "--sizes", "10,40", "--against", index,
                "--predictions", tmp_path / "p.txt", "--report", out, "--json")  # fmt: skip
     assert done.code == 0 and f"{out}/index.html holds names and faces" in done.err, done.err
     found, (page, text) = json.loads(done.out), read(out)
-    assert {p.name for p in out.iterdir()} == {"index.html", "mine.txt", "page.html"} and (out / "page.html").read_text() == ""
+    assert {p.name for p in out.iterdir()} == {"index.html", "mine.txt", "page.html"} and (out / "page.html").read_text() == "old"
     for k in (1, 5, 10, 20):
         low, high = found["cmc_interval"][k - 1]
         assert page.cells(f"top-{k}")[:2] == [f"{found['cmc'][k - 1]:.4f}", f"{low:.4f} to {high:.4f}"]
