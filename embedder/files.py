@@ -41,14 +41,19 @@ _number = itertools.count()
 # writing --------------------------------------------------------------------
 
 
-def write_atomic(path: Path, data: bytes, finish: Callable[[Path, Path], None] = os.replace) -> None:
+def overwrite(temporary: Path, path: Path) -> None:
+    """Give a finished temporary its name, whatever has it."""
+    os.replace(temporary, path)
+
+
+def write_atomic(path: Path, data: bytes, finish: Callable[[Path, Path], None] = overwrite) -> None:
     """Write a file: complete and on disk, or not there at all. finish: as in `atomic`."""
     with atomic(path, finish) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def atomic(path: Path, finish: Callable[[Path, Path], None] = os.replace) -> Iterator[BinaryIO]:
+def atomic(path: Path, finish: Callable[[Path, Path], None] = overwrite) -> Iterator[BinaryIO]:
     """Open a file for data that does not fit in memory: complete and on disk after the block, or not there at all.
 
     finish: gives the finished temporary its name.

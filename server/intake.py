@@ -74,6 +74,7 @@ class Intake:
         self._stage = PhotoStage(self.spec, detector, self._network, options)  # type: ignore[arg-type]
         self._decoder, self._most = Decoder(most_pixels=settings.photo_pixels).__enter__(), settings.queue
         self._coming, self._undecoded, self._bytes, self._pixels = 0, 0, 0, 0
+        self._ends = False
         self._room = WAITING_LARGE * settings.photo_pixels
         self._places, self._turn = asyncio.Semaphore(IN_DECODER), asyncio.Lock()
         self._batches: Batcher[Photo, Faces] = Batcher(
@@ -101,6 +102,8 @@ class Intake:
         self._coming += 1
         try:
             photo = self._stage.checked(await asyncio.wrap_future(self._submit(data, name)))
+            if self._ends:  # its decoder may have been killed for that
+                raise Full
             size = 0 if photo.pixels is None else photo.pixels.shape[0] * photo.pixels.shape[1]
             async with self._turn:  # a large one, too, has its turn
                 while self._pixels and self._pixels + size > self._room:
@@ -135,6 +138,7 @@ class Intake:
         until = time.monotonic() + seconds
         while len(self) and time.monotonic() < until:
             time.sleep(LOOK_SECONDS)
+        self._ends = True
         self._decoder.__exit__()
         self._batches.close()
         self._network.close()

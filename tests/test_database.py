@@ -743,8 +743,9 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
     Gallery.open(old, write).close()
     assert sql(old, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert picture(old) == picture(today)
-    keys = "SELECT key, value FROM meta WHERE key NOT IN ('salt', 'totals', 'generation', 'report', 'mean') ORDER BY key"
+    keys = "SELECT key, value FROM meta WHERE key NOT IN ('salt', 'totals', 'totals_since', 'generation', 'report', 'mean') ORDER BY key"
     assert sql(old, keys) == sql(today, keys)
+    assert [len(sql(index, "SELECT 1 FROM meta WHERE key = 'totals_since'")) for index in (old, today)] == [1, 0]
     columns = "id, face_id, person, image, image_sha256, split, face, box, landmarks, confidence, sharpness, extra, faces.checksum"
     for query in (f"SELECT {columns} FROM faces ORDER BY id", "SELECT * FROM vectors ORDER BY id", "SELECT * FROM crops ORDER BY id"):
         assert sql(old, query) == sql(today, query)

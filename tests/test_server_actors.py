@@ -16,6 +16,7 @@ NAMES = [
     "'; DROP TABLE people; --", '" onload="x', "{{7*7}}", "${jndi:ldap://x}", "‮evil", "a\u0000b", "line\nbreak", "😀" * 50, "ｆｕｌｌ", "é", "e\u0301",
     "\u200b\u200b", "~", "|ls", "$(id)", "`id`", "con", "nul", "-rf", "--help", "%s%s%n", "\x1b[31mred",
 ]  # fmt: skip
+NO_NAMES = {"a\u0000b", "\u200b\u200b", "\x1b[31mred"}
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_a_file_that_is_not_the_pages(server, client, path):
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_a_name_of_any_letters_is_only_a_name(server, client, name):
-    if "\x00" in name:
+    if name in NO_NAMES:
         assert is_problem(client.post(FACES, content=server.probe(30), params={"identity": name}), 422)
         return
     added = client.post(FACES, content=server.probe(30), params={"identity": name})

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from embedder.compute import Compute
+from embedder.decoder import WORKERS
 from embedder.errors import ModelError
 from embedder.spec import FaceSpec
 from server.batches import Full
@@ -134,7 +135,8 @@ def test_photos_that_wait_for_room_are_decoded_once(intake, monkeypatch):
 
 def test_an_end_waits_for_no_decoder_that_hangs(intake):
     async def ask_and_close():
-        await intake.faces(photo(0, 50), "first")
+        while len(intake._decoder._running) < WORKERS:
+            await intake.faces(photo(0, 50), "first")
         for process in intake._decoder._running:
             os.kill(process.pid, signal.SIGSTOP)
         asked = asyncio.create_task(intake.faces(photo(1, 50), "second"))
