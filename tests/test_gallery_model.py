@@ -469,8 +469,12 @@ def is_numeric(faces: Sequence[Held], column: str) -> bool:
 
 
 def is_refused(condition: Condition, numeric: bool) -> bool:
-    """Whether an order of a number and a text is asked for."""
-    return condition.operator in ("<", "<=", ">", ">=") and numeric != (number(condition.value) is not None)
+    """Whether it has no value, orders text by a number, or compares numbers with text."""
+    operator, value = condition.operator, condition.value
+    if not value:
+        return operator != "!="
+    mixed = numeric != (number(value) is not None)
+    return mixed and (operator in ("<", "<=", ">", ">=") or numeric and operator != ":")
 
 
 def meets(held: Held, condition: Condition, numeric: bool) -> bool:
