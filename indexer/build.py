@@ -5,6 +5,7 @@ Killed anywhere, the same call again ends in the same index.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -64,6 +65,7 @@ class Report:
     forgotten_elsewhere: list[str] = field(default_factory=list)
     suspects: list[Suspect] = field(default_factory=list)
     unsure: list[str] = field(default_factory=list)  # photos in which another face is nearly as large as the one enrolled
+    dropped: int = 0  # changes since the last build that were replaced with the rest
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -74,7 +76,12 @@ class Report:
             for c in self.conflicts[:NOTES]
         ]
         more = len(self.conflicts) - len(lines)
-        return lines + [f"and {more} more such faces"] * (more > 0) + self.spellings + self.forgotten_elsewhere + self.warnings
+        lines += [f"and {more} more such faces"] * (more > 0)
+        if self.dropped:
+            lines.append(
+                f"{self.dropped} changes made since the last build (`add`, `rename`, ...) were replaced, too, and cannot be undone"
+            )
+        return lines + self.spellings + self.forgotten_elsewhere + self.warnings
 
     @property
     def text(self) -> str:
@@ -102,8 +109,8 @@ def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = 
     asked: dict[str, Any] = {key: value for key, value in {"recall": recall, "memory": memory}.items() if value is not None}
     Wish(**asked)  # before anything is done
     selection = Selection(DataSet(vectors), split)
-    if not (folder / FILE).exists() and next(iter(selection), None) is None:
-        raise _nothing(selection, selection.left_out)
+    if not (folder / FILE).exists():
+        _check_any(selection)
     encrypt = encrypt or (folder / CIPHER_FILE).exists()
     try:
         with forgotten.locked(folder):
@@ -112,11 +119,18 @@ def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = 
             except Damaged:
                 if not replace:
                     raise
+                _check_any(selection)
                 forgotten.begin(folder, readmit, encrypt)
                 remove_file(folder)
                 return _build(selection, folder, centre, replace, readmit, encrypt, asked)
     except OSError as error:
         raise from_os_error(error) from None
+
+
+def _check_any(selection: Selection) -> None:
+    """Raise DataError for a data set of which no row can be enrolled."""
+    if next(iter(selection), None) is None:
+        raise _nothing(selection, selection.left_out)
 
 
 def _nothing(selection: Selection, left_out: Mapping[str, int]) -> DataError:
@@ -128,13 +142,14 @@ def _nothing(selection: Selection, left_out: Mapping[str, int]) -> DataError:
 def _build(selection: Selection, folder: Path, centre: bool, replace: bool, readmit: bool, encrypt: bool, asked: dict[str, Any]) -> Report:
     if encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
         raise GalleryError(f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name")
-    done = Added()
+    done, dropped = Added(), 0
     if not (folder / FILE).exists():
         forgotten.begin(folder, readmit, encrypt)
-    with Gallery.create(folder, encrypt) as gallery:
+    with _created(folder, encrypt) as gallery:
         with gallery.changing_forgotten():
             others = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
             if others:
+                dropped = sum(not line.is_empty for line in gallery.lines())
                 done = _fill(gallery, selection, centre, readmit)
             before = wish_of(gallery)
             wish = dataclasses.replace(before, **asked)
@@ -145,7 +160,20 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool, read
         if unsound(gallery):
             compact(gallery)
         tidy(gallery)
-        return _report(gallery, changed, done, look(gallery) if others else Looked())
+        return _report(gallery, changed, done, look(gallery) if others else Looked(), dropped)
+
+
+@contextlib.contextmanager
+def _created(folder: Path, encrypt: bool) -> Iterator[Gallery]:
+    """The gallery of a folder for writing; a new one is removed where the block fails before its first commit."""
+    is_new = not (folder / FILE).exists()
+    with Gallery.create(folder, encrypt) as gallery:
+        try:
+            yield gallery
+        except Exception:
+            if is_new and gallery.generation == 0:
+                remove_file(folder)
+            raise
 
 
 # choosing rows --------------------------------------------------------------
@@ -241,7 +269,8 @@ def _is_same(gallery: Gallery, selection: Selection, centre: bool) -> bool:
     if gallery.needed_fact("inputs") == digest_rows(selection, centre).hexdigest():
         return True
     raise GalleryError(
-        f"expected the inputs that the index {gallery.folder.name} was built from, received others: use --replace, or another --name"
+        f"expected the inputs that the index {gallery.folder.name} was built from, received others: use `add {gallery.folder.name} "
+        f"{selection.data.folder}` for faces beside those in it, --replace to make it anew without them, or another --name"
     )
 
 
@@ -288,7 +317,7 @@ def _reasons(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{n} rows are {why}" for why, n in left_out.items() if n) or "it has no rows"
 
 
-def _report(gallery: Gallery, changed: bool, done: Added, looked: Looked) -> Report:
+def _report(gallery: Gallery, changed: bool, done: Added, looked: Looked, dropped: int) -> Report:
     with gallery.reading():
         spec, wish, made = gallery.spec, wish_of(gallery), read_report(gallery) or IN_MEMORY
         return Report(
@@ -297,6 +326,6 @@ def _report(gallery: Gallery, changed: bool, done: Added, looked: Looked) -> Rep
             encrypted=gallery.encrypted, versions=versions(), conflicts=done.conflicts,
             spellings=spelling_notes([], [name for name, _ in gallery.list_people()]),
             forgotten_elsewhere=forgotten.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if changed else [],
-            suspects=list(looked.suspects), unsure=done.unsure, warnings=done.unsure_notes + looked.notes(gallery.folder.name),
+            suspects=list(looked.suspects), unsure=done.unsure, dropped=dropped, warnings=done.unsure_notes + looked.notes(gallery.folder.name),
             **json.loads(gallery.needed_fact("build")),
         )  # fmt: skip

@@ -18,7 +18,7 @@ from embedder.errors import DataError, GalleryError, InputError
 from embedder.names import spelling
 from embedder.row import Row
 from embedder.spec import FaceSpec
-from indexer.database import FILE, LINK, Damaged, Database, Unknown, damaged
+from indexer.database import CIPHER_FILE, FILE, LINK, Damaged, Database, Unknown, damaged
 from indexer.forgotten import Forgotten, hash_of
 from indexer.kinds import Counts, kind_of
 from indexer.schema import FACE_COLUMNS, chained, checksum, face_checksum
@@ -457,6 +457,7 @@ def missing(folder: Path) -> GalleryError:
     """What to say where there is no finished gallery."""
     if os.path.lexists(folder / LINK):
         return Damaged(f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`")
-    names = sorted(path.parent.name for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder)
+    others = [path.parent for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder]
+    names = sorted(other.name for other in others if os.path.lexists(other / LINK) or (other / CIPHER_FILE).exists())
     known = f"; there are {', '.join(names[:10])}" if names else ""
     return GalleryError(f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}")

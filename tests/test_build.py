@@ -255,7 +255,7 @@ def test_the_same_inputs_are_a_no_op_others_are_refused(tmp_path):
     again = build(a, tmp_path / "i")
     assert first.changed and not again.changed and "nothing was done" in again.text
     for other in [(b, None, False), (a, None, True)]:
-        with pytest.raises(GalleryError, match="use --replace"):
+        with pytest.raises(GalleryError, match="--replace"):
             build(other[0], tmp_path / "i", *other[1:])
     assert state(tmp_path / "i") == before and (tmp_path / "i" / "gallery.db").stat().st_mtime_ns == time_of
 
@@ -278,8 +278,56 @@ def change(field: str, value: object):
 )  # fmt: skip
 def test_any_change_is_another_input(tmp_path, other):
     build(synthetic.write(tmp_path / "a", synthetic.rows(3, 1), extra=["tag"]), tmp_path / "i")
-    with pytest.raises(GalleryError, match="use --replace"):
+    with pytest.raises(GalleryError, match="--replace"):
         build(synthetic.write(tmp_path / "b", other(), extra=["tag"]), tmp_path / "i")
+
+
+def test_other_inputs_are_refused_with_every_way_on(tmp_path):
+    a, b = (synthetic.write(tmp_path / str(s), synthetic.rows(5, 2, seed=s)) for s in (0, 1))
+    build(a, tmp_path / "i")
+    with pytest.raises(GalleryError, match=r"`add i .*/1` .*--replace .*another --name"):
+        build(b, tmp_path / "i")
+
+
+def test_replace_says_which_changes_it_replaces(tmp_path):
+    data = synthetic.write(tmp_path / "v", synthetic.rows(5, 2))
+    build(data, tmp_path / "i")
+    assert build(data, tmp_path / "i", replace=True).dropped == 0
+    with Gallery.open(tmp_path / "i", write=True) as gallery:
+        gallery.rename(gallery.list_people()[0][0], "Ann")
+        gallery.add(())
+        assert gallery.add(synthetic.rows(6, 1)[5:]).added == 1
+    report = build(data, tmp_path / "i", replace=True)
+    assert report.dropped == 2 and any(line.startswith("2 changes") for line in report.notes)
+    assert build(data, tmp_path / "i", replace=True).dropped == 0
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_build_that_fails_late_leaves_no_index(tmp_path, damaged):
+    """All rows are of somebody who was forgotten, which only the filling finds."""
+    rows = synthetic.rows(2, 1)
+    build(synthetic.write(tmp_path / "all", rows), tmp_path / "i")
+    one = synthetic.write(tmp_path / "one", rows[:1])
+    with Gallery.open(tmp_path / "i", write=True) as gallery:
+        gallery.forget(rows[0].identity)
+    if damaged:
+        (tmp_path / "i" / "gallery.db").write_bytes(b"no gallery" * 1000)
+    else:
+        shutil.rmtree(tmp_path / "i")
+    with pytest.raises(DataError, match="forgotten"):
+        build(one, tmp_path / "i", replace=damaged)
+    assert not (tmp_path / "i" / "gallery.db").exists()
+    with pytest.raises(GalleryError, match="there is none: run `build-index VECTORS --name other`$"):
+        Gallery.open(tmp_path / "other")
+    with pytest.raises(DataError, match="forgotten"):
+        build(one, tmp_path / "i")
+    assert build(one, tmp_path / "i", readmit=True).n == 1
+
+
+def test_a_gallery_that_a_kill_left_empty_is_not_offered(tmp_path):
+    Gallery.create(tmp_path / "half").close()
+    with pytest.raises(GalleryError, match="--name other`$"):
+        Gallery.open(tmp_path / "other")
 
 
 def test_replace_puts_the_new_in_the_place_of_the_old(tmp_path):
