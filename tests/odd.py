@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 from PIL.Image import Transpose
 
@@ -108,6 +109,13 @@ def besides() -> dict[str, tuple[int, int, int, bytes]]:
     }
 
 
+def heif(image: Image.Image, **settings) -> bytes:
+    """A HEIF whose container says how it is turned, as an iPhone writes it."""
+    file = io.BytesIO()
+    pillow_heif.from_pillow(image).save(file, quality=95, **settings)
+    return file.getvalue()
+
+
 def turned_forms() -> Iterator[Form]:
     """The picture stored turned, with an orientation in each place and way that says so."""
     right, image = picture(), Image.fromarray(picture())
@@ -115,6 +123,7 @@ def turned_forms() -> Iterator[Form]:
         exif = Image.Exif()
         exif[274] = n
         stored = turned(image, n)
+        yield Form(f"exif {n} heif", heif(stored, exif=exif.tobytes()), right, 4)
         yield Form(f"exif {n} jpeg", saved(stored, "JPEG", quality=97, subsampling=0, exif=exif), right, 3)
         yield Form(f"exif {n} png", saved(stored, "PNG", exif=exif), right)
         yield Form(f"exif {n} webp", saved(stored, "WEBP", lossless=True, exif=exif), right)
@@ -169,6 +178,8 @@ def colour_forms() -> Iterator[Form]:
     yield Form("ycbcr", saved(image.convert("YCbCr"), "TIFF", compression="jpeg"), right, 6)
     yield Form("grey jpeg", saved(image.convert("L"), "JPEG", quality=97), three, 2)
     yield Form("progressive", saved(image, "JPEG", quality=97, subsampling=0, progressive=True), right, 3)
+    yield Form("grey heif", heif(image.convert("L")), three, 3)
+    yield Form("heif", heif(image), right, 4)
     yield Form("grey gif", saved(image.convert("L"), "GIF"), three)
     yield Form("grey palette", saved(image.convert("L").convert("P"), "PNG"), three)
     yield Form("bmp", saved(image, "BMP"), right)
