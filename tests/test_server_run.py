@@ -95,11 +95,12 @@ def test_a_connection_without_a_handshake_is_closed(folder, tmp_path, monkeypatc
         until = time.monotonic() + 60
         while True:
             try:
-                plain, spoken = (socket.create_connection(("127.0.0.1", port), 10) for _ in range(2))
+                plain = socket.create_connection(("127.0.0.1", port), 10)
                 break
             except ConnectionError:
                 assert time.monotonic() < until
                 time.sleep(0.1)
+        spoken = socket.create_connection(("127.0.0.1", port), 10)
         with plain, trusting.wrap_socket(spoken, server_hostname="localhost") as tls:
             began = time.monotonic()
             for connection in (plain, tls):
