@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from embedder.errors import FaceDBError
 from embedder.text import printable, to_json
 from server.accounts import START, Accounts, Key
+from server.lines import Lines
 from server.meters import Meters
 from server.problems import MEDIA, RETRY_SECONDS, Problem, fault, of_error
 from server.settings import Settings
@@ -106,6 +107,7 @@ class Guard:
     def __init__(self, app: App, settings: Settings, desk: Callable[[], Desk], meters: Meters):
         self._app, self._settings, self._desk, self._meters = app, settings, desk, meters
         self._held = Held(settings.held_bytes)
+        self.lines = Lines(settings, meters)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

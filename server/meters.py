@@ -29,6 +29,11 @@ class Meters:
         self.at_work = Gauge("facedb_photos_at_work", "Photos that are decoded, wait for the networks or are in them.", registry=self.registry,
                              multiprocess_mode="livesum")  # fmt: skip
         self._refused = Counter("facedb_refused", "Requests that were refused because too much waited.", registry=self.registry)
+        self._closed = Counter("facedb_connections_closed", "Connections that were closed: on which no whole request came in time (slow), or of an "
+                               "address that had too many (many).", ["why"], registry=self.registry)  # fmt: skip
+
+    def closed(self, why: str) -> None:
+        self._closed.labels(why).inc()
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         self._requests.labels(route, method if method in ("GET", "HEAD", "POST", "DELETE") else "other", str(status)).observe(seconds)

@@ -48,7 +48,7 @@ def serve(settings: Settings, workers: int, certificate: Path | None, private_ke
         try:
             uvicorn.run(
                 "server.worker:create", factory=True, host=settings.host, port=settings.port, workers=workers, log_level="warning",
-                access_log=False, server_header=False, date_header=False, proxy_headers=False, ws="none", loop="asyncio", http="h11",
+                access_log=False, server_header=False, date_header=False, proxy_headers=False, ws="none", loop="server.lines:Loop", http="server.lines:Line",
                 h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=DRAIN_SECONDS, timeout_keep_alive=30, limit_concurrency=CONNECTIONS,
                 ssl_certfile=certificate, ssl_keyfile=private_key,
             )  # fmt: skip

@@ -47,6 +47,11 @@ class Settings:
         return is_loopback(self.host)
 
     @property
+    def behind_proxy(self) -> bool:
+        """Whether what comes from this machine may come from many: a proxy here passes on what is asked for by its own name."""
+        return self.on_loopback and bool(self.hosts)
+
+    @property
     def allowed_hosts(self) -> frozenset[str]:
         """Names that a request's Host may have, without the port. Any web page can make a browser ask loopback, by a name of its own."""
         own = {"127.0.0.1", "localhost", "[::1]"} if self.on_loopback else set()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -63,6 +64,38 @@ def test_an_answer_with_another_persons_picture_is_found(people):
     assert "another person" in wrong_with(people, bad, Photo("x", "ok", pixels=others), False)
     assert "not its own" in wrong_with(people, whole, Photo("x", "ok", pixels=others), True)
     assert wrong_with(people, whole, Photo("x", "unreadable"), True) and not wrong_with(people, bad, Photo("x", "unreadable"), False)
+
+
+def test_the_process_whose_memory_is_measured_keeps_nothing_of_what_was_asked(people):
+    from benchmarks.mutated_pool import figures
+
+    held = {}
+
+    def asked():
+        for number in range(1600):
+            if number in (600, 1500):
+                held[number] = tracemalloc.get_traced_memory()[0]
+            yield mutants.Mutant(number, "JPEG cut", b"\xff\xd8" + bytes(1000 + number), 0), False
+
+    tracemalloc.start()
+    try:
+        found = figures(people, asked(), 30)
+    finally:
+        tracemalloc.stop()
+    assert found["photos"] == 1600 and found["outcomes"] == {"unreadable": 1600} and len(found["slowest"]) == 10
+    assert held[1500] - held[600] < 100_000
+
+
+def test_a_photo_in_black_and_white_counts_for_no_recognition(people):
+    from benchmarks.mutated import _is_black_and_white
+
+    ways = [
+        (form, way)
+        for form in forms.READ
+        for way in range(len(forms.READ[form]))
+        if _is_black_and_white(forms.photo_in(people.photos[0], form, way))
+    ]
+    assert ways == [("TIFF", 7), ("PNM", 2)]
 
 
 def test_a_program_that_a_decoder_starts_is_seen(tmp_path):

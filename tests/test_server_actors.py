@@ -6,9 +6,13 @@ import random
 import socket
 import time
 import zlib
+from contextlib import ExitStack
 
 import pytest
 from PIL import Image
+
+from server.lines import ADDRESS_CONNECTIONS, HEAD_SECONDS
+from server.settings import Settings
 
 SEARCH, FACES = "/v1/indexes/att/search", "/v1/indexes/att/faces"
 NAMES = [
@@ -52,6 +56,43 @@ def raw(server, data, pause=0.0, wait=10.0):
             return connection.recv(65536)
         except (ConnectionError, TimeoutError):
             return b""
+
+
+def opened(server, data=b"", source="127.0.0.1"):
+    """A connection on which so much was sent."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), 10, (source, 0))
+    connection.sendall(data)
+    return connection
+
+
+def answered(connection):
+    """Whether /healthz was answered, to the end."""
+    came = b""
+    while not came.endswith(b'{"status":"ok"}'):
+        if not (more := connection.recv(65536)):
+            return False
+        came += more
+    return came.startswith(b"HTTP/1.1 200")
+
+
+def until_closed(connection, wait):
+    """What came, and the seconds until the other side closed; raises TimeoutError where it did not."""
+    connection.settimeout(wait)
+    began, came = time.monotonic(), b""
+    try:
+        while more := connection.recv(65536):
+            came += more
+    except ConnectionError:
+        pass
+    return came, time.monotonic() - began
+
+
+def closed(server, why):
+    """How many connections the server closed for a reason."""
+    with server.client() as client:
+        lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
+    return float(lines.get(f'facedb_connections_closed_total{{why="{why}"}}', 0))
 
 
 # keys and scopes ------------------------------------------------------------
@@ -292,3 +333,77 @@ def test_enrolment_by_a_photo_of_two(server, client):
     answer = client.post(FACES, content=buffer.getvalue(), params={"identity": "Two"})
     assert is_problem(answer, 422) and len(answer.json()["faces"]) == 2
     assert json.loads(client.get("/v1/indexes/att").text)["faces"] == 40
+
+
+# connections ----------------------------------------------------------------
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+
+
+def test_connections_that_say_nothing_are_closed_and_delay_nobody(server, client):
+    """Nor those that begin a request and do not end it: the first one, or the next one."""
+    before, began = closed(server, "slow"), time.monotonic()
+    with ExitStack() as stack:
+        silent = [stack.enter_context(opened(server)) for _ in range(100)]
+        halves = [stack.enter_context(opened(server, HEAD)) for _ in range(20)]
+        nexts = [stack.enter_context(opened(server, HEAD + b"\r\n")) for _ in range(20)]
+        for connection in nexts:
+            assert answered(connection)
+            connection.sendall(HEAD)
+        asked = time.monotonic()
+        assert client.post(SEARCH, content=server.probe(7)).status_code == 200
+        assert time.monotonic() - asked < 5
+        time.sleep(HEAD_SECONDS / 2)
+        for connection in halves + nexts:
+            connection.sendall(b"X-A: b\r\n")  # a little now and then is no request either
+        for connection in silent:
+            assert until_closed(connection, HEAD_SECONDS)[0] == b""
+        for connection in halves + nexts:
+            head, _, body = until_closed(connection, HEAD_SECONDS)[0].partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 408") and json.loads(body)["type"].endswith(":slow")
+        assert time.monotonic() - began < 2 * HEAD_SECONDS
+    assert closed(server, "slow") - before == 140
+
+
+def test_a_connection_that_asks_now_and_then_stays(server):
+    """Also where a request takes longer than its head may."""
+    with opened(server) as connection:
+        for pause in (HEAD_SECONDS - 4, HEAD_SECONDS + 2):
+            connection.sendall(HEAD + b"\r\n")
+            assert answered(connection)
+            time.sleep(pause)
+        body = b"POST /v1/session HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 20\r\n\r\n"
+        connection.sendall(body)
+        time.sleep(HEAD_SECONDS + 2)
+        connection.sendall(b'{"key": "not a key"}')
+        assert connection.recv(65536).split()[1] in (b"401", b"422")
+
+
+def test_the_rest_of_a_body_that_was_answered_is_not_waited_for_without_end(server):
+    """A bit of it every second would keep a connection for ever."""
+    with opened(server, b"POST /v1/indexes HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n") as connection:
+        assert connection.recv(65536).startswith(b"HTTP/1.1 4")
+        began = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - began < 45:
+                connection.sendall(b"x")
+                time.sleep(0.5)
+        assert time.monotonic() - began > Settings(("x",)).body_seconds - 2
+
+
+def test_an_address_with_too_many_connections_keeps_no_other_one_out(server, client):
+    before = closed(server, "many")
+    with ExitStack() as stack:
+        for _ in range(ADDRESS_CONNECTIONS):
+            stack.enter_context(opened(server, source="127.0.0.3"))
+        time.sleep(0.5)
+        for _ in range(3):
+            with opened(server, source="127.0.0.3") as more:
+                assert until_closed(more, 2)[0] == b""
+        for source in ("127.0.0.1", "127.0.0.2"):
+            with opened(server, HEAD + b"Connection: close\r\n\r\n", source) as another:
+                assert answered(another)
+    assert closed(server, "many") - before == 3
+    time.sleep(0.5)
+    with opened(server, HEAD + b"Connection: close\r\n\r\n", "127.0.0.3") as later:  # once it has closed some
+        assert answered(later)

@@ -1,4 +1,6 @@
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -7,6 +9,7 @@ import httpx
 import pytest
 
 from embedder.errors import InputError
+from server.lines import HEAD_SECONDS
 from server.run import _check_tls
 from server.settings import Settings, is_loopback
 from tests.conftest import ROOT
@@ -61,15 +64,49 @@ def test_a_certificate_that_is_none_is_told_before_anything_starts(server, tmp_p
         assert code == 2 and f"received {certificate} and {key}" in said and len(said.splitlines()) == 1
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="OpenSSL's program makes the certificates")
+NEEDS_OPENSSL = pytest.mark.skipif(not shutil.which("openssl"), reason="OpenSSL's program makes the certificates")
+
+
+def certificate(folder, name, *protect):
+    """A certificate and its key, NAME.pem and NAME.key."""
+    made = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem", "-subj", "/CN=localhost"]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", *protect, *made], check=True, capture_output=True)
+
+
+@NEEDS_OPENSSL
 def test_a_certificate_needs_its_own_key_without_a_password(tmp_path):
     for name, protect in (("ours", ["-nodes"]), ("other", ["-nodes"]), ("locked", ["-passout", "pass:secret"])):
-        made = ["-keyout", tmp_path / f"{name}.key", "-out", tmp_path / f"{name}.pem", "-subj", "/CN=localhost"]
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", *protect, *made], check=True, capture_output=True)
+        certificate(tmp_path, name, *protect)
     _check_tls(tmp_path / "ours.pem", tmp_path / "ours.key")
-    for certificate, key in (("ours.pem", "other.key"), ("locked.pem", "locked.key"), ("ours.key", "ours.pem")):
-        with pytest.raises(InputError, match=f"received .*{certificate} and .*{key} .*: mend --tls-cert or --tls-key"):
-            _check_tls(tmp_path / certificate, tmp_path / key)
+    for file, key in (("ours.pem", "other.key"), ("locked.pem", "locked.key"), ("ours.key", "ours.pem")):
+        with pytest.raises(InputError, match=f"received .*{file} and .*{key} .*: mend --tls-cert or --tls-key"):
+            _check_tls(tmp_path / file, tmp_path / key)
+
+
+@NEEDS_OPENSSL
+def test_a_connection_without_a_handshake_is_closed(folder, tmp_path, monkeypatch):
+    """And one on which nothing comes after it."""
+    certificate(tmp_path, "ours", "-nodes")
+    trusting = ssl.create_default_context(cafile=tmp_path / "ours.pem")
+    port = free_port()
+    monkeypatch.setattr("tests.server.wait_until_ready", lambda found: None)
+    files = ("--tls-cert", str(tmp_path / "ours.pem"), "--tls-key", str(tmp_path / "ours.key"))
+    with running(folder, *files, port=port):
+        until = time.monotonic() + 60
+        while True:
+            try:
+                plain = socket.create_connection(("127.0.0.1", port), 10)
+                break
+            except ConnectionError:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        spoken = socket.create_connection(("127.0.0.1", port), 10)
+        with plain, trusting.wrap_socket(spoken, server_hostname="localhost") as tls:
+            began = time.monotonic()
+            for connection in (plain, tls):
+                connection.settimeout(HEAD_SECONDS + 5)
+                assert connection.recv(1) == b""
+            assert time.monotonic() - began > HEAD_SECONDS - 3
 
 
 def test_two_processes_serve_one_index_and_count_together(server):
