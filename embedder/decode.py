@@ -38,7 +38,7 @@ def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tupl
         data, digest = read(name) if data is None else (data, hashlib.sha256(data).hexdigest())
         if not data:
             raise Refused("unreadable", "the file is empty")
-        pixels = decode(data, name, most)
+        pixels = decode(data, most)
     except Refused as error:
         why = str(error).splitlines()[0][:WHY] if str(error) else error.outcome
         return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None}, b""

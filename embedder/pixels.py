@@ -20,7 +20,7 @@ MAX_BYTES = 200 << 20
 FEW_BITS = 64  # the high byte of 16-bit colours is below this where they fill 14 bits or fewer
 
 
-def decode(data: bytes, name: str = "", most: int = MAX_PIXELS) -> np.ndarray:
+def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
     """The bytes of a photo -> uint8 RGB (h, w, 3), turned as its EXIF says; raises Refused."""
     kind, data = identify(data)
     with warnings.catch_warnings():
