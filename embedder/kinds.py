@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 BLANK = b"\0\t\n\r "
+PNM_ALONE = re.compile(rb"P[1-6]\s+[#\d]")  # of a file that is not called a photo: texts may begin with P1, too
 MOST_JUNK = 512  # bytes before a JPEG: blanks, or the header lines of the download that it was cut from
 OUTCOMES = frozenset(("unreadable", "too_large", "missing", "no_access", "needs_plugin"))  # of a photo that gives no pixels
 
@@ -107,6 +108,12 @@ def identify(data: bytes) -> tuple[Kind, bytes]:
     if start > 0 and (kind := _kind(head[start:])):
         return kind, data[start:]
     raise Refused("unreadable", f"it is {_unknown(head)}, not a photo in a format that is read ({', '.join(k.name for k in KINDS)})")
+
+
+def begins_as_photo(head: bytes) -> bool:
+    """Whether a file that is not called a photo begins as one; stricter than `identify`, which looks for one behind other bytes, too."""
+    kind = _kind(head)
+    return kind is not None and (kind.name != "PNM" or bool(PNM_ALONE.match(head)))
 
 
 def _kind(head: bytes) -> Kind | None:
