@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -29,6 +27,7 @@ from embedder.replaceable import check_replaceable, write_own
 from embedder.row import Entry, Row
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, is_data_set
+from embedder.text import unescaped
 from embedder.understood import Understood, understand
 from indexer import forget as forgetting
 from indexer import forgotten, outputs, switch, transfer
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
     from embedder.weights import Model
 
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
-ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|[nrt])")  # of a character that `list` cannot show as it is
 OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
 
 
@@ -459,7 +457,7 @@ def _as_spelt(gallery: Gallery, identity: str) -> str:
     """The name that the user means: this one where it is known, else the one that is written so where it cannot be printed."""
     if forgetting.is_known(gallery, identity):
         return identity
-    plain = ESCAPE.sub(lambda found: ast.literal_eval(f"'{found[0]}'"), identity)
+    plain = unescaped(identity)
     return plain if plain != identity and forgetting.is_known(gallery, plain) else identity
 
 
