@@ -37,7 +37,7 @@ from indexer.search import checked, exact_scores
 from server import models
 from server.accounts import Key
 from server.batches import Full
-from server.bodies import MOST_VALUES, StrictRoute, check_photo, parse_json
+from server.bodies import MOST_VALUES, StrictRoute, check_photo, parse_document
 from server.guard import COOKIE, session_secret
 from server.indexes import Answer, Served
 from server.intake import Intake, photo_name
@@ -199,7 +199,7 @@ async def vectors_of(request: Request, whole: Whole, index: Index) -> tuple[np.n
 
 
 def _vectors(data: bytes, most: int, dimension: int) -> tuple[np.ndarray, models.VectorQuestion]:
-    document = parse_json(data, most * dimension + MOST_VALUES)
+    document = parse_document(data, most * dimension + MOST_VALUES)
     given = document.get("vectors") if isinstance(document, dict) else None
     if isinstance(given, list) and len(given) > most:
         raise Problem(422, "invalid", f"expected at most {most} vectors, received {len(given)}: ask in parts")
@@ -258,7 +258,7 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
 
     def task_of(line: bytes) -> asyncio.Task[bytes]:
         try:
-            asked = models.StreamedPhoto.model_validate(parse_json(line))
+            asked = models.StreamedPhoto.model_validate(parse_document(line))
             data, asked.photo = base64.b64decode(asked.photo, validate=True), ""
         except (Problem, ValidationError, binascii.Error) as error:
             detail = f"expected a line with id and photo (base64), received another ({str(error).splitlines()[0][:100]}): mend it"
