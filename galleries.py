@@ -36,6 +36,7 @@ from indexer.calibrate import fit
 from indexer.database import Replaced
 from indexer.derive import position_of
 from indexer.faces import check_name, index_folder, normal
+from indexer.forgotten import Forgotten
 from indexer.gallery import Added, Gallery, new_command
 from indexer.search import Searcher, exact_scores
 from indexer.suspects import Looked, look
@@ -191,10 +192,11 @@ def _join(total: Added, part: Added) -> None:
 def _unknown(gallery: Gallery, listing: Listing, readmit: bool) -> tuple[list[Entry], Added]:
     """The photos whose bytes the gallery does not know, and what it knows of the others."""
     done, new = Added(), []
+    listed = Forgotten() if readmit else gallery.forgotten()
     rows = ((entry, _photo_row(listing.root, entry)) for entry in listing.entries)
     while block := list(islice(rows, PROBE_BATCH)):
         face_ids = [row.face_id for _, row in block if row is not None]
-        known, refused = gallery.known(face_ids), set() if readmit else gallery.refused(face_ids)
+        known, refused = gallery.known(face_ids), listed.refused(face_ids)
         for entry, row in block:
             if row is None or row.face_id not in known | dict.fromkeys(refused):
                 new.append(entry)
