@@ -27,8 +27,6 @@ from embedder.row import COLUMNS, LATER, SPEC_KEY, Entry, Row, schema_of, to_byt
 from embedder.spec import FaceSpec
 
 SHARD_PHOTOS = 256
-MISSING = "missing"  # the outcome of a photo that was planned and is gone
-PASSING = frozenset({"needs_plugin", "no_access", "timeout", "decoder_died", MISSING})  # outcomes that are tried again
 LOOKS, PAUSE = 20, 0.05  # at a mark whose shard has just been replaced, seconds apart
 
 

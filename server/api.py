@@ -24,8 +24,9 @@ from pydantic import BaseModel, ValidationError
 
 import galleries
 from embedder.compute import cores
-from embedder.decoder import DIED, TIMEOUT, Photo
+from embedder.decoder import Photo
 from embedder.errors import FaceDBError
+from embedder.outcomes import REFUSED
 from embedder.row import Row
 from embedder.spec import FaceSpec
 from embedder.text import to_json
@@ -51,7 +52,6 @@ AHEAD = 16  # photos of a stream that are at work
 RETRY_SECONDS, RETRY_AT_MOST = 0.1, 2.0  # until a photo of a stream is tried again: each time twice as long
 GIVE_UP_SECONDS = 60.0  # after which a photo of a stream is not tried again
 LINE = "application/x-ndjson"
-REFUSED = ("unreadable", "too_large", "needs_plugin", TIMEOUT, DIED)  # outcomes of what is no photo, or none that can be decoded here
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {"model": models.Problem, "description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
 }
@@ -186,8 +186,8 @@ ImageName = Annotated[str | None, Query(max_length=300, description="What to cal
 async def search_by_photo(whole: Whole, key: Asker, index: Index, data: PhotoBytes, question: Asked, image: ImageName = None):
     """Everybody in a photo: for each face the k nearest people."""
     answer = await photo_answer(whole, index, data, photo_name(data, image), question)
-    if answer["outcome"] in REFUSED:
-        raise Problem(422, answer["outcome"], f"expected a photo, this one is {answer['outcome']} ({answer['why']}): send another")
+    if (status := REFUSED.get(answer["outcome"])) is not None:
+        raise Problem(status, answer["outcome"], f"expected a photo, this one is {answer['outcome']} ({answer['why']}): send another")
     return JSONResponse(answer)
 
 
