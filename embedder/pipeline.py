@@ -375,10 +375,21 @@ def run(
         began = time.monotonic()
         writer.write(shard, make(shard, entries, tick), time.monotonic() - began, versions())
     outcomes = DataSet(writer.folder).outcomes
-    notes = [f"{len(writer.vanished)} inputs of earlier runs are gone; their rows are kept unless --prune"] if writer.vanished else []
-    notes += _relabelled(writer)
+    notes = _vanished(writer) + _relabelled(writer)
     seconds = time.monotonic() - started
     return Summary(str(writer.folder), total, todo, outcomes, round(seconds, 2), writer.spec.fingerprint, notes=notes)
+
+
+def _vanished(writer: Writer) -> list[str]:
+    """One line where inputs of earlier runs are not among those of this one, or none."""
+    if not writer.vanished:
+        return []
+    if writer.all_vanished:
+        return [
+            f"warning: {writer.folder} holds another folder's photos, none of its {len(writer.vanished)} inputs is among those given now; their "
+            "rows are kept beside the new ones unless --prune, another --out keeps them apart"
+        ]
+    return [f"{len(writer.vanished)} inputs of earlier runs are gone, or of another folder; their rows are kept unless --prune"]
 
 
 def _relabelled(writer: Writer) -> list[str]:

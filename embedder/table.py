@@ -236,6 +236,7 @@ class Writer:
         planned = read_plans(self.folder)
         now = {e.path: e for e in entries}
         self.vanished = [path for path, p in planned.items() if path not in now and not p.dropped]
+        self.all_vanished = bool(self.vanished) and len(self.vanished) == sum(not p.dropped for p in planned.values())
         self.relabelled = [
             (p.entry, now[path]) for path, p in planned.items() if path in now and not p.dropped and now[path].identity != p.entry.identity
         ]

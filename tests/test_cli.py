@@ -150,6 +150,22 @@ def test_what_was_asked_of_an_index_stays_with_it(run, vectors, index):
     assert "already there" in run("build-index", vectors, "--name", index).out and recall() == (0.95, 1_500_000_000, "exact")
 
 
+def test_another_folder_into_the_same_data_set_is_said_so(run, photos, tmp_path):
+    out = tmp_path / "c"
+    assert run("align", photos / "gallery", "--out", out).code == 0
+    said = run("align", photos / "probe" / "s1", "--out", out).err
+    assert f"{out} holds another folder's photos, none of its {PEOPLE} inputs" in said and "unless --prune" in said
+    assert "another folder" not in run("align", photos / "probe" / "s1", "--out", tmp_path / "alone").err
+
+
+def test_a_data_set_inside_the_folder_of_its_photos_is_never_read_as_photos(run, photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos / "gallery", folder)
+    for written in (PEOPLE, 0):
+        done = json.loads(run("embed", folder, "--out", folder / "vectors", "--json").out)
+        assert done["photos"] == PEOPLE and done["written"] == written and done["outcomes"] == {"ok": PEOPLE}
+
+
 def test_a_photo_among_many_costs_only_itself(run, photos, tmp_path):
     folder = tmp_path / "mixed"
     shutil.copytree(photos / "probe" / "s1", folder / "ünï cödé näme")
