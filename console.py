@@ -63,7 +63,7 @@ class Level(click.ParamType):
         return int(text)
 
 
-class Score(click.FloatRange):
+class Score(click.types.FloatParamType):
     """A cosine; no NaN, below which every score and none would be."""
 
     name = "score"

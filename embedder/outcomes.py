@@ -33,6 +33,7 @@ OUTCOMES = (
     Outcome(TIMEOUT, "decoding took too long", "passing", False, 422),
     Outcome(DIED, "the process that decodes it ended", "passing", False, 422),
 )
+READ = frozenset(one.name for one in OUTCOMES if one.status == 200)  # of photos that have pixels
 PASSING = frozenset(one.name for one in OUTCOMES if one.kind == "passing")
 LASTING = tuple(one.name for one in OUTCOMES if one.kind == "lasting")
 ANSWERS = frozenset(one.name for one in OUTCOMES if one.decoder)  # of a process that decodes photos

@@ -73,6 +73,7 @@ def test_help_is_fast_and_every_command_has_it(run):
 
     for path, command in walk(cli):
         assert command.help, path
+        assert "None" not in command.get_help(click.Context(command)), path
         options = {o for p in command.params for o in p.opts}
         assert {"--json", "--quiet", "--debug"} <= options, path
         assert all(getattr(p, "help", True) for p in command.params if isinstance(p, click.Option)), path
@@ -122,6 +123,15 @@ def test_search_says_why_a_photo_is_not_asked_about(run, index, tmp_path):
     found = run("search", index, tmp_path / "page.jpg", "--json")
     (probe,) = json.loads(found.out)["probes"]
     assert probe["outcome"] == "unreadable" and "web page" in probe["why"] and "web page" in found.err
+
+
+def test_search_ends_with_3_where_no_photo_could_be_read(run, photos, vectors, index, tmp_path):
+    for name in ("page.jpg", "other.jpg"):
+        (tmp_path / name).write_text("<!DOCTYPE html><html>404</html>")
+    Image.new("RGB", (96, 96)).save(tmp_path / "black.png")
+    assert run("search", index, tmp_path / "page.jpg").code == run("search", index, tmp_path / "page.jpg", tmp_path / "other.jpg").code == 3
+    assert run("search", index, tmp_path / "black.png").code == 0, "it was read: there is nobody in it"
+    assert run("search", index, tmp_path / "page.jpg", photos / "probe" / "s1" / "2.pgm").code == 0
 
 
 def test_k_larger_than_the_gallery_gives_everyone(run, vectors, index):
