@@ -340,12 +340,18 @@ def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: boo
         with out.progress("search") as tick:
             done = workflows.search_to_parquet(name, sources, table, question, one_face, model, compute, tick, out.say)
         out.result(done, f"{table}: {done['rows']} answers to {done['faces']} faces")
+        _end_search(done["photos"], done["unread"])
         return
     found = workflows.search(name, sources, question, one_face, model, compute, picture, out.say)
     if picture:
         out.say(f"picture: {picture}")
     out.result(found, lines_of(found))
-    if found["probes"] and all(probe["outcome"] not in READ for probe in found["probes"]):
+    _end_search(len(found["probes"]), sum(probe["outcome"] not in READ for probe in found["probes"]))
+
+
+def _end_search(photos: int, unread: int) -> None:
+    """Exits as bad data does where none of the photos could be read, so that nothing was answered."""
+    if photos and photos == unread:
         sys.exit(DataError.exit_code)
 
 

@@ -130,6 +130,7 @@ def test_search_ends_with_3_where_no_photo_could_be_read(run, photos, vectors, i
         (tmp_path / name).write_text("<!DOCTYPE html><html>404</html>")
     Image.new("RGB", (96, 96)).save(tmp_path / "black.png")
     assert run("search", index, tmp_path / "page.jpg").code == run("search", index, tmp_path / "page.jpg", tmp_path / "other.jpg").code == 3
+    assert run("search", index, tmp_path / "page.jpg", "--out", tmp_path / "hits.parquet").code == 3
     assert run("search", index, tmp_path / "black.png").code == 0, "it was read: there is nobody in it"
     assert run("search", index, tmp_path / "page.jpg", photos / "probe" / "s1" / "2.pgm").code == 0
 
