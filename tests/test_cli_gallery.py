@@ -193,7 +193,7 @@ def test_unknown_is_an_answer_once_calibrated(run, vectors, index):  # noqa: F81
 
 def test_many_probes_go_to_parquet(run, vectors, index, tmp_path):  # noqa: F811
     done = run("search", index, vectors, "--k", "3", "--out", tmp_path / "hits.parquet", "--json")
-    assert json.loads(done.out) == {"out": str(tmp_path / "hits.parquet"), "faces": 100, "rows": 300}
+    assert json.loads(done.out) == {"out": str(tmp_path / "hits.parquet"), "photos": 100, "unread": 0, "faces": 100, "rows": 300}
     table = pq.read_table(tmp_path / "hits.parquet").to_pylist()
     found = json.loads(run("search", index, vectors, "--k", "3", "--json").out)["probes"]
     printed = [(p["image"], h["rank"], h["identity"], np.float32(h["score"])) for p in found for f in p["faces"] for h in f["hits"]]
