@@ -17,7 +17,8 @@ import cli_gallery
 import cli_serve
 from console import NUMBERS, PATH, SCORE, SIZE, Output, common, computing, level_option, retry_option, views_option
 from embedder.compute import Compute
-from embedder.errors import FaceDBError, SystemFault, from_os_error
+from embedder.errors import DataError, FaceDBError, SystemFault, from_os_error
+from embedder.outcomes import READ
 from embedder.text import printable
 
 END_SECONDS = 8.5  # from Ctrl-C to the end, whatever is being done
@@ -327,7 +328,10 @@ def build_index(out: Output, vectors: Path, name: str, split: str | None, centre
 @common
 def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: bool, score: str, min_score: float | None,
            where: tuple[str, ...], one_face: bool, model: str | None, picture: Path | None, table: Path | None, compute: Compute) -> None:  # fmt: skip
-    """The k people of index NAME who most resemble each face in SOURCES (photos, folders, or vectors)."""
+    """The k people of index NAME who most resemble each face in SOURCES (photos, folders, or vectors).
+
+    Exits with 3 where no photo could be read.
+    """
     import workflows
     from workflows import Question
 
@@ -336,11 +340,19 @@ def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: boo
         with out.progress("search") as tick:
             done = workflows.search_to_parquet(name, sources, table, question, one_face, model, compute, tick, out.say)
         out.result(done, f"{table}: {done['rows']} answers to {done['faces']} faces")
+        _end_search(done["photos"], done["unread"])
         return
     found = workflows.search(name, sources, question, one_face, model, compute, picture, out.say)
     if picture:
         out.say(f"picture: {picture}")
     out.result(found, lines_of(found))
+    _end_search(len(found["probes"]), sum(probe["outcome"] not in READ for probe in found["probes"]))
+
+
+def _end_search(photos: int, unread: int) -> None:
+    """Exits as bad data does where none of the photos could be read, so that nothing was answered."""
+    if photos and photos == unread:
+        sys.exit(DataError.exit_code)
 
 
 def lines_of(found: dict[str, Any]) -> Iterator[str]:

@@ -243,7 +243,11 @@ def backup(out: Output, name: str, path: Path) -> None:
 @click.command()
 @click.argument("file", type=PATH)
 @click.option("--name", required=True, help="Name of the index.")
-@click.option("--replace", is_flag=True, help="Replace the index's people by the backup's; those forgotten since stay so.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Replace the index's people by those of the backup, which must be one of this index; those forgotten since stay so.",
+)
 @click.option("--readmit", is_flag=True, help="Enrol people who were forgotten since the backup, too.")
 @common
 def restore(out: Output, file: Path, name: str, replace: bool, readmit: bool) -> None:

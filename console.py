@@ -15,6 +15,7 @@ import click
 
 from embedder.compute import DEVICES, PRECISIONS, Compute
 from embedder.errors import InputError
+from embedder.outcomes import LASTING
 from embedder.spec import VIEWS
 from embedder.text import printable, to_json
 
@@ -62,7 +63,7 @@ class Level(click.ParamType):
         return int(text)
 
 
-class Score(click.FloatRange):
+class Score(click.types.FloatParamType):
     """A cosine; no NaN, below which every score and none would be."""
 
     name = "score"
@@ -78,7 +79,6 @@ SIZE = Size()
 SCORE = Score()
 NUMBERS = Numbers()
 PROBLEMS_SHOWN = 20
-LASTING = ("unreadable", "no_face", "too_small", "too_large", "outside")  # outcomes that are final unless the user says otherwise
 
 
 class Output:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -29,6 +27,7 @@ from embedder.replaceable import check_replaceable, write_own
 from embedder.row import Entry, Row
 from embedder.spec import FaceSpec
 from embedder.table import DataSet, is_data_set
+from embedder.text import unescaped
 from embedder.understood import Understood, understand
 from indexer import forget as forgetting
 from indexer import forgotten, outputs, switch, transfer
@@ -37,6 +36,7 @@ from indexer.calibrate import fit
 from indexer.database import Replaced
 from indexer.derive import position_of
 from indexer.faces import check_name, index_folder, normal
+from indexer.forgotten import Forgotten
 from indexer.gallery import Added, Gallery, new_command
 from indexer.search import Searcher, exact_scores
 from indexer.suspects import Looked, look
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from embedder.weights import Model
 
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
-ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|[nrt])")  # of a character that `list` cannot show as it is
 OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
 
 
@@ -193,10 +192,11 @@ def _join(total: Added, part: Added) -> None:
 def _unknown(gallery: Gallery, listing: Listing, readmit: bool) -> tuple[list[Entry], Added]:
     """The photos whose bytes the gallery does not know, and what it knows of the others."""
     done, new = Added(), []
+    listed = Forgotten() if readmit else gallery.forgotten()
     rows = ((entry, _photo_row(listing.root, entry)) for entry in listing.entries)
     while block := list(islice(rows, PROBE_BATCH)):
         face_ids = [row.face_id for _, row in block if row is not None]
-        known, refused = gallery.known(face_ids), set() if readmit else gallery.refused(face_ids)
+        known, refused = gallery.known(face_ids), listed.refused(face_ids)
         for entry, row in block:
             if row is None or row.face_id not in known | dict.fromkeys(refused):
                 new.append(entry)
@@ -459,7 +459,7 @@ def _as_spelt(gallery: Gallery, identity: str) -> str:
     """The name that the user means: this one where it is known, else the one that is written so where it cannot be printed."""
     if forgetting.is_known(gallery, identity):
         return identity
-    plain = ESCAPE.sub(lambda found: ast.literal_eval(f"'{found[0]}'"), identity)
+    plain = unescaped(identity)
     return plain if plain != identity and forgetting.is_known(gallery, plain) else identity
 
 

@@ -16,6 +16,7 @@ from embedder.compute import Compute
 from embedder.decoder import Decoder
 from embedder.errors import DataError, InputError
 from embedder.listing import Listing, list_photos
+from embedder.outcomes import READ
 from embedder.replaceable import check_replaceable
 from embedder.row import Row, to_rows
 from embedder.spec import CropRule, FaceSpec
@@ -317,20 +318,21 @@ def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Q
 
     if out.suffix.lower() != ".parquet":
         raise InputError(f"expected a file .parquet for --out, received {out}: end it with .parquet")
-    faces = 0
+    faces = photos = unread = 0
     with open_index(name) as searcher, HitWriter(out) as writer:
         outputs.note(searcher.gallery.folder, "hits", out)
         judge = Judge(searcher, question, say)
         reader = ProbeReader(searcher, model, compute, one_face, say)
         probes = (probe for source in sources for probe in reader.read(source))
-        for done, (probe, answers) in enumerate(_asked(probes, judge.answers, NO_ANSWER), 1):
+        for photos, (probe, answers) in enumerate(_asked(probes, judge.answers, NO_ANSWER), 1):
             for row, answer in zip(probe.rows, answers, strict=True):
                 writer.add(row, answer.hits, answer.verdict)
             faces += sum(row.vector is not None for row in probe.rows)
-            on_progress(done, 0)
+            unread += probe.outcome not in READ
+            on_progress(photos, 0)
         if reader.note:
             say(reader.note)
-    return {"out": str(out), "faces": faces, "rows": writer.rows}
+    return {"out": str(out), "photos": photos, "unread": unread, "faces": faces, "rows": writer.rows}
 
 
 @dataclass(frozen=True)

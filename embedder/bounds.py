@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from embedder.kinds import Refused
+from embedder.outcomes import TOO_LARGE, UNREADABLE
 
 MAX_PIXELS = 100_000_000
 MOST_MISSING = 0.1  # of the rows of a photo whose file is cut or broken: with more, a face may be missing by half
@@ -25,9 +26,9 @@ MOST_BLOCKS = 100_000  # of a GIF before its picture
 def check_size(width: int, height: int, most: int) -> None:
     """Refuses more pixels than `most`, and none."""
     if not width or not height:
-        raise Refused("unreadable", f"{width} x {height} pixels")
+        raise Refused(UNREADABLE, f"{width} x {height} pixels")
     if width * height > most:
-        raise Refused("too_large", f"{width} x {height} pixels, the limit is {most:,}")
+        raise Refused(TOO_LARGE, f"{width} x {height} pixels, the limit is {most:,}")
 
 
 def check_tiff(data: bytes, most: int) -> None:
@@ -38,17 +39,17 @@ def check_tiff(data: bytes, most: int) -> None:
     start = _number(data, order + value, first)
     count = _number(data, order + number, start)
     if count > MOST_TAGS:
-        raise Refused("unreadable", f"a TIFF of {count:,} tags, photos have at most {MOST_TAGS:,}")
+        raise Refused(UNREADABLE, f"a TIFF of {count:,} tags, photos have at most {MOST_TAGS:,}")
     if data[8:10] == b"CR":
-        raise Refused("unreadable", RAW)
+        raise Refused(UNREADABLE, RAW)
     sides = {322: 0, 323: 0}
     for at in range(start + counted, start + counted + count * size, size):
         tag, kind = _number(data, order + "H", at), _number(data, order + "H", at + 2)
         numbers = _number(data, order + value, at + 4)
         if numbers > MOST_NUMBERS and not _may_be_long(tag, kind, numbers):
-            raise Refused("too_large", f"a TIFF with {numbers:,} numbers in tag {tag}, the limit is {MOST_NUMBERS:,}")
+            raise Refused(TOO_LARGE, f"a TIFF with {numbers:,} numbers in tag {tag}, the limit is {MOST_NUMBERS:,}")
         if tag == DNG_VERSION or (tag == SUBFILE and _number(data, order + value, at + 4 + long) & 1):
-            raise Refused("unreadable", RAW)
+            raise Refused(UNREADABLE, RAW)
         if tag in sides:
             sides[tag] = _number(data, order + ("H" if kind == 3 else value), at + 4 + long)
     check_size(sides[322] or 1, sides[323] or 1, most)
@@ -64,7 +65,7 @@ def _may_be_long(tag: int, kind: int, numbers: int) -> bool:
 def _number(data: bytes, code: str, at: int) -> int:
     """The number at an offset; raises Refused where the file ends before it."""
     if at + struct.calcsize(code) > len(data):
-        raise Refused("unreadable", "a TIFF that ends before its directory does: the file is cut or broken")
+        raise Refused(UNREADABLE, "a TIFF that ends before its directory does: the file is cut or broken")
     return struct.unpack_from(code, data, at)[0]
 
 
@@ -78,4 +79,4 @@ def check_gif(data: bytes) -> None:
             return
         at += 1 + (byte[0] if inside else byte == b"!")
         inside = byte != b"\0" if inside else byte == b"!"
-    raise Refused("too_large", f"a GIF of more than {MOST_BLOCKS:,} blocks before its picture")
+    raise Refused(TOO_LARGE, f"a GIF of more than {MOST_BLOCKS:,} blocks before its picture")

@@ -16,6 +16,7 @@ from typing import Any
 
 from embedder.bounds import MAX_PIXELS
 from embedder.kinds import Refused
+from embedder.outcomes import OK, UNREADABLE
 from embedder.pixels import decode, read
 from embedder.process import channel, greet
 
@@ -37,12 +38,12 @@ def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tupl
     try:
         data, digest = read(name) if data is None else (data, hashlib.sha256(data).hexdigest())
         if not data:
-            raise Refused("unreadable", "the file is empty")
-        pixels = decode(data, name, most)
+            raise Refused(UNREADABLE, "the file is empty")
+        pixels = decode(data, most)
     except Refused as error:
         why = str(error).splitlines()[0][:WHY] if str(error) else error.outcome
         return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None}, b""
-    return {"outcome": "ok", "why": "", "sha256": digest, "shape": pixels.shape}, pixels.data
+    return {"outcome": OK, "why": "", "sha256": digest, "shape": pixels.shape}, pixels.data
 
 
 def frame(head: dict[str, Any]) -> bytes:

@@ -22,13 +22,10 @@ import numpy as np
 from embedder.bounds import MAX_PIXELS
 from embedder.compute import cores
 from embedder.decode import HEAD_BYTES, WHY, frame
-from embedder.kinds import OUTCOMES
 from embedder.listing import path_inside
+from embedder.outcomes import ANSWERS, DIED, OK, OUTSIDE, TIMEOUT
 from embedder.process import Ended, Process
 
-OUTSIDE = "outside"
-TIMEOUT, DIED = "timeout", "decoder_died"  # outcomes of a photo whose decoder was killed, or ended
-ANSWERS = OUTCOMES | {"ok"}  # outcomes that a decoder may answer with
 KEYS = frozenset(("id", "outcome", "why", "sha256", "shape"))
 SHA256 = re.compile("[0-9a-f]{64}")
 SECONDS_TO_DECODE = 30.0
@@ -176,7 +173,7 @@ def _checked(text: bytes | bytearray, id: int, most_pixels: int) -> dict[str, An
         raise Malformed("no reason")
     if head["sha256"] is not None and not (isinstance(head["sha256"], str) and SHA256.fullmatch(head["sha256"])):
         raise Malformed("no hash")
-    if not (_is_shape(head["shape"], most_pixels) if head["outcome"] == "ok" else head["shape"] is None):
+    if not (_is_shape(head["shape"], most_pixels) if head["outcome"] == OK else head["shape"] is None):
         raise Malformed("no shape that was asked for")
     return head
 

@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from embedder.outcomes import UNREADABLE
+
 BLANK = b"\0\t\n\r "
+PNM_ALONE = re.compile(rb"P[1-6]\s+[#\d]")  # of a file that is not called a photo: texts may begin with P1, too
 MOST_JUNK = 512  # bytes before a JPEG: blanks, or the header lines of the download that it was cut from
-OUTCOMES = frozenset(("unreadable", "too_large", "missing", "no_access", "needs_plugin"))  # of a photo that gives no pixels
 
 
 class Refused(Exception):
@@ -101,12 +103,18 @@ def identify(data: bytes) -> tuple[Kind, bytes]:
         return kind, data
     shown = head.lstrip(BLANK + b"\xef\xbb\xbf")
     if what := next((what for pattern, what in _NAMED if pattern.match(head) or pattern.match(shown)), None):
-        raise Refused("unreadable", f"it is {what}")
+        raise Refused(UNREADABLE, f"it is {what}")
     blanks = len(head) - len(head.lstrip(BLANK))
     start = blanks if _kind(head[blanks:]) else head.find(b"\xff\xd8\xff", 0, MOST_JUNK)
     if start > 0 and (kind := _kind(head[start:])):
         return kind, data[start:]
-    raise Refused("unreadable", f"it is {_unknown(head)}, not a photo in a format that is read ({', '.join(k.name for k in KINDS)})")
+    raise Refused(UNREADABLE, f"it is {_unknown(head)}, not a photo in a format that is read ({', '.join(k.name for k in KINDS)})")
+
+
+def begins_as_photo(head: bytes) -> bool:
+    """Whether a file that is not called a photo begins as one; stricter than `identify`, which looks for one behind other bytes, too."""
+    kind = _kind(head)
+    return kind is not None and (kind.name != "PNM" or bool(PNM_ALONE.match(head)))
 
 
 def _kind(head: bytes) -> Kind | None:

@@ -23,9 +23,10 @@ from embedder.detect import Detector, Face
 from embedder.errors import DataError
 from embedder.files import locked, make_folder
 from embedder.listing import Listing, path_inside
+from embedder.outcomes import NO_FACE, OK, PASSING, TOO_SMALL
 from embedder.row import Entry, Row, to_rows, to_table
 from embedder.spec import FaceSpec
-from embedder.table import PASSING, SHARD_PHOTOS, DataSet, Writer, check_is_ours, shard_path
+from embedder.table import SHARD_PHOTOS, DataSet, Writer, check_is_ours, shard_path
 from embedder.workers import Workers
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Summary:
 
     @property
     def failed(self) -> int:
-        return sum(n for outcome, n in self.outcomes.items() if outcome != "ok")
+        return sum(n for outcome, n in self.outcomes.items() if outcome != OK)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class PhotoStage:
         least = self.spec.detector["min_face"]
         if photo.pixels is not None and min(photo.pixels.shape[:2]) < least:
             height, width = photo.pixels.shape[:2]
-            return Photo(photo.name, "too_small", f"{width} x {height} pixels, faces have at least {least}", photo.sha256)
+            return Photo(photo.name, TOO_SMALL, f"{width} x {height} pixels, faces have at least {least}", photo.sha256)
         return photo
 
     def _rows_of(self, photo: Photo, pixels: np.ndarray, entry: Entry, faces: list[Face]) -> list[Row]:
@@ -143,7 +144,7 @@ class PhotoStage:
         if not ordered and self.spec.crop.no_face == "whole":
             ordered = [Face((0.0, 0.0, float(width), float(height)), (), 0.0)]
         if not ordered:
-            photo.outcome, photo.why = "no_face", "the detector finds none"
+            photo.outcome, photo.why = NO_FACE, "the detector finds none"
             return [row_of(photo, entry)]
         photo.faces = len(ordered)
         kept = ordered[: self.options.most_faces] if self.options.all_faces else ordered[:1]
@@ -249,7 +250,7 @@ def _process_photos(listing: Listing, out: Path, stage: PhotoStage, command: str
                     photo, of_photo = next(made)
                     made_now += 1
                     several.add(of_photo[0])
-                    if of_photo[0].outcome != "ok":
+                    if of_photo[0].outcome != OK:
                         problems.append(f"{photo.name}: {of_photo[0].outcome} ({photo.why})")
                     if entry.path in writer.retried:
                         retried[of_photo[0].outcome] += 1
@@ -259,7 +260,7 @@ def _process_photos(listing: Listing, out: Path, stage: PhotoStage, command: str
 
         summary = run(writer, make, on_progress)
     summary.written, summary.problems = made_now, problems
-    summary.notes = listing.notes + summary.notes + _retry_notes(writer.retried, retried["ok"]) + several.notes
+    summary.notes = listing.notes + summary.notes + _retry_notes(writer.retried, retried[OK]) + several.notes
     summary.understood, summary.unsure = listing.understood().result(), several.unsure
     return summary
 
@@ -327,7 +328,7 @@ def _process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bo
     def make(_: int, inputs: list[Entry], tick: Callable[[int], None]) -> pa.Table:
         rows = [row for e in inputs for row in to_rows(crops.shard(_shard_number(e)))]
         for row in rows:
-            if row.outcome == "ok" and row.crop is None:
+            if row.outcome == OK and row.crop is None:
                 raise DataError(f"expected crops in {crops.folder}, {row.image} has none: run `align`, or `embed` without --no-crops")
             row.pixels = align.read_crop(row.crop, spec.crop, row.image) if row.crop is not None else None
             row.crop = row.crop if keep_crops else None
@@ -374,10 +375,21 @@ def run(
         began = time.monotonic()
         writer.write(shard, make(shard, entries, tick), time.monotonic() - began, versions())
     outcomes = DataSet(writer.folder).outcomes
-    notes = [f"{len(writer.vanished)} inputs of earlier runs are gone; their rows are kept unless --prune"] if writer.vanished else []
-    notes += _relabelled(writer)
+    notes = _vanished(writer) + _relabelled(writer)
     seconds = time.monotonic() - started
     return Summary(str(writer.folder), total, todo, outcomes, round(seconds, 2), writer.spec.fingerprint, notes=notes)
+
+
+def _vanished(writer: Writer) -> list[str]:
+    """One line where inputs of earlier runs are not among those of this one, or none."""
+    if not writer.vanished:
+        return []
+    if writer.all_vanished:
+        return [
+            f"warning: {writer.folder} holds another folder's photos, none of its {len(writer.vanished)} inputs is among those given now; their "
+            "rows are kept beside the new ones unless --prune, another --out keeps them apart"
+        ]
+    return [f"{len(writer.vanished)} inputs of earlier runs are gone, or of another folder; their rows are kept unless --prune"]
 
 
 def _relabelled(writer: Writer) -> list[str]:

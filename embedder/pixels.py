@@ -14,13 +14,14 @@ from embedder.bounds import MAX_PIXELS, MOST_MISSING, check_size
 from embedder.colours import highest, of_two_bytes, to_rgb
 from embedder.kinds import Refused, identify
 from embedder.orientation import TURNS
+from embedder.outcomes import MISSING, NO_ACCESS, TOO_LARGE, UNREADABLE
 from embedder.readers import Opened, open_photo
 
 MAX_BYTES = 200 << 20
 FEW_BITS = 64  # the high byte of 16-bit colours is below this where they fill 14 bits or fewer
 
 
-def decode(data: bytes, name: str = "", most: int = MAX_PIXELS) -> np.ndarray:
+def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
     """The bytes of a photo -> uint8 RGB (h, w, 3), turned as its EXIF says; raises Refused."""
     kind, data = identify(data)
     with warnings.catch_warnings():
@@ -31,11 +32,11 @@ def decode(data: bytes, name: str = "", most: int = MAX_PIXELS) -> np.ndarray:
         except Refused:
             raise
         except Image.DecompressionBombError:
-            raise Refused("too_large", f"a {kind.name} of more than {most:,} pixels") from None
+            raise Refused(TOO_LARGE, f"a {kind.name} of more than {most:,} pixels") from None
         except MemoryError:
-            raise Refused("too_large", "not enough memory to decode it") from None
+            raise Refused(TOO_LARGE, "not enough memory to decode it") from None
         except Exception as error:  # Pillow's readers raise whatever they meet
-            raise Refused("unreadable", f"a broken {kind.name}: {error}".rstrip(": ")) from None
+            raise Refused(UNREADABLE, f"a broken {kind.name}: {error}".rstrip(": ")) from None
 
 
 def _decode(opened: Opened, most: int) -> np.ndarray:
@@ -61,7 +62,7 @@ def _loaded(opened: Opened) -> Image.Image:
     except Exception as error:
         missing = _missing_rows(image)
         if missing - opened.held_back > MOST_MISSING * image.height:
-            raise Refused("unreadable", f"cut or broken, {missing} of {image.height} rows are missing: {error}") from None
+            raise Refused(UNREADABLE, f"cut or broken, {missing} of {image.height} rows are missing: {error}") from None
         image = opened.complete() if opened.complete else image
         image.load()
     return image
@@ -85,18 +86,18 @@ def read(path: str) -> tuple[bytes, str]:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise Refused("unreadable", "not a plain file")
+                raise Refused(UNREADABLE, "not a plain file")
             if status.st_size > MAX_BYTES:
-                raise Refused("too_large", f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
+                raise Refused(TOO_LARGE, f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
             data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise Refused("missing", "the file is gone") from None
+        raise Refused(MISSING, "the file is gone") from None
     except IsADirectoryError:
-        raise Refused("unreadable", "not a plain file") from None
+        raise Refused(UNREADABLE, "not a plain file") from None
     except OSError as error:
-        raise Refused("no_access", error.strerror or str(error)) from None
+        raise Refused(NO_ACCESS, error.strerror or str(error)) from None
     if len(data) > MAX_BYTES:
-        raise Refused("too_large", f"more than {MAX_BYTES:,} bytes, which is the limit")
+        raise Refused(TOO_LARGE, f"more than {MAX_BYTES:,} bytes, which is the limit")
     return data, hashlib.sha256(data).hexdigest()
 
 

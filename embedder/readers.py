@@ -14,6 +14,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin, features
 from embedder.bounds import MOST_HEADER, check_gif, check_size, check_tiff
 from embedder.kinds import Kind, Refused
 from embedder.orientation import ORIENTATION, orientation, valid
+from embedder.outcomes import NEEDS_PLUGIN, UNREADABLE
 from embedder.pnm import read_pnm
 from embedder.strip import Stripped, check_scans, precision, strip_jpeg, strip_png
 
@@ -70,7 +71,7 @@ def _jpeg(data: bytes, most: int) -> Opened:
 def _finished(jpeg: Stripped) -> Image.Image:
     """A JPEG whose end is missing, with an end; raises Refused where its scans hold too little of the whole picture."""
     if jpeg.many_scans and precision(jpeg.data) > 1:
-        raise Refused("unreadable", "cut: the scans that make its picture sharp are missing")
+        raise Refused(UNREADABLE, "cut: the scans that make its picture sharp are missing")
     return Jpeg(io.BytesIO(jpeg.data + b"\xff\xd9"))
 
 
@@ -129,7 +130,7 @@ def _bmp(data: bytes, most: int) -> Opened:
     if image.tile[0][0] == "bmp_rle":  # type: ignore[attr-defined]
         check_size(*image.size, min(most, SLOW_PIXELS))
         if len(data) > 2 * (image.width + 2) * image.height + MOST_HEADER:
-            raise Refused("unreadable", "a BMP whose runs are more than its pixels")
+            raise Refused(UNREADABLE, "a BMP whose runs are more than its pixels")
     return Opened(image)
 
 
@@ -143,7 +144,7 @@ def _jpeg2000(data: bytes, most: int) -> Opened:
 
 def _avif(data: bytes, most: int) -> Opened:
     if not features.check("avif"):
-        raise Refused("needs_plugin", "AVIF needs a Pillow that was built with it: pip install -U Pillow")
+        raise Refused(NEEDS_PLUGIN, "AVIF needs a Pillow that was built with it: pip install -U Pillow")
     plugin = importlib.import_module("PIL.AvifImagePlugin")
     plugin.DEFAULT_MAX_THREADS = 1  # type: ignore[attr-defined]  # photos are decoded side by side already
     image = plugin.AvifImageFile(io.BytesIO(without_exif(data)))
@@ -159,7 +160,7 @@ def _heif(data: bytes, most: int) -> Opened:
     try:
         plugin = importlib.import_module("pillow_heif")
     except ImportError:
-        raise Refused("needs_plugin", HEIF_NEEDED) from None
+        raise Refused(NEEDS_PLUGIN, HEIF_NEEDED) from None
     options = plugin.options
     options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
     options.DECODE_THREADS = 1

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 
-from embedder.kinds import KINDS, SUFFIXES
+from embedder.kinds import SUFFIXES, begins_as_photo
 
 RAW = frozenset(
     [
@@ -71,8 +70,7 @@ BESIDE = frozenset(
     ]
 )
 COPIES = ("~", "_original")  # how the name of an editor's, or exiftool's, copy ends
-HEAD = 256
-PNM = re.compile(rb"P[1-6]\s+[#\d]")  # stricter than for a file that is called a photo: texts may begin with P1, too
+HEAD = 256  # bytes that tell a format
 
 
 def has_photo_suffix(name: str) -> bool:
@@ -101,9 +99,3 @@ def is_photo(path: str) -> bool:
         return False
     finally:
         os.close(fd)
-
-
-def begins_as_photo(head: bytes) -> bool:
-    """Whether the first HEAD bytes of a file are those of a photo."""
-    kind = next((kind for kind in KINDS if kind.begins(head)), None)
-    return kind is not None and (kind.name != "PNM" or bool(PNM.match(head)))

@@ -27,8 +27,6 @@ from embedder.row import COLUMNS, LATER, SPEC_KEY, Entry, Row, schema_of, to_byt
 from embedder.spec import FaceSpec
 
 SHARD_PHOTOS = 256
-MISSING = "missing"  # the outcome of a photo that was planned and is gone
-PASSING = frozenset({"needs_plugin", "no_access", "timeout", "decoder_died", MISSING})  # outcomes that are tried again
 LOOKS, PAUSE = 20, 0.05  # at a mark whose shard has just been replaced, seconds apart
 
 
@@ -238,6 +236,7 @@ class Writer:
         planned = read_plans(self.folder)
         now = {e.path: e for e in entries}
         self.vanished = [path for path, p in planned.items() if path not in now and not p.dropped]
+        self.all_vanished = bool(self.vanished) and len(self.vanished) == sum(not p.dropped for p in planned.values())
         self.relabelled = [
             (p.entry, now[path]) for path, p in planned.items() if path in now and not p.dropped and now[path].identity != p.entry.identity
         ]

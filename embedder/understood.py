@@ -57,10 +57,9 @@ class Understood:
     def text(self) -> str:
         """One line."""
         people = f"{self.people:,} {'person' if self.people == 1 else 'people'}"
-        without = f"({self.without:,} photo{'' if self.without == 1 else 's'} without a person)"
-        if not self.people:
-            return f"{people} {without}"
-        return f"{people} {self.source} {', '.join(map(repr, self.examples))} {without}"
+        examples = f" {self.source} {', '.join(map(repr, self.examples))}" if self.people else ""
+        without = f" ({self.without:,} photo{'' if self.without == 1 else 's'} without a person)" if self.without else ""
+        return people + examples + without
 
     @property
     def lines(self) -> list[str]:

@@ -116,6 +116,8 @@ def index_folder(root: Path, name: str) -> Path:
 class Faces(Database):
     """The reading side of a gallery."""
 
+    _counted: tuple[object, Counts] | None = None  # `kinds` by `mark`
+
     # what it holds
 
     @property
@@ -162,8 +164,12 @@ class Faces(Database):
     @property
     def kinds(self) -> Counts:
         """How many values of the users' own columns are numbers, dates and text."""
-        text = self.fact("kinds")
-        return Counts.over(self.rows("SELECT extra FROM faces")) if text is None else Counts.from_json(text)
+        if (text := self.fact("kinds")) is not None:
+            return Counts.from_json(text)
+        mark = self.mark
+        if self._counted is None or self._counted[0] != mark:  # an older version kept no counts
+            self._counted = mark, Counts.over(self.rows("SELECT extra FROM faces"))
+        return self._counted[1]
 
     def example(self, column: str, wanted: Callable[[str], bool]) -> str | None:
         """A value of a user's own column that is of a wanted kind."""
@@ -359,10 +365,6 @@ class Faces(Database):
         """face_id -> the person it is enrolled under, of those that are."""
         sql = f"SELECT face_id, name FROM faces JOIN people ON people.id = person WHERE face_id {AMONG}"
         return dict(self.rows(sql, (json.dumps(list(face_ids)),)))
-
-    def refused(self, face_ids: Iterable[str]) -> set[str]:
-        """Those of the faces that were forgotten."""
-        return self.forgotten().refused(face_ids)
 
     def forgotten(self) -> Forgotten:
         """All that were forgotten; raises Damaged where the list was changed or lost."""

@@ -97,8 +97,9 @@ def is_known(gallery: Gallery, identity: str) -> bool:
 def meant(gallery: Gallery, identity: str) -> str | None:
     """The name, as it was given or in its one spelling, of somebody who is, was or was forgotten here; None where there is none."""
     known = "SELECT 1 FROM people WHERE name = ? UNION SELECT 1 FROM trash WHERE identity = ?"
+    listed = gallery.forgotten()
     for name in dict.fromkeys((identity, normal(identity), spelling(identity))):
-        if gallery.execute(known, (name, name)) or gallery.refused([name_key(name)]):
+        if gallery.execute(known, (name, name)) or listed.holds(name_key(name)):
             return name
     return None
 

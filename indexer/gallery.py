@@ -296,22 +296,27 @@ class Gallery(Faces):
         face_ids: list[str] = []
         dimension = self.spec.dimension
         columns, kinds = set(self.columns), self.kinds
+        listed, names = Forgotten() if readmit else self.forgotten(), set[str]()
         while block := list(islice(rows, BLOCK)):
-            new = self._new_faces(block, done, readmit)
+            new = self._new_faces(block, done, listed)
             self._insert(new, dimension)
             face_ids += new
             for row in new.values():
                 columns.update(row.extra)
                 kinds.add(row.extra)
+                names.add(row.identity or "")
+        if readmit and face_ids:
+            self.set_forgotten(self.forgotten().without({*face_ids, *map(name_key, names)}))
         if columns - set(self.columns):
             self.set_fact("columns", json.dumps(sorted(columns)))
         self.set_fact("kinds", kinds.to_json())
         done.added, done.face_ids = len(face_ids), face_ids
         return done, face_ids
 
-    def _new_faces(self, block: list[Row], done: Added, readmit: bool) -> dict[str, Row]:
+    def _new_faces(self, block: list[Row], done: Added, listed: Forgotten) -> dict[str, Row]:
+        """Those that are neither enrolled nor on the list of the forgotten, by their face_ids."""
         face_ids = [row.face_id for row in block]
-        known, refused = self.known(face_ids), set() if readmit else self.refused(face_ids)
+        known, refused = self.known(face_ids), listed.refused(face_ids)
         new: dict[str, Row] = {}
         for row, face_id in zip(block, face_ids, strict=True):
             name = row.identity or ""
@@ -323,9 +328,6 @@ class Gallery(Faces):
                 known[face_id] = name
                 new[face_id] = row
                 done.unsure += [row.image] if row.is_unsure else []
-        if readmit and new:
-            back = {*new, *(name_key(known[face_id]) for face_id in new)}
-            self.set_forgotten(self.forgotten().without(back))
         return new
 
     def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:

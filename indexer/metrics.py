@@ -2,7 +2,7 @@
 
 top-k, CMC       the true person is among the first k answers (Phillips, Grother, Micheals, Handbook of Face Recognition, chapter 21)
 MRR              the mean of 1 / rank (mean reciprocal rank)
-intervals        bootstrap over *people*: the probes of a person are drawn together; Wilson where nothing or everything succeeded
+intervals        bootstrap over *people*: the probes of a person are drawn together; Wilson where that has no width
 mcnemar          exact, of two systems on the same probes
 
 `verification` has pairs of photos (ROC, LFW's ten folds), `openset` people who are not enrolled (DIR at FPIR).
@@ -99,12 +99,19 @@ def _found_within(ranks: np.ndarray, k: int) -> np.ndarray:
 def share_intervals(hits: np.ndarray, people: np.ndarray, seed: int = 0) -> np.ndarray:
     """float (m, 2): 95 % intervals of hits.mean(axis=0), hits bool or 0 to 1 (n, m), over the people (n,) whose probes they are.
 
-    A bootstrap of nothing but hits, or misses, has no width: such a column has Wilson's interval, with people as the trials.
+    A bootstrap of nothing but hits, of nothing but misses, or of one person has no width: such a column has Wilson's interval, with people
+    as the trials. No shares in [0, 1] spread more than the hits and misses that it is made for.
     """
     found, n = mean_intervals(hits, people, seed), len(np.unique(people))
-    for j in np.flatnonzero((hits == 1).all(axis=0) | (hits == 0).all(axis=0)):
-        found[j] = wilson(n if hits[0, j] else 0, n)
+    for j in np.flatnonzero((hits == 1).all(axis=0) | (hits == 0).all(axis=0) | (n == 1)):
+        found[j] = wilson(n * float(np.mean(hits[:, j])), n)
     return found
+
+
+def difference_interval_of_one(difference: float) -> tuple[float, float]:
+    """The 95 % interval of a difference of two shares by one person's probes alone, which a bootstrap gives no width: Wilson's, of -1 to 1."""
+    low, high = wilson((difference + 1) / 2, 1)
+    return 2 * low - 1, 2 * high - 1
 
 
 def mean_intervals(values: np.ndarray, people: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
@@ -126,7 +133,7 @@ def mean_intervals(values: np.ndarray, people: np.ndarray, seed: int = 0, resamp
     return np.quantile(np.concatenate(means), [0.025, 0.975], axis=0).T
 
 
-def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval (low, high) of a share, 95 % unless z says otherwise; (0, 1) where nothing was tried."""
     if not 0 <= successes <= n:
         raise InputError(f"expected 0 <= successes <= n, received {successes} of {n}")
@@ -162,8 +169,9 @@ def compare(first: np.ndarray, second: np.ndarray, people: np.ndarray, seed: int
     if first.shape != second.shape or first.ndim != 1:
         raise DataError(f"expected two answers to each probe, received {first.shape} and {second.shape}: mend the call")
     difference = second.astype(float) - first
-    low, high = mean_intervals(difference[:, None], people, seed)[0].tolist()
-    return Paired(*mcnemar(first, second), float(difference.mean()), (low, high))
+    mean, (low, high) = float(difference.mean()), mean_intervals(difference[:, None], people, seed)[0].tolist()
+    interval = difference_interval_of_one(mean) if len(np.unique(people)) == 1 else (low, high)
+    return Paired(*mcnemar(first, second), mean, interval)
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedder.errors import DataError
-from indexer.metrics import EDGE, RESAMPLES, threshold_at, wilson
+from indexer.metrics import EDGE, RESAMPLES, difference_interval_of_one, threshold_at, wilson
 
 FPIRS = (0.003, 0.01, 0.1)
 DRAWS = 10**8  # people drawn for an interval: 10,000 resamples of 10,000 people, fewer of more
@@ -54,14 +54,13 @@ class Rate:
 
 def rates(answers: OpenSet, fpirs: Sequence[float] = FPIRS, seed: int = 0, resamples: int = RESAMPLES) -> list[Rate]:
     """DIR at each FPIR. An FPIR below 1 / strangers lets none reach the threshold: then their number is what limits the claim."""
-    found = []
+    found, n = [], len(np.unique(answers.people))
     for fpir, drawn in zip(fpirs, resampled([answers], fpirs, seed, resamples)[0].T, strict=True):
         threshold = threshold_at(answers.strangers, fpir)
         hits = answers.genuine >= threshold
         low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
-        if hits.all() or not hits.any():  # a bootstrap of these has no width
-            n = len(np.unique(answers.people))
-            low, high = wilson(n if hits.all() else 0, n)
+        if hits.all() or not hits.any() or n == 1:  # a bootstrap of these people has no width
+            low, high = wilson(n * float(hits.mean()), n)
         found.append(Rate(float(fpir), threshold, int((answers.strangers >= threshold).sum()), float(hits.mean()), (low, high)))
     return found
 
@@ -96,10 +95,12 @@ def compare(first: OpenSet, second: OpenSet, fpirs: Sequence[float] = FPIRS, see
             raise DataError(f"expected the same probes and strangers for both systems, received {a.shape} and {b.shape}: mend the call")
     one, other = resampled([first, second], fpirs, seed, resamples)
     low, high = np.quantile(other - one, [0.025, 0.975], axis=0).tolist()
-    return [
-        Difference(float(fpir), dir_at(first, fpir), dir_at(second, fpir), interval)
-        for fpir, interval in zip(fpirs, zip(low, high, strict=True), strict=True)
-    ]
+    alone = len(np.unique(first.people)) == 1
+    found = []
+    for fpir, interval in zip(fpirs, zip(low, high, strict=True), strict=True):
+        before, after = dir_at(first, fpir), dir_at(second, fpir)
+        found.append(Difference(float(fpir), before, after, difference_interval_of_one(after - before) if alone else interval))
+    return found
 
 
 def resampled(systems: Sequence[OpenSet], fpirs: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:

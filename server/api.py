@@ -24,8 +24,9 @@ from pydantic import BaseModel, ValidationError
 
 import galleries
 from embedder.compute import cores
-from embedder.decoder import DIED, TIMEOUT, Photo
+from embedder.decoder import Photo
 from embedder.errors import FaceDBError
+from embedder.outcomes import REFUSED
 from embedder.row import Row
 from embedder.spec import FaceSpec
 from embedder.text import to_json
@@ -37,7 +38,7 @@ from indexer.search import checked, exact_scores
 from server import models
 from server.accounts import Key
 from server.batches import Full
-from server.bodies import MOST_VALUES, StrictRoute, check_photo, parse_json
+from server.bodies import MOST_VALUES, StrictRoute, check_photo, parse_document
 from server.guard import COOKIE, session_secret
 from server.indexes import Answer, Served
 from server.intake import Intake, photo_name
@@ -51,7 +52,6 @@ AHEAD = 16  # photos of a stream that are at work
 RETRY_SECONDS, RETRY_AT_MOST = 0.1, 2.0  # until a photo of a stream is tried again: each time twice as long
 GIVE_UP_SECONDS = 60.0  # after which a photo of a stream is not tried again
 LINE = "application/x-ndjson"
-REFUSED = ("unreadable", "too_large", "needs_plugin", TIMEOUT, DIED)  # outcomes of what is no photo, or none that can be decoded here
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "default": {"model": models.Problem, "description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
 }
@@ -186,8 +186,8 @@ ImageName = Annotated[str | None, Query(max_length=300, description="What to cal
 async def search_by_photo(whole: Whole, key: Asker, index: Index, data: PhotoBytes, question: Asked, image: ImageName = None):
     """Everybody in a photo: for each face the k nearest people."""
     answer = await photo_answer(whole, index, data, photo_name(data, image), question)
-    if answer["outcome"] in REFUSED:
-        raise Problem(422, answer["outcome"], f"expected a photo, this one is {answer['outcome']} ({answer['why']}): send another")
+    if (status := REFUSED.get(answer["outcome"])) is not None:
+        raise Problem(status, answer["outcome"], f"expected a photo, this one is {answer['outcome']} ({answer['why']}): send another")
     return JSONResponse(answer)
 
 
@@ -199,7 +199,7 @@ async def vectors_of(request: Request, whole: Whole, index: Index) -> tuple[np.n
 
 
 def _vectors(data: bytes, most: int, dimension: int) -> tuple[np.ndarray, models.VectorQuestion]:
-    document = parse_json(data, most * dimension + MOST_VALUES)
+    document = parse_document(data, most * dimension + MOST_VALUES)
     given = document.get("vectors") if isinstance(document, dict) else None
     if isinstance(given, list) and len(given) > most:
         raise Problem(422, "invalid", f"expected at most {most} vectors, received {len(given)}: ask in parts")
@@ -258,7 +258,7 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
 
     def task_of(line: bytes) -> asyncio.Task[bytes]:
         try:
-            asked = models.StreamedPhoto.model_validate(parse_json(line))
+            asked = models.StreamedPhoto.model_validate(parse_document(line))
             data, asked.photo = base64.b64decode(asked.photo, validate=True), ""
         except (Problem, ValidationError, binascii.Error) as error:
             detail = f"expected a line with id and photo (base64), received another ({str(error).splitlines()[0][:100]}): mend it"

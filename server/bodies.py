@@ -19,7 +19,7 @@ BASE64 = (b"/9j/", b"iVBORw", b"R0lGOD", b"UklGR", b"Qk", b"SUkq", b"TU0A", b"AA
 SEND = "send the bytes of the photo themselves as the body, such as curl --data-binary @FILE"
 
 
-def parse_json(data: bytes, most_values: int = MOST_VALUES) -> Any:
+def parse_document(data: bytes, most_values: int = MOST_VALUES) -> Any:
     """Parse a document; raise Problem where it is none, larger or deeper than any question, or holds a number that is not finite or a name twice.
 
     Values are counted by the commas between them first: that costs nothing beside parsing.
@@ -82,11 +82,11 @@ def _query_fields(dependant: Dependant) -> Iterator[tuple[str, str]]:
 
 class _StrictRequest(Request):
     async def json(self) -> Any:
-        return parse_json(await self.body())
+        return parse_document(await self.body())
 
 
 class StrictRoute(APIRoute):
-    """A route that parses JSON by `parse_json` and takes no parameter of the query that it does not name, nor one value twice."""
+    """A route that parses JSON by `parse_document` and takes no parameter of the query that it does not name, nor one value twice."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

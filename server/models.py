@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from embedder.outcomes import OF_BYTES, OK
+
 TEXT = r"^[^\x00]+$"
 NAME, SPELLING = "Ada Lovelace", "White space and characters that nobody sees are brought into one form."
 # Somebody who is enrolled, under any text that an earlier version allowed
@@ -69,9 +71,7 @@ class FaceAnswer(Face, Verdict):
 
 class PhotoAnswer(BaseModel):
     image: str
-    outcome: str = Field(
-        description="ok, no_face, too_small, unreadable, too_large, needs_plugin, timeout or decoder_died.", examples=["ok"]
-    )
+    outcome: str = Field(description=f"{', '.join(OF_BYTES[:-1])} or {OF_BYTES[-1]}.", examples=[OK])
     why: str = ""
     left_out: int = Field(default=0, description="Faces beyond the limit of a photo.")
     faces: list[FaceAnswer]

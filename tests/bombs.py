@@ -204,7 +204,7 @@ def became(data: bytes) -> str:
         lambda event, _: started.append(event) if event.startswith(("subprocess", "os.exec", "os.system", "os.posix_spawn")) else None
     )
     try:
-        decode(data, most=MOST)
+        decode(data, MOST)
         outcome = "ok"
     except Refused as error:
         outcome = error.outcome

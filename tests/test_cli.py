@@ -73,6 +73,7 @@ def test_help_is_fast_and_every_command_has_it(run):
 
     for path, command in walk(cli):
         assert command.help, path
+        assert "None" not in command.get_help(click.Context(command)), path
         options = {o for p in command.params for o in p.opts}
         assert {"--json", "--quiet", "--debug"} <= options, path
         assert all(getattr(p, "help", True) for p in command.params if isinstance(p, click.Option)), path
@@ -124,6 +125,16 @@ def test_search_says_why_a_photo_is_not_asked_about(run, index, tmp_path):
     assert probe["outcome"] == "unreadable" and "web page" in probe["why"] and "web page" in found.err
 
 
+def test_search_ends_with_3_where_no_photo_could_be_read(run, photos, vectors, index, tmp_path):
+    for name in ("page.jpg", "other.jpg"):
+        (tmp_path / name).write_text("<!DOCTYPE html><html>404</html>")
+    Image.new("RGB", (96, 96)).save(tmp_path / "black.png")
+    assert run("search", index, tmp_path / "page.jpg").code == run("search", index, tmp_path / "page.jpg", tmp_path / "other.jpg").code == 3
+    assert run("search", index, tmp_path / "page.jpg", "--out", tmp_path / "hits.parquet").code == 3
+    assert run("search", index, tmp_path / "black.png").code == 0, "it was read: there is nobody in it"
+    assert run("search", index, tmp_path / "page.jpg", photos / "probe" / "s1" / "2.pgm").code == 0
+
+
 def test_k_larger_than_the_gallery_gives_everyone(run, vectors, index):
     probes = json.loads(run("search", index, vectors, "--k", "99", "--json").out)["probes"]
     assert len(probes) == 100 and all(len(p["faces"][0]["hits"]) == PEOPLE for p in probes)
@@ -148,6 +159,22 @@ def test_what_was_asked_of_an_index_stays_with_it(run, vectors, index):
     done = run("build-index", vectors, "--name", index, "--recall", "0.95", "--memory", "1.5G")
     assert done.code == 0 and "every vector is compared" in done.err and recall() == (0.95, 1_500_000_000, "exact")
     assert "already there" in run("build-index", vectors, "--name", index).out and recall() == (0.95, 1_500_000_000, "exact")
+
+
+def test_another_folder_into_the_same_data_set_is_said_so(run, photos, tmp_path):
+    out = tmp_path / "c"
+    assert run("align", photos / "gallery", "--out", out).code == 0
+    said = run("align", photos / "probe" / "s1", "--out", out).err
+    assert f"{out} holds another folder's photos, none of its {PEOPLE} inputs" in said and "unless --prune" in said
+    assert "another folder" not in run("align", photos / "probe" / "s1", "--out", tmp_path / "alone").err
+
+
+def test_a_data_set_inside_the_folder_of_its_photos_is_never_read_as_photos(run, photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos / "gallery", folder)
+    for written in (PEOPLE, 0):
+        done = json.loads(run("embed", folder, "--out", folder / "vectors", "--json").out)
+        assert done["photos"] == PEOPLE and done["written"] == written and done["outcomes"] == {"ok": PEOPLE}
 
 
 def test_a_photo_among_many_costs_only_itself(run, photos, tmp_path):

@@ -88,7 +88,7 @@ def test_add_says_first_who_was_understood_and_then_what_may_be_wrong(run, photo
     found = json.loads(done.out)
     assert found["added"] == 19 and people(run, index) == {f"s{i}": 10 + (i == 1) if i < 3 else 1 for i in range(1, 11)}
     lines = done.err.splitlines()
-    understood = lines.index("2 people from folders such as 's1', 's2' (0 photos without a person)")
+    understood = lines.index("2 people from folders such as 's1', 's2'")
     assert understood < next(i for i, line in enumerate(lines) if "msceleb on" in line)
     assert found["understood"]["people"] == 2 and found["understood"]["warnings"] == []
     assert ("2019/s1/no_extension", "s1", "s4") in [(s["image"], s["identity"], s["other"]) for s in found["suspects"]]
@@ -193,7 +193,7 @@ def test_unknown_is_an_answer_once_calibrated(run, vectors, index):  # noqa: F81
 
 def test_many_probes_go_to_parquet(run, vectors, index, tmp_path):  # noqa: F811
     done = run("search", index, vectors, "--k", "3", "--out", tmp_path / "hits.parquet", "--json")
-    assert json.loads(done.out) == {"out": str(tmp_path / "hits.parquet"), "faces": 100, "rows": 300}
+    assert json.loads(done.out) == {"out": str(tmp_path / "hits.parquet"), "photos": 100, "unread": 0, "faces": 100, "rows": 300}
     table = pq.read_table(tmp_path / "hits.parquet").to_pylist()
     found = json.loads(run("search", index, vectors, "--k", "3", "--json").out)["probes"]
     printed = [(p["image"], h["rank"], h["identity"], np.float32(h["score"])) for p in found for f in p["faces"] for h in f["hits"]]

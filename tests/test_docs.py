@@ -10,7 +10,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import embedder.outcomes
 from cli import cli
+from embedder.outcomes import ANSWERS, LASTING, OF_BYTES, OK, OUTCOMES, PASSING, REFUSED
 from tests.conftest import DATA, ROOT
 from tests.server import build, running
 
@@ -50,6 +52,38 @@ def test_every_command_is_in_the_readme_and_explains_itself(name):
     assert f"`{name}" in README
     done = CliRunner().invoke(cli, [name, "--help"])
     assert done.exit_code == 0 and "Usage" in done.output
+
+
+AGAIN = {"good": "", "lasting": "only with `--retry` ", "passing": "tried again "}
+
+
+def test_the_outcomes_of_photos_are_in_the_docs_as_they_are():
+    photos, server = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("photos", "server"))
+    table = photos[photos.index("## Outcomes") :]
+    assert re.findall(r"^\| `.*$", table, re.M) == [f"| `{one.name}` | {one.means} | {AGAIN[one.kind]}|" for one in OUTCOMES]
+    (tried, final) = re.findall(r"The same command tries (.*?) again; (.*?) are final unless", README, re.S)[0]
+    assert quoted(tried) == PASSING and quoted(final) == set(LASTING)
+    (row,) = re.findall(r"^\| 422 \| (.*?) \|", server, re.M)
+    assert {one.name for one in OUTCOMES} & quoted(row) == set(OF_BYTES) - {OK}
+    assert set(REFUSED.values()) == {422}
+
+
+def quoted(text: str) -> set[str]:
+    return set(re.findall(r"`([^`]+)`", text))
+
+
+def test_what_looks_like_an_outcome_in_the_docs_is_one():
+    """Words such as `no_face` beside the word outcome."""
+    names = {one.name for one in OUTCOMES}
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for said in re.findall(r"(?:outcome|gives a row|--retry) (?:is |of )?`?([a-z]+_?[a-z]+)`", path.read_text()):
+            assert said in names, f"{path.name}: {said}"
+
+
+def test_every_refusal_of_a_photo_has_an_outcome():
+    source = "".join(path.read_text() for path in (ROOT / "embedder").glob("*.py"))
+    outcomes = {getattr(embedder.outcomes, name) for name in re.findall(r"Refused\(([A-Z_]+),", source)}
+    assert outcomes == ANSWERS - {OK} and not re.search(r"""Refused\(f?["']""", source)
 
 
 def test_version_and_changelog_agree():

@@ -64,6 +64,21 @@ def is_refused(folder: Path) -> bool:
         return gallery.add(MINE).forgotten == len(MINE) and GONE not in {name for name, _ in gallery.list_people()}
 
 
+def test_the_list_is_read_once_however_many_faces_come(index, monkeypatch):
+    """It was made anew for every 4,096 rows."""
+    monkeypatch.setattr("indexer.gallery.BLOCK", 2)
+    with Gallery.open(index, write=True) as gallery:
+        made, forgotten_of = [], Gallery.forgotten
+        monkeypatch.setattr(Gallery, "forgotten", lambda self: made.append(1) or forgotten_of(self))
+        assert gallery.add(ROWS).forgotten == len(MINE) and len(made) == 1
+
+
+def test_readmitting_in_several_blocks_takes_all_of_them_off_the_list(index, monkeypatch):
+    monkeypatch.setattr("indexer.gallery.BLOCK", 1)
+    with Gallery.open(index, write=True) as gallery:
+        assert gallery.add(ROWS, readmit=True).added == len(MINE) and not gallery.forgotten()
+
+
 # gallery.db is lost ---------------------------------------------------------
 
 

@@ -697,7 +697,7 @@ class Model(RuleBasedStateMachine):
         assert gallery.list_people(after, limit) == [line for line in people if line[0] > nfc(after)][: limit if limit > 0 else None]
         assert gallery.columns == sorted(self.oracle.columns) and gallery.enrolled(NAMES) == set(self.oracle.people)
         face_ids = [row.face_id for row in pool(self.oracle.d)]
-        assert gallery.refused(face_ids) == self.oracle.forgotten
+        assert gallery.forgotten().refused(face_ids) == self.oracle.forgotten
         assert gallery.known(face_ids) == {f: held.person for f, held in self.oracle.faces.items()}
         assert [gallery.crop(f) for f in face_ids] == [held and held.row.crop for held in map(self.oracle.faces.get, face_ids)]
         self._compare(gallery, self.oracle)

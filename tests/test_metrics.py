@@ -187,6 +187,19 @@ def test_nothing_but_hits_still_has_an_interval():
     assert found.tolist() == [list(wilson(3, 3)), list(wilson(0, 3))]
 
 
+@pytest.mark.parametrize("values", [[0.5], [0.0, 1.0], [0.25, 0.5, 1.0], [1.0], [0.0]])
+def test_one_person_tells_little(values):
+    low, high = metrics.share_intervals(np.array(values)[:, None], np.zeros(len(values)))[0]
+    assert 0 <= low <= np.mean(values) <= high <= 1 and high - low > 0.7
+
+
+@pytest.mark.parametrize(("first", "second"), [([1, 0], [1, 0]), ([0, 0], [1, 1]), ([1, 1, 0], [0, 0, 0])])
+def test_a_difference_by_one_person_tells_little(first, second):
+    low, high = metrics.compare(np.array(first), np.array(second), np.zeros(len(first))).interval
+    difference = np.mean(second) - np.mean(first)
+    assert -1 <= low <= difference <= high <= 1 and high - low > 1.5
+
+
 def test_intervals_refuse_what_does_not_fit():
     for values, people in [(np.zeros((0, 1)), np.empty(0)), (np.zeros((3, 1)), np.arange(2)), (np.zeros(3), np.arange(3))]:
         with pytest.raises(DataError, match="expected values"):

@@ -116,6 +116,14 @@ def test_everybody_found_still_has_an_interval():
     assert rates(answers([MISS] * 4, [0.1] * 20), [0.1])[0].interval == wilson(0, 4)
 
 
+def test_one_person_tells_little():
+    one = answers([0.9, 0.05], [0.1] * 20, list("aa"))
+    (rate,) = rates(one, [0.1])
+    assert rate.dir == 0.5 and rate.interval == wilson(0.5, 1) and rate.interval[1] - rate.interval[0] > 0.7
+    (difference,) = openset.compare(one, answers([0.9, 0.9], [0.1] * 20, list("aa")), [0.1])
+    assert difference.second - difference.first == 0.5 and difference.interval[0] < 0 < 0.5 < difference.interval[1] <= 1
+
+
 def test_what_does_not_fit_is_refused():
     for genuine, strangers in [([], [0.1]), ([0.1], []), ([np.nan], [0.1]), ([0.5], [np.nan])]:
         with pytest.raises(DataError, match="give probes of enrolled people and photos of strangers"):

@@ -106,7 +106,7 @@ def test_all_faces_of_a_photo(att, tmp_path, detector):
         stage = PhotoStage(FaceSpec(), detector, None, Options(all_faces=all_faces))
         summary = process_photos(list_photos(tmp_path / "p"), tmp_path / f"c{all_faces}", stage, "align", nothing)
         assert summary.unsure == ["Ann/both.png"] and any("'Ann/both.png'" in note for note in summary.notes)
-        assert summary.understood["text"] == "1 person from folders such as 'Ann' (0 photos without a person)"
+        assert summary.understood["text"] == "1 person from folders such as 'Ann'"
         rows = DataSet(tmp_path / f"c{all_faces}").table(["face", "identity", "box", "landmarks"]).to_pylist()
         assert [(r["face"], r["identity"]) for r in rows] == expected
         assert all(r["box"][0] <= r["landmarks"][0] <= r["box"][2] and len(r["landmarks"]) == 10 for r in rows)

@@ -87,7 +87,7 @@ def test_new_changed_and_vanished_inputs(tmp_path):
     fill(Writer(tmp_path, SPEC, {}, entries(5), per_shard=2))
     now = [Entry("0.jpg", 9, 0), *entries(5)[2:], Entry("new.jpg", 1, 0)]  # 0 changed, 1 vanished
     writer = Writer(tmp_path, SPEC, {}, now, per_shard=2)
-    assert writer.vanished == ["1.jpg"]
+    assert writer.vanished == ["1.jpg"] and not writer.all_vanished
     assert fill(writer) == [0, 3]
     table = DataSet(tmp_path).table()
     assert table["image"].to_pylist() == [f"{i}.jpg" for i in range(5)] + ["new.jpg"]

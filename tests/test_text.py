@@ -34,7 +34,12 @@ def test_every_control_is_escaped_and_nothing_else():
             "LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI",
         ):  # fmt: skip
             assert shown == (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
-        assert shown.encode()
+        assert shown.encode() and text.unescaped(shown) == character
+
+
+@pytest.mark.parametrize("name", ["Ann\n", "Ann\r\t", "Ann\U000e0001", "Ann\x00", "Ann\u202e"])
+def test_what_a_message_shows_of_a_name_is_read_back(name):
+    assert text.unescaped(repr(name)[1:-1]) == name and text.unescaped(text.printable(name)) == name
 
 
 def test_json_has_no_control_but_its_own_line_feeds_and_means_the_same():

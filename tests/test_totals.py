@@ -11,8 +11,10 @@ import pytest
 from embedder import align
 from indexer import switch
 from indexer.build import build
+from indexer.filters import kept_ids, parse
 from indexer.forget import finish_pending
 from indexer.gallery import Gallery
+from indexer.kinds import Counts
 from indexer.schema import MIGRATIONS
 from indexer.totals import TABLES, count
 from indexer.transfer import backup, restore
@@ -173,12 +175,27 @@ def test_a_backup_that_lacks_a_face_is_refused(index, tmp_path):
         restore(tmp_path / "backup.db", tmp_path / "again")
 
 
-def test_an_older_gallery_says_what_cannot_be_known(index):
-    """Of version 4: without totals and kinds."""
+def as_version_4(index: Path) -> None:
+    """Without totals and kinds."""
     sql(index, "DELETE FROM meta WHERE key = 'totals'", "DELETE FROM meta WHERE key = 'kinds'")
     with sqlite3.connect(index / "gallery.db") as db:
         db.execute("PRAGMA user_version=4")
     db.close()
+
+
+def test_an_older_gallery_counts_the_kinds_of_its_columns_once_for_each_state(index, monkeypatch):
+    as_version_4(index)
+    counted, over = [], Counts.over
+    monkeypatch.setattr(Counts, "over", lambda rows: counted.append(1) or over(rows))
+    with Gallery.open(index) as gallery:
+        kept_ids(gallery, parse(["year>=1991", "year<=1992", "year!=1993"]))
+        assert len(counted) == 1 and gallery.kinds.kind("year") == "number"
+        sql(index, """UPDATE faces SET extra = '{"year": "unknown"}'""")
+        assert gallery.kinds.kind("year") == "text" and len(counted) == 2
+
+
+def test_an_older_gallery_says_what_cannot_be_known(index):
+    as_version_4(index)
     with Gallery.open(index) as gallery:
         found = verify(gallery)
         assert gallery.info()["column_kinds"] == {"year": "number"} and gallery.version == 4

@@ -12,6 +12,7 @@ def test_one_line_says_who_was_found():
     done = told("Ann/1.jpg", "Ann/2.jpg", "Bob/1.jpg", "Cy/1.jpg", "stray.jpg")
     assert done.lines == ["3 people from folders such as 'Ann', 'Bob' (1 photo without a person)"]
     assert done.result()["people"] == 3 and done.result()["without"] == 1 and done.result()["photos"] == 5
+    assert told("Ann/1.jpg").lines == ["1 person from folders such as 'Ann'"]
     assert told("1.jpg", "2.jpg").lines == ["0 people (2 photos without a person)"]
 
 

@@ -13,10 +13,11 @@ import pytest
 
 from embedder import plan
 from embedder.listing import list_photos
+from embedder.outcomes import PASSING
 from embedder.plan import digest_of, read_plans
 from embedder.row import Entry, Row, to_table
 from embedder.spec import FaceSpec
-from embedder.table import PASSING, DataSet, Writer
+from embedder.table import DataSet, Writer
 from tests.conftest import ROOT
 
 SPEC = FaceSpec()
