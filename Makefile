@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRA ?= cpu
+WORKERS ?= 2
 BIN = $(VENV)/bin
 # a token file: the set-up is done again when setup.cfg changes
 READY = $(VENV)/.ready-$(EXTRA)
@@ -30,8 +31,8 @@ demo: setup  ## all of it on 400 small photos, in minutes
 serve-demo: setup  ## the page and the API over an index of those photos
 	$(BIN)/python cli.py demo --serve
 
-test: weights  ## the tests that need only the repo, the weights and AT&T
-	$(BIN)/python -m pytest -m 'not lfw and not browser'
+test: weights  ## the tests that need only the repo, the weights and AT&T; WORKERS=4 takes four processes
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not lfw and not browser'
 
 test-all: weights  ## all tests; FACEDB_LFW names the folder with LFW's photos, and Chromium is needed
 	$(BIN)/python -m pytest

@@ -13,7 +13,7 @@ import galleries
 import workflows
 from embedder.compute import Compute
 from embedder.fetch import fetch, pip_download
-from embedder.files import make_folder, temporary_folder
+from embedder.files import make_folder, temporary_folder, write_atomic
 from embedder.pipeline import Options
 from embedder.prepare import prepare
 from embedder.spec import CropRule
@@ -41,7 +41,8 @@ def fetch_att(folder: Path) -> Path:
             for name in wheel.namelist():
                 if name.startswith(ATT_MEMBERS) and name.endswith(".pgm"):
                     target = folder / name.removeprefix(ATT_MEMBERS)
-                    make_folder(target.parent).joinpath(target.name).write_bytes(wheel.read(name))
+                    make_folder(target.parent)
+                    write_atomic(target, wheel.read(name))  # another process may fetch them, too
     return folder
 
 
