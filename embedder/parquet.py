@@ -23,6 +23,8 @@ MOST_LIST = 10_000  # row groups or columns
 MOST_PAGES = 1 << 16  # of a file; of crops each has 1 MB
 FIRST, MOST_HEADER = 1 << 10, 1 << 16  # bytes in which a page's header is looked for
 END = b"PAR1"
+INT32, INT64, BYTES, STRUCT, TRUTHS = 5, 6, 8, 12, (1, 2)  # Thrift's kinds of fields
+NUMBERS = (INT32, BYTES, INT64)  # kinds that begin with a number
 LEAST_BYTES, TIMES = 256 << 20, 4  # a file may be decoded to LEAST_BYTES and TIMES its own size
 OF_VALUE = 16  # bytes: a number, its place in lists, whether it is there
 DICTIONARY, DATA = 2, {0: (5, 2), 3: (8, 4)}  # kinds of pages; of those with data: fields that hold their header, and its encoding
@@ -234,20 +236,18 @@ def _struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
             raise ValueError("a field out of order")
         number += head >> 4
         kind = head & 15
-        if kind == 5:
+        if kind in NUMBERS:
             value = data[at]
             at += 1
             if value > 127:
                 value, at = _varint(data, at - 1)
-            fields[number] = (value >> 1) ^ -(value & 1)
-        elif kind == 8:
-            length, at = _varint(data, at)
-            at += length
-        elif kind == 12:
+            if kind == INT32:
+                fields[number] = (value >> 1) ^ -(value & 1)
+            elif kind == BYTES:
+                at += value
+        elif kind == STRUCT:
             fields[number], at = _struct(data, at)
-        elif kind == 6:
-            _, at = _varint(data, at)
-        elif kind not in (1, 2):  # true, false
+        elif kind not in TRUTHS:
             raise ValueError("a field of a kind that pages do not have")
     return fields, at + 1
 

@@ -131,8 +131,10 @@ def read_shard(
     return table, rows
 
 
-def _with_later(table: pa.Table, wanted: Sequence[str], rows: int) -> pa.Table:
+def _with_later(table: pa.Table, wanted: list[str], rows: int) -> pa.Table:
     """The wanted columns, null where an earlier version did not write them."""
+    if table.column_names == wanted:
+        return table
     for name in wanted:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(rows)) if table.num_columns else pa.table({name: pa.nulls(rows)})
