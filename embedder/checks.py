@@ -37,15 +37,6 @@ def damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"expected a complete Parquet file, {path} is missing or damaged ({reason}): run the command that wrote it again")
 
 
-def source_of(path: Path) -> Path | pa.BufferReader:
-    """What Arrow opens: a path, or the bytes of a file whose path is not UTF-8, which Arrow cannot take."""
-    try:
-        str(path).encode()
-        return path
-    except UnicodeEncodeError:
-        return pa.BufferReader(path.read_bytes())
-
-
 def parse_json(text: str | bytes, path: Path) -> Any:
     """A JSON document; raises DataError where it is none, or nested too deeply."""
     try:

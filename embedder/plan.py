@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from embedder.checks import MOST_SHARDS, check_plan, damaged, parse_json, source_of
+from embedder.checks import MOST_SHARDS, check_plan, parse_json
 from embedder.errors import DataError
 from embedder.files import write_atomic
+from embedder.parquet import open_parquet
 from embedder.row import Entry, to_bytes
 
 OPTIONS_KEY = b"facedb.options"
@@ -39,11 +39,10 @@ def plans(folder: Path) -> Iterator[tuple[Path, pa.Table]]:
     """The plan files of a data set and their lines, oldest first; raises DataError where one is damaged."""
     for number in numbers(folder, "_plan-*.parquet"):
         path = folder / f"_plan-{number:04d}.parquet"
-        try:
-            table = pq.read_table(source_of(path), partitioning=None)
-        except (pa.ArrowException, OSError) as error:
-            raise damaged(path, error) from None
-        yield path, check_plan(table, SCHEMA, LATER, path)
+        with open_parquet(path) as file:
+            there = set(file.schema.names)
+            lines = file.read([name for name in SCHEMA.names if name in there], file.size)  # each line has a path of its own
+        yield path, check_plan(lines, SCHEMA, LATER, path)
 
 
 def read_plans(folder: Path) -> dict[str, Planned]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from embedder.files import drop_stale_temporaries, locked, write_atomic
-from embedder.plan import digest_of, plans, read_plans
+from embedder.plan import by_shard, digest_of, plans, read_plans
 from embedder.row import Entry, to_bytes
 from embedder.table import DataSet, mark_path, shard_path
 
@@ -34,13 +34,9 @@ def _drop_rows(folder: Path, is_doomed: IsDoomed) -> int:
     for shard in sorted(data.marks):
         table = data.shard(shard, ["identity", "image"], check=False)
         photos.update(image for identity, image in _pairs(table, "identity", "image") if is_doomed(None, identity))
-    by_shard: dict[int, list[Entry]] = {}
-    for p in planned.values():
-        entries = by_shard.setdefault(p.shard, [])
-        if not p.dropped:
-            entries.append(p.entry)
     _drop_unfinished(data)
-    dropped = sum(_rewrite_shard(data, shard, by_shard.get(shard, []), photos, is_doomed) for shard in sorted(data.marks))
+    inputs = by_shard(planned)
+    dropped = sum(_rewrite_shard(data, shard, inputs.get(shard, []), photos, is_doomed) for shard in sorted(data.marks))
     for plan, lines in plans(folder):
         kept = lines.filter(pa.array([name not in photos for name in lines["path"].to_pylist()], pa.bool_()))
         if len(kept) < len(lines):

@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from embedder.checks import ADVICE, as_ours, check_rows, check_schema, damaged, is_mark, source_of
+from embedder.checks import ADVICE, as_ours, check_rows, check_schema, damaged, is_mark
 from embedder.errors import DataError
 from embedder.files import LOCK, drop_stale_temporaries, is_temporary, make_folder, write_atomic
+from embedder.parquet import Opened, check_written, open_parquet
 from embedder.plan import by_shard, changes_of, check_options, digest_of, is_same, may_be_same, numbers, read_plans, write_plan
 from embedder.row import COLUMNS, LATER, SPEC_KEY, Entry, Row, schema_of, to_bytes, to_rows
 from embedder.spec import FaceSpec
 
 SHARD_PHOTOS = 256
+MOST_ROWS = 512 * SHARD_PHOTOS  # of a shard, and so many faces of each of its photos
 LOOKS, PAUSE = 20, 0.05  # at a mark whose shard has just been replaced, seconds apart
 
 
@@ -56,7 +57,7 @@ class DataSet:
             )
         path = shard_path(self.folder, min(self.marks))
         with _opened(path) as file:
-            found = file.schema_arrow
+            found = file.schema
         check_schema(found, path)
         self.spec = FaceSpec.from_json(found.metadata[SPEC_KEY])
         self.extra = [name for name in found.names if name not in COLUMNS]  # the user's own columns
@@ -116,23 +117,22 @@ def read_shard(
     """
     wanted = list(columns or schema.names)
     with _opened(path) as file:
-        found = file.schema_arrow
+        found = file.schema
         if like is None or not found.equals(like, check_metadata=True):
             _check_equivalent(found, spec, schema, path)
         there = set(found.names)
-        try:
-            table = _with_later(file.read(columns=[name for name in wanted if name in there]), wanted, file.metadata.num_rows)
-        except (pa.ArrowException, OSError) as error:
-            raise damaged(path, error) from None
-        rows = file.metadata.num_rows
+        table = _with_later(file.read([name for name in wanted if name in there], MOST_ROWS), wanted, file.rows)
+        rows = file.rows
     table = as_ours(table, schema, path)
     if check:
         check_rows(table, spec, path)
     return table, rows
 
 
-def _with_later(table: pa.Table, wanted: Sequence[str], rows: int) -> pa.Table:
+def _with_later(table: pa.Table, wanted: list[str], rows: int) -> pa.Table:
     """The wanted columns, null where an earlier version did not write them."""
+    if table.column_names == wanted:
+        return table
     for name in wanted:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(rows)) if table.num_columns else pa.table({name: pa.nulls(rows)})
@@ -148,15 +148,13 @@ def _check_equivalent(found: pa.Schema, spec: FaceSpec, schema: pa.Schema, path:
         raise DataError(f"expected the same columns in all shards of {path.parent}, {path.name} differs in `{odd[0][:80]}`: {ADVICE}")
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+def _opened(path: Path) -> Opened:
     """A shard that has a contract; raises DataError."""
-    try:
-        file = pq.ParquetFile(source_of(path))
-        if SPEC_KEY not in (file.schema_arrow.metadata or {}):
-            raise DataError(f"expected a shard with a face contract, {path} has none: it was not written by `align` or `embed`")
-        return file
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise damaged(path, error) from None
+    file = open_parquet(path)
+    if SPEC_KEY not in (file.schema.metadata or {}):
+        file.source.close()
+        raise DataError(f"expected a shard with a face contract, {path} has none: it was not written by `align` or `embed`")
+    return file
 
 
 def _of_another(path: Path) -> DataError:
@@ -325,6 +323,7 @@ class Writer:
     def write(self, shard: int, table: pa.Table, seconds: float, versions: dict[str, str]) -> None:
         """Finish a shard: its rows, then its mark; what is the same as before stays as it is."""
         data, path, old = to_bytes(table), shard_path(self.folder, shard), self._finished_mark(shard)
+        check_written(table, data, MOST_ROWS, path)
         inputs = digest_of(self._by_shard[shard])
         same = old is not None and old["bytes"] == len(data) and path.read_bytes() == data
         if same and old is not None and old["inputs"] == inputs:
