@@ -97,11 +97,11 @@ def is_known(gallery: Gallery, identity: str) -> bool:
 def meant(gallery: Gallery, identity: str) -> str | None:
     """The name, as it was given or in its one spelling, of somebody who is, was or was forgotten here; None where there is none."""
     known = "SELECT 1 FROM people WHERE name = ? UNION SELECT 1 FROM trash WHERE identity = ?"
+    names = dict.fromkeys((identity, normal(identity), spelling(identity)))
+    if (name := next((name for name in names if gallery.execute(known, (name, name))), None)) is not None:
+        return name
     listed = gallery.forgotten()
-    for name in dict.fromkeys((identity, normal(identity), spelling(identity))):
-        if gallery.execute(known, (name, name)) or listed.holds(name_key(name)):
-            return name
-    return None
+    return next((name for name in reversed(names) if listed.holds(name_key(name))), None)
 
 
 def _collect(gallery: Gallery, identity: str) -> Traces:

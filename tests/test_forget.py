@@ -295,6 +295,8 @@ def test_a_second_time_finds_nothing_and_an_unknown_name_is_refused(gallery, ind
 def test_a_name_is_one_whatever_its_unicode(gallery, index):
     assert len(forgotten(gallery, unicodedata.normalize("NFD", "Zoë Łódź")).face_ids) == 3 and named(index, "Zoë Łódź") == 0
     assert forgotten(gallery, unicodedata.normalize("NFC", "Zoë Łódź")).face_ids == []
+    name = unicodedata.normalize("NFC", "Zoë Łódź")
+    assert [forget(gallery, unicodedata.normalize(form, name)).names for form in ("NFC", "NFD")] == [{name}, {name}]
 
 
 def test_the_forgotten_do_not_come_back_but_when_they_are_readmitted(gallery, index):
