@@ -18,10 +18,8 @@ from embedder.bounds import MAX_PIXELS
 from embedder.kinds import Refused
 from embedder.outcomes import OK, UNREADABLE
 from embedder.pixels import decode, read
-from embedder.process import channel, greet
+from embedder.process import WHY, channel, frame, greet
 
-HEAD_BYTES = 64 << 10  # of a question or an answer, at most
-WHY = 200  # letters
 MEMORY, MEMORY_A_PIXEL = 512 << 20, 28  # bytes: of the program, and of all copies of a photo that decoding needs at once
 OPEN_FILES = 64
 FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "pty.spawn", "socket.")
@@ -44,11 +42,6 @@ def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tupl
         why = str(error).splitlines()[0][:WHY] if str(error) else error.outcome
         return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None}, b""
     return {"outcome": OK, "why": "", "sha256": digest, "shape": pixels.shape}, pixels.data
-
-
-def frame(head: dict[str, Any]) -> bytes:
-    text = json.dumps(head).encode()
-    return len(text).to_bytes(4, "little") + text
 
 
 def limit(most_pixels: int) -> None:

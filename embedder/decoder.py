@@ -21,10 +21,9 @@ import numpy as np
 
 from embedder.bounds import MAX_PIXELS
 from embedder.compute import cores
-from embedder.decode import HEAD_BYTES, WHY, frame
 from embedder.listing import path_inside
 from embedder.outcomes import ANSWERS, DIED, OK, OUTSIDE, TIMEOUT
-from embedder.process import Ended, Process
+from embedder.process import HEAD_BYTES, WHY, Ended, Process, frame
 
 KEYS = frozenset(("id", "outcome", "why", "sha256", "shape"))
 SHA256 = re.compile("[0-9a-f]{64}")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from embedder.errors import SystemFault
 
@@ -32,6 +33,8 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
 }
 GREETING = b"ready\n"
+HEAD_BYTES = 64 << 10  # of a question or an answer, at most
+WHY = 200  # letters of a reason
 START_SECONDS = 60.0  # from the start of a process to its greeting
 LOOK_SECONDS = 0.25  # from one look at whether somebody else killed it to the next
 END_SECONDS = 2.0  # that a killed process is waited for; the kernel may hold one in a read from a dead network drive
@@ -244,6 +247,12 @@ def channel() -> tuple[int, int, list[str]]:
     for end in ends:
         os.set_inheritable(end, False)
     return *ends, arguments
+
+
+def frame(head: dict[str, Any]) -> bytes:
+    """The head of a question or an answer as it goes through a pipe: its length in four bytes, little-endian, then JSON."""
+    text = json.dumps(head).encode()
+    return len(text).to_bytes(4, "little") + text
 
 
 def greet(answers: int) -> None:

@@ -9,8 +9,8 @@ import sys
 import time
 
 from embedder import process
-from embedder.decode import _read, _write, frame
-from embedder.process import channel, greet
+from embedder.decode import _read, _write
+from embedder.process import channel, frame, greet
 
 SIDE = 20
 
