@@ -17,7 +17,7 @@ import cli_gallery
 import cli_serve
 from console import NUMBERS, PATH, SCORE, SIZE, Output, common, computing, level_option, retry_option, views_option
 from embedder.compute import Compute
-from embedder.errors import DataError, FaceDBError, SystemFault, from_os_error
+from embedder.errors import DataError, FaceGalleryError, SystemFault, from_os_error
 from embedder.outcomes import READ
 from embedder.text import printable
 
@@ -32,7 +32,7 @@ def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> No
 
         config = ConfigParser()
         found = config.read(Path(__file__).with_name("setup.cfg"))
-        click.echo(f"facedb {config['metadata']['version'] if found else version('facedb')}")
+        click.echo(f"facegallery {config['metadata']['version'] if found else version('facegallery')}")
         context.exit()
 
 
@@ -113,7 +113,7 @@ def weights_export(out: Output, model: str, file: Path, views: str) -> None:
     """Write MODEL (a known name or a model's folder) as one file for other programs, which need no code of ours.
 
     It takes crops uint8 (n, 160, 160, 3) RGB as `align` makes them and gives unit vectors float32 (n, d): standardisation and the joining
-    of several networks are inside. The face contract is in its metadata, as `facedb.spec`.
+    of several networks are inside. The face contract is in its metadata, as `facegallery.spec`.
     """
     from embedder.export import export
     from embedder.weights import open_model
@@ -293,7 +293,9 @@ def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_f
     "--recall", type=float, help="Share of the 5 nearest faces to be found; below 1, large galleries are compressed. [default: 0.99]"
 )
 @click.option("--memory", type=SIZE, help="What a searching process may hold in memory for codes, such as 500M or 4G.")
-@click.option("--encrypt", is_flag=True, help="Encrypt gallery.db with the key in FACEDB_KEY, or in the file FACEDB_KEY_FILE names.")
+@click.option(
+    "--encrypt", is_flag=True, help="Encrypt gallery.db with the key in FACEGALLERY_KEY, or in the file FACEGALLERY_KEY_FILE names."
+)
 @common
 def build_index(out: Output, vectors: Path, name: str, split: str | None, centre: bool, replace: bool, readmit: bool,
                 recall: float | None, memory: int | None, encrypt: bool) -> None:  # fmt: skip
@@ -405,9 +407,9 @@ cli_serve.register(cli)
 MISSING = {"tensorflow": "TensorFlow", "keras": "TensorFlow", "faiss": "FAISS"}
 
 
-def one_line(error: BaseException) -> FaceDBError:
+def one_line(error: BaseException) -> FaceGalleryError:
     """Any error as one of ours."""
-    if isinstance(error, FaceDBError):
+    if isinstance(error, FaceGalleryError):
         return error
     if isinstance(error, ModuleNotFoundError) and (package := MISSING.get((error.name or "").split(".")[0])):
         return SystemFault(f"expected {package}, it is not installed: run `pip install -e '.[cpu]'`, or '.[gpu]' on a machine with a GPU")
@@ -416,7 +418,9 @@ def one_line(error: BaseException) -> FaceDBError:
     if isinstance(error, MemoryError):
         return SystemFault("expected more free memory, there was none left: close other programs and run the same command again")
     reason = (str(error).splitlines() or [""])[0][:200]
-    return FaceDBError(f"this is a fault of the program ({type(error).__name__}: {reason}): run the command with --debug and report it")
+    return FaceGalleryError(
+        f"this is a fault of the program ({type(error).__name__}: {reason}): run the command with --debug and report it"
+    )
 
 
 def main() -> int:

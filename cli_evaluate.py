@@ -80,7 +80,7 @@ def evaluate_pairs(out: Output, vectors: Path, pairs: Path, against: Path | None
 
 def typed() -> str:
     """The command as it was given."""
-    return shlex.join(["facedb", *sys.argv[1:]])
+    return shlex.join(["facegallery", *sys.argv[1:]])
 
 
 # text -----------------------------------------------------------------------

@@ -44,8 +44,8 @@ def quietly(line: str) -> None:
 
 
 def indexes_root() -> Path:
-    """`indexes/` under the working folder, or FACEDB_INDEXES."""
-    return Path(os.environ.get("FACEDB_INDEXES", "indexes"))
+    """`indexes/` under the working folder, or FACEGALLERY_INDEXES."""
+    return Path(os.environ.get("FACEGALLERY_INDEXES", "indexes"))
 
 
 # photos -> crops -> vectors -------------------------------------------------

@@ -44,7 +44,7 @@ from embedder.weights import open_model  # noqa: E402
 from server.api import REFUSED  # noqa: E402
 from server.models import PhotoAnswer, Problem  # noqa: E402
 
-TYPES, PROBLEM = "urn:facedb:problem:", "application/problem+json"
+TYPES, PROBLEM = "urn:facegallery:problem:", "application/problem+json"
 OUTCOMES = (*REFUSED, "invalid")
 EXPECTED = {(413, "large"), *((422, kind) for kind in OUTCOMES)}
 REPLACED = ("the decoder", "took longer than")  # what is said of a photo whose decoder ended

@@ -94,7 +94,7 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
         (root / "photos" / folder.name).mkdir(parents=True)
         for photo in sorted(folder.glob("*.jpg"))[:EACH]:
             shutil.copy(photo, root / "photos" / folder.name)
-    environment = os.environ | {"FACEDB_INDEXES": str(root)}
+    environment = os.environ | {"FACEGALLERY_INDEXES": str(root)}
     for arguments in (
         ("embed", str(root / "photos"), "--out", str(root / "vectors")),
         ("build-index", str(root / "vectors"), "--name", INDEX),
@@ -189,7 +189,7 @@ def check_people(c: Caller, base: dict[str, int]) -> int:
     for name, faces in c.ledger.faces.items():
         assert (theirs := faces_of(c, name)) == faces, f"expected {name!r} to have {sorted(faces)}, received {sorted(theirs)}"
     lines = c.ask("metrics", "GET", "/metrics").body.decode().splitlines()
-    counted = next(float(line.split()[-1]) for line in lines if line.startswith(f'facedb_faces{{index="{INDEX}"}}'))
+    counted = next(float(line.split()[-1]) for line in lines if line.startswith(f'facegallery_faces{{index="{INDEX}"}}'))
     assert counted == sum(expected.values()), f"expected {sum(expected.values())} faces in the metrics, received {counted}"
     return len(found)
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import apsw
 
-from embedder.errors import FaceDBError, GalleryError, InputError, SystemFault, from_os_error
+from embedder.errors import FaceGalleryError, GalleryError, InputError, SystemFault, from_os_error
 from embedder.files import make_folder, sync_folder, write_atomic
 from indexer import totals
 from indexer.schema import COUNTED, MIGRATIONS, checksum
@@ -51,7 +51,7 @@ class Unknown(GalleryError):
 # errors ---------------------------------------------------------------------
 
 
-def one_line(error: Exception, path: Path) -> FaceDBError | Exception:
+def one_line(error: Exception, path: Path) -> FaceGalleryError | Exception:
     """An error of SQLite as one of ours; a fault of our own stays what it was."""
     reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
     match error:
@@ -115,23 +115,25 @@ def check_file_system(folder: Path) -> None:
 
 
 def environment_key() -> bytes | None:
-    """The key in FACEDB_KEY, or in the file that FACEDB_KEY_FILE names (without the line's end); None where neither is set."""
-    if text := os.environ.get("FACEDB_KEY"):
+    """The key in FACEGALLERY_KEY, or in the file that FACEGALLERY_KEY_FILE names (without the line's end); None where neither is set."""
+    if text := os.environ.get("FACEGALLERY_KEY"):
         return text.encode()
-    if not (path := os.environ.get("FACEDB_KEY_FILE")):
+    if not (path := os.environ.get("FACEGALLERY_KEY_FILE")):
         return None
     try:
         key = Path(path).read_bytes().rstrip(b"\r\n")
     except OSError as error:
-        raise InputError(f"expected a key in {path} (FACEDB_KEY_FILE), it cannot be read ({error.strerror}): mend the path") from None
+        raise InputError(f"expected a key in {path} (FACEGALLERY_KEY_FILE), it cannot be read ({error.strerror}): mend the path") from None
     if not key:
-        raise InputError(f"expected a key in {path} (FACEDB_KEY_FILE), it is empty: put one in")
+        raise InputError(f"expected a key in {path} (FACEGALLERY_KEY_FILE), it is empty: put one in")
     return key
 
 
 def no_key(folder: Path) -> GalleryError:
     """What to say where an encrypted index is to be opened or made, and no key was given."""
-    return GalleryError(f"expected the key of {folder.name}, received none: set FACEDB_KEY, or FACEDB_KEY_FILE to a file that holds it")
+    return GalleryError(
+        f"expected the key of {folder.name}, received none: set FACEGALLERY_KEY, or FACEGALLERY_KEY_FILE to a file that holds it"
+    )
 
 
 # the connection -------------------------------------------------------------
@@ -161,7 +163,7 @@ class Database:
         self._opened += 1
         try:
             self._open(self._immutable())
-        except FaceDBError as error:
+        except FaceGalleryError as error:
             if self.encrypted and isinstance(error, Damaged):
                 raise self._wrong_key() from None
             if not self.encrypted and isinstance(error, Damaged) and self._looks_encrypted():
@@ -204,8 +206,8 @@ class Database:
 
     def _wrong_key(self) -> GalleryError:
         return GalleryError(
-            f"expected the key that {self.folder.name} was encrypted with, received another (or {self.path} is damaged): check FACEDB_KEY "
-            "and FACEDB_KEY_FILE"
+            f"expected the key that {self.folder.name} was encrypted with, received another (or {self.path} is damaged): check FACEGALLERY_KEY "
+            "and FACEGALLERY_KEY_FILE"
         )
 
     def _looks_encrypted(self) -> bool:
@@ -352,7 +354,7 @@ class Database:
         """Raises GalleryError for an index of a newer version."""
         if self.version > len(MIGRATIONS):
             raise GalleryError(
-                f"expected an index of version {len(MIGRATIONS)} or older, {self.path} has version {self.version}: install a newer facedb"
+                f"expected an index of version {len(MIGRATIONS)} or older, {self.path} has version {self.version}: install a newer facegallery"
             )
 
     def _migrate(self) -> None:

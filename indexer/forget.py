@@ -20,7 +20,7 @@ from typing import Any
 
 import apsw
 
-from embedder.errors import DataError, FaceDBError, GalleryError
+from embedder.errors import DataError, FaceGalleryError, GalleryError
 from embedder.names import spelling
 from indexer import outputs
 from indexer.database import FILE, Busy, guarded
@@ -286,7 +286,7 @@ def in_other_indexes(gallery: Gallery, traces: Traces) -> tuple[dict[str, int], 
         try:
             with Faces(path.parent, False) as other, other.reading():
                 found[path.parent.name] = _faces_of(other, traces)
-        except FaceDBError:
+        except FaceGalleryError:
             unread.append(path.parent.name)
     return {name: n for name, n in found.items() if n}, unread
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedder.errors import FaceDBError, GalleryError, system_faults
+from embedder.errors import FaceGalleryError, GalleryError, system_faults
 from embedder.files import make_folder, write_atomic
 from indexer.database import CIPHER_FILE, FILE, LINK, WAIT_MS, Busy, environment_key, no_key
 from indexer.schema import SALT_BYTES, checksum
@@ -154,7 +154,7 @@ def _salt_of(entry: dict[str, str], key: bytes | None) -> bytes:
     key = key or environment_key()
     salt = key and _differences(bytes.fromhex(entry["sealed"]), _pad(key, name))
     if not salt or name_of(salt) != name:
-        raise Unreadable("it is sealed by a key that FACEDB_KEY and FACEDB_KEY_FILE do not give")
+        raise Unreadable("it is sealed by a key that FACEGALLERY_KEY and FACEGALLERY_KEY_FILE do not give")
     return salt
 
 
@@ -302,7 +302,7 @@ def in_gallery(folder: Path) -> Forgotten | None:
 
     if not _size(folder / FILE):
         return None
-    with contextlib.suppress(FaceDBError), Gallery(folder, False) as gallery:
+    with contextlib.suppress(FaceGalleryError), Gallery(folder, False) as gallery:
         lost = gallery.generation == 0 and os.path.lexists(folder / LINK)
         return None if lost else gallery.forgotten()
     return None

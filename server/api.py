@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 import galleries
 from embedder.compute import cores
 from embedder.decoder import Photo
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.outcomes import REFUSED
 from embedder.row import Row
 from embedder.spec import FaceSpec
@@ -65,7 +65,7 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 async def state(request: Request) -> State:  # async, as all that are asked for a request: else FastAPI takes a thread for each
-    return request.app.state.facedb
+    return request.app.state.facegallery
 
 
 def needs(scope: str) -> Any:
@@ -141,7 +141,7 @@ async def answers_to(index: Served, vectors: np.ndarray, question: Question, con
         found = await asyncio.wrap_future(index.ask(vectors, question, contract))
     except Full:
         raise busy("more questions wait than may: try again") from None
-    if isinstance(found, FaceDBError):
+    if isinstance(found, FaceGalleryError):
         raise of_error(found)
     return found
 
@@ -243,7 +243,7 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
             return _line({"id": asked.id, "answer": await _patiently(answer)})
         except Problem as problem:
             return _line({"id": asked.id, "problem": problem.body})
-        except FaceDBError as error:
+        except FaceGalleryError as error:
             return _line({"id": asked.id, "problem": of_error(error).body})
 
     async def refused(problem: Problem) -> bytes:
@@ -474,7 +474,7 @@ async def change(whole: State, key: Key, index: Served, mark: str | None, what: 
         answer, faces = await work()
         status, body = 200, to_json(answer).encode()
         return Response(body, media_type="application/json")
-    except (Problem, FaceDBError) as error:
+    except (Problem, FaceGalleryError) as error:
         problem = error if isinstance(error, Problem) else of_error(error)
         status = problem.status_code
         raise problem from None

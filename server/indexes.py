@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from embedder.compute import cores
-from embedder.errors import FaceDBError, SystemFault
+from embedder.errors import FaceGalleryError, SystemFault
 from galleries import open_gallery
 from indexer.database import FILE, Damaged, Replaced
 from indexer.faces import index_folder
@@ -37,7 +37,7 @@ class Asked:
 
 
 Answer = dict[str, Any]  # to one vector: `workflows.Answer` as JSON
-Answers = list[Answer] | FaceDBError
+Answers = list[Answer] | FaceGalleryError
 
 
 class Served:
@@ -133,7 +133,7 @@ class Served:
                         found[i] = [next(answers) for _ in asked[i].vectors]
                 except (Damaged, Replaced, SystemFault):
                     raise  # the searcher is made anew
-                except FaceDBError as error:
+                except FaceGalleryError as error:
                     for i in alike:
                         found[i] = error
             return found

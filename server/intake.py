@@ -15,7 +15,7 @@ import numpy as np
 
 from embedder.compute import cores
 from embedder.decoder import WORKERS, Decoder, Photo
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.pipeline import Options, PhotoStage, chunks
 from embedder.row import Entry, Row
 from embedder.runtime import Embedder
@@ -46,7 +46,7 @@ class Elastic:
     def _load(self, many: Embedder) -> None:
         try:
             many(np.zeros((PAIR, self.spec.crop.size, self.spec.crop.size, 3), np.uint8))
-        except FaceDBError as error:  # the other one goes on
+        except FaceGalleryError as error:  # the other one goes on
             self._say(str(error))
         else:
             self._many = many

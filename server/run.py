@@ -109,7 +109,7 @@ def _shared_meters(workers: int) -> Iterator[None]:
     if workers == 1:
         yield
         return
-    folder = tempfile.mkdtemp(prefix="facedb-meters-")
+    folder = tempfile.mkdtemp(prefix="facegallery-meters-")
     os.environ[FOLDER] = folder
     try:
         yield

@@ -22,7 +22,7 @@ import apsw
 import faiss
 import numpy as np
 
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.row import Row
 from embedder.spec import FaceSpec, Part
 from indexer import derive, forget, forgotten, switch, transfer
@@ -435,7 +435,7 @@ def changes(scenario: str, folder: Path, states: list[dict[str, list] | None], a
     while i < len(verbs):
         try:
             verbs[i]()
-        except (FaceDBError, OSError) as error:
+        except (FaceGalleryError, OSError) as error:
             assert str(error) and "\n" not in str(error) and STEPS.failed, error
             if STEPS.mode == FULL:
                 break
@@ -519,7 +519,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--only", type=int, help="this step alone")
     options = parser.parse_args()
-    os.environ["FACEDB_KEY"] = KEY.decode()
+    os.environ["FACEGALLERY_KEY"] = KEY.decode()
     warm_up()
     options.folder.mkdir(parents=True, exist_ok=True)
     steps.install(options.folder)

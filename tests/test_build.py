@@ -215,7 +215,7 @@ def test_a_refused_build_leaves_an_index_that_is_there_as_it_was(tmp_path):
 
 
 def test_photos_where_vectors_belong_are_named_so(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEDB_INDEXES", str(tmp_path / "indexes"))
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(tmp_path / "indexes"))
     photo = tmp_path / "photos" / "Ann" / "1.jpg"
     photo.parent.mkdir(parents=True), photo.write_bytes(b"x")
     for given in (tmp_path / "photos", photo):

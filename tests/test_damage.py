@@ -1,6 +1,6 @@
 """What happens to an index whose files are not what was written: no wrong answer, a name for what is wrong, and derived files made anew.
 
-FACEDB_DAMAGES=20 damages it twenty times as often.
+FACEGALLERY_DAMAGES=20 damages it twenty times as often.
 """
 
 import os
@@ -13,7 +13,7 @@ import apsw
 import numpy as np
 import pytest
 
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.row import Row
 from embedder.spec import FaceSpec, Part
 from indexer import candidates, switch
@@ -130,13 +130,13 @@ def ask(folder: Path, questions=QUESTIONS) -> list:
     def answer(searcher: Searcher, x: np.ndarray, question: dict) -> object:
         try:
             return searcher.search(x[None], **question)[0]
-        except FaceDBError as error:
+        except FaceGalleryError as error:
             return error
 
     try:
         with Searcher(folder) as searcher:
             return [answer(searcher, x, question) for question in questions for x in XQ]
-    except FaceDBError as error:
+    except FaceGalleryError as error:
         return [error] * (len(questions) * len(XQ))
 
 
@@ -157,14 +157,14 @@ def problems(folder: Path) -> str:
         with Gallery.open(folder, write=True) as gallery:
             done = verify(gallery)
             return done.text if done.problems or done.mended else ""
-    except FaceDBError as error:
+    except FaceGalleryError as error:
         return str(error)
 
 
 def examine(index: Index, name: str = "gallery.db") -> bool:
     """Whether the damage was seen; fails for a wrong answer, an error that does not name the file, or damage that `verify` passes over."""
     now = ask(index.folder)
-    errors = [answer for answer in now if isinstance(answer, FaceDBError)]
+    errors = [answer for answer in now if isinstance(answer, FaceGalleryError)]
     assert all(name in str(error) for error in errors), errors
     wrong = [i for i, (answer, right) in enumerate(zip(now, index.answers, strict=True)) if answer not in errors and answer != right]
     assert not wrong, [(QUESTIONS[i // len(XQ)], now[i], index.answers[i]) for i in wrong]
@@ -242,7 +242,7 @@ def older(versions: list[bytes], size: int) -> Damage:
 
 # the truth ------------------------------------------------------------------
 
-TIMES = int(os.environ.get("FACEDB_DAMAGES", "1"))
+TIMES = int(os.environ.get("FACEGALLERY_DAMAGES", "1"))
 FLIPS, OTHERS = 12 * TIMES, 24 * TIMES
 
 
@@ -281,7 +281,7 @@ def test_a_lower_counter_of_faces_is_named(index):
     db.execute("UPDATE sqlite_sequence SET seq = seq - 1 WHERE name = 'faces'")
     db.close()
     assert "its counter of faces was changed" in problems(index.folder)
-    with Gallery.open(index.folder, write=True) as gallery, pytest.raises(FaceDBError, match="gallery.db is damaged"):
+    with Gallery.open(index.folder, write=True) as gallery, pytest.raises(FaceGalleryError, match="gallery.db is damaged"):
         gallery.add(rows("others", 1, 8))
 
 
@@ -292,7 +292,7 @@ def test_filters_over_damaged_rows_never_give_a_wrong_score(index):
         what = spoil(index, "gallery.db", flip(index.pages["faces"]), seed)
         now = ask(index.folder, [FILTERED])
         for i, hits in enumerate(now):
-            if isinstance(hits, FaceDBError):
+            if isinstance(hits, FaceGalleryError):
                 assert "gallery.db" in str(hits), what
                 continue
             scores = [np.dot(vectors[hit.face_id].astype(np.float64), XQ[i]) for hit in hits]

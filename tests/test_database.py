@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedder.errors import FaceDBError, GalleryError, InputError, SystemFault, from_os_error
+from embedder.errors import FaceGalleryError, GalleryError, InputError, SystemFault, from_os_error
 from embedder.row import Row
 from indexer import database, derive, transfer
 from indexer.build import build
@@ -86,20 +86,20 @@ def picture(folder: Path) -> list:
 
 @pytest.fixture
 def no_key(monkeypatch):
-    for name in ("FACEDB_KEY", "FACEDB_KEY_FILE"):
+    for name in ("FACEGALLERY_KEY", "FACEGALLERY_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def key(no_key, monkeypatch):
-    monkeypatch.setenv("FACEDB_KEY", KEY)
+    monkeypatch.setenv("FACEGALLERY_KEY", KEY)
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory) -> tuple[Path, Path]:
     """The same index twice, encrypted by KEY and plain; no test changes them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACEDB_KEY", KEY)
+        patch.setenv("FACEGALLERY_KEY", KEY)
         return make(tmp_path_factory.mktemp("secret"), encrypt=True), make(tmp_path_factory.mktemp("plain"))
 
 
@@ -136,7 +136,7 @@ def test_what_is_looked_for_stands_in_a_plain_index(originals):
 @pytest.mark.parametrize("place", ["variable", "file"])
 def test_an_encrypted_index_answers_as_a_plain_one_and_shows_nothing(tmp_path, originals, no_key, monkeypatch, place):
     (tmp_path / "key").write_text(f"{KEY}\n")
-    monkeypatch.setenv(*(("FACEDB_KEY", KEY) if place == "variable" else ("FACEDB_KEY_FILE", str(tmp_path / "key"))))
+    monkeypatch.setenv(*(("FACEGALLERY_KEY", KEY) if place == "variable" else ("FACEGALLERY_KEY_FILE", str(tmp_path / "key"))))
     index = make(tmp_path / "i", encrypt=True)
     assert files(index) == {"gallery.db", "encrypted"} and shown(index, faces()) == set()
     assert picture(index) == picture(originals[1]) == picture(originals[0])
@@ -199,7 +199,7 @@ def test_sqlite_keeps_what_does_not_fit_in_memory(plain):
 
 
 def test_an_index_stays_what_it_is_when_it_is_built_again(tmp_path, monkeypatch, no_key):
-    monkeypatch.setenv("FACEDB_KEY", KEY)
+    monkeypatch.setenv("FACEGALLERY_KEY", KEY)
     secret, plain = make(tmp_path / "s", encrypt=True), make(tmp_path / "p")
     assert build(tmp_path / "s" / "vectors", secret).changed is False
     assert build(tmp_path / "s" / "vectors", secret, replace=True).encrypted and shown(secret, faces()) == set()
@@ -209,22 +209,22 @@ def test_an_index_stays_what_it_is_when_it_is_built_again(tmp_path, monkeypatch,
 
 
 def unset(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.delenv("FACEDB_KEY")
+    patch.delenv("FACEGALLERY_KEY")
 
 
 def wrong(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("FACEDB_KEY", KEY + "?")
+    patch.setenv("FACEGALLERY_KEY", KEY + "?")
 
 
 def empty_file(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.delenv("FACEDB_KEY")
+    patch.delenv("FACEGALLERY_KEY")
     (folder.parent / "key").write_text("\n")
-    patch.setenv("FACEDB_KEY_FILE", str(folder.parent / "key"))
+    patch.setenv("FACEGALLERY_KEY_FILE", str(folder.parent / "key"))
 
 
 def no_file(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.delenv("FACEDB_KEY")
-    patch.setenv("FACEDB_KEY_FILE", str(folder.parent / "nowhere"))
+    patch.delenv("FACEGALLERY_KEY")
+    patch.setenv("FACEGALLERY_KEY_FILE", str(folder.parent / "nowhere"))
 
 
 def no_marker(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -234,15 +234,19 @@ def no_marker(folder: Path, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "spoil, kind, words",
     [
-        (unset, GalleryError, "expected the key of club, received none: set FACEDB_KEY, or FACEDB_KEY_FILE to a file that holds it"),
+        (
+            unset,
+            GalleryError,
+            "expected the key of club, received none: set FACEGALLERY_KEY, or FACEGALLERY_KEY_FILE to a file that holds it",
+        ),
         (wrong, GalleryError, "expected the key that club was encrypted with, received another"),
-        (empty_file, InputError, "key (FACEDB_KEY_FILE), it is empty: put one in"),
-        (no_file, InputError, "nowhere (FACEDB_KEY_FILE), it cannot be read (No such file or directory): mend the path"),
+        (empty_file, InputError, "key (FACEGALLERY_KEY_FILE), it is empty: put one in"),
+        (no_file, InputError, "nowhere (FACEGALLERY_KEY_FILE), it cannot be read (No such file or directory): mend the path"),
         (no_marker, GalleryError, "or it is encrypted and lost its file `encrypted`"),
     ],
 )
 def test_a_key_that_does_not_open_is_one_clear_line(secret, originals, tmp_path, monkeypatch, no_key, spoil, kind, words):
-    monkeypatch.setenv("FACEDB_KEY", KEY)
+    monkeypatch.setenv("FACEGALLERY_KEY", KEY)
     spoil(secret, monkeypatch)
     data, before = originals[0].parent / "vectors", (secret / "gallery.db").read_bytes()
     ways: list[Callable[[], object]] = [
@@ -268,9 +272,9 @@ def test_nothing_is_begun_without_a_key(tmp_path, no_key):
 def test_where_the_key_comes_from(tmp_path, monkeypatch, no_key):
     assert environment_key() is None
     (tmp_path / "key").write_bytes(b" from a file \r\n")
-    monkeypatch.setenv("FACEDB_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("FACEGALLERY_KEY_FILE", str(tmp_path / "key"))
     assert environment_key() == b" from a file "
-    monkeypatch.setenv("FACEDB_KEY", "from a variable")
+    monkeypatch.setenv("FACEGALLERY_KEY", "from a variable")
     assert environment_key() == b"from a variable"
 
 
@@ -630,7 +634,7 @@ def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextli
         try:
             with room(size):
                 GROWING[verb](folder)
-        except (FaceDBError, OSError) as error:
+        except (FaceGalleryError, OSError) as error:
             line = from_os_error(error) if isinstance(error, OSError) else error
             assert isinstance(line, SystemFault) and str(folder.parent) in str(line) and "\n" not in str(line), repr(line)
             failed += 1

@@ -179,7 +179,7 @@ def test_nothing_is_due_before_the_first_build(tmp_path):
 
 
 def test_an_encrypted_gallery_has_nothing_derived(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEDB_KEY", "a key")
+    monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     monkeypatch.setattr(derive, "LEAST", 0)
     build(synthetic.write(tmp_path / "v", ROWS), tmp_path / "club", encrypt=True)
     with Gallery.open(tmp_path / "club", write=True) as gallery:

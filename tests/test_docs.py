@@ -30,7 +30,7 @@ def test_readme_commands_run_as_they_stand(att, tmp_path):
     os.symlink(ROOT / "cli.py", tmp_path / "cli.py")
     os.symlink(DATA / "models", tmp_path / "data" / "models")  # not to be fetched again
     os.symlink(att, tmp_path / "data" / "att")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FACEDB_")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FACEGALLERY_")}
     environment["PATH"] = f"{os.path.dirname(sys.executable)}:{environment['PATH']}"
     lines = commands()
     assert len(lines) == 16

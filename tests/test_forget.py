@@ -458,7 +458,7 @@ def test_another_look_finds_what_came_back(gallery, index, tmp_path):
 
 
 def test_what_cannot_be_looked_for_is_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEDB_KEY", "a key")
+    monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     rows = faces("Al", "Bo", *OTHERS, seed=2)
     for encrypt in (False, True):
         folder = tmp_path / f"club{encrypt}"

@@ -273,7 +273,7 @@ def test_a_new_index_says_whom_another_has_forgotten(index, vectors):
 
 
 def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, monkeypatch):
-    monkeypatch.setenv("FACEDB_KEY", "a key")
+    monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     folder = tmp_path / "indexes" / "club"
     build(vectors, folder, encrypt=True)
     with Gallery.open(folder, write=True) as gallery:
@@ -287,10 +287,10 @@ def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, 
         spoil(folder, how)
         assert restore(tmp_path / "backup", folder, replace=True).forgotten == 2
     spoil(folder, missing)
-    monkeypatch.setenv("FACEDB_KEY", "another key")
-    with pytest.raises(Unreadable, match="sealed by a key that FACEDB_KEY and FACEDB_KEY_FILE do not give"):
+    monkeypatch.setenv("FACEGALLERY_KEY", "another key")
+    with pytest.raises(Unreadable, match="sealed by a key that FACEGALLERY_KEY and FACEGALLERY_KEY_FILE do not give"):
         build(vectors, folder, replace=True, encrypt=True)
-    monkeypatch.delenv("FACEDB_KEY")
+    monkeypatch.delenv("FACEGALLERY_KEY")
     with pytest.raises(Unreadable):
         build(vectors, folder, replace=True)
 

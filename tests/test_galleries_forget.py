@@ -27,8 +27,8 @@ IDS = sorted(row.face_id for row in ROWS if row.identity == GONE)
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("FACEDB_INDEXES", str(tmp_path / "indexes"))
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(tmp_path / "indexes"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     build(synthetic.write(tmp_path / "vectors", ROWS), tmp_path / "indexes" / "club")
     return tmp_path / "indexes"
 

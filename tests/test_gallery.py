@@ -153,7 +153,7 @@ def test_two_writers_in_turn(index, monkeypatch):
 def test_an_index_of_a_newer_version_is_refused(index):
     sql(index, "PRAGMA user_version=99")
     for way in (Gallery.open, Gallery.create):
-        with pytest.raises(GalleryError, match="version 99: install a newer facedb"):
+        with pytest.raises(GalleryError, match="version 99: install a newer facegallery"):
             way(index)
 
 

@@ -1,6 +1,6 @@
 """A gallery under any sequence of changes and questions against a plain dict and NumPy loops.
 
-FACEDB_STEPS=20000 takes that many steps, random ones (pytest's --hypothesis-seed chooses which) instead of always the same.
+FACEGALLERY_STEPS=20000 takes that many steps, random ones (pytest's --hypothesis-seed chooses which) instead of always the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from embedder.errors import DataError, FaceDBError, GalleryError, InputError
+from embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
 from embedder.row import Row, to_rows
 from embedder.table import DataSet
 from indexer import candidates, derive, people, search, transfer
@@ -44,7 +44,7 @@ from tests import synthetic
 
 STEPS_A_RUN = 50
 Lists = tuple[set[str], set[str]]  # face_ids and names that were forgotten from indexes that had other names
-STEPS = int(os.environ.get("FACEDB_STEPS", "2000"))
+STEPS = int(os.environ.get("FACEGALLERY_STEPS", "2000"))
 GRID = 2.0**20  # vectors on this grid have products that float64 sums without a rounding, in any order
 PIECE = 32
 
@@ -536,7 +536,7 @@ def outcome(call: Callable[[], Any]) -> Any:
     """What it returns, or the class of the error that a user would see."""
     try:
         return call()
-    except FaceDBError as error:
+    except FaceGalleryError as error:
         return type(error)
 
 
@@ -567,12 +567,12 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = contextlib.ExitStack()
-        self.root = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="facedb-model-")))
+        self.root = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="facegallery-model-")))
         self.warnings = Warnings()
         logging.getLogger("indexer").addHandler(self.warnings)
         self.stack.callback(logging.getLogger("indexer").removeHandler, self.warnings)
         self.stack.enter_context(mock.patch.object(gallery_module, "time", SimpleNamespace(time=lambda: self.oracle.now)))
-        self.stack.enter_context(mock.patch.dict(os.environ, {"FACEDB_KEY": "a key"}))
+        self.stack.enter_context(mock.patch.dict(os.environ, {"FACEGALLERY_KEY": "a key"}))
         self.made = 0
         self.ids: dict[str, int] = {}
         self.newest_id = 0
@@ -929,7 +929,7 @@ def _plain(row: Row) -> tuple:
 
 
 def test_a_gallery_answers_as_a_dict_and_numpy_do():
-    long_run, before = "FACEDB_STEPS" in os.environ, Model.steps
+    long_run, before = "FACEGALLERY_STEPS" in os.environ, Model.steps
     run_state_machine_as_test(
         Model,
         settings=settings(

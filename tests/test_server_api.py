@@ -33,7 +33,7 @@ def client(server):
 @pytest.fixture
 def asked(server, monkeypatch):
     """`workflows.search` as the command asks it: the oracle."""
-    monkeypatch.setenv("FACEDB_INDEXES", str(server.indexes))
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
 
     def call(path, **question):
         (probe,) = workflows.search("att", [path], workflows.Question(**question), **QUIETLY)["probes"]
@@ -46,7 +46,7 @@ def problem(answer, status, kind):
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
-    assert body["status"] == status and body["type"] == f"urn:facedb:problem:{kind}" and body["title"] and "\n" not in body["detail"]
+    assert body["status"] == status and body["type"] == f"urn:facegallery:problem:{kind}" and body["title"] and "\n" not in body["detail"]
     return body
 
 
@@ -224,7 +224,7 @@ def test_questions_of_different_sizes_spoil_no_others(server, monkeypatch):
     """Asked at once, they are answered each as alone."""
     from server.indexes import Asked, Served
 
-    monkeypatch.setenv("FACEDB_INDEXES", str(server.indexes))
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
 
     right, wrong, question = np.eye(1, 128, dtype=np.float32), np.ones((1, 1), np.float32), workflows.Question(k=2)
     answer = Served("att")._searcher()
@@ -431,13 +431,13 @@ def test_the_state_is_told_to_a_supervisor_and_to_prometheus(server, client):
     lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
     info = client.get("/v1/indexes/att").json()
     for what in ("faces", "people", "generation"):
-        assert float(lines[f'facedb_{what}{{index="att"}}']) == info[what]
-    assert float(lines["facedb_batch_photos_count"]) >= 1
-    assert float(lines['facedb_request_seconds_count{method="POST",route="/v1/indexes/{index}/search",status="200"}']) >= 1
+        assert float(lines[f'facegallery_{what}{{index="att"}}']) == info[what]
+    assert float(lines["facegallery_batch_photos_count"]) >= 1
+    assert float(lines['facegallery_request_seconds_count{method="POST",route="/v1/indexes/{index}/search",status="200"}']) >= 1
 
 
 def test_changes_by_other_programs_are_seen_at_once(server, client, monkeypatch):
-    monkeypatch.setenv("FACEDB_INDEXES", str(server.indexes))
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
     import galleries
 
     with galleries.open_gallery("att", write=True) as gallery:

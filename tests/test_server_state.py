@@ -33,7 +33,7 @@ class Networks:
 
 @pytest.fixture
 def folders(tmp_path, own_indexes, monkeypatch):
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(state, "Intake", Networks)
     rows = synthetic.rows(3, 1)
     for i, row in enumerate(rows):

@@ -83,7 +83,7 @@ def hostile(tmp_path_factory):
 
 
 def run(folder, *arguments):
-    environment = os.environ | {"FACEDB_INDEXES": str(folder / "indexes"), "FACEDB_DATA": str(folder / "data")}
+    environment = os.environ | {"FACEGALLERY_INDEXES": str(folder / "indexes"), "FACEGALLERY_DATA": str(folder / "data")}
     return subprocess.run([sys.executable, str(ROOT / "cli.py"), *map(str, arguments)], capture_output=True, env=environment, cwd=folder)
 
 

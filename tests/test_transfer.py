@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 import pytest
 
-from embedder.errors import DataError, FaceDBError, GalleryError, InputError
+from embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
 from embedder.row import Row, to_rows
 from embedder.table import DataSet
 from indexer import derive, transfer
@@ -157,7 +157,7 @@ def test_a_backup_on_a_full_disk_leaves_nothing(index, tmp_path):
     with Gallery.open(index) as gallery:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
         try:
-            with pytest.raises(FaceDBError) as caught:
+            with pytest.raises(FaceGalleryError) as caught:
                 backup(gallery, folder / "b")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -384,7 +384,7 @@ def sql(statement: str) -> Callable[[Path, Path], None]:
     "spoil, words",
     [
         (garbage, "b is no backup"), (empty, "b"), (other_database, "damaged or none|holds none"), (unfinished, "holds none: check the path"),
-        (half, "is damaged or none"), (newer, f"expected an index of version {len(MIGRATIONS)} or older, .*/b has version 99: install a newer facedb"),
+        (half, "is damaged or none"), (newer, f"expected an index of version {len(MIGRATIONS)} or older, .*/b has version 99: install a newer facegallery"),
         (sql("UPDATE people SET name = 'x' WHERE id = 3"), "is damaged or none"), (sql("UPDATE faces SET image = 'x' WHERE id = 3"), "is damaged"),
         (sql("UPDATE crops SET png = x'00' WHERE id = 3"), "is damaged"), (sql("UPDATE vectors SET vector = zeroblob(64)"), "is damaged"),
         (sql("DELETE FROM vectors WHERE id = 3"), "is damaged"), (sql("UPDATE log SET verb = 'split'"), "is damaged"),
@@ -394,9 +394,9 @@ def sql(statement: str) -> Callable[[Path, Path], None]:
 )  # fmt: skip
 @pytest.mark.parametrize("key", [True, False])
 def test_what_is_no_sound_backup_is_refused_in_one_line_and_nothing_is_changed(index, tmp_path, monkeypatch, spoil, words, key):
-    monkeypatch.delenv("FACEDB_KEY", raising=False)
+    monkeypatch.delenv("FACEGALLERY_KEY", raising=False)
     if key:
-        monkeypatch.setenv("FACEDB_KEY", "a key")
+        monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     changed(index, lambda g: g.remove("person 3 of 0"))
     spoil(tmp_path / "b", index)
     before = picture(index)
@@ -411,7 +411,7 @@ def test_what_is_no_sound_backup_is_refused_in_one_line_and_nothing_is_changed(i
 def test_a_backup_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="expected a backup, .*/nowhere is not there: check the path"):
         restore(tmp_path / "nowhere", tmp_path / "new")
-    with pytest.raises(FaceDBError, match=f"{tmp_path}: Is a directory"):
+    with pytest.raises(FaceGalleryError, match=f"{tmp_path}: Is a directory"):
         restore(tmp_path, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -54,7 +54,7 @@ def test_a_photo_is_answered_the_same_alone_and_among_many(photos, monkeypatch):
 @pytest.fixture
 def club(tmp_path, monkeypatch) -> Path:
     """Ten people with three photos each; Ann has nine that are nearly one."""
-    monkeypatch.setenv("FACEDB_INDEXES", str(tmp_path))
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(tmp_path))
     near = synthetic.unit(synthetic.vectors(1, 1, seed=3) + 0.01 * np.random.default_rng(0).normal(size=(9, synthetic.D)))
     ann = [synthetic.row(f"ann {i}.jpg", "Ann", x, extra={"year": str(i)}) for i, x in enumerate(near)]
     build(synthetic.write(tmp_path / "vectors", ann + synthetic.rows(10, 3), extra=["year"]), tmp_path / "club")
