@@ -17,11 +17,13 @@ from starlette.routing import Match, Mount
 
 from embedder.errors import FaceGalleryError
 from embedder.text import to_json
-from server import api, models
+from server import models
 from server.guard import OPEN, App, Desk, Guard, bearer
 from server.logs import escape_logs
 from server.meters import Meters
 from server.problems import MEDIA, Problem, fault, of_error
+from server.routes import changes, jobs, people, search, session, stream
+from server.routes.dependencies import PROBLEMS
 from server.settings import Settings
 from server.state import State
 
@@ -48,10 +50,9 @@ def make(settings: Settings) -> App:
         yield
         await app.state.facegallery.close()
 
-    app = FastAPI(
-        title="facegallery", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, responses=api.PROBLEMS
-    )
-    app.include_router(api.router)
+    app = FastAPI(title="facegallery", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, responses=PROBLEMS)
+    for part in (search, stream, people, changes, jobs, session):
+        app.include_router(part.router)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     _tell(app)
     answer_problems(app)

@@ -67,7 +67,7 @@ LIGHT = dict.fromkeys(
 
 def modules(part: str) -> list[Path]:
     path = ROOT / part
-    return sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
 def imports(path: Path, top_level: bool = False) -> set[str]:

@@ -15,9 +15,10 @@ import workflows
 from embedder.errors import DataError
 from embedder.row import to_rows
 from embedder.table import DataSet
-from server import api
-from server.api import _in_order, _split
+from server import problems
 from server.guard import Held
+from server.routes import stream
+from server.routes.stream import _in_order, _split
 from server.settings import Settings
 from tests.server import build, running
 
@@ -155,31 +156,31 @@ def test_the_tasks_of_a_stream_end_with_its_client():
 
 
 def test_a_photo_of_a_stream_is_tried_again_less_and_less_often_and_not_for_ever(monkeypatch):
-    monkeypatch.setattr(api, "GIVE_UP_SECONDS", 1.0)
-    monkeypatch.setattr(api, "RETRY_AT_MOST", 0.4)
+    monkeypatch.setattr(stream, "GIVE_UP_SECONDS", 1.0)
+    monkeypatch.setattr(stream, "RETRY_AT_MOST", 0.4)
     asked: list[float] = []
 
     async def busy() -> None:
         asked.append(time.monotonic())
-        raise api.busy("more photos wait than may: try again")
+        raise problems.busy("more photos wait than may: try again")
 
     async def refused() -> None:
-        raise api.Problem(422, "invalid", "no")
+        raise problems.Problem(422, "invalid", "no")
 
     async def twice() -> str:
         asked.append(0)
         if len(asked) < 2:
-            raise api.Problem(429, "rate", "wait")
+            raise problems.Problem(429, "rate", "wait")
         return "done"
 
-    with pytest.raises(api.Problem, match="503"):
-        asyncio.run(api._patiently(busy))
+    with pytest.raises(problems.Problem, match="503"):
+        asyncio.run(stream._patiently(busy))
     pauses = [after - before for before, after in itertools.pairwise(asked)]
     assert 3 <= len(asked) <= 5 and pauses == sorted(pauses, key=lambda pause: round(pause, 1)) and asked[-1] - asked[0] < 1.1
     asked.clear()
-    assert asyncio.run(api._patiently(twice)) == "done"
-    with pytest.raises(api.Problem, match="422"):
-        asyncio.run(api._patiently(refused))
+    assert asyncio.run(stream._patiently(twice)) == "done"
+    with pytest.raises(problems.Problem, match="422"):
+        asyncio.run(stream._patiently(refused))
 
 
 def test_a_line_that_comes_in_pieces_is_one_and_one_too_long_is_cut():
@@ -201,7 +202,7 @@ def test_photos_of_a_stream_are_held_while_they_are_at_work(monkeypatch, most, o
         await asyncio.sleep(0.1)
         return {}
 
-    monkeypatch.setattr(api, "photo_answer", answer)
+    monkeypatch.setattr(stream, "photo_answer", answer)
     held, lines = Held(most), [json.dumps({"id": str(i), "photo": base64.b64encode(bytes(60)).decode()}).encode() + b"\n" for i in range(4)]
 
     async def receive():
@@ -212,7 +213,7 @@ def test_photos_of_a_stream_are_held_while_they_are_at_work(monkeypatch, most, o
     async def found() -> list[dict]:
         request = Request({"type": "http", "state": {"hold": held.add}}, receive)
         whole = Mock(settings=Settings(("att",)), desk=Mock(admit=AsyncMock()))
-        said = await api.search_many_photos(request, whole, Mock(), Mock(), workflows.Question())
+        said = await stream.search_many_photos(request, whole, Mock(), Mock(), workflows.Question())
         return [json.loads(line) async for line in said.body_iterator]
 
     answers = asyncio.run(found())

@@ -7,12 +7,12 @@ import pytest
 from fastapi import FastAPI, Request
 
 from server.accounts import Accounts
-from server.api import sign_out
 from server.app import answer_problems
 from server.guard import Desk, Guard, Held, _Body
 from server.logs import escape_logs
 from server.meters import Meters
 from server.problems import Problem
+from server.routes.session import sign_out
 from server.settings import Settings
 
 HOST = (b"host", b"127.0.0.1:8000")
