@@ -33,8 +33,8 @@ from indexer import forget as forgetting
 from indexer import forgotten, outputs, switch, transfer
 from indexer.build import ENROLLED, Selection
 from indexer.calibrate import fit
-from indexer.database import Replaced
 from indexer.derive import position_of
+from indexer.errors import Replaced
 from indexer.faces import check_name, index_folder, normal
 from indexer.forgotten import Forgotten
 from indexer.gallery import Added, Gallery, new_command

@@ -25,8 +25,9 @@ from embedder.row import Row, to_rows, vectors_of
 from embedder.table import DataSet
 from indexer import forgotten
 from indexer.choose import Wish, keep, wish_of
-from indexer.database import CIPHER_FILE, FILE, Damaged, remove_file
+from indexer.database import CIPHER_FILE, FILE, remove_file
 from indexer.derive import check_centring, compact, derive, read_report, tidy, unsound
+from indexer.errors import Damaged
 from indexer.faces import check_name
 from indexer.gallery import Added, Conflict, Gallery, versions
 from indexer.suspects import Looked, Suspect, look

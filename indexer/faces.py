@@ -18,10 +18,11 @@ from embedder.errors import DataError, GalleryError, InputError
 from embedder.names import spelling
 from embedder.row import Row
 from embedder.spec import FaceSpec
-from indexer.database import CIPHER_FILE, FILE, LINK, Damaged, Database, Unknown, damaged
+from indexer.checksums import FACE_COLUMNS, chained, checksum, face_checksum
+from indexer.database import CIPHER_FILE, FILE, LINK, Database
+from indexer.errors import Damaged, Unknown, damaged
 from indexer.forgotten import Forgotten, hash_of
 from indexer.kinds import Counts, kind_of
-from indexer.schema import FACE_COLUMNS, chained, checksum, face_checksum
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 BLOCK = 4096  # rows read or written at once

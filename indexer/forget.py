@@ -23,11 +23,12 @@ import apsw
 from embedder.errors import DataError, FaceGalleryError, GalleryError
 from embedder.names import spelling
 from indexer import outputs
-from indexer.database import FILE, Busy, guarded
+from indexer.checksums import FACE_COLUMNS
+from indexer.database import FILE
 from indexer.derive import derive, is_building, tidy
+from indexer.errors import Busy, guarded
 from indexer.faces import AMONG, Faces, Line, name_key, normal
 from indexer.gallery import Gallery
-from indexer.schema import FACE_COLUMNS
 from indexer.traces import PIECE, Traces, files_below, without_names
 
 PENDING = "forgetting"

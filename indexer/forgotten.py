@@ -28,8 +28,9 @@ from typing import Any
 
 from embedder.errors import FaceGalleryError, GalleryError, system_faults
 from embedder.files import make_folder, write_atomic
-from indexer.database import CIPHER_FILE, FILE, LINK, WAIT_MS, Busy, environment_key, no_key
-from indexer.schema import SALT_BYTES, checksum
+from indexer.checksums import SALT_BYTES, checksum
+from indexer.database import CIPHER_FILE, FILE, LINK, WAIT_MS, environment_key, no_key
+from indexer.errors import Busy
 
 FOLDER, ENDING = "_forgotten", ".json"
 HASH_BYTES = 16

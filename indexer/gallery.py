@@ -26,10 +26,11 @@ from embedder.errors import DataError, GalleryError, InputError
 from embedder.names import person_name
 from embedder.row import UNIT_TOLERANCE, Row
 from indexer import forgotten
+from indexer.checksums import FACE_COLUMNS, chained, checksum, face_checksum
 from indexer.database import FILE, create_file, environment_key, no_key
 from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, name_key
 from indexer.forgotten import Forgotten
-from indexer.schema import FACE_COLUMNS, READABLE, chained, checksum, face_checksum
+from indexer.schema import READABLE
 
 if TYPE_CHECKING:
     from indexer.forget import Receipt

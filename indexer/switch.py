@@ -14,10 +14,10 @@ import numpy as np
 from embedder.errors import DataError, GalleryError
 from embedder.spec import FaceSpec
 from indexer.build import gallery_mean
+from indexer.checksums import checksum
 from indexer.derive import centred, derive, tidy
 from indexer.gallery import Gallery
 from indexer.metrics import BLOCK_SCORES
-from indexer.schema import checksum
 
 ASKED = 10_000  # faces that a report asks at most
 BATCH = 1024

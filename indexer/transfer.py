@@ -21,8 +21,9 @@ from embedder.files import drop_stale_temporaries, held, locked, make_folder, pl
 from embedder.row import Entry, to_table
 from embedder.table import Writer, check_is_ours
 from indexer import forgotten
-from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, Damaged, damaged, remove_file
+from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, remove_file
 from indexer.derive import derive, tidy
+from indexer.errors import Damaged, damaged
 from indexer.faces import AMONG, check_name, name_key
 from indexer.forgotten import Forgotten
 from indexer.gallery import Gallery, versions

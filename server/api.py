@@ -31,7 +31,7 @@ from embedder.row import Row
 from embedder.spec import FaceSpec
 from embedder.text import to_json
 from indexer import filters
-from indexer.database import Replaced
+from indexer.errors import Replaced
 from indexer.faces import Change
 from indexer.gallery import Gallery
 from indexer.search import checked, exact_scores

@@ -22,10 +22,11 @@ from embedder.errors import FaceGalleryError, GalleryError, InputError, SystemFa
 from embedder.row import Row
 from indexer import database, derive, transfer
 from indexer.build import build
+from indexer.checksums import checksum
 from indexer.database import check_file_system, environment_key, file_system
 from indexer.forget import finish_pending, forget, receipt_of
 from indexer.gallery import Gallery, versions
-from indexer.schema import MIGRATIONS, checksum
+from indexer.schema import MIGRATIONS
 from indexer.search import Searcher
 from indexer.verify import verify
 from tests import synthetic

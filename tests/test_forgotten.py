@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from embedder.errors import GalleryError
 from indexer import forgotten
 from indexer.build import build
-from indexer.database import Replaced
+from indexer.errors import Replaced
 from indexer.forget import finish_pending, forget, receipt_of
 from indexer.forgotten import Forgotten, Unreadable, begin, list_path, lists, locked, recover
 from indexer.gallery import Gallery

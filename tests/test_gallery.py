@@ -14,11 +14,11 @@ from embedder.errors import DataError, GalleryError, InputError, SystemFault
 from embedder.names import person_name
 from indexer import database, schema
 from indexer.build import build
-from indexer.database import one_line
+from indexer.checksums import checksum
+from indexer.errors import one_line
 from indexer.faces import check_name, index_folder
 from indexer.filters import kept_ids, parse
 from indexer.gallery import Gallery
-from indexer.schema import checksum
 from indexer.search import Searcher
 from indexer.verify import verify
 from tests import synthetic

@@ -35,7 +35,7 @@ from indexer import candidates, derive, people, search, transfer
 from indexer import forget as forgetting
 from indexer import gallery as gallery_module
 from indexer.build import build
-from indexer.database import Unknown
+from indexer.errors import Unknown
 from indexer.faces import Change
 from indexer.gallery import Added, Conflict, Gallery
 from indexer.search import Hit, Searcher

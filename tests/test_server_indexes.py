@@ -9,7 +9,7 @@ import pytest
 from embedder.spec import FaceSpec, Part
 from indexer import switch, transfer
 from indexer.build import build
-from indexer.database import Damaged, Replaced
+from indexer.errors import Damaged, Replaced
 from indexer.gallery import Gallery
 from server.indexes import Served
 from tests import synthetic

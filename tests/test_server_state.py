@@ -10,7 +10,7 @@ import pytest
 from embedder.spec import FaceSpec, Part
 from indexer import switch
 from indexer.build import build
-from indexer.database import Replaced
+from indexer.errors import Replaced
 from indexer.gallery import Gallery
 from server import state
 from server.meters import Meters
