@@ -33,15 +33,18 @@ from indexer import forget as forgetting
 from indexer import forgotten, outputs, switch, transfer
 from indexer.build import ENROLLED, Selection
 from indexer.calibrate import fit
+from indexer.compact import compact_and_drop
 from indexer.derive import position_of
 from indexer.errors import Replaced
 from indexer.faces import check_name, index_folder, normal
 from indexer.forgotten import Forgotten
 from indexer.gallery import Added, Gallery, new_command
+from indexer.info import info as info_of
 from indexer.search import Searcher, exact_scores
 from indexer.suspects import Looked, look
 from indexer.traces import Traces
 from indexer.verify import Verified
+from indexer.verify import verify as verify_gallery
 from workflows import (
     PROBE_BATCH,
     Probe,
@@ -74,7 +77,7 @@ def open_gallery(name: str, write: bool = False) -> Gallery:
 def info(name: str) -> dict[str, Any]:
     """What an index holds and how it stands."""
     with open_gallery(name) as gallery:
-        return gallery.info()
+        return info_of(gallery)
 
 
 # add ------------------------------------------------------------------------
@@ -400,19 +403,19 @@ def verify(name: str) -> Verified:
     """Reads everything; damaged derived files are made anew where the folder can be written."""
     folder = index_folder(indexes_root(), name)
     with Gallery.open(folder, write=os.access(folder, os.W_OK)) as gallery:
-        return gallery.verify()
+        return verify_gallery(gallery)
 
 
 def compact(name: str, keep_undo: float | None, on_progress: OnProgress = lambda done, total: None) -> dict[str, Any]:
     """A new generation; before it, changes older than `keep_undo` seconds are dropped from the log."""
     with open_gallery(name, write=True) as gallery:
-        dropped = gallery.compact(keep_undo, on_progress)
+        dropped = compact_and_drop(gallery, keep_undo, on_progress)
         return {"index": name, "generation": gallery.generation, "faces": gallery.faces, "dropped": dropped}
 
 
 def backup(name: str, path: Path) -> transfer.Moved:
     with open_gallery(name) as gallery:
-        done = gallery.backup(path)
+        done = transfer.backup(gallery, path)
         outputs.note(gallery.folder, "backup", path)
         return done
 
@@ -424,7 +427,7 @@ def restore(path: Path, name: str, replace_old: bool, readmit: bool = False) -> 
 def export(name: str, folder: Path, crops: bool) -> transfer.Moved:
     with open_gallery(name) as gallery:
         outputs.note(gallery.folder, "export", folder)
-        return gallery.export(folder, crops)
+        return transfer.export(gallery, folder, crops)
 
 
 # forget ---------------------------------------------------------------------

@@ -90,6 +90,12 @@ def forget(gallery: Gallery, identity: str) -> Traces:
     return traces
 
 
+def forget_and_look(gallery: Gallery, identity: str) -> Receipt:
+    """Takes a person out for good, and looks for what is left in every file. There is no undo."""
+    traces = forget(gallery, identity)
+    return receipt_of(gallery, traces, {}, not finish_pending(gallery, CUT_WAIT_MS))
+
+
 def is_known(gallery: Gallery, identity: str) -> bool:
     """Whether somebody is, was or was forgotten under a name."""
     return meant(gallery, identity) is not None

@@ -13,11 +13,11 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import apsw
 import numpy as np
@@ -31,11 +31,6 @@ from indexer.database import FILE, create_file, environment_key, no_key
 from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, name_key
 from indexer.forgotten import Forgotten
 from indexer.schema import READABLE
-
-if TYPE_CHECKING:
-    from indexer.forget import Receipt
-    from indexer.transfer import Moved
-    from indexer.verify import Verified
 
 EXTRA = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 
@@ -237,57 +232,6 @@ class Gallery(Faces):
     def _people_of(self, line: Line) -> tuple[str, ...]:
         """Under whose names the faces of a line are enrolled now."""
         return tuple(sorted(set(self.known(line.detail.get("faces", ())).values())))
-
-    # verbs on the whole, each in a module of its own
-
-    def info(self) -> dict[str, Any]:
-        """What the index holds, by which model, how far it is behind its last build, and its calibration."""
-        from indexer.info import info
-
-        return info(self)
-
-    def compact(self, keep_undo: float | None = None, on_progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """The next generation, beside the one in use; before it, what `undo` and the way back to another model need is dropped where it is
-        older than `keep_undo` seconds. Returns how many lines of the log were dropped."""
-        from indexer.derive import compact
-        from indexer.forget import finish_pending
-        from indexer.switch import drop_other
-
-        dropped = 0
-        if keep_undo is not None:
-            with self.writing():
-                before = time.time() - keep_undo
-                dropped = self.drop_log(before)
-                if (self.fact("switched") or before) < before:
-                    drop_other(self)
-        compact(self, on_progress)
-        finish_pending(self)
-        return dropped
-
-    def verify(self) -> Verified:
-        """Reads everything against its checksums; damaged derived files are made anew where the folder can be written."""
-        from indexer.verify import verify
-
-        return verify(self)
-
-    def backup(self, path: str | Path) -> Moved:
-        """One file with everything of the newest commit; `indexer.transfer.restore` is the way back."""
-        from indexer.transfer import backup
-
-        return backup(self, Path(path))
-
-    def export(self, out: str | Path, crops: bool = False) -> Moved:
-        """The gallery as it is now as a data set."""
-        from indexer.transfer import export
-
-        return export(self, Path(out), crops)
-
-    def forget(self, identity: str) -> Receipt:
-        """Takes a person out for good, and looks for what is left in every file. There is no undo."""
-        from indexer import forget
-
-        traces = forget.forget(self, identity)
-        return forget.receipt_of(self, traces, {}, not forget.finish_pending(self, forget.CUT_WAIT_MS))
 
     # what verbs are made of, each within a transaction of `writing`
 

@@ -34,6 +34,7 @@ from indexer import filters
 from indexer.errors import Replaced
 from indexer.faces import Change
 from indexer.gallery import Gallery
+from indexer.info import info
 from indexer.search import checked, exact_scores
 from server import models
 from server.accounts import Key
@@ -407,7 +408,7 @@ async def list_indexes(whole: Whole, key: Asker):
 @router.get("/indexes/{index}", response_model=models.IndexInfo, tags=["indexes"])
 async def index_info(key: Asker, index: Index):
     """What an index holds, by which model, how far it is behind its last build, and its calibration."""
-    return JSONResponse(await asyncio.wrap_future(index.read(Gallery.info)))
+    return JSONResponse(await asyncio.wrap_future(index.read(info)))
 
 
 @router.get("/indexes/{index}/people", response_model=models.People, tags=["people"])

@@ -177,7 +177,7 @@ def forgetting_while_read(folder: Path) -> list[Verb]:
 def readmitting(folder: Path) -> list[Verb]:
     """Someone is forgotten, comes back, and is forgotten again under another name."""
     return [
-        alone(folder, lambda g: g.forget("person 3")),
+        alone(folder, lambda g: forget.forget_and_look(g, "person 3")),
         alone(folder, lambda g: g.add(doomed(), readmit=True)),
         alone(folder, lambda g: g.rename("person 3", WANTED)),
         lambda: forgets(folder),

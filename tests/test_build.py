@@ -20,6 +20,7 @@ from embedder.errors import DataError, GalleryError, InputError, SystemFault
 from embedder.spec import FaceSpec
 from indexer.build import Selection, build
 from indexer.derive import Sink, centred
+from indexer.forget import forget_and_look
 from indexer.gallery import Gallery
 from indexer.search import Searcher
 from tests import synthetic
@@ -309,7 +310,7 @@ def test_a_build_that_fails_late_leaves_no_index(tmp_path, damaged):
     build(synthetic.write(tmp_path / "all", rows), tmp_path / "i")
     one = synthetic.write(tmp_path / "one", rows[:1])
     with Gallery.open(tmp_path / "i", write=True) as gallery:
-        gallery.forget(rows[0].identity)
+        forget_and_look(gallery, rows[0].identity)
     if damaged:
         (tmp_path / "i" / "gallery.db").write_bytes(b"no gallery" * 1000)
     else:

@@ -19,7 +19,9 @@ from indexer import candidates, kinds
 from indexer.build import build
 from indexer.derive import compact
 from indexer.filters import Condition, kept_ids, parse
+from indexer.forget import forget_and_look
 from indexer.gallery import Gallery
+from indexer.info import info
 from indexer.search import Hit, Searcher
 from indexer.verify import verify
 from tests import synthetic
@@ -438,7 +440,7 @@ def test_nothing_of_a_filter_is_run_as_sql(index, searcher, nasty):
 
 def test_the_kind_of_a_column_is_that_of_all_its_values(index):
     with Gallery.open(index) as gallery:
-        kinds = gallery.info()["column_kinds"]
+        kinds = info(gallery)["column_kinds"]
         assert kinds == {column: kind(column) for column in gallery.columns}
         assert {kinds[column] for column in ("month", "taken", "age", "blank")} == {"number", "date", "text"}
 
@@ -518,7 +520,7 @@ def test_the_kind_follows_what_is_added_removed_and_brought_back(tmp_path):
     with Gallery.open(folder, write=True) as gallery:
 
         def now() -> str:
-            found = gallery.info()["column_kinds"]["age"]
+            found = info(gallery)["column_kinds"]["age"]
             assert gallery.kinds == kinds.Counts.over(gallery.rows("SELECT extra FROM faces"))
             return found
 
@@ -529,7 +531,7 @@ def test_the_kind_follows_what_is_added_removed_and_brought_back(tmp_path):
         assert now() == "number"
         gallery.undo()
         assert now() == "text"
-        gallery.forget("bob")
+        forget_and_look(gallery, "bob")
         assert now() == "number"
 
 

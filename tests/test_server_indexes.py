@@ -59,7 +59,7 @@ def test_an_index_that_was_restored_after_damage_is_opened_anew(served, tmp_path
     new = synthetic.rows(9, 2, seed=5)[-1]
     new.identity = "Newcomer"
     with Gallery.open(own_indexes / "club") as gallery:
-        gallery.backup(tmp_path / "backup")
+        transfer.backup(gallery, tmp_path / "backup")
     assert served.read(lambda gallery: gallery.faces).result() == len(ROWS)
     assert set(nearest(served, ROWS[0])) == {ROWS[0].identity}
     with closing(sqlite3.connect(own_indexes / "club" / "gallery.db")) as db:

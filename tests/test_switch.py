@@ -12,6 +12,7 @@ from embedder.row import Row
 from embedder.spec import FaceSpec, Part
 from indexer import switch
 from indexer.build import build
+from indexer.compact import compact_and_drop
 from indexer.gallery import Gallery
 from indexer.search import Searcher
 from indexer.switch import Comparison, Differently, compare, drop_other, missing, other_spec, pending, prepare, store
@@ -376,8 +377,8 @@ def test_what_was_given_up_is_made_anew(gallery, index):
 
 def test_compaction_drops_the_way_back_when_it_is_old(gallery):
     switched(gallery)
-    gallery.compact(keep_undo=3600)
+    compact_and_drop(gallery, keep_undo=3600)
     assert other_spec(gallery) == synthetic.spec()
     gallery.set_fact("switched", gallery.fact("switched") - 7200)
-    gallery.compact(keep_undo=3600)
+    compact_and_drop(gallery, keep_undo=3600)
     assert other_spec(gallery) is None and gallery.execute("SELECT * FROM other_vectors") == []

@@ -11,9 +11,11 @@ import pytest
 from embedder import align
 from indexer import switch
 from indexer.build import build
+from indexer.compact import compact_and_drop
 from indexer.filters import kept_ids, parse
-from indexer.forget import finish_pending
+from indexer.forget import finish_pending, forget_and_look
 from indexer.gallery import Gallery
+from indexer.info import info
 from indexer.kinds import Counts
 from indexer.schema import MIGRATIONS
 from indexer.totals import TABLES, count
@@ -131,10 +133,10 @@ VERBS = {
     "rename": lambda g: g.rename("Ann", "Bea"),
     "merge": lambda g: g.merge("Ann", "person 2"),
     "split": lambda g: g.split([g.list_faces("Ann")[0]["face_id"]], "Eve"),
-    "forget": lambda g: (g.forget("Ann"), finish_pending(g)),
-    "compact": lambda g: g.compact(0.0),
+    "forget": lambda g: (forget_and_look(g, "Ann"), finish_pending(g)),
+    "compact": lambda g: compact_and_drop(g, 0.0),
     "switch": switch.switch,
-    "give up the other model": lambda g: g.compact(0.0),
+    "give up the other model": lambda g: compact_and_drop(g, 0.0),
 }  # fmt: skip
 
 
@@ -198,7 +200,7 @@ def test_an_older_gallery_says_what_cannot_be_known(index):
     as_version_4(index)
     with Gallery.open(index) as gallery:
         found = verify(gallery)
-        assert gallery.info()["column_kinds"] == {"year": "number"} and gallery.version == 4
+        assert info(gallery)["column_kinds"] == {"year": "number"} and gallery.version == 4
         assert found.problems == [] and "checked from the next change of the index on" in found.text
     with Gallery.open(index, write=True) as gallery:
         gallery.add(rows("third", 2, seed=2))

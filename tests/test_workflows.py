@@ -12,6 +12,7 @@ from embedder.compute import Compute
 from embedder.pipeline import Options
 from indexer.build import build
 from indexer.gallery import Gallery
+from indexer.info import info
 from indexer.search import Searcher
 from tests import synthetic
 from workflows import ANYWHERE, Judge, Question, search, search_to_parquet
@@ -142,7 +143,7 @@ def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
                 for i, (name, x) in enumerate(zip(more, synthetic.vectors(len(more), 1, seed=6), strict=True))
             ]
         )
-        assert gallery.info()["calibration_stale"]
+        assert info(gallery)["calibration_stale"]
     synthetic.write(tmp_path / "probes", [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0])])
     (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print)["probes"]
     assert probe["faces"][0]["stale"].startswith("it was made at ")
