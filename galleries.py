@@ -30,7 +30,7 @@ from embedder.table import DataSet, is_data_set
 from embedder.text import unescaped
 from embedder.understood import Understood, understand
 from indexer import forget as forgetting
-from indexer import forgotten, outputs, switch, transfer
+from indexer import forgotten, opening, outputs, switch, transfer
 from indexer.build import ENROLLED, Selection
 from indexer.calibrate import fit
 from indexer.compact import compact_and_drop
@@ -71,7 +71,7 @@ OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
 
 def open_gallery(name: str, write: bool = False) -> Gallery:
     """The gallery called `name`."""
-    return Gallery.open(index_folder(indexes_root(), name), write)
+    return opening.open_gallery(index_folder(indexes_root(), name), write)
 
 
 def info(name: str) -> dict[str, Any]:
@@ -402,7 +402,7 @@ def _held_out(
 def verify(name: str) -> Verified:
     """Reads everything; damaged derived files are made anew where the folder can be written."""
     folder = index_folder(indexes_root(), name)
-    with Gallery.open(folder, write=os.access(folder, os.W_OK)) as gallery:
+    with opening.open_gallery(folder, write=os.access(folder, os.W_OK)) as gallery:
         return verify_gallery(gallery)
 
 

@@ -57,7 +57,7 @@ from benchmarks.clients import (  # noqa: E402
 from benchmarks.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
 from embedder.table import DataSet  # noqa: E402
 from indexer.compact import compact_and_drop  # noqa: E402
-from indexer.gallery import Gallery  # noqa: E402
+from indexer.opening import open_gallery  # noqa: E402
 from indexer.traces import files_below  # noqa: E402
 from server.accounts import Accounts  # noqa: E402
 from server.client import Client, Refused  # noqa: E402
@@ -103,7 +103,7 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
         if command(*arguments, environment=environment)["status"]:
             raise SystemExit(f"expected `{arguments[0]}` to end well, it did not")
     rows = [row for row in DataSet(root / "vectors").table(["image", "identity", "vector"]).to_pylist() if row["vector"]]
-    with Gallery.open(root / INDEX, write=True) as made:
+    with open_gallery(root / INDEX, write=True) as made:
         if extra:
             made.add(gallery.rows(extra, made.spec.dimension))
         compact_and_drop(made, 0)

@@ -30,6 +30,7 @@ from indexer.derive import check_centring, compact, derive, read_report, tidy, u
 from indexer.errors import Damaged
 from indexer.faces import check_name
 from indexer.gallery import Added, Conflict, Gallery, versions
+from indexer.opening import create_gallery
 from indexer.suspects import Looked, Suspect, look
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
@@ -168,7 +169,7 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool, read
 def _created(folder: Path, encrypt: bool) -> Iterator[Gallery]:
     """The gallery of a folder for writing; a new one is removed where the block fails before its first commit."""
     is_new = not (folder / FILE).exists()
-    with Gallery.create(folder, encrypt) as gallery:
+    with create_gallery(folder, encrypt) as gallery:
         try:
             yield gallery
         except Exception:

@@ -3,7 +3,7 @@ anything is left, and a receipt.
 
 The rows go in one transaction. What remains is noted in the gallery as pending until SQLite could cut its write-ahead log, which a reader
 of an older state can hold up, and until no build is at work, which may be of an older state; whoever builds, and every later
-`Gallery.open`, tries again.
+`open_gallery`, tries again.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _erase_facts(gallery: Gallery, traces: Traces) -> None:
 
 
 def finish_pending(gallery: Faces, wait_ms: int = 0) -> bool:
-    """Finishes a `forget` that a reader or a crash held up; False where it still has to wait. What `Gallery.open` calls."""
+    """Finishes a `forget` that a reader or a crash held up; False where it still has to wait. What `open_gallery` calls."""
     if gallery.fact(PENDING) is None:
         return True
     if not os.access(gallery.folder, os.W_OK):

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -27,10 +27,8 @@ from embedder.names import person_name
 from embedder.row import UNIT_TOLERANCE, Row
 from indexer import forgotten
 from indexer.checksums import FACE_COLUMNS, chained, checksum, face_checksum
-from indexer.database import FILE, create_file, environment_key, no_key
-from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, name_key
+from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, name_key
 from indexer.forgotten import Forgotten
-from indexer.schema import READABLE
 
 EXTRA = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 
@@ -79,58 +77,16 @@ class Added:
 class Gallery(Faces):
     """A gallery of faces: what it holds, and the verbs that change it. Every verb is one transaction, on disk when it returns."""
 
-    @classmethod
-    def open(cls, folder: str | Path, write: bool = False, key: bytes | None = None) -> Gallery:
-        """A finished gallery. Raises GalleryError where there is none, it is damaged, or a newer version made it.
-
-        A version before `schema.READABLE` is migrated first, and a `forget` that could not finish is finished.
-        """
-        from indexer.forget import finish_pending
-
-        folder = Path(folder)
-        if not (folder / FILE).is_file():
-            raise missing(folder)
-        gallery = cls(folder, write, key)
-        try:
-            gallery.check_version()
-            if 0 < gallery.version < READABLE:
-                gallery._migrate_elsewhere()
-            if gallery.generation == 0:
-                raise missing(folder)
-            finish_pending(gallery)
-            if write:
-                gallery._sync_forgotten()
-        except BaseException:
-            gallery.close()
-            raise
-        return gallery
-
-    @classmethod
-    def create(cls, folder: str | Path, encrypt: bool = False, key: bytes | None = None) -> Gallery:
-        """The gallery of a folder for writing, made where it is missing; nothing is in it before the first commit."""
-        folder = Path(folder)
-        if encrypt and not (key or environment_key()):
-            raise no_key(folder)
-        create_file(folder, encrypt)
-        gallery = cls(folder, True, key)
-        try:
-            gallery.check_version()
-        except BaseException:
-            gallery.close()
-            raise
-        return gallery
-
-    def _migrate_elsewhere(self) -> None:
-        from indexer.derive import compact_if_due
-
-        with Gallery(self.folder, True, self._key) as other:
-            with other.writing():
-                pass
-            compact_if_due(other)
+    def __init__(
+        self, folder: Path, writable: bool, key: bytes | None = None, after_commit: Callable[[Gallery], None] = lambda gallery: None
+    ):
+        """after_commit: called when a verb has changed who is enrolled, for an index that may need a rebuild. See `indexer.opening`."""
+        self._after_commit = after_commit
+        super().__init__(folder, writable, key)
 
     def another(self, write: bool = False) -> Gallery:
         """A second connection to the same file."""
-        return Gallery(self.folder, write, self._key)
+        return Gallery(self.folder, write, self._key, self._after_commit)
 
     # verbs
 
@@ -147,7 +103,7 @@ class Gallery(Faces):
             if face_ids or command is None:
                 line = self._log("add", {"faces": face_ids}, command)
                 done.command = line.command if face_ids else None
-        self._keep_fast()
+        self._after_commit(self)
         return done
 
     def remove(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> Change:
@@ -157,7 +113,7 @@ class Gallery(Faces):
             line = self._log("remove", {"faces": [f["face_id"] for f in faces], "people": sorted({f["identity"] for f in faces})})
             self._to_trash(faces, line.id)
             self._drop([f["id"] for f in faces])
-        self._keep_fast()
+        self._after_commit(self)
         return Change("remove", len(faces), tuple(sorted({face["identity"] for face in faces})), line.command)
 
     def rename(self, old: str, new: str) -> Change:
@@ -184,7 +140,7 @@ class Gallery(Faces):
                 raise InputError(f"expected two people to merge, received {source!r} twice: name another")
             faces = self._find(source)
             line = self._move_logged("merge", faces, into)
-        self._keep_fast()
+        self._after_commit(self)
         return Change("merge", len(faces), (source, into), line.command)
 
     def split(self, face_ids: Sequence[str], to: str) -> Change:
@@ -194,7 +150,7 @@ class Gallery(Faces):
             faces = [face for face_id in dict.fromkeys(face_ids) for face in self._find(face_id=face_id)]
             moved = [face for face in faces if face["identity"] != to]
             line = self._move_logged("split", moved, to)
-        self._keep_fast()
+        self._after_commit(self)
         return Change("split", len(moved), line.change.people, line.command if moved else None)
 
     def undo(self, command: str | None = None) -> list[Change]:
@@ -213,7 +169,7 @@ class Gallery(Faces):
                 self.execute("DELETE FROM trash WHERE line=?", (line.id,))
                 self.execute("DELETE FROM log WHERE id=?", (line.id,))
             self.seal_log()
-        self._keep_fast()
+        self._after_commit(self)
         return undone
 
     def _last_lines(self, command: str | None) -> list[Line]:
@@ -419,13 +375,6 @@ class Gallery(Faces):
         self.seal_log()
         return dropped
 
-    def _keep_fast(self) -> None:
-        from indexer.derive import compact_if_due
-        from indexer.forget import finish_pending
-
-        if compact_if_due(self):
-            finish_pending(self)
-
     def clear(self) -> None:
         """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""
         kept = "'salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory', 'totals'"
@@ -465,7 +414,7 @@ class Gallery(Faces):
         self.set_fact("forgotten", checksum(*sorted(hashes)))
         self.set_fact("forgotten_list", None if plain else listed.to_json())
 
-    def _sync_forgotten(self) -> None:
+    def sync_forgotten(self) -> None:
         """Makes the list and its file say the same: an older version kept no file, and a crash may have left more in it."""
         with contextlib.suppress(forgotten.Unreadable):
             if forgotten.read(self.folder, self._key) == self.forgotten():

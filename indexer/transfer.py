@@ -27,6 +27,7 @@ from indexer.errors import Damaged, damaged
 from indexer.faces import AMONG, check_name, name_key
 from indexer.forgotten import Forgotten
 from indexer.gallery import Gallery, versions
+from indexer.opening import create_gallery
 from indexer.verify import problems
 
 # in an order in which each row's references are there before it
@@ -138,7 +139,7 @@ def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], rea
         forgotten.begin(folder, readmit, source.encrypted)
     salts = source.forgotten().salts
     known = [forgotten.recover(other, readmit).of_salts(salts) for other in kin]
-    with Gallery.create(folder, source.encrypted) as target:
+    with create_gallery(folder, source.encrypted) as target:
         if target.encrypted != source.encrypted:
             raise GalleryError(f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name")
         if target.generation and target.fact("salt") != source.fact("salt"):

@@ -14,6 +14,7 @@ from indexer import switch
 from indexer.build import build
 from indexer.compact import compact_and_drop
 from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 from indexer.search import Searcher
 from indexer.switch import Comparison, Differently, compare, drop_other, missing, other_spec, pending, prepare, store
 from indexer.verify import verify
@@ -47,7 +48,7 @@ def index(original, tmp_path) -> Path:
 
 @pytest.fixture
 def gallery(index):
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         yield gallery
 
 
