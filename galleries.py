@@ -30,7 +30,7 @@ from embedder.table import DataSet, is_data_set
 from embedder.text import unescaped
 from embedder.understood import Understood, understand
 from indexer import forget as forgetting
-from indexer import forgotten, opening, outputs, switch, transfer
+from indexer import lists, opening, outputs, switch, transfer
 from indexer.build import ENROLLED, Selection
 from indexer.calibrate import fit
 from indexer.compact import compact_and_drop
@@ -111,7 +111,7 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
         _note_source(gallery, source)
         faces, people = gallery.faces, gallery.people
         names = [name for name, _ in gallery.list_people()] if people > before else []
-        elsewhere = forgotten.elsewhere(gallery.folder, gallery.rows(JUST_ADDED, (done.command,))) if done.added else []
+        elsewhere = lists.elsewhere(gallery.folder, gallery.rows(JUST_ADDED, (done.command,))) if done.added else []
         looked = look(gallery, done.face_ids) if done.face_ids else Looked()
     spellings = spelling_notes([], names)  # a second for a million names, which other writers need not wait for
     notes = (

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.errors import GalleryError
-from indexer import forgotten
 from indexer.build import build
 from indexer.errors import Replaced
 from indexer.forget import finish_pending, forget, receipt_of
-from indexer.forgotten import Forgotten, Unreadable, begin, list_path, lists, locked, recover
+from indexer.forgotten import Forgotten, Unreadable, list_path, locked
 from indexer.gallery import Gallery
+from indexer.lists import begin, elsewhere, lists, recover
 from indexer.opening import create_gallery, open_gallery
 from indexer.transfer import backup, restore
 from indexer.verify import verify
@@ -439,4 +439,4 @@ def test_lists_of_a_root_are_told_by_name(index, vectors):
     shutil.rmtree(index)
     assert dict(lists(index.parent))["club"] == found["club"]
     assert begin(index) == found["club"] and json.loads(list_path(index).read_bytes())["lists"]
-    assert forgotten.elsewhere(index, []) == [] and list(itertools.chain(lists(index.parent / "nowhere"))) == []
+    assert elsewhere(index, []) == [] and list(itertools.chain(lists(index.parent / "nowhere"))) == []
