@@ -188,7 +188,7 @@ def fall_behind(folder: Path, n: int, d: int) -> dict[str, int]:
             ids = [
                 id for (id,) in gallery.execute("SELECT id FROM faces WHERE id <= ? ORDER BY (id * 7919) % 1000003 LIMIT ?", (n, n // 20))
             ]
-            gallery._drop(ids)
+            gallery.drop(ids)
         built, added, changed = derive.behind(gallery)
         return {"built": built, "added": added, "removed": changed}
 

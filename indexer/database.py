@@ -87,6 +87,9 @@ def no_key(folder: Path) -> GalleryError:
 class Database:
     """One connection to INDEX/gallery.db. Use it as a context manager, from one thread at a time."""
 
+    key: bytes | None  # by which it is encrypted
+    connection: apsw.Connection  # SQLite's own, for what no method here does
+
     def __init__(self, folder: Path, writable: bool, key: bytes | None = None):
         """Raises SystemFault for a network file system, GalleryError for a missing or wrong key."""
         self.folder, self.path, self.writable = folder, folder / FILE, writable
@@ -96,8 +99,8 @@ class Database:
             raise SystemFault(
                 "expected the package apsw-sqlite3mc for an encrypted index, found plain apsw: `pip uninstall apsw`, then install again"
             )
-        self._key = (key or environment_key()) if self.encrypted else None
-        if self.encrypted and not self._key:
+        self.key = (key or environment_key()) if self.encrypted else None
+        if self.encrypted and not self.key:
             raise no_key(folder)
         self._totals: Totals | None = None  # of a transaction that writes
         self._frozen: tuple | None = None  # of a folder that cannot be written: what the file must stay like
@@ -119,21 +122,21 @@ class Database:
         with guarded(self.path):
             if immutable:
                 name = f"file:{quote(self.path.resolve().as_posix())}?immutable=1"
-                self._db = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+                self.connection = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
             else:
                 flags = apsw.SQLITE_OPEN_READWRITE if self.writable else apsw.SQLITE_OPEN_READONLY
-                self._db = apsw.Connection(str(self.path), flags=flags)
+                self.connection = apsw.Connection(str(self.path), flags=flags)
         try:
             self._configure()
         except BaseException:
-            self._db.close(True)
+            self.connection.close(True)
             raise
 
     def _configure(self) -> None:
-        if self._key:
+        if self.key:
             self.execute(f"PRAGMA cipher='{CIPHER}'")
-            self.execute(f"PRAGMA hexkey='{self._key.hex()}'")
-        self._db.set_busy_timeout(WAIT_MS)
+            self.execute(f"PRAGMA hexkey='{self.key.hex()}'")
+        self.connection.set_busy_timeout(WAIT_MS)
         self._file = self._inode()
         self.execute("PRAGMA trusted_schema=OFF")
         if self.writable:
@@ -144,7 +147,7 @@ class Database:
             self.execute("PRAGMA secure_delete=ON")
             self.execute("PRAGMA foreign_keys=ON")
             self.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-            self._db.preupdate_hook(self._count)
+            self.connection.preupdate_hook(self._count)
         else:
             self.execute(f"PRAGMA mmap_size={MAPPED}")  # a search reads some bytes of a dozen pages of 64 KiB
             self.execute("SELECT count(*) FROM sqlite_schema")  # tells a wrong key, or a damaged file, now
@@ -170,8 +173,8 @@ class Database:
 
     def _follow(self) -> None:
         """Opens the file of a folder that cannot be written again where somebody else has changed it: SQLite would not notice."""
-        if self._frozen is not None and not self._db.in_transaction and self._frozen != self._fingerprint():
-            self._db.close(True)
+        if self._frozen is not None and not self.connection.in_transaction and self._frozen != self._fingerprint():
+            self.connection.close(True)
             self._frozen = None
             self._connect()
 
@@ -202,7 +205,7 @@ class Database:
 
     def close(self) -> None:
         """Ends an open transaction without its changes, and the connection."""
-        self._db.close(True)
+        self.connection.close(True)
 
     # SQL
 
@@ -210,23 +213,23 @@ class Database:
         """The answer of one statement, row by row."""
         self._follow()
         with guarded(self.path):
-            yield from self._db.execute(sql, bindings)
+            yield from self.connection.execute(sql, bindings)
 
     def execute(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple]:
         """All rows of a statement's answer."""
         self._follow()
         with guarded(self.path):
-            return self._db.execute(sql, bindings).fetchall()
+            return self.connection.execute(sql, bindings).fetchall()
 
     def execute_many(self, sql: str, bindings: Iterable[Sequence[Any]]) -> None:
         """One statement for each of the bindings."""
         with guarded(self.path):
-            self._db.executemany(sql, bindings).fetchall()
+            self.connection.executemany(sql, bindings).fetchall()
 
     def define(self, name: str, function: Callable[..., Any]) -> None:
         """Make a function of one argument known to SQL, on this connection."""
         with guarded(self.path):
-            self._db.create_scalar_function(name, function, 1, deterministic=True)
+            self.connection.create_scalar_function(name, function, 1, deterministic=True)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -240,7 +243,7 @@ class Database:
                 self.set_fact(totals.KEY, self._totals.to_json())
             self.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction:
+            if self.connection.in_transaction:
                 self.execute("ROLLBACK")
             raise
         finally:
@@ -253,12 +256,12 @@ class Database:
     @contextlib.contextmanager
     def recounting(self) -> Iterator[None]:
         """Count all rows anew after a change, within a transaction of `writing`, of nearly all of them; another program's changes count, too."""
-        self._db.preupdate_hook(None)
+        self.connection.preupdate_hook(None)
         try:
             yield
             self._totals = totals.count(self)
         finally:
-            self._db.preupdate_hook(self._count)
+            self.connection.preupdate_hook(self._count)
 
     def renamed(self, first: str, second: str) -> None:
         """Note, within a transaction of `writing`, that two tables were renamed into each other."""
@@ -280,7 +283,7 @@ class Database:
         self.execute("SELECT count(*) FROM meta")  # SQLite takes its snapshot at the first read
 
     def end_reading(self) -> None:
-        if self._db.in_transaction:
+        if self.connection.in_transaction:
             self.execute("ROLLBACK")
 
     @property

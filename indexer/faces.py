@@ -208,7 +208,7 @@ class Faces(Database):
 
     def list_faces(self, identity: str) -> list[dict[str, Any]]:
         """face_id, image, split, box and the user's own columns of a person's faces, oldest first; raises GalleryError for an unknown one."""
-        rows = self.execute(f"{FACES} WHERE person = ? ORDER BY faces.id", (self._person_id(identity),))
+        rows = self.execute(f"{FACES} WHERE person = ? ORDER BY faces.id", (self.person_id(identity),))
         found = []
         for row in rows:
             columns = self._columns(row)
@@ -318,7 +318,7 @@ class Faces(Database):
         for row in self.rows(f"{FACES} WHERE faces.id {AMONG}", (json.dumps(list(map(int, ids))),)):
             columns = self._columns(row)
             id = columns["id"]
-            png = self._crop(id, columns["face_id"], columns["image"]) if crops else None
+            png = self.crop_of(id, columns["face_id"], columns["image"]) if crops else None
             found[id] = to_row(columns, columns["identity"], faces[id].vector, png)
         return [found[int(id)] for id in ids]
 
@@ -338,10 +338,11 @@ class Faces(Database):
     def crop(self, face_id: str) -> bytes | None:
         """The PNG of an enrolled face, where it was kept."""
         for id, image in self.execute("SELECT id, image FROM faces WHERE face_id=?", (face_id,)):
-            return self._crop(id, face_id, image)
+            return self.crop_of(id, face_id, image)
         return None
 
-    def _crop(self, id: int, face_id: str, image: str) -> bytes | None:
+    def crop_of(self, id: int, face_id: str, image: str) -> bytes | None:
+        """The PNG of the face with a number, or None; `face_id` and `image` name it in the error for one that was changed."""
         for png, stored in self.execute("SELECT png, checksum FROM crops WHERE id=?", (id,)):
             if checksum(id, png) != stored:
                 raise self._changed(face_id, image)
@@ -390,16 +391,17 @@ class Faces(Database):
         """What is kept of a forgotten face_id or `name_key`: 16 bytes that say nothing without this gallery's salt."""
         return hash_of(text, self.needed_fact("salt"))
 
-    def _person_id(self, name: str) -> int:
+    def person_id(self, name: str) -> int:
+        """The number of a person; raises Unknown where nobody is called so."""
         for (id,) in self.execute("SELECT id FROM people WHERE name=?", (self.spelled(name),)):
             return id
         raise Unknown(f"expected a person of {self.folder.name}, nobody is called {name!r}: see `list {self.folder.name}`")
 
-    def _find(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> list[dict[str, Any]]:
+    def find(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> list[dict[str, Any]]:
         """The faces of a person, of an id or of a photo, by id; raises GalleryError where there are none."""
         value: int | str | None
         if identity is not None:
-            where, value = "person = ?", self._person_id(identity)
+            where, value = "person = ?", self.person_id(identity)
         elif face_id is not None:
             where, value = "face_id = ?", face_id
         else:

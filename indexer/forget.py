@@ -79,7 +79,7 @@ def forget(gallery: Gallery, identity: str) -> Traces:
     """
     with gallery.changing_forgotten():
         if (name := meant(gallery, identity)) is None:
-            gallery._person_id(identity)  # says that nobody is called so
+            gallery.person_id(identity)  # says that nobody is called so
             name = gallery.spelled(identity)
         traces = _collect(gallery, name)
         _erase(gallery, traces)
@@ -161,7 +161,7 @@ def _names(lines: Sequence[Line], identity: str) -> set[str]:
 def _erase(gallery: Gallery, traces: Traces) -> None:
     face_ids, names = json.dumps(sorted(traces.face_ids)), json.dumps(sorted(traces.names))
     ids = [id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (face_ids,))]
-    gallery._drop(ids)
+    gallery.drop(ids)
     gallery.execute(f"DELETE FROM trash WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
     for line in gallery.lines():
         _erase_line(gallery, line, traces)
@@ -213,8 +213,8 @@ def finish_pending(gallery: Faces, wait_ms: int = 0) -> bool:
         return True
     if not os.access(gallery.folder, os.W_OK):
         return False
-    with Gallery(gallery.folder, True, gallery._key) as writer:
-        writer._db.set_busy_timeout(wait_ms)
+    with Gallery(gallery.folder, True, gallery.key) as writer:
+        writer.connection.set_busy_timeout(wait_ms)
         try:
             tidy(writer)
             if is_building(writer) or not cut(writer):
@@ -231,7 +231,7 @@ def cut(gallery: Faces) -> bool:
     """Moves the write-ahead log into the file and empties it; False while a reader of an older state holds it."""
     try:
         with guarded(gallery.path):
-            gallery._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            gallery.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     except Busy:
         return False
     wal = Path(f"{gallery.path}-wal")

@@ -86,7 +86,7 @@ class Gallery(Faces):
 
     def another(self, write: bool = False) -> Gallery:
         """A second connection to the same file."""
-        return Gallery(self.folder, write, self._key, self._after_commit)
+        return Gallery(self.folder, write, self.key, self._after_commit)
 
     # verbs
 
@@ -109,10 +109,10 @@ class Gallery(Faces):
     def remove(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> Change:
         """Takes a person's faces out, or one face, or those of one photo; `undo` brings them back. Raises GalleryError where there is none."""
         with self.writing():
-            faces = self._find(identity, face_id, image)
+            faces = self.find(identity, face_id, image)
             line = self._log("remove", {"faces": [f["face_id"] for f in faces], "people": sorted({f["identity"] for f in faces})})
             self._to_trash(faces, line.id)
-            self._drop([f["id"] for f in faces])
+            self.drop([f["id"] for f in faces])
         self._after_commit(self)
         return Change("remove", len(faces), tuple(sorted({face["identity"] for face in faces})), line.command)
 
@@ -121,7 +121,7 @@ class Gallery(Faces):
         new = person_name(new)
         with self.writing():
             old = self.spelled(old)
-            faces = self._find(old)
+            faces = self.find(old)
             if old == new:
                 self._log("rename", {"old": new, "new": new})
                 return Change("rename", 0, (new,))
@@ -135,10 +135,10 @@ class Gallery(Faces):
         """Gives all faces of one person to another. Raises GalleryError where either is not enrolled, InputError where they are one."""
         with self.writing():
             source, into = self.spelled(source), self.spelled(into)
-            self._person_id(into)
+            self.person_id(into)
             if source == into:
                 raise InputError(f"expected two people to merge, received {source!r} twice: name another")
-            faces = self._find(source)
+            faces = self.find(source)
             line = self._move_logged("merge", faces, into)
         self._after_commit(self)
         return Change("merge", len(faces), (source, into), line.command)
@@ -147,7 +147,7 @@ class Gallery(Faces):
         """Gives chosen faces to another person, enrolled already or new. Raises GalleryError for a face that is not here."""
         with self.writing():
             to = to if self._is_called(to) else person_name(to)
-            faces = [face for face_id in dict.fromkeys(face_ids) for face in self._find(face_id=face_id)]
+            faces = [face for face_id in dict.fromkeys(face_ids) for face in self.find(face_id=face_id)]
             moved = [face for face in faces if face["identity"] != to]
             line = self._move_logged("split", moved, to)
         self._after_commit(self)
@@ -262,7 +262,7 @@ class Gallery(Faces):
         self.check_counter()
         return 1 + self.counter
 
-    def _drop(self, ids: Sequence[int]) -> None:
+    def drop(self, ids: Sequence[int]) -> None:
         """Takes faces out of every table, and people who have none left."""
         among = (json.dumps(ids),)
         for table in ("crops", "vectors", "other_vectors"):
@@ -304,7 +304,7 @@ class Gallery(Faces):
         self._mark_changed(ids)
 
     def _rename(self, old: str, new: str) -> None:
-        faces = self._find(old)
+        faces = self.find(old)
         self.execute("UPDATE people SET name=? WHERE name=?", (new, old))
         lines = [(face_checksum(new, [f[name] for name in FACE_COLUMNS]), f["id"]) for f in faces]
         self.execute_many("UPDATE faces SET checksum=? WHERE id=?", lines)
@@ -315,7 +315,7 @@ class Gallery(Faces):
             ((vector, stored),) = self.execute("SELECT vector, checksum FROM vectors WHERE id=?", (face["id"],)) or [(None, None)]
             if checksum(face["id"], vector) != stored:
                 raise self._changed(face["face_id"], face["image"])
-            png = self._crop(face["id"], face["face_id"], face["image"])
+            png = self.crop_of(face["id"], face["face_id"], face["image"])
             values = (line, fingerprint, face["identity"], *(face[name] for name in FACE_COLUMNS[1:]), vector, png)
             self.execute(f"INSERT INTO trash VALUES ({','.join('?' * (len(values) + 1))})", (*values, checksum(*values)))
 
@@ -333,7 +333,7 @@ class Gallery(Faces):
             case _ if line.is_empty:
                 pass
             case "add", {"faces": face_ids}:
-                self._drop([id for (id,) in self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))])
+                self.drop([id for (id,) in self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))])
             case "remove", _:
                 self.enrol(self._from_trash(line.id))
             case "rename", {"old": old, "new": new} if self.enrolled([new]):
@@ -389,7 +389,7 @@ class Gallery(Faces):
     def changing_forgotten(self) -> Iterator[None]:
         """`writing`, for changes of who was forgotten: the list's file is on disk before the commit. Raises Replaced where another process
         has put a new gallery.db here since this one was opened."""
-        key = self._key if self.encrypted else None
+        key = self.key if self.encrypted else None
         with forgotten.locked(self.folder):
             self.check_same_file()
             with self.writing():
@@ -400,7 +400,7 @@ class Gallery(Faces):
     def _take_from_file(self) -> None:
         """Whom only the file holds, since a crash came before the commit; a damaged file is written anew from this list."""
         with contextlib.suppress(forgotten.Unreadable):
-            listed = forgotten.read(self.folder, self._key)
+            listed = forgotten.read(self.folder, self.key)
             if listed is not None and self.fact("salt") is not None and self.forgotten() | listed != self.forgotten():
                 self.set_forgotten(self.forgotten() | listed)
 
@@ -417,7 +417,7 @@ class Gallery(Faces):
     def sync_forgotten(self) -> None:
         """Makes the list and its file say the same: an older version kept no file, and a crash may have left more in it."""
         with contextlib.suppress(forgotten.Unreadable):
-            if forgotten.read(self.folder, self._key) == self.forgotten():
+            if forgotten.read(self.folder, self.key) == self.forgotten():
                 return
         if os.access(self.folder.parent, os.W_OK):
             with self.changing_forgotten():

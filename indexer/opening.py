@@ -52,7 +52,7 @@ def create_gallery(folder: str | Path, encrypt: bool = False, key: bytes | None 
 
 
 def _migrate_elsewhere(gallery: Gallery) -> None:
-    with Gallery(gallery.folder, True, gallery._key) as other:
+    with Gallery(gallery.folder, True, gallery.key) as other:
         with other.writing():
             pass
         compact_if_due(other)

@@ -102,7 +102,7 @@ def pending(gallery: Gallery) -> Iterator[list[tuple[int, bytes]]]:
         "ORDER BY id LIMIT ?"
     )
     while block := gallery.execute(sql, (BATCH,)):
-        crops = [(id, gallery._crop(id, face_id, image)) for id, face_id, image in block]
+        crops = [(id, gallery.crop_of(id, face_id, image)) for id, face_id, image in block]
         yield [(id, png) for id, png in crops if png is not None]
 
 

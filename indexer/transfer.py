@@ -226,7 +226,7 @@ def _drop_forgotten(gallery: Gallery, since: Forgotten) -> int:
     names = {name for name in {name for _, name in pairs} if since.holds(name_key(name))}
     face_ids = {face_id for face_id, name in pairs if name in names or since.holds(face_id)}
     among = (json.dumps(sorted(face_ids)),)
-    gallery._drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
+    gallery.drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
     # names and removed faces of the forgotten stand in the log too: it cannot be kept
     gallery.drop_log(math.inf)
     return len(face_ids)

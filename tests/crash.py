@@ -465,7 +465,7 @@ def rehearse(scenario: str, folder: Path, out: Path) -> None:
 def tolerant_close(gallery: Database) -> None:
     """SQLite says nothing of errors when it tidies up at the end; apsw does of those that a VFS of Python's raised."""
     try:
-        gallery._db.close(True)
+        gallery.connection.close(True)
     except apsw.Error:
         assert STEPS.failed
 
