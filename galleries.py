@@ -38,8 +38,9 @@ from indexer.derive import position_of
 from indexer.errors import Replaced
 from indexer.faces import check_name, index_folder, normal
 from indexer.forgotten import Forgotten
-from indexer.gallery import Added, Gallery, new_command
+from indexer.gallery import Gallery, new_command
 from indexer.info import info as info_of
+from indexer.rows import Added
 from indexer.search import Searcher, exact_scores
 from indexer.suspects import Looked, look
 from indexer.traces import Traces

@@ -29,8 +29,9 @@ from indexer.database import CIPHER_FILE, FILE, remove_file
 from indexer.derive import check_centring, compact, derive, read_report, tidy, unsound
 from indexer.errors import Damaged
 from indexer.faces import check_name
-from indexer.gallery import Added, Conflict, Gallery, versions
+from indexer.gallery import Gallery, versions
 from indexer.opening import create_gallery
+from indexer.rows import Added, Conflict
 from indexer.suspects import Looked, Suspect, look
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"

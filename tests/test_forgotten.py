@@ -67,7 +67,7 @@ def is_refused(folder: Path) -> bool:
 
 def test_the_list_is_read_once_however_many_faces_come(index, monkeypatch):
     """It was made anew for every 4,096 rows."""
-    monkeypatch.setattr("indexer.gallery.BLOCK", 2)
+    monkeypatch.setattr("indexer.rows.BLOCK", 2)
     with open_gallery(index, write=True) as gallery:
         made, forgotten_of = [], Gallery.forgotten
         monkeypatch.setattr(Gallery, "forgotten", lambda self: made.append(1) or forgotten_of(self))
@@ -75,7 +75,7 @@ def test_the_list_is_read_once_however_many_faces_come(index, monkeypatch):
 
 
 def test_readmitting_in_several_blocks_takes_all_of_them_off_the_list(index, monkeypatch):
-    monkeypatch.setattr("indexer.gallery.BLOCK", 1)
+    monkeypatch.setattr("indexer.rows.BLOCK", 1)
     with open_gallery(index, write=True) as gallery:
         assert gallery.add(ROWS, readmit=True).added == len(MINE) and not gallery.forgotten()
 

@@ -34,11 +34,13 @@ from embedder.table import DataSet
 from indexer import candidates, derive, people, search, transfer
 from indexer import forget as forgetting
 from indexer import gallery as gallery_module
+from indexer import rows as rows_module
 from indexer.build import build
 from indexer.errors import Unknown
 from indexer.faces import Change
-from indexer.gallery import Added, Conflict, Gallery
+from indexer.gallery import Gallery
 from indexer.opening import open_gallery
+from indexer.rows import Added, Conflict
 from indexer.search import Hit, Searcher
 from indexer.verify import verify
 from tests import synthetic
@@ -529,7 +531,7 @@ BAD = {
 # so that a gallery of 40 faces is large: rebuilt after six changes, read and searched in several blocks
 SMALL = (
     (derive, "LEAST", 5), (search, "SPARE", 1), (candidates, "ROOM", 1), (candidates, "GATHER", 3), (people, "GATHER", 3),
-    (people, "PEOPLE", 2), (gallery_module, "BLOCK", 3),
+    (people, "PEOPLE", 2), (rows_module, "BLOCK", 3),
 )  # fmt: skip
 
 
