@@ -27,8 +27,9 @@ from indexer.checksums import FACE_COLUMNS
 from indexer.database import FILE
 from indexer.derive import derive, is_building, tidy
 from indexer.errors import Busy, guarded
-from indexer.faces import AMONG, Faces, Line, name_key, normal
+from indexer.faces import AMONG, Faces, name_key, normal
 from indexer.gallery import Gallery
+from indexer.log import Line
 from indexer.traces import PIECE, Traces, files_below, without_names
 
 PENDING = "forgetting"

@@ -25,7 +25,8 @@ from embedder.names import person_name
 from embedder.row import Row
 from indexer import forgotten
 from indexer.checksums import FACE_COLUMNS, checksum
-from indexer.faces import AMONG, FACES, Change, Line
+from indexer.faces import AMONG, FACES
+from indexer.log import Change, Line
 from indexer.rows import Added, Rows
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from indexer.database import FILE, create_file, environment_key, no_key
+from embedder.errors import GalleryError
+from indexer.database import CIPHER_FILE, FILE, LINK, create_file, environment_key, no_key
 from indexer.derive import compact_if_due
-from indexer.faces import missing
+from indexer.errors import Damaged
 from indexer.forget import finish_pending
 from indexer.gallery import Gallery
 from indexer.schema import READABLE
@@ -62,3 +64,13 @@ def keep_fast(gallery: Gallery) -> None:
     """What a gallery calls after its commit: a rebuild where one is due, which may end a `forget`."""
     if compact_if_due(gallery):
         finish_pending(gallery)
+
+
+def missing(folder: Path) -> GalleryError:
+    """What to say where there is no finished gallery."""
+    if os.path.lexists(folder / LINK):
+        return Damaged(f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`")
+    others = [path.parent for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder]
+    names = sorted(other.name for other in others if os.path.lexists(other / LINK) or (other / CIPHER_FILE).exists())
+    known = f"; there are {', '.join(names[:10])}" if names else ""
+    return GalleryError(f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}")

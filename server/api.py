@@ -32,9 +32,9 @@ from embedder.spec import FaceSpec
 from embedder.text import to_json
 from indexer import filters
 from indexer.errors import Replaced
-from indexer.faces import Change
 from indexer.gallery import Gallery
 from indexer.info import info
+from indexer.log import Change
 from indexer.search import checked, exact_scores
 from server import models
 from server.accounts import Key

@@ -37,8 +37,8 @@ from indexer import gallery as gallery_module
 from indexer import rows as rows_module
 from indexer.build import build
 from indexer.errors import Unknown
-from indexer.faces import Change
 from indexer.gallery import Gallery
+from indexer.log import Change
 from indexer.opening import open_gallery
 from indexer.rows import Added, Conflict
 from indexer.search import Hit, Searcher
