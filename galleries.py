@@ -30,18 +30,22 @@ from embedder.table import DataSet, is_data_set
 from embedder.text import unescaped
 from embedder.understood import Understood, understand
 from indexer import forget as forgetting
-from indexer import forgotten, outputs, switch, transfer
+from indexer import lists, opening, outputs, switch, transfer
 from indexer.build import ENROLLED, Selection
 from indexer.calibrate import fit
-from indexer.database import Replaced
+from indexer.compact import compact_and_drop
 from indexer.derive import position_of
+from indexer.errors import Replaced
 from indexer.faces import check_name, index_folder, normal
 from indexer.forgotten import Forgotten
-from indexer.gallery import Added, Gallery, new_command
+from indexer.gallery import Gallery, new_command
+from indexer.info import info as info_of
+from indexer.rows import Added
 from indexer.search import Searcher, exact_scores
 from indexer.suspects import Looked, look
 from indexer.traces import Traces
 from indexer.verify import Verified
+from indexer.verify import verify as verify_gallery
 from workflows import (
     PROBE_BATCH,
     Probe,
@@ -68,13 +72,13 @@ OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
 
 def open_gallery(name: str, write: bool = False) -> Gallery:
     """The gallery called `name`."""
-    return Gallery.open(index_folder(indexes_root(), name), write)
+    return opening.open_gallery(index_folder(indexes_root(), name), write)
 
 
 def info(name: str) -> dict[str, Any]:
     """What an index holds and how it stands."""
     with open_gallery(name) as gallery:
-        return gallery.info()
+        return info_of(gallery)
 
 
 # add ------------------------------------------------------------------------
@@ -108,7 +112,7 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
         _note_source(gallery, source)
         faces, people = gallery.faces, gallery.people
         names = [name for name, _ in gallery.list_people()] if people > before else []
-        elsewhere = forgotten.elsewhere(gallery.folder, gallery.rows(JUST_ADDED, (done.command,))) if done.added else []
+        elsewhere = lists.elsewhere(gallery.folder, gallery.rows(JUST_ADDED, (done.command,))) if done.added else []
         looked = look(gallery, done.face_ids) if done.face_ids else Looked()
     spellings = spelling_notes([], names)  # a second for a million names, which other writers need not wait for
     notes = (
@@ -399,20 +403,20 @@ def _held_out(
 def verify(name: str) -> Verified:
     """Reads everything; damaged derived files are made anew where the folder can be written."""
     folder = index_folder(indexes_root(), name)
-    with Gallery.open(folder, write=os.access(folder, os.W_OK)) as gallery:
-        return gallery.verify()
+    with opening.open_gallery(folder, write=os.access(folder, os.W_OK)) as gallery:
+        return verify_gallery(gallery)
 
 
 def compact(name: str, keep_undo: float | None, on_progress: OnProgress = lambda done, total: None) -> dict[str, Any]:
     """A new generation; before it, changes older than `keep_undo` seconds are dropped from the log."""
     with open_gallery(name, write=True) as gallery:
-        dropped = gallery.compact(keep_undo, on_progress)
+        dropped = compact_and_drop(gallery, keep_undo, on_progress)
         return {"index": name, "generation": gallery.generation, "faces": gallery.faces, "dropped": dropped}
 
 
 def backup(name: str, path: Path) -> transfer.Moved:
     with open_gallery(name) as gallery:
-        done = gallery.backup(path)
+        done = transfer.backup(gallery, path)
         outputs.note(gallery.folder, "backup", path)
         return done
 
@@ -424,7 +428,7 @@ def restore(path: Path, name: str, replace_old: bool, readmit: bool = False) -> 
 def export(name: str, folder: Path, crops: bool) -> transfer.Moved:
     with open_gallery(name) as gallery:
         outputs.note(gallery.folder, "export", folder)
-        return gallery.export(folder, crops)
+        return transfer.export(gallery, folder, crops)
 
 
 # forget ---------------------------------------------------------------------

@@ -56,7 +56,8 @@ from benchmarks.clients import (  # noqa: E402
 )
 from benchmarks.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
 from embedder.table import DataSet  # noqa: E402
-from indexer.gallery import Gallery  # noqa: E402
+from indexer.compact import compact_and_drop  # noqa: E402
+from indexer.opening import open_gallery  # noqa: E402
 from indexer.traces import files_below  # noqa: E402
 from server.accounts import Accounts  # noqa: E402
 from server.client import Client, Refused  # noqa: E402
@@ -102,10 +103,10 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
         if command(*arguments, environment=environment)["status"]:
             raise SystemExit(f"expected `{arguments[0]}` to end well, it did not")
     rows = [row for row in DataSet(root / "vectors").table(["image", "identity", "vector"]).to_pylist() if row["vector"]]
-    with Gallery.open(root / INDEX, write=True) as made:
+    with open_gallery(root / INDEX, write=True) as made:
         if extra:
             made.add(gallery.rows(extra, made.spec.dimension))
-        made.compact(0)
+        compact_and_drop(made, 0)
     known = [(row["identity"], (root / "photos" / row["image"]).read_bytes()) for row in rows]
     vectors = [(row["identity"], np.asarray(row["vector"], np.float32).tolist()) for row in rows]
     return World(INDEX, known, vectors, [min(folder.glob("*.jpg")).read_bytes() for folder in chosen[people:]])

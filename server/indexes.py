@@ -14,7 +14,8 @@ import numpy as np
 from embedder.compute import cores
 from embedder.errors import FaceGalleryError, SystemFault
 from galleries import open_gallery
-from indexer.database import FILE, Damaged, Replaced
+from indexer.database import FILE
+from indexer.errors import Damaged, Replaced
 from indexer.faces import index_folder
 from indexer.gallery import Gallery
 from indexer.search import Searcher

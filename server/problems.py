@@ -8,7 +8,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from embedder.errors import DataError, FaceGalleryError, GalleryError, InputError, SystemFault
-from indexer.database import Busy, Damaged, Replaced, Unknown
+from indexer.errors import Busy, Damaged, Replaced, Unknown
 
 MEDIA = "application/problem+json"
 TYPES = "urn:facegallery:problem:"

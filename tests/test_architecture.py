@@ -48,6 +48,7 @@ FORBIDDEN = {
 }
 HASHED_PICKLES = ROOT / "embedder" / "mtcnn_nets.py"  # reads the mtcnn package's weights, whose bytes are known
 PIPED_PICKLES = ROOT / "embedder" / "workers.py"  # between this program's own processes, over pipes that nobody else has; no files
+CIRCLES: set[frozenset[str]] = set()  # files of indexer/ that may need each other
 LIGHT = dict.fromkeys(
     ("cli.py", "cli_gallery.py", "cli_evaluate.py", "cli_serve.py", "console.py"),
     (
@@ -65,14 +66,27 @@ LIGHT = dict.fromkeys(
 )  # all that `--help` may cost beyond the standard library
 
 
+class WithoutTypes(ast.NodeTransformer):
+    """Takes out what stands under `if TYPE_CHECKING:`."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        return node.orelse if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING") else node
+
+
 def modules(part: str) -> list[Path]:
     path = ROOT / part
     return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
-def imports(path: Path, top_level: bool = False) -> set[str]:
-    """Every module that a file imports, as 'embedder.table'; those inside functions too."""
+def imports(path: Path, top_level: bool = False, for_types: bool = True) -> set[str]:
+    """Every module that a file imports, as 'embedder.table'; those inside functions too.
+
+    for_types: those too that only a type checker reads.
+    """
     tree = ast.parse(path.read_text())
+    if not for_types:
+        tree = WithoutTypes().visit(tree)
     nodes = tree.body if top_level else list(ast.walk(tree))
     found = set()
     for node in nodes:
@@ -145,3 +159,28 @@ def test_one_module_opens_connections():
 
 def within_any(names: set[str], packages: tuple[str, ...]) -> bool:
     return any(within(name, packages) for name in names)
+
+
+def circles(needs: dict[str, set[str]]) -> set[frozenset[str]]:
+    """The largest sets of names that all need each other, perhaps by way of others."""
+    reached = {name: set(direct) for name, direct in needs.items()}
+    for middle in needs:
+        for name in needs:
+            if middle in reached[name]:
+                reached[name] |= reached[middle]
+    return {frozenset(other for other in needs if other in reached[name] and name in reached[other]) for name in needs} - {frozenset()}
+
+
+def test_no_files_of_the_index_need_each_other():
+    files = {f"indexer.{path.stem}": path for path in modules("indexer")}
+    needs = {name: imports(path, for_types=False) & files.keys() for name, path in files.items()}
+    assert circles(needs) == CIRCLES
+
+
+def test_the_rule_would_catch_a_circle(tmp_path):
+    (tmp_path / "x.py").write_text(
+        "if TYPE_CHECKING:\n    import indexer.a\nelse:\n    import indexer.b\ndef f():\n    from indexer import c\n"
+    )
+    assert imports(tmp_path / "x.py", for_types=False) == {"indexer.b", "indexer.c"} == imports(tmp_path / "x.py") - {"indexer.a"}
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": {"d"}, "f": {"a"}}) == {frozenset("abc"), frozenset("de")}
+    assert circles({"a": {"a"}, "b": {"a"}}) == {frozenset("a")}

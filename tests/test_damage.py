@@ -20,6 +20,7 @@ from indexer import candidates, switch
 from indexer.build import build
 from indexer.forget import finish_pending, forget
 from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 from indexer.search import Searcher
 from indexer.verify import verify
 from tests import synthetic
@@ -75,7 +76,7 @@ def index(tmp_path_factory) -> Index:
     first, more = rows("first", 12, 0), rows("more", 5, 5)
     first[20].crop = synthetic.png(os.urandom(2 * PAGE))
     build(synthetic.write(root / "vectors", first, synthetic.spec(D), extra=["place"]), folder)
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         forget(gallery, "person 11")
         finish_pending(gallery)
         gallery.remove("person 10")
@@ -94,7 +95,7 @@ def index(tmp_path_factory) -> Index:
         lambda gallery: gallery.split([more[3].face_id], "person 2"),
     ]:
         older.append((folder / "gallery.db").read_bytes())
-        with Gallery.open(folder, write=True) as gallery:
+        with open_gallery(folder, write=True) as gallery:
             change(gallery)
     return sound(folder, older)
 
@@ -154,7 +155,7 @@ def tables(folder: Path) -> dict[str, list] | str:
 def problems(folder: Path) -> str:
     """What `verify` says of an index that is not sound; nothing for a sound one."""
     try:
-        with Gallery.open(folder, write=True) as gallery:
+        with open_gallery(folder, write=True) as gallery:
             done = verify(gallery)
             return done.text if done.problems or done.mended else ""
     except FaceGalleryError as error:
@@ -281,7 +282,7 @@ def test_a_lower_counter_of_faces_is_named(index):
     db.execute("UPDATE sqlite_sequence SET seq = seq - 1 WHERE name = 'faces'")
     db.close()
     assert "its counter of faces was changed" in problems(index.folder)
-    with Gallery.open(index.folder, write=True) as gallery, pytest.raises(FaceGalleryError, match="gallery.db is damaged"):
+    with open_gallery(index.folder, write=True) as gallery, pytest.raises(FaceGalleryError, match="gallery.db is damaged"):
         gallery.add(rows("others", 1, 8))
 
 
@@ -310,7 +311,7 @@ def logged(tmp_path_factory) -> list[Index]:
     """An index before and after each of a few commits, the last with all of these in its write-ahead log alone."""
     folder, made = tmp_path_factory.mktemp("logged") / "club", []
     build(synthetic.write(folder.parent / "vectors", rows("first", 12, 0), synthetic.spec(D), extra=["place"]), folder)
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         for change in [
             lambda: None,
             lambda: gallery.remove("person 1"),

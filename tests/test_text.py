@@ -12,9 +12,9 @@ import apsw
 import pytest
 
 from embedder import text
+from indexer.checksums import FACE_COLUMNS, face_checksum
 from indexer.database import FILE
 from indexer.evaluate import predictions
-from indexer.schema import FACE_COLUMNS, face_checksum
 from tests import synthetic
 from tests.conftest import ROOT
 

@@ -11,7 +11,8 @@ import workflows
 from embedder.compute import Compute
 from embedder.pipeline import Options
 from indexer.build import build
-from indexer.gallery import Gallery
+from indexer.info import info
+from indexer.opening import open_gallery
 from indexer.search import Searcher
 from tests import synthetic
 from workflows import ANYWHERE, Judge, Question, search, search_to_parquet
@@ -68,7 +69,7 @@ def margin_of(rows, q: np.ndarray) -> float | None:
 
 
 def enrolled(folder: Path) -> list:
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         return gallery.table_rows([id for (id,) in gallery.execute("SELECT id FROM faces")])
 
 
@@ -133,7 +134,7 @@ def test_a_weak_calibration_is_marked_in_every_answer(club, tmp_path):
 def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
     galleries.calibrate("club", 0.01, (), None, None, 0, ANYWHERE, print)
     more = {"two people more": ("New 1", "New 2"), "many photos more": ["Ann"] * 8, "photos exchanged": ["Ann"] * 3}[change]
-    with Gallery.open(club, write=True) as gallery:
+    with open_gallery(club, write=True) as gallery:
         for i in range(3 * (change == "photos exchanged")):
             gallery.remove(image=f"ann {i}.jpg")
         gallery.add(
@@ -142,7 +143,7 @@ def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
                 for i, (name, x) in enumerate(zip(more, synthetic.vectors(len(more), 1, seed=6), strict=True))
             ]
         )
-        assert gallery.info()["calibration_stale"]
+        assert info(gallery)["calibration_stale"]
     synthetic.write(tmp_path / "probes", [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0])])
     (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print)["probes"]
     assert probe["faces"][0]["stale"].startswith("it was made at ")

@@ -17,7 +17,7 @@ from embedder.decoder import Photo
 from embedder.errors import FaceGalleryError
 from embedder.row import Row
 from embedder.text import to_json
-from indexer.faces import Change
+from indexer.log import Change
 from indexer.gallery import Gallery
 from server import models
 from server.accounts import Key

@@ -22,7 +22,7 @@ from embedder.row import Row
 from embedder.spec import FaceSpec
 from embedder.text import to_json
 from indexer import filters
-from indexer.database import Replaced
+from indexer.errors import Replaced
 from server import models
 from server.accounts import Key
 from server.batches import Full

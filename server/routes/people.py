@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from indexer.gallery import Gallery
+from indexer.info import info
 from server import models
 from server.bodies import StrictRoute
 from server.problems import Problem
@@ -26,7 +26,7 @@ async def list_indexes(whole: Whole, key: Asker):
 @router.get("/indexes/{index}", response_model=models.IndexInfo, tags=["indexes"])
 async def index_info(key: Asker, index: Index):
     """What an index holds, by which model, how far it is behind its last build, and its calibration."""
-    return JSONResponse(await asyncio.wrap_future(index.read(Gallery.info)))
+    return JSONResponse(await asyncio.wrap_future(index.read(info)))
 
 
 @router.get("/indexes/{index}/people", response_model=models.People, tags=["people"])

@@ -9,7 +9,7 @@ from fastapi import APIRouter, File, UploadFile
 
 from embedder.outcomes import REFUSED
 from embedder.row import Row
-from indexer.database import Replaced
+from indexer.errors import Replaced
 from indexer.search import checked, exact_scores
 from server import models
 from server.bodies import StrictRoute
