@@ -17,8 +17,8 @@ from embedder.decoder import Photo
 from embedder.errors import FaceGalleryError
 from embedder.row import Row
 from embedder.text import to_json
-from indexer.log import Change
 from indexer.gallery import Gallery
+from indexer.log import Change
 from server import models
 from server.accounts import Key
 from server.bodies import StrictRoute

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
+from indexer.gallery import Gallery
 from indexer.info import info
 from server import models
 from server.bodies import StrictRoute
