@@ -22,7 +22,10 @@ from fastapi.responses import JSONResponse as FastJSONResponse
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 
-import galleries
+import workflows.calibrate
+import workflows.enrol
+import workflows.forget
+import workflows.upkeep
 from embedder.compute import cores
 from embedder.decoder import Photo
 from embedder.errors import FaceGalleryError
@@ -44,7 +47,7 @@ from server.indexes import Answer, Served
 from server.intake import Intake, photo_name
 from server.problems import Problem, busy, of_error
 from server.state import State
-from workflows import Question
+from workflows.probes import Question
 
 T = TypeVar("T")
 HITS = 10_000  # of all vectors or faces of a question
@@ -515,7 +518,7 @@ async def enrol(
     async def work() -> tuple[dict[str, Any], list[str]]:
         photo, rows, spec = await faces_of(whole, index, data, photo_name(data, image))
         row = _chosen(photo, rows, face)
-        done = await asyncio.wrap_future(index.write(lambda gallery: galleries.enrol(gallery, row, spec, identity, readmit)))
+        done = await asyncio.wrap_future(index.write(lambda gallery: workflows.enrol.enrol(gallery, row, spec, identity, readmit)))
         if done.conflicts:
             raise Problem(
                 409,
@@ -606,7 +609,7 @@ async def forget(whole: Whole, key: Admin, index: Index, asked: models.Forget, m
     """Removes a person for good: rows, vectors, crops, names. There is no undo; the receipt lies beside the index, too."""
 
     def do() -> tuple[dict[str, Any], list[str]]:
-        done, _ = galleries.forget(index.name, asked.identity, (), None, lambda line: None)
+        done, _ = workflows.forget.forget(index.name, asked.identity, (), None, lambda line: None)
         return asdict(done) | {"found": done.found}, done.face_ids
 
     async def work() -> tuple[dict[str, Any], list[str]]:
@@ -628,7 +631,7 @@ async def compact(whole: Whole, key: Admin, index: Index, asked: models.Compact 
     keep = None if days is None else days * 86400
 
     def work(tell: Callable[[int, int], None]) -> str:
-        done = galleries.compact(index.name, keep, tell)
+        done = workflows.upkeep.compact(index.name, keep, tell)
         return f"generation {done['generation']}, {done['faces']} faces, {done['dropped']} old changes dropped"
 
     return JSONResponse(await whole.begin_job(key, index, "compact", work), 202)
@@ -640,7 +643,7 @@ async def calibrate(whole: Whole, key: Admin, index: Index, asked: models.Calibr
     fpir = (asked or models.Calibrate()).fpir
 
     def work(tell: Callable[[int, int], None]) -> str:
-        return galleries.calibrate(index.name, fpir, (), None, None, 0, whole.settings.compute, lambda line: None)["text"]
+        return workflows.calibrate.calibrate(index.name, fpir, (), None, None, 0, whole.settings.compute, lambda line: None)["text"]
 
     return JSONResponse(await whole.begin_job(key, index, "calibrate", work), 202)
 

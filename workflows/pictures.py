@@ -21,7 +21,7 @@ from embedder.text import printable
 from indexer.evaluate import RANKS
 from indexer.people import exact_score
 from indexer.search import Hit, exact_scores
-from workflows import open_gallery
+from workflows.probes import open_gallery
 
 if TYPE_CHECKING:
     from indexer.evaluate import Answer, Evaluation
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from indexer.gallery import Gallery
     from indexer.report import Sheet
     from indexer.search import Searcher
-    from workflows import ProbeReader, Searched
+    from workflows.probes import ProbeReader
+    from workflows.search import Searched
 
 SHEET_ROWS = 40
 MISTAKES, STRANGERS = 60, 24  # of a web page
