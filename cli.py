@@ -207,10 +207,10 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
           metadata: Path | None, prune: bool, retry: tuple[str, ...], strict: bool, sheet: Path | None, level: int | None,
           compute: Compute) -> None:  # fmt: skip
     """Detect faces with MTCNN and crop them to Parquet."""
-    import workflows
     from embedder.pipeline import Options
     from embedder.replaceable import check_replaceable
     from embedder.spec import CropRule, canonical_margin
+    from workflows.photos import align as run
 
     rule = CropRule(margin=canonical_margin(margin), border=border, no_face=no_face)
     if sheet:
@@ -218,9 +218,9 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
     settings = {"min_face": min_face, "max_side": max_side}
     options = Options(all_faces=all_faces, prune=prune, retry=frozenset(retry))
     with out.progress("align") as tick:
-        summary = workflows.align(photos, folder, rule, options, metadata, settings, compute, tick, out.say, level)
+        summary = run(photos, folder, rule, options, metadata, settings, compute, tick, out.say, level)
     if sheet:
-        from pictures import contact_sheet
+        from workflows.pictures import contact_sheet
 
         contact_sheet(photos, folder, sheet)
         out.say(f"sheet: {sheet}")
@@ -269,13 +269,14 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
 def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_faces: bool, no_crops: bool, metadata: Path | None,
           prune: bool, retry: tuple[str, ...], strict: bool, level: int | None, compute: Compute) -> None:  # fmt: skip
     """Unit vectors of SOURCE (photos, a CSV, or crops from `align`) to Parquet; a row for every photo."""
-    import workflows
     from embedder.pipeline import Options
+    from workflows.photos import embed as run
+    from workflows.photos import make_embedder
 
     options = Options(all_faces=all_faces, keep_crops=not no_crops, prune=prune, retry=frozenset(retry))
-    embedder = workflows.make_embedder(model, compute, views, out.say)
+    embedder = make_embedder(model, compute, views, out.say)
     with out.progress("embed") as tick:
-        summary = workflows.embed(source, folder, embedder, options, metadata, tick, out.say, level)
+        summary = run(source, folder, embedder, options, metadata, tick, out.say, level)
     out.summary(summary, strict)
 
 
@@ -300,9 +301,9 @@ def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_f
 def build_index(out: Output, vectors: Path, name: str, split: str | None, centre: bool, replace: bool, readmit: bool,
                 recall: float | None, memory: int | None, encrypt: bool) -> None:  # fmt: skip
     """A gallery (SQLite) and its FAISS inner-product index from VECTORS."""
-    import workflows
+    from workflows.upkeep import build_index as run
 
-    report = workflows.build_index(vectors, name, split, centre, replace, readmit, encrypt, recall, memory, out.say)
+    report = run(vectors, name, split, centre, replace, readmit, encrypt, recall, memory, out.say)
     for line in [report["reason"], *report["notes"]]:
         out.say(line)
     out.result(report, report["text"])
@@ -334,19 +335,27 @@ def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: boo
 
     Exits with 3 where no photo could be read.
     """
-    import workflows
-    from workflows import Question
+    from embedder.replaceable import check_replaceable
+    from workflows.probes import Question
+    from workflows.search import search as run
+    from workflows.search import search_to_parquet
 
     question = Question(k, faces, score, where, min_score)
     if table:
         with out.progress("search") as tick:
-            done = workflows.search_to_parquet(name, sources, table, question, one_face, model, compute, tick, out.say)
+            done = search_to_parquet(name, sources, table, question, one_face, model, compute, tick, out.say)
         out.result(done, f"{table}: {done['rows']} answers to {done['faces']} faces")
         _end_search(done["photos"], done["unread"])
         return
-    found = workflows.search(name, sources, question, one_face, model, compute, picture, out.say)
     if picture:
+        check_replaceable(picture, "picture")
+    searched = run(name, sources, question, one_face, model, compute, bool(picture), out.say)
+    if picture:
+        from workflows.pictures import draw_answers
+
+        draw_answers(name, searched, picture)
         out.say(f"picture: {picture}")
+    found = searched.result()
     out.result(found, lines_of(found))
     _end_search(len(found["probes"]), sum(probe["outcome"] not in READ for probe in found["probes"]))
 

@@ -13,14 +13,14 @@ import numpy as np
 
 from embedder.compute import cores
 from embedder.errors import FaceGalleryError, SystemFault
-from galleries import open_gallery
 from indexer.database import FILE
 from indexer.errors import Damaged, Replaced
 from indexer.faces import index_folder
 from indexer.gallery import Gallery
 from indexer.search import Searcher
 from server.batches import Batcher, Full
-from workflows import Judge, Question, indexes_root, open_index
+from workflows.probes import Question, indexes_root, open_gallery, open_index
+from workflows.search import Judge
 
 T = TypeVar("T")
 READERS = 4
@@ -37,7 +37,7 @@ class Asked:
     contract: str | None = None
 
 
-Answer = dict[str, Any]  # to one vector: `workflows.Answer` as JSON
+Answer = dict[str, Any]  # to one vector: `workflows.search.Answer` as JSON
 Answers = list[Answer] | FaceGalleryError
 
 

@@ -22,7 +22,8 @@ from embedder.runtime import Embedder
 from indexer.search import Searcher
 from server.batches import Batcher, Full
 from server.settings import Settings
-from workflows import Say, fitting_model, load_embedder, make_detector
+from workflows.photos import Say, load_embedder, make_detector
+from workflows.probes import fitting_model
 
 PAIR = 2  # faces that the network takes at a time: 6 % slower than 8, which must be filled up, and batches hold any number
 LOOK_SECONDS = 0.02  # from one look at what is still in it to the next

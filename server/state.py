@@ -18,7 +18,7 @@ from server.intake import Intake
 from server.meters import Meters
 from server.problems import Problem
 from server.settings import Settings
-from workflows import open_index
+from workflows.probes import open_index
 
 RETIRE_SECONDS = 30.0  # for photos that still wait for networks which no index needs any more
 CLOSE_SECONDS = 1.0  # for photos that nobody waits for any more

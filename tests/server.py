@@ -15,11 +15,12 @@ from pathlib import Path
 
 import httpx
 
-import workflows
 from embedder.compute import Compute
 from embedder.pipeline import Options
 from embedder.prepare import prepare
 from tests.conftest import DATA, ROOT
+from workflows.photos import embed, make_embedder
+from workflows.upkeep import build_index
 
 SECONDS = 120  # within which it must be ready, on a machine that does other things
 
@@ -58,12 +59,12 @@ def free_port() -> int:
 def build(att: Path, folder: Path, name: str = "att") -> Path:
     """An index of AT&T's first photos with their crops, in folder/indexes; the photos by split in folder/photos."""
     prepare("att", att, folder / "photos")
-    embedder = workflows.make_embedder("msceleb", Compute(), "plain", lambda line: None)
-    workflows.embed(folder / "photos" / "gallery", folder / "vectors", embedder, Options(), None, lambda done, total: None)
+    embedder = make_embedder("msceleb", Compute(), "plain", lambda line: None)
+    embed(folder / "photos" / "gallery", folder / "vectors", embedder, Options(), None, lambda done, total: None)
     before = os.environ.get("FACEGALLERY_INDEXES")
     os.environ["FACEGALLERY_INDEXES"] = str(folder / "indexes")
     try:
-        workflows.build_index(folder / "vectors", name, None, False, False)
+        build_index(folder / "vectors", name, None, False, False)
     finally:
         os.environ.pop("FACEGALLERY_INDEXES") if before is None else os.environ.update(FACEGALLERY_INDEXES=before)
     return folder

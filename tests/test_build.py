@@ -25,7 +25,7 @@ from indexer.opening import create_gallery, open_gallery
 from indexer.search import Searcher
 from tests import synthetic
 from tests.synthetic import D
-from workflows import build_index
+from workflows.upkeep import build_index
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -40,7 +40,7 @@ def photos(att, tmp_path_factory) -> Path:
 def vectors(photos, tmp_path_factory) -> Path:
     from embedder.compute import Compute
     from embedder.pipeline import Options
-    from workflows import embed, make_embedder
+    from workflows.photos import embed, make_embedder
 
     folder = tmp_path_factory.mktemp("vectors") / "v"
     embed(photos, folder, make_embedder("msceleb", Compute(), "plain", lambda line: None), Options(), None, lambda done, total: None)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import galleries
-import workflows
 from embedder.errors import GalleryError
 from embedder.redact import count_rows
 from embedder.table import DataSet, to_rows
@@ -19,6 +17,13 @@ from indexer.forget import Receipt
 from indexer.opening import open_gallery
 from indexer.outputs import Output
 from tests import synthetic
+from workflows import forget as forgetting
+from workflows.enrol import add
+from workflows.evaluate import evaluate
+from workflows.photos import ANYWHERE
+from workflows.probes import Question
+from workflows.search import search_to_parquet
+from workflows.upkeep import backup, export
 
 ROWS = synthetic.rows(6, 2)
 GONE = "person 3"
@@ -34,7 +39,7 @@ def root(tmp_path, monkeypatch) -> Path:
 
 
 def forget(identity: str = GONE, also=(), name: str = "club") -> Receipt:
-    return galleries.forget(name, identity, also, None, print)[0]
+    return forgetting.forget(name, identity, also, None, print)[0]
 
 
 def test_other_indexes_that_hold_the_faces_are_named(root, tmp_path):
@@ -77,10 +82,10 @@ def test_a_data_set_loses_who_was_forgotten_and_texts_of_others_are_no_traces(ro
     assert {row.identity for row in left} == {f"person {i}" for i in (0, 1, 2, 4, 5)} and done.data_sets == {str(folder): 2}
     assert done.found == 0
     (path,) = root.glob("club-forgotten-*")
-    assert sum(galleries.verify_forgotten("club", path, GONE).values()) == 0
+    assert sum(forgetting.verify_forgotten("club", path, GONE).values()) == 0
     shutil.rmtree(folder), synthetic.write(folder, rows)
-    found = galleries.verify_forgotten("club", path, None)
-    assert found[str(folder)] == 2 and galleries.verify_forgotten("club", path, GONE)[str(folder)] == 2
+    found = forgetting.verify_forgotten("club", path, None)
+    assert found[str(folder)] == 2 and forgetting.verify_forgotten("club", path, GONE)[str(folder)] == 2
 
 
 def test_a_name_that_is_anothers_by_now_stays_in_data_sets(root, tmp_path):
@@ -98,8 +103,8 @@ def test_a_name_that_is_anothers_by_now_stays_in_data_sets(root, tmp_path):
 
 
 def test_what_was_written_with_its_people_is_named(root, tmp_path):
-    galleries.backup("club", tmp_path / "kept" / "b")
-    galleries.export("club", tmp_path / GONE / "export", False)
+    backup("club", tmp_path / "kept" / "b")
+    export("club", tmp_path / GONE / "export", False)
     (tmp_path / "hits.parquet").touch()
     for _ in range(2):
         outputs.note(root / "club", "hits", tmp_path / "hits.parquet")
@@ -118,11 +123,9 @@ def test_what_was_written_with_its_people_is_named(root, tmp_path):
 
 
 def test_searches_and_evaluations_note_their_files(root, tmp_path):
-    import evaluations
-
-    workflows.search_to_parquet("club", [tmp_path / "vectors"], tmp_path / "h.parquet", workflows.Question(), True, None, workflows.ANYWHERE,
+    search_to_parquet("club", [tmp_path / "vectors"], tmp_path / "h.parquet", Question(), True, None, ANYWHERE,
                                 lambda done, total: None, print)  # fmt: skip
-    evaluations.evaluate("club", tmp_path / "vectors", predictions=tmp_path / "p.txt", say=print)
+    evaluate("club", tmp_path / "vectors", predictions=tmp_path / "p.txt", say=print)
     assert outputs.read(root / "club") == [Output("hits", str(tmp_path / "h.parquet")), Output("predictions", str(tmp_path / "p.txt"))]
 
 
@@ -159,7 +162,7 @@ def test_a_data_set_of_many_rows_is_looked_through_once(root, tmp_path):
         salt, listed = gallery.fact("salt"), gallery.forgotten()
         with gallery.changing_forgotten():
             gallery.set_forgotten(listed.with_person(salt, [f"face {i}" for i in range(20_000)]))
-        is_doomed, began = galleries._doomed(gallery, _nobody()), time.monotonic()
+        is_doomed, began = forgetting._doomed(gallery, _nobody()), time.monotonic()
         assert count_rows(folder, is_doomed) == 0
     assert time.monotonic() - began < 5, "10 s for a thousand of these rows, when the list was read for each"
 
@@ -184,6 +187,6 @@ def test_the_command_ends_with_1_where_something_is_left(run, own_indexes, tmp_p
 def test_faces_that_another_index_has_forgotten_are_told_when_they_are_added(root, tmp_path):
     build(synthetic.write(tmp_path / "v2", synthetic.rows(2, 1, "o", seed=8)), root / "new")
     forget()
-    add = lambda: galleries.add("new", tmp_path / "vectors", None, None, None, False, None, workflows.ANYWHERE, lambda a, b: None, print)  # noqa: E731
-    first, second = add(), add()
+    enrol = lambda: add("new", tmp_path / "vectors", None, None, None, False, None, ANYWHERE, lambda a, b: None, print)  # noqa: E731
+    first, second = enrol(), enrol()
     assert [note for note in first["notes"] if "forgotten from club" in note and GONE in note] and second["notes"] == []

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from fastapi import Request
 
-import workflows
 from embedder.errors import DataError
 from embedder.row import to_rows
 from embedder.table import DataSet
@@ -21,6 +20,8 @@ from server.routes import stream
 from server.routes.stream import _in_order, _split
 from server.settings import Settings
 from tests.server import build, running
+from workflows.probes import Question
+from workflows.search import search
 
 QUIETLY = {"say": lambda line: None}
 
@@ -33,11 +34,11 @@ def client(server):
 
 @pytest.fixture
 def asked(server, monkeypatch):
-    """`workflows.search` as the command asks it: the oracle."""
+    """`search` as the command asks it: the oracle."""
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
 
     def call(path, **question):
-        (probe,) = workflows.search("att", [path], workflows.Question(**question), **QUIETLY)["probes"]
+        (probe,) = search("att", [path], Question(**question), **QUIETLY).result()["probes"]
         return probe
 
     return call
@@ -213,7 +214,7 @@ def test_photos_of_a_stream_are_held_while_they_are_at_work(monkeypatch, most, o
     async def found() -> list[dict]:
         request = Request({"type": "http", "state": {"hold": held.add}}, receive)
         whole = Mock(settings=Settings(("att",)), desk=Mock(admit=AsyncMock()))
-        said = await stream.search_many_photos(request, whole, Mock(), Mock(), workflows.Question())
+        said = await stream.search_many_photos(request, whole, Mock(), Mock(), Question())
         return [json.loads(line) async for line in said.body_iterator]
 
     answers = asyncio.run(found())
@@ -227,7 +228,7 @@ def test_questions_of_different_sizes_spoil_no_others(server, monkeypatch):
 
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
 
-    right, wrong, question = np.eye(1, 128, dtype=np.float32), np.ones((1, 1), np.float32), workflows.Question(k=2)
+    right, wrong, question = np.eye(1, 128, dtype=np.float32), np.ones((1, 1), np.float32), Question(k=2)
     answer = Served("att")._searcher()
     first, second, third = answer([Asked(right, question), Asked(wrong, question), Asked(right, question)])
     assert first == third and len(first[0]["hits"]) == 2 and isinstance(second, DataError)
@@ -439,9 +440,9 @@ def test_the_state_is_told_to_a_supervisor_and_to_prometheus(server, client):
 
 def test_changes_by_other_programs_are_seen_at_once(server, client, monkeypatch):
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
-    import galleries
+    from workflows.probes import open_gallery
 
-    with galleries.open_gallery("att", write=True) as gallery:
+    with open_gallery("att", write=True) as gallery:
         gallery.rename("s30", "Thirty")
     assert client.post("/v1/indexes/att/search", content=server.probe(30)).json()["faces"][0]["hits"][0]["identity"] == "Thirty"
     assert enrolled(client, "Thirty") and not enrolled(client, "s30")

@@ -13,7 +13,7 @@ from indexer.errors import Damaged, Replaced
 from indexer.opening import open_gallery
 from server.indexes import Served
 from tests import synthetic
-from workflows import Question
+from workflows.probes import Question
 
 ROWS = synthetic.rows(5, 2)
 for i, row in enumerate(ROWS):

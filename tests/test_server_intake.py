@@ -17,7 +17,7 @@ from embedder.spec import FaceSpec
 from server.batches import Full
 from server.intake import PAIR, Elastic, Intake
 from server.settings import Settings
-from workflows import open_index
+from workflows.probes import open_index
 
 
 class Network:

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
-import galleries
+import workflows.enrol
+import workflows.forget
 from embedder.decoder import Photo
 from embedder.errors import FaceGalleryError
 from embedder.row import Row
@@ -84,7 +85,7 @@ async def enrol(
     async def work() -> tuple[dict[str, Any], list[str]]:
         photo, rows, spec = await faces_of(whole, index, data, photo_name(data, image))
         row = _chosen(photo, rows, face)
-        done = await asyncio.wrap_future(index.write(lambda gallery: galleries.enrol(gallery, row, spec, identity, readmit)))
+        done = await asyncio.wrap_future(index.write(lambda gallery: workflows.enrol.enrol(gallery, row, spec, identity, readmit)))
         if done.conflicts:
             raise Problem(
                 409,
@@ -175,7 +176,7 @@ async def forget(whole: Whole, key: Admin, index: Index, asked: models.Forget, m
     """Removes a person for good: rows, vectors, crops, names. There is no undo; the receipt lies beside the index, too."""
 
     def do() -> tuple[dict[str, Any], list[str]]:
-        done, _ = galleries.forget(index.name, asked.identity, (), None, lambda line: None)
+        done, _ = workflows.forget.forget(index.name, asked.identity, (), None, lambda line: None)
         return asdict(done) | {"found": done.found}, done.face_ids
 
     async def work() -> tuple[dict[str, Any], list[str]]:

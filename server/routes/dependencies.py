@@ -31,7 +31,7 @@ from server.indexes import Answer, Served
 from server.intake import Intake
 from server.problems import Problem, busy, of_error
 from server.state import State
-from workflows import Question
+from workflows.probes import Question
 
 T = TypeVar("T")
 HITS = 10_000  # of all vectors or faces of a question

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-import galleries
+import workflows.calibrate
+import workflows.upkeep
 from server import models
 from server.bodies import StrictRoute
 from server.problems import Problem
@@ -23,7 +24,7 @@ async def compact(whole: Whole, key: Admin, index: Index, asked: models.Compact 
     keep = None if days is None else days * 86400
 
     def work(tell: Callable[[int, int], None]) -> str:
-        done = galleries.compact(index.name, keep, tell)
+        done = workflows.upkeep.compact(index.name, keep, tell)
         return f"generation {done['generation']}, {done['faces']} faces, {done['dropped']} old changes dropped"
 
     return JSONResponse(await whole.begin_job(key, index, "compact", work), 202)
@@ -35,7 +36,7 @@ async def calibrate(whole: Whole, key: Admin, index: Index, asked: models.Calibr
     fpir = (asked or models.Calibrate()).fpir
 
     def work(tell: Callable[[int, int], None]) -> str:
-        return galleries.calibrate(index.name, fpir, (), None, None, 0, whole.settings.compute, lambda line: None)["text"]
+        return workflows.calibrate.calibrate(index.name, fpir, (), None, None, 0, whole.settings.compute, lambda line: None)["text"]
 
     return JSONResponse(await whole.begin_job(key, index, "calibrate", work), 202)
 

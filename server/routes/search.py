@@ -32,7 +32,7 @@ from server.routes.dependencies import (
     persistently,
     photo_answer,
 )
-from workflows import Question
+from workflows.probes import Question
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
