@@ -220,7 +220,7 @@ class Held:
         """Fewer, where size is negative; raises Problem where they would be too many."""
         if size > 0 and self.bytes + size > self._most:
             raise Problem(503, "busy", f"expected bodies of at most {self._most:,} bytes at once, all together are more: try again",
-                          {"Retry-After": str(RETRY_SECONDS), "Connection": "close"})  # fmt: skip
+                          {"Retry-After": str(RETRY_SECONDS)})  # fmt: skip
         self.bytes += size
 
 
@@ -251,7 +251,7 @@ class _Body:
         self._bytes += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
         if self._bytes > self._most:
-            raise Problem(413, "large", f"expected a body of at most {self._most:,} bytes: send a smaller one", {"Connection": "close"})
+            raise Problem(413, "large", f"expected a body of at most {self._most:,} bytes: send a smaller one")
         if not self._is_stream:
             self.hold(len(message.get("body", b"")))
         return message

@@ -218,7 +218,7 @@ def test_a_key_asks_no_more_often_than_it_may(ask):
 def test_a_body_has_a_limit_in_bytes_and_seconds(ask):
     assert ask("POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 10, photo_bytes=100)[2] == ["write", 100]
     status, headers, body = ask("POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 11, photo_bytes=100)
-    assert status == 413 and headers[b"connection"] == b"close" and "at most 100 bytes" in body["detail"]
+    assert status == 413 and "at most 100 bytes" in body["detail"]
     status, headers, body = ask("POST", key="write", body=[b"x"] * 50, pause=0.05, body_seconds=0.2)
     assert status == 408 and body["type"].endswith(":slow")
     assert (
@@ -232,7 +232,7 @@ def test_all_bodies_together_have_a_limit(ask):
     assert ask("POST", search, body=body, key="write", times=5, held_bytes=100) == [200] * 5  # one after another
     assert sorted(ask("POST", search, body=body, key="write", pause=0.01, times=3, together=True, held_bytes=100)) == [200, 200, 503]
     status, headers, problem = ask("POST", search, body=body, key="write", held_bytes=50)
-    assert status == 503 and headers[b"retry-after"] == b"1" and headers[b"connection"] == b"close"
+    assert status == 503 and headers[b"retry-after"] == b"1"
     assert problem["type"].endswith(":busy") and "at most 50 bytes" in problem["detail"]
     assert ask("POST", f"{search}/stream", body=body, key="write", held_bytes=50)[0] == 200  # its route says what it holds
 
