@@ -34,7 +34,7 @@ serve-demo: setup  ## the page and the API over an index of those photos
 test: weights  ## the tests that need only the repo, the weights and AT&T; WORKERS=4 takes four processes
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not lfw and not browser'
 
-test-all: weights  ## all tests; FACEDB_LFW names the folder with LFW's photos, and Chromium is needed
+test-all: weights  ## all tests; FACEGALLERY_LFW names the folder with LFW's photos, and Chromium is needed
 	$(BIN)/python -m pytest
 
 bench: weights  ## a quick look at speed, in minutes, on AT&T's photos or PHOTOS=FOLDER; BENCH="--torch-python ..." for other packages

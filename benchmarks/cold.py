@@ -28,13 +28,13 @@ DEEPFACE = str(PEERS / "deepface_find.py")
 
 
 def measure(photo: Path, n: int, model: str, folder: Path, rounds: int, deepface_python: str | None) -> dict[str, dict[str, Any]]:
-    """Seconds and peak memory of each; `facedb` is ours."""
+    """Seconds and peak memory of each; `facegallery` is ours."""
     folder, photo = folder.resolve(), photo.resolve()
     name = f"cold-{model}-{n}"
     if not (folder / name / "index.faiss").exists():
         gallery.make(folder / name, n, synthetic.profile(model).d, open_model(model).spec)
-    os.environ["FACEDB_INDEXES"] = str(folder)
-    commands = {"facedb": [sys.executable, str(ROOT / "cli.py"), "search", name, str(photo)]}
+    os.environ["FACEGALLERY_INDEXES"] = str(folder)
+    commands = {"facegallery": [sys.executable, str(ROOT / "cli.py"), "search", name, str(photo)]}
     if deepface_python:
         where = folder / f"deepface-{n}"
         if not (where / "db").exists():
@@ -59,7 +59,7 @@ def main(photo: Path, n: int, model: str, folder: Path, rounds: int, deepface_py
     found = measure(photo, n, model, folder, rounds, deepface_python)
     for who, answer in found.items():
         print(
-            f"{who}: {answer['seconds']:.2f} s, {answer['peak_mb']:.0f} MB; facedb is {answer['seconds'] / found['facedb']['seconds']:.1f} x as fast"
+            f"{who}: {answer['seconds']:.2f} s, {answer['peak_mb']:.0f} MB; facegallery is {answer['seconds'] / found['facegallery']['seconds']:.1f} x as fast"
         )
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)

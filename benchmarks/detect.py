@@ -19,8 +19,8 @@ from benchmarks.rounds import Peer, alternate, evenly, files_of, tell  # noqa: E
 
 
 def measure(files: list[str], rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:
-    """What each says of these photos; `facedb` is ours."""
-    peers = {"facedb": Peer(sys.executable, "ours_detect.py", files), "mtcnn, batched": Peer(sys.executable, "mtcnn_detect.py", files)}
+    """What each says of these photos; `facegallery` is ours."""
+    peers = {"facegallery": Peer(sys.executable, "ours_detect.py", files), "mtcnn, batched": Peer(sys.executable, "mtcnn_detect.py", files)}
     if torch_python:
         peers["facenet-pytorch, batched"] = Peer(torch_python, "facenet_pytorch_detect.py", files)
     return alternate(peers, rounds)
@@ -33,7 +33,7 @@ def measure(files: list[str], rounds: int, torch_python: str | None) -> dict[str
 @click.option("--torch-python", help="Python of an environment with facenet-pytorch.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(photos: Path, n: int, rounds: int, torch_python: str | None, out: Path | None) -> None:
-    tell(measure(evenly(files_of(photos), n), rounds, torch_python), "facedb", "photos", out)
+    tell(measure(evenly(files_of(photos), n), rounds, torch_python), "facegallery", "photos", out)
 
 
 if __name__ == "__main__":

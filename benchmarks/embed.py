@@ -31,10 +31,10 @@ def crops_of(folder: Path, n: int) -> np.ndarray:
 
 
 def measure(crops: np.ndarray, model: str, rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:
-    """What each says of these crops; `facedb auto` is ours as it comes."""
+    """What each says of these crops; `facegallery auto` is ours as it comes."""
     with tempfile.TemporaryDirectory() as scratch:
         np.save(file := f"{scratch}/crops.npy", crops)
-        peers = {f"facedb {p}": Peer(sys.executable, "ours_embed.py", [file, model, p]) for p in ("auto", "bf16", "f32")}
+        peers = {f"facegallery {p}": Peer(sys.executable, "ours_embed.py", [file, model, p]) for p in ("auto", "bf16", "f32")}
         if torch_python:
             peers |= {f"facenet-pytorch {p}": Peer(torch_python, "facenet_pytorch_embed.py", [file, p]) for p in ("f32", "bf16")}
         return alternate(peers, rounds)
@@ -48,7 +48,7 @@ def measure(crops: np.ndarray, model: str, rounds: int, torch_python: str | None
 @click.option("--torch-python", help="Python of an environment with facenet-pytorch.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(crops: Path, n: int, rounds: int, model: str, torch_python: str | None, out: Path | None) -> None:
-    tell(measure(crops_of(crops, n), model, rounds, torch_python), "facedb auto", "crops", out)
+    tell(measure(crops_of(crops, n), model, rounds, torch_python), "facegallery auto", "crops", out)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ def whole_command(files: list[str], model: str) -> dict[str, Any]:
 
 def measure(files: list[str], model: str, rounds: int, torch_python: str | None, deepface_python: str | None,
             folder: Path) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """What each says of these photos; `facedb` is ours. folder: where DeepFace's weights are, or are made."""
-    peers = {"facedb": Peer(sys.executable, "ours_end_to_end.py", [model, *files])}
+    """What each says of these photos; `facegallery` is ours. folder: where DeepFace's weights are, or are made."""
+    peers = {"facegallery": Peer(sys.executable, "ours_end_to_end.py", [model, *files])}
     if torch_python:
         peers["mtcnn and facenet-pytorch, batched"] = Peer(torch_python, "mtcnn_facenet_pytorch.py", [sys.executable, *files])
     if deepface_python:
@@ -56,7 +56,7 @@ def measure(files: list[str], model: str, rounds: int, torch_python: str | None,
 def main(photos: Path, n: int, rounds: int, model: str, torch_python: str | None, deepface_python: str | None, folder: Path, memory: str,
          out: Path | None) -> None:  # fmt: skip
     files = files_of(photos)
-    tell(measure(evenly(files, n), model, rounds, torch_python, deepface_python, folder), "facedb", "photos", out)
+    tell(measure(evenly(files, n), model, rounds, torch_python, deepface_python, folder), "facegallery", "photos", out)
     for count in map(int, filter(None, memory.split(","))):
         done = whole_command(evenly(files, count), model)
         print(f"embed, {count} photos as a process: {done['seconds']:.1f} s, {done['peak_mb']:.0f} MB at the peak of its largest process")

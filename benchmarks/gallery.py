@@ -31,6 +31,7 @@ from embedder.row import Row  # noqa: E402
 from embedder.spec import FaceSpec, Part  # noqa: E402
 from indexer import candidates, derive  # noqa: E402
 from indexer.gallery import Gallery  # noqa: E402
+from indexer.opening import create_gallery, open_gallery  # noqa: E402
 from indexer.search import Searcher  # noqa: E402
 from indexer.verify import verify  # noqa: E402
 
@@ -63,7 +64,7 @@ def rows(n: int, d: int, start: int = 0, per_person: float = 2.0) -> Iterator[Ro
 def make(folder: Path, n: int, d: int, spec: FaceSpec | None = None, per_person: float = 2.0) -> dict[str, float]:
     """A built gallery, its vectors said to be of `spec`; seconds of filling and of building, and of all cores while building."""
     shutil.rmtree(folder, ignore_errors=True)
-    with Gallery.create(folder) as gallery:
+    with create_gallery(folder) as gallery:
         began = time.perf_counter()
         with gallery.writing():
             gallery._migrate()
@@ -90,7 +91,7 @@ def median_ms(calls: list[Callable[[], Any]], repeats: int) -> list[float]:
 
 def add_and_raw(folder: Path, n: int, d: int, repeats: int) -> dict[str, float]:
     """`Gallery.add` of 1,000 faces beside the same rows as plain inserts into the same tables, and into a table of vectors alone."""
-    with Gallery.open(folder, write=True) as gallery, pytest.MonkeyPatch.context() as patch:
+    with open_gallery(folder, write=True) as gallery, pytest.MonkeyPatch.context() as patch:
         patch.setattr(derive, "LEAST", 10 * n)
         batches = iter([list(rows(1000, d, n + 1000 * i)) for i in range(2 * repeats)])
         plain = iter([_recorded(gallery, next(batches), 10 * n + 10_000 * i) for i in range(repeats)])
@@ -133,7 +134,7 @@ def _recorded(gallery: Gallery, batch: list[Row], first: int) -> list[tuple[str,
 
 def remove(folder: Path, repeats: int) -> dict[str, float]:
     """Removing a person, with the line in the log and the faces kept for `undo`."""
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         names = iter([name for name, _ in gallery.list_people("person 0000100", repeats)])
         return {"remove_person_ms": median_ms([lambda: gallery.remove(identity=next(names))], repeats)[0]}
 
@@ -181,13 +182,13 @@ def queries(folder: Path, xq: np.ndarray, repeats: int) -> dict[str, float]:
 
 def fall_behind(folder: Path, n: int, d: int) -> dict[str, int]:
     """A tail of 1 % and 5 % removed faces, without a rebuild."""
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         with gallery.writing():
             gallery.enrol(rows(n // 100, d, 4 * n))
             ids = [
                 id for (id,) in gallery.execute("SELECT id FROM faces WHERE id <= ? ORDER BY (id * 7919) % 1000003 LIMIT ?", (n, n // 20))
             ]
-            gallery._drop(ids)
+            gallery.drop(ids)
         built, added, changed = derive.behind(gallery)
         return {"built": built, "added": added, "removed": changed}
 
@@ -288,12 +289,12 @@ def main(n: int, d: int, folder: Path, repeats: int, keep: bool, out: Path | Non
     note("crossover", crossover(index, xq, max(3, repeats // 3)))
     note("remove", remove(index, repeats))
     note("add", add_and_raw(index, n, d, max(3, repeats // 2)))
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         note("compact_s", timed(lambda: derive.compact(gallery)))
     note("behind", fall_behind(index, n, d))
     note("open_behind", opened(index, xq[0], 5))
     note("behind_queries", queries(index, xq, repeats))
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         note("verify_s", timed(lambda: results.__setitem__("problems", verify(gallery).problems)))
     note("bytes", {p.name: p.stat().st_size for p in index.rglob("*") if p.is_file() and not p.is_symlink()})
 

@@ -26,8 +26,8 @@ COLUMNS = {"build_s": "build, s", "single_ms": "one query, ms", "batch_ms": "of 
 def measured(folder: Path, n: int, like: str, rounds: int) -> dict[str, Any]:
     """Of n faces: seconds to build from gallery.db, and what `peers/nearest.py` tells of our search and of exact FAISS."""
     folder = made(folder, n, like)
-    found = alternate({engine: nearest(folder, engine) for engine in ("facedb", "flat")}, rounds, ("single_ms", "batch_ms"))
-    found["facedb"] |= json.loads((folder / "g.json").read_text())
+    found = alternate({engine: nearest(folder, engine) for engine in ("facegallery", "flat")}, rounds, ("single_ms", "batch_ms"))
+    found["facegallery"] |= json.loads((folder / "g.json").read_text())
     return {"n": n, **found}
 
 
@@ -39,8 +39,8 @@ def plot(rows: list[dict[str, Any]], out: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(COLUMNS), figsize=(4 * len(COLUMNS), 3.4), layout="constrained")
     for axis, (key, title) in zip(axes, COLUMNS.items(), strict=True):
-        for name, style in (("facedb", "o-"), ("flat", "s--")):
-            if key != "build_s" or name == "facedb":
+        for name, style in (("facegallery", "o-"), ("flat", "s--")):
+            if key != "build_s" or name == "facegallery":
                 axis.loglog([row["n"] for row in rows], [row[name][key] for row in rows], style, label=name)
         axis.set(title=title, xlabel="faces")
         axis.grid(alpha=0.3, which="both")
@@ -58,7 +58,7 @@ def plot(rows: list[dict[str, Any]], out: Path) -> None:
 def main(folder: Path, like: str, most: int, rounds: int, out: Path | None, picture: Path | None) -> None:
     rows = [measured(folder, n, like, rounds) for n in SIZES if n <= most]
     for row in rows:
-        ours, flat = row["facedb"], row["flat"]
+        ours, flat = row["facegallery"], row["flat"]
         print(f"{row['n']}: " + ", ".join(f"{title} {ours[key]:.3g}" for key, title in COLUMNS.items()) + f", recall {ours['recall']:.4f}")
         print(f"    exact FAISS: one query {flat['single_ms']:.3g} ms, of 1,000 {flat['batch_ms']:.3g} ms a query")
     if out:

@@ -65,7 +65,7 @@ def nearest(
     folder: Path, engine: str, python: str = sys.executable, recall: float = 0.99, queries: int = 1000, where: Path | None = None
 ) -> Peer:
     """An engine over what was made in a folder; where: another gallery of it."""
-    where = where or folder / ("g" if engine.startswith("facedb") else "peers")
+    where = where or folder / ("g" if engine.startswith("facegallery") else "peers")
     return Peer(
         python, "nearest.py", [engine, *(str(folder / name) for name in ("truth.npz", "xb.npy")), str(where), str(recall), str(queries)]
     )
@@ -89,9 +89,11 @@ def main(
     out: Path | None,
 ) -> None:  # fmt: skip
     folder = made(folder, n, like)
-    peers = {engine: nearest(folder, engine, recall=recall, queries=queries) for engine in ("facedb", "facedb_index", "flat")}
+    peers = {engine: nearest(folder, engine, recall=recall, queries=queries) for engine in ("facegallery", "facegallery_index", "flat")}
     if fallen_behind:  # its recall is of faces some of which are removed
-        peers["facedb, 1 % more and 5 % fewer"] = nearest(folder, "facedb", recall=recall, queries=queries, where=behind(folder, n))
+        peers["facegallery, 1 % more and 5 % fewer"] = nearest(
+            folder, "facegallery", recall=recall, queries=queries, where=behind(folder, n)
+        )
     if peers_python:
         peers |= {engine: nearest(folder, engine, peers_python, recall, queries) for engine in engines.split(",")}
     found = alternate(peers, rounds, ("single_ms", "batch_ms"))
@@ -101,8 +103,8 @@ def main(
             f"{name}: {a['single_ms']:.2f} ms a query ({times[0]:.1f} x flat), {1000 / a['batch_ms']:.0f}/s in batches of {queries} ({times[1]:.1f} x), recall {a['recall']:.4f}"
         )
     report = json.loads((folder / "g" / "index.faiss").resolve().with_name("report.json").read_text())
-    build = {"facedb": json.loads((folder / "g.json").read_text())}
-    build |= {name: {key: a[key] for key in ("build_s", "build_cpu_s")} for name, a in found.items() if not name.startswith("facedb")}
+    build = {"facegallery": json.loads((folder / "g.json").read_text())}
+    build |= {name: {key: a[key] for key in ("build_s", "build_cpu_s")} for name, a in found.items() if not name.startswith("facegallery")}
     print("seconds to build, and seconds of all cores:", build)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)

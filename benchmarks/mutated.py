@@ -40,11 +40,11 @@ from benchmarks.mutants import mutant, sound  # noqa: E402
 from benchmarks.rounds import evenly, files_of  # noqa: E402
 from benchmarks.served import GROWTH, Answer, Server, held, processes, quarters  # noqa: E402
 from benchmarks.traced import trap_programs  # noqa: E402
+from embedder.outcomes import REFUSED  # noqa: E402
 from embedder.weights import open_model  # noqa: E402
-from server.api import REFUSED  # noqa: E402
 from server.models import PhotoAnswer, Problem  # noqa: E402
 
-TYPES, PROBLEM = "urn:facedb:problem:", "application/problem+json"
+TYPES, PROBLEM = "urn:facegallery:problem:", "application/problem+json"
 OUTCOMES = (*REFUSED, "invalid")
 EXPECTED = {(413, "large"), *((422, kind) for kind in OUTCOMES)}
 REPLACED = ("the decoder", "took longer than")  # what is said of a photo whose decoder ended

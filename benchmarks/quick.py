@@ -20,12 +20,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import demo  # noqa: E402
-import workflows  # noqa: E402
 from benchmarks import cold, detect, embed, end_to_end, gallery, synthetic  # noqa: E402
 from benchmarks.rounds import evenly, files_of, listing_of  # noqa: E402
 from embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
 from embedder.spec import FaceSpec  # noqa: E402
 from embedder.weights import data_root  # noqa: E402
+from workflows.photos import make_detector  # noqa: E402
 
 ROUNDS, PHOTOS, FACES, ASKED = 3, 128, 50_000, 10_000
 Line = tuple[str, str, str, str]  # what, whose, figure, times ours
@@ -33,7 +33,7 @@ Line = tuple[str, str, str, str]  # what, whose, figure, times ours
 
 def aligned(files: list[str], folder: Path) -> Path:
     """A data set of the crops of these photos."""
-    stage = PhotoStage(FaceSpec(), workflows.make_detector({}), None, Options())
+    stage = PhotoStage(FaceSpec(), make_detector({}), None, Options())
     process_photos(listing_of(files), folder, stage, "align", lambda done, total: None)
     return folder
 
@@ -45,7 +45,7 @@ def per_second(what: str, found: Mapping[str, dict[str, Any]], ours: str, counte
 
 def of_cold(found: Mapping[str, dict[str, Any]]) -> Iterator[Line]:
     for who, answer in found.items():
-        times = answer["seconds"] / found["facedb"]["seconds"]
+        times = answer["seconds"] / found["facegallery"]["seconds"]
         yield f"one photo, whole process, {ASKED:,} faces", who, f"{answer['seconds']:.2f} s", f"{times:.1f}"
 
 
@@ -59,7 +59,7 @@ def of_gallery(folder: Path) -> Iterator[Line]:
         ("256 queries at once", asked["batch_ms"], asked["batch_flat_ms"], "faiss.IndexFlatIP"),
         ("add 1,000 faces", added["add_1000_ms"], added["same_rows_plain_ms"], "plain inserts"),
     ):
-        yield what, "facedb", f"{ours:.2f} ms", "1.0"
+        yield what, "facegallery", f"{ours:.2f} ms", "1.0"
         yield what, who, f"{theirs:.2f} ms", f"{theirs / ours:.1f}"
 
 
@@ -74,14 +74,14 @@ def show(lines: Iterator[Line]) -> None:
 @click.option("--deepface-python", help="See benchmarks/cold.py.")
 def main(photos: Path | None, torch_python: str | None, deepface_python: str | None) -> None:
     files = evenly(files_of(photos or demo.fetch_att(data_root() / "att")), PHOTOS)
-    show(iter([("", "", "median of 3", "x facedb")]))
+    show(iter([("", "", "median of 3", "x facegallery")]))
     with tempfile.TemporaryDirectory() as scratch:
         where = Path(scratch)
-        show(per_second("photos to crops", detect.measure(files, ROUNDS, torch_python), "facedb", "photos"))
+        show(per_second("photos to crops", detect.measure(files, ROUNDS, torch_python), "facegallery", "photos"))
         crops = embed.crops_of(aligned(files, where / "crops"), PHOTOS)
-        show(per_second("crops to vectors", embed.measure(crops, "msceleb", ROUNDS, torch_python), "facedb auto", "crops"))
+        show(per_second("crops to vectors", embed.measure(crops, "msceleb", ROUNDS, torch_python), "facegallery auto", "crops"))
         measured = end_to_end.measure(files, "msceleb", ROUNDS, torch_python, deepface_python, where / f"deepface-{ASKED}")
-        show(per_second("photos to Parquet", measured, "facedb", "photos"))
+        show(per_second("photos to Parquet", measured, "facegallery", "photos"))
         show(of_cold(cold.measure(Path(files[0]), ASKED, "casia", where, ROUNDS, deepface_python)))
         show(of_gallery(where / "faces"))
 

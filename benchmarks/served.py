@@ -116,7 +116,7 @@ class Server(Program):
         self.data.mkdir(exist_ok=True)
         if not (self.data / "models").exists():
             (self.data / "models").symlink_to((data_root() / "models").resolve())
-        self.environment = os.environ | {"FACEDB_DATA": str(self.data), "FACEDB_INDEXES": str(root), "TMPDIR": str(root)}
+        self.environment = os.environ | {"FACEGALLERY_DATA": str(self.data), "FACEGALLERY_INDEXES": str(root), "TMPDIR": str(root)}
         command = [sys.executable, str(ROOT / "cli.py"), "serve", name, "--port", str(port), *options]
         super().__init__(command, port, self.environment | {"PYTHONUNBUFFERED": "1"}, log or root / f"log-{port}")
         self.start(ready)

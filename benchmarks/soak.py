@@ -56,7 +56,8 @@ from benchmarks.clients import (  # noqa: E402
 )
 from benchmarks.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
 from embedder.table import DataSet  # noqa: E402
-from indexer.gallery import Gallery  # noqa: E402
+from indexer.compact import compact_and_drop  # noqa: E402
+from indexer.opening import open_gallery  # noqa: E402
 from indexer.traces import files_below  # noqa: E402
 from server.accounts import Accounts  # noqa: E402
 from server.client import Client, Refused  # noqa: E402
@@ -94,7 +95,7 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
         (root / "photos" / folder.name).mkdir(parents=True)
         for photo in sorted(folder.glob("*.jpg"))[:EACH]:
             shutil.copy(photo, root / "photos" / folder.name)
-    environment = os.environ | {"FACEDB_INDEXES": str(root)}
+    environment = os.environ | {"FACEGALLERY_INDEXES": str(root)}
     for arguments in (
         ("embed", str(root / "photos"), "--out", str(root / "vectors")),
         ("build-index", str(root / "vectors"), "--name", INDEX),
@@ -102,10 +103,10 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
         if command(*arguments, environment=environment)["status"]:
             raise SystemExit(f"expected `{arguments[0]}` to end well, it did not")
     rows = [row for row in DataSet(root / "vectors").table(["image", "identity", "vector"]).to_pylist() if row["vector"]]
-    with Gallery.open(root / INDEX, write=True) as made:
+    with open_gallery(root / INDEX, write=True) as made:
         if extra:
             made.add(gallery.rows(extra, made.spec.dimension))
-        made.compact(0)
+        compact_and_drop(made, 0)
     known = [(row["identity"], (root / "photos" / row["image"]).read_bytes()) for row in rows]
     vectors = [(row["identity"], np.asarray(row["vector"], np.float32).tolist()) for row in rows]
     return World(INDEX, known, vectors, [min(folder.glob("*.jpg")).read_bytes() for folder in chosen[people:]])
@@ -189,7 +190,7 @@ def check_people(c: Caller, base: dict[str, int]) -> int:
     for name, faces in c.ledger.faces.items():
         assert (theirs := faces_of(c, name)) == faces, f"expected {name!r} to have {sorted(faces)}, received {sorted(theirs)}"
     lines = c.ask("metrics", "GET", "/metrics").body.decode().splitlines()
-    counted = next(float(line.split()[-1]) for line in lines if line.startswith(f'facedb_faces{{index="{INDEX}"}}'))
+    counted = next(float(line.split()[-1]) for line in lines if line.startswith(f'facegallery_faces{{index="{INDEX}"}}'))
     assert counted == sum(expected.values()), f"expected {sum(expected.values())} faces in the metrics, received {counted}"
     return len(found)
 

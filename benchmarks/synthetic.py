@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-from embedder.errors import DataError, FaceDBError, InputError
+from embedder.errors import DataError, FaceGalleryError, InputError
 from embedder.table import DataSet
 
 PROFILES = Path(__file__).with_name("synthetic.json")
@@ -357,5 +357,5 @@ def check(vectors: tuple[str, ...]) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except FaceDBError as error:
+    except FaceGalleryError as error:
         raise SystemExit(f"error: {error}") from None

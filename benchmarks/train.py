@@ -31,10 +31,10 @@ BATCH = 64  # of `quick`
 def main(crops: Path, rounds: int, model: str, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         np.save(file := f"{scratch}/crops.npy", crops_of(crops, BATCH))
-        peers = {f"facedb {p}": Peer(sys.executable, "ours_train.py", [file, model, p]) for p in ("auto", "f32")}
+        peers = {f"facegallery {p}": Peer(sys.executable, "ours_train.py", [file, model, p]) for p in ("auto", "f32")}
         peers["Keras f32"] = Peer(sys.executable, "keras_train.py", [file, model])
         found = alternate(peers, rounds)
-    tell(found, "facedb auto", "crops", out)
+    tell(found, "facegallery auto", "crops", out)
 
 
 if __name__ == "__main__":

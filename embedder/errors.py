@@ -1,6 +1,6 @@
 """Every error a user can meet, each with the exit code that the command line returns.
 
-    FaceDBError                70  our fault
+    FaceGalleryError                70  our fault
     ├── InputError              2  a wrong option or argument
     ├── DataError               3  photos or Parquet data sets
     ├── ModelError              4  models and weights
@@ -17,29 +17,29 @@ import errno
 from collections.abc import Iterator
 
 
-class FaceDBError(Exception):
+class FaceGalleryError(Exception):
     """The root; raised itself only where the fault is ours."""
 
     exit_code = 70
 
 
-class InputError(FaceDBError):
+class InputError(FaceGalleryError):
     exit_code = 2
 
 
-class DataError(FaceDBError):
+class DataError(FaceGalleryError):
     exit_code = 3
 
 
-class ModelError(FaceDBError):
+class ModelError(FaceGalleryError):
     exit_code = 4
 
 
-class GalleryError(FaceDBError):
+class GalleryError(FaceGalleryError):
     exit_code = 5
 
 
-class SystemFault(FaceDBError):
+class SystemFault(FaceGalleryError):
     exit_code = 6
 
 

@@ -58,6 +58,6 @@ class KerasFormat:
         return layers.UnitNormalization()(x)
 
     def save(self, vectors: Any, contract: str, path: Path) -> None:
-        keras.Model(self.crops, vectors, name="facedb").save(path)
+        keras.Model(self.crops, vectors, name="facegallery").save(path)
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(f"{KEY}.json", contract)

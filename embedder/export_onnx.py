@@ -78,8 +78,8 @@ class OnnxFormat:
         self._nodes[-1].output[0] = "vectors"
         inputs = [helper.make_tensor_value_info(self.crops, TensorProto.UINT8, ["n", INPUT_SIZE, INPUT_SIZE, 3])]
         outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", None])]
-        graph = helper.make_graph(self._nodes, "facedb", inputs, outputs, list(self._constants.values()))
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="facedb")
+        graph = helper.make_graph(self._nodes, "facegallery", inputs, outputs, list(self._constants.values()))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="facegallery")
         helper.set_model_props(model, {KEY: contract})
         onnx.save(model, path)
 

@@ -55,6 +55,6 @@ class OpenvinoFormat:
 
     def save(self, vectors: Any, contract: str, path: Path) -> None:
         vectors.output(0).set_names({"vectors"})
-        graph = ov.Model([vectors], [self.crops], "facedb")
+        graph = ov.Model([vectors], [self.crops], "facegallery")
         graph.set_rt_info(contract, [KEY])
         ov.save_model(graph, path, compress_to_fp16=False)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from embedder.engines import has_vnni
-from embedder.errors import FaceDBError, InputError, ModelError
+from embedder.errors import FaceGalleryError, InputError, ModelError
 from embedder.files import make_folder, write_atomic
 from embedder.spec import Part
 from embedder.weights import stored_file
@@ -107,5 +107,5 @@ def advised(parts: Sequence[Part]) -> bool:
     """Whether this CPU is fast in int8 and every network's gate was passed."""
     try:
         return has_vnni() and all(read(part).gate.passed for part in parts)
-    except FaceDBError:
+    except FaceGalleryError:
         return False

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CHUNK_PIXELS = 32 * 250 * 250
 SHARDS_AHEAD = 8  # at most so many between a photo that is decoded and one that is written
 MANY = 4 << 20  # bytes of photos: processes of their own are ready by then, and have made up for it
-PACKAGES = ("facedb", "openvino", "tensorflow", "tensorflow-cpu", "keras", "mtcnn", "numpy", "pillow", "pyarrow")
+PACKAGES = ("facegallery", "openvino", "tensorflow", "tensorflow-cpu", "keras", "mtcnn", "numpy", "pillow", "pyarrow")
 OnProgress = Callable[[int, int], None]
 Say = Callable[[str], None]
 

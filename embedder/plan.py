@@ -17,7 +17,8 @@ from embedder.files import write_atomic
 from embedder.parquet import open_parquet
 from embedder.row import Entry, to_bytes
 
-OPTIONS_KEY = b"facedb.options"
+OPTIONS_KEY = b"facegallery.options"
+EARLIER_OPTIONS_KEY = b"facedb.options"  # in data sets of before the package was called facegallery
 SCHEMA = pa.schema([
     ("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("shard", pa.int32()), ("identity", pa.string()),
     ("split", pa.string()), ("extra", pa.string()), ("dropped", pa.bool_()),
@@ -81,7 +82,8 @@ def check_options(folder: Path, options: Mapping[str, Any]) -> None:
     if first is None:
         return
     path, table = first
-    before = parse_json((table.schema.metadata or {}).get(OPTIONS_KEY, b"null"), path)
+    metadata = table.schema.metadata or {}
+    before = parse_json(metadata.get(OPTIONS_KEY, metadata.get(EARLIER_OPTIONS_KEY, b"null")), path)
     if not isinstance(before, dict):
         raise DataError(f"expected the options of the run in {path}, received something else: embed into a new --out")
     for key in [*options, *(k for k in before if k not in options)]:

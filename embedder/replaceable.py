@@ -12,7 +12,7 @@ from pathlib import Path
 from embedder.errors import InputError
 from embedder.files import place, write_atomic
 
-SIGN = "facedb"  # in what we write: PNG's Software, JPEG's comment, the page's generator, Parquet's metadata
+SIGN = "facegallery"  # in what we write: PNG's Software, JPEG's comment, the page's generator, Parquet's metadata
 HEAD = 1 << 16  # bytes in which a sign stands
 MOST_JSON = 256 << 20  # bytes of a document of ours that is read to tell it
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -70,7 +70,7 @@ def _tail(path: Path, size: int) -> bytes:
 
 def _is_picture(path: Path, size: int) -> bool:
     head = _head(path)
-    png, jpeg = b"tEXtSoftware\0" + SIGN.encode(), b"\xff\xfe\x00\x08" + SIGN.encode()
+    png, jpeg = b"tEXtSoftware\0" + SIGN.encode(), b"\xff\xfe" + (2 + len(SIGN)).to_bytes(2, "big") + SIGN.encode()
     return (head.startswith(b"\x89PNG") and png in head) or (head.startswith(b"\xff\xd8") and jpeg in head)
 
 

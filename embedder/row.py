@@ -14,7 +14,8 @@ from embedder.errors import DataError
 from embedder.spec import FaceSpec
 
 UNIT_TOLERANCE = 1e-5
-SPEC_KEY = b"facedb.spec"  # of the contract, in the schema's metadata
+SPEC_KEY = b"facegallery.spec"  # of the contract, in the schema's metadata
+EARLIER_SPEC_KEY = b"facedb.spec"  # in data sets of before the package was called facegallery
 
 FIELDS = [
     pa.field("face_id", pa.string()),
@@ -99,6 +100,12 @@ def schema_of(spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Schema:
         raise DataError(f"expected metadata columns with names of their own, received {clash[0]!r}: rename it in the CSV")
     fields = FIELDS + LATER_FIELDS + [pa.field(name, pa.string()) for name in extra]
     return pa.schema(fields, metadata={SPEC_KEY: spec.to_json().encode()})
+
+
+def contract_of(schema: pa.Schema) -> bytes:
+    """Return the contract that a shard's metadata hold, as JSON; empty where they hold none."""
+    metadata = schema.metadata or {}
+    return metadata.get(SPEC_KEY, metadata.get(EARLIER_SPEC_KEY, b""))
 
 
 def to_table(rows: Sequence[Row], spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Table:

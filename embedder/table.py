@@ -23,7 +23,7 @@ from embedder.errors import DataError
 from embedder.files import LOCK, drop_stale_temporaries, is_temporary, make_folder, write_atomic
 from embedder.parquet import Opened, check_written, open_parquet
 from embedder.plan import by_shard, changes_of, check_options, digest_of, is_same, may_be_same, numbers, read_plans, write_plan
-from embedder.row import COLUMNS, LATER, SPEC_KEY, Entry, Row, schema_of, to_bytes, to_rows
+from embedder.row import COLUMNS, LATER, Entry, Row, contract_of, schema_of, to_bytes, to_rows
 from embedder.spec import FaceSpec
 
 SHARD_PHOTOS = 256
@@ -59,7 +59,7 @@ class DataSet:
         with _opened(path) as file:
             found = file.schema
         check_schema(found, path)
-        self.spec = FaceSpec.from_json(found.metadata[SPEC_KEY])
+        self.spec = FaceSpec.from_json(contract_of(found))
         self.extra = [name for name in found.names if name not in COLUMNS]  # the user's own columns
         self._schema, self._first = schema_of(self.spec, self.extra), found
         for number, mark in self.marks.items():
@@ -142,7 +142,7 @@ def _with_later(table: pa.Table, wanted: list[str], rows: int) -> pa.Table:
 def _check_equivalent(found: pa.Schema, spec: FaceSpec, schema: pa.Schema, path: Path) -> None:
     """Raises DataError unless a shard has the columns and the contract that the first one has."""
     check_schema(found, path)
-    if FaceSpec.from_json(found.metadata[SPEC_KEY]).fingerprint != spec.fingerprint:
+    if FaceSpec.from_json(contract_of(found)).fingerprint != spec.fingerprint:
         raise _of_another(path)
     if odd := sorted((set(found.names) ^ set(schema.names)) - LATER):
         raise DataError(f"expected the same columns in all shards of {path.parent}, {path.name} differs in `{odd[0][:80]}`: {ADVICE}")
@@ -151,7 +151,7 @@ def _check_equivalent(found: pa.Schema, spec: FaceSpec, schema: pa.Schema, path:
 def _opened(path: Path) -> Opened:
     """A shard that has a contract; raises DataError."""
     file = open_parquet(path)
-    if SPEC_KEY not in (file.schema.metadata or {}):
+    if not contract_of(file.schema):
         file.source.close()
         raise DataError(f"expected a shard with a face contract, {path} has none: it was not written by `align` or `embed`")
     return file

@@ -162,8 +162,8 @@ class Model:
 
 
 def data_root() -> Path:
-    """`data/` under the working folder, or FACEDB_DATA."""
-    return Path(os.environ.get("FACEDB_DATA", "data"))
+    """`data/` under the working folder, or FACEGALLERY_DATA."""
+    return Path(os.environ.get("FACEGALLERY_DATA", "data"))
 
 
 def models_folder() -> Path:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 from embedder.compute import cores, memory_gb, usable
-from embedder.errors import FaceDBError, SystemFault
+from embedder.errors import FaceGalleryError, SystemFault
 from embedder.process import Ended, Process, channel, greet
 
 FOREVER = float("inf")  # work takes as long as it takes; the process ends with this one
@@ -157,14 +157,14 @@ def _next(incoming: BinaryIO) -> Any:
     return pickle.loads(incoming.read(size))
 
 
-def _done(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, FaceDBError | None]:
+def _done(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, FaceGalleryError | None]:
     """What a function returned, and what it raised."""
     try:
         return work(*arguments), None
-    except FaceDBError as error:
+    except FaceGalleryError as error:
         return None, error
     except Exception as error:
-        return None, FaceDBError(f"{type(error).__name__}: {error}")  # others may not survive the pipe
+        return None, FaceGalleryError(f"{type(error).__name__}: {error}")  # others may not survive the pipe
 
 
 if __name__ == "__main__":

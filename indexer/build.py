@@ -23,12 +23,15 @@ from embedder.errors import DataError, GalleryError, from_os_error
 from embedder.names import name_or_none, spelling_notes
 from embedder.row import Row, to_rows, vectors_of
 from embedder.table import DataSet
-from indexer import forgotten
+from indexer import forgotten, lists
 from indexer.choose import Wish, keep, wish_of
-from indexer.database import CIPHER_FILE, FILE, Damaged, remove_file
+from indexer.database import CIPHER_FILE, FILE, remove_file
 from indexer.derive import check_centring, compact, derive, read_report, tidy, unsound
+from indexer.errors import Damaged
 from indexer.faces import check_name
-from indexer.gallery import Added, Conflict, Gallery, versions
+from indexer.gallery import Gallery, versions
+from indexer.opening import create_gallery
+from indexer.rows import Added, Conflict
 from indexer.suspects import Looked, Suspect, look
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
@@ -120,7 +123,7 @@ def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = 
                 if not replace:
                     raise
                 _check_any(selection)
-                forgotten.begin(folder, readmit, encrypt)
+                lists.begin(folder, readmit, encrypt)
                 remove_file(folder)
                 return _build(selection, folder, centre, replace, readmit, encrypt, asked)
     except OSError as error:
@@ -144,7 +147,7 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool, read
         raise GalleryError(f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name")
     done, dropped = Added(), 0
     if not (folder / FILE).exists():
-        forgotten.begin(folder, readmit, encrypt)
+        lists.begin(folder, readmit, encrypt)
     with _created(folder, encrypt) as gallery:
         with gallery.changing_forgotten():
             others = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
@@ -167,7 +170,7 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool, read
 def _created(folder: Path, encrypt: bool) -> Iterator[Gallery]:
     """The gallery of a folder for writing; a new one is removed where the block fails before its first commit."""
     is_new = not (folder / FILE).exists()
-    with Gallery.create(folder, encrypt) as gallery:
+    with create_gallery(folder, encrypt) as gallery:
         try:
             yield gallery
         except Exception:
@@ -299,7 +302,7 @@ def _fill(gallery: Gallery, selection: Selection, centre: bool, readmit: bool) -
 
 def _take_over(gallery: Gallery, readmit: bool) -> None:
     """Who was forgotten from the index that had this name before, in a new gallery."""
-    known = forgotten.begin(gallery.folder, readmit, gallery.encrypted)
+    known = lists.begin(gallery.folder, readmit, gallery.encrypted)
     gallery.set_fact("salt", max(known.salts, key=lambda salt: len(known.by_salt[salt])))
     if known:
         gallery.set_forgotten(known)
@@ -325,7 +328,7 @@ def _report(gallery: Gallery, changed: bool, done: Added, looked: Looked, droppe
             recall=wish.recall, memory=wish.memory, centred=gallery.mean is not None, fingerprint=spec.fingerprint, inputs=gallery.needed_fact("inputs"),
             encrypted=gallery.encrypted, versions=versions(), conflicts=done.conflicts,
             spellings=spelling_notes([], [name for name, _ in gallery.list_people()]),
-            forgotten_elsewhere=forgotten.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if changed else [],
+            forgotten_elsewhere=lists.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if changed else [],
             suspects=list(looked.suspects), unsure=done.unsure, dropped=dropped, warnings=done.unsure_notes + looked.notes(gallery.folder.name),
             **json.loads(gallery.needed_fact("build")),
         )  # fmt: skip

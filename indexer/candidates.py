@@ -16,8 +16,9 @@ import numpy as np
 
 from indexer import flat
 from indexer.compress import Codes
-from indexer.database import LINK, Replaced
+from indexer.database import LINK
 from indexer.derive import CODES, HASHED_AT_OPEN, OWNERS, built_folder, centred, make_index, position_of, read_report, unsound
+from indexer.errors import Replaced
 from indexer.faces import Faces
 
 ROOM = 1024  # faces by which the tail's arrays grow at least

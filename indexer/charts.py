@@ -17,7 +17,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"  # told a
 POINTS = 500  # of a curve
 BINS = 50
 STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "facedb", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
+    "svg.hashsalt": "facegallery", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
     "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.6, "legend.frameon": False, "legend.fontsize": 8,
 }  # fmt: skip
 

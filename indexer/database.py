@@ -1,9 +1,8 @@
-"""One SQLite file that is the truth: how it is opened, locked, migrated, encrypted, and how its errors read."""
+"""One SQLite file that is the truth: how it is opened, locked, migrated and encrypted."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import time
@@ -14,10 +13,12 @@ from urllib.parse import quote
 
 import apsw
 
-from embedder.errors import FaceDBError, GalleryError, InputError, SystemFault, from_os_error
+from embedder.errors import FaceGalleryError, GalleryError, InputError, SystemFault, from_os_error
 from embedder.files import make_folder, sync_folder, write_atomic
 from indexer import totals
-from indexer.schema import COUNTED, MIGRATIONS, checksum
+from indexer.checksums import checksum
+from indexer.errors import Damaged, Replaced, damaged, guarded
+from indexer.schema import COUNTED, MIGRATIONS
 from indexer.totals import Totals
 
 FILE, LINK, CIPHER_FILE = "gallery.db", "index.faiss", "encrypted"
@@ -30,62 +31,6 @@ MAPPED = 1 << 40  # bytes of the file that readers map, or as many as SQLite all
 NETWORK = re.compile(
     r"(nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|gpfs|beegfs|glusterfs|ncpfs|davfs|fuse\.(sshfs|glusterfs|s3fs|rclone|davfs\d?|ceph(-fuse)?|gcsfuse|juicefs))"
 )
-
-
-class Damaged(GalleryError):
-    """The file itself is broken; `build-index --replace` makes a new one."""
-
-
-class Busy(GalleryError):
-    """Another process writes, or reads an older state."""
-
-
-class Replaced(GalleryError):
-    """The index has the vectors of another model now: what was opened before it must be opened again."""
-
-
-class Unknown(GalleryError):
-    """There is no such person, face or photo."""
-
-
-# errors ---------------------------------------------------------------------
-
-
-def one_line(error: Exception, path: Path) -> FaceDBError | Exception:
-    """An error of SQLite as one of ours; a fault of our own stays what it was."""
-    reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-    match error:
-        case apsw.FullError():
-            return from_os_error(OSError(errno.ENOSPC, "", str(path)))
-        case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.AuthError():
-            return from_os_error(OSError(errno.EACCES, "", str(path)))
-        case apsw.IOError():
-            return SystemFault(f"{path}: could not be read or written ({reason}): check the disk, its free space and limits on file sizes")
-        case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
-            return Busy(f"expected {path} to be free, another process is writing to it: wait until it has ended and try again")
-        case apsw.CorruptError() | apsw.NotADBError() | apsw.FormatError() | apsw.SQLError() | UnicodeDecodeError():
-            return damaged(path, reason)
-        case apsw.NoMemError():
-            return MemoryError()
-        case UnicodeEncodeError(object=text):
-            return InputError(f"expected text, received {text!r:.120}, which is not valid UTF-8: spell it in UTF-8")
-    return error
-
-
-def damaged(path: Path, reason: str) -> Damaged:
-    return Damaged(f"expected a sound gallery, {path} is damaged ({reason}): make it again with `build-index --replace` or `restore`")
-
-
-@contextlib.contextmanager
-def guarded(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into ours."""
-    try:
-        yield
-    except (apsw.Error, UnicodeError) as error:
-        ours = one_line(error, path)
-        if ours is error:
-            raise
-        raise ours from None
 
 
 # where it lies, and by which key --------------------------------------------
@@ -115,23 +60,25 @@ def check_file_system(folder: Path) -> None:
 
 
 def environment_key() -> bytes | None:
-    """The key in FACEDB_KEY, or in the file that FACEDB_KEY_FILE names (without the line's end); None where neither is set."""
-    if text := os.environ.get("FACEDB_KEY"):
+    """The key in FACEGALLERY_KEY, or in the file that FACEGALLERY_KEY_FILE names (without the line's end); None where neither is set."""
+    if text := os.environ.get("FACEGALLERY_KEY"):
         return text.encode()
-    if not (path := os.environ.get("FACEDB_KEY_FILE")):
+    if not (path := os.environ.get("FACEGALLERY_KEY_FILE")):
         return None
     try:
         key = Path(path).read_bytes().rstrip(b"\r\n")
     except OSError as error:
-        raise InputError(f"expected a key in {path} (FACEDB_KEY_FILE), it cannot be read ({error.strerror}): mend the path") from None
+        raise InputError(f"expected a key in {path} (FACEGALLERY_KEY_FILE), it cannot be read ({error.strerror}): mend the path") from None
     if not key:
-        raise InputError(f"expected a key in {path} (FACEDB_KEY_FILE), it is empty: put one in")
+        raise InputError(f"expected a key in {path} (FACEGALLERY_KEY_FILE), it is empty: put one in")
     return key
 
 
 def no_key(folder: Path) -> GalleryError:
     """What to say where an encrypted index is to be opened or made, and no key was given."""
-    return GalleryError(f"expected the key of {folder.name}, received none: set FACEDB_KEY, or FACEDB_KEY_FILE to a file that holds it")
+    return GalleryError(
+        f"expected the key of {folder.name}, received none: set FACEGALLERY_KEY, or FACEGALLERY_KEY_FILE to a file that holds it"
+    )
 
 
 # the connection -------------------------------------------------------------
@@ -139,6 +86,9 @@ def no_key(folder: Path) -> GalleryError:
 
 class Database:
     """One connection to INDEX/gallery.db. Use it as a context manager, from one thread at a time."""
+
+    key: bytes | None  # by which it is encrypted
+    connection: apsw.Connection  # SQLite's own, for what no method here does
 
     def __init__(self, folder: Path, writable: bool, key: bytes | None = None):
         """Raises SystemFault for a network file system, GalleryError for a missing or wrong key."""
@@ -149,8 +99,8 @@ class Database:
             raise SystemFault(
                 "expected the package apsw-sqlite3mc for an encrypted index, found plain apsw: `pip uninstall apsw`, then install again"
             )
-        self._key = (key or environment_key()) if self.encrypted else None
-        if self.encrypted and not self._key:
+        self.key = (key or environment_key()) if self.encrypted else None
+        if self.encrypted and not self.key:
             raise no_key(folder)
         self._totals: Totals | None = None  # of a transaction that writes
         self._frozen: tuple | None = None  # of a folder that cannot be written: what the file must stay like
@@ -161,7 +111,7 @@ class Database:
         self._opened += 1
         try:
             self._open(self._immutable())
-        except FaceDBError as error:
+        except FaceGalleryError as error:
             if self.encrypted and isinstance(error, Damaged):
                 raise self._wrong_key() from None
             if not self.encrypted and isinstance(error, Damaged) and self._looks_encrypted():
@@ -172,21 +122,21 @@ class Database:
         with guarded(self.path):
             if immutable:
                 name = f"file:{quote(self.path.resolve().as_posix())}?immutable=1"
-                self._db = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+                self.connection = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
             else:
                 flags = apsw.SQLITE_OPEN_READWRITE if self.writable else apsw.SQLITE_OPEN_READONLY
-                self._db = apsw.Connection(str(self.path), flags=flags)
+                self.connection = apsw.Connection(str(self.path), flags=flags)
         try:
             self._configure()
         except BaseException:
-            self._db.close(True)
+            self.connection.close(True)
             raise
 
     def _configure(self) -> None:
-        if self._key:
+        if self.key:
             self.execute(f"PRAGMA cipher='{CIPHER}'")
-            self.execute(f"PRAGMA hexkey='{self._key.hex()}'")
-        self._db.set_busy_timeout(WAIT_MS)
+            self.execute(f"PRAGMA hexkey='{self.key.hex()}'")
+        self.connection.set_busy_timeout(WAIT_MS)
         self._file = self._inode()
         self.execute("PRAGMA trusted_schema=OFF")
         if self.writable:
@@ -197,15 +147,15 @@ class Database:
             self.execute("PRAGMA secure_delete=ON")
             self.execute("PRAGMA foreign_keys=ON")
             self.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-            self._db.preupdate_hook(self._count)
+            self.connection.preupdate_hook(self._count)
         else:
             self.execute(f"PRAGMA mmap_size={MAPPED}")  # a search reads some bytes of a dozen pages of 64 KiB
             self.execute("SELECT count(*) FROM sqlite_schema")  # tells a wrong key, or a damaged file, now
 
     def _wrong_key(self) -> GalleryError:
         return GalleryError(
-            f"expected the key that {self.folder.name} was encrypted with, received another (or {self.path} is damaged): check FACEDB_KEY "
-            "and FACEDB_KEY_FILE"
+            f"expected the key that {self.folder.name} was encrypted with, received another (or {self.path} is damaged): check FACEGALLERY_KEY "
+            "and FACEGALLERY_KEY_FILE"
         )
 
     def _looks_encrypted(self) -> bool:
@@ -223,8 +173,8 @@ class Database:
 
     def _follow(self) -> None:
         """Opens the file of a folder that cannot be written again where somebody else has changed it: SQLite would not notice."""
-        if self._frozen is not None and not self._db.in_transaction and self._frozen != self._fingerprint():
-            self._db.close(True)
+        if self._frozen is not None and not self.connection.in_transaction and self._frozen != self._fingerprint():
+            self.connection.close(True)
             self._frozen = None
             self._connect()
 
@@ -255,7 +205,7 @@ class Database:
 
     def close(self) -> None:
         """Ends an open transaction without its changes, and the connection."""
-        self._db.close(True)
+        self.connection.close(True)
 
     # SQL
 
@@ -263,23 +213,23 @@ class Database:
         """The answer of one statement, row by row."""
         self._follow()
         with guarded(self.path):
-            yield from self._db.execute(sql, bindings)
+            yield from self.connection.execute(sql, bindings)
 
     def execute(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple]:
         """All rows of a statement's answer."""
         self._follow()
         with guarded(self.path):
-            return self._db.execute(sql, bindings).fetchall()
+            return self.connection.execute(sql, bindings).fetchall()
 
     def execute_many(self, sql: str, bindings: Iterable[Sequence[Any]]) -> None:
         """One statement for each of the bindings."""
         with guarded(self.path):
-            self._db.executemany(sql, bindings).fetchall()
+            self.connection.executemany(sql, bindings).fetchall()
 
     def define(self, name: str, function: Callable[..., Any]) -> None:
         """Make a function of one argument known to SQL, on this connection."""
         with guarded(self.path):
-            self._db.create_scalar_function(name, function, 1, deterministic=True)
+            self.connection.create_scalar_function(name, function, 1, deterministic=True)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -293,7 +243,7 @@ class Database:
                 self.set_fact(totals.KEY, self._totals.to_json())
             self.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction:
+            if self.connection.in_transaction:
                 self.execute("ROLLBACK")
             raise
         finally:
@@ -306,12 +256,12 @@ class Database:
     @contextlib.contextmanager
     def recounting(self) -> Iterator[None]:
         """Count all rows anew after a change, within a transaction of `writing`, of nearly all of them; another program's changes count, too."""
-        self._db.preupdate_hook(None)
+        self.connection.preupdate_hook(None)
         try:
             yield
             self._totals = totals.count(self)
         finally:
-            self._db.preupdate_hook(self._count)
+            self.connection.preupdate_hook(self._count)
 
     def renamed(self, first: str, second: str) -> None:
         """Note, within a transaction of `writing`, that two tables were renamed into each other."""
@@ -333,7 +283,7 @@ class Database:
         self.execute("SELECT count(*) FROM meta")  # SQLite takes its snapshot at the first read
 
     def end_reading(self) -> None:
-        if self._db.in_transaction:
+        if self.connection.in_transaction:
             self.execute("ROLLBACK")
 
     @property
@@ -352,7 +302,7 @@ class Database:
         """Raises GalleryError for an index of a newer version."""
         if self.version > len(MIGRATIONS):
             raise GalleryError(
-                f"expected an index of version {len(MIGRATIONS)} or older, {self.path} has version {self.version}: install a newer facedb"
+                f"expected an index of version {len(MIGRATIONS)} or older, {self.path} has version {self.version}: install a newer facegallery"
             )
 
     def _migrate(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from embedder.errors import DataError, FaceDBError, system_faults
+from embedder.errors import DataError, FaceGalleryError, system_faults
 from embedder.files import (
     TEMPORARY,
     drop_stale_temporaries,
@@ -300,7 +300,7 @@ def compact_if_due(gallery: Gallery) -> bool:
         return False
     try:
         return compact(gallery)
-    except FaceDBError as error:
+    except FaceGalleryError as error:
         log.warning("the change is saved, but the index could not be rebuilt: %s", error)
         return False
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from embedder.errors import DataError, GalleryError, InputError
+from embedder.errors import DataError, InputError
 from embedder.names import spelling
 from embedder.row import Row
 from embedder.spec import FaceSpec
-from indexer.database import CIPHER_FILE, FILE, LINK, Damaged, Database, Unknown, damaged
+from indexer.checksums import FACE_COLUMNS, chained, checksum, face_checksum
+from indexer.errors import Damaged, Unknown, damaged
 from indexer.forgotten import Forgotten, hash_of
 from indexer.kinds import Counts, kind_of
-from indexer.schema import FACE_COLUMNS, chained, checksum, face_checksum
+from indexer.log import Log
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 BLOCK = 4096  # rows read or written at once
@@ -40,44 +40,6 @@ class Face:
     identity: str
     image: str
     vector: np.ndarray  # float32 (d,), uncentred
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a verb did, or `undo` took back."""
-
-    verb: str
-    faces: int
-    people: tuple[str, ...]
-    command: str | None = field(default=None, compare=False)  # the mark of its lines in the log; None where nothing was to be done
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the log."""
-
-    id: int
-    command: str
-    time: float
-    verb: str
-    detail: dict[str, Any]
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the command changed nothing."""
-        match self.detail:
-            case {"faces": faces} | {"from": faces}:
-                return not faces
-        return bool(self.detail["old"] == self.detail["new"])
-
-    @property
-    def change(self) -> Change:
-        match self.detail:
-            case {"faces": faces, **rest}:
-                return Change(self.verb, len(faces), tuple(rest.get("people", ())), self.command)
-            case {"from": came_from, "to": to}:
-                return Change(self.verb, len(came_from), tuple(dict.fromkeys([*came_from.values(), to])), self.command)
-        return Change(self.verb, 0, (self.detail["old"], self.detail["new"]), self.command)
 
 
 class Changes(NamedTuple):
@@ -113,7 +75,7 @@ def index_folder(root: Path, name: str) -> Path:
     return root / check_name(name)
 
 
-class Faces(Database):
+class Faces(Log):
     """The reading side of a gallery."""
 
     _counted: tuple[object, Counts] | None = None  # `kinds` by `mark`
@@ -196,10 +158,6 @@ class Faces(Database):
             0
         ][0]
 
-    def count_log(self) -> int:
-        """How many changes are kept."""
-        return self.execute("SELECT count(*) FROM log")[0][0]
-
     def first_faces(self, names: Sequence[str]) -> dict[str, str]:
         """name -> the face_id of the person's oldest face, of those who are enrolled."""
         sql = f"SELECT name, face_id FROM people JOIN faces ON faces.id = (SELECT min(id) FROM faces WHERE person = people.id) WHERE name {AMONG}"
@@ -207,7 +165,7 @@ class Faces(Database):
 
     def list_faces(self, identity: str) -> list[dict[str, Any]]:
         """face_id, image, split, box and the user's own columns of a person's faces, oldest first; raises GalleryError for an unknown one."""
-        rows = self.execute(f"{FACES} WHERE person = ? ORDER BY faces.id", (self._person_id(identity),))
+        rows = self.execute(f"{FACES} WHERE person = ? ORDER BY faces.id", (self.person_id(identity),))
         found = []
         for row in rows:
             columns = self._columns(row)
@@ -216,11 +174,6 @@ class Faces(Database):
                 "box": floats_of(columns["box"]), **json.loads(columns["extra"]),
             })  # fmt: skip
         return found
-
-    def list_log(self, limit: int = 20) -> list[dict[str, Any]]:
-        """The last changes, newest first: command, time, verb, number of faces, people."""
-        rows = self.execute("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id DESC LIMIT ?", (limit,))
-        return [{"time": line.time, **asdict(line.change)} for line in map(self._line, rows)]
 
     def owners(self) -> tuple[np.ndarray, np.ndarray]:
         """int64 (n,) ids of all faces, rising, and (n,) numbers of the people they belong to."""
@@ -317,7 +270,7 @@ class Faces(Database):
         for row in self.rows(f"{FACES} WHERE faces.id {AMONG}", (json.dumps(list(map(int, ids))),)):
             columns = self._columns(row)
             id = columns["id"]
-            png = self._crop(id, columns["face_id"], columns["image"]) if crops else None
+            png = self.crop_of(id, columns["face_id"], columns["image"]) if crops else None
             found[id] = to_row(columns, columns["identity"], faces[id].vector, png)
         return [found[int(id)] for id in ids]
 
@@ -337,10 +290,11 @@ class Faces(Database):
     def crop(self, face_id: str) -> bytes | None:
         """The PNG of an enrolled face, where it was kept."""
         for id, image in self.execute("SELECT id, image FROM faces WHERE face_id=?", (face_id,)):
-            return self._crop(id, face_id, image)
+            return self.crop_of(id, face_id, image)
         return None
 
-    def _crop(self, id: int, face_id: str, image: str) -> bytes | None:
+    def crop_of(self, id: int, face_id: str, image: str) -> bytes | None:
+        """The PNG of the face with a number, or None; `face_id` and `image` name it in the error for one that was changed."""
         for png, stored in self.execute("SELECT png, checksum FROM crops WHERE id=?", (id,)):
             if checksum(id, png) != stored:
                 raise self._changed(face_id, image)
@@ -389,16 +343,17 @@ class Faces(Database):
         """What is kept of a forgotten face_id or `name_key`: 16 bytes that say nothing without this gallery's salt."""
         return hash_of(text, self.needed_fact("salt"))
 
-    def _person_id(self, name: str) -> int:
+    def person_id(self, name: str) -> int:
+        """The number of a person; raises Unknown where nobody is called so."""
         for (id,) in self.execute("SELECT id FROM people WHERE name=?", (self.spelled(name),)):
             return id
         raise Unknown(f"expected a person of {self.folder.name}, nobody is called {name!r}: see `list {self.folder.name}`")
 
-    def _find(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> list[dict[str, Any]]:
+    def find(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> list[dict[str, Any]]:
         """The faces of a person, of an id or of a photo, by id; raises GalleryError where there are none."""
         value: int | str | None
         if identity is not None:
-            where, value = "person = ?", self._person_id(identity)
+            where, value = "person = ?", self.person_id(identity)
         elif face_id is not None:
             where, value = "face_id = ?", face_id
         else:
@@ -420,27 +375,6 @@ class Faces(Database):
             rows.append((columns["fingerprint"], row))
         return rows
 
-    # the log
-
-    def _line(self, row: Sequence[Any]) -> Line:
-        id, command, now, verb, detail, stored = row
-        if checksum(command, now, verb, detail) != stored:
-            raise damaged(self.path, f"line {id} of its log was changed")
-        return Line(id, command, now, verb, json.loads(detail))
-
-    def newest_line(self) -> int:
-        """Its id; 0 where there is none."""
-        return self.execute("SELECT coalesce(max(id), 0) FROM log")[0][0]
-
-    def check_log(self) -> None:
-        """Raises Damaged where the newest line is lost."""
-        if (wanted := self.fact("log")) is not None and wanted != self.newest_line():
-            raise damaged(self.path, "the last line of its log is lost")
-
-    def lines(self) -> list[Line]:
-        """The whole log, oldest first."""
-        return list(map(self._line, self.execute("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id")))
-
 
 def to_row(columns: Mapping[str, Any], identity: str, vector: np.ndarray, png: bytes | None) -> Row:
     """A row as `Gallery.add` takes it."""
@@ -453,13 +387,3 @@ def to_row(columns: Mapping[str, Any], identity: str, vector: np.ndarray, png: b
 
 def floats_of(data: bytes | None) -> list[float] | None:
     return None if data is None else np.frombuffer(data, "<f4").tolist()
-
-
-def missing(folder: Path) -> GalleryError:
-    """What to say where there is no finished gallery."""
-    if os.path.lexists(folder / LINK):
-        return Damaged(f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`")
-    others = [path.parent for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder]
-    names = sorted(other.name for other in others if os.path.lexists(other / LINK) or (other / CIPHER_FILE).exists())
-    known = f"; there are {', '.join(names[:10])}" if names else ""
-    return GalleryError(f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}")

@@ -3,7 +3,7 @@ anything is left, and a receipt.
 
 The rows go in one transaction. What remains is noted in the gallery as pending until SQLite could cut its write-ahead log, which a reader
 of an older state can hold up, and until no build is at work, which may be of an older state; whoever builds, and every later
-`Gallery.open`, tries again.
+`open_gallery`, tries again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from typing import Any
 
 import apsw
 
-from embedder.errors import DataError, FaceDBError, GalleryError
+from embedder.errors import DataError, FaceGalleryError, GalleryError
 from embedder.names import spelling
 from indexer import outputs
-from indexer.database import FILE, Busy, guarded
+from indexer.checksums import FACE_COLUMNS
+from indexer.database import FILE
 from indexer.derive import derive, is_building, tidy
-from indexer.faces import AMONG, Faces, Line, name_key, normal
+from indexer.errors import Busy, guarded
+from indexer.faces import AMONG, Faces, name_key, normal
 from indexer.gallery import Gallery
-from indexer.schema import FACE_COLUMNS
+from indexer.log import Line
 from indexer.traces import PIECE, Traces, files_below, without_names
 
 PENDING = "forgetting"
@@ -78,7 +80,7 @@ def forget(gallery: Gallery, identity: str) -> Traces:
     """
     with gallery.changing_forgotten():
         if (name := meant(gallery, identity)) is None:
-            gallery._person_id(identity)  # says that nobody is called so
+            gallery.person_id(identity)  # says that nobody is called so
             name = gallery.spelled(identity)
         traces = _collect(gallery, name)
         _erase(gallery, traces)
@@ -87,6 +89,12 @@ def forget(gallery: Gallery, identity: str) -> Traces:
         outputs.rename(gallery.folder, lambda path: without_names(path, traces.names))
     tidy(gallery)
     return traces
+
+
+def forget_and_look(gallery: Gallery, identity: str) -> Receipt:
+    """Takes a person out for good, and looks for what is left in every file. There is no undo."""
+    traces = forget(gallery, identity)
+    return receipt_of(gallery, traces, {}, not finish_pending(gallery, CUT_WAIT_MS))
 
 
 def is_known(gallery: Gallery, identity: str) -> bool:
@@ -154,7 +162,7 @@ def _names(lines: Sequence[Line], identity: str) -> set[str]:
 def _erase(gallery: Gallery, traces: Traces) -> None:
     face_ids, names = json.dumps(sorted(traces.face_ids)), json.dumps(sorted(traces.names))
     ids = [id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (face_ids,))]
-    gallery._drop(ids)
+    gallery.drop(ids)
     gallery.execute(f"DELETE FROM trash WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
     for line in gallery.lines():
         _erase_line(gallery, line, traces)
@@ -201,13 +209,13 @@ def _erase_facts(gallery: Gallery, traces: Traces) -> None:
 
 
 def finish_pending(gallery: Faces, wait_ms: int = 0) -> bool:
-    """Finishes a `forget` that a reader or a crash held up; False where it still has to wait. What `Gallery.open` calls."""
+    """Finishes a `forget` that a reader or a crash held up; False where it still has to wait. What `open_gallery` calls."""
     if gallery.fact(PENDING) is None:
         return True
     if not os.access(gallery.folder, os.W_OK):
         return False
-    with Gallery(gallery.folder, True, gallery._key) as writer:
-        writer._db.set_busy_timeout(wait_ms)
+    with Gallery(gallery.folder, True, gallery.key) as writer:
+        writer.connection.set_busy_timeout(wait_ms)
         try:
             tidy(writer)
             if is_building(writer) or not cut(writer):
@@ -224,7 +232,7 @@ def cut(gallery: Faces) -> bool:
     """Moves the write-ahead log into the file and empties it; False while a reader of an older state holds it."""
     try:
         with guarded(gallery.path):
-            gallery._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            gallery.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     except Busy:
         return False
     wal = Path(f"{gallery.path}-wal")
@@ -286,7 +294,7 @@ def in_other_indexes(gallery: Gallery, traces: Traces) -> tuple[dict[str, int], 
         try:
             with Faces(path.parent, False) as other, other.reading():
                 found[path.parent.name] = _faces_of(other, traces)
-        except FaceDBError:
+        except FaceGalleryError:
             unread.append(path.parent.name)
     return {name: n for name, n in found.items() if n}, unread
 

@@ -8,133 +8,41 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import apsw
 import numpy as np
 
-from embedder.errors import DataError, GalleryError, InputError
+from embedder.errors import GalleryError, InputError
 from embedder.names import person_name
-from embedder.row import UNIT_TOLERANCE, Row
+from embedder.row import Row
 from indexer import forgotten
-from indexer.database import FILE, create_file, environment_key, no_key
-from indexer.faces import AMONG, BLOCK, FACES, Change, Faces, Line, missing, name_key
-from indexer.forgotten import Forgotten
-from indexer.schema import FACE_COLUMNS, READABLE, chained, checksum, face_checksum
-
-if TYPE_CHECKING:
-    from indexer.forget import Receipt
-    from indexer.transfer import Moved
-    from indexer.verify import Verified
-
-EXTRA = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+from indexer.checksums import FACE_COLUMNS, checksum
+from indexer.faces import AMONG, FACES
+from indexer.log import Change, Line
+from indexer.rows import Added, Rows
 
 
-@dataclass(frozen=True)
-class Conflict:
-    """A face that was offered for another person than the one it is enrolled under; the first one keeps it."""
-
-    face_id: str
-    image: str
-    kept: str
-    refused: str
-
-
-@dataclass
-class Added:
-    """What became of the rows that were offered."""
-
-    added: int = 0
-    again: int = 0  # enrolled already, under the same person
-    forgotten: int = 0  # refused, because they were forgotten
-    conflicts: list[Conflict] = field(default_factory=list)
-    face_ids: list[str] = field(default_factory=list, compare=False)  # that were added
-    unsure: list[str] = field(default_factory=list, compare=False)  # photos added in which another face is nearly as large as the one taken
-    command: str | None = field(default=None, compare=False)  # the mark of its line in the log; None where nothing was added
-
-    @property
-    def unsure_notes(self) -> list[str]:
-        """One line about photos that show several faces, or none."""
-        if not self.unsure:
-            return []
-        shown = ", ".join(map(repr, self.unsure[:3]))
-        return [
-            f"warning: {len(self.unsure)} enrolled photo{'s' * (len(self.unsure) > 1)} show another face nearly as large as the one taken, such as "
-            f"{shown}: look whether the right one was"
-        ]
-
-    def tell(self, row: Row, kept: str) -> None:
-        """Counts a face that is enrolled already, under the name `kept`."""
-        if (name := row.identity or "") == kept:
-            self.again += 1
-        else:
-            self.conflicts.append(Conflict(row.face_id, row.image, kept, name))
-
-
-class Gallery(Faces):
+class Gallery(Rows):
     """A gallery of faces: what it holds, and the verbs that change it. Every verb is one transaction, on disk when it returns."""
 
-    @classmethod
-    def open(cls, folder: str | Path, write: bool = False, key: bytes | None = None) -> Gallery:
-        """A finished gallery. Raises GalleryError where there is none, it is damaged, or a newer version made it.
-
-        A version before `schema.READABLE` is migrated first, and a `forget` that could not finish is finished.
-        """
-        from indexer.forget import finish_pending
-
-        folder = Path(folder)
-        if not (folder / FILE).is_file():
-            raise missing(folder)
-        gallery = cls(folder, write, key)
-        try:
-            gallery.check_version()
-            if 0 < gallery.version < READABLE:
-                gallery._migrate_elsewhere()
-            if gallery.generation == 0:
-                raise missing(folder)
-            finish_pending(gallery)
-            if write:
-                gallery._sync_forgotten()
-        except BaseException:
-            gallery.close()
-            raise
-        return gallery
-
-    @classmethod
-    def create(cls, folder: str | Path, encrypt: bool = False, key: bytes | None = None) -> Gallery:
-        """The gallery of a folder for writing, made where it is missing; nothing is in it before the first commit."""
-        folder = Path(folder)
-        if encrypt and not (key or environment_key()):
-            raise no_key(folder)
-        create_file(folder, encrypt)
-        gallery = cls(folder, True, key)
-        try:
-            gallery.check_version()
-        except BaseException:
-            gallery.close()
-            raise
-        return gallery
-
-    def _migrate_elsewhere(self) -> None:
-        from indexer.derive import compact_if_due
-
-        with Gallery(self.folder, True, self._key) as other:
-            with other.writing():
-                pass
-            compact_if_due(other)
+    def __init__(
+        self, folder: Path, writable: bool, key: bytes | None = None, after_commit: Callable[[Gallery], None] = lambda gallery: None
+    ):
+        """after_commit: called when a verb has changed who is enrolled, for an index that may need a rebuild. See `indexer.opening`."""
+        self._after_commit = after_commit
+        super().__init__(folder, writable, key)
 
     def another(self, write: bool = False) -> Gallery:
         """A second connection to the same file."""
-        return Gallery(self.folder, write, self._key)
+        return Gallery(self.folder, write, self.key, self._after_commit)
 
     # verbs
 
@@ -151,17 +59,17 @@ class Gallery(Faces):
             if face_ids or command is None:
                 line = self._log("add", {"faces": face_ids}, command)
                 done.command = line.command if face_ids else None
-        self._keep_fast()
+        self._after_commit(self)
         return done
 
     def remove(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> Change:
         """Takes a person's faces out, or one face, or those of one photo; `undo` brings them back. Raises GalleryError where there is none."""
         with self.writing():
-            faces = self._find(identity, face_id, image)
+            faces = self.find(identity, face_id, image)
             line = self._log("remove", {"faces": [f["face_id"] for f in faces], "people": sorted({f["identity"] for f in faces})})
             self._to_trash(faces, line.id)
-            self._drop([f["id"] for f in faces])
-        self._keep_fast()
+            self.drop([f["id"] for f in faces])
+        self._after_commit(self)
         return Change("remove", len(faces), tuple(sorted({face["identity"] for face in faces})), line.command)
 
     def rename(self, old: str, new: str) -> Change:
@@ -169,7 +77,7 @@ class Gallery(Faces):
         new = person_name(new)
         with self.writing():
             old = self.spelled(old)
-            faces = self._find(old)
+            faces = self.find(old)
             if old == new:
                 self._log("rename", {"old": new, "new": new})
                 return Change("rename", 0, (new,))
@@ -183,22 +91,22 @@ class Gallery(Faces):
         """Gives all faces of one person to another. Raises GalleryError where either is not enrolled, InputError where they are one."""
         with self.writing():
             source, into = self.spelled(source), self.spelled(into)
-            self._person_id(into)
+            self.person_id(into)
             if source == into:
                 raise InputError(f"expected two people to merge, received {source!r} twice: name another")
-            faces = self._find(source)
+            faces = self.find(source)
             line = self._move_logged("merge", faces, into)
-        self._keep_fast()
+        self._after_commit(self)
         return Change("merge", len(faces), (source, into), line.command)
 
     def split(self, face_ids: Sequence[str], to: str) -> Change:
         """Gives chosen faces to another person, enrolled already or new. Raises GalleryError for a face that is not here."""
         with self.writing():
             to = to if self._is_called(to) else person_name(to)
-            faces = [face for face_id in dict.fromkeys(face_ids) for face in self._find(face_id=face_id)]
+            faces = [face for face_id in dict.fromkeys(face_ids) for face in self.find(face_id=face_id)]
             moved = [face for face in faces if face["identity"] != to]
             line = self._move_logged("split", moved, to)
-        self._keep_fast()
+        self._after_commit(self)
         return Change("split", len(moved), line.change.people, line.command if moved else None)
 
     def undo(self, command: str | None = None) -> list[Change]:
@@ -217,7 +125,7 @@ class Gallery(Faces):
                 self.execute("DELETE FROM trash WHERE line=?", (line.id,))
                 self.execute("DELETE FROM log WHERE id=?", (line.id,))
             self.seal_log()
-        self._keep_fast()
+        self._after_commit(self)
         return undone
 
     def _last_lines(self, command: str | None) -> list[Line]:
@@ -237,156 +145,7 @@ class Gallery(Faces):
         """Under whose names the faces of a line are enrolled now."""
         return tuple(sorted(set(self.known(line.detail.get("faces", ())).values())))
 
-    # verbs on the whole, each in a module of its own
-
-    def info(self) -> dict[str, Any]:
-        """What the index holds, by which model, how far it is behind its last build, and its calibration."""
-        from indexer.info import info
-
-        return info(self)
-
-    def compact(self, keep_undo: float | None = None, on_progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """The next generation, beside the one in use; before it, what `undo` and the way back to another model need is dropped where it is
-        older than `keep_undo` seconds. Returns how many lines of the log were dropped."""
-        from indexer.derive import compact
-        from indexer.forget import finish_pending
-        from indexer.switch import drop_other
-
-        dropped = 0
-        if keep_undo is not None:
-            with self.writing():
-                before = time.time() - keep_undo
-                dropped = self.drop_log(before)
-                if (self.fact("switched") or before) < before:
-                    drop_other(self)
-        compact(self, on_progress)
-        finish_pending(self)
-        return dropped
-
-    def verify(self) -> Verified:
-        """Reads everything against its checksums; damaged derived files are made anew where the folder can be written."""
-        from indexer.verify import verify
-
-        return verify(self)
-
-    def backup(self, path: str | Path) -> Moved:
-        """One file with everything of the newest commit; `indexer.transfer.restore` is the way back."""
-        from indexer.transfer import backup
-
-        return backup(self, Path(path))
-
-    def export(self, out: str | Path, crops: bool = False) -> Moved:
-        """The gallery as it is now as a data set."""
-        from indexer.transfer import export
-
-        return export(self, Path(out), crops)
-
-    def forget(self, identity: str) -> Receipt:
-        """Takes a person out for good, and looks for what is left in every file. There is no undo."""
-        from indexer import forget
-
-        traces = forget.forget(self, identity)
-        return forget.receipt_of(self, traces, {}, not forget.finish_pending(self, forget.CUT_WAIT_MS))
-
     # what verbs are made of, each within a transaction of `writing`
-
-    def enrol(self, rows: Iterable[Row], readmit: bool = False) -> tuple[Added, list[str]]:
-        """`add` without its line in the log, and with names as they are; returns the face_ids too."""
-        done, rows = Added(), iter(rows)
-        face_ids: list[str] = []
-        dimension = self.spec.dimension
-        columns, kinds = set(self.columns), self.kinds
-        listed, names = Forgotten() if readmit else self.forgotten(), set[str]()
-        while block := list(islice(rows, BLOCK)):
-            new = self._new_faces(block, done, listed)
-            self._insert(new, dimension)
-            face_ids += new
-            for row in new.values():
-                columns.update(row.extra)
-                kinds.add(row.extra)
-                names.add(row.identity or "")
-        if readmit and face_ids:
-            self.set_forgotten(self.forgotten().without({*face_ids, *map(name_key, names)}))
-        if columns - set(self.columns):
-            self.set_fact("columns", json.dumps(sorted(columns)))
-        self.set_fact("kinds", kinds.to_json())
-        done.added, done.face_ids = len(face_ids), face_ids
-        return done, face_ids
-
-    def _new_faces(self, block: list[Row], done: Added, listed: Forgotten) -> dict[str, Row]:
-        """Those that are neither enrolled nor on the list of the forgotten, by their face_ids."""
-        face_ids = [row.face_id for row in block]
-        known, refused = self.known(face_ids), listed.refused(face_ids)
-        new: dict[str, Row] = {}
-        for row, face_id in zip(block, face_ids, strict=True):
-            name = row.identity or ""
-            if face_id in refused:
-                done.forgotten += 1
-            elif face_id in known:
-                done.tell(row, known[face_id])
-            else:
-                known[face_id] = name
-                new[face_id] = row
-                done.unsure += [row.image] if row.is_unsure else []
-        return new
-
-    def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:
-        """New faces by their face_ids."""
-        xb, first = _vectors(list(rows.values()), dimension), self._next_id()
-        names = [row.identity or "" for row in rows.values()]
-        people = self._people(names)
-        faces, vectors, crops = [], [], []
-        for id, name, x, (face_id, row) in zip(range(first, first + len(rows)), names, xb, rows.items(), strict=True):
-            columns = (
-                id, face_id, row.image, row.image_sha256, row.split, row.face, _floats(row.box), _floats(row.landmarks),
-                _number(row.confidence), _number(row.sharpness), EXTRA.encode(row.extra) if row.extra else "{}",
-            )  # fmt: skip
-            faces.append((*columns, people[name], face_checksum(name, columns)))
-            data = x.tobytes()
-            vectors.append((id, data, checksum(id, data)))
-            if row.crop is not None:
-                crops.append((id, row.crop, checksum(id, row.crop)))
-        marks = ",".join("?" * (len(FACE_COLUMNS) + 2))
-        self.execute_many(f"INSERT INTO faces({', '.join(FACE_COLUMNS)}, person, checksum) VALUES ({marks})", faces)
-        self.execute_many("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
-        self.execute_many("INSERT INTO crops VALUES (?, ?, ?)", crops)
-
-    def _people(self, names: Iterable[str]) -> dict[str, int]:
-        """Numbers of people by name; those who are new are entered."""
-        wanted = list(dict.fromkeys(names))
-        self.execute_many("INSERT OR IGNORE INTO people(name) VALUES (?)", [(name,) for name in wanted])
-        return dict(self.rows(f"SELECT name, id FROM people WHERE name {AMONG}", (json.dumps(wanted),)))
-
-    def _next_id(self) -> int:
-        self.check_counter()
-        return 1 + self.counter
-
-    def _drop(self, ids: Sequence[int]) -> None:
-        """Takes faces out of every table, and people who have none left."""
-        among = (json.dumps(ids),)
-        for table in ("crops", "vectors", "other_vectors"):
-            self.execute(f"DELETE FROM {table} WHERE id {AMONG}", among)
-        people = self.execute(f"SELECT DISTINCT person FROM faces WHERE id {AMONG}", among)
-        kinds = self.kinds
-        for (extra,) in self.rows(f"SELECT extra FROM faces WHERE id {AMONG} AND extra != '{{}}'", among):
-            kinds.add(json.loads(extra), -1)
-        self.set_fact("kinds", kinds.to_json())
-        self.execute(f"DELETE FROM faces WHERE id {AMONG}", among)
-        self._drop_empty([person for (person,) in people])
-        self._mark_changed(ids)
-
-    def _drop_empty(self, people: Sequence[int]) -> None:
-        sql = f"DELETE FROM people WHERE id {AMONG} AND NOT EXISTS (SELECT 1 FROM faces WHERE person = people.id)"
-        self.execute(sql, (json.dumps(people),))
-
-    def _mark_changed(self, ids: Sequence[int]) -> None:
-        before = self.fact("changes")
-        lines = self.execute("INSERT INTO changed(face) SELECT value FROM json_each(?) RETURNING seq, face", (json.dumps(ids),))
-        self.set_fact("changes", self.chain_of_changes() if before is None else chained(before, lines))
-
-    def chain_of_changes(self) -> bytes:
-        """What the fact `changes` must be for the lines that are there."""
-        return chained(b"", self.execute("SELECT seq, face FROM changed ORDER BY seq"))
 
     def _move_logged(self, verb: str, faces: Sequence[Mapping[str, Any]], to: str) -> Line:
         line = self._log(verb, {"from": {f["face_id"]: f["identity"] for f in faces}, "to": to})
@@ -394,27 +153,13 @@ class Gallery(Faces):
             self._move(faces, to)
         return line
 
-    def _move(self, faces: Sequence[Mapping[str, Any]], to: str) -> None:
-        person, ids = self._people([to])[to], [f["id"] for f in faces]
-        before = self.execute(f"SELECT DISTINCT person FROM faces WHERE id {AMONG}", (json.dumps(ids),))
-        lines = [(person, face_checksum(to, [f[name] for name in FACE_COLUMNS]), f["id"]) for f in faces]
-        self.execute_many("UPDATE faces SET person=?, checksum=? WHERE id=?", lines)
-        self._drop_empty([p for (p,) in before])
-        self._mark_changed(ids)
-
-    def _rename(self, old: str, new: str) -> None:
-        faces = self._find(old)
-        self.execute("UPDATE people SET name=? WHERE name=?", (new, old))
-        lines = [(face_checksum(new, [f[name] for name in FACE_COLUMNS]), f["id"]) for f in faces]
-        self.execute_many("UPDATE faces SET checksum=? WHERE id=?", lines)
-
     def _to_trash(self, faces: Sequence[Mapping[str, Any]], line: int) -> None:
         fingerprint = self.spec.fingerprint
         for face in faces:
             ((vector, stored),) = self.execute("SELECT vector, checksum FROM vectors WHERE id=?", (face["id"],)) or [(None, None)]
             if checksum(face["id"], vector) != stored:
                 raise self._changed(face["face_id"], face["image"])
-            png = self._crop(face["id"], face["face_id"], face["image"])
+            png = self.crop_of(face["id"], face["face_id"], face["image"])
             values = (line, fingerprint, face["identity"], *(face[name] for name in FACE_COLUMNS[1:]), vector, png)
             self.execute(f"INSERT INTO trash VALUES ({','.join('?' * (len(values) + 1))})", (*values, checksum(*values)))
 
@@ -432,7 +177,7 @@ class Gallery(Faces):
             case _ if line.is_empty:
                 pass
             case "add", {"faces": face_ids}:
-                self._drop([id for (id,) in self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))])
+                self.drop([id for (id,) in self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))])
             case "remove", _:
                 self.enrol(self._from_trash(line.id))
             case "rename", {"old": old, "new": new} if self.enrolled([new]):
@@ -474,13 +219,6 @@ class Gallery(Faces):
         self.seal_log()
         return dropped
 
-    def _keep_fast(self) -> None:
-        from indexer.derive import compact_if_due
-        from indexer.forget import finish_pending
-
-        if compact_if_due(self):
-            finish_pending(self)
-
     def clear(self) -> None:
         """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""
         kept = "'salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory', 'totals'"
@@ -495,7 +233,7 @@ class Gallery(Faces):
     def changing_forgotten(self) -> Iterator[None]:
         """`writing`, for changes of who was forgotten: the list's file is on disk before the commit. Raises Replaced where another process
         has put a new gallery.db here since this one was opened."""
-        key = self._key if self.encrypted else None
+        key = self.key if self.encrypted else None
         with forgotten.locked(self.folder):
             self.check_same_file()
             with self.writing():
@@ -506,24 +244,14 @@ class Gallery(Faces):
     def _take_from_file(self) -> None:
         """Whom only the file holds, since a crash came before the commit; a damaged file is written anew from this list."""
         with contextlib.suppress(forgotten.Unreadable):
-            listed = forgotten.read(self.folder, self._key)
+            listed = forgotten.read(self.folder, self.key)
             if listed is not None and self.fact("salt") is not None and self.forgotten() | listed != self.forgotten():
                 self.set_forgotten(self.forgotten() | listed)
 
-    def set_forgotten(self, listed: Forgotten) -> None:
-        """Those who must not come back are these."""
-        own = listed.by_salt.get(self.needed_fact("salt"), {})
-        before, hashes = self.forgotten_hashes(), set(own)
-        plain = listed.salts == {self.fact("salt")} and not any(own.values())
-        self.execute_many("DELETE FROM forgotten WHERE hash=?", [(hash,) for hash in before - hashes])
-        self.execute_many("INSERT INTO forgotten VALUES (?)", [(hash,) for hash in hashes - before])
-        self.set_fact("forgotten", checksum(*sorted(hashes)))
-        self.set_fact("forgotten_list", None if plain else listed.to_json())
-
-    def _sync_forgotten(self) -> None:
+    def sync_forgotten(self) -> None:
         """Makes the list and its file say the same: an older version kept no file, and a crash may have left more in it."""
         with contextlib.suppress(forgotten.Unreadable):
-            if forgotten.read(self.folder, self._key) == self.forgotten():
+            if forgotten.read(self.folder, self.key) == self.forgotten():
                 return
         if os.access(self.folder.parent, os.W_OK):
             with self.changing_forgotten():
@@ -539,30 +267,6 @@ def _named(row: Row) -> Row:
     """The row with its person's name in the one spelling; raises DataError where it cannot be a name."""
     name = person_name(row.identity or "")
     return row if name == row.identity else replace(row, identity=name)
-
-
-def _vectors(rows: Sequence[Row], dimension: int) -> np.ndarray:
-    """float32 (n, d) of rows, each of unit length; raises DataError naming a photo whose vector is missing, of another size or length."""
-    for row in rows:
-        if row.vector is None or np.shape(row.vector) != (dimension,):
-            received = "none" if row.vector is None else f"one of {np.shape(row.vector)}"
-            raise DataError(
-                f"expected a vector of {dimension} numbers in {row.image}, it has {received}: embed it with the gallery's model"
-            )
-    xb = np.array([row.vector for row in rows], "<f4").reshape(-1, dimension)
-    norms = np.linalg.norm(xb.astype(np.float64), axis=1)
-    for i in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))[:1]:
-        raise DataError(f"expected vectors of length 1, {rows[i].image} has one of length {norms[i]:.6g}: embed it again")
-    return xb
-
-
-def _floats(values: Sequence[float] | None) -> bytes | None:
-    return None if values is None else np.asarray(values, "<f4").tobytes()
-
-
-def _number(value: float | None) -> float | None:
-    """A float that SQLite gives back as it took it: NaN is null."""
-    return None if value is None or math.isnan(value) else float(value)
 
 
 def versions() -> dict[str, str]:

@@ -45,7 +45,7 @@ class HitWriter:
         self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="ZSTD")
 
     def add(self, row: Row, hits: Sequence[Hit], verdict: dict[str, Any]) -> None:
-        """Write the hits of one face. verdict: as in `workflows.Answer`."""
+        """Write the hits of one face. verdict: as in `workflows.search.Answer`."""
         probe = {"image": row.image, "face": row.face, "face_id": row.face_id, "identity": row.identity, "outcome": row.outcome, **verdict}
         self._waiting += [
             probe | {"rank": h.rank, "hit_identity": h.identity, "score": h.score, "hit_face_id": h.face_id, "hit_image": h.image}

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.files import write_atomic
 from indexer.forgotten import locked_path
 
@@ -38,7 +38,7 @@ def list_path(folder: Path) -> Path:
 def note(folder: Path, kind: str, path: Path) -> None:
     """Enters a file; where the list cannot be written it stays as it is."""
     output = Output(kind, str(path.resolve()))
-    with contextlib.suppress(OSError, FaceDBError):
+    with contextlib.suppress(OSError, FaceGalleryError):
         if output in read(folder):
             return
         with locked_path(_lock_path(folder)), open(list_path(folder), "a", opener=_private, encoding="ascii") as file:

@@ -1,44 +1,22 @@
-"""What gallery.db holds: its tables by numbered migrations, and the checksums that its rows carry."""
+"""What gallery.db holds: its tables, by numbered migrations."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from indexer.checksums import FACE_COLUMNS, SALT_BYTES, checksum, face_checksum
+from indexer.errors import damaged
+from indexer.kinds import Counts
 
 if TYPE_CHECKING:
     from indexer.database import Database
 
-FACE_COLUMNS = (
-    "id", "face_id", "image", "image_sha256", "split", "face", "box", "landmarks", "confidence", "sharpness", "extra",
-)  # fmt: skip
-SALT_BYTES = 32
-
-
-def checksum(*fields: object) -> bytes:
-    """16 bytes over the fields, each with its length before it, so that no two lists of fields run into one."""
-    parts = [field if isinstance(field, bytes) else repr(field).encode() for field in fields]
-    return hashlib.blake2b(b"".join([len(part).to_bytes(8, "little") + part for part in parts]), digest_size=16).digest()
-
-
-def chained(start: bytes, lines: Iterable[tuple]) -> bytes:
-    """A checksum over a list that only grows: of `start`, the one before, and what came since."""
-    for line in lines:
-        start = checksum(start, *line)
-    return start
-
-
-def face_checksum(identity: str | None, columns: Sequence[Any]) -> bytes:
-    """Over whose face it is and FACE_COLUMNS; the vector and the crop carry their own, over the face's id and their bytes."""
-    return checksum(identity, *columns)
-
 
 def migrate_checksums(db: Database) -> None:
     """Version 1 had one checksum over a face and its vector: checks it and writes those of version 2."""
-    from indexer.database import damaged
-
     names = dict(db.rows("SELECT id, name FROM people"))
     last = 0
     while block := db.execute(
@@ -74,8 +52,6 @@ def migrate_facts(db: Database) -> None:
 
 def migrate_kinds(db: Database) -> None:
     """Until version 5 nobody counted how many values of a column are numbers, dates or other text."""
-    from indexer.kinds import Counts
-
     db.set_fact("kinds", Counts.over(db.rows("SELECT extra FROM faces")).to_json())
 
 

@@ -18,7 +18,7 @@ from indexer.calibrate import Calibration, staleness
 from indexer.candidates import Candidates, Found, log
 from indexer.derive import centred
 from indexer.faces import Face
-from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 
 ANSWERS = 5  # of `evaluate`
 SPARE = 16  # candidates beyond the first guess
@@ -50,7 +50,7 @@ class Searcher:
 
     def __init__(self, folder: str | Path, key: bytes | None = None):
         """Raises GalleryError where there is no index or it is damaged; damage to derived files is logged and worked around."""
-        self.gallery = Gallery.open(folder, key=key)
+        self.gallery = open_gallery(folder, key=key)
         self.warnings: list[str] = []  # differences that are allowed, from `check_spec`
         self._kept: tuple[Any, np.ndarray | None] = (None, None)  # the last filter's faces, and what they hold for
         self._people: tuple[Any, people.Templates | None] = (None, None)

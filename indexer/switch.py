@@ -14,10 +14,10 @@ import numpy as np
 from embedder.errors import DataError, GalleryError
 from embedder.spec import FaceSpec
 from indexer.build import gallery_mean
+from indexer.checksums import checksum
 from indexer.derive import centred, derive, tidy
 from indexer.gallery import Gallery
 from indexer.metrics import BLOCK_SCORES
-from indexer.schema import checksum
 
 ASKED = 10_000  # faces that a report asks at most
 BATCH = 1024
@@ -102,7 +102,7 @@ def pending(gallery: Gallery) -> Iterator[list[tuple[int, bytes]]]:
         "ORDER BY id LIMIT ?"
     )
     while block := gallery.execute(sql, (BATCH,)):
-        crops = [(id, gallery._crop(id, face_id, image)) for id, face_id, image in block]
+        crops = [(id, gallery.crop_of(id, face_id, image)) for id, face_id, image in block]
         yield [(id, png) for id, png in crops if png is not None]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from indexer.schema import checksum
+from indexer.checksums import checksum
 
 if TYPE_CHECKING:
     from indexer.database import Database

@@ -20,12 +20,14 @@ from embedder.errors import DataError, GalleryError, InputError, from_os_error
 from embedder.files import drop_stale_temporaries, held, locked, make_folder, place, sync_folder, temporary_beside
 from embedder.row import Entry, to_table
 from embedder.table import Writer, check_is_ours
-from indexer import forgotten
-from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, Damaged, damaged, remove_file
+from indexer import forgotten, lists
+from indexer.database import CIPHER, CIPHER_FILE, FILE, PLAIN, remove_file
 from indexer.derive import derive, tidy
+from indexer.errors import Damaged, damaged
 from indexer.faces import AMONG, check_name, name_key
 from indexer.forgotten import Forgotten
 from indexer.gallery import Gallery, versions
+from indexer.opening import create_gallery
 from indexer.verify import problems
 
 # in an order in which each row's references are there before it
@@ -110,7 +112,7 @@ def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = Fal
             except Damaged:  # the index, not its backup
                 if not replace:
                     raise
-                forgotten.begin(folder, readmit, source.encrypted)
+                lists.begin(folder, readmit, source.encrypted)
                 remove_file(folder)
                 return _restore(source, path, folder, kin, readmit)
     except OSError as error:
@@ -128,22 +130,22 @@ def _kin(source: Gallery, folder: Path) -> list[Path]:
         sealed = forgotten.salt_names(other)
         return sealed is None or bool(sealed & names)
 
-    others = ((folder.parent / name, listed) for name, listed in forgotten.lists(folder.parent) if name != folder.name)
+    others = ((folder.parent / name, listed) for name, listed in lists.lists(folder.parent) if name != folder.name)
     return [other for other, listed in others if is_kin(other, listed)]
 
 
 def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], readmit: bool) -> Moved:
     if not (folder / FILE).exists() or not (folder / FILE).stat().st_size:
-        forgotten.begin(folder, readmit, source.encrypted)
+        lists.begin(folder, readmit, source.encrypted)
     salts = source.forgotten().salts
-    known = [forgotten.recover(other, readmit).of_salts(salts) for other in kin]
-    with Gallery.create(folder, source.encrypted) as target:
+    known = [lists.recover(other, readmit).of_salts(salts) for other in kin]
+    with create_gallery(folder, source.encrypted) as target:
         if target.encrypted != source.encrypted:
             raise GalleryError(f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name")
         if target.generation and target.fact("salt") != source.fact("salt"):
             raise GalleryError(f"expected a backup of {folder.name}, {path} is of another index: choose another --name")
         with target.changing_forgotten():
-            here = target.forgotten() if target.generation else forgotten.begin(folder, readmit, target.encrypted)
+            here = target.forgotten() if target.generation else lists.begin(folder, readmit, target.encrypted)
             left_out = _copy(source, target, functools.reduce(operator.or_, known, here), readmit)
             derive(target)
         tidy(target)
@@ -224,7 +226,7 @@ def _drop_forgotten(gallery: Gallery, since: Forgotten) -> int:
     names = {name for name in {name for _, name in pairs} if since.holds(name_key(name))}
     face_ids = {face_id for face_id, name in pairs if name in names or since.holds(face_id)}
     among = (json.dumps(sorted(face_ids)),)
-    gallery._drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
+    gallery.drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
     # names and removed faces of the forgotten stand in the log too: it cannot be kept
     gallery.drop_log(math.inf)
     return len(face_ids)

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from embedder.errors import GalleryError
-from indexer.database import Damaged
+from indexer.checksums import checksum
 from indexer.derive import compact, unsound
+from indexer.errors import Damaged
 from indexer.gallery import Gallery
 from indexer.kinds import Counts
-from indexer.schema import COUNTED, checksum
+from indexer.schema import COUNTED
 from indexer.totals import SINCE, count
 
 PROBLEMS = 20  # that are spelt out

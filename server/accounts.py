@@ -21,7 +21,8 @@ import apsw
 from embedder.errors import InputError
 from embedder.files import make_folder, process_mark
 from embedder.weights import data_root
-from indexer.database import WAIT_MS, guarded
+from indexer.database import WAIT_MS
+from indexer.errors import guarded
 
 FILE = "server.db"
 SCOPES = ("read", "write", "admin")  # each has those before it

@@ -15,13 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.routing import Match, Mount
 
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.text import to_json
-from server import api, models
+from server import models
 from server.guard import OPEN, App, Desk, Guard, bearer
 from server.logs import escape_logs
 from server.meters import Meters
 from server.problems import MEDIA, Problem, fault, of_error
+from server.routes import changes, jobs, people, search, session, stream
+from server.routes.dependencies import PROBLEMS
 from server.settings import Settings
 from server.state import State
 
@@ -44,19 +46,20 @@ def make(settings: Settings) -> App:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.facedb = State(settings, meters)
+        app.state.facegallery = State(settings, meters)
         yield
-        await app.state.facedb.close()
+        await app.state.facegallery.close()
 
-    app = FastAPI(title="facedb", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, responses=api.PROBLEMS)
-    app.include_router(api.router)
+    app = FastAPI(title="facegallery", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, responses=PROBLEMS)
+    for part in (search, stream, people, changes, jobs, session):
+        app.include_router(part.router)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     _tell(app)
     answer_problems(app)
     _describe(app)
 
     def desk() -> Desk:
-        return app.state.facedb.desk
+        return app.state.facegallery.desk
 
     return Guard(app, settings, desk, meters)
 
@@ -74,7 +77,7 @@ def _tell(app: FastAPI) -> None:
     @app.get("/readyz", response_model=models.Health, tags=["state"], responses={503: {"model": models.Problem}})
     async def is_ready(request: Request) -> Any:
         """The networks are loaded: photos are answered at once. Why not, in detail, is for a key of the scope admin."""
-        state: State = request.app.state.facedb
+        state: State = request.app.state.facegallery
         if (why := state.why_not_ready()) is not None:
             detail = why if await _is_admin(state, request) else NOT_READY
             raise Problem(503, "not-ready", detail, {"Retry-After": "1"})
@@ -83,7 +86,7 @@ def _tell(app: FastAPI) -> None:
     @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """For Prometheus."""
-        return Response(await request.app.state.facedb.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await request.app.state.facegallery.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _is_admin(state: State, request: Request) -> bool:
@@ -111,8 +114,8 @@ def answer_problems(app: FastAPI) -> None:
         )
         return _answer(problem)
 
-    @app.exception_handler(FaceDBError)
-    async def of_fault(_: Request, error: FaceDBError) -> Response:
+    @app.exception_handler(FaceGalleryError)
+    async def of_fault(_: Request, error: FaceGalleryError) -> Response:
         return _answer(of_error(error))
 
     @app.exception_handler(Exception)

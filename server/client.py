@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from server import models
 
 M = TypeVar("M", bound=BaseModel)
@@ -43,7 +43,7 @@ class StreamedAnswer(BaseModel):
 LINE, CHANGES = TypeAdapter(StreamedAnswer), TypeAdapter(list[models.Change])
 
 
-class Refused(FaceDBError):
+class Refused(FaceGalleryError):
     """The server answered with a problem (RFC 9457)."""
 
     def __init__(self, problem: dict[str, Any]):
@@ -222,7 +222,9 @@ def _parsed(answer: httpx.Response, model: TypeAdapter[T], line: bytes | None = 
         return model.validate_json(answer.content if line is None else line)
     except ValidationError:
         kind = answer.headers.get("Content-Type", "no type")[:100]
-        detail = f"expected an answer of facedb's API from {answer.url.host}, received another ({kind}): check the address and the proxy"
+        detail = (
+            f"expected an answer of facegallery's API from {answer.url.host}, received another ({kind}): check the address and the proxy"
+        )
         raise Refused({"status": answer.status_code, "detail": detail}) from None
 
 

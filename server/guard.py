@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.text import printable, to_json
 from server.accounts import START, Accounts, Key
 from server.lines import Lines
@@ -19,7 +19,7 @@ from server.meters import Meters
 from server.problems import MEDIA, RETRY_SECONDS, Problem, fault, of_error
 from server.settings import Settings
 
-COOKIE, PAGE_HEADER = "facedb", b"x-facedb"
+COOKIE, PAGE_HEADER = "facegallery", b"x-facegallery"
 SAFE = ("GET", "HEAD", "OPTIONS")
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/v1/session")  # without a key; and the page's files
 PROBES = ("/healthz", "/readyz")  # by whatever name a supervisor knows the server; they tell nothing
@@ -39,7 +39,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
 }
-log = logging.getLogger("facedb.server")
+log = logging.getLogger("facegallery.server")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -126,7 +126,7 @@ class Guard:
             await self._app(scope, body, answer)
         except Problem as problem:
             await answer.problem(problem)
-        except FaceDBError as error:
+        except FaceGalleryError as error:
             await answer.problem(of_error(error))
         except Exception:
             if not body.gone:
@@ -170,7 +170,7 @@ class Guard:
             raise Problem(401, "key", "expected a key (`Authorization: Bearer KEY`) or a session, received none that is valid: make one with "
                           "`keys make`, or sign in again", {"WWW-Authenticate": "Bearer"})  # fmt: skip
         if not key_given and not is_safe and PAGE_HEADER not in headers:
-            raise Problem(403, "header", "expected the header X-Facedb on changes in a session, received none: send it, or a key")
+            raise Problem(403, "header", "expected the header X-Facegallery on changes in a session, received none: send it, or a key")
         await self._desk().count(key)
         scope.setdefault("state", {})["key"] = key
 

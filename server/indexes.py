@@ -12,14 +12,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from embedder.compute import cores
-from embedder.errors import FaceDBError, SystemFault
-from galleries import open_gallery
-from indexer.database import FILE, Damaged, Replaced
+from embedder.errors import FaceGalleryError, SystemFault
+from indexer.database import FILE
+from indexer.errors import Damaged, Replaced
 from indexer.faces import index_folder
 from indexer.gallery import Gallery
 from indexer.search import Searcher
 from server.batches import Batcher, Full
-from workflows import Judge, Question, indexes_root, open_index
+from workflows.probes import Question, indexes_root, open_gallery, open_index
+from workflows.search import Judge
 
 T = TypeVar("T")
 READERS = 4
@@ -36,8 +37,8 @@ class Asked:
     contract: str | None = None
 
 
-Answer = dict[str, Any]  # to one vector: `workflows.Answer` as JSON
-Answers = list[Answer] | FaceDBError
+Answer = dict[str, Any]  # to one vector: `workflows.search.Answer` as JSON
+Answers = list[Answer] | FaceGalleryError
 
 
 class Served:
@@ -133,7 +134,7 @@ class Served:
                         found[i] = [next(answers) for _ in asked[i].vectors]
                 except (Damaged, Replaced, SystemFault):
                     raise  # the searcher is made anew
-                except FaceDBError as error:
+                except FaceGalleryError as error:
                     for i in alike:
                         found[i] = error
             return found

@@ -15,14 +15,15 @@ import numpy as np
 
 from embedder.compute import cores
 from embedder.decoder import WORKERS, Decoder, Photo
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.pipeline import Options, PhotoStage, chunks
 from embedder.row import Entry, Row
 from embedder.runtime import Embedder
 from indexer.search import Searcher
 from server.batches import Batcher, Full
 from server.settings import Settings
-from workflows import Say, fitting_model, load_embedder, make_detector
+from workflows.photos import Say, load_embedder, make_detector
+from workflows.probes import fitting_model
 
 PAIR = 2  # faces that the network takes at a time: 6 % slower than 8, which must be filled up, and batches hold any number
 LOOK_SECONDS = 0.02  # from one look at what is still in it to the next
@@ -46,7 +47,7 @@ class Elastic:
     def _load(self, many: Embedder) -> None:
         try:
             many(np.zeros((PAIR, self.spec.crop.size, self.spec.crop.size, 3), np.uint8))
-        except FaceDBError as error:  # the other one goes on
+        except FaceGalleryError as error:  # the other one goes on
             self._say(str(error))
         else:
             self._many = many

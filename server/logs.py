@@ -7,7 +7,7 @@ import traceback
 
 from embedder.text import printable
 
-LOGGERS = ("facedb.server", "uvicorn.error")
+LOGGERS = ("facegallery.server", "uvicorn.error")
 
 
 def escape_logs() -> None:

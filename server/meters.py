@@ -22,14 +22,14 @@ class Meters:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Histogram("facedb_request_seconds", "Time from a request to the end of its answer.", ["route", "method", "status"],
+        self._requests = Histogram("facegallery_request_seconds", "Time from a request to the end of its answer.", ["route", "method", "status"],
                                    buckets=SECONDS, registry=self.registry)  # fmt: skip
-        self._batches = Histogram("facedb_batch_photos", "Photos that went through detector and network together.", buckets=SIZES,
+        self._batches = Histogram("facegallery_batch_photos", "Photos that went through detector and network together.", buckets=SIZES,
                                   registry=self.registry)  # fmt: skip
-        self.at_work = Gauge("facedb_photos_at_work", "Photos that are decoded, wait for the networks or are in them.", registry=self.registry,
+        self.at_work = Gauge("facegallery_photos_at_work", "Photos that are decoded, wait for the networks or are in them.", registry=self.registry,
                              multiprocess_mode="livesum")  # fmt: skip
-        self._refused = Counter("facedb_refused", "Requests that were refused because too much waited.", registry=self.registry)
-        self._closed = Counter("facedb_connections_closed", "Connections that were closed: on which no whole request came in time (slow), or of an "
+        self._refused = Counter("facegallery_refused", "Requests that were refused because too much waited.", registry=self.registry)
+        self._closed = Counter("facegallery_connections_closed", "Connections that were closed: on which no whole request came in time (slow), or of an "
                                "address that had too many (many).", ["why"], registry=self.registry)  # fmt: skip
 
     def closed(self, why: str) -> None:
@@ -76,7 +76,7 @@ class _Of(Collector):
 
 def _gauges(indexes: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
     for what in ("faces", "people", "generation"):
-        gauge = GaugeMetricFamily(f"facedb_{what}", f"{what.capitalize()} of an index.", labels=["index"])
+        gauge = GaugeMetricFamily(f"facegallery_{what}", f"{what.capitalize()} of an index.", labels=["index"])
         for name, found in indexes.items():
             gauge.add_metric([name], found[what])
         yield gauge

@@ -27,7 +27,7 @@ class Problem(BaseModel):
     """RFC 9457."""
 
     model_config = ConfigDict(extra="allow")
-    type: str = Field(examples=["urn:facedb:problem:unknown"])
+    type: str = Field(examples=["urn:facegallery:problem:unknown"])
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["expected a person of friends, nobody is called 'Ada': see `list friends`"])

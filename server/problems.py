@@ -7,11 +7,11 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from embedder.errors import DataError, FaceDBError, GalleryError, InputError, SystemFault
-from indexer.database import Busy, Damaged, Replaced, Unknown
+from embedder.errors import DataError, FaceGalleryError, GalleryError, InputError, SystemFault
+from indexer.errors import Busy, Damaged, Replaced, Unknown
 
 MEDIA = "application/problem+json"
-TYPES = "urn:facedb:problem:"
+TYPES = "urn:facegallery:problem:"
 RETRY_SECONDS = 1
 
 
@@ -32,7 +32,7 @@ def fault() -> Problem:
     return Problem(500, "fault", "a fault of ours: the log of the server says more")
 
 
-def of_error(error: FaceDBError) -> Problem:
+def of_error(error: FaceGalleryError) -> Problem:
     """What a command would have printed, as a status."""
     match error:
         case Busy() | Replaced():

@@ -21,7 +21,8 @@ from embedder.process import ROOT, search_path
 from server.accounts import START, Accounts
 from server.meters import FOLDER
 from server.settings import Settings
-from workflows import Say, open_index
+from workflows.photos import Say
+from workflows.probes import open_index
 
 DRAIN_SECONDS = 6  # for requests that are in progress when the server is told to end
 CONNECTIONS = 1000  # of a process; more are refused
@@ -109,7 +110,7 @@ def _shared_meters(workers: int) -> Iterator[None]:
     if workers == 1:
         yield
         return
-    folder = tempfile.mkdtemp(prefix="facedb-meters-")
+    folder = tempfile.mkdtemp(prefix="facegallery-meters-")
     os.environ[FOLDER] = folder
     try:
         yield

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from embedder.compute import Compute
 from embedder.errors import InputError
 
-VARIABLE = "FACEDB_SERVER"
+VARIABLE = "FACEGALLERY_SERVER"
 MB = 1 << 20
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.spec import FaceSpec
 from indexer.gallery import Gallery
 from server.accounts import Key
@@ -18,11 +18,11 @@ from server.intake import Intake
 from server.meters import Meters
 from server.problems import Problem
 from server.settings import Settings
-from workflows import open_index
+from workflows.probes import open_index
 
 RETIRE_SECONDS = 30.0  # for photos that still wait for networks which no index needs any more
 CLOSE_SECONDS = 1.0  # for photos that nobody waits for any more
-log = logging.getLogger("facedb.server")
+log = logging.getLogger("facegallery.server")
 
 
 class State:
@@ -42,7 +42,7 @@ class State:
         for index in self.indexes.values():
             try:
                 await self.intake(index)
-            except FaceDBError as error:
+            except FaceGalleryError as error:
                 log.warning("%s: %s", index.name, error)
                 self._faults[index.name] = str(error)
 
@@ -88,7 +88,7 @@ class State:
 
             try:
                 ended = "done", work(tell)
-            except FaceDBError as error:
+            except FaceGalleryError as error:
                 ended = "failed", str(error)
             except Exception:
                 log.exception("%s of %s failed", kind, index.name)

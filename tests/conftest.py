@@ -20,21 +20,21 @@ from embedder import quiet
 quiet.import_tensorflow()
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("FACEDB_DATA", ROOT / "data")).resolve()
+DATA = Path(os.environ.get("FACEGALLERY_DATA", ROOT / "data")).resolve()
 SHARED = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def real_data_folder() -> None:
     """The models that `make weights` fetched, whatever folder a test works in."""
-    os.environ["FACEDB_DATA"] = str(DATA)
+    os.environ["FACEGALLERY_DATA"] = str(DATA)
 
 
 @pytest.fixture(autouse=True)
 def own_indexes(tmp_path, monkeypatch) -> Path:
     """Each test builds its indexes in a folder of its own."""
     folder = tmp_path / "indexes"
-    monkeypatch.setenv("FACEDB_INDEXES", str(folder))
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(folder))
     return folder
 
 
@@ -98,12 +98,12 @@ def archives(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def lfw(tmp_path_factory) -> Path:
     """LFW's original photos (`Name/Name_0001.jpg`), with lfw_one_shot.csv beside or in the folder; missing is an error, not a skip."""
-    given = os.environ.get("FACEDB_LFW")
+    given = os.environ.get("FACEGALLERY_LFW")
     if given:
         return Path(given)
     if not (SHARED / "lfw.tar").is_file():
         pytest.fail(
-            "these tests need LFW's original photos: set FACEDB_LFW to the folder that holds Name/Name_0001.jpg and lfw_one_shot.csv"
+            "these tests need LFW's original photos: set FACEGALLERY_LFW to the folder that holds Name/Name_0001.jpg and lfw_one_shot.csv"
         )
     folder = tmp_path_factory.mktemp("lfw")
     with tarfile.open(SHARED / "lfw.tar") as bundle:
@@ -125,7 +125,7 @@ def lfw_command(lfw_work):
     def call(*arguments: object):
         done = subprocess.run(
             [sys.executable, str(ROOT / "cli.py"), *map(str, arguments), "--json"],
-            capture_output=True, text=True, env=os.environ | {"FACEDB_INDEXES": str(lfw_work / "indexes")},
+            capture_output=True, text=True, env=os.environ | {"FACEGALLERY_INDEXES": str(lfw_work / "indexes")},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

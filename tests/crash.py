@@ -22,13 +22,14 @@ import apsw
 import faiss
 import numpy as np
 
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.row import Row
 from embedder.spec import FaceSpec, Part
 from indexer import derive, forget, forgotten, switch, transfer
 from indexer.build import build
 from indexer.database import Database
 from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 from indexer.search import Searcher
 from indexer.verify import verify
 from tests import steps, synthetic
@@ -104,7 +105,7 @@ class Held:
 
     def verb(self, call: Callable[[Gallery], object]) -> Verb:
         def verb() -> None:
-            self.gallery = self.gallery or Gallery.open(self.folder, write=True)
+            self.gallery = self.gallery or open_gallery(self.folder, write=True)
             call(self.gallery)
 
         return verb
@@ -119,7 +120,7 @@ def alone(folder: Path, call: Callable[[Gallery], object]) -> Verb:
     """A verb that opens the gallery for itself; the command line's."""
 
     def verb() -> None:
-        with Gallery.open(folder, write=True) as gallery:
+        with open_gallery(folder, write=True) as gallery:
             call(gallery)
 
     return verb
@@ -177,7 +178,7 @@ def forgetting_while_read(folder: Path) -> list[Verb]:
 def readmitting(folder: Path) -> list[Verb]:
     """Someone is forgotten, comes back, and is forgotten again under another name."""
     return [
-        alone(folder, lambda g: g.forget("person 3")),
+        alone(folder, lambda g: forget.forget_and_look(g, "person 3")),
         alone(folder, lambda g: g.add(doomed(), readmit=True)),
         alone(folder, lambda g: g.rename("person 3", WANTED)),
         lambda: forgets(folder),
@@ -243,7 +244,7 @@ def prepare(name: str, folder: Path) -> None:
         for verb in forgetting(folder / "club")[:-1]:
             verb()
     if name == "restoring-anew":
-        with Gallery.open(folder / "club") as gallery:
+        with open_gallery(folder / "club") as gallery:
             transfer.backup(gallery, folder / "backup.db")
         shutil.rmtree(folder / "club")
 
@@ -259,7 +260,7 @@ def doomed() -> list[Row]:
 
 def forgets(folder: Path) -> bool:
     """As the command does it; False where a reader holds it up."""
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         traces = forget.forget(gallery, WANTED)
         done = forget.finish_pending(gallery)
         forget.receipt_of(gallery, traces, {}, not done)
@@ -268,14 +269,14 @@ def forgets(folder: Path) -> bool:
 
 def is_forgotten(folder: Path) -> None:
     """Nothing is left once the gallery was opened again, nor after a second call, and no `undo` brings it back."""
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         assert gallery.fact(forget.PENDING) is None
     assert not remains(folder), remains(folder)
     listed = forgotten.read(folder)
     assert listed is not None and all(listed.holds(text) for text in (f"name:{WANTED}", *(row.face_id for row in doomed())))
     forgets(folder)
     assert not remains(folder), remains(folder)
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         assert gallery.lines()
         while gallery.lines():
             gallery.undo()
@@ -286,7 +287,7 @@ def is_forgotten(folder: Path) -> None:
 def lists_agree(folder: Path) -> None:
     """Once a writer has opened the index, who was forgotten is the same by gallery.db and by its file."""
     if content(folder) is not None:
-        with Gallery.open(folder, write=True) as gallery:
+        with open_gallery(folder, write=True) as gallery:
             assert forgotten.read(folder, KEY) == gallery.forgotten()
 
 
@@ -296,7 +297,7 @@ def is_pending(folder: Path) -> None:
     now = content(folder)
     assert now is not None
     answers_are_right(folder, now)
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         assert gallery.fact(forget.PENDING)
 
 
@@ -320,7 +321,7 @@ class Reader(Nobody):
 
     def _read(self, folder: Path, ready: int) -> None:
         os.close(self._end[1])
-        with Gallery.open(folder) as gallery, gallery.reading():
+        with open_gallery(folder) as gallery, gallery.reading():
             before = gallery.list_people()
             os.write(ready, b".")
             os.read(self._end[0], 1)
@@ -365,7 +366,7 @@ def check(scenario: str, folder: Path, allowed: Sequence[int], states: list[dict
         verb()
     lists_agree(folder)
     assert content(folder) == states[-1], difference(content(folder), states[-1:])
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         assert derive.compact(gallery)
     is_sound(folder, states[-1])
     names = sorted(path.name for path in folder.iterdir() if path.name not in ("gallery.db-wal", "gallery.db-shm"))
@@ -375,12 +376,12 @@ def check(scenario: str, folder: Path, allowed: Sequence[int], states: list[dict
 
 
 def generation(folder: Path) -> int:
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         return gallery.generation
 
 
 def is_sound(folder: Path, held: dict[str, list]) -> None:
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         found = verify(gallery)
     assert not found.problems and not found.mended, found.text
     answers_are_right(folder, held)
@@ -435,7 +436,7 @@ def changes(scenario: str, folder: Path, states: list[dict[str, list] | None], a
     while i < len(verbs):
         try:
             verbs[i]()
-        except (FaceDBError, OSError) as error:
+        except (FaceGalleryError, OSError) as error:
             assert str(error) and "\n" not in str(error) and STEPS.failed, error
             if STEPS.mode == FULL:
                 break
@@ -464,7 +465,7 @@ def rehearse(scenario: str, folder: Path, out: Path) -> None:
 def tolerant_close(gallery: Database) -> None:
     """SQLite says nothing of errors when it tidies up at the end; apsw does of those that a VFS of Python's raised."""
     try:
-        gallery._db.close(True)
+        gallery.connection.close(True)
     except apsw.Error:
         assert STEPS.failed
 
@@ -519,7 +520,7 @@ def main() -> None:
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--only", type=int, help="this step alone")
     options = parser.parse_args()
-    os.environ["FACEDB_KEY"] = KEY.decode()
+    os.environ["FACEGALLERY_KEY"] = KEY.decode()
     warm_up()
     options.folder.mkdir(parents=True, exist_ok=True)
     steps.install(options.folder)

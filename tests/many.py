@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 from indexer.search import Hit, Searcher
 from tests import crash, synthetic, writer
 from tests.crash import fork
@@ -121,7 +121,7 @@ def main() -> None:
         sys.exit(f"{errors} processes failed")
     states, begun, done, verbs = commits(folder / "journal")
     answers = [np.load(folder / f"answers-{i}.npy") for i in range(READERS)]
-    with Gallery.open(club) as gallery:
+    with open_gallery(club) as gallery:
         generations = gallery.generation
     print(json.dumps({
         "searches": sum(map(len, answers)), "wrong": sum(wrong(a, states, begun, done) for a in answers), "changes": len(done),

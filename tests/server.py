@@ -15,11 +15,12 @@ from pathlib import Path
 
 import httpx
 
-import workflows
 from embedder.compute import Compute
 from embedder.pipeline import Options
 from embedder.prepare import prepare
 from tests.conftest import DATA, ROOT
+from workflows.photos import embed, make_embedder
+from workflows.upkeep import build_index
 
 SECONDS = 120  # within which it must be ready, on a machine that does other things
 
@@ -35,7 +36,7 @@ class Running:
 
     @property
     def environment(self) -> dict[str, str]:
-        return os.environ | {"FACEDB_DATA": str(self.root), "FACEDB_INDEXES": str(self.indexes)}
+        return os.environ | {"FACEGALLERY_DATA": str(self.root), "FACEGALLERY_INDEXES": str(self.indexes)}
 
     def client(self, key: str | None = None, **headers: str) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"} | headers, timeout=SECONDS)
@@ -58,14 +59,14 @@ def free_port() -> int:
 def build(att: Path, folder: Path, name: str = "att") -> Path:
     """An index of AT&T's first photos with their crops, in folder/indexes; the photos by split in folder/photos."""
     prepare("att", att, folder / "photos")
-    embedder = workflows.make_embedder("msceleb", Compute(), "plain", lambda line: None)
-    workflows.embed(folder / "photos" / "gallery", folder / "vectors", embedder, Options(), None, lambda done, total: None)
-    before = os.environ.get("FACEDB_INDEXES")
-    os.environ["FACEDB_INDEXES"] = str(folder / "indexes")
+    embedder = make_embedder("msceleb", Compute(), "plain", lambda line: None)
+    embed(folder / "photos" / "gallery", folder / "vectors", embedder, Options(), None, lambda done, total: None)
+    before = os.environ.get("FACEGALLERY_INDEXES")
+    os.environ["FACEGALLERY_INDEXES"] = str(folder / "indexes")
     try:
-        workflows.build_index(folder / "vectors", name, None, False, False)
+        build_index(folder / "vectors", name, None, False, False)
     finally:
-        os.environ.pop("FACEDB_INDEXES") if before is None else os.environ.update(FACEDB_INDEXES=before)
+        os.environ.pop("FACEGALLERY_INDEXES") if before is None else os.environ.update(FACEGALLERY_INDEXES=before)
     return folder
 
 
@@ -77,7 +78,7 @@ def running(folder: Path, *options: str, names: tuple[str, ...] = ("att",), port
     if not (root / "models").exists():
         (root / "models").symlink_to(DATA / "models")
     port = port or free_port()
-    environment = os.environ | {"FACEDB_DATA": str(root), "FACEDB_INDEXES": str(folder / "indexes"), "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"FACEGALLERY_DATA": str(root), "FACEGALLERY_INDEXES": str(folder / "indexes"), "PYTHONUNBUFFERED": "1"}
     with open(folder / "log", "ab") as log:
         process = subprocess.Popen([sys.executable, str(ROOT / "cli.py"), "serve", *names, "--port", str(port), *options],
                                    stdout=subprocess.PIPE, stderr=log, text=True, env=environment)  # fmt: skip

@@ -113,7 +113,7 @@ def test_few_crops_get_the_vectors_of_many(crops, name, precision):
 
 def test_damaged_weights_are_refused_though_their_network_is_kept(tmp_path, monkeypatch):
     source = weights.stored_file(weights.KNOWN["msceleb"].part)
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path))
     target = weights.stored_file(weights.KNOWN["msceleb"].part)
     target.parent.mkdir(parents=True)
     target.write_bytes(source.read_bytes())

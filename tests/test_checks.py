@@ -235,8 +235,8 @@ PLANS: dict[str, Callable[[pa.Table], pa.Table]] = {
     "dropped a text": column("dropped", lambda t: ["no"] * len(t), pa.string()),
     "no path": lambda table: table.drop_columns(["path"]),
     "doubled": lambda table: table.append_column("path", table["path"]),
-    "options deep": lambda table: table.replace_schema_metadata({b"facedb.options": DEEP}),
-    "options a list": lambda table: table.replace_schema_metadata({b"facedb.options": "[]"}),
+    "options deep": lambda table: table.replace_schema_metadata({b"facegallery.options": DEEP}),
+    "options a list": lambda table: table.replace_schema_metadata({b"facegallery.options": "[]"}),
     "no options": lambda table: table.replace_schema_metadata({}),
 }
 

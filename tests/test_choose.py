@@ -9,7 +9,7 @@ from embedder.errors import InputError
 from indexer import choose, derive
 from indexer.build import build
 from indexer.derive import CODES, built_folder, read_report
-from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 from indexer.search import Searcher
 from indexer.verify import verify
 from tests import synthetic
@@ -122,7 +122,7 @@ def test_what_was_tried_is_in_the_report(index):
 
 
 def test_changes_count_at_once(own, rows, xq):
-    with Gallery.open(own, write=True) as gallery:
+    with open_gallery(own, write=True) as gallery:
         gallery.remove("person 3")
         gallery.add([synthetic.row("new.jpg", "somebody new", xq[7])])
     left = [row for row in rows if row.identity != "person 3"] + [synthetic.row("new.jpg", "somebody new", xq[7])]
@@ -148,14 +148,14 @@ def test_damaged_codes_are_not_followed(own, rows, xq, spoil, caplog):
         assert searcher._candidates._codes is None
         found = searcher.search(xq[:20], 5, faces=True)
     assert [[h.face_id for h in hits] for hits in found] == nearest(rows, xq[:20], 5) and "damaged" in caplog.text
-    with Gallery.open(own, write=True) as gallery:
+    with open_gallery(own, write=True) as gallery:
         assert [Path(path).name for path in verify(gallery).mended] == [CODES]
     assert recall(own, rows, xq, 5) > 0.98
 
 
 def test_another_wish_only_indexes_anew(vectors, own):
     def built() -> tuple:
-        with Gallery.open(own) as gallery:
+        with open_gallery(own) as gallery:
             report = read_report(gallery)
             assert report
             return report["kind"], report["generation"], gallery.faces
@@ -163,7 +163,7 @@ def test_another_wish_only_indexes_anew(vectors, own):
     assert not build(vectors, own).changed and not build(vectors, own, recall=0.99).changed
     report = build(vectors, own, recall=1)
     assert report.changed and report.reason == "every vector is compared: recall 1 was asked for" and built() == ("exact", 2, N)
-    with Gallery.open(own, write=True) as gallery:
+    with open_gallery(own, write=True) as gallery:
         assert derive.compact(gallery), "a rebuild keeps to what was asked"
     assert built() == ("exact", 3, N) and not build(vectors, own).changed
     assert build(vectors, own, replace=True).recall == 1 and built()[0] == "exact"
@@ -174,7 +174,7 @@ def test_memory_bounds_the_codes(vectors, own):
     fine = json.loads((built_folder(own, 1) / "report.json").read_bytes())["tried"]
     least = min(s["parts"] for s in fine)
     report = build(vectors, own, memory=N * (least // 2 + 8))
-    with Gallery.open(own) as gallery:
+    with open_gallery(own) as gallery:
         made = read_report(gallery)
     assert made and {s["parts"] for s in made["tried"]} == {least} and report.memory == N * (least // 2 + 8)
 
@@ -182,7 +182,7 @@ def test_memory_bounds_the_codes(vectors, own):
 def test_a_gallery_that_outgrew_its_memory_is_searched_exactly(vectors, own, rows, xq):
     report = build(vectors, own, memory=1000)
     assert report.kind == "exact" and f"smallest codes of {N} faces take 0." in report.reason and "allows 0.0 MB" in report.reason
-    with Gallery.open(own, write=True) as gallery:
+    with open_gallery(own, write=True) as gallery:
         gallery.remove("person 3")
         assert derive.compact(gallery) and gallery.generation == 3, "a rebuild never refuses"
     left = [row for row in rows if row.identity != "person 3"]

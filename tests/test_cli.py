@@ -40,7 +40,7 @@ def photos(att, tmp_path_factory) -> Path:
 def vectors(photos, tmp_path_factory) -> Path:
     from embedder.compute import Compute
     from embedder.pipeline import Options
-    from workflows import embed, make_embedder
+    from workflows.photos import embed, make_embedder
 
     folder = tmp_path_factory.mktemp("vectors") / "v"
     embed(photos, folder, make_embedder("msceleb", Compute(), "plain", lambda line: None), Options(), None, lambda done, total: None)
@@ -219,7 +219,7 @@ def test_each_mistake_is_one_line_and_its_exit_code(run, photos, vectors, index,
 
 
 def test_missing_weights_name_the_command_that_brings_them(run, photos, tmp_path):
-    done = run("embed", photos, "--out", tmp_path / "o", FACEDB_DATA=str(tmp_path / "data"))
+    done = run("embed", photos, "--out", tmp_path / "o", FACEGALLERY_DATA=str(tmp_path / "data"))
     assert done.code == 4 and "weights fetch msceleb" in done.error
 
 
@@ -259,7 +259,7 @@ def test_a_full_disk_is_one_line(photos, vectors, tmp_path, command):
     small = tmp_path / "small"
     small.mkdir()
     arguments = {"embed": ["embed", photos, "--out", small / "v"], "build-index": ["build-index", vectors, "--name", "x"]}[command]
-    environment = ["env", f"FACEDB_INDEXES={small}", f"FACEDB_DATA={os.environ['FACEDB_DATA']}"]
+    environment = ["env", f"FACEGALLERY_INDEXES={small}", f"FACEGALLERY_DATA={os.environ['FACEGALLERY_DATA']}"]
     done = full_disk(small, "256k", [*environment, sys.executable, ROOT / "cli.py", *arguments])
     if "unshare" in done.stderr:  # a system without user namespaces: a limit on the size of files instead
         limited = "ulimit -f 100; trap '' XFSZ; exec \"$@\""

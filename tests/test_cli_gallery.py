@@ -17,7 +17,7 @@ from embedder.table import DataSet
 from server.accounts import Accounts
 from tests.test_cli import photos, vectors  # noqa: F401
 
-KEY = {"FACEDB_KEY": "a key of the test"}
+KEY = {"FACEGALLERY_KEY": "a key of the test"}
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_forgetting_for_good(run, photos, vectors, index, own_indexes, tmp_path,
     shutil.copytree(vectors, copy)
     assert run("rename", index, "s3", "Erika Mustermann").code == 0
     with monkeypatch.context() as elsewhere:
-        elsewhere.setenv("FACEDB_DATA", str(tmp_path / "data"))
+        elsewhere.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
         for model, names in (("knows", ["S3", "s4"]), ("knows-not", ["s4"])):
             part = weights.store_part({"Bottleneck/kernel": np.full((2, 2), len(names), np.float32)}, model, "fixed", "ab" * 32)
             trained_on.write(weights.stored_file(part).parent, [trained_on.Training.of(names)])
@@ -312,13 +312,13 @@ def test_forgetting_for_good(run, photos, vectors, index, own_indexes, tmp_path,
 
 def test_backup_and_restore(run, photos, vectors, index, tmp_path):  # noqa: F811
     before = answer(run, index, vectors)
-    assert run("backup", index, "--out", tmp_path / "b.facedb").code == 0
-    assert run("backup", index, "--out", tmp_path / "b.facedb").code == 2
+    assert run("backup", index, "--out", tmp_path / "b.facegallery").code == 0
+    assert run("backup", index, "--out", tmp_path / "b.facegallery").code == 2
     assert run("remove", index, "--identity", "s1").code == 0
-    assert run("restore", tmp_path / "b.facedb", "--name", index).code == 5
-    assert run("restore", tmp_path / "b.facedb", "--name", index, "--replace").code == 0
+    assert run("restore", tmp_path / "b.facegallery", "--name", index).code == 5
+    assert run("restore", tmp_path / "b.facegallery", "--name", index, "--replace").code == 0
     assert answer(run, index, vectors) == before
-    assert run("restore", tmp_path / "b.facedb", "--name", "other").code == 0 and answer(run, "other", vectors) == before
+    assert run("restore", tmp_path / "b.facegallery", "--name", "other").code == 0 and answer(run, "other", vectors) == before
     assert run("restore", photos / "probe" / "s1" / "2.pgm", "--name", "third").code == 3
 
 
@@ -330,9 +330,9 @@ def test_an_encrypted_index_needs_its_key(run, photos, vectors, own_indexes, tmp
     assert b"gallery/s1" not in (own_indexes / "secret" / "gallery.db").read_bytes()
     assert answer(run, "secret", vectors, **KEY) == answer(run, "plain", vectors)
     key_file = tmp_path / "key"
-    key_file.write_text(KEY["FACEDB_KEY"] + "\n")
-    assert answer(run, "secret", vectors, FACEDB_KEY_FILE=str(key_file)) == answer(run, "plain", vectors)
-    missing, wrong = run("search", "secret", vectors), run("search", "secret", vectors, FACEDB_KEY="another")
+    key_file.write_text(KEY["FACEGALLERY_KEY"] + "\n")
+    assert answer(run, "secret", vectors, FACEGALLERY_KEY_FILE=str(key_file)) == answer(run, "plain", vectors)
+    missing, wrong = run("search", "secret", vectors), run("search", "secret", vectors, FACEGALLERY_KEY="another")
     assert missing.code == 5 and "received none" in missing.error and wrong.code == 5 and "received another" in wrong.error
     assert run("add", "secret", photos / "probe" / "s1", "--identity", "s1", **KEY).code == 0
     assert run("verify", "secret", **KEY).code == 0

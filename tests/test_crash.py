@@ -1,6 +1,6 @@
 """Writers that are killed, or whose disk fails: at 200 random moments, and at every write, fsync, rename and removal.
 
-FACEDB_EVERY_STEP=1 takes every step in the place of a few of them: an hour.
+FACEGALLERY_EVERY_STEP=1 takes every step in the place of a few of them: an hour.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.crash import SCENARIOS
 
 MEMORY = Path("/dev/shm")
-EVERY_STEP = bool(os.environ.get("FACEDB_EVERY_STEP"))
+EVERY_STEP = bool(os.environ.get("FACEGALLERY_EVERY_STEP"))
 STRIDE, SLOW = 29, {"encrypted": 73}  # where each opening derives the key anew
 KILLS = 200
 

@@ -1,6 +1,6 @@
 """What happens to an index whose files are not what was written: no wrong answer, a name for what is wrong, and derived files made anew.
 
-FACEDB_DAMAGES=20 damages it twenty times as often.
+FACEGALLERY_DAMAGES=20 damages it twenty times as often.
 """
 
 import os
@@ -13,13 +13,14 @@ import apsw
 import numpy as np
 import pytest
 
-from embedder.errors import FaceDBError
+from embedder.errors import FaceGalleryError
 from embedder.row import Row
 from embedder.spec import FaceSpec, Part
 from indexer import candidates, switch
 from indexer.build import build
 from indexer.forget import finish_pending, forget
 from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 from indexer.search import Searcher
 from indexer.verify import verify
 from tests import synthetic
@@ -75,7 +76,7 @@ def index(tmp_path_factory) -> Index:
     first, more = rows("first", 12, 0), rows("more", 5, 5)
     first[20].crop = synthetic.png(os.urandom(2 * PAGE))
     build(synthetic.write(root / "vectors", first, synthetic.spec(D), extra=["place"]), folder)
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         forget(gallery, "person 11")
         finish_pending(gallery)
         gallery.remove("person 10")
@@ -94,7 +95,7 @@ def index(tmp_path_factory) -> Index:
         lambda gallery: gallery.split([more[3].face_id], "person 2"),
     ]:
         older.append((folder / "gallery.db").read_bytes())
-        with Gallery.open(folder, write=True) as gallery:
+        with open_gallery(folder, write=True) as gallery:
             change(gallery)
     return sound(folder, older)
 
@@ -130,13 +131,13 @@ def ask(folder: Path, questions=QUESTIONS) -> list:
     def answer(searcher: Searcher, x: np.ndarray, question: dict) -> object:
         try:
             return searcher.search(x[None], **question)[0]
-        except FaceDBError as error:
+        except FaceGalleryError as error:
             return error
 
     try:
         with Searcher(folder) as searcher:
             return [answer(searcher, x, question) for question in questions for x in XQ]
-    except FaceDBError as error:
+    except FaceGalleryError as error:
         return [error] * (len(questions) * len(XQ))
 
 
@@ -154,17 +155,17 @@ def tables(folder: Path) -> dict[str, list] | str:
 def problems(folder: Path) -> str:
     """What `verify` says of an index that is not sound; nothing for a sound one."""
     try:
-        with Gallery.open(folder, write=True) as gallery:
+        with open_gallery(folder, write=True) as gallery:
             done = verify(gallery)
             return done.text if done.problems or done.mended else ""
-    except FaceDBError as error:
+    except FaceGalleryError as error:
         return str(error)
 
 
 def examine(index: Index, name: str = "gallery.db") -> bool:
     """Whether the damage was seen; fails for a wrong answer, an error that does not name the file, or damage that `verify` passes over."""
     now = ask(index.folder)
-    errors = [answer for answer in now if isinstance(answer, FaceDBError)]
+    errors = [answer for answer in now if isinstance(answer, FaceGalleryError)]
     assert all(name in str(error) for error in errors), errors
     wrong = [i for i, (answer, right) in enumerate(zip(now, index.answers, strict=True)) if answer not in errors and answer != right]
     assert not wrong, [(QUESTIONS[i // len(XQ)], now[i], index.answers[i]) for i in wrong]
@@ -242,7 +243,7 @@ def older(versions: list[bytes], size: int) -> Damage:
 
 # the truth ------------------------------------------------------------------
 
-TIMES = int(os.environ.get("FACEDB_DAMAGES", "1"))
+TIMES = int(os.environ.get("FACEGALLERY_DAMAGES", "1"))
 FLIPS, OTHERS = 12 * TIMES, 24 * TIMES
 
 
@@ -281,7 +282,7 @@ def test_a_lower_counter_of_faces_is_named(index):
     db.execute("UPDATE sqlite_sequence SET seq = seq - 1 WHERE name = 'faces'")
     db.close()
     assert "its counter of faces was changed" in problems(index.folder)
-    with Gallery.open(index.folder, write=True) as gallery, pytest.raises(FaceDBError, match="gallery.db is damaged"):
+    with open_gallery(index.folder, write=True) as gallery, pytest.raises(FaceGalleryError, match="gallery.db is damaged"):
         gallery.add(rows("others", 1, 8))
 
 
@@ -292,7 +293,7 @@ def test_filters_over_damaged_rows_never_give_a_wrong_score(index):
         what = spoil(index, "gallery.db", flip(index.pages["faces"]), seed)
         now = ask(index.folder, [FILTERED])
         for i, hits in enumerate(now):
-            if isinstance(hits, FaceDBError):
+            if isinstance(hits, FaceGalleryError):
                 assert "gallery.db" in str(hits), what
                 continue
             scores = [np.dot(vectors[hit.face_id].astype(np.float64), XQ[i]) for hit in hits]
@@ -310,7 +311,7 @@ def logged(tmp_path_factory) -> list[Index]:
     """An index before and after each of a few commits, the last with all of these in its write-ahead log alone."""
     folder, made = tmp_path_factory.mktemp("logged") / "club", []
     build(synthetic.write(folder.parent / "vectors", rows("first", 12, 0), synthetic.spec(D), extra=["place"]), folder)
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         for change in [
             lambda: None,
             lambda: gallery.remove("person 1"),

@@ -18,14 +18,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedder.errors import FaceDBError, GalleryError, InputError, SystemFault, from_os_error
+from embedder.errors import FaceGalleryError, GalleryError, InputError, SystemFault, from_os_error
 from embedder.row import Row
-from indexer import database, derive, transfer
+from indexer import database, derive, opening, transfer
 from indexer.build import build
+from indexer.checksums import checksum
 from indexer.database import check_file_system, environment_key, file_system
 from indexer.forget import finish_pending, forget, receipt_of
 from indexer.gallery import Gallery, versions
-from indexer.schema import MIGRATIONS, checksum
+from indexer.opening import create_gallery, open_gallery
+from indexer.schema import MIGRATIONS
 from indexer.search import Searcher
 from indexer.verify import verify
 from tests import synthetic
@@ -73,7 +75,7 @@ def files(folder: Path) -> set[str]:
 
 def picture(folder: Path) -> list:
     """What it holds and what it answers, but for what chance and the clock decide."""
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         people = gallery.list_people()
         held = [gallery.list_faces(name) for name, _ in people]
         crops = [gallery.crop(face["face_id"]) for of_person in held for face in of_person]
@@ -86,20 +88,20 @@ def picture(folder: Path) -> list:
 
 @pytest.fixture
 def no_key(monkeypatch):
-    for name in ("FACEDB_KEY", "FACEDB_KEY_FILE"):
+    for name in ("FACEGALLERY_KEY", "FACEGALLERY_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def key(no_key, monkeypatch):
-    monkeypatch.setenv("FACEDB_KEY", KEY)
+    monkeypatch.setenv("FACEGALLERY_KEY", KEY)
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory) -> tuple[Path, Path]:
     """The same index twice, encrypted by KEY and plain; no test changes them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACEDB_KEY", KEY)
+        patch.setenv("FACEGALLERY_KEY", KEY)
         return make(tmp_path_factory.mktemp("secret"), encrypt=True), make(tmp_path_factory.mktemp("plain"))
 
 
@@ -136,12 +138,12 @@ def test_what_is_looked_for_stands_in_a_plain_index(originals):
 @pytest.mark.parametrize("place", ["variable", "file"])
 def test_an_encrypted_index_answers_as_a_plain_one_and_shows_nothing(tmp_path, originals, no_key, monkeypatch, place):
     (tmp_path / "key").write_text(f"{KEY}\n")
-    monkeypatch.setenv(*(("FACEDB_KEY", KEY) if place == "variable" else ("FACEDB_KEY_FILE", str(tmp_path / "key"))))
+    monkeypatch.setenv(*(("FACEGALLERY_KEY", KEY) if place == "variable" else ("FACEGALLERY_KEY_FILE", str(tmp_path / "key"))))
     index = make(tmp_path / "i", encrypt=True)
     assert files(index) == {"gallery.db", "encrypted"} and shown(index, faces()) == set()
     assert picture(index) == picture(originals[1]) == picture(originals[0])
     assert files(index) == {"gallery.db", "encrypted"}
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         assert gallery.encrypted and verify(gallery).problems == []
 
 
@@ -164,7 +166,7 @@ def test_every_verb_does_with_an_encrypted_index_what_it_does_with_a_plain_one(s
     rows = faces() + faces(3, seed=1)
     for verb in VERBS:
         for folder in (plain, secret):
-            with Gallery.open(folder, write=True) as gallery:
+            with open_gallery(folder, write=True) as gallery:
                 verb(gallery)
                 if folder is secret:
                     assert shown(secret.parent, rows[::5]) == set()  # the write-ahead log is there
@@ -176,14 +178,14 @@ def test_every_verb_does_with_an_encrypted_index_what_it_does_with_a_plain_one(s
         assert (done.faces, new.faces) == (27, 27)
     assert picture(secret) == picture(plain) == picture(secret.parent / "new") == picture(plain.parent / "new")
     assert shown(secret.parent, rows) == set() and (secret.parent / "new" / "encrypted").exists()
-    with Gallery.open(secret, write=True) as gallery:
+    with open_gallery(secret, write=True) as gallery:
         assert receipt_of(gallery, forget(gallery, "Zoë number 0-8"), {}, False).found == 0
         assert verify(gallery).problems == []
 
 
 def test_an_open_searcher_follows_an_encrypted_index(secret, key):
     extra = faces(3, seed=1)
-    with Searcher(secret) as searcher, Gallery.open(secret, write=True) as gallery:
+    with Searcher(secret) as searcher, open_gallery(secret, write=True) as gallery:
         for change in (lambda: gallery.add(extra), lambda: derive.compact(gallery), lambda: gallery.remove("Zoë number 0-3")):
             change()
             rows = [row for row in faces() + extra if gallery.enrolled([row.identity])]
@@ -193,13 +195,13 @@ def test_an_open_searcher_follows_an_encrypted_index(secret, key):
 
 
 def test_sqlite_keeps_what_does_not_fit_in_memory(plain):
-    with Gallery.open(plain) as gallery:
+    with open_gallery(plain) as gallery:
         options = {option for (option,) in gallery.execute("PRAGMA compile_options")}
     assert options & {"TEMP_STORE=2", "TEMP_STORE=3"}, "temporary files would not be encrypted"
 
 
 def test_an_index_stays_what_it_is_when_it_is_built_again(tmp_path, monkeypatch, no_key):
-    monkeypatch.setenv("FACEDB_KEY", KEY)
+    monkeypatch.setenv("FACEGALLERY_KEY", KEY)
     secret, plain = make(tmp_path / "s", encrypt=True), make(tmp_path / "p")
     assert build(tmp_path / "s" / "vectors", secret).changed is False
     assert build(tmp_path / "s" / "vectors", secret, replace=True).encrypted and shown(secret, faces()) == set()
@@ -209,22 +211,22 @@ def test_an_index_stays_what_it_is_when_it_is_built_again(tmp_path, monkeypatch,
 
 
 def unset(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.delenv("FACEDB_KEY")
+    patch.delenv("FACEGALLERY_KEY")
 
 
 def wrong(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("FACEDB_KEY", KEY + "?")
+    patch.setenv("FACEGALLERY_KEY", KEY + "?")
 
 
 def empty_file(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.delenv("FACEDB_KEY")
+    patch.delenv("FACEGALLERY_KEY")
     (folder.parent / "key").write_text("\n")
-    patch.setenv("FACEDB_KEY_FILE", str(folder.parent / "key"))
+    patch.setenv("FACEGALLERY_KEY_FILE", str(folder.parent / "key"))
 
 
 def no_file(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.delenv("FACEDB_KEY")
-    patch.setenv("FACEDB_KEY_FILE", str(folder.parent / "nowhere"))
+    patch.delenv("FACEGALLERY_KEY")
+    patch.setenv("FACEGALLERY_KEY_FILE", str(folder.parent / "nowhere"))
 
 
 def no_marker(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -234,19 +236,23 @@ def no_marker(folder: Path, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "spoil, kind, words",
     [
-        (unset, GalleryError, "expected the key of club, received none: set FACEDB_KEY, or FACEDB_KEY_FILE to a file that holds it"),
+        (
+            unset,
+            GalleryError,
+            "expected the key of club, received none: set FACEGALLERY_KEY, or FACEGALLERY_KEY_FILE to a file that holds it",
+        ),
         (wrong, GalleryError, "expected the key that club was encrypted with, received another"),
-        (empty_file, InputError, "key (FACEDB_KEY_FILE), it is empty: put one in"),
-        (no_file, InputError, "nowhere (FACEDB_KEY_FILE), it cannot be read (No such file or directory): mend the path"),
+        (empty_file, InputError, "key (FACEGALLERY_KEY_FILE), it is empty: put one in"),
+        (no_file, InputError, "nowhere (FACEGALLERY_KEY_FILE), it cannot be read (No such file or directory): mend the path"),
         (no_marker, GalleryError, "or it is encrypted and lost its file `encrypted`"),
     ],
 )
 def test_a_key_that_does_not_open_is_one_clear_line(secret, originals, tmp_path, monkeypatch, no_key, spoil, kind, words):
-    monkeypatch.setenv("FACEDB_KEY", KEY)
+    monkeypatch.setenv("FACEGALLERY_KEY", KEY)
     spoil(secret, monkeypatch)
     data, before = originals[0].parent / "vectors", (secret / "gallery.db").read_bytes()
     ways: list[Callable[[], object]] = [
-        lambda: Gallery.open(secret), lambda: Gallery.open(secret, write=True), lambda: Gallery.create(secret), lambda: Searcher(secret),
+        lambda: open_gallery(secret), lambda: open_gallery(secret, write=True), lambda: create_gallery(secret), lambda: Searcher(secret),
         lambda: build(data, secret),
     ]  # fmt: skip
     if spoil is not no_marker:  # a damaged file is replaced, one that cannot be read for want of a key is not
@@ -268,15 +274,15 @@ def test_nothing_is_begun_without_a_key(tmp_path, no_key):
 def test_where_the_key_comes_from(tmp_path, monkeypatch, no_key):
     assert environment_key() is None
     (tmp_path / "key").write_bytes(b" from a file \r\n")
-    monkeypatch.setenv("FACEDB_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("FACEGALLERY_KEY_FILE", str(tmp_path / "key"))
     assert environment_key() == b" from a file "
-    monkeypatch.setenv("FACEDB_KEY", "from a variable")
+    monkeypatch.setenv("FACEGALLERY_KEY", "from a variable")
     assert environment_key() == b"from a variable"
 
 
 def test_a_key_given_in_code_is_enough(secret, no_key):
     with (
-        Gallery.open(secret, key=KEY.encode()) as gallery,
+        open_gallery(secret, key=KEY.encode()) as gallery,
         gallery.another(write=True) as other,
         Searcher(secret, KEY.encode()) as searcher,
     ):
@@ -294,7 +300,7 @@ def test_flipped_bits_of_an_encrypted_index_are_noticed_or_harmless(originals, t
         (copy / "gallery.db").write_bytes(spoilt)
         try:
             assert answers(copy) == before
-            with Gallery.open(copy) as gallery:
+            with open_gallery(copy) as gallery:
                 noticed += bool(verify(gallery).problems)
         except GalleryError as error:
             noticed += 1
@@ -372,7 +378,7 @@ def test_a_network_is_refused_before_anything_is_made(plain, tmp_path, monkeypat
     synthetic.write(data, faces(1), extra=["place"])
     shutil.copyfile(plain / "gallery.db", backup)
     for way in (
-        lambda: Gallery.open(plain), lambda: Gallery.create(tmp_path / "new"), lambda: build(data, tmp_path / "new"),
+        lambda: open_gallery(plain), lambda: create_gallery(tmp_path / "new"), lambda: build(data, tmp_path / "new"),
         lambda: transfer.restore(backup, tmp_path / "new"),
     ):  # fmt: skip
         with pytest.raises(SystemFault, match=rf"expected a local disk for an index, .* lies on a network file system \({kind}\): move it"):
@@ -412,10 +418,10 @@ WRITER = """
 import json, sys
 from pathlib import Path
 from indexer import derive
-from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 for line in sys.stdin:
     verb, *about = json.loads(line)
-    with Gallery.open(Path(sys.argv[1]), write=True) as gallery:
+    with open_gallery(Path(sys.argv[1]), write=True) as gallery:
         derive.compact(gallery) if verb == "compact" else getattr(gallery, verb)(*about)
         print(flush=True)
         sys.stdin.readline()
@@ -443,7 +449,7 @@ def written(plain) -> Iterator[Callable]:
 
 def test_an_index_that_can_only_be_read_answers_and_leaves_nothing(view, plain, tmp_path):
     assert answers(view) == answers(plain)
-    with Gallery.open(view) as gallery:
+    with open_gallery(view) as gallery:
         assert gallery.list_people() and gallery.list_log() == [] and verify(gallery).problems == []
         assert transfer.backup(gallery, tmp_path / "backup").faces == transfer.export(gallery, tmp_path / "data").faces == 24
     assert transfer.restore(tmp_path / "backup", tmp_path / "new").faces == 24
@@ -453,16 +459,16 @@ def test_an_index_that_can_only_be_read_answers_and_leaves_nothing(view, plain, 
 def test_no_verb_writes_where_it_cannot(view, plain, tmp_path):
     if os.path.islink(view.parent):
         pytest.skip("a file system that can only be read needs root")
-    with Gallery.open(plain) as gallery:
+    with open_gallery(plain) as gallery:
         transfer.backup(gallery, tmp_path / "backup")
     data = synthetic.write(tmp_path / "v", faces(1))
-    with Gallery.open(plain, write=True) as gallery:
+    with open_gallery(plain, write=True) as gallery:
         gallery.add(faces(1, seed=2))  # something to undo
     before = picture(plain)
 
     def opened(verb: Callable[[Gallery], object]) -> Callable[[], object]:
         def call() -> None:
-            with Gallery.open(view, write=True) as gallery:
+            with open_gallery(view, write=True) as gallery:
                 verb(gallery)
 
         return call
@@ -474,7 +480,7 @@ def test_no_verb_writes_where_it_cannot(view, plain, tmp_path):
         lambda: transfer.restore(tmp_path / "backup", view, True),
     ]
     ways.append(lambda: transfer.restore(tmp_path / "backup", view.parent / "new"))
-    with Gallery.open(view) as reader:
+    with open_gallery(view) as reader:
         ways += [lambda: reader.remove("Zoë number 0-1"), lambda: transfer.backup(reader, view.parent / "backup")]
         for way in ways:
             with pytest.raises(SystemFault) as caught:
@@ -487,7 +493,7 @@ def test_no_verb_writes_where_it_cannot(view, plain, tmp_path):
 def test_an_old_answer_never_comes_after_the_file_behind_it_was_changed(view, written):
     """The reader's SQLite looked at no lock and no log when it was opened: nobody seemed to write."""
     rows = faces()
-    with Searcher(view) as searcher, Gallery.open(view) as gallery:
+    with Searcher(view) as searcher, open_gallery(view) as gallery:
         assert gallery._frozen and searcher.search(rows[0].vector[None], 1)[0][0].identity == "Zoë number 0-0"
         for verb, name in [
             (("rename", "Zoë number 0-0", "Ann"), "Ann"), (("rename", "Ann", "Eve"), "Eve"), (("undo",), "Ann"), (("compact",), "Ann"),
@@ -497,12 +503,12 @@ def test_an_old_answer_never_comes_after_the_file_behind_it_was_changed(view, wr
                 assert gallery.known([rows[0].face_id]) == {rows[0].face_id: name}
             assert searcher.search(rows[0].vector[None], 1)[0][0].identity == name
             assert gallery.known([rows[0].face_id]) == {rows[0].face_id: name}
-        with Gallery.open(view) as later, Searcher(view) as other:
+        with open_gallery(view) as later, Searcher(view) as other:
             assert later.list_people() == gallery.list_people() and other.search(QUERIES, 3) == searcher.search(QUERIES, 3)
 
 
 def test_a_reader_notices_what_was_written_and_closed_between_its_questions(view, written):
-    with Gallery.open(view) as gallery:
+    with open_gallery(view) as gallery:
         for name in ("Ann", "Eve", "Ida"):
             old = gallery.known([faces()[0].face_id])[faces()[0].face_id]
             with written("rename", old, name):
@@ -511,7 +517,7 @@ def test_a_reader_notices_what_was_written_and_closed_between_its_questions(view
 
 
 def test_a_file_that_has_gone_is_one_line(view, plain):
-    with Gallery.open(view) as gallery:
+    with open_gallery(view) as gallery:
         shutil.rmtree(plain)
         with pytest.raises(SystemFault, match=r"gallery\.db: No such file"):
             gallery.list_people()
@@ -524,7 +530,7 @@ def test_a_second_writer_waits_for_the_first(plain):
     begun, order = threading.Event(), []
 
     def first() -> None:
-        with Gallery.open(plain, write=True) as gallery, gallery.writing():
+        with open_gallery(plain, write=True) as gallery, gallery.writing():
             begun.set()
             time.sleep(0.2)
             order.append("first")
@@ -532,7 +538,7 @@ def test_a_second_writer_waits_for_the_first(plain):
     thread = threading.Thread(target=first)
     thread.start()
     begun.wait()
-    with Gallery.open(plain, write=True) as gallery:
+    with open_gallery(plain, write=True) as gallery:
         gallery.rename("Zoë number 0-0", "Ann")
         order.append("second")
     thread.join()
@@ -542,7 +548,7 @@ def test_a_second_writer_waits_for_the_first(plain):
 def test_a_second_writer_gives_up_in_one_line(plain, monkeypatch):
     monkeypatch.setattr(database, "WAIT_MS", 40)
     before = picture(plain)
-    with Gallery.open(plain, write=True) as first, Gallery.open(plain, write=True) as second, first.writing():
+    with open_gallery(plain, write=True) as first, open_gallery(plain, write=True) as second, first.writing():
         for verb in VERBS:
             if verb not in (VERBS[9],):  # a backup is a reader
                 began = time.monotonic()
@@ -598,7 +604,7 @@ GROWING: dict[str, Callable[[Path], object]] = {}
 def growing(name: str):
     def enter(verb: Callable[[Gallery], object]) -> Callable[[Gallery], object]:
         def call(folder: Path) -> None:
-            with Gallery.open(folder, write=True) as gallery:
+            with open_gallery(folder, write=True) as gallery:
                 verb(gallery)
 
         GROWING[name] = call
@@ -630,14 +636,14 @@ def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextli
         try:
             with room(size):
                 GROWING[verb](folder)
-        except (FaceDBError, OSError) as error:
+        except (FaceGalleryError, OSError) as error:
             line = from_os_error(error) if isinstance(error, OSError) else error
             assert isinstance(line, SystemFault) and str(folder.parent) in str(line) and "\n" not in str(line), repr(line)
             failed += 1
         else:
             return failed
         assert not list(folder.parent.rglob("_tmp-*")) and not (folder.parent / "backup").exists()
-        with Gallery.open(folder, write=True) as gallery:
+        with open_gallery(folder, write=True) as gallery:
             done = verify(gallery)
             assert done.problems == [] and done.mended == []
         assert verb == "forget" or picture(folder) == before
@@ -648,7 +654,7 @@ def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextli
 def test_a_full_disk_is_one_line_and_nothing_is_lost(originals, disk, tmp_path, verb):
     spoilt, whole = (copied(originals[1], at) for at in (disk, tmp_path / "whole"))
     for folder in (spoilt, whole):
-        with Gallery.open(folder) as gallery:
+        with open_gallery(folder) as gallery:
             transfer.backup(gallery, folder.parent / "before")
     failed = until_there_is_room(spoilt, verb, lambda size: free(disk, size))
     GROWING[verb](whole)
@@ -659,7 +665,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(originals, disk, tmp_path, 
 def test_files_that_may_not_grow_are_one_line_and_nothing_is_lost(originals, tmp_path, verb):
     spoilt, whole = (copied(originals[1], at) for at in (tmp_path / "limited", tmp_path / "whole"))
     for folder in (spoilt, whole):
-        with Gallery.open(folder) as gallery:
+        with open_gallery(folder) as gallery:
             transfer.backup(gallery, folder.parent / "before")
     failed = until_there_is_room(spoilt, verb, files_of_at_most)
     GROWING[verb](whole)
@@ -740,7 +746,7 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
         row.crop = row.crop if crops else None
     today = make(tmp_path / "today", rows, centre=centre)
     old = version_1(tmp_path / "old" / "club", rows, tmp_path / "today" / "vectors", centre)
-    Gallery.open(old, write).close()
+    open_gallery(old, write).close()
     assert sql(old, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert picture(old) == picture(today)
     keys = "SELECT key, value FROM meta WHERE key NOT IN ('salt', 'totals', 'totals_since', 'generation', 'report', 'mean') ORDER BY key"
@@ -749,7 +755,7 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
     columns = "id, face_id, person, image, image_sha256, split, face, box, landmarks, confidence, sharpness, extra, faces.checksum"
     for query in (f"SELECT {columns} FROM faces ORDER BY id", "SELECT * FROM vectors ORDER BY id", "SELECT * FROM crops ORDER BY id"):
         assert sql(old, query) == sql(today, query)
-    with Gallery.open(old) as gallery:
+    with open_gallery(old) as gallery:
         assert (gallery.generation, gallery.keeps_crops, len(gallery.needed_fact("salt"))) == (2, crops, 32)
         assert verify(gallery).problems == []
     assert files(old) == {"built-2", "gallery.db", "index.faiss"}
@@ -764,7 +770,7 @@ def test_what_version_1_did_not_have_works_in_an_index_of_it(tmp_path):
     old = version_1(tmp_path / "club", faces())
     with Searcher(old) as searcher:
         assert {hit.face_id for hit in searcher.search(QUERIES[:1], 9, where=["place=Łódź 3"])[0]} == {faces()[3].face_id}
-    with Gallery.open(old, write=True) as gallery:
+    with open_gallery(old, write=True) as gallery:
         assert gallery.add(faces(1, seed=1)).added == 2 and [change.verb for change in gallery.undo()] == ["add"]
         traces = forget(gallery, "Zoë number 0-7")
         assert finish_pending(gallery) and (done := receipt_of(gallery, traces, {}, False)).found == 0
@@ -777,7 +783,7 @@ def test_what_version_1_did_not_have_works_in_an_index_of_it(tmp_path):
 
 def test_a_version_1_of_someone_is_forgotten_with_the_folder_that_bears_their_name(tmp_path):
     old = version_1(tmp_path / "club", faces(), Path("/data/Zoë number 0-7"))
-    with Gallery.open(old, write=True) as gallery:
+    with open_gallery(old, write=True) as gallery:
         traces = forget(gallery, "Zoë number 0-7")
         assert finish_pending(gallery) and receipt_of(gallery, traces, {}, False).found == 0
     assert not any(b"0-7" in path.read_bytes() for path in old.rglob("*") if path.is_file())
@@ -788,17 +794,17 @@ def test_a_builder_migrates_too(tmp_path):
     today = make(tmp_path / "today")
     assert build(tmp_path / "today" / "vectors", old).changed is False
     assert picture(old) == picture(today)
-    with Gallery.open(old) as gallery:
+    with open_gallery(old) as gallery:
         assert verify(gallery).problems == []
 
 
 def test_a_migration_that_was_stopped_before_its_rebuild_is_sound(tmp_path, monkeypatch, caplog):
     old, today = version_1(tmp_path / "old" / "club", faces()), make(tmp_path / "today")
     with monkeypatch.context() as patch:
-        patch.setattr(derive, "compact_if_due", lambda gallery: False)
+        patch.setattr(opening, "compact_if_due", lambda gallery: False)
         assert picture(old) == picture(today)
     assert all("missing or damaged" in record.getMessage() for record in caplog.records)
-    with Gallery.open(old, write=True) as gallery:
+    with open_gallery(old, write=True) as gallery:
         done = verify(gallery)
         assert done.problems == [] and done.mended == [str(old / "built-1" / "report.json")]
     caplog.clear()
@@ -818,7 +824,7 @@ def test_a_changed_row_of_version_1_is_refused_by_name(tmp_path, statement):
     before = sql(old, "SELECT * FROM faces"), sql(old, "SELECT * FROM meta")
     for write in (False, True):
         with pytest.raises(GalleryError, match=rf"gallery\.db is damaged \(face {faces()[4].face_id} was changed\)"):
-            Gallery.open(old, write)
+            open_gallery(old, write)
     assert sql(old, "PRAGMA user_version") == [(1,)] and (sql(old, "SELECT * FROM faces"), sql(old, "SELECT * FROM meta")) == before
     with pytest.raises(GalleryError, match="was changed"):
         build(synthetic.write(tmp_path / "v", faces(), extra=["place"]), old)
@@ -831,4 +837,4 @@ def test_a_version_1_that_can_only_be_read_is_one_line(plain, view):
     if os.path.islink(view.parent):
         pytest.skip("a file system that can only be read needs root")
     with pytest.raises(SystemFault, match=r"gallery\.db: permission denied"):
-        Gallery.open(view)
+        open_gallery(view)

@@ -30,7 +30,7 @@ def test_readme_commands_run_as_they_stand(att, tmp_path):
     os.symlink(ROOT / "cli.py", tmp_path / "cli.py")
     os.symlink(DATA / "models", tmp_path / "data" / "models")  # not to be fetched again
     os.symlink(att, tmp_path / "data" / "att")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FACEDB_")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FACEGALLERY_")}
     environment["PATH"] = f"{os.path.dirname(sys.executable)}:{environment['PATH']}"
     lines = commands()
     assert len(lines) == 16
@@ -98,7 +98,12 @@ def test_every_package_is_named_in_setup_cfg():
     config.read(ROOT / "setup.cfg")
     packages = set(config["options"]["packages"].split())
     modules = set(config["options"]["py_modules"].split())
-    assert {"embedder", "indexer", "trainer"} <= packages
+    ours = {
+        ".".join(p.parent.relative_to(ROOT).parts)
+        for part in ("embedder", "indexer", "server", "trainer")
+        for p in (ROOT / part).rglob("__init__.py")
+    }
+    assert {"embedder", "indexer", "server", "trainer"} <= ours <= packages
     assert modules == {p.stem for p in ROOT.glob("*.py")}
     data = {p for package, patterns in config["options.package_data"].items() for q in patterns.split()
             for p in ROOT.joinpath(*package.split(".")).glob(q)}  # fmt: skip

@@ -87,9 +87,9 @@ def test_servers_end_while_their_networks_are_being_loaded(folder, after):
     root = folder / "data"
     (root / "models").exists() or (
         root.mkdir(exist_ok=True),
-        (root / "models").symlink_to(os.path.join(os.environ["FACEDB_DATA"], "models")),
+        (root / "models").symlink_to(os.path.join(os.environ["FACEGALLERY_DATA"], "models")),
     )
-    variables = {"FACEDB_DATA": str(root), "FACEDB_INDEXES": str(folder / "indexes"), "PYTHONUNBUFFERED": "1"}
+    variables = {"FACEGALLERY_DATA": str(root), "FACEGALLERY_INDEXES": str(folder / "indexes"), "PYTHONUNBUFFERED": "1"}
     line = [sys.executable, str(ROOT / "cli.py"), "serve", "att", "--workers", "2", "--port", str(free_port())]
     with subprocess.Popen(line, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout.readline()

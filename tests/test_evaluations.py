@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_intervals(run, index, tmp_path):
 def test_people_who_were_trained_on_are_told(run, index, tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "data" / "models" / ("ab" * 8))
     trained_on.write(folder, [trained_on.Training.of([f"Person {p}" for p in range(12)], ["person 12", "person 45", "person 90"])])
-    done = run("evaluate", index, tmp_path / "v", "--json", FACEDB_DATA=str(tmp_path / "data"))
+    done = run("evaluate", index, tmp_path / "v", "--json", FACEGALLERY_DATA=str(tmp_path / "data"))
     found = json.loads(done.out)
     assert found["trained_on"] == {"probes": 12, "probes_validated": 1, "strangers": 0, "strangers_validated": 1}
     (line,) = found["warnings"]
@@ -209,7 +209,7 @@ def test_pairs_that_cannot_be_judged_are_one_line(run, pairs, tmp_path):
 def test_people_of_the_pairs_who_were_trained_on_are_told(run, pairs, tmp_path):
     folder = make_folder(tmp_path / "data" / "models" / ("ab" * 8))
     trained_on.write(folder, [trained_on.Training.of(["person_3", "person_30"])])
-    done = run("evaluate-pairs", tmp_path / "faces", pairs, "--json", FACEDB_DATA=str(tmp_path / "data"))
+    done = run("evaluate-pairs", tmp_path / "faces", pairs, "--json", FACEGALLERY_DATA=str(tmp_path / "data"))
     assert (
         json.loads(done.out)["trained_on"] == {"pairs": 2, "pairs_validated": 0}
         and "2 of 40 people of the pairs were trained on" in done.err

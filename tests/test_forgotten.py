@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedder.errors import GalleryError
-from indexer import forgotten
 from indexer.build import build
-from indexer.database import Replaced
+from indexer.errors import Replaced
 from indexer.forget import finish_pending, forget, receipt_of
-from indexer.forgotten import Forgotten, Unreadable, begin, list_path, lists, locked, recover
+from indexer.forgotten import Forgotten, Unreadable, list_path, locked
 from indexer.gallery import Gallery
+from indexer.lists import begin, elsewhere, lists, recover
+from indexer.opening import create_gallery, open_gallery
 from indexer.transfer import backup, restore
 from indexer.verify import verify
 from tests import synthetic
@@ -40,42 +41,42 @@ def index(vectors, tmp_path) -> Path:
     """A backup was made, then somebody was forgotten."""
     folder = tmp_path / "indexes" / "club"
     build(vectors, folder)
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         backup(gallery, tmp_path / "backup")
     forgets(folder)
     return folder
 
 
 def forgets(folder: Path, name: str = GONE):
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         traces = forget(gallery, name)
         return receipt_of(gallery, traces, {}, not finish_pending(gallery, 1000))
 
 
 def people(folder: Path) -> set[str]:
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         assert verify(gallery).problems == []
         return {name for name, _ in gallery.list_people()}
 
 
 def is_refused(folder: Path) -> bool:
     """The person's faces, by a writer that opens the index now."""
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         return gallery.add(MINE).forgotten == len(MINE) and GONE not in {name for name, _ in gallery.list_people()}
 
 
 def test_the_list_is_read_once_however_many_faces_come(index, monkeypatch):
     """It was made anew for every 4,096 rows."""
-    monkeypatch.setattr("indexer.gallery.BLOCK", 2)
-    with Gallery.open(index, write=True) as gallery:
+    monkeypatch.setattr("indexer.rows.BLOCK", 2)
+    with open_gallery(index, write=True) as gallery:
         made, forgotten_of = [], Gallery.forgotten
         monkeypatch.setattr(Gallery, "forgotten", lambda self: made.append(1) or forgotten_of(self))
         assert gallery.add(ROWS).forgotten == len(MINE) and len(made) == 1
 
 
 def test_readmitting_in_several_blocks_takes_all_of_them_off_the_list(index, monkeypatch):
-    monkeypatch.setattr("indexer.gallery.BLOCK", 1)
-    with Gallery.open(index, write=True) as gallery:
+    monkeypatch.setattr("indexer.rows.BLOCK", 1)
+    with open_gallery(index, write=True) as gallery:
         assert gallery.add(ROWS, readmit=True).added == len(MINE) and not gallery.forgotten()
 
 
@@ -173,7 +174,7 @@ def test_a_restore_under_another_name_beside_a_sound_index_leaves_them_out(index
 def test_the_list_of_a_lost_index_is_kept_for_a_backup_of_another(index, vectors, tmp_path):
     """Two salts on one list."""
     build(vectors, tmp_path / "elsewhere" / "club")
-    with Gallery.open(tmp_path / "elsewhere" / "club", write=True) as gallery:
+    with open_gallery(tmp_path / "elsewhere" / "club", write=True) as gallery:
         backup(gallery, tmp_path / "another")
     spoil(index, missing)
     assert restore(tmp_path / "another", index, replace=True).forgotten == 2
@@ -221,7 +222,7 @@ def test_where_nobody_can_say_who_was_forgotten_it_is_asked_for(index, vectors, 
 def test_a_list_that_is_damaged_is_written_again_from_a_sound_gallery(index, vectors, lose):
     before = list_path(index).read_bytes()
     lose(list_path(index))
-    Gallery.open(index, write=True).close()
+    open_gallery(index, write=True).close()
     assert list_path(index).read_bytes() == before
     lose(list_path(index))
     assert build(vectors, index, replace=True).n == 10 and list_path(index).read_bytes() == before
@@ -244,7 +245,7 @@ def test_a_first_build_that_was_stopped_asks_nobody(tmp_path, vectors):
     (folder / "gallery.db").touch()
     assert build(vectors, folder).n == 12
     shutil.rmtree(tmp_path / "indexes")
-    Gallery.create(folder).close()
+    create_gallery(folder).close()
     assert build(vectors, folder).n == 12
 
 
@@ -258,7 +259,7 @@ def test_the_file_is_private_and_says_no_name_and_no_id(index):
 
 
 def test_readmitted_people_leave_the_list(index):
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         assert gallery.add(MINE[:1], readmit=True).added == 1
     assert recover(index).refused([row.face_id for row in MINE]) == {MINE[1].face_id} and not recover(index).holds(f"name:{GONE}")
 
@@ -273,10 +274,10 @@ def test_a_new_index_says_whom_another_has_forgotten(index, vectors):
 
 
 def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, monkeypatch):
-    monkeypatch.setenv("FACEDB_KEY", "a key")
+    monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     folder = tmp_path / "indexes" / "club"
     build(vectors, folder, encrypt=True)
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         salt = gallery.fact("salt")
         backup(gallery, tmp_path / "backup")
     forgets(folder)
@@ -287,10 +288,10 @@ def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, 
         spoil(folder, how)
         assert restore(tmp_path / "backup", folder, replace=True).forgotten == 2
     spoil(folder, missing)
-    monkeypatch.setenv("FACEDB_KEY", "another key")
-    with pytest.raises(Unreadable, match="sealed by a key that FACEDB_KEY and FACEDB_KEY_FILE do not give"):
+    monkeypatch.setenv("FACEGALLERY_KEY", "another key")
+    with pytest.raises(Unreadable, match="sealed by a key that FACEGALLERY_KEY and FACEGALLERY_KEY_FILE do not give"):
         build(vectors, folder, replace=True, encrypt=True)
-    monkeypatch.delenv("FACEDB_KEY")
+    monkeypatch.delenv("FACEGALLERY_KEY")
     with pytest.raises(Unreadable):
         build(vectors, folder, replace=True)
 
@@ -353,7 +354,7 @@ def test_locks_exclude_threads_and_are_taken_again_by_the_same(tmp_path, monkeyp
 
 
 def test_a_forget_of_an_index_that_was_replaced_meanwhile_is_refused(index, vectors):
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         spoil(index, missing)
         build(vectors, index, replace=True)
         with pytest.raises(Replaced, match="it was replaced meanwhile: run the same command again"):
@@ -367,7 +368,7 @@ from pathlib import Path
 from embedder.errors import GalleryError
 from indexer.build import build
 from indexer.forget import finish_pending, forget
-from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 from indexer.transfer import restore
 from tests import synthetic
 verb, index, folder, at = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
@@ -376,7 +377,7 @@ time.sleep(max(0, at - time.time()))
 for _ in range(20):
     try:
         if verb == "forget":
-            with Gallery.open(index, write=True) as gallery:
+            with open_gallery(index, write=True) as gallery:
                 forget(gallery, "person 3"), finish_pending(gallery)
         elif verb == "build":
             build(folder / "vectors", index, replace=True)
@@ -388,7 +389,7 @@ for _ in range(20):
         elif verb == "restore elsewhere":
             restore(folder / "backup", index.parent / "other", replace=True)
         else:
-            with Gallery.open(index, write=True) as gallery:
+            with open_gallery(index, write=True) as gallery:
                 gallery.add(mine)
         break
     except GalleryError as error:
@@ -407,7 +408,7 @@ def test_whoever_was_forgotten_is_gone_whatever_is_done_beside(tmp_path, vectors
 
     index = tmp_path / "indexes" / "club"
     build(vectors, index)
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         backup(gallery, tmp_path / "backup")
     for delay in (-0.05, 0, 0.02, 0.05):
         build(vectors, index, replace=True, readmit=True)
@@ -438,4 +439,4 @@ def test_lists_of_a_root_are_told_by_name(index, vectors):
     shutil.rmtree(index)
     assert dict(lists(index.parent))["club"] == found["club"]
     assert begin(index) == found["club"] and json.loads(list_path(index).read_bytes())["lists"]
-    assert forgotten.elsewhere(index, []) == [] and list(itertools.chain(lists(index.parent / "nowhere"))) == []
+    assert elsewhere(index, []) == [] and list(itertools.chain(lists(index.parent / "nowhere"))) == []

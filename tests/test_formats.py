@@ -36,7 +36,7 @@ def facenet(arrays, some, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def own_data(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
 
 
 def vectors(path, crops: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A gallery under any sequence of changes and questions against a plain dict and NumPy loops.
 
-FACEDB_STEPS=20000 takes that many steps, random ones (pytest's --hypothesis-seed chooses which) instead of always the same.
+FACEGALLERY_STEPS=20000 takes that many steps, random ones (pytest's --hypothesis-seed chooses which) instead of always the same.
 """
 
 from __future__ import annotations
@@ -28,23 +28,26 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from embedder.errors import DataError, FaceDBError, GalleryError, InputError
+from embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
 from embedder.row import Row, to_rows
 from embedder.table import DataSet
 from indexer import candidates, derive, people, search, transfer
 from indexer import forget as forgetting
 from indexer import gallery as gallery_module
+from indexer import rows as rows_module
 from indexer.build import build
-from indexer.database import Unknown
-from indexer.faces import Change
-from indexer.gallery import Added, Conflict, Gallery
+from indexer.errors import Unknown
+from indexer.gallery import Gallery
+from indexer.log import Change
+from indexer.opening import open_gallery
+from indexer.rows import Added, Conflict
 from indexer.search import Hit, Searcher
 from indexer.verify import verify
 from tests import synthetic
 
 STEPS_A_RUN = 50
 Lists = tuple[set[str], set[str]]  # face_ids and names that were forgotten from indexes that had other names
-STEPS = int(os.environ.get("FACEDB_STEPS", "2000"))
+STEPS = int(os.environ.get("FACEGALLERY_STEPS", "2000"))
 GRID = 2.0**20  # vectors on this grid have products that float64 sums without a rounding, in any order
 PIECE = 32
 
@@ -528,7 +531,7 @@ BAD = {
 # so that a gallery of 40 faces is large: rebuilt after six changes, read and searched in several blocks
 SMALL = (
     (derive, "LEAST", 5), (search, "SPARE", 1), (candidates, "ROOM", 1), (candidates, "GATHER", 3), (people, "GATHER", 3),
-    (people, "PEOPLE", 2), (gallery_module, "BLOCK", 3),
+    (people, "PEOPLE", 2), (rows_module, "BLOCK", 3),
 )  # fmt: skip
 
 
@@ -536,7 +539,7 @@ def outcome(call: Callable[[], Any]) -> Any:
     """What it returns, or the class of the error that a user would see."""
     try:
         return call()
-    except FaceDBError as error:
+    except FaceGalleryError as error:
         return type(error)
 
 
@@ -567,12 +570,12 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = contextlib.ExitStack()
-        self.root = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="facedb-model-")))
+        self.root = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="facegallery-model-")))
         self.warnings = Warnings()
         logging.getLogger("indexer").addHandler(self.warnings)
         self.stack.callback(logging.getLogger("indexer").removeHandler, self.warnings)
         self.stack.enter_context(mock.patch.object(gallery_module, "time", SimpleNamespace(time=lambda: self.oracle.now)))
-        self.stack.enter_context(mock.patch.dict(os.environ, {"FACEDB_KEY": "a key"}))
+        self.stack.enter_context(mock.patch.dict(os.environ, {"FACEGALLERY_KEY": "a key"}))
         self.made = 0
         self.ids: dict[str, int] = {}
         self.newest_id = 0
@@ -601,7 +604,7 @@ class Model(RuleBasedStateMachine):
         self.stack.close()
 
     def _open(self) -> None:
-        self.writers = [Gallery.open(self.folder, write=True) for _ in range(2)]
+        self.writers = [open_gallery(self.folder, write=True) for _ in range(2)]
         self.searchers = [Searcher(self.folder) for _ in range(2)]
 
     def _close(self) -> None:
@@ -742,7 +745,7 @@ class Model(RuleBasedStateMachine):
     def reopen_one_of_each(self) -> None:
         self.writers[0].close()
         self.searchers[1].close()
-        self.writers[0], self.searchers[1] = Gallery.open(self.folder, write=True), Searcher(self.folder)
+        self.writers[0], self.searchers[1] = open_gallery(self.folder, write=True), Searcher(self.folder)
 
     @rule(writer=writers)
     def verify(self, writer: int) -> None:
@@ -767,7 +770,7 @@ class Model(RuleBasedStateMachine):
         assert (done.faces, done.people, done.forgotten) == (len(backup.faces), len(backup.people), left_out)
         assert outcome(lambda: transfer.restore(path, folder)) is GalleryError
         now = self.oracle.now
-        with Gallery.open(folder, write=True) as gallery, Searcher(folder) as searcher:
+        with open_gallery(folder, write=True) as gallery, Searcher(folder) as searcher:
             self._compare(gallery, backup)
             assert verify(gallery).problems == []
             for _ in range(3):
@@ -874,7 +877,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.frozen is None)
     @rule()
     def freeze(self) -> None:
-        gallery = Gallery.open(self.folder)
+        gallery = open_gallery(self.folder)
         gallery.begin_reading()
         self.frozen = gallery, self._picture(gallery)
 
@@ -886,7 +889,7 @@ class Model(RuleBasedStateMachine):
         assert self._picture(gallery) == picture
         gallery.close()
         self.frozen = None
-        with Gallery.open(self.folder) as gallery:
+        with open_gallery(self.folder) as gallery:
             assert gallery.fact(forgetting.PENDING) is None
         self._look_for_the_gone()
 
@@ -929,7 +932,7 @@ def _plain(row: Row) -> tuple:
 
 
 def test_a_gallery_answers_as_a_dict_and_numpy_do():
-    long_run, before = "FACEDB_STEPS" in os.environ, Model.steps
+    long_run, before = "FACEGALLERY_STEPS" in os.environ, Model.steps
     run_state_machine_as_test(
         Model,
         settings=settings(

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from embedder import fetch, formats, network, onnx_file, reader_process, weights
-from embedder.errors import FaceDBError, ModelError
+from embedder.errors import FaceGalleryError, ModelError
 from embedder.shapes import known_shapes
 from embedder.spec import FaceSpec, Part
 from tests import torch_layout
@@ -417,4 +417,4 @@ def test_arrays_of_a_copied_model_are_checked(tmp_path):
     model = weights.open_model(str(tmp_path))
     with pytest.raises(ModelError, match="shape"):
         model.arrays(0)
-    assert issubclass(ModelError, FaceDBError)
+    assert issubclass(ModelError, FaceGalleryError)

@@ -15,7 +15,7 @@ GOOD = Gate(3000, 0.9997, 0.995, 2000, 1950, 1948)
 
 @pytest.fixture(autouse=True)
 def own_models(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path))
 
 
 def test_what_is_written_is_read_beside_the_weights(tmp_path):

@@ -1,4 +1,4 @@
-"""Eight readers search an index while a writer changes it; FACEDB_SECONDS=300 goes on for that long."""
+"""Eight readers search an index while a writer changes it; FACEGALLERY_SECONDS=300 goes on for that long."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 
 from tests.conftest import ROOT
 
-SECONDS = float(os.environ.get("FACEDB_SECONDS", "10"))
+SECONDS = float(os.environ.get("FACEGALLERY_SECONDS", "10"))
 
 
 def test_every_answer_is_that_of_a_commit_that_was_current(tmp_path):

@@ -14,7 +14,7 @@ from embedder.row import Row
 from indexer import candidates, people
 from indexer.build import build
 from indexer.derive import compact
-from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 from indexer.people import exact_score
 from indexer.search import Searcher
 from tests import synthetic
@@ -122,7 +122,7 @@ def test_only_the_faces_that_a_filter_keeps_count(index, score):
 def test_what_came_and_went_since_the_index_was_built_counts(tmp_path, score):
     first, later = ROWS[:50], ROWS[50:]
     folder = made(tmp_path, first)
-    with Gallery.open(folder, write=True) as gallery, Searcher(folder) as searcher:
+    with open_gallery(folder, write=True) as gallery, Searcher(folder) as searcher:
         assert [plain(hits) for hits in searcher.search(QUERIES, 5, score=score)] == [naive(first, q, 5, score) for q in QUERIES]
         gallery.add(later)
         gallery.remove("person 4")
@@ -206,7 +206,7 @@ def test_other_scores_are_refused(index):
 
 def test_rows_are_read_at_any_positions(tmp_path):
     folder = made(tmp_path, ROWS[:40])
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         gallery.add(ROWS[40:])
     with Searcher(folder) as searcher:
         rng = np.random.default_rng(5)

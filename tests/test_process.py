@@ -101,7 +101,7 @@ def test_pip_is_the_installed_one(trap, monkeypatch, tmp_path):
     assert done.stdout.startswith("pip "), done.stderr
     with pytest.raises(fetch.SystemFault, match="expected pip to download"):
         monkeypatch.setenv("PIP_NO_INDEX", "1")
-        fetch.pip_download("facedb-none==1", "0" * 64, tmp_path)
+        fetch.pip_download("facegallery-none==1", "0" * 64, tmp_path)
     assert list(marks.iterdir()) == []
 
 

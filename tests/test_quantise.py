@@ -29,7 +29,7 @@ def own_models(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         for file in (f"{part.sha256[:16]}.safetensors", "spec.json"):
             (folder / file).symlink_to(DATA / "models" / part.sha256[:16] / file)
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
 
 
 # the graph ------------------------------------------------------------------

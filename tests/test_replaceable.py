@@ -21,7 +21,7 @@ PNG = BytesIO()
 Image.new("RGB", (8, 8), "red").save(PNG, "PNG")
 OF_OTHERS = [
     PHOTO.getvalue(), PNG.getvalue(), b"some notes\n", b"{}", b'{"index": 1}', b"[]", b"<html></html>", b"\0" * 100, b"top1 0.9\n", b"PAR1PAR1",
-    b"[" * 100_000, b"facedb", PNG.getvalue() + b"facedb", b"\xff",
+    b"[" * 100_000, b"facegallery", PNG.getvalue() + b"facegallery", b"\xff",
 ]  # fmt: skip
 RESULT = {"top1": 1.0, "top5": 1.0}
 
@@ -94,7 +94,7 @@ def test_a_picture_has_a_known_suffix_and_is_complete(tmp_path):
             picture(tmp_path / name)
     picture(tmp_path / "x.PNG")
     with Image.open(tmp_path / "x.PNG") as drawn:
-        assert drawn.info["Software"] == "facedb"
+        assert drawn.info["Software"] == "facegallery"
     assert len(list(tmp_path.iterdir())) == 1
 
 

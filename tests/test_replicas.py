@@ -61,7 +61,7 @@ def test_every_device_of_a_kind_takes_part_but_no_more_than_a_batch_has_photos(m
 def start(monkeypatch, tmp_path) -> str:
     """A stored model of four convolutions; its sha256."""
     crops.tiny(monkeypatch.setattr)
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     return weights.store_part(crops.random_arrays(), "tiny", "fixed").sha256
 
 

@@ -162,12 +162,12 @@ def test_training_curves_are_found_beside_the_weights(run, index, tmp_path):
     lines = [{"network": "<b>", "stage": 1 + i // 2, "epoch": 1 + i % 2, "loss": 3.0 - i, "accuracy": i / 4} for i in range(4)]
     folder = make_folder(tmp_path / "data" / "models" / ("ab" * 8))
     (folder / trained_on.EPOCHS).write_text("\n".join(map(json.dumps, lines)))
-    done = run("evaluate", index, tmp_path / "v", "--report", tmp_path / "out", FACEDB_DATA=str(tmp_path / "data"))
+    done = run("evaluate", index, tmp_path / "v", "--report", tmp_path / "out", FACEGALLERY_DATA=str(tmp_path / "data"))
     assert done.code == 0, done.err
     page, text = read(tmp_path / "out")
     assert "Training of <b>: loss" in page.text and "Training of <b>: accuracy" in page.text and text.count("data:image/svg") == 6
     (folder / trained_on.EPOCHS).write_text("{")
-    done = run("evaluate", index, tmp_path / "v", "--report", tmp_path / "out", FACEDB_DATA=str(tmp_path / "data"))
+    done = run("evaluate", index, tmp_path / "v", "--report", tmp_path / "out", FACEGALLERY_DATA=str(tmp_path / "data"))
     assert done.code == 4 and "metrics.jsonl is damaged" in done.error
 
 
@@ -187,9 +187,9 @@ def test_pairs(run, pairs, tmp_path):  # noqa: F811
 
 
 def test_text_that_is_no_text_does_not_stop_it(tmp_path):
-    facts = report.facts(datetime(2026, 1, 2, tzinfo=UTC), "facedb \udcff", synthetic.spec())
+    facts = report.facts(datetime(2026, 1, 2, tzinfo=UTC), "facegallery \udcff", synthetic.spec())
     path = report.write(tmp_path / "new" / "out", Page("t", facts, [], [], [Chart("c", "none")]))
-    assert "2026-01-02 00:00 UTC" in path.read_text() and "facedb \\udcff" in path.read_text()
+    assert "2026-01-02 00:00 UTC" in path.read_text() and "facegallery \\udcff" in path.read_text()
 
 
 def test_real_photos_with_a_wrong_label(run, att, tmp_path):

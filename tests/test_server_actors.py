@@ -92,7 +92,7 @@ def closed(server, why):
     """How many connections the server closed for a reason."""
     with server.client() as client:
         lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
-    return float(lines.get(f'facedb_connections_closed_total{{why="{why}"}}', 0))
+    return float(lines.get(f'facegallery_connections_closed_total{{why="{why}"}}', 0))
 
 
 def test_who_sends_too_much_is_told_so_however_much_is_still_to_come(server, client):
@@ -158,12 +158,12 @@ def test_bad_lines_of_a_stream_count_as_photos_do(server, client):
 
 
 def test_a_form_of_another_site(server, client, keys):
-    session = client.post("/v1/session", json={"key": keys["admin"]}).cookies["facedb"]
+    session = client.post("/v1/session", json={"key": keys["admin"]}).cookies["facegallery"]
     import httpx
 
-    for headers in ({}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null", "X-Facedb": "1"}):
+    for headers in ({}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null", "X-Facegallery": "1"}):
         for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x"):
-            sent = {"Cookie": f"facedb={session}", "Content-Type": kind} | headers
+            sent = {"Cookie": f"facegallery={session}", "Content-Type": kind} | headers
             answer = httpx.post(f"{server.url}/v1/indexes/att/people/forget", content=b'{"identity": "s1"}', headers=sent)
             assert is_problem(answer, 403)
     preflight = httpx.options(

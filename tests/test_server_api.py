@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from fastapi import Request
 
-import workflows
 from embedder.errors import DataError
 from embedder.row import to_rows
 from embedder.table import DataSet
-from server import api
-from server.api import _in_order, _split
+from server import problems
 from server.guard import Held
+from server.routes import stream
+from server.routes.stream import _in_order, _split
 from server.settings import Settings
 from tests.server import build, running
+from workflows.probes import Question
+from workflows.search import search
 
 QUIETLY = {"say": lambda line: None}
 
@@ -32,11 +34,11 @@ def client(server):
 
 @pytest.fixture
 def asked(server, monkeypatch):
-    """`workflows.search` as the command asks it: the oracle."""
-    monkeypatch.setenv("FACEDB_INDEXES", str(server.indexes))
+    """`search` as the command asks it: the oracle."""
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
 
     def call(path, **question):
-        (probe,) = workflows.search("att", [path], workflows.Question(**question), **QUIETLY)["probes"]
+        (probe,) = search("att", [path], Question(**question), **QUIETLY).result()["probes"]
         return probe
 
     return call
@@ -46,7 +48,7 @@ def problem(answer, status, kind):
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
-    assert body["status"] == status and body["type"] == f"urn:facedb:problem:{kind}" and body["title"] and "\n" not in body["detail"]
+    assert body["status"] == status and body["type"] == f"urn:facegallery:problem:{kind}" and body["title"] and "\n" not in body["detail"]
     return body
 
 
@@ -155,31 +157,31 @@ def test_the_tasks_of_a_stream_end_with_its_client():
 
 
 def test_a_photo_of_a_stream_is_tried_again_less_and_less_often_and_not_for_ever(monkeypatch):
-    monkeypatch.setattr(api, "GIVE_UP_SECONDS", 1.0)
-    monkeypatch.setattr(api, "RETRY_AT_MOST", 0.4)
+    monkeypatch.setattr(stream, "GIVE_UP_SECONDS", 1.0)
+    monkeypatch.setattr(stream, "RETRY_AT_MOST", 0.4)
     asked: list[float] = []
 
     async def busy() -> None:
         asked.append(time.monotonic())
-        raise api.busy("more photos wait than may: try again")
+        raise problems.busy("more photos wait than may: try again")
 
     async def refused() -> None:
-        raise api.Problem(422, "invalid", "no")
+        raise problems.Problem(422, "invalid", "no")
 
     async def twice() -> str:
         asked.append(0)
         if len(asked) < 2:
-            raise api.Problem(429, "rate", "wait")
+            raise problems.Problem(429, "rate", "wait")
         return "done"
 
-    with pytest.raises(api.Problem, match="503"):
-        asyncio.run(api._patiently(busy))
+    with pytest.raises(problems.Problem, match="503"):
+        asyncio.run(stream._patiently(busy))
     pauses = [after - before for before, after in itertools.pairwise(asked)]
     assert 3 <= len(asked) <= 5 and pauses == sorted(pauses, key=lambda pause: round(pause, 1)) and asked[-1] - asked[0] < 1.1
     asked.clear()
-    assert asyncio.run(api._patiently(twice)) == "done"
-    with pytest.raises(api.Problem, match="422"):
-        asyncio.run(api._patiently(refused))
+    assert asyncio.run(stream._patiently(twice)) == "done"
+    with pytest.raises(problems.Problem, match="422"):
+        asyncio.run(stream._patiently(refused))
 
 
 def test_a_line_that_comes_in_pieces_is_one_and_one_too_long_is_cut():
@@ -201,7 +203,7 @@ def test_photos_of_a_stream_are_held_while_they_are_at_work(monkeypatch, most, o
         await asyncio.sleep(0.1)
         return {}
 
-    monkeypatch.setattr(api, "photo_answer", answer)
+    monkeypatch.setattr(stream, "photo_answer", answer)
     held, lines = Held(most), [json.dumps({"id": str(i), "photo": base64.b64encode(bytes(60)).decode()}).encode() + b"\n" for i in range(4)]
 
     async def receive():
@@ -212,7 +214,7 @@ def test_photos_of_a_stream_are_held_while_they_are_at_work(monkeypatch, most, o
     async def found() -> list[dict]:
         request = Request({"type": "http", "state": {"hold": held.add}}, receive)
         whole = Mock(settings=Settings(("att",)), desk=Mock(admit=AsyncMock()))
-        said = await api.search_many_photos(request, whole, Mock(), Mock(), workflows.Question())
+        said = await stream.search_many_photos(request, whole, Mock(), Mock(), Question())
         return [json.loads(line) async for line in said.body_iterator]
 
     answers = asyncio.run(found())
@@ -224,9 +226,9 @@ def test_questions_of_different_sizes_spoil_no_others(server, monkeypatch):
     """Asked at once, they are answered each as alone."""
     from server.indexes import Asked, Served
 
-    monkeypatch.setenv("FACEDB_INDEXES", str(server.indexes))
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
 
-    right, wrong, question = np.eye(1, 128, dtype=np.float32), np.ones((1, 1), np.float32), workflows.Question(k=2)
+    right, wrong, question = np.eye(1, 128, dtype=np.float32), np.ones((1, 1), np.float32), Question(k=2)
     answer = Served("att")._searcher()
     first, second, third = answer([Asked(right, question), Asked(wrong, question), Asked(right, question)])
     assert first == third and len(first[0]["hits"]) == 2 and isinstance(second, DataError)
@@ -431,16 +433,16 @@ def test_the_state_is_told_to_a_supervisor_and_to_prometheus(server, client):
     lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
     info = client.get("/v1/indexes/att").json()
     for what in ("faces", "people", "generation"):
-        assert float(lines[f'facedb_{what}{{index="att"}}']) == info[what]
-    assert float(lines["facedb_batch_photos_count"]) >= 1
-    assert float(lines['facedb_request_seconds_count{method="POST",route="/v1/indexes/{index}/search",status="200"}']) >= 1
+        assert float(lines[f'facegallery_{what}{{index="att"}}']) == info[what]
+    assert float(lines["facegallery_batch_photos_count"]) >= 1
+    assert float(lines['facegallery_request_seconds_count{method="POST",route="/v1/indexes/{index}/search",status="200"}']) >= 1
 
 
 def test_changes_by_other_programs_are_seen_at_once(server, client, monkeypatch):
-    monkeypatch.setenv("FACEDB_INDEXES", str(server.indexes))
-    import galleries
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
+    from workflows.probes import open_gallery
 
-    with galleries.open_gallery("att", write=True) as gallery:
+    with open_gallery("att", write=True) as gallery:
         gallery.rename("s30", "Thirty")
     assert client.post("/v1/indexes/att/search", content=server.probe(30)).json()["faces"][0]["hits"][0]["identity"] == "Thirty"
     assert enrolled(client, "Thirty") and not enrolled(client, "s30")

@@ -228,7 +228,7 @@ def test_nobody_is_told_paths_without_a_key_and_no_refusal_is_counted(server, br
             detail = problem(answer, 503, "not-ready")
             assert str(broken) not in detail and "att" not in detail.split() and "/" not in detail
         counted = admin.get("/metrics").text
-        assert "facedb_refused_total 0.0" in counted
+        assert "facegallery_refused_total 0.0" in counted
         admin.close()
 
 

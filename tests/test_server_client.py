@@ -66,7 +66,7 @@ def test_every_method_says_what_it_returns():
 def test_a_refusal_is_the_servers_own_line(server, faces):
     with pytest.raises(Refused, match="nobody is called 'nobody'") as refused:
         faces.rename("att", "nobody", "x")
-    assert refused.value.status == 404 and refused.value.problem["type"] == "urn:facedb:problem:unknown"
+    assert refused.value.status == 404 and refused.value.problem["type"] == "urn:facegallery:problem:unknown"
     with Client(server.url, "wrong") as other, pytest.raises(Refused, match="expected a key"):
         list(other.search_many("att", [("a", b"x")]))
 

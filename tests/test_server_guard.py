@@ -7,12 +7,12 @@ import pytest
 from fastapi import FastAPI, Request
 
 from server.accounts import Accounts
-from server.api import sign_out
 from server.app import answer_problems
 from server.guard import Desk, Guard, Held, _Body
 from server.logs import escape_logs
 from server.meters import Meters
 from server.problems import Problem
+from server.routes.session import sign_out
 from server.settings import Settings
 
 HOST = (b"host", b"127.0.0.1:8000")
@@ -37,7 +37,7 @@ async def faulty(scope, receive, send):
 @pytest.fixture
 def ask(tmp_path, monkeypatch):
     """One request through the guard: its status, headers and body."""
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path))
     accounts = Accounts()
     keys = {scope: accounts.make_key(scope, scope, 0) for scope in ("read", "write")} | {"slow": accounts.make_key("slow", "read", 2)}
     cookie = accounts.begin_session(accounts.holder(keys["write"]), 60)
@@ -52,7 +52,7 @@ def ask(tmp_path, monkeypatch):
         if key:
             sent.append((b"authorization", f"Bearer {keys.get(key, key)}".encode()))
         if session:
-            sent.append((b"cookie", f"{beside}; facedb={cookie}".encode()))
+            sent.append((b"cookie", f"{beside}; facegallery={cookie}".encode()))
 
         async def one():
             parts, answer = list(body), []
@@ -83,9 +83,9 @@ def test_a_key_lets_in_and_nothing_else_does(ask):
     assert ask(key="other port")[0] == ask(key="other address")[0] == 401
     for wrong in ("fdb_wrong", "", " ", "x" * 5000):
         status, headers, body = ask(key=wrong)
-        assert status == 401 and headers[b"www-authenticate"] == b"Bearer" and body["type"] == "urn:facedb:problem:key"
+        assert status == 401 and headers[b"www-authenticate"] == b"Bearer" and body["type"] == "urn:facegallery:problem:key"
     assert ask(headers=(HOST, (b"authorization", b"Basic eDp5")))[0] == 401
-    assert ask(headers=(HOST, (b"cookie", b"facedb=nonsense; \x00=;;;")))[0] == 401
+    assert ask(headers=(HOST, (b"cookie", b"facegallery=nonsense; \x00=;;;")))[0] == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/openapi.json", "/page/app.js", "/v1/session"])
@@ -179,7 +179,7 @@ def test_other_names_are_let_in_where_they_are_given(ask):
 ])  # fmt: skip
 def test_another_page_changes_nothing(ask, headers):
     for extra in ({"key": "write"}, {"session": True}):
-        status, _, body = ask("POST", headers=(HOST, (b"x-facedb", b"1"), *headers), **extra)
+        status, _, body = ask("POST", headers=(HOST, (b"x-facegallery", b"1"), *headers), **extra)
         assert status == 403 and body["type"].endswith(":origin")
 
 
@@ -187,12 +187,14 @@ def test_a_session_changes_something_only_with_the_header_that_no_form_can_send(
     assert ask("GET", session=True)[2] == ["write", 0]
     status, _, body = ask("POST", session=True)
     assert status == 403 and body["type"].endswith(":header")
-    own = (HOST, (b"x-facedb", b"1"), (b"origin", b"http://127.0.0.1:8000"), (b"sec-fetch-site", b"same-origin"))
+    own = (HOST, (b"x-facegallery", b"1"), (b"origin", b"http://127.0.0.1:8000"), (b"sec-fetch-site", b"same-origin"))
     assert ask("POST", headers=own, session=True)[2] == ["write", 0]
     assert ask("POST", key="write")[2] == ["write", 0]
 
 
-@pytest.mark.parametrize("beside", ['prefs={"a":1}', "a b", "=", "", ";;", "é=ü", 'x="a', "notfacedb=1; facedb", "Path=/", '["x"]'])
+@pytest.mark.parametrize(
+    "beside", ['prefs={"a":1}', "a b", "=", "", ";;", "é=ü", 'x="a', "notfacegallery=1; facegallery", "Path=/", '["x"]']
+)
 def test_a_session_stands_beside_cookies_of_others(ask, beside):
     assert ask(session=True, beside=beside)[2] == ["write", 0]
 
@@ -201,8 +203,8 @@ def test_a_long_cookie_is_read_at_once(ask):
     quoted = '"' + r"\"" * 7_000 + '"'
     began = time.monotonic()
     assert ask(session=True, beside=f"x={quoted}")[2] == ["write", 0]
-    assert ask(key="read", headers=(HOST, (b"cookie", f"facedb={quoted}".encode())))[0] == 200
-    request = Request({"type": "http", "headers": [(b"cookie", f"facedb={quoted}".encode())]})
+    assert ask(key="read", headers=(HOST, (b"cookie", f"facegallery={quoted}".encode())))[0] == 200
+    request = Request({"type": "http", "headers": [(b"cookie", f"facegallery={quoted}".encode())]})
     signed_out = asyncio.run(sign_out(request, Mock(desk=Mock(ask=AsyncMock()))))
     assert signed_out.status_code == 204 and time.monotonic() - began < 3
 

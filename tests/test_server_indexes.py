@@ -9,11 +9,11 @@ import pytest
 from embedder.spec import FaceSpec, Part
 from indexer import switch, transfer
 from indexer.build import build
-from indexer.database import Damaged, Replaced
-from indexer.gallery import Gallery
+from indexer.errors import Damaged, Replaced
+from indexer.opening import open_gallery
 from server.indexes import Served
 from tests import synthetic
-from workflows import Question
+from workflows.probes import Question
 
 ROWS = synthetic.rows(5, 2)
 for i, row in enumerate(ROWS):
@@ -43,7 +43,7 @@ def test_vectors_of_another_contract_are_never_compared(served, own_indexes):
     old = synthetic.spec().fingerprint
     assert set(nearest(served, ROWS[0], old)) == {ROWS[0].identity}
     other = FaceSpec(parts=(Part("other", "cd" * 32, synthetic.D, "fixed"),))
-    with Gallery.open(own_indexes / "club", write=True) as gallery:
+    with open_gallery(own_indexes / "club", write=True) as gallery:
         switch.prepare(gallery, other)
         rng = np.random.default_rng(9)
         for batch in switch.pending(gallery):
@@ -58,8 +58,8 @@ def test_vectors_of_another_contract_are_never_compared(served, own_indexes):
 def test_an_index_that_was_restored_after_damage_is_opened_anew(served, tmp_path, own_indexes):
     new = synthetic.rows(9, 2, seed=5)[-1]
     new.identity = "Newcomer"
-    with Gallery.open(own_indexes / "club") as gallery:
-        gallery.backup(tmp_path / "backup")
+    with open_gallery(own_indexes / "club") as gallery:
+        transfer.backup(gallery, tmp_path / "backup")
     assert served.read(lambda gallery: gallery.faces).result() == len(ROWS)
     assert set(nearest(served, ROWS[0])) == {ROWS[0].identity}
     with closing(sqlite3.connect(own_indexes / "club" / "gallery.db")) as db:
@@ -69,7 +69,7 @@ def test_an_index_that_was_restored_after_damage_is_opened_anew(served, tmp_path
         served.write(lambda gallery: gallery.forgotten_hash("x")).result()
     transfer.restore(tmp_path / "backup", own_indexes / "club", True)
     assert served.write(lambda gallery: gallery.add([new])).result().added == 1
-    with Gallery.open(own_indexes / "club") as gallery:
+    with open_gallery(own_indexes / "club") as gallery:
         assert gallery.faces == len(ROWS) + 1
     assert {served.read(lambda gallery: gallery.faces).result() for _ in range(20)} == {len(ROWS) + 1}
     assert set(nearest(served, new)[-10:]) == {"Newcomer"}

@@ -17,7 +17,7 @@ from embedder.spec import FaceSpec
 from server.batches import Full
 from server.intake import PAIR, Elastic, Intake
 from server.settings import Settings
-from workflows import open_index
+from workflows.probes import open_index
 
 
 class Network:
@@ -62,7 +62,7 @@ def test_where_the_network_for_many_cannot_be_loaded_the_other_goes_on():
 
 
 def test_an_intake_that_is_closed_answers_what_is_in_it(server, monkeypatch):
-    for name, folder in (("FACEDB_DATA", server.root), ("FACEDB_INDEXES", server.indexes)):
+    for name, folder in (("FACEGALLERY_DATA", server.root), ("FACEGALLERY_INDEXES", server.indexes)):
         monkeypatch.setenv(name, str(folder))
     with open_index("att") as searcher:
         intake = Intake(searcher, Settings(("att",)), lambda line: None, lambda size: None)
@@ -88,7 +88,7 @@ def photo(color: int, side: int) -> bytes:
 
 @pytest.fixture
 def intake(server, monkeypatch):
-    for name, folder in (("FACEDB_DATA", server.root), ("FACEDB_INDEXES", server.indexes)):
+    for name, folder in (("FACEGALLERY_DATA", server.root), ("FACEGALLERY_INDEXES", server.indexes)):
         monkeypatch.setenv(name, str(folder))
     with open_index("att") as searcher:
         found = Intake(searcher, Settings(("att",), photo_pixels=300 * 300), lambda line: None, lambda size: None)

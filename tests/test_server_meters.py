@@ -27,8 +27,8 @@ def told(folder, code: str) -> dict[str, float]:
 def test_what_processes_counted_is_summed_and_what_dead_ones_had_at_work_is_not(tmp_path):
     told(tmp_path, BEGIN + "import os; os._exit(0)")
     found = told(tmp_path, BEGIN + TELL)
-    assert found["facedb_photos_at_work"] == 1 and found["facedb_refused_total"] == 2
-    assert found["facedb_batch_photos_count"] == 2 and found["facedb_batch_photos_sum"] == 6
-    assert found['facedb_batch_photos_bucket{le="2.0"}'] == 0 and found['facedb_batch_photos_bucket{le="4.0"}'] == 2
-    assert found['facedb_request_seconds_count{method="other",route="/v1/x",status="200"}'] == 2
-    assert [found[f'facedb_{what}{{index="att"}}'] for what in ("faces", "people", "generation")] == [2, 1, 7]
+    assert found["facegallery_photos_at_work"] == 1 and found["facegallery_refused_total"] == 2
+    assert found["facegallery_batch_photos_count"] == 2 and found["facegallery_batch_photos_sum"] == 6
+    assert found['facegallery_batch_photos_bucket{le="2.0"}'] == 0 and found['facegallery_batch_photos_bucket{le="4.0"}'] == 2
+    assert found['facegallery_request_seconds_count{method="other",route="/v1/x",status="200"}'] == 2
+    assert [found[f'facegallery_{what}{{index="att"}}'] for what in ("faces", "people", "generation")] == [2, 1, 7]

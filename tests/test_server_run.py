@@ -122,8 +122,8 @@ def test_two_processes_serve_one_index_and_count_together(server):
             assert answer["faces"][0]["hits"][0]["identity"] == "Ada"
         time.sleep(0.5)
         lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
-        count = float(lines['facedb_request_seconds_count{method="POST",route="/v1/indexes/{index}/search",status="200"}'])
-        assert count == 20 and float(lines['facedb_faces{index="att"}']) == 41
+        count = float(lines['facegallery_request_seconds_count{method="POST",route="/v1/indexes/{index}/search",status="200"}'])
+        assert count == 20 and float(lines['facegallery_faces{index="att"}']) == 41
 
 
 def test_another_name_is_let_in_where_it_was_given(server):

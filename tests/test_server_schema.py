@@ -7,7 +7,7 @@ import sys
 
 import httpx
 
-CASES = os.environ.get("FACEDB_SCHEMA_CASES", "12")  # of each operation and phase
+CASES = os.environ.get("FACEGALLERY_SCHEMA_CASES", "12")  # of each operation and phase
 HOOKS = """
 import schemathesis
 

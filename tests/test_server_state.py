@@ -10,8 +10,8 @@ import pytest
 from embedder.spec import FaceSpec, Part
 from indexer import switch
 from indexer.build import build
-from indexer.database import Replaced
-from indexer.gallery import Gallery
+from indexer.errors import Replaced
+from indexer.opening import open_gallery
 from server import state
 from server.meters import Meters
 from server.settings import Settings
@@ -33,7 +33,7 @@ class Networks:
 
 @pytest.fixture
 def folders(tmp_path, own_indexes, monkeypatch):
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(state, "Intake", Networks)
     rows = synthetic.rows(3, 1)
     for i, row in enumerate(rows):
@@ -45,7 +45,7 @@ def folders(tmp_path, own_indexes, monkeypatch):
 
 
 def reembed(folder, spec):
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         switch.prepare(gallery, spec)
         draw = np.random.default_rng(9)
         for batch in switch.pending(gallery):

@@ -79,7 +79,7 @@ def test_a_cut_or_other_file_is_refused(tmp_path):
 
 
 def test_fetch_offline_and_what_is_kept(shipped, tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path))
     with pytest.raises(ModelError, match="weights fetch sface"):
         SFace()
     said = []
@@ -102,7 +102,7 @@ def test_fetch_offline_and_what_is_kept(shipped, tmp_path, monkeypatch):
 
 
 def test_a_wrong_archive_and_a_cut_file_are_refused(shipped, tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path))
     cut, other = tmp_path / "cut.onnx", tmp_path / "other.whl"
     cut.write_bytes(shipped.read_bytes()[:-100])
     other.write_bytes(b"not it")

@@ -23,7 +23,7 @@ PLAIN = replace(QUICK.stages[1], optimiser="sgd", learning_rate=0.5, keep=1.0, w
 def tiny(monkeypatch, tmp_path):
     """A network of four convolutions in place of Inception-ResNet-v1, and a data folder of our own."""
     crops.tiny(monkeypatch.setattr)
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     keras.utils.set_random_seed(0)
 
 

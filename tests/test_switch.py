@@ -12,7 +12,9 @@ from embedder.row import Row
 from embedder.spec import FaceSpec, Part
 from indexer import switch
 from indexer.build import build
+from indexer.compact import compact_and_drop
 from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 from indexer.search import Searcher
 from indexer.switch import Comparison, Differently, compare, drop_other, missing, other_spec, pending, prepare, store
 from indexer.verify import verify
@@ -46,7 +48,7 @@ def index(original, tmp_path) -> Path:
 
 @pytest.fixture
 def gallery(index):
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         yield gallery
 
 
@@ -376,8 +378,8 @@ def test_what_was_given_up_is_made_anew(gallery, index):
 
 def test_compaction_drops_the_way_back_when_it_is_old(gallery):
     switched(gallery)
-    gallery.compact(keep_undo=3600)
+    compact_and_drop(gallery, keep_undo=3600)
     assert other_spec(gallery) == synthetic.spec()
     gallery.set_fact("switched", gallery.fact("switched") - 7200)
-    gallery.compact(keep_undo=3600)
+    compact_and_drop(gallery, keep_undo=3600)
     assert other_spec(gallery) is None and gallery.execute("SELECT * FROM other_vectors") == []

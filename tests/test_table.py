@@ -41,7 +41,7 @@ def test_rows_survive_a_round_trip():
     assert back[0].box == [1, 2, 3, 4.5] and back[0].extra == {"tag": "x"} and back[1].face == -1 and back[1].vector is None
     assert table["face_id"].to_pylist() == [face_id("ff", 0), face_id("b.jpg", -1)]
     assert len(face_id("ff", 0)) == 32 and face_id("ff", 0) != face_id("ff", 1)
-    assert FaceSpec.from_json(table.schema.metadata[b"facedb.spec"]) == SPEC
+    assert FaceSpec.from_json(table.schema.metadata[b"facegallery.spec"]) == SPEC
 
 
 def test_a_data_set_of_an_earlier_version_is_read_and_added_to(tmp_path):
@@ -52,6 +52,21 @@ def test_a_data_set_of_an_earlier_version_is_read_and_added_to(tmp_path):
     (tmp_path / "_part-00000.json").write_text(json.dumps(mark))
     assert fill(Writer(tmp_path, SPEC, {}, entries(3), per_shard=2)) == [1]
     assert [row.photo_faces for row in to_rows(DataSet(tmp_path).table())] == [None, None, None] and DataSet(tmp_path).extra == []
+
+
+def test_a_data_set_under_the_earlier_name_of_the_package_is_read_and_added_to(tmp_path):
+    fill(Writer(tmp_path, SPEC, {"margin": 1}, entries(2), per_shard=2))
+    for path in tmp_path.glob("*.parquet"):
+        table = pq.read_table(path)
+        metadata = {key.replace(b"facegallery", b"facedb"): value for key, value in table.schema.metadata.items()}
+        assert metadata != table.schema.metadata
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+    path = tmp_path / "part-00000.parquet"
+    mark = json.loads((tmp_path / "_part-00000.json").read_text()) | {"bytes": path.stat().st_size}
+    (tmp_path / "_part-00000.json").write_text(json.dumps(mark))
+    with pytest.raises(DataError, match="margin"):
+        Writer(tmp_path, SPEC, {"margin": 2}, entries(3), per_shard=2)
+    assert fill(Writer(tmp_path, SPEC, {"margin": 1}, entries(3), per_shard=2)) == [1] and images(tmp_path) == ["0.jpg", "1.jpg", "2.jpg"]
 
 
 def test_inputs_that_are_another_persons_now_are_known_and_made_again(tmp_path):

@@ -12,9 +12,9 @@ import apsw
 import pytest
 
 from embedder import text
+from indexer.checksums import FACE_COLUMNS, face_checksum
 from indexer.database import FILE
 from indexer.evaluate import predictions
-from indexer.schema import FACE_COLUMNS, face_checksum
 from tests import synthetic
 from tests.conftest import ROOT
 
@@ -83,7 +83,7 @@ def hostile(tmp_path_factory):
 
 
 def run(folder, *arguments):
-    environment = os.environ | {"FACEDB_INDEXES": str(folder / "indexes"), "FACEDB_DATA": str(folder / "data")}
+    environment = os.environ | {"FACEGALLERY_INDEXES": str(folder / "indexes"), "FACEGALLERY_DATA": str(folder / "data")}
     return subprocess.run([sys.executable, str(ROOT / "cli.py"), *map(str, arguments)], capture_output=True, env=environment, cwd=folder)
 
 

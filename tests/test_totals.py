@@ -11,10 +11,12 @@ import pytest
 from embedder import align
 from indexer import switch
 from indexer.build import build
+from indexer.compact import compact_and_drop
 from indexer.filters import kept_ids, parse
-from indexer.forget import finish_pending
-from indexer.gallery import Gallery
+from indexer.forget import finish_pending, forget_and_look
+from indexer.info import info
 from indexer.kinds import Counts
+from indexer.opening import open_gallery
 from indexer.schema import MIGRATIONS
 from indexer.totals import TABLES, count
 from indexer.transfer import backup, restore
@@ -33,7 +35,7 @@ def made(tmp_path_factory) -> Path:
     """An index with rows in every table."""
     folder = tmp_path_factory.mktemp("totals")
     build(synthetic.write(folder / "vectors", rows("first", 4), extra=["year"]), folder / "club")
-    with Gallery.open(folder / "club", write=True) as gallery:
+    with open_gallery(folder / "club", write=True) as gallery:
         gallery.add(rows("second", 3, seed=1))
         gallery.remove("person 0")
         gallery.rename("person 1", "Ann")
@@ -51,7 +53,7 @@ def index(made, tmp_path) -> Path:
 
 
 def problems(folder: Path) -> str:
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         return "\n".join(verify(gallery).problems)
 
 
@@ -103,7 +105,7 @@ def test_one_line_is_noticed(index, table, where):
 @pytest.mark.parametrize("key", ["calibration", "kinds", "changes", "log", "totals", "sources", "columns"])
 def test_an_entry_is_noticed(index, key):
     if key == "calibration":
-        with Gallery.open(index, write=True) as gallery, gallery.writing():
+        with open_gallery(index, write=True) as gallery, gallery.writing():
             gallery.set_fact("calibration", "{}")
     sql(index, f"DELETE FROM meta WHERE key = '{key}'")
     assert "1 rows of the table meta were deleted" in problems(index) or (key == "totals" and "'totals' is missing" in problems(index))
@@ -112,7 +114,7 @@ def test_an_entry_is_noticed(index, key):
 def test_a_row_exchanged_for_one_of_before_is_noticed(index):
     with sqlite3.connect(index / "gallery.db") as db:
         old = db.execute("SELECT * FROM people WHERE name = 'Ann'").fetchone()
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         gallery.rename("Ann", "Bea")
     sql(index, f"UPDATE people SET name = '{old[1]}' WHERE id = {old[0]}")
     assert "rows of the table people were changed by another program" in problems(index)
@@ -131,22 +133,22 @@ VERBS = {
     "rename": lambda g: g.rename("Ann", "Bea"),
     "merge": lambda g: g.merge("Ann", "person 2"),
     "split": lambda g: g.split([g.list_faces("Ann")[0]["face_id"]], "Eve"),
-    "forget": lambda g: (g.forget("Ann"), finish_pending(g)),
-    "compact": lambda g: g.compact(0.0),
+    "forget": lambda g: (forget_and_look(g, "Ann"), finish_pending(g)),
+    "compact": lambda g: compact_and_drop(g, 0.0),
     "switch": switch.switch,
-    "give up the other model": lambda g: g.compact(0.0),
+    "give up the other model": lambda g: compact_and_drop(g, 0.0),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_keeps_the_totals(index, verb):
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         VERBS[verb](gallery)
         assert gallery.totals == count(gallery) and verify(gallery).problems == []
 
 
 def test_a_change_that_fails_leaves_the_totals(index):
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         before = gallery.totals
         with pytest.raises(ZeroDivisionError), gallery.writing():
             gallery.enrol(rows("third", 2, seed=2))
@@ -156,17 +158,17 @@ def test_a_change_that_fails_leaves_the_totals(index):
 
 
 def test_a_backup_and_its_restore_keep_the_totals(index, tmp_path):
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         backup(gallery, tmp_path / "backup")
     restore(tmp_path / "backup", tmp_path / "again")
     restore(tmp_path / "backup", index, replace=True)
     for folder in (tmp_path / "again", index):
-        with Gallery.open(folder) as gallery:
+        with open_gallery(folder) as gallery:
             assert gallery.totals == count(gallery) and verify(gallery).problems == []
 
 
 def test_a_backup_that_lacks_a_face_is_refused(index, tmp_path):
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         backup(gallery, tmp_path / "backup.db")
     with sqlite3.connect(tmp_path / "backup.db") as db:
         db.execute("DELETE FROM crops WHERE id = (SELECT min(id) FROM crops)")
@@ -187,7 +189,7 @@ def test_an_older_gallery_counts_the_kinds_of_its_columns_once_for_each_state(in
     as_version_4(index)
     counted, over = [], Counts.over
     monkeypatch.setattr(Counts, "over", lambda rows: counted.append(1) or over(rows))
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         kept_ids(gallery, parse(["year>=1991", "year<=1992", "year!=1993"]))
         assert len(counted) == 1 and gallery.kinds.kind("year") == "number"
         sql(index, """UPDATE faces SET extra = '{"year": "unknown"}'""")
@@ -196,11 +198,11 @@ def test_an_older_gallery_counts_the_kinds_of_its_columns_once_for_each_state(in
 
 def test_an_older_gallery_says_what_cannot_be_known(index):
     as_version_4(index)
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         found = verify(gallery)
-        assert gallery.info()["column_kinds"] == {"year": "number"} and gallery.version == 4
+        assert info(gallery)["column_kinds"] == {"year": "number"} and gallery.version == 4
         assert found.problems == [] and "checked from the next change of the index on" in found.text
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         gallery.add(rows("third", 2, seed=2))
         assert gallery.version == len(MIGRATIONS)
         found = verify(gallery)

@@ -40,7 +40,7 @@ HOMEWORK = short("homework", {"epochs": 2}, {"epochs": 1})
 def tiny(monkeypatch, tmp_path) -> str:
     """A stored model of four convolutions; its sha256."""
     crops.tiny(monkeypatch.setattr)
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     return weights.store_part(crops.random_arrays(), "tiny", "fixed").sha256
 
 
@@ -396,7 +396,7 @@ def test_killed_ten_times_gives_the_weights_of_an_uninterrupted_run(tiny, tmp_pa
 
 def test_inception_resnet_trains_in_both_stages(photos, tmp_path, monkeypatch):
     """The real network with random weights: 22.8 million numbers, one small step of all layers."""
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     source = weights.store_part(crops.random_arrays(128), "random", "per_image").sha256
     rule = short("quick", {"epochs": 2, "views": 1}, {"epochs": 1, "steps": 1, "micro_batch": 8})
     done = train(photos, rule, source, tmp_path / "out", keep_run=True)

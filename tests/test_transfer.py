@@ -18,13 +18,14 @@ import faiss
 import numpy as np
 import pytest
 
-from embedder.errors import DataError, FaceDBError, GalleryError, InputError
+from embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
 from embedder.row import Row, to_rows
 from embedder.table import DataSet
 from indexer import derive, transfer
 from indexer.build import build
 from indexer.forget import finish_pending, forget
 from indexer.gallery import Gallery
+from indexer.opening import create_gallery, open_gallery
 from indexer.schema import MIGRATIONS
 from indexer.search import Searcher
 from indexer.transfer import backup, export, restore
@@ -69,20 +70,20 @@ def index(original, tmp_path) -> Path:
 
 
 def changed(folder: Path, *verbs: Callable[[Gallery], object]) -> None:
-    with Gallery.open(folder, write=True) as gallery:
+    with open_gallery(folder, write=True) as gallery:
         for verb in verbs:
             verb(gallery)
 
 
 def saved(folder: Path, path: Path) -> Path:
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         backup(gallery, path)
     return path
 
 
 def held(folder: Path) -> list[tuple]:
     """Every row, but for ids, by face_id."""
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         ids = [id for (id,) in gallery.execute("SELECT id FROM faces")]
         return sorted(map(plain, gallery.table_rows(ids)))
 
@@ -96,14 +97,14 @@ def plain(row: Row, crop: bool = True) -> tuple:
 
 def picture(folder: Path) -> list:
     """Rows, log and answers."""
-    with Gallery.open(folder) as gallery, Searcher(folder) as searcher:
+    with open_gallery(folder) as gallery, Searcher(folder) as searcher:
         log = [(line.verb, line.detail) for line in gallery.lines()]
         trash = [(fingerprint, plain(row)) for line in gallery.lines() for fingerprint, row in gallery.removed_by(line.id)]
         return [held(folder), log, trash, gallery.columns, searcher.search(QUERIES, 4), searcher.search(QUERIES, 4, faces=True)]
 
 
 def sound(folder: Path) -> bool:
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         return verify(gallery).problems == []
 
 
@@ -114,7 +115,7 @@ def test_a_backup_is_one_private_file_with_everything(index, tmp_path):
     changed(index, lambda g: g.remove("person 3 of 0"), lambda g: g.rename("person 4 of 0", "Zoë"))
     old = os.umask(0)
     try:
-        with Gallery.open(index) as gallery:
+        with open_gallery(index) as gallery:
             done = backup(gallery, tmp_path / "new" / "folder" / "b")
     finally:
         os.umask(old)
@@ -154,10 +155,10 @@ def test_neither_is_a_link_that_leads_nowhere_followed(index, tmp_path):
 def test_a_backup_on_a_full_disk_leaves_nothing(index, tmp_path):
     (folder := tmp_path / "full").mkdir()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
         try:
-            with pytest.raises(FaceDBError) as caught:
+            with pytest.raises(FaceGalleryError) as caught:
                 backup(gallery, folder / "b")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -168,14 +169,14 @@ def test_backups_while_another_adds_are_each_of_one_moment(index, tmp_path):
     more, done, stop = faces(100, seed=1), [], threading.Event()
 
     def add() -> None:
-        with Gallery.open(index, write=True) as gallery:
+        with open_gallery(index, write=True) as gallery:
             for i in range(0, 200, 4):
                 if not stop.is_set():
                     gallery.add(more[i : i + 4])
 
     thread = threading.Thread(target=add)
     thread.start()
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         for i in range(8):
             done.append(backup(gallery, tmp_path / f"b{i}"))
     stop.set()
@@ -226,7 +227,7 @@ def test_an_index_is_what_it_was(index, tmp_path):
 
 def faiss_of(folder: Path) -> int:
     """The generation, where plain FAISS opens its index and finds everybody."""
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         assert faiss.read_index(str(folder / "index.faiss")).ntotal == gallery.faces
         return gallery.generation
 
@@ -238,7 +239,7 @@ def test_undo_goes_on_after_a_restore(index, tmp_path):
     changed(index, lambda g: g.undo(), lambda g: g.undo())
     for folder in (index, tmp_path / "other"):
         restore(path, folder, replace=folder is index)
-        with Gallery.open(folder, write=True) as gallery:
+        with open_gallery(folder, write=True) as gallery:
             assert [gallery.undo()[0].verb for _ in range(2)] == ["rename", "remove"]
             with pytest.raises(GalleryError, match="nothing to undo"):
                 gallery.undo()
@@ -250,7 +251,7 @@ def test_ids_are_never_used_twice_across_a_restore(index, tmp_path):
     changed(index, lambda g: g.add(faces(5, seed=1)))
     restore(path, index, replace=True)
     changed(index, lambda g: g.add(faces(1, seed=2)))
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         assert gallery.owners()[0].tolist() == [*range(1, 25), 35, 36]
 
 
@@ -261,7 +262,7 @@ def test_the_forgotten_stay_forgotten(index, tmp_path):
     done = restore(path, index, replace=True)
     assert (done.faces, done.people, done.forgotten) == (20, 10, 4), "one of the four had been removed before"
     gone = [*faces()[6:8], *faces()[10:12]]
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         assert gallery.lines() == [] and gallery.add(gone).forgotten == 4 and gallery.enrolled(["person 3 of 0", "person 5 of 0"]) == set()
         forget(gallery, "person 3 of 0")  # it is known still
     assert sound(index)
@@ -277,7 +278,7 @@ def test_a_forgotten_name_stays_forgotten_even_with_faces_that_were_gone_before(
     changed(index, lambda g: g.split([first.face_id], "person 5 of 0"), lambda g: g.drop_log(math.inf))
     changed(index, lambda g: forget(g, "person 3 of 0"), finish_pending)
     assert restore(path, index, replace=True).forgotten == 2, "one of them is another's since"
-    with Gallery.open(index, write=True) as gallery:
+    with open_gallery(index, write=True) as gallery:
         assert gallery.known([first.face_id, second.face_id]) == {} and gallery.lines() == []
         assert (gallery.add([first]).added, gallery.add([second]).forgotten) == (1, 1), (
             "what was forgotten is a face, and a name of that time"
@@ -285,7 +286,7 @@ def test_a_forgotten_name_stays_forgotten_even_with_faces_that_were_gone_before(
     assert restore(path, index, replace=True).forgotten == 2
     changed(index, lambda g: g.add([second], readmit=True))
     assert restore(path, index, replace=True).forgotten == 0
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         assert gallery.known([first.face_id, second.face_id]) == dict.fromkeys([first.face_id, second.face_id], "person 3 of 0")
 
 
@@ -293,7 +294,7 @@ def test_a_name_that_is_used_again_comes_back_from_a_later_backup(index, tmp_pat
     changed(index, lambda g: forget(g, "person 3 of 0"), lambda g: g.add([replace(faces(1, seed=5)[0], identity="person 3 of 0")]))
     path = saved(index, tmp_path / "b")
     assert restore(path, index, replace=True).forgotten == 0
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         assert gallery.enrolled(["person 3 of 0"]) and gallery.lines()
 
 
@@ -304,25 +305,25 @@ def test_a_log_from_a_clock_that_was_ahead_goes_too(index, tmp_path, monkeypatch
     path = saved(index, tmp_path / "b")
     changed(index, lambda g: forget(g, "person 3 of 0"))
     assert restore(path, index, replace=True).forgotten == 2
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         assert gallery.lines() == [] and gallery.execute("SELECT * FROM trash") == []
 
 
 def test_a_forgotten_in_the_backup_stays_one_in_a_new_index(index, tmp_path):
     changed(index, lambda g: forget(g, "person 3 of 0"))
     restore(saved(index, tmp_path / "b"), tmp_path / "other")
-    with Gallery.open(tmp_path / "other", write=True) as gallery:
+    with open_gallery(tmp_path / "other", write=True) as gallery:
         assert gallery.add(faces()[6:8]).forgotten == 2 and gallery.add(faces()[6:8], readmit=True).added == 2
 
 
 def test_a_forget_that_waits_for_a_reader_still_waits_after_a_restore(index, tmp_path):
     path = saved(index, tmp_path / "b")
-    with Gallery.open(index) as reader, reader.reading():
+    with open_gallery(index) as reader, reader.reading():
         changed(index, lambda g: forget(g, "person 3 of 0"))
         restore(path, index, replace=True)
-        with Gallery.open(index) as gallery:
+        with open_gallery(index) as gallery:
             assert gallery.fact("forgetting") is not None
-    with Gallery.open(index) as gallery:
+    with open_gallery(index) as gallery:
         assert gallery.fact("forgetting") is None
 
 
@@ -353,7 +354,7 @@ def other_database(path: Path, index: Path) -> None:
 
 
 def unfinished(path: Path, index: Path) -> None:
-    Gallery.create(path.parent / "unfinished").close()
+    create_gallery(path.parent / "unfinished").close()
     shutil.copyfile(path.parent / "unfinished" / "gallery.db", path)
 
 
@@ -384,7 +385,7 @@ def sql(statement: str) -> Callable[[Path, Path], None]:
     "spoil, words",
     [
         (garbage, "b is no backup"), (empty, "b"), (other_database, "damaged or none|holds none"), (unfinished, "holds none: check the path"),
-        (half, "is damaged or none"), (newer, f"expected an index of version {len(MIGRATIONS)} or older, .*/b has version 99: install a newer facedb"),
+        (half, "is damaged or none"), (newer, f"expected an index of version {len(MIGRATIONS)} or older, .*/b has version 99: install a newer facegallery"),
         (sql("UPDATE people SET name = 'x' WHERE id = 3"), "is damaged or none"), (sql("UPDATE faces SET image = 'x' WHERE id = 3"), "is damaged"),
         (sql("UPDATE crops SET png = x'00' WHERE id = 3"), "is damaged"), (sql("UPDATE vectors SET vector = zeroblob(64)"), "is damaged"),
         (sql("DELETE FROM vectors WHERE id = 3"), "is damaged"), (sql("UPDATE log SET verb = 'split'"), "is damaged"),
@@ -394,9 +395,9 @@ def sql(statement: str) -> Callable[[Path, Path], None]:
 )  # fmt: skip
 @pytest.mark.parametrize("key", [True, False])
 def test_what_is_no_sound_backup_is_refused_in_one_line_and_nothing_is_changed(index, tmp_path, monkeypatch, spoil, words, key):
-    monkeypatch.delenv("FACEDB_KEY", raising=False)
+    monkeypatch.delenv("FACEGALLERY_KEY", raising=False)
     if key:
-        monkeypatch.setenv("FACEDB_KEY", "a key")
+        monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     changed(index, lambda g: g.remove("person 3 of 0"))
     spoil(tmp_path / "b", index)
     before = picture(index)
@@ -411,7 +412,7 @@ def test_what_is_no_sound_backup_is_refused_in_one_line_and_nothing_is_changed(i
 def test_a_backup_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="expected a backup, .*/nowhere is not there: check the path"):
         restore(tmp_path / "nowhere", tmp_path / "new")
-    with pytest.raises(FaceDBError, match=f"{tmp_path}: Is a directory"):
+    with pytest.raises(FaceGalleryError, match=f"{tmp_path}: Is a directory"):
         restore(tmp_path, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -495,7 +496,7 @@ def test_a_restore_that_was_stopped_is_begun_again_by_the_same_command(index, tm
 
 
 def exported(folder: Path, out: Path, crops: bool = False) -> tuple[transfer.Moved, list[Row]]:
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         done = export(gallery, out, crops)
     return done, [row for table in DataSet(out).shards() for row in to_rows(table)]
 
@@ -642,7 +643,7 @@ def kill_everywhere(index: Path, work: Path) -> None:
             out = work / f"{verb.__name__}-{n}" / "out"
 
             def run(out=out, verb=verb) -> None:
-                with Gallery.open(index) as gallery:
+                with open_gallery(index) as gallery:
                     verb(gallery, out)
 
             status = forked(run, n)

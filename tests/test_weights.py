@@ -69,7 +69,7 @@ def copied(tmp_path, monkeypatch):
     """A data folder with msceleb of its own, which a test may damage."""
     part = weights.KNOWN["msceleb"].part
     shutil.copytree(DATA / "models" / part.sha256[:16], tmp_path / "models" / part.sha256[:16])
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path))
     return weights.stored_file(part)
 
 
@@ -119,7 +119,7 @@ def test_weights_of_another_network_are_refused():
 
 
 def test_two_stored_models_of_one_name_are_refused_by_their_hashes(tmp_path, monkeypatch):
-    monkeypatch.setenv("FACEDB_DATA", str(tmp_path))
+    monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path))
     parts = [Part("club", digit * 64, 128, "fixed", "ab" * 32) for digit in "12"]
     for part in parts:
         folder = weights.make_folder(weights.stored_file(part).parent)

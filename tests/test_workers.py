@@ -11,7 +11,7 @@ import pytest
 from embedder import pipeline, weights
 from embedder.compute import cores, usable
 from embedder.detect import MtcnnDetector
-from embedder.errors import DataError, FaceDBError, SystemFault
+from embedder.errors import DataError, FaceGalleryError, SystemFault
 from embedder.listing import list_photos
 from embedder.pipeline import Options, PhotoStage, process_photos
 from embedder.runtime import Embedder
@@ -49,7 +49,7 @@ def test_as_many_processes_as_cores_each_on_its_own():
 def test_what_work_raises_is_raised_here():
     with pytest.raises(DataError, match="^no faces there$"):
         Workers(refuse).submit("no faces there").result()
-    with pytest.raises(FaceDBError, match="ValueError: .*math domain error"):
+    with pytest.raises(FaceGalleryError, match="ValueError: .*math domain error"):
         Workers(math.sqrt).submit(-1.0).result()
 
 

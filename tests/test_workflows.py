@@ -5,16 +5,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import evaluations
-import galleries
-import workflows
 from embedder.compute import Compute
 from embedder.pipeline import Options
 from indexer.build import build
-from indexer.gallery import Gallery
+from indexer.info import info
+from indexer.opening import open_gallery
 from indexer.search import Searcher
 from tests import synthetic
-from workflows import ANYWHERE, Judge, Question, search, search_to_parquet
+from workflows.calibrate import calibrate
+from workflows.evaluate import evaluate
+from workflows.photos import ANYWHERE, embed, make_embedder
+from workflows.probes import Question
+from workflows.search import Judge, search, search_to_parquet
+from workflows.upkeep import build_index
 
 
 def quietly(*_: object) -> None:
@@ -28,22 +31,22 @@ def photos(att, tmp_path) -> Path:
         for number in range(1, 4):
             (folder := tmp_path / "photos" / f"s{person}").mkdir(parents=True, exist_ok=True)
             shutil.copy(att / f"s{person}" / f"{number}.pgm", folder)
-    embedder = workflows.make_embedder("msceleb", Compute(), "plain", quietly)
-    workflows.embed(tmp_path / "photos", tmp_path / "vectors", embedder, Options(), None, quietly)
-    workflows.build_index(tmp_path / "vectors", "people", None, False, False)
+    embedder = make_embedder("msceleb", Compute(), "plain", quietly)
+    embed(tmp_path / "photos", tmp_path / "vectors", embedder, Options(), None, quietly)
+    build_index(tmp_path / "vectors", "people", None, False, False)
     return tmp_path / "photos"
 
 
 def answers(sources, **settings):
-    found = workflows.search("people", sources, workflows.Question(k=4), say=quietly, **settings)
-    return [[(hit["identity"], hit["score"]) for hit in probe["faces"][0]["hits"]] for probe in found["probes"]]
+    found = search("people", sources, Question(k=4), say=quietly, **settings)
+    return [[(hit["identity"], hit["score"]) for hit in probe["faces"][0]["hits"]] for probe in found.result()["probes"]]
 
 
 def test_a_photo_is_answered_the_same_alone_and_among_many(photos, monkeypatch):
     """Few photos and many are embedded by other networks: one after the other in one search, and each alone."""
     alone = answers([photos / "s2" / "1.pgm"])
     assert alone[0][0] == ("s2", pytest.approx(1, abs=1e-6)) and len(alone[0]) == 4
-    monkeypatch.setattr(workflows, "FEW", 1)
+    monkeypatch.setattr("workflows.probes.FEW", 1)
     among = answers([photos / "s2" / "1.pgm", photos, photos / "s2" / "1.pgm"])
     assert len(among) == 14 and [among[0], among[4], among[13]] == alone * 3
 
@@ -54,7 +57,7 @@ def test_a_photo_is_answered_the_same_alone_and_among_many(photos, monkeypatch):
 @pytest.fixture
 def club(tmp_path, monkeypatch) -> Path:
     """Ten people with three photos each; Ann has nine that are nearly one."""
-    monkeypatch.setenv("FACEDB_INDEXES", str(tmp_path))
+    monkeypatch.setenv("FACEGALLERY_INDEXES", str(tmp_path))
     near = synthetic.unit(synthetic.vectors(1, 1, seed=3) + 0.01 * np.random.default_rng(0).normal(size=(9, synthetic.D)))
     ann = [synthetic.row(f"ann {i}.jpg", "Ann", x, extra={"year": str(i)}) for i, x in enumerate(near)]
     build(synthetic.write(tmp_path / "vectors", ann + synthetic.rows(10, 3), extra=["year"]), tmp_path / "club")
@@ -68,7 +71,7 @@ def margin_of(rows, q: np.ndarray) -> float | None:
 
 
 def enrolled(folder: Path) -> list:
-    with Gallery.open(folder) as gallery:
+    with open_gallery(folder) as gallery:
         return gallery.table_rows([id for (id,) in gallery.execute("SELECT id FROM faces")])
 
 
@@ -105,7 +108,7 @@ def test_the_margin_by_all_faces(club, score):
 
 
 def test_a_photo_without_a_face_is_neither_known_nor_unknown(club, tmp_path):
-    galleries.calibrate("club", 0.1, (), None, None, 0, ANYWHERE, print)
+    calibrate("club", 0.1, (), None, None, 0, ANYWHERE, print)
     probes = [
         synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0]),
         synthetic.row("wall.jpg", None, None, outcome="no_face"),
@@ -118,9 +121,9 @@ def test_a_photo_without_a_face_is_neither_known_nor_unknown(club, tmp_path):
 
 
 def test_a_weak_calibration_is_marked_in_every_answer(club, tmp_path):
-    galleries.calibrate("club", 0.01, (), None, None, 0, ANYWHERE, print)
+    calibrate("club", 0.01, (), None, None, 0, ANYWHERE, print)
     synthetic.write(tmp_path / "probes", [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0])])
-    (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print)["probes"]
+    (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print).result()["probes"]
     (face,) = probe["faces"]
     assert face["chance"] == face["chance_limit"] == 1 / 12, "eleven people, however many photos they have"
     assert face["weak"] == "only 11 people are enrolled, too few for a rate of 0.01" and face["stale"] is None
@@ -131,9 +134,9 @@ def test_a_weak_calibration_is_marked_in_every_answer(club, tmp_path):
 
 @pytest.mark.parametrize("change", ["two people more", "many photos more", "photos exchanged"])
 def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
-    galleries.calibrate("club", 0.01, (), None, None, 0, ANYWHERE, print)
+    calibrate("club", 0.01, (), None, None, 0, ANYWHERE, print)
     more = {"two people more": ("New 1", "New 2"), "many photos more": ["Ann"] * 8, "photos exchanged": ["Ann"] * 3}[change]
-    with Gallery.open(club, write=True) as gallery:
+    with open_gallery(club, write=True) as gallery:
         for i in range(3 * (change == "photos exchanged")):
             gallery.remove(image=f"ann {i}.jpg")
         gallery.add(
@@ -142,9 +145,9 @@ def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
                 for i, (name, x) in enumerate(zip(more, synthetic.vectors(len(more), 1, seed=6), strict=True))
             ]
         )
-        assert gallery.info()["calibration_stale"]
+        assert info(gallery)["calibration_stale"]
     synthetic.write(tmp_path / "probes", [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0])])
-    (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print)["probes"]
+    (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print).result()["probes"]
     assert probe["faces"][0]["stale"].startswith("it was made at ")
 
 
@@ -153,7 +156,7 @@ def test_an_evaluation_says_where_it_takes_one_face_of_several(club, tmp_path):
     rows = [synthetic.row(f"{i // 2}.jpg", f"person {i // 2}" if i % 2 == 0 else None, x, face=i % 2) for i, x in enumerate(xb)]
     synthetic.write(tmp_path / "probes", rows)
     said: list[str] = []
-    evaluations.evaluate("club", tmp_path / "probes", say=said.append)
+    evaluate("club", tmp_path / "probes", say=said.append)
     assert said == ["10 photos have several faces: of each, the largest, most central one is taken"]
     search("club", [tmp_path / "probes"], Question(1), one_face=True, say=said.append)
     assert said[-1] == said[0] and len(said) == 3

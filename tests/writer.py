@@ -17,6 +17,7 @@ from embedder.row import Row
 from indexer import derive
 from indexer.build import build
 from indexer.gallery import Gallery
+from indexer.opening import open_gallery
 from tests import crash, synthetic
 from tests.crash import fork
 
@@ -121,7 +122,7 @@ def write(folder: Path, model: Model, seed: int, note: Callable[[str, Change], o
 
 def _galleries(folder: Path, one: bool) -> Iterator[Gallery]:
     while True:
-        with Gallery.open(folder, write=True) as gallery:
+        with open_gallery(folder, write=True) as gallery:
             yield gallery
             while one:
                 yield gallery

@@ -34,13 +34,13 @@ def flat(xb: np.ndarray, folder: Path) -> Search:
     return lambda xq, effort: index.search(xq, K)[1]
 
 
-def facedb_index(xb: np.ndarray, folder: Path) -> Search:
+def facegallery_index(xb: np.ndarray, folder: Path) -> Search:
     """Candidates and their exact scores: what the other engines give."""
     searcher = _searcher(folder)  # it owns what its candidates are scored by
     return lambda xq, effort: searcher._candidates._codes.search(xq, K)[1]
 
 
-def facedb(xb: np.ndarray, folder: Path) -> Search:
+def facegallery(xb: np.ndarray, folder: Path) -> Search:
     """`Searcher.search`: a snapshot, the hits read from the gallery and their checksums proved."""
     searcher = _searcher(folder)
     return lambda xq, effort: np.array([[int(Path(h.image).stem) for h in hits] for hits in searcher.search(xq, K, faces=True)])
@@ -148,8 +148,10 @@ def qdrant_local(xb: np.ndarray, folder: Path) -> Search:
     return lambda xq, effort: np.array([[p.id for p in client.query_points("faces", q, limit=K).points] for q in xq])
 
 
-ENGINES = {engine.__name__: engine for engine in (flat, facedb_index, facedb, hnswlib, usearch, lancedb, milvus_lite, qdrant_local)}
-ALWAYS = ("flat", "facedb_index", "facedb", "milvus_lite", "qdrant_local")  # that have no effort to be tuned
+ENGINES = {
+    engine.__name__: engine for engine in (flat, facegallery_index, facegallery, hnswlib, usearch, lancedb, milvus_lite, qdrant_local)
+}
+ALWAYS = ("flat", "facegallery_index", "facegallery", "milvus_lite", "qdrant_local")  # that have no effort to be tuned
 
 
 def anonymous_mb() -> float:
@@ -163,7 +165,7 @@ def main() -> None:
     truth, vectors = np.load(sys.argv[2]), np.load(sys.argv[3], mmap_mode="r")
     xq, gt = truth["xq"], truth["gt"][:, :K]
     folder.mkdir(parents=True, exist_ok=True)
-    if name in ("facedb", "facedb_index", "flat"):
+    if name in ("facegallery", "facegallery_index", "flat"):
         import faiss  # noqa: F401  # not counted as memory of the index
     before = anonymous_mb()
     took, began, used = folder.parent / f"{name}.json", time.perf_counter(), time.process_time()

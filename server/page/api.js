@@ -20,7 +20,7 @@ async function ask(method, path, { query = {}, json, photo, again = true } = {})
     if (value !== undefined && value !== null && value !== '') url.searchParams.append(name, value);
   }
   const headers = {};
-  if (method !== 'GET') headers['X-Facedb'] = '1';
+  if (method !== 'GET') headers['X-Facegallery'] = '1';
   if (method !== 'GET' && again) headers['Idempotency-Key'] = mark();
   if (json !== undefined) headers['Content-Type'] = 'application/json';
   if (photo) headers['Content-Type'] = photo.type || 'application/octet-stream';

@@ -39,7 +39,7 @@ function show() {
   ending.abort();
   ending = new AbortController();
   app.until = { signal: ending.signal };
-  document.title = `facedb: ${index}`;
+  document.title = `facegallery: ${index}`;
   document.getElementById('news').replaceChildren();
   for (const link of document.querySelectorAll('nav a')) {
     link.href = `#/${encodeURIComponent(index)}/${link.dataset.view}/`;

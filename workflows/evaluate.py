@@ -1,8 +1,8 @@
-"""What is measured of a gallery or a model, photos and models included: for the command line and a server alike."""
+"""Measure how well an index answers probes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,26 +16,12 @@ from embedder.errors import DataError, InputError
 from embedder.names import spelling_notes
 from embedder.replaceable import check_replaceable
 from embedder.spec import FaceSpec
-from embedder.table import DataSet, is_data_set
 from indexer import outputs, subsets
 from indexer.crossed import Crossed, crossed
 from indexer.evaluate import RANKS, Answer, Comparison, Evaluation, Group, by_group, compare_evaluations, write_predictions
-from indexer.metrics import Paired
 from indexer.subsets import Outcome, Photos
-from indexer.verification import Verification, compare_folds, read_pairs, verify_folds
-from workflows import (
-    ANYWHERE,
-    SEVERAL,
-    Probe,
-    ProbeReader,
-    Question,
-    Say,
-    answered,
-    default_split,
-    enrolled_notes,
-    open_index,
-    splits_of,
-)
+from workflows.photos import ANYWHERE, Say
+from workflows.probes import Probe, ProbeReader, Question, answered, default_split, enrolled_notes, open_index, splits_of
 
 if TYPE_CHECKING:
     from embedder.pipeline import OnProgress
@@ -94,7 +80,7 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
              model: str | None = None, compute: Compute = ANYWHERE, on_progress: OnProgress | None = None, say: Say = print) -> Measured:  # fmt: skip
     """The probes of a data set or a folder asked of an index; every probe with an enrolled identity counts, the others are strangers."""
     keep = bool(wanted.sizes or wanted.photos or wanted.report)
-    _check_folder(wanted.report)
+    check_folder(wanted.report)
     if predictions is not None:
         check_replaceable(predictions, "predictions")
     with open_index(name) as searcher:
@@ -174,7 +160,7 @@ def _photos(searcher: Searcher, answers: Sequence[Answer]) -> Photos:
     return replace(found, xb=searcher.as_compared(found.xb))
 
 
-def _check_folder(report: Path | None) -> None:
+def check_folder(report: Path | None) -> None:
     """Before what takes long."""
     if report is not None and report.exists() and not report.is_dir():
         raise InputError(f"expected a folder for --report, {report} is a file: choose another")
@@ -184,8 +170,8 @@ def _check_folder(report: Path | None) -> None:
 
 def _write_report(folder: Path, measured: Measured, searcher: Searcher, reader: ProbeReader, sources: Sequence[Path],
                   enrolled: tuple[list[Face], np.ndarray], wanted: Wanted, model: str | None) -> None:  # fmt: skip
-    import pictures
     from indexer import report
+    from workflows import pictures
 
     sheets = pictures.contact_sheets(searcher, reader, sources, measured.evaluation, enrolled, wanted.score)
     history = trained_on.history(searcher.spec, _folder(model))
@@ -253,84 +239,3 @@ def _enrolled_strangers(found: Sequence[Answer], strangers: Sequence[Answer], ev
     counted = len(evaluation.strangers) + len(evaluation.probes) - sum(a.identity is not None for a in found)
     left = len(strangers) - counted
     return [f"{left} photos given as strangers are of enrolled people and were left out"] if left else []
-
-
-# pairs ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PairsMeasured:
-    """LFW's protocol on one set of vectors, and beside another."""
-
-    vectors: str
-    verification: Verification
-    pairs: int
-    without_vector: int  # pairs
-    against: str | None
-    other: Verification | None
-    comparison: Paired | None
-    seen: dict[str, int] | None
-    warnings: list[str]
-
-    def result(self) -> dict[str, Any]:
-        """As `evaluate-pairs --json` prints it."""
-        against = {"vectors": self.against, **_verified(self.other), **asdict(self.comparison)} if self.comparison and self.other else None
-        return {
-            "vectors": self.vectors, "pairs": self.pairs, "without_vector": self.without_vector, **_verified(self.verification),
-            "against": against, "trained_on": self.seen, "warnings": self.warnings,
-        }  # fmt: skip
-
-
-def _verified(found: Verification) -> dict[str, Any]:
-    return {
-        "accuracy": found.accuracy, "std": found.std, "folds": found.accuracies.tolist(), "thresholds": found.thresholds.tolist(),
-        "auc": found.roc.auc, "eer": found.roc.eer, "tar": [asdict(t) for t in found.tars],
-    }  # fmt: skip
-
-
-def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None, report: Path | None = None, command: str = "") -> PairsMeasured:
-    """The official pairs on a data set of vectors; `against`: another model's vectors of the same photos; `report`: as of `Wanted`."""
-    _check_folder(report)
-    pairs = read_pairs(file)
-    faces = _by_stem(vectors, {*pairs.first, *pairs.second})
-    several = _several(vectors, faces.keys())
-    scores = pairs.scores(faces)
-    found = verify_folds(scores, pairs.same, pairs.folds)
-    other = comparison = None
-    if against is not None:
-        other = verify_folds(pairs.scores(_by_stem(against, faces.keys())), pairs.same, pairs.folds)
-        comparison = compare_folds(found, other)
-    people = {stem.rsplit("_", 1)[0] for stem in faces}
-    spec = DataSet(vectors).spec
-    seen, warnings = trained_people(spec, {"pairs": people})
-    warnings += [SEVERAL.format(several)] if several else []
-    measured = PairsMeasured(
-        str(vectors), found, len(scores), int(np.isinf(scores).sum()), str(against) if against else None, other, comparison, seen, warnings
-    )
-    if report is not None:
-        from indexer import report as pages
-
-        pages.write(report, pages.pairs_page(measured.result(), found.roc, pages.facts(datetime.now(UTC), command, spec)))
-    return measured
-
-
-def _several(folder: Path, stems: Collection[str]) -> int:
-    """How many photos with these stems have more than one face in a data set."""
-    tables = DataSet(folder).shards(["image", "face"])
-    rows = (row for table in tables for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
-    return sum(face == 1 and Path(image).stem in stems for image, face in rows)
-
-
-def _by_stem(folder: Path, stems: Iterable[str]) -> dict[str, np.ndarray | None]:
-    """Vectors of the photos with these stems, None where one has no face; raises DataError where two photos share a stem."""
-    if not is_data_set(folder):
-        raise DataError(f"expected vectors of LFW's photos, {folder} is no data set: run `embed` with --out")
-    wanted = set(stems)
-    found: dict[str, tuple[str, np.ndarray | None]] = {}
-    for table in DataSet(folder).shards(["image", "image_sha256", "face", "vector"]):
-        for image, sha256, face, vector in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            if (stem := Path(image).stem) in wanted and face <= 0:
-                if stem in found and found[stem][0] != sha256:
-                    raise DataError(f"expected one photo called {stem}, {folder} has two: embed LFW's folder alone")
-                found[stem] = sha256, None if vector is None else np.asarray(vector, np.float32)
-    return {stem: vector for stem, (_, vector) in found.items()}

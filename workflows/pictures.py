@@ -21,13 +21,16 @@ from embedder.text import printable
 from indexer.evaluate import RANKS
 from indexer.people import exact_score
 from indexer.search import Hit, exact_scores
+from workflows.probes import open_gallery
 
 if TYPE_CHECKING:
     from indexer.evaluate import Answer, Evaluation
     from indexer.faces import Face
+    from indexer.gallery import Gallery
     from indexer.report import Sheet
     from indexer.search import Searcher
-    from workflows import Probe, ProbeReader
+    from workflows.probes import ProbeReader
+    from workflows.search import Searched
 
 SHEET_ROWS = 40
 MISTAKES, STRANGERS = 60, 24  # of a web page
@@ -42,20 +45,25 @@ HOW_STRANGE = (
 )
 
 
-def draw_answers(found: Sequence[tuple[Probe, list[list[Hit]]]], searcher: Searcher, path: Path) -> None:
-    """Each probe's face beside its matches, with names and scores; the first SHEET_ROWS of them."""
+def draw_answers(name: str, searched: Searched, path: Path) -> None:
+    """Each probe's face beside its matches in the index called `name`, with names and scores; the first SHEET_ROWS of them."""
     from embedder import draw
+    from indexer import outputs
 
     rows = []
-    for probe, hits in found:
-        for row, of_row in zip(probe.rows, hits, strict=True):
-            if row.vector is not None:
-                tiles = [draw.Tile(_hit_picture(searcher, hit), f"{hit.rank}. {printable(hit.identity)}\n{hit.score:.3f}",
-                                   _frame(row.identity, hit.identity)) for hit in of_row]  # fmt: skip
-                rows.append([draw.Tile(_probe_picture(row), f"{printable(row.identity or '')}\n{printable(Path(row.image).name)}"), *tiles])
-    if not rows:
-        raise DataError("expected at least one face to draw, found none in the probes: see their outcomes")
-    draw.save(draw.grid(rows[:SHEET_ROWS]), path)
+    with open_gallery(name) as gallery:
+        for probe, answers in searched.probes:
+            for row, answer in zip(probe.rows, answers, strict=True):
+                if row.vector is not None:
+                    tiles = [draw.Tile(_hit_picture(gallery, hit), f"{hit.rank}. {printable(hit.identity)}\n{hit.score:.3f}",
+                                       _frame(row.identity, hit.identity)) for hit in answer.hits]  # fmt: skip
+                    rows.append(
+                        [draw.Tile(_probe_picture(row), f"{printable(row.identity or '')}\n{printable(Path(row.image).name)}"), *tiles]
+                    )
+        if not rows:
+            raise DataError("expected at least one face to draw, found none in the probes: see their outcomes")
+        draw.save(draw.grid(rows[:SHEET_ROWS]), path)
+        outputs.note(gallery.folder, "picture", path)
 
 
 def _frame(truth: str | None, answer: str) -> tuple[int, int, int]:
@@ -68,8 +76,8 @@ def _probe_picture(row: Row) -> np.ndarray | None:
     return row.pixels if row.pixels is not None else _without_border(row.crop)
 
 
-def _hit_picture(searcher: Searcher, hit: Hit) -> np.ndarray | None:
-    return _without_border(searcher.crop(hit.face_id))
+def _hit_picture(gallery: Gallery, hit: Hit) -> np.ndarray | None:
+    return _without_border(gallery.crop(hit.face_id))
 
 
 def _without_border(png: bytes | None) -> np.ndarray | None:

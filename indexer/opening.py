@@ -1,0 +1,76 @@
+"""How a gallery is opened or made: what is due before its first use, and after each of its changes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from embedder.errors import GalleryError
+from indexer.database import CIPHER_FILE, FILE, LINK, create_file, environment_key, no_key
+from indexer.derive import compact_if_due
+from indexer.errors import Damaged
+from indexer.forget import finish_pending
+from indexer.gallery import Gallery
+from indexer.schema import READABLE
+
+
+def open_gallery(folder: str | Path, write: bool = False, key: bytes | None = None) -> Gallery:
+    """A finished gallery. Raises GalleryError where there is none, it is damaged, or a newer version made it.
+
+    A version before `schema.READABLE` is migrated first, and a `forget` that could not finish is finished.
+    """
+    folder = Path(folder)
+    if not (folder / FILE).is_file():
+        raise missing(folder)
+    gallery = Gallery(folder, write, key, keep_fast)
+    try:
+        gallery.check_version()
+        if 0 < gallery.version < READABLE:
+            _migrate_elsewhere(gallery)
+        if gallery.generation == 0:
+            raise missing(folder)
+        finish_pending(gallery)
+        if write:
+            gallery.sync_forgotten()
+    except BaseException:
+        gallery.close()
+        raise
+    return gallery
+
+
+def create_gallery(folder: str | Path, encrypt: bool = False, key: bytes | None = None) -> Gallery:
+    """The gallery of a folder for writing, made where it is missing; nothing is in it before the first commit."""
+    folder = Path(folder)
+    if encrypt and not (key or environment_key()):
+        raise no_key(folder)
+    create_file(folder, encrypt)
+    gallery = Gallery(folder, True, key, keep_fast)
+    try:
+        gallery.check_version()
+    except BaseException:
+        gallery.close()
+        raise
+    return gallery
+
+
+def _migrate_elsewhere(gallery: Gallery) -> None:
+    with Gallery(gallery.folder, True, gallery.key) as other:
+        with other.writing():
+            pass
+        compact_if_due(other)
+
+
+def keep_fast(gallery: Gallery) -> None:
+    """What a gallery calls after its commit: a rebuild where one is due, which may end a `forget`."""
+    if compact_if_due(gallery):
+        finish_pending(gallery)
+
+
+def missing(folder: Path) -> GalleryError:
+    """What to say where there is no finished gallery."""
+    if os.path.lexists(folder / LINK):
+        return Damaged(f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`")
+    others = [path.parent for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder]
+    names = sorted(other.name for other in others if os.path.lexists(other / LINK) or (other / CIPHER_FILE).exists())
+    known = f"; there are {', '.join(names[:10])}" if names else ""
+    return GalleryError(f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}")
