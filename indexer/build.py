@@ -146,9 +146,7 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool, read
     if encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
         raise GalleryError(f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name")
     done, dropped = Added(), 0
-    if not (folder / FILE).exists():
-        lists.begin(folder, readmit, encrypt)
-    with _created(folder, encrypt) as gallery:
+    with _created(folder, readmit, encrypt) as gallery:
         with gallery.changing_forgotten():
             others = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
             if others:
@@ -167,9 +165,10 @@ def _build(selection: Selection, folder: Path, centre: bool, replace: bool, read
 
 
 @contextlib.contextmanager
-def _created(folder: Path, encrypt: bool) -> Iterator[Gallery]:
+def _created(folder: Path, readmit: bool, encrypt: bool) -> Iterator[Gallery]:
     """The gallery of a folder for writing; a new one is removed where the block fails before its first commit."""
-    is_new = not (folder / FILE).exists()
+    if is_new := not (folder / FILE).exists():
+        lists.begin(folder, readmit, encrypt)
     with create_gallery(folder, encrypt) as gallery:
         try:
             yield gallery
