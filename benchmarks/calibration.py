@@ -23,10 +23,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from embedder.row import vectors_of
-from embedder.table import DataSet
-from indexer.calibrate import fit, leave_own_out
-from indexer.metrics import nearest_people
+from facegallery.embedder.dataset.row import vectors_of
+from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.indexer.calibrate import fit, leave_own_out
+from facegallery.indexer.metrics import nearest_people
 
 RATES = (0.1, 0.01, 0.003)
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import gallery, synthetic  # noqa: E402
 from benchmarks.rounds import PEERS, ROOT, whole_processes  # noqa: E402
-from embedder.weights import open_model  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 DEEPFACE = str(PEERS / "deepface_find.py")
 

@@ -27,13 +27,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import synthetic  # noqa: E402
-from embedder.row import Row  # noqa: E402
-from embedder.spec import FaceSpec, Part  # noqa: E402
-from indexer import candidates, derive  # noqa: E402
-from indexer.gallery import Gallery  # noqa: E402
-from indexer.opening import create_gallery, open_gallery  # noqa: E402
-from indexer.search import Searcher  # noqa: E402
-from indexer.verify import verify  # noqa: E402
+from facegallery.embedder.dataset.row import Row  # noqa: E402
+from facegallery.embedder.spec import FaceSpec, Part  # noqa: E402
+from facegallery.indexer.search import candidates  # noqa: E402
+from facegallery.indexer.derived import derive  # noqa: E402
+from facegallery.indexer.store.store import Gallery  # noqa: E402
+from facegallery.indexer.opening import create_gallery, open_gallery  # noqa: E402
+from facegallery.indexer.search.searcher import Searcher  # noqa: E402
+from facegallery.indexer.upkeep.verify import verify  # noqa: E402
 
 LIKE = {128: "msceleb", 512: "casia", 640: "duo"}
 BUCKETS = 1000  # values of the column that filters ask for
@@ -41,7 +42,7 @@ K = 5
 OPEN = """
 import json, sys, time
 import faiss, numpy as np
-from indexer.search import Searcher
+from facegallery.indexer.search.searcher import Searcher
 q = np.load(sys.argv[2])
 began = time.perf_counter()
 with Searcher(sys.argv[1]) as searcher:

@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from accuracy import FOLDS, PATH, Bench  # noqa: E402
 
-from embedder.runtime import unit  # noqa: E402
-from embedder.weights import open_model  # noqa: E402
-from indexer.metrics import threshold_at  # noqa: E402
-from indexer.openset import OpenSet, dir_at  # noqa: E402
-from trainer.gate import hits, is_kept, judge  # noqa: E402
+from facegallery.embedder.network.runtime import unit  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
+from facegallery.indexer.metrics import threshold_at  # noqa: E402
+from facegallery.indexer.evaluation.openset import OpenSet, dir_at  # noqa: E402
+from facegallery.trainer.gate import hits, is_kept, judge  # noqa: E402
 
 FPIR, FAR, NOISE = 0.01, 0.001, 0.02
 MEASURES = ("top-1", f"TAR at FAR {FAR}", "soft TAR", "kept")

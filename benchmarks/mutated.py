@@ -40,9 +40,9 @@ from benchmarks.mutants import mutant, sound  # noqa: E402
 from benchmarks.rounds import evenly, files_of  # noqa: E402
 from benchmarks.served import GROWTH, Answer, Server, held, processes, quarters  # noqa: E402
 from benchmarks.traced import trap_programs  # noqa: E402
-from embedder.outcomes import REFUSED  # noqa: E402
-from embedder.weights import open_model  # noqa: E402
-from server.models import PhotoAnswer, Problem  # noqa: E402
+from facegallery.embedder.outcomes import REFUSED  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
+from facegallery.schemas import PhotoAnswer, Problem  # noqa: E402
 
 TYPES, PROBLEM = "urn:facegallery:problem:", "application/problem+json"
 OUTCOMES = (*REFUSED, "invalid")
@@ -51,7 +51,7 @@ REPLACED = ("the decoder", "took longer than")  # what is said of a photo whose 
 OURS = ("cli.py", "embedder/launch.py", "multiprocessing")  # processes of a server
 SURE, RECOGNISED = 0.8, 0.9  # a score that only the person has; share of whole photos in other formats in which the person is found
 END_SECONDS = 10.0  # from SIGTERM at any moment
-DECODER = "embedder.decode"
+DECODER = "facegallery.embedder.photos.decode"
 SECONDS = 120.0  # within which an answer must come
 BUSY_SECONDS, LOOK_SECONDS, MEMORY_SECONDS = 0.2, 0.1, 1.0
 CANARY_EVERY = 20  # mutants

@@ -41,9 +41,9 @@ from benchmarks.forms import OTHERS, READ  # noqa: E402
 from benchmarks.mutants import Mutant, mutant, sound  # noqa: E402
 from benchmarks.served import GROWTH, held, processes, quarters  # noqa: E402
 from benchmarks.traced import started, traced, trap_programs  # noqa: E402
-from embedder.decoder import Decoder, Photo  # noqa: E402
-from embedder.outcomes import ANSWERS, DIED, TIMEOUT  # noqa: E402
-from embedder.process import ending_within  # noqa: E402
+from facegallery.embedder.photos.decoder import Decoder, Photo  # noqa: E402
+from facegallery.embedder.outcomes import ANSWERS, DIED, TIMEOUT  # noqa: E402
+from facegallery.embedder.process import ending_within  # noqa: E402
 
 SOUND_EVERY = 4  # photos
 SIDE = 24  # pixels of the pictures by which people are told apart
@@ -52,7 +52,7 @@ FEW = 2000  # in a smaller run memory has not settled
 SIGNAL_SECONDS, END_SECONDS = 10.0, 9.0
 MOST_PIXELS = 50_000_000
 MEMORY_SECONDS = 0.5
-DECODER = "embedder.decode"
+DECODER = "facegallery.embedder.photos.decode"
 # glibc's own first threshold, fixed: where it is not, the first large picture that is freed moves it to up to 32 MB, and then up to 64 MB that are
 # free stay with the process, more or fewer by chance
 FIXED = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}

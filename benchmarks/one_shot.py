@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from embedder import align
-from embedder.row import to_rows
-from embedder.table import DataSet
+from facegallery.embedder.faces import align
+from facegallery.embedder.dataset.row import to_rows
+from facegallery.embedder.dataset.dataset import DataSet
 
 
 def read(crops: Path, people: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import gallery, synthetic  # noqa: E402
 from benchmarks.served import Server  # noqa: E402
-from embedder.weights import open_model  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -17,10 +17,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import one_shot  # noqa: E402
-from embedder.compute import Compute  # noqa: E402
-from embedder.runtime import Embedder  # noqa: E402
-from embedder.weights import open_model  # noqa: E402
-from indexer.metrics import mcnemar  # noqa: E402
+from facegallery.embedder.compute import Compute  # noqa: E402
+from facegallery.embedder.network.runtime import Embedder  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
+from facegallery.indexer.metrics import mcnemar  # noqa: E402
 
 
 @click.command()

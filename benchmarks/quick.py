@@ -19,13 +19,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import demo  # noqa: E402
+from facegallery import demo  # noqa: E402
 from benchmarks import cold, detect, embed, end_to_end, gallery, synthetic  # noqa: E402
 from benchmarks.rounds import evenly, files_of, listing_of  # noqa: E402
-from embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
-from embedder.spec import FaceSpec  # noqa: E402
-from embedder.weights import data_root  # noqa: E402
-from workflows.photos import make_detector  # noqa: E402
+from facegallery.embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
+from facegallery.embedder.spec import FaceSpec  # noqa: E402
+from facegallery.embedder.weights.store import data_root  # noqa: E402
+from facegallery.workflows.photos import make_detector  # noqa: E402
 
 ROUNDS, PHOTOS, FACES, ASKED = 3, 128, 50_000, 10_000
 Line = tuple[str, str, str, str]  # what, whose, figure, times ours

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedder.listing import Listing
+    from facegallery.embedder.photos.listing import Listing
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / "peers"
@@ -25,7 +25,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 
 def files_of(photos: Path) -> list[str]:
     """Absolute paths of the photos of a folder or a CSV."""
-    from embedder.listing import list_photos
+    from facegallery.embedder.photos.listing import list_photos
 
     listing = list_photos(photos)
     return [str((listing.root / entry.path).resolve()) for entry in listing.entries]
@@ -33,8 +33,8 @@ def files_of(photos: Path) -> list[str]:
 
 def listing_of(files: list[str]) -> Listing:
     """Absolute paths as the photos of a run."""
-    from embedder.listing import Listing
-    from embedder.row import Entry
+    from facegallery.embedder.photos.listing import Listing
+    from facegallery.embedder.dataset.row import Entry
 
     return Listing(Path("/"), [Entry(file.lstrip("/"), os.stat(file).st_size, 0) for file in files])
 

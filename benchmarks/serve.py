@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import gallery, synthetic  # noqa: E402
 from benchmarks.rounds import evenly, files_of  # noqa: E402
 from benchmarks.served import PeerServer, Program, Server, load  # noqa: E402
-from embedder.weights import open_model  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 OURS, JSON = "batched", "application/json"
 SERVERS = {OURS: ("--batch", "16"), "one at a time": ("--batch", "1", "--wait-ms", "0")}

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import gallery, synthetic  # noqa: E402
 from benchmarks.served import ROOT, Server, processes  # noqa: E402
-from embedder.weights import data_root, open_model  # noqa: E402
+from facegallery.embedder.weights.store import data_root, open_model  # noqa: E402
 
 ASKED, MOST = 3.0, 120.0  # seconds
 STAGES = ("printed", "listening", "answered")

@@ -52,7 +52,7 @@ def started(log: Path, allowed: Sequence[str] = ()) -> Started:
     found, decoders = Started(), set[str]()
     for number, (pid, call) in enumerate(_calls(log)):
         if call.startswith(("execve", "execveat")) and "ENOENT" not in call:
-            if OURS in call and "embedder.decode" in call:
+            if OURS in call and "facegallery.embedder.photos.decode" in call:
                 decoders.add(pid)
             elif number and OURS not in call and not any(each in call for each in allowed):
                 found.programs.append(call)

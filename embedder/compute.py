@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from embedder.errors import InputError, SystemFault
+from facegallery.embedder.errors import InputError, SystemFault
 
 DEVICES, PRECISIONS = ("auto", "cpu", "gpu"), ("auto", "f32", "bf16", "int8")
 CGROUP = Path("/sys/fs/cgroup")
@@ -35,7 +35,7 @@ class Compute:
             if self.precision not in ("auto", "f32"):
                 raise InputError(f"expected --precision auto or f32 on a GPU, received {self.precision}: leave it out")
             return Compute(device, "f32")
-        from embedder.engines import has_bf16, has_vnni
+        from facegallery.embedder.network.engines import has_bf16, has_vnni
 
         if self.precision == "int8" and not has_vnni():
             raise InputError("expected a CPU with VNNI for --precision int8, this one has none: leave it out")
@@ -80,7 +80,7 @@ def choose_device(device: str) -> str:
         return device
     if device == "cpu" or (device == "auto" and not any(map(os.path.exists, GPU_FILES))):
         return "CPU:0"
-    from embedder.quiet import import_tensorflow
+    from facegallery.embedder.network.quiet import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf

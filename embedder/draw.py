@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from embedder.errors import InputError
-from embedder.replaceable import PICTURES, SIGN, check_replaceable, write_own
+from facegallery.embedder.errors import InputError
+from facegallery.embedder.replaceable import PICTURES, SIGN, check_replaceable, write_own
 
 TILE, CAPTION, GAP = 160, 34, 6
 INK, PAPER, GREEN, RED, GREY = (20, 20, 20), (255, 255, 255), (0, 140, 60), (200, 40, 40), (150, 150, 150)

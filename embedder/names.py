@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from embedder.errors import DataError, InputError
+from facegallery.embedder.errors import DataError, InputError
 
 SHOWN = 3  # pairs of a warning
 MOST_CHARACTERS = 500

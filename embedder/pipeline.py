@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embedder import align
-from embedder.checks import damaged
-from embedder.compute import cores
-from embedder.decoder import Decoder, Photo
-from embedder.detect import Detector, Face
-from embedder.errors import DataError
-from embedder.files import locked, make_folder
-from embedder.listing import Listing, path_inside
-from embedder.outcomes import NO_FACE, OK, PASSING, TOO_SMALL
-from embedder.row import Entry, Row, to_rows, to_table
-from embedder.spec import FaceSpec
-from embedder.table import SHARD_PHOTOS, DataSet, Writer, check_is_ours, shard_path
-from embedder.workers import Workers
+from facegallery.embedder.faces import align
+from facegallery.embedder.dataset.checks import damaged
+from facegallery.embedder.compute import cores
+from facegallery.embedder.photos.decoder import Decoder, Photo
+from facegallery.embedder.faces.mtcnn import Detector, Face
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.files import locked, make_folder
+from facegallery.embedder.photos.listing import Listing, path_inside
+from facegallery.embedder.outcomes import NO_FACE, OK, PASSING, TOO_SMALL
+from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table
+from facegallery.embedder.spec import FaceSpec
+from facegallery.embedder.dataset.dataset import SHARD_PHOTOS, DataSet, Writer, check_is_ours, shard_path
+from facegallery.embedder.photos.workers import Workers
 
 if TYPE_CHECKING:
-    from embedder.runtime import Embedder
+    from facegallery.embedder.network.runtime import Embedder
 
 CHUNK_PIXELS = 32 * 250 * 250
 SHARDS_AHEAD = 8  # at most so many between a photo that is decoded and one that is written
@@ -302,8 +302,8 @@ def _retry_notes(retried: Mapping[str, str], good: int) -> list[str]:
 
 def hash_of(root: Path, entry: Entry) -> str | None:
     """sha256 of a photo's bytes; None where they cannot be read."""
-    from embedder.kinds import Refused
-    from embedder.pixels import read
+    from facegallery.embedder.photos.kinds import Refused
+    from facegallery.embedder.photos.pixels import read
 
     path = path_inside(root, entry.path)
     try:

@@ -19,10 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from embedder.errors import SystemFault
+from facegallery.embedder.errors import SystemFault
 
-ROOT = Path(__file__).resolve().parent.parent  # of our packages
-LAUNCHER = Path(__file__).resolve().with_name("launch.py")
+LAUNCHER = Path(__file__).absolute().with_name("launch.py")
+ROOT = LAUNCHER.parents[2]  # of our package
 PIPE_BYTES = 1 << 20
 # one thread each; memory is kept from photo to photo: glibc would give it back each time, and new pages cost as much
 # as decoding

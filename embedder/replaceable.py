@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from embedder.errors import InputError
-from embedder.files import place, write_atomic
+from facegallery.embedder.errors import InputError
+from facegallery.embedder.files import place, write_atomic
 
 SIGN = "facegallery"  # in what we write: PNG's Software, JPEG's comment, the page's generator, Parquet's metadata
 HEAD = 1 << 16  # bytes in which a sign stands

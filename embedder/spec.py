@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from types import NoneType
 from typing import Any
 
-from embedder.errors import DataError, InputError
+from facegallery.embedder.errors import DataError, InputError
 
 Types = type | tuple[type, ...]
 INPUT_SIZE = 160

@@ -19,20 +19,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedder.errors import DataError, GalleryError, from_os_error
-from embedder.names import name_or_none, spelling_notes
-from embedder.row import Row, to_rows, vectors_of
-from embedder.table import DataSet
-from indexer import forgotten, lists
-from indexer.choose import Wish, keep, wish_of
-from indexer.database import CIPHER_FILE, FILE, remove_file
-from indexer.derive import check_centring, compact, derive, read_report, tidy, unsound
-from indexer.errors import Damaged
-from indexer.faces import check_name
-from indexer.gallery import Gallery, versions
-from indexer.opening import create_gallery
-from indexer.rows import Added, Conflict
-from indexer.suspects import Looked, Suspect, look
+from facegallery.embedder.errors import DataError, GalleryError, from_os_error
+from facegallery.embedder.names import name_or_none, spelling_notes
+from facegallery.embedder.dataset.row import Row, to_rows, vectors_of
+from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.indexer.store import forgotten, lists
+from facegallery.indexer.derived.choose import Wish, keep, wish_of
+from facegallery.indexer.store.database import CIPHER_FILE, FILE, remove_file
+from facegallery.indexer.derived.derive import check_centring, compact, derive, read_report, tidy, unsound
+from facegallery.indexer.store.errors import Damaged
+from facegallery.indexer.store.reader import check_name
+from facegallery.indexer.store.store import Gallery, versions
+from facegallery.indexer.opening import create_gallery
+from facegallery.indexer.store.rows import Added, Conflict
+from facegallery.indexer.suspects import Looked, Suspect, look
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
 NO_NAME = "under an identity that cannot be a name"

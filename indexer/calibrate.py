@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedder.errors import DataError, InputError
-from indexer.metrics import nearest_people, wilson
+from facegallery.embedder.errors import DataError, InputError
+from facegallery.indexer.metrics import nearest_people, wilson
 
 if TYPE_CHECKING:
-    from indexer.faces import Faces
+    from facegallery.indexer.store.reader import Faces
 
 KEPT = 4096  # scores that are kept of however many
 LEAST_FPIR = 1e-12  # more strangers than there are people could not tell a smaller one

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedder.errors import DataError, InputError
+from facegallery.embedder.errors import DataError, InputError
 
 BLOCK_SCORES = 1 << 24  # scores held at once: 64 MiB
 RESAMPLES = 10_000

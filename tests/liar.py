@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 
-from embedder import process
-from embedder.decode import _read, _write
-from embedder.process import channel, frame, greet
+from facegallery.embedder import process
+from facegallery.embedder.photos.decode import _read, _write
+from facegallery.embedder.process import channel, frame, greet
 
 SIDE = 20
 
@@ -59,5 +59,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    assert process.__name__ == "embedder.process"
+    assert process.__name__ == "facegallery.embedder.process"
     main()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.opening import open_gallery
-from indexer.search import Hit, Searcher
+from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.search.searcher import Hit, Searcher
 from tests import crash, synthetic, writer
 from tests.crash import fork
 from tests.writer import FIRST, ROWS, XB, Model, Owners

@@ -84,9 +84,9 @@ def megabytes() -> int:
 
 
 def main() -> None:
-    from embedder.errors import DataError
-    from embedder.plan import read_plans
-    from embedder.table import DataSet
+    from facegallery.embedder.errors import DataError
+    from facegallery.embedder.dataset.plan import read_plans
+    from facegallery.embedder.dataset.dataset import DataSet
 
     folder, columns = Path(sys.argv[1]), sys.argv[2].split(",")
     before = megabytes()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from embedder.checks import png_head
-from embedder.row import Entry, Row, to_table
-from embedder.spec import FaceSpec, Part
-from embedder.table import Writer
+from facegallery.embedder.dataset.checks import png_head
+from facegallery.embedder.dataset.row import Entry, Row, to_table
+from facegallery.embedder.spec import FaceSpec, Part
+from facegallery.embedder.dataset.dataset import Writer
 
 D = 16
 

@@ -28,20 +28,20 @@ OF_CLI = tuple(f"workflows.{file}" for file in ("photos", "probes", "search", "u
 ALLOWED = {
     "embedder": ("embedder",),
     "indexer": ("indexer", *(f"embedder.{m}" for m in ("spec", "table", "row", "files", "errors", "names", "text", "replaceable"))),
-    "trainer": ("trainer", "embedder", "indexer.metrics"),
+    "trainer": ("trainer", "embedder", "facegallery.indexer.metrics"),
     "workflows": (),
-    "workflows.photos": ("embedder",),
-    "workflows.probes": ("embedder", "indexer", "workflows.photos"),
-    **{f"workflows.{verb}": ("embedder", "indexer", "workflows.photos", "workflows.probes") for verb in VERBS},
-    "workflows.pictures": ("embedder", "indexer", "workflows.probes", "workflows.search"),
-    "workflows.evaluate": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.pictures"),
-    "workflows.pairs": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.evaluate"),
-    "console": ("embedder.errors", "embedder.compute", "embedder.outcomes", "embedder.spec", "embedder.text"),
+    "facegallery.workflows.photos": ("embedder",),
+    "facegallery.workflows.probes": ("embedder", "indexer", "facegallery.workflows.photos"),
+    **{f"workflows.{verb}": ("embedder", "indexer", "facegallery.workflows.photos", "facegallery.workflows.probes") for verb in VERBS},
+    "facegallery.workflows.pictures": ("embedder", "indexer", "facegallery.workflows.probes", "facegallery.workflows.search"),
+    "facegallery.workflows.evaluate": ("embedder", "indexer", "facegallery.workflows.photos", "facegallery.workflows.probes", "facegallery.workflows.pictures"),
+    "facegallery.workflows.pairs": ("embedder", "indexer", "facegallery.workflows.photos", "facegallery.workflows.probes", "facegallery.workflows.evaluate"),
+    "console": ("facegallery.embedder.errors", "facegallery.embedder.compute", "facegallery.embedder.outcomes", "facegallery.embedder.spec", "facegallery.embedder.text"),
     "cli": ("embedder", "indexer", "trainer", *OF_CLI, "demo", "cli_gallery", "cli_evaluate", "cli_serve", "console"),
-    "cli_gallery": ("embedder.errors", "embedder.compute", *OF_GALLERIES, "console", "server.accounts"),
-    "cli_evaluate": ("embedder.errors", "embedder.compute", "workflows.evaluate", "workflows.pairs", "console"),
-    "cli_serve": ("embedder.errors", "embedder.compute", "console", "server"),
-    "server": ("server", "embedder", "indexer", "workflows.photos", "workflows.search", *OF_GALLERIES),
+    "cli_gallery": ("facegallery.embedder.errors", "facegallery.embedder.compute", *OF_GALLERIES, "console", "facegallery.accounts"),
+    "cli_evaluate": ("facegallery.embedder.errors", "facegallery.embedder.compute", "facegallery.workflows.evaluate", "facegallery.workflows.pairs", "console"),
+    "cli_serve": ("facegallery.embedder.errors", "facegallery.embedder.compute", "console", "server"),
+    "server": ("server", "embedder", "indexer", "facegallery.workflows.photos", "facegallery.workflows.search", *OF_GALLERIES),
     "demo": ("embedder", "trainer", "workflows"),
 }
 FORBIDDEN = {
@@ -56,11 +56,11 @@ LIGHT = dict.fromkeys(
     ("cli.py", "cli_gallery.py", "cli_evaluate.py", "cli_serve.py", "console.py"),
     (
         "click",
-        "embedder.errors",
-        "embedder.compute",
-        "embedder.outcomes",
-        "embedder.spec",
-        "embedder.text",
+        "facegallery.embedder.errors",
+        "facegallery.embedder.compute",
+        "facegallery.embedder.outcomes",
+        "facegallery.embedder.spec",
+        "facegallery.embedder.text",
         "cli_gallery",
         "cli_evaluate",
         "cli_serve",
@@ -83,7 +83,7 @@ def modules(part: str) -> list[Path]:
 
 
 def imports(path: Path, top_level: bool = False, for_types: bool = True) -> set[str]:
-    """Every module that a file imports, as 'embedder.table'; those inside functions too.
+    """Every module that a file imports, as 'facegallery.embedder.dataset.dataset'; those inside functions too.
 
     for_types: those too that only a type checker reads.
     """
@@ -106,7 +106,7 @@ def within(name: str, allowed: tuple[str, ...]) -> bool:
 
 
 def is_there(name: str) -> bool:
-    """Whether 'embedder.table', or a module that has it as a name, is a file or folder of ours."""
+    """Whether 'facegallery.embedder.dataset.dataset', or a module that has it as a name, is a file or folder of ours."""
     path = ROOT / name.replace(".", "/")
     return (
         path.with_suffix(".py").is_file()
@@ -138,8 +138,8 @@ def test_imports_follow_the_arrows(path):
 
 def test_the_rule_would_catch_a_wrong_arrow(tmp_path):
     (tmp_path / "x.py").write_text("def f():\n    import faiss\n    from embedder import network\n")
-    assert imports(tmp_path / "x.py") == {"faiss", "embedder.network"}
-    assert not within("embedder.network", ALLOWED["indexer"]) and within("embedder.table", ALLOWED["indexer"])
+    assert imports(tmp_path / "x.py") == {"faiss", "facegallery.embedder.network.keras_network"}
+    assert not within("facegallery.embedder.network.keras_network", ALLOWED["indexer"]) and within("facegallery.embedder.dataset.dataset", ALLOWED["indexer"])
 
 
 def test_help_imports_nothing_heavy():

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-import embedder.outcomes
-from cli import cli
-from embedder.outcomes import ANSWERS, LASTING, OF_BYTES, OK, OUTCOMES, PASSING, REFUSED
+import facegallery.embedder.outcomes
+from facegallery.cli.main import cli
+from facegallery.embedder.outcomes import ANSWERS, LASTING, OF_BYTES, OK, OUTCOMES, PASSING, REFUSED
 from tests.conftest import DATA, ROOT
-from tests.server import build, running
+from tests.served import build, running
 
 README = (ROOT / "README.md").read_text()
 

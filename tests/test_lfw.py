@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 
-from embedder.compute import cores
+from facegallery.embedder.compute import cores
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.lfw
@@ -74,7 +74,7 @@ PEAK = """
 import resource, sys
 sys.argv = ["cli.py", *sys.argv[1:]]
 import cli
-from embedder.compute import cores
+from facegallery.embedder.compute import cores
 code = cli.main()
 own = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])  # not ru_maxrss: that has the peak of who started this process too
 print(own + cores() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from embedder.row import Row
-from indexer import derive
-from indexer.build import build
-from indexer.gallery import Gallery
-from indexer.opening import open_gallery
+from facegallery.embedder.dataset.row import Row
+from facegallery.indexer.derived import derive
+from facegallery.indexer.build import build
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.opening import open_gallery
 from tests import crash, synthetic
 from tests.crash import fork
 

@@ -9,8 +9,8 @@ import math
 
 import tensorflow as tf
 
-from embedder.spec import INPUT_SIZE
-from trainer.recipe import Augmentation, split_variant
+from facegallery.embedder.spec import INPUT_SIZE
+from facegallery.trainer.recipe import Augmentation, split_variant
 
 VARIANT, DRAW, PIXELS = 1 << 32, 2 << 32, 3 << 32  # streams of chance, apart from any seed below 2^31
 

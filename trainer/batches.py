@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from embedder.errors import DataError
-from embedder.names import spelling
-from embedder.spec import INPUT_SIZE, FaceSpec
-from embedder.table import DataSet
-from trainer import augment
-from trainer.recipe import Augmentation
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.names import spelling
+from facegallery.embedder.spec import INPUT_SIZE, FaceSpec
+from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.trainer import augment
+from facegallery.trainer.recipe import Augmentation
 
 LEAST_PEOPLE = 20  # for a validation that means something
 PLAIN_BATCH, CANVASES = 32, 256

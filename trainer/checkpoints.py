@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from embedder.files import drop_stale_temporaries, write_atomic
+from facegallery.embedder.files import drop_stale_temporaries, write_atomic
 
 Arrays = dict[str, np.ndarray]
 KEPT = 2

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from embedder import architecture
-from embedder.architecture import EPSILON
+from facegallery.embedder.network import architecture
+from facegallery.embedder.network.architecture import EPSILON
 
 DTYPES = {"f32": tf.float32, "bf16": tf.bfloat16}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexer.metrics import mcnemar, nearest_people, threshold_at
+from facegallery.indexer.metrics import mcnemar, nearest_people, threshold_at
 
 MOST_JUDGED = 2000  # photos whose pairs are scored
 FAR, SOFTNESS = 0.01, 0.5  # softness: in deviations of the scores of two people

@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from embedder import architecture, network
-from embedder.runtime import unit
-from embedder.runtime_tensorflow import seen
-from embedder.spec import Part
-from trainer import forward, losses, replicas
-from trainer.recipe import Stage
+from facegallery.embedder.network import architecture, keras_network
+from facegallery.embedder.network.runtime import unit
+from facegallery.embedder.network.runtime_tensorflow import seen
+from facegallery.embedder.spec import Part
+from facegallery.trainer import forward, losses, replicas
+from facegallery.trainer.recipe import Stage
 
 ACCUMULATOR = 0.1  # Adagrad's start
 KEPT = {"f32": tf.float32, "bf16": tf.float16}  # of maps, by the precision of what computed them
@@ -26,8 +26,8 @@ class Net:
     """Inception-ResNet-v1, computed in 'f32' or 'bf16'; dropout and batch norm are ours to switch."""
 
     def __init__(self, arrays: dict[str, np.ndarray], part: Part, precision: str = "f32"):
-        self.model, self.part, self.precision = network.load(arrays), part, precision
-        self.folded = network.is_folded(arrays)
+        self.model, self.part, self.precision = keras_network.load(arrays), part, precision
+        self.folded = keras_network.is_folded(arrays)
         self.dimension = int(arrays["Bottleneck/kernel"].shape[-1])
         self._infer = tf.function(lambda crops: self.prelogits(crops, False, 1.0, None), reduce_retracing=True)
         self._maps = tf.function(self._kept_maps, reduce_retracing=True)
@@ -44,7 +44,7 @@ class Net:
     def trained_by(self, trains: str) -> list[keras.Variable]:
         """Those of `variables` that a stage trains."""
         layers = {"head": (), "bottleneck": ("Bottleneck",), "upper": architecture.UPPER, "all": ("",)}[trains]
-        named = {id(v): name for name, v in network.variables_by_name(self.model).items()}
+        named = {id(v): name for name, v in keras_network.variables_by_name(self.model).items()}
         return [v for v in self.variables if named[id(v)].startswith(layers)]
 
     def prelogits(self, crops: tf.Tensor, live: bool, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
@@ -76,10 +76,10 @@ class Net:
         return np.concatenate([self._infer(crops).numpy() for crops in batches])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return network.get_weights(self.model)
+        return keras_network.get_weights(self.model)
 
     def assign(self, arrays: dict[str, np.ndarray]) -> None:
-        network.set_weights(self.model, arrays)
+        keras_network.set_weights(self.model, arrays)
 
 
 def dropout(x: tf.Tensor, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
@@ -286,7 +286,7 @@ class Learner:
         arrays = self.net.arrays()
         if average and self._averages and self.stage.trains != "head":
             means = {id(v): mean for v, mean in zip(self.variables, self._averages, strict=True)}
-            arrays |= {name: means[id(v)].numpy() for name, v in network.variables_by_name(self.net.model).items() if id(v) in means}
+            arrays |= {name: means[id(v)].numpy() for name, v in keras_network.variables_by_name(self.net.model).items() if id(v) in means}
         return arrays
 
     def state(self) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from embedder.errors import InputError
+from facegallery.embedder.errors import InputError
 
 SHIPPED = Path(__file__).parent / "recipes"
 VARIANTS = ("original", "gamma", "stretch", "noise")  # a number follows gamma and noise

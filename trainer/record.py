@@ -11,15 +11,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from embedder.compute import cores
-from embedder.errors import DataError
-from embedder.files import write_atomic
-from embedder.process import ROOT
-from embedder.spec import FaceSpec
-from embedder.text import printable
-from trainer.batches import Data
-from trainer.recipe import Recipe
-from trainer.teacher import sha256s
+from facegallery.embedder.compute import cores
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.files import write_atomic
+from facegallery.embedder.process import ROOT
+from facegallery.embedder.spec import FaceSpec
+from facegallery.embedder.text import printable
+from facegallery.trainer.batches import Data
+from facegallery.trainer.recipe import Recipe
+from facegallery.trainer.teacher import sha256s
 
 GIT_SECONDS = 30
 PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pyarrow", "safetensors")

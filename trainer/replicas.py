@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
-from trainer.recipe import Recipe
+from facegallery.trainer.recipe import Recipe
 
 
 def devices(device: str, recipe: Recipe) -> list[str]:

@@ -11,18 +11,18 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from embedder import weights
-from embedder.compute import Compute
-from embedder.errors import ModelError
-from embedder.files import make_folder
-from embedder.runtime import unit
-from embedder.spec import Part
-from trainer import checkpoints, gate, losses, teacher, views
-from trainer.batches import Data, Photos, Stream, plain_crops
-from trainer.gate import Judged
-from trainer.learner import Distilled, Head, Learner, Net, NotFinite, Softmax
-from trainer.recipe import Recipe, Stage
-from trainer.views import Views
+from facegallery.embedder.weights import store
+from facegallery.embedder.compute import Compute
+from facegallery.embedder.errors import ModelError
+from facegallery.embedder.files import make_folder
+from facegallery.embedder.network.runtime import unit
+from facegallery.embedder.spec import Part
+from facegallery.trainer import checkpoints, gate, losses, teacher, views
+from facegallery.trainer.batches import Data, Photos, Stream, plain_crops
+from facegallery.trainer.gate import Judged
+from facegallery.trainer.learner import Distilled, Head, Learner, Net, NotFinite, Softmax
+from facegallery.trainer.recipe import Recipe, Stage
+from facegallery.trainer.views import Views
 
 CHECKPOINT_SECONDS = 240.0  # between two checkpoints of a long epoch, so that they are less than 5 minutes apart
 Arrays = dict[str, np.ndarray]
@@ -333,7 +333,7 @@ class Run:
     def _store(self, arrays: Arrays, changed: bool, suffix: str = "") -> Part:
         """The part in data/models; weights that did not change keep their name and parent."""
         name, parent = (f"{self.part.name}-{self.recipe.name}{suffix}", self.part.sha256) if changed else (self.part.name, self.part.parent)
-        return weights.store_part(arrays, name, self.part.standardisation, parent, self.part.zoom)
+        return store.store_part(arrays, name, self.part.standardisation, parent, self.part.zoom)
 
     def _deliver(self) -> Trained:
         p, factor = self.progress, self.recipe.pull_back

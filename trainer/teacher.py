@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from embedder import weights
-from embedder.architecture import EPSILON
-from embedder.compute import Compute
-from embedder.errors import DataError
-from embedder.runtime import Embedder, unit
-from embedder.spec import FaceSpec, Part
-from trainer.batches import Photos, canvases
+from facegallery.embedder.weights import store
+from facegallery.embedder.network.architecture import EPSILON
+from facegallery.embedder.compute import Compute
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.network.runtime import Embedder, unit
+from facegallery.embedder.spec import FaceSpec, Part
+from facegallery.trainer.batches import Photos, canvases
 
 ITSELF, SFACE = "itself", "sface"
 BLOCK = 4096  # photos whose features are in memory as float64
@@ -48,11 +48,11 @@ def side_by_side(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.n
 def _teacher(name: str, part: Part, border: int, compute: Compute) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Crops with their border -> unit vectors (n, d), found (n,)."""
     if name == SFACE:
-        from embedder.sface import SFace
+        from facegallery.embedder.faces.sface import SFace
 
         return SFace(compute)
-    spec = FaceSpec(parts=(part,)) if name == ITSELF else weights.open_model(name).spec
-    embed = Embedder(weights.open_spec(replace(spec, flip=True)), compute)
+    spec = FaceSpec(parts=(part,)) if name == ITSELF else store.open_model(name).spec
+    embed = Embedder(store.open_spec(replace(spec, flip=True)), compute)
 
     def of_centres(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inner = slice(border, block.shape[1] - border)
@@ -65,10 +65,10 @@ def sha256s(networks: Sequence[str]) -> list[str]:
     """Of the teachers' weights, but the network's own."""
     found = []
     for name in networks:
-        if name in weights.TEACHERS:
-            found.append(weights.TEACHERS[name].part.sha256)
+        if name in store.TEACHERS:
+            found.append(store.TEACHERS[name].part.sha256)
         elif name != ITSELF:
-            found += [part.sha256 for part in weights.open_model(name).spec.parts]
+            found += [part.sha256 for part in store.open_model(name).spec.parts]
     return found
 
 

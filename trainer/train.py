@@ -23,16 +23,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from embedder import network, trained_on, weights
-from embedder.compute import Compute, cores
-from embedder.errors import DataError, InputError, from_os_error
-from embedder.files import drop_stale_temporaries, is_temporary, make_folder
-from embedder.names import spelling_notes
-from embedder.spec import FaceSpec, Part
-from trainer import batches, record, replicas
-from trainer.batches import Data
-from trainer.recipe import Recipe
-from trainer.stages import Progress, Run, Trained
+from facegallery.embedder.network import keras_network
+from facegallery.embedder.weights import trained_on, store
+from facegallery.embedder.compute import Compute, cores
+from facegallery.embedder.errors import DataError, InputError, from_os_error
+from facegallery.embedder.files import drop_stale_temporaries, is_temporary, make_folder
+from facegallery.embedder.names import spelling_notes
+from facegallery.embedder.spec import FaceSpec, Part
+from facegallery.trainer import batches, record, replicas
+from facegallery.trainer.batches import Data
+from facegallery.trainer.recipe import Recipe
+from facegallery.trainer.stages import Progress, Run, Trained
 
 ARGUMENTS, LOCK = "arguments.json", "lock"  # in MODEL/run
 
@@ -56,7 +57,7 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
     if compute.precision == "int8":
         raise InputError("expected --precision auto, f32 or bf16 to train in, received int8: leave it out")
     recipe, compute = recipe.with_epochs(epochs), compute.chosen()
-    model = weights.open_model(source)
+    model = store.open_model(source)
     _check_batch_norm(model, recipe)
     _check_teacher(recipe)
     data = batches.read(crops, validate, seed)
@@ -81,9 +82,9 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
         raise from_os_error(error) from error
 
 
-def _check_batch_norm(model: weights.Model, recipe: Recipe) -> None:
+def _check_batch_norm(model: store.Model, recipe: Recipe) -> None:
     for i, part in enumerate(model.spec.parts):
-        if recipe.live_batch_norm and network.is_folded(model.arrays(i)):
+        if recipe.live_batch_norm and keras_network.is_folded(model.arrays(i)):
             raise InputError(f"expected weights with live batch norm for {recipe.name}, {part.name} has it folded: use another recipe")
 
 
@@ -94,7 +95,7 @@ def _check_teacher(recipe: Recipe) -> None:
         )
 
 
-def _announce(model: weights.Model, recipe: Recipe, data: Data, compute: Compute, names: list[str], say: Say) -> None:
+def _announce(model: store.Model, recipe: Recipe, data: Data, compute: Compute, names: list[str], say: Say) -> None:
     say(
         f"training {model.spec.model_name} with {recipe.name} on {' '.join(names)} (TensorFlow {tf.__version__}, {compute.precision}, {cores()} cores): "
         f"{len(data.train):,} photos of {len(data.train.people):,} people; {data.why}"
@@ -193,7 +194,7 @@ def _locked(run: Path) -> Iterator[None]:
 # the parts ------------------------------------------------------------------
 
 
-def _train_parts(model: weights.Model, recipe: Recipe, data: Data, seed: int, compute: Compute, names: list[str], keep: bool,
+def _train_parts(model: store.Model, recipe: Recipe, data: Data, seed: int, compute: Compute, names: list[str], keep: bool,
                  out: Path, say: Say) -> list[Trained]:  # fmt: skip
     trained: list[Trained] = []
     for i, part in enumerate(model.spec.parts):
@@ -233,10 +234,10 @@ def _finish(out: Path, source: FaceSpec, trained: list[Trained], data: Data, rec
     """Writes the model, then the curves, last the record; drops the run's folder unless it is kept."""
     _record_people(out, source, head["source"], trained, data)
     _record_epochs(source, trained)
-    weights.write_model(out, _spec(source, data, [t.part for t in trained]))
+    store.write_model(out, _spec(source, data, [t.part for t in trained]))
     for k in range(len(recipe.stages)):
         if all(len(t.after) == len(recipe.stages) for t in trained):
-            weights.write_model(out / "run" / f"after-stage-{k + 1}", _spec(source, data, [t.after[k] for t in trained]))
+            store.write_model(out / "run" / f"after-stage-{k + 1}", _spec(source, data, [t.after[k] for t in trained]))
     history = [line for t in trained for line in t.progress.history]
     record.write_metrics(out / trained_on.EPOCHS, history)
     record.draw_curves(out / "curves.png", history)
@@ -259,7 +260,7 @@ def _record_people(out: Path, source: FaceSpec, reference: str, trained: list[Tr
     own = trained_on.Training.of(data.train.people, data.validation.people if data.validation else ())
     made = [part for old, t in zip(source.parts, trained, strict=True) for part in (t.part, *t.after) if part.sha256 != old.sha256]
     for part in made:
-        trained_on.write(weights.stored_file(part).parent, [*before, own])
+        trained_on.write(store.stored_file(part).parent, [*before, own])
     if made or before:
         trained_on.write(out, [*before, own] if made else before)
 
@@ -268,7 +269,7 @@ def _record_epochs(source: FaceSpec, trained: list[Trained]) -> None:
     """Beside the weights that each network came to."""
     for old, t in zip(source.parts, trained, strict=True):
         if t.part.sha256 != old.sha256:
-            record.write_metrics(weights.stored_file(t.part).parent / trained_on.EPOCHS, t.progress.history)
+            record.write_metrics(store.stored_file(t.part).parent / trained_on.EPOCHS, t.progress.history)
 
 
 def _summary(trained: Trained) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from embedder.files import atomic
-from trainer.batches import samples
+from facegallery.embedder.files import atomic
+from facegallery.trainer.batches import samples
 
 READ = 256  # rows at once
 

@@ -9,14 +9,14 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks.rounds import serve  # noqa: E402
-from embedder import network  # noqa: E402
-from embedder.runtime import seen  # noqa: E402
-from embedder.weights import open_model  # noqa: E402
+from facegallery.embedder.network import keras_network  # noqa: E402
+from facegallery.embedder.network.runtime import seen  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 PEOPLE = 1680
 
 crops, model = np.load(sys.argv[1]), open_model(sys.argv[2])
-net = network.load(model.arrays(0))
+net = keras_network.load(model.arrays(0))
 inputs = keras.Input((160, 160, 3))
 classifier = keras.Model(inputs, keras.layers.Dense(PEOPLE)(keras.layers.Dropout(0.2)(net(inputs, training=False))))
 classifier.compile(keras.optimizers.Adam(1e-5), keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import numpy as np  # noqa: E402
 
 from benchmarks.rounds import serve  # noqa: E402
-from indexer.compress import lists_of, milliseconds  # noqa: E402
+from facegallery.indexer.derived.codes import lists_of, milliseconds  # noqa: E402
 
 K, THREADS, SINGLE, BLOCK = 5, 2, 40, 1 << 16
 EFFORTS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -47,7 +47,7 @@ def facegallery(xb: np.ndarray, folder: Path) -> Search:
 
 
 def _searcher(folder: Path) -> Any:
-    from indexer.search import Searcher
+    from facegallery.indexer.search.searcher import Searcher
 
     return Searcher(folder)
 

@@ -8,9 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import numpy as np  # noqa: E402
 
 from benchmarks.rounds import serve  # noqa: E402
-from embedder.compute import Compute  # noqa: E402
-from embedder.runtime import Embedder  # noqa: E402
-from embedder.weights import open_model  # noqa: E402
+from facegallery.embedder.compute import Compute  # noqa: E402
+from facegallery.embedder.network.runtime import Embedder  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 crops = np.load(sys.argv[1])
 embed = Embedder(open_model(sys.argv[2]), Compute("cpu", sys.argv[3]))

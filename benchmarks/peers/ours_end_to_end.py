@@ -8,9 +8,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from benchmarks.rounds import listing_of, serve  # noqa: E402
-from embedder.compute import Compute  # noqa: E402
-from embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
-from workflows.photos import make_detector, make_embedder  # noqa: E402
+from facegallery.embedder.compute import Compute  # noqa: E402
+from facegallery.embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
+from facegallery.workflows.photos import make_detector, make_embedder  # noqa: E402
 
 listing = listing_of(sys.argv[2:])
 embedder = make_embedder(sys.argv[1], Compute(), "plain", lambda line: None)

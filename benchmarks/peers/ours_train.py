@@ -9,10 +9,10 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from benchmarks.rounds import serve  # noqa: E402
-from embedder.compute import Compute  # noqa: E402
-from embedder.weights import open_model  # noqa: E402
-from trainer.learner import Learner, Net, Softmax  # noqa: E402
-from trainer.recipe import read  # noqa: E402
+from facegallery.embedder.compute import Compute  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
+from facegallery.trainer.learner import Learner, Net, Softmax  # noqa: E402
+from facegallery.trainer.recipe import read  # noqa: E402
 
 PEOPLE = 1680
 

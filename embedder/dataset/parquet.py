@@ -1,0 +1,264 @@
+"""Reading Parquet files that anybody may have made: what a file holds once decoded is known from its pages' headers before a page is decoded.
+
+A file states its sizes several times, and only the headers of the pages bind the decoder: a footer may say anything. An encoded page may
+still stand for much more: a value of 1 MB that is repeated 100,000 times by a dictionary takes bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from facegallery.embedder.dataset.checks import ADVICE, damaged
+from facegallery.embedder.errors import DataError
+
+MOST_FOOTER = 1 << 20  # bytes; 300 are a column
+MOST_LIST = 10_000  # row groups or columns
+MOST_PAGES = 1 << 16  # of a file; of crops each has 1 MB
+FIRST, MOST_HEADER = 1 << 10, 1 << 16  # bytes in which a page's header is looked for
+END = b"PAR1"
+INT32, INT64, BYTES, STRUCT, TRUTHS = 5, 6, 8, 12, (1, 2)  # Thrift's kinds of fields
+NUMBERS = (INT32, BYTES, INT64)  # kinds that begin with a number
+LEAST_BYTES, TIMES = 256 << 20, 4  # a file may be decoded to LEAST_BYTES and TIMES its own size
+OF_VALUE = 16  # bytes: a number, its place in lists, whether it is there
+DICTIONARY, DATA = 2, {0: (5, 2), 3: (8, 4)}  # kinds of pages; of those with data: fields that hold their header, and its encoding
+PLAIN, BY_DICTIONARY = (0, 6), (2, 8)  # encodings: those in which a value takes its own bytes, and references to a dictionary
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An open Parquet file."""
+
+    path: Path
+    source: Any  # Arrow's file
+    size: int  # bytes
+    file: pq.ParquetFile
+    schema: pa.Schema
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.source.close()
+
+    @property
+    def rows(self) -> int:
+        return self.file.metadata.num_rows
+
+    def read(self, columns: Sequence[str], most_rows: int) -> pa.Table:
+        """These columns, decoded; raises DataError, before the memory is spent, where they are longer or larger than any that we write."""
+        metadata = self.file.metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        _check_rows(sum(group.num_rows for group in groups), most_rows, self.path)
+        most = LEAST_BYTES + TIMES * self.size
+        try:
+            decoded, spread = _measure(self.source, [c for group in groups for c in _chunks(group, columns)])
+            if decoded > most:
+                raise _too_large(most, self.path)
+            file = self.file
+            if decoded + sum(spread.values()) > most:
+                texts = [name for name, size in spread.items() if size]
+                file = pq.ParquetFile(self.source, metadata=metadata, read_dictionary=texts, pre_buffer=False)
+            table = file.read(columns=list(columns), use_threads=False)
+            if decoded + sum(map(_bytes_of, table.columns)) > most:
+                raise _too_large(most, self.path)
+            table = table.cast(pa.schema([self.schema.field(name) for name in table.column_names])) if file is not self.file else table
+        except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+            raise damaged(self.path, error) from None
+        if table.num_rows != self.rows:
+            raise damaged(self.path, ValueError(f"{table.num_rows} rows where it says {self.rows}"))
+        return table
+
+
+def open_parquet(path: Path) -> Opened:
+    """Raises DataError where there is no Parquet file, or one whose footer is longer than any that we write."""
+    try:
+        source = _source_of(path)
+        size = source.size()
+        source.seek(max(size - 8, 0))
+        end = source.read()
+        if end.endswith(END):
+            _check_footer(end, path)
+        limits = {"thrift_string_size_limit": MOST_FOOTER, "thrift_container_size_limit": MOST_LIST}
+        file = pq.ParquetFile(source, pre_buffer=False, **limits)
+        return Opened(path, source, size, file, file.schema_arrow)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(path, error) from None
+
+
+def _source_of(path: Path) -> pa.NativeFile:
+    """What Arrow reads: a file, or the bytes of one whose path is not UTF-8, which Arrow cannot take."""
+    try:
+        str(path).encode()
+        return pa.OSFile(str(path))
+    except UnicodeEncodeError:
+        return pa.BufferReader(path.read_bytes())
+
+
+def check_written(table: pa.Table, data: bytes, most_rows: int, path: Path) -> None:
+    """Raises DataError where these bytes of a table are more than a reader takes."""
+    _check_rows(len(table), most_rows, path)
+    _check_footer(data[-8:], path)
+    if table.nbytes > (most := LEAST_BYTES + TIMES * len(data)):
+        raise _too_large(most, path)
+
+
+def _check_rows(rows: int, most: int, path: Path) -> None:
+    if rows > most:
+        raise DataError(f"expected at most {most:,} rows in {path}, received {rows:,}: give it fewer photos, or fewer faces of a photo")
+
+
+def _check_footer(end: bytes, path: Path) -> None:
+    """end: the last 8 bytes of a file."""
+    if (length := int.from_bytes(end[:4], "little")) > MOST_FOOTER:
+        raise DataError(f"expected at most {MOST_FOOTER:,} bytes of metadata in {path}, received {length:,}: give it fewer columns")
+
+
+def _too_large(most: int, path: Path) -> DataError:
+    return DataError(f"expected at most {most:,} bytes in the rows of {path}, received more: give them shorter texts, or {ADVICE}")
+
+
+def _chunks(group: pq.RowGroupMetaData, columns: Collection[str]) -> Iterator[pq.ColumnChunkMetaData]:
+    """The parts of a row group that hold these columns."""
+    for i in range(group.num_columns):
+        chunk = group.column(i)
+        name = chunk.path_in_schema
+        if name in columns or ("." in name and any(name.startswith(f"{column}.") for column in columns)):
+            yield chunk
+
+
+def _bytes_of(column: pa.ChunkedArray) -> int:
+    """How many bytes a column of texts in a dictionary has without it; 0 of any other."""
+    kind = column.type
+    if not pa.types.is_dictionary(kind) or not (_is_text(kind.value_type)):
+        return 0
+    lengths = (pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() for chunk in column.chunks)
+    return sum(length or 0 for length in lengths)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(of(kind) for of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary))
+
+
+def _measure(source: Any, chunks: Sequence[pq.ColumnChunkMetaData]) -> tuple[int, dict[str, int]]:
+    """(bytes of all pages and of all numbers, by column the most that texts of a dictionary have).
+
+    Raises ValueError where the header of a page is none.
+    """
+    decoded = pages = 0
+    spread: dict[str, int] = {}
+    for chunk in chunks:
+        texts = chunk.physical_type == "BYTE_ARRAY"
+        size = values = references = dictionary = others = 0
+        for kind, of_page, count, encoding in _pages(source, chunk):
+            pages += 1
+            size += of_page
+            values += count
+            if kind == DICTIONARY:
+                dictionary += of_page
+            elif encoding in BY_DICTIONARY:
+                references += count
+            elif encoding not in PLAIN:
+                others += count
+            if pages > MOST_PAGES:
+                raise ValueError(f"more than {MOST_PAGES:,} pages")
+        decoded += size + OF_VALUE * values
+        if texts:
+            decoded += others * size
+            spread[chunk.path_in_schema] = spread.get(chunk.path_in_schema, 0) + references * dictionary
+    return decoded, spread
+
+
+def _pages(source: Any, chunk: pq.ColumnChunkMetaData) -> Iterator[tuple[int, int, int, int]]:
+    """The pages that Arrow finds, in order: (kind, bytes once decompressed, number of values, encoding)."""
+    at, left = chunk.data_page_offset, chunk.num_values
+    if 0 < (chunk.dictionary_page_offset or 0) < at:
+        at = chunk.dictionary_page_offset
+    end = at + chunk.total_compressed_size
+    window, began = b"", at
+    while left > 0 and at < end:
+        if at - began >= len(window):
+            window, began = _more(source, at, FIRST), at
+        try:
+            header, place = _struct(window, at - began)
+        except IndexError:  # the window ends in the header
+            window, began = _more(source, at, MOST_HEADER), at
+            header, place = _whole_struct(window)
+        page = kind, size, count, encoding = _facts(header)
+        yield page
+        left -= count
+        at = began + place + header[3]
+
+
+def _more(source: Any, at: int, length: int) -> bytes:
+    source.seek(at)
+    return source.read(length)
+
+
+def _facts(header: dict[int, Any]) -> tuple[int, int, int, int]:
+    """What `_pages` says of a page; raises ValueError where its header does not."""
+    try:
+        kind, size, compressed = header[1], header[2], header[3]
+        count, encoding = 0, 0
+        if kind in DATA:
+            place, of_encoding = DATA[kind]
+            count, encoding = header[place][1], header[place][of_encoding]
+        if size < 0 or compressed < 0 or count < 0:
+            raise ValueError("a page of less than nothing")
+    except (KeyError, TypeError):
+        raise ValueError("a page whose header lacks its size") from None
+    return kind, size, count, encoding
+
+
+def _whole_struct(data: bytes) -> tuple[dict[int, Any], int]:
+    try:
+        return _struct(data, 0)
+    except IndexError:
+        raise ValueError("the header of a page has no end") from None
+
+
+def _struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
+    """The 32-bit numbers and structs of a Thrift struct in the compact protocol, by field, and where it ends.
+
+    Raises IndexError where the data end first, ValueError for what no header of a page has.
+    """
+    fields: dict[int, Any] = {}
+    number = 0
+    while head := data[at]:
+        at += 1
+        if head < 16:
+            raise ValueError("a field out of order")
+        number += head >> 4
+        kind = head & 15
+        if kind in NUMBERS:
+            value = data[at]
+            at += 1
+            if value > 127:
+                value, at = _varint(data, at - 1)
+            if kind == INT32:
+                fields[number] = (value >> 1) ^ -(value & 1)
+            elif kind == BYTES:
+                at += value
+        elif kind == STRUCT:
+            fields[number], at = _struct(data, at)
+        elif kind not in TRUTHS:
+            raise ValueError("a field of a kind that pages do not have")
+    return fields, at + 1
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while (byte := data[at]) > 127:
+        value |= (byte & 127) << shift
+        shift += 7
+        at += 1
+    value |= byte << shift
+    if value >> 32:
+        raise ValueError("a number of more than 32 bits")
+    return value, at + 1

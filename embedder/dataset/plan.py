@@ -1,0 +1,143 @@
+"""The plan of a data set: which input goes to which shard, and with which options it was begun."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from facegallery.embedder.dataset.checks import MOST_SHARDS, check_plan, parse_json
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.files import write_atomic
+from facegallery.embedder.dataset.parquet import open_parquet
+from facegallery.embedder.dataset.row import Entry, to_bytes
+
+OPTIONS_KEY = b"facegallery.options"
+EARLIER_OPTIONS_KEY = b"facedb.options"  # in data sets of before the package was called facegallery
+SCHEMA = pa.schema([
+    ("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("shard", pa.int32()), ("identity", pa.string()),
+    ("split", pa.string()), ("extra", pa.string()), ("dropped", pa.bool_()),
+    ("inode", pa.uint64()), ("ctime_ns", pa.int64()),
+])  # fmt: skip
+LATER = ("inode", "ctime_ns")  # columns that plans of older versions lack
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Where an input's rows go, unless it was dropped."""
+
+    entry: Entry
+    shard: int
+    dropped: bool
+
+
+def plans(folder: Path) -> Iterator[tuple[Path, pa.Table]]:
+    """The plan files of a data set and their lines, oldest first; raises DataError where one is damaged."""
+    for number in numbers(folder, "_plan-*.parquet"):
+        path = folder / f"_plan-{number:04d}.parquet"
+        with open_parquet(path) as file:
+            there = set(file.schema.names)
+            lines = file.read([name for name in SCHEMA.names if name in there], file.size)  # each line has a path of its own
+        yield path, check_plan(lines, SCHEMA, LATER, path)
+
+
+def read_plans(folder: Path) -> dict[str, Planned]:
+    """What all plans together say of each input; a later line of a path replaces an earlier one."""
+    planned: dict[str, Planned] = {}
+    for path, table in plans(folder):
+        for line in table.to_pylist():
+            extra = _extra(line.pop("extra"), path)
+            shard, dropped = line.pop("shard"), line.pop("dropped")
+            planned[line["path"]] = Planned(Entry(**line, extra=extra), shard, dropped)
+    return planned
+
+
+def _extra(text: str, path: Path) -> tuple[tuple[str, str], ...]:
+    pairs = parse_json(text, path)
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(value, str) for value in pair) for pair in pairs
+    ):
+        raise DataError(f"expected pairs of texts in column `extra` of {path}, received {text[:40]!r}: embed into a new --out")
+    return tuple((key, value) for key, value in pairs)
+
+
+def write_plan(folder: Path, changes: Sequence[Planned], options: Mapping[str, Any]) -> None:
+    """Add a plan file; raises DataError where the data set would have too many shards."""
+    if any(change.shard >= MOST_SHARDS for change in changes):
+        raise DataError(f"expected fewer than {MOST_SHARDS:,} shards in {folder}, received more photos: embed them into several folders")
+    lines = [asdict(p.entry) | {"shard": p.shard, "dropped": p.dropped, "extra": json.dumps(p.entry.extra)} for p in changes]
+    table = pa.Table.from_pylist(lines, SCHEMA.with_metadata({OPTIONS_KEY: json.dumps(options).encode()}))
+    number = 1 + max(numbers(folder, "_plan-*.parquet"), default=-1)
+    write_atomic(folder / f"_plan-{number:04d}.parquet", to_bytes(table))
+
+
+def check_options(folder: Path, options: Mapping[str, Any]) -> None:
+    """Raises DataError, which names the option, where the data set was begun with another one."""
+    first = next(plans(folder), None)
+    if first is None:
+        return
+    path, table = first
+    metadata = table.schema.metadata or {}
+    before = parse_json(metadata.get(OPTIONS_KEY, metadata.get(EARLIER_OPTIONS_KEY, b"null")), path)
+    if not isinstance(before, dict):
+        raise DataError(f"expected the options of the run in {path}, received something else: embed into a new --out")
+    for key in [*options, *(k for k in before if k not in options)]:
+        if before.get(key) != options.get(key):
+            raise DataError(
+                f"expected the options that {folder} was begun with, {str(key)[:80]} was {str(before.get(key))[:200]} and is now "
+                f"{options.get(key)}: choose another --out, or give the option as it was"
+            )
+
+
+def changes_of(planned: Mapping[str, Planned], now: Mapping[str, Entry], per_shard: int, dropped: Collection[str]) -> list[Planned]:
+    """Plan lines that a run adds: changed inputs in their old shard, new ones in new shards, and those that are dropped."""
+    changes = [
+        Planned(entry, p.shard, False)
+        for path, p in planned.items()
+        if (entry := now.get(path)) is not None and (p.dropped or not is_same(p.entry, entry))
+    ]
+    changes += [Planned(planned[path].entry, planned[path].shard, True) for path in dropped]
+    first = 1 + max((p.shard for p in planned.values()), default=-1)
+    new = [entry for path, entry in now.items() if path not in planned]
+    return changes + [Planned(entry, first + i // per_shard, False) for i, entry in enumerate(new)]
+
+
+def is_same(before: Entry, now: Entry) -> bool:
+    """Whether an input is as it was planned; plans of older versions do not know its inode and ctime."""
+    return _labels(before) == _labels(now) and (before.inode is None or (before.inode, before.ctime_ns) == (now.inode, now.ctime_ns))
+
+
+def may_be_same(before: Entry, now: Entry) -> bool:
+    """Whether only the times or the inode of an input differ, so that its content has to be compared."""
+    return (before.size, *_labels(before)[3:]) == (now.size, *_labels(now)[3:])
+
+
+def _labels(entry: Entry) -> tuple[Any, ...]:
+    return entry.path, entry.size, entry.mtime_ns, entry.identity, entry.split, entry.extra
+
+
+def by_shard(planned: Mapping[str, Planned]) -> dict[int, list[Entry]]:
+    """The inputs of each shard, in order, without those that were dropped."""
+    found: dict[int, list[Entry]] = {}
+    for p in planned.values():
+        entries = found.setdefault(p.shard, [])
+        if not p.dropped:
+            entries.append(p.entry)
+    return found
+
+
+def digest_of(entries: Sequence[Entry]) -> str:
+    """32 hex digits for the inputs of a shard; those planned by older versions keep the digest they had."""
+    fields = [{key: value for key, value in asdict(e).items() if key not in LATER or value is not None} for e in entries]
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:32]
+
+
+def numbers(folder: Path, pattern: str) -> list[int]:
+    """The numbers in the names of a folder's plans or marks, rising."""
+    names = (path.name.split("-")[1].split(".")[0] for path in folder.glob(pattern))
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 10)

@@ -1,0 +1,63 @@
+"""A model as a Keras 3 file of layers that Keras itself has: `keras.saving.load_model` needs no code of ours."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from facegallery.embedder.network import keras_network
+from facegallery.embedder.export.export import KEY
+from facegallery.embedder.spec import INPUT_SIZE
+
+
+class KerasFormat:
+    """Layers of one functional model."""
+
+    def __init__(self) -> None:
+        self.crops = layers.Input((INPUT_SIZE, INPUT_SIZE, 3), dtype="uint8", name="crops")
+
+    def along(self, crops: Any, matrix: np.ndarray, axis: int) -> Any:
+        equation = ("nhwc,hk->nkwc", "nhwc,wk->nhkc")[axis - 1]
+        layer = layers.EinsumDense(equation, [None, *(INPUT_SIZE if i == axis else s for i, s in enumerate(crops.shape) if i)][1:])
+        x = layer(layers.Rescaling(1.0)(crops))
+        layer.set_weights([matrix])
+        return x
+
+    def standardise(self, crops: Any, how: str) -> Any:
+        if how == "fixed":
+            return layers.Rescaling(1 / 128, -127.5 / 128)(crops)
+        least = 1 / (
+            INPUT_SIZE * INPUT_SIZE * 3
+        )  # variance; added here, where `embed` takes the larger of both: the same but on a blank crop
+        return layers.LayerNormalization(axis=(1, 2, 3), epsilon=least, center=False, scale=False)(layers.Rescaling(1.0)(crops))
+
+    def network(self, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
+        net = keras_network.load(dict(arrays))
+        net.name = name
+        return net
+
+    def mirror(self, crops: Any) -> Any:
+        return keras.ops.flip(crops, axis=2)
+
+    def add(self, a: Any, b: Any) -> Any:
+        return layers.Add()([a, b])
+
+    def scale(self, x: Any, factor: float) -> Any:
+        return layers.Rescaling(factor)(x)
+
+    def join(self, vectors: list[Any]) -> Any:
+        return layers.Concatenate()(vectors)
+
+    def unit(self, x: Any) -> Any:
+        return layers.UnitNormalization()(x)
+
+    def save(self, vectors: Any, contract: str, path: Path) -> None:
+        keras.Model(self.crops, vectors, name="facegallery").save(path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(f"{KEY}.json", contract)

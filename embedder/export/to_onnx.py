@@ -1,0 +1,118 @@
+"""A model as ONNX, batch norm folded into the convolutions, float32."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from facegallery.embedder.network.architecture import folded, lay
+from facegallery.embedder.export.export import KEY
+from facegallery.embedder.spec import INPUT_SIZE
+
+OPSET, IR = 17, 8  # read by ONNX Runtime 1.12 and later
+IMAGE = [1, 2, 3]  # axes
+
+
+class OnnxFormat:
+    """Nodes of one graph, each by the name of what it gives."""
+
+    crops = "crops"
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Adds an operation; the name of what it gives."""
+        name = f"{kind}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
+        return name
+
+    def constant(self, name: str, array: np.ndarray) -> str:
+        """An array by its name, once."""
+        self._constants.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def number(self, value: float) -> str:
+        return self.constant(f"number_{value:g}", np.array(value, np.float32))
+
+    def along(self, crops: str, matrix: np.ndarray, axis: int) -> str:
+        equation = ("nhwc,hk->nkwc", "nhwc,wk->nhkc")[axis - 1]
+        x = self.node("Cast", crops, to=TensorProto.FLOAT)
+        return self.node("Einsum", x, self.constant(f"sampling_{zlib.crc32(matrix.tobytes()):08x}", matrix), equation=equation)
+
+    def standardise(self, crops: str, how: str) -> str:
+        x = self.node("Cast", crops, to=TensorProto.FLOAT)
+        if how == "fixed":
+            return self.node("Div", self.node("Sub", x, self.number(127.5)), self.number(128))
+        x = self.node("Sub", x, self.node("ReduceMean", x, axes=IMAGE))
+        deviation = self.node("Sqrt", self.node("ReduceMean", self.node("Mul", x, x), axes=IMAGE))
+        return self.node("Div", x, self.node("Max", deviation, self.number(1 / np.sqrt(INPUT_SIZE * INPUT_SIZE * 3))))
+
+    def network(self, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[str], str]:
+        return lambda x: lay(_OnnxBuilder(self, arrays, name), self.node("Transpose", x, perm=[0, 3, 1, 2]))
+
+    def mirror(self, crops: str) -> str:
+        start, end, axis = (self.constant(f"mirror_{v}", np.array([v])) for v in (-1, -INPUT_SIZE - 1, 2))
+        return self.node("Slice", crops, start, end, axis, start)
+
+    def add(self, a: str, b: str) -> str:
+        return self.node("Add", a, b)
+
+    def scale(self, x: str, factor: float) -> str:
+        return self.node("Mul", x, self.number(factor))
+
+    def join(self, vectors: list[str]) -> str:
+        return self.node("Concat", *vectors, axis=1)
+
+    def unit(self, x: str) -> str:
+        return self.node("Div", x, self.node("Max", self.node("ReduceL2", x, axes=[1]), self.number(1e-10)))
+
+    def save(self, vectors: str, contract: str, path: Path) -> None:
+        self._nodes[-1].output[0] = "vectors"
+        inputs = [helper.make_tensor_value_info(self.crops, TensorProto.UINT8, ["n", INPUT_SIZE, INPUT_SIZE, 3])]
+        outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", None])]
+        graph = helper.make_graph(self._nodes, "facegallery", inputs, outputs, list(self._constants.values()))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="facegallery")
+        helper.set_model_props(model, {KEY: contract})
+        onnx.save(model, path)
+
+
+class _OnnxBuilder:
+    """Operations on (n, c, h, w); x is a name."""
+
+    def __init__(self, graph: OnnxFormat, arrays: Mapping[str, np.ndarray], prefix: str):
+        self._graph, self._arrays, self._prefix = graph, arrays, prefix
+
+    def _constants(self, name: str, kernel: np.ndarray, bias: np.ndarray) -> list[str]:
+        named = {"kernel": kernel, "bias": bias}
+        return [self._graph.constant(f"{self._prefix}/{name}/{part}", array.astype(np.float32)) for part, array in named.items()]
+
+    def _convolution(self, x: str, name: str, scale: float = 1, strides: int = 1, padding: str = "valid") -> str:
+        kernel, bias = folded(self._arrays, name)
+        h, w = (side // 2 if padding == "same" else 0 for side in kernel.shape[:2])
+        constants = self._constants(name, kernel.transpose(3, 2, 0, 1) * scale, bias * scale)
+        return self._graph.node("Conv", x, *constants, strides=[strides] * 2, pads=[h, w, h, w])
+
+    def conv(self, x: str, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same") -> str:
+        return self._graph.node("Relu", self._convolution(x, name, 1, strides, padding))
+
+    def max_pool(self, x: str, name: str) -> str:
+        return self._graph.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
+
+    def concatenate(self, branches: Sequence[str], name: str) -> str:
+        return self._graph.node("Concat", *branches, axis=1)
+
+    def residual(self, x: str, up: str, scale: float, relu: bool, prefix: str) -> str:
+        y = self._graph.node("Add", x, self._convolution(up, f"{prefix}_Conv2d_1x1", scale))
+        return self._graph.node("Relu", y) if relu else y
+
+    def bottleneck(self, x: str) -> str:
+        mean = self._graph.node("Flatten", self._graph.node("GlobalAveragePool", x))
+        return self._graph.node("Gemm", mean, *self._constants("Bottleneck", *folded(self._arrays, "Bottleneck")))

@@ -1,0 +1,104 @@
+"""Networks that were compiled before, kept beside their weights, so that a process which asks about one photo need not compile them again.
+
+data/models/<16 hex of the weights>/<kind>.blob   what it was made by and what follows, as two sha256 in hex; then OpenVINO's own format
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from facegallery.embedder.files import drop_stale_temporaries, make_folder, write_atomic
+
+if TYPE_CHECKING:
+    import openvino
+
+Network = tuple["openvino.CompiledModel", "np.ndarray | None"]  # and the memory that holds its weights, needed as long as it is
+MAKERS = "architecture.py", "cache.py", "mtcnn_nets.py", "network_openvino.py", "pyramid.py"  # what lays graphs
+HEAD = 128
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a compiled network is kept: `folder` is one of `data/models`, never a model's own, which may come from elsewhere."""
+
+    folder: Path
+    kind: str  # of several in one folder
+    weights: str  # sha256, and what else tells its graph from others
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.kind}.blob"
+
+    def read(self, core: openvino.Core, settings: dict[str, Any]) -> Network | None:
+        """The network as this OpenVINO compiled it on such a CPU from these weights; None where there is none, or it is damaged."""
+        import openvino
+
+        try:
+            if not _own(self.path):
+                return None
+            data = np.memmap(self.path, np.uint8, "c")
+            body = data[HEAD:]
+            if data[:HEAD].tobytes() != self._head(core, settings, body):
+                return None
+            return core.import_model(openvino.Tensor(body, shared_memory=True), "CPU", settings), body
+        except (OSError, ValueError, RuntimeError):
+            return None
+
+    def write(self, core: openvino.Core, settings: dict[str, Any], network: openvino.CompiledModel) -> None:
+        """Keeps a network in the place of what is there; where there is no room for it, or no right to write, it is not kept."""
+        try:
+            body = network.export_model().getvalue()
+            drop_stale_temporaries(make_folder(self.folder))
+            write_atomic(self.path, self._head(core, settings, body) + body)
+        except (OSError, RuntimeError):
+            return
+
+    def _head(self, core: openvino.Core, settings: dict[str, Any], body: Any) -> bytes:
+        made_by = {"weights": self.weights, "settings": settings, "machine": _machine(core), "makers": _makers()}
+        key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
+        return (key + hashlib.sha256(body).hexdigest()).encode()
+
+
+def compiled(core: openvino.Core, graph: Callable[[], openvino.Model], settings: dict[str, Any], kept: Kept | None) -> Network:
+    """The network that `graph` lays; where it is kept, without laying it."""
+    if kept is not None and (found := kept.read(core, settings)) is not None:
+        return found
+    network = core.compile_model(graph(), "CPU", settings)
+    if kept is not None:
+        kept.write(core, settings, network)
+    return network, None
+
+
+def _own(path: Path) -> bool:
+    """Whether nobody else could have written a file."""
+    status = path.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+@lru_cache
+def _makers() -> str:
+    """Of the code that lays graphs: other code makes other networks."""
+    return hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in MAKERS)).hexdigest()
+
+
+@lru_cache
+def _machine(core: openvino.Core) -> list[str]:
+    """OpenVINO's version and what tells one kind of CPU from another."""
+    import openvino
+
+    found = [openvino.get_version(), core.get_property("CPU", "FULL_DEVICE_NAME")]
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            found += [line for line in file.read(1 << 14).split("\n\n")[0].splitlines() if line.startswith(("flags", "Features", "model"))]
+    except OSError:
+        found.append(str(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")))
+    return found

@@ -1,0 +1,120 @@
+"""Networks of one fixed shape, run on OpenVINO (CPUs) or TensorFlow (GPUs)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from facegallery.embedder.network import compiled_cache
+from facegallery.embedder.compute import cores
+
+if TYPE_CHECKING:
+    import openvino
+
+Batch = tuple[np.ndarray, ...]
+
+
+class Engine(Protocol):
+    """A network that is ready to run; several threads may use it at once."""
+
+    def __call__(self, batches: Sequence[Batch]) -> list[np.ndarray]:
+        """The inputs of each batch -> its output."""
+        ...
+
+
+class OpenvinoEngine:
+    """A graph compiled for the CPU: as many streams as there are cores, of one thread each, unless told otherwise.
+
+    kept: where it is looked for first, and kept.
+    """
+
+    def __init__(
+        self, graph: Callable[[], openvino.Model], precision: str = "f32", streams: int | None = None, kept: compiled_cache.Kept | None = None
+    ):
+        settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams or cores(), "INFERENCE_NUM_THREADS": cores()}
+        self._network, self._memory = compiled_cache.compiled(core(), graph, settings, kept)
+        self._own = threading.local()
+
+    def __call__(self, batches: Sequence[Batch]) -> list[np.ndarray]:
+        requests, found = self._requests(len(batches)), []
+        for i, batch in enumerate(batches):
+            request = requests[i % len(requests)]
+            if i >= len(requests):
+                found.append(_output(request))
+            request.start_async(batch, share_inputs=True)
+        for i in range(max(0, len(batches) - len(requests)), len(batches)):
+            found.append(_output(requests[i % len(requests)]))
+        return found
+
+    def _requests(self, n: int) -> list[openvino.InferRequest]:
+        """This thread's own, as many as there are cores."""
+        if not hasattr(self._own, "requests"):
+            self._own.requests = []
+        while len(self._own.requests) < min(n, cores()):
+            self._own.requests.append(self._network.create_infer_request())
+        return self._own.requests
+
+
+def _output(request: openvino.InferRequest) -> np.ndarray:
+    request.wait()
+    return request.output_tensors[0].data.copy()
+
+
+_core: list[openvino.Core] = []
+_core_lock = threading.Lock()
+
+
+def core() -> openvino.Core:
+    """OpenVINO, once a process."""
+    with _core_lock:
+        if not _core:
+            import openvino
+
+            _core.append(openvino.Core())
+        return _core[0]
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers natively."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def has_vnni() -> bool:
+    """Whether this CPU multiplies 8-bit integers natively."""
+    try:
+        return not {"avx512_vnni", "avx_vnni"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+
+
+class TensorflowEngine:
+    """A compiled TensorFlow function on one device."""
+
+    def __init__(self, run: Callable[..., Any], device: str):
+        self._run, self._device = run, device
+
+    def __call__(self, batches: Sequence[Batch]) -> list[np.ndarray]:
+        import tensorflow as tf
+
+        with tf.device(self._device):
+            answers = [self._run(*map(tf.constant, batch)) for batch in batches]
+        return [answer.numpy() for answer in answers]
+
+
+def filled_up(rows: np.ndarray, n: int) -> np.ndarray:
+    """Rows, and zeros to a multiple of n."""
+    if len(rows) % n == 0:
+        return rows
+    filled = np.zeros((-(-len(rows) // n) * n, *rows.shape[1:]), rows.dtype)
+    filled[: len(rows)] = rows
+    return filled
+
+
+def in_batches(engine: Engine, inputs: Batch, n: int) -> np.ndarray:
+    """`engine`, whose batches hold n rows of each input, over any number of rows but none; the output of each."""
+    filled = [filled_up(rows, n) for rows in inputs]
+    return np.concatenate(engine([tuple(rows[i : i + n] for rows in filled) for i in range(0, len(filled[0]), n)]))[: len(inputs[0])]

@@ -1,0 +1,111 @@
+"""What a network loses in int8, measured on real crops and kept beside its weights; whether it may run so.
+
+data/models/<first 16 hex>/int8.json   the weights' sha256, ranges and shifts, the gate's figures, a sha256 of all that; no names
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from facegallery.embedder.network.engines import has_vnni
+from facegallery.embedder.errors import FaceGalleryError, InputError, ModelError
+from facegallery.embedder.files import make_folder, write_atomic
+from facegallery.embedder.spec import Part
+from facegallery.embedder.weights.store import stored_file
+
+VERSION = 2  # of the graph that the ranges are for, and of what it is given
+LEAST_MEAN, LEAST = 0.999, 0.98  # cosine to float32
+MOST_LOST = 0.0015  # of top-1
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """What int8 needs beside the weights, by layer."""
+
+    ranges: Mapping[str, float] = field(default_factory=dict)  # what a ReLU gives at most; larger values are cut off
+    shifts: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of a convolution's biases, for the rounding of its weights
+
+
+FLOAT = Quantisation()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """int8 beside float32, on crops that no range was taken from."""
+
+    crops: int
+    mean_cosine: float
+    least_cosine: float
+    probes: int  # crops whose nearest other crop should be of the same person; 0 where too few people have two
+    right_f32: int
+    right_int8: int
+
+    @property
+    def passed(self) -> bool:
+        return self.mean_cosine >= LEAST_MEAN and self.least_cosine >= LEAST and self.right_f32 - self.right_int8 <= MOST_LOST * self.probes
+
+    @property
+    def text(self) -> str:
+        cosines = f"cosine to float32 {self.mean_cosine:.5f} in the mean, {self.least_cosine:.4f} at least, over {self.crops} crops"
+        top1 = f"top-1 {self.right_int8} of {self.probes}, in float32 {self.right_f32}"
+        verdict = (
+            "passed, --precision auto takes int8 on CPUs with VNNI" if self.passed else "not passed, --precision auto does not take int8"
+        )
+        return f"{cosines}; {top1 if self.probes else 'top-1 not judged: too few people with two crops'}; {verdict}"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What int8 needs beside the weights."""
+
+    weights: str  # sha256
+    quantisation: Quantisation
+    gate: Gate
+    version: int = VERSION
+
+
+def file_of(part: Part) -> Path:
+    return stored_file(part).parent / "int8.json"
+
+
+def write(part: Part, quantisation: Quantisation, gate: Gate) -> None:
+    """Keeps them for these weights, in the place of earlier ones."""
+    fields = asdict(Export(part.sha256, quantisation, gate))
+    make_folder(file_of(part).parent)
+    write_atomic(file_of(part), json.dumps(fields | {"sha256": _digest(fields)}).encode())
+
+
+def _digest(fields: dict) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def read(part: Part) -> Export:
+    """Raises InputError where there is none for these weights, ModelError where it was damaged or edited."""
+    path, remedy = file_of(part), "run `weights quantise MODEL CROPS`, or leave --precision out"
+    try:
+        fields = json.loads(path.read_bytes())
+        sound = fields.pop("sha256") == _digest(fields)
+        export = Export(**fields | {"quantisation": Quantisation(**fields["quantisation"]), "gate": Gate(**fields["gate"])})
+    except FileNotFoundError:
+        raise InputError(f"expected an int8 export of {part.name} ({part.sha256[:16]}), there is none: {remedy}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise ModelError(f"expected an int8 export as it was written, {path} was damaged or changed: {remedy}")
+    if (export.weights, export.version) != (part.sha256, VERSION):
+        raise InputError(
+            f"expected an int8 export of {part.name} ({part.sha256[:16]}), {path} is of other weights or an older version: {remedy}"
+        )
+    return export
+
+
+def advised(parts: Sequence[Part]) -> bool:
+    """Whether this CPU is fast in int8 and every network's gate was passed."""
+    try:
+        return has_vnni() and all(read(part).gate.passed for part in parts)
+    except FaceGalleryError:
+        return False

@@ -1,0 +1,137 @@
+"""int8 for a model: ranges and shifts from some crops, the gate on others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facegallery.embedder.faces import align
+from facegallery.embedder.network import int8
+from facegallery.embedder.compute import Compute
+from facegallery.embedder.network.engines import core
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.network.int8 import Gate, Quantisation
+from facegallery.embedder.network.openvino_network import STEPS, build_measuring
+from facegallery.embedder.network.runtime import BATCH, on_openvino, seen, unit
+from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.weights.store import Model
+
+LEAST_CROPS = 64
+FOR_RANGES, FOR_GATE = 512, 4096  # crops at most
+LEAST_PEOPLE = 20  # with two crops or more, for a top-1 that means something
+SAMPLES = 4096  # values of each layer and batch
+
+
+def quantise(model: Model, crops: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Measures every network of a model in int8 and keeps the results beside its weights; the gate of each.
+
+    Raises InputError on a CPU without VNNI, DataError where there are too few crops.
+    """
+    Compute("cpu", "int8").chosen()
+    data = DataSet(crops)
+    some, others = split(people := read_people(data))
+    images, asked = read_crops(data, some), read_crops(data, others)
+    found = []
+    for i, part in enumerate(model.spec.parts):
+        arrays = model.arrays(i)
+        say(f"{part.name}: ranges of {len(images)} crops, then {len(asked)} others in float32 and int8")
+        quantisation = calibrate(arrays, seen(images, part))
+        exact = unit(on_openvino(arrays, part, "f32")(asked))
+        fast = unit(on_openvino(arrays, part, "int8", quantisation)(asked))
+        gate = measure(exact, fast, [people[face] for face in others])
+        int8.write(part, quantisation, gate)
+        found.append({"name": part.name, "weights": part.sha256, "passed": gate.passed, "text": gate.text, **asdict(gate)})
+    return found
+
+
+def read_people(data: DataSet) -> dict[str, str | None]:
+    """face_id -> identity of the usable faces of a data set; raises DataError where they are few."""
+    people: dict[str, str | None] = {}
+    for table in data.shards(["face_id", "identity", "outcome"]):
+        people |= {row["face_id"]: row["identity"] for row in table.to_pylist() if row["outcome"] == "ok"}
+    if len(people) < LEAST_CROPS:
+        raise DataError(f"expected {LEAST_CROPS} crops or more to quantise with, {data.folder} has {len(people)}: align more photos")
+    return people
+
+
+def split(people: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
+    """Faces (for ranges, for the gate), by hash: of people with one face first for ranges, of people with several for the gate."""
+    count = Counter(people.values())
+
+    def order(face: str) -> tuple[bool, str, str]:
+        identity = people[face]
+        return identity is not None and count[identity] > 1, hashlib.sha256((identity or "").encode()).hexdigest(), face
+
+    ordered = sorted(people, key=order)
+    n = min(FOR_RANGES, len(people) // 2)
+    return ordered[:n], ordered[n:][-FOR_GATE:]
+
+
+def read_crops(data: DataSet, faces: Sequence[str]) -> np.ndarray:
+    """uint8 (n, 160, 160, 3) of these faces; raises DataError where their crops were not kept."""
+    place, crops = {face: i for i, face in enumerate(faces)}, {}
+    for table in data.shards(["face_id", "crop"]):
+        for row in table.filter(pc.is_in(table["face_id"], pa.array(faces))).to_pylist():
+            if row["crop"] is None:
+                raise DataError(f"expected crops in {data.folder}, they were not kept: run `align`, or `embed` without --no-crops")
+            crops[place[row["face_id"]]] = align.plain(row["crop"], data.spec.crop, f"face {row['face_id']}")
+    return np.stack([crops[i] for i in range(len(faces))])
+
+
+def calibrate(arrays: Mapping[str, np.ndarray], x: np.ndarray) -> Quantisation:
+    """Ranges and shifts from crops float32 (n, 160, 160, 3), standardised; those beyond the last full batch are left out."""
+    graph = build_measuring(arrays, BATCH)
+    network = core().compile_model(graph.graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    draw = np.random.default_rng(0)
+    samples: dict[str, list[np.ndarray]] = defaultdict(list)
+    moves: dict[str, list[np.ndarray]] = defaultdict(list)
+    for i in range(0, len(x) - BATCH + 1, BATCH):
+        given = list(network([x[i : i + BATCH]]).values())
+        for layer, values in zip(graph.layers, given, strict=False):
+            flat = values.reshape(-1)
+            samples[layer].append(flat[draw.integers(0, len(flat), SAMPLES)])
+        for name, move in zip(graph.convolutions, given[len(graph.layers) :], strict=True):
+            moves[name].append(move)
+    alike = {layer: sorted(group) for group in graph.joined for layer in group}
+    ranges = {layer: best_range(np.concatenate([s for name in alike.get(layer, [layer]) for s in samples[name]])) for layer in graph.layers}
+    return Quantisation(ranges, {name: np.round(-np.mean(m, axis=0, dtype=np.float64), 6).tolist() for name, m in moves.items()})
+
+
+def best_range(values: np.ndarray) -> float:
+    """Of 80 ranges up to the largest of `values` (n,), >= 0, the one with the least squared error of rounding and cutting off."""
+    values = np.sort(values[values > 0]).astype(np.float64)
+    if not len(values):
+        return 1.0
+
+    def error(most: float) -> float:
+        inside = np.searchsorted(values, most)
+        return inside * (most / STEPS) ** 2 / 12 + float(((values[inside:] - most) ** 2).sum())
+
+    return float(min(values[-1] * np.linspace(0.2, 1, 80), key=error))
+
+
+def measure(exact: np.ndarray, fast: np.ndarray, identities: Sequence[str | None]) -> Gate:
+    """The gate's figures from unit vectors (n, d) in float32 and int8."""
+    cosines = np.einsum("ij,ij->i", exact, fast)
+    count = Counter(identity for identity in identities if identity is not None)
+    asked = np.array([identity is not None and count[identity] > 1 for identity in identities])
+    if sum(n > 1 for n in count.values()) < LEAST_PEOPLE:
+        asked[:] = False
+    names = np.array([identity or "" for identity in identities])
+    right = [int((names[nearest_other(x)] == names)[asked].sum()) for x in (exact, fast)]
+    return Gate(len(exact), float(cosines.mean()), float(cosines.min()), int(asked.sum()), *right)
+
+
+def nearest_other(x: np.ndarray) -> np.ndarray:
+    """int (n,): the nearest row of each, itself left out."""
+    scores = x @ x.T
+    np.fill_diagonal(scores, -np.inf)
+    return scores.argmax(axis=1)

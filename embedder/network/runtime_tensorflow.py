@@ -1,0 +1,63 @@
+"""Crops -> unit vectors on TensorFlow: the reference, what is trained, and what runs on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import numpy as np
+import tensorflow as tf
+
+from facegallery.embedder.network import keras_network
+from facegallery.embedder.network.engines import TensorflowEngine, in_batches
+from facegallery.embedder.network.runtime import sampling
+from facegallery.embedder.spec import INPUT_SIZE, Part
+
+BATCH = 32
+
+
+def standardise(crops: tf.Tensor, how: str) -> tf.Tensor:
+    """uint8 or float (n, h, w, 3) in 0..255 -> float32, as the weights were trained.
+
+    fixed: (x - 127.5) / 128. per_image: each crop to mean 0 and deviation 1, the deviation at least 1 / sqrt(size)
+    (facenet's `prewhiten`).
+    """
+    x = tf.cast(crops, tf.float32)
+    if how == "fixed":
+        return (x - 127.5) / 128.0
+    mean, variance = tf.nn.moments(x, axes=[1, 2, 3], keepdims=True)
+    size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
+    return (x - mean) / tf.maximum(tf.sqrt(variance), tf.math.rsqrt(size))
+
+
+def middle(crops: tf.Tensor, zoom: float) -> tf.Tensor:
+    """uint8 or float (n, s, s, 3) -> the middle 1 / zoom of each, made s x s again (bilinear): float32, or the crops themselves for a zoom of 1."""
+    if zoom == 1:
+        return crops
+    x = tf.cast(crops, tf.float32)
+    low, share = sampling(crops.shape[1], zoom)
+    for axis, shares in ((1, share[:, None, None]), (2, share[:, None])):
+        before = tf.gather(x, low, axis=axis)
+        x = before + (tf.gather(x, low + 1, axis=axis) - before) * shares
+    return x
+
+
+def seen(crops: tf.Tensor, part: Part, zoom: float | None = None) -> tf.Tensor:
+    """uint8 or float (n, s, s, 3) in 0..255 -> float32: what a network is given of crops; another zoom than its own may be given."""
+    return standardise(middle(crops, zoom or part.zoom), part.standardisation)
+
+
+def compiled(arrays: Mapping[str, np.ndarray], part: Part, device: str) -> Callable[..., np.ndarray]:
+    """A `runtime.Network`, which runs in batches of one fixed shape."""
+    with tf.device(device):
+        net = keras_network.load(dict(arrays))
+
+    @cache
+    def engine(zoom: float) -> TensorflowEngine:
+        @tf.function(input_signature=[tf.TensorSpec((BATCH, INPUT_SIZE, INPUT_SIZE, 3), tf.uint8)])
+        def run(crops: tf.Tensor) -> tf.Tensor:
+            return net(seen(crops, part, zoom), training=False)
+
+        return TensorflowEngine(run, device)
+
+    return lambda crops, zoom=part.zoom: in_batches(engine(zoom), (crops,), BATCH)

@@ -1,0 +1,82 @@
+"""Bounds that are checked before a decoder sees a photo: its pixels, and how much there is to read around them."""
+
+from __future__ import annotations
+
+import struct
+
+from facegallery.embedder.photos.kinds import Refused
+from facegallery.embedder.outcomes import TOO_LARGE, UNREADABLE
+
+MAX_PIXELS = 100_000_000
+MOST_MISSING = 0.1  # of the rows of a photo whose file is cut or broken: with more, a face may be missing by half
+DNG_VERSION, SUBFILE = 50706, 254  # TIFF's tags; the first picture of a raw photo is a small one
+RAW = "a raw photo of a camera: save it as JPEG or TIFF first"
+MOST_TAGS = 4096
+MOST_NUMBERS = 50_000  # of one TIFF tag
+PALETTE = 320  # the tag with 196,608 where colours have 16 bits
+LISTS = frozenset(  # tags that Pillow walks through number by number: sizes, depths, places, samples
+    [*range(254, 270), *range(273, 285), *range(290, 294), 301, 317, 318, 319, PALETTE, *range(321, 333), 334, *range(336, 344),
+     512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532]
+)  # fmt: skip
+SHORT, BLOBS = 3, frozenset([1, 2, 7])  # kinds: BLOBS stay bytes or text, all others become a tuple of numbers
+MOST_HEADER = 64 << 10  # bytes
+MOST_BLOCKS = 100_000  # of a GIF before its picture
+
+
+def check_size(width: int, height: int, most: int) -> None:
+    """Refuses more pixels than `most`, and none."""
+    if not width or not height:
+        raise Refused(UNREADABLE, f"{width} x {height} pixels")
+    if width * height > most:
+        raise Refused(TOO_LARGE, f"{width} x {height} pixels, the limit is {most:,}")
+
+
+def check_tiff(data: bytes, most: int) -> None:
+    """Refuses a TIFF whose directory or tiles are larger than those of photos."""
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    number, value, first = ("Q", "Q", 8) if big else ("H", "I", 4)
+    counted, long, size = struct.calcsize("=" + number), struct.calcsize("=" + value), 20 if big else 12
+    start = _number(data, order + value, first)
+    count = _number(data, order + number, start)
+    if count > MOST_TAGS:
+        raise Refused(UNREADABLE, f"a TIFF of {count:,} tags, photos have at most {MOST_TAGS:,}")
+    if data[8:10] == b"CR":
+        raise Refused(UNREADABLE, RAW)
+    sides = {322: 0, 323: 0}
+    for at in range(start + counted, start + counted + count * size, size):
+        tag, kind = _number(data, order + "H", at), _number(data, order + "H", at + 2)
+        numbers = _number(data, order + value, at + 4)
+        if numbers > MOST_NUMBERS and not _may_be_long(tag, kind, numbers):
+            raise Refused(TOO_LARGE, f"a TIFF with {numbers:,} numbers in tag {tag}, the limit is {MOST_NUMBERS:,}")
+        if tag == DNG_VERSION or (tag == SUBFILE and _number(data, order + value, at + 4 + long) & 1):
+            raise Refused(UNREADABLE, RAW)
+        if tag in sides:
+            sides[tag] = _number(data, order + ("H" if kind == 3 else value), at + 4 + long)
+    check_size(sides[322] or 1, sides[323] or 1, most)
+
+
+def _may_be_long(tag: int, kind: int, numbers: int) -> bool:
+    """Whether a tag costs no more than its bytes: a text or a profile, or the palette of 16 bits."""
+    if tag in LISTS:
+        return tag == PALETTE and kind == SHORT and numbers <= 3 << 16
+    return kind in BLOBS
+
+
+def _number(data: bytes, code: str, at: int) -> int:
+    """The number at an offset; raises Refused where the file ends before it."""
+    if at + struct.calcsize(code) > len(data):
+        raise Refused(UNREADABLE, "a TIFF that ends before its directory does: the file is cut or broken")
+    return struct.unpack_from(code, data, at)[0]
+
+
+def check_gif(data: bytes) -> None:
+    """Refuses a GIF with more blocks before its first picture than are read in a moment."""
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10:11] > b"\x7f" else 0)
+    inside = False  # of an extension, whose blocks follow each other up to an empty one
+    for _ in range(MOST_BLOCKS):
+        byte = data[at : at + 1]
+        if byte == b"" or (byte in (b",", b";") and not inside):
+            return
+        at += 1 + (byte[0] if inside else byte == b"!")
+        inside = byte != b"\0" if inside else byte == b"!"
+    raise Refused(TOO_LARGE, f"a GIF of more than {MOST_BLOCKS:,} blocks before its picture")

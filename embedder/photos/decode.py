@@ -1,0 +1,99 @@
+"""A process that decodes photos, so that a bad one can be killed: `facegallery.embedder.process` runs it, `facegallery.embedder.photos.decoder` asks.
+
+A question is a frame: the length of its head (four bytes, little-endian), the head (JSON: `id`, `name`, `size`,
+`is_file`), then `size` bytes: a photo, or the path of its file. An answer is a frame, too: its head repeats the `id`
+and has `outcome`, `why`, `sha256` and `shape`; the pixels follow where there is a shape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import sys
+from typing import Any
+
+from facegallery.embedder.photos.bounds import MAX_PIXELS
+from facegallery.embedder.photos.kinds import Refused
+from facegallery.embedder.outcomes import OK, UNREADABLE
+from facegallery.embedder.photos.pixels import decode, read
+from facegallery.embedder.process import WHY, channel, frame, greet
+
+MEMORY, MEMORY_A_PIXEL = 512 << 20, 28  # bytes: of the program, and of all copies of a photo that decoding needs at once
+OPEN_FILES = 64
+FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "pty.spawn", "socket.")
+
+
+def memory_for(most_pixels: int) -> int:
+    """Bytes of address space that decoding photos of at most so many pixels needs."""
+    return MEMORY + MEMORY_A_PIXEL * most_pixels
+
+
+def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tuple[dict[str, Any], bytes | memoryview]:
+    """The head and the pixels that a photo is answered with; without its bytes, `name` is the path of its file."""
+    digest = None
+    try:
+        data, digest = read(name) if data is None else (data, hashlib.sha256(data).hexdigest())
+        if not data:
+            raise Refused(UNREADABLE, "the file is empty")
+        pixels = decode(data, most)
+    except Refused as error:
+        why = str(error).splitlines()[0][:WHY] if str(error) else error.outcome
+        return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None}, b""
+    return {"outcome": OK, "why": "", "sha256": digest, "shape": pixels.shape}, pixels.data
+
+
+def limit(most_pixels: int) -> None:
+    """Take from this process what decoding does not need: memory, files, sockets, and processes of its own."""
+    memory = memory_for(most_pixels)
+    for what, most in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+    ):
+        hard = resource.getrlimit(what)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
+    sys.dont_write_bytecode = True
+    sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, _: tuple[Any, ...]) -> None:
+    if event.startswith(FORBIDDEN):
+        raise PermissionError(f"a decoder may not use {event}")
+
+
+def main() -> None:
+    questions, answers, (most,) = channel()
+    limit(int(most))
+    greet(answers)
+    while length := _read(questions, 4):
+        question = json.loads(_read(questions, int.from_bytes(length, "little")))
+        data = _read(questions, question["size"])
+        name = os.fsdecode(data) if question["is_file"] else question["name"]
+        head, pixels = answer(name, None if question["is_file"] else data, int(most))
+        _write(answers, frame({"id": question["id"]} | head))
+        _write(answers, pixels)
+
+
+def _read(end: int, size: int) -> bytes:
+    """Exactly `size` bytes; none where the other program has closed its end."""
+    with memoryview(data := bytearray(size)) as view:
+        left = view
+        while left:
+            if not (got := os.readv(end, [left])):
+                return b""
+            left = left[got:]
+    return bytes(data)
+
+
+def _write(end: int, data: bytes | memoryview) -> None:
+    left = memoryview(data).cast("B")
+    while left:
+        left = left[os.write(end, left) :]
+
+
+if __name__ == "__main__":
+    main()

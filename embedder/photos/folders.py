@@ -1,0 +1,137 @@
+"""What a photo's folders say of it: its split and whose it is; and which folders are a program's own and hold no photos of the user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from facegallery.embedder.photos.filenames import to_text
+from facegallery.embedder.names import name_or_none
+from facegallery.embedder.photos.sniff import RAW, has_photo_suffix, is_photo, may_be_photo, suffix_of
+from facegallery.embedder.text import printable
+
+SPLITS = frozenset(["gallery", "probe", "train", "val", "test"])
+# Made by file servers, operating systems and photo programs; compared in small letters. Hidden ones (.thumbnails, .Trash-1000,
+# .picasaoriginals, .dtrash, .AppleDouble, .@__thumb, ...) are left out by their point.
+SYSTEM = frozenset(
+    [
+        "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@sharesnap", "@tmp", "thumbnails", "thumbs", "$recycle.bin",
+        "recycler", "recycled", "system volume information", "lost+found", "__macosx", "network trash folder", "temporary items",
+        "files_trashbin", "files_versions", "found.000",
+    ]
+)  # fmt: skip
+CATALOGUES = (".lrdata", ".lrcat-data", ".cocatalogdb", ".cosessiondb", ".dtmedia")  # previews of Lightroom, ...
+LIBRARIES = (".photoslibrary", ".photolibrary", ".migratedphotolibrary", ".aplibrary")  # of Apple's programs
+ORIGINALS = frozenset(["originals", "masters"])  # all that is the user's of a library
+
+
+def labels_of(name: str, level: int | None = None) -> tuple[str | None, str | None]:
+    """Returns (split, identity) of a relative path: 'probe/Ann/1.jpg' -> ('probe', 'Ann'), '2019/Ann/1.jpg' -> (None, 'Ann').
+
+    The first folder is the split where it is one of SPLITS. Of the others the person's is the nearest to the photo, or the one at `level`,
+    counted from the root, the first being 1. The identity is None where there is no such folder, it lies in a photo program's library,
+    or its name breaks the rule for names.
+    """
+    return _labels(name.rpartition("/")[0], level)
+
+
+@lru_cache(1024)
+def _labels(folder: str, level: int | None) -> tuple[str | None, str | None]:
+    folders = folder.split("/") if folder else []
+    split = folders.pop(0) if folders and folders[0] in SPLITS else None
+    if any(folder.lower().endswith(LIBRARIES) for folder in folders):
+        return split, None
+    return split, name_or_none(_at(folders, level))
+
+
+def _at(folders: list[str], level: int | None) -> str | None:
+    if level is None:
+        return folders[-1] if folders else None
+    return folders[level - 1] if level <= len(folders) else None
+
+
+def is_system(inside: str, name: str) -> bool:
+    """Whether the folder `name`, in the folder `inside`, is a program's own."""
+    name = name.lower()
+    if inside.lower().endswith(LIBRARIES):
+        return name not in ORIGINALS
+    return name in SYSTEM or name.endswith(CATALOGUES)
+
+
+@dataclass
+class LeftOut:
+    """How many of a kind were met, and the first of them."""
+
+    what: str  # with a place for the number
+    advice: str = ""
+    count: int = 0
+    first: str = ""
+
+    def add(self, name: str) -> None:
+        self.first = self.first or to_text(name)
+        self.count += 1
+
+    @property
+    def notes(self) -> list[str]:
+        """One line, or none."""
+        many = "" if self.count == 1 else "s"
+        return [f"{self.what.format(n=self.count, s=many)}, such as '{printable(self.first)}'{self.advice}"] if self.count else []
+
+
+@dataclass
+class Walk:
+    """The photos below a folder, and what was left out."""
+
+    root: Path
+    unread: list[str] = field(default_factory=list)
+    links: LeftOut = field(default_factory=lambda: LeftOut(""))
+    system: LeftOut = field(default_factory=lambda: LeftOut("{n} system or hidden folder{s} left out"))
+    hidden: LeftOut = field(default_factory=lambda: LeftOut("{n} hidden file{s} left out"))
+    raw: LeftOut = field(default_factory=lambda: LeftOut("{n} raw photo{s} left out", ": save them as JPEG or TIFF first"))
+    others: LeftOut = field(default_factory=lambda: LeftOut("{n} other file{s} left out by name or content"))
+    sniffed: LeftOut = field(
+        default_factory=lambda: LeftOut("{n} file{s} without a photo's extension taken for photos by their first bytes")
+    )
+
+    @property
+    def notes(self) -> list[str]:
+        more = f" and {self.links.count - 1} others: links to folders" if self.links.count > 1 else ": a link to a folder"
+        links = [f"{printable(self.links.first)}{more}, not followed"] if self.links.count else []
+        kinds = (self.system, self.hidden, self.raw, self.others, self.sniffed)
+        return self.unread + links + [line for kind in kinds for line in kind.notes]
+
+    def __iter__(self) -> Iterator[str]:
+        """Relative paths of the photos; links to folders are not followed."""
+        for folder, folders, files in os.walk(self.root, onerror=self._refuse):
+            inside = os.path.relpath(folder, self.root)
+            prefix = "" if inside == "." else f"{inside}/"
+            folders[:] = [name for name in sorted(folders) if self._enters(folder, prefix, name)]
+            yield from (prefix + name for name in files if self._takes(folder, prefix, name))
+
+    def _refuse(self, error: OSError) -> None:
+        self.unread.append(f"{to_text(str(error.filename))!r}: {error.strerror}, left out")
+
+    def _enters(self, folder: str, prefix: str, name: str) -> bool:
+        if os.path.islink(os.path.join(folder, name)):
+            self.links.add(prefix + name)
+        elif name.startswith(".") or is_system(folder, name):
+            self.system.add(prefix + name)
+        else:
+            return True
+        return False
+
+    def _takes(self, folder: str, prefix: str, name: str) -> bool:
+        if name.startswith("."):
+            if has_photo_suffix(name):
+                self.hidden.add(prefix + name)
+            return False
+        if has_photo_suffix(name):
+            return True
+        kind = self.raw if suffix_of(name) in RAW else self.others
+        if may_be_photo(name) and is_photo(os.path.join(folder, name)):
+            kind = self.sniffed
+        kind.add(prefix + name)
+        return kind is self.sniffed

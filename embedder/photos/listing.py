@@ -1,0 +1,156 @@
+"""Which photos a folder or a CSV holds, and what their paths say of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from facegallery.embedder.photos.csv_file import Line, Table, photo_path, read_csv
+from facegallery.embedder.errors import DataError, InputError
+from facegallery.embedder.photos.filenames import to_file, to_text
+from facegallery.embedder.photos.folders import LeftOut, Walk, labels_of
+from facegallery.embedder.names import person_name, spelling
+from facegallery.embedder.dataset.row import Entry
+from facegallery.embedder.text import printable
+from facegallery.embedder.photos.understood import Understood, understand
+
+
+@dataclass
+class Listing:
+    """The photos of a run, in order, with notes for the user about what was left out."""
+
+    root: Path
+    entries: list[Entry] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    source: str = "from folders such as"  # what names the people
+    by_folders: bool = True  # whether the nearest folder does, which may be wrong
+
+    def understood(self) -> Understood:
+        """Whose the photos are."""
+        return understand(((e.path, e.identity) for e in self.entries), self.source, self.by_folders)
+
+
+def list_photos(source: str | Path, metadata: Path | None = None, level: int | None = None) -> Listing:
+    """The photos of a folder (`<split>/<identity>/<photo>`, `<identity>/<photo>` or flat), of one file, or of a CSV.
+
+    metadata: a CSV `image,...` whose other columns are added to the rows. level: which folder names the person, as `labels_of` has it.
+    Raises DataError where there is no photo.
+    """
+    path = Path(source)
+    if level is not None and not path.is_dir():
+        raise InputError(f"expected a folder of photos for --identity-level, received {path}: leave the option out")
+    if path.suffix.lower() == ".csv" and path.is_file():
+        listing = _list_csv(path)
+    elif path.is_dir():
+        listing = _list_folder(path, level)
+    elif path.is_file():
+        listing = Listing(path.parent, [_entry(path.parent, to_text(path.name), None, None)])
+    else:
+        raise DataError(f"expected a folder of photos, a photo or a CSV, {path} is not there: check the path")
+    if metadata is not None:
+        _add_metadata(listing, metadata)
+    if not listing.entries:
+        left_out = f"; {'; '.join(listing.notes)}" if listing.notes else ""
+        raise DataError(f"expected photos in {path}, found none (.jpg, .png, .heic, .tif, ... are looked for{left_out}): check the folder")
+    return listing
+
+
+def _entry(root: Path, name: str, identity: str | None, split: str | None, extra: tuple = ()) -> Entry:
+    try:
+        s = os.stat(root / to_file(name))
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return Entry(name, -1, -1, identity, split, extra)
+    return Entry(name, s.st_size, s.st_mtime_ns, identity, split, extra, s.st_ino, s.st_ctime_ns)
+
+
+def _list_folder(root: Path, level: int | None) -> Listing:
+    walk = Walk(root)
+    names = sorted(map(to_text, walk))
+    listing = Listing(root, notes=walk.notes, by_folders=level is None)
+    nameless = LeftOut("{n} photo{s} without a person, in folders whose names cannot be people's")
+    for name in names:
+        split, identity = labels_of(name, level)
+        if identity is None and not _is_flat(name, split):
+            nameless.add(name)
+        listing.entries.append(_entry(root, name, identity, split))
+    listing.notes += nameless.notes if level is None else []
+    return listing
+
+
+def _is_flat(name: str, split: str | None) -> bool:
+    """Whether no folder lies above a photo, but its split's."""
+    return name.count("/") <= (split is not None)
+
+
+def is_outside(root: Path, name: str) -> bool:
+    """Whether a path leaves the root, by a link or by '..'."""
+    return path_inside(root, name) is None
+
+
+def path_inside(root: Path, name: str) -> str | None:
+    """The path without links; None where it leaves the root."""
+    if "\0" in name:
+        return None
+    home = os.path.realpath(root)
+    path = os.path.realpath(os.path.join(home, to_file(name)))
+    return path if os.path.join(path, "").startswith(os.path.join(home, "")) else None
+
+
+def identity_of(table: Table, line: Line) -> str | None:
+    """The person that a line names; raises DataError, naming the line, where that cannot be a name."""
+    return person_name(line["identity"], f"line {line.number} of {table.path}") if spelling(line["identity"]) else None
+
+
+def _list_csv(path: Path) -> Listing:
+    table = read_csv(path)
+    listing = Listing(path.parent, extra=table.more, source="such as", by_folders=False)
+    first: dict[str, Line] = {}
+    twice: list[tuple[str, Line]] = []
+    for line in table.lines:
+        name = photo_path(path.parent, line["image"])
+        identity = identity_of(table, line)
+        if first.setdefault(name, line) is not line:
+            twice.append((name, line))
+            continue
+        listing.entries.append(_entry(path.parent, name, identity, line["split"] or None, _more(table.more, line)))
+    listing.notes += _repeated(path, first, twice)
+    return listing
+
+
+def _more(columns: Iterable[str], line: Line) -> tuple[tuple[str, str], ...]:
+    """The user's own columns that a line fills in."""
+    return tuple((name, line[name]) for name in columns if line[name])
+
+
+def _repeated(path: Path, first: dict[str, Line], twice: list[tuple[str, Line]]) -> list[str]:
+    """One line about photos that several lines name; those that say two people come first."""
+    if not twice:
+        return []
+    other = [(name, line) for name, line in twice if spelling(line["identity"]) != spelling(first[name]["identity"])]
+    name, line = (other or twice)[0]
+    said = f", {len(other)} of them as other people's" if other else ""
+    return [
+        f"{len(twice)} lines of {path.name} name a photo twice{said}, such as '{printable(name)}' on lines {first[name].number} and {line.number}: the first "
+        "line counts"
+    ]
+
+
+def _add_metadata(listing: Listing, path: Path) -> None:
+    table = read_csv(path)
+    known = {e.path for e in listing.entries}
+    by_path: dict[str, Line] = {}
+    twice: list[tuple[str, Line]] = []
+    for line in table.lines:
+        name = photo_path(listing.root, line["image"])
+        if by_path.setdefault(name, line) is not line:
+            twice.append((name, line))
+    listing.extra += table.more
+    listing.entries = [replace(e, extra=e.extra + _more(table.more, by_path[e.path])) if e.path in by_path else e for e in listing.entries]
+    listing.notes += _repeated(path, by_path, twice)
+    if unused := sorted(by_path.keys() - known):
+        listing.notes.append(f"{len(unused)} lines of {path.name} name photos that are not there, such as '{printable(unused[0])}'")
+    if labels := [name for name in ("identity", "split") if name in table.columns]:
+        listing.notes.append(f"{' and '.join(labels)} of {path.name} not used: give the CSV instead of the folder to take them from it")

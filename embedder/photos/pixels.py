@@ -1,0 +1,106 @@
+"""The pixels of one photo from its bytes, and why a photo is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from facegallery.embedder.photos.bounds import MAX_PIXELS, MOST_MISSING, check_size
+from facegallery.embedder.photos.colours import highest, of_two_bytes, to_rgb
+from facegallery.embedder.photos.kinds import Refused, identify
+from facegallery.embedder.photos.orientation import TURNS
+from facegallery.embedder.outcomes import MISSING, NO_ACCESS, TOO_LARGE, UNREADABLE
+from facegallery.embedder.photos.readers import Opened, open_photo
+
+MAX_BYTES = 200 << 20
+FEW_BITS = 64  # the high byte of 16-bit colours is below this where they fill 14 bits or fewer
+
+
+def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
+    """The bytes of a photo -> uint8 RGB (h, w, 3), turned as its EXIF says; raises Refused."""
+    kind, data = identify(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = most // 2  # Pillow refuses twice as many, wherever it makes a picture
+        try:
+            return _decode(open_photo(kind, data, most), most)
+        except Refused:
+            raise
+        except Image.DecompressionBombError:
+            raise Refused(TOO_LARGE, f"a {kind.name} of more than {most:,} pixels") from None
+        except MemoryError:
+            raise Refused(TOO_LARGE, "not enough memory to decode it") from None
+        except Exception as error:  # Pillow's readers raise whatever they meet
+            raise Refused(UNREADABLE, f"a broken {kind.name}: {error}".rstrip(": ")) from None
+
+
+def _decode(opened: Opened, most: int) -> np.ndarray:
+    image = _loaded(opened)
+    check_size(*image.size, most)
+    if opened.low_bytes and highest(image.convert("RGB")) < FEW_BITS:
+        low = opened.low_bytes()
+        low.load()
+        image = of_two_bytes(image, low)
+    if opened.orientation in TURNS:
+        opened.image = image = image.transpose(TURNS[opened.orientation])  # the other one is let go
+    pixels = to_rgb(image, opened.signed)
+    return 255 - pixels if opened.negative else pixels
+
+
+def _loaded(opened: Opened) -> Image.Image:
+    """The decoded picture; of a file that is cut or broken, if enough of its rows are there."""
+    image = opened.image
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        missing = _missing_rows(image)
+        if missing - opened.held_back > MOST_MISSING * image.height:
+            raise Refused(UNREADABLE, f"cut or broken, {missing} of {image.height} rows are missing: {error}") from None
+        image = opened.complete() if opened.complete else image
+        image.load()
+    return image
+
+
+def _missing_rows(image: Image.Image) -> int:
+    """The rows that a reader did not come to; columns, for pictures in tiles, as rows of the same share."""
+    image.tile = []  # type: ignore[attr-defined]  # what is there is looked at, nothing is read
+    try:
+        box = image.getbbox(alpha_only=False)
+    except Exception:  # nothing was made
+        box = None
+    left, top, right, bottom = box or (0, 0, 0, 0)
+    rows, columns = max(top, image.height - bottom), max(left, image.width - right)
+    return round(max(rows / image.height, columns / image.width) * image.height)
+
+
+def read(path: str) -> tuple[bytes, str]:
+    """(bytes, sha256) of a photo's file; raises Refused."""
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Refused(UNREADABLE, "not a plain file")
+            if status.st_size > MAX_BYTES:
+                raise Refused(TOO_LARGE, f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
+            data = file.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Refused(MISSING, "the file is gone") from None
+    except IsADirectoryError:
+        raise Refused(UNREADABLE, "not a plain file") from None
+    except OSError as error:
+        raise Refused(NO_ACCESS, error.strerror or str(error)) from None
+    if len(data) > MAX_BYTES:
+        raise Refused(TOO_LARGE, f"more than {MAX_BYTES:,} bytes, which is the limit")
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for whoever writes to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -1,0 +1,178 @@
+"""Opens a photo with the one reader of Pillow that its format has; no other reader is imported, nor any program started."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, features
+
+from facegallery.embedder.photos.bounds import MOST_HEADER, check_gif, check_size, check_tiff
+from facegallery.embedder.photos.kinds import Kind, Refused
+from facegallery.embedder.photos.orientation import ORIENTATION, orientation, valid
+from facegallery.embedder.outcomes import NEEDS_PLUGIN, UNREADABLE
+from facegallery.embedder.photos.pnm import read_pnm
+from facegallery.embedder.photos.strip import Stripped, check_scans, precision, strip_jpeg, strip_png
+
+SLOW_PIXELS = 2_000_000  # of what is decoded in Python
+HELD_BACK = 18  # rows of a JPEG that its reader gives only once the next ones are there
+PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # TIFF's tags
+_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2})Exif", re.DOTALL)
+HEIF_NEEDED = "HEIF (HEIC) needs another package: pip install pillow-heif"
+
+
+@dataclass
+class Opened:
+    """A photo before its pixels are decoded."""
+
+    image: Image.Image
+    orientation: int = 1
+    held_back: int = 0  # rows that may be missing although the file has them
+    negative: bool = False  # its white is 0
+    signed: bool = False  # its numbers may be below 0
+    complete: Callable[[], Image.Image] | None = None  # the photo once more, where its end is missing
+    low_bytes: Callable[[], Image.Image] | None = None  # of 16-bit colours, whose high bytes `image` has
+
+
+class Jpeg(JpegImagePlugin.JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """EXIF is read by us."""
+
+
+class Tiff(TiffImagePlugin.TiffImageFile):
+    def load_end(self) -> None:
+        """Turned by us, as every format is."""
+        self._size = self.im.size
+
+
+def open_photo(kind: Kind, data: bytes, most: int) -> Opened:
+    """A photo whose size is within `most` pixels; raises Refused, or what Pillow raises."""
+    opened = READERS[kind.name](data, most)
+    check_size(*opened.image.size, most)
+    return opened
+
+
+def _pillow(plugin: str, reader: str, data: bytes) -> Image.Image:
+    return getattr(importlib.import_module(f"PIL.{plugin}"), reader)(io.BytesIO(data))
+
+
+def _jpeg(data: bytes, most: int) -> Opened:
+    stripped = strip_jpeg(data)
+    check_scans(stripped)
+    image = Jpeg(io.BytesIO(stripped.data))
+    held_back = image.height if stripped.many_scans else HELD_BACK
+    return Opened(image, orientation(stripped.exif, stripped.xmp), held_back, complete=lambda: _finished(stripped))
+
+
+def _finished(jpeg: Stripped) -> Image.Image:
+    """A JPEG whose end is missing, with an end; raises Refused where its scans hold too little of the whole picture."""
+    if jpeg.many_scans and precision(jpeg.data) > 1:
+        raise Refused(UNREADABLE, "cut: the scans that make its picture sharp are missing")
+    return Jpeg(io.BytesIO(jpeg.data + b"\xff\xd9"))
+
+
+def _png(data: bytes, most: int) -> Opened:
+    stripped = strip_png(data)
+    image = _pillow("PngImagePlugin", "PngImageFile", stripped.data)
+    opened = Opened(image, orientation(stripped.exif, stripped.xmp))
+    if image.info.get("interlace"):  # its rows come in no order
+        opened.held_back = -image.height
+    return _of_two_bytes(opened, lambda: _pillow("PngImagePlugin", "PngImageFile", stripped.data))
+
+
+def _tiff(data: bytes, most: int) -> Opened:
+    check_tiff(data, most)
+    image = Tiff(io.BytesIO(data))
+    turn = valid(image.tag_v2.get(ORIENTATION)) or orientation(xmp=_bytes(image, "xmp"))
+    opened = Opened(image, turn, signed=2 in np.atleast_1d(image.tag_v2.get(SAMPLE_FORMAT, 1)))
+    opened.negative = image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode in ("I;16", "I;16B", "F")  # 8 bits are inverted by Pillow
+    return _of_two_bytes(opened, lambda: Tiff(io.BytesIO(data)))
+
+
+def _of_two_bytes(opened: Opened, again: Callable[[], Image.Image]) -> Opened:
+    """With how to read the low bytes of 16-bit colours: as if the file had the other byte order."""
+    tiles = getattr(opened.image, "tile", [])
+    modes = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in tiles]
+    if modes and all(mode.startswith("RGB") and ";16" in mode for mode in modes):
+        opened.low_bytes = lambda: _swapped(again())
+    return opened
+
+
+def _swapped(image: Image.Image) -> Image.Image:
+    other = {"B": "L", "L": "B", "N": "B"}
+
+    def swap(mode: str) -> str:
+        return mode[:-1] + other[mode[-1]]
+
+    image.tile = [  # type: ignore[attr-defined]
+        tile._replace(args=swap(tile.args) if isinstance(tile.args, str) else (swap(tile.args[0]), *tile.args[1:]))
+        for tile in image.tile  # type: ignore[attr-defined]
+    ]
+    return image
+
+
+def _webp(data: bytes, most: int) -> Opened:
+    image = _pillow("WebPImagePlugin", "WebPImageFile", data)
+    return Opened(image, orientation(_bytes(image, "exif"), _bytes(image, "xmp")))
+
+
+def _gif(data: bytes, most: int) -> Opened:
+    check_gif(data)
+    return Opened(_pillow("GifImagePlugin", "GifImageFile", data))
+
+
+def _bmp(data: bytes, most: int) -> Opened:
+    image = _pillow("BmpImagePlugin", "BmpImageFile", data)
+    if image.tile[0][0] == "bmp_rle":  # type: ignore[attr-defined]
+        check_size(*image.size, min(most, SLOW_PIXELS))
+        if len(data) > 2 * (image.width + 2) * image.height + MOST_HEADER:
+            raise Refused(UNREADABLE, "a BMP whose runs are more than its pixels")
+    return Opened(image)
+
+
+def _pnm(data: bytes, most: int) -> Opened:
+    return Opened(Image.fromarray(read_pnm(data, most)))
+
+
+def _jpeg2000(data: bytes, most: int) -> Opened:
+    return Opened(_pillow("Jpeg2KImagePlugin", "Jpeg2KImageFile", data))
+
+
+def _avif(data: bytes, most: int) -> Opened:
+    if not features.check("avif"):
+        raise Refused(NEEDS_PLUGIN, "AVIF needs a Pillow that was built with it: pip install -U Pillow")
+    plugin = importlib.import_module("PIL.AvifImagePlugin")
+    plugin.DEFAULT_MAX_THREADS = 1  # type: ignore[attr-defined]  # photos are decoded side by side already
+    image = plugin.AvifImageFile(io.BytesIO(without_exif(data)))
+    return Opened(image, orientation(_bytes(image, "exif")))
+
+
+def without_exif(data: bytes) -> bytes:
+    """An AVIF whose EXIF no reader finds: only the container's own properties say how it is turned."""
+    return _EXIF_ITEM.sub(rb"\1none", data)
+
+
+def _heif(data: bytes, most: int) -> Opened:
+    try:
+        plugin = importlib.import_module("pillow_heif")
+    except ImportError:
+        raise Refused(NEEDS_PLUGIN, HEIF_NEEDED) from None
+    options = plugin.options
+    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
+    options.DECODE_THREADS = 1
+    return Opened(plugin.HeifImageFile(io.BytesIO(data)))  # turned by its reader
+
+
+def _bytes(image: Image.Image, key: str) -> bytes:
+    value = image.info.get(key)
+    return value if isinstance(value, bytes) else b""
+
+
+READERS: dict[str, Callable[[bytes, int], Opened]] = {
+    "JPEG": _jpeg, "PNG": _png, "WebP": _webp, "TIFF": _tiff, "GIF": _gif, "BMP": _bmp, "PNM": _pnm, "JPEG 2000": _jpeg2000,
+    "AVIF": _avif, "HEIF": _heif,
+}  # fmt: skip

@@ -1,0 +1,176 @@
+"""JPEG and PNG without all that is not their picture, so that no reader stumbles over it."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from facegallery.embedder.photos.kinds import Refused
+from facegallery.embedder.outcomes import TOO_LARGE, UNREADABLE
+
+MOST_PARTS = 100_000  # segments or chunks
+MOST_SCANS = 100  # of a JPEG: each is a pass over the whole picture
+MOST_TEXT = 1 << 20  # bytes of XMP or a profile that is compressed in a PNG
+MARKER = re.compile(rb"\xff[^\x00\xff]")
+BETWEEN_SCANS = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # ends the data of a scan; the others are part of it
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # how many pixels and layers there are
+PROGRESSIVE = frozenset([0xC2, 0xC6, 0xCA, 0xCE])
+ALONE = frozenset([1, *range(0xD0, 0xDA)])  # no length follows
+XMP_KEYWORD = b"XML:com.adobe.xmp"
+KEYWORDS = frozenset([XMP_KEYWORD, b"Raw profile type exif", b"Raw profile type APP1"])  # of a PNG's texts
+XAP = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+@dataclass
+class Stripped:
+    """A JPEG or PNG without what is not its picture, and what that says of how it is turned."""
+
+    data: bytes
+    exif: bytes = b""
+    xmp: bytes = b""
+    scans: int = 0  # where the first scan of a JPEG begins in `data`
+    many_scans: bool = False  # a JPEG whose picture is whole only after its last scan
+    noted: set[bytes] = field(default_factory=set)  # keywords of a PNG's texts that were read
+
+
+def strip_jpeg(data: bytes) -> Stripped:
+    """A JPEG with the segments alone that its pixels depend on; raises Refused where it has no picture."""
+    found, start, at, layers, progressive = Stripped(data), 0, 2, 0, False
+    kept: list[bytes] = []
+    for _ in range(MOST_PARTS):
+        match = MARKER.match(data, at) or MARKER.search(data, at)
+        if match is None or match.end() + 2 > len(data):
+            raise Refused(UNREADABLE, "a JPEG without a picture: only its beginning is there")
+        if match.start() > at:  # bytes that belong to no segment
+            kept.append(data[start:at])
+            start = match.start()
+        at, marker = match.start(), data[match.end() - 1]
+        end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+        if marker in FRAMES:
+            layers, progressive = data[at + 9] if at + 9 < len(data) else 0, marker in PROGRESSIVE
+        elif marker == 0xDA:
+            scans = _unpadded(data, at)
+            found.many_scans = progressive or data[at + 4] < layers if at + 4 < len(data) else False
+            found.data = b"".join([*kept, data[start:at], scans]) if kept or at + len(scans) < len(data) else data
+            found.scans = len(found.data) - len(scans)
+            return found
+        elif marker in ALONE:
+            end = at + 2
+        elif marker >= 0xE0 and not _counts(found, marker, data[at + 4 : end]):
+            kept.append(data[start:at])
+            start = end
+        at = max(end, at + 2)
+    raise Refused(TOO_LARGE, f"a JPEG of more than {MOST_PARTS:,} segments")
+
+
+def _counts(found: Stripped, marker: int, body: bytes) -> bool:
+    """Whether pixels depend on a segment of an application; keeps what it says of how they are turned."""
+    if marker == 0xE1 and body.startswith(b"Exif\0\0"):
+        found.exif = found.exif or body
+    elif marker == 0xE1 and body.startswith(XAP):
+        found.xmp = found.xmp or body
+    return body.startswith((b"JFIF", b"Adobe"))
+
+
+def _unpadded(data: bytes, scans: int) -> bytes:
+    """A JPEG's scans, without the zeros that fill a download up that was never finished."""
+    if data.endswith(bytes(64)) and data.find(b"\xff\xd9", scans) < 0:
+        return data[scans:].rstrip(b"\0")
+    return data[scans:]
+
+
+def check_scans(jpeg: Stripped) -> None:
+    """Refuse a JPEG that takes too many passes. Its markers are followed one by one: the data of a segment may look like any of them."""
+    if not jpeg.many_scans:
+        return
+    scans, at = 0, jpeg.scans
+    for _ in range(MOST_PARTS):
+        match = BETWEEN_SCANS.search(jpeg.data, at)
+        if match is None or match[0] == b"\xff\xd9":
+            return
+        scans += match[0] == b"\xff\xda"
+        if scans > MOST_SCANS:
+            raise Refused(TOO_LARGE, f"a JPEG of more than {MOST_SCANS} scans")
+        at = max(match.end() + 2, match.end() + int.from_bytes(jpeg.data[match.end() : match.end() + 2], "big"))
+    raise Refused(TOO_LARGE, f"a JPEG of more than {MOST_PARTS:,} segments")
+
+
+def precision(data: bytes) -> int:
+    """How many low bits of the luminance the finished scans of a cut JPEG do not hold; 64 where a whole frequency is missing."""
+    bits, at = [64] * 64, 2
+    while match := MARKER.search(data, at):
+        at, marker = match.start(), data[match.end() - 1]
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA:
+            body = data[at + 4 : end]
+            following = MARKER.search(data, end)
+            while following and 0xD0 <= data[following.end() - 1] <= 0xD7:
+                following = MARKER.search(data, following.end())
+            if following is None or len(body) < 4 + 2 * body[0]:
+                break
+            first, last, low = body[-3], body[-2], body[-1] & 15
+            if 1 in body[1 : 1 + 2 * body[0] : 2] or 0 in body[1 : 1 + 2 * body[0] : 2]:
+                bits[first : last + 1] = [low] * (last + 1 - first)
+            at = following.start()
+        elif marker in ALONE:
+            at += 2
+        else:
+            at = max(end, at + 4)
+    return max(bits)
+
+
+def strip_png(data: bytes) -> Stripped:
+    """A PNG with the chunks alone that its first picture depends on; one beside the picture whose checksum is wrong is left out."""
+    found, view, at = Stripped(b""), memoryview(data), 8
+    kept = [view[:8]]
+    for _ in range(MOST_PARTS):
+        if at + 8 > len(data):
+            break
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            kept.append(view[at:end])
+        elif kind in (b"tRNS", b"eXIf", b"tEXt", b"zTXt", b"iTXt") and end <= len(data):
+            body = bytes(view[at + 8 : end - 4])
+            if zlib.crc32(kind + body) == int.from_bytes(view[end - 4 : end], "big"):
+                if kind == b"tRNS":
+                    kept.append(view[at:end])
+                _note(found, kind, body)
+        if kind == b"IEND" or not kind.isalpha():
+            break
+        at = end
+    else:
+        raise Refused(TOO_LARGE, f"a PNG of more than {MOST_PARTS:,} chunks")
+    found.data = b"".join(kept)
+    return found
+
+
+def _note(found: Stripped, kind: bytes, body: bytes) -> None:
+    """Keep what a chunk says of how the picture is turned; of texts with the same keyword the first one alone."""
+    if kind == b"eXIf":
+        found.exif = body
+        return
+    keyword = body[:80].partition(b"\0")[0]
+    if keyword not in KEYWORDS or keyword in found.noted:  # another one of the same name is never inflated
+        return
+    found.noted.add(keyword)
+    text = _text(kind, body[len(keyword) + 1 :])
+    if keyword == XMP_KEYWORD:
+        found.xmp = text
+    elif not found.exif:
+        with suppress(ValueError):
+            found.exif = bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("latin-1"))
+
+
+def _text(kind: bytes, rest: bytes) -> bytes:
+    """The text of a chunk after its keyword."""
+    if kind == b"iTXt":
+        packed, text = rest[:1] == b"\1", (rest[2:].split(b"\0", 2) + [b""] * 3)[2]
+    else:
+        packed, text = kind == b"zTXt", rest[1:] if kind == b"zTXt" else rest
+    with suppress(zlib.error):
+        return zlib.decompressobj().decompress(text, MOST_TEXT) if packed else text
+    return b""

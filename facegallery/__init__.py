@@ -1,0 +1,3 @@
+"""Face retrieval as a vector database."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,162 @@
+"""The application: the API, the page, and what tells a supervisor how it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
+from starlette.routing import Match, Mount
+
+from facegallery.embedder.errors import FaceGalleryError
+from facegallery.embedder.text import to_json
+from facegallery import schemas
+from facegallery.server.guard import OPEN, App, Desk, Guard, bearer
+from facegallery.server.logs import escape_logs
+from facegallery.server.meters import Meters
+from facegallery.server.problems import MEDIA, Problem, fault, of_error
+from facegallery.server.routes import changes, jobs, people, search, session, stream
+from facegallery.server.routes.dependencies import PROBLEMS
+from facegallery.server.settings import Settings
+from facegallery.server.state import State
+
+NOT_READY = (
+    "expected loaded networks, some are still being loaded or cannot be: the log of the server says more, as does this with an admin key"
+)
+WHY = {404: "expected an address of the API or the page, received another: see /openapi.json"}
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+PAGE = Path(__file__).with_name("page")
+ABOUT = """Finds people in photos by their faces, in indexes of this machine.
+
+Every request but `/healthz`, `/readyz` and the page itself needs a key (`Authorization: Bearer KEY`, made by `keys make`) or the page's
+session. Errors are problem details (RFC 9457). Photos are sent as bytes and never kept but as crops of those that are enrolled."""
+
+
+def make(settings: Settings) -> App:
+    meters = Meters()
+    escape_logs()
+    MultiPartParser.spool_max_size = settings.photo_bytes  # no photo is put on a disk
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.facegallery = State(settings, meters)
+        yield
+        await app.state.facegallery.close()
+
+    app = FastAPI(title="facegallery", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, responses=PROBLEMS)
+    for part in (search, stream, people, changes, jobs, session):
+        app.include_router(part.router)
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    _tell(app)
+    answer_problems(app)
+    _describe(app)
+
+    def desk() -> Desk:
+        return app.state.facegallery.desk
+
+    return Guard(app, settings, desk, meters)
+
+
+def _tell(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/healthz", response_model=schemas.Health, tags=["state"])
+    async def is_alive() -> Any:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", response_model=schemas.Health, tags=["state"], responses={503: {"model": schemas.Problem}})
+    async def is_ready(request: Request) -> Any:
+        """The networks are loaded: photos are answered at once. Why not, in detail, is for a key of the scope admin."""
+        state: State = request.app.state.facegallery
+        if (why := state.why_not_ready()) is not None:
+            detail = why if await _is_admin(state, request) else NOT_READY
+            raise Problem(503, "not-ready", detail, {"Retry-After": "1"})
+        return {"status": "ok"}
+
+    @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
+    async def metrics(request: Request) -> Response:
+        """For Prometheus."""
+        return Response(await request.app.state.facegallery.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _is_admin(state: State, request: Request) -> bool:
+    secret = bearer(dict(request.headers.raw))
+    key = await state.desk.who(secret, False) if secret else None
+    return key is not None and key.may("admin")
+
+
+def answer_problems(app: FastAPI) -> None:
+    @app.exception_handler(HTTPException)
+    async def of_http(request: Request, error: HTTPException) -> Response:
+        if isinstance(error, Problem):
+            return _answer(error)
+        allow = {"Allow": _methods_of(app, request)} if error.status_code == 405 else {}
+        if allow and request.method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        detail = WHY.get(error.status_code, str(error.detail))
+        return _answer(Problem(error.status_code, "http", detail, dict(error.headers or {}) | allow))
+
+    @app.exception_handler(RequestValidationError)
+    async def of_question(_: Request, error: RequestValidationError) -> Response:
+        wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]]
+        problem = Problem(
+            422, "invalid", f"expected a question as the OpenAPI document says it, received another: {'; '.join(wrong)}"[:1000]
+        )
+        return _answer(problem)
+
+    @app.exception_handler(FaceGalleryError)
+    async def of_fault(_: Request, error: FaceGalleryError) -> Response:
+        return _answer(of_error(error))
+
+    @app.exception_handler(Exception)
+    async def of_what_none_expected(_: Request, error: Exception) -> Response:
+        """Starlette raises it again, for the guard's log."""
+        return _answer(fault())
+
+
+def _answer(problem: Problem) -> Response:
+    return Response(to_json(problem.body), problem.status_code, problem.headers, MEDIA)
+
+
+def _methods_of(app: FastAPI, request: Request) -> str:
+    """The methods that a path answers, by whichever routes."""
+    scope = dict(request.scope)
+    routes = [route for route in app.router.routes if not isinstance(route, Mount)]
+    found = {m for m in METHODS if any(route.matches(scope | {"method": m})[0] == Match.FULL for route in routes)}
+    if not found or "GET" in found:  # none: files of the page
+        found |= {"GET", "HEAD"}
+    return ", ".join(sorted({*found, "OPTIONS"}))
+
+
+def _describe(app: FastAPI) -> None:
+    """The OpenAPI document, with who may ask, and problems in the place of FastAPI's own."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = made()
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for path, methods in document["paths"].items():
+                for method in methods.values():
+                    method.get("responses", {}).pop("422", None)
+                    if path not in OPEN:
+                        method["security"] = [{"key": []}]
+                    for code, answer in method["responses"].items():
+                        if code == "default" or code == "503":
+                            answer["content"] = {MEDIA: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,334 @@
+"""What is made from the truth: INDEX/built-<generation>/ with the FAISS index, whose each face is, and a report that hashes both.
+
+A folder is complete and on disk before the commit that names its generation; the gallery keeps the hash of the report. What has
+changed since a generation was built is read from the gallery: faces with a higher id, and the lines of its table `changed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from facegallery.embedder.errors import DataError, FaceGalleryError, system_faults
+from facegallery.embedder.files import TEMPORARY, drop_stale_temporaries, held, is_temporary, sync_folder, temporary_beside, temporary_prefix, write_atomic
+from facegallery.indexer.derived import flat
+from facegallery.indexer.derived.choose import Choice, choose, wish_of
+from facegallery.indexer.store.database import LINK
+from facegallery.indexer.store.reader import Faces
+from facegallery.indexer.store.store import Gallery, versions
+
+REPORT, OWNERS, CODES = "report.json", "owners.npy", "candidates.faiss"
+BUILDING = "-built"  # how the name of a folder ends that is not finished
+FLAT = 1e-6  # a vector that close to the mean has no direction of its own
+HASHED_AT_OPEN = 64 << 20  # larger files are checked by their size when they are opened, and whole by `verify`
+# A writer rebuilds when more than LEAST faces and more than this share of the built ones were added, or removed, since the last
+# build: 5 % more faces cost a query 5 %, and opening an index of a million some 0.4 s; see docs/gallery.md.
+# Codes answer so fast that 2 % more faces, which are compared one by one, double a query.
+LEAST, ADDED_SHARE, ADDED_SHARE_OF_CODES, REMOVED_SHARE = 1000, 0.05, 0.02, 0.10
+
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[int, int], None]
+
+
+def _unseen(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def built_folder(folder: Path, generation: int) -> Path:
+    return folder / f"built-{generation}"
+
+
+def centred(x: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
+    """float32 (n, d): (x - mean) at unit length, zeros where x is the mean itself; x unchanged where mean is None."""
+    if mean is None:
+        return x
+    moved = x.astype(np.float64) - mean
+    norms = np.sqrt(np.sum(moved * moved, axis=1, keepdims=True))
+    return np.where(norms > FLAT, moved / np.maximum(norms, FLAT), 0).astype(np.float32)
+
+
+def make_index(gallery: Faces) -> Any:
+    """The exact FAISS index of a gallery's faces, `faces.id` as FAISS id; raises GalleryError naming a face that was changed."""
+    import faiss
+
+    gallery.check_owners()
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(gallery.spec.dimension))
+    mean = gallery.mean
+    for ids, xb in gallery.vectors():
+        index.add_with_ids(centred(xb, mean), ids)
+    return index
+
+
+def check_centring(gallery: Faces) -> None:
+    """Raises DataError where a face is the mean itself, so that centring leaves it no direction."""
+    mean = gallery.mean
+    if mean is not None and not all(centred(xb, mean).any(axis=1).all() for _, xb in gallery.vectors()):
+        raise DataError("expected faces that differ from their mean for --centre, received one that does not: build without it")
+
+
+# writing --------------------------------------------------------------------
+
+
+@system_faults()
+def compact(gallery: Gallery, on_progress: OnProgress = _unseen) -> bool:
+    """Builds the next generation beside the current one and swaps; writers wait only for the swap. on_progress: faces written, all faces.
+
+    False where another process has swapped meanwhile. An encrypted gallery has no derived files: its searchers read it anew.
+    """
+    with gallery.reading():
+        generation, position = gallery.generation, position_of(gallery)
+        temporary = None if gallery.encrypted else _write(gallery, generation + 1, on_progress)
+    try:
+        with _held(temporary), gallery.writing():
+            if gallery.generation != generation:
+                return False
+            adopt(gallery, temporary, position)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    tidy(gallery)
+    return True
+
+
+@system_faults()
+def derive(gallery: Gallery) -> None:
+    """The next generation from the rows of the transaction that is open, to be committed with them."""
+    temporary = None if gallery.encrypted else _write(gallery, gallery.generation + 1)
+    try:
+        with _held(temporary):
+            adopt(gallery, temporary, position_of(gallery))
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _held(temporary: Path | None) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if temporary is None else held(temporary)
+
+
+class Position(NamedTuple):
+    """How far a snapshot reaches."""
+
+    newest: int  # id of the newest face
+    seq: int  # of the newest line of `changed`
+    faces: int
+
+
+def position_of(gallery: Faces) -> Position:
+    """Of the snapshot that is open."""
+    sql = "SELECT (SELECT coalesce(max(id), 0) FROM faces), (SELECT coalesce(max(seq), 0) FROM changed), (SELECT count(*) FROM faces)"
+    return Position(*gallery.execute(sql)[0])
+
+
+def adopt(gallery: Gallery, temporary: Path | None, position: Position) -> None:
+    """Makes a finished folder the next generation, within a transaction; `position` is that of the rows it was made from."""
+    generation = gallery.generation + 1
+    if temporary is not None:
+        folder = built_folder(gallery.folder, generation)
+        if folder.exists():  # of a process that died before its commit: nobody else is between these lines
+            shutil.rmtree(folder)
+        gallery.set_fact("report", hashlib.sha256((temporary / REPORT).read_bytes()).hexdigest())
+        os.rename(temporary, folder)
+        sync_folder(gallery.folder)
+    gallery.set_fact("generation", generation)
+    gallery.set_fact("built_to", position.newest)
+    gallery.set_fact("built", position.faces)
+    gallery.execute("DELETE FROM changed WHERE seq <= ?", (position.seq,))
+    gallery.set_fact("changes", gallery.chain_of_changes())
+
+
+def _write(gallery: Gallery, generation: int, on_progress: OnProgress = _unseen) -> Path:
+    """A folder with all derived files of the snapshot, on disk when it returns."""
+    drop_stale_temporaries(gallery.folder)
+    folder = gallery.folder / f"{temporary_prefix()}{uuid.uuid4().hex}{BUILDING}"  # a thread's own
+    folder.mkdir(mode=0o700)
+    try:
+        with held(folder):
+            ids, owners = gallery.owners()
+            files = {
+                LINK: _write_file(folder / LINK, lambda sink: _write_exact(gallery, len(ids), sink, on_progress)),
+                OWNERS: _write_file(folder / OWNERS, lambda sink: sink(_npy(np.stack([ids, owners])))),
+            }
+            choice = choose(folder / LINK, len(ids), gallery.spec.dimension, owners, wish_of(gallery))
+            if choice.index is not None:
+                files[CODES] = _write_file(folder / CODES, lambda sink: _write_codes(choice, sink))
+            write_atomic(folder / REPORT, json.dumps(_report(gallery, generation, choice, files), indent=1).encode())
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _report(gallery: Faces, generation: int, choice: Choice, files: dict[str, Any]) -> dict[str, Any]:
+    spec = gallery.spec
+    return {
+        "generation": generation, **choice.report(), "n": gallery.faces, "d": spec.dimension, "people": gallery.people,
+        "centred": gallery.mean is not None, "fingerprint": spec.fingerprint, "files": files, "versions": versions(),
+    }  # fmt: skip
+
+
+class Sink:
+    """Takes bytes into a file and a hash; keeps an error of the disk until the one who writes has returned."""
+
+    def __init__(self, file: Any):
+        self.file, self.hash, self.bytes = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
+
+    def __call__(self, data: bytes) -> None:
+        try:
+            if self.error is None:
+                self.hash.update(data)
+                self.file.write(data)
+                self.bytes += len(data)
+        except OSError as error:
+            self.error = error
+
+
+def _write_file(path: Path, write: Callable[[Sink], None]) -> dict[str, Any]:
+    """Size and sha256 of a new file, on disk when it returns."""
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            sink = Sink(file)
+            write(sink)
+            if sink.error:
+                raise sink.error
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    return {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
+
+
+def _write_exact(gallery: Faces, n: int, sink: Sink, on_progress: OnProgress) -> None:
+    gallery.check_owners()
+    mean, done = gallery.mean, 0
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        nonlocal done
+        for ids, xb in gallery.vectors():
+            yield ids, centred(xb, mean)
+            done += len(ids)
+            on_progress(done, n)
+
+    flat.write(sink, n, gallery.spec.dimension, blocks())
+
+
+def _write_codes(choice: Choice, sink: Sink) -> None:
+    import faiss
+
+    faiss.write_index(choice.index, faiss.PyCallbackIOWriter(sink))  # type: ignore[attr-defined]
+
+
+def _npy(array: np.ndarray) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@system_faults()
+def tidy(gallery: Gallery) -> None:
+    """Points index.faiss at the committed generation and removes all others."""
+    with gallery.writing():  # so that no other process is between its rename and its commit
+        folder, current = gallery.folder, built_folder(gallery.folder, gallery.generation)
+        target = f"{current.name}/{LINK}"
+        if gallery.encrypted:
+            (folder / LINK).unlink(missing_ok=True)
+        elif not (folder / LINK).is_symlink() or os.readlink(folder / LINK) != target:
+            temporary = temporary_beside(folder / LINK)
+            temporary.symlink_to(target)
+            os.replace(temporary, folder / LINK)
+            sync_folder(folder)
+        for other in folder.glob("built-*"):
+            if other != current or gallery.encrypted:
+                shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()
+        drop_stale_temporaries(folder)
+        sync_folder(folder)  # so that what was forgotten does not come back
+
+
+def is_building(gallery: Faces) -> bool:
+    """Whether a process writes the next generation, perhaps from an older state."""
+    return any(is_temporary(path.name) for path in gallery.folder.glob(f"{TEMPORARY}*{BUILDING}"))
+
+
+# when -----------------------------------------------------------------------
+
+
+def behind(gallery: Faces) -> tuple[int, int, int]:
+    """(faces built, faces added since, lines of `changed` since) of the current generation; reads no vectors."""
+    built, built_to = gallery.fact("built") or 0, gallery.fact("built_to") or 0
+    ((added,),) = gallery.execute("SELECT count(*) FROM faces WHERE id > ?", (built_to,))
+    ((changed,),) = gallery.execute("SELECT count(*) FROM changed")
+    return built, added, changed
+
+
+def is_due(gallery: Faces) -> bool:
+    """Whether what was added or changed since the last build costs a query more than its share, or derived files are damaged."""
+    built, added, changed = behind(gallery)
+    if gallery.encrypted:
+        return changed > max(LEAST, REMOVED_SHARE * gallery.faces)
+    report = read_report(gallery)
+    share = ADDED_SHARE_OF_CODES if report is not None and report["kind"] == "compressed" else ADDED_SHARE
+    return added > max(LEAST, share * built) or changed > max(LEAST, REMOVED_SHARE * built) or bool(_unsound(gallery, report, 0))
+
+
+def compact_if_due(gallery: Gallery) -> bool:
+    """What writers call after their commit: a rebuild where one is due. A full disk only puts it off."""
+    if gallery.generation == 0 or not is_due(gallery):
+        return False
+    try:
+        return compact(gallery)
+    except FaceGalleryError as error:
+        log.warning("the change is saved, but the index could not be rebuilt: %s", error)
+        return False
+
+
+# reading --------------------------------------------------------------------
+
+
+def read_report(gallery: Faces) -> dict[str, Any] | None:
+    """report.json of the current generation, or None where it is missing, damaged or another gallery's."""
+    try:
+        data = (built_folder(gallery.folder, gallery.generation) / REPORT).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return json.loads(data) if hashlib.sha256(data).hexdigest() == gallery.fact("report") else None
+
+
+def unsound(gallery: Faces, hash_up_to: float = math.inf) -> list[Path]:
+    """The derived files of the current generation that are missing, of another size, or, up to that size, of another hash.
+
+    Codes are hashed whatever their size, unless it is 0: FAISS follows the row numbers in them wherever they point.
+    """
+    return [] if gallery.encrypted else _unsound(gallery, read_report(gallery), hash_up_to)
+
+
+def _unsound(gallery: Faces, report: dict[str, Any] | None, hash_up_to: float) -> list[Path]:
+    folder = built_folder(gallery.folder, gallery.generation)
+    if report is None:
+        return [folder / REPORT]
+    limits = {CODES: math.inf if hash_up_to else 0}
+    return [
+        folder / name for name, wanted in report["files"].items() if not _is_as_written(folder / name, wanted, limits.get(name, hash_up_to))
+    ]
+
+
+def _is_as_written(path: Path, wanted: dict[str, Any], hash_up_to: float) -> bool:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size != wanted["bytes"]:
+            return False
+        return wanted["bytes"] > hash_up_to or hashlib.file_digest(file, "sha256").hexdigest() == wanted["sha256"]
+    return False

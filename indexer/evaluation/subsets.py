@@ -1,0 +1,125 @@
+"""Parts of a gallery, asked the same probes: fewer people, or fewer photos of each. All vectors are in memory, every pair is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from facegallery.embedder.errors import DataError, InputError
+from facegallery.indexer.evaluation import openset
+from facegallery.indexer.metrics import cmc, cmc_intervals, hits_at, nearest_people, ranks_of
+from facegallery.indexer.evaluation.openset import OpenSet, Rate
+from facegallery.indexer.search.searcher import ANSWERS, SCORES
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Vectors float32 (m, d) of unit length and the names (n,) of their people, n >= m: photos beyond the m-th have no face."""
+
+    xb: np.ndarray
+    names: np.ndarray
+
+    def of(self, people: np.ndarray) -> Photos:
+        """Those of some people."""
+        kept = np.isin(self.names, people)
+        return Photos(self.xb[kept[: len(self.xb)]], self.names[kept])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one part of the gallery answers."""
+
+    people: int
+    faces: int
+    probes: int
+    top1: float
+    top1_interval: tuple[float, float]  # 95 %, over people
+    top5: float
+    rates: tuple[Rate, ...]  # empty without strangers
+    photos: int | None = None  # a person's at most
+    score: str = "best"
+
+
+def by_size(gallery: Photos, probes: Photos, strangers: Photos, sizes: Sequence[int], score: str = "best", seed: int = 0) -> list[Outcome]:
+    """Random people enrolled, so many of them, each size holding the smaller ones; their probes, and the same strangers throughout."""
+    people = np.unique(gallery.names)
+    if not all(1 <= size <= len(people) for size in sizes):
+        raise InputError(f"expected gallery sizes of 1 to {len(people)} people, received {', '.join(map(str, sizes))}: give others")
+    order = np.random.default_rng(seed).permutation(people)
+    found = []
+    for size in sizes:
+        if not len((asked := probes.of(order[:size])).names):
+            raise DataError(f"expected probes of some of {size} people, drawn at random, received none: give a larger size")
+        found.append(_identify(gallery.of(order[:size]), asked, strangers, score, seed))
+    return found
+
+
+def by_photos(gallery: Photos, probes: Photos, strangers: Photos, counts: Sequence[int], seed: int = 0) -> list[Outcome]:
+    """Everybody enrolled with up to so many photos (the first by name), asked the probes of those who have the largest number of them,
+    so that the numbers can be compared; a person scored by the best photo, the mean over them, and their template."""
+    names, photos = np.unique(gallery.names, return_counts=True)
+    if min(counts) < 1 or not len((asked := probes.of(names[photos >= max(counts)])).names):
+        raise InputError(
+            f"expected numbers of photos from 1 up to {photos.max()}, with probes of people who have so many, received "
+            f"{', '.join(map(str, counts))}: give smaller ones, or enrol more photos a person"
+        )
+    number = _numbers(gallery.names)
+    return [
+        _identify(Photos(gallery.xb[number < count], gallery.names[number < count]), asked, strangers, score, seed, count)
+        for count in counts
+        for score in (SCORES if count > 1 else SCORES[:1])
+    ]
+
+
+def _numbers(names: np.ndarray) -> np.ndarray:
+    """int (n,): which photo of its person each is, from 0, in their order."""
+    _, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
+    order = np.argsort(codes, kind="stable")
+    numbers = np.empty(len(names), np.intp)
+    numbers[order] = np.arange(len(names)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return numbers
+
+
+def pooled(gallery: Photos, score: str) -> Photos:
+    """One vector a person whose product with a probe is their score: the mean or the template; every face for the best one."""
+    if score == "best":
+        return gallery
+    people, codes, counts = np.unique(gallery.names, return_inverse=True, return_counts=True)
+    totals = np.zeros((len(people), gallery.xb.shape[1]))
+    np.add.at(totals, codes, gallery.xb)
+    lengths = counts if score == "mean" else np.maximum(np.linalg.norm(totals, axis=1), 1e-12)
+    return Photos((totals / lengths[:, None]).astype(np.float32), people)
+
+
+def _identify(gallery: Photos, probes: Photos, strangers: Photos, score: str, seed: int, photos: int | None = None) -> Outcome:
+    ranked, scores = _answers(pooled(gallery, score), probes)
+    ranks = ranks_of(hits_at(ranked, probes.names))
+    rates: Sequence[Rate] = ()
+    if len(strangers.names):
+        genuine = np.where(ranks == 1, scores, -np.inf)
+        best = _answers(pooled(gallery, score), strangers)[1]
+        rates = openset.rates(OpenSet(genuine, probes.names, best, strangers.names), seed=seed)
+    people, (low, high) = len(np.unique(gallery.names)), cmc_intervals(ranks, probes.names, 1, seed)[0].tolist()
+    top1, *_, top5 = cmc(ranks, ANSWERS).tolist()
+    return Outcome(people, len(gallery.xb), len(ranks), top1, (low, high), top5, tuple(rates), photos, score)
+
+
+def _answers(gallery: Photos, probes: Photos) -> tuple[np.ndarray, np.ndarray]:
+    """The first ANSWERS people for each probe, object (n, k), None without a face; the best score float32 (n,), -inf without one."""
+    ranked = np.full((len(probes.names), ANSWERS), None, object)
+    scores = np.full(len(probes.names), -np.inf, np.float32)
+    if m := len(probes.xb):
+        people, found = nearest_people(gallery.xb, gallery.names, probes.xb, ANSWERS)
+        ranked[:m, : people.shape[1]], scores[:m] = people, found[:, 0]
+    return ranked, scores
+
+
+def photos_of(vectors: Iterator[tuple[str, np.ndarray | None]] | Sequence[tuple[str, np.ndarray | None]], dimension: int) -> Photos:
+    """Of names and vectors, None where a photo has no face."""
+    listed = list(vectors)
+    faces = [(name, x) for name, x in listed if x is not None]
+    names = [name for name, _ in faces] + [name for name, x in listed if x is None]
+    xb = np.stack([x for _, x in faces]).astype(np.float32) if faces else np.empty((0, dimension), np.float32)
+    return Photos(xb, np.array(names, object))

@@ -1,0 +1,183 @@
+"""Verification: are two photos of one person? ROC, and the protocol of Labeled Faces in the Wild.
+
+Ten folds of pairs; the threshold of each comes from the other nine (Huang et al. 2007, "image restricted"), chosen as
+davidsandberg/facenet does (src/facenet.py, calculate_roc): squared distances of 0 to 4 in steps of 0.01, the smallest of the best.
+Scores are cosines of unit vectors, so that the squared distance is 2 - 2 * score; a pair without a face in it scores -inf: different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from facegallery.embedder.errors import DataError
+from facegallery.indexer.metrics import Paired, compare, threshold_at
+
+FARS = (1e-3, 1e-2)
+DISTANCES = np.arange(0, 4, 0.01)
+
+
+# one threshold for all pairs ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Roc:
+    """Rates at every threshold that tells two pairs apart, from one that none reaches down to one that all reach."""
+
+    thresholds: np.ndarray  # float (m,), falling, the first one inf: a pair is taken for the same person at or above it
+    far: np.ndarray  # float (m,), rising from 0 to 1: false accept rate, of pairs of different people
+    tar: np.ndarray  # float (m,), rising from 0 to 1: true accept rate, of pairs of one person
+
+    @property
+    def auc(self) -> float:
+        """Area under the curve: how likely a same pair scores above a different one, ties counting half."""
+        return float(np.trapezoid(self.tar, self.far))
+
+    @property
+    def eer(self) -> float:
+        """Equal error rate: where FAR = 1 - TAR, on straight lines between the points."""
+        return float(np.interp(0, self.far + self.tar - 1, self.far))
+
+    def tar_at(self, far: float) -> float:
+        """The highest TAR whose FAR is at most `far`."""
+        return float(self.tar[np.searchsorted(self.far, far, "right") - 1])
+
+
+def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
+    """scores float (n,), same bool (n,); raises DataError unless there are pairs of both kinds."""
+    scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
+    if scores.ndim != 1 or scores.shape != same.shape or np.isnan(scores).any() or same.all() or not same.any():
+        raise DataError(
+            f"expected scores of pairs of one person and of two, received {scores.shape} with {same.sum()} of one: check the pairs"
+        )
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(scores[order][1:] != scores[order][:-1]), len(scores) - 1)  # of equal scores
+    rates = [np.append(0, np.cumsum(kind[order])[last] / kind.sum()) for kind in (~same, same)]
+    return Roc(np.append(np.inf, scores[order][last]), *rates)
+
+
+# folds ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TarAtFar:
+    """TAR at one FAR: the threshold comes from the other folds' pairs of different people."""
+
+    asked: float  # FAR
+    tar: float  # mean of the folds
+    std: float
+    far: float  # what it came to in the tested folds, mean
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What the ten folds say; arrays are one number a fold."""
+
+    accuracies: np.ndarray
+    thresholds: np.ndarray  # scores
+    right: np.ndarray  # bool (n,): each pair, by its fold's threshold
+    tars: tuple[TarAtFar, ...]
+    roc: Roc
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.accuracies.mean())
+
+    @property
+    def std(self) -> float:
+        """Of the folds' accuracies, as Sandberg prints it (population)."""
+        return float(self.accuracies.std())
+
+
+def verify_folds(scores: np.ndarray, same: np.ndarray, folds: np.ndarray, fars: Sequence[float] = FARS) -> Verification:
+    """scores float (n,), same bool (n,), folds (n,): which fold each pair is in. Raises DataError for fewer than two folds, or one
+    whose pairs are all of one kind."""
+    curve, names = roc(scores, same), np.unique(folds)
+    if folds.shape != scores.shape or len(names) < 2:
+        raise DataError(f"expected two folds or more, received {len(names)}: give pairs in folds, as LFW's pairs.txt has them")
+    if lacking := [name for name in names if len(np.unique(same[folds == name])) < 2]:
+        raise DataError(f"expected pairs of one person and of two in every fold, fold {lacking[0]} has one kind: check the pairs")
+    accepted = 2 - 2 * scores[:, None] < DISTANCES  # (n, 400)
+    thresholds, right = np.empty(len(names)), np.empty(len(scores), bool)
+    for i, name in enumerate(names):
+        tested = folds == name
+        best = (accepted[~tested] == same[~tested, None]).mean(axis=0).argmax()
+        thresholds[i], right[tested] = 1 - DISTANCES[best] / 2, accepted[tested, best] == same[tested]
+    accuracies = np.array([right[folds == name].mean() for name in names])
+    return Verification(accuracies, thresholds, right, tuple(_tar_at(far, scores, same, folds) for far in fars), curve)
+
+
+def _tar_at(asked: float, scores: np.ndarray, same: np.ndarray, folds: np.ndarray) -> TarAtFar:
+    tars, fars = [], []
+    for name in np.unique(folds):
+        tested = folds == name
+        accepted = scores >= threshold_at(scores[~tested & ~same], asked)
+        tars.append(accepted[tested & same].mean())
+        fars.append(accepted[tested & ~same].mean())
+    return TarAtFar(asked, float(np.mean(tars)), float(np.std(tars)), float(np.mean(fars)))
+
+
+def compare_folds(first: Verification, second: Verification) -> Paired:
+    """Two systems on the same pairs, each by its own thresholds; the interval draws pairs."""
+    return compare(first.right, second.right, np.arange(len(first.right)))
+
+
+# LFW's pairs ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of photos by the stems of their files, such as Abel_Pacheco_0001."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    same: np.ndarray  # bool (n,)
+    folds: np.ndarray  # int (n,), from 0
+
+    def scores(self, vectors: dict[str, np.ndarray | None]) -> np.ndarray:
+        """float64 (n,): the cosine of each pair's unit vectors by stem; -inf where a photo has none. DataError where one is missing."""
+        if missing := [stem for stem in (*self.first, *self.second) if stem not in vectors]:
+            raise DataError(
+                f"expected vectors of all photos of the pairs, {len(set(missing))} are missing, such as {missing[0]}: embed them all"
+            )
+        return np.array([_cosine(vectors[a], vectors[b]) for a, b in zip(self.first, self.second, strict=True)])
+
+
+def _cosine(a: np.ndarray | None, b: np.ndarray | None) -> float:
+    return -np.inf if a is None or b is None else float(np.dot(a.astype(np.float64), b.astype(np.float64)))
+
+
+def read_pairs(path: Path) -> Pairs:
+    """LFW's pairs.txt: `folds<TAB>n`, then for each fold n lines `name i j` (one person) and n lines `name i name j` (two)."""
+    try:
+        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not text"
+        raise DataError(f"expected LFW's pairs.txt, {path} cannot be read ({why}): check the path") from None
+    try:
+        folds, n = map(int, lines[0])
+        pairs = [_pair(line) for line in lines[1:]]
+    except (ValueError, IndexError):
+        raise DataError(
+            f"expected LFW's pairs (`10 300`, then `name 1 4` or `name 1 other 2`), {path} is otherwise: check the file"
+        ) from None
+    if folds < 2 or len(pairs) != 2 * n * folds:
+        raise DataError(
+            f"expected two folds or more of 2 x {n} pairs, {path} says {folds} folds and has {len(pairs)} pairs: check the file"
+        )
+    first, second, same = zip(*pairs, strict=True)
+    return Pairs(first, second, np.array(same), np.arange(len(pairs)) // (2 * n))
+
+
+def _pair(line: list[str]) -> tuple[str, str, bool]:
+    if len(line) == 3:
+        return _stem(line[0], line[1]), _stem(line[0], line[2]), True
+    name, i, other, j = line
+    return _stem(name, i), _stem(other, j), False
+
+
+def _stem(name: str, number: str) -> str:
+    return f"{name}_{int(number):04d}"

@@ -1,0 +1,129 @@
+"""What gallery.db holds: its tables, by numbered migrations."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from facegallery.indexer.store.checksums import FACE_COLUMNS, SALT_BYTES, checksum, face_checksum
+from facegallery.indexer.store.errors import damaged
+from facegallery.indexer.store.kinds import Counts
+
+if TYPE_CHECKING:
+    from facegallery.indexer.store.database import Database
+
+
+def migrate_checksums(db: Database) -> None:
+    """Version 1 had one checksum over a face and its vector: checks it and writes those of version 2."""
+    names = dict(db.rows("SELECT id, name FROM people"))
+    last = 0
+    while block := db.execute(
+        f"SELECT {', '.join(FACE_COLUMNS)}, person, vector, checksum, png FROM faces LEFT JOIN (SELECT id, vector FROM vectors) USING (id) "
+        "LEFT JOIN (SELECT id, png FROM crops) USING (id) WHERE id > ? ORDER BY id LIMIT 1024",
+        (last,),
+    ):
+        for *columns, person, vector, stored, png in block:
+            last, face_id, image = columns[:3]
+            name = names.get(person)
+            if checksum(last, face_id, name, image, vector) != stored:
+                raise damaged(db.path, f"face {face_id} was changed")
+            db.execute("UPDATE faces SET checksum=? WHERE id=?", (face_checksum(name, columns), last))
+            db.execute("UPDATE vectors SET checksum=? WHERE id=?", (checksum(last, vector), last))
+            if png is not None:
+                db.execute("UPDATE crops SET checksum=? WHERE id=?", (checksum(last, png), last))
+
+
+def migrate_facts(db: Database) -> None:
+    """Version 1 knew no salt and no columns, one source, and had built all that it held."""
+    if db.fact("generation") is None or db.fact("salt") is not None:
+        return
+    ((built, built_to),) = db.execute("SELECT count(*), coalesce(max(id), 0) FROM faces")
+    columns = [column for (column,) in db.execute("SELECT DISTINCT key FROM faces, json_each(extra) ORDER BY key")]
+    sources = [source] if (source := db.fact("source")) is not None else []
+    facts = {
+        "salt": os.urandom(SALT_BYTES), "columns": json.dumps(columns), "sources": json.dumps(sources), "built": built, "built_to": built_to,
+        "source": None, "versions": None,
+    }  # fmt: skip
+    for key, value in facts.items():
+        db.set_fact(key, value)
+
+
+def migrate_kinds(db: Database) -> None:
+    """Until version 5 nobody counted how many values of a column are numbers, dates or other text."""
+    db.set_fact("kinds", Counts.over(db.rows("SELECT extra FROM faces")).to_json())
+
+
+READABLE = 4  # galleries of this version are read as they are, and migrated at their next change
+COUNTED = 5  # from this version on the rows of each table are counted: `facegallery.indexer.store.totals`
+
+# Append only: an index that has seen the first n of these has user_version n.
+MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
+    """
+    CREATE TABLE meta(key TEXT PRIMARY KEY, value ANY NOT NULL, checksum BLOB NOT NULL) STRICT;
+    CREATE TABLE people(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+    CREATE TABLE faces(
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        face_id TEXT NOT NULL UNIQUE,
+        person INTEGER NOT NULL REFERENCES people(id),
+        image TEXT NOT NULL,
+        image_sha256 TEXT,
+        split TEXT,
+        face INTEGER NOT NULL,
+        box BLOB,        -- float32: x0 y0 x1 y1
+        landmarks BLOB,  -- float32: x, y of five points
+        confidence REAL,
+        sharpness REAL,
+        extra TEXT NOT NULL,  -- JSON object: the user's own columns
+        checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX faces_person ON faces(person);
+    CREATE TABLE vectors(id INTEGER PRIMARY KEY REFERENCES faces(id), vector BLOB NOT NULL) STRICT;  -- float32
+    CREATE TABLE crops(id INTEGER PRIMARY KEY REFERENCES faces(id), png BLOB NOT NULL) STRICT;
+    """,
+    """
+    ALTER TABLE vectors ADD COLUMN checksum BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE crops ADD COLUMN checksum BLOB NOT NULL DEFAULT x'';
+    -- vectors of the same faces by another model, while a switch is prepared and after it
+    CREATE TABLE other_vectors(
+        id INTEGER PRIMARY KEY REFERENCES faces(id), vector BLOB NOT NULL, checksum BLOB NOT NULL DEFAULT x''
+    ) STRICT;
+    -- one line a change, newest last; the lines of one command share `command`
+    CREATE TABLE log(
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        command TEXT NOT NULL,
+        time REAL NOT NULL,    -- seconds since 1970
+        verb TEXT NOT NULL,
+        detail TEXT NOT NULL,  -- JSON: what `undo` needs
+        checksum BLOB NOT NULL
+    ) STRICT;
+    -- removed faces, until their line of the log is dropped
+    CREATE TABLE trash(
+        line INTEGER NOT NULL REFERENCES log(id),
+        fingerprint TEXT NOT NULL,  -- of the contract that the vector was made by
+        identity TEXT NOT NULL,
+        face_id TEXT NOT NULL,
+        image TEXT NOT NULL,
+        image_sha256 TEXT,
+        split TEXT,
+        face INTEGER NOT NULL,
+        box BLOB,
+        landmarks BLOB,
+        confidence REAL,
+        sharpness REAL,
+        extra TEXT NOT NULL,
+        vector BLOB NOT NULL,
+        png BLOB,
+        checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX trash_line ON trash(line);
+    -- faces that were removed or given to another person since the built generation, in order
+    CREATE TABLE changed(seq INTEGER PRIMARY KEY AUTOINCREMENT, face INTEGER NOT NULL) STRICT;
+    -- salted hashes of face_ids that must not come back
+    CREATE TABLE forgotten(hash BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+    """,
+    migrate_checksums,
+    migrate_facts,
+    migrate_kinds,
+)

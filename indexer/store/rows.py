@@ -1,0 +1,211 @@
+"""What the verbs of a gallery are made of: faces into its tables, and out of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.dataset.row import UNIT_TOLERANCE, Row
+from facegallery.indexer.store.checksums import FACE_COLUMNS, chained, checksum, face_checksum
+from facegallery.indexer.store.reader import AMONG, BLOCK, Faces, name_key
+from facegallery.indexer.store.forgotten import Forgotten
+
+EXTRA = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A face that was offered for another person than the one it is enrolled under; the first one keeps it."""
+
+    face_id: str
+    image: str
+    kept: str
+    refused: str
+
+
+@dataclass
+class Added:
+    """What became of the rows that were offered."""
+
+    added: int = 0
+    again: int = 0  # enrolled already, under the same person
+    forgotten: int = 0  # refused, because they were forgotten
+    conflicts: list[Conflict] = field(default_factory=list)
+    face_ids: list[str] = field(default_factory=list, compare=False)  # that were added
+    unsure: list[str] = field(default_factory=list, compare=False)  # photos added in which another face is nearly as large as the one taken
+    command: str | None = field(default=None, compare=False)  # the mark of its line in the log; None where nothing was added
+
+    @property
+    def unsure_notes(self) -> list[str]:
+        """One line about photos that show several faces, or none."""
+        if not self.unsure:
+            return []
+        shown = ", ".join(map(repr, self.unsure[:3]))
+        return [
+            f"warning: {len(self.unsure)} enrolled photo{'s' * (len(self.unsure) > 1)} show another face nearly as large as the one taken, such as "
+            f"{shown}: look whether the right one was"
+        ]
+
+    def tell(self, row: Row, kept: str) -> None:
+        """Counts a face that is enrolled already, under the name `kept`."""
+        if (name := row.identity or "") == kept:
+            self.again += 1
+        else:
+            self.conflicts.append(Conflict(row.face_id, row.image, kept, name))
+
+
+class Rows(Faces):
+    """The writing side of a gallery: each method within a transaction of `writing`."""
+
+    def enrol(self, rows: Iterable[Row], readmit: bool = False) -> tuple[Added, list[str]]:
+        """`add` without its line in the log, and with names as they are; returns the face_ids too."""
+        done, rows = Added(), iter(rows)
+        face_ids: list[str] = []
+        dimension = self.spec.dimension
+        columns, kinds = set(self.columns), self.kinds
+        listed, names = Forgotten() if readmit else self.forgotten(), set[str]()
+        while block := list(islice(rows, BLOCK)):
+            new = self._new_faces(block, done, listed)
+            self._insert(new, dimension)
+            face_ids += new
+            for row in new.values():
+                columns.update(row.extra)
+                kinds.add(row.extra)
+                names.add(row.identity or "")
+        if readmit and face_ids:
+            self.set_forgotten(self.forgotten().without({*face_ids, *map(name_key, names)}))
+        if columns - set(self.columns):
+            self.set_fact("columns", json.dumps(sorted(columns)))
+        self.set_fact("kinds", kinds.to_json())
+        done.added, done.face_ids = len(face_ids), face_ids
+        return done, face_ids
+
+    def _new_faces(self, block: list[Row], done: Added, listed: Forgotten) -> dict[str, Row]:
+        """Those that are neither enrolled nor on the list of the forgotten, by their face_ids."""
+        face_ids = [row.face_id for row in block]
+        known, refused = self.known(face_ids), listed.refused(face_ids)
+        new: dict[str, Row] = {}
+        for row, face_id in zip(block, face_ids, strict=True):
+            name = row.identity or ""
+            if face_id in refused:
+                done.forgotten += 1
+            elif face_id in known:
+                done.tell(row, known[face_id])
+            else:
+                known[face_id] = name
+                new[face_id] = row
+                done.unsure += [row.image] if row.is_unsure else []
+        return new
+
+    def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:
+        """New faces by their face_ids."""
+        xb, first = _vectors(list(rows.values()), dimension), self._next_id()
+        names = [row.identity or "" for row in rows.values()]
+        people = self._people(names)
+        faces, vectors, crops = [], [], []
+        for id, name, x, (face_id, row) in zip(range(first, first + len(rows)), names, xb, rows.items(), strict=True):
+            columns = (
+                id, face_id, row.image, row.image_sha256, row.split, row.face, _floats(row.box), _floats(row.landmarks),
+                _number(row.confidence), _number(row.sharpness), EXTRA.encode(row.extra) if row.extra else "{}",
+            )  # fmt: skip
+            faces.append((*columns, people[name], face_checksum(name, columns)))
+            data = x.tobytes()
+            vectors.append((id, data, checksum(id, data)))
+            if row.crop is not None:
+                crops.append((id, row.crop, checksum(id, row.crop)))
+        marks = ",".join("?" * (len(FACE_COLUMNS) + 2))
+        self.execute_many(f"INSERT INTO faces({', '.join(FACE_COLUMNS)}, person, checksum) VALUES ({marks})", faces)
+        self.execute_many("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
+        self.execute_many("INSERT INTO crops VALUES (?, ?, ?)", crops)
+
+    def _people(self, names: Iterable[str]) -> dict[str, int]:
+        """Numbers of people by name; those who are new are entered."""
+        wanted = list(dict.fromkeys(names))
+        self.execute_many("INSERT OR IGNORE INTO people(name) VALUES (?)", [(name,) for name in wanted])
+        return dict(self.rows(f"SELECT name, id FROM people WHERE name {AMONG}", (json.dumps(wanted),)))
+
+    def _next_id(self) -> int:
+        self.check_counter()
+        return 1 + self.counter
+
+    def drop(self, ids: Sequence[int]) -> None:
+        """Takes faces out of every table, and people who have none left."""
+        among = (json.dumps(ids),)
+        for table in ("crops", "vectors", "other_vectors"):
+            self.execute(f"DELETE FROM {table} WHERE id {AMONG}", among)
+        people = self.execute(f"SELECT DISTINCT person FROM faces WHERE id {AMONG}", among)
+        kinds = self.kinds
+        for (extra,) in self.rows(f"SELECT extra FROM faces WHERE id {AMONG} AND extra != '{{}}'", among):
+            kinds.add(json.loads(extra), -1)
+        self.set_fact("kinds", kinds.to_json())
+        self.execute(f"DELETE FROM faces WHERE id {AMONG}", among)
+        self._drop_empty([person for (person,) in people])
+        self._mark_changed(ids)
+
+    def _drop_empty(self, people: Sequence[int]) -> None:
+        sql = f"DELETE FROM people WHERE id {AMONG} AND NOT EXISTS (SELECT 1 FROM faces WHERE person = people.id)"
+        self.execute(sql, (json.dumps(people),))
+
+    def _mark_changed(self, ids: Sequence[int]) -> None:
+        before = self.fact("changes")
+        lines = self.execute("INSERT INTO changed(face) SELECT value FROM json_each(?) RETURNING seq, face", (json.dumps(ids),))
+        self.set_fact("changes", self.chain_of_changes() if before is None else chained(before, lines))
+
+    def chain_of_changes(self) -> bytes:
+        """What the fact `changes` must be for the lines that are there."""
+        return chained(b"", self.execute("SELECT seq, face FROM changed ORDER BY seq"))
+
+    def _move(self, faces: Sequence[Mapping[str, Any]], to: str) -> None:
+        person, ids = self._people([to])[to], [f["id"] for f in faces]
+        before = self.execute(f"SELECT DISTINCT person FROM faces WHERE id {AMONG}", (json.dumps(ids),))
+        lines = [(person, face_checksum(to, [f[name] for name in FACE_COLUMNS]), f["id"]) for f in faces]
+        self.execute_many("UPDATE faces SET person=?, checksum=? WHERE id=?", lines)
+        self._drop_empty([p for (p,) in before])
+        self._mark_changed(ids)
+
+    def _rename(self, old: str, new: str) -> None:
+        faces = self.find(old)
+        self.execute("UPDATE people SET name=? WHERE name=?", (new, old))
+        lines = [(face_checksum(new, [f[name] for name in FACE_COLUMNS]), f["id"]) for f in faces]
+        self.execute_many("UPDATE faces SET checksum=? WHERE id=?", lines)
+
+    def set_forgotten(self, listed: Forgotten) -> None:
+        """Those who must not come back are these."""
+        own = listed.by_salt.get(self.needed_fact("salt"), {})
+        before, hashes = self.forgotten_hashes(), set(own)
+        plain = listed.salts == {self.fact("salt")} and not any(own.values())
+        self.execute_many("DELETE FROM forgotten WHERE hash=?", [(hash,) for hash in before - hashes])
+        self.execute_many("INSERT INTO forgotten VALUES (?)", [(hash,) for hash in hashes - before])
+        self.set_fact("forgotten", checksum(*sorted(hashes)))
+        self.set_fact("forgotten_list", None if plain else listed.to_json())
+
+
+def _vectors(rows: Sequence[Row], dimension: int) -> np.ndarray:
+    """float32 (n, d) of rows, each of unit length; raises DataError naming a photo whose vector is missing, of another size or length."""
+    for row in rows:
+        if row.vector is None or np.shape(row.vector) != (dimension,):
+            received = "none" if row.vector is None else f"one of {np.shape(row.vector)}"
+            raise DataError(
+                f"expected a vector of {dimension} numbers in {row.image}, it has {received}: embed it with the gallery's model"
+            )
+    xb = np.array([row.vector for row in rows], "<f4").reshape(-1, dimension)
+    norms = np.linalg.norm(xb.astype(np.float64), axis=1)
+    for i in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))[:1]:
+        raise DataError(f"expected vectors of length 1, {rows[i].image} has one of length {norms[i]:.6g}: embed it again")
+    return xb
+
+
+def _floats(values: Sequence[float] | None) -> bytes | None:
+    return None if values is None else np.asarray(values, "<f4").tobytes()
+
+
+def _number(value: float | None) -> float | None:
+    """A float that SQLite gives back as it took it: NaN is null."""
+    return None if value is None or math.isnan(value) else float(value)

@@ -1,0 +1,100 @@
+"""How many rows each table of gallery.db has, and the sum of their checksums: what tells a row that was deleted from one that never was.
+
+Another program that deletes a whole face leaves nothing behind whose own checksum could differ. The totals are kept in `meta` and are
+updated in the transaction of every change, by SQLite's preupdate hook, at a cost for each changed row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from facegallery.indexer.store.checksums import checksum
+
+if TYPE_CHECKING:
+    from facegallery.indexer.store.database import Database
+
+KEY = "totals"
+SINCE = "totals_since"  # seconds since 1970: when a gallery of an older version was counted first
+TABLES = (
+    "people",
+    "faces",
+    "vectors",
+    "crops",
+    "other_vectors",
+    "log",
+    "trash",
+    "meta",
+)  # `changed` and `forgotten` have their own checksums
+MODULUS = 1 << 128
+
+
+@dataclass
+class Totals:
+    """For each table, the number of its rows and the sum of their checksums."""
+
+    rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
+    sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
+
+    def note(self, change: Any) -> None:
+        """Count an apsw.PreUpdate: a row that is inserted, deleted or updated."""
+        if (table := change.table_name) in self.rows and change.database_name == "main":
+            if (new := change.new) is not None:
+                self._add(table, new, 1)
+            if (old := change.old) is not None:
+                self._add(table, old, -1)
+
+    def add(self, table: str, rows: Iterable[tuple]) -> None:
+        """Count rows that are in a table."""
+        for row in rows:
+            self._add(table, row, 1)
+
+    def swap(self, first: str, second: str) -> None:
+        """Exchange the totals of two tables that were renamed into each other."""
+        for counts in (self.rows, self.sums):
+            counts[first], counts[second] = counts[second], counts[first]
+
+    def _add(self, table: str, row: tuple, sign: int) -> None:
+        if table == "meta" and row[0] == KEY:
+            return
+        self.rows[table] += sign
+        self.sums[table] = (self.sums[table] + sign * _number(table, row)) % MODULUS
+
+    def differences(self, found: Totals) -> Iterator[str]:
+        """A line for each table whose rows are not those that were counted here."""
+        for table in TABLES:
+            missing = self.rows[table] - found.rows[table]
+            if missing:
+                what = (
+                    f"{missing} rows of the table {table} were deleted"
+                    if missing > 0
+                    else f"the table {table} has {-missing} rows too many"
+                )
+                yield f"{what} by another program"
+            elif self.sums[table] != found.sums[table]:
+                yield f"rows of the table {table} were changed by another program"
+
+    def to_json(self) -> str:
+        return json.dumps({table: [self.rows[table], f"{self.sums[table]:032x}"] for table in TABLES})
+
+    @classmethod
+    def from_json(cls, text: str) -> Totals:
+        found = json.loads(text)
+        return cls({table: found[table][0] for table in TABLES}, {table: int(found[table][1], 16) for table in TABLES})
+
+
+def count(db: Database) -> Totals:
+    """The totals of all rows that a gallery of the current version has; reads every checksum."""
+    found = Totals()
+    for table in TABLES:
+        columns = {"people": "id, name", "meta": "key, checksum"}.get(table, "checksum")
+        found.add(table, db.rows(f"SELECT {columns} FROM {table}"))
+    return found
+
+
+def _number(table: str, row: tuple) -> int:
+    """The checksum of a row, which is its last column; of a person, whose row has none, over number and name."""
+    stored = checksum(*row[:2]) if table == "people" else row[-1]
+    return int.from_bytes(stored if isinstance(stored, bytes) else repr(stored).encode(), "little")

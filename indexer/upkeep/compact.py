@@ -1,0 +1,25 @@
+"""The next generation of an index, made when its owner asks for it."""
+
+from __future__ import annotations
+
+import time
+
+from facegallery.indexer.derived.derive import OnProgress, compact
+from facegallery.indexer.upkeep.forget import finish_pending
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep.switch import drop_other
+
+
+def compact_and_drop(gallery: Gallery, keep_undo: float | None = None, on_progress: OnProgress = lambda done, total: None) -> int:
+    """The next generation, beside the one in use; before it, what `undo` and the way back to another model need is dropped where it is
+    older than `keep_undo` seconds. Returns how many lines of the log were dropped."""
+    dropped = 0
+    if keep_undo is not None:
+        with gallery.writing():
+            before = time.time() - keep_undo
+            dropped = gallery.drop_log(before)
+            if (gallery.fact("switched") or before) < before:
+                drop_other(gallery)
+    compact(gallery, on_progress)
+    finish_pending(gallery)
+    return dropped

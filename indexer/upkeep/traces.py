@@ -1,0 +1,154 @@
+"""Looking for what must not be left: names, ids, and every 32-byte piece of vectors and crops, in the bytes of files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from facegallery.embedder.names import spelling
+from facegallery.indexer.store.reader import name_key, normal
+from facegallery.indexer.store.forgotten import Forgotten
+from facegallery.indexer.store.outputs import Output
+
+PIECE = 32
+BLOCK = 16 << 20
+PNG_HEAD = 64  # bytes that many PNGs of one size share
+VARIED = 16  # different bytes that a piece of a crop has at least: others stand in many pictures
+SHORTEST = 5  # bytes of a text that can be told from chance in gigabytes of numbers
+HASH_BITS = 20
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files of a folder and of those in it, by name, links left out; what goes meanwhile is passed over."""
+    paths = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in paths if path.is_file() and not path.is_symlink())
+
+
+def size_of(path: Path) -> int:
+    """In bytes; 0 for a file that has gone."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
+def without_names(path: str, names: Iterable[str]) -> str:
+    """A path with `*` for each folder or file that is called like one of the names, with an ending or without."""
+    spelt = set(map(normal, names))
+    parts = []
+    for part in path.split("/"):
+        stem, dot, ending = part.rpartition(".")
+        parts.append("*" if normal(part) in spelt else f"*{dot}{ending}" if stem and normal(stem) in spelt else part)
+    return "/".join(parts)
+
+
+@dataclass
+class Traces:
+    """What one person left: kept in memory only."""
+
+    names: set[str] = field(default_factory=set)
+    face_ids: set[str] = field(default_factory=set)
+    pieces: set[bytes] = field(default_factory=set)  # of PIECE bytes
+    heads: set[bytes] = field(default_factory=set)  # the first PIECE bytes of each vector
+    before: Forgotten = field(default_factory=Forgotten)  # what was forgotten of the person, now and by earlier calls
+    sources: list[str] = field(default_factory=list)  # paths that the gallery named before the person was erased
+    outputs: list[Output] = field(default_factory=list)  # likewise
+
+    def add_face(self, face_id: str, vectors: Sequence[bytes], png: bytes | None) -> None:
+        """All that is looked for of one face."""
+        self.face_ids.add(face_id)
+        self.pieces.update(_pieces(face_id.encode()))
+        for vector in vectors:
+            self.heads.add(vector[:PIECE])
+            self.pieces.update(_pieces(vector))
+        self.pieces.update(piece for piece in _pieces((png or b"")[PNG_HEAD:]) if len(set(piece)) >= VARIED)
+
+    def add_photo(self, image_sha256: str) -> None:
+        """The hash of a photo that shows nobody else."""
+        self.pieces.update(_pieces(image_sha256.encode()))
+
+    @property
+    def short_names(self) -> set[str]:
+        """Names too short to be looked for among numbers."""
+        return {name for name in self.names if len(name.encode()) < SHORTEST}
+
+    def is_named(self, identity: str | None) -> bool:
+        """Whether that is, or was when they were forgotten, a name of the person."""
+        return identity is not None and any(
+            name in self.names or self.before.holds(name_key(name)) for name in dict.fromkeys((normal(identity), spelling(identity)))
+        )
+
+    def count(self, path: Path, elsewhere: Sequence[str] = ()) -> int:
+        """How often something of this stands in a file. elsewhere: texts of others that hold a name, and may."""
+        finder = _Finder(self.pieces)
+        names = [name.encode() for name in self.names - self.short_names]
+        longer = [text.encode() for text in elsewhere]
+        margin = max([PIECE, *map(len, names), *map(len, longer)])
+        found = 0
+        for block, start, end in _blocks(path, margin):
+            found += sum(start <= at < end for at in finder.places(block))
+            found += sum(
+                start <= at < end and not _within(block, at, at + len(name), longer) for name in names for at in _places(block, name)
+            )
+        return found
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    return (data[i : i + PIECE] for i in range(0, len(data) - PIECE + 1, PIECE))
+
+
+def _blocks(path: Path, margin: int) -> Iterator[tuple[bytes, int, int]]:
+    """(bytes, start, end): a file in blocks with `margin` bytes more on both sides; what begins in [start, end) belongs to this block."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # one that has gone holds nothing
+        size = os.fstat(file.fileno()).st_size
+        for at in range(0, size, BLOCK):
+            first = max(0, at - margin)
+            file.seek(first)
+            yield file.read(at + BLOCK + margin - first), at - first, min(at + BLOCK, size) - first
+
+
+def _places(block: bytes, text: bytes) -> Iterator[int]:
+    at = block.find(text)
+    while at >= 0:
+        yield at
+        at = block.find(text, at + 1)
+
+
+def _within(block: bytes, at: int, end: int, longer: Sequence[bytes]) -> bool:
+    """Whether what stands there lies inside one of the longer texts."""
+    for text in longer:
+        first = max(0, end - len(text))
+        if any(first + start <= at for start in _places(block[first : at + len(text)], text)):
+            return True
+    return False
+
+
+class _Finder:
+    """Pieces by a hash of their first eight bytes, at every offset."""
+
+    def __init__(self, pieces: set[bytes]):
+        self._pieces = pieces
+        heads = np.array([int.from_bytes(piece[:8], "little") for piece in pieces], np.uint64)
+        self._heads = np.unique(heads)
+        self._seen = np.zeros(1 << HASH_BITS, bool)
+        self._seen[_hash(self._heads)] = True
+
+    def places(self, block: bytes) -> Iterator[int]:
+        """Where a piece begins."""
+        if not len(self._heads):
+            return
+        for shift in range(min(8, max(0, len(block) - PIECE + 1))):
+            words = np.frombuffer(block, "<u8", (len(block) - shift) // 8, shift)
+            maybe = np.flatnonzero(self._seen[_hash(words)])
+            for i in maybe[np.isin(words[maybe], self._heads)].tolist():
+                if block[8 * i + shift : 8 * i + shift + PIECE] in self._pieces:
+                    yield 8 * i + shift
+
+
+def _hash(words: np.ndarray) -> np.ndarray:
+    return (words * MULTIPLIER) >> np.uint64(64 - HASH_BITS)

@@ -1,0 +1,264 @@
+"""A gallery to and from files: backups while it is in use, and data sets of what it holds now."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import operator
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facegallery.embedder.errors import DataError, GalleryError, InputError, from_os_error
+from facegallery.embedder.files import drop_stale_temporaries, held, locked, make_folder, place, sync_folder, temporary_beside
+from facegallery.embedder.dataset.row import Entry, to_table
+from facegallery.embedder.dataset.dataset import Writer, check_is_ours
+from facegallery.indexer.store import forgotten, lists
+from facegallery.indexer.store.database import CIPHER, CIPHER_FILE, FILE, PLAIN, remove_file
+from facegallery.indexer.derived.derive import derive, tidy
+from facegallery.indexer.store.errors import Damaged, damaged
+from facegallery.indexer.store.reader import AMONG, check_name, name_key
+from facegallery.indexer.store.forgotten import Forgotten
+from facegallery.indexer.store.store import Gallery, versions
+from facegallery.indexer.opening import create_gallery
+from facegallery.indexer.upkeep.verify import problems
+
+# in an order in which each row's references are there before it
+TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash")
+
+
+@dataclass
+class Moved:
+    """What a backup, a restore or an export moved."""
+
+    folder: str
+    faces: int
+    people: int
+    forgotten: int = 0  # left out of a restore, because they were forgotten since
+    without_crop: int = 0  # faces of an export with crops that have none
+
+
+# backups --------------------------------------------------------------------
+
+
+def backup(gallery: Gallery, path: Path) -> Moved:
+    """One file with everything of the newest commit, encrypted as the gallery is; readers and writers go on meanwhile.
+
+    Raises InputError where the file is there.
+    """
+    path = Path(path)
+    there = InputError(f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten")
+    try:
+        drop_stale_temporaries(make_folder(path.parent))
+        if os.path.lexists(path):
+            raise there
+        temporary = temporary_beside(path)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            with held(temporary):
+                gallery.execute("VACUUM INTO ?", (str(temporary),))
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                faces, people = _counts(gallery, temporary)
+                place(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+                leftover.unlink(missing_ok=True)
+    except FileExistsError:
+        raise there from None
+    except OSError as error:
+        raise from_os_error(error) from None
+    return Moved(str(path), faces, people)
+
+
+def _counts(gallery: Gallery, copy: Path) -> tuple[int, int]:
+    """How many faces and people a copy holds: the gallery may have changed since."""
+    gallery.execute("ATTACH ? AS copy", (str(copy),))
+    try:
+        ((faces, people),) = gallery.execute("SELECT (SELECT count(*) FROM copy.faces), (SELECT count(DISTINCT person) FROM copy.faces)")
+        return faces, people
+    finally:
+        gallery.execute("DETACH copy")
+
+
+def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = False) -> Moved:
+    """The index `folder` from a backup, in one transaction; people who were forgotten since stay forgotten, whatever the index is called
+    that they were forgotten from, unless `readmit`.
+
+    Raises DataError where the file is no backup, GalleryError where the index is there and `replace` was not given, or is another's, or
+    where nobody can say who was forgotten.
+    """
+    folder, path = Path(folder), Path(path)
+    check_name(folder.name)
+    if (folder / FILE).exists() and not replace:
+        with Gallery(folder, False) as there:
+            if there.generation:
+                raise GalleryError(f"expected a new name, {folder.name} is there: choose another --name, or --replace it by its backup")
+    try:
+        with contextlib.ExitStack() as stack:
+            source = _opened(path, folder, stack)
+            kin = _kin(source, folder)
+            stack.enter_context(forgotten.locked(folder, *kin))
+            try:
+                return _restore(source, path, folder, kin, readmit)
+            except Damaged:  # the index, not its backup
+                if not replace:
+                    raise
+                lists.begin(folder, readmit, source.encrypted)
+                remove_file(folder)
+                return _restore(source, path, folder, kin, readmit)
+    except OSError as error:
+        raise from_os_error(error) from None
+
+
+def _kin(source: Gallery, folder: Path) -> list[Path]:
+    """The other indexes of the root that a backup may be of: those that share its salt, and those that cannot say it."""
+    salts = source.forgotten().salts
+    names = {forgotten.name_of(salt) for salt in salts}
+
+    def is_kin(other: Path, listed: forgotten.Forgotten | forgotten.Unreadable) -> bool:
+        if not isinstance(listed, forgotten.Unreadable):
+            return bool(listed.salts & salts)
+        sealed = forgotten.salt_names(other)
+        return sealed is None or bool(sealed & names)
+
+    others = ((folder.parent / name, listed) for name, listed in lists.lists(folder.parent) if name != folder.name)
+    return [other for other, listed in others if is_kin(other, listed)]
+
+
+def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], readmit: bool) -> Moved:
+    if not (folder / FILE).exists() or not (folder / FILE).stat().st_size:
+        lists.begin(folder, readmit, source.encrypted)
+    salts = source.forgotten().salts
+    known = [lists.recover(other, readmit).of_salts(salts) for other in kin]
+    with create_gallery(folder, source.encrypted) as target:
+        if target.encrypted != source.encrypted:
+            raise GalleryError(f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name")
+        if target.generation and target.fact("salt") != source.fact("salt"):
+            raise GalleryError(f"expected a backup of {folder.name}, {path} is of another index: choose another --name")
+        with target.changing_forgotten():
+            here = target.forgotten() if target.generation else lists.begin(folder, readmit, target.encrypted)
+            left_out = _copy(source, target, functools.reduce(operator.or_, known, here), readmit)
+            derive(target)
+        tidy(target)
+        return Moved(str(folder), target.faces, target.people, left_out)
+
+
+def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Gallery:
+    """A copy of a backup as a sound gallery of this version; in the folder of the index, where any later writer clears it away."""
+    stack.callback(_drop_empty_folder, inside)
+    drop_stale_temporaries(make_folder(inside))
+    folder = temporary_beside(inside / "restore")
+    folder.mkdir(mode=0o700)
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    stack.enter_context(held(folder))
+    try:
+        with open(path, "rb") as file:
+            plain = file.read(len(PLAIN)) == PLAIN
+        shutil.copyfile(path, folder / FILE)
+    except FileNotFoundError:
+        raise DataError(f"expected a backup, {path} is not there: check the path") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(folder / FILE)) from None
+    if not plain:
+        (folder / CIPHER_FILE).write_text(f"{CIPHER}\n")
+    try:
+        gallery = stack.enter_context(Gallery(folder, True))
+        gallery.check_version()
+        with gallery.writing():  # migrates it
+            if not gallery.generation:
+                raise DataError(f"expected a backup of an index, {path} holds none: check the path")
+        with gallery.reading():
+            for line in problems(gallery):
+                raise damaged(path, line)
+        return gallery
+    except GalleryError as error:
+        line = str(error).replace(str(folder / FILE), str(path)).replace(folder.name, path.name)
+        if isinstance(error, Damaged):
+            line = f"expected a sound backup, {path} is damaged or none ({line[:200]}): use another"
+        raise DataError(line if plain else f"{line}; or {path.name} is no backup") from None
+
+
+def _drop_empty_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _copy(source: Gallery, target: Gallery, known: Forgotten, readmit: bool) -> int:
+    """Everything of one gallery in the other, but those in `known` who were forgotten since; returns how many faces stay forgotten."""
+    before = source.forgotten()
+    generation = target.generation
+    target.clear()
+    for table in TABLES:
+        rows = source.rows(f"SELECT * FROM {table}")
+        for first in rows:
+            insert = f"INSERT INTO {table} VALUES ({','.join('?' * len(first))})"
+            target.execute(insert, first)
+            target.execute_many(insert, rows)
+    for key, value in source.execute(
+        "SELECT key, value FROM meta WHERE key NOT IN ('report', 'forgetting', 'forgotten', 'forgotten_list')"
+    ):
+        target.set_fact(key, value)
+    target.set_fact("generation", max(generation, source.generation))
+    since = known - before
+    left_out = _drop_forgotten(target, since) if since and not readmit else 0
+    target.set_forgotten((before | known).without(_texts_of(target) if readmit and since else ()))
+    return left_out
+
+
+def _texts_of(gallery: Gallery) -> set[str]:
+    """face_ids of all who are enrolled, and their names as they are hashed."""
+    pairs = gallery.rows("SELECT face_id, name FROM faces JOIN people ON people.id = person")
+    return {text for face_id, name in pairs for text in (face_id, name_key(name))}
+
+
+def _drop_forgotten(gallery: Gallery, since: Forgotten) -> int:
+    """Takes out every face, enrolled or removed, whose id or whose person's name is on the list; returns how many."""
+    pairs = gallery.execute("SELECT face_id, name FROM faces JOIN people ON people.id = person UNION SELECT face_id, identity FROM trash")
+    names = {name for name in {name for _, name in pairs} if since.holds(name_key(name))}
+    face_ids = {face_id for face_id, name in pairs if name in names or since.holds(face_id)}
+    among = (json.dumps(sorted(face_ids)),)
+    gallery.drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
+    # names and removed faces of the forgotten stand in the log too: it cannot be kept
+    gallery.drop_log(math.inf)
+    return len(face_ids)
+
+
+# data sets ------------------------------------------------------------------
+
+
+def export(gallery: Gallery, out: Path, crops: bool = False) -> Moved:
+    """The gallery as it is now as a data set: corrected names, vectors, and crops where they are wanted and were kept.
+
+    The same call again writes what has changed since. Waits for another process that writes to the folder.
+    """
+    check_is_ours(out)
+    with locked(make_folder(out)), gallery.reading():
+        by_image: dict[str, list[tuple[int, bytes]]] = {}
+        for id, image, stored in gallery.rows("SELECT id, image, checksum FROM faces ORDER BY id"):
+            by_image.setdefault(image, []).append((id, stored))
+        entries = [Entry(image, len(faces), _mark(faces)) for image, faces in by_image.items()]
+        spec, extra = gallery.spec, gallery.columns
+        writer = Writer(out, spec, {"command": "export", "crops kept": crops}, entries, extra, prune=True)
+        for shard, inputs in writer.pending():
+            began = time.monotonic()
+            rows = gallery.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops)
+            for row in rows:
+                row.split = "gallery"  # whatever split it was added from
+            writer.write(shard, to_table(rows, spec, extra), time.monotonic() - began, versions())
+        ((without,),) = gallery.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops)")
+        return Moved(str(out), gallery.faces, gallery.people, without_crop=without if crops else 0)
+
+
+def _mark(faces: list[tuple[int, bytes]]) -> int:
+    """A number that changes with the faces of a photo: it stands in the plan where a photo has its time."""
+    digest: Any = hashlib.blake2b(b"".join(stored for _, stored in faces), digest_size=7)
+    return int.from_bytes(digest.digest(), "little")

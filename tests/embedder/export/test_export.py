@@ -1,0 +1,134 @@
+"""Exported files, opened by programs that know nothing of ours, give the vectors that `embed` gives."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+
+from facegallery.embedder.weights import store
+from facegallery.embedder.compute import Compute
+from facegallery.embedder.network.engines import core
+from facegallery.embedder.errors import InputError
+from facegallery.embedder.export.export import export
+from facegallery.embedder.network.runtime import Embedder
+from facegallery.embedder.spec import FaceSpec
+
+LEAST_COSINE = 0.99999
+MODELS = {"msceleb": "plain", "duo": "all"}  # and their views: both standardisations, batch norm live and folded
+LOAD_KERAS = """
+import sys, keras, numpy as np
+model = keras.saving.load_model(sys.argv[1])
+crops = np.load(sys.argv[2])
+np.save(sys.argv[3], np.concatenate([model(crops[:1]), model.predict(crops[1:], verbose=0)]))
+assert not {"embedder", "cli", "workflows"} & set(sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def images(crops) -> np.ndarray:
+    """Five faces, one in the dark, one crop of even grey."""
+    return np.concatenate([crops[:5], crops[5:6] // 32, np.full((1, 160, 160, 3), 90, np.uint8)])
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request) -> store.Model:
+    found = store.open_model(request.param)
+    return replace(found, spec=found.spec.with_views(MODELS[request.param]))
+
+
+@pytest.fixture(scope="module")
+def ours(model, images) -> np.ndarray:
+    return Embedder(model, Compute("cpu", "f32"))(images)
+
+
+def by_openvino(path: Path, images: np.ndarray) -> np.ndarray:
+    """In two batches, of one and of the others."""
+    network = core().compile_model(core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    (crops,), (vectors,) = network.inputs, network.outputs
+    assert crops.names == {"crops"} and vectors.names == {"vectors"} and crops.element_type == openvino.Type.u8
+    return np.concatenate([network(batch)[0] for batch in (images[:1], images[1:])])
+
+
+def by_keras(path: Path, images: np.ndarray) -> np.ndarray:
+    """In a process of its own, far from our code."""
+    np.save(path.parent / "images.npy", images)
+    arguments = [str(path), str(path.parent / "images.npy"), str(path.parent / "vectors.npy")]
+    done = subprocess.run([sys.executable, "-I", "-c", LOAD_KERAS, *arguments], cwd=path.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return np.load(path.parent / "vectors.npy")
+
+
+def contract(path: Path) -> str:
+    match path.suffix:
+        case ".onnx":
+            return {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}["facegallery.spec"]
+        case ".xml":
+            return core().read_model(path).get_rt_info(["facegallery.spec"]).astype(str)
+        case _:
+            return zipfile.ZipFile(path).read("facegallery.spec.json").decode()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras, while it saves
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.keras"])
+def test_the_vectors_are_those_of_embed(model, ours, images, tmp_path, name):
+    files = export(model, tmp_path / "out" / name)
+    assert sorted(files) == sorted((tmp_path / "out").iterdir()) and {f.stat().st_mode & 0o777 for f in files} == {0o600}
+    theirs = (by_keras if name == "m.keras" else by_openvino)(files[0], images)
+    assert theirs.shape == ours.shape and theirs.dtype == np.float32
+    assert np.abs(np.linalg.norm(theirs, axis=1) - 1).max() < 1e-5
+    cosines = (theirs * ours).sum(1)
+    assert cosines[:-1].min() >= LEAST_COSINE and cosines[-1] >= 0.9999  # whitening makes much of rounding where there is nothing else
+    assert FaceSpec.from_json(contract(files[0])) == model.spec
+
+
+def test_onnx_is_sound_by_its_own_checker(model, tmp_path):
+    (file,) = export(model, tmp_path / "m.onnx")
+    onnx.checker.check_model(file, full_check=True)
+
+
+def test_a_file_that_is_there_and_an_unknown_suffix_are_refused(tmp_path):
+    model = store.open_model("msceleb")
+    (tmp_path / "m.bin").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"m.bin is there"):
+        export(model, tmp_path / "m.xml")
+    with pytest.raises(InputError, match=r"\.onnx, \.xml \(OpenVINO\) or \.keras, received m\.tflite"):
+        export(model, tmp_path / "m.tflite")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.bin"] and (tmp_path / "m.bin").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["m.bin", "m.xml"])
+def test_a_file_that_appears_while_the_model_is_written_stays(tmp_path, monkeypatch, name):
+    def save(make, vectors, text, path):
+        for file in (path, path.with_suffix(".bin")):
+            file.write_bytes(b"ours")
+        (tmp_path / name).write_bytes(b"mine")
+
+    monkeypatch.setattr("facegallery.embedder.export.to_openvino.OpenvinoFormat.save", save)
+    monkeypatch.setattr("facegallery.embedder.export.export.lay", lambda make, model: None)
+    with pytest.raises(InputError, match=rf"{name} is there"):
+        export(store.open_model("msceleb"), tmp_path / "m.xml")
+    assert [p.name for p in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_the_command_takes_the_folder_of_a_model_too(run, tmp_path):
+    store.write_model(tmp_path / "MODEL", store.open_model("casia").spec)
+    done = run("weights", "export", tmp_path / "MODEL", "--views", "mirror", "--out", tmp_path / "m.onnx", "--json")
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    assert said["files"] == [str(tmp_path / "m.onnx")] and said["spec"]["flip"] is True
+    assert FaceSpec.from_json(contract(tmp_path / "m.onnx")).flip
+    assert run("weights", "export", "casia", "--out", tmp_path / "m.onnx").code == 2
+
+
+def test_without_onnx_the_extra_is_named(tmp_path):
+    hidden = "import sys; sys.modules['onnx'] = None; import cli; sys.argv[1:] = sys.argv[2:]; sys.exit(cli.main())"
+    command = [sys.executable, "-c", hidden, "-", "weights", "export", "casia", "--out", str(tmp_path / "m.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 6 and "pip install onnx" in done.stderr
