@@ -35,15 +35,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from facegallery.embedder.network.quiet import import_tensorflow  # noqa: E402
 
 import_tensorflow()
-from facegallery.embedder.faces import align  # noqa: E402
 from facegallery.embedder.compute import Compute  # noqa: E402
-from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table  # noqa: E402
-from facegallery.embedder.network.runtime import Embedder, unit  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet, Writer  # noqa: E402
+from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table  # noqa: E402
+from facegallery.embedder.faces import align  # noqa: E402
+from facegallery.embedder.network.runtime import Embedder, unit  # noqa: E402
 from facegallery.embedder.weights.store import open_model, open_spec  # noqa: E402
 from facegallery.indexer.evaluation import openset, verification  # noqa: E402
-from facegallery.indexer.metrics import compare, hits_at, nearest_people, wilson  # noqa: E402
 from facegallery.indexer.evaluation.openset import OpenSet  # noqa: E402
+from facegallery.indexer.metrics import compare, hits_at, nearest_people, wilson  # noqa: E402
 from facegallery.trainer.recipe import read as read_recipe  # noqa: E402
 from facegallery.trainer.train import train  # noqa: E402
 

@@ -23,8 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from facegallery.embedder.dataset.row import vectors_of
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.dataset.row import vectors_of
 from facegallery.indexer.calibrate import fit, leave_own_out
 from facegallery.indexer.metrics import nearest_people
 

@@ -28,8 +28,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from facegallery.embedder.dataset.row import face_id
 from facegallery.client import Client, Refused
+from facegallery.embedder.dataset.row import face_id
 
 SAME = 0.9  # at least the cosine of a picture with itself, with noise or without, by networks of whatever precision
 NOISE = 4  # of 255

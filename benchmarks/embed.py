@@ -18,9 +18,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.rounds import Peer, alternate, tell  # noqa: E402
-from facegallery.embedder.faces import align  # noqa: E402
-from facegallery.embedder.dataset.row import to_rows  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
+from facegallery.embedder.dataset.row import to_rows  # noqa: E402
+from facegallery.embedder.faces import align  # noqa: E402
 
 
 def crops_of(folder: Path, n: int) -> np.ndarray:

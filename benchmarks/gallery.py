@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import synthetic  # noqa: E402
 from facegallery.embedder.dataset.row import Row  # noqa: E402
 from facegallery.embedder.spec import FaceSpec, Part  # noqa: E402
-from facegallery.indexer.search import candidates  # noqa: E402
 from facegallery.indexer.derived import derive  # noqa: E402
-from facegallery.indexer.store.store import Gallery  # noqa: E402
 from facegallery.indexer.opening import create_gallery, open_gallery  # noqa: E402
+from facegallery.indexer.search import candidates  # noqa: E402
 from facegallery.indexer.search.searcher import Searcher  # noqa: E402
+from facegallery.indexer.store.store import Gallery  # noqa: E402
 from facegallery.indexer.upkeep.verify import verify  # noqa: E402
 
 LIKE = {128: "msceleb", 512: "casia", 640: "duo"}

@@ -23,8 +23,8 @@ from accuracy import FOLDS, PATH, Bench  # noqa: E402
 
 from facegallery.embedder.network.runtime import unit  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
-from facegallery.indexer.metrics import threshold_at  # noqa: E402
 from facegallery.indexer.evaluation.openset import OpenSet, dir_at  # noqa: E402
+from facegallery.indexer.metrics import threshold_at  # noqa: E402
 from facegallery.trainer.gate import hits, is_kept, judge  # noqa: E402
 
 FPIR, FAR, NOISE = 0.01, 0.001, 0.02

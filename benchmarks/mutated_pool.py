@@ -41,8 +41,8 @@ from benchmarks.forms import OTHERS, READ  # noqa: E402
 from benchmarks.mutants import Mutant, mutant, sound  # noqa: E402
 from benchmarks.served import GROWTH, held, processes, quarters  # noqa: E402
 from benchmarks.traced import started, traced, trap_programs  # noqa: E402
-from facegallery.embedder.photos.decoder import Decoder, Photo  # noqa: E402
 from facegallery.embedder.outcomes import ANSWERS, DIED, TIMEOUT  # noqa: E402
+from facegallery.embedder.photos.decoder import Decoder, Photo  # noqa: E402
 from facegallery.embedder.process import ending_within  # noqa: E402
 
 SOUND_EVERY = 4  # photos

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from facegallery.embedder.faces import align
-from facegallery.embedder.dataset.row import to_rows
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.dataset.row import to_rows
+from facegallery.embedder.faces import align
 
 
 def read(crops: Path, people: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

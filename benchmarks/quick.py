@@ -19,9 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from facegallery import demo  # noqa: E402
 from benchmarks import cold, detect, embed, end_to_end, gallery, synthetic  # noqa: E402
 from benchmarks.rounds import evenly, files_of, listing_of  # noqa: E402
+from facegallery import demo  # noqa: E402
 from facegallery.embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
 from facegallery.embedder.spec import FaceSpec  # noqa: E402
 from facegallery.embedder.weights.store import data_root  # noqa: E402

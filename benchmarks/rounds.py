@@ -33,8 +33,8 @@ def files_of(photos: Path) -> list[str]:
 
 def listing_of(files: list[str]) -> Listing:
     """Absolute paths as the photos of a run."""
-    from facegallery.embedder.photos.listing import Listing
     from facegallery.embedder.dataset.row import Entry
+    from facegallery.embedder.photos.listing import Listing
 
     return Listing(Path("/"), [Entry(file.lstrip("/"), os.stat(file).st_size, 0) for file in files])
 

@@ -55,12 +55,12 @@ from benchmarks.clients import (  # noqa: E402
     search_photo,
 )
 from benchmarks.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
-from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
-from facegallery.indexer.upkeep.compact import compact_and_drop  # noqa: E402
-from facegallery.indexer.opening import open_gallery  # noqa: E402
-from facegallery.indexer.upkeep.traces import files_below  # noqa: E402
 from facegallery.accounts import Accounts  # noqa: E402
 from facegallery.client import Client, Refused  # noqa: E402
+from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
+from facegallery.indexer.opening import open_gallery  # noqa: E402
+from facegallery.indexer.upkeep.compact import compact_and_drop  # noqa: E402
+from facegallery.indexer.upkeep.traces import files_below  # noqa: E402
 
 INDEX = "soak"
 EACH = 3  # photos of a person, at most

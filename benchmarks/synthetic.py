@@ -20,8 +20,8 @@ from typing import Any
 import click
 import numpy as np
 
-from facegallery.embedder.errors import DataError, FaceGalleryError, InputError
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.errors import DataError, FaceGalleryError, InputError
 
 PROFILES = Path(__file__).with_name("synthetic.json")
 BLOCK = 256  # rows made from one random state, so that any row can be made without those before it

@@ -27,7 +27,7 @@ PROGRAMS = (
     "heif-convert",
 )
 CALLS = "execve,execveat,fork,vfork,clone,clone3"
-OURS = "embedder/launch.py"
+OURS = "facegallery/embedder/launch.py"
 FORGED = 'import json, sys; t = json.dumps({"outcome": "ok", "why": "", "sha256": None, "shape": [1, 1, 3]}).encode()'
 
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from facegallery.embedder.faces import align
 from facegallery.embedder.dataset.checks import damaged
-from facegallery.embedder.compute import cores
-from facegallery.embedder.photos.decoder import Decoder, Photo
-from facegallery.embedder.faces.mtcnn import Detector, Face
-from facegallery.embedder.errors import DataError
-from facegallery.embedder.files import locked, make_folder
-from facegallery.embedder.photos.listing import Listing, path_inside
-from facegallery.embedder.outcomes import NO_FACE, OK, PASSING, TOO_SMALL
-from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table
-from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.dataset.dataset import SHARD_PHOTOS, DataSet, Writer, check_is_ours, shard_path
+from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.faces import align
+from facegallery.embedder.faces.mtcnn import Detector, Face
+from facegallery.embedder.files import locked, make_folder
+from facegallery.embedder.machine import cores
+from facegallery.embedder.outcomes import NO_FACE, OK, PASSING, TOO_SMALL
+from facegallery.embedder.photos.decoder import Decoder, Photo
+from facegallery.embedder.photos.listing import Listing, path_inside
 from facegallery.embedder.photos.workers import Workers
+from facegallery.embedder.spec import FaceSpec
 
 if TYPE_CHECKING:
     from facegallery.embedder.network.runtime import Embedder

@@ -13,6 +13,7 @@ from typing import Any
 from facegallery.embedder.errors import DataError, InputError
 
 Types = type | tuple[type, ...]
+SPEC_KEY = "facegallery.spec"  # of a contract as JSON, in the metadata of files
 INPUT_SIZE = 160
 VIEWS = "plain", "mirror", "margins", "all"  # of one crop, whose vectors are averaged
 STANDARDISATIONS = ("fixed", "per_image")

@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeVar
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from facegallery.embedder.errors import FaceGalleryError
 from facegallery import schemas
+from facegallery.embedder.errors import FaceGalleryError
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")

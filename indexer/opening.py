@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from facegallery.embedder.errors import GalleryError
-from facegallery.indexer.store.database import CIPHER_FILE, FILE, LINK, create_file, environment_key, no_key
 from facegallery.indexer.derived.derive import compact_if_due
+from facegallery.indexer.store.database import CIPHER_FILE, FILE, LINK, create_file, environment_key, no_key
 from facegallery.indexer.store.errors import Damaged
-from facegallery.indexer.upkeep.forget import finish_pending
-from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.store.migrations import READABLE
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep.forget import finish_pending
 
 
 def open_gallery(folder: str | Path, write: bool = False, key: bytes | None = None) -> Gallery:

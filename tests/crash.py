@@ -22,17 +22,17 @@ import apsw
 import faiss
 import numpy as np
 
-from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.dataset.row import Row
+from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.indexer.derived import derive
-from facegallery.indexer.upkeep import forget, switch, transfer
-from facegallery.indexer.store import forgotten
 from facegallery.indexer.build import build
-from facegallery.indexer.store.database import Database
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.derived import derive
 from facegallery.indexer.opening import open_gallery
 from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store import forgotten
+from facegallery.indexer.store.database import Database
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep import forget, switch, transfer
 from facegallery.indexer.upkeep.verify import verify
 from tests import steps, synthetic
 from tests.steps import FAIL, FULL, MODES, STEPS, TORN

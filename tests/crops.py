@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from facegallery.embedder.dataset.dataset import Writer
+from facegallery.embedder.dataset.row import Entry, Row, to_table
 from facegallery.embedder.network import architecture
 from facegallery.embedder.network.architecture import Builder
-from facegallery.embedder.dataset.row import Entry, Row, to_table
 from facegallery.embedder.spec import CropRule, FaceSpec
-from facegallery.embedder.dataset.dataset import Writer
 
 
 def picture(person: int, photo: int, side: int = 160) -> np.ndarray:

@@ -84,9 +84,9 @@ def megabytes() -> int:
 
 
 def main() -> None:
-    from facegallery.embedder.errors import DataError
-    from facegallery.embedder.dataset.plan import read_plans
     from facegallery.embedder.dataset.dataset import DataSet
+    from facegallery.embedder.dataset.plan import read_plans
+    from facegallery.embedder.errors import DataError
 
     folder, columns = Path(sys.argv[1]), sys.argv[2].split(",")
     before = megabytes()

@@ -16,11 +16,11 @@ from pathlib import Path
 import httpx
 
 from facegallery.embedder.compute import Compute
-from facegallery.embedder.pipeline import Options
 from facegallery.embedder.photos.prepare import prepare
-from tests.conftest import DATA, ROOT
+from facegallery.embedder.pipeline import Options
 from facegallery.workflows.photos import embed, make_embedder
 from facegallery.workflows.upkeep import build_index
+from tests.conftest import DATA, ROOT
 
 SECONDS = 120  # within which it must be ready, on a machine that does other things
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from facegallery.embedder.dataset.checks import png_head
+from facegallery.embedder.dataset.dataset import Writer
 from facegallery.embedder.dataset.row import Entry, Row, to_table
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.embedder.dataset.dataset import Writer
 
 D = 16
 

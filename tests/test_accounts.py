@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from facegallery.embedder.errors import InputError
 from facegallery.accounts import SESSIONS, Accounts, Key
+from facegallery.embedder.errors import InputError
 
 
 @pytest.fixture

@@ -1,72 +1,88 @@
 """The arrows of the design, read from the imports."""
 
 import ast
-import importlib
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 
-PARTS = (
-    "embedder",
-    "indexer",
-    "trainer",
-    "workflows",
-    "console",
-    "cli",
-    "cli_gallery",
-    "cli_evaluate",
-    "cli_serve",
-    "demo",
-    "server",
-)
+HOUSE = "facegallery"
 VERBS = ("search", "upkeep", "enrol", "compare", "reembed", "calibrate", "forget")  # files of `workflows` that do not know each other
-OF_GALLERIES = tuple(f"workflows.{verb}" for verb in ("probes", *VERBS) if verb != "search")
-OF_CLI = tuple(f"workflows.{file}" for file in ("photos", "probes", "search", "upkeep", "pictures"))
-# part, or file of `workflows` -> what it may import of ours
+OF_INDEXER = tuple(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable"))
+STORE, DERIVED = "indexer.store", "indexer.derived"
+# a folder or a file -> what it may import of ours, besides itself; the longest key that fits a file counts. Short names: `embedder.spec`
+# is facegallery.embedder.spec
 ALLOWED = {
-    "embedder": ("embedder",),
-    "indexer": ("indexer", *(f"embedder.{m}" for m in ("spec", "table", "row", "files", "errors", "names", "text", "replaceable"))),
-    "trainer": ("trainer", "embedder", "facegallery.indexer.metrics"),
-    "workflows": (),
-    "facegallery.workflows.photos": ("embedder",),
-    "facegallery.workflows.probes": ("embedder", "indexer", "facegallery.workflows.photos"),
-    **{f"workflows.{verb}": ("embedder", "indexer", "facegallery.workflows.photos", "facegallery.workflows.probes") for verb in VERBS},
-    "facegallery.workflows.pictures": ("embedder", "indexer", "facegallery.workflows.probes", "facegallery.workflows.search"),
-    "facegallery.workflows.evaluate": ("embedder", "indexer", "facegallery.workflows.photos", "facegallery.workflows.probes", "facegallery.workflows.pictures"),
-    "facegallery.workflows.pairs": ("embedder", "indexer", "facegallery.workflows.photos", "facegallery.workflows.probes", "facegallery.workflows.evaluate"),
-    "console": ("facegallery.embedder.errors", "facegallery.embedder.compute", "facegallery.embedder.outcomes", "facegallery.embedder.spec", "facegallery.embedder.text"),
-    "cli": ("embedder", "indexer", "trainer", *OF_CLI, "demo", "cli_gallery", "cli_evaluate", "cli_serve", "console"),
-    "cli_gallery": ("facegallery.embedder.errors", "facegallery.embedder.compute", *OF_GALLERIES, "console", "facegallery.accounts"),
-    "cli_evaluate": ("facegallery.embedder.errors", "facegallery.embedder.compute", "facegallery.workflows.evaluate", "facegallery.workflows.pairs", "console"),
-    "cli_serve": ("facegallery.embedder.errors", "facegallery.embedder.compute", "console", "server"),
-    "server": ("server", "embedder", "indexer", "facegallery.workflows.photos", "facegallery.workflows.search", *OF_GALLERIES),
+    "": (),
+    "embedder": (),
+    "embedder.draw": ("embedder",),
+    "embedder.pipeline": ("embedder",),
+    "embedder.errors": (),
+    "embedder.files": ("embedder.errors",),
+    "embedder.names": ("embedder.errors", "embedder.text"),
+    "embedder.process": ("embedder.errors",),
+    "embedder.replaceable": ("embedder.errors", "embedder.files", "embedder.photos"),
+    "embedder.spec": ("embedder.errors", "embedder.dataset.checks"),
+    "embedder.photos": ("embedder",),
+    "embedder.faces": ("embedder",),
+    "embedder.network": ("embedder",),
+    "embedder.weights": ("embedder",),
+    "embedder.export": ("embedder",),
+    "embedder.dataset": ("embedder",),
+    "indexer.store": OF_INDEXER,
+    "indexer.derived": (*OF_INDEXER, STORE, "indexer.metrics"),
+    "indexer.search": (*OF_INDEXER, STORE, DERIVED, "indexer.metrics", "indexer.calibrate", "indexer.opening"),
+    "indexer.suspects": (*OF_INDEXER, STORE, DERIVED, "indexer.search"),
+    "indexer.metrics": OF_INDEXER,
+    "indexer.calibrate": (*OF_INDEXER, STORE, "indexer.metrics"),
+    "indexer.upkeep": (
+        *OF_INDEXER,
+        STORE,
+        DERIVED,
+        "indexer.opening",
+        "indexer.search",
+        "indexer.metrics",
+        "indexer.calibrate",
+        "indexer.suspects",
+    ),
+    "indexer.opening": (*OF_INDEXER, STORE, DERIVED, "indexer.upkeep.forget"),
+    "indexer.build": (*OF_INDEXER, STORE, DERIVED, "indexer.suspects", "indexer.opening"),
+    "indexer.evaluation": (*OF_INDEXER, STORE, "indexer.search", "indexer.metrics", "indexer.opening"),
+    "trainer": ("embedder", "indexer.metrics"),
+    "accounts": ("embedder", STORE),
+    "schemas": ("embedder.outcomes",),
+    "client": ("schemas", "embedder.errors"),
     "demo": ("embedder", "trainer", "workflows"),
+    "workflows.photos": ("embedder",),
+    "workflows.probes": ("embedder", "indexer", "workflows.photos"),
+    **{f"workflows.{verb}": ("embedder", "indexer", "workflows.photos", "workflows.probes") for verb in VERBS},
+    "workflows.forget": ("embedder", "indexer", "workflows.photos", "workflows.probes", "accounts"),
+    "workflows.pictures": ("embedder", "indexer", "workflows.probes", "workflows.search"),
+    "workflows.evaluate": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.pictures"),
+    "workflows.pairs": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.evaluate"),
+    "server": ("embedder", "indexer", "accounts", "schemas", *(f"workflows.{file}" for file in ("photos", "probes", *VERBS))),
+    "cli": ("embedder", "indexer", "trainer", "workflows", "server", "accounts", "demo", "__version__"),
 }
 FORBIDDEN = {
     "indexer": ("tensorflow", "keras", "openvino", "mtcnn"),
     "embedder": ("faiss", "apsw"),
     "trainer": ("faiss", "apsw", "mtcnn"),
+    "accounts": ("fastapi", "uvicorn"),
+    "client": ("fastapi", "uvicorn"),
+    "schemas": ("fastapi", "uvicorn"),
 }
-HASHED_PICKLES = ROOT / "embedder" / "mtcnn_nets.py"  # reads the mtcnn package's weights, whose bytes are known
-PIPED_PICKLES = ROOT / "embedder" / "workers.py"  # between this program's own processes, over pipes that nobody else has; no files
-CIRCLES: set[frozenset[str]] = set()  # files of indexer/ that may need each other
-LIGHT = dict.fromkeys(
-    ("cli.py", "cli_gallery.py", "cli_evaluate.py", "cli_serve.py", "console.py"),
-    (
-        "click",
-        "facegallery.embedder.errors",
-        "facegallery.embedder.compute",
-        "facegallery.embedder.outcomes",
-        "facegallery.embedder.spec",
-        "facegallery.embedder.text",
-        "cli_gallery",
-        "cli_evaluate",
-        "cli_serve",
-        "console",
-    ),
-)  # all that `--help` may cost beyond the standard library
+HASHED_PICKLES = "embedder.faces.mtcnn_nets"  # reads the mtcnn package's weights, whose bytes are known
+PIPED_PICKLES = "embedder.photos.workers"  # between this program's own processes, over pipes that nobody else has; no files
+CONNECT = {"embedder.weights.download", "server.run", "client"}  # fetches weights; listens; asks the address that its user gives
+LIGHT = (
+    "click",
+    *(f"embedder.{file}" for file in ("errors", "compute", "outcomes", "spec", "text")),
+    "cli",
+    "__version__",
+)  # what `--help` may import
 
 
 class WithoutTypes(ast.NodeTransformer):
@@ -77,13 +93,23 @@ class WithoutTypes(ast.NodeTransformer):
         return node.orelse if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING") else node
 
 
-def modules(part: str) -> list[Path]:
-    path = ROOT / part
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+def house() -> dict[str, Path]:
+    """Every module of ours by its short name, 'embedder.spec', links followed."""
+    found = {}
+    for folder, _, names in os.walk(ROOT / HOUSE, followlinks=True):
+        for name in names:
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                parts = path.relative_to(ROOT / HOUSE).with_suffix("").parts
+                found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+FILES = house()
 
 
 def imports(path: Path, top_level: bool = False, for_types: bool = True) -> set[str]:
-    """Every module that a file imports, as 'facegallery.embedder.dataset.dataset'; those inside functions too.
+    """Every module that a file imports, ours by their short names; those inside functions too.
 
     for_types: those too that only a type checker reads.
     """
@@ -98,72 +124,70 @@ def imports(path: Path, top_level: bool = False, for_types: bool = True) -> set[
         elif isinstance(node, ast.ImportFrom) and node.module:
             package = (ROOT / node.module.replace(".", "/")).is_dir()
             found |= {f"{node.module}.{alias.name}" for alias in node.names} if package else {node.module}
-    return found
+    return {name.removeprefix(f"{HOUSE}.") for name in found}
 
 
 def within(name: str, allowed: tuple[str, ...]) -> bool:
     return any(name == a or name.startswith(a + ".") for a in allowed)
 
 
-def is_there(name: str) -> bool:
-    """Whether 'facegallery.embedder.dataset.dataset', or a module that has it as a name, is a file or folder of ours."""
-    path = ROOT / name.replace(".", "/")
-    return (
-        path.with_suffix(".py").is_file()
-        or path.is_dir()
-        or (path.parent / "__init__.py").is_file()
-        and hasattr(importlib.import_module(name.rpartition(".")[0]), path.name)
-    )
+def rule_of(name: str) -> str:
+    """The key of ALLOWED for a module."""
+    return max((key for key in ALLOWED if not key or within(name, (key,))), key=len)
+
+
+def is_ours(name: str) -> bool:
+    return name.split(".")[0] in {known.split(".")[0] for known in FILES} | {HOUSE, "__version__"}
 
 
 def test_every_module_of_ours_that_is_imported_is_there():
-    found = {name: path for part in PARTS for path in modules(part) for name in imports(path) if within(name, PARTS)}
-    assert {str(path): name for name, path in found.items() if not is_there(name)} == {}
-    assert not is_there("embedder.photographs")
+    found = {name: file for file, path in FILES.items() for name in imports(path) if is_ours(name)}
+    assert {file: name for name, file in found.items() if name not in FILES and name != "__version__"} == {}
+    assert len(FILES) > 150 and "embedder.photographs" not in FILES
 
 
-def rule_of(path: Path) -> str:
-    """The key of ALLOWED for a file: its own in `workflows`, else its part's."""
-    part, *file = path.relative_to(ROOT).with_suffix("").parts
-    return f"{part}.{file[0]}" if part == "workflows" and file != ["__init__"] else part
+def test_nothing_of_ours_is_imported_under_a_second_name():
+    """As `embedder`, a module would exist twice: the folders at the root are only where its files lie."""
+    for path in [*FILES.values(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {node.module or "" if isinstance(node, ast.ImportFrom) else alias.name for node in nodes for alias in node.names}
+        assert not within_any(names, ("embedder", "indexer", "trainer")), path
 
 
-@pytest.mark.parametrize("path", [p for part in PARTS for p in modules(part)], ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_follow_the_arrows(path):
-    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    ours = {name for name in imports(path) if within(name, PARTS)}
-    assert {name for name in ours if not within(name, ALLOWED[rule_of(path)])} == set()
-    assert {name for name in imports(path) if within(name, FORBIDDEN.get(part, ()))} == set()
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_imports_follow_the_arrows(name):
+    key, found = rule_of(name), imports(FILES[name])
+    allowed = (*ALLOWED[key], name if key == "embedder" else key)  # the files that lie in embedder/ itself do not know each other
+    assert {other for other in found if is_ours(other) and not within(other, allowed)} == set()
+    assert {other for other in found if within(other, FORBIDDEN.get(name.split(".")[0], ()))} == set()
 
 
 def test_the_rule_would_catch_a_wrong_arrow(tmp_path):
-    (tmp_path / "x.py").write_text("def f():\n    import faiss\n    from embedder import network\n")
-    assert imports(tmp_path / "x.py") == {"faiss", "facegallery.embedder.network.keras_network"}
-    assert not within("facegallery.embedder.network.keras_network", ALLOWED["indexer"]) and within("facegallery.embedder.dataset.dataset", ALLOWED["indexer"])
+    (tmp_path / "x.py").write_text("def f():\n    import faiss\n    from facegallery.embedder.network import runtime\n")
+    assert imports(tmp_path / "x.py") == {"faiss", "embedder.network.runtime"}
+    assert not within("embedder.network.runtime", ALLOWED[STORE]) and within("embedder.dataset.row", ALLOWED[STORE])
+    assert rule_of("indexer.store.store") == STORE and rule_of("indexer.build") == "indexer.build"
 
 
 def test_help_imports_nothing_heavy():
-    import sys
-
-    for name, allowed in LIGHT.items():
-        found = {i for i in imports(ROOT / name, top_level=True) if i.split(".")[0] not in sys.stdlib_module_names}
-        assert {i for i in found if not within(i, allowed)} == set()
+    for name in ("", *(n for n in FILES if within(n, ("cli",)))):
+        found = {i for i in imports(FILES[name], top_level=True) if i.split(".")[0] not in sys.stdlib_module_names}
+        assert {i for i in found if not within(i, LIGHT)} == set(), name
 
 
 def test_no_pickle_no_eval_no_lambda_layers():
-    for part in PARTS:
-        for path in modules(part):
-            names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
-            pickles = {HASHED_PICKLES: ("pickle", "dill"), PIPED_PICKLES: ("joblib", "dill")}.get(path, ("pickle", "joblib", "dill"))
-            assert path != PIPED_PICKLES or "open" not in names
-            assert not names & {"eval", "exec"} and not within_any(imports(path), pickles), path
+    for name, path in FILES.items():
+        names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
+        pickles = {HASHED_PICKLES: ("pickle", "dill"), PIPED_PICKLES: ("joblib", "dill")}.get(name, ("pickle", "joblib", "dill"))
+        assert name != PIPED_PICKLES or "open" not in names
+        assert not names & {"eval", "exec"} and not within_any(imports(path), pickles), name
 
 
-def test_one_module_opens_connections():
+def test_few_modules_open_connections():
     packages = ("urllib.request", "http.client", "http.server", "socket", "requests", "httpx")
-    found = {path for part in PARTS for path in modules(part) if within_any(imports(path), packages)}
-    server = {ROOT / "server" / "run.py", ROOT / "server" / "client.py"}  # listens; asks the address that its user gives
-    assert found - server == {ROOT / "embedder" / "download.py"}  # beside it, pip in a process of its own
+    assert {
+        name for name, path in FILES.items() if within_any(imports(path), packages)
+    } == CONNECT  # beside them, pip in a process of its own
 
 
 def within_any(names: set[str], packages: tuple[str, ...]) -> bool:
@@ -180,16 +204,23 @@ def circles(needs: dict[str, set[str]]) -> set[frozenset[str]]:
     return {frozenset(other for other in needs if other in reached[name] and name in reached[other]) for name in needs} - {frozenset()}
 
 
-def test_no_files_of_the_index_need_each_other():
-    files = {f"indexer.{path.stem}": path for path in modules("indexer")}
-    needs = {name: imports(path, for_types=False) & files.keys() for name, path in files.items()}
-    assert circles(needs) == CIRCLES
+def test_no_files_need_each_other():
+    needs = {name: (imports(path, for_types=False) & FILES.keys()) - {""} for name, path in FILES.items()}
+    assert circles(needs) == set()
 
 
 def test_the_rule_would_catch_a_circle(tmp_path):
     (tmp_path / "x.py").write_text(
-        "if TYPE_CHECKING:\n    import indexer.a\nelse:\n    import indexer.b\ndef f():\n    from indexer import c\n"
+        "if TYPE_CHECKING:\n    import facegallery.a\nelse:\n    import facegallery.b\ndef f():\n    from facegallery import c\n"
     )
-    assert imports(tmp_path / "x.py", for_types=False) == {"indexer.b", "indexer.c"} == imports(tmp_path / "x.py") - {"indexer.a"}
+    assert imports(tmp_path / "x.py", for_types=False) == {"b", "c"} == imports(tmp_path / "x.py") - {"a"}
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": {"d"}, "f": {"a"}}) == {frozenset("abc"), frozenset("de")}
     assert circles({"a": {"a"}, "b": {"a"}}) == {frozenset("a")}
+
+
+def test_the_root_holds_what_it_should():
+    """One program, no loose modules: a wheel installs the package alone."""
+    assert [path.name for path in ROOT.glob("*.py")] == ["cli.py"]
+    assert {link.name: os.readlink(link) for link in (ROOT / HOUSE).iterdir() if link.is_symlink()} == {
+        name: f"../{name}" for name in ("embedder", "indexer", "trainer")
+    }

@@ -5,13 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-import facegallery.embedder.outcomes
+from facegallery import __version__
 from facegallery.cli.main import cli
+from facegallery.embedder import outcomes
 from facegallery.embedder.outcomes import ANSWERS, LASTING, OF_BYTES, OK, OUTCOMES, PASSING, REFUSED
 from tests.conftest import DATA, ROOT
 from tests.served import build, running
@@ -81,35 +83,35 @@ def test_what_looks_like_an_outcome_in_the_docs_is_one():
 
 
 def test_every_refusal_of_a_photo_has_an_outcome():
-    source = "".join(path.read_text() for path in (ROOT / "embedder").glob("*.py"))
-    outcomes = {getattr(embedder.outcomes, name) for name in re.findall(r"Refused\(([A-Z_]+),", source)}
-    assert outcomes == ANSWERS - {OK} and not re.search(r"""Refused\(f?["']""", source)
+    source = "".join(path.read_text() for path in (ROOT / "embedder").rglob("*.py"))
+    named = {getattr(outcomes, name) for name in re.findall(r"Refused\(([A-Z_]+),", source)}
+    assert named == ANSWERS - {OK} and not re.search(r"""Refused\(f?["']""", source)
 
 
 def test_version_and_changelog_agree():
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
     first = re.search(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
-    assert first and first[1] == config["metadata"]["version"]
+    assert first and first[1] == __version__
 
 
-def test_every_package_is_named_in_setup_cfg():
+def test_every_file_of_the_package_is_in_the_wheel():
+    """Each folder is a package, and what is no Python file is named in setup.cfg."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    packages = set(config["options"]["packages"].split())
-    modules = set(config["options"]["py_modules"].split())
-    ours = {
-        ".".join(p.parent.relative_to(ROOT).parts)
-        for part in ("embedder", "indexer", "server", "trainer")
-        for p in (ROOT / part).rglob("__init__.py")
+    found = {
+        Path(folder) / name
+        for folder, _, names in os.walk(ROOT / "facegallery", followlinks=True)
+        for name in names
+        if not folder.endswith("__pycache__")
     }
-    assert {"embedder", "indexer", "server", "trainer"} <= ours <= packages
-    assert modules == {p.stem for p in ROOT.glob("*.py")}
-    data = {p for package, patterns in config["options.package_data"].items() for q in patterns.split()
-            for p in ROOT.joinpath(*package.split(".")).glob(q)}  # fmt: skip
-    folders = [ROOT.joinpath(*package.split(".")) for package in packages]
-    files = {p for folder in folders for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
-    assert data == files
+    modules = {path for path in found if path.suffix == ".py"}
+    assert all(path.with_name("__init__.py") in modules for path in modules)
+    data = {
+        path
+        for package, patterns in config["options.package_data"].items()
+        for pattern in patterns.split()
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    assert data == found - modules
 
 
 def test_the_server_section_runs_as_it_stands(att, tmp_path):

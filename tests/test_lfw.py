@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 
-from facegallery.embedder.compute import cores
+from facegallery.embedder.machine import cores
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.lfw
@@ -73,9 +73,9 @@ def test_another_models_report_equals_a_recomputation(lfw_vectors, lfw_command, 
 PEAK = """
 import resource, sys
 sys.argv = ["cli.py", *sys.argv[1:]]
-import cli
-from facegallery.embedder.compute import cores
-code = cli.main()
+from facegallery.cli.main import main
+from facegallery.embedder.machine import cores
+code = main()
 own = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])  # not ru_maxrss: that has the peak of who started this process too
 print(own + cores() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)

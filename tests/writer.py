@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from facegallery.embedder.dataset.row import Row
-from facegallery.indexer.derived import derive
 from facegallery.indexer.build import build
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.derived import derive
 from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.store.store import Gallery
 from tests import crash, synthetic
 from tests.crash import fork
 

@@ -20,10 +20,10 @@ import numpy as np
 import pyarrow.compute as pc
 import tensorflow as tf
 
+from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.names import spelling
 from facegallery.embedder.spec import INPUT_SIZE, FaceSpec
-from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.trainer import augment
 from facegallery.trainer.recipe import Augmentation
 

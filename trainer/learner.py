@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from facegallery.embedder.network import architecture, keras_network
-from facegallery.embedder.network.runtime import unit
+from facegallery.embedder.network.preprocess import unit
 from facegallery.embedder.network.runtime_tensorflow import seen
 from facegallery.embedder.spec import Part
 from facegallery.trainer import forward, losses, replicas

@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from facegallery.embedder.compute import cores
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.files import write_atomic
+from facegallery.embedder.machine import cores
 from facegallery.embedder.process import ROOT
 from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.text import printable

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from facegallery.embedder.weights import store
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import ModelError
 from facegallery.embedder.files import make_folder
-from facegallery.embedder.network.runtime import unit
+from facegallery.embedder.network.preprocess import unit
 from facegallery.embedder.spec import Part
+from facegallery.embedder.weights import store
 from facegallery.trainer import checkpoints, gate, losses, teacher, views
 from facegallery.trainer.batches import Data, Photos, Stream, plain_crops
 from facegallery.trainer.gate import Judged

@@ -10,12 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from facegallery.embedder.weights import store
-from facegallery.embedder.network.architecture import EPSILON
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError
-from facegallery.embedder.network.runtime import Embedder, unit
+from facegallery.embedder.network.architecture import EPSILON
+from facegallery.embedder.network.preprocess import unit
+from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.spec import FaceSpec, Part
+from facegallery.embedder.weights import store
 from facegallery.trainer.batches import Photos, canvases
 
 ITSELF, SFACE = "itself", "sface"

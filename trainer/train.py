@@ -23,13 +23,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from facegallery.embedder.network import keras_network
-from facegallery.embedder.weights import trained_on, store
-from facegallery.embedder.compute import Compute, cores
+from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError, InputError, from_os_error
 from facegallery.embedder.files import drop_stale_temporaries, is_temporary, make_folder
+from facegallery.embedder.machine import cores
 from facegallery.embedder.names import spelling_notes
+from facegallery.embedder.network import keras_network
+from facegallery.embedder.network.engines import choose
 from facegallery.embedder.spec import FaceSpec, Part
+from facegallery.embedder.weights import store, trained_on
 from facegallery.trainer import batches, record, replicas
 from facegallery.trainer.batches import Data
 from facegallery.trainer.recipe import Recipe
@@ -56,7 +58,7 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
         raise InputError(f"expected a seed of 0 to 2147483647, received {seed}: give another")
     if compute.precision == "int8":
         raise InputError("expected --precision auto, f32 or bf16 to train in, received int8: leave it out")
-    recipe, compute = recipe.with_epochs(epochs), compute.chosen()
+    recipe, compute = recipe.with_epochs(epochs), choose(compute)
     model = store.open_model(source)
     _check_batch_norm(model, recipe)
     _check_teacher(recipe)

@@ -6,8 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from benchmarks.rounds import listing_of, serve  # noqa: E402
-from facegallery.embedder.photos.decoder import Decoder  # noqa: E402
 from facegallery.embedder.faces.mtcnn import MtcnnDetector  # noqa: E402
+from facegallery.embedder.photos.decoder import Decoder  # noqa: E402
 from facegallery.embedder.pipeline import Options, PhotoStage  # noqa: E402
 from facegallery.embedder.spec import FaceSpec  # noqa: E402
 

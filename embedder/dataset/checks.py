@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facegallery.embedder.errors import DataError
 from facegallery.embedder.dataset.row import FIELDS, LATER_FIELDS, first_not_unit
+from facegallery.embedder.errors import DataError
 from facegallery.embedder.spec import CropRule, FaceSpec
 
 MOST_SHARDS = 10_000_000

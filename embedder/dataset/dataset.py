@@ -19,11 +19,21 @@ from typing import Any
 import pyarrow as pa
 
 from facegallery.embedder.dataset.checks import ADVICE, as_ours, check_rows, check_schema, damaged, is_mark
+from facegallery.embedder.dataset.parquet import Opened, check_written, open_parquet
+from facegallery.embedder.dataset.plan import (
+    by_shard,
+    changes_of,
+    check_options,
+    digest_of,
+    is_same,
+    may_be_same,
+    numbers,
+    read_plans,
+    write_plan,
+)
+from facegallery.embedder.dataset.row import COLUMNS, LATER, Entry, Row, contract_of, schema_of, to_bytes, to_rows
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.files import LOCK, drop_stale_temporaries, is_temporary, make_folder, write_atomic
-from facegallery.embedder.dataset.parquet import Opened, check_written, open_parquet
-from facegallery.embedder.dataset.plan import by_shard, changes_of, check_options, digest_of, is_same, may_be_same, numbers, read_plans, write_plan
-from facegallery.embedder.dataset.row import COLUMNS, LATER, Entry, Row, contract_of, schema_of, to_bytes, to_rows
 from facegallery.embedder.spec import FaceSpec
 
 SHARD_PHOTOS = 256

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from facegallery.embedder.dataset.checks import MOST_SHARDS, check_plan, parse_json
-from facegallery.embedder.errors import DataError
-from facegallery.embedder.files import write_atomic
 from facegallery.embedder.dataset.parquet import open_parquet
 from facegallery.embedder.dataset.row import Entry, to_bytes
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.files import write_atomic
 
 OPTIONS_KEY = b"facegallery.options"
 EARLIER_OPTIONS_KEY = b"facedb.options"  # in data sets of before the package was called facegallery

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from facegallery.embedder.files import drop_stale_temporaries, locked, write_atomic
+from facegallery.embedder.dataset.dataset import DataSet, mark_path, shard_path
 from facegallery.embedder.dataset.plan import by_shard, digest_of, plans, read_plans
 from facegallery.embedder.dataset.row import Entry, to_bytes
-from facegallery.embedder.dataset.dataset import DataSet, mark_path, shard_path
+from facegallery.embedder.files import drop_stale_temporaries, locked, write_atomic
 
 IsDoomed = Callable[[str | None, str | None], bool]
 

@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facegallery.embedder.errors import DataError
-from facegallery.embedder.spec import FaceSpec
+from facegallery.embedder.spec import SPEC_KEY, FaceSpec
 
 UNIT_TOLERANCE = 1e-5
-SPEC_KEY = b"facegallery.spec"  # of the contract, in the schema's metadata
 EARLIER_SPEC_KEY = b"facedb.spec"  # in data sets of before the package was called facegallery
 
 FIELDS = [
@@ -99,13 +98,13 @@ def schema_of(spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Schema:
     if clash:
         raise DataError(f"expected metadata columns with names of their own, received {clash[0]!r}: rename it in the CSV")
     fields = FIELDS + LATER_FIELDS + [pa.field(name, pa.string()) for name in extra]
-    return pa.schema(fields, metadata={SPEC_KEY: spec.to_json().encode()})
+    return pa.schema(fields, metadata={SPEC_KEY.encode(): spec.to_json().encode()})
 
 
 def contract_of(schema: pa.Schema) -> bytes:
     """Return the contract that a shard's metadata hold, as JSON; empty where they hold none."""
     metadata = schema.metadata or {}
-    return metadata.get(SPEC_KEY, metadata.get(EARLIER_SPEC_KEY, b""))
+    return metadata.get(SPEC_KEY.encode(), metadata.get(EARLIER_SPEC_KEY, b""))
 
 
 def to_table(rows: Sequence[Row], spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Table:

@@ -15,12 +15,9 @@ import numpy as np
 
 from facegallery.embedder.errors import InputError, SystemFault
 from facegallery.embedder.files import drop_stale_temporaries, make_folder, place, sync_folder, temporary_folder
-from facegallery.embedder.dataset.row import SPEC_KEY
-from facegallery.embedder.network.runtime import sampling
+from facegallery.embedder.network.preprocess import sampling
 from facegallery.embedder.spec import INPUT_SIZE, Part
 from facegallery.embedder.weights.store import Model
-
-KEY = SPEC_KEY.decode()  # of the contract as JSON, in the file's metadata
 
 
 class Format(Protocol):

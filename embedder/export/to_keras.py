@@ -12,8 +12,7 @@ import numpy as np
 from keras import layers
 
 from facegallery.embedder.network import keras_network
-from facegallery.embedder.export.export import KEY
-from facegallery.embedder.spec import INPUT_SIZE
+from facegallery.embedder.spec import INPUT_SIZE, SPEC_KEY
 
 
 class KerasFormat:
@@ -60,4 +59,4 @@ class KerasFormat:
     def save(self, vectors: Any, contract: str, path: Path) -> None:
         keras.Model(self.crops, vectors, name="facegallery").save(path)
         with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(f"{KEY}.json", contract)
+            archive.writestr(f"{SPEC_KEY}.json", contract)

@@ -12,8 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from facegallery.embedder.network.architecture import folded, lay
-from facegallery.embedder.export.export import KEY
-from facegallery.embedder.spec import INPUT_SIZE
+from facegallery.embedder.spec import INPUT_SIZE, SPEC_KEY
 
 OPSET, IR = 17, 8  # read by ONNX Runtime 1.12 and later
 IMAGE = [1, 2, 3]  # axes
@@ -80,7 +79,7 @@ class OnnxFormat:
         outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", None])]
         graph = helper.make_graph(self._nodes, "facegallery", inputs, outputs, list(self._constants.values()))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="facegallery")
-        helper.set_model_props(model, {KEY: contract})
+        helper.set_model_props(model, {SPEC_KEY: contract})
         onnx.save(model, path)
 
 

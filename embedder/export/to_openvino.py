@@ -10,9 +10,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from facegallery.embedder.export.export import KEY
 from facegallery.embedder.network.openvino_network import append
-from facegallery.embedder.spec import INPUT_SIZE
+from facegallery.embedder.spec import INPUT_SIZE, SPEC_KEY
 
 IMAGE = np.array([1, 2, 3])  # axes
 
@@ -56,5 +55,5 @@ class OpenvinoFormat:
     def save(self, vectors: Any, contract: str, path: Path) -> None:
         vectors.output(0).set_names({"vectors"})
         graph = ov.Model([vectors], [self.crops], "facegallery")
-        graph.set_rt_info(contract, [KEY])
+        graph.set_rt_info(contract, [SPEC_KEY])
         ov.save_model(graph, path, compress_to_fp16=False)

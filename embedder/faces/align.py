@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from facegallery.embedder.faces.mtcnn import Face
 from facegallery.embedder.errors import DataError
+from facegallery.embedder.faces.mtcnn import Face
 from facegallery.embedder.spec import MOST_SIDE, CropRule, margin_of
 
 Box = tuple[float, float, float, float]

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from facegallery.embedder.compute import Compute
 from facegallery.embedder.faces import mtcnn_nets as nets
 from facegallery.embedder.faces.boxes import BOX, PHOTO, SCORE, moved, squared, suppress
-from facegallery.embedder.network.compiled_cache import Kept
-from facegallery.embedder.compute import Compute
-from facegallery.embedder.network.engines import Engine, OpenvinoEngine, TensorflowEngine, has_bf16, in_batches
 from facegallery.embedder.faces.pyramid import CELL, SCALE_FACTOR, STRIDE, Canvases, Memory, centred, lay_out, patches, windows
+from facegallery.embedder.network.compiled_cache import Kept
+from facegallery.embedder.network.engines import Engine, OpenvinoEngine, TensorflowEngine, choose, has_bf16, in_batches
 from facegallery.embedder.weights.store import models_folder
 
 MIN_FACE = 20
@@ -66,7 +66,7 @@ class MtcnnDetector:
 
     def __init__(self, min_face: int = MIN_FACE, max_side: int = MAX_SIDE, compute: Compute = Compute()):  # noqa: B008
         """Loads no network yet, and can be pickled: what is sent are the settings."""
-        self.compute = compute.chosen()
+        self.compute = choose(compute)
         self._min_face, self._max_side, self._loaded = min_face, max_side, False
         self.record = {
             "algorithm": "mtcnn",

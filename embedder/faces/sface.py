@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from facegallery.embedder.faces.align import order_faces
 from facegallery.embedder.compute import Compute
+from facegallery.embedder.faces.align import order_faces
 from facegallery.embedder.faces.mtcnn import MtcnnDetector
 from facegallery.embedder.network.engines import OpenvinoEngine, in_batches
-from facegallery.embedder.network.runtime import unit
+from facegallery.embedder.network.preprocess import unit
 from facegallery.embedder.spec import INPUT_SIZE
 from facegallery.embedder.weights.store import teacher_arrays
 

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     import openvino
 
 Network = tuple["openvino.CompiledModel", "np.ndarray | None"]  # and the memory that holds its weights, needed as long as it is
-MAKERS = "architecture.py", "cache.py", "mtcnn_nets.py", "network_openvino.py", "pyramid.py"  # what lays graphs
+FOLDER = Path(__file__).parent
+MAKERS = tuple(  # of graphs
+    FOLDER / name
+    for name in ("architecture.py", "compiled_cache.py", "openvino_network.py", "../faces/mtcnn_nets.py", "../faces/pyramid.py")
+)
 HEAD = 128
 
 
@@ -87,7 +91,7 @@ def _own(path: Path) -> bool:
 @lru_cache
 def _makers() -> str:
     """Of the code that lays graphs: other code makes other networks."""
-    return hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in MAKERS)).hexdigest()
+    return hashlib.sha256(b"".join(file.read_bytes() for file in MAKERS)).hexdigest()
 
 
 @lru_cache

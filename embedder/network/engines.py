@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from facegallery.embedder.compute import Compute
+from facegallery.embedder.errors import InputError, SystemFault
+from facegallery.embedder.machine import cores
 from facegallery.embedder.network import compiled_cache
-from facegallery.embedder.compute import cores
 
 if TYPE_CHECKING:
     import openvino
 
 Batch = tuple[np.ndarray, ...]
+GPU_FILES = ("/dev/nvidia0", "/dev/dxg")
 
 
 class Engine(Protocol):
@@ -33,7 +37,11 @@ class OpenvinoEngine:
     """
 
     def __init__(
-        self, graph: Callable[[], openvino.Model], precision: str = "f32", streams: int | None = None, kept: compiled_cache.Kept | None = None
+        self,
+        graph: Callable[[], openvino.Model],
+        precision: str = "f32",
+        streams: int | None = None,
+        kept: compiled_cache.Kept | None = None,
     ):
         settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams or cores(), "INFERENCE_NUM_THREADS": cores()}
         self._network, self._memory = compiled_cache.compiled(core(), graph, settings, kept)
@@ -118,3 +126,41 @@ def in_batches(engine: Engine, inputs: Batch, n: int) -> np.ndarray:
     """`engine`, whose batches hold n rows of each input, over any number of rows but none; the output of each."""
     filled = [filled_up(rows, n) for rows in inputs]
     return np.concatenate(engine([tuple(rows[i : i + n] for rows in filled) for i in range(0, len(filled[0]), n)]))[: len(inputs[0])]
+
+
+def choose(compute: Compute) -> Compute:
+    """Settle what was left open: bf16 on CPUs that multiply it natively, else f32; whether int8 is better depends on the model.
+
+    Raise SystemFault for a GPU that is not there, InputError for a precision that the device does not offer here.
+    """
+    device = choose_device(compute.device)
+    if device.startswith("GPU"):
+        if compute.precision not in ("auto", "f32"):
+            raise InputError(f"expected --precision auto or f32 on a GPU, received {compute.precision}: leave it out")
+        return Compute(device, "f32")
+    if compute.precision == "int8" and not has_vnni():
+        raise InputError("expected a CPU with VNNI for --precision int8, this one has none: leave it out")
+    if compute.precision != "auto":
+        return Compute(device, compute.precision)
+    return Compute(device, "bf16" if has_bf16() else "f32")
+
+
+def choose_device(device: str) -> str:
+    """'auto', 'cpu' or 'gpu' -> 'CPU:0' or 'GPU:0'; raises SystemFault for a GPU that is not there.
+
+    TensorFlow is asked only where there might be one: its import takes seconds.
+    """
+    if device in ("CPU:0", "GPU:0"):
+        return device
+    if device == "cpu" or (device == "auto" and not any(map(os.path.exists, GPU_FILES))):
+        return "CPU:0"
+    from facegallery.embedder.network.quiet import import_tensorflow
+
+    import_tensorflow()
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return "GPU:0"
+    if device == "gpu":
+        raise SystemFault("expected a GPU for --device gpu, TensorFlow sees none: install the extra `gpu`, or use --device cpu")
+    return "CPU:0"

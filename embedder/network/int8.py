@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from facegallery.embedder.network.engines import has_vnni
 from facegallery.embedder.errors import FaceGalleryError, InputError, ModelError
 from facegallery.embedder.files import make_folder, write_atomic
+from facegallery.embedder.network.engines import has_vnni
 from facegallery.embedder.spec import Part
 from facegallery.embedder.weights.store import stored_file
 

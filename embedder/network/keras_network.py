@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import layers
 
+from facegallery.embedder.errors import ModelError
 from facegallery.embedder.network import architecture
 from facegallery.embedder.network.architecture import EPSILON, is_folded
-from facegallery.embedder.errors import ModelError
 from facegallery.embedder.network.shapes import check_shapes
 from facegallery.embedder.spec import INPUT_SIZE
 

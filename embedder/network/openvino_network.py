@@ -14,8 +14,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from facegallery.embedder.network.architecture import folded, lay
 from facegallery.embedder.errors import ModelError
+from facegallery.embedder.network.architecture import folded, lay
 from facegallery.embedder.network.int8 import FLOAT, Quantisation
 from facegallery.embedder.spec import INPUT_SIZE
 

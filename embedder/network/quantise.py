@@ -13,15 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from facegallery.embedder.compute import Compute
+from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.errors import DataError
 from facegallery.embedder.faces import align
 from facegallery.embedder.network import int8
-from facegallery.embedder.compute import Compute
-from facegallery.embedder.network.engines import core
-from facegallery.embedder.errors import DataError
+from facegallery.embedder.network.engines import choose, core
 from facegallery.embedder.network.int8 import Gate, Quantisation
 from facegallery.embedder.network.openvino_network import STEPS, build_measuring
-from facegallery.embedder.network.runtime import BATCH, on_openvino, seen, unit
-from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.network.preprocess import seen, unit
+from facegallery.embedder.network.runtime import BATCH, on_openvino
 from facegallery.embedder.weights.store import Model
 
 LEAST_CROPS = 64
@@ -35,7 +36,7 @@ def quantise(model: Model, crops: Path, say: Callable[[str], None]) -> list[dict
 
     Raises InputError on a CPU without VNNI, DataError where there are too few crops.
     """
-    Compute("cpu", "int8").chosen()
+    choose(Compute("cpu", "int8"))
     data = DataSet(crops)
     some, others = split(people := read_people(data))
     images, asked = read_crops(data, some), read_crops(data, others)

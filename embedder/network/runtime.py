@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facegallery.embedder.compute import Compute
+from facegallery.embedder.machine import cores
 from facegallery.embedder.network import int8
 from facegallery.embedder.network.compiled_cache import Kept
-from facegallery.embedder.compute import Compute, cores
-from facegallery.embedder.network.engines import OpenvinoEngine, filled_up, in_batches
+from facegallery.embedder.network.engines import OpenvinoEngine, choose, filled_up, in_batches
 from facegallery.embedder.network.int8 import FLOAT, Quantisation
+from facegallery.embedder.network.preprocess import seen, unit
 from facegallery.embedder.spec import Part
 from facegallery.embedder.weights.store import Model, stored_file
 
@@ -25,52 +27,6 @@ if TYPE_CHECKING:
 BATCH = 8  # as fast as 32 on CPUs, and little is lost on a few faces
 Network = Callable[..., np.ndarray]  # uint8 (n, 160, 160, 3), and another zoom than its own -> float32 (n, d) of any length
 _loading = Lock()
-
-
-def standardise(crops: np.ndarray, how: str) -> np.ndarray:
-    """uint8 (n, h, w, 3) -> float32, as the weights were trained.
-
-    fixed: (x - 127.5) / 128. per_image: each crop to mean 0 and deviation 1, the deviation at least 1 / sqrt(size)
-    (facenet's `prewhiten`).
-    """
-    x = crops.astype(np.float32, order="C")
-    if how == "fixed":
-        x -= 127.5
-        x /= 128.0
-        return x
-    flat = x.reshape(len(x), -1)
-    flat -= flat.mean(axis=1, keepdims=True)
-    deviation = np.sqrt(np.einsum("ij,ij->i", flat, flat) / flat.shape[1])
-    flat *= (1 / np.maximum(deviation, 1 / np.sqrt(flat.shape[1])))[:, None]
-    return x
-
-
-def middle(crops: np.ndarray, zoom: float) -> np.ndarray:
-    """uint8 (n, s, s, 3) -> the middle 1 / zoom of each, made s x s again (bilinear): float32, or the crops themselves for a zoom of 1."""
-    if zoom == 1:
-        return crops
-    low, share = sampling(crops.shape[1], zoom)
-    x = crops.astype(np.float32)
-    x = x[:, low] + (x[:, low + 1] - x[:, low]) * share[:, None, None]
-    return x[:, :, low] + (x[:, :, low + 1] - x[:, :, low]) * share[:, None]
-
-
-def sampling(size: int, zoom: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pixels of a middle lie: the pixel before each, and float32 how far towards the next; pixel centres at half numbers."""
-    at = (np.arange(size) + 0.5 - size / 2) / zoom + size / 2 - 0.5
-    low = np.minimum(at.astype(np.intp), size - 2)
-    return low, (at - low).astype(np.float32)
-
-
-def seen(crops: np.ndarray, part: Part, zoom: float | None = None) -> np.ndarray:
-    """uint8 (n, s, s, 3) -> float32: what a network is given of crops; another zoom than its own may be given."""
-    return standardise(middle(crops, zoom or part.zoom), part.standardisation)
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    """float (n, d) -> rows of length 1, float64."""
-    x = x.astype(np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-10)
 
 
 def on_openvino(
@@ -99,7 +55,7 @@ class Embedder:
         few: for a handful of crops: ready sooner, at a lower rate; 'auto' is not int8 then, which takes longest to get ready.
         batch: crops that a CPU takes at a time; the last of them are filled up, at the price of crops.
         """
-        self.compute = compute.chosen()
+        self.compute = choose(compute)
         if compute.precision == "auto" and not few and not self.compute.on_gpu and int8.advised(model.spec.parts):
             self.compute = replace(self.compute, precision="int8")
         package = "tensorflow" if self.compute.on_gpu else "openvino"

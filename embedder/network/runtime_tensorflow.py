@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from facegallery.embedder.network import keras_network
 from facegallery.embedder.network.engines import TensorflowEngine, in_batches
-from facegallery.embedder.network.runtime import sampling
+from facegallery.embedder.network.preprocess import sampling
 from facegallery.embedder.spec import INPUT_SIZE, Part
 
 BATCH = 32

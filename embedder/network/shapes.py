@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from facegallery.embedder.network import architecture
 from facegallery.embedder.errors import ModelError
+from facegallery.embedder.network import architecture
 
 Shape = tuple[int, ...]
 MOST_BYTES = 1 << 30  # of a weights file: ten times the network, which leaves room for a head and an optimizer
@@ -78,3 +78,9 @@ def check_shapes(found: Iterable[tuple[str, Shape]]) -> None:
         seen.add(name)
         if shape != known[name]:
             raise ModelError(f"expected {name} of shape {known[name]}, received {str(shape)[:100]}: not these weights")
+
+
+def damaged(path: Path, error: Exception) -> ModelError:
+    """The one line for a file that a library cannot read."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+    return ModelError(f"expected readable weights, {path} is damaged ({reason}): get it again")

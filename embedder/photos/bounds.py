@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from facegallery.embedder.photos.kinds import Refused
 from facegallery.embedder.outcomes import TOO_LARGE, UNREADABLE
+from facegallery.embedder.photos.kinds import Refused
 
 MAX_PIXELS = 100_000_000
 MOST_MISSING = 0.1  # of the rows of a photo whose file is cut or broken: with more, a face may be missing by half

@@ -14,9 +14,9 @@ import resource
 import sys
 from typing import Any
 
+from facegallery.embedder.outcomes import OK, UNREADABLE
 from facegallery.embedder.photos.bounds import MAX_PIXELS
 from facegallery.embedder.photos.kinds import Refused
-from facegallery.embedder.outcomes import OK, UNREADABLE
 from facegallery.embedder.photos.pixels import decode, read
 from facegallery.embedder.process import WHY, channel, frame, greet
 

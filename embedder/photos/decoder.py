@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from facegallery.embedder.photos.bounds import MAX_PIXELS
-from facegallery.embedder.compute import cores
-from facegallery.embedder.photos.listing import path_inside
+from facegallery.embedder.machine import cores
 from facegallery.embedder.outcomes import ANSWERS, DIED, OK, OUTSIDE, TIMEOUT
+from facegallery.embedder.photos.bounds import MAX_PIXELS
+from facegallery.embedder.photos.listing import path_inside
 from facegallery.embedder.process import HEAD_BYTES, WHY, Ended, Process, frame
 
 KEYS = frozenset(("id", "outcome", "why", "sha256", "shape"))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from facegallery.embedder.photos.filenames import to_text
 from facegallery.embedder.names import name_or_none
+from facegallery.embedder.photos.filenames import to_text
 from facegallery.embedder.photos.sniff import RAW, has_photo_suffix, is_photo, may_be_photo, suffix_of
 from facegallery.embedder.text import printable
 

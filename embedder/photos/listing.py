@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from facegallery.embedder.photos.csv_file import Line, Table, photo_path, read_csv
+from facegallery.embedder.dataset.row import Entry
 from facegallery.embedder.errors import DataError, InputError
+from facegallery.embedder.names import person_name, spelling
+from facegallery.embedder.photos.csv_file import Line, Table, photo_path, read_csv
 from facegallery.embedder.photos.filenames import to_file, to_text
 from facegallery.embedder.photos.folders import LeftOut, Walk, labels_of
-from facegallery.embedder.names import person_name, spelling
-from facegallery.embedder.dataset.row import Entry
-from facegallery.embedder.text import printable
 from facegallery.embedder.photos.understood import Understood, understand
+from facegallery.embedder.text import printable
 
 
 @dataclass

@@ -10,11 +10,11 @@ import warnings
 import numpy as np
 from PIL import Image
 
+from facegallery.embedder.outcomes import MISSING, NO_ACCESS, TOO_LARGE, UNREADABLE
 from facegallery.embedder.photos.bounds import MAX_PIXELS, MOST_MISSING, check_size
 from facegallery.embedder.photos.colours import highest, of_two_bytes, to_rgb
 from facegallery.embedder.photos.kinds import Refused, identify
 from facegallery.embedder.photos.orientation import TURNS
-from facegallery.embedder.outcomes import MISSING, NO_ACCESS, TOO_LARGE, UNREADABLE
 from facegallery.embedder.photos.readers import Opened, open_photo
 
 MAX_BYTES = 200 << 20

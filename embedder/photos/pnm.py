@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 
+from facegallery.embedder.outcomes import UNREADABLE
 from facegallery.embedder.photos.bounds import MOST_HEADER, MOST_MISSING, check_size
 from facegallery.embedder.photos.kinds import Refused
-from facegallery.embedder.outcomes import UNREADABLE
 
 MOST_PER_VALUE = 16  # bytes of a plain one, with its blanks and comments
 _SPACE = rb"(?:\s|#[^\r\n]*[\r\n])+"

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from facegallery.embedder.photos.csv_file import photo_path, read_csv
 from facegallery.embedder.errors import DataError, InputError
-from facegallery.embedder.photos.filenames import to_file, to_text
 from facegallery.embedder.files import make_folder, process_mark, write_atomic
+from facegallery.embedder.photos.csv_file import photo_path, read_csv
+from facegallery.embedder.photos.filenames import to_file, to_text
 from facegallery.embedder.photos.folders import SPLITS
 from facegallery.embedder.photos.listing import identity_of, is_outside, list_photos
 from facegallery.embedder.photos.sniff import has_photo_suffix

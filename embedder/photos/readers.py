@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, features
 
+from facegallery.embedder.outcomes import NEEDS_PLUGIN, UNREADABLE
 from facegallery.embedder.photos.bounds import MOST_HEADER, check_gif, check_size, check_tiff
 from facegallery.embedder.photos.kinds import Kind, Refused
 from facegallery.embedder.photos.orientation import ORIENTATION, orientation, valid
-from facegallery.embedder.outcomes import NEEDS_PLUGIN, UNREADABLE
 from facegallery.embedder.photos.pnm import read_pnm
 from facegallery.embedder.photos.strip import Stripped, check_scans, precision, strip_jpeg, strip_png
 

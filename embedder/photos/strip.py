@@ -8,8 +8,8 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from facegallery.embedder.photos.kinds import Refused
 from facegallery.embedder.outcomes import TOO_LARGE, UNREADABLE
+from facegallery.embedder.photos.kinds import Refused
 
 MOST_PARTS = 100_000  # segments or chunks
 MOST_SCANS = 100  # of a JPEG: each is a pass over the whole picture

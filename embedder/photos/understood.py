@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from facegallery.embedder.photos.folders import SPLITS
 from facegallery.embedder.names import spelling
+from facegallery.embedder.photos.folders import SPLITS
 
 SHOWN = 2  # names of a line
 MANY_OF_ONE = 200  # photos of the only person from which a folder is more likely a heap of photos

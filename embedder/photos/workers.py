@@ -20,8 +20,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from facegallery.embedder.compute import cores, memory_gb, usable
 from facegallery.embedder.errors import FaceGalleryError, SystemFault
+from facegallery.embedder.machine import cores, memory_gb, usable
 from facegallery.embedder.process import Ended, Process, channel, greet
 
 FOREVER = float("inf")  # work takes as long as it takes; the process ends with this one

@@ -11,14 +11,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from facegallery.embedder.weights import formats, onnx_file
-from facegallery.embedder.weights.download import download
 from facegallery.embedder.errors import InputError, ModelError, SystemFault
 from facegallery.embedder.files import drop_stale_temporaries, make_folder, temporary_folder
-from facegallery.embedder.process import command, environment
 from facegallery.embedder.network.shapes import check_size
+from facegallery.embedder.process import command, environment
 from facegallery.embedder.spec import STANDARDISATIONS, Part
-from facegallery.embedder.weights.store import COMPOSED, KNOWN, TEACHERS, Known, Linked, Packaged, is_sound, models_folder, sha256_of, store_part, store_teacher, stored_file
+from facegallery.embedder.weights import formats, onnx_file
+from facegallery.embedder.weights.download import download
+from facegallery.embedder.weights.store import (
+    COMPOSED,
+    KNOWN,
+    TEACHERS,
+    Known,
+    Linked,
+    Packaged,
+    is_sound,
+    models_folder,
+    sha256_of,
+    store_part,
+    store_teacher,
+    stored_file,
+)
 
 Say = Callable[[str], None]
 

@@ -14,31 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from facegallery.embedder.network.architecture import BLOCKS, EPSILON, REDUCTIONS
-from facegallery.embedder.weights.checkpoint_index import check_index
 from facegallery.embedder.errors import ModelError
+from facegallery.embedder.network.architecture import BLOCKS, EPSILON, REDUCTIONS
+from facegallery.embedder.network.shapes import Shape, check_shapes, check_size, damaged
+from facegallery.embedder.weights.checkpoint_index import check_index
 from facegallery.embedder.weights.reader_process import read_apart
-from facegallery.embedder.network.shapes import Shape, check_shapes, check_size
 
 Arrays = dict[str, np.ndarray]
 FLOATS = ("float32", "float64", "float16")
 MOST_HEADER = 1 << 20  # bytes of a safetensors file's header; the network's has 50,000
-
-
-def read_keras_h5(path: Path) -> Arrays:
-    """Read facenet's Keras 2 HDF5, a whole model or weights alone: `<layer>/<layer>/<weight>:0`."""
-    from facegallery.embedder.weights.hdf5_file import open_datasets
-
-    with open_datasets(path) as datasets:
-        inside = {name: item for name, item in datasets.items() if name.startswith("model_weights/")} or datasets
-        ours = [(_keras_name(name), item) for name, item in inside.items() if "/" in name.removeprefix("model_weights/")]
-        check_shapes((name, item.shape) for name, item in ours)
-        return {name: np.asarray(item, np.float32) for name, item in ours}
-
-
-def _keras_name(name: str) -> str:
-    layer, weight = name.split("/")[-2:]
-    return f"{layer}/{weight.removesuffix(':0')}"
 
 
 def read_frozen_graph(path: Path) -> Arrays:
@@ -204,7 +188,6 @@ READERS: dict[str, Callable[[Path], Arrays]] = {
     ".h5": read_apart, ".pb": read_frozen_graph, ".index": read_checkpoint, ".pt": read_torch, ".pth": read_torch,
     ".safetensors": read_safetensors,
 }  # fmt: skip
-OWN_PROCESS: dict[str, Callable[[Path], Arrays]] = {".h5": read_keras_h5}
 
 
 def locate(path: Path) -> Path:
@@ -226,12 +209,6 @@ def read(path: Path) -> Arrays:
         raise
     except Exception as error:  # each library has its own way to say that a file is damaged
         raise damaged(path, error) from None
-
-
-def damaged(path: Path, error: Exception) -> ModelError:
-    """The one line for a file that a library cannot read."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-    return ModelError(f"expected readable weights, {path} is damaged ({reason}): get it again")
 
 
 def _without_gamma(arrays: Arrays) -> Arrays:

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from facegallery.embedder.errors import ModelError
+from facegallery.embedder.network.shapes import check_shapes
 
 if TYPE_CHECKING:
     import h5py
@@ -76,3 +79,17 @@ def _fault(item: h5py.Dataset, path: Path) -> str | None:
 
 def _refused(path: Path, name: str, what: str) -> ModelError:
     return ModelError(f"{what} ({path}, {name[:100]!r}): nothing of it was read, get the weights elsewhere")
+
+
+def read_keras_h5(path: Path) -> dict[str, np.ndarray]:
+    """Read facenet's Keras 2 HDF5, a whole model or weights alone: `<layer>/<layer>/<weight>:0`."""
+    with open_datasets(path) as datasets:
+        inside = {name: item for name, item in datasets.items() if name.startswith("model_weights/")} or datasets
+        ours = [(_keras_name(name), item) for name, item in inside.items() if "/" in name.removeprefix("model_weights/")]
+        check_shapes((name, item.shape) for name, item in ours)
+        return {name: np.asarray(item, np.float32) for name, item in ours}
+
+
+def _keras_name(name: str) -> str:
+    layer, weight = name.split("/")[-2:]
+    return f"{layer}/{weight.removesuffix(':0')}"

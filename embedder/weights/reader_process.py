@@ -52,7 +52,7 @@ def main(readers: dict[str, Callable[[Path], Arrays]], path: Path) -> int:
     try:
         data = save(readers[path.suffix](path))
     except Exception as error:  # each library has its own way to say that a file is damaged
-        from facegallery.embedder.weights.formats import damaged
+        from facegallery.embedder.network.shapes import damaged
 
         fault = error if isinstance(error, ModelError) else damaged(path, error)
         sys.stderr.write(f"\n{json.dumps(str(fault))}\n")
@@ -63,6 +63,6 @@ def main(readers: dict[str, Callable[[Path], Arrays]], path: Path) -> int:
 
 
 if __name__ == "__main__":
-    from facegallery.embedder.weights import formats
+    from facegallery.embedder.weights.hdf5_file import read_keras_h5
 
-    os._exit(main(formats.OWN_PROCESS, Path(sys.argv[1])))
+    os._exit(main({".h5": read_keras_h5}, Path(sys.argv[1])))

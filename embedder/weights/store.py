@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from facegallery.embedder.weights import formats
 from facegallery.embedder.errors import DataError, ModelError
 from facegallery.embedder.files import drop_stale_temporaries, make_folder, sync_folder, temporary_beside, write_atomic
-from facegallery.embedder.weights.formats import Arrays
 from facegallery.embedder.network.shapes import check_size
 from facegallery.embedder.spec import MOST_JSON, FaceSpec, Part
+from facegallery.embedder.weights import formats
+from facegallery.embedder.weights.formats import Arrays
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from facegallery.embedder.compute import cores
 from facegallery.embedder.errors import ModelError
 from facegallery.embedder.files import write_atomic
+from facegallery.embedder.machine import cores
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights.store import stored_file, stored_specs
 

@@ -67,8 +67,8 @@ def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
 
     A download by address that was stopped is gone on with by the same command.
     """
-    from facegallery.embedder.weights.fetch import fetch
     from facegallery.embedder.network.quiet import import_tensorflow
+    from facegallery.embedder.weights.fetch import fetch
 
     import_tensorflow()
     parts = fetch(name, archive, out.say)
@@ -93,8 +93,8 @@ def weights_import(out: Output, file: Path, name: str, standardisation: str | No
     .h5           Keras 2, a whole model or weights alone
     .safetensors  what is in data/models
     """
-    from facegallery.embedder.weights.fetch import import_file
     from facegallery.embedder.network.quiet import import_tensorflow
+    from facegallery.embedder.weights.fetch import import_file
 
     import_tensorflow()
     part = import_file(file, name, standardisation, zoom)

@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.routing import Match, Mount
 
+from facegallery import schemas
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.text import to_json
-from facegallery import schemas
 from facegallery.server.guard import OPEN, App, Desk, Guard, bearer
 from facegallery.server.logs import escape_logs
 from facegallery.server.meters import Meters

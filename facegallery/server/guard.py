@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from facegallery.accounts import START, Accounts, Key
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.text import printable, to_json
-from facegallery.accounts import START, Accounts, Key
 from facegallery.server.connections import Lines
 from facegallery.server.meters import Meters
 from facegallery.server.problems import MEDIA, RETRY_SECONDS, Problem, fault, of_error

@@ -13,12 +13,12 @@ from hashlib import sha256
 
 import numpy as np
 
-from facegallery.embedder.compute import cores
-from facegallery.embedder.photos.decoder import WORKERS, Decoder, Photo
-from facegallery.embedder.errors import FaceGalleryError
-from facegallery.embedder.pipeline import Options, PhotoStage, chunks
 from facegallery.embedder.dataset.row import Entry, Row
+from facegallery.embedder.errors import FaceGalleryError
+from facegallery.embedder.machine import cores
 from facegallery.embedder.network.runtime import Embedder
+from facegallery.embedder.photos.decoder import WORKERS, Decoder, Photo
+from facegallery.embedder.pipeline import Options, PhotoStage, chunks
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.server.batches import Batcher, Full
 from facegallery.server.settings import Settings

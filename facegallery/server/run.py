@@ -16,9 +16,9 @@ from typing import NoReturn
 
 import uvicorn
 
+from facegallery.accounts import START, Accounts
 from facegallery.embedder.errors import InputError, SystemFault
 from facegallery.embedder.process import ROOT, search_path
-from facegallery.accounts import START, Accounts
 from facegallery.server.meters import FOLDER
 from facegallery.server.settings import Settings
 from facegallery.workflows.photos import Say

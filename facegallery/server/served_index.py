@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from facegallery.embedder.compute import cores
 from facegallery.embedder.errors import FaceGalleryError, SystemFault
+from facegallery.embedder.machine import cores
+from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.errors import Damaged, Replaced
 from facegallery.indexer.store.reader import index_folder
 from facegallery.indexer.store.store import Gallery
-from facegallery.indexer.search.searcher import Searcher
 from facegallery.server.batches import Batcher, Full
 from facegallery.workflows.probes import Question, indexes_root, open_gallery, open_index
 from facegallery.workflows.search import Judge

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from facegallery.accounts import Key
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.store.store import Gallery
-from facegallery.accounts import Key
 from facegallery.server.guard import Desk
-from facegallery.server.served_index import Served
 from facegallery.server.intake import Intake
 from facegallery.server.meters import Meters
 from facegallery.server.problems import Problem
+from facegallery.server.served_index import Served
 from facegallery.server.settings import Settings
 from facegallery.workflows.probes import open_index
 

@@ -12,10 +12,19 @@ from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError
 from facegallery.indexer.calibrate import fit
 from facegallery.indexer.derived.derive import position_of
-from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store.store import Gallery
 from facegallery.workflows.photos import Say
-from facegallery.workflows.probes import PROBE_BATCH, ProbeReader, Question, answered, default_split, enrolled_notes, open_gallery, splits_of
+from facegallery.workflows.probes import (
+    PROBE_BATCH,
+    ProbeReader,
+    Question,
+    answered,
+    default_split,
+    enrolled_notes,
+    open_gallery,
+    splits_of,
+)
 
 OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
 

@@ -12,8 +12,8 @@ from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.pipeline import Options, PhotoStage
-from facegallery.indexer.store.reader import index_folder
 from facegallery.indexer.search.searcher import Searcher, exact_scores
+from facegallery.indexer.store.reader import index_folder
 from facegallery.workflows.photos import Say, make_detector, make_embedder
 from facegallery.workflows.probes import Probe, ProbeReader, indexes_root
 

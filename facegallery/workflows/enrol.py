@@ -10,23 +10,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from facegallery.embedder.faces import align as crops_of
 from facegallery.embedder.compute import Compute
-from facegallery.embedder.errors import InputError
-from facegallery.embedder.photos.listing import Listing, list_photos
-from facegallery.embedder.names import person_name, spelling_notes
-from facegallery.embedder.pipeline import OnProgress, hash_of
-from facegallery.embedder.dataset.row import Entry, Row
-from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
+from facegallery.embedder.dataset.row import Entry, Row
+from facegallery.embedder.errors import InputError
+from facegallery.embedder.faces import align as crops_of
+from facegallery.embedder.names import person_name, spelling_notes
+from facegallery.embedder.photos.listing import Listing, list_photos
 from facegallery.embedder.photos.understood import Understood, understand
-from facegallery.indexer.store import lists
+from facegallery.embedder.pipeline import OnProgress, hash_of
+from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.build import ENROLLED, Selection
+from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store import lists
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten
-from facegallery.indexer.store.store import Gallery, new_command
 from facegallery.indexer.store.rows import Added
-from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store.store import Gallery, new_command
 from facegallery.indexer.suspects import Looked, look
 from facegallery.workflows.photos import Say, say_understood
 from facegallery.workflows.probes import PROBE_BATCH, ProbeReader, default_split, open_gallery

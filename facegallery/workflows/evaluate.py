@@ -10,24 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facegallery.embedder.weights import trained_on
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.names import spelling_notes
 from facegallery.embedder.replaceable import check_replaceable
 from facegallery.embedder.spec import FaceSpec
-from facegallery.indexer.store import outputs
+from facegallery.embedder.weights import trained_on
 from facegallery.indexer.evaluation import subsets
+from facegallery.indexer.evaluation.evaluate import (
+    RANKS,
+    Answer,
+    Comparison,
+    Evaluation,
+    Group,
+    by_group,
+    compare_evaluations,
+    write_predictions,
+)
 from facegallery.indexer.evaluation.pair_scores import Crossed, crossed
-from facegallery.indexer.evaluation.evaluate import RANKS, Answer, Comparison, Evaluation, Group, by_group, compare_evaluations, write_predictions
 from facegallery.indexer.evaluation.subsets import Outcome, Photos
+from facegallery.indexer.store import outputs
 from facegallery.workflows.photos import ANYWHERE, Say
 from facegallery.workflows.probes import Probe, ProbeReader, Question, answered, default_split, enrolled_notes, open_index, splits_of
 
 if TYPE_CHECKING:
     from facegallery.embedder.pipeline import OnProgress
-    from facegallery.indexer.store.reader import Face
     from facegallery.indexer.search.searcher import Searcher
+    from facegallery.indexer.store.reader import Face
 
 
 @dataclass(frozen=True)

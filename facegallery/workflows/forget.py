@@ -7,15 +7,15 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from facegallery.embedder.weights import trained_on
-from facegallery.embedder.names import spelling
-from facegallery.embedder.dataset.redact import IsDoomed, count_rows, drop_rows
-from facegallery.embedder.replaceable import check_replaceable, write_own
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.dataset.redact import IsDoomed, count_rows, drop_rows
+from facegallery.embedder.names import spelling
+from facegallery.embedder.replaceable import check_replaceable, write_own
 from facegallery.embedder.text import unescaped
-from facegallery.indexer.upkeep import forget as forgetting
+from facegallery.embedder.weights import trained_on
 from facegallery.indexer.store.reader import normal
 from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep import forget as forgetting
 from facegallery.indexer.upkeep.traces import Traces
 from facegallery.workflows.photos import Say
 from facegallery.workflows.probes import indexes_root, open_gallery

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from facegallery.embedder.errors import DataError
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
-from facegallery.indexer.metrics import Paired
+from facegallery.embedder.errors import DataError
 from facegallery.indexer.evaluation.verification import Verification, compare_folds, read_pairs, verify_folds
+from facegallery.indexer.metrics import Paired
 from facegallery.workflows.evaluate import check_folder, trained_people
 from facegallery.workflows.probes import SEVERAL
 

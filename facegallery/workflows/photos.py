@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facegallery.embedder.compute import Compute
+from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.photos.listing import list_photos
-from facegallery.embedder.spec import CropRule, FaceSpec
-from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.photos.understood import Understood
+from facegallery.embedder.spec import CropRule, FaceSpec
 
 if TYPE_CHECKING:
     from facegallery.embedder.faces.mtcnn import Detector
-    from facegallery.embedder.pipeline import OnProgress, Options, Summary
     from facegallery.embedder.network.runtime import Embedder
+    from facegallery.embedder.pipeline import OnProgress, Options, Summary
 
 Say = Callable[[str], None]
 ANYWHERE = Compute()

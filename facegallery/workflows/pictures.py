@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from facegallery.embedder.dataset.dataset import DataSet, is_data_set
+from facegallery.embedder.dataset.row import Row, to_rows
+from facegallery.embedder.errors import DataError
 from facegallery.embedder.faces import align as crops_of
 from facegallery.embedder.photos.decoder import Decoder
-from facegallery.embedder.errors import DataError
 from facegallery.embedder.photos.listing import is_outside, list_photos
-from facegallery.embedder.dataset.row import Row, to_rows
 from facegallery.embedder.spec import INPUT_SIZE, CropRule
-from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.text import printable
 from facegallery.indexer.evaluation.evaluate import RANKS
-from facegallery.indexer.search.templates import exact_score
 from facegallery.indexer.search.searcher import Hit, exact_scores
+from facegallery.indexer.search.templates import exact_score
 from facegallery.workflows.probes import open_gallery
 
 if TYPE_CHECKING:
     from facegallery.indexer.evaluation.evaluate import Answer, Evaluation
-    from facegallery.indexer.store.reader import Face
-    from facegallery.indexer.store.store import Gallery
     from facegallery.indexer.evaluation.report import Sheet
     from facegallery.indexer.search.searcher import Searcher
+    from facegallery.indexer.store.reader import Face
+    from facegallery.indexer.store.store import Gallery
     from facegallery.workflows.probes import ProbeReader
     from facegallery.workflows.search import Searched
 

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from facegallery.embedder.compute import Compute
+from facegallery.embedder.dataset.dataset import DataSet, is_data_set
+from facegallery.embedder.dataset.row import Row, to_rows
 from facegallery.embedder.photos.decoder import Decoder
 from facegallery.embedder.photos.listing import Listing, list_photos
-from facegallery.embedder.dataset.row import Row, to_rows
 from facegallery.embedder.spec import FaceSpec
-from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.workflows.photos import Say, load_embedder, make_detector
 
 if TYPE_CHECKING:
-    from facegallery.embedder.pipeline import PhotoStage
     from facegallery.embedder.network.runtime import Embedder
+    from facegallery.embedder.pipeline import PhotoStage
     from facegallery.embedder.weights.store import Model
-    from facegallery.indexer.store.store import Gallery
     from facegallery.indexer.search.searcher import Hit, Searcher
+    from facegallery.indexer.store.store import Gallery
 
 PROBE_BATCH = 512
 TOLD = 20  # photos of which it is said why they are not asked about
@@ -41,8 +41,8 @@ def indexes_root() -> Path:
 
 def open_index(name: str) -> Searcher:
     """The index called `name`, ready for questions."""
-    from facegallery.indexer.store.reader import index_folder
     from facegallery.indexer.search.searcher import Searcher
+    from facegallery.indexer.store.reader import index_folder
 
     return Searcher(index_folder(indexes_root(), name))
 

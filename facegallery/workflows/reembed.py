@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facegallery.embedder.faces import align as crops_of
 from facegallery.embedder.compute import Compute
+from facegallery.embedder.faces import align as crops_of
 from facegallery.embedder.pipeline import OnProgress
 from facegallery.embedder.replaceable import check_replaceable, write_own
 from facegallery.indexer.store import outputs
-from facegallery.indexer.upkeep import switch
 from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep import switch
 from facegallery.workflows.photos import Say, load_embedder
 from facegallery.workflows.probes import open_gallery
 

@@ -47,8 +47,8 @@ def search(name: str, sources: Sequence[Path], question: Question, one_face: boo
 def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Question, one_face: bool, model: str | None, compute: Compute,
                       on_progress: OnProgress, say: Say) -> dict[str, Any]:  # fmt: skip
     """`search` for any number of probes in bounded memory: a row for each hit, in the order of the probes."""
-    from facegallery.indexer.store import outputs
     from facegallery.indexer.search.hit_writer import HitWriter
+    from facegallery.indexer.store import outputs
 
     if out.suffix.lower() != ".parquet":
         raise InputError(f"expected a file .parquet for --out, received {out}: end it with .parquet")

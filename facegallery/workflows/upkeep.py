@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facegallery.embedder.errors import DataError
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.errors import DataError
 from facegallery.embedder.photos.understood import understand
 from facegallery.indexer import opening
 from facegallery.indexer.store import outputs
+from facegallery.indexer.store.reader import check_name, index_folder
 from facegallery.indexer.upkeep import transfer
 from facegallery.indexer.upkeep.compact import compact_and_drop
-from facegallery.indexer.store.reader import check_name, index_folder
 from facegallery.indexer.upkeep.info import info as info_of
 from facegallery.indexer.upkeep.verify import Verified
 from facegallery.indexer.upkeep.verify import verify as verify_gallery

@@ -21,7 +21,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from facegallery.embedder.errors import DataError, FaceGalleryError, system_faults
-from facegallery.embedder.files import TEMPORARY, drop_stale_temporaries, held, is_temporary, sync_folder, temporary_beside, temporary_prefix, write_atomic
+from facegallery.embedder.files import (
+    TEMPORARY,
+    drop_stale_temporaries,
+    held,
+    is_temporary,
+    sync_folder,
+    temporary_beside,
+    temporary_prefix,
+    write_atomic,
+)
 from facegallery.indexer.derived import flat
 from facegallery.indexer.derived.choose import Choice, choose, wish_of
 from facegallery.indexer.store.database import LINK
@@ -332,3 +341,11 @@ def _is_as_written(path: Path, wanted: dict[str, Any], hash_up_to: float) -> boo
             return False
         return wanted["bytes"] > hash_up_to or hashlib.file_digest(file, "sha256").hexdigest() == wanted["sha256"]
     return False
+
+
+def gallery_mean(gallery: Gallery, table: str = "vectors") -> bytes:
+    """float64 (d,), as the fact `mean` holds it: the mean of all vectors."""
+    total, n = np.float64(0), 0
+    for ids, xb in gallery.vectors(table=table):
+        total, n = total + xb.sum(axis=0, dtype=np.float64), n + len(ids)
+    return (total / n).astype("<f8").tobytes()

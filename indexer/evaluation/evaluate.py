@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.names import spelling, spelling_notes
 from facegallery.embedder.replaceable import write_own
-from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.text import printable
 from facegallery.indexer.evaluation import openset
-from facegallery.indexer.store.store import Gallery
-from facegallery.indexer.metrics import Paired, cmc, cmc_intervals, compare, reciprocal_ranks, share_intervals
 from facegallery.indexer.evaluation.openset import Difference, OpenSet, Rate
+from facegallery.indexer.metrics import Paired, cmc, cmc_intervals, compare, reciprocal_ranks, share_intervals
 from facegallery.indexer.search.searcher import ANSWERS, Hit
+from facegallery.indexer.store.store import Gallery
 
 RANKS = 20  # answers to a probe: the length of the CMC curve
 MISSED = -np.inf

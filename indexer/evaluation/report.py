@@ -17,8 +17,8 @@ from facegallery.embedder.replaceable import write_own
 from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.text import printable
 from facegallery.indexer.evaluation import charts
-from facegallery.indexer.evaluation.pair_scores import Crossed
 from facegallery.indexer.evaluation.evaluate import MISSED, RANKS, Evaluation
+from facegallery.indexer.evaluation.pair_scores import Crossed
 from facegallery.indexer.evaluation.verification import Roc
 
 FILE, TEMPLATE = "index.html", "report.html"

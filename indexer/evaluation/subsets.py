@@ -9,8 +9,8 @@ import numpy as np
 
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.indexer.evaluation import openset
-from facegallery.indexer.metrics import cmc, cmc_intervals, hits_at, nearest_people, ranks_of
 from facegallery.indexer.evaluation.openset import OpenSet, Rate
+from facegallery.indexer.metrics import cmc, cmc_intervals, hits_at, nearest_people, ranks_of
 from facegallery.indexer.search.searcher import ANSWERS, SCORES
 
 

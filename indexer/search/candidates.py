@@ -16,8 +16,18 @@ import numpy as np
 
 from facegallery.indexer.derived import flat
 from facegallery.indexer.derived.codes import Codes
+from facegallery.indexer.derived.derive import (
+    CODES,
+    HASHED_AT_OPEN,
+    OWNERS,
+    built_folder,
+    centred,
+    make_index,
+    position_of,
+    read_report,
+    unsound,
+)
 from facegallery.indexer.store.database import LINK
-from facegallery.indexer.derived.derive import CODES, HASHED_AT_OPEN, OWNERS, built_folder, centred, make_index, position_of, read_report, unsound
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.reader import Faces
 

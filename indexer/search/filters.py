@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from facegallery.embedder.errors import InputError
-from facegallery.indexer.store.reader import Faces
 from facegallery.indexer.store.kinds import DATE, KINDS, NUMBER, TEXT, comparison, number_of, period_of
+from facegallery.indexer.store.reader import Faces
 
 OWN = {
     "identity": "name", "image": "image", "split": "split", "face": "face", "face_id": "face_id", "confidence": "confidence",

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import from_os_error
 from facegallery.embedder.files import hold, make_folder, sync_folder, temporary_beside
 from facegallery.embedder.replaceable import check_replaceable, place_own
-from facegallery.embedder.dataset.row import Row
 from facegallery.indexer.search.searcher import Hit
 
 ROWS = 1 << 16  # written at once

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from facegallery.embedder.errors import DataError, GalleryError, InputError
 from facegallery.embedder.dataset.row import UNIT_TOLERANCE
+from facegallery.embedder.errors import DataError, GalleryError, InputError
 from facegallery.embedder.spec import FaceSpec
-from facegallery.indexer.search import filters, templates
 from facegallery.indexer.calibrate import Calibration, staleness
-from facegallery.indexer.search.candidates import Candidates, Found, log
 from facegallery.indexer.derived.derive import centred
-from facegallery.indexer.store.reader import Face
 from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.search import filters, templates
+from facegallery.indexer.search.candidates import Candidates, Found, log
+from facegallery.indexer.store.reader import Face
 
 ANSWERS = 5  # of `evaluate`
 SPARE = 16  # candidates beyond the first guess

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from facegallery.indexer.search.candidates import GATHER, Candidates
 from facegallery.indexer.metrics import BLOCK_SCORES
+from facegallery.indexer.search.candidates import GATHER, Candidates
 
 PEOPLE = 4096  # summed at once
 SHORTEST = 1e-12  # faces that cancel each other have no direction

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.names import spelling
-from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.store.checksums import FACE_COLUMNS, chained, checksum, face_checksum
 from facegallery.indexer.store.errors import Damaged, Unknown, damaged

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from facegallery.embedder.errors import DataError
 from facegallery.embedder.dataset.row import UNIT_TOLERANCE, Row
+from facegallery.embedder.errors import DataError
 from facegallery.indexer.store.checksums import FACE_COLUMNS, chained, checksum, face_checksum
-from facegallery.indexer.store.reader import AMONG, BLOCK, Faces, name_key
 from facegallery.indexer.store.forgotten import Forgotten
+from facegallery.indexer.store.reader import AMONG, BLOCK, Faces, name_key
 
 EXTRA = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 

@@ -20,13 +20,13 @@ from typing import Any
 import apsw
 import numpy as np
 
+from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import GalleryError, InputError
 from facegallery.embedder.names import person_name
-from facegallery.embedder.dataset.row import Row
 from facegallery.indexer.store import forgotten
 from facegallery.indexer.store.checksums import FACE_COLUMNS, checksum
-from facegallery.indexer.store.reader import AMONG, FACES
 from facegallery.indexer.store.log import Change, Line
+from facegallery.indexer.store.reader import AMONG, FACES
 from facegallery.indexer.store.rows import Added, Rows
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from facegallery.indexer.derived.derive import OnProgress, compact
-from facegallery.indexer.upkeep.forget import finish_pending
 from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep.forget import finish_pending
 from facegallery.indexer.upkeep.switch import drop_other
 
 

@@ -22,14 +22,14 @@ import apsw
 
 from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError
 from facegallery.embedder.names import spelling
+from facegallery.indexer.derived.derive import derive, is_building, tidy
 from facegallery.indexer.store import outputs
 from facegallery.indexer.store.checksums import FACE_COLUMNS
 from facegallery.indexer.store.database import FILE
-from facegallery.indexer.derived.derive import derive, is_building, tidy
 from facegallery.indexer.store.errors import Busy, guarded
+from facegallery.indexer.store.log import Line
 from facegallery.indexer.store.reader import AMONG, Faces, name_key, normal
 from facegallery.indexer.store.store import Gallery
-from facegallery.indexer.store.log import Line
 from facegallery.indexer.upkeep.traces import PIECE, Traces, files_below, without_names
 
 PENDING = "forgetting"

@@ -7,8 +7,8 @@ from typing import Any
 from facegallery.indexer.calibrate import Calibration, staleness
 from facegallery.indexer.derived.choose import wish_of
 from facegallery.indexer.derived.derive import behind, read_report
-from facegallery.indexer.upkeep.forget import PENDING
 from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep.forget import PENDING
 from facegallery.indexer.upkeep.switch import other_spec
 from facegallery.indexer.upkeep.traces import files_below, size_of
 

@@ -13,11 +13,10 @@ import numpy as np
 
 from facegallery.embedder.errors import DataError, GalleryError
 from facegallery.embedder.spec import FaceSpec
-from facegallery.indexer.build import gallery_mean
-from facegallery.indexer.store.checksums import checksum
-from facegallery.indexer.derived.derive import centred, derive, tidy
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.derived.derive import centred, derive, gallery_mean, tidy
 from facegallery.indexer.metrics import BLOCK_SCORES
+from facegallery.indexer.store.checksums import checksum
+from facegallery.indexer.store.store import Gallery
 
 ASKED = 10_000  # faces that a report asks at most
 BATCH = 1024

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from facegallery.embedder.names import spelling
-from facegallery.indexer.store.reader import name_key, normal
 from facegallery.indexer.store.forgotten import Forgotten
 from facegallery.indexer.store.outputs import Output
+from facegallery.indexer.store.reader import name_key, normal
 
 PIECE = 32
 BLOCK = 16 << 20

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facegallery.embedder.dataset.dataset import Writer, check_is_ours
+from facegallery.embedder.dataset.row import Entry, to_table
 from facegallery.embedder.errors import DataError, GalleryError, InputError, from_os_error
 from facegallery.embedder.files import drop_stale_temporaries, held, locked, make_folder, place, sync_folder, temporary_beside
-from facegallery.embedder.dataset.row import Entry, to_table
-from facegallery.embedder.dataset.dataset import Writer, check_is_ours
+from facegallery.indexer.derived.derive import derive, tidy
+from facegallery.indexer.opening import create_gallery
 from facegallery.indexer.store import forgotten, lists
 from facegallery.indexer.store.database import CIPHER, CIPHER_FILE, FILE, PLAIN, remove_file
-from facegallery.indexer.derived.derive import derive, tidy
 from facegallery.indexer.store.errors import Damaged, damaged
-from facegallery.indexer.store.reader import AMONG, check_name, name_key
 from facegallery.indexer.store.forgotten import Forgotten
+from facegallery.indexer.store.reader import AMONG, check_name, name_key
 from facegallery.indexer.store.store import Gallery, versions
-from facegallery.indexer.opening import create_gallery
 from facegallery.indexer.upkeep.verify import problems
 
 # in an order in which each row's references are there before it

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from facegallery.embedder.errors import GalleryError
-from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.derived.derive import compact, unsound
+from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.errors import Damaged
-from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.store.kinds import Counts
 from facegallery.indexer.store.migrations import COUNTED
+from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.store.totals import SINCE, count
 
 PROBLEMS = 20  # that are spelt out

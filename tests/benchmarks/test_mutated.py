@@ -102,7 +102,7 @@ def test_a_program_that_a_decoder_starts_is_seen(tmp_path):
     """By its mark, and by strace where there is one."""
     path, marks = traced.trap_programs(tmp_path)
     script = "import subprocess, sys; sys.argv[1:]; subprocess.run(['gs'], capture_output=True)"
-    line = [sys.executable, "-c", script, "embedder/launch.py", "facegallery.embedder.photos.decode"]
+    line = [sys.executable, "-c", script, "facegallery/embedder/launch.py", "facegallery.embedder.photos.decode"]
     log = tmp_path / "log"
     outer = [sys.executable, "-c", f"import subprocess; subprocess.run({line!r})"]
     subprocess.run(traced.traced(outer, log), env=os.environ | {"PATH": path}, check=True)

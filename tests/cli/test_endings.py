@@ -15,8 +15,8 @@ from PIL import Image
 
 from benchmarks.served import processes
 from tests.conftest import ROOT
-from tests.served import build, free_port, running
 from tests.embedder.photos.test_workers import is_gone
+from tests.served import build, free_port, running
 
 SECONDS = 10.5  # half a second for a machine that does other things
 DECODER = "facegallery.embedder.photos.decode"

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from facegallery.embedder.weights import trained_on, store
-from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.accounts import Accounts
+from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.weights import store, trained_on
 from tests.cli.test_main import photos, vectors  # noqa: F401
 
 KEY = {"FACEGALLERY_KEY": "a key of the test"}

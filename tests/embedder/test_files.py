@@ -7,9 +7,18 @@ import uuid
 import pytest
 
 from facegallery.embedder import files
-from facegallery.embedder.errors import DataError
-from facegallery.embedder.files import atomic, drop_stale_temporaries, held, locked, temporary_beside, temporary_folder, temporary_prefix, write_atomic
 from facegallery.embedder.dataset.dataset import check_is_ours
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.files import (
+    atomic,
+    drop_stale_temporaries,
+    held,
+    locked,
+    temporary_beside,
+    temporary_folder,
+    temporary_prefix,
+    write_atomic,
+)
 from tests.conftest import ROOT
 
 HOLD = """

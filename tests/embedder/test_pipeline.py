@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from facegallery.embedder.weights import store
-from facegallery.embedder.photos.decoder import Photo
-from facegallery.embedder.faces.mtcnn import MtcnnDetector
+from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.dataset.row import to_rows, vectors_of
 from facegallery.embedder.errors import DataError
+from facegallery.embedder.faces.mtcnn import MtcnnDetector
+from facegallery.embedder.network.runtime import Embedder
+from facegallery.embedder.photos.decoder import Photo
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.pipeline import Options, PhotoStage, chunks, process_crops, process_photos
-from facegallery.embedder.dataset.row import to_rows, vectors_of
-from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.spec import CropRule, FaceSpec
-from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.weights import store
 from tests.conftest import ROOT
 
 KILLS = 10
@@ -144,15 +144,17 @@ def test_chunks_are_bounded_in_pixels():
 KILLED = """
 import sys
 from pathlib import Path
-from embedder import pipeline, quiet, weights
+from facegallery.embedder import pipeline
+from facegallery.embedder.network import quiet
+from facegallery.embedder.weights import store
 quiet.import_tensorflow()
 from facegallery.embedder.faces.mtcnn import MtcnnDetector
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.network.runtime import Embedder
 pipeline.MANY = 0  # processes of their own, which have to end too
 pipeline.CHUNK_PIXELS = 16 * 92 * 112
-embedder = Embedder(weights.open_model("msceleb"))
-stage = pipeline.PhotoStage(facegallery.embedder.spec, MtcnnDetector(), embedder, pipeline.Options())
+embedder = Embedder(store.open_model("msceleb"))
+stage = pipeline.PhotoStage(embedder.spec, MtcnnDetector(), embedder, pipeline.Options())
 print("ready", flush=True)
 pipeline.process_photos(list_photos(sys.argv[1]), Path(sys.argv[2]), stage, "embed", lambda done, total: None, 16)
 print("done", flush=True)

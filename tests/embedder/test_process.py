@@ -9,15 +9,15 @@ import time
 import httpx
 import pytest
 
-from facegallery.embedder.weights import fetch
 from facegallery.embedder import process
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.weights import fetch
 from tests.conftest import ROOT
 from tests.served import build, running
 
 NAMES = (
     "resource", "numpy", "json", "io", "os", "re", "signal", "select", "struct", "socket", "pickle", "runpy", "hashlib", "tempfile", "secrets", "ctypes",
-    "subprocess", "threading", "multiprocessing", "importlib", "PIL", "embedder", "pip", "encodings", "sitecustomize", "usercustomize", "pillow_heif", "mtcnn",
+    "subprocess", "threading", "multiprocessing", "importlib", "PIL", "embedder", "facegallery", "indexer", "cli", "pip", "encodings", "sitecustomize", "usercustomize", "pillow_heif", "mtcnn",
     "uvicorn", "fastapi", "server", "workflows", "tensorflow", "openvino", "faiss", "apsw", "scipy", "pyarrow", "joblib", "click", "setuptools", "pkg_resources",
 )  # fmt: skip
 
@@ -31,7 +31,7 @@ def trap(tmp_path):
     for name in NAMES:
         (folder / f"{name}.py").write_text(code)
         (folder / "package").mkdir(exist_ok=True)
-    for name in ("PIL", "embedder", "pip", "multiprocessing"):
+    for name in ("PIL", "embedder", "facegallery", "pip", "multiprocessing"):
         (folder / f"{name}.py").unlink()
         (folder / name).mkdir()
         for file in ("__init__", "__main__"):
@@ -57,13 +57,13 @@ def command(trap, *arguments, **environment):
 MANY = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from embedder import pipeline
+from facegallery.embedder import pipeline
 pipeline.MANY = 0  # processes for the networks, too
 os.environ |= {name: sys.argv[2] for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONPYCACHEPREFIX")}
 os.environ |= {"PYTHONSTARTUP": sys.argv[2] + "/numpy.py", "PYTHONINSPECT": "1", "PYTHONWARNINGS": "error::numpy.Oops"}
 sys.argv = ["cli.py", *sys.argv[3:]]
-import cli
-sys.exit(cli.main())
+from facegallery.cli.main import main
+sys.exit(main())
 """
 
 
@@ -122,7 +122,9 @@ def test_our_folder_comes_after_what_is_installed_and_others_come_last(monkeypat
 def test_an_installation_that_only_a_variable_leads_to_works(tmp_path):
     """A module that is found by PYTHONPATH alone can be the work of a process."""
     (tmp_path / "elsewhere.py").write_text("def double(n):\n    return 2 * n\n")
-    script = "import elsewhere\nfrom facegallery.embedder.photos.workers import Workers\nprint(Workers(elsewhere.double).submit(21).result())"
+    script = (
+        "import elsewhere\nfrom facegallery.embedder.photos.workers import Workers\nprint(Workers(elsewhere.double).submit(21).result())"
+    )
     variables = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/", env=variables)
     assert done.stdout == "42\n", done.stderr

@@ -12,9 +12,9 @@ import apsw
 import pytest
 
 from facegallery.embedder import text
+from facegallery.indexer.evaluation.evaluate import predictions
 from facegallery.indexer.store.checksums import FACE_COLUMNS, face_checksum
 from facegallery.indexer.store.database import FILE
-from facegallery.indexer.evaluation.evaluate import predictions
 from tests import synthetic
 from tests.conftest import ROOT
 

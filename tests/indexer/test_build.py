@@ -20,14 +20,13 @@ from facegallery.embedder.errors import DataError, GalleryError, InputError, Sys
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.build import Selection, build
 from facegallery.indexer.derived.derive import Sink, centred
-from facegallery.indexer.upkeep.forget import forget_and_look
 from facegallery.indexer.opening import create_gallery, open_gallery
 from facegallery.indexer.search.searcher import Searcher
-from tests import synthetic
-from tests.synthetic import D
+from facegallery.indexer.upkeep.forget import forget_and_look
 from facegallery.workflows.upkeep import build_index
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import synthetic
+from tests.conftest import ROOT
+from tests.synthetic import D
 
 
 def state(folder: Path) -> dict:
@@ -381,7 +380,9 @@ def test_the_same_command_mends_derived_files(tmp_path, spoil):
 
 def test_two_at_once_end_in_one_index(tmp_path):
     data = synthetic.write(tmp_path / "v", synthetic.rows(30, 4))
-    code = "import sys; from pathlib import Path; from facegallery.indexer.build import build; print(build(*map(Path, sys.argv[1:])).changed)"
+    code = (
+        "import sys; from pathlib import Path; from facegallery.indexer.build import build; print(build(*map(Path, sys.argv[1:])).changed)"
+    )
     run = [sys.executable, "-c", code, data, tmp_path / "i"]
     runs = [subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert sorted(run.communicate()[0].strip() for run in runs) == ["False", "False", "True"]
@@ -438,7 +439,8 @@ STEPS = """
 import os, shutil, signal, sys, warnings
 from pathlib import Path
 import faiss
-from indexer import build as b, gallery
+from facegallery.indexer import build as b
+from facegallery.indexer.store import store
 from facegallery.indexer.search.searcher import Searcher
 from tests import synthetic
 
@@ -469,7 +471,7 @@ def forked(work, at=-1):
         os._exit(1)
     os._exit(0)
 
-for owner, names in [(os, ["fsync", "replace", "open", "mkdir"]), (shutil, ["rmtree"]), (gallery.Gallery, ["execute", "set_fact"])]:
+for owner, names in [(os, ["fsync", "replace", "open", "mkdir"]), (shutil, ["rmtree"]), (store.Gallery, ["execute", "set_fact"])]:
     for name in names:
         deadly(owner, name)
 

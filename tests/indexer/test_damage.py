@@ -13,16 +13,16 @@ import apsw
 import numpy as np
 import pytest
 
-from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.dataset.row import Row
+from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.indexer.search import candidates
-from facegallery.indexer.upkeep import switch
 from facegallery.indexer.build import build
-from facegallery.indexer.upkeep.forget import finish_pending, forget
-from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.search import candidates
 from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep import switch
+from facegallery.indexer.upkeep.forget import finish_pending, forget
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 

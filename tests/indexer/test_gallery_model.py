@@ -28,22 +28,24 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
-from facegallery.embedder.dataset.row import Row, to_rows
 from facegallery.embedder.dataset.dataset import DataSet
-from facegallery.indexer.search import candidates, templates as people, searcher as search
-from facegallery.indexer.derived import derive
-from facegallery.indexer.upkeep import transfer
-from facegallery.indexer.upkeep import forget as forgetting
-from facegallery.indexer.store import store as gallery_module
-from facegallery.indexer.store import rows as rows_module
+from facegallery.embedder.dataset.row import Row, to_rows
+from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
 from facegallery.indexer.build import build
-from facegallery.indexer.store.errors import Unknown
-from facegallery.indexer.store.store import Gallery
-from facegallery.indexer.store.log import Change
+from facegallery.indexer.derived import derive
 from facegallery.indexer.opening import open_gallery
-from facegallery.indexer.store.rows import Added, Conflict
+from facegallery.indexer.search import candidates
+from facegallery.indexer.search import searcher as search
+from facegallery.indexer.search import templates as people
 from facegallery.indexer.search.searcher import Hit, Searcher
+from facegallery.indexer.store import rows as rows_module
+from facegallery.indexer.store import store as gallery_module
+from facegallery.indexer.store.errors import Unknown
+from facegallery.indexer.store.log import Change
+from facegallery.indexer.store.rows import Added, Conflict
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep import forget as forgetting
+from facegallery.indexer.upkeep import transfer
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 
@@ -574,8 +576,8 @@ class Model(RuleBasedStateMachine):
         self.stack = contextlib.ExitStack()
         self.root = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="facegallery-model-")))
         self.warnings = Warnings()
-        logging.getLogger("indexer").addHandler(self.warnings)
-        self.stack.callback(logging.getLogger("indexer").removeHandler, self.warnings)
+        logging.getLogger("facegallery.indexer").addHandler(self.warnings)
+        self.stack.callback(logging.getLogger("facegallery.indexer").removeHandler, self.warnings)
         self.stack.enter_context(mock.patch.object(gallery_module, "time", SimpleNamespace(time=lambda: self.oracle.now)))
         self.stack.enter_context(mock.patch.dict(os.environ, {"FACEGALLERY_KEY": "a key"}))
         self.made = 0

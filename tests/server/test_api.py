@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from fastapi import Request
 
-from facegallery.embedder.errors import DataError
-from facegallery.embedder.dataset.row import to_rows
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.dataset.row import to_rows
+from facegallery.embedder.errors import DataError
 from facegallery.server import problems
 from facegallery.server.guard import Held
 from facegallery.server.routes import stream
 from facegallery.server.routes.stream import _in_order, _split
 from facegallery.server.settings import Settings
-from tests.served import build, running
 from facegallery.workflows.probes import Question
 from facegallery.workflows.search import search
+from tests.served import build, running
 
 QUIETLY = {"say": lambda line: None}
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from facegallery.embedder.compute import Compute
-from facegallery.embedder.photos.decoder import WORKERS
 from facegallery.embedder.errors import ModelError
+from facegallery.embedder.photos.decoder import WORKERS
 from facegallery.embedder.spec import FaceSpec
 from facegallery.server.batches import Full
 from facegallery.server.intake import PAIR, Elastic, Intake

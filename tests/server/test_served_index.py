@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.indexer.upkeep import switch, transfer
 from facegallery.indexer.build import build
-from facegallery.indexer.store.errors import Damaged, Replaced
 from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.store.errors import Damaged, Replaced
+from facegallery.indexer.upkeep import switch, transfer
 from facegallery.server.served_index import Served
-from tests import synthetic
 from facegallery.workflows.probes import Question
+from tests import synthetic
 
 ROWS = synthetic.rows(5, 2)
 for i, row in enumerate(ROWS):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.indexer.upkeep import switch
 from facegallery.indexer.build import build
-from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.store.errors import Replaced
+from facegallery.indexer.upkeep import switch
 from facegallery.server import state
 from facegallery.server.meters import Meters
 from facegallery.server.settings import Settings

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from facegallery.embedder.errors import DataError
-from tests import crops, synthetic
 from facegallery.trainer import augment, batches, recipe
 from facegallery.trainer.batches import NOTHING, Stream, plain_crops, read, samples
+from tests import crops, synthetic
 
 HOMEWORK, QUICK = recipe.read("homework").augmentation, recipe.read("quick").augmentation
 

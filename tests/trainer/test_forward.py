@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from facegallery.embedder.network import keras_network
 from facegallery.embedder.network.runtime_tensorflow import standardise
-from tests import crops
 from facegallery.trainer import forward
+from tests import crops
 
 FAR, GRADIENTS_FAR = {"f32": 1e-4, "bf16": 0.02}, {"f32": 1e-4, "bf16": 0.15}  # relative; ReLUs near 0 turn in bf16
 

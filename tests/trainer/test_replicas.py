@@ -10,23 +10,22 @@ import pytest
 import tensorflow as tf
 
 from facegallery.embedder.weights import store
-from tests import crops
 from facegallery.trainer import recipe, replicas
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import crops
+from tests.conftest import ROOT
 
 TRAIN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from embedder import quiet
+from facegallery.embedder.network import quiet
 quiet.import_tensorflow()
 import tensorflow as tf
 cpu, *_ = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[4]))
 from facegallery.embedder.compute import Compute
 from tests import crops
-from trainer import recipe
+from facegallery.trainer import recipe
 from facegallery.trainer.train import train
 crops.tiny()
 chosen = recipe.read(sys.argv[5])

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facegallery.embedder.network import keras_network
-from facegallery.embedder.weights import store
 from facegallery.embedder.errors import ModelError
+from facegallery.embedder.network import keras_network
 from facegallery.embedder.spec import Part
-from tests import crops
+from facegallery.embedder.weights import store
 from facegallery.trainer import batches, checkpoints, recipe, stages
 from facegallery.trainer.gate import Judged
 from facegallery.trainer.learner import Distilled, Learner, Net, NotFinite, Softmax, _optimiser, dropout
 from facegallery.trainer.stages import Run, pulled_back
+from tests import crops
 
 QUICK, HOMEWORK, MARGIN = (recipe.read(name) for name in ("quick", "homework", "margin"))
 PLAIN = replace(QUICK.stages[1], optimiser="sgd", learning_rate=0.5, keep=1.0, weight_decay=0.01, center_loss=0.5, average=0.0, batch=12)

@@ -3,14 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from facegallery.embedder.network import keras_network
-from facegallery.embedder.weights import store
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError
-from facegallery.embedder.network.runtime import Embedder, unit
-from tests import crops as made
+from facegallery.embedder.network import keras_network
+from facegallery.embedder.network.preprocess import unit
+from facegallery.embedder.network.runtime import Embedder
+from facegallery.embedder.weights import store
 from facegallery.trainer import batches, teacher
 from facegallery.trainer.teacher import side_by_side, solve, vectors
+from tests import crops as made
 
 EXACT = Compute("cpu", "f32")
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facegallery.embedder.weights import trained_on, store
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError, InputError, ModelError, SystemFault
 from facegallery.embedder.spec import FaceSpec
-from tests import crops
+from facegallery.embedder.weights import store, trained_on
 from facegallery.trainer import checkpoints, recipe, stages
 from facegallery.trainer.train import train
+from tests import crops
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PEOPLE = 6
 KILLS = 10
 
@@ -330,11 +330,11 @@ def test_precisions_move_the_weights_the_same_way(photos, tiny, tmp_path):
 STAGE_2 = 40  # epochs of the killed run, more than ten kills let pass
 CHILD = """
 import sys, time
-from embedder import quiet
+from facegallery.embedder.network import quiet
 quiet.import_tensorflow()
 from tests import crops
 from tests.trainer.test_train import kill_recipe
-from trainer import learner, stages
+from facegallery.trainer import learner, stages
 from facegallery.trainer.train import train
 from pathlib import Path
 crops.tiny()

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from facegallery.embedder.errors import GalleryError
-from facegallery.embedder.dataset.redact import count_rows
 from facegallery.embedder.dataset.dataset import DataSet, to_rows
-from facegallery.indexer.store import outputs
+from facegallery.embedder.dataset.redact import count_rows
+from facegallery.embedder.errors import GalleryError
 from facegallery.indexer.build import build
-from facegallery.indexer.upkeep.forget import Receipt
 from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.store import outputs
 from facegallery.indexer.store.outputs import Output
-from tests import synthetic
+from facegallery.indexer.upkeep.forget import Receipt
 from facegallery.workflows import forget as forgetting
 from facegallery.workflows.enrol import add
 from facegallery.workflows.evaluate import evaluate
@@ -24,6 +23,7 @@ from facegallery.workflows.photos import ANYWHERE
 from facegallery.workflows.probes import Question
 from facegallery.workflows.search import search_to_parquet
 from facegallery.workflows.upkeep import backup, export
+from tests import synthetic
 
 ROWS = synthetic.rows(6, 2)
 GONE = "person 3"

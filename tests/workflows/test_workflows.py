@@ -8,16 +8,16 @@ import pytest
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.pipeline import Options
 from facegallery.indexer.build import build
-from facegallery.indexer.upkeep.info import info
 from facegallery.indexer.opening import open_gallery
 from facegallery.indexer.search.searcher import Searcher
-from tests import synthetic
+from facegallery.indexer.upkeep.info import info
 from facegallery.workflows.calibrate import calibrate
 from facegallery.workflows.evaluate import evaluate
 from facegallery.workflows.photos import ANYWHERE, embed, make_embedder
 from facegallery.workflows.probes import Question
 from facegallery.workflows.search import Judge, search, search_to_parquet
 from facegallery.workflows.upkeep import build_index
+from tests import synthetic
 
 
 def quietly(*_: object) -> None:

@@ -14,19 +14,19 @@ from pydantic import BaseModel
 
 import facegallery.workflows.enrol
 import facegallery.workflows.forget
-from facegallery.embedder.photos.decoder import Photo
-from facegallery.embedder.errors import FaceGalleryError
-from facegallery.embedder.dataset.row import Row
-from facegallery.embedder.text import to_json
-from facegallery.indexer.store.store import Gallery
-from facegallery.indexer.store.log import Change
 from facegallery import schemas
 from facegallery.accounts import Key
+from facegallery.embedder.dataset.row import Row
+from facegallery.embedder.errors import FaceGalleryError
+from facegallery.embedder.photos.decoder import Photo
+from facegallery.embedder.text import to_json
+from facegallery.indexer.store.log import Change
+from facegallery.indexer.store.store import Gallery
 from facegallery.server.bodies import StrictRoute
-from facegallery.server.served_index import Served
 from facegallery.server.intake import photo_name
 from facegallery.server.problems import Problem, of_error
 from facegallery.server.routes.dependencies import PHOTO, Admin, ImageName, Index, Mark, PhotoBytes, Whole, Writer, faces_of
+from facegallery.server.served_index import Served
 from facegallery.server.state import State
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
@@ -74,7 +74,9 @@ async def enrol(
     key: Writer,
     index: Index,
     data: PhotoBytes,
-    identity: Annotated[str, Query(min_length=1, max_length=500, pattern=schemas.TEXT, description=f"Whose face it is. {schemas.SPELLING}")],
+    identity: Annotated[
+        str, Query(min_length=1, max_length=500, pattern=schemas.TEXT, description=f"Whose face it is. {schemas.SPELLING}")
+    ],
     face: Annotated[int | None, Query(ge=0, le=999, description="Which, where there are several.")] = None,
     readmit: Annotated[bool, Query(description="Take back a face that was forgotten.")] = False,
     image: ImageName = None,
@@ -85,7 +87,9 @@ async def enrol(
     async def work() -> tuple[dict[str, Any], list[str]]:
         photo, rows, spec = await faces_of(whole, index, data, photo_name(data, image))
         row = _chosen(photo, rows, face)
-        done = await asyncio.wrap_future(index.write(lambda gallery: facegallery.workflows.enrol.enrol(gallery, row, spec, identity, readmit)))
+        done = await asyncio.wrap_future(
+            index.write(lambda gallery: facegallery.workflows.enrol.enrol(gallery, row, spec, identity, readmit))
+        )
         if done.conflicts:
             raise Problem(
                 409,

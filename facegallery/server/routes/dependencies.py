@@ -15,21 +15,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse as FastJSONResponse
 from pydantic import ValidationError
 
-from facegallery.embedder.compute import cores
-from facegallery.embedder.photos.decoder import Photo
-from facegallery.embedder.errors import FaceGalleryError
+from facegallery import schemas
+from facegallery.accounts import Key
 from facegallery.embedder.dataset.row import Row
+from facegallery.embedder.errors import FaceGalleryError
+from facegallery.embedder.machine import cores
+from facegallery.embedder.photos.decoder import Photo
 from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.text import to_json
 from facegallery.indexer.search import filters
 from facegallery.indexer.store.errors import Replaced
-from facegallery import schemas
-from facegallery.accounts import Key
 from facegallery.server.batches import Full
 from facegallery.server.bodies import MOST_VALUES, check_photo, parse_document
-from facegallery.server.served_index import Answer, Served
 from facegallery.server.intake import Intake
 from facegallery.server.problems import Problem, busy, of_error
+from facegallery.server.served_index import Answer, Served
 from facegallery.server.state import State
 from facegallery.workflows.probes import Question
 

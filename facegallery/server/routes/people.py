@@ -8,9 +8,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
+from facegallery import schemas
 from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.upkeep.info import info
-from facegallery import schemas
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.problems import Problem
 from facegallery.server.routes.dependencies import Asker, Index, JSONResponse, Whole

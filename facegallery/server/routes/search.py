@@ -7,15 +7,31 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, File, UploadFile
 
-from facegallery.embedder.outcomes import REFUSED
-from facegallery.embedder.dataset.row import Row
-from facegallery.indexer.store.errors import Replaced
-from facegallery.indexer.search.searcher import checked, exact_scores
 from facegallery import schemas
+from facegallery.embedder.dataset.row import Row
+from facegallery.embedder.outcomes import REFUSED
+from facegallery.indexer.search.searcher import checked, exact_scores
+from facegallery.indexer.store.errors import Replaced
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.intake import photo_name
 from facegallery.server.problems import Problem
-from facegallery.server.routes.dependencies import HITS, PHOTO, VECTORS, Asked, Asker, ImageName, Index, JSONResponse, PhotoBytes, Vectors, Whole, answers_to, faces_of, persistently, photo_answer
+from facegallery.server.routes.dependencies import (
+    HITS,
+    PHOTO,
+    VECTORS,
+    Asked,
+    Asker,
+    ImageName,
+    Index,
+    JSONResponse,
+    PhotoBytes,
+    Vectors,
+    Whole,
+    answers_to,
+    faces_of,
+    persistently,
+    photo_answer,
+)
 from facegallery.workflows.probes import Question
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)

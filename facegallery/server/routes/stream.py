@@ -14,9 +14,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
+from facegallery import schemas
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.text import to_json
-from facegallery import schemas
 from facegallery.server.bodies import StrictRoute, parse_document
 from facegallery.server.problems import Problem, of_error
 from facegallery.server.routes.dependencies import Asked, Asker, Index, Whole, photo_answer

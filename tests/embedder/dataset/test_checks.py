@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from facegallery.embedder.faces.align import from_png, plain, to_png
-from facegallery.embedder.errors import DataError
-from facegallery.embedder.dataset.plan import numbers, read_plans
-from facegallery.embedder.dataset.row import SPEC_KEY, Entry, to_rows
-from facegallery.embedder.spec import CropRule
 from facegallery.embedder.dataset.dataset import DataSet, Writer
+from facegallery.embedder.dataset.plan import numbers, read_plans
+from facegallery.embedder.dataset.row import Entry, to_rows
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.faces.align import from_png, plain, to_png
+from facegallery.embedder.spec import SPEC_KEY, CropRule
 from tests import crops, synthetic
 from tests.conftest import ROOT
 
@@ -279,10 +279,10 @@ def test_any_flipped_bytes_give_rows_or_one_line(data):
 
 
 def test_other_files_of_json_may_be_nested_as_deeply(tmp_path):
-    from facegallery.embedder.weights import trained_on
     from facegallery.embedder.errors import ModelError
-    from facegallery.indexer.store import outputs
+    from facegallery.embedder.weights import trained_on
     from facegallery.indexer.calibrate import Calibration
+    from facegallery.indexer.store import outputs
     from facegallery.indexer.upkeep.forget import Receipt
     from facegallery.trainer.train import _read_json
 

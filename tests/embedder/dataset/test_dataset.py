@@ -6,10 +6,10 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from facegallery.embedder.errors import DataError
-from facegallery.embedder.dataset.row import Entry, Row, face_id, schema_of, to_rows, to_table, vectors_of
-from facegallery.embedder.spec import CropRule, FaceSpec, Part
 from facegallery.embedder.dataset.dataset import DataSet, Writer
+from facegallery.embedder.dataset.row import Entry, Row, face_id, schema_of, to_rows, to_table, vectors_of
+from facegallery.embedder.errors import DataError
+from facegallery.embedder.spec import CropRule, FaceSpec, Part
 from tests import synthetic
 
 SPEC = FaceSpec()

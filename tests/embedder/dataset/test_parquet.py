@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from facegallery.embedder.dataset import parquet
-from facegallery.embedder.errors import DataError
+from facegallery.embedder.dataset.dataset import DataSet, Writer
 from facegallery.embedder.dataset.parquet import open_parquet
 from facegallery.embedder.dataset.plan import read_plans
 from facegallery.embedder.dataset.row import Entry, to_bytes, to_table
-from facegallery.embedder.dataset.dataset import DataSet, Writer
+from facegallery.embedder.errors import DataError
 from tests import parquet_bombs, synthetic
 from tests.conftest import ROOT
 from tests.parquet_bombs import BOMBS, MEGABYTE, alone, of_rows, put, repeated

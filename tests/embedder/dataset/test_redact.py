@@ -13,14 +13,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from facegallery.embedder.errors import DataError
+from facegallery.embedder.dataset.dataset import DataSet, Writer, read_mark
 from facegallery.embedder.dataset.plan import digest_of, read_plans
 from facegallery.embedder.dataset.redact import IsDoomed, drop_rows
 from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table
-from facegallery.embedder.dataset.dataset import DataSet, Writer, read_mark
+from facegallery.embedder.errors import DataError
 from tests import synthetic
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 ANN = "person 1"
 SPEC = synthetic.spec()
 

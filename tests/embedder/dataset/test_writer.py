@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from facegallery.embedder.dataset import plan
-from facegallery.embedder.photos.listing import list_photos
-from facegallery.embedder.outcomes import PASSING
+from facegallery.embedder.dataset.dataset import DataSet, Writer
 from facegallery.embedder.dataset.plan import digest_of, read_plans
 from facegallery.embedder.dataset.row import Entry, Row, to_table
+from facegallery.embedder.outcomes import PASSING
+from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.spec import FaceSpec
-from facegallery.embedder.dataset.dataset import DataSet, Writer
 from tests.conftest import ROOT
 
 SPEC = FaceSpec()

@@ -12,13 +12,14 @@ import onnx
 import openvino
 import pytest
 
-from facegallery.embedder.weights import store
 from facegallery.embedder.compute import Compute
-from facegallery.embedder.network.engines import core
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.export.export import export
+from facegallery.embedder.network.engines import core
 from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.spec import FaceSpec
+from facegallery.embedder.weights import store
+from tests.conftest import ROOT
 
 LEAST_COSINE = 0.99999
 MODELS = {"msceleb": "plain", "duo": "all"}  # and their views: both standardisations, batch norm live and folded
@@ -27,7 +28,7 @@ import sys, keras, numpy as np
 model = keras.saving.load_model(sys.argv[1])
 crops = np.load(sys.argv[2])
 np.save(sys.argv[3], np.concatenate([model(crops[:1]), model.predict(crops[1:], verbose=0)]))
-assert not {"embedder", "cli", "workflows"} & set(sys.modules)
+assert not {"facegallery", "embedder"} & set(sys.modules)
 """
 
 
@@ -128,7 +129,7 @@ def test_the_command_takes_the_folder_of_a_model_too(run, tmp_path):
 
 
 def test_without_onnx_the_extra_is_named(tmp_path):
-    hidden = "import sys; sys.modules['onnx'] = None; import cli; sys.argv[1:] = sys.argv[2:]; sys.exit(cli.main())"
+    hidden = "import sys; sys.modules['onnx'] = None; from facegallery.cli.main import main; sys.argv[1:] = sys.argv[2:]; sys.exit(main())"
     command = [sys.executable, "-c", hidden, "-", "weights", "export", "casia", "--out", str(tmp_path / "m.onnx")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 6 and "pip install onnx" in done.stderr

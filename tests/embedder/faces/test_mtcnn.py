@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facegallery.embedder.faces import mtcnn_nets as nets
 from facegallery.embedder.compute import Compute
+from facegallery.embedder.faces import mtcnn_nets as nets
 from facegallery.embedder.faces.mtcnn import BATCHES, CANVAS, MARGIN, THRESHOLDS, MtcnnDetector, shrink
-from facegallery.embedder.network.engines import OpenvinoEngine, TensorflowEngine, has_bf16, in_batches
 from facegallery.embedder.faces.pyramid import CELL, centred, patches
+from facegallery.embedder.network.engines import OpenvinoEngine, TensorflowEngine, has_bf16, in_batches
 from tests.conftest import coloured
 from tests.embedder.faces.test_boxes import overlap
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facegallery.embedder.errors import ModelError
 from facegallery.embedder.faces import mtcnn_nets as nets
 from facegallery.embedder.network.engines import OpenvinoEngine, TensorflowEngine
-from facegallery.embedder.errors import ModelError
 
 SHAPES = (2, 64, 64, 4), (3, 24, 24, 4), (3, 48, 48, 4)
 each = pytest.mark.parametrize("net, shape", list(zip(nets.NETS, SHAPES, strict=True)), ids=["pnet", "rnet", "onet"])

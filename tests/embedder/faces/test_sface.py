@@ -10,13 +10,13 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from scipy.optimize import least_squares
 
-from facegallery.embedder.faces import align, sface
-from facegallery.embedder.weights import fetch, onnx_file, store
-from facegallery.embedder.faces.mtcnn import MtcnnDetector
-from facegallery.embedder.network.engines import OpenvinoEngine, in_batches
 from facegallery.embedder.errors import ModelError
+from facegallery.embedder.faces import align, sface
+from facegallery.embedder.faces.mtcnn import MtcnnDetector
 from facegallery.embedder.faces.sface import SFace
+from facegallery.embedder.network.engines import OpenvinoEngine, in_batches
 from facegallery.embedder.spec import CropRule
+from facegallery.embedder.weights import fetch, onnx_file, store
 from tests.conftest import coloured
 
 KNOWN = store.TEACHERS["sface"]

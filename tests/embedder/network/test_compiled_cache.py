@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facegallery.embedder.network import compiled_cache
-from facegallery.embedder.weights import store
-from facegallery.embedder.faces import mtcnn_nets as nets
-from facegallery.embedder.network.compiled_cache import Kept
 from facegallery.embedder.compute import Compute
-from facegallery.embedder.network.engines import OpenvinoEngine
 from facegallery.embedder.errors import ModelError
+from facegallery.embedder.faces import mtcnn_nets as nets
+from facegallery.embedder.network import compiled_cache
+from facegallery.embedder.network.compiled_cache import Kept
+from facegallery.embedder.network.engines import OpenvinoEngine
 from facegallery.embedder.network.runtime import Embedder
+from facegallery.embedder.weights import store
+from tests.conftest import ROOT
 
 SHAPE = (4, 24, 24, 4)
 PATCHES = np.random.default_rng(0).uniform(0, 255, SHAPE).astype(np.float32)
@@ -95,7 +96,7 @@ def test_several_processes_at_once(kept):
     """Each writes, as none was there when it began; what is left is whole."""
     code = "import sys; from tests.embedder.network.test_compiled_cache import *; OpenvinoEngine(lay, kept=Kept(Path(sys.argv[1]), 'one', 'ab' * 32))"
     command = [sys.executable, "-c", code, str(kept.folder)]
-    running = [subprocess.Popen(command, cwd=Path(__file__).parent.parent) for _ in range(3)]
+    running = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
     only_file(kept)
     assert np.array_equal(answers(OpenvinoEngine(never, kept=kept)), answers(OpenvinoEngine(lay)))

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from facegallery.embedder.network import int8
 from facegallery.embedder.errors import InputError, ModelError
+from facegallery.embedder.network import int8
 from facegallery.embedder.network.int8 import Gate, Quantisation
 from facegallery.embedder.spec import Part
 

@@ -7,15 +7,16 @@ import openvino
 import pytest
 import tensorflow as tf
 
-from facegallery.embedder.network import architecture, int8, openvino_network, quantise
-from facegallery.embedder.weights import store
 from facegallery.embedder.compute import Compute
-from facegallery.embedder.network.engines import OpenvinoEngine, core, has_vnni
-from facegallery.embedder.errors import DataError, InputError
-from facegallery.embedder.network.int8 import FLOAT, Quantisation
-from facegallery.embedder.network.quantise import best_range, calibrate, measure, read_crops, read_people, split
-from facegallery.embedder.network.runtime import BATCH, Embedder, on_openvino, seen, standardise, unit
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.errors import DataError, InputError
+from facegallery.embedder.network import architecture, int8, openvino_network, quantise
+from facegallery.embedder.network.engines import OpenvinoEngine, core, has_vnni
+from facegallery.embedder.network.int8 import FLOAT, Quantisation
+from facegallery.embedder.network.preprocess import seen, standardise, unit
+from facegallery.embedder.network.quantise import best_range, calibrate, measure, read_crops, read_people, split
+from facegallery.embedder.network.runtime import BATCH, Embedder, on_openvino
+from facegallery.embedder.weights import store
 from tests import crops as made
 from tests.conftest import DATA
 

@@ -6,11 +6,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from facegallery.embedder.network import runtime_tensorflow
-from facegallery.embedder.weights import store
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import InputError
-from facegallery.embedder.network.runtime import Embedder, middle, on_openvino, standardise, unit
+from facegallery.embedder.network import runtime_tensorflow
+from facegallery.embedder.network.preprocess import middle, standardise, unit
+from facegallery.embedder.network.runtime import Embedder, on_openvino
+from facegallery.embedder.weights import store
 
 EXACT = Compute("cpu", "f32")
 

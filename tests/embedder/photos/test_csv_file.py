@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facegallery.embedder.photos.csv_file import photo_path, read_csv
 from facegallery.embedder.errors import DataError
+from facegallery.embedder.photos.csv_file import photo_path, read_csv
 
 
 def read(tmp_path, data):

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from facegallery.embedder.errors import SystemFault
 from facegallery.embedder.photos import decoder as decoders
 from facegallery.embedder.photos.bounds import MAX_PIXELS
 from facegallery.embedder.photos.decode import memory_for
 from facegallery.embedder.photos.decoder import Decoder
-from facegallery.embedder.errors import SystemFault
 from tests.conftest import ROOT
 from tests.embedder.photos.test_listing import write
 from tests.embedder.photos.test_workers import is_gone

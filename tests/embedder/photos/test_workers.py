@@ -9,15 +9,15 @@ import time
 import pytest
 
 from facegallery.embedder import pipeline
-from facegallery.embedder.weights import store
-from facegallery.embedder.compute import cores, usable
-from facegallery.embedder.faces.mtcnn import MtcnnDetector
-from facegallery.embedder.errors import DataError, FaceGalleryError, SystemFault
-from facegallery.embedder.photos.listing import list_photos
-from facegallery.embedder.pipeline import Options, PhotoStage, process_photos
-from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.errors import DataError, FaceGalleryError, SystemFault
+from facegallery.embedder.faces.mtcnn import MtcnnDetector
+from facegallery.embedder.machine import cores, usable
+from facegallery.embedder.network.runtime import Embedder
+from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.photos.workers import Workers
+from facegallery.embedder.pipeline import Options, PhotoStage, process_photos
+from facegallery.embedder.weights import store
 from tests.conftest import ROOT
 from tests.embedder.test_pipeline import nothing, same
 
@@ -127,13 +127,13 @@ def test_many_photos_give_the_rows_of_few(att, tmp_path, monkeypatch):
 
 LIMITED = """
 import os, sys
-from embedder import compute, pipeline
+from facegallery.embedder import machine, pipeline
 pipeline.MANY = 0
 if sys.argv[3] == "one core":
-    os.sched_setaffinity(0, {compute.usable()[0]})
+    os.sched_setaffinity(0, {machine.usable()[0]})
 sys.argv = ["cli.py", "embed", sys.argv[1], "--out", sys.argv[2], "--quiet"]
-import cli
-sys.exit(cli.main())
+from facegallery.cli.main import main
+sys.exit(main())
 """
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from facegallery.embedder.weights.download import download
 from facegallery.embedder.errors import ModelError, SystemFault
+from facegallery.embedder.weights.download import download
 from tests.serving import Server, serving
 
 CONTENT = bytes(range(256)) * 100_000  # 25.6 MB

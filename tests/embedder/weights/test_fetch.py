@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from facegallery.embedder.weights import fetch, store
 from facegallery.embedder.errors import InputError, ModelError, SystemFault
+from facegallery.embedder.weights import fetch, store
 from tests import naive, torch_layout
 from tests.serving import serving
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facegallery.embedder.weights import fetch, formats, store
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import InputError, ModelError
 from facegallery.embedder.network.runtime import Embedder
+from facegallery.embedder.weights import fetch, formats, store
 from tests import naive, slim, torch_layout
 
 LEAST_COSINE = 0.99999

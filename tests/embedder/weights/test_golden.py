@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facegallery.embedder.network import keras_network
-from facegallery.embedder.weights import store
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import ModelError
-from facegallery.embedder.network.runtime import Embedder, middle
+from facegallery.embedder.network import keras_network
+from facegallery.embedder.network.preprocess import middle
+from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.spec import FaceSpec, Part
+from facegallery.embedder.weights import store
 from tests import naive
 from tests.conftest import DATA
 

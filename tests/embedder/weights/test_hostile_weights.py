@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facegallery.embedder.weights import fetch, formats, onnx_file, reader_process, store
-from facegallery.embedder.network import keras_network
 from facegallery.embedder.errors import FaceGalleryError, ModelError
+from facegallery.embedder.network import keras_network
 from facegallery.embedder.network.shapes import known_shapes
 from facegallery.embedder.spec import FaceSpec, Part
+from facegallery.embedder.weights import fetch, formats, onnx_file, reader_process, store
 from tests import torch_layout
 from tests.torch_layout import named, pickled, text
 

@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from facegallery.embedder.weights import trained_on
 from facegallery.embedder.errors import ModelError
+from facegallery.embedder.weights import trained_on
 from facegallery.embedder.weights.trained_on import Training, known
 
 NAMES = ["Ann Lee", "Bob", "Jos\u00e9", "\u738b\u82b3"]

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import synthetic as made_up
 from facegallery.embedder.errors import InputError
-from facegallery.indexer.derived import choose, derive
 from facegallery.indexer.build import build
+from facegallery.indexer.derived import choose, derive
 from facegallery.indexer.derived.derive import CODES, built_folder, read_report
 from facegallery.indexer.opening import open_gallery
 from facegallery.indexer.search.searcher import Searcher

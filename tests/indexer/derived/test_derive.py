@@ -12,15 +12,27 @@ import faiss
 import numpy as np
 import pytest
 
+from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import DataError, GalleryError, SystemFault
 from facegallery.embedder.files import temporary_prefix
-from facegallery.embedder.dataset.row import Row
-from facegallery.indexer.derived import derive
 from facegallery.indexer.build import build
-from facegallery.indexer.derived.derive import behind, built_folder, centred, compact, compact_if_due, is_due, make_index, position_of, read_report, tidy, unsound
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.derived import derive
+from facegallery.indexer.derived.derive import (
+    behind,
+    built_folder,
+    centred,
+    compact,
+    compact_if_due,
+    is_due,
+    make_index,
+    position_of,
+    read_report,
+    tidy,
+    unsound,
+)
 from facegallery.indexer.opening import create_gallery, open_gallery
 from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 

@@ -6,8 +6,8 @@ import pytest
 
 from facegallery.embedder.errors import DataError
 from facegallery.indexer.evaluation.evaluate import RANKS, Answer, Evaluation, by_group, compare_evaluations, predictions, write_predictions
-from facegallery.indexer.metrics import wilson
 from facegallery.indexer.evaluation.openset import dir_at
+from facegallery.indexer.metrics import wilson
 from facegallery.indexer.search.searcher import Hit, Searcher
 from tests import synthetic
 from tests.indexer.search.test_searcher import make

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from facegallery.embedder.errors import DataError
 from facegallery.indexer.evaluation import openset
-from facegallery.indexer.metrics import wilson
 from facegallery.indexer.evaluation.openset import OpenSet, curve, dir_at, rates
+from facegallery.indexer.metrics import wilson
 
 
 def answers(genuine, strangers, people=None, stranger_people=None) -> OpenSet:

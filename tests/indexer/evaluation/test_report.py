@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facegallery.embedder.weights import trained_on
 from facegallery.embedder.faces.align import to_png
 from facegallery.embedder.files import make_folder
+from facegallery.embedder.weights import trained_on
 from facegallery.indexer.evaluation import report
 from facegallery.indexer.evaluation.report import Chart, Page
 from tests import synthetic

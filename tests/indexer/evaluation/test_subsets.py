@@ -3,8 +3,8 @@ import pytest
 
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.indexer.evaluation.openset import OpenSet, dir_at
-from facegallery.indexer.search.templates import exact_score
 from facegallery.indexer.evaluation.subsets import Photos, by_photos, by_size, photos_of, pooled
+from facegallery.indexer.search.templates import exact_score
 from tests import synthetic
 
 FPIR = 0.1

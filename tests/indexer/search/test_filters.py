@@ -13,17 +13,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from facegallery.embedder.errors import InputError
 from facegallery.embedder.dataset.row import Row
-from facegallery.indexer.search import candidates
-from facegallery.indexer.store import kinds
+from facegallery.embedder.errors import InputError
 from facegallery.indexer.build import build
 from facegallery.indexer.derived.derive import compact
+from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.search import candidates
 from facegallery.indexer.search.filters import Condition, kept_ids, parse
+from facegallery.indexer.search.searcher import Hit, Searcher
+from facegallery.indexer.store import kinds
 from facegallery.indexer.upkeep.forget import forget_and_look
 from facegallery.indexer.upkeep.info import info
-from facegallery.indexer.opening import open_gallery
-from facegallery.indexer.search.searcher import Hit, Searcher
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 

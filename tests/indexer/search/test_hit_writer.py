@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from facegallery.embedder.errors import DataError, InputError, SystemFault
 from facegallery.embedder.dataset.row import Row
+from facegallery.embedder.errors import DataError, InputError, SystemFault
 from facegallery.indexer.search import hit_writer
 from facegallery.indexer.search.hit_writer import HitWriter
 from facegallery.indexer.search.searcher import Hit

@@ -20,6 +20,7 @@ from facegallery.indexer.build import build
 from facegallery.indexer.search.candidates import Candidates
 from facegallery.indexer.search.searcher import Hit, Searcher
 from tests import synthetic
+from tests.conftest import ROOT
 
 
 def make(folder: Path, rows, d: int = synthetic.D, **options) -> Path:
@@ -195,7 +196,7 @@ def test_a_damaged_index_is_made_again_in_memory(index, copy, spoil, caplog):
 def test_the_warning_is_one_line_on_stderr(copy):
     shutil.rmtree(copy / "built-1")
     code = f"from facegallery.indexer.search.searcher import Searcher; Searcher({str(copy)!r}).close()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "" and len(done.stderr.splitlines()) == 1 and "`verify`" in done.stderr
 
 
@@ -272,5 +273,5 @@ def test_a_crop_of_a_hit(tmp_path):
 
 def test_the_index_loads_no_network_and_faiss_only_when_it_is_used():
     code = "import sys, facegallery.indexer.search.searcher; print(sorted({'tensorflow', 'openvino', 'keras', 'faiss'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facegallery.embedder.errors import InputError
 from facegallery.embedder.dataset.row import Row
-from facegallery.indexer.search import candidates, templates
+from facegallery.embedder.errors import InputError
 from facegallery.indexer.build import build
 from facegallery.indexer.derived.derive import compact
 from facegallery.indexer.opening import open_gallery
-from facegallery.indexer.search.templates import exact_score
+from facegallery.indexer.search import candidates, templates
 from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.search.templates import exact_score
 from tests import synthetic
 
 GRID = 2.0**20  # products of vectors on this grid are summed by float64 without a rounding

@@ -18,24 +18,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facegallery.embedder.errors import FaceGalleryError, GalleryError, InputError, SystemFault, from_os_error
 from facegallery.embedder.dataset.row import Row
-from facegallery.indexer.store import database
-from facegallery.indexer.derived import derive
+from facegallery.embedder.errors import FaceGalleryError, GalleryError, InputError, SystemFault, from_os_error
 from facegallery.indexer import opening
-from facegallery.indexer.upkeep import transfer
 from facegallery.indexer.build import build
+from facegallery.indexer.derived import derive
+from facegallery.indexer.opening import create_gallery, open_gallery
+from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store import database
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.database import check_file_system, environment_key, file_system
-from facegallery.indexer.upkeep.forget import finish_pending, forget, receipt_of
-from facegallery.indexer.store.store import Gallery, versions
-from facegallery.indexer.opening import create_gallery, open_gallery
 from facegallery.indexer.store.migrations import MIGRATIONS
-from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store.store import Gallery, versions
+from facegallery.indexer.upkeep import transfer
+from facegallery.indexer.upkeep.forget import finish_pending, forget, receipt_of
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
 
 PEOPLE, PHOTOS = 12, 2
 KEY = "a päss phrase"
@@ -420,7 +419,7 @@ def view(plain, tmp_path, monkeypatch) -> Iterator[Path]:
 WRITER = """
 import json, sys
 from pathlib import Path
-from indexer import derive
+from facegallery.indexer.derived import derive
 from facegallery.indexer.opening import open_gallery
 for line in sys.stdin:
     verb, *about = json.loads(line)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from facegallery.embedder.errors import GalleryError
 from facegallery.indexer.build import build
-from facegallery.indexer.store.errors import Replaced
-from facegallery.indexer.upkeep.forget import finish_pending, forget, receipt_of
-from facegallery.indexer.store.forgotten import Forgotten, Unreadable, list_path, locked
-from facegallery.indexer.store.store import Gallery
-from facegallery.indexer.store.lists import begin, elsewhere, lists, recover
 from facegallery.indexer.opening import create_gallery, open_gallery
+from facegallery.indexer.store.errors import Replaced
+from facegallery.indexer.store.forgotten import Forgotten, Unreadable, list_path, locked
+from facegallery.indexer.store.lists import begin, elsewhere, lists, recover
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep.forget import finish_pending, forget, receipt_of
 from facegallery.indexer.upkeep.transfer import backup, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic

@@ -12,15 +12,15 @@ import pytest
 
 from facegallery.embedder.errors import DataError, GalleryError, InputError, SystemFault
 from facegallery.embedder.names import person_name
-from facegallery.indexer.store import database, migrations
 from facegallery.indexer.build import build
+from facegallery.indexer.opening import create_gallery, open_gallery
+from facegallery.indexer.search.filters import kept_ids, parse
+from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store import database, migrations
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.errors import one_line
 from facegallery.indexer.store.reader import check_name, index_folder
-from facegallery.indexer.search.filters import kept_ids, parse
 from facegallery.indexer.upkeep.forget import forget_and_look
-from facegallery.indexer.opening import create_gallery, open_gallery
-from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 

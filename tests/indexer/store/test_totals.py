@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from facegallery.embedder.faces import align
-from facegallery.indexer.upkeep import switch
 from facegallery.indexer.build import build
-from facegallery.indexer.upkeep.compact import compact_and_drop
-from facegallery.indexer.search.filters import kept_ids, parse
-from facegallery.indexer.upkeep.forget import finish_pending, forget_and_look
-from facegallery.indexer.upkeep.info import info
-from facegallery.indexer.store.kinds import Counts
 from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.search.filters import kept_ids, parse
+from facegallery.indexer.store.kinds import Counts
 from facegallery.indexer.store.migrations import MIGRATIONS
 from facegallery.indexer.store.totals import TABLES, count
+from facegallery.indexer.upkeep import switch
+from facegallery.indexer.upkeep.compact import compact_and_drop
+from facegallery.indexer.upkeep.forget import finish_pending, forget_and_look
+from facegallery.indexer.upkeep.info import info
 from facegallery.indexer.upkeep.transfer import backup, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic

@@ -11,18 +11,18 @@ import apsw
 import numpy as np
 import pytest
 
+from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import DataError, GalleryError
 from facegallery.embedder.files import temporary_prefix
-from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.indexer.upkeep import switch
 from facegallery.indexer.build import build
-from facegallery.indexer.upkeep.compact import compact_and_drop
 from facegallery.indexer.derived.derive import compact
-from facegallery.indexer.upkeep.forget import Receipt, finish_pending, forget, look, look_again, receipt_of
-from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.opening import open_gallery
 from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep import switch
+from facegallery.indexer.upkeep.compact import compact_and_drop
+from facegallery.indexer.upkeep.forget import Receipt, finish_pending, forget, look, look_again, receipt_of
 from facegallery.indexer.upkeep.traces import files_below
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic

@@ -7,15 +7,15 @@ import faiss
 import numpy as np
 import pytest
 
-from facegallery.embedder.errors import DataError, GalleryError
 from facegallery.embedder.dataset.row import Row
+from facegallery.embedder.errors import DataError, GalleryError
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.indexer.upkeep import switch
 from facegallery.indexer.build import build
-from facegallery.indexer.upkeep.compact import compact_and_drop
-from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.opening import open_gallery
 from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep import switch
+from facegallery.indexer.upkeep.compact import compact_and_drop
 from facegallery.indexer.upkeep.switch import Comparison, Differently, compare, drop_other, missing, other_spec, pending, prepare, store
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic

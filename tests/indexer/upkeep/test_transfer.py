@@ -18,22 +18,21 @@ import faiss
 import numpy as np
 import pytest
 
-from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
-from facegallery.embedder.dataset.row import Row, to_rows
 from facegallery.embedder.dataset.dataset import DataSet
-from facegallery.indexer.derived import derive
-from facegallery.indexer.upkeep import transfer
+from facegallery.embedder.dataset.row import Row, to_rows
+from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
 from facegallery.indexer.build import build
-from facegallery.indexer.upkeep.forget import finish_pending, forget
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.derived import derive
 from facegallery.indexer.opening import create_gallery, open_gallery
-from facegallery.indexer.store.migrations import MIGRATIONS
 from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store.migrations import MIGRATIONS
+from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.upkeep import transfer
+from facegallery.indexer.upkeep.forget import finish_pending, forget
 from facegallery.indexer.upkeep.transfer import backup, export, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
 
 PEOPLE, PHOTOS = 12, 2
 QUERIES = synthetic.vectors(20, 1, seed=3)
@@ -659,9 +658,7 @@ def kill_everywhere(index: Path, work: Path) -> None:
 
 
 def test_killed_at_any_write_the_same_call_again_finishes_it(index, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from tests.indexer.upkeep.test_transfer import kill_everywhere; kill_everywhere(*map(Path, sys.argv[1:]))"
-    )
+    code = "import sys; from pathlib import Path; from tests.indexer.upkeep.test_transfer import kill_everywhere; kill_everywhere(*map(Path, sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, index, tmp_path / "work"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)

@@ -1,10 +1,12 @@
 import pytest
 import tensorflow as tf
 
-from facegallery.embedder import compute
-from facegallery.embedder.network import engines
-from facegallery.embedder.compute import Compute, choose_device, cores
+from facegallery.embedder import machine
+from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import InputError, SystemFault
+from facegallery.embedder.machine import cores
+from facegallery.embedder.network import engines
+from facegallery.embedder.network.engines import choose, choose_device
 
 HAS_GPU = bool(tf.config.list_physical_devices("GPU"))
 
@@ -24,29 +26,29 @@ def test_tensorflow_is_asked_only_where_there_might_be_a_gpu(monkeypatch, tmp_pa
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: asked.append(kind) or [])
     assert choose_device("auto") == "CPU:0" and asked == []
     (tmp_path / "nvidia0").write_text("")
-    monkeypatch.setattr(compute, "GPU_FILES", (str(tmp_path / "nvidia0"),))
+    monkeypatch.setattr(engines, "GPU_FILES", (str(tmp_path / "nvidia0"),))
     assert choose_device("auto") == "CPU:0" and asked == ["GPU"]
 
 
 def test_the_precision_is_what_was_asked_or_what_the_cpu_does_fast(monkeypatch):
     for native, expected in ((True, "bf16"), (False, "f32")):
         monkeypatch.setattr(engines, "has_bf16", lambda native=native: native)
-        assert Compute("cpu").chosen() == Compute("CPU:0", expected) == Compute("CPU:0", expected).chosen()
-        assert Compute("cpu", "f32").chosen().precision == "f32" and Compute("cpu", "bf16").chosen().precision == "bf16"
-    monkeypatch.setattr(compute, "choose_device", lambda device: "GPU:0")
-    assert Compute().chosen() == Compute("GPU:0", "f32")
+        assert choose(Compute("cpu")) == Compute("CPU:0", expected) == choose(Compute("CPU:0", expected))
+        assert choose(Compute("cpu", "f32")).precision == "f32" and choose(Compute("cpu", "bf16")).precision == "bf16"
+    monkeypatch.setattr(engines, "choose_device", lambda device: "GPU:0")
+    assert choose(Compute()) == Compute("GPU:0", "f32")
     for precision in ("bf16", "int8"):
         with pytest.raises(InputError, match="expected --precision auto or f32 on a GPU"):
-            Compute(precision=precision).chosen()
+            choose(Compute(precision=precision))
 
 
 def test_int8_needs_vnni(monkeypatch):
     monkeypatch.setattr(engines, "has_vnni", lambda: True)
-    assert Compute("cpu", "int8").chosen() == Compute("CPU:0", "int8")
+    assert choose(Compute("cpu", "int8")) == Compute("CPU:0", "int8")
     monkeypatch.setattr(engines, "has_vnni", lambda: False)
     with pytest.raises(InputError, match="expected a CPU with VNNI"):
-        Compute("cpu", "int8").chosen()
-    assert Compute("cpu").chosen().precision != "int8"
+        choose(Compute("cpu", "int8"))
+    assert choose(Compute("cpu")).precision != "int8"
 
 
 def test_cores_are_those_that_this_process_may_use():
@@ -58,19 +60,19 @@ def test_cores_are_those_that_this_process_may_use():
 )
 def test_a_container_s_share_of_the_cores_counts(line, expected, monkeypatch, tmp_path):
     (tmp_path / "cpu.max").write_text(line + "\n")
-    monkeypatch.setattr(compute, "CGROUP", tmp_path)
-    monkeypatch.setattr(compute, "usable", lambda: [3, 5, 7])
-    compute._limit.cache_clear()
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "usable", lambda: [3, 5, 7])
+    machine._limit.cache_clear()
     assert cores() == (expected or 3)
-    compute._limit.cache_clear()
+    machine._limit.cache_clear()
 
 
 def test_a_container_s_memory_counts(monkeypatch, tmp_path):
-    whole = compute.memory_gb()
+    whole = machine.memory_gb()
     assert whole >= 1
-    monkeypatch.setattr(compute, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     for line, expected in (("max", whole), (str(1 << 30), 1), (str(1 << 50), whole)):
         (tmp_path / "memory.max").write_text(line)
-        compute._limit.cache_clear()
-        assert compute.memory_gb() == expected
-    compute._limit.cache_clear()
+        machine._limit.cache_clear()
+        assert machine.memory_gb() == expected
+    machine._limit.cache_clear()
