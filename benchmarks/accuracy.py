@@ -67,7 +67,13 @@ class Bench:
         epochs: tuple[int, ...] | None,
         work: Path,
     ):
-        self.data, self.recipe, self.source, self.epochs, self.work = DataSet(crops), read_recipe(recipe), source, epochs, work
+        self.data, self.recipe, self.source, self.epochs, self.work = (
+            DataSet(crops),
+            read_recipe(recipe),
+            source,
+            epochs,
+            work,
+        )
         self.after = after
         rows = [row for table in self.data.shards() for row in to_rows(table) if row.identity]
         self.rows = [row for row in rows if row.crop]
@@ -75,9 +81,14 @@ class Bench:
         self.names = np.array([row.identity for row in self.rows])
         place = {row.image: i for i, row in enumerate(self.rows)}
         shots = list(csv.DictReader(one_shot.open()))
-        self.gallery, self.probes = (np.array([place[s["image"]] for s in shots if s["split"] == split]) for split in ("gallery", "probe"))
+        self.gallery, self.probes = (
+            np.array([place[s["image"]] for s in shots if s["split"] == split]) for split in ("gallery", "probe")
+        )
         role = {line["identity"]: line["role"] for line in csv.DictReader(people.open())}
-        self.roles, self.test = np.array([role.get(name, "single") for name in self.names]), [n for n, r in role.items() if r == "test"]
+        self.roles, self.test = (
+            np.array([role.get(name, "single") for name in self.names]),
+            [n for n, r in role.items() if r == "test"],
+        )
         self.fold = np.array([int(hashlib.sha256(name.encode()).hexdigest(), 16) % FOLDS for name in self.names])
         self.seconds: dict[str, float] = {}
 
@@ -143,14 +154,18 @@ class Bench:
         wanted = self.of(np.concatenate([gallery, probes, strangers]))
 
         def scored(x: np.ndarray) -> OpenSet:
-            (first, scores), (_, highest) = (nearest_people(x[gallery], self.names[gallery], x[q], 1) for q in (probes, strangers))
+            (first, scores), (_, highest) = (
+                nearest_people(x[gallery], self.names[gallery], x[q], 1) for q in (probes, strangers)
+            )
             genuine = np.where(first[:, 0] == self.names[probes], scores[:, 0], -np.inf).astype(np.float32)
             return OpenSet(genuine, self.names[probes], highest[:, 0], self.names[strangers])
 
         after, before = self.trained("strangers", self.of(gallery) | (self.roles == "dev"), wanted), self.before(wanted)
         result: Json = {"enrolled": len(gallery), "strangers": len(strangers)}
         for name, x in after.items():
-            result[name] = {kind: [asdict(d) for d in openset.compare(scored(old[name]), scored(x))] for kind, old in before.items()}
+            result[name] = {
+                kind: [asdict(d) for d in openset.compare(scored(old[name]), scored(x))] for kind, old in before.items()
+            }
         return result
 
     def halves(self, pairs: verification.Pairs) -> Json:
@@ -163,7 +178,9 @@ class Bench:
         after: Systems = {}
         for half in range(2):
             mine = pairs.folds // 5 == half
-            photos = {stem for of in (pairs.first, pairs.second) for stem, is_mine in zip(of, mine, strict=True) if is_mine}
+            photos = {
+                stem for of in (pairs.first, pairs.second) for stem, is_mine in zip(of, mine, strict=True) if is_mine
+            }
             asked = np.isin(stems, list(photos))
             others = ~np.isin(self.names, self.names[asked])
             for name, x in self.trained(f"halves-{half}", others, asked).items():
@@ -173,7 +190,9 @@ class Bench:
             for name, new in after.items():
                 one, other = (verification.verify_folds(s, pairs.same, pairs.folds) for s in (scores(old[name]), new))
                 accuracies = {"before": [one.accuracy, one.std], "after": [other.accuracy, other.std]}
-                result.setdefault(name, {})[kind] = accuracies | {"paired": asdict(verification.compare_folds(one, other))}
+                result.setdefault(name, {})[kind] = accuracies | {
+                    "paired": asdict(verification.compare_folds(one, other))
+                }
         return result
 
     def _hits(self, x: np.ndarray) -> np.ndarray:
@@ -191,7 +210,10 @@ class Bench:
                 b, owners = new[mine, k], self.names[self.probes][mine]
                 figures = {"after": float(b.mean()), "interval": wilson(int(b.sum()), len(b)), "probes": len(b)}
                 for kind, old in olds.items():
-                    figures[kind] = {"before": float(old[mine, k].mean()), "paired": asdict(compare(old[mine, k], b, owners))}
+                    figures[kind] = {
+                        "before": float(old[mine, k].mean()),
+                        "paired": asdict(compare(old[mine, k], b, owners)),
+                    }
                 result.setdefault(name, {}).setdefault(group, {})[top] = figures
         return result
 
@@ -216,7 +238,9 @@ def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:
 @click.option("--pairs", type=PATH, required=True, help="LFW's pairs.txt.")
 @click.option("--recipe", default="distil", show_default=True)
 @click.option("--from", "source", default="msceleb", show_default=True)
-@click.option("--after", type=PATH, help="WORK of another recipe with the same --from: training goes on from its models.")
+@click.option(
+    "--after", type=PATH, help="WORK of another recipe with the same --from: training goes on from its models."
+)
 @click.option("--epochs", help="Of each stage, such as 1,0, in the place of the recipe's.")
 @click.option("--settings", default="closed,open,strangers,halves", show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), required=True)
@@ -235,9 +259,18 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     numbers = tuple(map(int, epochs.split(","))) if epochs else None
     bench = Bench(crops, one_shot, people, recipe, source, after, numbers, folder)
-    result: Json = {"command": " ".join(sys.argv), "recipe": recipe, "from": source, "epochs": numbers, "seed": 0, "seconds": bench.seconds}
+    result: Json = {
+        "command": " ".join(sys.argv),
+        "recipe": recipe,
+        "from": source,
+        "epochs": numbers,
+        "seed": 0,
+        "seconds": bench.seconds,
+    }
     for setting in settings.split(","):
-        result[setting] = bench.halves(verification.read_pairs(pairs)) if setting == "halves" else getattr(bench, setting)()
+        result[setting] = (
+            bench.halves(verification.read_pairs(pairs)) if setting == "halves" else getattr(bench, setting)()
+        )
         click.echo(f"{setting}: {json.dumps(result[setting])}")
         (folder / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
 

@@ -57,7 +57,9 @@ def by_image(folder: Path) -> dict[str, tuple[str, np.ndarray]]:
     data = DataSet(folder)
     table = data.table(["face_id", "image", "identity", "outcome", "vector"])
     table = table.filter(table["vector"].is_valid())
-    columns = zip(table["image"].to_pylist(), table["identity"].to_pylist(), vectors_of(table, data.spec.dimension), strict=True)
+    columns = zip(
+        table["image"].to_pylist(), table["identity"].to_pylist(), vectors_of(table, data.spec.dimension), strict=True
+    )
     return {image: (identity, vector) for image, identity, vector in columns}
 
 
@@ -77,8 +79,19 @@ def one_split(faces: Faces, rng: np.random.Generator, rates: Sequence[float]) ->
         realised, detection = float((strangers >= calibration.threshold).mean()), calibration.detection
         assert detection is not None
         lines.append(
-            {"held": low <= realised <= high, "low": low, "high": high, "realised": realised, "threshold": calibration.threshold}
-            | {"effect": calibration.effect, "detection": detection[0], "strangers": len(strangers), "enrolled": len(xb)}
+            {
+                "held": low <= realised <= high,
+                "low": low,
+                "high": high,
+                "realised": realised,
+                "threshold": calibration.threshold,
+            }
+            | {
+                "effect": calibration.effect,
+                "detection": detection[0],
+                "strangers": len(strangers),
+                "enrolled": len(xb),
+            }
         )
     return lines
 
@@ -87,7 +100,10 @@ def experiment(faces: Faces, splits: int, seed: int = 0, rates: Sequence[float] 
     """For each rate the numbers of `one_split`, each a float array (splits,)."""
     rng = np.random.default_rng(seed)
     runs = [one_split(faces, rng, rates) for _ in range(splits)]
-    return {rate: {key: np.array([run[i][key] for run in runs], float) for key in runs[0][i]} for i, rate in enumerate(rates)}
+    return {
+        rate: {key: np.array([run[i][key] for run in runs], float) for key in runs[0][i]}
+        for i, rate in enumerate(rates)
+    }
 
 
 def summary(found: dict[str, np.ndarray]) -> dict[str, float]:
@@ -115,7 +131,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     lines = []
-    print("| vectors | FPIR | interval holds | mean interval | widest upper end | mean realised | median threshold | effect | DIR | s |")
+    print(
+        "| vectors | FPIR | interval holds | mean interval | widest upper end | mean realised | median threshold | effect | DIR | s |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for folders in given.vectors:
         name, start = "+".join(Path(f).name for f in folders.split(",")), time.perf_counter()

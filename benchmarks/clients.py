@@ -66,7 +66,11 @@ class Tally:
         with self._lock:
             taken = {kind: np.array(seconds) for kind, seconds in sorted(self.times.items())}
         return {
-            kind: {"answers": len(one), "p50_ms": 1000 * float(np.median(one)), "p99_ms": 1000 * float(np.quantile(one, 0.99))}
+            kind: {
+                "answers": len(one),
+                "p50_ms": 1000 * float(np.median(one)),
+                "p99_ms": 1000 * float(np.quantile(one, 0.99)),
+            }
             for kind, one in taken.items()
         }
 
@@ -92,7 +96,9 @@ class Tally:
         with self._lock:
             self.wrongs += 1
             if len(self.wrong) < WRONG:
-                self.wrong.append(f"{time.strftime('%H:%M:%S')} {who}: {error if isinstance(error, Wrong) else repr(error)}")
+                self.wrong.append(
+                    f"{time.strftime('%H:%M:%S')} {who}: {error if isinstance(error, Wrong) else repr(error)}"
+                )
 
 
 # what is known --------------------------------------------------------------
@@ -143,7 +149,9 @@ class Ledger:
         self.acknowledged: Counter[str] = Counter()
         self.forgotten_names: set[str] = set()
         self.forgotten_faces: set[str] = set()
-        self.refused: deque[tuple[int, int]] = deque(maxlen=10)  # photos of the last who were forgotten, with their stamps
+        self.refused: deque[tuple[int, int]] = deque(
+            maxlen=10
+        )  # photos of the last who were forgotten, with their stamps
         self.jobs: set[str] = set()  # that were begun and not seen to end
         self._former: defaultdict[str, set[str]] = defaultdict(set)  # names before renaming and merging
         self._numbers, self._lock = itertools.count(1), threading.Lock()
@@ -283,7 +291,9 @@ class Caller:
             if self.killed.wait(1):
                 raise Killed
         if answer.label not in expected:
-            raise Wrong(f"{method} {path}: expected {' or '.join(expected)}, received {answer.label} {answer.body[:500]!r}")
+            raise Wrong(
+                f"{method} {path}: expected {' or '.join(expected)}, received {answer.label} {answer.body[:500]!r}"
+            )
         self.tally.answered(kind, time.monotonic() - answer.began)
         return answer
 
@@ -320,7 +330,9 @@ class Caller:
             except Killed:
                 return
             except Exception as error:
-                if self.killed.is_set() and isinstance(error, OSError | http.client.HTTPException | httpx.TransportError):
+                if self.killed.is_set() and isinstance(
+                    error, OSError | http.client.HTTPException | httpx.TransportError
+                ):
                     return
                 if isinstance(error, Refused) and error.status in (429, 503):
                     self.tally.refuse(f"{error.status} {error.problem.get('type', '').rpartition(':')[2]}")
@@ -342,7 +354,9 @@ def check_hits(c: Caller, hits: Sequence[Any], began: float, expected: str | Non
     if expected is None:
         return
     if not any(hit["identity"] == expected and hit["score"] > SAME for hit in hits):
-        raise Wrong(f"expected {expected!r} among the hits, received {[(hit['identity'], round(hit['score'], 3)) for hit in hits]}")
+        raise Wrong(
+            f"expected {expected!r} among the hits, received {[(hit['identity'], round(hit['score'], 3)) for hit in hits]}"
+        )
     c.tally.held("a search found who it had to")
 
 
@@ -371,7 +385,11 @@ def search_vectors(c: Caller) -> None:
     asked = random.sample(c.world.vectors, random.choice((1, 1, 1, 16)))
     body = json.dumps({"vectors": [vector for _, vector in asked], "k": 5}).encode()
     answer = c.ask(
-        f"search, {len(asked)} vectors", "POST", f"{c.world.path}/search/vectors", body, headers={"Content-Type": "application/json"}
+        f"search, {len(asked)} vectors",
+        "POST",
+        f"{c.world.path}/search/vectors",
+        body,
+        headers={"Content-Type": "application/json"},
     )
     for (person, _), found in zip(asked, answer.json()["answers"], strict=True):
         check_hits(c, found["hits"], answer.began, person)
@@ -427,7 +445,9 @@ def enrolment(c: Caller, name: str, photo: int, stamp: int) -> Write:
     body = stamped(c.world.photos[photo], stamp)
     face = face_id(sha256(body).hexdigest(), 0)
     before = c.ledger.faces.get(name, NOBODY)
-    return Write("enrol", f"{c.world.path}/faces?identity={quote(name)}&face=0", body, {name: before}, {name: before | {face}})
+    return Write(
+        "enrol", f"{c.world.path}/faces?identity={quote(name)}&face=0", body, {name: before}, {name: before | {face}}
+    )
 
 
 def change(c: Caller, verb: str, asked: dict[str, Any], before: dict[str, Faces], after: dict[str, Faces]) -> Write:
@@ -445,9 +465,13 @@ def do(c: Caller, write: Write) -> Answer:
     c.ledger.acknowledge(write)
     check_seen(c, write)
     if random.random() < 0.1:
-        again = c.ask(f"{write.verb} again", "POST", write.path, write.body, ("200", "409 done"), headers_of(write, write.mark))
+        again = c.ask(
+            f"{write.verb} again", "POST", write.path, write.body, ("200", "409 done"), headers_of(write, write.mark)
+        )
         if again.status == 200 and again.body != answer.body:
-            raise Wrong(f"{write.verb} sent again: expected the same answer {answer.body[:300]!r}, received {again.body[:300]!r}")
+            raise Wrong(
+                f"{write.verb} sent again: expected the same answer {answer.body[:300]!r}, received {again.body[:300]!r}"
+            )
         check_seen(c, write)
         c.tally.held("a change sent again was done once")
     return answer
@@ -462,7 +486,9 @@ def check_seen(c: Caller, write: Write) -> None:
     """Every name of a change that was acknowledged has the faces it must have: in the list, and by a search."""
     for name, faces in write.after.items():
         if (found := faces_of(c, name)) != faces:
-            raise Wrong(f"{write.verb} was acknowledged: expected {name!r} to have {sorted(faces)}, received {sorted(found)}")
+            raise Wrong(
+                f"{write.verb} was acknowledged: expected {name!r} to have {sorted(faces)}, received {sorted(found)}"
+            )
         for face in random.sample(sorted(faces), min(1, len(faces))):
             search_photo(c, c.world.photos[c.ledger.photo_of[face][0]], name)
             thumbnail(c, face, True)
@@ -494,7 +520,16 @@ def correct(c: Caller) -> None:
         if verb == "merge" and (into := c.ledger.take()) is not None:
             others.append(into)
             theirs = c.ledger.faces[into]
-            do(c, change(c, verb, {"source": name, "into": into}, {name: faces, into: theirs}, {name: NOBODY, into: faces | theirs}))
+            do(
+                c,
+                change(
+                    c,
+                    verb,
+                    {"source": name, "into": into},
+                    {name: faces, into: theirs},
+                    {name: NOBODY, into: faces | theirs},
+                ),
+            )
         elif verb == "split" and len(faces) > 1:
             others.append(new := c.ledger.name())
             some = frozenset(random.sample(sorted(faces), len(faces) // 2))
@@ -507,7 +542,10 @@ def correct(c: Caller) -> None:
             do(c, change(c, verb, {"identity": name}, {name: faces}, {name: NOBODY}))
         else:
             others.append(new := c.ledger.name())
-            do(c, change(c, "rename", {"old": name, "new": new}, {name: faces, new: NOBODY}, {name: NOBODY, new: faces}))
+            do(
+                c,
+                change(c, "rename", {"old": name, "new": new}, {name: faces, new: NOBODY}, {name: NOBODY, new: faces}),
+            )
     finally:
         c.ledger.give(name, *others)
 
@@ -539,8 +577,12 @@ def check_receipt(c: Caller, faces: Faces, answer: Answer) -> None:
         raise Wrong(f"expected a receipt for {sorted(faces)}, received one for {receipt['face_ids']}")
     if receipt["found"] and not receipt["pending"]:
         files = {path.rpartition(f"/{c.world.index}/")[2]: n for path, n in receipt["files"].items() if n}
-        raise Wrong(f"expected a receipt that tells of no trace, or that forgetting is pending, received one of traces in {files}")
-    c.tally.held("a receipt told of no trace" if not receipt["pending"] else "a receipt told that a reader holds the file")
+        raise Wrong(
+            f"expected a receipt that tells of no trace, or that forgetting is pending, received one of traces in {files}"
+        )
+    c.tally.held(
+        "a receipt told of no trace" if not receipt["pending"] else "a receipt told that a reader holds the file"
+    )
 
 
 def look_after(c: Caller) -> None:
@@ -587,7 +629,8 @@ class Clients:
         """keys: by the names of `named`."""
         self._callers = {name: Caller(name, port, keys[name], world, ledger, tally) for name, _ in named()}
         self._threads = [
-            threading.Thread(target=self._callers[name].work, args=(role.step, role.pause), daemon=True) for name, role in named()
+            threading.Thread(target=self._callers[name].work, args=(role.step, role.pause), daemon=True)
+            for name, role in named()
         ]
         for thread in self._threads:
             thread.start()

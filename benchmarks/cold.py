@@ -27,7 +27,9 @@ from facegallery.embedder.weights.store import open_model  # noqa: E402
 DEEPFACE = str(PEERS / "deepface_find.py")
 
 
-def measure(photo: Path, n: int, model: str, folder: Path, rounds: int, deepface_python: str | None) -> dict[str, dict[str, Any]]:
+def measure(
+    photo: Path, n: int, model: str, folder: Path, rounds: int, deepface_python: str | None
+) -> dict[str, dict[str, Any]]:
     """Seconds and peak memory of each; `facegallery` is ours."""
     folder, photo = folder.resolve(), photo.resolve()
     name = f"cold-{model}-{n}"
@@ -40,7 +42,9 @@ def measure(photo: Path, n: int, model: str, folder: Path, rounds: int, deepface
         if not (where / "db").exists():
             where.mkdir(parents=True, exist_ok=True)
             np.save(where / "xb.npy", synthetic.faces(n, "casia")[0])
-            subprocess.run([deepface_python, DEEPFACE, "prepare", str(where), str(where / "xb.npy"), str(photo)], check=True)
+            subprocess.run(
+                [deepface_python, DEEPFACE, "prepare", str(where), str(where / "xb.npy"), str(photo)], check=True
+            )
         commands["deepface"] = [deepface_python, DEEPFACE, str(photo), str(where)]
     return whole_processes(commands, rounds)
 
@@ -49,13 +53,19 @@ def measure(photo: Path, n: int, model: str, folder: Path, rounds: int, deepface
 @click.argument("photo", type=click.Path(path_type=Path, exists=True))
 @click.option("--n", default=10_000, show_default=True, help="Faces that are asked.")
 @click.option(
-    "--model", type=click.Choice(["casia", "msceleb", "duo"]), default="casia", show_default=True, help="512, 128 or 640 dimensions."
+    "--model",
+    type=click.Choice(["casia", "msceleb", "duo"]),
+    default="casia",
+    show_default=True,
+    help="512, 128 or 640 dimensions.",
 )
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("data/bench"), show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--deepface-python", help="Python of an environment with deepface.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
-def main(photo: Path, n: int, model: str, folder: Path, rounds: int, deepface_python: str | None, out: Path | None) -> None:
+def main(
+    photo: Path, n: int, model: str, folder: Path, rounds: int, deepface_python: str | None, out: Path | None
+) -> None:
     found = measure(photo, n, model, folder, rounds, deepface_python)
     for who, answer in found.items():
         print(

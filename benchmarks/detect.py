@@ -20,7 +20,10 @@ from benchmarks.rounds import Peer, alternate, evenly, files_of, tell  # noqa: E
 
 def measure(files: list[str], rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:
     """What each says of these photos; `facegallery` is ours."""
-    peers = {"facegallery": Peer(sys.executable, "ours_detect.py", files), "mtcnn, batched": Peer(sys.executable, "mtcnn_detect.py", files)}
+    peers = {
+        "facegallery": Peer(sys.executable, "ours_detect.py", files),
+        "mtcnn, batched": Peer(sys.executable, "mtcnn_detect.py", files),
+    }
     if torch_python:
         peers["facenet-pytorch, batched"] = Peer(torch_python, "facenet_pytorch_detect.py", files)
     return alternate(peers, rounds)

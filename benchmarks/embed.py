@@ -34,9 +34,14 @@ def measure(crops: np.ndarray, model: str, rounds: int, torch_python: str | None
     """What each says of these crops; `facegallery auto` is ours as it comes."""
     with tempfile.TemporaryDirectory() as scratch:
         np.save(file := f"{scratch}/crops.npy", crops)
-        peers = {f"facegallery {p}": Peer(sys.executable, "ours_embed.py", [file, model, p]) for p in ("auto", "bf16", "f32")}
+        peers = {
+            f"facegallery {p}": Peer(sys.executable, "ours_embed.py", [file, model, p]) for p in ("auto", "bf16", "f32")
+        }
         if torch_python:
-            peers |= {f"facenet-pytorch {p}": Peer(torch_python, "facenet_pytorch_embed.py", [file, p]) for p in ("f32", "bf16")}
+            peers |= {
+                f"facenet-pytorch {p}": Peer(torch_python, "facenet_pytorch_embed.py", [file, p])
+                for p in ("f32", "bf16")
+            }
         return alternate(peers, rounds)
 
 

@@ -26,16 +26,28 @@ def whole_command(files: list[str], model: str) -> dict[str, Any]:
         (folder := Path(scratch) / "photos").mkdir()
         for i, file in enumerate(files):
             shutil.copyfile(file, folder / f"{i:06d}{Path(file).suffix}")
-        command = [sys.executable, str(ROOT / "cli.py"), "embed", str(folder), "--model", model, "--out", f"{scratch}/vectors"]
+        command = [
+            sys.executable,
+            str(ROOT / "cli.py"),
+            "embed",
+            str(folder),
+            "--model",
+            model,
+            "--out",
+            f"{scratch}/vectors",
+        ]
         return whole_processes({"embed": command}, 1, warm=0)["embed"]
 
 
-def measure(files: list[str], model: str, rounds: int, torch_python: str | None, deepface_python: str | None,
-            folder: Path) -> dict[str, dict[str, Any]]:  # fmt: skip
+def measure(
+    files: list[str], model: str, rounds: int, torch_python: str | None, deepface_python: str | None, folder: Path
+) -> dict[str, dict[str, Any]]:
     """What each says of these photos; `facegallery` is ours. folder: where DeepFace's weights are, or are made."""
     peers = {"facegallery": Peer(sys.executable, "ours_end_to_end.py", [model, *files])}
     if torch_python:
-        peers["mtcnn and facenet-pytorch, batched"] = Peer(torch_python, "mtcnn_facenet_pytorch.py", [sys.executable, *files])
+        peers["mtcnn and facenet-pytorch, batched"] = Peer(
+            torch_python, "mtcnn_facenet_pytorch.py", [sys.executable, *files]
+        )
     if deepface_python:
         peers["deepface"] = Peer(deepface_python, "deepface_represent.py", [str(folder.resolve()), *files])
     return alternate(peers, rounds)
@@ -49,17 +61,36 @@ def measure(files: list[str], model: str, rounds: int, torch_python: str | None,
 @click.option("--torch-python", help="Python of an environment with facenet-pytorch.")
 @click.option("--deepface-python", help="Python of an environment with deepface.")
 @click.option(
-    "--folder", type=click.Path(path_type=Path), default=Path("data/bench/deepface"), show_default=True, help="DeepFace's weights."
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("data/bench/deepface"),
+    show_default=True,
+    help="DeepFace's weights.",
 )
-@click.option("--memory", default="", help="Then the whole command for so many photos each, such as 336,3360: seconds and peak memory.")
+@click.option(
+    "--memory",
+    default="",
+    help="Then the whole command for so many photos each, such as 336,3360: seconds and peak memory.",
+)
 @click.option("--json", "out", type=click.Path(path_type=Path))
-def main(photos: Path, n: int, rounds: int, model: str, torch_python: str | None, deepface_python: str | None, folder: Path, memory: str,
-         out: Path | None) -> None:  # fmt: skip
+def main(
+    photos: Path,
+    n: int,
+    rounds: int,
+    model: str,
+    torch_python: str | None,
+    deepface_python: str | None,
+    folder: Path,
+    memory: str,
+    out: Path | None,
+) -> None:
     files = files_of(photos)
     tell(measure(evenly(files, n), model, rounds, torch_python, deepface_python, folder), "facegallery", "photos", out)
     for count in map(int, filter(None, memory.split(","))):
         done = whole_command(evenly(files, count), model)
-        print(f"embed, {count} photos as a process: {done['seconds']:.1f} s, {done['peak_mb']:.0f} MB at the peak of its largest process")
+        print(
+            f"embed, {count} photos as a process: {done['seconds']:.1f} s, {done['peak_mb']:.0f} MB at the peak of its largest process"
+        )
 
 
 if __name__ == "__main__":

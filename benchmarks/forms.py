@@ -63,7 +63,13 @@ def _iptc(image: Image.Image) -> bytes:
     def field(record: int, number: int, value: bytes) -> bytes:
         return bytes((0x1C, record, number)) + struct.pack(">H", len(value)) + value
 
-    head = field(3, 60, b"\3\1") + field(3, 65, b"\0") + field(3, 20, b"\0\x40") + field(3, 30, b"\0\x40") + field(3, 120, b"\1")
+    head = (
+        field(3, 60, b"\3\1")
+        + field(3, 65, b"\0")
+        + field(3, 20, b"\0\x40")
+        + field(3, 30, b"\0\x40")
+        + field(3, 120, b"\1")
+    )
     return head + b"".join(field(8, 10, inside[i : i + 30_000]) for i in range(0, len(inside), 30_000))
 
 
@@ -75,17 +81,31 @@ def _text(template: bytes) -> Save:
 READ: dict[str, list[Save]] = {
     "JPEG": [_by("JPEG", quality=90), _by("JPEG", progressive=True), _by("JPEG", "L"), _by("JPEG", "CMYK")],
     "MPO": [_several("MPO")],
-    "PNG": [_by("PNG", compress_level=1), _by("PNG", "P"), _by("PNG", "LA"), _by("PNG", "RGBA"), _deep("PNG"), _several("PNG")],
+    "PNG": [
+        _by("PNG", compress_level=1),
+        _by("PNG", "P"),
+        _by("PNG", "LA"),
+        _by("PNG", "RGBA"),
+        _deep("PNG"),
+        _several("PNG"),
+    ],
     "WEBP": [_by("WEBP", method=0), _by("WEBP", method=0, lossless=True), _several("WEBP", method=0)],
     "TIFF": [
-        _by("TIFF"), _several("TIFF"), _deep("TIFF"),
-        *(_by("TIFF", compression=each) for each in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")), _by("TIFF", "1", compression="group4"),
+        _by("TIFF"),
+        _several("TIFF"),
+        _deep("TIFF"),
+        *(_by("TIFF", compression=each) for each in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")),
+        _by("TIFF", "1", compression="group4"),
     ],
     "BMP": [_by("BMP"), _by("BMP", "P"), _by("BMP", "L")],
     "GIF": [_by("GIF"), _several("GIF")],
     "PNM": [_by("PPM"), _by("PPM", "L"), _by("PPM", "1"), _deep("PPM"), _plain],
-    "JPEG2000": [_by("JPEG2000"), _by("JPEG2000", irreversible=True, quality_layers=[20]), _by("JPEG2000", no_jp2=True)],
-}  # fmt: skip
+    "JPEG2000": [
+        _by("JPEG2000"),
+        _by("JPEG2000", irreversible=True, quality_layers=[20]),
+        _by("JPEG2000", no_jp2=True),
+    ],
+}
 if features.check("avif"):
     READ["AVIF"] = [_by("AVIF", speed=10), _by("AVIF", "RGBA", speed=10), _several("AVIF", speed=10)]
 try:
@@ -99,7 +119,11 @@ OTHERS: dict[str, Save] = {
     "EPS": _by("EPS"),
     "EPS program": _text(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n" + PROGRAM),
     "EPS DOS": _text(
-        b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, 100) + bytes(20) + b"%!PS-Adobe-3.0\n%%BoundingBox: 0 0 64 64\n" + PROGRAM
+        b"\xc5\xd0\xd3\xc6"
+        + struct.pack("<II", 32, 100)
+        + bytes(20)
+        + b"%!PS-Adobe-3.0\n%%BoundingBox: 0 0 64 64\n"
+        + PROGRAM
     ),
     "PDF": _by("PDF"),
     "SVG": _text(b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'),
@@ -112,7 +136,10 @@ OTHERS: dict[str, Save] = {
     "SGI": _by("SGI"),
     "DDS": _by("DDS"),
     "XBM": _by("XBM", "1"),
-    "FITS": _text(f"{'SIMPLE  =                    T':<80}{'BITPIX  =                    8':<80}{'END':<80}".encode() + bytes(3000)),
+    "FITS": _text(
+        f"{'SIMPLE  =                    T':<80}{'BITPIX  =                    8':<80}{'END':<80}".encode()
+        + bytes(3000)
+    ),
     "video": _text(b"\0\0\0\x18ftypisom\0\0\0\1isommp42" + bytes(1000)),
 }
 

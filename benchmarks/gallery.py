@@ -57,8 +57,16 @@ def rows(n: int, d: int, start: int = 0, per_person: float = 2.0) -> Iterator[Ro
     i = start
     for xb, people in synthetic.blocks(n, LIKE.get(d, "casia"), d, per_person, start=start):
         for x, person in zip(xb, people.tolist(), strict=True):
-            yield Row(f"p{person}/{i}.jpg", "ok", f"{i:064x}", f"person {person:07d}", "gallery", 0, vector=x,
-                      extra={"bucket": str(i * 7919 % BUCKETS)})  # fmt: skip
+            yield Row(
+                f"p{person}/{i}.jpg",
+                "ok",
+                f"{i:064x}",
+                f"person {person:07d}",
+                "gallery",
+                0,
+                vector=x,
+                extra={"bucket": str(i * 7919 % BUCKETS)},
+            )
             i += 1
 
 
@@ -76,7 +84,11 @@ def make(folder: Path, n: int, d: int, spec: FaceSpec | None = None, per_person:
             filled, used = time.perf_counter(), time.process_time()
             derive.derive(gallery)
         derive.tidy(gallery)
-        return {"fill_s": filled - began, "build_s": time.perf_counter() - filled, "build_cpu_s": time.process_time() - used}
+        return {
+            "fill_s": filled - began,
+            "build_s": time.perf_counter() - filled,
+            "build_cpu_s": time.process_time() - used,
+        }
 
 
 def median_ms(calls: list[Callable[[], Any]], repeats: int) -> list[float]:
@@ -146,11 +158,17 @@ def opened(folder: Path, q: np.ndarray, repeats: int) -> dict[str, float]:
     runs = []
     for _ in range(repeats):
         done = subprocess.run(
-            [sys.executable, "-c", OPEN, str(folder), str(folder.parent / "q.npy")], capture_output=True, text=True, check=True,
+            [sys.executable, "-c", OPEN, str(folder), str(folder.parent / "q.npy")],
+            capture_output=True,
+            text=True,
+            check=True,
             cwd=Path(__file__).resolve().parent.parent,
-        )  # fmt: skip
+        )
         runs.append(json.loads(done.stdout))
-    return {"open_s": statistics.median(r[0] for r in runs), "open_and_first_answer_s": statistics.median(r[1] for r in runs)}
+    return {
+        "open_s": statistics.median(r[0] for r in runs),
+        "open_and_first_answer_s": statistics.median(r[1] for r in runs),
+    }
 
 
 def flat_index(searcher: Searcher) -> Any:
@@ -176,9 +194,15 @@ def queries(folder: Path, xq: np.ndarray, repeats: int) -> dict[str, float]:
         D, _ = index.search(xq, 1)
         right = np.mean([hits[0].score >= d - 1e-5 for hits, (d,) in zip(searcher.search(xq, K), D, strict=True)])
     return {
-        "single_ms": single, "single_flat_ms": single_flat, "single_times_flat": single / single_flat, "batch_ms": batch,
-        "batch_flat_ms": batch_flat, "batch_times_flat": batch / batch_flat, "batch": len(xq), "first_answer_right": float(right),
-    }  # fmt: skip
+        "single_ms": single,
+        "single_flat_ms": single_flat,
+        "single_times_flat": single / single_flat,
+        "batch_ms": batch,
+        "batch_flat_ms": batch_flat,
+        "batch_times_flat": batch / batch_flat,
+        "batch": len(xq),
+        "first_answer_right": float(right),
+    }
 
 
 def fall_behind(folder: Path, n: int, d: int) -> dict[str, int]:
@@ -187,7 +211,10 @@ def fall_behind(folder: Path, n: int, d: int) -> dict[str, int]:
         with gallery.writing():
             gallery.enrol(rows(n // 100, d, 4 * n))
             ids = [
-                id for (id,) in gallery.execute("SELECT id FROM faces WHERE id <= ? ORDER BY (id * 7919) % 1000003 LIMIT ?", (n, n // 20))
+                id
+                for (id,) in gallery.execute(
+                    "SELECT id FROM faces WHERE id <= ? ORDER BY (id * 7919) % 1000003 LIMIT ?", (n, n // 20)
+                )
             ]
             gallery.drop(ids)
         built, added, changed = derive.behind(gallery)
@@ -214,14 +241,21 @@ def filtered(folder: Path, xq: np.ndarray) -> list[dict[str, Any]]:
             kept = np.flatnonzero(searcher._kept[1])
             exact = exact_filtered(held, kept, xq)
             shares = [
-                len({h.face_id for h in hits} & truth) / len(truth) for hits, truth in zip(answers, _face_ids(searcher, exact), strict=True)
+                len({h.face_id for h in hits} & truth) / len(truth)
+                for hits, truth in zip(answers, _face_ids(searcher, exact), strict=True)
             ]
             i = iter(range(1000))
             (single,) = median_ms([lambda w=where, i=i: searcher.search(xq[next(i) % len(xq)][None], K, where=[w])], 15)
-            found.append({
-                "kept": name, "faces": len(kept), "recall": float(np.mean(shares)), "answers": sorted({len(hits) for hits in answers}),
-                "first_ms": 1000 * first, "next_ms": single,
-            })  # fmt: skip
+            found.append(
+                {
+                    "kept": name,
+                    "faces": len(kept),
+                    "recall": float(np.mean(shares)),
+                    "answers": sorted({len(hits) for hits in answers}),
+                    "first_ms": 1000 * first,
+                    "next_ms": single,
+                }
+            )
     return found
 
 
@@ -252,7 +286,12 @@ def crossover(folder: Path, xq: np.ndarray, repeats: int) -> list[dict[str, floa
                 return call
 
             times = median_ms([ask(2.0, 1), ask(-1.0, 1)], repeats) + median_ms([ask(2.0, 100), ask(-1.0, 100)], 2)
-            table.append({"share": share, **dict(zip(("scan_ms", "selector_ms", "scan_100_ms", "selector_100_ms"), times, strict=True))})
+            table.append(
+                {
+                    "share": share,
+                    **dict(zip(("scan_ms", "selector_ms", "scan_100_ms", "selector_100_ms"), times, strict=True)),
+                }
+            )
     return table
 
 

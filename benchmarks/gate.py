@@ -35,12 +35,18 @@ def changes(work: Path, source: str, fold: int, rows: np.ndarray) -> Iterator[tu
     """(name, before, after) of each network, unit vectors (n, d) of the rows (n,)."""
     parts, noise = open_model(source).spec.parts, np.random.default_rng(fold)
     models = {"plain": source, "source": source, f"open-{fold}": str(work / f"open-{fold}")}
-    for part, *vectors in zip(parts, *(networks(np.load(work / f"{t}.npy")[rows], model) for t, model in models.items()), strict=True):
+    for part, *vectors in zip(
+        parts, *(networks(np.load(work / f"{t}.npy")[rows], model) for t, model in models.items()), strict=True
+    ):
         came, begun, learned = vectors
         if part.zoom != 1:
             yield f"{part.name}, its zoom", came, begun
         yield f"{part.name}, trained", begun, learned
-        yield f"{part.name}, a little noise", begun, unit(begun + noise.normal(0, NOISE, begun.shape).astype(np.float32))
+        yield (
+            f"{part.name}, a little noise",
+            begun,
+            unit(begun + noise.normal(0, NOISE, begun.shape).astype(np.float32)),
+        )
 
 
 def networks(vectors: np.ndarray, model: str) -> list[np.ndarray]:

@@ -20,13 +20,20 @@ from benchmarks.index import made, nearest  # noqa: E402
 from benchmarks.rounds import alternate  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000, 4_000_000)
-COLUMNS = {"build_s": "build, s", "single_ms": "one query, ms", "batch_ms": "of 1,000, ms a query", "anonymous_mb": "memory, MB"}
+COLUMNS = {
+    "build_s": "build, s",
+    "single_ms": "one query, ms",
+    "batch_ms": "of 1,000, ms a query",
+    "anonymous_mb": "memory, MB",
+}
 
 
 def measured(folder: Path, n: int, like: str, rounds: int) -> dict[str, Any]:
     """Of n faces: seconds to build from gallery.db, and what `peers/nearest.py` tells of our search and of exact FAISS."""
     folder = made(folder, n, like)
-    found = alternate({engine: nearest(folder, engine) for engine in ("facegallery", "flat")}, rounds, ("single_ms", "batch_ms"))
+    found = alternate(
+        {engine: nearest(folder, engine) for engine in ("facegallery", "flat")}, rounds, ("single_ms", "batch_ms")
+    )
     found["facegallery"] |= json.loads((folder / "g.json").read_text())
     return {"n": n, **found}
 
@@ -59,7 +66,11 @@ def main(folder: Path, like: str, most: int, rounds: int, out: Path | None, pict
     rows = [measured(folder, n, like, rounds) for n in SIZES if n <= most]
     for row in rows:
         ours, flat = row["facegallery"], row["flat"]
-        print(f"{row['n']}: " + ", ".join(f"{title} {ours[key]:.3g}" for key, title in COLUMNS.items()) + f", recall {ours['recall']:.4f}")
+        print(
+            f"{row['n']}: "
+            + ", ".join(f"{title} {ours[key]:.3g}" for key, title in COLUMNS.items())
+            + f", recall {ours['recall']:.4f}"
+        )
         print(f"    exact FAISS: one query {flat['single_ms']:.3g} ms, of 1,000 {flat['batch_ms']:.3g} ms a query")
     if out:
         out.write_text(json.dumps(rows, indent=1))

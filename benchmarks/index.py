@@ -62,19 +62,30 @@ def behind(folder: Path, n: int) -> Path:
 
 
 def nearest(
-    folder: Path, engine: str, python: str = sys.executable, recall: float = 0.99, queries: int = 1000, where: Path | None = None
+    folder: Path,
+    engine: str,
+    python: str = sys.executable,
+    recall: float = 0.99,
+    queries: int = 1000,
+    where: Path | None = None,
 ) -> Peer:
     """An engine over what was made in a folder; where: another gallery of it."""
     where = where or folder / ("g" if engine.startswith("facegallery") else "peers")
     return Peer(
-        python, "nearest.py", [engine, *(str(folder / name) for name in ("truth.npz", "xb.npy")), str(where), str(recall), str(queries)]
+        python,
+        "nearest.py",
+        [engine, *(str(folder / name) for name in ("truth.npz", "xb.npy")), str(where), str(recall), str(queries)],
     )
 
 
 @click.command()
 @click.option("--n", default=100_000, show_default=True)
 @click.option(
-    "--like", type=click.Choice(["casia", "msceleb", "duo"]), default="casia", show_default=True, help="512, 128 or 640 dimensions."
+    "--like",
+    type=click.Choice(["casia", "msceleb", "duo"]),
+    default="casia",
+    show_default=True,
+    help="512, 128 or 640 dimensions.",
 )
 @click.option("--folder", type=click.Path(path_type=Path), required=True)
 @click.option("--recall", default=0.99, show_default=True, help="Of the 5 nearest, to which each peer is tuned.")
@@ -82,14 +93,29 @@ def nearest(
 @click.option("--queries", default=1000, show_default=True, help="In a batch.")
 @click.option("--peers-python", help="Python of an environment with the other engines.")
 @click.option("--engines", default="hnswlib,usearch", show_default=True)
-@click.option("--fallen-behind", is_flag=True, help="Also the whole search where 1 % were added and 5 % removed since the index was made.")
+@click.option(
+    "--fallen-behind",
+    is_flag=True,
+    help="Also the whole search where 1 % were added and 5 % removed since the index was made.",
+)
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(
-    n: int, like: str, folder: Path, recall: float, rounds: int, queries: int, peers_python: str | None, engines: str, fallen_behind: bool,
+    n: int,
+    like: str,
+    folder: Path,
+    recall: float,
+    rounds: int,
+    queries: int,
+    peers_python: str | None,
+    engines: str,
+    fallen_behind: bool,
     out: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     folder = made(folder, n, like)
-    peers = {engine: nearest(folder, engine, recall=recall, queries=queries) for engine in ("facegallery", "facegallery_index", "flat")}
+    peers = {
+        engine: nearest(folder, engine, recall=recall, queries=queries)
+        for engine in ("facegallery", "facegallery_index", "flat")
+    }
     if fallen_behind:  # its recall is of faces some of which are removed
         peers["facegallery, 1 % more and 5 % fewer"] = nearest(
             folder, "facegallery", recall=recall, queries=queries, where=behind(folder, n)
@@ -104,13 +130,25 @@ def main(
         )
     report = json.loads((folder / "g" / "index.faiss").resolve().with_name("report.json").read_text())
     build = {"facegallery": json.loads((folder / "g.json").read_text())}
-    build |= {name: {key: a[key] for key in ("build_s", "build_cpu_s")} for name, a in found.items() if not name.startswith("facegallery")}
+    build |= {
+        name: {key: a[key] for key in ("build_s", "build_cpu_s")}
+        for name, a in found.items()
+        if not name.startswith("facegallery")
+    }
     print("seconds to build, and seconds of all cores:", build)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(
             json.dumps(
-                {"n": n, "like": like, "load": os.getloadavg(), "report": report["reason"], "build": build, "answers": found}, indent=1
+                {
+                    "n": n,
+                    "like": like,
+                    "load": os.getloadavg(),
+                    "report": report["reason"],
+                    "build": build,
+                    "answers": found,
+                },
+                indent=1,
             )
         )
 

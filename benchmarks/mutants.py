@@ -111,7 +111,9 @@ def polyglot(data: bytes, rng: np.random.Generator) -> bytes:
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("../a.html", "<script>alert(1)</script>")
         packed = file.getvalue()
-    other = (packed, b"<html><script>alert(1)</script></html>", b"GIF89a\x01\x00\x01\x00\x80\x00\x00", b"%PDF-1.4\n")[rng.integers(4)]
+    other = (packed, b"<html><script>alert(1)</script></html>", b"GIF89a\x01\x00\x01\x00\x80\x00\x00", b"%PDF-1.4\n")[
+        rng.integers(4)
+    ]
     return data + other if rng.random() < 0.5 else other + data
 
 
@@ -122,10 +124,25 @@ def whole(data: bytes, rng: np.random.Generator) -> bytes:
 def other_head(data: bytes, rng: np.random.Generator) -> bytes:
     """The first bytes of another format, before the rest of this one."""
     heads = (
-        b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\0\0WEBPVP8 ", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0", b"GIF89a",
-        b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", b"P6 ", b"P4\n", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51\0\x2f", b"\0\0\0\x1cftypavif",
-        b"\0\0\0\x1cftypheic", b"%!PS-Adobe-3.0\n", b"8BPS", b"\0\0\1\0\1\0", b"\x1c\3\x3c\0\2\3\1",
-    )  # fmt: skip
+        b"\xff\xd8\xff\xe0",
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF\xff\xff\0\0WEBPVP8 ",
+        b"II*\0\x08\0\0\0",
+        b"MM\0*\0\0\0\x08",
+        b"II+\0\x08\0\0\0",
+        b"GIF89a",
+        b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0",
+        b"P6 ",
+        b"P4\n",
+        b"\0\0\0\x0cjP  \r\n\x87\n",
+        b"\xff\x4f\xff\x51\0\x2f",
+        b"\0\0\0\x1cftypavif",
+        b"\0\0\0\x1cftypheic",
+        b"%!PS-Adobe-3.0\n",
+        b"8BPS",
+        b"\0\0\1\0\1\0",
+        b"\x1c\3\x3c\0\2\3\1",
+    )
     begin = heads[rng.integers(len(heads))]
     return begin + data[len(begin) if rng.random() < 0.5 else 0 :]
 
@@ -133,7 +150,9 @@ def other_head(data: bytes, rng: np.random.Generator) -> bytes:
 def inside(data: bytes, rng: np.random.Generator) -> bytes:
     """A format in another one: as the pixels of a BMP, a strip of a TIFF, an icon, a record of IPTC, a box or a comment."""
     size = len(data)
-    bmp = b"BM" + struct.pack("<IIIIiiHHIIiiII", 54 + size, 0, 54, 40, 64, 64, 1, 24, rng.integers(4, 6), size, 0, 0, 0, 0)
+    bmp = b"BM" + struct.pack(
+        "<IIIIiiHHIIiiII", 54 + size, 0, 54, 40, 64, 64, 1, 24, rng.integers(4, 6), size, 0, 0, 0, 0
+    )
     tags = [
         (256, 4, 64),
         (257, 4, 64),
@@ -145,7 +164,9 @@ def inside(data: bytes, rng: np.random.Generator) -> bytes:
         (279, 4, size),
     ]
     tiff = (
-        b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+        b"II*\0\x08\0\0\0"
+        + struct.pack("<H", len(tags))
+        + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     )
     icon = b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 24, size, 22)
     segment = b"\xff\xd8\xff\xed" + struct.pack(">H", min(size, 60_000) + 2)
@@ -154,7 +175,8 @@ def inside(data: bytes, rng: np.random.Generator) -> bytes:
         for r, n, v in ((3, 60, b"\3\1"), (3, 20, b"\0\x40"), (3, 30, b"\0\x40"), (3, 120, b"\1"))
     )
     iptc = records + b"".join(
-        b"\x1c\x08\x0a" + struct.pack(">H", len(data[i : i + 30_000])) + data[i : i + 30_000] for i in range(0, size, 30_000)
+        b"\x1c\x08\x0a" + struct.pack(">H", len(data[i : i + 30_000])) + data[i : i + 30_000]
+        for i in range(0, size, 30_000)
     )
     box = b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + struct.pack(">I4s", size + 8, b"jp2c")
     outer = (
@@ -195,9 +217,15 @@ def exif(form: str) -> Change:
         order = "<>"[rng.integers(2)]
         kind, count = (3, 1) if rng.random() < 0.5 else (int(rng.integers(20)), int(rng.integers(1 << 32)))
         value, to, after = rng.integers(12), rng.choice([8, 20, 1 << 31]), rng.choice([0, 8, 1 << 31])
-        entries = struct.pack(f"{order}HHIHH", ORIENTATION, kind, count, value, 0) + struct.pack(f"{order}HHII", EXIF_IFD, 4, 1, to)
+        entries = struct.pack(f"{order}HHIHH", ORIENTATION, kind, count, value, 0) + struct.pack(
+            f"{order}HHII", EXIF_IFD, 4, 1, to
+        )
         start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
-        return saved(data, form, exif=b"Exif\0\0" + start + struct.pack(f"{order}H", 2) + entries + struct.pack(f"{order}I", after))
+        return saved(
+            data,
+            form,
+            exif=b"Exif\0\0" + start + struct.pack(f"{order}H", 2) + entries + struct.pack(f"{order}I", after),
+        )
 
     return change
 
@@ -306,7 +334,12 @@ def _tiff_tag(data: bytes, rng: np.random.Generator, tags: Sequence[int], values
 
 def tiff_sizes(data: bytes, rng: np.random.Generator) -> bytes:
     for tag in (256, 257):
-        data = _tiff_tag(data, rng, (tag,), lambda old: old[:2] + struct.pack("<HII", 4, 1, _length(rng, 32 if rng.random() < 0.1 else 16)))
+        data = _tiff_tag(
+            data,
+            rng,
+            (tag,),
+            lambda old: old[:2] + struct.pack("<HII", 4, 1, _length(rng, 32 if rng.random() < 0.1 else 16)),
+        )
     return data
 
 
@@ -368,7 +401,17 @@ def _boxes(data: bytes, start: int = 0, end: int | None = None) -> list[int]:
     while at + 8 <= end and len(found) < 200:
         size, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
         found.append(at)
-        skip = {b"meta": 12, b"jp2h": 8, b"iprp": 8, b"ipco": 8, b"moov": 8, b"trak": 8, b"mdia": 8, b"minf": 8, b"stbl": 8}.get(name)
+        skip = {
+            b"meta": 12,
+            b"jp2h": 8,
+            b"iprp": 8,
+            b"ipco": 8,
+            b"moov": 8,
+            b"trak": 8,
+            b"mdia": 8,
+            b"minf": 8,
+            b"stbl": 8,
+        }.get(name)
         if skip:
             found += _boxes(data, at + skip, min(at + size, end))
         at += max(size, 8)
@@ -444,7 +487,11 @@ def jpeg_segments(data: bytes, rng: np.random.Generator) -> bytes:
 def png_chunks(data: bytes, rng: np.random.Generator) -> bytes:
     """Many small ones, of any kind."""
     name = (b"tEXt", b"IDAT", b"acTL", b"fcTL", b"fdAT", b"tRNS", b"PLTE", b"eXIf", b"zzZz")[rng.integers(9)]
-    return data[:33] + _made_chunk(name, bytes(rng.integers(0, 256, rng.integers(30), np.uint8))) * int(rng.integers(1, 20_000)) + data[33:]
+    return (
+        data[:33]
+        + _made_chunk(name, bytes(rng.integers(0, 256, rng.integers(30), np.uint8))) * int(rng.integers(1, 20_000))
+        + data[33:]
+    )
 
 
 def gif_blocks(data: bytes, rng: np.random.Generator) -> bytes:
@@ -455,12 +502,24 @@ def gif_blocks(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 EVERY: dict[str, Change] = {
-    "flipped": flipped, "head": head, "numbers": numbers, "cut": cut, "pieces": pieces, "zeros": zeros, "polyglot": polyglot, "other head": other_head,
+    "flipped": flipped,
+    "head": head,
+    "numbers": numbers,
+    "cut": cut,
+    "pieces": pieces,
+    "zeros": zeros,
+    "polyglot": polyglot,
+    "other head": other_head,
     "inside": inside,
-}  # fmt: skip
+}
 JPEG: dict[str, Change] = {
-    "sizes": jpeg_sizes, "components": jpeg_components, "tables": jpeg_tables, "scans": jpeg_scans, "segments": jpeg_segments, "exif": exif("JPEG"),
-}  # fmt: skip
+    "sizes": jpeg_sizes,
+    "components": jpeg_components,
+    "tables": jpeg_tables,
+    "scans": jpeg_scans,
+    "segments": jpeg_segments,
+    "exif": exif("JPEG"),
+}
 BOXES: dict[str, Change] = {"box lengths": box_lengths, "box contents": box_contents, "box again": box_again}
 OWN: dict[str, dict[str, Change]] = {
     "JPEG": JPEG,

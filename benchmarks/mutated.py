@@ -49,7 +49,10 @@ OUTCOMES = (*REFUSED, "invalid")
 EXPECTED = {(413, "large"), *((422, kind) for kind in OUTCOMES)}
 REPLACED = ("the decoder", "took longer than")  # what is said of a photo whose decoder ended
 OURS = ("cli.py", "facegallery/embedder/launch.py", "multiprocessing")  # processes of a server
-SURE, RECOGNISED = 0.8, 0.9  # a score that only the person has; share of whole photos in other formats in which the person is found
+SURE, RECOGNISED = (
+    0.8,
+    0.9,
+)  # a score that only the person has; share of whole photos in other formats in which the person is found
 END_SECONDS = 10.0  # from SIGTERM at any moment
 DECODER = "facegallery.embedder.photos.decode"
 SECONDS = 120.0  # within which an answer must come
@@ -78,7 +81,9 @@ class Watch:
     decoders: set[int] = field(default_factory=set)
     at_once: int = 0
     others: set[str] = field(default_factory=set)  # programs that are not the server's
-    memory: list[tuple[float, float]] = field(default_factory=list)  # MB of the processes that last, and of those that decode
+    memory: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # MB of the processes that last, and of those that decode
 
     def look(self, server: Server, ended: threading.Event) -> None:
         last = 0.0
@@ -95,8 +100,14 @@ class Watch:
     def quarters(self) -> dict[str, list[float]]:
         """Median MB in each quarter of the run."""
         if len(self.memory) < 4:
-            raise SystemExit(f"expected a run of at least 4 s, memory was looked at {len(self.memory)} times: choose a larger --n")
-        parts = {"server": [a for a, _ in self.memory], "decoders": [b for _, b in self.memory], "all": [a + b for a, b in self.memory]}
+            raise SystemExit(
+                f"expected a run of at least 4 s, memory was looked at {len(self.memory)} times: choose a larger --n"
+            )
+        parts = {
+            "server": [a for a, _ in self.memory],
+            "decoders": [b for _, b in self.memory],
+            "all": [a + b for a, b in self.memory],
+        }
         return {name: quarters(mb) for name, mb in parts.items()}
 
 
@@ -166,7 +177,9 @@ def _member(body: bytes, name: str) -> Any:
 
 def difference(first: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, float]:
     """What differs between two answers to one photo, and by how much scores do at most."""
-    plain = [{**answer, "faces": [(face["face"], face["face_id"]) for face in answer["faces"]]} for answer in (first, now)]
+    plain = [
+        {**answer, "faces": [(face["face"], face["face_id"]) for face in answer["faces"]]} for answer in (first, now)
+    ]
     if plain[0] != plain[1]:
         return f"expected {plain[0]}, received {plain[1]}", 0
     worst = 0.0
@@ -213,7 +226,9 @@ class Canaries:
         whole, began = sound(self._photos, seed, number), time.monotonic()
         answer, busy = ask(self._server, connection, whole.data)
         named, wrong = read(answer)
-        told = Told(number, "canary in " + whole.kind.partition(" sound")[0], named, time.monotonic() - began, busy, wrong=wrong)
+        told = Told(
+            number, "canary in " + whole.kind.partition(" sound")[0], named, time.monotonic() - began, busy, wrong=wrong
+        )
         if not wrong and answer.status != 200:
             told.wrong = f"a photo that is whole, way {whole.kind[-1]}: {answer.body[:300]!r}"
         told.wrong = told.wrong or self.mistaken(answer, whole.source)
@@ -260,14 +275,24 @@ def one(
         return Told(number, bad.kind, "none", time.monotonic() - began, wrong=f"no answer within {SECONDS:g} s")
     named, wrong = read(answer)
     wrong = wrong or canaries.mistaken(answer, bad.source)
-    told = Told(number, bad.kind, named, time.monotonic() - began, busy, any(text.encode() in answer.body for text in REPLACED), wrong)
+    told = Told(
+        number,
+        bad.kind,
+        named,
+        time.monotonic() - began,
+        busy,
+        any(text.encode() in answer.body for text in REPLACED),
+        wrong,
+    )
     if wrong and odd:
         odd.mkdir(parents=True, exist_ok=True)
         (odd / f"{seed}-{number}").write_bytes(bad.data)
     return told
 
 
-def run(server: Server, photos: Sequence[bytes], canaries: Canaries, n: int, seed: int, clients: int, odd: Path | None) -> list[Told]:
+def run(
+    server: Server, photos: Sequence[bytes], canaries: Canaries, n: int, seed: int, clients: int, odd: Path | None
+) -> list[Told]:
     """Each client sends the next one when the last one is answered."""
     numbers, told, lock = iter(range(n)), list[Told](), threading.Lock()
 
@@ -296,27 +321,39 @@ def figures_of(told: Sequence[Told], watch: Watch, canaries: Canaries, seconds: 
     for each in mutants:
         kinds.setdefault(each.kind, Counter())[each.answer] += 1
     return {
-        "mutants": len(mutants), "seconds": seconds, "rate": len(told) / seconds,
-        "answers": dict(Counter(each.answer for each in mutants).most_common()), "kinds": {kind: dict(kinds[kind]) for kind in sorted(kinds)},
-        "busy": sum(each.busy for each in told), "canaries": canaries.asked, "canary_scores_apart": canaries.worst,
-        "in_other_formats": canaries.in_other_formats, "missed": sorted(canaries.missed),
-        "recognised": 1 - len(canaries.missed) / max(1, canaries.in_other_formats), "others": sorted(watch.others),
-        "decoders": len(watch.decoders), "decoders_replaced": len(watch.decoders) - watch.at_once,
+        "mutants": len(mutants),
+        "seconds": seconds,
+        "rate": len(told) / seconds,
+        "answers": dict(Counter(each.answer for each in mutants).most_common()),
+        "kinds": {kind: dict(kinds[kind]) for kind in sorted(kinds)},
+        "busy": sum(each.busy for each in told),
+        "canaries": canaries.asked,
+        "canary_scores_apart": canaries.worst,
+        "in_other_formats": canaries.in_other_formats,
+        "missed": sorted(canaries.missed),
+        "recognised": 1 - len(canaries.missed) / max(1, canaries.in_other_formats),
+        "others": sorted(watch.others),
+        "decoders": len(watch.decoders),
+        "decoders_replaced": len(watch.decoders) - watch.at_once,
         "answers_of_replaced": sum(each.replaced for each in told),
         "memory_mb": {"quarters": watch.quarters(), "most": max(map(sum, watch.memory))},
         "slowest": [asdict(each) for each in sorted(told, key=lambda each: -each.seconds)[:10]],
         "wrong": [asdict(each) for each in told if each.wrong],
-    }  # fmt: skip
+    }
 
 
 def faults(found: Mapping[str, Any], before: set[int], after: set[int], ready: int) -> list[str]:
     """What was not as expected."""
     told = [f"{each['kind']}, number {each['number']}: {each['answer']}: {each['wrong']}" for each in found["wrong"]]
     if before != after or ready != 200:
-        told.append(f"expected the processes {sorted(before)} at the end and /readyz to be 200, received {sorted(after)} and {ready}")
+        told.append(
+            f"expected the processes {sorted(before)} at the end and /readyz to be 200, received {sorted(after)} and {ready}"
+        )
     told += [f"a program that is not the server's was started: {line}" for line in found["others"]]
     if found["recognised"] < RECOGNISED:
-        told.append(f"expected {RECOGNISED:.0%} of whole photos in other formats to be recognised, {found['recognised']:.0%} were")
+        told.append(
+            f"expected {RECOGNISED:.0%} of whole photos in other formats to be recognised, {found['recognised']:.0%} were"
+        )
     _, second, _, last = found["memory_mb"]["quarters"]["all"]
     if last > GROWTH * second:
         told.append(
@@ -336,7 +373,9 @@ def ends(root: Path, port: int, photos: Sequence[bytes], rounds: int, seed: int)
             def send(server: Server = server, numbers: Iterator[int] = numbers) -> None:
                 connection = server.connect(SECONDS)
                 with suppress(OSError, http.client.HTTPException):
-                    while server.answer(connection, "POST", server.path, mutant(photos, seed, next(numbers)).data, "image/jpeg").status:
+                    while server.answer(
+                        connection, "POST", server.path, mutant(photos, seed, next(numbers)).data, "image/jpeg"
+                    ).status:
                         pass
 
             for _ in range(4 if ready else 0):
@@ -349,10 +388,14 @@ def ends(root: Path, port: int, photos: Sequence[bytes], rounds: int, seed: int)
 
 
 def tell(found: Mapping[str, Any]) -> None:
-    click.echo(f"{found['mutants']} mutants and {found['canaries']} canaries in {found['seconds']:.0f} s: {found['rate']:.1f}/s")
+    click.echo(
+        f"{found['mutants']} mutants and {found['canaries']} canaries in {found['seconds']:.0f} s: {found['rate']:.1f}/s"
+    )
     for answer, count in found["answers"].items():
         click.echo(f"{answer}: {count}")
-    click.echo(f"503 busy, asked again: {found['busy']}; canaries' scores at most {found['canary_scores_apart']:.4f} apart")
+    click.echo(
+        f"503 busy, asked again: {found['busy']}; canaries' scores at most {found['canary_scores_apart']:.4f} apart"
+    )
     click.echo(f"decoders replaced: {found['decoders_replaced']}, which {found['answers_of_replaced']} answers say")
     memory = found["memory_mb"]
     for name, medians in memory["quarters"].items():
@@ -376,11 +419,25 @@ def tell(found: Mapping[str, Any]) -> None:
 @click.option("--faces", default=10_000, show_default=True, help="Enrolled.")
 @click.option("--workers", default=1, show_default=True, help="Processes of the server.")
 @click.option("--port", default=8740, show_default=True)
-@click.option("--ends", "rounds", default=6, show_default=True, help="Servers that are sent SIGTERM at random moments afterwards.")
+@click.option(
+    "--ends", "rounds", default=6, show_default=True, help="Servers that are sent SIGTERM at random moments afterwards."
+)
 @click.option("--odd", type=click.Path(path_type=Path), help="Keep mutants whose answers are wrong in this folder.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write all figures.")
-def main(photos: Path, n: int, seed: int, clients: int, n_canaries: int, model: str, faces: int, workers: int, port: int, rounds: int,
-         odd: Path | None, out: Path | None) -> None:  # fmt: skip
+def main(
+    photos: Path,
+    n: int,
+    seed: int,
+    clients: int,
+    n_canaries: int,
+    model: str,
+    faces: int,
+    workers: int,
+    port: int,
+    rounds: int,
+    odd: Path | None,
+    out: Path | None,
+) -> None:
     files = [file for file in files_of(photos) if file.endswith(".jpg")]
     whole = [Path(file).read_bytes() for file in evenly(files, n_canaries)]
     with tempfile.TemporaryDirectory() as folder:
@@ -397,11 +454,22 @@ def main(photos: Path, n: int, seed: int, clients: int, n_canaries: int, model: 
         late = ends(Path(folder), port, whole, rounds, seed)
     found = figures_of(told, watch, canaries, seconds) | {"ends": late}
     wrong = faults(found, before, after, ready) + [f"the program {name} was started" for name in marked]
-    wrong += [f"expected an end within {END_SECONDS:g} s of SIGTERM, it took {took:.1f} s" for took in late if took > END_SECONDS]
+    wrong += [
+        f"expected an end within {END_SECONDS:g} s of SIGTERM, it took {took:.1f} s"
+        for took in late
+        if took > END_SECONDS
+    ]
     tell(found)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        about = {"command": " ".join(sys.argv), "seed": seed, "clients": clients, "faces": faces, "model": model, "load": os.getloadavg()}
+        about = {
+            "command": " ".join(sys.argv),
+            "seed": seed,
+            "clients": clients,
+            "faces": faces,
+            "model": model,
+            "load": os.getloadavg(),
+        }
         out.write_text(json.dumps(about | found | {"faults": wrong}, indent=1) + "\n")
     if wrong:
         raise SystemExit("\n".join(wrong))

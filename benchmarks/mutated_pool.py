@@ -204,13 +204,22 @@ def figures(people: People, photos: Iterable[Asked], seconds: float) -> dict[str
             ended.set()
             watcher.join()
     return {
-        "photos": tally.photos, "seconds": time.monotonic() - began, "formats": sorted({*READ, *OTHERS}),
-        "outcomes": dict(sum(tally.kinds.values(), Counter[str]()).most_common()), "kinds": {kind: dict(tally.kinds[kind]) for kind in sorted(tally.kinds)},
-        "killed": [asdict(each) for each in tally.killed], "decoders": len(watch.decoders),
-        "memory_mb": {name: quarters([each[i] for each in watch.memory]) if len(watch.memory) > 3 else [] for i, name in enumerate(("own", "decoders"))},
-        "most_mb": max((sum(each) for each in watch.memory), default=0.0), "children": sorted(watch.children),
-        "slowest": [asdict(each) for each in tally.slowest], "wrong": [asdict(each) for each in tally.wrong],
-    }  # fmt: skip
+        "photos": tally.photos,
+        "seconds": time.monotonic() - began,
+        "formats": sorted({*READ, *OTHERS}),
+        "outcomes": dict(sum(tally.kinds.values(), Counter[str]()).most_common()),
+        "kinds": {kind: dict(tally.kinds[kind]) for kind in sorted(tally.kinds)},
+        "killed": [asdict(each) for each in tally.killed],
+        "decoders": len(watch.decoders),
+        "memory_mb": {
+            name: quarters([each[i] for each in watch.memory]) if len(watch.memory) > 3 else []
+            for i, name in enumerate(("own", "decoders"))
+        },
+        "most_mb": max((sum(each) for each in watch.memory), default=0.0),
+        "children": sorted(watch.children),
+        "slowest": [asdict(each) for each in tally.slowest],
+        "wrong": [asdict(each) for each in tally.wrong],
+    }
 
 
 # signals ---------------------------------------------------------------------
@@ -242,7 +251,9 @@ def end_of(command: Sequence[str], after: float, number: signal.Signals) -> tupl
         except subprocess.TimeoutExpired:
             process.kill()
         seconds = time.monotonic() - began
-    while (left := [line for pid in children for line in processes(pid).values()]) and time.monotonic() - began < SIGNAL_SECONDS:
+    while (
+        left := [line for pid in children for line in processes(pid).values()]
+    ) and time.monotonic() - began < SIGNAL_SECONDS:
         time.sleep(0.1)
     return seconds, left
 
@@ -255,7 +266,9 @@ def ends(command: Callable[[int], Sequence[str]], rounds: int, seed: int) -> tup
         took, left = end_of(command(turn), pick.uniform(0, 4), number)
         seconds.append(took)
         if took > SIGNAL_SECONDS or left:
-            wrong.append(f"expected an end within {SIGNAL_SECONDS:g} s of {number.name}, it took {took:.1f} s; left over: {left}")
+            wrong.append(
+                f"expected an end within {SIGNAL_SECONDS:g} s of {number.name}, it took {took:.1f} s; left over: {left}"
+            )
     return seconds, wrong
 
 
@@ -263,7 +276,10 @@ def ends(command: Callable[[int], Sequence[str]], rounds: int, seed: int) -> tup
 
 
 def faults(found: Mapping[str, Any], seconds: float) -> list[str]:
-    wrong = [f"{each['kind']}, number {each['number']}: {each['outcome']} ({each['why']}): {each['wrong']}" for each in found["wrong"]]
+    wrong = [
+        f"{each['kind']}, number {each['number']}: {each['outcome']} ({each['why']}): {each['wrong']}"
+        for each in found["wrong"]
+    ]
     wrong += [f"a decoder started {line}" for line in found["children"]]
     late = [each for each in found["slowest"] if each["seconds"] > 4 * (seconds + 2)]  # so many are asked before it
     wrong += [f"{each['kind']}, number {each['number']} took {each['seconds']:.1f} s" for each in late]
@@ -274,12 +290,18 @@ def faults(found: Mapping[str, Any], seconds: float) -> list[str]:
 
 
 def tell(found: Mapping[str, Any]) -> None:
-    click.echo(f"{found['photos']} photos in {found['seconds']:.0f} s: {found['photos'] / found['seconds']:.0f}/s; {found['outcomes']}")
+    click.echo(
+        f"{found['photos']} photos in {found['seconds']:.0f} s: {found['photos'] / found['seconds']:.0f}/s; {found['outcomes']}"
+    )
     for name, mb in found["memory_mb"].items():
         click.echo(f"memory by quarters, {name}: {', '.join(f'{each:.0f}' for each in mb)} MB")
-    click.echo(f"memory at most: {found['most_mb']:.0f} MB; decoders: {found['decoders']}, killed: {len(found['killed'])}")
+    click.echo(
+        f"memory at most: {found['most_mb']:.0f} MB; decoders: {found['decoders']}, killed: {len(found['killed'])}"
+    )
     for each in [*found["slowest"][:3], *found["killed"][:20]]:
-        click.echo(f"{each['seconds']:.1f} s, {each['kind']}, number {each['number']}: {each['outcome']} ({each['why']})")
+        click.echo(
+            f"{each['seconds']:.1f} s, {each['kind']}, number {each['number']}: {each['outcome']} ({each['why']})"
+        )
     if found["ends"]:
         click.echo(f"seconds from a signal to the end: {', '.join(f'{each:.1f}' for each in found['ends'])}")
 
@@ -293,7 +315,9 @@ def tell(found: Mapping[str, Any]) -> None:
 @click.option("--ends", "rounds", default=10, show_default=True, help="Signals at random moments.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write all figures.")
 @click.option("--part", type=click.Choice(("all", "make", "ask", "forever")), default="all", hidden=True)
-def main(photos: Path, n: int, seed: int, n_people: int, seconds: float, rounds: int, out: Path | None, part: str) -> None:
+def main(
+    photos: Path, n: int, seed: int, n_people: int, seconds: float, rounds: int, out: Path | None, part: str
+) -> None:
     whole = one_of_each(photos, n_people)
     if part == "forever":
         return without_end(People(whole), seed)
@@ -303,13 +327,29 @@ def main(photos: Path, n: int, seed: int, n_people: int, seconds: float, rounds:
         return sys.stdout.flush()
     if part == "ask":
         return click.echo(json.dumps(figures(People(whole), received(sys.stdin.buffer, n), seconds)))
-    again = [sys.executable, __file__, str(photos), "--n", str(n), "--people", str(n_people), "--seconds", str(seconds), "--part"]
+    again = [
+        sys.executable,
+        __file__,
+        str(photos),
+        "--n",
+        str(n),
+        "--people",
+        str(n_people),
+        "--seconds",
+        str(seconds),
+        "--part",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         log, (path, marks) = Path(folder) / "log", trap_programs(Path(folder))
         with subprocess.Popen([*again, "make", "--seed", str(seed)], stdout=subprocess.PIPE) as maker:
             command = traced([*again, "ask"], log)
             done = subprocess.run(
-                command, stdin=maker.stdout, stdout=subprocess.PIPE, text=True, env=os.environ | FIXED | {"PATH": path}, check=True
+                command,
+                stdin=maker.stdout,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | FIXED | {"PATH": path},
+                check=True,
             )
         found, marked = json.loads(done.stdout.splitlines()[-1]), sorted(each.name for each in marks.iterdir())
         seen = started(log) if log.exists() else None
@@ -319,7 +359,9 @@ def main(photos: Path, n: int, seed: int, n_people: int, seconds: float, rounds:
         wrong += [f"started: {line}" for line in (*seen.programs, *seen.by_decoders)]
         wrong += [] if seen.decoders else ["expected strace to see decoders, it saw none"]
     tell(found)
-    click.echo("every process was seen by strace" if seen else "strace is not installed: children were looked for in /proc")
+    click.echo(
+        "every process was seen by strace" if seen else "strace is not installed: children were looked for in /proc"
+    )
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         about = {"command": " ".join(sys.argv), "seed": seed, "strace": seen is not None, "load": os.getloadavg()}

@@ -113,7 +113,11 @@ def listed(server: Server, people: int, repeats: int) -> dict[str, dict[str, flo
             times.append(1000 * (time.perf_counter() - began))
         if answer.status != 200:
             raise SystemExit(f"expected {path} to be answered, received {answer.status}: {answer.body[:300]!r}")
-        told[what] = {"ms": statistics.median(times), "slowest_ms": max(times), "people": len(json.loads(answer.body)["people"])}
+        told[what] = {
+            "ms": statistics.median(times),
+            "slowest_ms": max(times),
+            "people": len(json.loads(answer.body)["people"]),
+        }
     return told
 
 
@@ -133,7 +137,9 @@ def main(model: str, people: int, rounds: int, repeats: int, port: int, out: Pat
                 told = [opened(found, server) for _ in range(rounds + 1)][1:]
     medians = {key: statistics.median(one[key] for one in told) for key in told[0]}
     for what, one in lists.items():
-        click.echo(f"GET people, {what}: {one['ms']:.1f} ms, slowest {one['slowest_ms']:.1f} ms, {one['people']} people")
+        click.echo(
+            f"GET people, {what}: {one['ms']:.1f} ms, slowest {one['slowest_ms']:.1f} ms, {one['people']} people"
+        )
     click.echo(
         f"the page: first paint after {medians['first_paint_ms']:.0f} ms; names {medians['names_after_click_ms']:.0f} ms after a click"
     )
@@ -141,7 +147,14 @@ def main(model: str, people: int, rounds: int, repeats: int, port: int, out: Pat
     click.echo(f"the people view by its address: first paint after {paint:.0f} ms, names after {names:.0f} ms")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"command": " ".join(sys.argv), "seed": 0, "people": people, "load": os.getloadavg(), "lists": lists, "page": medians}
+        figures = {
+            "command": " ".join(sys.argv),
+            "seed": 0,
+            "people": people,
+            "load": os.getloadavg(),
+            "lists": lists,
+            "page": medians,
+        }
         out.write_text(json.dumps(figures | {"all": told}, indent=1) + "\n")
 
 

@@ -29,7 +29,9 @@ from facegallery.indexer.metrics import mcnemar  # noqa: E402
 @click.option("--model", default="msceleb", show_default=True)
 def main(crops: Path, people: Path, model: str) -> None:
     pixels, names, splits, role = one_shot.read(crops, people)
-    found = {p: Embedder(open_model(model), Compute("cpu", p))(pixels).astype(np.float64) for p in ("f32", "bf16", "int8")}
+    found = {
+        p: Embedder(open_model(model), Compute("cpu", p))(pixels).astype(np.float64) for p in ("f32", "bf16", "int8")
+    }
     right, among = {}, {}
     for precision, x in found.items():
         nearest = np.argsort(-(x[splits == "probe"] @ x[splits == "gallery"].T), axis=1, kind="stable")[:, :5]
@@ -41,7 +43,9 @@ def main(crops: Path, people: Path, model: str) -> None:
             exact, fast = right["f32"][role == group], right[precision][role == group]
             lost, gained, p = mcnemar(exact, fast)
             top5 = f"top-5 {among[precision][role == group].mean():.4f}"
-            print(f"  {group}: top-1 {fast.mean():.4f} of {len(fast)}, {lost} lost and {gained} gained, p {p:.2f}; {top5}")
+            print(
+                f"  {group}: top-1 {fast.mean():.4f} of {len(fast)}, {lost} lost and {gained} gained, p {p:.2f}; {top5}"
+            )
 
 
 if __name__ == "__main__":

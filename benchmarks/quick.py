@@ -40,7 +40,12 @@ def aligned(files: list[str], folder: Path) -> Path:
 
 def per_second(what: str, found: Mapping[str, dict[str, Any]], ours: str, counted: str) -> Iterator[Line]:
     for who, answer in found.items():
-        yield what, who, f"{answer[counted] / answer['seconds']:.1f} {counted}/s", f"{answer['seconds'] / found[ours]['seconds']:.1f}"
+        yield (
+            what,
+            who,
+            f"{answer[counted] / answer['seconds']:.1f} {counted}/s",
+            f"{answer['seconds'] / found[ours]['seconds']:.1f}",
+        )
 
 
 def of_cold(found: Mapping[str, dict[str, Any]]) -> Iterator[Line]:
@@ -79,8 +84,14 @@ def main(photos: Path | None, torch_python: str | None, deepface_python: str | N
         where = Path(scratch)
         show(per_second("photos to crops", detect.measure(files, ROUNDS, torch_python), "facegallery", "photos"))
         crops = embed.crops_of(aligned(files, where / "crops"), PHOTOS)
-        show(per_second("crops to vectors", embed.measure(crops, "msceleb", ROUNDS, torch_python), "facegallery auto", "crops"))
-        measured = end_to_end.measure(files, "msceleb", ROUNDS, torch_python, deepface_python, where / f"deepface-{ASKED}")
+        show(
+            per_second(
+                "crops to vectors", embed.measure(crops, "msceleb", ROUNDS, torch_python), "facegallery auto", "crops"
+            )
+        )
+        measured = end_to_end.measure(
+            files, "msceleb", ROUNDS, torch_python, deepface_python, where / f"deepface-{ASKED}"
+        )
         show(per_second("photos to Parquet", measured, "facegallery", "photos"))
         show(of_cold(cold.measure(Path(files[0]), ASKED, "casia", where, ROUNDS, deepface_python)))
         show(of_gallery(where / "faces"))

@@ -58,7 +58,9 @@ class Peer:
 
     def __init__(self, python: str, script: str, arguments: Sequence[str]):
         command = [python, str(PEERS / script), *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         if self._line() != "ready":
             raise SystemExit(f"expected {script} to get ready, it ended: run `{' '.join(command)}` to see why")
 
@@ -78,7 +80,9 @@ class Peer:
         self._process.communicate()
 
 
-def alternate(peers: Mapping[str, Peer], rounds: int, medians: Sequence[str] = ("seconds",)) -> dict[str, dict[str, Any]]:
+def alternate(
+    peers: Mapping[str, Peer], rounds: int, medians: Sequence[str] = ("seconds",)
+) -> dict[str, dict[str, Any]]:
     """Each in turn, after one round to warm up; the last answer of each with these numbers at their median, and all seconds."""
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
     for i in range(rounds + 1):
@@ -89,7 +93,9 @@ def alternate(peers: Mapping[str, Peer], rounds: int, medians: Sequence[str] = (
     for peer in peers.values():
         peer.stop()
     return {
-        name: got[-1] | {key: statistics.median(a[key] for a in got) for key in medians} | {"all": [round(a["seconds"], 3) for a in got]}
+        name: got[-1]
+        | {key: statistics.median(a[key] for a in got) for key in medians}
+        | {"all": [round(a["seconds"], 3) for a in got]}
         for name, got in answers.items()
     }
 
@@ -108,7 +114,9 @@ def whole_processes(commands: Mapping[str, Sequence[str]], rounds: int, warm: in
             taken = time.perf_counter() - began
             process.returncode = os.waitstatus_to_exitcode(status)
             if process.returncode:
-                raise SystemExit(f"expected `{' '.join(command)}` to end well, it ended with {process.returncode}: {told[-500:]}")
+                raise SystemExit(
+                    f"expected `{' '.join(command)}` to end well, it ended with {process.returncode}: {told[-500:]}"
+                )
             peaks[name] = usage.ru_maxrss / 1024
             if i >= warm:
                 seconds[name].append(taken)

@@ -39,8 +39,15 @@ from facegallery.embedder.weights.store import open_model  # noqa: E402
 OURS, JSON = "batched", "application/json"
 SERVERS = {OURS: ("--batch", "16"), "one at a time": ("--batch", "1", "--wait-ms", "0")}
 ENGINES = ("milvus_lite", "qdrant_local", "qdrant_edge")
-DEEPFACE = {"model_name": "Facenet512", "detector_backend": "mtcnn", "enforce_detection": False, "l2_normalize": True,
-            "search_method": "ann", "similarity_search": True, "k": 5}  # fmt: skip
+DEEPFACE = {
+    "model_name": "Facenet512",
+    "detector_backend": "mtcnn",
+    "enforce_detection": False,
+    "l2_normalize": True,
+    "search_method": "ann",
+    "similarity_search": True,
+    "k": 5,
+}
 CLIENTS = (1, 8, 32)
 SAME = 20  # questions to which all must give the same person
 
@@ -57,7 +64,9 @@ class Asked(NamedTuple):
         """The person that its answer to the i-th question names first."""
         answer = self.server.answer(self.server.connect(), "POST", self.path, self.bodies[i], self.kind)
         if answer.status != 200:
-            raise SystemExit(f"expected an answer of {self.server.port}{self.path}, received {answer.status}: {answer.body.decode()[:500]}")
+            raise SystemExit(
+                f"expected an answer of {self.server.port}{self.path}, received {answer.status}: {answer.body.decode()[:500]}"
+            )
         return json.loads(answer.body)["answers"][0]["hits"][0]["identity"]
 
 
@@ -77,7 +86,9 @@ def check(asked: Mapping[str, Asked]) -> None:
     right = [asked[OURS].nearest(i) for i in range(SAME)]
     for name, one in asked.items():
         if (same := sum(one.nearest(i) == person for i, person in enumerate(right))) != SAME:
-            raise SystemExit(f"expected {name} to find the nearest person that ours finds, it does for {same} of {SAME} questions")
+            raise SystemExit(
+                f"expected {name} to find the nearest person that ours finds, it does for {same} of {SAME} questions"
+            )
 
 
 def measure(asked: Mapping[str, Asked], clients: int, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
@@ -102,14 +113,29 @@ def measure(asked: Mapping[str, Asked], clients: int, seconds: float, rounds: in
 @click.option("--vectors-python", help="Python of an environment with other engines.")
 @click.option("--deepface-python", help="Python of an environment with deepface.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write all figures.")
-def main(photos: Path, model: str, faces: int, seconds: float, rounds: int, port: int, vectors_python: str | None,
-         deepface_python: str | None, out: Path | None) -> None:  # fmt: skip
+def main(
+    photos: Path,
+    model: str,
+    faces: int,
+    seconds: float,
+    rounds: int,
+    port: int,
+    vectors_python: str | None,
+    deepface_python: str | None,
+    out: Path | None,
+) -> None:
     bodies = [Path(file).read_bytes() for file in evenly(files_of(photos), 400)]
     d, ports = synthetic.profile(model).d, itertools.count(port)
-    questions = [json.dumps({"vectors": [x.tolist()], "k": 5}).encode() for x in synthetic.probes(np.arange(500), model, d)]
+    questions = [
+        json.dumps({"vectors": [x.tolist()], "k": 5}).encode() for x in synthetic.probes(np.arange(500), model, d)
+    ]
     found: dict[str, Any] = {
-        "command": " ".join(sys.argv), "photos": len(bodies), "faces": faces, "model": model, "load": os.getloadavg(),
-    }  # fmt: skip
+        "command": " ".join(sys.argv),
+        "photos": len(bodies),
+        "faces": faces,
+        "model": model,
+        "load": os.getloadavg(),
+    }
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         root = Path(folder)
         gallery.make(root / "made", faces, d, open_model(model).spec)
@@ -128,7 +154,9 @@ def main(photos: Path, model: str, faces: int, seconds: float, rounds: int, port
                 by_vector[engine] = Asked(peer, peer.path, questions, JSON)
         if deepface_python:
             wide = save(root / "faces-512.npz", faces, 512)
-            peer = running.enter_context(PeerServer(root, deepface_python, "serve_deepface.py", [wide, folder], next(ports), "/"))
+            peer = running.enter_context(
+                PeerServer(root, deepface_python, "serve_deepface.py", [wide, folder], next(ports), "/")
+            )
             by_photo["deepface"] = Asked(peer, peer.path, [deepface_question(body) for body in bodies], JSON)
         check(by_vector)
         for what, asked in {"photos": by_photo, "vectors": by_vector}.items():
@@ -136,7 +164,9 @@ def main(photos: Path, model: str, faces: int, seconds: float, rounds: int, port
                 medians = found[f"{what}, {clients} clients"] = measure(asked, clients, seconds, rounds)
                 for name, m in medians.items():
                     ratio = "" if name == OURS else f"; {OURS} is {m['times']:.2f} x as fast"
-                    click.echo(f"{what}, {clients} clients, {name}: {m['rate']:.1f}/s, p50 {m['p50']:.1f} ms, p99 {m['p99']:.1f} ms{ratio}")
+                    click.echo(
+                        f"{what}, {clients} clients, {name}: {m['rate']:.1f}/s, p50 {m['p50']:.1f} ms, p99 {m['p99']:.1f} ms{ratio}"
+                    )
     if out:
         out.write_text(json.dumps(found, indent=1) + "\n")
 

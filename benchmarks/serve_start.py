@@ -53,7 +53,13 @@ def started(root: Path, name: str, port: int, path: str, body: bytes, kind: str)
             raise SystemExit(f"expected an answer to the first question, received {status}")
         answered = time.perf_counter() - began
         pids = processes(server.pid)
-        return {"printed": printed, "listening": listening, "answered": answered, "cpu_s": _cpu_s(pids), "read_mb": _read_mb(pids)}
+        return {
+            "printed": printed,
+            "listening": listening,
+            "answered": answered,
+            "cpu_s": _cpu_s(pids),
+            "read_mb": _read_mb(pids),
+        }
 
 
 def _listens(port: int) -> bool:
@@ -90,7 +96,17 @@ def drop(folders: Iterable[Path]) -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the vector that is asked.")
 @click.option("--port", default=8720, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write all figures.")
-def main(photo: Path, model: str, faces: int, per_person: float, rounds: int, cold: bool, seed: int, port: int, out: Path | None) -> None:
+def main(
+    photo: Path,
+    model: str,
+    faces: int,
+    per_person: float,
+    rounds: int,
+    cold: bool,
+    seed: int,
+    port: int,
+    out: Path | None,
+) -> None:
     d = synthetic.profile(model).d
     vector = synthetic.probes(np.arange(1), model, d, take=seed)[0]
     questions = {
@@ -100,7 +116,12 @@ def main(photo: Path, model: str, faces: int, per_person: float, rounds: int, co
     told: dict[str, list[dict[str, float]]] = {what: [] for what in questions}
     with tempfile.TemporaryDirectory() as folder:
         made = gallery.make(Path(folder) / "made", faces, d, open_model(model).spec, per_person)
-        files = (Path(folder), data_root() / "models", ROOT, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")))
+        files = (
+            Path(folder),
+            data_root() / "models",
+            ROOT,
+            *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")),
+        )
         for i in range(rounds + 1):
             for what, question in questions.items():
                 if cold:
@@ -109,15 +130,24 @@ def main(photo: Path, model: str, faces: int, per_person: float, rounds: int, co
                 if i:
                     told[what].append(found)
     figures: dict[str, Any] = {
-        "command": " ".join(sys.argv), "seed": seed, "model": model, "faces": faces, "per_person": per_person, "cold": cold, "asked_s": ASKED,
-        "made_s": made, "load": os.getloadavg(),
-    }  # fmt: skip
+        "command": " ".join(sys.argv),
+        "seed": seed,
+        "model": model,
+        "faces": faces,
+        "per_person": per_person,
+        "cold": cold,
+        "asked_s": ASKED,
+        "made_s": made,
+        "load": os.getloadavg(),
+    }
     for what, rows in told.items():
         median = {key: statistics.median(row[key] for row in rows) for key in (*STAGES, "cpu_s", "read_mb")}
         figures[what] = median | {"all": [round(row["answered"], 3) for row in rows]}
         stages = ", ".join(f"{key} {median[key]:.2f} s" for key in STAGES)
         used = f"{median['cpu_s']:.2f} s of the cores, {median['read_mb']:.0f} MB from the disk"
-        click.echo(f"first {what}: {stages}; {used}; {'less' if median['answered'] < ASKED else 'NOT less'} than {ASKED:g} s")
+        click.echo(
+            f"first {what}: {stages}; {used}; {'less' if median['answered'] < ASKED else 'NOT less'} than {ASKED:g} s"
+        )
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(figures, indent=1) + "\n")

@@ -50,13 +50,17 @@ class Program:
     def begin(self, output: int | None = None) -> None:
         """output: where stdout goes, if not to the log."""
         with open(self._log, "a") as log:
-            self._process = subprocess.Popen(self._command, stdout=output or log, stderr=log, text=True, env=self._environment)
+            self._process = subprocess.Popen(
+                self._command, stdout=output or log, stderr=log, text=True, env=self._environment
+            )
 
     def wait(self, path: str) -> None:
         """Until `path` is answered; raises SystemExit where the program ends before."""
         while self.ask(self.connect(), "GET", path) != 200:
             if self._process.poll() is not None:
-                raise SystemExit(f"expected a server at port {self.port} to get ready, it ended: {self._log.read_text()[-500:]}")
+                raise SystemExit(
+                    f"expected a server at port {self.port} to get ready, it ended: {self._log.read_text()[-500:]}"
+                )
             time.sleep(0.1)
 
     def __enter__(self) -> Self:
@@ -73,7 +77,12 @@ class Program:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
 
     def answer(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None, kind: str = "image/jpeg"
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        kind: str = "image/jpeg",
     ) -> Answer:
         """Of a body that the server does not read to its end, too."""
         try:
@@ -86,7 +95,12 @@ class Program:
             return Answer(0)
 
     def ask(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None, kind: str = "image/jpeg"
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        kind: str = "image/jpeg",
     ) -> int:
         return self.answer(connection, method, path, body, kind).status
 
@@ -110,13 +124,19 @@ class Program:
 class Server(Program):
     """Ours, ready, with a data root of its own beside the indexes."""
 
-    def __init__(self, root: Path, name: str, port: int, options: Sequence[str] = (), log: Path | None = None, ready: bool = True):
+    def __init__(
+        self, root: Path, name: str, port: int, options: Sequence[str] = (), log: Path | None = None, ready: bool = True
+    ):
         """ready: wait until photos are answered at once, not only until it has printed its address."""
         self.data, self.path = root / f"data-{port}", f"/v1/indexes/{name}/search"
         self.data.mkdir(exist_ok=True)
         if not (self.data / "models").exists():
             (self.data / "models").symlink_to((data_root() / "models").resolve())
-        self.environment = os.environ | {"FACEGALLERY_DATA": str(self.data), "FACEGALLERY_INDEXES": str(root), "TMPDIR": str(root)}
+        self.environment = os.environ | {
+            "FACEGALLERY_DATA": str(self.data),
+            "FACEGALLERY_INDEXES": str(root),
+            "TMPDIR": str(root),
+        }
         command = [sys.executable, str(ROOT / "cli.py"), "serve", name, "--port", str(port), *options]
         super().__init__(command, port, self.environment | {"PYTHONUNBUFFERED": "1"}, log or root / f"log-{port}")
         self.start(ready)
@@ -127,7 +147,9 @@ class Server(Program):
         assert self._process.stdout
         self.key = self._process.stdout.readline().strip().rpartition("=")[2]
         if not self.key:
-            raise SystemExit(f"expected a server to print an address with a key, it ended: {self._log.read_text()[-500:]}")
+            raise SystemExit(
+                f"expected a server to print an address with a key, it ended: {self._log.read_text()[-500:]}"
+            )
         if ready:
             self.wait("/readyz")
 
@@ -183,7 +205,9 @@ def quarters(values: Sequence[float]) -> list[float]:
     return [statistics.median(values[start:end]) for start, end in itertools.pairwise(cuts)]
 
 
-def load(server: Program, clients: int, seconds: float, path: str, bodies: Sequence[bytes], kind: str) -> dict[str, float]:
+def load(
+    server: Program, clients: int, seconds: float, path: str, bodies: Sequence[bytes], kind: str
+) -> dict[str, float]:
     """Answers a second, and milliseconds of the 50th and 99th percentile; raises SystemExit where one was refused."""
     times: list[list[float]] = [[] for _ in range(clients)]
     refused: list[int] = []

@@ -76,11 +76,15 @@ NAMES, IDS = re.compile(rb"soak \d{8}"), re.compile(rb"[0-9a-f]{32}")
 
 def command(*arguments: str, environment: dict[str, str]) -> dict[str, Any]:
     """The answer of one of the program's commands, and its exit status as `status`."""
-    done = subprocess.run([sys.executable, str(ROOT / "cli.py"), *arguments, "--json"], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *arguments, "--json"], capture_output=True, text=True, env=environment
+    )
     try:
         return json.loads(done.stdout) | {"status": done.returncode}
     except ValueError:
-        raise SystemExit(f"expected `{arguments[0]}` to answer, it ended with {done.returncode}: {done.stderr[-1000:]}") from None
+        raise SystemExit(
+            f"expected `{arguments[0]}` to answer, it ended with {done.returncode}: {done.stderr[-1000:]}"
+        ) from None
 
 
 def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World:
@@ -102,7 +106,9 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
     ):
         if command(*arguments, environment=environment)["status"]:
             raise SystemExit(f"expected `{arguments[0]}` to end well, it did not")
-    rows = [row for row in DataSet(root / "vectors").table(["image", "identity", "vector"]).to_pylist() if row["vector"]]
+    rows = [
+        row for row in DataSet(root / "vectors").table(["image", "identity", "vector"]).to_pylist() if row["vector"]
+    ]
     with open_gallery(root / INDEX, write=True) as made:
         if extra:
             made.add(gallery.rows(extra, made.spec.dimension))
@@ -116,9 +122,10 @@ def with_faces(client: Client, photos: list[bytes]) -> list[bytes]:
     """Those whose first face is found."""
     answers = client.search_many(INDEX, ((str(i), photo) for i, photo in enumerate(photos)))
     return [
-        photo for photo, (_, answer) in zip(photos, answers, strict=True)
+        photo
+        for photo, (_, answer) in zip(photos, answers, strict=True)
         if not isinstance(answer, Refused) and hits_of(answer.model_dump())
-    ]  # fmt: skip
+    ]
 
 
 # load -----------------------------------------------------------------------
@@ -139,15 +146,22 @@ def watch(server: Server, tally: Tally, seconds: float, every: float) -> list[di
         if now - said >= 60:
             said = now
             requests = sum(map(len, tally.times.values()))
-            click.echo(f"{now / 60:.0f} min: {requests:,} answers, {tally.wrongs} wrong, {samples[-1]['mb']:.0f} MB", err=True)
+            click.echo(
+                f"{now / 60:.0f} min: {requests:,} answers, {tally.wrongs} wrong, {samples[-1]['mb']:.0f} MB", err=True
+            )
         time.sleep(min(every, max(0.0, seconds - now)))
     return samples
 
 
 def level(samples: list[dict[str, float]]) -> dict[str, float]:
     """Medians of the quarters, the most, and the growth from the second quarter to the last."""
-    found = {f"{key}_{name}": median for key in ("mb", "anonymous_mb", "files", "processes")
-             for name, median in zip(("first", "second", "third", "last"), quarters([one[key] for one in samples]), strict=True)}  # fmt: skip
+    found = {
+        f"{key}_{name}": median
+        for key in ("mb", "anonymous_mb", "files", "processes")
+        for name, median in zip(
+            ("first", "second", "third", "last"), quarters([one[key] for one in samples]), strict=True
+        )
+    }
     return found | {"mb_most": max(one["mb"] for one in samples), "growth": found["mb_last"] / found["mb_second"]}
 
 
@@ -166,9 +180,13 @@ def noted(tally: Tally, what: str) -> Iterator[None]:
 def settle(c: Caller, write: Write) -> str:
     """A change that was not answered: 'done' wholly, or 'not done' at all. Then it is asked for again, as the manual says, until it is done."""
     found = {name: faces_of(c, name) for name in write.before}
-    assert found in (write.before, write.after), f"{write.verb} was done by half: {write.before} -> {found}, not {write.after}"
+    assert found in (write.before, write.after), (
+        f"{write.verb} was done by half: {write.before} -> {found}, not {write.after}"
+    )
     was_done = found == write.after
-    answer = c.ask(write.verb, "POST", write.path, write.body, ("200", "409 in-work", "409 done"), headers_of(write, write.mark))
+    answer = c.ask(
+        write.verb, "POST", write.path, write.body, ("200", "409 in-work", "409 done"), headers_of(write, write.mark)
+    )
     if answer.label == "409 in-work" and (write.verb == "forget" or not was_done):
         answer = c.ask(write.verb, "POST", write.path, write.body, headers=headers_of(write, write.mark[::-1]))
     found = {name: faces_of(c, name) for name in write.before}
@@ -184,14 +202,22 @@ def check_people(c: Caller, base: dict[str, int]) -> int:
     expected = base | {name: len(faces) for name, faces in c.ledger.faces.items()}
     found = {one.identity: one.faces for one in c.typed.people(INDEX)}
     differing = {
-        name: (expected.get(name), found.get(name)) for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        name: (expected.get(name), found.get(name))
+        for name in expected.keys() | found.keys()
+        if expected.get(name) != found.get(name)
     }
     assert not differing, f"expected people with so many faces, received others: {differing}"
     for name, faces in c.ledger.faces.items():
-        assert (theirs := faces_of(c, name)) == faces, f"expected {name!r} to have {sorted(faces)}, received {sorted(theirs)}"
+        assert (theirs := faces_of(c, name)) == faces, (
+            f"expected {name!r} to have {sorted(faces)}, received {sorted(theirs)}"
+        )
     lines = c.ask("metrics", "GET", "/metrics").body.decode().splitlines()
-    counted = next(float(line.split()[-1]) for line in lines if line.startswith(f'facegallery_faces{{index="{INDEX}"}}'))
-    assert counted == sum(expected.values()), f"expected {sum(expected.values())} faces in the metrics, received {counted}"
+    counted = next(
+        float(line.split()[-1]) for line in lines if line.startswith(f'facegallery_faces{{index="{INDEX}"}}')
+    )
+    assert counted == sum(expected.values()), (
+        f"expected {sum(expected.values())} faces in the metrics, received {counted}"
+    )
     return len(found)
 
 
@@ -218,17 +244,24 @@ def check_jobs(c: Caller) -> dict[str, str]:
 def check_files(c: Caller, server: Server, root: Path) -> dict[str, Any]:
     """The index is sound, and nothing of those who were forgotten is in it or in server.db: by the command and by a look at all bytes."""
     sound = command("verify", INDEX, environment=server.environment)
-    assert not sound["status"] and not sound["problems"] and not sound["mended"], f"expected an index that is sound, received {sound}"
+    assert not sound["status"] and not sound["problems"] and not sound["mended"], (
+        f"expected an index that is sound, received {sound}"
+    )
     receipts = sorted(root.glob(f"{INDEX}-forgotten-*.json"), key=lambda path: path.stat().st_mtime)[-RECEIPTS:]
     for receipt in receipts:
         looked = command("verify", INDEX, "--forgotten", str(receipt), environment=server.environment)
         assert not looked["status"] and not looked["found"], f"expected no trace by {receipt.name}, received {looked}"
-    names, ids = {name.encode() for name in c.ledger.forgotten_names}, {face.encode() for face in c.ledger.forgotten_faces}
+    names, ids = (
+        {name.encode() for name in c.ledger.forgotten_names},
+        {face.encode() for face in c.ledger.forgotten_faces},
+    )
     files = files_below(root / INDEX)
     left: dict[str, list[str]] = {}
     for path in [*files, *server.data.glob("server.db*")]:
         data = path.read_bytes()
-        traces = names.intersection(NAMES.findall(data)) | (ids.intersection(IDS.findall(data)) if path in files else set())
+        traces = names.intersection(NAMES.findall(data)) | (
+            ids.intersection(IDS.findall(data)) if path in files else set()
+        )
         left |= {path.name: sorted(trace.decode() for trace in traces)} if traces else {}
     assert not left, f"expected no trace of those who were forgotten, found {left}"
     return {"forgotten": len(names), "files": len(files), "receipts": len(receipts), "faces": sound["faces"]}
@@ -237,7 +270,9 @@ def check_files(c: Caller, server: Server, root: Path) -> dict[str, Any]:
 def check_all(c: Caller, server: Server, root: Path, base: dict[str, int]) -> dict[str, Any]:
     """All that must hold when nobody asks; what does not is noted."""
     told: dict[str, Any] = {"flights": [], "people": 0, "ours": 0, "searches": 0, "jobs": {}, "files": {}}
-    told["left_over"] = len(list((root / INDEX).glob("_tmp-*")))  # by a build that was killed; the next change removes it
+    told["left_over"] = len(
+        list((root / INDEX).glob("_tmp-*"))
+    )  # by a build that was killed; the next change removes it
     for write in list(c.ledger.flights.values()):
         with noted(c.tally, f"a {write.verb} without an answer"):
             told["flights"].append(f"{write.verb}: {settle(c, write)}")
@@ -255,7 +290,9 @@ def check_all(c: Caller, server: Server, root: Path, base: dict[str, int]) -> di
 # the run --------------------------------------------------------------------
 
 
-def soak(world: World, server: Server, root: Path, minutes: float, kills: int, round_seconds: float, every: float) -> dict[str, Any]:
+def soak(
+    world: World, server: Server, root: Path, minutes: float, kills: int, round_seconds: float, every: float
+) -> dict[str, Any]:
     """All figures of a run over a server that is ready."""
     with Client(f"http://127.0.0.1:{server.port}", server.key) as client:
         world = World(INDEX, world.people, world.vectors, with_faces(client, list(world.photos)))
@@ -267,8 +304,14 @@ def soak(world: World, server: Server, root: Path, minutes: float, kills: int, r
     ledger, tally = Ledger(len(world.photos)), Tally()
     clients = Clients(server.port, keys, world, ledger, tally)
     samples = watch(server, tally, 60 * minutes, every)
-    found: dict[str, Any] = {"pool": len(world.photos), "requests": tally.summary(), "refused": dict(tally.refused),
-                             "memory": level(samples), "samples": samples, "rounds": []}  # fmt: skip
+    found: dict[str, Any] = {
+        "pool": len(world.photos),
+        "requests": tally.summary(),
+        "refused": dict(tally.refused),
+        "memory": level(samples),
+        "samples": samples,
+        "rounds": [],
+    }
     for i in range(max(1, kills)):
         began = time.monotonic()
         if i:
@@ -288,7 +331,12 @@ def soak(world: World, server: Server, root: Path, minutes: float, kills: int, r
     server.stop()
     if minutes >= SETTLED and found["memory"]["growth"] > GROWTH:
         tally.note("memory", AssertionError(f"expected it to be flat, it grew {found['memory']['growth']:.2f} x"))
-    return found | {"acknowledged": dict(ledger.acknowledged), "checks": dict(tally.checks), "wrongs": tally.wrongs, "wrong": tally.wrong}
+    return found | {
+        "acknowledged": dict(ledger.acknowledged),
+        "checks": dict(tally.checks),
+        "wrongs": tally.wrongs,
+        "wrong": tally.wrong,
+    }
 
 
 def tell(found: dict[str, Any]) -> None:
@@ -326,25 +374,49 @@ def tell(found: dict[str, Any]) -> None:
 @click.argument("photos", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--minutes", default=30.0, show_default=True, help="Of the load, before the first kill.")
 @click.option("--kills", default=3, show_default=True, help="Rounds of load that end with kill -9; 0: it ends without.")
-@click.option("--round-seconds", default=15.0, show_default=True, help="Of load, before the second kill and those that follow.")
+@click.option(
+    "--round-seconds", default=15.0, show_default=True, help="Of load, before the second kill and those that follow."
+)
 @click.option("--people", default=500, show_default=True, help="Enrolled, who stay.")
-@click.option("--pool", default=300, show_default=True, help="Other people, who are enrolled and forgotten again and again.")
+@click.option(
+    "--pool", default=300, show_default=True, help="Other people, who are enrolled and forgotten again and again."
+)
 @click.option("--extra", default=20_000, show_default=True, help="Made-up faces beside them.")
 @click.option("--workers", default=2, show_default=True, help="Processes that serve.")
 @click.option("--every", default=10.0, show_default=True, help="Seconds from one look at the memory to the next.")
 @click.option("--port", default=8710, show_default=True)
 @click.option("--log", type=click.Path(path_type=Path), help="What the server says of faults; else its end is printed.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write all figures.")
-def main(photos: Path, minutes: float, kills: int, round_seconds: float, people: int, pool: int, extra: int, workers: int, every: float,
-         port: int, log: Path | None, out: Path | None) -> None:  # fmt: skip
+def main(
+    photos: Path,
+    minutes: float,
+    kills: int,
+    round_seconds: float,
+    people: int,
+    pool: int,
+    extra: int,
+    workers: int,
+    every: float,
+    port: int,
+    log: Path | None,
+    out: Path | None,
+) -> None:
     if 60 * minutes < 8 * every:
-        raise click.UsageError(f"expected time for 8 looks at the memory, received {minutes:g} minutes: give a smaller --every")
+        raise click.UsageError(
+            f"expected time for 8 looks at the memory, received {minutes:g} minutes: give a smaller --every"
+        )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         world = build(photos, root, people, pool, extra)
         said = log or root / "log"
         server = Server(root, INDEX, port, ("--workers", str(workers)), said)
-        asked = {"command": " ".join(sys.argv), "minutes": minutes, "people": people, "extra": extra, "workers": workers}
+        asked = {
+            "command": " ".join(sys.argv),
+            "minutes": minutes,
+            "people": people,
+            "extra": extra,
+            "workers": workers,
+        }
         try:
             found = asked | {"load": os.getloadavg()} | soak(world, server, root, minutes, kills, round_seconds, every)
         finally:

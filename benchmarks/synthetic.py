@@ -59,8 +59,12 @@ def profile(like: str) -> Profile:
     """The fitted numbers of a model."""
     known = json.loads(PROFILES.read_text())
     if like not in known:
-        raise InputError(f"expected a fitted model ({', '.join(sorted(known))}), received {like!r}: choose one, or run `fit`")
-    values: dict[str, Any] = {key: np.asarray(value) if isinstance(value, list) else value for key, value in known[like].items()}
+        raise InputError(
+            f"expected a fitted model ({', '.join(sorted(known))}), received {like!r}: choose one, or run `fit`"
+        )
+    values: dict[str, Any] = {
+        key: np.asarray(value) if isinstance(value, list) else value for key, value in known[like].items()
+    }
     return Profile(**values)
 
 
@@ -82,7 +86,13 @@ def faces(
 
 
 def blocks(
-    n: int, like: str = "casia", d: int | None = None, per_person: float = 2.0, seed: int = 0, start: int = 0, size: int = PIECE
+    n: int,
+    like: str = "casia",
+    d: int | None = None,
+    per_person: float = 2.0,
+    seed: int = 0,
+    start: int = 0,
+    size: int = PIECE,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """What `faces` returns, in pieces of `size` rows (the last may be shorter); memory holds one. Fastest in multiples of BLOCK."""
     d = _checked(like, d, seed, n=n, start=start, per_person=per_person, size=size)
@@ -103,7 +113,9 @@ def probes(people: np.ndarray, like: str = "casia", d: int | None = None, seed: 
     """
     people, d = np.asarray(people, np.int64), _checked(like, d, seed, take=take)
     if people.ndim != 1 or (people < 0).any():
-        raise InputError(f"expected people (m,), none below 0, received {people.shape}, {(people < 0).sum()} below: mend the call")
+        raise InputError(
+            f"expected people (m,), none below 0, received {people.shape}, {(people < 0).sum()} below: mend the call"
+        )
     p = profile(like)
     return _turned(_photos(p, people, _normals(seed, PROBES, people, len(p.mean) + 2, take), seed), d, seed)
 
@@ -111,7 +123,12 @@ def probes(people: np.ndarray, like: str = "casia", d: int | None = None, seed: 
 def _checked(like: str, d: int | None, seed: int, per_person: float = 1.0, size: int = 1, **whole: int) -> int:
     """The dimension of the vectors, once all arguments hold."""
     d = profile(like).d if d is None else d
-    for name, value, least in [("d", d, 1), ("size", size, 1), ("seed", seed, 0), *((name, value, 0) for name, value in whole.items())]:
+    for name, value, least in [
+        ("d", d, 1),
+        ("size", size, 1),
+        ("seed", seed, 0),
+        *((name, value, 0) for name, value in whole.items()),
+    ]:
         if value < least:
             raise InputError(f"expected {name} of at least {least}, received {value}: give a larger one")
     if not 1 <= per_person <= BLOCK:
@@ -185,7 +202,9 @@ def read(folders: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, str]:
     for folder in folders:
         data = DataSet(folder)
         rows = data.table(["image", "identity", "vector"]).to_pylist()
-        parts.append({(row["identity"], row["image"]): row["vector"] for row in rows if row["identity"] and row["vector"]})
+        parts.append(
+            {(row["identity"], row["image"]): row["vector"] for row in rows if row["identity"] and row["vector"]}
+        )
         names += [part.name for part in data.spec.parts]
     keys = sorted(set.intersection(*map(set, parts)))
     people = np.unique([identity for identity, _ in keys], return_inverse=True)[1]
@@ -214,15 +233,23 @@ def statistics(xb: np.ndarray, people: np.ndarray) -> dict[str, float]:
     several = first[np.isin(first + 1, first, invert=True) & (first + 1 < len(xb))]
     strangers = np.setdiff1d(first, several)
     if not len(several) or not len(strangers):
-        raise DataError(f"expected people with one photo and people with more, received {len(strangers)} and {len(several)}: add some")
+        raise DataError(
+            f"expected people with one photo and people with more, received {len(strangers)} and {len(several)}: add some"
+        )
     best = scores[np.ix_(strangers, several)].max(axis=1)
     found = scores[np.ix_(several + 1, several)]
     hits = found.argmax(axis=1) == np.arange(len(several))
     values = _spread("genuine", genuine, GENUINE) | _spread("impostor", impostor, ())
-    values |= {f"impostor, top {q:g}": v for q, v in zip(IMPOSTOR, np.quantile(impostor, 1 - np.asarray(IMPOSTOR)), strict=True)}
+    values |= {
+        f"impostor, top {q:g}": v
+        for q, v in zip(IMPOSTOR, np.quantile(impostor, 1 - np.asarray(IMPOSTOR)), strict=True)
+    }
     values |= _spread(f"stranger's best of {len(several)}", best, BEST)
     values |= crowd(xb, people)
-    values |= {f"top-1 of {len(several)}": hits.mean(), "found at FPIR 1 %": (hits & (found.max(axis=1) > np.quantile(best, 0.99))).mean()}
+    values |= {
+        f"top-1 of {len(several)}": hits.mean(),
+        "found at FPIR 1 %": (hits & (found.max(axis=1) > np.quantile(best, 0.99))).mean(),
+    }
     return values | spectrum(xb)
 
 
@@ -233,20 +260,27 @@ def crowd(xb: np.ndarray, people: np.ndarray) -> dict[str, float]:
     scores = xb[first] @ xb[first].T
     np.fill_diagonal(scores, -1)
     right = people[first][(xb[second] @ xb[first].T).argmax(axis=1)] == people[second]
-    return _spread(f"stranger's best of {len(first) - 1}", scores.max(axis=1), BEST) | {f"top-1 of {len(first)}": right.mean()}
+    return _spread(f"stranger's best of {len(first) - 1}", scores.max(axis=1), BEST) | {
+        f"top-1 of {len(first)}": right.mean()
+    }
 
 
 def spectrum(xb: np.ndarray) -> dict[str, float]:
     """How many dimensions the vectors fill."""
     variance = np.linalg.eigvalsh(np.cov(xb.T))[::-1].clip(0)
     share = np.cumsum(variance) / variance.sum()
-    values = {"|mean|^2": float((xb.mean(axis=0) ** 2).sum()), "participation ratio": variance.sum() ** 2 / (variance**2).sum()}
+    values = {
+        "|mean|^2": float((xb.mean(axis=0) ** 2).sum()),
+        "participation ratio": variance.sum() ** 2 / (variance**2).sum(),
+    }
     return values | {f"dimensions for {s:.0%}": float(np.searchsorted(share, s) + 1) for s in (0.5, 0.9, 0.99)}
 
 
 def _spread(name: str, scores: np.ndarray, quantiles: tuple[float, ...]) -> dict[str, float]:
     values = {f"{name}, mean": float(scores.mean()), f"{name}, sd": float(scores.std())}
-    return values | {f"{name}, {q:.1%}": float(v) for q, v in zip(quantiles, np.quantile(scores, quantiles), strict=True)}
+    return values | {
+        f"{name}, {q:.1%}": float(v) for q, v in zip(quantiles, np.quantile(scores, quantiles), strict=True)
+    }
 
 
 def moments(xb: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -254,7 +288,9 @@ def moments(xb: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     counts, x = np.bincount(people), xb.astype(np.float64)
     means = np.zeros((len(counts), x.shape[1]))
     np.add.at(means, people, x / counts[people, None])
-    apart = (x - means[people]) * np.sqrt(counts[people, None])  # so that its squares sum up over a person's pairs of photos
+    apart = (x - means[people]) * np.sqrt(
+        counts[people, None]
+    )  # so that its squares sum up over a person's pairs of photos
     variance, axes = np.linalg.eigh(np.cov(x.T))
     axes = axes[:, ::-1]
     return axes, variance[::-1].clip(0), ((apart @ axes) ** 2).sum(axis=0) / (counts * (counts - 1)).sum()
@@ -274,7 +310,9 @@ def matched(p: Profile, people: np.ndarray) -> Profile:
         mean = made.mean * length / np.mean([np.linalg.norm(x.mean(axis=0)) for x in sets])
         between = made.between * (p.between / (all_photos - one_person).clip(1e-9)).clip(0.5, 2)
         within = made.within * (p.within / one_person).clip(0.5, 2)
-        whole = (mean**2 + between + within).sum() / (p.mean**2 + total).sum()  # only proportions matter: keep the scale
+        whole = (mean**2 + between + within).sum() / (
+            p.mean**2 + total
+        ).sum()  # only proportions matter: keep the scale
         made = replace(made, mean=mean / np.sqrt(whole), between=between / whole, within=within / whole)
     return made
 
@@ -290,7 +328,11 @@ def misfit(made: dict[str, float], real: dict[str, float]) -> float:
 
     One genuine pair in 1,000 is LFW's wrong labels, and not counted.
     """
-    weights = {key: 3 if key.startswith("top") else 1 for key in real if key.startswith(("genuine", "impostor", "stranger", "top"))}
+    weights = {
+        key: 3 if key.startswith("top") else 1
+        for key in real
+        if key.startswith(("genuine", "impostor", "stranger", "top"))
+    }
     del weights["genuine, 0.1%"]
     return float(np.sqrt(sum(w * (made[key] - real[key]) ** 2 for key, w in weights.items()) / sum(weights.values())))
 
@@ -329,10 +371,14 @@ def fit(vectors: tuple[str, ...]) -> None:
     """Fit a profile to half of the people of a data set (two of them: the parts of `duo`) and write it to synthetic.json."""
     xb, people, name = read(vectors)
     values = {
-        key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(fitted(*half(xb, people, False))).items()
+        key: value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in asdict(fitted(*half(xb, people, False))).items()
     }
     known = json.loads(PROFILES.read_text()) if PROFILES.exists() else {}
-    rounded = {key: [float(f"{v:.4g}") for v in value] if isinstance(value, list) else round(value, 4) for key, value in values.items()}
+    rounded = {
+        key: [float(f"{v:.4g}") for v in value] if isinstance(value, list) else round(value, 4)
+        for key, value in values.items()
+    }
     text = json.dumps(dict(sorted((known | {name: rounded}).items())), indent=1)
     PROFILES.write_text(text.replace(",\n   ", ", ").replace("[\n   ", "[").replace("\n  ]", "]") + "\n")
     click.echo(f"{name}: {rounded}")

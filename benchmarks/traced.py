@@ -44,7 +44,21 @@ def traced(command: Sequence[str], log: Path) -> list[str]:
     """The command under strace, where there is one, which writes to `log`."""
     if not (strace := shutil.which("strace")):
         return list(command)
-    return [strace, "-f", "-qq", "--seccomp-bpf", "-s", "300", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", str(log), *command]
+    return [
+        strace,
+        "-f",
+        "-qq",
+        "--seccomp-bpf",
+        "-s",
+        "300",
+        "-e",
+        f"trace={CALLS}",
+        "-e",
+        "signal=none",
+        "-o",
+        str(log),
+        *command,
+    ]
 
 
 def started(log: Path, allowed: Sequence[str] = ()) -> Started:

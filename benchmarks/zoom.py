@@ -27,7 +27,12 @@ from facegallery.indexer.metrics import hits_at, mcnemar, nearest_people  # noqa
 @click.argument("crops", type=click.Path(path_type=Path, exists=True))
 @click.option("--people", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--model", default="msceleb", show_default=True, help="One network.")
-@click.option("--zooms", default="1,1.04,1.09,1.14,1.19", show_default=True, help="The first is what the others are compared with.")
+@click.option(
+    "--zooms",
+    default="1,1.04,1.09,1.14,1.19",
+    show_default=True,
+    help="The first is what the others are compared with.",
+)
 @click.option("--precision", default="auto", show_default=True)
 def main(crops: Path, people: Path, model: str, zooms: str, precision: str) -> None:
     pixels, names, splits, role = one_shot.read(crops, people)

@@ -15,7 +15,9 @@ def main() -> None:
     module, paths, *arguments = sys.argv[1:]
     sys.path[:] = json.loads(paths)
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    spec = spec_from_file_location("facegallery", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder])
+    spec = spec_from_file_location(
+        "facegallery", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
+    )
     assert spec and spec.loader
     sys.modules["facegallery"] = package = module_from_spec(spec)
     spec.loader.exec_module(package)

@@ -18,7 +18,9 @@ INVISIBLE = re.compile(
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff]"
 )
 SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")  # Cc without what is white space: tab, line feed, ..., next line
+CONTROL = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]"
+)  # Cc without what is white space: tab, line feed, ..., next line
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -49,13 +51,19 @@ def person_name(name: str, where: str = "") -> str:
     """
     clean, place = spelling(name), f" in {where}" if where else ""
     if not clean:
-        raise DataError(f"expected a person's name{place}, received {name[:40]!r}, of which nothing can be seen: give one")
+        raise DataError(
+            f"expected a person's name{place}, received {name[:40]!r}, of which nothing can be seen: give one"
+        )
     if len(clean) > MOST_CHARACTERS:
-        raise DataError(f"expected a name of at most {MOST_CHARACTERS} characters{place}, received {len(clean):,}: shorten it")
+        raise DataError(
+            f"expected a name of at most {MOST_CHARACTERS} characters{place}, received {len(clean):,}: shorten it"
+        )
     if SURROGATE.search(clean):
         raise InputError(f"expected text{place}, received {clean[:40]!r}, which is not valid UTF-8: spell it in UTF-8")
     if CONTROL.search(clean):
-        raise DataError(f"expected a person's name without control characters{place}, received {clean[:40]!r}: change it")
+        raise DataError(
+            f"expected a person's name without control characters{place}, received {clean[:40]!r}: change it"
+        )
     return clean
 
 
@@ -76,7 +84,14 @@ def _without_stray_marks(text: str) -> str:
         before = kept[-1] if kept else ""
         if character in JOINERS and not _joins(kept, text[i + 1 :]):
             continue
-        if SELECTORS.match(character) and unicodedata.category(before or " ") not in ("Lo", "So", "Sm", "Sk", "Nd", "Po"):
+        if SELECTORS.match(character) and unicodedata.category(before or " ") not in (
+            "Lo",
+            "So",
+            "Sm",
+            "Sk",
+            "Nd",
+            "Po",
+        ):
             continue
         kept.append(character)
     return "".join(kept)
@@ -86,11 +101,17 @@ def _joins(before: list[str], after: str) -> bool:
     """Whether a joiner between these texts shows: after a virama, between Arabic (Syriac, ...) letters, or in an emoji sequence."""
     if not before:
         return False
-    if unicodedata.combining(before[-1]) == 9 or SELECTORS.match(before[-1]) or unicodedata.category(before[-1]) in ("So", "Sk"):
+    if (
+        unicodedata.combining(before[-1]) == 9
+        or SELECTORS.match(before[-1])
+        or unicodedata.category(before[-1]) in ("So", "Sk")
+    ):
         return True
     letter = next((c for c in reversed(before) if not unicodedata.combining(c)), " ")
     following = next((c for c in after if c not in JOINERS and not SELECTORS.match(c)), " ")
-    return unicodedata.bidirectional(letter) == "AL" == unicodedata.bidirectional(following) and before[-1] not in JOINERS
+    return (
+        unicodedata.bidirectional(letter) == "AL" == unicodedata.bidirectional(following) and before[-1] not in JOINERS
+    )
 
 
 def spelt_otherwise(names: Iterable[str], enrolled: Iterable[str]) -> list[tuple[str, str]]:
@@ -99,7 +120,9 @@ def spelt_otherwise(names: Iterable[str], enrolled: Iterable[str]) -> list[tuple
     for name in enrolled:
         by_key.setdefault(_folded(name), []).append(name)
     twins = [(others[0], other) for others in by_key.values() for other in others[1:]]
-    return twins + [(name, other) for name in dict.fromkeys(names) for other in by_key.get(_folded(name), [])[:1] if other != name]
+    return twins + [
+        (name, other) for name in dict.fromkeys(names) for other in by_key.get(_folded(name), [])[:1] if other != name
+    ]
 
 
 def spelling_notes(names: Iterable[str], enrolled: Iterable[str]) -> list[str]:

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 OK, NO_FACE, TOO_SMALL, UNREADABLE, TOO_LARGE = "ok", "no_face", "too_small", "unreadable", "too_large"
-OUTSIDE, MISSING, NO_ACCESS, NEEDS_PLUGIN, TIMEOUT, DIED = "outside", "missing", "no_access", "needs_plugin", "timeout", "decoder_died"
+OUTSIDE, MISSING, NO_ACCESS, NEEDS_PLUGIN, TIMEOUT, DIED = (
+    "outside",
+    "missing",
+    "no_access",
+    "needs_plugin",
+    "timeout",
+    "decoder_died",
+)
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,9 @@ class Outcome:
 
     name: str
     means: str
-    kind: Literal["good", "lasting", "passing"]  # passing: the same command tries again; lasting: only where it is asked to
+    kind: Literal[
+        "good", "lasting", "passing"
+    ]  # passing: the same command tries again; lasting: only where it is asked to
     decoder: bool = False  # whether a process that decodes photos may answer with it
     status: int | None = None  # of the server's answer to a search; None where bytes that are sent cannot have it
 
@@ -38,4 +47,6 @@ PASSING = frozenset(one.name for one in OUTCOMES if one.kind == "passing")
 LASTING = tuple(one.name for one in OUTCOMES if one.kind == "lasting")
 ANSWERS = frozenset(one.name for one in OUTCOMES if one.decoder)  # of a process that decodes photos
 OF_BYTES = tuple(one.name for one in OUTCOMES if one.status)  # of a photo that is sent
-REFUSED = {one.name: one.status for one in OUTCOMES if one.status and one.status >= 400}  # by the server, which searches for nobody then
+REFUSED = {
+    one.name: one.status for one in OUTCOMES if one.status and one.status >= 400
+}  # by the server, which searches for nobody then

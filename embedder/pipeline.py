@@ -57,7 +57,9 @@ class Summary:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     understood: dict[str, Any] | None = None  # whose the photos are; None where the input was crops
-    unsure: list[str] = field(default_factory=list)  # new photos of a person in which another face is nearly as large as the one taken
+    unsure: list[str] = field(
+        default_factory=list
+    )  # new photos of a person in which another face is nearly as large as the one taken
 
     @property
     def failed(self) -> int:
@@ -92,7 +94,9 @@ class PhotoStage:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_threads": None, "_workers": None}
 
-    def rows(self, photos: Iterator[Photo], entries: dict[str, Entry]) -> Generator[tuple[Photo, list[Row]], None, None]:
+    def rows(
+        self, photos: Iterator[Photo], entries: dict[str, Entry]
+    ) -> Generator[tuple[Photo, list[Row]], None, None]:
         """Each photo, without its pixels, and its rows, in order."""
         waiting: deque[Future[list[tuple[Photo, list[Row]]]]] = deque()
         submit = self._pool(sum(entry.size for entry in entries.values()))
@@ -125,7 +129,9 @@ class PhotoStage:
         made = []
         for photo, entry in zip(chunk, entries, strict=True):
             pixels = photo.pixels
-            made.append((photo, [row_of(photo, entry)] if pixels is None else self._rows_of(photo, pixels, entry, next(faces))))
+            made.append(
+                (photo, [row_of(photo, entry)] if pixels is None else self._rows_of(photo, pixels, entry, next(faces)))
+            )
             photo.pixels = None
         self._finish([row for _, rows in made for row in rows])
         return made
@@ -218,7 +224,9 @@ def process_photos(
         return _process_photos(listing, out, stage, command, on_progress, per_shard)
 
 
-def _process_photos(listing: Listing, out: Path, stage: PhotoStage, command: str, on_progress: OnProgress, per_shard: int) -> Summary:
+def _process_photos(
+    listing: Listing, out: Path, stage: PhotoStage, command: str, on_progress: OnProgress, per_shard: int
+) -> Summary:
     options = {
         "command": command,
         "all faces": stage.options.all_faces,
@@ -228,9 +236,16 @@ def _process_photos(listing: Listing, out: Path, stage: PhotoStage, command: str
         "detector": stage.spec.detector,
     }
     writer = Writer(
-        out, stage.spec, options, listing.entries, listing.extra, per_shard,
-        prune=stage.options.prune, retry=PASSING | stage.options.retry, hash_of=lambda entry: hash_of(listing.root, entry),
-    )  # fmt: skip
+        out,
+        stage.spec,
+        options,
+        listing.entries,
+        listing.extra,
+        per_shard,
+        prune=stage.options.prune,
+        retry=PASSING | stage.options.retry,
+        hash_of=lambda entry: hash_of(listing.root, entry),
+    )
     problems: list[str] = []
     several = Several()
     retried: Counter[str] = Counter()
@@ -312,7 +327,9 @@ def hash_of(root: Path, entry: Entry) -> str | None:
         return None
 
 
-def process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bool, on_progress: OnProgress, say: Say = _unsaid) -> Summary:
+def process_crops(
+    crops: DataSet, out: Path, embedder: Embedder, keep_crops: bool, on_progress: OnProgress, say: Say = _unsaid
+) -> Summary:
     """Vectors for the crops of a data set, shard by shard; waits for another process that writes to the folder."""
     check_is_ours(out)
     with locked(make_folder(out), say):
@@ -329,7 +346,9 @@ def _process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bo
         rows = [row for e in inputs for row in to_rows(crops.shard(_shard_number(e)))]
         for row in rows:
             if row.outcome == OK and row.crop is None:
-                raise DataError(f"expected crops in {crops.folder}, {row.image} has none: run `align`, or `embed` without --no-crops")
+                raise DataError(
+                    f"expected crops in {crops.folder}, {row.image} has none: run `align`, or `embed` without --no-crops"
+                )
             row.pixels = align.read_crop(row.crop, spec.crop, row.image) if row.crop is not None else None
             row.crop = row.crop if keep_crops else None
         add_vectors(rows, embedder, spec)
@@ -389,7 +408,9 @@ def _vanished(writer: Writer) -> list[str]:
             f"warning: {writer.folder} holds another folder's photos, none of its {len(writer.vanished)} inputs is among those given now; their "
             "rows are kept beside the new ones unless --prune, another --out keeps them apart"
         ]
-    return [f"{len(writer.vanished)} inputs of earlier runs are gone, or of another folder; their rows are kept unless --prune"]
+    return [
+        f"{len(writer.vanished)} inputs of earlier runs are gone, or of another folder; their rows are kept unless --prune"
+    ]
 
 
 def _relabelled(writer: Writer) -> list[str]:

@@ -96,7 +96,9 @@ class Process:
     this process. One thread may ask at a time; any other may `kill`.
     """
 
-    def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] | None = None, folder: str | None = None):
+    def __init__(
+        self, module: str, *arguments: str, environment: Mapping[str, str] | None = None, folder: str | None = None
+    ):
         """environment: more variables; folder: the one it works in, else this process's.
 
         Raises SystemFault where it does not start.
@@ -109,7 +111,9 @@ class Process:
             self._process = _started(line, ends, environment or {}, folder)
         except OSError as error:
             _close(self._input, self._output)
-            raise SystemFault(f"expected to start a process, received {error.strerror or error}: try again later") from None
+            raise SystemFault(
+                f"expected to start a process, received {error.strerror or error}: try again later"
+            ) from None
         finally:
             _close(their_input, their_output)
         self._killed = False
@@ -134,7 +138,9 @@ class Process:
         errors.close()
         why = next((line.strip()[:200] for line in reversed(lines) if line.strip()), "no reason given")
         code = self.close()
-        raise SystemFault(f"expected {module} to start, it ended ({code}): {why}: see whether the installation is whole")
+        raise SystemFault(
+            f"expected {module} to start, it ended ({code}): {why}: see whether the installation is whole"
+        )
 
     @property
     def pid(self) -> int:

@@ -19,9 +19,13 @@ PICTURES = (".png", ".jpg", ".jpeg")
 
 
 NOUNS = {
-    "picture": "a picture", "predictions": "predictions", "hits": "a hits file", "page": "a report page", "receipt": "a receipt",
+    "picture": "a picture",
+    "predictions": "predictions",
+    "hits": "a hits file",
+    "page": "a report page",
+    "receipt": "a receipt",
     "comparison": "a comparison",
-}  # fmt: skip
+}
 
 
 def check_replaceable(path: Path, kind: str) -> None:

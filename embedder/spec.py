@@ -100,8 +100,12 @@ class FaceSpec:
     def with_views(self, which: str) -> FaceSpec:
         """This contract with more views of each crop, one of VIEWS; raises InputError for margins where no network zooms."""
         if which == "margins" and not any(part.zoom > 1 for part in self.parts):
-            raise InputError(f"expected a model that zooms for --views margins, {self.model_name} sees whole crops: take plain or mirror")
-        return replace(self, flip=self.flip or which in ("mirror", "all"), margins=self.margins or which in ("margins", "all"))
+            raise InputError(
+                f"expected a model that zooms for --views margins, {self.model_name} sees whole crops: take plain or mirror"
+            )
+        return replace(
+            self, flip=self.flip or which in ("mirror", "all"), margins=self.margins or which in ("margins", "all")
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -160,7 +164,9 @@ class FaceSpec:
     def from_json(cls, text: str | bytes) -> FaceSpec:
         """Read what `to_json` wrote; raise DataError where the text was damaged, edited or made by somebody else."""
         if len(text) > MOST_JSON:
-            raise DataError(f"expected a face contract of at most {MOST_JSON:,} bytes, received {len(text):,}; make the file again")
+            raise DataError(
+                f"expected a face contract of at most {MOST_JSON:,} bytes, received {len(text):,}; make the file again"
+            )
         try:
             fields = json.loads(text)
             fingerprint = fields.pop("fingerprint")
@@ -170,10 +176,14 @@ class FaceSpec:
             _check_pixels(spec)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise DataError(f"expected a face contract (JSON), received something else ({reason}); make the file again") from None
+            raise DataError(
+                f"expected a face contract (JSON), received something else ({reason}); make the file again"
+            ) from None
         if spec.fingerprint != fingerprint:
             told = str(fingerprint)[:32]
-            raise DataError(f"the face contract says fingerprint {told} but its fields give {spec.fingerprint}; make the file again")
+            raise DataError(
+                f"the face contract says fingerprint {told} but its fields give {spec.fingerprint}; make the file again"
+            )
         return spec
 
 
@@ -181,12 +191,25 @@ MOST_JSON = 1 << 20  # bytes
 MOST_SIDE = 4096  # pixels of a crop
 MOST_TEXT, MOST_PARTS, MOST_DIMENSION = 500, 16, 1 << 16
 PART_TYPES: dict[str, Types] = {
-    "name": str, "sha256": str, "dimension": int, "standardisation": str, "parent": (str, NoneType), "zoom": (int, float), "weight": (int, float),
-}  # fmt: skip
+    "name": str,
+    "sha256": str,
+    "dimension": int,
+    "standardisation": str,
+    "parent": (str, NoneType),
+    "zoom": (int, float),
+    "weight": (int, float),
+}
 CROP_TYPES: dict[str, Types] = {"margin": str, "face": str, "size": int, "border": int, "no_face": str}
 SPEC_TYPES: dict[str, Types] = {
-    "parts": tuple, "crop": CropRule, "colour": str, "flip": bool, "margins": bool, "detector": dict, "runtime": str, "precision": str,
-}  # fmt: skip
+    "parts": tuple,
+    "crop": CropRule,
+    "colour": str,
+    "flip": bool,
+    "margins": bool,
+    "detector": dict,
+    "runtime": str,
+    "precision": str,
+}
 
 
 def _part(fields: Any) -> Part:
@@ -195,14 +218,19 @@ def _part(fields: Any) -> Part:
     if not all(re.fullmatch(r"[0-9a-f]{64}", hash) for hash in (part.sha256, *([part.parent] if part.parent else []))):
         raise ValueError("a sha256 has 64 hex digits")
     if not 0 < part.dimension <= MOST_DIMENSION or part.standardisation not in STANDARDISATIONS:
-        raise ValueError(f"a network of dimension {part.dimension} with the standardisation {part.standardisation[:20]!r}")
+        raise ValueError(
+            f"a network of dimension {part.dimension} with the standardisation {part.standardisation[:20]!r}"
+        )
     return part
 
 
 def _check_pixels(spec: FaceSpec) -> None:
     """Raise ValueError where no crop, or no detector, can have such a size."""
     detector = {name: spec.detector.get(name, 1) for name in ("min_face", "max_side")}
-    for name, value, most in (("size", spec.crop.size, MOST_SIDE), *((name, value, 1 << 20) for name, value in detector.items())):
+    for name, value, most in (
+        ("size", spec.crop.size, MOST_SIDE),
+        *((name, value, 1 << 20) for name, value in detector.items()),
+    ):
         if type(value) is not int or not 1 <= value <= most:
             raise ValueError(f"{name} is {str(value)[:40]}, of 1 to {most}")
 

@@ -8,7 +8,9 @@ import re
 from typing import Any
 
 # controls (C0, DEL, C1), line and paragraph separators, what turns the direction of writing, byte order marks, lone surrogates
-UNPRINTABLE = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff"
+UNPRINTABLE = (
+    "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff"
+)
 _UNPRINTABLE = re.compile(f"[{UNPRINTABLE}]")
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|[nrt])")
 

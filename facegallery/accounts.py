@@ -70,7 +70,13 @@ class Accounts:
             os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600))
             self._db = apsw.Connection(str(self.path))
             self._db.set_busy_timeout(WAIT_MS)
-            for line in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON", "foreign_keys=ON", "trusted_schema=OFF"):
+            for line in (
+                "journal_mode=WAL",
+                "synchronous=NORMAL",
+                "secure_delete=ON",
+                "foreign_keys=ON",
+                "trusted_schema=OFF",
+            ):
                 self._db.execute(f"PRAGMA {line}").fetchall()
             self._db.execute(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
             self._drop_old_writes()
@@ -98,17 +104,26 @@ class Accounts:
                 f"expected a name that does not begin with {START!r}, as those of servers' own keys do, received {name!r}: choose another"
             )
         if not (rate == 0 or rate >= 1):
-            raise InputError(f"expected a rate of 1 request a second or more, or 0 for no limit, received {rate}: mend it")
+            raise InputError(
+                f"expected a rate of 1 request a second or more, or 0 for no limit, received {rate}: mend it"
+            )
         return self._add_key(name, scope, rate)
 
     def _add_key(self, name: str, scope: str, rate: float) -> str:
         secret = PREFIX + secrets.token_urlsafe(32)
         made = self._run(
             "INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
-            secrets.token_hex(8), name, _hash(secret), scope, rate, time.time(),
-        )  # fmt: skip
+            secrets.token_hex(8),
+            name,
+            _hash(secret),
+            scope,
+            rate,
+            time.time(),
+        )
         if not made:
-            raise InputError(f"expected a name that no key has, there is one called {name!r}: choose another, or revoke that one")
+            raise InputError(
+                f"expected a name that no key has, there is one called {name!r}: choose another, or revoke that one"
+            )
         return secret
 
     def list_keys(self) -> list[dict[str, Any]]:
@@ -198,15 +213,25 @@ class Accounts:
     def note(self, key: str, what: str, name: str, status: int, faces: Sequence[str]) -> None:
         """One line of who did what to which index and faces."""
         now = time.time()
-        self._run("INSERT INTO audit(time, key, what, name, status, faces) VALUES (?, ?, ?, ?, ?, ?)", now, key, what, name, status,
-                  json.dumps(list(faces)))  # fmt: skip
+        self._run(
+            "INSERT INTO audit(time, key, what, name, status, faces) VALUES (?, ?, ?, ?, ?, ?)",
+            now,
+            key,
+            what,
+            name,
+            status,
+            json.dumps(list(faces)),
+        )
         self._run("DELETE FROM audit WHERE time < ?", now - AUDIT_KEPT)
         self._drop_old_writes()
 
     def audit(self, limit: int) -> list[dict[str, Any]]:
         """The last lines, newest first."""
         rows = self._run("SELECT time, key, what, name, status, faces FROM audit ORDER BY id DESC LIMIT ?", limit)
-        return [dict(zip(("time", "key", "what", "index", "status", "faces"), (*row[:5], json.loads(row[5])), strict=True)) for row in rows]
+        return [
+            dict(zip(("time", "key", "what", "index", "status", "faces"), (*row[:5], json.loads(row[5])), strict=True))
+            for row in rows
+        ]
 
     # jobs
 

@@ -64,7 +64,9 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -72,8 +74,16 @@ class Client:
 
     # search
 
-    def search(self, index: str, photo: Photo, k: int = 5, faces: bool = False, score: Literal["best", "mean", "template"] = "best",
-               where: Iterable[str] = (), min_score: float | None = None) -> schemas.PhotoAnswer:  # fmt: skip
+    def search(
+        self,
+        index: str,
+        photo: Photo,
+        k: int = 5,
+        faces: bool = False,
+        score: Literal["best", "mean", "template"] = "best",
+        where: Iterable[str] = (),
+        min_score: float | None = None,
+    ) -> schemas.PhotoAnswer:
         """Everybody in a photo (bytes, or the path of a file): for each face the k nearest people."""
         data, name = _read(photo)
         params = _given(k=k, faces=faces, score=score, where=list(where), min_score=min_score, image=name)
@@ -91,10 +101,17 @@ class Client:
         rest = iter(photos)
         while some := list(islice(rest, TOGETHER)):
             lines = [json.dumps({"id": id, "photo": base64.b64encode(_read(photo)[0]).decode()}) for id, photo in some]
-            answer = self._send("POST", f"/v1/indexes/{index}/search/stream", content="\n".join(lines).encode(), params={"k": k})
+            answer = self._send(
+                "POST", f"/v1/indexes/{index}/search/stream", content="\n".join(lines).encode(), params={"k": k}
+            )
             answers = [_parsed(answer, LINE, line) for line in answer.content.split(b"\n") if line]
             if len(answers) != len(some):
-                raise Refused({"status": answer.status_code, "detail": f"expected {len(some)} answers, received {len(answers)}: ask again"})
+                raise Refused(
+                    {
+                        "status": answer.status_code,
+                        "detail": f"expected {len(some)} answers, received {len(answers)}: ask again",
+                    }
+                )
             for found in answers:
                 yield found.id or "", found.answer or Refused(found.problem or {})
 
@@ -129,7 +146,9 @@ class Client:
 
     # changes
 
-    def enrol(self, index: str, photo: Photo, identity: str, face: int | None = None, readmit: bool = False) -> schemas.Enrolled:
+    def enrol(
+        self, index: str, photo: Photo, identity: str, face: int | None = None, readmit: bool = False
+    ) -> schemas.Enrolled:
         """The face of a photo under a name; of several one must be named by its number."""
         data, name = _read(photo)
         params = _given(identity=identity, face=face, readmit=readmit, image=name)
@@ -222,9 +241,7 @@ def _parsed(answer: httpx.Response, model: TypeAdapter[T], line: bytes | None = 
         return model.validate_json(answer.content if line is None else line)
     except ValidationError:
         kind = answer.headers.get("Content-Type", "no type")[:100]
-        detail = (
-            f"expected an answer of facegallery's API from {answer.url.host}, received another ({kind}): check the address and the proxy"
-        )
+        detail = f"expected an answer of facegallery's API from {answer.url.host}, received another ({kind}): check the address and the proxy"
         raise Refused({"status": answer.status_code, "detail": detail}) from None
 
 

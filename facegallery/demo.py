@@ -60,7 +60,9 @@ def run(folder: Path, compute: Compute, say: Say) -> dict[str, Any]:
     stage(f"fetching the weights {MODEL} and the photos")
     fetch(MODEL, None, say)
     photos = prepare("att", fetch_att(data_root() / "att"), folder / "photos")
-    stage(f"{photos.people} people: {photos.splits['gallery']} gallery photos, {photos.splits['probe']} probes; cropping")
+    stage(
+        f"{photos.people} people: {photos.splits['gallery']} gallery photos, {photos.splits['probe']} probes; cropping"
+    )
     crops = folder / "crops"
     align(folder / "photos", crops, CropRule(border=20), Options(), None, {}, compute, _ignore, say)
     contact_sheet(folder / "photos", crops, folder / "crops.png")

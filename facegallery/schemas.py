@@ -12,11 +12,20 @@ TEXT = r"^[^\x00]+$"
 NAME, SPELLING = "Ada Lovelace", "White space and characters that nobody sees are brought into one form."
 # Somebody who is enrolled, under any text that an earlier version allowed
 Name = Annotated[str, Field(min_length=1, max_length=10_000, description="A person's name.", examples=[NAME])]
-NewName = Annotated[str, Field(min_length=1, max_length=500, pattern=TEXT, description=f"A person's name. {SPELLING}", examples=[NAME])]
+NewName = Annotated[
+    str, Field(min_length=1, max_length=500, pattern=TEXT, description=f"A person's name. {SPELLING}", examples=[NAME])
+]
 FaceId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["6e6cafb5ab4d2c51c9d3ea2d7ca8ff31"])]
 Filter = Annotated[str, Field(max_length=1000)]
-Box = Annotated[list[float], Field(min_length=4, max_length=4, description="x0, y0, x1, y1 in pixels of the photo as it is shown.",
-                                   examples=[[14.2, 20.1, 78.9, 102.4]])]  # fmt: skip
+Box = Annotated[
+    list[float],
+    Field(
+        min_length=4,
+        max_length=4,
+        description="x0, y0, x1, y1 in pixels of the photo as it is shown.",
+        examples=[[14.2, 20.1, 78.9, 102.4]],
+    ),
+]
 
 
 class Taken(BaseModel):
@@ -59,9 +68,12 @@ class Verdict(BaseModel):
         examples=["only 8 people are enrolled, too few for a rate of 0.01"],
     )
     stale: str | None = Field(
-        description="Why the calibration is stale: the index changed since.", examples=["it was made at 40 people, now there are 60"]
+        description="Why the calibration is stale: the index changed since.",
+        examples=["it was made at 40 people, now there are 60"],
     )
-    margin: float | None = Field(description="From the best person's score to that of the best other person, also among faces.")
+    margin: float | None = Field(
+        description="From the best person's score to that of the best other person, also among faces."
+    )
     hits: list[Hit]
 
 
@@ -108,18 +120,24 @@ class Enrolled(BaseModel):
     added: int
     again: int = Field(description="Was enrolled already.")
     face: Face
-    command: str | None = Field(description="Give it to `undo` to take back this and nothing else; null where nothing was added.")
+    command: str | None = Field(
+        description="Give it to `undo` to take back this and nothing else; null where nothing was added."
+    )
 
 
 class Change(BaseModel):
     verb: str = Field(examples=["rename"])
     faces: int
     people: list[str]
-    command: str | None = Field(description="Give it to `undo` to take back this and nothing else; null where nothing was to be done.")
+    command: str | None = Field(
+        description="Give it to `undo` to take back this and nothing else; null where nothing was to be done."
+    )
 
 
 class Undo(Taken):
-    command: str | None = Field(default=None, max_length=100, description="The last change, or nothing is done; any, unless it is given.")
+    command: str | None = Field(
+        default=None, max_length=100, description="The last change, or nothing is done; any, unless it is given."
+    )
 
 
 class Rename(Taken):
@@ -197,7 +215,9 @@ class IndexInfo(BaseModel):
     fpir: float | None
     calibration_stale: str | None
     calibration_weak: str | None
-    column_kinds: dict[str, Literal["number", "date", "text"]] = Field(description="What the users' own columns hold, for filters.")
+    column_kinds: dict[str, Literal["number", "date", "text"]] = Field(
+        description="What the users' own columns hold, for filters."
+    )
 
 
 class Indexes(BaseModel):

@@ -66,7 +66,9 @@ class Report:
     spellings: list[str] = field(default_factory=list)
     forgotten_elsewhere: list[str] = field(default_factory=list)
     suspects: list[Suspect] = field(default_factory=list)
-    unsure: list[str] = field(default_factory=list)  # photos in which another face is nearly as large as the one enrolled
+    unsure: list[str] = field(
+        default_factory=list
+    )  # photos in which another face is nearly as large as the one enrolled
     dropped: int = 0  # changes since the last build that were replaced with the rest
     warnings: list[str] = field(default_factory=list)
 
@@ -97,8 +99,17 @@ class Report:
         )
 
 
-def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = False, replace: bool = False, readmit: bool = False,
-          encrypt: bool = False, recall: float | None = None, memory: int | None = None) -> Report:  # fmt: skip
+def build(
+    vectors: Path,
+    folder: Path,
+    split: str | None = None,
+    centre: bool = False,
+    replace: bool = False,
+    readmit: bool = False,
+    encrypt: bool = False,
+    recall: float | None = None,
+    memory: int | None = None,
+) -> Report:
     """The index `folder` of the rows in the data set `vectors` that have outcome ok, a vector and an identity.
 
     Rows of `split`, or of `gallery` where there are such rows, or all; faces that were forgotten only with `readmit`. recall and
@@ -108,7 +119,9 @@ def build(vectors: Path, folder: Path, split: str | None = None, centre: bool = 
     """
     folder = Path(folder)
     check_name(folder.name)
-    asked: dict[str, Any] = {key: value for key, value in {"recall": recall, "memory": memory}.items() if value is not None}
+    asked: dict[str, Any] = {
+        key: value for key, value in {"recall": recall, "memory": memory}.items() if value is not None
+    }
     Wish(**asked)  # before anything is done
     selection = Selection(DataSet(vectors), split)
     if not (folder / FILE).exists():
@@ -137,13 +150,23 @@ def _check_any(selection: Selection) -> None:
 
 def _nothing(selection: Selection, left_out: Mapping[str, int]) -> DataError:
     """The error for a data set of which no row can be enrolled."""
-    advice = "embed the folder above, so that folders name people, or use `add --identity`" if left_out.get(NO_IDENTITY) else "check it"
-    return DataError(f"expected rows with a vector and an identity in {selection.data.folder}, {_reasons(left_out)}: {advice}")
+    advice = (
+        "embed the folder above, so that folders name people, or use `add --identity`"
+        if left_out.get(NO_IDENTITY)
+        else "check it"
+    )
+    return DataError(
+        f"expected rows with a vector and an identity in {selection.data.folder}, {_reasons(left_out)}: {advice}"
+    )
 
 
-def _build(selection: Selection, folder: Path, centre: bool, replace: bool, readmit: bool, encrypt: bool, asked: dict[str, Any]) -> Report:
+def _build(
+    selection: Selection, folder: Path, centre: bool, replace: bool, readmit: bool, encrypt: bool, asked: dict[str, Any]
+) -> Report:
     if encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
-        raise GalleryError(f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name")
+        raise GalleryError(
+            f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name"
+        )
     done, dropped = Added(), 0
     with _created(folder, readmit, encrypt) as gallery:
         with gallery.changing_forgotten():
@@ -187,7 +210,9 @@ class Selection:
         """named: rows without an identity are left out. Raises DataError where the data set holds crops only, or no row of `split`."""
         self.data, self.spec, self._named = data, data.spec, named
         if not self.spec.dimension:
-            raise DataError(f"expected vectors, {data.folder} holds crops: run `embed {data.folder} --out VECTORS` first")
+            raise DataError(
+                f"expected vectors, {data.folder} holds crops: run `embed {data.folder} --out VECTORS` first"
+            )
         splits = {s for table in data.shards(["split"]) for s in pc.unique(table["split"]).to_pylist()}
         if split is not None and split not in splits:
             known = ", ".join(sorted(s for s in splits if s)) or "no splits at all"
@@ -227,7 +252,9 @@ class Selection:
     def labels(self) -> Iterator[tuple[str, str | None]]:
         """(image, identity) of each photo of the split, in the one spelling of a name."""
         for table in self.data.shards(["image", "identity", "split", "face"]):
-            for image, identity, split, face in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+            for image, identity, split, face in zip(
+                *(table[name].to_pylist() for name in table.column_names), strict=True
+            ):
                 if face <= 0 and self.split in (None, split):
                     yield image, name_or_none(identity)
 
@@ -293,7 +320,9 @@ def _fill(gallery: Gallery, selection: Selection, centre: bool, readmit: bool) -
         gallery.set_fact("mean", gallery_mean(gallery))
         check_centring(gallery)
     gallery.set_fact("inputs", digest.hexdigest())
-    gallery.set_fact("build", json.dumps({"split": selection.split, "left_out": {why: n for why, n in left_out.items() if n}}))
+    gallery.set_fact(
+        "build", json.dumps({"split": selection.split, "left_out": {why: n for why, n in left_out.items() if n}})
+    )
     gallery.set_fact("sources", json.dumps([str(selection.data.folder.resolve())]))
     return done
 
@@ -314,11 +343,27 @@ def _report(gallery: Gallery, changed: bool, done: Added, looked: Looked, droppe
     with gallery.reading():
         spec, wish, made = gallery.spec, wish_of(gallery), read_report(gallery) or IN_MEMORY
         return Report(
-            gallery.folder.name, changed, gallery.generation, gallery.faces, spec.dimension, gallery.people, made["kind"], made["reason"],
-            recall=wish.recall, memory=wish.memory, centred=gallery.mean is not None, fingerprint=spec.fingerprint, inputs=gallery.needed_fact("inputs"),
-            encrypted=gallery.encrypted, versions=versions(), conflicts=done.conflicts,
+            gallery.folder.name,
+            changed,
+            gallery.generation,
+            gallery.faces,
+            spec.dimension,
+            gallery.people,
+            made["kind"],
+            made["reason"],
+            recall=wish.recall,
+            memory=wish.memory,
+            centred=gallery.mean is not None,
+            fingerprint=spec.fingerprint,
+            inputs=gallery.needed_fact("inputs"),
+            encrypted=gallery.encrypted,
+            versions=versions(),
+            conflicts=done.conflicts,
             spellings=spelling_notes([], [name for name, _ in gallery.list_people()]),
             forgotten_elsewhere=lists.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if changed else [],
-            suspects=list(looked.suspects), unsure=done.unsure, dropped=dropped, warnings=done.unsure_notes + looked.notes(gallery.folder.name),
+            suspects=list(looked.suspects),
+            unsure=done.unsure,
+            dropped=dropped,
+            warnings=done.unsure_notes + looked.notes(gallery.folder.name),
             **json.loads(gallery.needed_fact("build")),
-        )  # fmt: skip
+        )

@@ -96,7 +96,9 @@ class Calibration:
         from scipy.stats import beta, betabinom  # half a second
 
         if not 0 < level < 1 or (strangers is not None and strangers < 1):
-            raise InputError(f"expected a level within 0 and 1 and a stranger or more, received {level} and {strangers}: mend the call")
+            raise InputError(
+                f"expected a level within 0 and 1 and a stranger or more, received {level} and {strangers}: mend the call"
+            )
         r, rest, tail = self.exceeding / self.effect, (self.n - self.exceeding) / self.effect, (1 - level) / 2
 
         def quantile(q: float, a: float, b: float) -> float:
@@ -138,16 +140,23 @@ class Calibration:
             found = cls(**fields | {"scores": tuple(fields["scores"])})
             sound = found._is_sound()
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            raise DataError(f"expected a calibration (JSON), received something else ({error}): calibrate again") from None
+            raise DataError(
+                f"expected a calibration (JSON), received something else ({error}): calibrate again"
+            ) from None
         if not sound:
-            raise DataError("expected a calibration as it was written, received one whose numbers contradict each other: calibrate again")
+            raise DataError(
+                "expected a calibration as it was written, received one whose numbers contradict each other: calibrate again"
+            )
         return found
 
     def _is_sound(self) -> bool:
         ranks, above = kept_ranks(self.n), bisect_right(self.scores, -self.threshold, key=neg)
         if not 0 < len(self.scores) == len(ranks):
             return False
-        least, next_rank = (int(ranks[above - 1]) if above else 0), (int(ranks[above]) if above < len(ranks) else self.n + 1)
+        least, next_rank = (
+            (int(ranks[above - 1]) if above else 0),
+            (int(ranks[above]) if above < len(ranks) else self.n + 1),
+        )
         own, reached = self.n - self.held_out, self.exceeding - self.held_out_exceeding
         return (
             all(map(math.isfinite, (*self.scores, self.threshold, self.effect)))
@@ -162,8 +171,18 @@ class Calibration:
         )
 
 
-def fit(own_scores: np.ndarray, own_people: np.ndarray, own_nearest: np.ndarray, held_out_scores: np.ndarray, fpir: float,
-        people: int, faces: int, fingerprint: str, genuine: np.ndarray | None = None, newest: int = 0) -> Calibration:  # fmt: skip
+def fit(
+    own_scores: np.ndarray,
+    own_people: np.ndarray,
+    own_nearest: np.ndarray,
+    held_out_scores: np.ndarray,
+    fpir: float,
+    people: int,
+    faces: int,
+    fingerprint: str,
+    genuine: np.ndarray | None = None,
+    newest: int = 0,
+) -> Calibration:
     """The smallest threshold that at most a share `fpir` of strangers is expected to reach.
 
     own_scores float (n,), own_people and own_nearest int (n,), as `leave_own_out` gives them: what an enrolled face scores, whose it is
@@ -192,11 +211,21 @@ def fit(own_scores: np.ndarray, own_people: np.ndarray, own_nearest: np.ndarray,
     effect = (_squares(own_people[in_tail], own_nearest[in_tail]) + extra) / (int(in_tail.sum()) + extra)
     right = _floats("genuine", genuine if genuine is not None else np.empty(0))
     return Calibration(
-        fpir=float(fpir), threshold=threshold, n=len(scores), held_out=len(held), exceeding=int((scores >= threshold).sum()),
-        held_out_exceeding=int((held >= threshold).sum()), effect=effect, people=int(people), faces=int(faces), fingerprint=fingerprint,
-        scores=tuple(scores[kept_ranks(len(scores)) - 1].tolist()), genuine=len(right), detected=int((right >= threshold).sum()),
+        fpir=float(fpir),
+        threshold=threshold,
+        n=len(scores),
+        held_out=len(held),
+        exceeding=int((scores >= threshold).sum()),
+        held_out_exceeding=int((held >= threshold).sum()),
+        effect=effect,
+        people=int(people),
+        faces=int(faces),
+        fingerprint=fingerprint,
+        scores=tuple(scores[kept_ranks(len(scores)) - 1].tolist()),
+        genuine=len(right),
+        detected=int((right >= threshold).sum()),
         newest=int(newest),
-    )  # fmt: skip
+    )
 
 
 def leave_own_out(xb: np.ndarray, yb: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -206,7 +235,9 @@ def leave_own_out(xb: np.ndarray, yb: np.ndarray, rows: np.ndarray) -> tuple[np.
     """
     ranked, scores = nearest_people(xb, yb, xb[rows], 2)
     if ranked.shape[1] < 2:
-        raise DataError("expected faces of two people or more, received one person's: enrol another, or give photos of strangers")
+        raise DataError(
+            "expected faces of two people or more, received one person's: enrol another, or give photos of strangers"
+        )
     other = (ranked[:, 0] == yb[rows]).astype(np.intp)
     i = np.arange(len(rows))
     return scores[i, other], yb[rows], ranked[i, other]
@@ -261,5 +292,7 @@ def _squares(people: np.ndarray, nearest: np.ndarray) -> int:
 def _floats(name: str, x: np.ndarray) -> np.ndarray:
     x = np.asarray(x, np.float32)
     if x.ndim != 1 or np.isnan(x).any():
-        raise DataError(f"expected {name} as one row of numbers, received {x.shape}{' with NaN' * bool(np.isnan(x).any())}: mend the call")
+        raise DataError(
+            f"expected {name} as one row of numbers, received {x.shape}{' with NaN' * bool(np.isnan(x).any())}: mend the call"
+        )
     return x

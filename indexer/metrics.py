@@ -33,7 +33,9 @@ def nearest_people(xb: np.ndarray, yb: np.ndarray, xq: np.ndarray, k: int) -> tu
     if k < 1:
         raise InputError(f"expected k of at least 1, received {k}: give a larger one")
     if xb.ndim != 2 or xq.ndim != 2 or xb.shape[1] != xq.shape[1] or yb.shape != (len(xb),) or not len(xb):
-        raise DataError(f"expected xb (n, d), yb (n,), xq (m, d) with n > 0, received {xb.shape}, {yb.shape}, {xq.shape}: mend the call")
+        raise DataError(
+            f"expected xb (n, d), yb (n,), xq (m, d) with n > 0, received {xb.shape}, {yb.shape}, {xq.shape}: mend the call"
+        )
     people, codes = np.unique(yb, return_inverse=True)
     order = np.argsort(codes, kind="stable")
     xb, starts = xb[order].astype(np.float32, copy=False), np.searchsorted(codes[order], np.arange(len(people)))
@@ -53,7 +55,9 @@ def hits_at(ranked: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     ranked, truth = np.asarray(ranked, object), np.asarray(truth, object)
     if ranked.ndim != 2 or truth.shape != (len(ranked),):
-        raise DataError(f"expected ranked (n, k) and truth (n,), received {ranked.shape} and {truth.shape}: mend the call")
+        raise DataError(
+            f"expected ranked (n, k) and truth (n,), received {ranked.shape} and {truth.shape}: mend the call"
+        )
     answered = np.frompyfunc(lambda name: name is not None, 1, 1)(ranked)
     return np.logical_or.accumulate(((ranked == truth[:, None]) & answered).astype(bool), axis=1)
 
@@ -121,7 +125,9 @@ def mean_intervals(values: np.ndarray, people: np.ndarray, seed: int = 0, resamp
     """
     values, people = np.asarray(values, np.float64), np.asarray(people)
     if values.ndim != 2 or people.shape != (len(values),) or not len(values):
-        raise DataError(f"expected values (n, m) and people (n,) with n > 0, received {values.shape} and {people.shape}: mend the call")
+        raise DataError(
+            f"expected values (n, m) and people (n,) with n > 0, received {values.shape} and {people.shape}: mend the call"
+        )
     _, codes = np.unique(people, return_inverse=True)
     totals = np.stack([np.bincount(codes, column) for column in (np.ones(len(codes)), *values.T)], axis=1)  # (p, 1 + m)
     kinds, counts = np.unique(totals, axis=0, return_counts=True)
@@ -193,6 +199,8 @@ def threshold_at(impostors: np.ndarray, rate: float) -> float:
     """
     impostors = np.asarray(impostors, np.float32)
     if not 0 < rate < 1 or not len(impostors):
-        raise InputError(f"expected a rate within 0 and 1 and an impostor or more, received {rate} and {len(impostors)}")
+        raise InputError(
+            f"expected a rate within 0 and 1 and an impostor or more, received {rate} and {len(impostors)}"
+        )
     allowed = math.floor(rate * len(impostors) + EDGE)
     return float(np.nextafter(-np.partition(-impostors, allowed)[allowed], np.float32(np.inf)))

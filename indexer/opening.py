@@ -69,8 +69,12 @@ def keep_fast(gallery: Gallery) -> None:
 def missing(folder: Path) -> GalleryError:
     """What to say where there is no finished gallery."""
     if os.path.lexists(folder / LINK):
-        return Damaged(f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`")
+        return Damaged(
+            f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`"
+        )
     others = [path.parent for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder]
     names = sorted(other.name for other in others if os.path.lexists(other / LINK) or (other / CIPHER_FILE).exists())
     known = f"; there are {', '.join(names[:10])}" if names else ""
-    return GalleryError(f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}")
+    return GalleryError(
+        f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}"
+    )

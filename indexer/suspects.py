@@ -89,7 +89,9 @@ def look(gallery: Faces, face_ids: Sequence[str] | None = None) -> Looked:
         total, d = gallery.faces, gallery.spec.dimension
         number = total if face_ids is None else len(face_ids)
         if number * total * d > MOST_WORK or 4 * total * d > MOST_BYTES:
-            return Looked(skipped=f"wrong faces were not looked for: {number:,} among {total:,} faces would take too long")
+            return Looked(
+                skipped=f"wrong faces were not looked for: {number:,} among {total:,} faces would take too long"
+            )
         candidates = Candidates(gallery)
         candidates.refresh()
         enrolled = np.flatnonzero(candidates.alive[: candidates.count])
@@ -100,7 +102,12 @@ def look(gallery: Faces, face_ids: Sequence[str] | None = None) -> Looked:
 
 
 def _positions(gallery: Faces, candidates: Candidates, face_ids: Sequence[str]) -> np.ndarray:
-    ids = [id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG} ORDER BY id", (json.dumps(list(face_ids)),))]
+    ids = [
+        id
+        for (id,) in gallery.execute(
+            f"SELECT id FROM faces WHERE face_id {AMONG} ORDER BY id", (json.dumps(list(face_ids)),)
+        )
+    ]
     return candidates.positions_of(np.array(ids, np.int64))
 
 
@@ -154,7 +161,9 @@ def verdict(own: float, other: float, spread: Spread) -> str | None:
     return None
 
 
-def _nearest(candidates: Candidates, tile: np.ndarray, enrolled: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _nearest(
+    candidates: Candidates, tile: np.ndarray, enrolled: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """float32 (q,) best score with their own people's other faces, (q,) with other people's, int64 (q,) the position of that face."""
     xq, owners = candidates.rows(tile), candidates.owners[tile]
     own, score = np.full(len(tile), -np.inf, np.float32), np.full(len(tile), -np.inf, np.float32)
@@ -185,6 +194,16 @@ def _named(gallery: Faces, candidates: Candidates, found: Sequence[_Nearest]) ->
         face, other = faces[int(candidates.ids[near.position])], faces[int(candidates.ids[near.other])]
         own = None if near.own == -np.inf else near.own
         suspects.append(
-            Suspect(face.face_id, face.image, face.identity, near.why, own, other.identity, other.face_id, other.image, near.score)
+            Suspect(
+                face.face_id,
+                face.image,
+                face.identity,
+                near.why,
+                own,
+                other.identity,
+                other.face_id,
+                other.image,
+                near.score,
+            )
         )
     return suspects

@@ -44,8 +44,16 @@ def saved(form: str, image: Image.Image | None = None, **settings) -> bytes:
     return out.getvalue()
 
 
-def tiff(width: int, height: int, entries: Sequence[tuple[int, int, int, bytes]] = (), data: bytes = b"", compression: int = 1,
-         count: int | None = None, start: int = 8, following: int = 0) -> bytes:  # fmt: skip
+def tiff(
+    width: int,
+    height: int,
+    entries: Sequence[tuple[int, int, int, bytes]] = (),
+    data: bytes = b"",
+    compression: int = 1,
+    count: int | None = None,
+    start: int = 8,
+    following: int = 0,
+) -> bytes:
     """A little-endian grey TIFF; `data` begins at 400."""
     short = [(258, 8), (259, compression), (262, 1), (277, 1)]
     entries = [(256, 4, 1, struct.pack("<I", width)), (257, 4, 1, struct.pack("<I", height)), *entries]
@@ -86,10 +94,16 @@ def of_jpeg() -> Iterator[tuple[str, bytes]]:
     yield "30 MB of filling", jpeg[:2] + b"\xff" * 30_000_000 + jpeg[2:]
     yield "30 MB of nothing", jpeg[:2] + b"\xff\0" * 15_000_000 + jpeg[2:]
     yield "1,000 scans", wide[:-2] + scan * 1000 + b"\xff\xd9"
-    yield "EXIF of 65,535 tags", jpeg[:2] + b"\xff\xe1\xff\xf8Exif\0\0" + (b"II*\0\x08\0\0\0\xff\xff" + many).ljust(65520, b"\0") + jpeg[2:]
+    yield (
+        "EXIF of 65,535 tags",
+        jpeg[:2] + b"\xff\xe1\xff\xf8Exif\0\0" + (b"II*\0\x08\0\0\0\xff\xff" + many).ljust(65520, b"\0") + jpeg[2:],
+    )
     yield (
         "EXIF that loops",
-        jpeg[:2] + b"\xff\xe1\0\x22Exif\0\0" + b"II*\0\x08\0\0\0\1\0\x69\x87\4\0\1\0\0\0\x08\0\0\0\x08\0\0\0" + jpeg[2:],
+        jpeg[:2]
+        + b"\xff\xe1\0\x22Exif\0\0"
+        + b"II*\0\x08\0\0\0\1\0\x69\x87\4\0\1\0\0\0\x08\0\0\0\x08\0\0\0"
+        + jpeg[2:],
     )
 
 
@@ -98,10 +112,16 @@ def of_tiff() -> Iterator[tuple[str, bytes]]:
     strip = [(273, 4, 1, at(400)), (279, 4, 1, at(len(bomb))), (278, 4, 1, at(4999))]
     yield "a tile of 30,000 x 30,000", tiff(64, 64, [(322, 4, 1, at(30000)), (323, 4, 1, at(30000))], bomb, 8)
     yield "a strip that is deflated 900 times", tiff(4999, 4999, strip, bomb, 8)
-    yield "10,000,000 strips", tiff(64, 64, [(273, 4, 10_000_000, at(400)), (279, 4, 10_000_000, at(400))], bytes(40_000_000))
+    yield (
+        "10,000,000 strips",
+        tiff(64, 64, [(273, 4, 10_000_000, at(400)), (279, 4, 10_000_000, at(400))], bytes(40_000_000)),
+    )
     yield "20,000,000 depths", tiff(64, 64, [(258, 3, 20_000_000, at(400))], bytes(40_000_000))
     yield "60,000 tags", tiff(64, 64, data=bytes(800_000), count=60_000)
-    yield "4,000 tags with all of the file", tiff(64, 64, [(1000 + i, 1, 20_000_000, at(8)) for i in range(4000)], bytes(20_000_000))
+    yield (
+        "4,000 tags with all of the file",
+        tiff(64, 64, [(1000 + i, 1, 20_000_000, at(8)) for i in range(4000)], bytes(20_000_000)),
+    )
     yield (
         "a directory that follows itself",
         tiff(64, 64, [(273, 4, 1, at(8)), (279, 4, 1, at(4096)), (278, 4, 1, at(64))], bytes(5000), following=8),
@@ -152,9 +172,13 @@ def of_others() -> Iterator[tuple[str, bytes]]:
     for side in (4999, 65535):
         yield f"GIF frame of {side}", gif[: frame + 5] + struct.pack("<HH", side, side) + gif[frame + 9 :]
     for name, width, kind, data in [
-        ("runs", 1400, 1, b"\1\5" * 2_000_000), ("large runs", 4999, 1, b"\1\5" * 20_000_000), ("ends", 1400, 1, b"\0\0" * 20_000_000),
-        ("jumps", 1400, 1, b"\0\2\0\0" * 20_000_000), ("no pixels", 4999, 0, b""), ("2^31 pixels", (1 << 31) - 1, 0, b""),
-    ]:  # fmt: skip
+        ("runs", 1400, 1, b"\1\5" * 2_000_000),
+        ("large runs", 4999, 1, b"\1\5" * 20_000_000),
+        ("ends", 1400, 1, b"\0\0" * 20_000_000),
+        ("jumps", 1400, 1, b"\0\2\0\0" * 20_000_000),
+        ("no pixels", 4999, 0, b""),
+        ("2^31 pixels", (1 << 31) - 1, 0, b""),
+    ]:
         info = struct.pack("<IiiHHIIiiII", 40, width, width, 1, 8, kind, len(data), 0, 0, 256, 0)
         yield f"BMP of {name}", b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + info + bytes(range(256)) * 4 + data
 
@@ -163,8 +187,11 @@ def of_pnm() -> Iterator[tuple[str, bytes]]:
     yield "fewer pixels than it states", b"P6 4999 4999 255\n"
     yield "10^18 pixels", b"P6 999999999 999999999 255\n"
     for name, data in [
-        ("a comment", b"#" + b"x" * 30_000_000), ("comments", b"#\n" * 20_000_000), ("blanks", b" " * 30_000_000), ("digits", b"9" * 1_000_000),
-    ]:  # fmt: skip
+        ("a comment", b"#" + b"x" * 30_000_000),
+        ("comments", b"#\n" * 20_000_000),
+        ("blanks", b" " * 30_000_000),
+        ("digits", b"9" * 1_000_000),
+    ]:
         yield f"30 MB of {name} first", b"P6 " + data
     yield "plain text", b"P3 2000 2000 255\n" + b"7 " * 12_000_000
     yield "one number of 30 MB", b"P2 100 100 255\n" + b"7" * 30_000_000
@@ -183,7 +210,10 @@ def of_programs() -> Iterator[tuple[str, bytes]]:
         b"\xc5\xd0\xd3\xc6" + struct.pack("<IIIIII", 30, len(eps), 0, 0, 30 + len(eps), len(preview)) + eps + preview,
     )
     for kind in (6, 7, 34712, 50000):
-        yield f"EPS in a TIFF {kind}", tiff(64, 64, [(273, 4, 1, at(400)), (279, 4, 1, at(len(eps))), (278, 4, 1, at(64))], eps, kind)
+        yield (
+            f"EPS in a TIFF {kind}",
+            tiff(64, 64, [(273, 4, 1, at(400)), (279, 4, 1, at(len(eps))), (278, 4, 1, at(64))], eps, kind),
+        )
     yield "EPS in IPTC", b"\x1c\3\x3c\0\2\0\1" + b"\x1c\3\x14\0\2\0\x64" + b"\x1c\x08\x0a\0\x50" + eps
     yield "EPS in Photoshop", b"8BPS\0\1" + bytes(20) + eps
     yield "EPS after a JPEG", saved("JPEG") + eps
@@ -201,7 +231,11 @@ def became(data: bytes) -> str:
 
     started: list[str] = []
     sys.addaudithook(
-        lambda event, _: started.append(event) if event.startswith(("subprocess", "os.exec", "os.system", "os.posix_spawn")) else None
+        lambda event, _: (
+            started.append(event)
+            if event.startswith(("subprocess", "os.exec", "os.system", "os.posix_spawn"))
+            else None
+        )
     )
     try:
         decode(data, MOST)
@@ -219,7 +253,11 @@ def main() -> None:
             resource.setrlimit(resource.RLIMIT_AS, (memory_for(MOST),) * 2)
             outcome = became(data)
             times = os.times()
-            (peak,) = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+            (peak,) = [
+                line.split()[1]
+                for line in Path("/proc/self/status").read_text().splitlines()
+                if line.startswith("VmHWM")
+            ]
             print(name, outcome, f"{times.user + times.system:.2f}", int(peak) // 1024, sep="\t", flush=True)
             os._exit(0)
         code = os.wait()[1]

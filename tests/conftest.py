@@ -125,8 +125,10 @@ def lfw_command(lfw_work):
     def call(*arguments: object):
         done = subprocess.run(
             [sys.executable, str(ROOT / "cli.py"), *map(str, arguments), "--json"],
-            capture_output=True, text=True, env=os.environ | {"FACEGALLERY_INDEXES": str(lfw_work / "indexes")},
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            env=os.environ | {"FACEGALLERY_INDEXES": str(lfw_work / "indexes")},
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -147,7 +149,9 @@ def lfw_vectors(lfw_photos, lfw_work, lfw_command):
 
     def call(model: str) -> Path:
         if not (lfw_work / model).exists():
-            assert lfw_command("embed", lfw_photos, "--model", model, "--out", lfw_work / model)["outcomes"] == {"ok": 3360}
+            assert lfw_command("embed", lfw_photos, "--model", model, "--out", lfw_work / model)["outcomes"] == {
+                "ok": 3360
+            }
         return lfw_work / model
 
     return call
@@ -174,8 +178,11 @@ def run(own_indexes):
     def call(*arguments: object, **environment: str) -> Done:
         done = subprocess.run(
             [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
-            capture_output=True, text=True, env=os.environ | environment, timeout=600,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            env=os.environ | environment,
+            timeout=600,
+        )
         return Done(done.returncode, done.stdout, done.stderr)
 
     return call

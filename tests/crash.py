@@ -69,14 +69,14 @@ def content(folder: Path) -> dict[str, list] | None:
             return None
         found = {
             "faces": "SELECT f.id, face_id, name, image, image_sha256, split, face, box, extra, v.vector, png, o.vector FROM faces f "
-                     "LEFT JOIN people p ON p.id = person LEFT JOIN vectors v USING (id) LEFT JOIN crops USING (id) "
-                     "LEFT JOIN other_vectors o USING (id) ORDER BY f.id",
+            "LEFT JOIN people p ON p.id = person LEFT JOIN vectors v USING (id) LEFT JOIN crops USING (id) "
+            "LEFT JOIN other_vectors o USING (id) ORDER BY f.id",
             "people": "SELECT name FROM people ORDER BY 1",
             "log": "SELECT verb, detail FROM log ORDER BY id",
             "trash": "SELECT identity, face_id, vector, png FROM trash ORDER BY rowid",
             "forgotten": "SELECT count(*) FROM forgotten",
             "meta": f"SELECT key, value FROM meta WHERE key NOT IN ({','.join('?' * len(VOLATILE))}) ORDER BY 1",
-        }  # fmt: skip
+        }
         held = {name: list(db.execute(sql, VOLATILE if name == "meta" else ())) for name, sql in found.items()}
         held["meta"] = [(key, os.path.basename(value) if key == "sources" else value) for key, value in held["meta"]]
         return held if held["meta"] else None
@@ -86,9 +86,15 @@ def content(folder: Path) -> dict[str, list] | None:
 
 def answers_are_right(folder: Path, held: dict[str, list]) -> None:
     """A search says what NumPy says of these faces."""
-    faces = [synthetic.row(line[3], line[2], np.frombuffer(line[9], "<f4"), image_sha256=line[4]) for line in held["faces"]]
+    faces = [
+        synthetic.row(line[3], line[2], np.frombuffer(line[9], "<f4"), image_sha256=line[4]) for line in held["faces"]
+    ]
     with Searcher(folder) as searcher:
-        xq = QUERIES if searcher.spec.dimension == synthetic.D else synthetic.vectors(3, 1, searcher.spec.dimension, seed=7)
+        xq = (
+            QUERIES
+            if searcher.spec.dimension == synthetic.D
+            else synthetic.vectors(3, 1, searcher.spec.dimension, seed=7)
+        )
         for by_face in (False, True):
             for q, hits in zip(xq, searcher.search(xq, 3, faces=by_face), strict=True):
                 want = synthetic.nearest(faces, q, 3, faces=by_face)
@@ -229,9 +235,18 @@ def building_first(folder: Path) -> list[Verb]:
 
 
 SCENARIOS = {
-    "one-by-one": one_by_one, "in-one": in_one, "encrypted": in_one, "forgetting": forgetting,
-    "forgetting-while-read": forgetting_while_read, "readmitting": readmitting, "restoring": restoring, "restoring-anew": restoring_anew, "switching": switching, "building": building, "building-first": building_first,
-}  # fmt: skip
+    "one-by-one": one_by_one,
+    "in-one": in_one,
+    "encrypted": in_one,
+    "forgetting": forgetting,
+    "forgetting-while-read": forgetting_while_read,
+    "readmitting": readmitting,
+    "restoring": restoring,
+    "restoring-anew": restoring_anew,
+    "switching": switching,
+    "building": building,
+    "building-first": building_first,
+}
 
 
 def prepare(name: str, folder: Path) -> None:
@@ -275,7 +290,9 @@ def is_forgotten(folder: Path) -> None:
         assert gallery.fact(forget.PENDING) is None
     assert not remains(folder), remains(folder)
     listed = forgotten.read(folder)
-    assert listed is not None and all(listed.holds(text) for text in (f"name:{WANTED}", *(row.face_id for row in doomed())))
+    assert listed is not None and all(
+        listed.holds(text) for text in (f"name:{WANTED}", *(row.face_id for row in doomed()))
+    )
     forgets(folder)
     assert not remains(folder), remains(folder)
     with open_gallery(folder, write=True) as gallery:
@@ -396,12 +413,16 @@ def difference(now: dict[str, list] | None, wanted: Sequence[dict[str, list] | N
         if now is None or state is None:
             lines.append(f"{now is None} {state is None}")
         else:
-            lines += [f"{name}: {_less(now[name], state[name])} instead of {_less(state[name], now[name])}" for name in now]
+            lines += [
+                f"{name}: {_less(now[name], state[name])} instead of {_less(state[name], now[name])}" for name in now
+            ]
     return "\n".join(lines)
 
 
 def _less(lines: list, others: list) -> list:
-    return [[value[:4] if isinstance(value, bytes) else value for value in line] for line in lines if line not in others]
+    return [
+        [value[:4] if isinstance(value, bytes) else value for value in line] for line in lines if line not in others
+    ]
 
 
 # forks ----------------------------------------------------------------------
@@ -536,7 +557,11 @@ def main() -> None:
     plan = [
         (mode, at)
         for offset, mode in enumerate(options.modes.split(","))
-        for at in ([options.only] if options.only else range(1 + options.stride * offset // len(MODES), len(names) + 1, options.stride))
+        for at in (
+            [options.only]
+            if options.only
+            else range(1 + options.stride * offset // len(MODES), len(names) + 1, options.stride)
+        )
         if mode != TORN or names[at - 1].startswith("write")
     ]
 
@@ -546,7 +571,10 @@ def main() -> None:
             try:
                 ended = attempt(options.scenario, base, options.folder / f"work{lane}", mode, at, states)
             except AssertionError as error:
-                print(f"{options.scenario}, {mode} at step {at} of {len(names)}, about {names[at - 1]}: {error}", file=sys.stderr)
+                print(
+                    f"{options.scenario}, {mode} at step {at} of {len(names)}, about {names[at - 1]}: {error}",
+                    file=sys.stderr,
+                )
                 raise
             counts[mode] += 1
             counts[f"{mode}: went on"] += ended and mode in (FAIL, FULL)

@@ -34,9 +34,14 @@ def png(pixels: np.ndarray) -> bytes:
 def row(person: int, photo: int, split: str | None = None, side: int = 160, **changes) -> Row:
     """One usable face; `changes` replace fields."""
     fields = {
-        "image": f"{person}/{photo}.png", "outcome": "ok", "image_sha256": f"{person:032x}{photo:032x}", "identity": f"person {person:03d}",
-        "split": split, "face": 0, "crop": png(picture(person, photo, side)),
-    }  # fmt: skip
+        "image": f"{person}/{photo}.png",
+        "outcome": "ok",
+        "image_sha256": f"{person:032x}{photo:032x}",
+        "identity": f"person {person:03d}",
+        "split": split,
+        "face": 0,
+        "crop": png(picture(person, photo, side)),
+    }
     return Row(**fields | changes)
 
 

@@ -48,7 +48,9 @@ def main() -> None:
                 os._exit(int(value))
             case "child":  # a process of its own, which tells what it inherited
                 script = "import os; print(os.getpid(), *[os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')[:-1]])"
-                told = subprocess.run([sys.executable, "-c", script], close_fds=False, capture_output=True, text=True).stdout
+                told = subprocess.run(
+                    [sys.executable, "-c", script], close_fds=False, capture_output=True, text=True
+                ).stdout
                 subprocess.Popen(["sleep", "1000"])
                 _write(answers, frame(sound | {"outcome": "missing", "why": told[:200].strip(), "shape": None}))
             case "hang":

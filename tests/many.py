@@ -22,8 +22,12 @@ from tests.writer import FIRST, ROWS, XB, Model, Owners
 READERS, K, ANEW = 8, 3, 200  # a reader opens the index anew after so many questions
 QUERIES = np.concatenate([XB[::67], synthetic.vectors(4, 1, seed=12)])
 SCORES = np.stack([np.sum(XB.astype(np.float64) * q.astype(np.float64), axis=1).astype(np.float32) for q in QUERIES])
-ORDER = np.lexsort((np.tile([row.face_id for row in ROWS], (len(QUERIES), 1)), -SCORES))  # of all faces there are, for each query
-ANSWER = np.dtype([("began", "f8"), ("ended", "f8"), ("question", "i4"), ("face", "i4", K), ("person", "u4", K), ("score", "f4", K)])
+ORDER = np.lexsort(
+    (np.tile([row.face_id for row in ROWS], (len(QUERIES), 1)), -SCORES)
+)  # of all faces there are, for each query
+ANSWER = np.dtype(
+    [("began", "f8"), ("ended", "f8"), ("question", "i4"), ("face", "i4", K), ("person", "u4", K), ("score", "f4", K)]
+)
 Line = tuple[int, int, float]  # face number, mark of the person, score
 
 
@@ -72,8 +76,13 @@ def read(folder: Path, out: Path, seed: int, until: float) -> None:
 def change(folder: Path, out: Path, until: float) -> None:
     """Writes, and keeps when each change began and when it was done."""
     with open(out, "w") as file:
-        writer.write(folder, Model(FIRST), 1, lambda *note: print(json.dumps([time.monotonic(), *note]), file=file),
-                     lambda: time.monotonic() > until)  # fmt: skip
+        writer.write(
+            folder,
+            Model(FIRST),
+            1,
+            lambda *note: print(json.dumps([time.monotonic(), *note]), file=file),
+            lambda: time.monotonic() > until,
+        )
 
 
 def commits(journal: Path) -> tuple[list[Owners], list[float], list[float], Counter[str]]:
@@ -123,11 +132,22 @@ def main() -> None:
     answers = [np.load(folder / f"answers-{i}.npy") for i in range(READERS)]
     with open_gallery(club) as gallery:
         generations = gallery.generation
-    print(json.dumps({
-        "searches": sum(map(len, answers)), "wrong": sum(wrong(a, states, begun, done) for a in answers), "changes": len(done),
-        "generations": generations, "verbs": verbs, "most faces": max(map(len, states)), "fewest searches of a reader": min(map(len, answers)),
-        "answers across a commit": sum(int(np.sum(np.searchsorted(done, a["began"]) != np.searchsorted(done, a["ended"]))) for a in answers),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "searches": sum(map(len, answers)),
+                "wrong": sum(wrong(a, states, begun, done) for a in answers),
+                "changes": len(done),
+                "generations": generations,
+                "verbs": verbs,
+                "most faces": max(map(len, states)),
+                "fewest searches of a reader": min(map(len, answers)),
+                "answers across a commit": sum(
+                    int(np.sum(np.searchsorted(done, a["began"]) != np.searchsorted(done, a["ended"]))) for a in answers
+                ),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -10,8 +10,11 @@ import tensorflow as tf
 
 from facegallery.embedder.network import keras_network
 
-B35 = [["Branch_0_Conv2d_1x1"], ["Branch_1_Conv2d_0a_1x1", "Branch_1_Conv2d_0b_3x3"],
-       ["Branch_2_Conv2d_0a_1x1", "Branch_2_Conv2d_0b_3x3", "Branch_2_Conv2d_0c_3x3"]]  # fmt: skip
+B35 = [
+    ["Branch_0_Conv2d_1x1"],
+    ["Branch_1_Conv2d_0a_1x1", "Branch_1_Conv2d_0b_3x3"],
+    ["Branch_2_Conv2d_0a_1x1", "Branch_2_Conv2d_0b_3x3", "Branch_2_Conv2d_0c_3x3"],
+]
 B17 = [["Branch_0_Conv2d_1x1"], ["Branch_1_Conv2d_0a_1x1", "Branch_1_Conv2d_0b_1x7", "Branch_1_Conv2d_0c_7x1"]]
 B8 = [["Branch_0_Conv2d_1x1"], ["Branch_1_Conv2d_0a_1x1", "Branch_1_Conv2d_0b_1x3", "Branch_1_Conv2d_0c_3x1"]]
 
@@ -58,5 +61,7 @@ def random_arrays(dimension: int, seed: int = 7) -> dict[str, np.ndarray]:
             return draw.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
         return draw.uniform(0.5, 1.5, shape) if name.endswith("moving_variance") else draw.normal(0, 0.1, shape)
 
-    shapes = {name: tuple(v.shape) for name, v in keras_network.variables_by_name(keras_network.build(dimension)).items()}
+    shapes = {
+        name: tuple(v.shape) for name, v in keras_network.variables_by_name(keras_network.build(dimension)).items()
+    }
     return {name: values(name, shape).astype(np.float32) for name, shape in shapes.items()}

@@ -14,9 +14,15 @@ from PIL import Image
 from PIL.Image import Transpose
 
 STORED = {
-    1: None, 2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_90, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_270,
-}  # fmt: skip
+    1: None,
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_90,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_270,
+}
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 
 
@@ -53,7 +59,9 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 def chunk(kind: bytes, body: bytes, crc: int | None = None) -> bytes:
     """A chunk of a PNG."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) if crc is None else crc)
+    return (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) if crc is None else crc)
+    )
 
 
 def segment(marker: int, body: bytes) -> bytes:
@@ -96,7 +104,18 @@ def orientations(order: str = "<") -> dict[str, tuple[int, int, int, bytes]]:
 
 def besides() -> dict[str, tuple[int, int, int, bytes]]:
     """Tags whose type is another than the standard's, or whose value is missing."""
-    values = {1: b"a", 2: b"ab\0", 3: b"\1\0", 4: bytes(4), 5: bytes(8), 6: b"\xff", 7: b"abc", 9: bytes(4), 11: bytes(4), 12: bytes(8)}
+    values = {
+        1: b"a",
+        2: b"ab\0",
+        3: b"\1\0",
+        4: bytes(4),
+        5: bytes(8),
+        6: b"\xff",
+        7: b"abc",
+        9: bytes(4),
+        11: bytes(4),
+        12: bytes(8),
+    }
     tags = (271, 282, 296, 305, 306, 34665, 34853, 37510)
     found = {f"{tag} of type {kind}": (tag, kind, 1, value) for tag in tags for kind, value in values.items()}
     return found | {
@@ -129,7 +148,9 @@ def turned_forms() -> Iterator[Form]:
         yield Form(f"exif {n} webp", saved(stored, "WEBP", lossless=True, exif=exif), right)
         yield Form(f"exif {n} avif", saved(stored, "AVIF", quality=95, speed=10, exif=exif), right, 4)
         yield Form(f"tag {n} tiff", saved(stored, "TIFF", tiffinfo={274: n}), right)
-        yield Form(f"tag {n} deflated tiff", saved(stored, "TIFF", tiffinfo={274: n}, compression="tiff_adobe_deflate"), right)
+        yield Form(
+            f"tag {n} deflated tiff", saved(stored, "TIFF", tiffinfo={274: n}, compression="tiff_adobe_deflate"), right
+        )
     stored = turned(image, 6)
     jpeg, png = saved(stored, "JPEG", quality=97, subsampling=0), saved(stored, "PNG")
     for order in "<>":
@@ -144,7 +165,11 @@ def turned_forms() -> Iterator[Form]:
     yield Form("doubled header", jpeg[:2] + segment(0xE1, b"Exif\0\0" + exif) + jpeg[2:], right, 3)
     yield Form("after the picture", png[:-12] + chunk(b"eXIf", exif[6:]) + png[-12:], right)
     profile = b"\nexif\n%8d\n" % len(exif) + exif.hex().encode() + b"\n"
-    yield Form("raw profile", png[:33] + chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)) + png[33:], right)
+    yield Form(
+        "raw profile",
+        png[:33] + chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)) + png[33:],
+        right,
+    )
     yield Form("xmp jpeg", saved(stored, "JPEG", quality=97, subsampling=0, xmp=XMP), right, 3)
     yield Form("xmp png", png[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP) + png[33:], right)
     yield Form("xmp webp", saved(stored, "WEBP", lossless=True, xmp=XMP), right)
@@ -156,10 +181,17 @@ def colour_forms() -> Iterator[Form]:
     grey = np.asarray(image.convert("L"))
     three, wide = np.dstack([grey] * 3), grey.astype(np.uint16)
     for name, numbers in [
-        ("8 in 16", wide), ("10 in 16", wide * 4), ("12 in 16", wide * 16), ("14 in 16", wide * 64), ("16", wide * 257),
-        ("8 in 32", grey.astype(np.int32)), ("31 in 32", (grey.astype(np.int64) * 16843009 // 2).astype(np.int32)),
-        ("float to 1", (grey / 255).astype(np.float32)), ("float to 255", grey.astype(np.float32)), ("float to 65535", (wide * 257).astype(np.float32)),
-    ]:  # fmt: skip
+        ("8 in 16", wide),
+        ("10 in 16", wide * 4),
+        ("12 in 16", wide * 16),
+        ("14 in 16", wide * 64),
+        ("16", wide * 257),
+        ("8 in 32", grey.astype(np.int32)),
+        ("31 in 32", (grey.astype(np.int64) * 16843009 // 2).astype(np.int32)),
+        ("float to 1", (grey / 255).astype(np.float32)),
+        ("float to 255", grey.astype(np.float32)),
+        ("float to 65535", (wide * 257).astype(np.float32)),
+    ]:
         yield Form(f"{name} tiff", saved(Image.fromarray(numbers), "TIFF"), three, 0.6)
         yield Form(f"{name} lzw tiff", saved(Image.fromarray(numbers), "TIFF", compression="tiff_lzw"), three, 0.6)
         if numbers.dtype == np.uint16:
@@ -197,9 +229,10 @@ def colour_forms() -> Iterator[Form]:
     yield Form("pages", saved(first, "TIFF", save_all=True, append_images=[other]), right)
     yield Form("mpo", saved(first, "MPO", save_all=True, append_images=[other], quality=97, subsampling=0), right, 3)
     for magic, body in [
-        (b"P6 96 72 255\n", right.tobytes()), (b"P6#\n# a comment\n96\n72\n51\n", (right // 5).tobytes()),
+        (b"P6 96 72 255\n", right.tobytes()),
+        (b"P6#\n# a comment\n96\n72\n51\n", (right // 5).tobytes()),
         (b"P3 96 72 255\n# a comment\n", " ".join(map(str, right.ravel())).encode()),
-    ]:  # fmt: skip
+    ]:
         yield Form(f"pnm {magic!r}", magic + body, right, 3)
     yield Form("pgm of 10 bits", b"P5 96 72 1023\n" + (wide * 4).astype(">u2").tobytes(), three, 1)
     black = np.dstack([np.where(grey > 127, 255, 0).astype(np.uint8)] * 3)
@@ -249,20 +282,32 @@ def broken_forms() -> Iterator[Form]:
         yield Form(f"{name} after the header of a download", b"Content-Type: image/jpeg\r\n\r\n" + jpeg, right, 5)
         yield Form(f"{name} with filled markers", jpeg[:2] + b"\xff" * 50 + jpeg[2:], right, 5)
         yield Form(
-            f"{name} with a broken Photoshop segment", jpeg[:2] + segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4") + jpeg[2:], right, 5
+            f"{name} with a broken Photoshop segment",
+            jpeg[:2] + segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4") + jpeg[2:],
+            right,
+            5,
         )
         yield Form(
-            f"{name} with a broken list of pictures", jpeg[:2] + segment(0xE2, b"MPF\0" + b"II*\0\x08\0\0\0\1\0") + jpeg[2:], right, 5
+            f"{name} with a broken list of pictures",
+            jpeg[:2] + segment(0xE2, b"MPF\0" + b"II*\0\x08\0\0\0\1\0") + jpeg[2:],
+            right,
+            5,
         )
     png = saved(image, "PNG")
     wide = chunk(b"zTXt", b"c\0\0" + zlib.compress(bytes(3 << 20)))
     for name, extra in [
-        ("text with a wrong checksum", chunk(b"tEXt", b"a\0b", 1)), ("much text", wide), ("much text many times", wide * 100),
-        ("a profile that is none", chunk(b"iCCP", b"p\0\0notzlib")), ("a profile of a wrong kind", chunk(b"iCCP", b"p\0\7")),
-        ("a huge profile", chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(16 << 20)))), ("a short density", chunk(b"pHYs", b"\0")),
-        ("a time with a wrong checksum", chunk(b"tIME", bytes(7), 1)), ("short animation", chunk(b"acTL", b"\0")),
-        ("transparency with a wrong checksum", chunk(b"tRNS", bytes(6), 1)), ("unknown", chunk(b"vpAg", b"abc", 5)),
-    ]:  # fmt: skip
+        ("text with a wrong checksum", chunk(b"tEXt", b"a\0b", 1)),
+        ("much text", wide),
+        ("much text many times", wide * 100),
+        ("a profile that is none", chunk(b"iCCP", b"p\0\0notzlib")),
+        ("a profile of a wrong kind", chunk(b"iCCP", b"p\0\7")),
+        ("a huge profile", chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(16 << 20)))),
+        ("a short density", chunk(b"pHYs", b"\0")),
+        ("a time with a wrong checksum", chunk(b"tIME", bytes(7), 1)),
+        ("short animation", chunk(b"acTL", b"\0")),
+        ("transparency with a wrong checksum", chunk(b"tRNS", bytes(6), 1)),
+        ("unknown", chunk(b"vpAg", b"abc", 5)),
+    ]:
         yield Form(f"png with {name}", png[:33] + extra + png[33:], right)
     yield Form("png without its end", png[:-12], right)
     yield Form("png with more after it", png + b"surplus" * 100, right)

@@ -57,16 +57,23 @@ ROWS = 60_000
 BOMBS: dict[str, tuple[Change, dict]] = {
     "5,000,000 rows": (lambda t: of_rows(t, 5_000_000), {}),
     "a text of 1 MB, repeated": (lambda t: alone(t, "identity", repeated(MEGABYTE, ROWS)), {}),
-    "a dictionary of a text of 1 MB": (lambda t: alone(t, "identity", repeated(MEGABYTE, ROWS)), {"store_schema": True}),
+    "a dictionary of a text of 1 MB": (
+        lambda t: alone(t, "identity", repeated(MEGABYTE, ROWS)),
+        {"store_schema": True},
+    ),
     "bytes of 1 MB, repeated": (lambda t: alone(t, "crop", repeated(MEGABYTE, ROWS, pa.binary())), {}),
     "a text of 1 MB in a user's column, repeated": (lambda t: alone(t, "tag", repeated(MEGABYTE, ROWS)), {}),
-    "a text of 300 MB in a page": (lambda t: alone(t, "identity", pa.array(["x" * (300 << 20)])), {"use_dictionary": False, "write_statistics": False}),
+    "a text of 300 MB in a page": (
+        lambda t: alone(t, "identity", pa.array(["x" * (300 << 20)])),
+        {"use_dictionary": False, "write_statistics": False},
+    ),
     "30,000,000 numbers in a row": (numbers, {}),
     "texts that begin as the one before": (
-        lambda t: alone(t, "tag", pa.array([MEGABYTE] * 300)), {"use_dictionary": False, "column_encoding": {"tag": "DELTA_BYTE_ARRAY"}},
+        lambda t: alone(t, "tag", pa.array([MEGABYTE] * 300)),
+        {"use_dictionary": False, "column_encoding": {"tag": "DELTA_BYTE_ARRAY"}},
     ),
     "2 MB of metadata": (key_values, {}),
-}  # fmt: skip
+}
 
 
 def write(table: pa.Table, path: Path, row_group_size: int = 1 << 30, **settings) -> None:
@@ -79,7 +86,9 @@ def write(table: pa.Table, path: Path, row_group_size: int = 1 << 30, **settings
 
 
 def megabytes() -> int:
-    (peak,) = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    (peak,) = [
+        line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    ]
     return int(peak) // 1024
 
 
@@ -90,7 +99,9 @@ def main() -> None:
 
     folder, columns = Path(sys.argv[1]), sys.argv[2].split(",")
     before = megabytes()
-    (size,) = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize")]
+    (size,) = [
+        line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize")
+    ]
     resource.setrlimit(resource.RLIMIT_AS, (int(size) * 1024 + MORE,) * 2)
     try:
         read_plans(folder) if columns == ["plans"] else DataSet(folder).table(columns if columns != [""] else None)

@@ -39,10 +39,14 @@ class Running:
         return os.environ | {"FACEGALLERY_DATA": str(self.root), "FACEGALLERY_INDEXES": str(self.indexes)}
 
     def client(self, key: str | None = None, **headers: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"} | headers, timeout=SECONDS)
+        return httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"} | headers, timeout=SECONDS
+        )
 
     def command(self, *arguments: str) -> str:
-        done = subprocess.run([sys.executable, str(ROOT / "cli.py"), *arguments], capture_output=True, text=True, env=self.environment)
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "cli.py"), *arguments], capture_output=True, text=True, env=self.environment
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -71,17 +75,28 @@ def build(att: Path, folder: Path, name: str = "att") -> Path:
 
 
 @contextmanager
-def running(folder: Path, *options: str, names: tuple[str, ...] = ("att",), port: int | None = None) -> Iterator[Running]:
+def running(
+    folder: Path, *options: str, names: tuple[str, ...] = ("att",), port: int | None = None
+) -> Iterator[Running]:
     """The server over folder/indexes, ready."""
     root = folder / "data"
     root.mkdir(exist_ok=True)
     if not (root / "models").exists():
         (root / "models").symlink_to(DATA / "models")
     port = port or free_port()
-    environment = os.environ | {"FACEGALLERY_DATA": str(root), "FACEGALLERY_INDEXES": str(folder / "indexes"), "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {
+        "FACEGALLERY_DATA": str(root),
+        "FACEGALLERY_INDEXES": str(folder / "indexes"),
+        "PYTHONUNBUFFERED": "1",
+    }
     with open(folder / "log", "ab") as log:
-        process = subprocess.Popen([sys.executable, str(ROOT / "cli.py"), "serve", *names, "--port", str(port), *options],
-                                   stdout=subprocess.PIPE, stderr=log, text=True, env=environment)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "cli.py"), "serve", *names, "--port", str(port), *options],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+        )
     try:
         assert process.stdout
         line = process.stdout.readline()
@@ -105,5 +120,7 @@ def wait_until_ready(server: Running) -> None:
                 return
         except httpx.TransportError:
             pass
-        assert time.monotonic() < until and server.process.poll() is None, (server.indexes.parent / "log").read_text()[-2000:]
+        assert time.monotonic() < until and server.process.poll() is None, (server.indexes.parent / "log").read_text()[
+            -2000:
+        ]
         time.sleep(0.1)

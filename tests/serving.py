@@ -25,7 +25,9 @@ def serving(content: bytes) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             state.asked.append(self.headers["Range"])
-            start = int(self.headers["Range"].split("=")[1].rstrip("-")) if state.ranges and self.headers["Range"] else 0
+            start = (
+                int(self.headers["Range"].split("=")[1].rstrip("-")) if state.ranges and self.headers["Range"] else 0
+            )
             if self.path != "/w.pt" or start > len(state.content):
                 self.send_error(404 if self.path != "/w.pt" else 416)
                 return

@@ -32,7 +32,8 @@ def save(arrays: dict[str, np.ndarray], crops: np.ndarray, folder: Path) -> np.n
 
     def norm(x, layer):
         beta, mean, variance = (
-            variable(layer, f"BatchNorm/{p}", f"{layer}_BatchNorm/{p}") for p in ("beta", "moving_mean", "moving_variance")
+            variable(layer, f"BatchNorm/{p}", f"{layer}_BatchNorm/{p}")
+            for p in ("beta", "moving_mean", "moving_variance")
         )
         with tf.name_scope(f"{scope_of(layer)}/BatchNorm/"):
             gamma = tf.ones(beta.shape, name="Const")
@@ -49,7 +50,9 @@ def save(arrays: dict[str, np.ndarray], crops: np.ndarray, folder: Path) -> np.n
         return tf.nn.relu(norm(tf.nn.conv2d(x, variable(layer, "weights", f"{layer}/kernel"), stride, padding), layer))
 
     def up(x, layer):
-        return tf.nn.conv2d(x, variable(layer, "weights", f"{layer}/kernel"), 1, "SAME") + variable(layer, "biases", f"{layer}/bias")
+        return tf.nn.conv2d(x, variable(layer, "weights", f"{layer}/kernel"), 1, "SAME") + variable(
+            layer, "biases", f"{layer}/bias"
+        )
 
     with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
         inputs = v1.placeholder(tf.float32, (None, 160, 160, 3), "input")
@@ -58,7 +61,13 @@ def save(arrays: dict[str, np.ndarray], crops: np.ndarray, folder: Path) -> np.n
         prelogits = tf.reshape(norm(prelogits[:, None, None], "Bottleneck"), (-1, prelogits.shape[1]))
         tf.nn.l2_normalize(prelogits, 1, 1e-10, name="embeddings")
         first = f"{scope_of('Conv2d_1a_3x3')}/weights"
-        for other in ("Logits/weights", "Logits/biases", "global_step", f"{first}/Adam", f"{first}/ExponentialMovingAverage"):
+        for other in (
+            "Logits/weights",
+            "Logits/biases",
+            "global_step",
+            f"{first}/Adam",
+            f"{first}/ExponentialMovingAverage",
+        ):
             v1.get_variable(other, initializer=np.full((3, 3, 3, 32), 9, np.float32), use_resource=False)
         session.run(v1.global_variables_initializer())
         v1.train.Saver().save(session, str(folder / "model.ckpt"), global_step=7)

@@ -26,7 +26,10 @@ FAIL = "fail"  # the n-th step gives an error
 FULL = "full"  # from the n-th step on the disk takes nothing more
 MODES = (KILL, TORN, POWER, FAIL, FULL)
 
-REAL = {name: getattr(os, name) for name in ("open", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "symlink", "fdopen")}
+REAL = {
+    name: getattr(os, name)
+    for name in ("open", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "symlink", "fdopen")
+}
 REFUSED = ("write", "open", "mkdir", "symlink", "rename", "copy")  # by a full disk
 
 
@@ -53,7 +56,9 @@ class Steps:
         finally:
             self.armed = armed
 
-    def step(self, what: str, path: object, error: Callable[[], Exception], half: Callable[[], object] | None = None) -> None:
+    def step(
+        self, what: str, path: object, error: Callable[[], Exception], half: Callable[[], object] | None = None
+    ) -> None:
         """To be called before each step. half: does it in part."""
         if not self.armed:
             return
@@ -83,7 +88,9 @@ class Disk:
     """What has been done since the last sync of each file and folder, and how to undo it."""
 
     def __init__(self) -> None:
-        self._writes: list[tuple[tuple, int, int, bytes, bytes | None]] = []  # file, descriptor, offset, what was there, what came
+        self._writes: list[
+            tuple[tuple, int, int, bytes, bytes | None]
+        ] = []  # file, descriptor, offset, what was there, what came
         self._entries: list[tuple[Path, Callable[[], object]]] = []  # folder, how to undo
 
     def wrote(self, fd: int, offset: int, old: bytes, new: bytes | None) -> None:
@@ -148,7 +155,12 @@ class File(apsw.VFSFile):
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
         data = bytes(data)
         half = data[: len(data) // 2]
-        STEPS.step("write", self.path, lambda: apsw.FullError("database or disk is full"), lambda: os.pwrite(self.fd, half, offset))
+        STEPS.step(
+            "write",
+            self.path,
+            lambda: apsw.FullError("database or disk is full"),
+            lambda: os.pwrite(self.fd, half, offset),
+        )
         if STEPS.armed and self.fd >= 0:
             STEPS.disk.wrote(self.fd, offset, os.pread(self.fd, len(data), offset), data)
         super().xWrite(data, offset)
@@ -205,7 +217,9 @@ class Raw(io.FileIO):
 
 
 def _fdopen(fd: int, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-    return io.BufferedWriter(Raw(fd, mode)) if STEPS.armed and mode == "wb" else REAL["fdopen"](fd, mode, *args, **kwargs)
+    return (
+        io.BufferedWriter(Raw(fd, mode)) if STEPS.armed and mode == "wb" else REAL["fdopen"](fd, mode, *args, **kwargs)
+    )
 
 
 def _open(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
@@ -284,9 +298,16 @@ def install(folder: Path) -> None:
     _vfs = VFS()
     apsw.Connection(str(folder / "_first.db"), vfs="multipleciphers-stepped").close()  # makes that name known
     ours = {
-        "open": _open, "fsync": _fsync, "replace": _rename, "rename": _rename, "unlink": _remove("unlink"), "rmdir": _remove("rmdir"),
-        "mkdir": _mkdir, "symlink": _symlink, "fdopen": _fdopen,
-    }  # fmt: skip
+        "open": _open,
+        "fsync": _fsync,
+        "replace": _rename,
+        "rename": _rename,
+        "unlink": _remove("unlink"),
+        "rmdir": _remove("rmdir"),
+        "mkdir": _mkdir,
+        "symlink": _symlink,
+        "fdopen": _fdopen,
+    }
     for name, call in ours.items():
         setattr(os, name, call)
     shutil.copyfile = _copyfile

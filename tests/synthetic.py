@@ -30,9 +30,20 @@ def vectors(people: int, photos: int, d: int = D, seed: int = 0) -> np.ndarray:
     return unit(np.repeat(rng.normal(size=(people, d)), photos, axis=0) + 0.4 * rng.normal(size=(people * photos, d)))
 
 
-def row(image: str, identity: str | None, vector: np.ndarray | None, split: str | None = None, outcome: str = "ok", **changes) -> Row:
+def row(
+    image: str,
+    identity: str | None,
+    vector: np.ndarray | None,
+    split: str | None = None,
+    outcome: str = "ok",
+    **changes,
+) -> Row:
     """One face; its bytes are known by its image's name unless `image_sha256` says otherwise."""
-    fields = {"image_sha256": f"sha of {image}", "face": 0 if vector is not None else -1, "box": [1, 2, 30, 40.5]} | changes
+    fields = {
+        "image_sha256": f"sha of {image}",
+        "face": 0 if vector is not None else -1,
+        "box": [1, 2, 30, 40.5],
+    } | changes
     return Row(image, outcome, identity=identity, vector=vector, split=split, **fields)
 
 
@@ -43,10 +54,15 @@ def png(data: bytes) -> bytes:
 
 def rows(people: int, photos: int, split: str | None = None, d: int = D, seed: int = 0) -> list[Row]:
     xb = vectors(people, photos, d, seed)
-    return [row(f"{split or 'all'}/p{i // photos}/{i % photos}.jpg", f"person {i // photos}", x, split) for i, x in enumerate(xb)]
+    return [
+        row(f"{split or 'all'}/p{i // photos}/{i % photos}.jpg", f"person {i // photos}", x, split)
+        for i, x in enumerate(xb)
+    ]
 
 
-def write(folder: Path, rows: Sequence[Row], contract: FaceSpec | None = None, extra: Sequence[str] = (), per_shard: int = 64) -> Path:
+def write(
+    folder: Path, rows: Sequence[Row], contract: FaceSpec | None = None, extra: Sequence[str] = (), per_shard: int = 64
+) -> Path:
     """A finished data set of the rows, in their order."""
     contract = contract or spec()
     by_path: dict[str, list[Row]] = {}
@@ -59,7 +75,9 @@ def write(folder: Path, rows: Sequence[Row], contract: FaceSpec | None = None, e
     return folder
 
 
-def nearest(rows: Sequence[Row], q: np.ndarray, k: int, faces: bool = False, centre: bool = False) -> list[tuple[str, float, str]]:
+def nearest(
+    rows: Sequence[Row], q: np.ndarray, k: int, faces: bool = False, centre: bool = False
+) -> list[tuple[str, float, str]]:
     """(identity, score, face_id) of the k best people or faces by plain float64 loops; ties by face_id."""
     xb = np.stack([r.vector for r in rows]).astype(np.float64)
     q = q.astype(np.float64)

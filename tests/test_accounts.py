@@ -35,7 +35,8 @@ def test_scopes_hold_those_before_them():
 
 
 @pytest.mark.parametrize(
-    "name, scope, rate", [("", "read", 1), ("a" * 101, "read", 1), ("a", "root", 1), ("a", "read", -1), ("a", "read", 0.5)]
+    "name, scope, rate",
+    [("", "read", 1), ("a" * 101, "read", 1), ("a", "root", 1), ("a", "read", -1), ("a", "read", 0.5)],
 )
 def test_a_key_that_cannot_be_is_refused(accounts, name, scope, rate):
     with pytest.raises(InputError, match="expected"):
@@ -67,7 +68,9 @@ def test_no_key_is_called_as_those_of_starts_are(accounts):
     for name in ("start 8000", "start 127.0.0.1:8000", "start "):
         with pytest.raises(InputError, match="expected a name that does not begin with 'start '.*: choose another"):
             accounts.make_key(name, "admin", 0)
-    assert accounts.holder(accounts.make_key("starter", "read", 0)) and accounts.holder(accounts.make_key("start", "read", 0))
+    assert accounts.holder(accounts.make_key("starter", "read", 0)) and accounts.holder(
+        accounts.make_key("start", "read", 0)
+    )
 
 
 def test_a_session_ends_by_time_or_by_hand(accounts):
@@ -82,7 +85,9 @@ def test_of_too_many_sessions_of_a_key_the_oldest_end(accounts):
     key, other = holder(accounts), holder(accounts, "read")
     others = accounts.begin_session(other, 60)
     sessions = [accounts.begin_session(key, 60) for _ in range(SESSIONS + 3)]
-    assert [accounts.in_session(session) for session in sessions] == [None] * 3 + [key] * SESSIONS and accounts.in_session(others) == other
+    assert [accounts.in_session(session) for session in sessions] == [None] * 3 + [
+        key
+    ] * SESSIONS and accounts.in_session(others) == other
 
 
 def test_a_key_asks_no_more_often_than_it_may(accounts, tmp_path):
@@ -90,7 +95,13 @@ def test_a_key_asks_no_more_often_than_it_may(accounts, tmp_path):
     other = Accounts(tmp_path / "server.db")  # another process
     while time.time() % 1 > 0.5:
         time.sleep(0.01)
-    assert [one.may_ask(key) for one in (accounts, other, accounts, other, accounts)] == [True, True, True, False, False]
+    assert [one.may_ask(key) for one in (accounts, other, accounts, other, accounts)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     time.sleep(1 - time.time() % 1 + 0.01)
     assert other.may_ask(key)
     assert all(accounts.may_ask(holder(accounts, "read")) for _ in range(1))
@@ -150,8 +161,17 @@ def test_one_job_of_a_kind_is_at_work_and_a_lost_one_is_told(accounts, tmp_path)
     assert accounts.begin_job("friends", "compact") is None
     assert accounts.begin_job("friends", "calibrate") and accounts.begin_job("others", "compact")
     accounts.tell_job(first, 3, 10)
-    assert accounts.job(first) | {"began": 0} == {"id": first, "index": "friends", "kind": "compact", "state": "running", "done": 3, "total": 10,
-                                                  "began": 0, "ended": None, "detail": None}  # fmt: skip
+    assert accounts.job(first) | {"began": 0} == {
+        "id": first,
+        "index": "friends",
+        "kind": "compact",
+        "state": "running",
+        "done": 3,
+        "total": 10,
+        "began": 0,
+        "ended": None,
+        "detail": None,
+    }
     accounts.end_job(first, "done", "generation 2")
     assert accounts.job(first)["state"] == "done" and accounts.job("0" * 16) is None
     second = accounts.begin_job("friends", "compact")

@@ -10,7 +10,15 @@ import pytest
 from tests.conftest import ROOT
 
 HOUSE = "facegallery"
-VERBS = ("search", "upkeep", "enrol", "compare", "reembed", "calibrate", "forget")  # files of `workflows` that do not know each other
+VERBS = (
+    "search",
+    "upkeep",
+    "enrol",
+    "compare",
+    "reembed",
+    "calibrate",
+    "forget",
+)  # files of `workflows` that do not know each other
 OF_INDEXER = tuple(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable"))
 STORE, DERIVED = "indexer.store", "indexer.derived"
 # a folder or a file -> what it may import of ours, besides itself; the longest key that fits a file counts. Short names: `embedder.spec`
@@ -63,7 +71,13 @@ ALLOWED = {
     "workflows.pictures": ("embedder", "indexer", "workflows.probes", "workflows.search"),
     "workflows.evaluate": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.pictures"),
     "workflows.pairs": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.evaluate"),
-    "server": ("embedder", "indexer", "accounts", "schemas", *(f"workflows.{file}" for file in ("photos", "probes", *VERBS))),
+    "server": (
+        "embedder",
+        "indexer",
+        "accounts",
+        "schemas",
+        *(f"workflows.{file}" for file in ("photos", "probes", *VERBS)),
+    ),
     "cli": ("embedder", "indexer", "trainer", "workflows", "server", "accounts", "demo", "__version__"),
 }
 FORBIDDEN = {
@@ -75,8 +89,14 @@ FORBIDDEN = {
     "schemas": ("fastapi", "uvicorn"),
 }
 HASHED_PICKLES = "embedder.faces.mtcnn_nets"  # reads the mtcnn package's weights, whose bytes are known
-PIPED_PICKLES = "embedder.photos.workers"  # between this program's own processes, over pipes that nobody else has; no files
-CONNECT = {"embedder.weights.download", "server.run", "client"}  # fetches weights; listens; asks the address that its user gives
+PIPED_PICKLES = (
+    "embedder.photos.workers"  # between this program's own processes, over pipes that nobody else has; no files
+)
+CONNECT = {
+    "embedder.weights.download",
+    "server.run",
+    "client",
+}  # fetches weights; listens; asks the address that its user gives
 LIGHT = (
     "click",
     *(f"embedder.{file}" for file in ("errors", "compute", "outcomes", "spec", "text")),
@@ -149,15 +169,24 @@ def test_every_module_of_ours_that_is_imported_is_there():
 def test_nothing_of_ours_is_imported_under_a_second_name():
     """As `embedder`, a module would exist twice: the folders at the root are only where its files lie."""
     for path in [*FILES.values(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
-        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))]
-        names = {node.module or "" if isinstance(node, ast.ImportFrom) else alias.name for node in nodes for alias in node.names}
+        nodes = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))
+        ]
+        names = {
+            node.module or "" if isinstance(node, ast.ImportFrom) else alias.name
+            for node in nodes
+            for alias in node.names
+        }
         assert not within_any(names, ("embedder", "indexer", "trainer")), path
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_imports_follow_the_arrows(name):
     key, found = rule_of(name), imports(FILES[name])
-    allowed = (*ALLOWED[key], name if key == "embedder" else key)  # the files that lie in embedder/ itself do not know each other
+    allowed = (
+        *ALLOWED[key],
+        name if key == "embedder" else key,
+    )  # the files that lie in embedder/ itself do not know each other
     assert {other for other in found if is_ours(other) and not within(other, allowed)} == set()
     assert {other for other in found if within(other, FORBIDDEN.get(name.split(".")[0], ()))} == set()
 
@@ -178,7 +207,9 @@ def test_help_imports_nothing_heavy():
 def test_no_pickle_no_eval_no_lambda_layers():
     for name, path in FILES.items():
         names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
-        pickles = {HASHED_PICKLES: ("pickle", "dill"), PIPED_PICKLES: ("joblib", "dill")}.get(name, ("pickle", "joblib", "dill"))
+        pickles = {HASHED_PICKLES: ("pickle", "dill"), PIPED_PICKLES: ("joblib", "dill")}.get(
+            name, ("pickle", "joblib", "dill")
+        )
         assert name != PIPED_PICKLES or "open" not in names
         assert not names & {"eval", "exec"} and not within_any(imports(path), pickles), name
 
@@ -201,7 +232,9 @@ def circles(needs: dict[str, set[str]]) -> set[frozenset[str]]:
         for name in needs:
             if middle in reached[name]:
                 reached[name] |= reached[middle]
-    return {frozenset(other for other in needs if other in reached[name] and name in reached[other]) for name in needs} - {frozenset()}
+    return {
+        frozenset(other for other in needs if other in reached[name] and name in reached[other]) for name in needs
+    } - {frozenset()}
 
 
 def test_no_files_need_each_other():
@@ -214,7 +247,10 @@ def test_the_rule_would_catch_a_circle(tmp_path):
         "if TYPE_CHECKING:\n    import facegallery.a\nelse:\n    import facegallery.b\ndef f():\n    from facegallery import c\n"
     )
     assert imports(tmp_path / "x.py", for_types=False) == {"b", "c"} == imports(tmp_path / "x.py") - {"a"}
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": {"d"}, "f": {"a"}}) == {frozenset("abc"), frozenset("de")}
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": {"d"}, "f": {"a"}}) == {
+        frozenset("abc"),
+        frozenset("de"),
+    }
     assert circles({"a": {"a"}, "b": {"a"}}) == {frozenset("a")}
 
 

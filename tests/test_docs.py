@@ -62,7 +62,9 @@ AGAIN = {"good": "", "lasting": "only with `--retry` ", "passing": "tried again 
 def test_the_outcomes_of_photos_are_in_the_docs_as_they_are():
     photos, server = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("photos", "server"))
     table = photos[photos.index("## Outcomes") :]
-    assert re.findall(r"^\| `.*$", table, re.M) == [f"| `{one.name}` | {one.means} | {AGAIN[one.kind]}|" for one in OUTCOMES]
+    assert re.findall(r"^\| `.*$", table, re.M) == [
+        f"| `{one.name}` | {one.means} | {AGAIN[one.kind]}|" for one in OUTCOMES
+    ]
     (tried, final) = re.findall(r"The same command tries (.*?) again; (.*?) are final unless", README, re.S)[0]
     assert quoted(tried) == PASSING and quoted(final) == set(LASTING)
     (row,) = re.findall(r"^\| 422 \| (.*?) \|", server, re.M)
@@ -121,12 +123,25 @@ def test_the_server_section_runs_as_it_stands(att, tmp_path):
     for number, name in ((2, "photo.jpg"), (3, "other.jpg")):
         Image.open(att / "s7" / f"{number}.pgm").save(tmp_path / name, quality=95)
     with running(build(att, tmp_path, "people"), names=("people",)) as server:
-        environment = server.environment | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        environment = server.environment | {
+            "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
         script = script.replace("http://127.0.0.1:8000", server.url)
-        done = subprocess.run(["bash", "-euc", script + "\necho KEY $KEY"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-euc", script + "\necho KEY $KEY"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count('"identity":"s7"') == 1 and '"added":1' in done.stdout and "Ada Lovelace" in done.stdout
+        assert (
+            done.stdout.count('"identity":"s7"') == 1 and '"added":1' in done.stdout and "Ada Lovelace" in done.stdout
+        )
         key = done.stdout.split()[-1]
         program = program.replace("http://127.0.0.1:8000", server.url)
-        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment | {"KEY": key}, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env=environment | {"KEY": key},
+            capture_output=True,
+            text=True,
+        )
         assert done.stdout == "Ada Lovelace\n", done.stderr

@@ -33,7 +33,11 @@ def test_one_shot_accuracy(lfw_vectors, lfw_command, tmp_path, model):
     print(model, result)
     assert result["top1"] >= LEAST[model][0] and result["top5"] >= LEAST[model][1]
     assert (result["probes"], result["gallery"]) == (1680, 1680)
-    found = [p for p in command("search", model, vectors, "--one-face", "--k", "5")["probes"] if p["image"].startswith("probe/")]
+    found = [
+        p
+        for p in command("search", model, vectors, "--one-face", "--k", "5")["probes"]
+        if p["image"].startswith("probe/")
+    ]
     assert recomputed(found) == (result["top1"], result["top5"])
     xb = np.asarray(pyarrow.dataset.dataset(vectors).to_table(columns=["vector"])["vector"].to_pylist())
     assert np.abs(np.linalg.norm(xb, axis=1) - 1).max() < 1e-5
@@ -42,7 +46,11 @@ def test_one_shot_accuracy(lfw_vectors, lfw_command, tmp_path, model):
 def nearest_others(vectors: Path) -> dict[str, str]:
     """photo -> whose the photo nearest to it is, itself left out, by plain NumPy."""
     table = pyarrow.dataset.dataset(vectors).to_table(columns=["image", "identity", "vector"])
-    xb, names, images = np.asarray(table["vector"].to_pylist(), np.float32), table["identity"].to_pylist(), table["image"].to_pylist()
+    xb, names, images = (
+        np.asarray(table["vector"].to_pylist(), np.float32),
+        table["identity"].to_pylist(),
+        table["image"].to_pylist(),
+    )
     scores = xb @ xb.T
     np.fill_diagonal(scores, -np.inf)
     return {image: names[i] for image, i in zip(images, scores.argmax(axis=1), strict=True)}
@@ -57,14 +65,19 @@ def test_another_models_report_equals_a_recomputation(lfw_vectors, lfw_command, 
     own = {image: image.split("/")[1] for image in before}
     differ = [image for image in before if before[image] != after[image]]
     counts = {
-        "faces": 3360, "asked": 3360, "same": 3360 - len(differ), "right_before": sum(before[i] == own[i] for i in own),
-        "right_after": sum(after[i] == own[i] for i in own), "gained": sum(before[i] != own[i] == after[i] for i in own),
+        "faces": 3360,
+        "asked": 3360,
+        "same": 3360 - len(differ),
+        "right_before": sum(before[i] == own[i] for i in own),
+        "right_after": sum(after[i] == own[i] for i in own),
+        "gained": sum(before[i] != own[i] == after[i] for i in own),
         "lost": sum(before[i] == own[i] != after[i] for i in own),
-    }  # fmt: skip
+    }
     print(counts)
     assert {key: report[key] for key in counts} == counts and report["right_after"] > report["right_before"]
     listed = {
-        (line["identity"], line["before"], line["after"]) for line in json.loads((tmp_path / "report.json").read_text())["differently"]
+        (line["identity"], line["before"], line["after"])
+        for line in json.loads((tmp_path / "report.json").read_text())["differently"]
     }
     assert listed == {(own[image], before[image], after[image]) for image in differ}
     assert lfw_command("info", "switched")["model"] == "msceleb"

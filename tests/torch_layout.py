@@ -35,9 +35,24 @@ def pickled(body: bytes) -> bytes:
 def tensor(key: str, array: np.ndarray, older: bool) -> bytes:
     """One tensor in a storage of its own, by its strides."""
     strides = tuple(s // array.itemsize for s in array.strides)
-    storage = b"(" + text("storage") + named("torch", STORAGES[array.dtype.name]) + text(key) + text("cpu") + number(array.size)
+    storage = (
+        b"("
+        + text("storage")
+        + named("torch", STORAGES[array.dtype.name])
+        + text(key)
+        + text("cpu")
+        + number(array.size)
+    )
     storage += (b"N" if older else b"") + b"tQ"
-    arguments = b"(" + storage + number(0) + numbers(array.shape) + numbers(strides) + b"\x89" + named("collections", "OrderedDict")
+    arguments = (
+        b"("
+        + storage
+        + number(0)
+        + numbers(array.shape)
+        + numbers(strides)
+        + b"\x89"
+        + named("collections", "OrderedDict")
+    )
     return named("torch._utils", "_rebuild_tensor_v2") + arguments + b")Rt" + b"R"
 
 
@@ -63,7 +78,9 @@ def save(path: Path, state: dict[str, np.ndarray], older: bool) -> None:
         return
     magic = MAGIC.to_bytes(10, "little")
     start = [b"\x8a\x0a" + magic, b"M" + struct.pack("<H", PROTOCOL), b"}(" + text("little_endian") + b"\x88" + b"u"]
-    content = b"".join(map(pickled, start)) + state_dict(state, older) + pickled(b"](" + b"".join(map(text, flat)) + b"e")
+    content = (
+        b"".join(map(pickled, start)) + state_dict(state, older) + pickled(b"](" + b"".join(map(text, flat)) + b"e")
+    )
     for data, array in zip(flat.values(), state.values(), strict=True):
         content += struct.pack("<q", array.size) + data
     path.write_bytes(content)
@@ -71,20 +88,48 @@ def save(path: Path, state: dict[str, np.ndarray], older: bool) -> None:
 
 # modules of facenet-pytorch, read off its source, and facenet's names of the same layers
 STEM = {
-    "conv2d_1a": "Conv2d_1a_3x3", "conv2d_2a": "Conv2d_2a_3x3", "conv2d_2b": "Conv2d_2b_3x3", "conv2d_3b": "Conv2d_3b_1x1",
-    "conv2d_4a": "Conv2d_4a_3x3", "conv2d_4b": "Conv2d_4b_3x3",
-}  # fmt: skip
+    "conv2d_1a": "Conv2d_1a_3x3",
+    "conv2d_2a": "Conv2d_2a_3x3",
+    "conv2d_2b": "Conv2d_2b_3x3",
+    "conv2d_3b": "Conv2d_3b_1x1",
+    "conv2d_4a": "Conv2d_4a_3x3",
+    "conv2d_4b": "Conv2d_4b_3x3",
+}
 BLOCK35 = {
-    "branch0": "0_Conv2d_1x1", "branch1.0": "1_Conv2d_0a_1x1", "branch1.1": "1_Conv2d_0b_3x3", "branch2.0": "2_Conv2d_0a_1x1",
-    "branch2.1": "2_Conv2d_0b_3x3", "branch2.2": "2_Conv2d_0c_3x3",
-}  # fmt: skip
-BLOCK17 = {"branch0": "0_Conv2d_1x1", "branch1.0": "1_Conv2d_0a_1x1", "branch1.1": "1_Conv2d_0b_1x7", "branch1.2": "1_Conv2d_0c_7x1"}
-BLOCK8 = {"branch0": "0_Conv2d_1x1", "branch1.0": "1_Conv2d_0a_1x1", "branch1.1": "1_Conv2d_0b_1x3", "branch1.2": "1_Conv2d_0c_3x1"}
-MIXED_6A = {"branch0": "0_Conv2d_1a_3x3", "branch1.0": "1_Conv2d_0a_1x1", "branch1.1": "1_Conv2d_0b_3x3", "branch1.2": "1_Conv2d_1a_3x3"}
+    "branch0": "0_Conv2d_1x1",
+    "branch1.0": "1_Conv2d_0a_1x1",
+    "branch1.1": "1_Conv2d_0b_3x3",
+    "branch2.0": "2_Conv2d_0a_1x1",
+    "branch2.1": "2_Conv2d_0b_3x3",
+    "branch2.2": "2_Conv2d_0c_3x3",
+}
+BLOCK17 = {
+    "branch0": "0_Conv2d_1x1",
+    "branch1.0": "1_Conv2d_0a_1x1",
+    "branch1.1": "1_Conv2d_0b_1x7",
+    "branch1.2": "1_Conv2d_0c_7x1",
+}
+BLOCK8 = {
+    "branch0": "0_Conv2d_1x1",
+    "branch1.0": "1_Conv2d_0a_1x1",
+    "branch1.1": "1_Conv2d_0b_1x3",
+    "branch1.2": "1_Conv2d_0c_3x1",
+}
+MIXED_6A = {
+    "branch0": "0_Conv2d_1a_3x3",
+    "branch1.0": "1_Conv2d_0a_1x1",
+    "branch1.1": "1_Conv2d_0b_3x3",
+    "branch1.2": "1_Conv2d_1a_3x3",
+}
 MIXED_7A = {
-    "branch0.0": "0_Conv2d_0a_1x1", "branch0.1": "0_Conv2d_1a_3x3", "branch1.0": "1_Conv2d_0a_1x1", "branch1.1": "1_Conv2d_1a_3x3",
-    "branch2.0": "2_Conv2d_0a_1x1", "branch2.1": "2_Conv2d_0b_3x3", "branch2.2": "2_Conv2d_1a_3x3",
-}  # fmt: skip
+    "branch0.0": "0_Conv2d_0a_1x1",
+    "branch0.1": "0_Conv2d_1a_3x3",
+    "branch1.0": "1_Conv2d_0a_1x1",
+    "branch1.1": "1_Conv2d_1a_3x3",
+    "branch2.0": "2_Conv2d_0a_1x1",
+    "branch2.1": "2_Conv2d_0b_3x3",
+    "branch2.2": "2_Conv2d_1a_3x3",
+}
 MODULES = [(f"repeat_1.{i}", f"Block35_{i + 1}", BLOCK35) for i in range(5)] + [("mixed_6a", "Mixed_6a", MIXED_6A)]
 MODULES += [(f"repeat_2.{i}", f"Block17_{i + 1}", BLOCK17) for i in range(10)] + [("mixed_7a", "Mixed_7a", MIXED_7A)]
 MODULES += [(f"repeat_3.{i}", f"Block8_{i + 1}", BLOCK8) for i in range(5)] + [("block8", "Block8_6", BLOCK8)]
@@ -92,11 +137,22 @@ MODULES += [(f"repeat_3.{i}", f"Block8_{i + 1}", BLOCK8) for i in range(5)] + [(
 
 def facenet_pytorch(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The state dict of these arrays; gamma is 1 where they have none."""
-    layers = STEM | {f"{module}.{b}": f"{name}_Branch_{ours}" for module, name, branches in MODULES for b, ours in branches.items()}
-    state = {f"{module}.conv.weight": arrays[f"{layer}/kernel"].transpose(3, 2, 0, 1) for module, layer in layers.items()}
+    layers = STEM | {
+        f"{module}.{b}": f"{name}_Branch_{ours}" for module, name, branches in MODULES for b, ours in branches.items()
+    }
+    state = {
+        f"{module}.conv.weight": arrays[f"{layer}/kernel"].transpose(3, 2, 0, 1) for module, layer in layers.items()
+    }
     for module, layer in [(f"{module}.bn", layer) for module, layer in layers.items()] + [("last_bn", "Bottleneck")]:
-        for theirs, ours in {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}.items():
-            state[f"{module}.{theirs}"] = arrays.get(f"{layer}_BatchNorm/{ours}", np.ones_like(arrays[f"{layer}_BatchNorm/beta"]))
+        for theirs, ours in {
+            "weight": "gamma",
+            "bias": "beta",
+            "running_mean": "moving_mean",
+            "running_var": "moving_variance",
+        }.items():
+            state[f"{module}.{theirs}"] = arrays.get(
+                f"{layer}_BatchNorm/{ours}", np.ones_like(arrays[f"{layer}_BatchNorm/beta"])
+            )
         state[f"{module}.num_batches_tracked"] = np.array(0)
     for module, name, _ in MODULES:
         if "mixed" not in module:

@@ -33,7 +33,9 @@ Change = list  # verb, then what it is about: JSON
 
 def rows(owners: Owners) -> list[Row]:
     """These faces as `add` takes them."""
-    return [synthetic.row(ROWS[i].image, name, XB[i], crop=synthetic.png(b"png" * (50 + i))) for i, name in owners.items()]
+    return [
+        synthetic.row(ROWS[i].image, name, XB[i], crop=synthetic.png(b"png" * (50 + i))) for i, name in owners.items()
+    ]
 
 
 class Model:
@@ -51,7 +53,11 @@ class Model:
         new = Model(self.owners)
         verb, *about = change
         new.states = (
-            self.states[:-1] if verb == "undo" else self.states if verb == "compact" else [*self.states, self._changed(verb, about)]
+            self.states[:-1]
+            if verb == "undo"
+            else self.states
+            if verb == "compact"
+            else [*self.states, self._changed(verb, about)]
         )
         return new
 
@@ -103,7 +109,13 @@ def perform(gallery: Gallery, change: Change) -> None:
             getattr(gallery, verb)(*names)
 
 
-def write(folder: Path, model: Model, seed: int, note: Callable[[str, Change], object], until: Callable[[], bool] = lambda: False) -> None:
+def write(
+    folder: Path,
+    model: Model,
+    seed: int,
+    note: Callable[[str, Change], object],
+    until: Callable[[], bool] = lambda: False,
+) -> None:
     """Changes the index until it is told to end, or killed; notes each change before it ("begin") and after it ("done").
 
     By its seed, in one connection or in one for each change; compacts by itself, often.

@@ -25,7 +25,9 @@ def centre(canvas: tf.Tensor, border: int) -> tf.Tensor:
     return canvas[border : border + INPUT_SIZE, border : border + INPUT_SIZE]
 
 
-def augment(canvas: tf.Tensor, border: int, rule: Augmentation, seed: int, sample: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+def augment(
+    canvas: tf.Tensor, border: int, rule: Augmentation, seed: int, sample: tf.Tensor, position: tf.Tensor
+) -> tf.Tensor:
     """uint8 canvas -> uint8 (160, 160, 3): its variant by `sample`, then what is drawn anew at each `position`."""
     draws = tf.unstack(tf.random.stateless_uniform([8], seeds(seed, DRAW, position)))
     moves = border and (rule.shift or rule.scale != (1.0, 1.0))
@@ -95,9 +97,13 @@ def jitter(canvas: tf.Tensor, border: int, rule: Augmentation, draws: list[tf.Te
     zero = tf.zeros_like(scale)
     transform = tf.stack([scale, zero, x0, zero, scale, y0, zero, zero])[None]
     moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(canvas, tf.float32)[None], transforms=transform, output_shape=[INPUT_SIZE, INPUT_SIZE],
-        interpolation="BILINEAR", fill_mode="NEAREST", fill_value=0.0,
-    )  # fmt: skip
+        images=tf.cast(canvas, tf.float32)[None],
+        transforms=transform,
+        output_shape=[INPUT_SIZE, INPUT_SIZE],
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+        fill_value=0.0,
+    )
     return moved[0]
 
 

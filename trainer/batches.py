@@ -81,7 +81,9 @@ def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
     if not held:
         why = f"no validation: fewer than {LEAST_PEOPLE} people can be spared that have two photos"
     if len(people := {row["identity"] for row in train}) < 2:
-        raise DataError(f"expected crops of two people or more to train on, {crops} has {len(people)}: align more photos, with crops")
+        raise DataError(
+            f"expected crops of two people or more to train on, {crops} has {len(people)}: align more photos, with crops"
+        )
     border = data.spec.crop.border
     held_border = DataSet(validate).spec.crop.border if validate else border
     return Data(data.spec, _photos(train, border), _photos(held, held_border) if held else None, why, chosen)
@@ -105,7 +107,9 @@ def _training_split(splits: set[str | None], folder: Path) -> str | None:
         if split in named:
             return split
     if named:
-        raise DataError(f"expected a split train or gallery, or none at all, {folder} has {', '.join(named)}: these are not trained on")
+        raise DataError(
+            f"expected a split train or gallery, or none at all, {folder} has {', '.join(named)}: these are not trained on"
+        )
     return None
 
 
@@ -115,9 +119,10 @@ def _rows(data: DataSet, split: str | None, every: bool = False) -> list[dict[st
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for number in sorted(data.marks):
         wanted = [
-            i for i, r in enumerate(data.shard(number, columns).to_pylist())
+            i
+            for i, r in enumerate(data.shard(number, columns).to_pylist())
             if r["outcome"] == "ok" and r["identity"] is not None and (every or r["split"] == split)
-        ]  # fmt: skip
+        ]
         if wanted:
             for row in data.shard(number, [*columns, "crop"]).take(wanted).to_pylist():
                 row["identity"] = spelling(row["identity"])
@@ -140,7 +145,9 @@ def _chosen(data: DataSet, split: str | None, used: int) -> str:
             else:
                 left["twice or without a crop"] += 1
     left["twice or without a crop"] -= used
-    reasons = ", ".join(f"{n:,} {why}" for why, n in sorted(left.items(), key=lambda item: (-item[1], item[0])) if n > 0)
+    reasons = ", ".join(
+        f"{n:,} {why}" for why, n in sorted(left.items(), key=lambda item: (-item[1], item[0])) if n > 0
+    )
     return f"{used:,} crops{f' of split {split}' if split else ''} are used; left out: {reasons or 'none'}"
 
 
@@ -154,7 +161,9 @@ def _given(folder: Path, spec: FaceSpec) -> list[dict[str, Any]]:
     data = DataSet(folder)
     _check_spec(data.spec, folder)
     if data.spec.crop.margin != spec.crop.margin:
-        raise DataError(f"expected validation crops of margin {spec.crop.margin}, {folder} has {data.spec.crop.margin}: align them alike")
+        raise DataError(
+            f"expected validation crops of margin {spec.crop.margin}, {folder} has {data.spec.crop.margin}: align them alike"
+        )
     if not _pairs(rows := _rows(data, None, every=True)):
         raise DataError(
             f"expected two people or more to validate with, somebody with two photos among them, {folder} has {len(rows)} usable crops of "
@@ -254,7 +263,9 @@ def canvases(photos: Photos) -> Iterator[np.ndarray]:
             yield np.stack([tf.io.decode_png(png, channels=3).numpy() for png in photos.pngs[i : i + CANVASES]])
 
 
-def _decoded(photos: Photos, chosen: np.ndarray, positions: np.ndarray, rule: Augmentation, seed: int, batch: int) -> Iterator[tf.Tensor]:
+def _decoded(
+    photos: Photos, chosen: np.ndarray, positions: np.ndarray, rule: Augmentation, seed: int, batch: int
+) -> Iterator[tf.Tensor]:
     side = INPUT_SIZE + 2 * photos.border
 
     def load(sample: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
@@ -273,4 +284,6 @@ def _damage_named() -> Iterator[None]:
         yield
     except tf.errors.InvalidArgumentError as error:
         reason = str(error.message).splitlines()[0][:100]
-        raise DataError(f"expected crops that can be decoded, one is damaged ({reason}): align the photos again") from None
+        raise DataError(
+            f"expected crops that can be decoded, one is damaged ({reason}): align the photos again"
+        ) from None

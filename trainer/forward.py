@@ -24,11 +24,21 @@ class _StepBuilder:
         self._model, self._layers = model, {layer.name: layer for layer in model.layers}
         self._dtype, self._live, self._drop = dtype, live, drop
 
-    def _convolution(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, strides: int = 1, padding: str = "valid") -> tf.Tensor:
+    def _convolution(
+        self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, strides: int = 1, padding: str = "valid"
+    ) -> tf.Tensor:
         x = tf.nn.conv2d(x, tf.cast(kernel, self._dtype), strides, padding.upper())
         return x if bias is None else tf.nn.bias_add(x, tf.cast(bias, self._dtype))
 
-    def conv(self, x: tf.Tensor, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same"):
+    def conv(
+        self,
+        x: tf.Tensor,
+        filters: int,
+        kernel: int | tuple[int, int],
+        name: str,
+        strides: int = 1,
+        padding: str = "same",
+    ):
         layer, norm = self._layers[name], self._layers.get(f"{name}_BatchNorm")
         if norm is None:
             return tf.nn.relu(self._convolution(x, layer.kernel.value, layer.bias.value, strides, padding))
@@ -89,7 +99,9 @@ def bottleneck(model: keras.Model, features: tf.Tensor, live: bool = False) -> t
     return model.get_layer("Bottleneck_BatchNorm")(model.get_layer("Bottleneck")(features), training=live)
 
 
-def prelogits(model: keras.Model, x: tf.Tensor, precision: str, live: bool, drop: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+def prelogits(
+    model: keras.Model, x: tf.Tensor, precision: str, live: bool, drop: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
     """float32 (n, 160, 160, 3), standardised -> float32 (n, d), computed in 'f32' or 'bf16'; `drop` before the bottleneck."""
     dtype = DTYPES[precision]
     return architecture.lay(_StepBuilder(model, dtype, live, drop), tf.cast(x, dtype))

@@ -111,7 +111,10 @@ class Softmax:
         """scale: of the cosines; 0 takes the features' length and biases in."""
         self.scale, self.margin = scale, margin
         start = tf.random.stateless_truncated_normal([dimension, people], [seed + HEAD, 0], stddev=0.1)
-        self.kernel, self.bias = keras.Variable(start, name="head_kernel"), keras.Variable(tf.zeros([people]), name="head_bias")
+        self.kernel, self.bias = (
+            keras.Variable(start, name="head_kernel"),
+            keras.Variable(tf.zeros([people]), name="head_bias"),
+        )
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -130,7 +133,10 @@ class Softmax:
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
         """Share of features (n, d) whose largest logit is their person's."""
-        blocks = [tf.argmax(self.logits(tf.constant(features[i : i + 1024])), axis=1).numpy() for i in range(0, len(features), 1024)]
+        blocks = [
+            tf.argmax(self.logits(tf.constant(features[i : i + 1024])), axis=1).numpy()
+            for i in range(0, len(features), 1024)
+        ]
         return float(np.mean(np.concatenate(blocks) == labels))
 
 
@@ -205,7 +211,9 @@ class Learner:
         share = tf.constant(1 / n)
         labels = tf.constant(labels)
         for slices in replicas.shares(n, self.stage.micro_batch, self._strategy.num_replicas_in_sync):
-            each = [[x[s] for s in slices] for x in (inputs, labels)] + [[tf.constant(position + s.start, tf.int64) for s in slices]]
+            each = [[x[s] for s in slices] for x in (inputs, labels)] + [
+                [tf.constant(position + s.start, tf.int64) for s in slices]
+            ]
             features, part = self._accumulate(*map(replicas.spread, each), share)
             parts.append(features)
             sums += part.numpy()
@@ -220,7 +228,9 @@ class Learner:
             self._centre(tf.concat(parts, axis=0), labels)
         return Sums(loss, float(sums[0]) / n, int(sums[2]), n)
 
-    def _add_gradients(self, inputs: tf.Tensor, labels: tf.Tensor, position: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _add_gradients(
+        self, inputs: tf.Tensor, labels: tf.Tensor, position: tf.Tensor, share: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Adds the gradients of a micro-batch on each device; returns all features after dropout, and what `_differentiate` sums up."""
         features, sums, gradients = self._strategy.run(self._differentiate, args=(inputs, labels, position, share))
         of_each = self._strategy.experimental_local_results
@@ -242,7 +252,9 @@ class Learner:
                 center = self.stage.center_loss * tf.reduce_sum(losses.center_distance(features, labels, self._centres))
             loss = share * (cross_entropy + center)
         correct = tf.reduce_sum(tf.cast(right, tf.float32))
-        sums, *gradients = replicas.summed([tf.stack([cross_entropy, center, correct]), *tape.gradient(loss, self._values)])
+        sums, *gradients = replicas.summed(
+            [tf.stack([cross_entropy, center, correct]), *tape.gradient(loss, self._values)]
+        )
         return features, sums, gradients
 
     def _features(self, inputs: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
@@ -286,7 +298,11 @@ class Learner:
         arrays = self.net.arrays()
         if average and self._averages and self.stage.trains != "head":
             means = {id(v): mean for v, mean in zip(self.variables, self._averages, strict=True)}
-            arrays |= {name: means[id(v)].numpy() for name, v in keras_network.variables_by_name(self.net.model).items() if id(v) in means}
+            arrays |= {
+                name: means[id(v)].numpy()
+                for name, v in keras_network.variables_by_name(self.net.model).items()
+                if id(v) in means
+            }
         return arrays
 
     def state(self) -> dict[str, np.ndarray]:

@@ -25,7 +25,9 @@ def number(low: float, high: float) -> Any:
 
 
 def pair(low: float, high: float) -> Any:
-    return field(metadata={"kind": tuple, "low": low, "high": high, "text": f"[from, to], rising, of {low:g} to {high:g}"})
+    return field(
+        metadata={"kind": tuple, "low": low, "high": high, "text": f"[from, to], rising, of {low:g} to {high:g}"}
+    )
 
 
 def choice(*values: str) -> Any:
@@ -114,7 +116,9 @@ def read(reference: str | Path) -> Recipe:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:
         names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.toml")))
-        raise InputError(f"expected a recipe ({names}) or a .toml file, received {str(reference)!r}: check the name") from None
+        raise InputError(
+            f"expected a recipe ({names}) or a .toml file, received {str(reference)!r}: check the name"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"expected a recipe in TOML, {path} is not ({error}): mend it") from None
     return _recipe(values, path)
@@ -130,7 +134,9 @@ def _recipe(values: dict[str, Any], path: Path) -> Recipe:
     checked["augmentation"] = _augmentation(checked["augmentation"], path)
     if not checked["stages"] or not all(isinstance(s, dict) for s in checked["stages"]):
         raise _wrong("stages", path, "at least one table [[stages]]", checked["stages"])
-    checked["stages"] = tuple(Stage(**_checked(Stage, s, path, f"stages {i}: ")) for i, s in enumerate(checked["stages"], 1))
+    checked["stages"] = tuple(
+        Stage(**_checked(Stage, s, path, f"stages {i}: ")) for i, s in enumerate(checked["stages"], 1)
+    )
     for i, stage in enumerate(stages := checked["stages"]):
         allowed = _trainable(stages[:i], checked["live_batch_norm"], bool(checked["teacher"]))
         if stage.trains not in allowed:
@@ -153,7 +159,9 @@ def _augmentation(values: dict[str, Any], path: Path) -> Augmentation:
     checked = _checked(Augmentation, values, path, "augmentation: ")
     for variant in checked["variants"]:
         if not _is_variant(variant):
-            raise _wrong("augmentation: variants", path, "'original', 'gamma NUMBER', 'stretch' or 'noise PIXELS'", variant)
+            raise _wrong(
+                "augmentation: variants", path, "'original', 'gamma NUMBER', 'stretch' or 'noise PIXELS'", variant
+            )
     return Augmentation(**{**checked, "variants": tuple(checked["variants"])})
 
 
@@ -182,7 +190,9 @@ def _checked(cls: type, values: dict[str, Any], path: Path, where: str) -> dict[
             f"expected the keys of a recipe, {path} has {where}{unknown[0]!r}: remove it, or mend its spelling ({', '.join(known)})"
         )
     if missing := [name for name in known if name not in values]:
-        raise InputError(f"expected {where}{missing[0]!r} in {path}, it is missing: add it ({known[missing[0]].metadata['text']})")
+        raise InputError(
+            f"expected {where}{missing[0]!r} in {path}, it is missing: add it ({known[missing[0]].metadata['text']})"
+        )
     return {name: _value(values[name], known[name].metadata, f"{where}{name}", path) for name in known}
 
 
@@ -200,7 +210,11 @@ def _value(value: Any, rule: Any, key: str, path: Path) -> Any:
         )
         value = tuple(map(float, value)) if fits else value
     else:
-        fits = type(value) is kind and (low is None or low <= value <= high) and ("values" not in rule or value in rule["values"])
+        fits = (
+            type(value) is kind
+            and (low is None or low <= value <= high)
+            and ("values" not in rule or value in rule["values"])
+        )
     if not fits:
         raise _wrong(key, path, rule["text"], value)
     return value

@@ -100,7 +100,9 @@ def _git_says(folder: Path, *command: str) -> str:
     """Raises what `subprocess.run` does. No program that a configuration names is started, and no variable leads to another repository."""
     line = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *command]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(line, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL, env=variables, timeout=GIT_SECONDS)
+    done = subprocess.run(
+        line, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL, env=variables, timeout=GIT_SECONDS
+    )
     return done.stdout.strip()
 
 
@@ -139,7 +141,12 @@ def draw_curves(path: Path, history: list[dict[str, Any]]) -> None:
     for row, name in enumerate(names):
         lines = [line for line in history if line["network"] == name]
         _panel(figure.add_subplot(len(names), 2, 2 * row + 1), lines, ("loss", "cross_entropy"), name)
-        _panel(figure.add_subplot(len(names), 2, 2 * row + 2), lines, ("accuracy", "validation_top1", "validation_tar"), name)
+        _panel(
+            figure.add_subplot(len(names), 2, 2 * row + 2),
+            lines,
+            ("accuracy", "validation_top1", "validation_tar"),
+            name,
+        )
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=100)
     write_atomic(path, sink.getvalue())

@@ -46,7 +46,9 @@ def shares(n: int, most: int, devices: int) -> list[list[slice]]:
 def spread(values: list[tf.Tensor]) -> tf.Tensor:
     """One value for each device of the strategy in force."""
     strategy = tf.distribute.get_strategy()
-    return strategy.experimental_distribute_values_from_function(lambda context: values[context.replica_id_in_sync_group])
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: values[context.replica_id_in_sync_group]
+    )
 
 
 def summed(values: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -46,7 +46,9 @@ class Progress:
     position: int = 0  # of the stream, over all stages
     batches: int = 0  # over all stages
     moved: bool = False  # whether the network differs from the pretrained one
-    sums: list[float] = field(default_factory=lambda: [0.0] * 5)  # loss, cross-entropy, correct, photos, seconds of this epoch
+    sums: list[float] = field(
+        default_factory=lambda: [0.0] * 5
+    )  # loss, cross-entropy, correct, photos, seconds of this epoch
     seconds: list[float] = field(default_factory=list)  # of each stage
     softmax: list[float] = field(default_factory=list)  # accuracy on the training photos after each stage
     after: list[dict[str, Any]] = field(default_factory=list)  # the part after each stage, where they are kept
@@ -72,8 +74,19 @@ def judged(net: Net, photos: Photos) -> Judged:
 class Run:
     """One network's training in a folder of its own; made again on the same folder, it goes on."""
 
-    def __init__(self, folder: Path, part: Part, start: Arrays, recipe: Recipe, data: Data, seed: int, keep: bool, say: Say,
-                 report: Callable[[list[dict[str, Any]]], None], compute: Compute = Compute("cpu", "f32")):  # noqa: B008  # fmt: skip
+    def __init__(
+        self,
+        folder: Path,
+        part: Part,
+        start: Arrays,
+        recipe: Recipe,
+        data: Data,
+        seed: int,
+        keep: bool,
+        say: Say,
+        report: Callable[[list[dict[str, Any]]], None],
+        compute: Compute = Compute("cpu", "f32"),
+    ):  # noqa: B008
         """`report` receives the history after each epoch."""
         self.folder, self.part, self.start, self.recipe, self.data = make_folder(folder), part, start, recipe, data
         self.seed, self.keep, self.say, self.report, self.compute = seed, keep, say, report, compute
@@ -85,7 +98,9 @@ class Run:
         """What is learnt: people's names, or a teacher's vectors, which are computed once and kept in the folder."""
         photos = self.data.train
         if not self.recipe.teacher:
-            return photos, Softmax(self.net.dimension, len(photos.people), self.seed, self.recipe.scale, self.recipe.margin)
+            return photos, Softmax(
+                self.net.dimension, len(photos.people), self.seed, self.recipe.scale, self.recipe.margin
+            )
         vectors, usable = teacher.side_by_side([self._as_seen_by(name) for name in self.recipe.teacher])
         if left_out := len(photos) - int(usable.sum()):
             self.say(f"{self.part.name}: {left_out:,} photos are left out: the teacher finds no face on their crops")
@@ -167,7 +182,11 @@ class Run:
             while p.epoch < stage.epochs:
                 self._train_epoch(learner, source, steps)
         was_solved = learner is None and p.epoch > 0
-        p.softmax.append(1 - p.history[-1]["loss"] if was_solved else self.head.accuracy(self._prelogits(learner), self.photos.labels))
+        p.softmax.append(
+            1 - p.history[-1]["loss"]
+            if was_solved
+            else self.head.accuracy(self._prelogits(learner), self.photos.labels)
+        )
         self.say(f"{self._title}: done, {self.head.score} on the training photos {p.softmax[-1]:.4f}")
         if self.keep:
             self._keep_stage(learner)
@@ -186,7 +205,12 @@ class Run:
 
     def _prelogits(self, learner: Learner | None) -> np.ndarray:
         """Of the training photos as they are, in inference mode (n, d): on from their first view, where it was kept."""
-        if learner is None or not learner.takes_features or not self._stage.epochs or self.recipe.augmentation.copies > 1:
+        if (
+            learner is None
+            or not learner.takes_features
+            or not self._stage.epochs
+            or self.recipe.augmentation.copies > 1
+        ):
             return self.net.embed(plain_crops(self.photos))
         rows = views.blocks(self._view(self._stage.trains, 0))
         return np.concatenate([self.net.above(self._stage.trains, tf.constant(some)).numpy() for some in rows])
@@ -235,7 +259,12 @@ class Run:
         begun, self._saved = time.monotonic(), time.monotonic()
         for inputs, labels in source.batches(p.position, stage.batch, steps - p.step):
             sums = self._step(learner, inputs, labels, rate)
-            p.step, p.batches, p.position, p.moved = p.step + 1, p.batches + 1, p.position + stage.batch, p.moved or learner.moves_network
+            p.step, p.batches, p.position, p.moved = (
+                p.step + 1,
+                p.batches + 1,
+                p.position + stage.batch,
+                p.moved or learner.moves_network,
+            )
             now = time.monotonic()
             seconds, begun = now - begun, now
             more = (sums.loss * sums.photos, sums.cross_entropy * sums.photos, sums.correct, sums.photos, seconds)
@@ -259,10 +288,15 @@ class Run:
         p, stage = self.progress, self._stage
         loss, cross_entropy, correct, photos, seconds = p.sums
         line: dict[str, Any] = {
-            "network": self.part.name, "stage": p.stage + 1, "epoch": p.epoch + 1, "learning_rate": rate,
-            "loss": loss / photos, "cross_entropy": cross_entropy / photos, "accuracy": correct / photos,
+            "network": self.part.name,
+            "stage": p.stage + 1,
+            "epoch": p.epoch + 1,
+            "learning_rate": rate,
+            "loss": loss / photos,
+            "cross_entropy": cross_entropy / photos,
+            "accuracy": correct / photos,
             "photos_per_second": round(photos / max(seconds, 1e-9), 1),
-        }  # fmt: skip
+        }
         if self.data.validation:
             line["validation_top1"], line["validation_tar"] = self._validate(learner, self.data.validation)
         p.history.append(line)
@@ -323,7 +357,9 @@ class Run:
         p = self.progress
         state = {k: v for k, v in (learner.state() if learner else {}).items() if k.startswith(("head/", "centres"))}
         checkpoints.write(self.folder / f"head-{p.stage + 1}.safetensors", state)
-        p.after.append(asdict(self._store(self._reached(learner) if p.moved else self.start, p.moved, f"-stage{p.stage + 1}")))
+        p.after.append(
+            asdict(self._store(self._reached(learner) if p.moved else self.start, p.moved, f"-stage{p.stage + 1}"))
+        )
 
     def _origin(self) -> Arrays:
         """What a pull back leads to: the pretrained weights, with the solved bottleneck where there is one."""
@@ -332,7 +368,11 @@ class Run:
 
     def _store(self, arrays: Arrays, changed: bool, suffix: str = "") -> Part:
         """The part in data/models; weights that did not change keep their name and parent."""
-        name, parent = (f"{self.part.name}-{self.recipe.name}{suffix}", self.part.sha256) if changed else (self.part.name, self.part.parent)
+        name, parent = (
+            (f"{self.part.name}-{self.recipe.name}{suffix}", self.part.sha256)
+            if changed
+            else (self.part.name, self.part.parent)
+        )
         return store.store_part(arrays, name, self.part.standardisation, parent, self.part.zoom)
 
     def _deliver(self) -> Trained:
@@ -362,4 +402,10 @@ def pulled_back(start: Arrays, end: Arrays, factor: float) -> Arrays:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

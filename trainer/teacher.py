@@ -42,11 +42,15 @@ def side_by_side(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.n
     """
     usable = np.logical_and.reduce([found for _, found in answers])
     if usable.sum() < LEAST_PHOTOS:
-        raise DataError(f"expected {LEAST_PHOTOS} crops or more that a teacher finds a face on, received {usable.sum()}: align more photos")
+        raise DataError(
+            f"expected {LEAST_PHOTOS} crops or more that a teacher finds a face on, received {usable.sum()}: align more photos"
+        )
     return unit(np.concatenate([x for x, _ in answers], axis=1)).astype(np.float32), usable
 
 
-def _teacher(name: str, part: Part, border: int, compute: Compute) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _teacher(
+    name: str, part: Part, border: int, compute: Compute
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Crops with their border -> unit vectors (n, d), found (n,)."""
     if name == SFACE:
         from facegallery.embedder.faces.sface import SFace
@@ -79,7 +83,11 @@ def solve(views: Sequence[np.ndarray], targets: np.ndarray, ridge: float) -> dic
     Ridge regression on features of mean 0 and deviation 1; `ridge` is relative to the number of rows.
     """
     mean, deviation = views[0].mean(axis=0, dtype=np.float64), views[0].std(axis=0, dtype=np.float64) + 1e-3
-    centre, moments, products = targets.mean(axis=0, dtype=np.float64), np.zeros((len(mean),) * 2), np.zeros((len(mean), targets.shape[1]))
+    centre, moments, products = (
+        targets.mean(axis=0, dtype=np.float64),
+        np.zeros((len(mean),) * 2),
+        np.zeros((len(mean), targets.shape[1])),
+    )
     for view in views:
         for i in range(0, len(view), BLOCK):
             x = (view[i : i + BLOCK] - mean) / deviation

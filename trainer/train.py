@@ -47,8 +47,18 @@ def quiet(_: str) -> None:
     """Says nothing."""
 
 
-def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | None = None, epochs: tuple[int, ...] | None = None,
-          seed: int = 0, compute: Compute = Compute(), keep_run: bool = False, say: Say = quiet) -> Result:  # noqa: B008  # fmt: skip
+def train(
+    crops: Path,
+    recipe: Recipe,
+    source: str,
+    out: Path,
+    validate: Path | None = None,
+    epochs: tuple[int, ...] | None = None,
+    seed: int = 0,
+    compute: Compute = Compute(),
+    keep_run: bool = False,
+    say: Say = quiet,
+) -> Result:  # noqa: B008
     """Trains every network of `source` on `crops` into the model folder `out`; returns the run's record.
 
     The same call again goes on where it was stopped, and does nothing where it is complete. epochs: other numbers, one a
@@ -87,7 +97,9 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, validate: Path | 
 def _check_batch_norm(model: store.Model, recipe: Recipe) -> None:
     for i, part in enumerate(model.spec.parts):
         if recipe.live_batch_norm and keras_network.is_folded(model.arrays(i)):
-            raise InputError(f"expected weights with live batch norm for {recipe.name}, {part.name} has it folded: use another recipe")
+            raise InputError(
+                f"expected weights with live batch norm for {recipe.name}, {part.name} has it folded: use another recipe"
+            )
 
 
 def _check_teacher(recipe: Recipe) -> None:
@@ -115,7 +127,9 @@ def _warn_of_centres(recipe: Recipe, data: Data, say: Say) -> None:
     for i, stage in enumerate(recipe.stages, 1):
         step = (1 - stage.center_alpha) * stage.batch
         if stage.center_loss and stage.center_update == "homework" and step > len(data.train.people):
-            say(f"stage {i}: the homework's center step overshoots with fewer than {step:.0f} people: the loss may become infinite")
+            say(
+                f"stage {i}: the homework's center step overshoots with fewer than {step:.0f} people: the loss may become infinite"
+            )
 
 
 # the folder -----------------------------------------------------------------
@@ -138,7 +152,9 @@ def _run_folder(out: Path) -> Path:
     run = out / "run"
     for folder, own in ((out, "run"), (run, LOCK)):
         if not _is_begun(run) and folder.exists() and (not folder.is_dir() or _holds_others(folder, own)):
-            raise DataError(f"expected an empty folder or a training run for --out, {folder} holds other files: choose another folder")
+            raise DataError(
+                f"expected an empty folder or a training run for --out, {folder} holds other files: choose another folder"
+            )
     return make_folder(run)
 
 
@@ -189,15 +205,26 @@ def _locked(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"expected to train alone in {run.parent}, another process does so: wait, or choose another --out") from None
+            raise DataError(
+                f"expected to train alone in {run.parent}, another process does so: wait, or choose another --out"
+            ) from None
         yield
 
 
 # the parts ------------------------------------------------------------------
 
 
-def _train_parts(model: store.Model, recipe: Recipe, data: Data, seed: int, compute: Compute, names: list[str], keep: bool,
-                 out: Path, say: Say) -> list[Trained]:  # fmt: skip
+def _train_parts(
+    model: store.Model,
+    recipe: Recipe,
+    data: Data,
+    seed: int,
+    compute: Compute,
+    names: list[str],
+    keep: bool,
+    out: Path,
+    say: Say,
+) -> list[Trained]:
     trained: list[Trained] = []
     for i, part in enumerate(model.spec.parts):
         folder = make_folder(out / "run" / f"part-{i}")
@@ -222,7 +249,9 @@ def _read_done(folder: Path) -> Trained | None:
     if not (folder / "done.json").is_file():
         return None
     done = _read_json(folder / "done.json")
-    return Trained(Part(**done["part"]), tuple(Part(**p) for p in done["after"]), done["delivered"], Progress(**done["progress"]))
+    return Trained(
+        Part(**done["part"]), tuple(Part(**p) for p in done["after"]), done["delivered"], Progress(**done["progress"])
+    )
 
 
 def _spec(source: FaceSpec, data: Data, parts: list[Part]) -> FaceSpec:
@@ -232,7 +261,9 @@ def _spec(source: FaceSpec, data: Data, parts: list[Part]) -> FaceSpec:
     return replace(spec, parts=tuple(parts), crop=replace(spec.crop, border=0), runtime="", precision="")
 
 
-def _finish(out: Path, source: FaceSpec, trained: list[Trained], data: Data, recipe: Recipe, head: dict[str, Any], say: Say) -> Result:
+def _finish(
+    out: Path, source: FaceSpec, trained: list[Trained], data: Data, recipe: Recipe, head: dict[str, Any], say: Say
+) -> Result:
     """Writes the model, then the curves, last the record; drops the run's folder unless it is kept."""
     _record_people(out, source, head["source"], trained, data)
     _record_epochs(source, trained)
@@ -243,11 +274,20 @@ def _finish(out: Path, source: FaceSpec, trained: list[Trained], data: Data, rec
     history = [line for t in trained for line in t.progress.history]
     record.write_metrics(out / trained_on.EPOCHS, history)
     record.draw_curves(out / "curves.png", history)
-    counts = {"photos": len(data.train), "people": len(data.train.people), "validation": data.why, "chosen": data.chosen}
+    counts = {
+        "photos": len(data.train),
+        "people": len(data.train.people),
+        "validation": data.why,
+        "chosen": data.chosen,
+    }
     done = {
-        **head, "data": counts, "micro_batches": record.micro_batches(recipe), **record.environment(),
-        "networks": [_summary(t) for t in trained], "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
+        **head,
+        "data": counts,
+        "micro_batches": record.micro_batches(recipe),
+        **record.environment(),
+        "networks": [_summary(t) for t in trained],
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     record.write_json(out / "record.json", done)
     if not head["keep_run"]:
         _drop_run(out)
@@ -260,7 +300,12 @@ def _record_people(out: Path, source: FaceSpec, reference: str, trained: list[Tr
     """Beside all weights that came of this run, and in `out`: its people, and those of the trainings before it."""
     before = trained_on.of_model(source, Path(reference))
     own = trained_on.Training.of(data.train.people, data.validation.people if data.validation else ())
-    made = [part for old, t in zip(source.parts, trained, strict=True) for part in (t.part, *t.after) if part.sha256 != old.sha256]
+    made = [
+        part
+        for old, t in zip(source.parts, trained, strict=True)
+        for part in (t.part, *t.after)
+        if part.sha256 != old.sha256
+    ]
     for part in made:
         trained_on.write(store.stored_file(part).parent, [*before, own])
     if made or before:
@@ -279,7 +324,12 @@ def _summary(trained: Trained) -> dict[str, Any]:
     p = trained.progress
     lines = [(line["validation_top1"], line["validation_tar"]) for line in p.history if "validation_top1" in line]
     return {
-        "name": trained.part.name, "sha256": trained.part.sha256, "parent": trained.part.parent, "delivered": trained.delivered,
+        "name": trained.part.name,
+        "sha256": trained.part.sha256,
+        "parent": trained.part.parent,
+        "delivered": trained.delivered,
         "stages": [{"seconds": round(s, 1), "softmax_accuracy": a} for s, a in zip(p.seconds, p.softmax, strict=True)],
-        "validation_top1": {"best": p.best, "epochs": [top1 for top1, _ in lines], "tars": [tar for _, tar in lines]} if p.best else None,
-    }  # fmt: skip
+        "validation_top1": {"best": p.best, "epochs": [top1 for top1, _ in lines], "tars": [tar for _, tar in lines]}
+        if p.best
+        else None,
+    }

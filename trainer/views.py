@@ -41,7 +41,11 @@ def keep(path: Path, n: int, blocks: Iterable[np.ndarray]) -> None:
     with atomic(path) as file:
         for i, block in enumerate(blocks):
             if i == 0:
-                header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False, "shape": (n, *block.shape[1:])}
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(block.dtype),
+                    "fortran_order": False,
+                    "shape": (n, *block.shape[1:]),
+                }
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(block).data)
 

@@ -51,8 +51,16 @@ def find(photo: str, folder: Path) -> None:
     home(folder)
     from deepface import DeepFace
 
-    for face in DeepFace.find(photo, str(folder / "db"), model_name=MODEL, detector_backend=DETECTOR, similarity_search=True, k=5,
-                              silent=True, return_type="dict"):  # fmt: skip
+    for face in DeepFace.find(
+        photo,
+        str(folder / "db"),
+        model_name=MODEL,
+        detector_backend=DETECTOR,
+        similarity_search=True,
+        k=5,
+        silent=True,
+        return_type="dict",
+    ):
         for hit in face:
             print(f"{hit['distance']:.4f}  {hit['identity']}")
 

@@ -21,7 +21,9 @@ names, scratch = sys.argv[2:], Path(tempfile.mkdtemp())
 def work() -> dict:
     vectors = []
     for name in names:
-        faces = DeepFace.represent(name, model_name=MODEL, detector_backend=DETECTOR, enforce_detection=False, max_faces=1)
+        faces = DeepFace.represent(
+            name, model_name=MODEL, detector_backend=DETECTOR, enforce_detection=False, max_faces=1
+        )
         vectors.append(faces[0]["embedding"])
     np.save(scratch / "vectors.npy", np.array(vectors, np.float32))
     return {"photos": len(names), "crops": len(vectors)}

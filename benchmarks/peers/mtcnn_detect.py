@@ -26,7 +26,9 @@ def crops(names: list[str]) -> list[Image.Image]:
     for photos in by_size.values():
         for i in range(0, len(photos), 64):
             batch = photos[i : i + 64]
-            for photo, faces in zip(batch, net.detect_faces([np.asarray(p) for p in batch], threshold_onet=0.7), strict=True):
+            for photo, faces in zip(
+                batch, net.detect_faces([np.asarray(p) for p in batch], threshold_onet=0.7), strict=True
+            ):
                 if faces:
                     x, y, w, h = max((face["box"] for face in faces), key=lambda box: box[2] * box[3])
                     face = photo.crop((x - w / 8, y - h / 8, x + w * 9 / 8, y + h * 9 / 8))

@@ -15,14 +15,20 @@ from benchmarks.rounds import Peer, serve  # noqa: E402
 
 BATCH = 32
 scratch = Path(tempfile.mkdtemp())
-net, detector = InceptionResnetV1().eval(), Peer(sys.argv[1], "mtcnn_crops.py", [str(scratch / "crops.npy"), *sys.argv[2:]])
+net, detector = (
+    InceptionResnetV1().eval(),
+    Peer(sys.argv[1], "mtcnn_crops.py", [str(scratch / "crops.npy"), *sys.argv[2:]]),
+)
 
 
 def work() -> dict:
     detector.go()
     crops = torch.from_numpy(np.load(scratch / "crops.npy"))
     with torch.inference_mode():
-        vectors = [net((crops[i : i + BATCH].permute(0, 3, 1, 2).float() - 127.5) / 128).numpy() for i in range(0, len(crops), BATCH)]
+        vectors = [
+            net((crops[i : i + BATCH].permute(0, 3, 1, 2).float() - 127.5) / 128).numpy()
+            for i in range(0, len(crops), BATCH)
+        ]
     np.save(scratch / "vectors.npy", np.concatenate(vectors))
     return {"photos": len(sys.argv) - 2, "crops": len(crops)}
 

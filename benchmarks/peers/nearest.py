@@ -43,7 +43,9 @@ def facegallery_index(xb: np.ndarray, folder: Path) -> Search:
 def facegallery(xb: np.ndarray, folder: Path) -> Search:
     """`Searcher.search`: a snapshot, the hits read from the gallery and their checksums proved."""
     searcher = _searcher(folder)
-    return lambda xq, effort: np.array([[int(Path(h.image).stem) for h in hits] for hits in searcher.search(xq, K, faces=True)])
+    return lambda xq, effort: np.array(
+        [[int(Path(h.image).stem) for h in hits] for hits in searcher.search(xq, K, faces=True)]
+    )
 
 
 def _searcher(folder: Path) -> Any:
@@ -132,10 +134,14 @@ def milvus_lite(xb: np.ndarray, folder: Path) -> Search:
         client.create_collection("faces", dimension=xb.shape[1], metric_type="IP")
         for i in range(0, len(xb), 1000):
             client.insert("faces", [{"id": j, "vector": xb[j].tolist()} for j in range(i, min(i + 1000, len(xb)))])
-        client.flush("faces")  # else it answers from what it wrote down to be built in later, which takes a hundred times as long
+        client.flush(
+            "faces"
+        )  # else it answers from what it wrote down to be built in later, which takes a hundred times as long
         client.release_collection("faces")
     client.load_collection("faces")
-    return lambda xq, effort: np.array([[hit["id"] for hit in hits] for hits in client.search("faces", xq.tolist(), limit=K)])
+    return lambda xq, effort: np.array(
+        [[hit["id"] for hit in hits] for hits in client.search("faces", xq.tolist(), limit=K)]
+    )
 
 
 def qdrant_local(xb: np.ndarray, folder: Path) -> Search:
@@ -149,7 +155,8 @@ def qdrant_local(xb: np.ndarray, folder: Path) -> Search:
 
 
 ENGINES = {
-    engine.__name__: engine for engine in (flat, facegallery_index, facegallery, hnswlib, usearch, lancedb, milvus_lite, qdrant_local)
+    engine.__name__: engine
+    for engine in (flat, facegallery_index, facegallery, hnswlib, usearch, lancedb, milvus_lite, qdrant_local)
 }
 ALWAYS = ("flat", "facegallery_index", "facegallery", "milvus_lite", "qdrant_local")  # that have no effort to be tuned
 

@@ -22,7 +22,13 @@ def register(file: str, database: str) -> None:
     from deepface.modules.database.sqlite import SqliteClient
 
     faces, client = np.load(file), SqliteClient(database)
-    said = {"face": np.zeros((1, 1, 3)), "model_name": MODEL, "detector_backend": DETECTOR, "aligned": True, "l2_normalized": True}
+    said = {
+        "face": np.zeros((1, 1, 3)),
+        "model_name": MODEL,
+        "detector_backend": DETECTOR,
+        "aligned": True,
+        "l2_normalized": True,
+    }
     rows = zip(faces["names"].tolist(), faces["vectors"].tolist(), strict=True)
     client.insert_embeddings([said | {"img_name": name, "embedding": vector} for name, vector in rows])
     client.close()
@@ -34,9 +40,19 @@ def main() -> None:
     database = str(folder / "faces.sqlite")
     home(folder)
     register(sys.argv[1], database)
-    os.environ |= {"DEEPFACE_DATABASE_TYPE": "sqlite", "DEEPFACE_SQLITE_PATH": database,
-                   "DEEPFACE_FACE_RECOGNITION_MODELS": MODEL, "DEEPFACE_FACE_DETECTION_MODELS": DETECTOR}  # fmt: skip
-    command = ["gunicorn", "--workers=1", "--timeout=7200", f"--bind=127.0.0.1:{port}", "deepface.api.src.app:create_app()"]
+    os.environ |= {
+        "DEEPFACE_DATABASE_TYPE": "sqlite",
+        "DEEPFACE_SQLITE_PATH": database,
+        "DEEPFACE_FACE_RECOGNITION_MODELS": MODEL,
+        "DEEPFACE_FACE_DETECTION_MODELS": DETECTOR,
+    }
+    command = [
+        "gunicorn",
+        "--workers=1",
+        "--timeout=7200",
+        f"--bind=127.0.0.1:{port}",
+        "deepface.api.src.app:create_app()",
+    ]
     os.execv(sys.executable, [sys.executable, "-m", *command])
 
 

@@ -33,7 +33,9 @@ def milvus_lite(xb: np.ndarray, names: Sequence[str], folder: Path) -> Search:
     client = MilvusClient(str(folder / "milvus.db"))
     client.create_collection("faces", dimension=xb.shape[1], metric_type="IP")
     for i in range(0, len(xb), BLOCK):
-        client.insert("faces", [{"id": j, "vector": xb[j].tolist(), "name": names[j]} for j in range(i, min(i + BLOCK, len(xb)))])
+        client.insert(
+            "faces", [{"id": j, "vector": xb[j].tolist(), "name": names[j]} for j in range(i, min(i + BLOCK, len(xb)))]
+        )
     client.flush("faces")
     client.release_collection("faces")
     client.load_collection("faces")
@@ -54,13 +56,24 @@ def qdrant_local(xb: np.ndarray, names: Sequence[str], folder: Path) -> Search:
     client.upload_collection("faces", xb, [{"name": name} for name in names], range(len(xb)))
 
     def search(xq: list[list[float]], k: int) -> list[list[tuple[str, float]]]:
-        return [[((p.payload or {})["name"], p.score) for p in client.query_points("faces", q, limit=k).points] for q in xq]
+        return [
+            [((p.payload or {})["name"], p.score) for p in client.query_points("faces", q, limit=k).points] for q in xq
+        ]
 
     return search
 
 
 def qdrant_edge(xb: np.ndarray, names: Sequence[str], folder: Path) -> Search:
-    from qdrant_edge import Distance, EdgeConfig, EdgeShard, EdgeVectorParams, Point, Query, QueryRequest, UpdateOperation
+    from qdrant_edge import (
+        Distance,
+        EdgeConfig,
+        EdgeShard,
+        EdgeVectorParams,
+        Point,
+        Query,
+        QueryRequest,
+        UpdateOperation,
+    )
 
     (folder / "edge").mkdir()
     shard = EdgeShard.create(str(folder / "edge"), EdgeConfig(vectors=EdgeVectorParams(xb.shape[1], Distance.Dot)))
@@ -94,7 +107,9 @@ def app(search: Search) -> FastAPI:
     @made.post("/search")
     async def of_vectors(asked: Asked) -> JSONResponse:
         found = search(asked.vectors, asked.k)
-        return JSONResponse({"answers": [{"hits": [{"identity": name, "score": score} for name, score in hits]} for hits in found]})
+        return JSONResponse(
+            {"answers": [{"hits": [{"identity": name, "score": score} for name, score in hits]} for hits in found]}
+        )
 
     return made
 

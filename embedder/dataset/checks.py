@@ -34,7 +34,9 @@ def refuse(path: Path, column: str, expected: str, received: str) -> DataError:
 
 def damaged(path: Path, error: Exception) -> DataError:
     reason = (str(error).splitlines() or [""])[0][:120]
-    return DataError(f"expected a complete Parquet file, {path} is missing or damaged ({reason}): run the command that wrote it again")
+    return DataError(
+        f"expected a complete Parquet file, {path} is missing or damaged ({reason}): run the command that wrote it again"
+    )
 
 
 def parse_json(text: str | bytes, path: Path) -> Any:
@@ -75,8 +77,10 @@ def _is_equivalent(found: pa.DataType, wanted: pa.DataType) -> bool:
     kinds: list[Sequence[Callable[[pa.DataType], bool]]] = [
         (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
         (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
-        (pa.types.is_integer,), (pa.types.is_floating,), (pa.types.is_boolean,),
-    ]  # fmt: skip
+        (pa.types.is_integer,),
+        (pa.types.is_floating,),
+        (pa.types.is_boolean,),
+    ]
     return any(any(of(found) for of in kind) and any(of(wanted) for of in kind) for kind in kinds)
 
 
@@ -136,7 +140,9 @@ def _check_needed(table: pa.Table, spec: FaceSpec, path: Path) -> None:
 
 def _check_vectors_belong(table: pa.Table, path: Path) -> None:
     if not pc.equal(table["outcome"], "ok").equals(pc.is_valid(table["vector"])):
-        raise refuse(path, "vector", "a vector in the rows whose outcome is ok and in no other", "one missing, or one too many")
+        raise refuse(
+            path, "vector", "a vector in the rows whose outcome is ok and in no other", "one missing, or one too many"
+        )
 
 
 def _check_text(column: pa.ChunkedArray, name: str, path: Path) -> None:
@@ -168,7 +174,12 @@ def _check_vectors(column: pa.ChunkedArray, dimension: int, path: Path) -> None:
         if not len(valid):
             continue
         if not pc.all(pc.equal(valid.value_lengths(), dimension)).as_py():
-            raise refuse(path, "vector", f"{dimension} numbers in every vector" if dimension else "no vectors beside crops", "others")
+            raise refuse(
+                path,
+                "vector",
+                f"{dimension} numbers in every vector" if dimension else "no vectors beside crops",
+                "others",
+            )
         flat = valid.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)  # null -> NaN
         bad = first_not_unit(np.asarray(flat, np.float32))
         if bad is not None:
@@ -202,7 +213,11 @@ def check_plan(table: pa.Table, schema: pa.Schema, optional: Collection[str], pa
     for field in schema:
         if table.column_names.count(field.name) != 1:
             if field.name not in optional or field.name in table.column_names:
-                raise DataError(f"expected a column `{field.name}` once in {path}, received {table.column_names[:20]}: {ADVICE}"[:400])
+                raise DataError(
+                    f"expected a column `{field.name}` once in {path}, received {table.column_names[:20]}: {ADVICE}"[
+                        :400
+                    ]
+                )
             table = table.append_column(field, pa.nulls(len(table), field.type))
         elif not _is_equivalent(table.schema.field(field.name).type, field.type):
             raise refuse(path, field.name, f"{field.type}", f"{table.schema.field(field.name).type}"[:80])

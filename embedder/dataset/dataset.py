@@ -119,7 +119,12 @@ class DataSet:
 
 
 def read_shard(
-    path: Path, spec: FaceSpec, schema: pa.Schema, columns: Sequence[str] | None = None, check: bool = True, like: pa.Schema | None = None
+    path: Path,
+    spec: FaceSpec,
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+    check: bool = True,
+    like: pa.Schema | None = None,
 ) -> tuple[pa.Table, int]:
     """(rows of a shard of this contract and schema, with our own types, how many the shard has); raises DataError.
 
@@ -155,7 +160,9 @@ def _check_equivalent(found: pa.Schema, spec: FaceSpec, schema: pa.Schema, path:
     if FaceSpec.from_json(contract_of(found)).fingerprint != spec.fingerprint:
         raise _of_another(path)
     if odd := sorted((set(found.names) ^ set(schema.names)) - LATER):
-        raise DataError(f"expected the same columns in all shards of {path.parent}, {path.name} differs in `{odd[0][:80]}`: {ADVICE}")
+        raise DataError(
+            f"expected the same columns in all shards of {path.parent}, {path.name} differs in `{odd[0][:80]}`: {ADVICE}"
+        )
 
 
 def _opened(path: Path) -> Opened:
@@ -163,7 +170,9 @@ def _opened(path: Path) -> Opened:
     file = open_parquet(path)
     if not contract_of(file.schema):
         file.source.close()
-        raise DataError(f"expected a shard with a face contract, {path} has none: it was not written by `align` or `embed`")
+        raise DataError(
+            f"expected a shard with a face contract, {path} has none: it was not written by `align` or `embed`"
+        )
     return file
 
 
@@ -202,7 +211,9 @@ def _sound_mark(folder: Path, shard: int) -> dict[str, Any] | None:
     """As read_mark, for a reader: raises DataError where there is a mark that no run of ours writes."""
     mark = read_mark(folder, shard)
     if mark is None and (path := mark_path(folder, shard)).exists():
-        raise DataError(f"expected the done-mark of a shard in {path}, received something else: run the command that wrote it again")
+        raise DataError(
+            f"expected the done-mark of a shard in {path}, received something else: run the command that wrote it again"
+        )
     return mark
 
 
@@ -246,7 +257,9 @@ class Writer:
         self.vanished = [path for path, p in planned.items() if path not in now and not p.dropped]
         self.all_vanished = bool(self.vanished) and len(self.vanished) == sum(not p.dropped for p in planned.values())
         self.relabelled = [
-            (p.entry, now[path]) for path, p in planned.items() if path in now and not p.dropped and now[path].identity != p.entry.identity
+            (p.entry, now[path])
+            for path, p in planned.items()
+            if path in now and not p.dropped and now[path].identity != p.entry.identity
         ]
         changes = changes_of(planned, now, per_shard, self.vanished if prune else ())
         if changes or not planned:
@@ -356,4 +369,6 @@ def check_is_ours(folder: Path) -> None:
     """Raises DataError where a folder holds other files than a data set's, so that nothing is written beside them."""
     others = folder.is_dir() and [p for p in folder.iterdir() if not is_temporary(p.name) and p.name != LOCK]
     if others and not is_data_set(folder):  # in this order: another process may write its plan meanwhile
-        raise DataError(f"expected an empty folder or a data set for --out, {folder} holds other files: choose another folder")
+        raise DataError(
+            f"expected an empty folder or a data set for --out, {folder} holds other files: choose another folder"
+        )

@@ -27,8 +27,14 @@ INT32, INT64, BYTES, STRUCT, TRUTHS = 5, 6, 8, 12, (1, 2)  # Thrift's kinds of f
 NUMBERS = (INT32, BYTES, INT64)  # kinds that begin with a number
 LEAST_BYTES, TIMES = 256 << 20, 4  # a file may be decoded to LEAST_BYTES and TIMES its own size
 OF_VALUE = 16  # bytes: a number, its place in lists, whether it is there
-DICTIONARY, DATA = 2, {0: (5, 2), 3: (8, 4)}  # kinds of pages; of those with data: fields that hold their header, and its encoding
-PLAIN, BY_DICTIONARY = (0, 6), (2, 8)  # encodings: those in which a value takes its own bytes, and references to a dictionary
+DICTIONARY, DATA = (
+    2,
+    {0: (5, 2), 3: (8, 4)},
+)  # kinds of pages; of those with data: fields that hold their header, and its encoding
+PLAIN, BY_DICTIONARY = (
+    (0, 6),
+    (2, 8),
+)  # encodings: those in which a value takes its own bytes, and references to a dictionary
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,11 @@ class Opened:
             table = file.read(columns=list(columns), use_threads=False)
             if decoded + sum(map(_bytes_of, table.columns)) > most:
                 raise _too_large(most, self.path)
-            table = table.cast(pa.schema([self.schema.field(name) for name in table.column_names])) if file is not self.file else table
+            table = (
+                table.cast(pa.schema([self.schema.field(name) for name in table.column_names]))
+                if file is not self.file
+                else table
+            )
         except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
             raise damaged(self.path, error) from None
         if table.num_rows != self.rows:
@@ -111,17 +121,23 @@ def check_written(table: pa.Table, data: bytes, most_rows: int, path: Path) -> N
 
 def _check_rows(rows: int, most: int, path: Path) -> None:
     if rows > most:
-        raise DataError(f"expected at most {most:,} rows in {path}, received {rows:,}: give it fewer photos, or fewer faces of a photo")
+        raise DataError(
+            f"expected at most {most:,} rows in {path}, received {rows:,}: give it fewer photos, or fewer faces of a photo"
+        )
 
 
 def _check_footer(end: bytes, path: Path) -> None:
     """end: the last 8 bytes of a file."""
     if (length := int.from_bytes(end[:4], "little")) > MOST_FOOTER:
-        raise DataError(f"expected at most {MOST_FOOTER:,} bytes of metadata in {path}, received {length:,}: give it fewer columns")
+        raise DataError(
+            f"expected at most {MOST_FOOTER:,} bytes of metadata in {path}, received {length:,}: give it fewer columns"
+        )
 
 
 def _too_large(most: int, path: Path) -> DataError:
-    return DataError(f"expected at most {most:,} bytes in the rows of {path}, received more: give them shorter texts, or {ADVICE}")
+    return DataError(
+        f"expected at most {most:,} bytes in the rows of {path}, received more: give them shorter texts, or {ADVICE}"
+    )
 
 
 def _chunks(group: pq.RowGroupMetaData, columns: Collection[str]) -> Iterator[pq.ColumnChunkMetaData]:
@@ -143,7 +159,9 @@ def _bytes_of(column: pa.ChunkedArray) -> int:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return any(of(kind) for of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary))
+    return any(
+        of(kind) for of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    )
 
 
 def _measure(source: Any, chunks: Sequence[pq.ColumnChunkMetaData]) -> tuple[int, dict[str, int]]:

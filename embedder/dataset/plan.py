@@ -19,11 +19,20 @@ from facegallery.embedder.files import write_atomic
 
 OPTIONS_KEY = b"facegallery.options"
 EARLIER_OPTIONS_KEY = b"facedb.options"  # in data sets of before the package was called facegallery
-SCHEMA = pa.schema([
-    ("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("shard", pa.int32()), ("identity", pa.string()),
-    ("split", pa.string()), ("extra", pa.string()), ("dropped", pa.bool_()),
-    ("inode", pa.uint64()), ("ctime_ns", pa.int64()),
-])  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("shard", pa.int32()),
+        ("identity", pa.string()),
+        ("split", pa.string()),
+        ("extra", pa.string()),
+        ("dropped", pa.bool_()),
+        ("inode", pa.uint64()),
+        ("ctime_ns", pa.int64()),
+    ]
+)
 LATER = ("inode", "ctime_ns")  # columns that plans of older versions lack
 
 
@@ -42,7 +51,9 @@ def plans(folder: Path) -> Iterator[tuple[Path, pa.Table]]:
         path = folder / f"_plan-{number:04d}.parquet"
         with open_parquet(path) as file:
             there = set(file.schema.names)
-            lines = file.read([name for name in SCHEMA.names if name in there], file.size)  # each line has a path of its own
+            lines = file.read(
+                [name for name in SCHEMA.names if name in there], file.size
+            )  # each line has a path of its own
         yield path, check_plan(lines, SCHEMA, LATER, path)
 
 
@@ -62,15 +73,21 @@ def _extra(text: str, path: Path) -> tuple[tuple[str, str], ...]:
     if not isinstance(pairs, list) or not all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(value, str) for value in pair) for pair in pairs
     ):
-        raise DataError(f"expected pairs of texts in column `extra` of {path}, received {text[:40]!r}: embed into a new --out")
+        raise DataError(
+            f"expected pairs of texts in column `extra` of {path}, received {text[:40]!r}: embed into a new --out"
+        )
     return tuple((key, value) for key, value in pairs)
 
 
 def write_plan(folder: Path, changes: Sequence[Planned], options: Mapping[str, Any]) -> None:
     """Add a plan file; raises DataError where the data set would have too many shards."""
     if any(change.shard >= MOST_SHARDS for change in changes):
-        raise DataError(f"expected fewer than {MOST_SHARDS:,} shards in {folder}, received more photos: embed them into several folders")
-    lines = [asdict(p.entry) | {"shard": p.shard, "dropped": p.dropped, "extra": json.dumps(p.entry.extra)} for p in changes]
+        raise DataError(
+            f"expected fewer than {MOST_SHARDS:,} shards in {folder}, received more photos: embed them into several folders"
+        )
+    lines = [
+        asdict(p.entry) | {"shard": p.shard, "dropped": p.dropped, "extra": json.dumps(p.entry.extra)} for p in changes
+    ]
     table = pa.Table.from_pylist(lines, SCHEMA.with_metadata({OPTIONS_KEY: json.dumps(options).encode()}))
     number = 1 + max(numbers(folder, "_plan-*.parquet"), default=-1)
     write_atomic(folder / f"_plan-{number:04d}.parquet", to_bytes(table))
@@ -94,7 +111,9 @@ def check_options(folder: Path, options: Mapping[str, Any]) -> None:
             )
 
 
-def changes_of(planned: Mapping[str, Planned], now: Mapping[str, Entry], per_shard: int, dropped: Collection[str]) -> list[Planned]:
+def changes_of(
+    planned: Mapping[str, Planned], now: Mapping[str, Entry], per_shard: int, dropped: Collection[str]
+) -> list[Planned]:
     """Plan lines that a run adds: changed inputs in their old shard, new ones in new shards, and those that are dropped."""
     changes = [
         Planned(entry, p.shard, False)
@@ -109,7 +128,9 @@ def changes_of(planned: Mapping[str, Planned], now: Mapping[str, Entry], per_sha
 
 def is_same(before: Entry, now: Entry) -> bool:
     """Whether an input is as it was planned; plans of older versions do not know its inode and ctime."""
-    return _labels(before) == _labels(now) and (before.inode is None or (before.inode, before.ctime_ns) == (now.inode, now.ctime_ns))
+    return _labels(before) == _labels(now) and (
+        before.inode is None or (before.inode, before.ctime_ns) == (now.inode, now.ctime_ns)
+    )
 
 
 def may_be_same(before: Entry, now: Entry) -> bool:
@@ -133,7 +154,9 @@ def by_shard(planned: Mapping[str, Planned]) -> dict[int, list[Entry]]:
 
 def digest_of(entries: Sequence[Entry]) -> str:
     """32 hex digits for the inputs of a shard; those planned by older versions keep the digest they had."""
-    fields = [{key: value for key, value in asdict(e).items() if key not in LATER or value is not None} for e in entries]
+    fields = [
+        {key: value for key, value in asdict(e).items() if key not in LATER or value is not None} for e in entries
+    ]
     return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:32]
 
 

@@ -63,7 +63,9 @@ def _drop_unfinished(data: DataSet) -> None:
 
 def _rewrite_shard(data: DataSet, shard: int, entries: list[Entry], photos: set[str], is_doomed: IsDoomed) -> int:
     table, path, mark = data.shard(shard, check=False), shard_path(data.folder, shard), data.marks[shard]
-    kept = [image not in photos and not is_doomed(face_id, None) for face_id, image in _pairs(table, "face_id", "image")]
+    kept = [
+        image not in photos and not is_doomed(face_id, None) for face_id, image in _pairs(table, "face_id", "image")
+    ]
     if all(kept) and mark["bytes"] == path.stat().st_size:
         return 0
     if not all(kept):
@@ -72,8 +74,10 @@ def _rewrite_shard(data: DataSet, shard: int, entries: list[Entry], photos: set[
     if mark["inputs"] == digest_of(entries):  # else it waits for another run, and still has to
         mark |= {"inputs": digest_of([entry for entry in entries if entry.path not in photos])}
     mark |= {
-        "rows": len(table), "bytes": path.stat().st_size, "outcomes": dict(sorted(Counter(table["outcome"].to_pylist()).items())),
-    }  # fmt: skip
+        "rows": len(table),
+        "bytes": path.stat().st_size,
+        "outcomes": dict(sorted(Counter(table["outcome"].to_pylist()).items())),
+    }
     write_atomic(mark_path(data.folder, shard), json.dumps(mark, indent=1).encode())
     return len(kept) - len(table)
 

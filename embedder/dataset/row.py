@@ -61,7 +61,9 @@ class Row:
     extra: dict[str, str] = field(default_factory=dict)
     pixels: np.ndarray | None = None  # the crop while a run lasts, uint8 (s, s, 3); no column
     photo_faces: int | None = None  # that the detector found in the photo
-    largest_other: float | None = None  # area of the photo's largest other face as a share of this one's; 0 where there is none
+    largest_other: float | None = (
+        None  # area of the photo's largest other face as a share of this one's; 0 where there is none
+    )
 
     @property
     def face_id(self) -> str:
@@ -96,7 +98,9 @@ def schema_of(spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Schema:
     """DESIGN's columns, then the user's own as strings; the contract in the metadata."""
     clash = sorted(set(extra) & set(COLUMNS))
     if clash:
-        raise DataError(f"expected metadata columns with names of their own, received {clash[0]!r}: rename it in the CSV")
+        raise DataError(
+            f"expected metadata columns with names of their own, received {clash[0]!r}: rename it in the CSV"
+        )
     fields = FIELDS + LATER_FIELDS + [pa.field(name, pa.string()) for name in extra]
     return pa.schema(fields, metadata={SPEC_KEY.encode(): spec.to_json().encode()})
 
@@ -119,7 +123,8 @@ def to_rows(table: pa.Table) -> list[Row]:
     """The opposite of `to_table`."""
     extra = [name for name in table.column_names if name not in COLUMNS]
     return [
-        Row(**{k: d[k] for k in COLUMNS if k != "face_id"}, extra={k: d[k] for k in extra if d[k] is not None}) for d in table.to_pylist()
+        Row(**{k: d[k] for k in COLUMNS if k != "face_id"}, extra={k: d[k] for k in extra if d[k] is not None})
+        for d in table.to_pylist()
     ]
 
 
@@ -128,19 +133,25 @@ def vectors_of(table: pa.Table, dimension: int) -> np.ndarray:
     column = table["vector"].combine_chunks()
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
     if column.null_count or not (lengths == dimension).all():
-        raise DataError(f"expected vectors of {dimension} numbers in every row, received others: embed the photos again")
+        raise DataError(
+            f"expected vectors of {dimension} numbers in every row, received others: embed the photos again"
+        )
     vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension).astype(np.float32, copy=False)
     bad = first_not_unit(vectors)
     if bad is not None:
         length = np.linalg.norm(vectors[bad].astype(np.float64))
-        raise DataError(f"expected vectors of length 1, received {length:.6g} in face {table['face_id'][bad]}: embed the photos again")
+        raise DataError(
+            f"expected vectors of length 1, received {length:.6g} in face {table['face_id'][bad]}: embed the photos again"
+        )
     return vectors
 
 
 def first_not_unit(vectors: np.ndarray) -> int | None:
     """The first row of float32 (n, d) that is not of unit length within UNIT_TOLERANCE."""
     with np.errstate(over="ignore", invalid="ignore"):
-        quick = np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1) <= UNIT_TOLERANCE  # half the tolerance, less float32's errors
+        quick = (
+            np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1) <= UNIT_TOLERANCE
+        )  # half the tolerance, less float32's errors
     doubtful = np.flatnonzero(~quick)
     lengths = np.linalg.norm(vectors[doubtful].astype(np.float64), axis=1)
     bad = doubtful[~(np.abs(lengths - 1) <= UNIT_TOLERANCE)]

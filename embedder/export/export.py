@@ -104,7 +104,9 @@ def _format_of(path: Path) -> Format:
         if error.name == "onnx":
             raise SystemFault("expected the package onnx, it is not installed: run `pip install onnx`") from None
         raise
-    raise InputError(f"expected --out as .onnx, .xml (OpenVINO) or .keras, received {path.name}: end it with one of these")
+    raise InputError(
+        f"expected --out as .onnx, .xml (OpenVINO) or .keras, received {path.name}: end it with one of these"
+    )
 
 
 def lay(make: Format, model: Model) -> Any:

@@ -23,7 +23,9 @@ class KerasFormat:
 
     def along(self, crops: Any, matrix: np.ndarray, axis: int) -> Any:
         equation = ("nhwc,hk->nkwc", "nhwc,wk->nhkc")[axis - 1]
-        layer = layers.EinsumDense(equation, [None, *(INPUT_SIZE if i == axis else s for i, s in enumerate(crops.shape) if i)][1:])
+        layer = layers.EinsumDense(
+            equation, [None, *(INPUT_SIZE if i == axis else s for i, s in enumerate(crops.shape) if i)][1:]
+        )
         x = layer(layers.Rescaling(1.0)(crops))
         layer.set_weights([matrix])
         return x
@@ -34,7 +36,9 @@ class KerasFormat:
         least = 1 / (
             INPUT_SIZE * INPUT_SIZE * 3
         )  # variance; added here, where `embed` takes the larger of both: the same but on a blank crop
-        return layers.LayerNormalization(axis=(1, 2, 3), epsilon=least, center=False, scale=False)(layers.Rescaling(1.0)(crops))
+        return layers.LayerNormalization(axis=(1, 2, 3), epsilon=least, center=False, scale=False)(
+            layers.Rescaling(1.0)(crops)
+        )
 
     def network(self, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
         net = keras_network.load(dict(arrays))

@@ -44,7 +44,9 @@ class OnnxFormat:
     def along(self, crops: str, matrix: np.ndarray, axis: int) -> str:
         equation = ("nhwc,hk->nkwc", "nhwc,wk->nhkc")[axis - 1]
         x = self.node("Cast", crops, to=TensorProto.FLOAT)
-        return self.node("Einsum", x, self.constant(f"sampling_{zlib.crc32(matrix.tobytes()):08x}", matrix), equation=equation)
+        return self.node(
+            "Einsum", x, self.constant(f"sampling_{zlib.crc32(matrix.tobytes()):08x}", matrix), equation=equation
+        )
 
     def standardise(self, crops: str, how: str) -> str:
         x = self.node("Cast", crops, to=TensorProto.FLOAT)
@@ -78,7 +80,9 @@ class OnnxFormat:
         inputs = [helper.make_tensor_value_info(self.crops, TensorProto.UINT8, ["n", INPUT_SIZE, INPUT_SIZE, 3])]
         outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", None])]
         graph = helper.make_graph(self._nodes, "facegallery", inputs, outputs, list(self._constants.values()))
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="facegallery")
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="facegallery"
+        )
         helper.set_model_props(model, {SPEC_KEY: contract})
         onnx.save(model, path)
 
@@ -91,7 +95,10 @@ class _OnnxBuilder:
 
     def _constants(self, name: str, kernel: np.ndarray, bias: np.ndarray) -> list[str]:
         named = {"kernel": kernel, "bias": bias}
-        return [self._graph.constant(f"{self._prefix}/{name}/{part}", array.astype(np.float32)) for part, array in named.items()]
+        return [
+            self._graph.constant(f"{self._prefix}/{name}/{part}", array.astype(np.float32))
+            for part, array in named.items()
+        ]
 
     def _convolution(self, x: str, name: str, scale: float = 1, strides: int = 1, padding: str = "valid") -> str:
         kernel, bias = folded(self._arrays, name)
@@ -99,7 +106,9 @@ class _OnnxBuilder:
         constants = self._constants(name, kernel.transpose(3, 2, 0, 1) * scale, bias * scale)
         return self._graph.node("Conv", x, *constants, strides=[strides] * 2, pads=[h, w, h, w])
 
-    def conv(self, x: str, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same") -> str:
+    def conv(
+        self, x: str, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same"
+    ) -> str:
         return self._graph.node("Relu", self._convolution(x, name, 1, strides, padding))
 
     def max_pool(self, x: str, name: str) -> str:

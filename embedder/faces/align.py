@@ -113,7 +113,9 @@ def from_png(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             if max(image.size) > MOST_SIDE:
-                raise DataError(f"expected a crop of at most {MOST_SIDE} pixels a side, received {image.size}: align the photos again")
+                raise DataError(
+                    f"expected a crop of at most {MOST_SIDE} pixels a side, received {image.size}: align the photos again"
+                )
             return np.asarray(image.convert("RGB"))
     except DataError:
         raise
@@ -131,7 +133,9 @@ def read_crop(data: bytes, rule: CropRule, whose: str) -> np.ndarray:
     side = rule.size + 2 * rule.border
     if pixels.shape[:2] != (side, side):
         height, width = pixels.shape[:2]
-        raise DataError(f"expected crops of {side} x {side} pixels, that of {whose[:200]} has {width} x {height}: align the photos again")
+        raise DataError(
+            f"expected crops of {side} x {side} pixels, that of {whose[:200]} has {width} x {height}: align the photos again"
+        )
     return pixels
 
 

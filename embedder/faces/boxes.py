@@ -37,7 +37,11 @@ def _beaten(boxes: np.ndarray, threshold: float, smaller: bool) -> np.ndarray:
     """(g, n, 4) by falling score -> bool (g, n): overlaps one of those before it."""
     groups, n = boxes.shape[:2]
     step = max(1, PAIRS // (n * min(n, BLOCK)))
-    blocks = [_overlaps_better(boxes[g : g + step], i, threshold, smaller) for g in range(0, groups, step) for i in range(0, n, BLOCK)]
+    blocks = [
+        _overlaps_better(boxes[g : g + step], i, threshold, smaller)
+        for g in range(0, groups, step)
+        for i in range(0, n, BLOCK)
+    ]
     rows = -(-n // BLOCK)
     return np.concatenate([np.concatenate(blocks[i : i + rows], axis=1) for i in range(0, len(blocks), rows)])
 

@@ -14,7 +14,17 @@ from PIL import Image
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.faces import mtcnn_nets as nets
 from facegallery.embedder.faces.boxes import BOX, PHOTO, SCORE, moved, squared, suppress
-from facegallery.embedder.faces.pyramid import CELL, SCALE_FACTOR, STRIDE, Canvases, Memory, centred, lay_out, patches, windows
+from facegallery.embedder.faces.pyramid import (
+    CELL,
+    SCALE_FACTOR,
+    STRIDE,
+    Canvases,
+    Memory,
+    centred,
+    lay_out,
+    patches,
+    windows,
+)
 from facegallery.embedder.network.compiled_cache import Kept
 from facegallery.embedder.network.engines import Engine, OpenvinoEngine, TensorflowEngine, choose, has_bf16, in_batches
 from facegallery.embedder.weights.store import models_folder
@@ -86,10 +96,16 @@ class MtcnnDetector:
         return self
 
     def _load(self) -> None:
-        canvas, *small = (1, CANVAS, CANVAS, 4), *((n, side, side, 4) for n, side in zip(BATCHES, (CELL, 24, 48), strict=True))
+        canvas, *small = (
+            (1, CANVAS, CANVAS, 4),
+            *((n, side, side, 4) for n, side in zip(BATCHES, (CELL, 24, 48), strict=True)),
+        )
         self._screens: tuple[Engine, Engine] | None = None
         if not self.compute.on_gpu and self.compute.precision != "f32" and has_bf16():
-            self._screens = _engine(nets.PNET, canvas, self.compute, "bf16"), _engine(nets.RNET, small[1], self.compute, "bf16")
+            self._screens = (
+                _engine(nets.PNET, canvas, self.compute, "bf16"),
+                _engine(nets.RNET, small[1], self.compute, "bf16"),
+            )
         self._pnet = _engine(nets.PNET, small[0] if self._screens else canvas, self.compute)
         self._rnet, self._onet = _engine(nets.RNET, small[1], self.compute), _engine(nets.ONET, small[2], self.compute)
         self._memory, self._loaded = Memory(), True
@@ -193,11 +209,17 @@ def _owners(canvases: Canvases, shape: tuple[int, ...]) -> np.ndarray:
     return owners
 
 
-def _rows(canvases: Canvases, numbers: np.ndarray, places: Sequence[np.ndarray], answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rows(
+    canvases: Canvases, numbers: np.ndarray, places: Sequence[np.ndarray], answers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Answers (m, 5) about pieces at places (y, x) of their canvases -> rows (m, 6), and a number of the photo and level of each."""
     y, x = places
-    pieces = np.array([(p.photo, p.level, p.scale, p.left - left, p.top - top)
-                       for p, (_, top, left) in zip(canvases.pieces, canvases.where, strict=True)])[numbers]  # fmt: skip
+    pieces = np.array(
+        [
+            (p.photo, p.level, p.scale, p.left - left, p.top - top)
+            for p, (_, top, left) in zip(canvases.pieces, canvases.where, strict=True)
+        ]
+    )[numbers]
     photo, level, scale = pieces[:, 0], pieces[:, 1].astype(np.int64), pieces[:, 2, None]
     corner = np.stack([x, y], axis=1) * STRIDE + pieces[:, 3:] + 1
     boxes = np.concatenate([corner, corner + CELL - 1], axis=1) + answers[:, :4] * (CELL - 1)

@@ -38,13 +38,15 @@ PNET = Net(
     ("conv", "gaps", "pool 2 same", "conv", "conv"),
 )
 RNET = Net(
-    "rnet.lz4", "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
+    "rnet.lz4",
+    "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
     ("conv", "pool 3 same", "conv", "pool 3 valid", "conv", "flatten", "dense"),
-)  # fmt: skip
+)
 ONET = Net(
-    "onet.lz4", "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
+    "onet.lz4",
+    "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
     ("conv", "pool 3 same", "conv", "pool 3 valid", "conv", "pool 2 same", "conv", "flatten", "dense"),
-)  # fmt: skip
+)
 NETS = (PNET, RNET, ONET)
 LANES = 16
 
@@ -62,9 +64,15 @@ def load(net: Net) -> list[np.ndarray]:
 
     arrays = joblib.load(io.BytesIO(lz4.frame.decompress(verified(net))))
     kernel, bias, slopes, following, *rest = arrays
-    bias = bias + kernel.sum((0, 1, 2)) * (CENTRE - 127.5) / 128  # the package's (x - 127.5) / 128 is part of the first convolution
+    bias = (
+        bias + kernel.sum((0, 1, 2)) * (CENTRE - 127.5) / 128
+    )  # the package's (x - 127.5) / 128 is part of the first convolution
     more = -len(bias) % LANES  # channels of zeros: others are slow
-    first = np.pad(kernel / 128, ((0, 0), (0, 0), (0, 1), (0, more))), np.pad(bias, (0, more)), np.pad(slopes.ravel(), (0, more))
+    first = (
+        np.pad(kernel / 128, ((0, 0), (0, 0), (0, 1), (0, more))),
+        np.pad(bias, (0, more)),
+        np.pad(slopes.ravel(), (0, more)),
+    )
     return [*first, np.pad(following, ((0, 0), (0, 0), (0, more), (0, 0))), *rest]
 
 
@@ -72,7 +80,9 @@ def package_folder() -> Path:
     """Where the package keeps its weights; it is not imported, which would import TensorFlow."""
     found = importlib.util.find_spec("mtcnn")
     if found is None or found.origin is None:
-        raise ModelError("expected the package mtcnn 1.0, whose weights find the faces, it is not installed: run `pip install mtcnn`")
+        raise ModelError(
+            "expected the package mtcnn 1.0, whose weights find the faces, it is not installed: run `pip install mtcnn`"
+        )
     return Path(found.origin).resolve().parent / "assets" / "weights"
 
 
@@ -109,7 +119,10 @@ def in_openvino(net: Net, arrays: Sequence[np.ndarray], shape: Sequence[int]) ->
         if kernel.ndim == 2:
             return op.add(op.matmul(x, op.constant(kernel), False, False), op.constant(bias))
         turned = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
-        return op.add(op.convolution(x, op.constant(turned), [1, 1], [0, 0], [0, 0], [1, 1]), op.constant(bias.reshape(1, -1, 1, 1)))
+        return op.add(
+            op.convolution(x, op.constant(turned), [1, 1], [0, 0], [0, 0], [1, 1]),
+            op.constant(bias.reshape(1, -1, 1, 1)),
+        )
 
     def turned(x: Any, *axes: int) -> Any:
         return op.transpose(x, op.constant(np.array(axes)))

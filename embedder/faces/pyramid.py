@@ -86,12 +86,16 @@ def lay_out(photos: Sequence[np.ndarray], min_face: int, side: int, memory: Memo
         for left, width in _cuts(pixels.shape[1], side)
     ]
     where, n = pack([(piece.height, piece.width) for piece in pieces], side)
-    canvases = Canvases(memory.room("pixels", n, side, side, 4), memory.room("gaps", n, side - 2, side - 2, 1), pieces, where)
+    canvases = Canvases(
+        memory.room("pixels", n, side, side, 4), memory.room("gaps", n, side - 2, side - 2, 1), pieces, where
+    )
     canvases.gaps[:] = 0
     for piece, (canvas, top, left) in zip(pieces, where, strict=True):
         bottom, right = top + piece.height, left + piece.width
         pixels = levels[piece.photo][piece.level][1]
-        canvases.pixels[canvas, top:bottom, left:right] = pixels[piece.top :, piece.left :][: piece.height, : piece.width]
+        canvases.pixels[canvas, top:bottom, left:right] = pixels[piece.top :, piece.left :][
+            : piece.height, : piece.width
+        ]
         if piece.height % 2:
             canvases.gaps[canvas, bottom - 2 : bottom - 1, left:right] = GAP
         if piece.width % 2:

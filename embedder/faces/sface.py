@@ -129,5 +129,7 @@ class SFace:
 
     def _vectors(self, faces: np.ndarray) -> np.ndarray:
         pixels = faces.astype(np.float32)
-        plain, mirrored = (unit(in_batches(self._network, (x,), BATCH)) for x in (pixels, np.ascontiguousarray(pixels[:, :, ::-1])))
+        plain, mirrored = (
+            unit(in_batches(self._network, (x,), BATCH)) for x in (pixels, np.ascontiguousarray(pixels[:, :, ::-1]))
+        )
         return unit(plain + mirrored).astype(np.float32)

@@ -46,7 +46,9 @@ REDUCTIONS: dict[str, list[list[tuple]]] = {
 class Builder(Protocol):
     """The operations of the network; x is whatever they pass on."""
 
-    def conv(self, x: Any, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same") -> Any:
+    def conv(
+        self, x: Any, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same"
+    ) -> Any:
         """Convolution, batch norm or bias, ReLU."""
         ...
 
@@ -131,6 +133,8 @@ def folded(arrays: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, np.
     kernel = arrays[f"{name}/kernel"]
     if f"{name}_BatchNorm/beta" not in arrays:
         return kernel, arrays[f"{name}/bias"]
-    beta, mean, variance = (arrays[f"{name}_BatchNorm/{part}"].astype(np.float64) for part in ("beta", "moving_mean", "moving_variance"))
+    beta, mean, variance = (
+        arrays[f"{name}_BatchNorm/{part}"].astype(np.float64) for part in ("beta", "moving_mean", "moving_variance")
+    )
     factor = 1 / np.sqrt(variance + EPSILON)
     return kernel * factor, beta - mean * factor

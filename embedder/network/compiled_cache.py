@@ -21,11 +21,19 @@ from facegallery.embedder.files import drop_stale_temporaries, make_folder, writ
 if TYPE_CHECKING:
     import openvino
 
-Network = tuple["openvino.CompiledModel", "np.ndarray | None"]  # and the memory that holds its weights, needed as long as it is
+Network = tuple[
+    "openvino.CompiledModel", "np.ndarray | None"
+]  # and the memory that holds its weights, needed as long as it is
 FOLDER = Path(__file__).parent
 MAKERS = tuple(  # of graphs
     FOLDER / name
-    for name in ("architecture.py", "compiled_cache.py", "openvino_network.py", "../faces/mtcnn_nets.py", "../faces/pyramid.py")
+    for name in (
+        "architecture.py",
+        "compiled_cache.py",
+        "openvino_network.py",
+        "../faces/mtcnn_nets.py",
+        "../faces/pyramid.py",
+    )
 )
 HEAD = 128
 
@@ -72,7 +80,9 @@ class Kept:
         return (key + hashlib.sha256(body).hexdigest()).encode()
 
 
-def compiled(core: openvino.Core, graph: Callable[[], openvino.Model], settings: dict[str, Any], kept: Kept | None) -> Network:
+def compiled(
+    core: openvino.Core, graph: Callable[[], openvino.Model], settings: dict[str, Any], kept: Kept | None
+) -> Network:
     """The network that `graph` lays; where it is kept, without laying it."""
     if kept is not None and (found := kept.read(core, settings)) is not None:
         return found
@@ -102,7 +112,11 @@ def _machine(core: openvino.Core) -> list[str]:
     found = [openvino.get_version(), core.get_property("CPU", "FULL_DEVICE_NAME")]
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            found += [line for line in file.read(1 << 14).split("\n\n")[0].splitlines() if line.startswith(("flags", "Features", "model"))]
+            found += [
+                line
+                for line in file.read(1 << 14).split("\n\n")[0].splitlines()
+                if line.startswith(("flags", "Features", "model"))
+            ]
     except OSError:
         found.append(str(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")))
     return found

@@ -43,7 +43,11 @@ class OpenvinoEngine:
         streams: int | None = None,
         kept: compiled_cache.Kept | None = None,
     ):
-        settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams or cores(), "INFERENCE_NUM_THREADS": cores()}
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "NUM_STREAMS": streams or cores(),
+            "INFERENCE_NUM_THREADS": cores(),
+        }
         self._network, self._memory = compiled_cache.compiled(core(), graph, settings, kept)
         self._own = threading.local()
 
@@ -125,7 +129,9 @@ def filled_up(rows: np.ndarray, n: int) -> np.ndarray:
 def in_batches(engine: Engine, inputs: Batch, n: int) -> np.ndarray:
     """`engine`, whose batches hold n rows of each input, over any number of rows but none; the output of each."""
     filled = [filled_up(rows, n) for rows in inputs]
-    return np.concatenate(engine([tuple(rows[i : i + n] for rows in filled) for i in range(0, len(filled[0]), n)]))[: len(inputs[0])]
+    return np.concatenate(engine([tuple(rows[i : i + n] for rows in filled) for i in range(0, len(filled[0]), n)]))[
+        : len(inputs[0])
+    ]
 
 
 def choose(compute: Compute) -> Compute:
@@ -162,5 +168,7 @@ def choose_device(device: str) -> str:
     if tf.config.list_physical_devices("GPU"):
         return "GPU:0"
     if device == "gpu":
-        raise SystemFault("expected a GPU for --device gpu, TensorFlow sees none: install the extra `gpu`, or use --device cpu")
+        raise SystemFault(
+            "expected a GPU for --device gpu, TensorFlow sees none: install the extra `gpu`, or use --device cpu"
+        )
     return "CPU:0"

@@ -27,7 +27,9 @@ class Quantisation:
     """What int8 needs beside the weights, by layer."""
 
     ranges: Mapping[str, float] = field(default_factory=dict)  # what a ReLU gives at most; larger values are cut off
-    shifts: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of a convolution's biases, for the rounding of its weights
+    shifts: Mapping[str, Sequence[float]] = field(
+        default_factory=dict
+    )  # of a convolution's biases, for the rounding of its weights
 
 
 FLOAT = Quantisation()
@@ -46,14 +48,20 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        return self.mean_cosine >= LEAST_MEAN and self.least_cosine >= LEAST and self.right_f32 - self.right_int8 <= MOST_LOST * self.probes
+        return (
+            self.mean_cosine >= LEAST_MEAN
+            and self.least_cosine >= LEAST
+            and self.right_f32 - self.right_int8 <= MOST_LOST * self.probes
+        )
 
     @property
     def text(self) -> str:
         cosines = f"cosine to float32 {self.mean_cosine:.5f} in the mean, {self.least_cosine:.4f} at least, over {self.crops} crops"
         top1 = f"top-1 {self.right_int8} of {self.probes}, in float32 {self.right_f32}"
         verdict = (
-            "passed, --precision auto takes int8 on CPUs with VNNI" if self.passed else "not passed, --precision auto does not take int8"
+            "passed, --precision auto takes int8 on CPUs with VNNI"
+            if self.passed
+            else "not passed, --precision auto does not take int8"
         )
         return f"{cosines}; {top1 if self.probes else 'top-1 not judged: too few people with two crops'}; {verdict}"
 
@@ -89,9 +97,13 @@ def read(part: Part) -> Export:
     try:
         fields = json.loads(path.read_bytes())
         sound = fields.pop("sha256") == _digest(fields)
-        export = Export(**fields | {"quantisation": Quantisation(**fields["quantisation"]), "gate": Gate(**fields["gate"])})
+        export = Export(
+            **fields | {"quantisation": Quantisation(**fields["quantisation"]), "gate": Gate(**fields["gate"])}
+        )
     except FileNotFoundError:
-        raise InputError(f"expected an int8 export of {part.name} ({part.sha256[:16]}), there is none: {remedy}") from None
+        raise InputError(
+            f"expected an int8 export of {part.name} ({part.sha256[:16]}), there is none: {remedy}"
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         sound = False
     if not sound:

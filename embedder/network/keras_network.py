@@ -61,16 +61,23 @@ def variables_by_name(model: keras.Model) -> dict[str, keras.Variable]:
 def set_weights(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
     """Loads every weight by name; raises ModelError where one is missing, left over, of another shape or not finite."""
     variables = variables_by_name(model)
-    for what, names in (("misses", variables.keys() - arrays.keys()), ("has unknown", arrays.keys() - variables.keys())):
+    for what, names in (
+        ("misses", variables.keys() - arrays.keys()),
+        ("has unknown", arrays.keys() - variables.keys()),
+    ):
         if names:
             raise ModelError(
                 f"expected the {len(variables)} arrays of Inception-ResNet-v1, the file {what} {sorted(names)[0]!r}: not these weights"
             )
     for name, variable in variables.items():
         if tuple(variable.shape) != arrays[name].shape:
-            raise ModelError(f"expected {name} of shape {tuple(variable.shape)}, received {arrays[name].shape}: not these weights")
+            raise ModelError(
+                f"expected {name} of shape {tuple(variable.shape)}, received {arrays[name].shape}: not these weights"
+            )
         if not np.isfinite(arrays[name]).all():
-            raise ModelError(f"expected finite numbers, received NaN or infinity in {name}: fetch or train the model again")
+            raise ModelError(
+                f"expected finite numbers, received NaN or infinity in {name}: fetch or train the model again"
+            )
         variable.assign(arrays[name])
 
 

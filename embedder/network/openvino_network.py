@@ -35,7 +35,9 @@ class _OpenvinoBuilder:
         self.activations: dict[str, Any] = {}  # what each ReLU gives
         self.joined: list[set[str]] = []  # layers that must have one range, as their channels lie in one tensor
 
-    def _convolution(self, x: _Tensor, name: str, kernel: np.ndarray, bias: np.ndarray, strides: int, padding: str) -> Any:
+    def _convolution(
+        self, x: _Tensor, name: str, kernel: np.ndarray, bias: np.ndarray, strides: int, padding: str
+    ) -> Any:
         turned = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1), np.float32)
         weights = op.constant(turned)
         if x.name in self._int8.ranges:
@@ -44,7 +46,9 @@ class _OpenvinoBuilder:
         return op.add(y, op.constant(bias.astype(np.float32).reshape(1, -1, 1, 1)))
 
     def _multiplied(self, x: _Tensor, name: str, weights: Any, strides: int, padding: str) -> Any:
-        return op.convolution(x.node, weights, [strides] * 2, [0, 0], [0, 0], [1, 1], "same_upper" if padding == "same" else "valid")
+        return op.convolution(
+            x.node, weights, [strides] * 2, [0, 0], [0, 0], [1, 1], "same_upper" if padding == "same" else "valid"
+        )
 
     def _relu(self, x: Any, name: str) -> _Tensor:
         x = self.activations[name] = op.relu(x)
@@ -53,7 +57,15 @@ class _OpenvinoBuilder:
             x = op.fake_quantize(x, least, most, least, most, STEPS + 1)
         return _Tensor(x, name)
 
-    def conv(self, x: _Tensor, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same") -> _Tensor:
+    def conv(
+        self,
+        x: _Tensor,
+        filters: int,
+        kernel: int | tuple[int, int],
+        name: str,
+        strides: int = 1,
+        padding: str = "same",
+    ) -> _Tensor:
         return self._relu(self._convolution(x, name, *folded(self._arrays, name), strides, padding), name)
 
     def max_pool(self, x: _Tensor, name: str) -> _Tensor:
@@ -101,7 +113,9 @@ def _lay(make: _OpenvinoBuilder, crops: Any) -> Any:
     try:
         return lay(make, _Tensor(op.transpose(crops, op.constant(np.array([0, 3, 1, 2]))), ""))
     except KeyError as error:
-        raise ModelError(f"expected the arrays of Inception-ResNet-v1, the file misses {error.args[0]!r}: not these weights") from None
+        raise ModelError(
+            f"expected the arrays of Inception-ResNet-v1, the file misses {error.args[0]!r}: not these weights"
+        ) from None
 
 
 def _parameter(batch: int) -> Any:

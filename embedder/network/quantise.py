@@ -49,7 +49,9 @@ def quantise(model: Model, crops: Path, say: Callable[[str], None]) -> list[dict
         fast = unit(on_openvino(arrays, part, "int8", quantisation)(asked))
         gate = measure(exact, fast, [people[face] for face in others])
         int8.write(part, quantisation, gate)
-        found.append({"name": part.name, "weights": part.sha256, "passed": gate.passed, "text": gate.text, **asdict(gate)})
+        found.append(
+            {"name": part.name, "weights": part.sha256, "passed": gate.passed, "text": gate.text, **asdict(gate)}
+        )
     return found
 
 
@@ -59,7 +61,9 @@ def read_people(data: DataSet) -> dict[str, str | None]:
     for table in data.shards(["face_id", "identity", "outcome"]):
         people |= {row["face_id"]: row["identity"] for row in table.to_pylist() if row["outcome"] == "ok"}
     if len(people) < LEAST_CROPS:
-        raise DataError(f"expected {LEAST_CROPS} crops or more to quantise with, {data.folder} has {len(people)}: align more photos")
+        raise DataError(
+            f"expected {LEAST_CROPS} crops or more to quantise with, {data.folder} has {len(people)}: align more photos"
+        )
     return people
 
 
@@ -82,7 +86,9 @@ def read_crops(data: DataSet, faces: Sequence[str]) -> np.ndarray:
     for table in data.shards(["face_id", "crop"]):
         for row in table.filter(pc.is_in(table["face_id"], pa.array(faces))).to_pylist():
             if row["crop"] is None:
-                raise DataError(f"expected crops in {data.folder}, they were not kept: run `align`, or `embed` without --no-crops")
+                raise DataError(
+                    f"expected crops in {data.folder}, they were not kept: run `align`, or `embed` without --no-crops"
+                )
             crops[place[row["face_id"]]] = align.plain(row["crop"], data.spec.crop, f"face {row['face_id']}")
     return np.stack([crops[i] for i in range(len(faces))])
 
@@ -102,8 +108,13 @@ def calibrate(arrays: Mapping[str, np.ndarray], x: np.ndarray) -> Quantisation:
         for name, move in zip(graph.convolutions, given[len(graph.layers) :], strict=True):
             moves[name].append(move)
     alike = {layer: sorted(group) for group in graph.joined for layer in group}
-    ranges = {layer: best_range(np.concatenate([s for name in alike.get(layer, [layer]) for s in samples[name]])) for layer in graph.layers}
-    return Quantisation(ranges, {name: np.round(-np.mean(m, axis=0, dtype=np.float64), 6).tolist() for name, m in moves.items()})
+    ranges = {
+        layer: best_range(np.concatenate([s for name in alike.get(layer, [layer]) for s in samples[name]]))
+        for layer in graph.layers
+    }
+    return Quantisation(
+        ranges, {name: np.round(-np.mean(m, axis=0, dtype=np.float64), 6).tolist() for name, m in moves.items()}
+    )
 
 
 def best_range(values: np.ndarray) -> float:

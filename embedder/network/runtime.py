@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import openvino
 
 BATCH = 8  # as fast as 32 on CPUs, and little is lost on a few faces
-Network = Callable[..., np.ndarray]  # uint8 (n, 160, 160, 3), and another zoom than its own -> float32 (n, d) of any length
+Network = Callable[
+    ..., np.ndarray
+]  # uint8 (n, 160, 160, 3), and another zoom than its own -> float32 (n, d) of any length
 _loading = Lock()
 
 
@@ -60,7 +62,9 @@ class Embedder:
             self.compute = replace(self.compute, precision="int8")
         package = "tensorflow" if self.compute.on_gpu else "openvino"
         self.spec = replace(model.spec, runtime=f"{package} {version(package)}", precision=self.compute.precision)
-        self._quantisations = [int8.read(p).quantisation if self.compute.precision == "int8" else FLOAT for p in model.spec.parts]
+        self._quantisations = [
+            int8.read(p).quantisation if self.compute.precision == "int8" else FLOAT for p in model.spec.parts
+        ]
         self._model, self._few, self._batch, self._networks = model, few, batch, list[Network]()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,7 +120,9 @@ class Embedder:
 
     def _averaged(self, network: Network, part: Part, crops: np.ndarray) -> np.ndarray:
         """One network's unit vectors (n, d) of crops, over its views."""
-        views = [unit(network(crops[:, :, ::-1] if mirrored else crops, zoom)) for zoom, mirrored in self.spec.views(part)]
+        views = [
+            unit(network(crops[:, :, ::-1] if mirrored else crops, zoom)) for zoom, mirrored in self.spec.views(part)
+        ]
         return views[0] if len(views) == 1 else unit(np.sum(views, axis=0))
 
     @property

@@ -25,7 +25,9 @@ class _Recorder:
         self.shapes[f"{name}/kernel"], self.shapes[f"{name}/bias"] = kernel, kernel[-1:]
         self.shapes |= {f"{name}_BatchNorm/{weight}": kernel[-1:] for weight in NORM}
 
-    def conv(self, x: int, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same") -> int:
+    def conv(
+        self, x: int, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same"
+    ) -> int:
         size = (kernel, kernel) if isinstance(kernel, int) else kernel
         self._add(name, (*size, x, filters))
         return filters
@@ -56,7 +58,9 @@ def known_shapes(dimension: int) -> dict[str, Shape]:
 def check_size(path: Path) -> None:
     """Raise ModelError for a file that is larger than any weights of the network."""
     if (size := path.stat().st_size) > MOST_BYTES:
-        raise ModelError(f"expected a weights file of at most {MOST_BYTES:,} bytes, {path} has {size:,}: not these weights")
+        raise ModelError(
+            f"expected a weights file of at most {MOST_BYTES:,} bytes, {path} has {size:,}: not these weights"
+        )
 
 
 def check_shapes(found: Iterable[tuple[str, Shape]]) -> None:
@@ -74,7 +78,9 @@ def check_shapes(found: Iterable[tuple[str, Shape]]) -> None:
     for name, shape in pairs:
         if name not in known or name in seen:
             fault = "twice" if name in seen else "unknown"
-            raise ModelError(f"expected the arrays of Inception-ResNet-v1, the file has {fault} {name[:100]!r}: not these weights")
+            raise ModelError(
+                f"expected the arrays of Inception-ResNet-v1, the file has {fault} {name[:100]!r}: not these weights"
+            )
         seen.add(name)
         if shape != known[name]:
             raise ModelError(f"expected {name} of shape {known[name]}, received {str(shape)[:100]}: not these weights")

@@ -15,9 +15,33 @@ MOST_TAGS = 4096
 MOST_NUMBERS = 50_000  # of one TIFF tag
 PALETTE = 320  # the tag with 196,608 where colours have 16 bits
 LISTS = frozenset(  # tags that Pillow walks through number by number: sizes, depths, places, samples
-    [*range(254, 270), *range(273, 285), *range(290, 294), 301, 317, 318, 319, PALETTE, *range(321, 333), 334, *range(336, 344),
-     512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532]
-)  # fmt: skip
+    [
+        *range(254, 270),
+        *range(273, 285),
+        *range(290, 294),
+        301,
+        317,
+        318,
+        319,
+        PALETTE,
+        *range(321, 333),
+        334,
+        *range(336, 344),
+        512,
+        513,
+        514,
+        515,
+        517,
+        518,
+        519,
+        520,
+        521,
+        529,
+        530,
+        531,
+        532,
+    ]
+)
 SHORT, BLOBS = 3, frozenset([1, 2, 7])  # kinds: BLOBS stay bytes or text, all others become a tuple of numbers
 MOST_HEADER = 64 << 10  # bytes
 MOST_BLOCKS = 100_000  # of a GIF before its picture

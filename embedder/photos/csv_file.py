@@ -15,8 +15,13 @@ from facegallery.embedder.photos.filenames import to_file
 
 KNOWN = ("image", "identity", "split")  # columns that are found in any case
 DELIMITERS = ",;\t"
-BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"), (b"\xff\xfe", "utf-16-le"),
-        (b"\xfe\xff", "utf-16-be"))  # fmt: skip
+BOMS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
 HINT = re.compile(r"sep=([,;\t])\s*", re.IGNORECASE)  # the first line that Excel reads
 
 
@@ -72,7 +77,9 @@ def _text(path: Path) -> str:
         line = len(re.findall(rb"\r\n|\r|\n", data[: error.start])) + 1
         raise DataError(f"expected a CSV in UTF-8, line {line} of {path} is not: save it as `CSV UTF-8`") from None
     if (at := text.find("\0")) >= 0:
-        raise DataError(f"expected a CSV in UTF-8, line {_line_number(text, at)} of {path} holds a NUL: save it as `CSV UTF-8`")
+        raise DataError(
+            f"expected a CSV in UTF-8, line {_line_number(text, at)} of {path} holds a NUL: save it as `CSV UTF-8`"
+        )
     return text
 
 
@@ -114,7 +121,9 @@ def _columns(path: Path, number: int, header: list[str]) -> list[str]:
         names.pop()
     twice = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
     if twice:
-        raise DataError(f"expected columns with names of their own, line {number} of {path} has {twice!r} twice: rename one")
+        raise DataError(
+            f"expected columns with names of their own, line {number} of {path} has {twice!r} twice: rename one"
+        )
     if "image" not in names:
         shown = ", ".join(name[:40] for name in names if name) or "none"
         raise DataError(f"expected a CSV with a column `image`, {path} has {shown}: add a header line")

@@ -20,9 +20,22 @@ from facegallery.embedder.photos.kinds import Refused
 from facegallery.embedder.photos.pixels import decode, read
 from facegallery.embedder.process import WHY, channel, frame, greet
 
-MEMORY, MEMORY_A_PIXEL = 512 << 20, 28  # bytes: of the program, and of all copies of a photo that decoding needs at once
+MEMORY, MEMORY_A_PIXEL = (
+    512 << 20,
+    28,
+)  # bytes: of the program, and of all copies of a photo that decoding needs at once
 OPEN_FILES = 64
-FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "pty.spawn", "socket.")
+FORBIDDEN = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+    "os.spawn",
+    "pty.spawn",
+    "socket.",
+)
 
 
 def memory_for(most_pixels: int) -> int:

@@ -22,7 +22,9 @@ def to_text(name: str) -> str:
 def _written(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
-    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))  # from JSON, never from a folder
+    return "".join(
+        f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass")
+    )  # from JSON, never from a folder
 
 
 def to_file(text: str) -> str:

@@ -18,11 +18,28 @@ SPLITS = frozenset(["gallery", "probe", "train", "val", "test"])
 # .picasaoriginals, .dtrash, .AppleDouble, .@__thumb, ...) are left out by their point.
 SYSTEM = frozenset(
     [
-        "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@sharesnap", "@tmp", "thumbnails", "thumbs", "$recycle.bin",
-        "recycler", "recycled", "system volume information", "lost+found", "__macosx", "network trash folder", "temporary items",
-        "files_trashbin", "files_versions", "found.000",
+        "@eadir",
+        "#recycle",
+        "#snapshot",
+        "@recycle",
+        "@recently-snapshot",
+        "@sharesnap",
+        "@tmp",
+        "thumbnails",
+        "thumbs",
+        "$recycle.bin",
+        "recycler",
+        "recycled",
+        "system volume information",
+        "lost+found",
+        "__macosx",
+        "network trash folder",
+        "temporary items",
+        "files_trashbin",
+        "files_versions",
+        "found.000",
     ]
-)  # fmt: skip
+)
 CATALOGUES = (".lrdata", ".lrcat-data", ".cocatalogdb", ".cosessiondb", ".dtmedia")  # previews of Lightroom, ...
 LIBRARIES = (".photoslibrary", ".photolibrary", ".migratedphotolibrary", ".aplibrary")  # of Apple's programs
 ORIGINALS = frozenset(["originals", "masters"])  # all that is the user's of a library
@@ -78,7 +95,11 @@ class LeftOut:
     def notes(self) -> list[str]:
         """One line, or none."""
         many = "" if self.count == 1 else "s"
-        return [f"{self.what.format(n=self.count, s=many)}, such as '{printable(self.first)}'{self.advice}"] if self.count else []
+        return (
+            [f"{self.what.format(n=self.count, s=many)}, such as '{printable(self.first)}'{self.advice}"]
+            if self.count
+            else []
+        )
 
 
 @dataclass
@@ -90,7 +111,9 @@ class Walk:
     links: LeftOut = field(default_factory=lambda: LeftOut(""))
     system: LeftOut = field(default_factory=lambda: LeftOut("{n} system or hidden folder{s} left out"))
     hidden: LeftOut = field(default_factory=lambda: LeftOut("{n} hidden file{s} left out"))
-    raw: LeftOut = field(default_factory=lambda: LeftOut("{n} raw photo{s} left out", ": save them as JPEG or TIFF first"))
+    raw: LeftOut = field(
+        default_factory=lambda: LeftOut("{n} raw photo{s} left out", ": save them as JPEG or TIFF first")
+    )
     others: LeftOut = field(default_factory=lambda: LeftOut("{n} other file{s} left out by name or content"))
     sniffed: LeftOut = field(
         default_factory=lambda: LeftOut("{n} file{s} without a photo's extension taken for photos by their first bytes")
@@ -98,7 +121,9 @@ class Walk:
 
     @property
     def notes(self) -> list[str]:
-        more = f" and {self.links.count - 1} others: links to folders" if self.links.count > 1 else ": a link to a folder"
+        more = (
+            f" and {self.links.count - 1} others: links to folders" if self.links.count > 1 else ": a link to a folder"
+        )
         links = [f"{printable(self.links.first)}{more}, not followed"] if self.links.count else []
         kinds = (self.system, self.hidden, self.raw, self.others, self.sniffed)
         return self.unread + links + [line for kind in kinds for line in kind.notes]

@@ -73,7 +73,10 @@ NO_PHOTOS: tuple[tuple[str, str], ...] = (
     (r"%!PS|\xc5\xd0\xd3\xc6", "EPS (PostScript), which is a program and is not run: save it as PNG or JPEG"),
     (r"%PDF", "a PDF document: save the picture in it as PNG or JPEG"),
     (r"version https://git-lfs", "a pointer of git-lfs in place of the photo: run `git lfs pull`"),
-    (r"(?i:<!doctype html|<html|<head|<body|<script)", "a web page (HTML) in place of the photo: download the photo again"),
+    (
+        r"(?i:<!doctype html|<html|<head|<body|<script)",
+        "a web page (HTML) in place of the photo: download the photo again",
+    ),
     (r"(?s:(<\?xml.{,500})?<svg)", "SVG, a drawing: save it as PNG"),
     (r"<", "XML or HTML in place of the photo: download the photo again"),
     (r"\{|\[", "JSON text in place of the photo: download the photo again"),
@@ -89,10 +92,13 @@ NO_PHOTOS: tuple[tuple[str, str], ...] = (
     (r"\x00\x00[\x01\x02]\x00", "an icon or cursor, not a photo"),
     (r"icns", "an icon of macOS, not a photo"),
     (r"\x1c[\x01-\x09]", "IPTC records, not a photo"),
-    (r"DDS |qoif|v/1\x01|#\?RADIANCE|II\xbc|\x01\xda|SIMPLE  =|P[f7F]\s", "a format of pictures that is not read: save it as PNG"),
+    (
+        r"DDS |qoif|v/1\x01|#\?RADIANCE|II\xbc|\x01\xda|SIMPLE  =|P[f7F]\s",
+        "a format of pictures that is not read: save it as PNG",
+    ),
     (r"(?s:.{128}DICM)", "DICOM, a medical picture: save it as PNG"),
     (r"MZ|\x7fELF|#!", "a program, not a photo"),
-)  # fmt: skip
+)
 _NAMED = [(re.compile(pattern.encode("latin-1")), what) for pattern, what in NO_PHOTOS]
 
 
@@ -108,7 +114,9 @@ def identify(data: bytes) -> tuple[Kind, bytes]:
     start = blanks if _kind(head[blanks:]) else head.find(b"\xff\xd8\xff", 0, MOST_JUNK)
     if start > 0 and (kind := _kind(head[start:])):
         return kind, data[start:]
-    raise Refused(UNREADABLE, f"it is {_unknown(head)}, not a photo in a format that is read ({', '.join(k.name for k in KINDS)})")
+    raise Refused(
+        UNREADABLE, f"it is {_unknown(head)}, not a photo in a format that is read ({', '.join(k.name for k in KINDS)})"
+    )
 
 
 def begins_as_photo(head: bytes) -> bool:

@@ -54,7 +54,9 @@ def list_photos(source: str | Path, metadata: Path | None = None, level: int | N
         _add_metadata(listing, metadata)
     if not listing.entries:
         left_out = f"; {'; '.join(listing.notes)}" if listing.notes else ""
-        raise DataError(f"expected photos in {path}, found none (.jpg, .png, .heic, .tif, ... are looked for{left_out}): check the folder")
+        raise DataError(
+            f"expected photos in {path}, found none (.jpg, .png, .heic, .tif, ... are looked for{left_out}): check the folder"
+        )
     return listing
 
 
@@ -148,9 +150,16 @@ def _add_metadata(listing: Listing, path: Path) -> None:
         if by_path.setdefault(name, line) is not line:
             twice.append((name, line))
     listing.extra += table.more
-    listing.entries = [replace(e, extra=e.extra + _more(table.more, by_path[e.path])) if e.path in by_path else e for e in listing.entries]
+    listing.entries = [
+        replace(e, extra=e.extra + _more(table.more, by_path[e.path])) if e.path in by_path else e
+        for e in listing.entries
+    ]
     listing.notes += _repeated(path, by_path, twice)
     if unused := sorted(by_path.keys() - known):
-        listing.notes.append(f"{len(unused)} lines of {path.name} name photos that are not there, such as '{printable(unused[0])}'")
+        listing.notes.append(
+            f"{len(unused)} lines of {path.name} name photos that are not there, such as '{printable(unused[0])}'"
+        )
     if labels := [name for name in ("identity", "split") if name in table.columns]:
-        listing.notes.append(f"{' and '.join(labels)} of {path.name} not used: give the CSV instead of the folder to take them from it")
+        listing.notes.append(
+            f"{' and '.join(labels)} of {path.name} not used: give the CSV instead of the folder to take them from it"
+        )

@@ -64,4 +64,8 @@ def _whole(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     missing = max(0, size - len(values))
     if missing > MOST_MISSING * size:
         raise Refused(UNREADABLE, f"cut, {missing:,} of {size:,} values are missing")
-    return np.concatenate([values, np.zeros(missing, values.dtype)])[:size].reshape(shape) if missing else values[:size].reshape(shape)
+    return (
+        np.concatenate([values, np.zeros(missing, values.dtype)])[:size].reshape(shape)
+        if missing
+        else values[:size].reshape(shape)
+    )

@@ -45,7 +45,9 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
 
 
-def prepare(layout: str, source: Path, destination: Path, table: Path | None = None, level: int | None = None) -> Prepared:
+def prepare(
+    layout: str, source: Path, destination: Path, table: Path | None = None, level: int | None = None
+) -> Prepared:
     """Lays out the photos of `source`; the same call again adds what is new. Raises DataError, naming the file, rather than overwrite one.
 
     level: which folder names the person, as `facegallery.embedder.photos.folders.labels_of` has it.
@@ -58,10 +60,14 @@ def prepare(layout: str, source: Path, destination: Path, table: Path | None = N
         raise InputError("expected --csv FILE with the columns image,identity[,split] for `prepare csv`, received none")
     notes: list[str] = []
     if level is not None and (table is not None or layout == "homework"):
-        raise InputError("expected --identity-level for photos in people's folders, received a CSV or the layout homework: leave it out")
+        raise InputError(
+            "expected --identity-level for photos in people's folders, received a CSV or the layout homework: leave it out"
+        )
     placed = _by_csv(source, table, notes) if table is not None else LAYOUTS[layout](source, notes, level)
     if not placed:
-        raise DataError(f"expected photos laid out as {layout!r} in {source}, found none: check the layout's name and the folder")
+        raise DataError(
+            f"expected photos laid out as {layout!r} in {source}, found none: check the layout's name and the folder"
+        )
     return _write(source, destination, placed, notes)
 
 
@@ -137,7 +143,9 @@ def _by_csv(source: Path, table: Path | None, notes: list[str]) -> list[Placed]:
     assert table is not None
     listed = read_csv(table)
     if "identity" not in listed.columns:
-        raise DataError(f"expected a CSV with columns image,identity, {table} has {', '.join(listed.columns)}: add the column")
+        raise DataError(
+            f"expected a CSV with columns image,identity, {table} has {', '.join(listed.columns)}: add the column"
+        )
     placed, absent = [], []
     for line in listed.lines:
         split, who, image = line["split"] or "gallery", identity_of(listed, line), photo_path(source, line["image"])
@@ -184,7 +192,9 @@ def _targets(placed: list[Placed]) -> dict[Placed, str]:
     for item in placed:
         who, name = item.identity, Path(item.source).name
         if "/" in who or "\0" in who or who.startswith("."):
-            raise DataError(f"expected a name that can be a folder's, received {who!r}: use `embed` on the CSV itself, or change the name")
+            raise DataError(
+                f"expected a name that can be a folder's, received {who!r}: use `embed` on the CSV itself, or change the name"
+            )
         unique = name if count[item.split, who, name] == 1 else item.source.replace("/", "_")
         targets[item] = f"{item.split}/{who}/{unique}"
     return targets
@@ -204,7 +214,9 @@ def _place(source: Path, target: Path) -> None:
 
 def _check_same(real: Path, target: Path, source: Path) -> None:
     if not (target.samefile(real) or target.read_bytes() == real.read_bytes()):
-        raise DataError(f"expected {target} to be free or the same photo as {source}, it is another: choose an empty DEST")
+        raise DataError(
+            f"expected {target} to be free or the same photo as {source}, it is another: choose an empty DEST"
+        )
 
 
 def _copy(real: Path, target: Path, source: Path) -> None:

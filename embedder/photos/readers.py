@@ -89,7 +89,11 @@ def _tiff(data: bytes, most: int) -> Opened:
     image = Tiff(io.BytesIO(data))
     turn = valid(image.tag_v2.get(ORIENTATION)) or orientation(xmp=_bytes(image, "xmp"))
     opened = Opened(image, turn, signed=2 in np.atleast_1d(image.tag_v2.get(SAMPLE_FORMAT, 1)))
-    opened.negative = image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode in ("I;16", "I;16B", "F")  # 8 bits are inverted by Pillow
+    opened.negative = image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode in (
+        "I;16",
+        "I;16B",
+        "F",
+    )  # 8 bits are inverted by Pillow
     return _of_two_bytes(opened, lambda: Tiff(io.BytesIO(data)))
 
 
@@ -173,6 +177,14 @@ def _bytes(image: Image.Image, key: str) -> bytes:
 
 
 READERS: dict[str, Callable[[bytes, int], Opened]] = {
-    "JPEG": _jpeg, "PNG": _png, "WebP": _webp, "TIFF": _tiff, "GIF": _gif, "BMP": _bmp, "PNM": _pnm, "JPEG 2000": _jpeg2000,
-    "AVIF": _avif, "HEIF": _heif,
-}  # fmt: skip
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WebP": _webp,
+    "TIFF": _tiff,
+    "GIF": _gif,
+    "BMP": _bmp,
+    "PNM": _pnm,
+    "JPEG 2000": _jpeg2000,
+    "AVIF": _avif,
+    "HEIF": _heif,
+}

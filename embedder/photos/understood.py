@@ -25,16 +25,97 @@ CAMERA = re.compile(
 )
 HEAPS = frozenset(
     [
-        "dcim", "camera", "camera roll", "photos", "photo", "photographs", "images", "image", "imgs", "img", "pictures", "picture", "pics", "fotos",
-        "bilder", "imagenes", "immagini", "albums", "album", "gallery", "new folder", "neuer ordner", "nouveau dossier", "untitled folder",
-        "untitled", "misc", "other", "others", "various", "unsorted", "unknown", "people", "persons", "faces", "face", "crops", "cropped",
-        "raw", "raws", "jpg", "jpeg", "jpegs", "png", "heic", "edited", "edits", "original", "originals", "export", "exports", "exported",
-        "selects", "backup", "backups", "copy", "old", "new", "import", "imports", "downloads", "download", "desktop", "documents",
-        "screenshots", "whatsapp images", "telegram images", "instagram", "facebook", "training", "testing", "validation", "valid", "dev",
-        "eval", "data", "dataset", "db", "database", "small", "large", "high", "low", "hires", "lowres", "full", "thumb", "previews", "preview",
+        "dcim",
+        "camera",
+        "camera roll",
+        "photos",
+        "photo",
+        "photographs",
+        "images",
+        "image",
+        "imgs",
+        "img",
+        "pictures",
+        "picture",
+        "pics",
+        "fotos",
+        "bilder",
+        "imagenes",
+        "immagini",
+        "albums",
+        "album",
+        "gallery",
+        "new folder",
+        "neuer ordner",
+        "nouveau dossier",
+        "untitled folder",
+        "untitled",
+        "misc",
+        "other",
+        "others",
+        "various",
+        "unsorted",
+        "unknown",
+        "people",
+        "persons",
+        "faces",
+        "face",
+        "crops",
+        "cropped",
+        "raw",
+        "raws",
+        "jpg",
+        "jpeg",
+        "jpegs",
+        "png",
+        "heic",
+        "edited",
+        "edits",
+        "original",
+        "originals",
+        "export",
+        "exports",
+        "exported",
+        "selects",
+        "backup",
+        "backups",
+        "copy",
+        "old",
+        "new",
+        "import",
+        "imports",
+        "downloads",
+        "download",
+        "desktop",
+        "documents",
+        "screenshots",
+        "whatsapp images",
+        "telegram images",
+        "instagram",
+        "facebook",
+        "training",
+        "testing",
+        "validation",
+        "valid",
+        "dev",
+        "eval",
+        "data",
+        "dataset",
+        "db",
+        "database",
+        "small",
+        "large",
+        "high",
+        "low",
+        "hires",
+        "lowres",
+        "full",
+        "thumb",
+        "previews",
+        "preview",
         *SPLITS,
     ]
-)  # fmt: skip
+)
 NUMBERED = re.compile(r"[ _-]*\(?\d*\)?$")  # New folder (2), photos_1
 ADVICE = (
     "if so, say which folder is the person's with --identity-level N of `embed`, `align` or `add` (1: the first below the root), or list the "
@@ -58,13 +139,17 @@ class Understood:
         """One line."""
         people = f"{self.people:,} {'person' if self.people == 1 else 'people'}"
         examples = f" {self.source} {', '.join(map(repr, self.examples))}" if self.people else ""
-        without = f" ({self.without:,} photo{'' if self.without == 1 else 's'} without a person)" if self.without else ""
+        without = (
+            f" ({self.without:,} photo{'' if self.without == 1 else 's'} without a person)" if self.without else ""
+        )
         return people + examples + without
 
     @property
     def lines(self) -> list[str]:
         """`text`, and a line that warns where something looks wrong."""
-        return [self.text] + ([f"warning: these may not be people: {'; '.join(self.warnings)}: {ADVICE}"] if self.warnings else [])
+        return [self.text] + (
+            [f"warning: these may not be people: {'; '.join(self.warnings)}: {ADVICE}"] if self.warnings else []
+        )
 
     def result(self) -> dict[str, Any]:
         """As --json prints it."""
@@ -100,7 +185,9 @@ class _Names:
             self.photos[identity] += count
             parts = folder.split("/") if folder else []
             below = parts[1:] if parts and parts[0] in SPLITS else parts
-            if (depth := next((i for i in reversed(range(len(below))) if spelling(below[i]) == identity), None)) is not None:
+            if (
+                depth := next((i for i in reversed(range(len(below))) if spelling(below[i]) == identity), None)
+            ) is not None:
                 self.places.setdefault(identity, set()).add(tuple(below[:depth]))
 
 
@@ -125,12 +212,16 @@ def is_heap(name: str) -> bool:
 
 def _scattered(found: _Names) -> list[str]:
     """One name in several people's folders: Ann/raw, Bob/raw. Years above people's folders are as they should be."""
-    parents = {name: sorted({p[-1] for p in places if p and not _says_nothing(p[-1])}) for name, places in found.places.items()}
+    parents = {
+        name: sorted({p[-1] for p in places if p and not _says_nothing(p[-1])}) for name, places in found.places.items()
+    }
     twice = [name for name, above in parents.items() if len(above) > 1]
     if not twice:
         return []
     above = parents[twice[0]]
-    return [f"{twice[0]!r} lies in {len(above)} folders, such as {', '.join(map(repr, above[:SHOWN]))}, and counts as one person"]
+    return [
+        f"{twice[0]!r} lies in {len(above)} folders, such as {', '.join(map(repr, above[:SHOWN]))}, and counts as one person"
+    ]
 
 
 def _says_nothing(folder: str) -> bool:
@@ -142,7 +233,9 @@ def _mixed(found: _Names) -> list[str]:
     by_depth = {len(place): "/".join([*place, name]) for name, places in found.places.items() for place in places}
     if len(by_depth) < 2:
         return []
-    return [f"people's folders lie at different depths, such as {', '.join(repr(by_depth[d]) for d in sorted(by_depth)[:SHOWN])}"]
+    return [
+        f"people's folders lie at different depths, such as {', '.join(repr(by_depth[d]) for d in sorted(by_depth)[:SHOWN])}"
+    ]
 
 
 def _one_each(found: _Names) -> list[str]:

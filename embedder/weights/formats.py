@@ -54,10 +54,14 @@ def _check_epsilon(epsilon: Any, name: str) -> None:
         import tensorflow as tf
 
         if epsilon.tensor_shape.dim or epsilon.tensor_shape.unknown_rank:
-            raise ModelError(f"expected one number as the epsilon of a batch norm, {name[:100]} has several: not these weights")
+            raise ModelError(
+                f"expected one number as the epsilon of a batch norm, {name[:100]} has several: not these weights"
+            )
         epsilon = float(tf.make_ndarray(epsilon))
     if not abs(epsilon - EPSILON) <= 1e-9:
-        raise ModelError(f"expected a batch norm with epsilon {EPSILON:g}, {name[:100]} has {epsilon:g}: not these weights")
+        raise ModelError(
+            f"expected a batch norm with epsilon {EPSILON:g}, {name[:100]} has {epsilon:g}: not these weights"
+        )
 
 
 def _check_type(kind: str, name: str) -> None:
@@ -83,7 +87,13 @@ def read_checkpoint(path: Path) -> Arrays:
 
 
 SLIM_WEIGHTS = {"weights": "kernel", "Conv2D_bn_offset": "bias", "biases": "bias"}
-SLIM_NORM = {"beta": "beta", "moving_mean": "moving_mean", "moving_variance": "moving_variance", "gamma": "gamma", "Const": "gamma"}
+SLIM_NORM = {
+    "beta": "beta",
+    "moving_mean": "moving_mean",
+    "moving_variance": "moving_variance",
+    "gamma": "gamma",
+    "Const": "gamma",
+}
 
 
 def _layer_name(name: str) -> str | None:
@@ -113,7 +123,9 @@ def read_torch(path: Path) -> Arrays:
             return None
         names = TORCH_NORM if module.endswith((".bn", "last_bn")) else TORCH_WEIGHTS
         if layer is None or weight not in names:
-            raise ModelError(f"expected the layers of facenet-pytorch's InceptionResnetV1, {path} has {name[:100]!r}: not these weights")
+            raise ModelError(
+                f"expected the layers of facenet-pytorch's InceptionResnetV1, {path} has {name[:100]!r}: not these weights"
+            )
         return f"{layer}_BatchNorm/{names[weight]}" if names is TORCH_NORM else f"{layer}/{names[weight]}"
 
     def choose(shapes: Mapping[str, Shape]) -> list[str]:
@@ -123,7 +135,8 @@ def read_torch(path: Path) -> Arrays:
 
     arrays = read_state(path, choose)
     return {
-        str(ours(name)): np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T) for name, array in arrays.items()
+        str(ours(name)): np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T)
+        for name, array in arrays.items()
     }
 
 
@@ -134,9 +147,15 @@ def _keras_axes(shape: Shape) -> Shape:
 TORCH_WEIGHTS = {"weight": "kernel", "bias": "bias"}
 TORCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 TORCH_STEM = {
-    "conv2d_1a": "Conv2d_1a_3x3", "conv2d_2a": "Conv2d_2a_3x3", "conv2d_2b": "Conv2d_2b_3x3", "conv2d_3b": "Conv2d_3b_1x1",
-    "conv2d_4a": "Conv2d_4a_3x3", "conv2d_4b": "Conv2d_4b_3x3", "last_linear": "Bottleneck", "last_bn": "Bottleneck",
-}  # fmt: skip
+    "conv2d_1a": "Conv2d_1a_3x3",
+    "conv2d_2a": "Conv2d_2a_3x3",
+    "conv2d_2b": "Conv2d_2b_3x3",
+    "conv2d_3b": "Conv2d_3b_1x1",
+    "conv2d_4a": "Conv2d_4a_3x3",
+    "conv2d_4b": "Conv2d_4b_3x3",
+    "last_linear": "Bottleneck",
+    "last_bn": "Bottleneck",
+}
 TORCH_BLOCKS = {"repeat_1": "Block35", "repeat_2": "Block17", "repeat_3": "Block8"}
 
 
@@ -185,9 +204,13 @@ def header_shapes(data: bytes) -> dict[str, Shape]:
 
 
 READERS: dict[str, Callable[[Path], Arrays]] = {
-    ".h5": read_apart, ".pb": read_frozen_graph, ".index": read_checkpoint, ".pt": read_torch, ".pth": read_torch,
+    ".h5": read_apart,
+    ".pb": read_frozen_graph,
+    ".index": read_checkpoint,
+    ".pt": read_torch,
+    ".pth": read_torch,
     ".safetensors": read_safetensors,
-}  # fmt: skip
+}
 
 
 def locate(path: Path) -> Path:

@@ -34,7 +34,9 @@ def open_datasets(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
         yield found
 
 
-def _collect(group: h5py.Group, prefix: str, depth: int, found: dict[str, h5py.Dataset], path: Path, seen: set[int]) -> None:
+def _collect(
+    group: h5py.Group, prefix: str, depth: int, found: dict[str, h5py.Dataset], path: Path, seen: set[int]
+) -> None:
     """Add the float datasets of a group. seen: addresses of the groups that were visited, since one can be linked many times."""
     import h5py
 
@@ -42,7 +44,11 @@ def _collect(group: h5py.Group, prefix: str, depth: int, found: dict[str, h5py.D
         raise _refused(path, prefix, "expected each group once, it is linked twice")
     seen.add(address)
     if depth > DEEPEST or len(found) + len(group) > MOST_OBJECTS:
-        raise _refused(path, prefix, f"expected at most {DEEPEST} groups within each other and {MOST_OBJECTS} objects, there are more")
+        raise _refused(
+            path,
+            prefix,
+            f"expected at most {DEEPEST} groups within each other and {MOST_OBJECTS} objects, there are more",
+        )
     for key in group:
         name = f"{prefix}{key}"
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
@@ -85,7 +91,9 @@ def read_keras_h5(path: Path) -> dict[str, np.ndarray]:
     """Read facenet's Keras 2 HDF5, a whole model or weights alone: `<layer>/<layer>/<weight>:0`."""
     with open_datasets(path) as datasets:
         inside = {name: item for name, item in datasets.items() if name.startswith("model_weights/")} or datasets
-        ours = [(_keras_name(name), item) for name, item in inside.items() if "/" in name.removeprefix("model_weights/")]
+        ours = [
+            (_keras_name(name), item) for name, item in inside.items() if "/" in name.removeprefix("model_weights/")
+        ]
         check_shapes((name, item.shape) for name, item in ours)
         return {name: np.asarray(item, np.float32) for name, item in ours}
 

@@ -30,7 +30,9 @@ def constants(path: Path) -> dict[str, np.ndarray]:
         graph = next(value for number, value in _fields(memoryview(path.read_bytes())) if number == GRAPH)
         return dict(_tensor(value) for number, value in _fields(graph) if number == INITIALIZER)
     except (IndexError, KeyError, OverflowError, StopIteration, TypeError, ValueError) as error:
-        raise ModelError(f"expected an ONNX file of float32 and int8, {path} is damaged or another ({error}): get it again") from None
+        raise ModelError(
+            f"expected an ONNX file of float32 and int8, {path} is damaged or another ({error}): get it again"
+        ) from None
 
 
 def dequantised(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

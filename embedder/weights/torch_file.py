@@ -20,7 +20,11 @@ import numpy as np
 from facegallery.embedder.errors import ModelError
 
 Choose = Callable[[dict[str, tuple[int, ...]]], Collection[str]]
-MOST_PICKLED, MOST_STEPS, MOST_AXES = 4 << 20, 500_000, 8  # bytes and steps; facenet-pytorch's file has 124,000 and 30,000
+MOST_PICKLED, MOST_STEPS, MOST_AXES = (
+    4 << 20,
+    500_000,
+    8,
+)  # bytes and steps; facenet-pytorch's file has 124,000 and 30,000
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of the older layout
 
 
@@ -39,7 +43,9 @@ class _Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-def _rebuild_tensor(storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> _Tensor:
+def _rebuild_tensor(
+    storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
+) -> _Tensor:
     whole = all(isinstance(n, int) for n in (offset, *size, *stride))
     if not isinstance(storage, _Storage) or not whole or len(size) != len(stride) or len(size) > MOST_AXES:
         raise ValueError("a tensor that is not described by whole numbers")
@@ -51,7 +57,9 @@ def _rebuild_parameter(tensor: _Tensor, *_: object) -> _Tensor:
 
 
 def _ordered_dict(pairs: Sequence[Sequence[Any]] = ()) -> dict[str, Any]:
-    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):  # one long list may stand in it many times
+    if not all(
+        isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs
+    ):  # one long list may stand in it many times
         raise ValueError("pairs that are none")
     return _filled({}, [item for pair in pairs for item in pair])
 
@@ -75,7 +83,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils _rebuild_parameter": _rebuild_parameter,
 }
 STORAGES = {
-    f"torch {name}Storage": np.dtype(code) for name, code in {"Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8"}.items()
+    f"torch {name}Storage": np.dtype(code)
+    for name, code in {"Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8"}.items()
 }
 VALUES = {"BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -94,7 +103,9 @@ def read_state(path: Path, choose: Choose = dict.keys) -> dict[str, np.ndarray]:
 def _chosen(found: Any, path: Path, choose: Choose) -> dict[str, _Tensor]:
     if not isinstance(found, dict) or not all(isinstance(value, _Tensor) for value in found.values()):
         kept = ", ".join(map(str, list(found)[:5])) if isinstance(found, dict) else type(found).__name__
-        raise ModelError(f"expected a state dict of tensors, {path} holds {kept[:200]}: save `model.state_dict()` alone")
+        raise ModelError(
+            f"expected a state dict of tensors, {path} holds {kept[:200]}: save `model.state_dict()` alone"
+        )
     names = choose({name: tensor.size for name, tensor in found.items()})
     return {name: tensor for name, tensor in found.items() if name in names}
 
@@ -112,7 +123,9 @@ def _read_zip(path: Path, choose: Choose) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         pickled = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
         if pickled is None:
-            raise ModelError(f"expected a file of `torch.save`, {path} is another zip: save `model.state_dict()` with it")
+            raise ModelError(
+                f"expected a file of `torch.save`, {path} is another zip: save `model.state_dict()` with it"
+            )
         if archive.getinfo(pickled).file_size > MOST_PICKLED:
             raise ModelError(
                 f"expected a pickle of at most {MOST_PICKLED:,} bytes in {path}, its size is larger: save `model.state_dict()` alone"
@@ -127,7 +140,9 @@ def _read_zip(path: Path, choose: Choose) -> dict[str, np.ndarray]:
         for storage in storages.values():
             member = archive.getinfo(f"{pickled.removesuffix('data.pkl')}data/{storage.key}")
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != storage.numel * storage.dtype.itemsize:
-                raise ModelError(f"expected {storage.numel} numbers in {member.filename} of {path}, received another size: get it again")
+                raise ModelError(
+                    f"expected {storage.numel} numbers in {member.filename} of {path}, received another size: get it again"
+                )
             content[storage.key] = archive.read(member)
     return {name: _array(tensor, content) for name, tensor in tensors.items()}
 
@@ -136,7 +151,9 @@ def _read_older(opened: IO[bytes], path: Path, choose: Choose) -> dict[str, np.n
     file: Any = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)  # a read of more than there is costs nothing
     start = [_Machine(path).run(file)[0] for _ in range(2)]
     if start != [MAGIC, PROTOCOL]:
-        raise ModelError(f"expected a file of `torch.save`, {path} is something else: save `model.state_dict()` with it")
+        raise ModelError(
+            f"expected a file of `torch.save`, {path} is something else: save `model.state_dict()` with it"
+        )
     _Machine(path).run(file)  # of the system that it was saved on
     found, storages = _Machine(path).run(file)
     tensors = _chosen(found, path, choose)
@@ -146,7 +163,9 @@ def _read_older(opened: IO[bytes], path: Path, choose: Choose) -> dict[str, np.n
         numel, storage = int.from_bytes(file.read(8), "little"), storages[key]
         content[key] = file.read(storage.numel * storage.dtype.itemsize)
         if numel != storage.numel or len(content[key]) != storage.numel * storage.dtype.itemsize:
-            raise ModelError(f"expected {storage.numel} numbers in storage {key} of {path}, received another size: get it again")
+            raise ModelError(
+                f"expected {storage.numel} numbers in storage {key} of {path}, received another size: get it again"
+            )
     return {name: _array(tensor, content) for name, tensor in tensors.items()}
 
 
@@ -155,7 +174,9 @@ def _array(tensor: _Tensor, content: dict[str, bytes]) -> np.ndarray:
     last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.size, tensor.stride, strict=True))
     inside = min((tensor.offset, last, *tensor.size, *tensor.stride), default=0) >= 0 and last < len(flat)
     if math.prod(tensor.size) and not (inside and math.prod(tensor.size) <= len(flat)):
-        raise ModelError(f"expected a tensor inside its storage of {len(flat)} numbers, received size {tensor.size}: get the file again")
+        raise ModelError(
+            f"expected a tensor inside its storage of {len(flat)} numbers, received size {tensor.size}: get the file again"
+        )
     steps = [step * flat.itemsize for step in tensor.stride]
     return np.array(np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.size, steps), np.float32, order="C")
 
@@ -191,7 +212,9 @@ class _Machine:
             case "MEMOIZE":
                 self._memo[len(self._memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET":
-                stack.append(self._memo[argument] if argument in self._memo else self._refuse("an object that it never made"))
+                stack.append(
+                    self._memo[argument] if argument in self._memo else self._refuse("an object that it never made")
+                )
             case "TUPLE":
                 stack.append(tuple(self._since_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
@@ -211,7 +234,9 @@ class _Machine:
             case "REDUCE":
                 call, arguments = self._pop(2)
                 stack.append(
-                    call(*arguments) if any(call is known for known in CALLS.values()) else self._refuse(f"to call {_short(call)}")
+                    call(*arguments)
+                    if any(call is known for known in CALLS.values())
+                    else self._refuse(f"to call {_short(call)}")
                 )
             case "BUILD":
                 stack.pop()  # the attributes of an OrderedDict: versions of the layers

@@ -97,7 +97,9 @@ def _epochs(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
     except (ValueError, RecursionError):
-        raise ModelError(f"expected a line of JSON for each epoch of a training, {path} is damaged: delete it, or train again") from None
+        raise ModelError(
+            f"expected a line of JSON for each epoch of a training, {path} is damaged: delete it, or train again"
+        ) from None
 
 
 def known(names: Iterable[str], trainings: Sequence[Training]) -> tuple[set[str], set[str]]:

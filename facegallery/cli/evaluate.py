@@ -24,22 +24,64 @@ LEAST_SCORE = -2.0  # scores are cosines, of centred vectors a little beyond -1
 @click.option("--split", help="Rows to ask; `probe` where there are such rows, else all.")
 @click.option("--strangers", type=PATH, multiple=True, help="More photos or vectors, of people who are not enrolled.")
 @click.option(
-    "--score", type=click.Choice(["best", "mean", "template"]), default="best", show_default=True, help="A person's, from their faces."
+    "--score",
+    type=click.Choice(["best", "mean", "template"]),
+    default="best",
+    show_default=True,
+    help="A person's, from their faces.",
 )
 @click.option("--by", help="A column of the probes: the same for each of its values.")
-@click.option("--sizes", type=NUMBERS, default=(), help="People in smaller galleries, drawn at random, such as 100,400,1600.")
-@click.option("--photos", type=NUMBERS, default=(), help="Photos a person in the gallery at most, such as 1,2,3,5; by each --score.")
+@click.option(
+    "--sizes", type=NUMBERS, default=(), help="People in smaller galleries, drawn at random, such as 100,400,1600."
+)
+@click.option(
+    "--photos",
+    type=NUMBERS,
+    default=(),
+    help="Photos a person in the gallery at most, such as 1,2,3,5; by each --score.",
+)
 @click.option("--against", help="Another index: is it really better on the same photos?")
-@click.option("--against-vectors", type=PATH, multiple=True, help="Vectors of the same photos by its model, where SOURCE is vectors.")
+@click.option(
+    "--against-vectors",
+    type=PATH,
+    multiple=True,
+    help="Vectors of the same photos by its model, where SOURCE is vectors.",
+)
 @click.option("--predictions", type=PATH, help="Write the five answers to each probe, a line a probe.")
-@click.option("--report", type=PATH, help="Write DIR/index.html: figures, charts and the worst mistakes with their faces.", metavar="DIR")
+@click.option(
+    "--report",
+    type=PATH,
+    help="Write DIR/index.html: figures, charts and the worst mistakes with their faces.",
+    metavar="DIR",
+)
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the intervals' resamples and of --sizes.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Of the intervals' resamples and of --sizes.",
+)
 @computing
 @common
-def evaluate(out: Output, name: str, source: Path, split: str | None, strangers: tuple[Path, ...], score: str, by: str | None,
-             sizes: tuple[int, ...], photos: tuple[int, ...], against: str | None, against_vectors: tuple[Path, ...],
-             predictions: Path | None, report: Path | None, model: str | None, seed: int, compute: Compute) -> None:  # fmt: skip
+def evaluate(
+    out: Output,
+    name: str,
+    source: Path,
+    split: str | None,
+    strangers: tuple[Path, ...],
+    score: str,
+    by: str | None,
+    sizes: tuple[int, ...],
+    photos: tuple[int, ...],
+    against: str | None,
+    against_vectors: tuple[Path, ...],
+    predictions: Path | None,
+    report: Path | None,
+    model: str | None,
+    seed: int,
+    compute: Compute,
+) -> None:
     """How well index NAME answers the probes in SOURCE (photos or vectors): top-k, CMC, MRR; DIR at FPIR where some are of strangers.
 
     All intervals are 95 %, over people: 10,000 bootstrap resamples.
@@ -49,8 +91,7 @@ def evaluate(out: Output, name: str, source: Path, split: str | None, strangers:
 
     if against_vectors and not against:
         raise InputError("expected --against with --against-vectors, received the vectors alone: name the other index")
-    wanted = Wanted(strangers, score, by, sizes, photos, against, against_vectors, seed, report,
-                                typed())  # fmt: skip
+    wanted = Wanted(strangers, score, by, sizes, photos, against, against_vectors, seed, report, typed())
     with out.progress("evaluate") as tick:
         result = run(name, source, split, wanted, predictions, model, compute, tick, out.say).result()
     for line in result["warnings"]:
@@ -111,7 +152,9 @@ def lines_of(result: dict[str, Any]) -> Iterator[str]:
 
 
 def rate_line(rate: dict[str, Any], strangers: int) -> str:
-    start = f"{rate['threshold']:.4f}" if rate["threshold"] >= LEAST_SCORE else "any score"  # below it: of strangers without a face
+    start = (
+        f"{rate['threshold']:.4f}" if rate["threshold"] >= LEAST_SCORE else "any score"
+    )  # below it: of strangers without a face
     text = f"DIR {rate['dir']:.4f} at FPIR {rate['fpir']:g}  {between(rate['interval'])}, from {start} on"
     if rate["fpir"] * strangers < 1:
         return f"{text}: {strangers} strangers are too few for this rate, none of them may reach it"
@@ -119,7 +162,9 @@ def rate_line(rate: dict[str, Any], strangers: int) -> str:
 
 
 def dirs(rates: Any) -> str:
-    return "".join(f"; DIR {r['dir']:.4f} ({r['interval'][0]:.4f} to {r['interval'][1]:.4f}) at FPIR {r['fpir']:g}" for r in rates)
+    return "".join(
+        f"; DIR {r['dir']:.4f} ({r['interval'][0]:.4f} to {r['interval'][1]:.4f}) at FPIR {r['fpir']:g}" for r in rates
+    )
 
 
 def group_line(group: dict[str, Any]) -> str:
@@ -127,15 +172,22 @@ def group_line(group: dict[str, Any]) -> str:
     if group["top1"] is not None:
         text += f", top-1 {group['top1']:.4f} {between(group['top1_interval'])}, top-5 {group['top5']:.4f}"
     for rate in group["rates"]:
-        shares = [f"{name} {rate[key]:.4f}" for name, key in (("DIR", "dir"), ("FPIR", "group_fpir")) if rate[key] is not None]
+        shares = [
+            f"{name} {rate[key]:.4f}" for name, key in (("DIR", "dir"), ("FPIR", "group_fpir")) if rate[key] is not None
+        ]
         text += f"; at FPIR {rate['fpir']:g} of all: {', '.join(shares)}"
     return text
 
 
 def part_line(part: dict[str, Any]) -> str:
-    what = f"{part['people']} people" if part["photos"] is None else f"up to {part['photos']} photos a person, {part['score']}"
-    return f"{what}: {part['probes']} probes, top-1 {part['top1']:.4f} {between(part['top1_interval'])}, top-5 {part['top5']:.4f}" + dirs(
-        part["rates"]
+    what = (
+        f"{part['people']} people"
+        if part["photos"] is None
+        else f"up to {part['photos']} photos a person, {part['score']}"
+    )
+    return (
+        f"{what}: {part['probes']} probes, top-1 {part['top1']:.4f} {between(part['top1_interval'])}, top-5 {part['top5']:.4f}"
+        + dirs(part["rates"])
     )
 
 

@@ -30,8 +30,18 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 @level_option
 @computing
 @common
-def add(out: Output, name: str, source: Path, identity: str | None, split: str | None, metadata: Path | None, readmit: bool,
-        model: str | None, level: int | None, compute: Compute) -> None:  # fmt: skip
+def add(
+    out: Output,
+    name: str,
+    source: Path,
+    identity: str | None,
+    split: str | None,
+    metadata: Path | None,
+    readmit: bool,
+    model: str | None,
+    level: int | None,
+    compute: Compute,
+) -> None:
     """Enrol the faces of SOURCE (photos, or vectors) in index NAME; those it knows already are passed over."""
     from facegallery.workflows.enrol import add as run
 
@@ -137,7 +147,10 @@ def list_(out: Output, name: str, identity: str | None, log: bool, limit: int, a
     with open_gallery(name) as gallery, gallery.reading():
         if log:
             lines = gallery.list_log(limit)
-            text = [f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(line['time']))}  {_text(_Line(line))}" for line in lines]
+            text = [
+                f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(line['time']))}  {_text(_Line(line))}"
+                for line in lines
+            ]
             out.result(lines, text or "no changes are kept")
             _say_shown(out, len(lines), gallery.count_log(), "changes")
         elif identity is not None:
@@ -147,7 +160,10 @@ def list_(out: Output, name: str, identity: str | None, log: bool, limit: int, a
             _say_shown(out, len(faces), len(every), "faces")
         else:
             people = gallery.list_people(after, limit)
-            out.result([{"identity": p, "faces": n} for p, n in people], [f"{n:>6}  {p}" for p, n in people] or "nobody is enrolled")
+            out.result(
+                [{"identity": p, "faces": n} for p, n in people],
+                [f"{n:>6}  {p}" for p, n in people] or "nobody is enrolled",
+            )
             _say_shown(out, len(people), gallery.count_people(after), "people")
 
 
@@ -172,7 +188,11 @@ def info(out: Output, name: str) -> None:
 
     found = run(name)
     kinds = found["column_kinds"].items()
-    shown = {**found, "columns": ", ".join(f"{column} ({kind})" for column, kind in kinds) or "none", "column_kinds": None}
+    shown = {
+        **found,
+        "columns": ", ".join(f"{column} ({kind})" for column, kind in kinds) or "none",
+        "column_kinds": None,
+    }
     out.result(found, [f"{key.replace('_', ' '):>14}  {value}" for key, value in shown.items() if value is not None])
 
 
@@ -204,7 +224,9 @@ def verify(out: Output, name: str, forgotten: Path | None, identity: str | None)
         found = verify_forgotten(name, forgotten, identity)
         total = sum(found.values())
         lines = [f"{path}: found {n} times" for path, n in found.items() if n]
-        out.result({"files": found, "found": total}, [*lines, f"{len(found)} files looked through, {total} traces found"])
+        out.result(
+            {"files": found, "found": total}, [*lines, f"{len(found)} files looked through, {total} traces found"]
+        )
         sys.exit(5 if total else 0)
     done = run(name)
     out.result(asdict(done), done.lines)
@@ -217,7 +239,9 @@ def verify(out: Output, name: str, forgotten: Path | None, identity: str | None)
 @click.command()
 @NAME
 @click.option(
-    "--keep-undo", default=None, help="Drop what `undo` and the way back from `reembed` need, where it is older than this: 30d, 12h."
+    "--keep-undo",
+    default=None,
+    help="Drop what `undo` and the way back from `reembed` need, where it is older than this: 30d, 12h.",
 )
 @common
 def compact(out: Output, name: str, keep_undo: str | None) -> None:
@@ -282,7 +306,9 @@ def export(out: Output, name: str, folder: Path, crops: bool) -> None:
 @click.option("--no-switch", is_flag=True, help="Stop after the report; the same command without it switches.")
 @computing
 @common
-def reembed(out: Output, name: str, model: str, views: str, report: Path | None, no_switch: bool, compute: Compute) -> None:
+def reembed(
+    out: Output, name: str, model: str, views: str, report: Path | None, no_switch: bool, compute: Compute
+) -> None:
     """Give an index another model, from its stored crops; the same command with the old one goes back."""
     from facegallery.workflows.reembed import reembed as run
 
@@ -297,11 +323,25 @@ def reembed(out: Output, name: str, model: str, views: str, report: Path | None,
 @click.option("--probes", type=PATH, multiple=True, help="Photos or vectors: of enrolled people, and of strangers.")
 @click.option("--split", help="Rows of --probes to use; `probe` where there are such, else all.")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Draws the faces that are asked, in a large index.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Draws the faces that are asked, in a large index.",
+)
 @computing
 @common
-def calibrate(out: Output, name: str, fpir: float, probes: tuple[Path, ...], split: str | None, model: str | None, seed: int,
-              compute: Compute) -> None:  # fmt: skip
+def calibrate(
+    out: Output,
+    name: str,
+    fpir: float,
+    probes: tuple[Path, ...],
+    split: str | None,
+    model: str | None,
+    seed: int,
+    compute: Compute,
+) -> None:
     """Fit the score from which a hit counts; from then on `search` says known or unknown."""
     from facegallery.workflows.calibrate import calibrate as run
 
@@ -333,8 +373,12 @@ def forget(out: Output, name: str, identity: str, also: tuple[Path, ...], receip
     lines = [f"found {n} times in {file}" for file, n in done.files.items() if n]
     lines += [f"not cleaned: {what}" for what in done.not_cleaned] + [f"note: {note}" for note in done.notes]
     if done.pending:
-        lines.append("pending: another process still reads, or builds, an older state; the next command that opens the index finishes it")
-    lines.append(f"{name}: {len(done.face_ids)} faces forgotten; {len(done.files)} files looked through, {done.found} traces left; {path}")
+        lines.append(
+            "pending: another process still reads, or builds, an older state; the next command that opens the index finishes it"
+        )
+    lines.append(
+        f"{name}: {len(done.face_ids)} faces forgotten; {len(done.files)} files looked through, {done.found} traces left; {path}"
+    )
     out.result(asdict(done) | {"found": done.found, "receipt": str(path)}, lines)
     sys.exit(1 if done.found or done.pending else 0)
 
@@ -350,6 +394,23 @@ def seconds_of(text: str | None) -> float | None:
 
 def register(group: click.Group) -> None:
     """Adds these commands to the program's."""
-    for command in (add, remove, rename, merge, split, undo, list_, info, compare, verify, compact, backup, restore, export, reembed,
-                    calibrate, forget):  # fmt: skip
+    for command in (
+        add,
+        remove,
+        rename,
+        merge,
+        split,
+        undo,
+        list_,
+        info,
+        compare,
+        verify,
+        compact,
+        backup,
+        restore,
+        export,
+        reembed,
+        calibrate,
+        forget,
+    ):
         group.add_command(command)

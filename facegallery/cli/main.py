@@ -15,7 +15,18 @@ import click
 from facegallery.cli import evaluate as cli_evaluate
 from facegallery.cli import gallery as cli_gallery
 from facegallery.cli import serve as cli_serve
-from facegallery.cli.options import NUMBERS, PATH, SCORE, SIZE, Output, common, computing, level_option, retry_option, views_option
+from facegallery.cli.options import (
+    NUMBERS,
+    PATH,
+    SCORE,
+    SIZE,
+    Output,
+    common,
+    computing,
+    level_option,
+    retry_option,
+    views_option,
+)
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError, FaceGalleryError, SystemFault, from_os_error
 from facegallery.embedder.outcomes import READ
@@ -34,7 +45,9 @@ def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> No
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version, help="Show the version.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version, help="Show the version."
+)
 def cli() -> None:
     """Face retrieval as a vector database: photos -> crops -> vectors -> index -> people."""
 
@@ -78,9 +91,13 @@ def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
 @weights.command("import")
 @click.argument("file", type=PATH)
 @click.option("--name", required=True, help="What to call them.")
-@click.option("--standardisation", type=click.Choice(["fixed", "per_image"]), help="How the crops were scaled in training.")
 @click.option(
-    "--zoom", type=click.FloatRange(1, 4), help="The network sees the middle 1 / ZOOM of the crop. [default: 1, or the known one]"
+    "--standardisation", type=click.Choice(["fixed", "per_image"]), help="How the crops were scaled in training."
+)
+@click.option(
+    "--zoom",
+    type=click.FloatRange(1, 4),
+    help="The network sees the middle 1 / ZOOM of the crop. [default: 1, or the known one]",
 )
 @common
 def weights_import(out: Output, file: Path, name: str, standardisation: str | None, zoom: float | None) -> None:
@@ -103,7 +120,9 @@ def weights_import(out: Output, file: Path, name: str, standardisation: str | No
 
 @weights.command("export")
 @click.argument("model")
-@click.option("--out", "file", type=PATH, required=True, help="FILE.onnx, FILE.xml (OpenVINO, with FILE.bin) or FILE.keras.")
+@click.option(
+    "--out", "file", type=PATH, required=True, help="FILE.onnx, FILE.xml (OpenVINO, with FILE.bin) or FILE.keras."
+)
 @views_option
 @common
 def weights_export(out: Output, model: str, file: Path, views: str) -> None:
@@ -128,8 +147,13 @@ def weights_verify(out: Output) -> None:
     from facegallery.embedder.weights.store import verify
 
     found = verify()
-    lines = [f"{part.name}  {part.sha256[:16]}  {'ok' if sound else 'DAMAGED: delete and fetch or train again'}" for part, sound in found]
-    out.result([{"name": p.name, "sha256": p.sha256, "ok": sound} for p, sound in found], lines or "no weights are stored")
+    lines = [
+        f"{part.name}  {part.sha256[:16]}  {'ok' if sound else 'DAMAGED: delete and fetch or train again'}"
+        for part, sound in found
+    ]
+    out.result(
+        [{"name": p.name, "sha256": p.sha256, "ok": sound} for p, sound in found], lines or "no weights are stored"
+    )
     if not all(sound for _, sound in found):
         sys.exit(4)
 
@@ -178,7 +202,9 @@ def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None,
 @cli.command()
 @click.argument("photos", type=PATH)
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
-@click.option("--margin", default="0.25", show_default=True, help="Around the box: a share of it, or pixels such as 32px.")
+@click.option(
+    "--margin", default="0.25", show_default=True, help="Around the box: a share of it, or pixels such as 32px."
+)
 @click.option(
     "--border",
     default=0,
@@ -186,11 +212,21 @@ def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None,
     type=click.IntRange(0, 1000),
     help="Pixels kept beyond 160 on each side, for training's jitter.",
 )
-@click.option("--no-face", type=click.Choice(["skip", "whole"]), default="skip", show_default=True, help="whole: the photo is the crop.")
+@click.option(
+    "--no-face",
+    type=click.Choice(["skip", "whole"]),
+    default="skip",
+    show_default=True,
+    help="whole: the photo is the crop.",
+)
 @click.option("--all-faces", is_flag=True, help="A row for every face; face 0 keeps the folder's name.")
 @click.option("--min-face", default=20, show_default=True, type=click.IntRange(min=1), help="Smallest face in pixels.")
 @click.option(
-    "--max-side", default=1024, show_default=True, type=click.IntRange(min=64), help="Larger photos are detected on a copy of this size."
+    "--max-side",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(min=64),
+    help="Larger photos are detected on a copy of this size.",
 )
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows.")
 @click.option("--prune", is_flag=True, help="Drop the rows of photos that are gone.")
@@ -200,9 +236,24 @@ def prepare(out: Output, layout: str, src: Path, dest: Path, table: Path | None,
 @level_option
 @computing
 @common
-def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_face: str, all_faces: bool, min_face: int, max_side: int,
-          metadata: Path | None, prune: bool, retry: tuple[str, ...], strict: bool, sheet: Path | None, level: int | None,
-          compute: Compute) -> None:  # fmt: skip
+def align(
+    out: Output,
+    photos: Path,
+    folder: Path,
+    margin: str,
+    border: int,
+    no_face: str,
+    all_faces: bool,
+    min_face: int,
+    max_side: int,
+    metadata: Path | None,
+    prune: bool,
+    retry: tuple[str, ...],
+    strict: bool,
+    sheet: Path | None,
+    level: int | None,
+    compute: Compute,
+) -> None:
     """Detect faces with MTCNN and crop them to Parquet."""
     from facegallery.embedder.pipeline import Options
     from facegallery.embedder.replaceable import check_replaceable
@@ -227,16 +278,38 @@ def align(out: Output, photos: Path, folder: Path, margin: str, border: int, no_
 @cli.command()
 @click.argument("crops", type=PATH)
 @click.option("--recipe", default="quick", show_default=True, help="A shipped recipe (quick, homework) or a TOML file.")
-@click.option("--from", "source", default="msceleb", show_default=True, help="Model to start from: a known name or a model's folder.")
+@click.option(
+    "--from",
+    "source",
+    default="msceleb",
+    show_default=True,
+    help="Model to start from: a known name or a model's folder.",
+)
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the new model.")
 @click.option("--validate", type=PATH, help="Crops of other people: the epoch that retrieves them best is kept.")
 @click.option("--epochs", type=NUMBERS, help="Epochs of each stage instead of the recipe's, such as 2,1.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1), help="Of everything that chance decides.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, (1 << 31) - 1),
+    help="Of everything that chance decides.",
+)
 @click.option("--keep-run", is_flag=True, help="Keep checkpoints, the head and the model after each stage in OUT/run.")
 @computing
 @common
-def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, validate: Path | None, epochs: tuple[int, ...] | None, seed: int,
-          keep_run: bool, compute: Compute) -> None:  # fmt: skip
+def train(
+    out: Output,
+    crops: Path,
+    recipe: str,
+    source: str,
+    folder: Path,
+    validate: Path | None,
+    epochs: tuple[int, ...] | None,
+    seed: int,
+    keep_run: bool,
+    compute: Compute,
+) -> None:
     """Finetune in two stages: the classification head, then the layers below it. The same command goes on where it was stopped."""
     from facegallery.embedder.network.quiet import import_tensorflow
     from facegallery.trainer.recipe import read as read_recipe
@@ -245,13 +318,26 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
     import_tensorflow()
     from facegallery.trainer.train import train as run
 
-    done = run(crops, plan, source, folder, validate=validate, epochs=epochs, seed=seed, compute=compute, keep_run=keep_run, say=out.say)
+    done = run(
+        crops,
+        plan,
+        source,
+        folder,
+        validate=validate,
+        epochs=epochs,
+        seed=seed,
+        compute=compute,
+        keep_run=keep_run,
+        say=out.say,
+    )
     out.result(done, [f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]])
 
 
 @cli.command()
 @click.argument("source", type=PATH)
-@click.option("--model", default="msceleb", show_default=True, help="msceleb, casia, duo, or the folder of a trained model.")
+@click.option(
+    "--model", default="msceleb", show_default=True, help="msceleb, casia, duo, or the folder of a trained model."
+)
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
 @views_option
 @click.option("--all-faces", is_flag=True, help="A row for every face; face 0 keeps the folder's name.")
@@ -263,8 +349,21 @@ def train(out: Output, crops: Path, recipe: str, source: str, folder: Path, vali
 @level_option
 @computing
 @common
-def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_faces: bool, no_crops: bool, metadata: Path | None,
-          prune: bool, retry: tuple[str, ...], strict: bool, level: int | None, compute: Compute) -> None:  # fmt: skip
+def embed(
+    out: Output,
+    source: Path,
+    model: str,
+    folder: Path,
+    views: str,
+    all_faces: bool,
+    no_crops: bool,
+    metadata: Path | None,
+    prune: bool,
+    retry: tuple[str, ...],
+    strict: bool,
+    level: int | None,
+    compute: Compute,
+) -> None:
     """Unit vectors of SOURCE (photos, a CSV, or crops from `align`) to Parquet; a row for every photo."""
     from facegallery.embedder.pipeline import Options
     from facegallery.workflows.photos import embed as run
@@ -288,15 +387,29 @@ def embed(out: Output, source: Path, model: str, folder: Path, views: str, all_f
 @click.option("--replace", is_flag=True, help="Put these people in the place of the index's own.")
 @click.option("--readmit", is_flag=True, help="Enrol faces that were forgotten, too.")
 @click.option(
-    "--recall", type=float, help="Share of the 5 nearest faces to be found; below 1, large galleries are compressed. [default: 0.99]"
+    "--recall",
+    type=float,
+    help="Share of the 5 nearest faces to be found; below 1, large galleries are compressed. [default: 0.99]",
 )
 @click.option("--memory", type=SIZE, help="What a searching process may hold in memory for codes, such as 500M or 4G.")
 @click.option(
-    "--encrypt", is_flag=True, help="Encrypt gallery.db with the key in FACEGALLERY_KEY, or in the file FACEGALLERY_KEY_FILE names."
+    "--encrypt",
+    is_flag=True,
+    help="Encrypt gallery.db with the key in FACEGALLERY_KEY, or in the file FACEGALLERY_KEY_FILE names.",
 )
 @common
-def build_index(out: Output, vectors: Path, name: str, split: str | None, centre: bool, replace: bool, readmit: bool,
-                recall: float | None, memory: int | None, encrypt: bool) -> None:  # fmt: skip
+def build_index(
+    out: Output,
+    vectors: Path,
+    name: str,
+    split: str | None,
+    centre: bool,
+    replace: bool,
+    readmit: bool,
+    recall: float | None,
+    memory: int | None,
+    encrypt: bool,
+) -> None:
     """A gallery (SQLite) and its FAISS inner-product index from VECTORS."""
     from facegallery.workflows.upkeep import build_index as run
 
@@ -312,7 +425,11 @@ def build_index(out: Output, vectors: Path, name: str, split: str | None, centre
 @click.option("--k", "-k", default=5, show_default=True, help="Answers for each face.")
 @click.option("--faces", is_flag=True, help="The nearest faces instead of the nearest people.")
 @click.option(
-    "--score", type=click.Choice(["best", "mean", "template"]), default="best", show_default=True, help="A person's, from their faces."
+    "--score",
+    type=click.Choice(["best", "mean", "template"]),
+    default="best",
+    show_default=True,
+    help="A person's, from their faces.",
 )
 @click.option("--min-score", type=SCORE, help="Leave out answers below this score.")
 @click.option(
@@ -323,11 +440,26 @@ def build_index(out: Output, vectors: Path, name: str, split: str | None, centre
 @click.option("--one-face", is_flag=True, help="Only the largest, most central face of each photo, as `evaluate` does.")
 @click.option("--model", help="Where the gallery's model lies, if it is not stored.")
 @click.option("--image", "picture", type=PATH, help="Draw each probe beside its matches.")
-@click.option("--out", "table", type=PATH, help="Write the answers to this Parquet file, a row each, instead of printing them.")
+@click.option(
+    "--out", "table", type=PATH, help="Write the answers to this Parquet file, a row each, instead of printing them."
+)
 @computing
 @common
-def search(out: Output, name: str, sources: tuple[Path, ...], k: int, faces: bool, score: str, min_score: float | None,
-           where: tuple[str, ...], one_face: bool, model: str | None, picture: Path | None, table: Path | None, compute: Compute) -> None:  # fmt: skip
+def search(
+    out: Output,
+    name: str,
+    sources: tuple[Path, ...],
+    k: int,
+    faces: bool,
+    score: str,
+    min_score: float | None,
+    where: tuple[str, ...],
+    one_face: bool,
+    model: str | None,
+    picture: Path | None,
+    table: Path | None,
+    compute: Compute,
+) -> None:
     """The k people of index NAME who most resemble each face in SOURCES (photos, folders, or vectors).
 
     Exits with 3 where no photo could be read.
@@ -386,7 +518,13 @@ def chance_text(face: dict[str, Any]) -> str:
 
 
 @cli.command()
-@click.option("--folder", type=PATH, default=Path("data/demo"), show_default=True, help="Where photos, crops, vectors and pictures go.")
+@click.option(
+    "--folder",
+    type=PATH,
+    default=Path("data/demo"),
+    show_default=True,
+    help="Where photos, crops, vectors and pictures go.",
+)
 @click.option("--serve", "do_serve", is_flag=True, help="Serve an index of them instead, with the page.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Of --serve.")
 @computing
@@ -396,7 +534,9 @@ def demo(out: Output, folder: Path, do_serve: bool, port: int, compute: Compute)
     from facegallery import demo as demonstration
 
     if do_serve:
-        cli_serve.start(cli_serve.settings([demonstration.index_to_serve(folder, compute, out.say)], compute, port=port))
+        cli_serve.start(
+            cli_serve.settings([demonstration.index_to_serve(folder, compute, out.say)], compute, port=port)
+        )
         return
     result = demonstration.run(folder, compute, out.say)
     out.result(result, result["text"].splitlines())
@@ -418,11 +558,15 @@ def one_line(error: BaseException) -> FaceGalleryError:
     if isinstance(error, FaceGalleryError):
         return error
     if isinstance(error, ModuleNotFoundError) and (package := MISSING.get((error.name or "").split(".")[0])):
-        return SystemFault(f"expected {package}, it is not installed: run `pip install -e '.[cpu]'`, or '.[gpu]' on a machine with a GPU")
+        return SystemFault(
+            f"expected {package}, it is not installed: run `pip install -e '.[cpu]'`, or '.[gpu]' on a machine with a GPU"
+        )
     if isinstance(error, OSError):
         return from_os_error(error)
     if isinstance(error, MemoryError):
-        return SystemFault("expected more free memory, there was none left: close other programs and run the same command again")
+        return SystemFault(
+            "expected more free memory, there was none left: close other programs and run the same command again"
+        )
     reason = (str(error).splitlines() or [""])[0][:200]
     return FaceGalleryError(
         f"this is a fault of the program ({type(error).__name__}: {reason}): run the command with --debug and report it"

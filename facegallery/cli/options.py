@@ -131,7 +131,10 @@ class Output:
             self.say(line)
         counts = ", ".join(f"{n} {outcome}" for outcome, n in summary.outcomes.items())
         rate = f", {summary.written / summary.seconds:.0f}/s" if summary.written and summary.seconds else ""
-        self.result(asdict(summary), f"{summary.folder}: {summary.photos} inputs, {summary.written} of them new{rate}; rows: {counts}")
+        self.result(
+            asdict(summary),
+            f"{summary.folder}: {summary.photos} inputs, {summary.written} of them new{rate}; rows: {counts}",
+        )
         if strict and summary.failed:
             sys.exit(1)
 
@@ -186,9 +189,16 @@ def level_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def computing(command: Callable[..., Any]) -> Callable[..., Any]:
     """--device and --precision, given to the command together as `compute`."""
 
-    @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where the network runs.")
-    @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
-                  help="Of the network's numbers; auto: int8 where `weights quantise` found it good, else bf16 where the CPU has it.")  # fmt: skip
+    @click.option(
+        "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where the network runs."
+    )
+    @click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default="auto",
+        show_default=True,
+        help="Of the network's numbers; auto: int8 where `weights quantise` found it good, else bf16 where the CPU has it.",
+    )
     @functools.wraps(command)
     def with_compute(*args: Any, device: str, precision: str, **options: Any) -> Any:
         return command(*args, compute=Compute(device, precision), **options)

@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others than loopback need keys.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen at; others than loopback need keys."
+)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Where it listens.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes; each holds the networks.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes; each holds the networks."
+)
 @click.option("--allow-host", "hosts", multiple=True, help="A name that clients call the server by.")
 @click.option("--tls-cert", type=PATH, help="Certificate (PEM).")
 @click.option("--tls-key", type=PATH, help="Its key (PEM).")
-@click.option("--no-start-key", is_flag=True, help="Print no address that signs in; as a service, whose output is kept.")
+@click.option(
+    "--no-start-key", is_flag=True, help="Print no address that signs in; as a service, whose output is kept."
+)
 @click.option(
     "--batch",
     default=16,
@@ -36,13 +42,39 @@ if TYPE_CHECKING:
 @click.option("--wait-ms", default=4.0, show_default=True, help="How long a photo waits for others.")
 @computing
 @common
-def serve(out: Output, names: tuple[str, ...], host: str, port: int, workers: int, hosts: tuple[str, ...], tls_cert: Path | None,
-          tls_key: Path | None, batch: int, wait_ms: float, no_start_key: bool, compute: Compute) -> None:  # fmt: skip
+def serve(
+    out: Output,
+    names: tuple[str, ...],
+    host: str,
+    port: int,
+    workers: int,
+    hosts: tuple[str, ...],
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    batch: int,
+    wait_ms: float,
+    no_start_key: bool,
+    compute: Compute,
+) -> None:
     """Serve the indexes NAMES over HTTP: an API under /v1, and a page. Needs the extra `server`."""
     if (tls_cert is None) != (tls_key is None):
         raise InputError("expected --tls-cert and --tls-key, received one of them: give both")
-    start(settings(names, compute, host=host, port=port, hosts=hosts, tls=tls_cert is not None, start_key=not no_start_key, batch=at_least(1, batch, "--batch"),
-                   wait=max(0.0, wait_ms) / 1000), at_least(1, workers, "--workers"), tls_cert, tls_key)  # fmt: skip
+    start(
+        settings(
+            names,
+            compute,
+            host=host,
+            port=port,
+            hosts=hosts,
+            tls=tls_cert is not None,
+            start_key=not no_start_key,
+            batch=at_least(1, batch, "--batch"),
+            wait=max(0.0, wait_ms) / 1000,
+        ),
+        at_least(1, workers, "--workers"),
+        tls_cert,
+        tls_key,
+    )
 
 
 def settings(names: Sequence[str], compute: Compute, **others: Any) -> Settings:
@@ -70,8 +102,13 @@ def keys() -> None:
 
 @keys.command("make")
 @click.argument("name")
-@click.option("--scope", type=click.Choice(("read", "write", "admin")), default="read", show_default=True,
-              help="read: search and look; write: enrol and correct too; admin: forget, calibrate and compact too.")  # fmt: skip
+@click.option(
+    "--scope",
+    type=click.Choice(("read", "write", "admin")),
+    default="read",
+    show_default=True,
+    help="read: search and look; write: enrol and correct too; admin: forget, calibrate and compact too.",
+)
 @click.option("--rate", default=50.0, show_default=True, help="Requests a second; 0 for no limit.")
 @common
 def keys_make(out: Output, name: str, scope: str, rate: float) -> None:
@@ -89,7 +126,9 @@ def keys_list(out: Output) -> None:
     from facegallery.accounts import Accounts
 
     found = Accounts().list_keys()
-    lines = [f"{time.strftime('%Y-%m-%d', time.localtime(key['made']))}  {key['scope']:<5}  {key['name']}" for key in found]
+    lines = [
+        f"{time.strftime('%Y-%m-%d', time.localtime(key['made']))}  {key['scope']:<5}  {key['name']}" for key in found
+    ]
     out.result(found, lines or "there are no keys")
 
 
@@ -114,8 +153,9 @@ def keys_audit(out: Output, limit: int) -> None:
     found = Accounts().audit(limit)
     lines = [
         f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(one['time']))}  {one['status']}  {one['key']}  {one['what']} {one['index']} "
-        f"({len(one['faces'])} faces)" for one in found
-    ]  # fmt: skip
+        f"({len(one['faces'])} faces)"
+        for one in found
+    ]
     out.result(found, lines or "no changes are kept")
 
 

@@ -27,9 +27,7 @@ from facegallery.server.routes.dependencies import PROBLEMS
 from facegallery.server.settings import Settings
 from facegallery.server.state import State
 
-NOT_READY = (
-    "expected loaded networks, some are still being loaded or cannot be: the log of the server says more, as does this with an admin key"
-)
+NOT_READY = "expected loaded networks, some are still being loaded or cannot be: the log of the server says more, as does this with an admin key"
 WHY = {404: "expected an address of the API or the page, received another: see /openapi.json"}
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 PAGE = Path(__file__).with_name("page")
@@ -50,7 +48,15 @@ def make(settings: Settings) -> App:
         yield
         await app.state.facegallery.close()
 
-    app = FastAPI(title="facegallery", version="1", description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None, responses=PROBLEMS)
+    app = FastAPI(
+        title="facegallery",
+        version="1",
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=PROBLEMS,
+    )
     for part in (search, stream, people, changes, jobs, session):
         app.include_router(part.router)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
@@ -86,7 +92,9 @@ def _tell(app: FastAPI) -> None:
     @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """For Prometheus."""
-        return Response(await request.app.state.facegallery.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            await request.app.state.facegallery.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
 
 async def _is_admin(state: State, request: Request) -> bool:
@@ -110,7 +118,9 @@ def answer_problems(app: FastAPI) -> None:
     async def of_question(_: Request, error: RequestValidationError) -> Response:
         wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]]
         problem = Problem(
-            422, "invalid", f"expected a question as the OpenAPI document says it, received another: {'; '.join(wrong)}"[:1000]
+            422,
+            "invalid",
+            f"expected a question as the OpenAPI document says it, received another: {'; '.join(wrong)}"[:1000],
         )
         return _answer(problem)
 

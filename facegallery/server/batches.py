@@ -25,9 +25,24 @@ class Batcher(Generic[T, R]):
     size of each batch.
     """
 
-    def __init__(self, make: Callable[[], Callable[[Sequence[T]], Sequence[R]]], threads: int, most: int, wait: float = 0, room: int = 1024,
-                 observe: Callable[[int], None] = lambda size: None, expects: Callable[[], bool] = lambda: True):  # fmt: skip
-        self._make, self._most, self._wait, self._room, self._observe, self._expects = make, most, wait, room, observe, expects
+    def __init__(
+        self,
+        make: Callable[[], Callable[[Sequence[T]], Sequence[R]]],
+        threads: int,
+        most: int,
+        wait: float = 0,
+        room: int = 1024,
+        observe: Callable[[int], None] = lambda size: None,
+        expects: Callable[[], bool] = lambda: True,
+    ):
+        self._make, self._most, self._wait, self._room, self._observe, self._expects = (
+            make,
+            most,
+            wait,
+            room,
+            observe,
+            expects,
+        )
         self._waiting: deque[tuple[float, T, Future[R]]] = deque()
         self._changed, self._closed = threading.Condition(), False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]

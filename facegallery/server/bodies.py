@@ -31,7 +31,9 @@ def parse_document(data: bytes, most_values: int = MOST_VALUES) -> Any:
     except RecursionError:
         raise _wrong("a document of a few levels, received a deeper one") from None
     except ValueError as error:  # of JSON and of UTF-8
-        raise _wrong(f"a JSON document, received something else ({(str(error).splitlines() or ['none'])[0][:100]})") from None
+        raise _wrong(
+            f"a JSON document, received something else ({(str(error).splitlines() or ['none'])[0][:100]})"
+        ) from None
 
 
 def _refuse_constant(name: str) -> Any:

@@ -122,7 +122,13 @@ class Line(H11Protocol):
         from facegallery.embedder.text import to_json  # late: a process can be told to end before they are loaded
         from facegallery.server.problems import MEDIA, Problem
 
-        body = to_json(Problem(408, "slow", f"expected the head of a request within {HEAD_SECONDS:g} s: send it faster").body).encode()
+        body = to_json(
+            Problem(408, "slow", f"expected the head of a request within {HEAD_SECONDS:g} s: send it faster").body
+        ).encode()
         headers = [("Content-Type", MEDIA), ("Content-Length", str(len(body))), ("Connection", "close")]
-        for event in (h11.Response(status_code=408, headers=headers, reason=b"Request Timeout"), h11.Data(data=body), h11.EndOfMessage()):
+        for event in (
+            h11.Response(status_code=408, headers=headers, reason=b"Request Timeout"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
             self.transport.write(self.conn.send(event) or b"")

@@ -84,14 +84,20 @@ class Desk:
         if (seen := self._seen.get(mark)) is None or seen[0] < now:
             self._seen[mark] = seen = now + REMEMBERED, await self.ask(lambda accounts: accounts.key(key.id))
         if seen[1] is None:
-            raise Problem(401, "key", f"expected a key that is valid, {key.name!r} was revoked: make another with `keys make`")
+            raise Problem(
+                401, "key", f"expected a key that is valid, {key.name!r} was revoked: make another with `keys make`"
+            )
         await self.count(key)
 
     async def count(self, key: Key) -> None:
         """Raises Problem where a key asks more often than it may."""
         if key.rate and not await self.ask(lambda accounts: accounts.may_ask(key)):
-            raise Problem(429, "rate", f"expected at most {key.rate:g} requests a second with the key {key.name!r}: wait a second",
-                          {"Retry-After": "1"})  # fmt: skip
+            raise Problem(
+                429,
+                "rate",
+                f"expected at most {key.rate:g} requests a second with the key {key.name!r}: wait a second",
+                {"Retry-After": "1"},
+            )
 
     def forget_session(self, secret: str) -> None:
         self._seen.pop((secret, "session"), None)
@@ -118,7 +124,13 @@ class Guard:
         answer = _Answer(send, scope["path"], with_body=method != "HEAD")
         if method == "HEAD":  # whatever answers GET answers it, and only the body stays away
             scope = {**scope, "method": "GET"}
-        body = _Body(receive, self._limit(scope["path"]), self._seconds(scope["path"]), self._held, scope["path"].endswith(STREAMS))
+        body = _Body(
+            receive,
+            self._limit(scope["path"]),
+            self._seconds(scope["path"]),
+            self._held,
+            scope["path"].endswith(STREAMS),
+        )
         try:
             _check_headers(scope)
             await self._admit(scope)
@@ -167,10 +179,19 @@ class Guard:
         secret = key_given or session_secret(headers)
         key = await self._desk().who(secret, not key_given) if secret else None
         if key is None:
-            raise Problem(401, "key", "expected a key (`Authorization: Bearer KEY`) or a session, received none that is valid: make one with "
-                          "`keys make`, or sign in again", {"WWW-Authenticate": "Bearer"})  # fmt: skip
+            raise Problem(
+                401,
+                "key",
+                "expected a key (`Authorization: Bearer KEY`) or a session, received none that is valid: make one with "
+                "`keys make`, or sign in again",
+                {"WWW-Authenticate": "Bearer"},
+            )
         if not key_given and not is_safe and PAGE_HEADER not in headers:
-            raise Problem(403, "header", "expected the header X-Facegallery on changes in a session, received none: send it, or a key")
+            raise Problem(
+                403,
+                "header",
+                "expected the header X-Facegallery on changes in a session, received none: send it, or a key",
+            )
         await self._desk().count(key)
         scope.setdefault("state", {})["key"] = key
 
@@ -178,17 +199,26 @@ class Guard:
         """DNS rebinding: a page's own name that leads here is none of ours."""
         found = HOST.fullmatch(header.lower())
         if not found or int(found[2] or 0) > 65535 or found[1].decode() not in self._settings.allowed_hosts:
-            raise Problem(421, "host", f"expected a Host that this server is known by, received {header[:100].decode('latin-1')!r}: "
-                          "start the server with --allow-host for another name")  # fmt: skip
+            raise Problem(
+                421,
+                "host",
+                f"expected a Host that this server is known by, received {header[:100].decode('latin-1')!r}: "
+                "start the server with --allow-host for another name",
+            )
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """A browser says which page asks: another one than ours may not change anything."""
         origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", b"none")
         own = (b"https://" if self._settings.tls else b"http://") + headers.get(b"host", b"")
         proxied = b"https://" + headers.get(b"host", b"")
-        if (origin is not None and origin.lower() not in (own.lower(), proxied.lower())) or site not in (b"none", b"same-origin"):
+        if (origin is not None and origin.lower() not in (own.lower(), proxied.lower())) or site not in (
+            b"none",
+            b"same-origin",
+        ):
             raise Problem(
-                403, "origin", "expected a change asked for by this server's own page or a program, received one from another page"
+                403,
+                "origin",
+                "expected a change asked for by this server's own page or a program, received one from another page",
             )
 
 
@@ -198,15 +228,21 @@ def _check_headers(scope: Scope) -> None:
     address = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
     if sum(sizes) + address > HEADERS_BYTES or max(sizes, default=0) > HEADER_BYTES or len(sizes) > HEADERS_COUNT:
         raise Problem(
-            431, "headers",
+            431,
+            "headers",
             f"expected at most {HEADERS_COUNT} headers of {HEADER_BYTES:,} bytes, {HEADERS_BYTES:,} with the address, received more: send fewer",
             {"Connection": "close"},
-        )  # fmt: skip
+        )
     if sum(name == b"host" for name, _ in scope["headers"]) > 1:
         raise Problem(400, "host", "expected one Host, received several: send one")
-    if {b"content-length", b"transfer-encoding"} <= {name.lower() for name, _ in scope["headers"]}:  # a proxy may end the body elsewhere
+    if {b"content-length", b"transfer-encoding"} <= {
+        name.lower() for name, _ in scope["headers"]
+    }:  # a proxy may end the body elsewhere
         raise Problem(
-            400, "length", "expected Content-Length or Transfer-Encoding, received both: send one of them", {"Connection": "close"}
+            400,
+            "length",
+            "expected Content-Length or Transfer-Encoding, received both: send one of them",
+            {"Connection": "close"},
         )
 
 
@@ -219,8 +255,12 @@ class Held:
     def add(self, size: int) -> None:
         """Fewer, where size is negative; raises Problem where they would be too many."""
         if size > 0 and self.bytes + size > self._most:
-            raise Problem(503, "busy", f"expected bodies of at most {self._most:,} bytes at once, all together are more: try again",
-                          {"Retry-After": str(RETRY_SECONDS)})  # fmt: skip
+            raise Problem(
+                503,
+                "busy",
+                f"expected bodies of at most {self._most:,} bytes at once, all together are more: try again",
+                {"Retry-After": str(RETRY_SECONDS)},
+            )
         self.bytes += size
 
 
@@ -243,7 +283,10 @@ class _Body:
                 message = await asyncio.wait_for(self._receive(), max(0.0, self._until - time.monotonic()))
             except TimeoutError:
                 raise Problem(
-                    408, "slow", f"expected the whole body within {self._seconds:g} s: send it faster", {"Connection": "close"}
+                    408,
+                    "slow",
+                    f"expected the whole body within {self._seconds:g} s: send it faster",
+                    {"Connection": "close"},
                 ) from None
         if message["type"] == "http.disconnect":
             self.gone = True
@@ -289,8 +332,15 @@ class _Answer:
             return
         body = to_json(problem.body).encode()
         headers = {"Content-Type": MEDIA, "Content-Length": str(len(body)), **(problem.headers or {})}
-        await self({"type": "http.response.start", "status": problem.status_code,
-                    "headers": [(k.lower().encode(), printable(v).encode("latin-1", "replace")) for k, v in headers.items()]})  # fmt: skip
+        await self(
+            {
+                "type": "http.response.start",
+                "status": problem.status_code,
+                "headers": [
+                    (k.lower().encode(), printable(v).encode("latin-1", "replace")) for k, v in headers.items()
+                ],
+            }
+        )
         await self({"type": "http.response.body", "body": body})
 
 

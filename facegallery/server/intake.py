@@ -25,7 +25,9 @@ from facegallery.server.settings import Settings
 from facegallery.workflows.photos import Say, load_embedder, make_detector
 from facegallery.workflows.probes import fitting_model
 
-PAIR = 2  # faces that the network takes at a time: 6 % slower than 8, which must be filled up, and batches hold any number
+PAIR = (
+    2  # faces that the network takes at a time: 6 % slower than 8, which must be filled up, and batches hold any number
+)
 LOOK_SECONDS = 0.02  # from one look at what is still in it to the next
 WAITING_BYTES = 256 << 20  # not yet decoded, of all photos together
 WAITING_LARGE = 4  # photos of the most pixels that are decoded and wait for the networks: 600 MB
@@ -79,7 +81,13 @@ class Intake:
         self._room = WAITING_LARGE * settings.photo_pixels
         self._places, self._turn = asyncio.Semaphore(IN_DECODER), asyncio.Lock()
         self._batches: Batcher[Photo, Faces] = Batcher(
-            lambda: self._of_photos, cores(), settings.batch, settings.wait, settings.queue, observe, lambda: self._coming > 0
+            lambda: self._of_photos,
+            cores(),
+            settings.batch,
+            settings.wait,
+            settings.queue,
+            observe,
+            lambda: self._coming > 0,
         )
 
     def __len__(self) -> int:

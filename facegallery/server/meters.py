@@ -22,21 +22,43 @@ class Meters:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Histogram("facegallery_request_seconds", "Time from a request to the end of its answer.", ["route", "method", "status"],
-                                   buckets=SECONDS, registry=self.registry)  # fmt: skip
-        self._batches = Histogram("facegallery_batch_photos", "Photos that went through detector and network together.", buckets=SIZES,
-                                  registry=self.registry)  # fmt: skip
-        self.at_work = Gauge("facegallery_photos_at_work", "Photos that are decoded, wait for the networks or are in them.", registry=self.registry,
-                             multiprocess_mode="livesum")  # fmt: skip
-        self._refused = Counter("facegallery_refused", "Requests that were refused because too much waited.", registry=self.registry)
-        self._closed = Counter("facegallery_connections_closed", "Connections that were closed: on which no whole request came in time (slow), or of an "
-                               "address that had too many (many).", ["why"], registry=self.registry)  # fmt: skip
+        self._requests = Histogram(
+            "facegallery_request_seconds",
+            "Time from a request to the end of its answer.",
+            ["route", "method", "status"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._batches = Histogram(
+            "facegallery_batch_photos",
+            "Photos that went through detector and network together.",
+            buckets=SIZES,
+            registry=self.registry,
+        )
+        self.at_work = Gauge(
+            "facegallery_photos_at_work",
+            "Photos that are decoded, wait for the networks or are in them.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self._refused = Counter(
+            "facegallery_refused", "Requests that were refused because too much waited.", registry=self.registry
+        )
+        self._closed = Counter(
+            "facegallery_connections_closed",
+            "Connections that were closed: on which no whole request came in time (slow), or of an "
+            "address that had too many (many).",
+            ["why"],
+            registry=self.registry,
+        )
 
     def closed(self, why: str) -> None:
         self._closed.labels(why).inc()
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, method if method in ("GET", "HEAD", "POST", "DELETE") else "other", str(status)).observe(seconds)
+        self._requests.labels(
+            route, method if method in ("GET", "HEAD", "POST", "DELETE") else "other", str(status)
+        ).observe(seconds)
         if status == 503 and route != NOT_READY:
             self._refused.inc()
 

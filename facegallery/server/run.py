@@ -48,11 +48,26 @@ def serve(settings: Settings, workers: int, certificate: Path | None, private_ke
         signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has drained
         try:
             uvicorn.run(
-                "facegallery.server.worker:create", factory=True, host=settings.host, port=settings.port, workers=workers, log_level="warning",
-                access_log=False, server_header=False, date_header=False, proxy_headers=False, ws="none", loop="facegallery.server.connections:Loop", http="facegallery.server.connections:Line",
-                h11_max_incomplete_event_size=HEADER_BYTES, timeout_graceful_shutdown=DRAIN_SECONDS, timeout_keep_alive=30, limit_concurrency=CONNECTIONS,
-                ssl_certfile=certificate, ssl_keyfile=private_key,
-            )  # fmt: skip
+                "facegallery.server.worker:create",
+                factory=True,
+                host=settings.host,
+                port=settings.port,
+                workers=workers,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                proxy_headers=False,
+                ws="none",
+                loop="facegallery.server.connections:Loop",
+                http="facegallery.server.connections:Line",
+                h11_max_incomplete_event_size=HEADER_BYTES,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+                timeout_keep_alive=30,
+                limit_concurrency=CONNECTIONS,
+                ssl_certfile=certificate,
+                ssl_keyfile=private_key,
+            )
         finally:
             accounts.end_start_key(settings.at)
 
@@ -80,7 +95,11 @@ def _where(settings: Settings, accounts: Accounts) -> str:
         raise InputError(
             f"expected keys before others may reach the server at {settings.host}, there are none: make one with `keys make NAME`"
         )
-    hint = "" if settings.tls else "; without TLS keys and photos can be read on the way: --tls-cert and --tls-key, or a proxy"
+    hint = (
+        ""
+        if settings.tls
+        else "; without TLS keys and photos can be read on the way: --tls-cert and --tls-key, or a proxy"
+    )
     return f"listening at {scheme}://{settings.at}{hint}"
 
 
@@ -91,13 +110,17 @@ def _check_port(settings: Settings) -> None:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            raise SystemFault(f"expected to listen at {settings.host}:{settings.port}, {error.strerror}: choose another --port") from None
+            raise SystemFault(
+                f"expected to listen at {settings.host}:{settings.port}, {error.strerror}: choose another --port"
+            ) from None
 
 
 def _check_tls(certificate: Path, private_key: Path) -> None:
     """Worker processes that cannot read them would be started again for ever."""
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, private_key, password="")  # or OpenSSL asks at the terminal
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            certificate, private_key, password=""
+        )  # or OpenSSL asks at the terminal
     except OSError as error:
         raise InputError(
             f"expected a certificate and its key without a password (PEM), received {certificate} and {private_key} ({error.strerror}): "

@@ -118,7 +118,9 @@ class Served:
     def _searcher(self) -> Callable[[Sequence[Asked]], list[Answers]]:
         import faiss
 
-        faiss.omp_set_num_threads(1)  # of this thread's searches: there are as many such threads as cores, and waking others takes longer
+        faiss.omp_set_num_threads(
+            1
+        )  # of this thread's searches: there are as many such threads as cores, and waking others takes longer
         file, searcher = self._file(), open_index(self.name)
 
         def answer(asked: Sequence[Asked]) -> list[Answers]:

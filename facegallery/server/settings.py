@@ -87,4 +87,6 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        raise InputError(f"expected an address such as 127.0.0.1 or 0.0.0.0 for --host, received {host!r}: mend it") from None
+        raise InputError(
+            f"expected an address such as 127.0.0.1 or 0.0.0.0 for --host, received {host!r}: mend it"
+        ) from None

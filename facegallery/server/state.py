@@ -75,12 +75,16 @@ class State:
             self._intakes.pop(old).close(RETIRE_SECONDS)
         return found
 
-    async def begin_job(self, key: Key, index: Served, kind: str, work: Callable[[Callable[[int, int], None]], str]) -> dict[str, Any]:
+    async def begin_job(
+        self, key: Key, index: Served, kind: str, work: Callable[[Callable[[int, int], None]], str]
+    ) -> dict[str, Any]:
         """Starts `work`, which tells how far it is; raises Problem where one of that kind is at work on the index."""
         id = await self.desk.ask(lambda accounts: accounts.begin_job(index.name, kind))
         await self.desk.ask(lambda accounts: accounts.note(key.name, kind, index.name, 202 if id else 409, ()))
         if id is None:
-            raise Problem(409, "in-work", f"expected no {kind} of {index.name} to be at work, one is: wait until it has ended")
+            raise Problem(
+                409, "in-work", f"expected no {kind} of {index.name} to be at work, one is: wait until it has ended"
+            )
 
         def run() -> None:
             def tell(done: int, total: int) -> None:

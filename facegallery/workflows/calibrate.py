@@ -29,8 +29,16 @@ from facegallery.workflows.probes import (
 OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
 
 
-def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None, model: str | None, seed: int, compute: Compute,
-              say: Say) -> dict[str, Any]:  # fmt: skip
+def calibrate(
+    name: str,
+    fpir: float,
+    sources: Sequence[Path],
+    split: str | None,
+    model: str | None,
+    seed: int,
+    compute: Compute,
+    say: Say,
+) -> dict[str, Any]:
     """Fits the score from which a hit counts, and keeps it in the gallery."""
     with open_gallery(name, write=True) as gallery, Searcher(gallery.folder) as searcher:
         own = _own_samples(gallery, searcher, seed)
@@ -51,10 +59,21 @@ def calibrate(name: str, fpir: float, sources: Sequence[Path], split: str | None
         share, least, most = done.detection
         text += f"; {share:.1%} ({least:.1%} to {most:.1%}) of {done.genuine} probes of enrolled people are identified"
     return {
-        "index": name, "fpir": fpir, "threshold": done.threshold, "interval": [low, high], "samples": done.n, "held_out": done.held_out,
-        "exceeding": done.exceeding, "design_effect": done.effect, "detection": done.detection, "people": done.people, "text": text,
-        "weak": done.weak, "chance_limit": done.chance_limit, "warnings": [*done.warnings, *notes],
-    }  # fmt: skip
+        "index": name,
+        "fpir": fpir,
+        "threshold": done.threshold,
+        "interval": [low, high],
+        "samples": done.n,
+        "held_out": done.held_out,
+        "exceeding": done.exceeding,
+        "design_effect": done.effect,
+        "detection": done.detection,
+        "people": done.people,
+        "text": text,
+        "weak": done.weak,
+        "chance_limit": done.chance_limit,
+        "warnings": [*done.warnings, *notes],
+    }
 
 
 def _own_samples(gallery: Gallery, searcher: Searcher, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

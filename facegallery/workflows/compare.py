@@ -18,14 +18,18 @@ from facegallery.workflows.photos import Say, make_detector, make_embedder
 from facegallery.workflows.probes import Probe, ProbeReader, indexes_root
 
 
-def compare(first: Path, second: Path, model: str | None, name: str | None, compute: Compute, say: Say) -> dict[str, Any]:
+def compare(
+    first: Path, second: Path, model: str | None, name: str | None, compute: Compute, say: Say
+) -> dict[str, Any]:
     """Cosine of the faces of two photos, each the largest, most central one; says where a photo has others.
 
     Raises InputError for what is no single photo, DataError where a photo has no face.
     """
     photos = first, second
     _check_single(photos)
-    found = _probes_by_index(name, model, photos, compute, say) if name else _probes_by_model(model, photos, compute, say)
+    found = (
+        _probes_by_index(name, model, photos, compute, say) if name else _probes_by_model(model, photos, compute, say)
+    )
     for path, probe in zip(photos, found, strict=True):
         if probe.rows[0].vector is None:
             why = f" ({probe.why})" if probe.why else ""
@@ -33,7 +37,10 @@ def compare(first: Path, second: Path, model: str | None, name: str | None, comp
         if probe.others:
             say(f"{path} has {probe.others + 1} faces: the largest, most central one is compared")
     a, b = (np.asarray(probe.rows[0].vector, np.float32) for probe in found)
-    faces = [{"image": str(path), "box": probe.rows[0].box, "others": probe.others} for path, probe in zip(photos, found, strict=True)]
+    faces = [
+        {"image": str(path), "box": probe.rows[0].box, "others": probe.others}
+        for path, probe in zip(photos, found, strict=True)
+    ]
     return {"score": float(exact_scores(a, b[None])[0]), "faces": faces}
 
 
@@ -55,7 +62,10 @@ def _probes_by_model(model: str | None, photos: Sequence[Path], compute: Compute
     from facegallery.embedder.photos.decoder import Decoder
 
     embedder = make_embedder(model or "msceleb", compute, "plain", say, few=True)
-    stage, probes = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)), []
+    stage, probes = (
+        PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)),
+        [],
+    )
     with Decoder() as decoder:
         for path in photos:
             (entry,) = list_photos(path).entries

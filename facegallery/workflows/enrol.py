@@ -34,8 +34,19 @@ from facegallery.workflows.probes import PROBE_BATCH, ProbeReader, default_split
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
 
 
-def add(name: str, source: Path, identity: str | None, split: str | None, metadata: Path | None, readmit: bool, model: str | None,
-        compute: Compute, on_progress: OnProgress, say: Say, level: int | None = None) -> dict[str, Any]:  # fmt: skip
+def add(
+    name: str,
+    source: Path,
+    identity: str | None,
+    split: str | None,
+    metadata: Path | None,
+    readmit: bool,
+    model: str | None,
+    compute: Compute,
+    on_progress: OnProgress,
+    say: Say,
+    level: int | None = None,
+) -> dict[str, Any]:
     """Enrols photos, or the rows of a data set of vectors; what is enrolled already is left as it is, unembedded.
 
     level: which folder names the person, as `facegallery.embedder.photos.folders.labels_of` has it.
@@ -47,14 +58,18 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
         before = gallery.people
         if source.is_dir() and is_data_set(source):
             if metadata or level is not None:
-                raise InputError("expected photos for --metadata and --identity-level, received vectors: give those options to `embed`")
+                raise InputError(
+                    "expected photos for --metadata and --identity-level, received vectors: give those options to `embed`"
+                )
             selection = Selection(DataSet(source), split, named=identity is None)
             understood = _understood(selection.labels(), "such as", identity)
             say_understood(understood, say)
             done, left = _add_vectors(gallery, selection, identity, readmit, model, compute, say)
         else:
             listing = _of_split(list_photos(source, metadata, level), split)
-            understood = _understood([(e.path, e.identity) for e in listing.entries], listing.source, identity, listing.by_folders)
+            understood = _understood(
+                [(e.path, e.identity) for e in listing.entries], listing.source, identity, listing.by_folders
+            )
             for line in listing.notes:
                 say(line)
             say_understood(understood, say)
@@ -66,21 +81,35 @@ def add(name: str, source: Path, identity: str | None, split: str | None, metada
         looked = look(gallery, done.face_ids) if done.face_ids else Looked()
     spellings = spelling_notes([], names)  # a second for a million names, which other writers need not wait for
     notes = (
-        [f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts]
+        [
+            f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s"
+            for c in done.conflicts
+        ]
         + spellings
         + elsewhere
         + done.unsure_notes
         + looked.notes(name)
     )
     why = {"known already": done.again, "forgotten": done.forgotten, "another person's": len(done.conflicts), **left}
-    text = f"{name}: {done.added} faces added, now {faces} of {people} people" + "".join(f"; {n} {what}" for what, n in why.items() if n)
+    text = f"{name}: {done.added} faces added, now {faces} of {people} people" + "".join(
+        f"; {n} {what}" for what, n in why.items() if n
+    )
     return {
-        "index": name, **asdict(done), "left_out": left, "faces": faces, "people": people, "understood": understood.result(),
-        "suspects": [asdict(suspect) for suspect in looked.suspects], "notes": notes, "text": text,
-    }  # fmt: skip
+        "index": name,
+        **asdict(done),
+        "left_out": left,
+        "faces": faces,
+        "people": people,
+        "understood": understood.result(),
+        "suspects": [asdict(suspect) for suspect in looked.suspects],
+        "notes": notes,
+        "text": text,
+    }
 
 
-def _understood(pairs: Iterable[tuple[str, str | None]], source: str, identity: str | None, by_folders: bool = True) -> Understood:
+def _understood(
+    pairs: Iterable[tuple[str, str | None]], source: str, identity: str | None, by_folders: bool = True
+) -> Understood:
     """Whose the faces to add are; all one person's where an identity is given."""
     if identity is None:
         return understand(pairs, source, by_folders)
@@ -93,8 +122,15 @@ def _of_split(listing: Listing, split: str | None) -> Listing:
     return replace(listing, entries=[e for e in listing.entries if split is None or e.split == split])
 
 
-def _add_vectors(gallery: Gallery, selection: Selection, identity: str | None, readmit: bool, model: str | None, compute: Compute,
-                 say: Say) -> tuple[Added, dict[str, int]]:  # fmt: skip
+def _add_vectors(
+    gallery: Gallery,
+    selection: Selection,
+    identity: str | None,
+    readmit: bool,
+    model: str | None,
+    compute: Compute,
+    say: Say,
+) -> tuple[Added, dict[str, int]]:
     with Searcher(gallery.folder) as searcher:
         ProbeReader(searcher, model, compute, True, say).check_spec(selection.spec)
     rows = (row if identity is None else replace(row, identity=identity) for row in selection)
@@ -102,8 +138,16 @@ def _add_vectors(gallery: Gallery, selection: Selection, identity: str | None, r
     return done, {why: n for why, n in selection.left_out.items() if n}
 
 
-def _add_photos(gallery: Gallery, listing: Listing, identity: str | None, readmit: bool, model: str | None,
-                compute: Compute, on_progress: OnProgress, say: Say) -> tuple[Added, dict[str, int]]:  # fmt: skip
+def _add_photos(
+    gallery: Gallery,
+    listing: Listing,
+    identity: str | None,
+    readmit: bool,
+    model: str | None,
+    compute: Compute,
+    on_progress: OnProgress,
+    say: Say,
+) -> tuple[Added, dict[str, int]]:
     entries = [e if identity is None else replace(e, identity=identity) for e in listing.entries]
     left: Counter[str] = Counter({"without a name": sum(not e.identity for e in entries)})
     new, total = _unknown(gallery, Listing(listing.root, [e for e in entries if e.identity]), readmit)
@@ -130,13 +174,19 @@ def enrol(gallery: Gallery, row: Row, spec: FaceSpec, identity: str, readmit: bo
     spec: the contract that the row was made by; raises Replaced where the gallery has another one by now.
     """
     if gallery.spec.fingerprint != spec.fingerprint:
-        raise Replaced(f"expected a vector of the model that {gallery.folder.name} has now, it was changed meanwhile: send the photo again")
+        raise Replaced(
+            f"expected a vector of the model that {gallery.folder.name} has now, it was changed meanwhile: send the photo again"
+        )
     png = crops_of.to_png(row.pixels) if gallery.keeps_crops and row.pixels is not None else None
     return gallery.add([replace(row, identity=identity, crop=png, pixels=None)], readmit)
 
 
 def _join(total: Added, part: Added) -> None:
-    total.added, total.again, total.forgotten = total.added + part.added, total.again + part.again, total.forgotten + part.forgotten
+    total.added, total.again, total.forgotten = (
+        total.added + part.added,
+        total.again + part.again,
+        total.forgotten + part.forgotten,
+    )
     total.command = total.command or part.command
     total.conflicts += part.conflicts
     total.face_ids += part.face_ids

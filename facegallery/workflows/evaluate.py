@@ -31,7 +31,16 @@ from facegallery.indexer.evaluation.pair_scores import Crossed, crossed
 from facegallery.indexer.evaluation.subsets import Outcome, Photos
 from facegallery.indexer.store import outputs
 from facegallery.workflows.photos import ANYWHERE, Say
-from facegallery.workflows.probes import Probe, ProbeReader, Question, answered, default_split, enrolled_notes, open_index, splits_of
+from facegallery.workflows.probes import (
+    Probe,
+    ProbeReader,
+    Question,
+    answered,
+    default_split,
+    enrolled_notes,
+    open_index,
+    splits_of,
+)
 
 if TYPE_CHECKING:
     from facegallery.embedder.pipeline import OnProgress
@@ -77,17 +86,33 @@ class Measured:
         """As `evaluate --json` prints it."""
         named = sum(a.identity is not None for a in self.answers)
         return {
-            "index": self.index, "split": self.split, **self.evaluation.result(), "gallery": self.faces,
-            "strangers": named - len(self.evaluation.probes), "no_identity": len(self.answers) - named,
-            "groups": [asdict(g) for g in self.groups], "by_size": [asdict(o) for o in self.by_size],
+            "index": self.index,
+            "split": self.split,
+            **self.evaluation.result(),
+            "gallery": self.faces,
+            "strangers": named - len(self.evaluation.probes),
+            "no_identity": len(self.answers) - named,
+            "groups": [asdict(g) for g in self.groups],
+            "by_size": [asdict(o) for o in self.by_size],
             "by_photos": [asdict(o) for o in self.by_photos],
             "against": {"index": self.against, **asdict(self.comparison)} if self.comparison else None,
-            "roc": self.crossed.result() if self.crossed else None, "trained_on": self.seen, "warnings": self.warnings,
-        }  # fmt: skip
+            "roc": self.crossed.result() if self.crossed else None,
+            "trained_on": self.seen,
+            "warnings": self.warnings,
+        }
 
 
-def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted = Wanted(), predictions: Path | None = None,  # noqa: B008
-             model: str | None = None, compute: Compute = ANYWHERE, on_progress: OnProgress | None = None, say: Say = print) -> Measured:  # fmt: skip
+def evaluate(
+    name: str,
+    source: Path,
+    split: str | None = None,
+    wanted: Wanted = Wanted(),
+    predictions: Path | None = None,  # noqa: B008
+    model: str | None = None,
+    compute: Compute = ANYWHERE,
+    on_progress: OnProgress | None = None,
+    say: Say = print,
+) -> Measured:
     """The probes of a data set or a folder asked of an index; every probe with an enrolled identity counts, the others are strangers."""
     keep = bool(wanted.sizes or wanted.photos or wanted.report)
     check_folder(wanted.report)
@@ -98,8 +123,12 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
         reader = ProbeReader(searcher, model, compute, True, say, keep_pixels=wanted.report is not None)
         found = _ask(searcher, reader.read(source, split), wanted, keep, on_progress)
         if not found:
-            raise DataError(f"expected probes{f' with split {split}' if split else ''} in {source}, found none: check --split")
-        strangers = [a for path in wanted.strangers for a in _ask(searcher, _all_of(reader, path), wanted, keep, on_progress)]
+            raise DataError(
+                f"expected probes{f' with split {split}' if split else ''} in {source}, found none: check --split"
+            )
+        strangers = [
+            a for path in wanted.strangers for a in _ask(searcher, _all_of(reader, path), wanted, keep, on_progress)
+        ]
         evaluation = Evaluation.of(searcher.gallery, found, strangers, wanted.seed)
         groups = _groups(evaluation, wanted.by)
         enrolled = searcher.all_faces() if keep else ([], np.empty((0, searcher.spec.dimension), np.float32))
@@ -114,10 +143,24 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
         names = [a.identity for a in evaluation.strangers if a.identity]
         warnings += spelling_notes(names, [name for name, _ in searcher.gallery.list_people()])
         measured = Measured(
-            name, split, searcher.gallery.faces, found, evaluation, groups, sizes, photos, wanted.against, comparison, seen, warnings, pairs
+            name,
+            split,
+            searcher.gallery.faces,
+            found,
+            evaluation,
+            groups,
+            sizes,
+            photos,
+            wanted.against,
+            comparison,
+            seen,
+            warnings,
+            pairs,
         )
         if wanted.report is not None:
-            _write_report(wanted.report, measured, searcher, reader, [source, *wanted.strangers], enrolled, wanted, model)
+            _write_report(
+                wanted.report, measured, searcher, reader, [source, *wanted.strangers], enrolled, wanted, model
+            )
             outputs.note(searcher.gallery.folder, "report", wanted.report)
             if searcher.gallery.encrypted:
                 say(f"{wanted.report} is not encrypted, though {name} is: it holds faces of it")
@@ -128,7 +171,9 @@ def evaluate(name: str, source: Path, split: str | None = None, wanted: Wanted =
     return measured
 
 
-def _ask(searcher: Searcher, probes: Iterator[Probe], wanted: Wanted, keep: bool, on_progress: OnProgress | None) -> list[Answer]:
+def _ask(
+    searcher: Searcher, probes: Iterator[Probe], wanted: Wanted, keep: bool, on_progress: OnProgress | None
+) -> list[Answer]:
     found = []
     for probe, (hits, *_) in answered(searcher, probes, Question(k=RANKS, score=wanted.score)):
         found.append(Answer.of(probe.rows[0], hits, wanted.by, keep, searcher.gallery.spelled))
@@ -151,8 +196,9 @@ def _groups(evaluation: Evaluation, by: str | None) -> list[Group]:
     return by_group(evaluation)
 
 
-def _parts(searcher: Searcher, enrolled: tuple[list[Face], np.ndarray], evaluation: Evaluation,
-           wanted: Wanted) -> tuple[list[Outcome], list[Outcome], Crossed | None]:  # fmt: skip
+def _parts(
+    searcher: Searcher, enrolled: tuple[list[Face], np.ndarray], evaluation: Evaluation, wanted: Wanted
+) -> tuple[list[Outcome], list[Outcome], Crossed | None]:
     """The same probes asked of smaller galleries, and of galleries of fewer photos a person; and beside every enrolled face."""
     faces, xb = enrolled
     if not faces:
@@ -178,8 +224,16 @@ def check_folder(report: Path | None) -> None:
         check_replaceable(report / "index.html", "page")
 
 
-def _write_report(folder: Path, measured: Measured, searcher: Searcher, reader: ProbeReader, sources: Sequence[Path],
-                  enrolled: tuple[list[Face], np.ndarray], wanted: Wanted, model: str | None) -> None:  # fmt: skip
+def _write_report(
+    folder: Path,
+    measured: Measured,
+    searcher: Searcher,
+    reader: ProbeReader,
+    sources: Sequence[Path],
+    enrolled: tuple[list[Face], np.ndarray],
+    wanted: Wanted,
+    model: str | None,
+) -> None:
     from facegallery.indexer.evaluation import report
     from facegallery.workflows import pictures
 
@@ -193,8 +247,15 @@ def _write_report(folder: Path, measured: Measured, searcher: Searcher, reader: 
 # another index --------------------------------------------------------------
 
 
-def _compared(first: Evaluation, source: Path, split: str | None, wanted: Wanted, compute: Compute, on_progress: OnProgress | None,
-              say: Say) -> Comparison:  # fmt: skip
+def _compared(
+    first: Evaluation,
+    source: Path,
+    split: str | None,
+    wanted: Wanted,
+    compute: Compute,
+    on_progress: OnProgress | None,
+    say: Say,
+) -> Comparison:
     """The same photos asked of the index `wanted.against`."""
     assert wanted.against is not None
     asked = {a.photo for a in (*first.probes, *first.strangers)}
@@ -219,7 +280,10 @@ def _sources(source: Path, split: str | None, wanted: Wanted) -> Iterator[tuple[
 
 
 def _seen(spec: FaceSpec, model: str | None, evaluation: Evaluation) -> tuple[dict[str, int] | None, list[str]]:
-    asked = {"probes": {a.person for a in evaluation.probes}, "strangers": {a.identity for a in evaluation.strangers if a.identity}}
+    asked = {
+        "probes": {a.person for a in evaluation.probes},
+        "strangers": {a.identity for a in evaluation.strangers if a.identity},
+    }
     return trained_people(spec, asked, _folder(model))
 
 
@@ -239,8 +303,11 @@ def trained_people(
         names = set(people)
         trained, validated = trained_on.known(names, trainings)
         counts |= {kind: len(trained), f"{kind}_validated": len(validated)}
-        parts += [f"{len(found)} of {len(names)} people of the {kind} {what}" for found, what in
-                  ((trained, "were trained on"), (validated, "chose its best epoch")) if found]  # fmt: skip
+        parts += [
+            f"{len(found)} of {len(names)} people of the {kind} {what}"
+            for found, what in ((trained, "were trained on"), (validated, "chose its best epoch"))
+            if found
+        ]
     warning = f"{spec.model_name} knows those it is tested with: {', '.join(parts)}; what follows says less of people it has never seen"
     return counts, [warning] if parts else []
 

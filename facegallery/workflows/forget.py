@@ -21,7 +21,9 @@ from facegallery.workflows.photos import Say
 from facegallery.workflows.probes import indexes_root, open_gallery
 
 
-def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None, say: Say) -> tuple[forgetting.Receipt, Path]:
+def forget(
+    name: str, identity: str, also: Sequence[Path], receipt: Path | None, say: Say
+) -> tuple[forgetting.Receipt, Path]:
     """Takes a person out of an index, and of data sets, for good; returns the receipt and where it lies."""
     for folder in also:
         DataSet(folder)  # raises before anything is done
@@ -41,7 +43,10 @@ def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None,
             if any(trained_on.known(traces.names, trainings))
         ]
     text = done.to_json().encode()
-    path = receipt or indexes_root() / f"{name}-forgotten-{done.time.replace(':', '')}-{hashlib.sha256(text).hexdigest()[:8]}.json"
+    path = (
+        receipt
+        or indexes_root() / f"{name}-forgotten-{done.time.replace(':', '')}-{hashlib.sha256(text).hexdigest()[:8]}.json"
+    )
     write_own(path, "receipt", text)
     return done, path
 
@@ -75,6 +80,9 @@ def verify_forgotten(name: str, receipt: Path, identity: str | None) -> dict[str
         found, ids = forgetting.look_again(gallery, done, identity), set(done.face_ids)
         for folder in forgetting.folders_of(done, identity):
             found[str(folder)] = count_rows(
-                folder, lambda face, who: face in ids or (who is not None and identity is not None and spelling(who) == spelling(identity))
+                folder,
+                lambda face, who: (
+                    face in ids or (who is not None and identity is not None and spelling(who) == spelling(identity))
+                ),
             )
     return found

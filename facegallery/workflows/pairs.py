@@ -34,21 +34,37 @@ class PairsMeasured:
 
     def result(self) -> dict[str, Any]:
         """As `evaluate-pairs --json` prints it."""
-        against = {"vectors": self.against, **_verified(self.other), **asdict(self.comparison)} if self.comparison and self.other else None
+        against = (
+            {"vectors": self.against, **_verified(self.other), **asdict(self.comparison)}
+            if self.comparison and self.other
+            else None
+        )
         return {
-            "vectors": self.vectors, "pairs": self.pairs, "without_vector": self.without_vector, **_verified(self.verification),
-            "against": against, "trained_on": self.seen, "warnings": self.warnings,
-        }  # fmt: skip
+            "vectors": self.vectors,
+            "pairs": self.pairs,
+            "without_vector": self.without_vector,
+            **_verified(self.verification),
+            "against": against,
+            "trained_on": self.seen,
+            "warnings": self.warnings,
+        }
 
 
 def _verified(found: Verification) -> dict[str, Any]:
     return {
-        "accuracy": found.accuracy, "std": found.std, "folds": found.accuracies.tolist(), "thresholds": found.thresholds.tolist(),
-        "auc": found.roc.auc, "eer": found.roc.eer, "tar": [asdict(t) for t in found.tars],
-    }  # fmt: skip
+        "accuracy": found.accuracy,
+        "std": found.std,
+        "folds": found.accuracies.tolist(),
+        "thresholds": found.thresholds.tolist(),
+        "auc": found.roc.auc,
+        "eer": found.roc.eer,
+        "tar": [asdict(t) for t in found.tars],
+    }
 
 
-def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None, report: Path | None = None, command: str = "") -> PairsMeasured:
+def evaluate_pairs(
+    vectors: Path, file: Path, against: Path | None = None, report: Path | None = None, command: str = ""
+) -> PairsMeasured:
     """The official pairs on a data set of vectors; `against`: another model's vectors of the same photos; `report`: as of `Wanted`."""
     check_folder(report)
     pairs = read_pairs(file)
@@ -65,12 +81,22 @@ def evaluate_pairs(vectors: Path, file: Path, against: Path | None = None, repor
     seen, warnings = trained_people(spec, {"pairs": people})
     warnings += [SEVERAL.format(several)] if several else []
     measured = PairsMeasured(
-        str(vectors), found, len(scores), int(np.isinf(scores).sum()), str(against) if against else None, other, comparison, seen, warnings
+        str(vectors),
+        found,
+        len(scores),
+        int(np.isinf(scores).sum()),
+        str(against) if against else None,
+        other,
+        comparison,
+        seen,
+        warnings,
     )
     if report is not None:
         from facegallery.indexer.evaluation import report as pages
 
-        pages.write(report, pages.pairs_page(measured.result(), found.roc, pages.facts(datetime.now(UTC), command, spec)))
+        pages.write(
+            report, pages.pairs_page(measured.result(), found.roc, pages.facts(datetime.now(UTC), command, spec))
+        )
     return measured
 
 

@@ -49,8 +49,18 @@ def load_embedder(model, compute: Compute, say: Say, few: bool = False) -> Embed
     return embedder
 
 
-def align(photos: Path, out: Path, rule: CropRule, options: Options, metadata: Path | None, settings: dict[str, int],
-          compute: Compute, on_progress: OnProgress, say: Say, level: int | None = None) -> Summary:  # fmt: skip
+def align(
+    photos: Path,
+    out: Path,
+    rule: CropRule,
+    options: Options,
+    metadata: Path | None,
+    settings: dict[str, int],
+    compute: Compute,
+    on_progress: OnProgress,
+    say: Say,
+    level: int | None = None,
+) -> Summary:
     """Photos -> a data set of crops. level: which folder names the person, as `facegallery.embedder.photos.folders.labels_of` has it."""
     from facegallery.embedder.pipeline import PhotoStage, process_photos
 
@@ -62,8 +72,16 @@ def align(photos: Path, out: Path, rule: CropRule, options: Options, metadata: P
     return process_photos(listing, out, stage, "align", on_progress, say=say)
 
 
-def embed(source: Path, out: Path, embedder: Embedder, options: Options, metadata: Path | None, on_progress: OnProgress,
-          say: Say = quietly, level: int | None = None) -> Summary:  # fmt: skip
+def embed(
+    source: Path,
+    out: Path,
+    embedder: Embedder,
+    options: Options,
+    metadata: Path | None,
+    on_progress: OnProgress,
+    say: Say = quietly,
+    level: int | None = None,
+) -> Summary:
     """Photos, or a data set of crops -> a data set of unit vectors. level: as for `align`."""
     from facegallery.embedder.pipeline import PhotoStage, process_crops, process_photos
 

@@ -55,10 +55,22 @@ def draw_answers(name: str, searched: Searched, path: Path) -> None:
         for probe, answers in searched.probes:
             for row, answer in zip(probe.rows, answers, strict=True):
                 if row.vector is not None:
-                    tiles = [draw.Tile(_hit_picture(gallery, hit), f"{hit.rank}. {printable(hit.identity)}\n{hit.score:.3f}",
-                                       _frame(row.identity, hit.identity)) for hit in answer.hits]  # fmt: skip
+                    tiles = [
+                        draw.Tile(
+                            _hit_picture(gallery, hit),
+                            f"{hit.rank}. {printable(hit.identity)}\n{hit.score:.3f}",
+                            _frame(row.identity, hit.identity),
+                        )
+                        for hit in answer.hits
+                    ]
                     rows.append(
-                        [draw.Tile(_probe_picture(row), f"{printable(row.identity or '')}\n{printable(Path(row.image).name)}"), *tiles]
+                        [
+                            draw.Tile(
+                                _probe_picture(row),
+                                f"{printable(row.identity or '')}\n{printable(Path(row.image).name)}",
+                            ),
+                            *tiles,
+                        ]
                     )
         if not rows:
             raise DataError("expected at least one face to draw, found none in the probes: see their outcomes")
@@ -98,10 +110,17 @@ def contact_sheet(photos: Path, crops: Path, path: Path) -> None:
         for row in rows:
             photo = None if is_outside(source, row.image) else decoder.submit(source, row.image).result().pixels
             crop = crops_of.from_png(row.crop) if row.crop is not None else None
-            tiles.append([
-                draw.Tile(photo, f"{printable(Path(row.image).name)}\n{row.outcome}", draw.GREY if row.outcome == "ok" else draw.RED, row.box),
-                draw.Tile(crop, f"{printable(row.identity or '')}\n{row.confidence or 0:.3f}"),
-            ])  # fmt: skip
+            tiles.append(
+                [
+                    draw.Tile(
+                        photo,
+                        f"{printable(Path(row.image).name)}\n{row.outcome}",
+                        draw.GREY if row.outcome == "ok" else draw.RED,
+                        row.box,
+                    ),
+                    draw.Tile(crop, f"{printable(row.identity or '')}\n{row.confidence or 0:.3f}"),
+                ]
+            )
     columns = 4
     draw.save(draw.grid([sum(tiles[i : i + columns], []) for i in range(0, len(tiles), columns)]), path)
 
@@ -119,8 +138,14 @@ def sheet_rows(crops: DataSet) -> Iterator[Row]:
 # faces of a web page --------------------------------------------------------
 
 
-def contact_sheets(searcher: Searcher, reader: ProbeReader, sources: Iterable[Path], evaluation: Evaluation,
-                   enrolled: tuple[list[Face], np.ndarray], score: str) -> list[Sheet]:  # fmt: skip
+def contact_sheets(
+    searcher: Searcher,
+    reader: ProbeReader,
+    sources: Iterable[Path],
+    evaluation: Evaluation,
+    enrolled: tuple[list[Face], np.ndarray],
+    score: str,
+) -> list[Sheet]:
     """The worst mistakes, and the strangers who most resemble somebody. enrolled: as `Searcher.all_faces` gives it; score: a person's."""
     from facegallery.indexer.evaluation.report import Mistake, Sheet, Tile
 
@@ -149,7 +174,9 @@ def contact_sheets(searcher: Searcher, reader: ProbeReader, sources: Iterable[Pa
     ]
     if alike:
         lines = [Mistake((probe(a), enrolled_tile("answered", a.hits[0]))) for a in alike]
-        sheets.append(Sheet(f"Strangers most like somebody: {len(lines)} of {len(evaluation.strangers)}", HOW_STRANGE, lines))
+        sheets.append(
+            Sheet(f"Strangers most like somebody: {len(lines)} of {len(evaluation.strangers)}", HOW_STRANGE, lines)
+        )
     return sheets
 
 
@@ -157,7 +184,9 @@ def _place(answer: Answer) -> str:
     return f"rank {answer.rank}" if answer.rank else f"rank beyond {RANKS}"
 
 
-def _right_hits(searcher: Searcher, wrong: Sequence[Answer], enrolled: tuple[list[Face], np.ndarray], score: str) -> list[Hit]:
+def _right_hits(
+    searcher: Searcher, wrong: Sequence[Answer], enrolled: tuple[list[Face], np.ndarray], score: str
+) -> list[Hit]:
     """The true person's hit for each answer, scored here where it is not among the answers."""
     own: dict[str, list[int]] = {a.person: [] for a in wrong if a.right is None}
     for i, face in enumerate(enrolled[0]):
@@ -166,7 +195,9 @@ def _right_hits(searcher: Searcher, wrong: Sequence[Answer], enrolled: tuple[lis
     return [a.right or _hit_of(searcher, a, enrolled, own[a.person], score) for a in wrong]
 
 
-def _hit_of(searcher: Searcher, answer: Answer, enrolled: tuple[list[Face], np.ndarray], own: list[int], score: str) -> Hit:
+def _hit_of(
+    searcher: Searcher, answer: Answer, enrolled: tuple[list[Face], np.ndarray], own: list[int], score: str
+) -> Hit:
     assert answer.vector is not None
     q, xb = searcher.as_compared(answer.vector[None])[0], enrolled[1][own]
     scores = exact_scores(q, xb)

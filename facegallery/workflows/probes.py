@@ -83,8 +83,16 @@ class Probe:
 class ProbeReader:
     """Photos, folders and vector data sets -> probes whose vectors fit a gallery's contract."""
 
-    def __init__(self, searcher: Searcher, model: str | None, compute: Compute, one_face: bool, say: Say, keep_pixels: bool = False,
-                 keep_crops: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        searcher: Searcher,
+        model: str | None,
+        compute: Compute,
+        one_face: bool,
+        say: Say,
+        keep_pixels: bool = False,
+        keep_crops: bool = False,
+    ):
         self._searcher, self._reference, self._compute, self._say = searcher, model, compute, say
         self._one_face, self._keep_pixels, self._keep_crops = one_face, keep_pixels, keep_crops
         self._stage: PhotoStage | None = None
@@ -187,12 +195,16 @@ def group_by_image(rows) -> Iterator[Probe]:
         yield probe
 
 
-def answered(searcher: Searcher, probes: Iterator[Probe], question: Question) -> Iterator[tuple[Probe, list[list[Hit]]]]:
+def answered(
+    searcher: Searcher, probes: Iterator[Probe], question: Question
+) -> Iterator[tuple[Probe, list[list[Hit]]]]:
     """Each probe with the hits of each of its rows; rows without a vector have none."""
     return answered_by(probes, lambda xq: searcher.search(xq, **asdict(question)), [])
 
 
-def answered_by(probes: Iterator[Probe], ask: Callable[[np.ndarray], Sequence[T]], without: T) -> Iterator[tuple[Probe, list[T]]]:
+def answered_by(
+    probes: Iterator[Probe], ask: Callable[[np.ndarray], Sequence[T]], without: T
+) -> Iterator[tuple[Probe, list[T]]]:
     """Each probe with what `ask` answers to each of its rows; `without` for those without a vector."""
     while batch := list(islice(probes, PROBE_BATCH)):
         asked = [row.vector for probe in batch for row in probe.rows if row.vector is not None]
@@ -205,7 +217,9 @@ def enrolled_notes(enrolled: int, probes: int) -> list[str]:
     """A warning where probes are enrolled faces themselves, which find themselves whatever the model is worth."""
     if not enrolled:
         return []
-    return [f"{enrolled} of {probes} probes are enrolled photos themselves (same face): leave them out with --split, or give other photos"]
+    return [
+        f"{enrolled} of {probes} probes are enrolled photos themselves (same face): leave them out with --split, or give other photos"
+    ]
 
 
 def default_split(splits: set[str | None], wanted: str) -> str | None:

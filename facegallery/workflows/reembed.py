@@ -23,8 +23,16 @@ if TYPE_CHECKING:
     from facegallery.embedder.weights.store import Model
 
 
-def reembed(name: str, reference: str, views: str, report: Path | None, do_switch: bool, compute: Compute, on_progress: OnProgress,
-            say: Say) -> tuple[dict[str, Any], str]:  # fmt: skip
+def reembed(
+    name: str,
+    reference: str,
+    views: str,
+    report: Path | None,
+    do_switch: bool,
+    compute: Compute,
+    on_progress: OnProgress,
+    say: Say,
+) -> tuple[dict[str, Any], str]:
     """Vectors by another model beside the gallery's own, the report of what changes, and the switch; stopped anywhere, it goes on."""
     from facegallery.embedder.weights.store import open_model
 
@@ -41,7 +49,9 @@ def reembed(name: str, reference: str, views: str, report: Path | None, do_switc
         if do_switch:
             _embed_missing(gallery, model, compute, on_progress, say)  # of faces that came meanwhile
             switch.switch(gallery)
-    text = comparison.text + (f"; {name} answers with {comparison.after} now" if do_switch else "; nothing is switched yet")
+    text = comparison.text + (
+        f"; {name} answers with {comparison.after} now" if do_switch else "; nothing is switched yet"
+    )
     return asdict(comparison) | {"switched": do_switch}, text
 
 

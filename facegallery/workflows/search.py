@@ -31,8 +31,16 @@ class Searched:
         return {"probes": [_probe_json(probe, answers) for probe, answers in self.probes]}
 
 
-def search(name: str, sources: Sequence[Path], question: Question, one_face: bool = False, model: str | None = None,
-           compute: Compute = ANYWHERE, keep_pixels: bool = False, say: Say = print) -> Searched:  # fmt: skip
+def search(
+    name: str,
+    sources: Sequence[Path],
+    question: Question,
+    one_face: bool = False,
+    model: str | None = None,
+    compute: Compute = ANYWHERE,
+    keep_pixels: bool = False,
+    say: Say = print,
+) -> Searched:
     """The k nearest people (or faces) to every face of every source; keep_pixels: as a picture of them needs."""
     with open_index(name) as searcher:
         judge = Judge(searcher, question, say)
@@ -44,8 +52,17 @@ def search(name: str, sources: Sequence[Path], question: Question, one_face: boo
     return Searched(found)
 
 
-def search_to_parquet(name: str, sources: Sequence[Path], out: Path, question: Question, one_face: bool, model: str | None, compute: Compute,
-                      on_progress: OnProgress, say: Say) -> dict[str, Any]:  # fmt: skip
+def search_to_parquet(
+    name: str,
+    sources: Sequence[Path],
+    out: Path,
+    question: Question,
+    one_face: bool,
+    model: str | None,
+    compute: Compute,
+    on_progress: OnProgress,
+    say: Say,
+) -> dict[str, Any]:
     """`search` for any number of probes in bounded memory: a row for each hit, in the order of the probes."""
     from facegallery.indexer.search.hit_writer import HitWriter
     from facegallery.indexer.store import outputs
@@ -120,9 +137,13 @@ class Judge:
             self._ask_for_others(xq, found, others, asked.k)
         return [self._answer(hits, other) for hits, other in zip(found, others, strict=True)]
 
-    def _ask_for_others(self, xq: np.ndarray, found: Sequence[Sequence[Hit]], others: list[float | None], k: int) -> None:
+    def _ask_for_others(
+        self, xq: np.ndarray, found: Sequence[Sequence[Hit]], others: list[float | None], k: int
+    ) -> None:
         """The score of the best other person where all faces that were found are of one, and there may be more."""
-        lacking = [i for i, (hits, other) in enumerate(zip(found, others, strict=True)) if other is None and len(hits) == k]
+        lacking = [
+            i for i, (hits, other) in enumerate(zip(found, others, strict=True)) if other is None and len(hits) == k
+        ]
         people = self._searcher.search(xq[lacking], k=2, where=self._question.where) if lacking else []
         for i, hits in zip(lacking, people, strict=True):
             others[i] = next((hit.score for hit in hits if hit.identity != found[i][0].identity), None)
@@ -139,7 +160,11 @@ class Judge:
         verdict = UNTOLD | {"known": False, "weak": calibration.weak, "stale": self._stale}
         if hits:
             score, limit = hits[0].score, calibration.chance_limit
-            verdict |= {"known": calibration.known(score), "chance": max(calibration.chance(score), limit), "chance_limit": limit}
+            verdict |= {
+                "known": calibration.known(score),
+                "chance": max(calibration.chance(score), limit),
+                "chance_limit": limit,
+            }
         return verdict
 
 
@@ -154,4 +179,10 @@ def _probe_json(probe: Probe, answers: list[Answer]) -> dict[str, Any]:
         for row, answer in zip(probe.rows, answers, strict=True)
         if row.vector is not None
     ]
-    return {"image": probe.image, "identity": probe.rows[0].identity, "outcome": probe.outcome, "why": probe.why or None, "faces": faces}
+    return {
+        "image": probe.image,
+        "identity": probe.rows[0].identity,
+        "outcome": probe.outcome,
+        "why": probe.why or None,
+        "faces": faces,
+    }

@@ -25,8 +25,18 @@ if TYPE_CHECKING:
     from facegallery.embedder.pipeline import OnProgress
 
 
-def build_index(vectors: Path, name: str, split: str | None, centre: bool, replace_old: bool, readmit: bool = False,
-                encrypt: bool = False, recall: float | None = None, memory: int | None = None, say: Say = quietly) -> dict[str, Any]:  # fmt: skip
+def build_index(
+    vectors: Path,
+    name: str,
+    split: str | None,
+    centre: bool,
+    replace_old: bool,
+    readmit: bool = False,
+    encrypt: bool = False,
+    recall: float | None = None,
+    memory: int | None = None,
+    say: Say = quietly,
+) -> dict[str, Any]:
     """A gallery and its index from a data set of vectors; the report, with its notes and a line of text."""
     from facegallery.indexer.build import Selection, build
 
@@ -45,7 +55,11 @@ def _open_vectors(vectors: Path) -> DataSet:
     try:
         return DataSet(vectors)
     except DataError:
-        photos = has_photo_suffix(str(vectors)) if Path(vectors).is_file() else next(iter(Walk(Path(vectors))), None) is not None
+        photos = (
+            has_photo_suffix(str(vectors))
+            if Path(vectors).is_file()
+            else next(iter(Walk(Path(vectors))), None) is not None
+        )
         if photos:
             raise DataError(
                 f"expected vectors, {vectors}: these are photos: run `embed {vectors} --model M --out VECTORS` and give VECTORS"

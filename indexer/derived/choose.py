@@ -58,9 +58,11 @@ class Choice:
     def report(self) -> dict[str, Any]:
         """For report.json."""
         return {
-            "kind": self.kind, "reason": self.reason, "setting": self.setting and _line(self.setting),
+            "kind": self.kind,
+            "reason": self.reason,
+            "setting": self.setting and _line(self.setting),
             "tried": [_line(setting) for setting in self.tried],
-        }  # fmt: skip
+        }
 
 
 def choose(path: Path, n: int, d: int, owners: np.ndarray, wish: Wish) -> Choice:
@@ -98,15 +100,15 @@ def _measured(exact: Any, owners: np.ndarray, wish: Wish) -> Choice:
         choice.tried = [timed.get(setting, setting) for setting in choice.tried]
         setting, choice.index = ways[int(np.argmin(times))]
         choice.kind, choice.setting = "compressed", timed[setting]
-    choice.reason = _reason(choice, len(at), codes.milliseconds(lambda q: exact.search(q, codes.K), held.xq[:EXACT_TIMED]), wish)
+    choice.reason = _reason(
+        choice, len(at), codes.milliseconds(lambda q: exact.search(q, codes.K), held.xq[:EXACT_TIMED]), wish
+    )
     return choice
 
 
 def _too_large(least: int, n: int, wish: Wish) -> str:
     assert wish.memory is not None
-    return (
-        f"every vector is compared: the smallest codes of {n} faces take {least / 1e6:.1f} MB, --memory allows {wish.memory / 1e6:.1f} MB"
-    )
+    return f"every vector is compared: the smallest codes of {n} faces take {least / 1e6:.1f} MB, --memory allows {wish.memory / 1e6:.1f} MB"
 
 
 def _reason(choice: Choice, probes: int, exact_ms: float, wish: Wish) -> str:

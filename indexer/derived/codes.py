@@ -23,10 +23,28 @@ ENERGY = (0.999, 0.95)  # shares of the second moment whose axes are kept
 PER_LIST = 64  # faces that training takes for each list
 PROBES, SINGLE = 1000, 100  # held-out faces that recall, and time, is measured on
 CONFIDENCE = 2.33  # standard errors below the mean: 99 %, one-sided, for the fastest of many settings is taken
-SHARES = (1 / 64, 1 / 32, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 5 / 32, 3 / 16, 1 / 4, 9 / 32, 5 / 16, 3 / 8, 1 / 2, 3 / 4, 1)  # of the lists
+SHARES = (
+    1 / 64,
+    1 / 32,
+    3 / 64,
+    1 / 16,
+    3 / 32,
+    1 / 8,
+    5 / 32,
+    3 / 16,
+    1 / 4,
+    9 / 32,
+    5 / 16,
+    3 / 8,
+    1 / 2,
+    3 / 4,
+    1,
+)  # of the lists
 DEPTHS = (16, 32, 64, 128, 256)
 BLOCK = 1 << 16  # rows at once
-TOGETHER = 18  # queries that look through a list together; FAISS takes three at a time, and 11 of itself: a fifth slower
+TOGETHER = (
+    18  # queries that look through a list together; FAISS takes three at a time, and 11 of itself: a fifth slower
+)
 ID_BYTES = 8
 TIES = 1e-6
 
@@ -117,8 +135,15 @@ def train(xt: np.ndarray, axes: np.ndarray, coding: Coding, seed: int = 0) -> An
     faiss.copy_array_to_vector(np.float32(turn @ axes[: coding.axes]).ravel(), projection.A)
     projection.is_trained = True
     quantizer = faiss.IndexFlatIP(coding.axes)
-    codes: Any = faiss.IndexIVFPQFastScan(quantizer, coding.axes, coding.lists, coding.parts, 4, faiss.METRIC_INNER_PRODUCT)
-    codes.by_residual, codes.cp.spherical, codes.cp.seed, codes.cp.max_points_per_centroid = True, True, seed + 1, PER_LIST
+    codes: Any = faiss.IndexIVFPQFastScan(
+        quantizer, coding.axes, coding.lists, coding.parts, 4, faiss.METRIC_INNER_PRODUCT
+    )
+    codes.by_residual, codes.cp.spherical, codes.cp.seed, codes.cp.max_points_per_centroid = (
+        True,
+        True,
+        seed + 1,
+        PER_LIST,
+    )
     codes.qbs2 = TOGETHER
     index = faiss.IndexPreTransform(projection, codes)
     index.train(xt)
@@ -172,7 +197,9 @@ def recalled(index: Any, flat: Any, held: HeldOut, nprobe: int) -> list[np.ndarr
     params = library.SearchParametersPreTransform(index_params=library.SearchParametersIVF(nprobe=nprobe))
     _, found = index.search(held.xq, deepest, params=params)
     scores = np.empty(found.shape, np.float32)
-    flat.compute_distance_subset(len(found), faiss.swig_ptr(held.xq), deepest, faiss.swig_ptr(scores), faiss.swig_ptr(found))
+    flat.compute_distance_subset(
+        len(found), faiss.swig_ptr(held.xq), deepest, faiss.swig_ptr(scores), faiss.swig_ptr(found)
+    )
     right = (_without(found, held.at, scores) >= held.least[:, None] - TIES).cumsum(axis=1)
     return [np.minimum(right[:, min(depth, deepest - 1) - 1], K) / K for depth in DEPTHS]
 

@@ -84,7 +84,9 @@ def check_centring(gallery: Faces) -> None:
     """Raises DataError where a face is the mean itself, so that centring leaves it no direction."""
     mean = gallery.mean
     if mean is not None and not all(centred(xb, mean).any(axis=1).all() for _, xb in gallery.vectors()):
-        raise DataError("expected faces that differ from their mean for --centre, received one that does not: build without it")
+        raise DataError(
+            "expected faces that differ from their mean for --centre, received one that does not: build without it"
+        )
 
 
 # writing --------------------------------------------------------------------
@@ -183,9 +185,16 @@ def _write(gallery: Gallery, generation: int, on_progress: OnProgress = _unseen)
 def _report(gallery: Faces, generation: int, choice: Choice, files: dict[str, Any]) -> dict[str, Any]:
     spec = gallery.spec
     return {
-        "generation": generation, **choice.report(), "n": gallery.faces, "d": spec.dimension, "people": gallery.people,
-        "centred": gallery.mean is not None, "fingerprint": spec.fingerprint, "files": files, "versions": versions(),
-    }  # fmt: skip
+        "generation": generation,
+        **choice.report(),
+        "n": gallery.faces,
+        "d": spec.dimension,
+        "people": gallery.people,
+        "centred": gallery.mean is not None,
+        "fingerprint": spec.fingerprint,
+        "files": files,
+        "versions": versions(),
+    }
 
 
 class Sink:
@@ -291,7 +300,11 @@ def is_due(gallery: Faces) -> bool:
         return changed > max(LEAST, REMOVED_SHARE * gallery.faces)
     report = read_report(gallery)
     share = ADDED_SHARE_OF_CODES if report is not None and report["kind"] == "compressed" else ADDED_SHARE
-    return added > max(LEAST, share * built) or changed > max(LEAST, REMOVED_SHARE * built) or bool(_unsound(gallery, report, 0))
+    return (
+        added > max(LEAST, share * built)
+        or changed > max(LEAST, REMOVED_SHARE * built)
+        or bool(_unsound(gallery, report, 0))
+    )
 
 
 def compact_if_due(gallery: Gallery) -> bool:
@@ -331,7 +344,9 @@ def _unsound(gallery: Faces, report: dict[str, Any] | None, hash_up_to: float) -
         return [folder / REPORT]
     limits = {CODES: math.inf if hash_up_to else 0}
     return [
-        folder / name for name, wanted in report["files"].items() if not _is_as_written(folder / name, wanted, limits.get(name, hash_up_to))
+        folder / name
+        for name, wanted in report["files"].items()
+        if not _is_as_written(folder / name, wanted, limits.get(name, hash_up_to))
     ]
 
 

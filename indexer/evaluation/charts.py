@@ -13,13 +13,27 @@ from facegallery.indexer.evaluation.openset import OpenSet, Rate
 from facegallery.indexer.evaluation.verification import Roc
 
 WIDTH, HEIGHT = 4.6, 3.3  # inches of 72 points: as wide as a phone, so that letters stay readable there
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"  # told apart by colour-blind readers too (Okabe and Ito)
+BLUE, ORANGE, GREEN, GREY = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#777777",
+)  # told apart by colour-blind readers too (Okabe and Ito)
 POINTS = 500  # of a curve
 BINS = 50
 STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "facegallery", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
-    "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.6, "legend.frameon": False, "legend.fontsize": 8,
-}  # fmt: skip
+    "svg.hashsalt": "facegallery",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
 
 
 def _drawn(draw: Callable[[Any], None], legend: Any = "best", **labels: Any) -> bytes:
@@ -74,7 +88,9 @@ def dir_over_fpir(answers: OpenSet, rates: Sequence[Rate]) -> bytes:
             axes.plot(rate.fpir, rate.dir, color=ORANGE, marker="o", markersize=4)
         axes.set_xscale("log")
 
-    return _drawn(draw, "lower right", xlabel="strangers taken for somebody (FPIR)", ylabel="enrolled people identified (DIR)")
+    return _drawn(
+        draw, "lower right", xlabel="strangers taken for somebody (FPIR)", ylabel="enrolled people identified (DIR)"
+    )
 
 
 def _steps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,14 +103,27 @@ def _steps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def histograms(genuine: np.ndarray, impostors: np.ndarray, strangers: np.ndarray) -> bytes:
     """Scores; those of -inf are left out, and a kind without scores too."""
-    kinds = [("true person", genuine, GREEN), ("best other person", impostors, ORANGE), ("strangers' best", strangers, GREY)]
+    kinds = [
+        ("true person", genuine, GREEN),
+        ("best other person", impostors, ORANGE),
+        ("strangers' best", strangers, GREY),
+    ]
     shown = [(label, found, colour) for label, scores, colour in kinds if len(found := scores[np.isfinite(scores)])]
 
     def draw(axes: Any) -> None:
         edges = np.histogram_bin_edges(np.concatenate([found for _, found, _ in shown]), BINS)
         for label, found, colour in shown:
             weights = np.full(len(found), 1 / len(found))
-            axes.hist(found, edges, weights=weights, histtype="stepfilled", alpha=0.35, color=colour, edgecolor=colour, label=label)
+            axes.hist(
+                found,
+                edges,
+                weights=weights,
+                histtype="stepfilled",
+                alpha=0.35,
+                color=colour,
+                edgecolor=colour,
+                label=label,
+            )
 
     return _drawn(draw if shown else lambda axes: None, xlabel="score (cosine)", ylabel="share of the photos of a kind")
 

@@ -43,15 +43,23 @@ class Answer:
     vector: np.ndarray | None = None  # float32 (d,), where it is kept
 
     @classmethod
-    def of(cls, row: Row, hits: Sequence[Hit], by: str | None = None, keep_vector: bool = False,
-           spelled: Callable[[str], str] = spelling) -> Answer:  # fmt: skip
+    def of(
+        cls,
+        row: Row,
+        hits: Sequence[Hit],
+        by: str | None = None,
+        keep_vector: bool = False,
+        spelled: Callable[[str], str] = spelling,
+    ) -> Answer:
         """Of a probe's row and its first RANKS hits; `by` names the user's column that is the group. spelled: a gallery's spelling of a name."""
         identity = spelled(row.identity) or None if row.identity else None
         right = next((hit for hit in hits if hit.identity == identity), None)
         group = row.extra.get(by) if by else None
         vector = np.asarray(row.vector, np.float32) if keep_vector and row.vector is not None else None
         photo = row.image_sha256 or row.image
-        return cls(row.image, photo, row.face_id, identity, row.vector is not None, tuple(hits[:ANSWERS]), right, group, vector)
+        return cls(
+            row.image, photo, row.face_id, identity, row.vector is not None, tuple(hits[:ANSWERS]), right, group, vector
+        )
 
     @property
     def rank(self) -> int:
@@ -83,14 +91,20 @@ class Evaluation:
     seed: int = 0
 
     @classmethod
-    def of(cls, gallery: Gallery, found: Sequence[Answer], strangers: Sequence[Answer] = (), seed: int = 0) -> Evaluation:
+    def of(
+        cls, gallery: Gallery, found: Sequence[Answer], strangers: Sequence[Answer] = (), seed: int = 0
+    ) -> Evaluation:
         """found: answers to probes, those of people who are not enrolled being strangers, those without a name left out. strangers:
         answers to more photos, which count unless the person is enrolled. Raises DataError where no probe is of an enrolled person."""
         enrolled = gallery.enrolled([a.identity for a in (*found, *strangers) if a.identity])
         probes = [a for a in found if a.identity in enrolled]
-        others = [a for a in found if a.identity and a.identity not in enrolled] + [a for a in strangers if a.identity not in enrolled]
+        others = [a for a in found if a.identity and a.identity not in enrolled] + [
+            a for a in strangers if a.identity not in enrolled
+        ]
         if not probes:
-            notes = spelling_notes([a.identity for a in found if a.identity], [name for name, _ in gallery.list_people()])
+            notes = spelling_notes(
+                [a.identity for a in found if a.identity], [name for name, _ in gallery.list_people()]
+            )
             raise DataError(
                 f"expected probes of people enrolled in {gallery.folder.name}, none of {len(found)} is: check the folder and --split"
                 + "".join(f"; {note}" for note in notes)
@@ -153,8 +167,16 @@ class Evaluation:
         result: dict[str, Any] = {f"top{k}": float(self.cmc[i]) for k, i in at.items()}
         result |= {f"top{k}_interval": self.cmc_intervals[i].tolist() for k, i in at.items()}
         result |= {"cmc": self.cmc.tolist(), "cmc_interval": self.cmc_intervals.tolist()}
-        result |= {"mrr": float(mrr.mean()), "mrr_interval": mrr_interval, "probes": len(self.probes), "people": self.people}
-        result |= {"people_asked": int(self.owners.max()) + 1, "without_vector": sum(not a.embedded for a in self.probes)}
+        result |= {
+            "mrr": float(mrr.mean()),
+            "mrr_interval": mrr_interval,
+            "probes": len(self.probes),
+            "people": self.people,
+        }
+        result |= {
+            "people_asked": int(self.owners.max()) + 1,
+            "without_vector": sum(not a.embedded for a in self.probes),
+        }
         return result | {"open_set": self._open_set_result()}
 
     def _open_set_result(self) -> dict[str, Any] | None:
@@ -162,7 +184,12 @@ class Evaluation:
             return None
         people = int(self.open_set.stranger_people.max()) + 1
         without = sum(not a.embedded for a in self.strangers)
-        return {"strangers": len(self.strangers), "people": people, "without_vector": without, "rates": [asdict(r) for r in self.rates]}
+        return {
+            "strangers": len(self.strangers),
+            "people": people,
+            "without_vector": without,
+            "rates": [asdict(r) for r in self.rates],
+        }
 
 
 def _numbered(names: Iterable[str]) -> np.ndarray:
@@ -210,7 +237,10 @@ def _group(evaluation: Evaluation, value: str | None) -> Group:
     lines = []
     if evaluation.open_set is not None:
         genuine, strangers = evaluation.open_set.genuine[of_probes], evaluation.open_set.strangers[of_strangers]
-        lines = [GroupRate(r.fpir, _share(genuine >= r.threshold), _share(strangers >= r.threshold)) for r in evaluation.rates]
+        lines = [
+            GroupRate(r.fpir, _share(genuine >= r.threshold), _share(strangers >= r.threshold))
+            for r in evaluation.rates
+        ]
     return Group(value, int(of_probes.sum()), top1, interval, top5, int(of_strangers.sum()), tuple(lines))
 
 
@@ -245,7 +275,9 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
         for i, e in enumerate((first, second))
     )
     tops = [compare(_within(one.ranks, k), _within(other.ranks, k), one.owners, first.seed) for k in (1, ANSWERS)]
-    differences = openset.compare(one.open_set, other.open_set, seed=first.seed) if one.open_set and other.open_set else []
+    differences = (
+        openset.compare(one.open_set, other.open_set, seed=first.seed) if one.open_set and other.open_set else []
+    )
     left_out = len(first.probes) + len(first.strangers) - len(probes) - len(strangers)
     return Comparison(len(probes), len(strangers), left_out, tops[0], tops[1], tuple(differences))
 

@@ -61,7 +61,9 @@ def rates(answers: OpenSet, fpirs: Sequence[float] = FPIRS, seed: int = 0, resam
         low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
         if hits.all() or not hits.any() or n == 1:  # a bootstrap of these people has no width
             low, high = wilson(n * float(hits.mean()), n)
-        found.append(Rate(float(fpir), threshold, int((answers.strangers >= threshold).sum()), float(hits.mean()), (low, high)))
+        found.append(
+            Rate(float(fpir), threshold, int((answers.strangers >= threshold).sum()), float(hits.mean()), (low, high))
+        )
     return found
 
 
@@ -88,24 +90,34 @@ class Difference:
     interval: tuple[float, float]  # 95 %, of second - first: the same people and strangers drawn for both
 
 
-def compare(first: OpenSet, second: OpenSet, fpirs: Sequence[float] = FPIRS, seed: int = 0, resamples: int = RESAMPLES) -> list[Difference]:
+def compare(
+    first: OpenSet, second: OpenSet, fpirs: Sequence[float] = FPIRS, seed: int = 0, resamples: int = RESAMPLES
+) -> list[Difference]:
     """Paired bootstrap of two systems on the same probes and strangers, which stand in the same order in both."""
     for a, b in ((first.people, second.people), (first.stranger_people, second.stranger_people)):
         if a.shape != b.shape or (a != b).any():
-            raise DataError(f"expected the same probes and strangers for both systems, received {a.shape} and {b.shape}: mend the call")
+            raise DataError(
+                f"expected the same probes and strangers for both systems, received {a.shape} and {b.shape}: mend the call"
+            )
     one, other = resampled([first, second], fpirs, seed, resamples)
     low, high = np.quantile(other - one, [0.025, 0.975], axis=0).tolist()
     alone = len(np.unique(first.people)) == 1
     found = []
     for fpir, interval in zip(fpirs, zip(low, high, strict=True), strict=True):
         before, after = dir_at(first, fpir), dir_at(second, fpir)
-        found.append(Difference(float(fpir), before, after, difference_interval_of_one(after - before) if alone else interval))
+        found.append(
+            Difference(float(fpir), before, after, difference_interval_of_one(after - before) if alone else interval)
+        )
     return found
 
 
-def resampled(systems: Sequence[OpenSet], fpirs: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+def resampled(
+    systems: Sequence[OpenSet], fpirs: Sequence[float], seed: int = 0, resamples: int = RESAMPLES
+) -> np.ndarray:
     """float (systems, resamples, fpirs): DIR of systems that were asked the same, of people and strangers drawn anew with their photos."""
-    enrolled, strangers = (np.unique(p, return_inverse=True)[1] for p in (systems[0].people, systems[0].stranger_people))
+    enrolled, strangers = (
+        np.unique(p, return_inverse=True)[1] for p in (systems[0].people, systems[0].stranger_people)
+    )
     n, s = enrolled.max() + 1, strangers.max() + 1
     resamples = min(resamples, max(LEAST_RESAMPLES, DRAWS // (n + s)))
     rng, step = np.random.default_rng(seed), max(1, BLOCK_DRAWS // max(len(enrolled), len(strangers)))

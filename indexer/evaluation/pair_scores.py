@@ -33,16 +33,23 @@ class Crossed:
         """As `evaluate --json` has it; TAR at those FARs that the pairs of different people are enough for."""
         fars = [far for far in FARS if far * len(self.different) >= 1]
         return {
-            "same": len(self.same), "different": len(self.different), "drawn": self.drawn, "auc": self.roc.auc, "eer": self.roc.eer,
+            "same": len(self.same),
+            "different": len(self.different),
+            "drawn": self.drawn,
+            "auc": self.roc.auc,
+            "eer": self.roc.eer,
             "tar": [{"far": far, "tar": self.roc.tar_at(far)} for far in fars],
-        }  # fmt: skip
+        }
 
 
 def crossed(gallery: Photos, probes: Photos, seed: int = 0, most: int = MOST) -> Crossed | None:
     """None without pairs of both kinds. Of more than `most` pairs of one person, and of two, about so many are drawn."""
     rng = np.random.default_rng(seed)
     numbers = np.unique(np.concatenate([gallery.names, probes.names]), return_inverse=True)[1]
-    gallery, probes = Photos(gallery.xb, numbers[: len(gallery.names)]), Photos(probes.xb, numbers[len(gallery.names) :])
+    gallery, probes = (
+        Photos(gallery.xb, numbers[: len(gallery.names)]),
+        Photos(probes.xb, numbers[len(gallery.names) :]),
+    )
     same, all_same = _same(gallery, probes, rng, most)
     different, all_different = _different(gallery, probes, rng, most)
     if not len(same) or not len(different):

@@ -24,9 +24,7 @@ from facegallery.indexer.evaluation.verification import Roc
 FILE, TEMPLATE = "index.html", "report.html"
 RANKS_SHOWN = (1, 5, 10, 20)
 PAIR_HEAD = ("figure", "value", "std of the folds")
-HOW_ROC = (
-    "how many pairs of one person are accepted, for so many of two people that are accepted by mistake. Higher and further left is better."
-)
+HOW_ROC = "how many pairs of one person are accepted, for so many of two people that are accepted by mistake. Higher and further left is better."
 LOSSES, ACCURACIES = ("loss", "cross_entropy"), ("accuracy", "validation_top1", "validation_tar")
 
 
@@ -92,11 +90,16 @@ def html(page: Page) -> str:
     from markupsafe import Markup, escape
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
-    )  # fmt: skip
+    )
     environment.filters["data"] = lambda data, kind: f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    environment.filters["soft"] = lambda text: escape(printable(text)).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>"))
+    environment.filters["soft"] = lambda text: (
+        escape(printable(text)).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>"))
+    )
     return environment.from_string(resources.files(__package__).joinpath(TEMPLATE).read_text("utf-8")).render(page=page)
 
 
@@ -106,19 +109,34 @@ def html(page: Page) -> str:
 def facts(made: datetime, command: str, spec: FaceSpec) -> dict[str, str]:
     """Where the figures come from."""
     models = ", ".join(f"{part.name} (sha256 {part.sha256[:16]}...)" for part in spec.parts)
-    return {"made": made.strftime("%Y-%m-%d %H:%M %Z"), "command": command, "model": models, "contract": spec.fingerprint}
+    return {
+        "made": made.strftime("%Y-%m-%d %H:%M %Z"),
+        "command": command,
+        "model": models,
+        "contract": spec.fingerprint,
+    }
 
 
-def page_of(evaluation: Evaluation, crossed: Crossed | None, result: Mapping[str, Any], history: Sequence[dict[str, Any]],
-            sheets: Sequence[Sheet], head: Mapping[str, str]) -> Page:  # fmt: skip
+def page_of(
+    evaluation: Evaluation,
+    crossed: Crossed | None,
+    result: Mapping[str, Any],
+    history: Sequence[dict[str, Any]],
+    sheets: Sequence[Sheet],
+    head: Mapping[str, str],
+) -> Page:
     """result: as `evaluate --json` prints it; history: a line an epoch, empty where the model has no record."""
     enrolled = f"{result['gallery']:,} faces of {result['people']:,} people"
     asked = f"{result['probes']:,} photos of {result['people_asked']:,} people, {result['without_vector']:,} without a face (misses)"
     known = dict(head) | {"enrolled": enrolled, "asked": asked}
     if found := result["open_set"]:
-        known["strangers"] = f"{found['strangers']:,} photos of {found['people']:,} people, {found['without_vector']:,} without a face"
+        known["strangers"] = (
+            f"{found['strangers']:,} photos of {found['people']:,} people, {found['without_vector']:,} without a face"
+        )
     drawn = [_cmc(evaluation), _roc(crossed), _dir(evaluation), _scores(evaluation), *_training(history)]
-    return Page(f"How well {result['index']} finds people", known, result["warnings"], list(_tables(result)), drawn, sheets)
+    return Page(
+        f"How well {result['index']} finds people", known, result["warnings"], list(_tables(result)), drawn, sheets
+    )
 
 
 def pairs_page(result: Mapping[str, Any], curve: Roc, head: Mapping[str, str]) -> Page:
@@ -133,7 +151,13 @@ def pairs_page(result: Mapping[str, Any], curve: Roc, head: Mapping[str, str]) -
         )
         tables.append(Table(f"{found['vectors']} on the same pairs", PAIR_HEAD, [*_verified(found), difference]))
     chart = Chart("Pairs (ROC)", f"All pairs at one threshold: {HOW_ROC}", charts.roc(curve))
-    return Page(f"How well {result['vectors']} tells pairs apart", dict(head) | {"asked": asked}, result["warnings"], tables, [chart])
+    return Page(
+        f"How well {result['vectors']} tells pairs apart",
+        dict(head) | {"asked": asked},
+        result["warnings"],
+        tables,
+        [chart],
+    )
 
 
 def _verified(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -170,7 +194,9 @@ def _tables(result: Mapping[str, Any]) -> Iterator[Table]:
     if found := result["against"]:
         title = f"{found['index']} on the same {found['probes']} probes and {found['strangers']:,} strangers"
         yield Table(
-            title, ("figure", result["index"], found["index"], "difference", "95 % interval", "McNemar p"), list(_against(found, result))
+            title,
+            ("figure", result["index"], found["index"], "difference", "95 % interval", "McNemar p"),
+            list(_against(found, result)),
         )
 
 
@@ -199,7 +225,14 @@ def between(interval: Sequence[float] | None) -> str:
 def _group(group: Mapping[str, Any]) -> tuple[str, ...]:
     rates = (f"{_share(r['dir']) or '-'}; {_share(r['group_fpir']) or '-'}" for r in group["rates"])
     name = "(no value)" if group["value"] is None else str(group["value"])
-    return name, str(group["probes"]), _share(group["top1"]), between(group["top1_interval"]), _share(group["top5"]), *rates
+    return (
+        name,
+        str(group["probes"]),
+        _share(group["top1"]),
+        between(group["top1_interval"]),
+        _share(group["top5"]),
+        *rates,
+    )
 
 
 def _part(part: Mapping[str, Any]) -> tuple[str, ...]:
@@ -215,7 +248,14 @@ def _against(found: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[tu
         yield f"top-{k}", *only, f"{paired['difference']:+.4f}", between(paired["interval"]), f"{paired['p']:.2g}"
     for line in found["dir"]:
         first, second = line["first"], line["second"]
-        yield f"DIR at FPIR {line['fpir']:g}", _share(first), _share(second), f"{second - first:+.4f}", between(line["interval"]), ""
+        yield (
+            f"DIR at FPIR {line['fpir']:g}",
+            _share(first),
+            _share(second),
+            f"{second - first:+.4f}",
+            between(line["interval"]),
+            "",
+        )
 
 
 # charts ---------------------------------------------------------------------
@@ -242,7 +282,8 @@ def _dir(evaluation: Evaluation) -> Chart:
     title = "Strangers (DIR over FPIR)"
     if evaluation.open_set is None:
         return Chart(
-            title, "Not drawn: nobody among the probes is a stranger. Give photos of people who are not enrolled with --strangers."
+            title,
+            "Not drawn: nobody among the probes is a stranger. Give photos of people who are not enrolled with --strangers.",
         )
     text = "How many enrolled people are still identified when the threshold lets so many strangers pass for somebody. Higher is better."
     return Chart(title, text, charts.dir_over_fpir(evaluation.open_set, evaluation.rates))
@@ -264,6 +305,8 @@ def _training(history: Sequence[dict[str, Any]]) -> Iterator[Chart]:
     """Two charts a network."""
     for name in dict.fromkeys(line["network"] for line in history):
         lines = [line for line in history if line["network"] == name]
-        yield Chart(f"Training of {name}: loss", "Lower is better; a dotted line ends a stage.", charts.training(lines, LOSSES))
+        yield Chart(
+            f"Training of {name}: loss", "Lower is better; a dotted line ends a stage.", charts.training(lines, LOSSES)
+        )
         text = "Share of the training photos, and of the held-out people's where there were any, that were told right. Higher is better."
         yield Chart(f"Training of {name}: accuracy", text, charts.training(lines, ACCURACIES))

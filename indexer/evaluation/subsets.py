@@ -42,21 +42,29 @@ class Outcome:
     score: str = "best"
 
 
-def by_size(gallery: Photos, probes: Photos, strangers: Photos, sizes: Sequence[int], score: str = "best", seed: int = 0) -> list[Outcome]:
+def by_size(
+    gallery: Photos, probes: Photos, strangers: Photos, sizes: Sequence[int], score: str = "best", seed: int = 0
+) -> list[Outcome]:
     """Random people enrolled, so many of them, each size holding the smaller ones; their probes, and the same strangers throughout."""
     people = np.unique(gallery.names)
     if not all(1 <= size <= len(people) for size in sizes):
-        raise InputError(f"expected gallery sizes of 1 to {len(people)} people, received {', '.join(map(str, sizes))}: give others")
+        raise InputError(
+            f"expected gallery sizes of 1 to {len(people)} people, received {', '.join(map(str, sizes))}: give others"
+        )
     order = np.random.default_rng(seed).permutation(people)
     found = []
     for size in sizes:
         if not len((asked := probes.of(order[:size])).names):
-            raise DataError(f"expected probes of some of {size} people, drawn at random, received none: give a larger size")
+            raise DataError(
+                f"expected probes of some of {size} people, drawn at random, received none: give a larger size"
+            )
         found.append(_identify(gallery.of(order[:size]), asked, strangers, score, seed))
     return found
 
 
-def by_photos(gallery: Photos, probes: Photos, strangers: Photos, counts: Sequence[int], seed: int = 0) -> list[Outcome]:
+def by_photos(
+    gallery: Photos, probes: Photos, strangers: Photos, counts: Sequence[int], seed: int = 0
+) -> list[Outcome]:
     """Everybody enrolled with up to so many photos (the first by name), asked the probes of those who have the largest number of them,
     so that the numbers can be compared; a person scored by the best photo, the mean over them, and their template."""
     names, photos = np.unique(gallery.names, return_counts=True)
@@ -67,7 +75,9 @@ def by_photos(gallery: Photos, probes: Photos, strangers: Photos, counts: Sequen
         )
     number = _numbers(gallery.names)
     return [
-        _identify(Photos(gallery.xb[number < count], gallery.names[number < count]), asked, strangers, score, seed, count)
+        _identify(
+            Photos(gallery.xb[number < count], gallery.names[number < count]), asked, strangers, score, seed, count
+        )
         for count in counts
         for score in (SCORES if count > 1 else SCORES[:1])
     ]
@@ -93,7 +103,9 @@ def pooled(gallery: Photos, score: str) -> Photos:
     return Photos((totals / lengths[:, None]).astype(np.float32), people)
 
 
-def _identify(gallery: Photos, probes: Photos, strangers: Photos, score: str, seed: int, photos: int | None = None) -> Outcome:
+def _identify(
+    gallery: Photos, probes: Photos, strangers: Photos, score: str, seed: int, photos: int | None = None
+) -> Outcome:
     ranked, scores = _answers(pooled(gallery, score), probes)
     ranks = ranks_of(hits_at(ranked, probes.names))
     rates: Sequence[Rate] = ()
@@ -116,7 +128,9 @@ def _answers(gallery: Photos, probes: Photos) -> tuple[np.ndarray, np.ndarray]:
     return ranked, scores
 
 
-def photos_of(vectors: Iterator[tuple[str, np.ndarray | None]] | Sequence[tuple[str, np.ndarray | None]], dimension: int) -> Photos:
+def photos_of(
+    vectors: Iterator[tuple[str, np.ndarray | None]] | Sequence[tuple[str, np.ndarray | None]], dimension: int
+) -> Photos:
     """Of names and vectors, None where a photo has no face."""
     listed = list(vectors)
     faces = [(name, x) for name, x in listed if x is not None]

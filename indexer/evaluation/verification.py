@@ -97,9 +97,13 @@ def verify_folds(scores: np.ndarray, same: np.ndarray, folds: np.ndarray, fars: 
     whose pairs are all of one kind."""
     curve, names = roc(scores, same), np.unique(folds)
     if folds.shape != scores.shape or len(names) < 2:
-        raise DataError(f"expected two folds or more, received {len(names)}: give pairs in folds, as LFW's pairs.txt has them")
+        raise DataError(
+            f"expected two folds or more, received {len(names)}: give pairs in folds, as LFW's pairs.txt has them"
+        )
     if lacking := [name for name in names if len(np.unique(same[folds == name])) < 2]:
-        raise DataError(f"expected pairs of one person and of two in every fold, fold {lacking[0]} has one kind: check the pairs")
+        raise DataError(
+            f"expected pairs of one person and of two in every fold, fold {lacking[0]} has one kind: check the pairs"
+        )
     accepted = 2 - 2 * scores[:, None] < DISTANCES  # (n, 400)
     thresholds, right = np.empty(len(names)), np.empty(len(scores), bool)
     for i, name in enumerate(names):

@@ -64,7 +64,9 @@ class Candidates:
         failed = 0
         while (generation := self.gallery.generation) != self.generation:
             if self.gallery.spec.fingerprint != self.spec.fingerprint:
-                raise Replaced(f"expected {self.gallery.folder.name} to keep its contract, it was replaced meanwhile: start again")
+                raise Replaced(
+                    f"expected {self.gallery.folder.name} to keep its contract, it was replaced meanwhile: start again"
+                )
             if not self._load_built(generation):
                 if failed != generation:
                     failed = generation
@@ -106,11 +108,22 @@ class Candidates:
         """An index made in memory from the snapshot."""
         if not self.gallery.encrypted:
             path = built_folder(self.gallery.folder, self.gallery.generation)
-            log.warning("%s is missing or damaged: searching an index made in memory; `verify` or `compact` mends it", path)
+            log.warning(
+                "%s is missing or damaged: searching an index made in memory; `verify` or `compact` mends it", path
+            )
         position = position_of(self.gallery)
         self._use(make_index(self.gallery), *self.gallery.owners(), self.gallery.people, position.newest, position.seq)
 
-    def _use(self, index: Any, ids: np.ndarray, owners: np.ndarray, people: int, newest: int, seq: int, codes: Codes | None = None) -> None:
+    def _use(
+        self,
+        index: Any,
+        ids: np.ndarray,
+        owners: np.ndarray,
+        people: int,
+        newest: int,
+        seq: int,
+        codes: Codes | None = None,
+    ) -> None:
         self._index = index  # it owns the next one
         self._flat: Any = flat.inner(index)
         self._codes = codes
@@ -137,7 +150,11 @@ class Candidates:
             room = self.count + max(ROOM, (self.count - self.built) // 2)
             self.ids, self.owners, self.alive = (_grown(a, room) for a in (self.ids, self.owners, self.alive))
             self._tail = _grown(self._tail, room - self.built)
-        self.ids[start : self.count], self.owners[start : self.count], self.alive[start : self.count] = ids, owners, True
+        self.ids[start : self.count], self.owners[start : self.count], self.alive[start : self.count] = (
+            ids,
+            owners,
+            True,
+        )
         self._tail[start - self.built : self.count - self.built] = xb
 
     def _read_changes(self) -> None:

@@ -17,9 +17,14 @@ from facegallery.indexer.store.kinds import DATE, KINDS, NUMBER, TEXT, compariso
 from facegallery.indexer.store.reader import Faces
 
 OWN = {
-    "identity": "name", "image": "image", "split": "split", "face": "face", "face_id": "face_id", "confidence": "confidence",
+    "identity": "name",
+    "image": "image",
+    "split": "split",
+    "face": "face",
+    "face_id": "face_id",
+    "confidence": "confidence",
     "sharpness": "sharpness",
-}  # fmt: skip
+}
 OWN_KINDS = dict.fromkeys(OWN, TEXT) | dict.fromkeys(("face", "confidence", "sharpness"), NUMBER)
 SPELLING = re.compile(r"([^<>=!:\"]+)(>=|<=|!=|=|>|<|:)(.*)", re.S)  # spaces are left to strip(): this one is linear
 CAST = re.compile(rf"({'|'.join(KINDS)})\((.+)\)", re.S)
@@ -42,7 +47,9 @@ class Condition:
         found = SPELLING.fullmatch(text)
         column, operator, value = map(str.strip, found.groups()) if found else ("", "", "")
         if not column:
-            raise InputError(f"expected a filter such as year>=1999, tag=beach or tags:beach, received {text!r}: correct it")
+            raise InputError(
+                f"expected a filter such as year>=1999, tag=beach or tags:beach, received {text!r}: correct it"
+            )
         _check_operator(text, operator, value)
         return cls(column, operator, value)
 
@@ -51,7 +58,9 @@ def _check_operator(text: str, operator: str, value: str) -> None:
     """Raise InputError for an operator that there is not, and for no value: `x!=` alone means any value."""
     if operator != ":" and (value[:1] in ("<", "=", ">") or operator + value[:1] == "=!"):
         meant = MISTAKEN.get(operator + value[:1])
-        raise InputError(f"expected one of = != < <= > >= : in a filter, received {text!r}: write {meant or 'one of these'}")
+        raise InputError(
+            f"expected one of = != < <= > >= : in a filter, received {text!r}: write {meant or 'one of these'}"
+        )
     if not value and operator != "!=":
         raise InputError(f"expected a value after {operator} in a filter, received {text!r}: write one")
 
@@ -73,7 +82,9 @@ class Comparison:
         number = number_of(self.value)
         if self.kind == NUMBER and number is None:
             return None
-        return f"{OWN[self.column]} {self.operator} ?", self.value if number is None or self.kind == TEXT else float(number)
+        return f"{OWN[self.column]} {self.operator} ?", self.value if number is None or self.kind == TEXT else float(
+            number
+        )
 
     @property
     def keeps(self) -> Callable[[str], bool]:
@@ -104,7 +115,9 @@ def _resolved(gallery: Faces, condition: Condition) -> Comparison:
     if column not in known and (found := CAST.fullmatch(column)) and found[2].strip() in known:
         cast, column = found[1], found[2].strip()
     if column not in known:
-        raise InputError(f"expected a column of {gallery.folder.name} ({', '.join(sorted(known))}), received {column!r}: correct --where")
+        raise InputError(
+            f"expected a column of {gallery.folder.name} ({', '.join(sorted(known))}), received {column!r}: correct --where"
+        )
     kind = cast or OWN_KINDS.get(column) or gallery.kinds.kind(column)
     value = gallery.spelled(condition.value) if column == "identity" else condition.value
     if condition.operator != ":":

@@ -18,12 +18,26 @@ from facegallery.embedder.replaceable import check_replaceable, place_own
 from facegallery.indexer.search.searcher import Hit
 
 ROWS = 1 << 16  # written at once
-SCHEMA = pa.schema([
-    ("image", pa.string()), ("face", pa.int16()), ("face_id", pa.string()), ("identity", pa.string()), ("outcome", pa.string()),
-    ("known", pa.bool_()), ("chance", pa.float64()), ("margin", pa.float32()),
-    ("rank", pa.int32()), ("hit_identity", pa.string()), ("score", pa.float32()), ("hit_face_id", pa.string()), ("hit_image", pa.string()),
-    ("chance_limit", pa.float64()), ("weak", pa.string()), ("stale", pa.string()),
-])  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("face", pa.int16()),
+        ("face_id", pa.string()),
+        ("identity", pa.string()),
+        ("outcome", pa.string()),
+        ("known", pa.bool_()),
+        ("chance", pa.float64()),
+        ("margin", pa.float32()),
+        ("rank", pa.int32()),
+        ("hit_identity", pa.string()),
+        ("score", pa.float32()),
+        ("hit_face_id", pa.string()),
+        ("hit_image", pa.string()),
+        ("chance_limit", pa.float64()),
+        ("weak", pa.string()),
+        ("stale", pa.string()),
+    ]
+)
 
 
 class HitWriter:
@@ -46,9 +60,23 @@ class HitWriter:
 
     def add(self, row: Row, hits: Sequence[Hit], verdict: dict[str, Any]) -> None:
         """Write the hits of one face. verdict: as in `facegallery.workflows.search.Answer`."""
-        probe = {"image": row.image, "face": row.face, "face_id": row.face_id, "identity": row.identity, "outcome": row.outcome, **verdict}
+        probe = {
+            "image": row.image,
+            "face": row.face,
+            "face_id": row.face_id,
+            "identity": row.identity,
+            "outcome": row.outcome,
+            **verdict,
+        }
         self._waiting += [
-            probe | {"rank": h.rank, "hit_identity": h.identity, "score": h.score, "hit_face_id": h.face_id, "hit_image": h.image}
+            probe
+            | {
+                "rank": h.rank,
+                "hit_identity": h.identity,
+                "score": h.score,
+                "hit_face_id": h.face_id,
+                "hit_image": h.image,
+            }
             for h in hits
         ] or [probe]
         self.rows += len(hits)

@@ -94,15 +94,25 @@ class Searcher:
             if self._calibration[0] != self.gallery.mark:
                 text = self.gallery.fact("calibration")
                 found = None if text is None else Calibration.from_json(text)
-                self._calibration = self.gallery.mark, (found, None if found is None else staleness(found, self.gallery))
+                self._calibration = (
+                    self.gallery.mark,
+                    (found, None if found is None else staleness(found, self.gallery)),
+                )
             return self._calibration[1]
 
         return self._answer(read)
 
     # questions
 
-    def search(self, xq: np.ndarray, k: int = ANSWERS, faces: bool = False, score: str = "best", where: Sequence[str] = (),
-               min_score: float | None = None) -> list[list[Hit]]:  # fmt: skip
+    def search(
+        self,
+        xq: np.ndarray,
+        k: int = ANSWERS,
+        faces: bool = False,
+        score: str = "best",
+        where: Sequence[str] = (),
+        min_score: float | None = None,
+    ) -> list[list[Hit]]:
         """The k people (or faces) nearest to each query, all there are where there are fewer.
 
         xq float32 (n, d) of unit length. score: a person's by the best of their faces, the mean over them, or their template (the
@@ -113,7 +123,9 @@ class Searcher:
         if k < 1:
             raise InputError(f"expected k of at least 1, received {k}: give a larger one")
         if score not in SCORES or (faces and score != "best"):
-            raise InputError(f"expected a score of {', '.join(SCORES)} (best alone for faces), received {score!r}: choose one")
+            raise InputError(
+                f"expected a score of {', '.join(SCORES)} (best alone for faces), received {score!r}: choose one"
+            )
         conditions, xq = filters.parse(where), checked(xq, self.spec.dimension)
         if not len(xq):
             return []
@@ -152,7 +164,9 @@ class Searcher:
         finally:
             self.gallery.end_reading()
 
-    def _search(self, xq: np.ndarray, k: int, faces: bool, score: str, conditions: Sequence[filters.Condition]) -> list[list[Hit]]:
+    def _search(
+        self, xq: np.ndarray, k: int, faces: bool, score: str, conditions: Sequence[filters.Condition]
+    ) -> list[list[Hit]]:
         xq, kept = centred(xq, self._candidates.mean), self._kept_faces(conditions)
         if not (self._candidates.enrolled if kept is None else kept.any()):
             return [[] for _ in xq]
@@ -186,7 +200,9 @@ class Searcher:
             self._kept = key, kept
         return self._kept[1]
 
-    def _templates(self, conditions: Sequence[filters.Condition], kept: np.ndarray | None, score: str) -> templates.Templates:
+    def _templates(
+        self, conditions: Sequence[filters.Condition], kept: np.ndarray | None, score: str
+    ) -> templates.Templates:
         key = (tuple(conditions), score, self.gallery.mark)
         if self._people[0] != key:
             self._people = key, templates.Templates(self._candidates, kept, score)
@@ -215,7 +231,9 @@ class Searcher:
         """
         if not len(owners):
             return found if found.bound == -np.inf else None
-        _, first, owner = np.unique(owners, return_index=True, return_inverse=True)  # scores fall: the first is the best
+        _, first, owner = np.unique(
+            owners, return_index=True, return_inverse=True
+        )  # scores fall: the first is the best
         best = found.scores[first]
         floor = np.sort(best)[-k] - 2 * self._slack if len(best) >= k else -np.inf
         if found.bound != -np.inf and not found.bound < floor:
@@ -232,7 +250,9 @@ class Searcher:
             ids.setdefault(owner, []).append(id)
         found = []
         for q, people_found in zip(xq, owners, strict=True):
-            positions = candidates.positions_of(np.array([id for owner in people_found.tolist() for id in ids[owner]], np.int64))
+            positions = candidates.positions_of(
+                np.array([id for owner in people_found.tolist() for id in ids[owner]], np.int64)
+            )
             scores, of = candidates.rows(positions) @ q, candidates.owners[positions]
             best = np.full(len(people_found), -np.inf, np.float32)
             at = np.searchsorted(people_found, of)
@@ -241,17 +261,27 @@ class Searcher:
             found.append(Found(scores[near], positions[near], -np.inf))
         return found
 
-    def _ranked(self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[Face], k: int, faces: bool) -> list[Hit]:
+    def _ranked(
+        self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[Face], k: int, faces: bool
+    ) -> list[Hit]:
         scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._candidates.mean))
         if not (np.abs(scores - approximate) <= self._slack).all():
             raise self._damage()
         hits: dict[str, tuple[float, Face]] = {}
-        for score, face in sorted(zip(map(float, scores), candidates, strict=True), key=lambda pair: (-pair[0], pair[1].face_id)):
+        for score, face in sorted(
+            zip(map(float, scores), candidates, strict=True), key=lambda pair: (-pair[0], pair[1].face_id)
+        ):
             hits.setdefault(face.face_id if faces else face.identity, (score, face))
-        return [Hit(i + 1, face.identity, score, face.face_id, face.image) for i, (score, face) in enumerate(list(hits.values())[:k])]
+        return [
+            Hit(i + 1, face.identity, score, face.face_id, face.image)
+            for i, (score, face) in enumerate(list(hits.values())[:k])
+        ]
 
     def _damage(self) -> _Damage:
-        log.warning("index.faiss of generation %d gives scores that its faces do not have: it is damaged", self._candidates.generation)
+        log.warning(
+            "index.faiss of generation %d gives scores that its faces do not have: it is damaged",
+            self._candidates.generation,
+        )
         return _Damage()
 
     # mean and template
@@ -268,7 +298,9 @@ class Searcher:
                 raise self._damage()
             found.append((-exact, best.face_id, best))
         found.sort(key=lambda line: line[:2])
-        return [Hit(i + 1, face.identity, -score, face.face_id, face.image) for i, (score, _, face) in enumerate(found[:k])]
+        return [
+            Hit(i + 1, face.identity, -score, face.face_id, face.image) for i, (score, _, face) in enumerate(found[:k])
+        ]
 
 
 def exact_scores(q: np.ndarray, xb: np.ndarray) -> np.ndarray:
@@ -285,5 +317,7 @@ def checked(xq: np.ndarray, d: int) -> np.ndarray:
     norms = np.linalg.norm(xq.astype(np.float64), axis=1)
     bad = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))
     if len(bad):
-        raise DataError(f"expected vectors of length 1, received {norms[bad[0]]:.6g} in query {bad[0]}: embed the probes again")
+        raise DataError(
+            f"expected vectors of length 1, received {norms[bad[0]]:.6g} in query {bad[0]}: embed the probes again"
+        )
     return xq

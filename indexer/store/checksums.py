@@ -7,15 +7,27 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 FACE_COLUMNS = (
-    "id", "face_id", "image", "image_sha256", "split", "face", "box", "landmarks", "confidence", "sharpness", "extra",
-)  # fmt: skip
+    "id",
+    "face_id",
+    "image",
+    "image_sha256",
+    "split",
+    "face",
+    "box",
+    "landmarks",
+    "confidence",
+    "sharpness",
+    "extra",
+)
 SALT_BYTES = 32
 
 
 def checksum(*fields: object) -> bytes:
     """16 bytes over the fields, each with its length before it, so that no two lists of fields run into one."""
     parts = [field if isinstance(field, bytes) else repr(field).encode() for field in fields]
-    return hashlib.blake2b(b"".join([len(part).to_bytes(8, "little") + part for part in parts]), digest_size=16).digest()
+    return hashlib.blake2b(
+        b"".join([len(part).to_bytes(8, "little") + part for part in parts]), digest_size=16
+    ).digest()
 
 
 def chained(start: bytes, lines: Iterable[tuple]) -> bytes:

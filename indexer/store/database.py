@@ -56,7 +56,9 @@ def file_system(path: Path, mounts: str | Path = "/proc/self/mountinfo") -> str:
 def check_file_system(folder: Path) -> None:
     """Raises SystemFault for a folder on a network: SQLite's write-ahead log works between processes of one machine only."""
     if NETWORK.fullmatch(kind := file_system(folder)):
-        raise SystemFault(f"expected a local disk for an index, {folder} lies on a network file system ({kind}): move it to a local one")
+        raise SystemFault(
+            f"expected a local disk for an index, {folder} lies on a network file system ({kind}): move it to a local one"
+        )
 
 
 def environment_key() -> bytes | None:
@@ -68,7 +70,9 @@ def environment_key() -> bytes | None:
     try:
         key = Path(path).read_bytes().rstrip(b"\r\n")
     except OSError as error:
-        raise InputError(f"expected a key in {path} (FACEGALLERY_KEY_FILE), it cannot be read ({error.strerror}): mend the path") from None
+        raise InputError(
+            f"expected a key in {path} (FACEGALLERY_KEY_FILE), it cannot be read ({error.strerror}): mend the path"
+        ) from None
     if not key:
         raise InputError(f"expected a key in {path} (FACEGALLERY_KEY_FILE), it is empty: put one in")
     return key
@@ -140,7 +144,9 @@ class Database:
         self._file = self._inode()
         self.execute("PRAGMA trusted_schema=OFF")
         if self.writable:
-            self.execute("PRAGMA cell_size_check=ON")  # a quarter of the time of a search: readers trust the rows' checksums
+            self.execute(
+                "PRAGMA cell_size_check=ON"
+            )  # a quarter of the time of a search: readers trust the rows' checksums
             self.execute("PRAGMA page_size=65536")  # before the first page is written
             self.execute("PRAGMA journal_mode=WAL")
             self.execute("PRAGMA synchronous=FULL")
@@ -188,7 +194,9 @@ class Database:
     def check_same_file(self) -> None:
         """Raises Replaced where the file was removed, or another one lies in its place, since it was opened."""
         if self._inode() != self._file:
-            raise Replaced(f"expected {self.path} to stay as it was opened, it was replaced meanwhile: run the same command again")
+            raise Replaced(
+                f"expected {self.path} to stay as it was opened, it was replaced meanwhile: run the same command again"
+            )
 
     def _fingerprint(self) -> tuple:
         try:

@@ -37,9 +37,13 @@ def one_line(error: Exception, path: Path) -> FaceGalleryError | Exception:
         case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.AuthError():
             return from_os_error(OSError(errno.EACCES, "", str(path)))
         case apsw.IOError():
-            return SystemFault(f"{path}: could not be read or written ({reason}): check the disk, its free space and limits on file sizes")
+            return SystemFault(
+                f"{path}: could not be read or written ({reason}): check the disk, its free space and limits on file sizes"
+            )
         case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
-            return Busy(f"expected {path} to be free, another process is writing to it: wait until it has ended and try again")
+            return Busy(
+                f"expected {path} to be free, another process is writing to it: wait until it has ended and try again"
+            )
         case apsw.CorruptError() | apsw.NotADBError() | apsw.FormatError() | apsw.SQLError() | UnicodeDecodeError():
             return damaged(path, reason)
         case apsw.NoMemError():
@@ -50,7 +54,9 @@ def one_line(error: Exception, path: Path) -> FaceGalleryError | Exception:
 
 
 def damaged(path: Path, reason: str) -> Damaged:
-    return Damaged(f"expected a sound gallery, {path} is damaged ({reason}): make it again with `build-index --replace` or `restore`")
+    return Damaged(
+        f"expected a sound gallery, {path} is damaged ({reason}): make it again with `build-index --replace` or `restore`"
+    )
 
 
 @contextlib.contextmanager

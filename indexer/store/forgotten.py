@@ -66,9 +66,12 @@ class Forgotten:
 
     def __sub__(self, other: Forgotten) -> Forgotten:
         """The hashes that the other list does not hold."""
-        return Forgotten({
-            salt: {hash: mark for hash, mark in marks.items() if hash not in other.by_salt.get(salt, {})} for salt, marks in self.by_salt.items()
-        })  # fmt: skip
+        return Forgotten(
+            {
+                salt: {hash: mark for hash, mark in marks.items() if hash not in other.by_salt.get(salt, {})}
+                for salt, marks in self.by_salt.items()
+            }
+        )
 
     @property
     def salts(self) -> frozenset[bytes]:
@@ -104,10 +107,14 @@ class Forgotten:
     def without(self, texts: Iterable[str]) -> Forgotten:
         """The list but for these face_ids and `name_key`s."""
         texts = list(texts)
-        return Forgotten({
-            salt: {h: mark for h, mark in marks.items() if h not in back} if (back := {hash_of(text, salt) for text in texts if marks}) else marks
-            for salt, marks in self.by_salt.items()
-        })  # fmt: skip
+        return Forgotten(
+            {
+                salt: {h: mark for h, mark in marks.items() if h not in back}
+                if (back := {hash_of(text, salt) for text in texts if marks})
+                else marks
+                for salt, marks in self.by_salt.items()
+            }
+        )
 
     # text
 
@@ -125,10 +132,14 @@ class Forgotten:
         document = json.loads(text)
         if not isinstance(document, dict) or document.get("checksum") != _digest(document.get("lists")):
             raise ValueError("its checksum does not fit")
-        return cls({
-            _salt_of(entry, key): {bytes.fromhex(hash): bytes.fromhex(mark) for hash, mark in entry["hashes"].items()}
-            for entry in document["lists"]
-        })  # fmt: skip
+        return cls(
+            {
+                _salt_of(entry, key): {
+                    bytes.fromhex(hash): bytes.fromhex(mark) for hash, mark in entry["hashes"].items()
+                }
+                for entry in document["lists"]
+            }
+        )
 
 
 def _digest(lists: Any) -> str:
@@ -195,7 +206,9 @@ def salt_names(folder: Path) -> set[bytes] | None:
     """Hashes of the salts in an index's file, which need no key; None where the file cannot be read."""
     try:
         entries = json.loads(list_path(folder).read_bytes())["lists"]
-        return {bytes.fromhex(entry["of"]) if "of" in entry else name_of(bytes.fromhex(entry["salt"])) for entry in entries}
+        return {
+            bytes.fromhex(entry["of"]) if "of" in entry else name_of(bytes.fromhex(entry["salt"])) for entry in entries
+        }
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 

@@ -22,7 +22,10 @@ from typing import Any, NamedTuple
 NUMBER, DATE, TEXT = KINDS = ("number", "date", "text")
 DIGITS = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.I)
 LONGEST = 1000  # characters of a number
-DAY = re.compile(r"(\d{4})([-:])(\d\d)(?:\2(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6})\d*)?)?(Z|[+-]\d\d:?\d\d)?)?)?", re.ASCII)
+DAY = re.compile(
+    r"(\d{4})([-:])(\d\d)(?:\2(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6})\d*)?)?(Z|[+-]\d\d:?\d\d)?)?)?",
+    re.ASCII,
+)
 YEAR = re.compile(r"\d{4}", re.ASCII)
 MICROSECONDS = {"day": 86_400_000_000, "minute": 60_000_000, "second": 1_000_000}
 
@@ -133,11 +136,21 @@ class Counts:
 # comparing ------------------------------------------------------------------
 
 NUMBERS: dict[str, Callable[[Decimal, Decimal], bool]] = {
-    "=": Decimal.__eq__, "!=": Decimal.__ne__, "<": Decimal.__lt__, "<=": Decimal.__le__, ">": Decimal.__gt__, ">=": Decimal.__ge__,
-}  # fmt: skip
+    "=": Decimal.__eq__,
+    "!=": Decimal.__ne__,
+    "<": Decimal.__lt__,
+    "<=": Decimal.__le__,
+    ">": Decimal.__gt__,
+    ">=": Decimal.__ge__,
+}
 TEXTS: dict[str, Callable[[str, str], bool]] = {
-    "=": str.__eq__, "!=": str.__ne__, "<": str.__lt__, "<=": str.__le__, ">": str.__gt__, ">=": str.__ge__,
-}  # fmt: skip
+    "=": str.__eq__,
+    "!=": str.__ne__,
+    "<": str.__lt__,
+    "<=": str.__le__,
+    ">": str.__gt__,
+    ">=": str.__ge__,
+}
 DATES: dict[str, Callable[[Period, Period], bool]] = {
     "=": lambda a, b: b.start <= a.start and a.end <= b.end,
     "!=": lambda a, b: not (b.start <= a.start and a.end <= b.end),

@@ -60,7 +60,11 @@ def in_gallery(folder: Path) -> Forgotten | None:
 
 def elsewhere(folder: Path, enrolled: Iterable[tuple[str, str]]) -> list[str]:
     """A line for each other index of the root that faces (face_id, name) of this one were forgotten from."""
-    others = {name: listed for name, listed in lists(folder.parent) if name != folder.name and isinstance(listed, Forgotten) and listed}
+    others = {
+        name: listed
+        for name, listed in lists(folder.parent)
+        if name != folder.name and isinstance(listed, Forgotten) and listed
+    }
     found: dict[str, set[str]] = {index: set() for index in others}
     named: dict[str, set[str]] = {}
     for face_id, name in enrolled if others else ():

@@ -19,7 +19,9 @@ class Change:
     verb: str
     faces: int
     people: tuple[str, ...]
-    command: str | None = field(default=None, compare=False)  # the mark of its lines in the log; None where nothing was to be done
+    command: str | None = field(
+        default=None, compare=False
+    )  # the mark of its lines in the log; None where nothing was to be done
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Log(Database):
 
     def list_log(self, limit: int = 20) -> list[dict[str, Any]]:
         """The last changes, newest first: command, time, verb, number of faces, people."""
-        rows = self.execute("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id DESC LIMIT ?", (limit,))
+        rows = self.execute(
+            "SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id DESC LIMIT ?", (limit,)
+        )
         return [{"time": line.time, **asdict(line.change)} for line in map(self._line, rows)]
 
     def _line(self, row: Sequence[Any]) -> Line:
@@ -79,4 +83,6 @@ class Log(Database):
 
     def lines(self) -> list[Line]:
         """The whole log, oldest first."""
-        return list(map(self._line, self.execute("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id")))
+        return list(
+            map(self._line, self.execute("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id"))
+        )

@@ -43,9 +43,14 @@ def migrate_facts(db: Database) -> None:
     columns = [column for (column,) in db.execute("SELECT DISTINCT key FROM faces, json_each(extra) ORDER BY key")]
     sources = [source] if (source := db.fact("source")) is not None else []
     facts = {
-        "salt": os.urandom(SALT_BYTES), "columns": json.dumps(columns), "sources": json.dumps(sources), "built": built, "built_to": built_to,
-        "source": None, "versions": None,
-    }  # fmt: skip
+        "salt": os.urandom(SALT_BYTES),
+        "columns": json.dumps(columns),
+        "sources": json.dumps(sources),
+        "built": built,
+        "built_to": built_to,
+        "source": None,
+        "versions": None,
+    }
     for key, value in facts.items():
         db.set_fact(key, value)
 

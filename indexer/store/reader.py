@@ -110,7 +110,9 @@ class Faces(Log):
         """How many faces were added and removed since there were so many and `newest` was the highest id; by their number alone where it
         is 0."""
         now = self.faces
-        added = self.execute("SELECT count(*) FROM faces WHERE id > ?", (newest,))[0][0] if newest else max(0, now - faces)
+        added = (
+            self.execute("SELECT count(*) FROM faces WHERE id > ?", (newest,))[0][0] if newest else max(0, now - faces)
+        )
         return added, max(0, faces - (now - added))
 
     @property
@@ -154,9 +156,10 @@ class Faces(Log):
 
     def count_people(self, after: str = "") -> int:
         """How many people there are whose names follow `after`."""
-        return self.execute("SELECT count(DISTINCT person) FROM faces JOIN people ON people.id = person WHERE name > ?", (normal(after),))[
-            0
-        ][0]
+        return self.execute(
+            "SELECT count(DISTINCT person) FROM faces JOIN people ON people.id = person WHERE name > ?",
+            (normal(after),),
+        )[0][0]
 
     def first_faces(self, names: Sequence[str]) -> dict[str, str]:
         """name -> the face_id of the person's oldest face, of those who are enrolled."""
@@ -169,10 +172,15 @@ class Faces(Log):
         found = []
         for row in rows:
             columns = self._columns(row)
-            found.append({
-                "face_id": columns["face_id"], "image": columns["image"], "split": columns["split"],
-                "box": floats_of(columns["box"]), **json.loads(columns["extra"]),
-            })  # fmt: skip
+            found.append(
+                {
+                    "face_id": columns["face_id"],
+                    "image": columns["image"],
+                    "split": columns["split"],
+                    "box": floats_of(columns["box"]),
+                    **json.loads(columns["extra"]),
+                }
+            )
         return found
 
     def owners(self) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +189,9 @@ class Faces(Log):
 
     def _owners(self, source: str) -> tuple[np.ndarray, np.ndarray]:
         try:
-            pairs = np.array(self.execute(f"SELECT id, person FROM faces {source} ORDER BY id"), np.int64).reshape(-1, 2)
+            pairs = np.array(self.execute(f"SELECT id, person FROM faces {source} ORDER BY id"), np.int64).reshape(
+                -1, 2
+            )
         except (TypeError, ValueError, OverflowError):
             raise damaged(self.path, "a face without an owner") from None
         return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
@@ -204,7 +214,9 @@ class Faces(Log):
 
     def faces_of(self, people: Sequence[int]) -> list[tuple[int, int]]:
         """(id of a face, number of the person) of all faces of people, by their numbers."""
-        return self.execute(f"SELECT id, person FROM faces INDEXED BY faces_person WHERE person {AMONG}", (json.dumps(people),))
+        return self.execute(
+            f"SELECT id, person FROM faces INDEXED BY faces_person WHERE person {AMONG}", (json.dumps(people),)
+        )
 
     def owners_of(self, ids: Iterable[int]) -> dict[int, int]:
         """id -> number of the person, of those that are enrolled; raises GalleryError where one was changed or lost."""
@@ -231,7 +243,9 @@ class Faces(Log):
             raise damaged(self.path, "its list of changed faces was changed")
         return found
 
-    def vectors(self, block: int = BLOCK, after: int = 0, table: str = "vectors") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def vectors(
+        self, block: int = BLOCK, after: int = 0, table: str = "vectors"
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """ids int64 (b,) above `after` and uncentred vectors float32 (b, d) in the order of ids.
 
         Raises GalleryError naming a face whose vector was changed or lost.
@@ -258,7 +272,9 @@ class Faces(Log):
             columns = self._columns(row)
             if checksum(columns["id"], vector) != stored or (d and len(vector) != 4 * d):
                 raise self._changed(columns["face_id"], columns["image"])
-            face = Face(columns["id"], columns["face_id"], columns["identity"], columns["image"], np.frombuffer(vector, "<f4"))
+            face = Face(
+                columns["id"], columns["face_id"], columns["identity"], columns["image"], np.frombuffer(vector, "<f4")
+            )
             found[face.id] = face
         if lost := set(wanted) - set(found):
             raise damaged(self.path, f"face number {min(lost)} is lost")
@@ -347,9 +363,13 @@ class Faces(Log):
         """The number of a person; raises Unknown where nobody is called so."""
         for (id,) in self.execute("SELECT id FROM people WHERE name=?", (self.spelled(name),)):
             return id
-        raise Unknown(f"expected a person of {self.folder.name}, nobody is called {name!r}: see `list {self.folder.name}`")
+        raise Unknown(
+            f"expected a person of {self.folder.name}, nobody is called {name!r}: see `list {self.folder.name}`"
+        )
 
-    def find(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> list[dict[str, Any]]:
+    def find(
+        self, identity: str | None = None, face_id: str | None = None, image: str | None = None
+    ) -> list[dict[str, Any]]:
         """The faces of a person, of an id or of a photo, by id; raises GalleryError where there are none."""
         value: int | str | None
         if identity is not None:
@@ -361,13 +381,17 @@ class Faces(Log):
         rows = self.execute(f"{FACES} WHERE {where} ORDER BY faces.id", (value,))
         if not rows:
             what = "a face with the id" if face_id is not None else "faces of the photo"
-            raise Unknown(f"expected {what} {value!r} in {self.folder.name}, there is none: see `list {self.folder.name} --identity P`")
+            raise Unknown(
+                f"expected {what} {value!r} in {self.folder.name}, there is none: see `list {self.folder.name} --identity P`"
+            )
         return [self._columns(row) for row in rows]
 
     def removed_by(self, line: int) -> list[tuple[str, Row]]:
         """The faces that a line of the log removed, each with the fingerprint of the contract that its vector was made by."""
         rows = []
-        for *values, stored in self.execute(f"SELECT {', '.join(TRASHED)}, checksum FROM trash WHERE line=? ORDER BY rowid", (line,)):
+        for *values, stored in self.execute(
+            f"SELECT {', '.join(TRASHED)}, checksum FROM trash WHERE line=? ORDER BY rowid", (line,)
+        ):
             columns = dict(zip(TRASHED, values, strict=True))
             if checksum(*values) != stored:
                 raise self._changed(columns["face_id"], columns["image"])
@@ -378,11 +402,20 @@ class Faces(Log):
 
 def to_row(columns: Mapping[str, Any], identity: str, vector: np.ndarray, png: bytes | None) -> Row:
     """A row as `Gallery.add` takes it."""
-    plain: dict[str, Any] = {name: columns[name] for name in ("image_sha256", "split", "face", "confidence", "sharpness")}
+    plain: dict[str, Any] = {
+        name: columns[name] for name in ("image_sha256", "split", "face", "confidence", "sharpness")
+    }
     return Row(
-        columns["image"], "ok", identity=identity, box=floats_of(columns["box"]), landmarks=floats_of(columns["landmarks"]), crop=png,
-        vector=vector, extra=json.loads(columns["extra"]), **plain,
-    )  # fmt: skip
+        columns["image"],
+        "ok",
+        identity=identity,
+        box=floats_of(columns["box"]),
+        landmarks=floats_of(columns["landmarks"]),
+        crop=png,
+        vector=vector,
+        extra=json.loads(columns["extra"]),
+        **plain,
+    )
 
 
 def floats_of(data: bytes | None) -> list[float] | None:

@@ -39,8 +39,12 @@ class Added:
     forgotten: int = 0  # refused, because they were forgotten
     conflicts: list[Conflict] = field(default_factory=list)
     face_ids: list[str] = field(default_factory=list, compare=False)  # that were added
-    unsure: list[str] = field(default_factory=list, compare=False)  # photos added in which another face is nearly as large as the one taken
-    command: str | None = field(default=None, compare=False)  # the mark of its line in the log; None where nothing was added
+    unsure: list[str] = field(
+        default_factory=list, compare=False
+    )  # photos added in which another face is nearly as large as the one taken
+    command: str | None = field(
+        default=None, compare=False
+    )  # the mark of its line in the log; None where nothing was added
 
     @property
     def unsure_notes(self) -> list[str]:
@@ -112,9 +116,18 @@ class Rows(Faces):
         faces, vectors, crops = [], [], []
         for id, name, x, (face_id, row) in zip(range(first, first + len(rows)), names, xb, rows.items(), strict=True):
             columns = (
-                id, face_id, row.image, row.image_sha256, row.split, row.face, _floats(row.box), _floats(row.landmarks),
-                _number(row.confidence), _number(row.sharpness), EXTRA.encode(row.extra) if row.extra else "{}",
-            )  # fmt: skip
+                id,
+                face_id,
+                row.image,
+                row.image_sha256,
+                row.split,
+                row.face,
+                _floats(row.box),
+                _floats(row.landmarks),
+                _number(row.confidence),
+                _number(row.sharpness),
+                EXTRA.encode(row.extra) if row.extra else "{}",
+            )
             faces.append((*columns, people[name], face_checksum(name, columns)))
             data = x.tobytes()
             vectors.append((id, data, checksum(id, data)))
@@ -155,7 +168,9 @@ class Rows(Faces):
 
     def _mark_changed(self, ids: Sequence[int]) -> None:
         before = self.fact("changes")
-        lines = self.execute("INSERT INTO changed(face) SELECT value FROM json_each(?) RETURNING seq, face", (json.dumps(ids),))
+        lines = self.execute(
+            "INSERT INTO changed(face) SELECT value FROM json_each(?) RETURNING seq, face", (json.dumps(ids),)
+        )
         self.set_fact("changes", self.chain_of_changes() if before is None else chained(before, lines))
 
     def chain_of_changes(self) -> bytes:
@@ -198,7 +213,9 @@ def _vectors(rows: Sequence[Row], dimension: int) -> np.ndarray:
     xb = np.array([row.vector for row in rows], "<f4").reshape(-1, dimension)
     norms = np.linalg.norm(xb.astype(np.float64), axis=1)
     for i in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))[:1]:
-        raise DataError(f"expected vectors of length 1, {rows[i].image} has one of length {norms[i]:.6g}: embed it again")
+        raise DataError(
+            f"expected vectors of length 1, {rows[i].image} has one of length {norms[i]:.6g}: embed it again"
+        )
     return xb
 
 

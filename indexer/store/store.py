@@ -34,7 +34,11 @@ class Gallery(Rows):
     """A gallery of faces: what it holds, and the verbs that change it. Every verb is one transaction, on disk when it returns."""
 
     def __init__(
-        self, folder: Path, writable: bool, key: bytes | None = None, after_commit: Callable[[Gallery], None] = lambda gallery: None
+        self,
+        folder: Path,
+        writable: bool,
+        key: bytes | None = None,
+        after_commit: Callable[[Gallery], None] = lambda gallery: None,
     ):
         """after_commit: called when a verb has changed who is enrolled, for an index that may need a rebuild. See `facegallery.indexer.opening`."""
         self._after_commit = after_commit
@@ -66,7 +70,9 @@ class Gallery(Rows):
         """Takes a person's faces out, or one face, or those of one photo; `undo` brings them back. Raises GalleryError where there is none."""
         with self.writing():
             faces = self.find(identity, face_id, image)
-            line = self._log("remove", {"faces": [f["face_id"] for f in faces], "people": sorted({f["identity"] for f in faces})})
+            line = self._log(
+                "remove", {"faces": [f["face_id"] for f in faces], "people": sorted({f["identity"] for f in faces})}
+            )
             self._to_trash(faces, line.id)
             self.drop([f["id"] for f in faces])
         self._after_commit(self)
@@ -82,7 +88,9 @@ class Gallery(Rows):
                 self._log("rename", {"old": new, "new": new})
                 return Change("rename", 0, (new,))
             if self.enrolled([new]):
-                raise GalleryError(f"expected a name that nobody has, {new!r} is enrolled: use `merge` if they are one person")
+                raise GalleryError(
+                    f"expected a name that nobody has, {new!r} is enrolled: use `merge` if they are one person"
+                )
             line = self._log("rename", {"old": old, "new": new})
             self._rename(old, new)
         return Change("rename", len(faces), (old, new), line.command)
@@ -133,7 +141,9 @@ class Gallery(Rows):
         newest = self.rows("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id DESC")
         last = next((line for line in map(self._line, newest) if command is None or not line.is_empty), None)
         if last is None:
-            raise GalleryError(f"expected a change of {self.folder.name} to take back, its log is empty: there is nothing to undo")
+            raise GalleryError(
+                f"expected a change of {self.folder.name} to take back, its log is empty: there is nothing to undo"
+            )
         if command not in (None, last.command):
             raise GalleryError(
                 f"expected the last change of {self.folder.name} to be the one to take back, another was made since: see `list --log`"
@@ -156,12 +166,16 @@ class Gallery(Rows):
     def _to_trash(self, faces: Sequence[Mapping[str, Any]], line: int) -> None:
         fingerprint = self.spec.fingerprint
         for face in faces:
-            ((vector, stored),) = self.execute("SELECT vector, checksum FROM vectors WHERE id=?", (face["id"],)) or [(None, None)]
+            ((vector, stored),) = self.execute("SELECT vector, checksum FROM vectors WHERE id=?", (face["id"],)) or [
+                (None, None)
+            ]
             if checksum(face["id"], vector) != stored:
                 raise self._changed(face["face_id"], face["image"])
             png = self.crop_of(face["id"], face["face_id"], face["image"])
             values = (line, fingerprint, face["identity"], *(face[name] for name in FACE_COLUMNS[1:]), vector, png)
-            self.execute(f"INSERT INTO trash VALUES ({','.join('?' * (len(values) + 1))})", (*values, checksum(*values)))
+            self.execute(
+                f"INSERT INTO trash VALUES ({','.join('?' * (len(values) + 1))})", (*values, checksum(*values))
+            )
 
     def _from_trash(self, line: int) -> list[Row]:
         removed = self.removed_by(line)
@@ -177,7 +191,14 @@ class Gallery(Rows):
             case _ if line.is_empty:
                 pass
             case "add", {"faces": face_ids}:
-                self.drop([id for (id,) in self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))])
+                self.drop(
+                    [
+                        id
+                        for (id,) in self.execute(
+                            f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),)
+                        )
+                    ]
+                )
             case "remove", _:
                 self.enrol(self._from_trash(line.id))
             case "rename", {"old": old, "new": new} if self.enrolled([new]):
@@ -274,6 +295,9 @@ def versions() -> dict[str, str]:
     import faiss
 
     return {
-        "python": sys.version.split()[0], "apsw": apsw.apsw_version(), "sqlite": apsw.sqlite_lib_version(), "faiss": faiss.__version__,
+        "python": sys.version.split()[0],
+        "apsw": apsw.apsw_version(),
+        "sqlite": apsw.sqlite_lib_version(),
+        "faiss": faiss.__version__,
         "numpy": np.__version__,
-    }  # fmt: skip
+    }

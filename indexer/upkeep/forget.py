@@ -117,9 +117,11 @@ def _collect(gallery: Gallery, identity: str) -> Traces:
     names = _names(gallery.lines(), identity)
     traces = Traces(names - gallery.enrolled(names - {identity}))  # an old name may be another person's by now
     traces.sources, traces.outputs = _sources(gallery), outputs.read(gallery.folder)
-    sql = f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, v.vector, o.vector, png FROM faces JOIN people ON people.id = person " \
-          "LEFT JOIN vectors v ON v.id = faces.id LEFT JOIN other_vectors o ON o.id = faces.id LEFT JOIN crops ON crops.id = faces.id " \
-          "WHERE name = ?"  # fmt: skip
+    sql = (
+        f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, v.vector, o.vector, png FROM faces JOIN people ON people.id = person "
+        "LEFT JOIN vectors v ON v.id = faces.id LEFT JOIN other_vectors o ON o.id = faces.id LEFT JOIN crops ON crops.id = faces.id "
+        "WHERE name = ?"
+    )
     photos: set[str] = set()
     for row in gallery.rows(sql, (identity,)):
         columns = dict(zip(FACE_COLUMNS, row, strict=False))
@@ -142,7 +144,8 @@ def _with_others(gallery: Gallery, photos: set[str], face_ids: set[str]) -> set[
     """Those photos that show somebody else too, whose row keeps their hash."""
     both = json.dumps([*photos]), json.dumps([*face_ids])
     sql = " UNION ".join(
-        f"SELECT image_sha256 FROM {table} WHERE image_sha256 {AMONG} AND face_id NOT {AMONG}" for table in ("faces", "trash")
+        f"SELECT image_sha256 FROM {table} WHERE image_sha256 {AMONG} AND face_id NOT {AMONG}"
+        for table in ("faces", "trash")
     )
     return {sha256 for (sha256,) in gallery.execute(sql, both * 2)}
 
@@ -168,7 +171,9 @@ def _erase(gallery: Gallery, traces: Traces) -> None:
         _erase_line(gallery, line, traces)
     gallery.seal_log()
     _erase_facts(gallery, traces)
-    listed = gallery.forgotten().with_person(gallery.needed_fact("salt"), [*traces.face_ids, *map(name_key, traces.names)])
+    listed = gallery.forgotten().with_person(
+        gallery.needed_fact("salt"), [*traces.face_ids, *map(name_key, traces.names)]
+    )
     gallery.set_forgotten(listed)
     traces.before = listed.person(map(name_key, traces.names))
 
@@ -179,7 +184,9 @@ def _erase_line(gallery: Gallery, line: Line, traces: Traces) -> None:
         case {"faces": faces}:
             detail: dict[str, Any] = {"faces": [f for f in faces if f not in traces.face_ids]}
             if "people" in line.detail:
-                detail["faces"] = [f for (f,) in gallery.execute("SELECT face_id FROM trash WHERE line=? ORDER BY rowid", (line.id,))]
+                detail["faces"] = [
+                    f for (f,) in gallery.execute("SELECT face_id FROM trash WHERE line=? ORDER BY rowid", (line.id,))
+                ]
                 detail["people"] = [name for name in line.detail["people"] if name not in traces.names]
             empty = not detail["faces"]
         case {"from": came_from, "to": to}:
@@ -333,11 +340,20 @@ def receipt_of(gallery: Gallery, traces: Traces, cleaned: dict[str, int], pendin
     paths, own = Found(traces.names), f"{gallery.folder}/"
     files = {path if path.startswith(own) else paths.shown(path): n for path, n in files.items()}
     receipt = Receipt(
-        gallery.folder.name, now, sorted(traces.face_ids), pending, files, {paths.shown(path): n for path, n in cleaned.items()}
+        gallery.folder.name,
+        now,
+        sorted(traces.face_ids),
+        pending,
+        files,
+        {paths.shown(path): n for path, n in cleaned.items()},
     )
     receipt.others, unread = in_other_indexes(gallery, traces)
-    receipt.outputs = [f"{o.kind}: {paths.shown(o.path)}" for o in traces.outputs if "*" in o.path or os.path.exists(o.path)]
-    receipt.not_cleaned = _not_cleaned(gallery, traces, receipt, paths, {str(Path(folder).resolve()) for folder in cleaned})
+    receipt.outputs = [
+        f"{o.kind}: {paths.shown(o.path)}" for o in traces.outputs if "*" in o.path or os.path.exists(o.path)
+    ]
+    receipt.not_cleaned = _not_cleaned(
+        gallery, traces, receipt, paths, {str(Path(folder).resolve()) for folder in cleaned}
+    )
     receipt.withheld = len(paths.withheld)
     receipt.notes = _notes(gallery, traces, receipt, unread)
     return receipt
@@ -349,7 +365,9 @@ def _not_cleaned(gallery: Gallery, traces: Traces, receipt: Receipt, paths: Foun
     lines += [f"index {name}: {n} faces of this person" for name, n in receipt.others.items()]
     lines += [f"written with people of this index: {line}" for line in receipt.outputs]
     lines += [
-        f"model {part.name} ({part.sha256[:16]}): finetuned, perhaps on this person too" for part in gallery.spec.parts if part.parent
+        f"model {part.name} ({part.sha256[:16]}): finetuned, perhaps on this person too"
+        for part in gallery.spec.parts
+        if part.parent
     ]
     return [*dict.fromkeys(lines), "the original photos", "backups and exports of this index"]
 
@@ -358,10 +376,15 @@ def _notes(gallery: Gallery, traces: Traces, receipt: Receipt, unread: list[str]
     notes = []
     with gallery.reading():
         others = {
-            text for name in traces.names for text in _texts_with(gallery, name) if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
+            text
+            for name in traces.names
+            for text in _texts_with(gallery, name)
+            if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
         }
     if others:
-        notes.append(f"a name of this person also stands in {len(others)} texts of others (names, paths, columns), which stay")
+        notes.append(
+            f"a name of this person also stands in {len(others)} texts of others (names, paths, columns), which stay"
+        )
     if receipt.withheld:
         notes.append(f"{receipt.withheld} paths name this person and are not shown whole: `*` stands for the name")
     if unread:
@@ -369,7 +392,9 @@ def _notes(gallery: Gallery, traces: Traces, receipt: Receipt, unread: list[str]
     if traces.short_names:
         notes.append("a name is too short to be looked for in binary files; no table holds it")
     if receipt.data_sets:
-        notes.append("data sets hold names compressed: their rows were looked through, their bytes only for vectors and crops")
+        notes.append(
+            "data sets hold names compressed: their rows were looked through, their bytes only for vectors and crops"
+        )
     if gallery.encrypted:
         notes.append("the index is encrypted: its file shows nothing to look for")
     return notes
@@ -378,7 +403,9 @@ def _notes(gallery: Gallery, traces: Traces, receipt: Receipt, unread: list[str]
 def look_again(gallery: Gallery, receipt: Receipt, identity: str | None) -> dict[str, int]:
     """`look` by a receipt's ids, and a name where it is given; raises GalleryError where that person is enrolled again."""
     if identity is not None and gallery.enrolled([identity]):
-        raise GalleryError(f"expected {identity!r} to be forgotten, they are enrolled in {gallery.folder.name}: run `forget` again")
+        raise GalleryError(
+            f"expected {identity!r} to be forgotten, they are enrolled in {gallery.folder.name}: run `forget` again"
+        )
     traces = Traces({normal(identity), spelling(identity)} if identity is not None else set())
     for face_id in receipt.face_ids:
         traces.add_face(face_id, [], None)

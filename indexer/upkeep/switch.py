@@ -61,7 +61,9 @@ def prepare(gallery: Gallery, spec: FaceSpec) -> None:
     """Makes room for vectors by `spec`; those that are there already by it stay. Raises GalleryError where that is the gallery's own, or
     a face has no crop."""
     if spec.fingerprint == gallery.spec.fingerprint:
-        raise GalleryError(f"expected another model than the one {gallery.folder.name} uses, received the same: there is nothing to do")
+        raise GalleryError(
+            f"expected another model than the one {gallery.folder.name} uses, received the same: there is nothing to do"
+        )
     with gallery.writing():
         other = other_spec(gallery)
         if other is None or other.fingerprint != spec.fingerprint:
@@ -108,7 +110,9 @@ def pending(gallery: Gallery) -> Iterator[list[tuple[int, bytes]]]:
 def store(gallery: Gallery, ids: Sequence[int], xb: np.ndarray) -> None:
     """Vectors by the other model, float32 (n, d); faces that were removed meanwhile are passed over. Raises DataError for another d."""
     if (other := other_spec(gallery)) is None or xb.shape != (len(ids), other.dimension):
-        raise DataError(f"expected vectors by the other model of {gallery.folder.name}, received an array of {xb.shape}: embed with it")
+        raise DataError(
+            f"expected vectors by the other model of {gallery.folder.name}, received an array of {xb.shape}: embed with it"
+        )
     vectors = [(id, x.astype("<f4").tobytes()) for id, x in zip(ids, xb, strict=True)]
     with gallery.writing():
         gallery.execute_many(
@@ -122,9 +126,13 @@ def compare(gallery: Gallery, seed: int = 0) -> Comparison:
     with gallery.reading():
         spec, other = gallery.spec, other_spec(gallery)
         if other is None or missing(gallery):
-            raise DataError(f"expected vectors of every face of {gallery.folder.name} by another model, some are missing: run `reembed`")
+            raise DataError(
+                f"expected vectors of every face of {gallery.folder.name} by another model, some are missing: run `reembed`"
+            )
         if not gallery.faces:
-            raise DataError(f"expected faces in {gallery.folder.name} to compare models by, it has none: add some first")
+            raise DataError(
+                f"expected faces in {gallery.folder.name} to compare models by, it has none: add some first"
+            )
         ids, owners = gallery.owners()
         asked = np.arange(len(ids))
         if len(ids) > ASKED:
@@ -135,15 +143,26 @@ def compare(gallery: Gallery, seed: int = 0) -> Comparison:
         truth, differ = owners[asked], np.flatnonzero(before != after)
         faces = gallery.fetch(ids[asked[differ]])
         return Comparison(
-            gallery.folder.name, spec.model_name, other.model_name, len(ids), len(asked), int((before == after).sum()),
-            int((before == truth).sum()), int((after == truth).sum()), int(((before != truth) & (after == truth)).sum()),
+            gallery.folder.name,
+            spec.model_name,
+            other.model_name,
+            len(ids),
+            len(asked),
+            int((before == after).sum()),
+            int((before == truth).sum()),
+            int((after == truth).sum()),
+            int(((before != truth) & (after == truth)).sum()),
             int(((before == truth) & (after != truth)).sum()),
-            [Differently(faces[id].face_id, faces[id].identity, names[int(before[i])], names[int(after[i])])
-             for i, id in zip(differ, ids[asked[differ]].tolist(), strict=True)],
-        )  # fmt: skip
+            [
+                Differently(faces[id].face_id, faces[id].identity, names[int(before[i])], names[int(after[i])])
+                for i, id in zip(differ, ids[asked[differ]].tolist(), strict=True)
+            ],
+        )
 
 
-def _answers(gallery: Gallery, table: str, mean: np.ndarray | None, asked: np.ndarray, owners: np.ndarray) -> np.ndarray:
+def _answers(
+    gallery: Gallery, table: str, mean: np.ndarray | None, asked: np.ndarray, owners: np.ndarray
+) -> np.ndarray:
     """int64 (len(asked),): the owner of the face nearest to each asked one, itself left out."""
     xb = np.concatenate([centred(x, mean) for _, x in gallery.vectors(table=table)])
     answers, step = np.empty(len(asked), np.int64), max(1, BLOCK_SCORES // len(xb))
@@ -168,7 +187,11 @@ def switch(gallery: Gallery) -> None:
                 f"expected faces in {gallery.folder.name} to switch to another model, it has none: build it anew with that model"
             )
         mean = other_mean(gallery)
-        for old, new in (("vectors", "moved_vectors"), ("other_vectors", "vectors"), ("moved_vectors", "other_vectors")):
+        for old, new in (
+            ("vectors", "moved_vectors"),
+            ("other_vectors", "vectors"),
+            ("moved_vectors", "other_vectors"),
+        ):
             gallery.execute(f"ALTER TABLE {old} RENAME TO {new}")
         gallery.renamed("vectors", "other_vectors")
         gallery.set_fact("spec", other.to_json())

@@ -80,7 +80,8 @@ class Traces:
     def is_named(self, identity: str | None) -> bool:
         """Whether that is, or was when they were forgotten, a name of the person."""
         return identity is not None and any(
-            name in self.names or self.before.holds(name_key(name)) for name in dict.fromkeys((normal(identity), spelling(identity)))
+            name in self.names or self.before.holds(name_key(name))
+            for name in dict.fromkeys((normal(identity), spelling(identity)))
         )
 
     def count(self, path: Path, elsewhere: Sequence[str] = ()) -> int:
@@ -93,7 +94,9 @@ class Traces:
         for block, start, end in _blocks(path, margin):
             found += sum(start <= at < end for at in finder.places(block))
             found += sum(
-                start <= at < end and not _within(block, at, at + len(name), longer) for name in names for at in _places(block, name)
+                start <= at < end and not _within(block, at, at + len(name), longer)
+                for name in names
+                for at in _places(block, name)
             )
         return found
 

@@ -19,7 +19,15 @@ from typing import Any
 from facegallery.embedder.dataset.dataset import Writer, check_is_ours
 from facegallery.embedder.dataset.row import Entry, to_table
 from facegallery.embedder.errors import DataError, GalleryError, InputError, from_os_error
-from facegallery.embedder.files import drop_stale_temporaries, held, locked, make_folder, place, sync_folder, temporary_beside
+from facegallery.embedder.files import (
+    drop_stale_temporaries,
+    held,
+    locked,
+    make_folder,
+    place,
+    sync_folder,
+    temporary_beside,
+)
 from facegallery.indexer.derived.derive import derive, tidy
 from facegallery.indexer.opening import create_gallery
 from facegallery.indexer.store import forgotten, lists
@@ -54,7 +62,9 @@ def backup(gallery: Gallery, path: Path) -> Moved:
     Raises InputError where the file is there.
     """
     path = Path(path)
-    there = InputError(f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten")
+    there = InputError(
+        f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten"
+    )
     try:
         drop_stale_temporaries(make_folder(path.parent))
         if os.path.lexists(path):
@@ -83,7 +93,9 @@ def _counts(gallery: Gallery, copy: Path) -> tuple[int, int]:
     """How many faces and people a copy holds: the gallery may have changed since."""
     gallery.execute("ATTACH ? AS copy", (str(copy),))
     try:
-        ((faces, people),) = gallery.execute("SELECT (SELECT count(*) FROM copy.faces), (SELECT count(DISTINCT person) FROM copy.faces)")
+        ((faces, people),) = gallery.execute(
+            "SELECT (SELECT count(*) FROM copy.faces), (SELECT count(DISTINCT person) FROM copy.faces)"
+        )
         return faces, people
     finally:
         gallery.execute("DETACH copy")
@@ -101,7 +113,9 @@ def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = Fal
     if (folder / FILE).exists() and not replace:
         with Gallery(folder, False) as there:
             if there.generation:
-                raise GalleryError(f"expected a new name, {folder.name} is there: choose another --name, or --replace it by its backup")
+                raise GalleryError(
+                    f"expected a new name, {folder.name} is there: choose another --name, or --replace it by its backup"
+                )
     try:
         with contextlib.ExitStack() as stack:
             source = _opened(path, folder, stack)
@@ -141,7 +155,9 @@ def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], rea
     known = [lists.recover(other, readmit).of_salts(salts) for other in kin]
     with create_gallery(folder, source.encrypted) as target:
         if target.encrypted != source.encrypted:
-            raise GalleryError(f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name")
+            raise GalleryError(
+                f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name"
+            )
         if target.generation and target.fact("salt") != source.fact("salt"):
             raise GalleryError(f"expected a backup of {folder.name}, {path} is of another index: choose another --name")
         with target.changing_forgotten():
@@ -222,7 +238,9 @@ def _texts_of(gallery: Gallery) -> set[str]:
 
 def _drop_forgotten(gallery: Gallery, since: Forgotten) -> int:
     """Takes out every face, enrolled or removed, whose id or whose person's name is on the list; returns how many."""
-    pairs = gallery.execute("SELECT face_id, name FROM faces JOIN people ON people.id = person UNION SELECT face_id, identity FROM trash")
+    pairs = gallery.execute(
+        "SELECT face_id, name FROM faces JOIN people ON people.id = person UNION SELECT face_id, identity FROM trash"
+    )
     names = {name for name in {name for _, name in pairs} if since.holds(name_key(name))}
     face_ids = {face_id for face_id, name in pairs if name in names or since.holds(face_id)}
     among = (json.dumps(sorted(face_ids)),)

@@ -40,13 +40,18 @@ class Verified:
             lines.append(f"and {len(self.problems) - PROBLEMS} more")
         lines += [f"was damaged and is made anew: {path}" for path in self.mended]
         lines += [f"not checked: {line}" for line in self.notes]
-        return [*lines, f"{self.index}: {self.faces} faces of {self.people} people, {'DAMAGED' if self.problems else 'sound'}"]
+        return [
+            *lines,
+            f"{self.index}: {self.faces} faces of {self.people} people, {'DAMAGED' if self.problems else 'sound'}",
+        ]
 
 
 def verify(gallery: Gallery) -> Verified:
     """Reads everything; derived files that are damaged are made again where the truth is sound and the folder can be written."""
     with gallery.reading():
-        done = Verified(gallery.folder.name, gallery.faces, gallery.people, list(problems(gallery)), notes=list(_notes(gallery)))
+        done = Verified(
+            gallery.folder.name, gallery.faces, gallery.people, list(problems(gallery)), notes=list(_notes(gallery))
+        )
         spoilt = [str(path) for path in unsound(gallery)]
     if not spoilt:
         return done
@@ -102,10 +107,16 @@ def _owners(gallery: Gallery) -> Iterator[str]:
     gallery.check_owners()
     gallery.check_counter()
     for sql, what in [
-        ("SELECT name FROM people WHERE NOT EXISTS (SELECT 1 FROM faces WHERE person = people.id)", "a person without a face"),
+        (
+            "SELECT name FROM people WHERE NOT EXISTS (SELECT 1 FROM faces WHERE person = people.id)",
+            "a person without a face",
+        ),
         ("SELECT id FROM vectors WHERE id NOT IN (SELECT id FROM faces)", "a vector without a face"),
         ("SELECT id FROM crops WHERE id NOT IN (SELECT id FROM faces)", "a crop without a face"),
-        ("SELECT id FROM other_vectors WHERE id NOT IN (SELECT id FROM faces)", "another model's vector without a face"),
+        (
+            "SELECT id FROM other_vectors WHERE id NOT IN (SELECT id FROM faces)",
+            "another model's vector without a face",
+        ),
     ]:
         if gallery.execute(f"{sql} LIMIT 1"):
             yield f"{gallery.path}: {what}"

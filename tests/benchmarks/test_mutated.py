@@ -63,7 +63,9 @@ def test_an_answer_with_another_persons_picture_is_found(people):
     assert wrong_with(people, whole, Photo("x", "ok", pixels=mine), True) == ""
     assert "another person" in wrong_with(people, bad, Photo("x", "ok", pixels=others), False)
     assert "not its own" in wrong_with(people, whole, Photo("x", "ok", pixels=others), True)
-    assert wrong_with(people, whole, Photo("x", "unreadable"), True) and not wrong_with(people, bad, Photo("x", "unreadable"), False)
+    assert wrong_with(people, whole, Photo("x", "unreadable"), True) and not wrong_with(
+        people, bad, Photo("x", "unreadable"), False
+    )
 
 
 def test_the_process_whose_memory_is_measured_keeps_nothing_of_what_was_asked(people):
@@ -128,4 +130,9 @@ def test_decoders_stand_mutants_of_every_format_and_end_in_time(photos, tmp_path
     done = subprocess.run([*command, "--seed", "7", "--json", str(out)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())
-    assert found["photos"] == 300 and found["outcomes"]["ok"] >= 75 and found["outcomes"]["unreadable"] > 50 and len(found["ends"]) == 2
+    assert (
+        found["photos"] == 300
+        and found["outcomes"]["ok"] >= 75
+        and found["outcomes"]["unreadable"] > 50
+        and len(found["ends"]) == 2
+    )

@@ -64,7 +64,13 @@ def test_photos_of_a_person_stand_together(per_person):
 
 def test_another_seed_is_another_world_and_another_take_another_photo():
     x, people = faces(BLOCK, per_person=1)
-    sets_of_vectors = [x, faces(BLOCK, per_person=1, seed=1)[0], probes(people), probes(people, take=1), probes(people, seed=1)]
+    sets_of_vectors = [
+        x,
+        faces(BLOCK, per_person=1, seed=1)[0],
+        probes(people),
+        probes(people, take=1),
+        probes(people, seed=1),
+    ]
     for a, b in itertools.combinations(sets_of_vectors, 2):
         assert not np.isclose(a, b, atol=1e-4).all(axis=1).any()
 
@@ -143,14 +149,20 @@ def test_fit_and_check_of_a_data_set(tmp_path, monkeypatch):
     synthetic.profile.cache_clear()
     people = np.repeat(np.arange(400), np.tile([3, 1], 200))
     rng = np.random.default_rng(0)
-    xb = sets.unit((rng.normal(size=(400, 6))[people] + 0.4 * rng.normal(size=(len(people), 6))) * np.linspace(1, 0.4, 6))
-    rows = [sets.row(f"p{who:03}/{i:04}.jpg", f"p{who:03}", x) for i, (who, x) in enumerate(zip(people, xb, strict=True))]
+    xb = sets.unit(
+        (rng.normal(size=(400, 6))[people] + 0.4 * rng.normal(size=(len(people), 6))) * np.linspace(1, 0.4, 6)
+    )
+    rows = [
+        sets.row(f"p{who:03}/{i:04}.jpg", f"p{who:03}", x) for i, (who, x) in enumerate(zip(people, xb, strict=True))
+    ]
     folder = sets.write(tmp_path / "vectors", rows, sets.spec(6))
     assert CliRunner().invoke(synthetic.main, ["fit", str(folder)], catch_exceptions=False).exit_code == 0
     assert list(json.loads((tmp_path / "synthetic.json").read_text())) == ["made-up"]
     done = CliRunner().invoke(synthetic.main, ["check", str(folder)], catch_exceptions=False)
     table = {
-        line[:32].strip(): [float(v) for v in line[32:].split()] for line in done.output.splitlines() if line[32:].strip()[:1].isdigit()
+        line[:32].strip(): [float(v) for v in line[32:].split()]
+        for line in done.output.splitlines()
+        if line[32:].strip()[:1].isdigit()
     }
     for key, tolerance in {"genuine, mean": 0.03, "impostor, sd": 0.03, "participation ratio": 0.6}.items():
         assert table[key][2] == pytest.approx(table[key][0], abs=tolerance)

@@ -72,8 +72,16 @@ def test_a_server_ends_while_decoders_hang_and_a_stream_does_not_end(folder):
         for pid in decoders(server.process.pid):
             os.kill(pid, signal.SIGSTOP)
         url, headers = f"{server.url}/v1/indexes/att/search", dict(client.headers)
-        bodies = [(url, server.probe(1)), (url, server.probe(2)), (url, large()), (url, large()), (f"{url}/stream", lines())]
-        threads = [threading.Thread(target=send_for_ever, args=(to, headers, content), daemon=True) for to, content in bodies]
+        bodies = [
+            (url, server.probe(1)),
+            (url, server.probe(2)),
+            (url, large()),
+            (url, large()),
+            (f"{url}/stream", lines()),
+        ]
+        threads = [
+            threading.Thread(target=send_for_ever, args=(to, headers, content), daemon=True) for to, content in bodies
+        ]
         for thread in threads:
             thread.start()
         time.sleep(1)
@@ -91,7 +99,9 @@ def test_servers_end_while_their_networks_are_being_loaded(folder, after):
     )
     variables = {"FACEGALLERY_DATA": str(root), "FACEGALLERY_INDEXES": str(folder / "indexes"), "PYTHONUNBUFFERED": "1"}
     line = [sys.executable, str(ROOT / "cli.py"), "serve", "att", "--workers", "2", "--port", str(free_port())]
-    with subprocess.Popen(line, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        line, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdout.readline()
         time.sleep(after)
         assert end(process, signal.SIGTERM) < SECONDS

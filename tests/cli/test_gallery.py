@@ -58,11 +58,17 @@ def test_add_embeds_what_is_new_and_passes_over_what_is_known(run, photos, vecto
     assert run("undo", index).out == "taken back: add: nothing changed\n" and people(run, index)["s1"] == 10
     assert run("rename", index, "s2", "s2").out == "rename: nothing changed\n"
     assert [line.split("  ")[1] for line in run("list", index, "--log").out.splitlines()] == [
-        "rename: nothing changed", "add: nothing changed", "add: nothing changed", "add: 9 faces",
-    ]  # fmt: skip
+        "rename: nothing changed",
+        "add: nothing changed",
+        "add: nothing changed",
+        "add: 9 faces",
+    ]
     assert [run("undo", index).out.removeprefix("taken back: ") for _ in range(4)] == [
-        "rename: nothing changed\n", "add: nothing changed\n", "add: nothing changed\n", "add: 9 faces (s1)\n",
-    ]  # fmt: skip
+        "rename: nothing changed\n",
+        "add: nothing changed\n",
+        "add: nothing changed\n",
+        "add: 9 faces (s1)\n",
+    ]
 
 
 def test_add_takes_vectors_too_by_the_folders_names(run, vectors, index):  # noqa: F811
@@ -142,14 +148,22 @@ def test_filters_reach_the_answers(run, photos, vectors, tmp_path):  # noqa: F81
     assert run("embed", photos, "--metadata", table, "--out", tmp_path / "v").code == 0
     assert run("build-index", tmp_path / "v", "--name", "tagged").code == 0
     v = tmp_path / "v"
-    names = {option: {name for name, _ in answer(run, "tagged", v, "s1", "--k", "99", *option)} for option in [
-        ("--where", "year<=1993"), ("--where", "tags:tall", "--where", "year>1995"), ("--where", "identity=s2", "--where", "identity=s7"),
-    ]}  # fmt: skip
+    names = {
+        option: {name for name, _ in answer(run, "tagged", v, "s1", "--k", "99", *option)}
+        for option in [
+            ("--where", "year<=1993"),
+            ("--where", "tags:tall", "--where", "year>1995"),
+            ("--where", "identity=s2", "--where", "identity=s7"),
+        ]
+    }
     assert list(names.values()) == [{"s1", "s2", "s3"}, {"s7", "s9"}, {"s2", "s7"}]
     wrong = run("search", "tagged", v, "--where", "height>3")
     assert wrong.code == 2 and "'height'" in wrong.error and "tags" in wrong.error
     assert run("search", "tagged", v, "--where", "what").code == 2
-    assert answer(run, "tagged", v, "s1", "--min-score", "0.99") == [] and len(answer(run, "tagged", v, "s1", "--score", "template")) == 5
+    assert (
+        answer(run, "tagged", v, "s1", "--min-score", "0.99") == []
+        and len(answer(run, "tagged", v, "s1", "--score", "template")) == 5
+    )
 
 
 @pytest.mark.parametrize("name", ["hits.csv", "hits", "hits.parquet.gz"])
@@ -172,15 +186,23 @@ def test_unknown_is_an_answer_once_calibrated(run, vectors, index):  # noqa: F81
     assert known["known"] is True and known["chance"] == pytest.approx(1 / 11)
     assert run("remove", index, "--identity", "s1").code == 0
     stranger = asked(run, index, vectors)
-    assert stranger["known"] == (stranger["hits"][0]["score"] >= result["threshold"]) and stranger["chance"] >= known["chance"]
+    assert (
+        stranger["known"] == (stranger["hits"][0]["score"] >= result["threshold"])
+        and stranger["chance"] >= known["chance"]
+    )
     word = "known" if stranger["known"] else "unknown"
     table = run("search", index, vectors).out.splitlines()
     start = f"probe/s1/2.pgm: {word} (a stranger scores as high with a chance of "
     assert any(line.startswith((f"{start}0.", f"{start}at most 1 in 11")) for line in table)
     assert any(
-        line.startswith("probe/s2/2.pgm: known") and "at most 1 in 11: only 10 people are enrolled, too few" in line for line in table
+        line.startswith("probe/s2/2.pgm: known") and "at most 1 in 11: only 10 people are enrolled, too few" in line
+        for line in table
     )
-    assert known["chance_limit"] == known["chance"] and known["weak"].startswith("only 10 people are enrolled") and known["stale"] is None
+    assert (
+        known["chance_limit"] == known["chance"]
+        and known["weak"].startswith("only 10 people are enrolled")
+        and known["stale"] is None
+    )
     assert run("remove", index, "--identity", "s2").code == 0
     done = run("search", index, vectors)
     assert (
@@ -193,10 +215,21 @@ def test_unknown_is_an_answer_once_calibrated(run, vectors, index):  # noqa: F81
 
 def test_many_probes_go_to_parquet(run, vectors, index, tmp_path):  # noqa: F811
     done = run("search", index, vectors, "--k", "3", "--out", tmp_path / "hits.parquet", "--json")
-    assert json.loads(done.out) == {"out": str(tmp_path / "hits.parquet"), "photos": 100, "unread": 0, "faces": 100, "rows": 300}
+    assert json.loads(done.out) == {
+        "out": str(tmp_path / "hits.parquet"),
+        "photos": 100,
+        "unread": 0,
+        "faces": 100,
+        "rows": 300,
+    }
     table = pq.read_table(tmp_path / "hits.parquet").to_pylist()
     found = json.loads(run("search", index, vectors, "--k", "3", "--json").out)["probes"]
-    printed = [(p["image"], h["rank"], h["identity"], np.float32(h["score"])) for p in found for f in p["faces"] for h in f["hits"]]
+    printed = [
+        (p["image"], h["rank"], h["identity"], np.float32(h["score"]))
+        for p in found
+        for f in p["faces"]
+        for h in f["hits"]
+    ]
     assert [(r["image"], r["rank"], r["hit_identity"], np.float32(r["score"])) for r in table] == printed
 
 
@@ -205,7 +238,9 @@ def test_compare_two_photos(run, photos, vectors, index, tmp_path):  # noqa: F81
     score = float(run("compare", *same).out)
     assert score == pytest.approx(answer(run, index, vectors)[0][1], abs=1e-4)
     other = run("compare", same[0], photos / "probe" / "s2" / "2.pgm", "--name", index)
-    assert float(other.out) == pytest.approx(answer(run, index, vectors, "s2", "--where", "identity=s1")[0][1], abs=1e-4)
+    assert float(other.out) == pytest.approx(
+        answer(run, index, vectors, "s2", "--where", "identity=s1")[0][1], abs=1e-4
+    )
     assert run("compare", same[0], photos / "nothing.jpg").code == 3
     both = Image.new("L", (3 * 92, 112))
     both.paste(Image.open(same[0]), (0, 0))
@@ -222,7 +257,9 @@ def test_compare_takes_two_photos_and_no_folder_or_csv(run, tmp_path, how):
     (tmp_path / "one.csv").write_text("image,identity\na.jpg,ann\n")
     for path, what in ((tmp_path, "folder"), (tmp_path / "one.csv", "CSV")):
         done = run("compare", tmp_path / "a.jpg", path, *how)
-        assert done.code == 2 and f"expected two photos, {path} is a {what}: " in done.err and done.err.count("\n") == 1, done.err
+        assert (
+            done.code == 2 and f"expected two photos, {path} is a {what}: " in done.err and done.err.count("\n") == 1
+        ), done.err
 
 
 def test_compare_says_why_a_photo_cannot_be_read(run, photos, tmp_path):  # noqa: F811
@@ -246,7 +283,9 @@ def test_what_is_exported_trains_embeds_and_builds(run, vectors, index, tmp_path
     trained = run("train", tmp_path / "small", "--epochs", "1,1", "--out", tmp_path / "model")
     assert trained.code == 0, trained.err
     assert run("add", index, vectors, "--split", "probe", "--identity", "everybody").code == 0
-    assert run("export", index, "--crops", "--out", tmp_path / "out").out.startswith(f"{tmp_path / 'out'}: 100 faces of 11 people")
+    assert run("export", index, "--crops", "--out", tmp_path / "out").out.startswith(
+        f"{tmp_path / 'out'}: 100 faces of 11 people"
+    )
     names = DataSet(tmp_path / "out").table(["identity"])["identity"].to_pylist()
     assert names.count("everybody") == 90 and "corrected" in names and "s1" not in names
     assert run("build-index", tmp_path / "out", "--name", "again").code == 0
@@ -278,7 +317,9 @@ def test_forgetting_for_good(run, photos, vectors, index, own_indexes, tmp_path,
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
         for model, names in (("knows", ["S3", "s4"]), ("knows-not", ["s4"])):
-            part = store.store_part({"Bottleneck/kernel": np.full((2, 2), len(names), np.float32)}, model, "fixed", "ab" * 32)
+            part = store.store_part(
+                {"Bottleneck/kernel": np.full((2, 2), len(names), np.float32)}, model, "fixed", "ab" * 32
+            )
             trained_on.write(store.stored_file(part).parent, [trained_on.Training.of(names)])
         with closing(Accounts()) as accounts:  # as a server leaves it
             key = accounts.holder(accounts.make_key("me", "write", 0))
@@ -289,7 +330,12 @@ def test_forgetting_for_good(run, photos, vectors, index, own_indexes, tmp_path,
             assert accounts.begin_write(key, "mark", b"rename") == (False, 200, None, True)
         assert not any(b"Erika" in file.read_bytes() for file in (tmp_path / "data").glob("server.db*"))
     receipt = json.loads(done.out)
-    assert done.code == 0 and len(receipt["face_ids"]) == 1 and not receipt["pending"] and sum(receipt["files"].values()) == 0
+    assert (
+        done.code == 0
+        and len(receipt["face_ids"]) == 1
+        and not receipt["pending"]
+        and sum(receipt["files"].values()) == 0
+    )
     assert any("original photos" in line for line in receipt["not_cleaned"])
     assert [line.split()[1] for line in receipt["not_cleaned"] if line.startswith("model")] == ["knows"]
     kept = Path(receipt["receipt"])
@@ -318,7 +364,10 @@ def test_backup_and_restore(run, photos, vectors, index, tmp_path):  # noqa: F81
     assert run("restore", tmp_path / "b.facegallery", "--name", index).code == 5
     assert run("restore", tmp_path / "b.facegallery", "--name", index, "--replace").code == 0
     assert answer(run, index, vectors) == before
-    assert run("restore", tmp_path / "b.facegallery", "--name", "other").code == 0 and answer(run, "other", vectors) == before
+    assert (
+        run("restore", tmp_path / "b.facegallery", "--name", "other").code == 0
+        and answer(run, "other", vectors) == before
+    )
     assert run("restore", photos / "probe" / "s1" / "2.pgm", "--name", "third").code == 3
 
 
@@ -326,14 +375,19 @@ def test_an_encrypted_index_needs_its_key(run, photos, vectors, own_indexes, tmp
     assert run("build-index", vectors, "--name", "plain").code == 0
     assert run("build-index", vectors, "--name", "secret", "--encrypt").code == 5
     assert run("build-index", vectors, "--name", "secret", "--encrypt", **KEY).code == 0
-    assert sorted(p.name for p in (own_indexes / "secret").iterdir() if not p.name.startswith("gallery.db-")) == ["encrypted", "gallery.db"]
+    assert sorted(p.name for p in (own_indexes / "secret").iterdir() if not p.name.startswith("gallery.db-")) == [
+        "encrypted",
+        "gallery.db",
+    ]
     assert b"gallery/s1" not in (own_indexes / "secret" / "gallery.db").read_bytes()
     assert answer(run, "secret", vectors, **KEY) == answer(run, "plain", vectors)
     key_file = tmp_path / "key"
     key_file.write_text(KEY["FACEGALLERY_KEY"] + "\n")
     assert answer(run, "secret", vectors, FACEGALLERY_KEY_FILE=str(key_file)) == answer(run, "plain", vectors)
     missing, wrong = run("search", "secret", vectors), run("search", "secret", vectors, FACEGALLERY_KEY="another")
-    assert missing.code == 5 and "received none" in missing.error and wrong.code == 5 and "received another" in wrong.error
+    assert (
+        missing.code == 5 and "received none" in missing.error and wrong.code == 5 and "received another" in wrong.error
+    )
     assert run("add", "secret", photos / "probe" / "s1", "--identity", "s1", **KEY).code == 0
     assert run("verify", "secret", **KEY).code == 0
 
@@ -345,7 +399,12 @@ def test_verify_names_what_is_damaged_and_mends_what_is_derived(run, index, own_
     data[-3] ^= 1
     path.write_bytes(data)
     done = run("verify", index)
-    assert done.code == 0 and "index.faiss" in done.out and "made anew" in done.out and done.out.splitlines()[-1].endswith("sound")
+    assert (
+        done.code == 0
+        and "index.faiss" in done.out
+        and "made anew" in done.out
+        and done.out.splitlines()[-1].endswith("sound")
+    )
     data = bytearray((folder / "gallery.db").read_bytes())
     at = data.find(b"gallery/s7/1.pgm")
     data[at] ^= 1
@@ -377,7 +436,7 @@ def test_each_mistake_is_one_line_and_its_exit_code(run, vectors, index, photos,
         (3, "is not there", ["forget", index, "--identity", "s1", "--also", tmp_path / "nowhere"]),
         (5, "there is none: run `build-index", ["info", "nobody"]),
         (3, "is not there", ["restore", tmp_path / "nowhere", "--name", "x"]),
-    ]:  # fmt: skip
+    ]:
         done = run(*arguments)
         assert done.code == code, (arguments, done.err)
         assert word in done.error, (arguments, done.error)
@@ -395,9 +454,23 @@ def test_a_folder_that_can_only_be_read(run, vectors, index, own_indexes):  # no
 
     def call(*command) -> subprocess.CompletedProcess:
         return subprocess.run(
-            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inner, str(own_indexes), sys.executable, str(ROOT / "cli.py"), *map(str, command)],
-            capture_output=True, text=True, env=os.environ,
-        )  # fmt: skip
+            [
+                "unshare",
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                inner,
+                str(own_indexes),
+                sys.executable,
+                str(ROOT / "cli.py"),
+                *map(str, command),
+            ],
+            capture_output=True,
+            text=True,
+            env=os.environ,
+        )
 
     done = call("search", index, vectors, "--one-face", "--json")
     if "unshare" in done.stderr or "mount:" in done.stderr:

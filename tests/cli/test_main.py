@@ -43,7 +43,14 @@ def vectors(photos, tmp_path_factory) -> Path:
     from facegallery.workflows.photos import embed, make_embedder
 
     folder = tmp_path_factory.mktemp("vectors") / "v"
-    embed(photos, folder, make_embedder("msceleb", Compute(), "plain", lambda line: None), Options(), None, lambda done, total: None)
+    embed(
+        photos,
+        folder,
+        make_embedder("msceleb", Compute(), "plain", lambda line: None),
+        Options(),
+        None,
+        lambda done, total: None,
+    )
     return folder
 
 
@@ -104,12 +111,25 @@ def test_photos_to_answers(run, photos, tmp_path, own_indexes):
 
 def test_search_prints_json_a_table_and_a_picture(run, photos, index, tmp_path):
     photo = photos / "probe" / "s1" / "2.pgm"
-    (probe,) = json.loads(run("search", index, photo, "--k", "3", "--json", "--image", tmp_path / "a.png").out)["probes"]
+    (probe,) = json.loads(run("search", index, photo, "--k", "3", "--json", "--image", tmp_path / "a.png").out)[
+        "probes"
+    ]
     (face,) = probe["faces"]
     assert set(probe) == {"image", "identity", "outcome", "why", "faces"} and set(face) == {
-        "face_id", "box", "confidence", "known", "chance", "chance_limit", "weak", "stale", "margin", "hits",
-    }  # fmt: skip
-    assert face["known"] is None and [h["rank"] for h in face["hits"]] == [1, 2, 3] and face["hits"][0]["identity"] == "s1"
+        "face_id",
+        "box",
+        "confidence",
+        "known",
+        "chance",
+        "chance_limit",
+        "weak",
+        "stale",
+        "margin",
+        "hits",
+    }
+    assert (
+        face["known"] is None and [h["rank"] for h in face["hits"]] == [1, 2, 3] and face["hits"][0]["identity"] == "s1"
+    )
     assert set(face["hits"][0]) == {"rank", "identity", "score", "face_id", "image"}
     assert [h["score"] for h in face["hits"]] == sorted((h["score"] for h in face["hits"]), reverse=True)
     with Image.open(tmp_path / "a.png") as picture:
@@ -129,7 +149,11 @@ def test_search_ends_with_3_where_no_photo_could_be_read(run, photos, vectors, i
     for name in ("page.jpg", "other.jpg"):
         (tmp_path / name).write_text("<!DOCTYPE html><html>404</html>")
     Image.new("RGB", (96, 96)).save(tmp_path / "black.png")
-    assert run("search", index, tmp_path / "page.jpg").code == run("search", index, tmp_path / "page.jpg", tmp_path / "other.jpg").code == 3
+    assert (
+        run("search", index, tmp_path / "page.jpg").code
+        == run("search", index, tmp_path / "page.jpg", tmp_path / "other.jpg").code
+        == 3
+    )
     assert run("search", index, tmp_path / "page.jpg", "--out", tmp_path / "hits.parquet").code == 3
     assert run("search", index, tmp_path / "black.png").code == 0, "it was read: there is nobody in it"
     assert run("search", index, tmp_path / "page.jpg", photos / "probe" / "s1" / "2.pgm").code == 0
@@ -158,7 +182,11 @@ def test_what_was_asked_of_an_index_stays_with_it(run, vectors, index):
     assert recall() == (0.99, None, "exact")
     done = run("build-index", vectors, "--name", index, "--recall", "0.95", "--memory", "1.5G")
     assert done.code == 0 and "every vector is compared" in done.err and recall() == (0.95, 1_500_000_000, "exact")
-    assert "already there" in run("build-index", vectors, "--name", index).out and recall() == (0.95, 1_500_000_000, "exact")
+    assert "already there" in run("build-index", vectors, "--name", index).out and recall() == (
+        0.95,
+        1_500_000_000,
+        "exact",
+    )
 
 
 def test_another_folder_into_the_same_data_set_is_said_so(run, photos, tmp_path):
@@ -186,8 +214,19 @@ def test_a_photo_among_many_costs_only_itself(run, photos, tmp_path):
     (folder / "loop").symlink_to(folder)
     (folder / "out.jpg").symlink_to(photos / "probe" / "s2" / "2.pgm")
     done = run("align", folder, "--out", tmp_path / "c", "--json", "--sheet", tmp_path / "sheet.png")
-    assert done.code == 0 and json.loads(done.out)["outcomes"] == {"ok": 9, "outside": 1, "too_large": 1, "unreadable": 2}
-    for word in ("text.jpg: unreadable", "empty.jpg: unreadable", "bomb.png: too_large", "out.jpg: outside", "loop: a link"):
+    assert done.code == 0 and json.loads(done.out)["outcomes"] == {
+        "ok": 9,
+        "outside": 1,
+        "too_large": 1,
+        "unreadable": 2,
+    }
+    for word in (
+        "text.jpg: unreadable",
+        "empty.jpg: unreadable",
+        "bomb.png: too_large",
+        "out.jpg: outside",
+        "loop: a link",
+    ):
         assert word in done.err
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
     assert run("align", folder, "--out", tmp_path / "c", "--strict").code == 1
@@ -250,27 +289,37 @@ def full_disk(folder: Path, size: str, command: list) -> subprocess.CompletedPro
     inner = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
     return subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inner, str(folder), *map(str, command)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("command", ["embed", "build-index"])
 def test_a_full_disk_is_one_line(photos, vectors, tmp_path, command):
     small = tmp_path / "small"
     small.mkdir()
-    arguments = {"embed": ["embed", photos, "--out", small / "v"], "build-index": ["build-index", vectors, "--name", "x"]}[command]
+    arguments = {
+        "embed": ["embed", photos, "--out", small / "v"],
+        "build-index": ["build-index", vectors, "--name", "x"],
+    }[command]
     environment = ["env", f"FACEGALLERY_INDEXES={small}", f"FACEGALLERY_DATA={os.environ['FACEGALLERY_DATA']}"]
     done = full_disk(small, "256k", [*environment, sys.executable, ROOT / "cli.py", *arguments])
     if "unshare" in done.stderr:  # a system without user namespaces: a limit on the size of files instead
         limited = "ulimit -f 100; trap '' XFSZ; exec \"$@\""
-        done = subprocess.run(["sh", "-c", limited, "sh", *environment, sys.executable, str(ROOT / "cli.py"), *map(str, arguments)], capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run(
+            ["sh", "-c", limited, "sh", *environment, sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+        )
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 6 and len(errors) == 1, done.stderr
 
 
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(run, photos, tmp_path):
     command = [sys.executable, str(ROOT / "cli.py"), "embed", str(photos), "--out", str(tmp_path / "v")]
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, these tests too, ignore it
+    heard = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a shell's background jobs, these tests too, ignore it
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     assert "msceleb on CPU:0" in process.stderr.readline()
     time.sleep(0.5)
@@ -297,7 +346,9 @@ def test_the_homeworks_layout_end_to_end(run, att, tmp_path):
 
 def test_weights_commands(run, tmp_path):
     listed = json.loads(run("weights", "list", "--json").out)
-    assert [e["name"] for e in listed[:5]] == ["msceleb", "casia", "vggface2", "sface", "duo"] and all("licence" in e for e in listed[:4])
+    assert [e["name"] for e in listed[:5]] == ["msceleb", "casia", "vggface2", "sface", "duo"] and all(
+        "licence" in e for e in listed[:4]
+    )
     assert run("weights", "verify").code == 0
     assert "already here" in run("weights", "fetch", "msceleb").err
     assert run("weights", "fetch", "vgg").code == 2

@@ -82,7 +82,8 @@ def test_a_long_name_can_be_written(tmp_path):
 
 def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
     dead, mine, another = (
-        tmp_path / name for name in ("_tmp-999999999.12345-x", f"{temporary_prefix()}0-x", f"_tmp-{os.getpid()}.12345-x")
+        tmp_path / name
+        for name in ("_tmp-999999999.12345-x", f"{temporary_prefix()}0-x", f"_tmp-{os.getpid()}.12345-x")
     )
     dead.mkdir(), (dead / "x").touch(), mine.touch(), another.touch()
     drop_stale_temporaries(tmp_path)
@@ -92,9 +93,24 @@ def test_only_temporaries_of_dead_processes_are_removed(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["photos", "notes.txt", "999999999", "999999999-x", "2024-12-31", "2024.12-photos", "12.2024-photos", "1.2.20241231-photos",
-     "999999999.12345", "999999999.12345.0000000g-0-x", "999999999.12345.00000000-x", "٣.12345-x", "ended.ended-x", "", "1.1.00000000-0-"],
-)  # fmt: skip
+    [
+        "photos",
+        "notes.txt",
+        "999999999",
+        "999999999-x",
+        "2024-12-31",
+        "2024.12-photos",
+        "12.2024-photos",
+        "1.2.20241231-photos",
+        "999999999.12345",
+        "999999999.12345.0000000g-0-x",
+        "999999999.12345.00000000-x",
+        "٣.12345-x",
+        "ended.ended-x",
+        "",
+        "1.1.00000000-0-",
+    ],
+)
 def test_other_files_with_the_beginning_of_a_temporary_stay(tmp_path, monkeypatch, name):
     monkeypatch.setattr(files, "GRACE", -1.0)
     monkeypatch.setattr(files, "UNLOCKABLE_GRACE", -1.0)
@@ -107,7 +123,11 @@ def test_other_files_with_the_beginning_of_a_temporary_stay(tmp_path, monkeypatc
 
 def test_every_name_that_this_process_gives_is_a_temporarys(tmp_path):
     with temporary_folder(tmp_path) as folder:
-        names = [folder.name, temporary_beside(tmp_path / "_x\ny.db").name, f"{temporary_prefix()}{uuid.uuid4().hex}-built"]
+        names = [
+            folder.name,
+            temporary_beside(tmp_path / "_x\ny.db").name,
+            f"{temporary_prefix()}{uuid.uuid4().hex}-built",
+        ]
     assert all(map(files.is_temporary, names)) and not files.is_temporary(f"x{names[0]}")
 
 
@@ -158,7 +178,9 @@ def test_the_second_process_waits_and_says_for_whom(tmp_path, before):
         kill(process)  # with -9: the kernel frees the lock
 
     with locked(tmp_path, killed_meanwhile):
-        assert len(said) == 1 and f"{tmp_path} is being written by process {1 if before else process.pid} on " in said[0]
+        assert (
+            len(said) == 1 and f"{tmp_path} is being written by process {1 if before else process.pid} on " in said[0]
+        )
     assert time.monotonic() - started < 10
     with locked(tmp_path, said.append):
         pass

@@ -8,10 +8,30 @@ from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.names import name_or_none, person_name, spelling, spelling_notes, spelt_otherwise
 
 ANN = [
-    "Ann Lee", "Ann Lee ", " Ann  Lee", "Ann\tLee", "Ann\nLee", "Ann\r\nLee", "Ann\u00a0Lee", "\ufeffAnn Lee", "Ann\u200b Lee",
-    "Ann Lee\u200b", "A\u00adnn Lee", "\u202aAnn Lee\u202c", "Ann\u2028Lee", "Ann\u3000Lee", "Ann\u2060 Lee", "Ann Lee\u200d",
-    "An\u200cn Lee", "Ann\ufe0f Lee", "Ann \u2800Lee", "\x0bAnn Lee\x85", "Ann\u034f Lee", "Ann \U000e0041Lee", "Ann\u3164 Lee",
-]  # fmt: skip
+    "Ann Lee",
+    "Ann Lee ",
+    " Ann  Lee",
+    "Ann\tLee",
+    "Ann\nLee",
+    "Ann\r\nLee",
+    "Ann\u00a0Lee",
+    "\ufeffAnn Lee",
+    "Ann\u200b Lee",
+    "Ann Lee\u200b",
+    "A\u00adnn Lee",
+    "\u202aAnn Lee\u202c",
+    "Ann\u2028Lee",
+    "Ann\u3000Lee",
+    "Ann\u2060 Lee",
+    "Ann Lee\u200d",
+    "An\u200cn Lee",
+    "Ann\ufe0f Lee",
+    "Ann \u2800Lee",
+    "\x0bAnn Lee\x85",
+    "Ann\u034f Lee",
+    "Ann \U000e0041Lee",
+    "Ann\u3164 Lee",
+]
 SHOWING = [
     "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",  # Alireza in Persian, with a non-joiner
     "\u0d05\u0d28\u0d4d\u200d",  # Malayalam, an old chillu at the end
@@ -38,7 +58,8 @@ def test_forms_of_one_letter_are_one_name():
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "\n", "\u200b", "\u200d", "\ufe0f", "A\x00nn", "A\x07nn", "A\x1bnn", "A\x9bnn", "Jos\udce9", "x" * 501]
+    "name",
+    ["", " ", "\n", "\u200b", "\u200d", "\ufe0f", "A\x00nn", "A\x07nn", "A\x1bnn", "A\x9bnn", "Jos\udce9", "x" * 501],
 )
 def test_a_name_that_cannot_be_is_refused_in_one_line(name):
     with pytest.raises((DataError, InputError), match="line 7 of x.csv") as error:
@@ -53,7 +74,9 @@ def test_the_spelling_is_its_own_spelling(name):
     assert spelling(clean) == clean == unicodedata.normalize("NFC", clean) == clean.strip() and "  " not in clean
 
 
-@given(st.text("ab\u0301 \t\n\u200b\u200c\u200d\ufe0f\u00ad\u0627\u064e\u0d4d\u0d28\U0001f469\U000e0100\u1100\u1161\u115f"))
+@given(
+    st.text("ab\u0301 \t\n\u200b\u200c\u200d\ufe0f\u00ad\u0627\u064e\u0d4d\u0d28\U0001f469\U000e0100\u1100\u1161\u115f")
+)
 def test_the_spelling_is_its_own_spelling_where_marks_meet(name):
     assert spelling(spelling(name)) == spelling(name)
 
@@ -61,7 +84,12 @@ def test_the_spelling_is_its_own_spelling_where_marks_meet(name):
 def test_names_that_differ_by_case_or_form_are_told():
     enrolled = ["Ann Lee", "Bob", "BOB", "Jos\u00e9", "Cy"]
     names = ["ann lee", "Ann Lee", "JOS\u00c9", "\uff23\uff59", "Dan", "ann lee"]
-    assert spelt_otherwise(names, enrolled) == [("Bob", "BOB"), ("ann lee", "Ann Lee"), ("JOS\u00c9", "Jos\u00e9"), ("\uff23\uff59", "Cy")]
+    assert spelt_otherwise(names, enrolled) == [
+        ("Bob", "BOB"),
+        ("ann lee", "Ann Lee"),
+        ("JOS\u00c9", "Jos\u00e9"),
+        ("\uff23\uff59", "Cy"),
+    ]
 
 
 def test_composed_and_decomposed_are_one():

@@ -55,22 +55,35 @@ def nothing(done, total):
 
 
 def embed(photos, out, embedder, detector, progress=nothing):
-    return process_photos(list_photos(photos), out, PhotoStage(embedder.spec, detector, embedder, Options()), "embed", progress)
+    return process_photos(
+        list_photos(photos), out, PhotoStage(embedder.spec, detector, embedder, Options()), "embed", progress
+    )
 
 
 def same(a: pa.Table, b: pa.Table) -> None:
     """Equal as DESIGN says: same rows and columns in the same order, vectors within 1e-6."""
     assert a.drop_columns(["vector"]).equals(b.drop_columns(["vector"]))
     assert a["vector"].is_null().equals(b["vector"].is_null())
-    assert np.abs(vectors_of(a.filter(a["vector"].is_valid()), 128) - vectors_of(b.filter(b["vector"].is_valid()), 128)).max() <= 1e-6
+    assert (
+        np.abs(
+            vectors_of(a.filter(a["vector"].is_valid()), 128) - vectors_of(b.filter(b["vector"].is_valid()), 128)
+        ).max()
+        <= 1e-6
+    )
 
 
 def test_every_photo_has_a_row_and_a_bad_one_costs_only_itself(photos, tmp_path, embedder, detector):
     ticks = []
-    summary = embed(photos, tmp_path / "v", embedder, detector, progress=lambda done, total: ticks.append((done, total)))
+    summary = embed(
+        photos, tmp_path / "v", embedder, detector, progress=lambda done, total: ticks.append((done, total))
+    )
     table = DataSet(tmp_path / "v").table()
     assert table["image"].to_pylist() == [e.path for e in list_photos(photos).entries] and table.num_rows == PHOTOS + 3
-    assert summary.outcomes == {"no_face": 1, "ok": PHOTOS, "too_small": 1, "unreadable": 1} == DataSet(tmp_path / "v").outcomes
+    assert (
+        summary.outcomes
+        == {"no_face": 1, "ok": PHOTOS, "too_small": 1, "unreadable": 1}
+        == DataSet(tmp_path / "v").outcomes
+    )
     assert sorted(p.split(" (")[0] for p in summary.problems) == [
         "s1/broken.jpg: unreadable",
         "s2/blank.ppm: no_face",
@@ -111,16 +124,26 @@ def test_all_faces_of_a_photo(att, tmp_path, detector):
         assert [(r["face"], r["identity"]) for r in rows] == expected
         assert all(r["box"][0] <= r["landmarks"][0] <= r["box"][2] and len(r["landmarks"]) == 10 for r in rows)
         (first, *_) = to_rows(DataSet(tmp_path / f"c{all_faces}").table())
-        boxes = [face.box for face in detector([np.asarray(Image.open(tmp_path / "p" / "Ann" / "both.png").convert("RGB"))])[0]]
+        boxes = [
+            face.box
+            for face in detector([np.asarray(Image.open(tmp_path / "p" / "Ann" / "both.png").convert("RGB"))])[0]
+        ]
         areas = sorted((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes)
         assert first.photo_faces == 2 and first.is_unsure
-        assert first.largest_other in (pytest.approx(areas[0] / areas[1], rel=1e-4), pytest.approx(areas[1] / areas[0], rel=1e-4))
+        assert first.largest_other in (
+            pytest.approx(areas[0] / areas[1], rel=1e-4),
+            pytest.approx(areas[1] / areas[0], rel=1e-4),
+        )
 
 
 def test_a_photo_of_one_face_is_sure(photos, tmp_path, detector):
-    summary = process_photos(list_photos(photos), tmp_path / "c", PhotoStage(FaceSpec(), detector, None, Options()), "align", nothing)
+    summary = process_photos(
+        list_photos(photos), tmp_path / "c", PhotoStage(FaceSpec(), detector, None, Options()), "align", nothing
+    )
     rows = [row for row in to_rows(DataSet(tmp_path / "c").table()) if row.outcome == "ok"]
-    assert {(row.photo_faces, row.largest_other, row.is_unsure) for row in rows if row.photo_faces == 1} == {(1, 0, False)}
+    assert {(row.photo_faces, row.largest_other, row.is_unsure) for row in rows if row.photo_faces == 1} == {
+        (1, 0, False)
+    }
     assert len(summary.unsure) == sum(row.is_unsure for row in rows)
 
 
@@ -163,7 +186,11 @@ print("done", flush=True)
 
 def start(photos, out):
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(photos), str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", KILLED, str(photos), str(out)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert process.stdout.readline() == "ready\n"
     return process

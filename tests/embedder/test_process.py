@@ -16,10 +16,52 @@ from tests.conftest import ROOT
 from tests.served import build, running
 
 NAMES = (
-    "resource", "numpy", "json", "io", "os", "re", "signal", "select", "struct", "socket", "pickle", "runpy", "hashlib", "tempfile", "secrets", "ctypes",
-    "subprocess", "threading", "multiprocessing", "importlib", "PIL", "embedder", "facegallery", "indexer", "cli", "pip", "encodings", "sitecustomize", "usercustomize", "pillow_heif", "mtcnn",
-    "uvicorn", "fastapi", "server", "workflows", "tensorflow", "openvino", "faiss", "apsw", "scipy", "pyarrow", "joblib", "click", "setuptools", "pkg_resources",
-)  # fmt: skip
+    "resource",
+    "numpy",
+    "json",
+    "io",
+    "os",
+    "re",
+    "signal",
+    "select",
+    "struct",
+    "socket",
+    "pickle",
+    "runpy",
+    "hashlib",
+    "tempfile",
+    "secrets",
+    "ctypes",
+    "subprocess",
+    "threading",
+    "multiprocessing",
+    "importlib",
+    "PIL",
+    "embedder",
+    "facegallery",
+    "indexer",
+    "cli",
+    "pip",
+    "encodings",
+    "sitecustomize",
+    "usercustomize",
+    "pillow_heif",
+    "mtcnn",
+    "uvicorn",
+    "fastapi",
+    "server",
+    "workflows",
+    "tensorflow",
+    "openvino",
+    "faiss",
+    "apsw",
+    "scipy",
+    "pyarrow",
+    "joblib",
+    "click",
+    "setuptools",
+    "pkg_resources",
+)
 
 
 @pytest.fixture
@@ -87,8 +129,10 @@ def test_a_server_of_two_processes_runs_our_own_code(trap, att, tmp_path, monkey
         for i in range(1, 7):
             answer = httpx.post(
                 f"{server.url}/v1/indexes/att/search",
-                content=server.probe(i), headers={"Authorization": f"Bearer {server.key}"}, timeout=60,
-            )  # fmt: skip
+                content=server.probe(i),
+                headers={"Authorization": f"Bearer {server.key}"},
+                timeout=60,
+            )
             assert answer.status_code == 200 and answer.json()["faces"][0]["hits"][0]["identity"] == f"s{i}"
     assert list(marks.iterdir()) == []
 
@@ -98,7 +142,9 @@ def test_pip_is_the_installed_one(trap, monkeypatch, tmp_path):
     monkeypatch.chdir(folder)
     for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE"):
         monkeypatch.setenv(name, str(folder))
-    done = subprocess.run(process.command("pip", "--version"), capture_output=True, text=True, env=process.environment(), cwd=folder)
+    done = subprocess.run(
+        process.command("pip", "--version"), capture_output=True, text=True, env=process.environment(), cwd=folder
+    )
     assert done.stdout.startswith("pip "), done.stderr
     with pytest.raises(fetch.SystemFault, match="expected pip to download"):
         monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -122,9 +168,7 @@ def test_our_folder_comes_after_what_is_installed_and_others_come_last(monkeypat
 def test_an_installation_that_only_a_variable_leads_to_works(tmp_path):
     """A module that is found by PYTHONPATH alone can be the work of a process."""
     (tmp_path / "elsewhere.py").write_text("def double(n):\n    return 2 * n\n")
-    script = (
-        "import elsewhere\nfrom facegallery.embedder.photos.workers import Workers\nprint(Workers(elsewhere.double).submit(21).result())"
-    )
+    script = "import elsewhere\nfrom facegallery.embedder.photos.workers import Workers\nprint(Workers(elsewhere.double).submit(21).result())"
     variables = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/", env=variables)
     assert done.stdout == "42\n", done.stderr

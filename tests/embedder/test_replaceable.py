@@ -20,9 +20,21 @@ Image.new("RGB", (8, 8), "red").save(PHOTO, "JPEG")
 PNG = BytesIO()
 Image.new("RGB", (8, 8), "red").save(PNG, "PNG")
 OF_OTHERS = [
-    PHOTO.getvalue(), PNG.getvalue(), b"some notes\n", b"{}", b'{"index": 1}', b"[]", b"<html></html>", b"\0" * 100, b"top1 0.9\n", b"PAR1PAR1",
-    b"[" * 100_000, b"facegallery", PNG.getvalue() + b"facegallery", b"\xff",
-]  # fmt: skip
+    PHOTO.getvalue(),
+    PNG.getvalue(),
+    b"some notes\n",
+    b"{}",
+    b'{"index": 1}',
+    b"[]",
+    b"<html></html>",
+    b"\0" * 100,
+    b"top1 0.9\n",
+    b"PAR1PAR1",
+    b"[" * 100_000,
+    b"facegallery",
+    PNG.getvalue() + b"facegallery",
+    b"\xff",
+]
 RESULT = {"top1": 1.0, "top5": 1.0}
 
 
@@ -45,7 +57,12 @@ def page(path):
     return path.parent / report.FILE
 
 
-WRITERS = {"picture": picture, "hits": hits, "predictions": lambda path: write_predictions(path, [], RESULT), "page": page}
+WRITERS = {
+    "picture": picture,
+    "hits": hits,
+    "predictions": lambda path: write_predictions(path, [], RESULT),
+    "page": page,
+}
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -69,7 +86,11 @@ def test_a_file_of_others_stays(tmp_path, kind, content):
     path.write_bytes(content)
     with pytest.raises(InputError, match="nothing was replaced") as caught:
         WRITERS[kind](path)
-    assert path.read_bytes() == content and [p.name for p in tmp_path.iterdir()] == [path.name] and "\n" not in str(caught.value)
+    assert (
+        path.read_bytes() == content
+        and [p.name for p in tmp_path.iterdir()] == [path.name]
+        and "\n" not in str(caught.value)
+    )
 
 
 @pytest.mark.parametrize("kind", IS_OURS)
@@ -106,15 +127,21 @@ def test_commands_refuse_before_they_do_anything(run, tmp_path):
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "index.html").write_text("<p>mine</p>")
     for command in (
-        ("search", "odd", vectors, "--out", mine), ("search", "odd", vectors, "--image", mine), ("evaluate", "odd", vectors, "--predictions", mine),
-        ("evaluate", "odd", vectors, "--report", tmp_path / "page"), ("forget", "odd", "--identity", "person 1", "--receipt", mine),
-        ("reembed", "odd", "--model", "msceleb", "--report", mine), ("align", tmp_path, "--out", tmp_path / "crops", "--sheet", mine),
+        ("search", "odd", vectors, "--out", mine),
+        ("search", "odd", vectors, "--image", mine),
+        ("evaluate", "odd", vectors, "--predictions", mine),
+        ("evaluate", "odd", vectors, "--report", tmp_path / "page"),
+        ("forget", "odd", "--identity", "person 1", "--receipt", mine),
+        ("reembed", "odd", "--model", "msceleb", "--report", mine),
+        ("align", tmp_path, "--out", tmp_path / "crops", "--sheet", mine),
         ("backup", "odd", mine),
-    ):  # fmt: skip
+    ):
         done = run(*command)
         assert done.code == 2 and done.err.count("\n") <= 2, (command, done)
         assert mine.read_bytes() == PHOTO.getvalue() and "mine" in (tmp_path / "page" / "index.html").read_text()
-    assert {line["identity"] for line in json.loads(run("list", "odd", "--json").out)} == {f"person {i}" for i in range(4)}
+    assert {line["identity"] for line in json.loads(run("list", "odd", "--json").out)} == {
+        f"person {i}" for i in range(4)
+    }
     out, predictions = tmp_path / "hits.parquet", tmp_path / "p.txt"
     for _ in range(2):
         assert run("search", "odd", vectors, "--out", out).code == 0

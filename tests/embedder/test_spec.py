@@ -55,7 +55,9 @@ def test_json_round_trip_and_an_edited_contract_is_refused():
         FaceSpec.from_json(text[:-10])
 
 
-@pytest.mark.parametrize("name, bad", [("zoom", 0.9), ("zoom", 4.1), ("zoom", float("nan")), ("weight", 0.0), ("weight", -1.0)])
+@pytest.mark.parametrize(
+    "name, bad", [("zoom", 0.9), ("zoom", 4.1), ("zoom", float("nan")), ("weight", 0.0), ("weight", -1.0)]
+)
 def test_a_zoom_or_weight_out_of_range_is_refused(name, bad):
     with pytest.raises(InputError, match=name):
         replace(PART, **{name: bad})

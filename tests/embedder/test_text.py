@@ -19,10 +19,16 @@ from tests import synthetic
 from tests.conftest import ROOT
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\r\nerror: b\t\x7f\x9b31m\u202egnp\u2066\u2028\u2029\x85[red]$x$&<b>"
-RAW = [chr(i) for i in (*range(32), *range(127, 160), 0x200E, 0x200F, 0x202E, 0x2028, 0x2029, 0x2066, 0x61C) if chr(i) != "\n"]
+RAW = [
+    chr(i)
+    for i in (*range(32), *range(127, 160), 0x200E, 0x200F, 0x202E, 0x2028, 0x2029, 0x2066, 0x61C)
+    if chr(i) != "\n"
+]
 
 
-@pytest.mark.parametrize("name", ["Ada Lovelace", "Zoë Ångström", "王小明", "محمد", "👩‍👩‍👧", "a\\b", "e\u0301", "", "100 % [red] $x$"])
+@pytest.mark.parametrize(
+    "name", ["Ada Lovelace", "Zoë Ångström", "王小明", "محمد", "👩‍👩‍👧", "a\\b", "e\u0301", "", "100 % [red] $x$"]
+)
 def test_ordinary_unicode_stays(name):
     assert text.printable(name) == name and json.loads(text.to_json(name)) == name
 
@@ -31,8 +37,16 @@ def test_every_control_is_escaped_and_nothing_else():
     for code in range(0x110000):
         character, shown = chr(code), text.printable(chr(code))
         if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs") or unicodedata.bidirectional(character) in (
-            "LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI",
-        ):  # fmt: skip
+            "LRE",
+            "RLE",
+            "PDF",
+            "LRO",
+            "RLO",
+            "LRI",
+            "RLI",
+            "FSI",
+            "PDI",
+        ):
             assert shown == (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
         assert shown.encode() and text.unescaped(shown) == character
 
@@ -83,20 +97,45 @@ def hostile(tmp_path_factory):
 
 
 def run(folder, *arguments):
-    environment = os.environ | {"FACEGALLERY_INDEXES": str(folder / "indexes"), "FACEGALLERY_DATA": str(folder / "data")}
-    return subprocess.run([sys.executable, str(ROOT / "cli.py"), *map(str, arguments)], capture_output=True, env=environment, cwd=folder)
+    environment = os.environ | {
+        "FACEGALLERY_INDEXES": str(folder / "indexes"),
+        "FACEGALLERY_DATA": str(folder / "data"),
+    }
+    return subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)], capture_output=True, env=environment, cwd=folder
+    )
 
 
 COMMANDS = [
-    ("list", "odd"), ("list", "odd", "--json"), ("list", "odd", "--log"), ("list", "odd", "--identity", HOSTILE), ("info", "odd"),
-    ("search", "odd", "vectors"), ("search", "odd", "vectors", "--json"), ("search", "odd", HOSTILE), ("verify", "odd"), ("verify", "odd", "--json"),
-    ("remove", "odd", "--identity", f"person 1{HOSTILE}"), ("rename", "odd", f"person 2{HOSTILE}", "x"), ("undo", "odd"),
-    ("add", "odd", "vectors", "--identity", HOSTILE), ("split", "odd", "0" * 32, "--to", HOSTILE), ("evaluate", "odd", "vectors"),
-    ("forget", "odd", "--identity", HOSTILE), ("build-index", HOSTILE, "--name", HOSTILE), ("embed", HOSTILE, "--out", HOSTILE), (HOSTILE,),
-    ("weights", "import", HOSTILE, "--name", HOSTILE), ("backup", "odd", "--to", HOSTILE), ("restore", HOSTILE, "--name", "other"),
-    ("export", "odd", "--out", "exported"), ("search", "odd", "vectors", "--where", HOSTILE), ("keys", "make", HOSTILE), ("list", "odd", f"--{HOSTILE}"),
+    ("list", "odd"),
+    ("list", "odd", "--json"),
+    ("list", "odd", "--log"),
+    ("list", "odd", "--identity", HOSTILE),
+    ("info", "odd"),
+    ("search", "odd", "vectors"),
+    ("search", "odd", "vectors", "--json"),
+    ("search", "odd", HOSTILE),
+    ("verify", "odd"),
+    ("verify", "odd", "--json"),
+    ("remove", "odd", "--identity", f"person 1{HOSTILE}"),
+    ("rename", "odd", f"person 2{HOSTILE}", "x"),
+    ("undo", "odd"),
+    ("add", "odd", "vectors", "--identity", HOSTILE),
+    ("split", "odd", "0" * 32, "--to", HOSTILE),
+    ("evaluate", "odd", "vectors"),
+    ("forget", "odd", "--identity", HOSTILE),
+    ("build-index", HOSTILE, "--name", HOSTILE),
+    ("embed", HOSTILE, "--out", HOSTILE),
+    (HOSTILE,),
+    ("weights", "import", HOSTILE, "--name", HOSTILE),
+    ("backup", "odd", "--to", HOSTILE),
+    ("restore", HOSTILE, "--name", "other"),
+    ("export", "odd", "--out", "exported"),
+    ("search", "odd", "vectors", "--where", HOSTILE),
+    ("keys", "make", HOSTILE),
+    ("list", "odd", f"--{HOSTILE}"),
     ("build-index", os.fsdecode(b"x\x1b[2J\n\xe9.parquet"), "--name", "y"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0][:12])

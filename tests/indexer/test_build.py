@@ -35,7 +35,9 @@ def state(folder: Path) -> dict:
     db = apsw.Connection(str(folder / "gallery.db"))
     try:
         content = {table: list(db.execute(f"SELECT * FROM {table} ORDER BY 1")) for table in tables}
-        content["meta"] = [line for line in content["meta"] if line[0] not in ("salt", "totals")]  # drawn by chance, and counted
+        content["meta"] = [
+            line for line in content["meta"] if line[0] not in ("salt", "totals")
+        ]  # drawn by chance, and counted
     finally:
         db.close()
     built = (folder / "index.faiss").resolve().parent
@@ -53,11 +55,20 @@ def test_plain_faiss_opens_it_and_it_holds_the_vectors(tmp_path):
     index = faiss.read_index(str(tmp_path / "i" / "nine" / "index.faiss"))
     assert (index.metric_type, index.d, index.ntotal) == (faiss.METRIC_INNER_PRODUCT, D, 27)
     assert faiss.vector_to_array(index.id_map).tolist() == list(range(1, 28))
-    assert (faiss.rev_swig_ptr(faiss.downcast_index(index.index).get_xb(), 27 * D).reshape(27, D) == synthetic.vectors(9, 3)).all()
+    assert (
+        faiss.rev_swig_ptr(faiss.downcast_index(index.index).get_xb(), 27 * D).reshape(27, D) == synthetic.vectors(9, 3)
+    ).all()
     _, found = index.search(rows[13].vector[None], 1)
     with open_gallery(tmp_path / "i" / "nine") as gallery:
         assert gallery.fetch(found[0])[14].face_id == rows[13].face_id
-    assert (report.n, report.d, report.people, report.changed, report.kind, report.centred) == (27, D, 9, True, "exact", False)
+    assert (report.n, report.d, report.people, report.changed, report.kind, report.centred) == (
+        27,
+        D,
+        9,
+        True,
+        "exact",
+        False,
+    )
     assert report.text == f"nine: 27 faces of 9 people, {D} dimensions, exact: built"
 
 
@@ -67,12 +78,19 @@ def test_the_report_hashes_the_index_and_names_nobody(tmp_path):
     report = json.loads(text)
     assert report["files"]["index.faiss"]["sha256"] == sha256((tmp_path / "i" / "index.faiss").read_bytes()).hexdigest()
     assert (report["generation"], report["n"], report["d"], report["people"]) == (1, 3, D, 3)
-    assert report["versions"]["faiss"] == faiss.__version__ and report["reason"] and report["fingerprint"] == synthetic.spec().fingerprint
+    assert (
+        report["versions"]["faiss"] == faiss.__version__
+        and report["reason"]
+        and report["fingerprint"] == synthetic.spec().fingerprint
+    )
     assert "person" not in text and "all/" not in text
 
 
 def test_names_that_are_nearly_the_same_are_told_and_kept(tmp_path):
-    rows = [synthetic.row(f"{name}.jpg", name, x) for name, x in zip(("Ann", "ann", "Bob"), synthetic.vectors(3, 1), strict=True)]
+    rows = [
+        synthetic.row(f"{name}.jpg", name, x)
+        for name, x in zip(("Ann", "ann", "Bob"), synthetic.vectors(3, 1), strict=True)
+    ]
     data = synthetic.write(tmp_path / "v", rows)
     for report in (build(data, tmp_path / "i"), build(data, tmp_path / "i")):
         (note,) = report.notes
@@ -158,13 +176,17 @@ def test_one_face_under_two_people_is_a_conflict(tmp_path):
     x = synthetic.vectors(4, 1)
     same = {"image_sha256": "one photo"}
     rows = [
-        synthetic.row("a/1.jpg", "ann", x[0], **same), synthetic.row("b/1.jpg", "bob", x[0], **same),
-        synthetic.row("a/copy.jpg", "ann", x[0], **same), synthetic.row("b/2.jpg", "bob", x[1]),
-    ]  # fmt: skip
+        synthetic.row("a/1.jpg", "ann", x[0], **same),
+        synthetic.row("b/1.jpg", "bob", x[0], **same),
+        synthetic.row("a/copy.jpg", "ann", x[0], **same),
+        synthetic.row("b/2.jpg", "bob", x[1]),
+    ]
     report = build(synthetic.write(tmp_path / "v", rows), tmp_path / "i")
     assert (report.n, report.people) == (2, 2)
     assert report.left_out == {"the same face again": 1, "the same face under another person": 1}
-    assert [(c.image, c.kept, c.refused, c.face_id) for c in report.conflicts] == [("b/1.jpg", "ann", "bob", rows[0].face_id)]
+    assert [(c.image, c.kept, c.refused, c.face_id) for c in report.conflicts] == [
+        ("b/1.jpg", "ann", "bob", rows[0].face_id)
+    ]
     assert len(report.notes) == 1 and "ann" in report.notes[0] and "bob" in report.notes[0]
     assert build(tmp_path / "v", tmp_path / "i").left_out == report.left_out
 
@@ -181,14 +203,20 @@ def test_the_users_columns_are_kept(tmp_path):
     rows[0].extra = {"year": "1999", "tag": "Übung"}
     build(synthetic.write(tmp_path / "v", rows, extra=["year", "tag"]), tmp_path / "i")
     with open_gallery(tmp_path / "i") as gallery:
-        assert [json.loads(text) for (text,) in gallery.rows("SELECT extra FROM faces ORDER BY id")] == [rows[0].extra, {}]
+        assert [json.loads(text) for (text,) in gallery.rows("SELECT extra FROM faces ORDER BY id")] == [
+            rows[0].extra,
+            {},
+        ]
 
 
 # refusals -------------------------------------------------------------------
 
 
 def test_nothing_to_enrol(tmp_path):
-    rows = [synthetic.row("a.jpg", "ann", None, outcome="no_face"), synthetic.row("b.jpg", None, synthetic.vectors(1, 1)[0])]
+    rows = [
+        synthetic.row("a.jpg", "ann", None, outcome="no_face"),
+        synthetic.row("b.jpg", None, synthetic.vectors(1, 1)[0]),
+    ]
     data = synthetic.write(tmp_path / "v", rows)
     with pytest.raises(DataError, match="1 rows are without a vector, 1 rows are without an identity"):
         build(data, tmp_path / "i")
@@ -200,7 +228,9 @@ def test_nothing_to_enrol(tmp_path):
 
 def test_a_refused_build_leaves_nothing_and_says_how_people_are_named(tmp_path):
     data = synthetic.write(tmp_path / "v", [synthetic.row("b.jpg", None, synthetic.vectors(1, 1)[0])])
-    with pytest.raises(DataError, match="embed the folder above, so that folders name people, or use `add --identity`") as caught:
+    with pytest.raises(
+        DataError, match="embed the folder above, so that folders name people, or use `add --identity`"
+    ) as caught:
         build(data, tmp_path / "indexes" / "i")
     assert "\n" not in str(caught.value) and not (tmp_path / "indexes").exists()
 
@@ -219,7 +249,9 @@ def test_photos_where_vectors_belong_are_named_so(tmp_path, monkeypatch):
     photo = tmp_path / "photos" / "Ann" / "1.jpg"
     photo.parent.mkdir(parents=True), photo.write_bytes(b"x")
     for given in (tmp_path / "photos", photo):
-        with pytest.raises(DataError, match="these are photos: run `embed .* --model M --out VECTORS` and give VECTORS") as caught:
+        with pytest.raises(
+            DataError, match="these are photos: run `embed .* --model M --out VECTORS` and give VECTORS"
+        ) as caught:
             build_index(given, "i", None, False, False)
         assert "\n" not in str(caught.value) and not (tmp_path / "indexes").exists()
 
@@ -272,10 +304,14 @@ def change(field: str, value: object):
 @pytest.mark.parametrize(
     "other",
     [
-        change("identity", "another"), change("image_sha256", "another"), change("vector", synthetic.vectors(1, 1, seed=9)[0]),
-        change("extra", {"tag": "x"}), lambda: synthetic.rows(3, 1)[::-1], lambda: synthetic.rows(2, 1),
+        change("identity", "another"),
+        change("image_sha256", "another"),
+        change("vector", synthetic.vectors(1, 1, seed=9)[0]),
+        change("extra", {"tag": "x"}),
+        lambda: synthetic.rows(3, 1)[::-1],
+        lambda: synthetic.rows(2, 1),
     ],
-)  # fmt: skip
+)
 def test_any_change_is_another_input(tmp_path, other):
     build(synthetic.write(tmp_path / "a", synthetic.rows(3, 1), extra=["tag"]), tmp_path / "i")
     with pytest.raises(GalleryError, match="--replace"):
@@ -336,7 +372,14 @@ def test_replace_puts_the_new_in_the_place_of_the_old(tmp_path):
     report = build(b, tmp_path / "i", replace=True)
     now = state(tmp_path / "i")
     assert (report.generation, report.changed, len(now["faces"])) == (2, True, 10)
-    assert now["names"] == {"gallery.db", "index.faiss", "built-2", "built-2/index.faiss", "built-2/owners.npy", "built-2/report.json"}
+    assert now["names"] == {
+        "gallery.db",
+        "index.faiss",
+        "built-2",
+        "built-2/index.faiss",
+        "built-2/owners.npy",
+        "built-2/report.json",
+    }
     assert [line[0] for line in now["faces"]] == list(range(11, 21)), "ids are never used twice"
     assert build(b, tmp_path / "i").changed is False
     assert synthetic.rows(5, 2)[0].vector.tobytes() not in (tmp_path / "i" / "gallery.db").read_bytes(), "secure_delete"
@@ -380,9 +423,7 @@ def test_the_same_command_mends_derived_files(tmp_path, spoil):
 
 def test_two_at_once_end_in_one_index(tmp_path):
     data = synthetic.write(tmp_path / "v", synthetic.rows(30, 4))
-    code = (
-        "import sys; from pathlib import Path; from facegallery.indexer.build import build; print(build(*map(Path, sys.argv[1:])).changed)"
-    )
+    code = "import sys; from pathlib import Path; from facegallery.indexer.build import build; print(build(*map(Path, sys.argv[1:])).changed)"
     run = [sys.executable, "-c", code, data, tmp_path / "i"]
     runs = [subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert sorted(run.communicate()[0].strip() for run in runs) == ["False", "False", "True"]
@@ -404,7 +445,9 @@ print("done", flush=True)
 
 
 def start(*arguments: object) -> subprocess.Popen:
-    run = subprocess.Popen([sys.executable, "-c", CHILD, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", CHILD, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert run.stdout.readline() == "go\n"
     return run
 
@@ -530,7 +573,9 @@ def same_answer(now: dict, whole: dict, replaced: bool) -> bool:
         return now == whole
     strip = [[line[1:2] + line[3:-1] for line in s["faces"]] for s in (now, whole)]
     return (
-        strip[0] == strip[1] and [line[1] for line in now["vectors"]] == [line[1] for line in whole["vectors"]] and len(now["names"]) == 6
+        strip[0] == strip[1]
+        and [line[1] for line in now["vectors"]] == [line[1] for line in whole["vectors"]]
+        and len(now["names"]) == 6
     )
 
 
@@ -565,7 +610,9 @@ def test_a_full_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("a small file system needs root; test_a_file_that_may_not_grow and test_faiss_meets_a_full_disk stand in")
+        pytest.skip(
+            "a small file system needs root; test_a_file_that_may_not_grow and test_faiss_meets_a_full_disk stand in"
+        )
     try:
         data = synthetic.write(tmp_path / "v", synthetic.rows(8000, 1), per_shard=4000)
         with pytest.raises(SystemFault, match="the disk is full: free some space"):

@@ -41,7 +41,11 @@ def test_threshold_by_hand():
 
 def test_equal_scores_stand_or_fall_together():
     found = of_strangers([0.9, 0.7, 0.7, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1], 0.3)
-    assert found.exceeding == 1 and not found.known(np.float32(0.7)) and found.known(np.nextafter(np.float32(0.7), np.float32(1)))
+    assert (
+        found.exceeding == 1
+        and not found.known(np.float32(0.7))
+        and found.known(np.nextafter(np.float32(0.7), np.float32(1)))
+    )
     assert of_strangers([0.5] * 9, 0.3).exceeding == 0
 
 
@@ -77,8 +81,12 @@ def test_one_sample():
 def test_mutually_nearest_people_count_as_one():
     people = np.arange(40)
     assert of_people(people, people ^ 1, falling(40)).effect == 2  # 0 and 1, 2 and 3, ...
-    assert of_people(people, (people + 1) % 40, falling(40)).effect == 1  # a ring: nobody is the nearest of their nearest
-    assert of_people(people, np.where(people, 0, 1), falling(40)).effect == pytest.approx(1 + 2 / 30)  # all look like person 0: one pair
+    assert (
+        of_people(people, (people + 1) % 40, falling(40)).effect == 1
+    )  # a ring: nobody is the nearest of their nearest
+    assert of_people(people, np.where(people, 0, 1), falling(40)).effect == pytest.approx(
+        1 + 2 / 30
+    )  # all look like person 0: one pair
 
 
 def test_photos_of_a_person_count_as_one():
@@ -146,7 +154,9 @@ def test_intervals_of_independent_samples_are_the_exact_ones():
     found = of_strangers(falling(999), 0.01)
     assert found.exceeding == 10
     low, high = found.interval()
-    assert 1 - at_most(9, 999, low) == pytest.approx(0.025) and at_most(10, 999, high) == pytest.approx(0.025)  # Clopper and Pearson
+    assert 1 - at_most(9, 999, low) == pytest.approx(0.025) and at_most(10, 999, high) == pytest.approx(
+        0.025
+    )  # Clopper and Pearson
     wide = found.interval(100)
     assert wide[0] == 0 and wide[1] > found.interval()[1] and (wide[1] * 100) % 1 == pytest.approx(0, abs=1e-9)
     assert found.interval(100_000) == pytest.approx(found.interval(), rel=0.02)
@@ -205,7 +215,13 @@ def test_strangers_unlike_the_people_enrolled_are_told():
 
 def test_when_a_calibration_is_stale():
     found = of_strangers(falling(99), 0.1, people=100, faces=100)
-    assert [is_stale(found, people, CONTRACT) is None for people in (89, 90, 100, 110, 111)] == [False, True, True, True, False]
+    assert [is_stale(found, people, CONTRACT) is None for people in (89, 90, 100, 110, 111)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
     assert "at 100 people, now there are 111" in is_stale(found, 111, CONTRACT)
     assert f"{CONTRACT}, now fedc" in is_stale(found, 100, "fedc")
 
@@ -247,11 +263,28 @@ def test_it_holds_numbers_alone():
 @pytest.mark.parametrize(
     "change",
     [
-        {"threshold": 0.3}, {"exceeding": 3}, {"n": 0}, {"n": 98}, {"n": "99"}, {"effect": 0.5}, {"fpir": 0}, {"fpir": None}, {"people": 0},
-        {"faces": 1}, {"held_out": 100}, {"held_out_exceeding": 100}, {"detected": 1}, {"scores": []}, {"scores": None}, {"more": 1},
-        {"scores": [0.5] * 98 + [float("nan")]}, {"scores": list(range(99))}, {"threshold": float("nan")}, {"n": 10**40},
+        {"threshold": 0.3},
+        {"exceeding": 3},
+        {"n": 0},
+        {"n": 98},
+        {"n": "99"},
+        {"effect": 0.5},
+        {"fpir": 0},
+        {"fpir": None},
+        {"people": 0},
+        {"faces": 1},
+        {"held_out": 100},
+        {"held_out_exceeding": 100},
+        {"detected": 1},
+        {"scores": []},
+        {"scores": None},
+        {"more": 1},
+        {"scores": [0.5] * 98 + [float("nan")]},
+        {"scores": list(range(99))},
+        {"threshold": float("nan")},
+        {"n": 10**40},
     ],
-)  # fmt: skip
+)
 def test_damage_is_found(change):
     fields = json.loads(of_strangers(falling(99), 0.1).to_json())
     with pytest.raises(DataError, match="^expected a calibration .*: calibrate again$"):

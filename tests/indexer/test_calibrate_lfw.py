@@ -23,7 +23,9 @@ def faces(lfw, lfw_vectors, lfw_command, tmp_path_factory) -> Faces:
         shutil.copyfile(path, work / "photos" / path.parent.name / path.name)
     lfw_command("embed", work / "photos", "--out", work / "vectors", "--no-crops", "--model", "msceleb")
     shots = sorted(by_image(lfw_vectors("msceleb")).items())  # gallery/..., then probe/..., each by person
-    first, second = (np.stack([x for image, (_, x) in shots if image.startswith(split)]) for split in ("gallery", "probe"))
+    first, second = (
+        np.stack([x for image, (_, x) in shots if image.startswith(split)]) for split in ("gallery", "probe")
+    )
     return Faces(first, second, np.stack([x for _, x in by_image(work / "vectors").values()]))
 
 

@@ -31,7 +31,9 @@ def folder() -> Iterator[Path]:
 
 def counts(module: str, *arguments: object) -> dict[str, int]:
     """What a script of checks has counted; fails with what it says where one did not hold."""
-    done = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     print(arguments[1], found)

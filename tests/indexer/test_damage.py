@@ -29,8 +29,12 @@ from tests import synthetic
 D, PAGE, STRIPE = 1024, 65536, 4096
 TABLES = ("meta", "people", "faces", "vectors", "crops", "other_vectors", "log", "trash", "changed", "forgotten")
 QUESTIONS = (
-    {"k": 1}, {"k": 3}, {"k": 3, "faces": True}, {"k": 1, "score": "mean"}, {"k": 2, "score": "template"},
-)  # fmt: skip
+    {"k": 1},
+    {"k": 3},
+    {"k": 3, "faces": True},
+    {"k": 1, "score": "mean"},
+    {"k": 2, "score": "template"},
+)
 FILTERED = {"k": 2, "where": ["place=Łódź"]}
 Damage = Callable[[bytearray, np.random.Generator], object]
 
@@ -55,7 +59,9 @@ class Index:
     pages: dict[str, list[int]]  # of each table and index of SQLite's, numbers from 0
 
     def path(self, name: str) -> Path:
-        return self.folder / name if name.startswith("gallery") else (self.folder / "index.faiss").resolve().parent / name
+        return (
+            self.folder / name if name.startswith("gallery") else (self.folder / "index.faiss").resolve().parent / name
+        )
 
     def mend(self) -> None:
         """Everything as it was."""
@@ -107,7 +113,11 @@ def free_pages(gallery: Gallery) -> None:
 
 
 def sound(folder: Path, older: list[bytes]) -> Index:
-    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and path.suffix != ".db-shm"}
+    files = {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and path.suffix != ".db-shm"
+    }
     db = apsw.Connection(str(folder / "gallery.db"))
     pages: dict[str, list[int]] = {"header": [0], "free": []}
     for name, page in db.execute("SELECT name, pageno FROM dbstat"):
@@ -168,7 +178,11 @@ def examine(index: Index, name: str = "gallery.db") -> bool:
     now = ask(index.folder)
     errors = [answer for answer in now if isinstance(answer, FaceGalleryError)]
     assert all(name in str(error) for error in errors), errors
-    wrong = [i for i, (answer, right) in enumerate(zip(now, index.answers, strict=True)) if answer not in errors and answer != right]
+    wrong = [
+        i
+        for i, (answer, right) in enumerate(zip(now, index.answers, strict=True))
+        if answer not in errors and answer != right
+    ]
     assert not wrong, [(QUESTIONS[i // len(XQ)], now[i], index.answers[i]) for i in wrong]
     held = tables(index.folder)
     found = problems(index.folder)
@@ -178,7 +192,11 @@ def examine(index: Index, name: str = "gallery.db") -> bool:
 
 
 def difference(now, before: dict) -> object:
-    return now if isinstance(now, str) else {t: [line for line in now[t] if line not in before[t]] for t in now if now[t] != before[t]}
+    return (
+        now
+        if isinstance(now, str)
+        else {t: [line for line in now[t] if line not in before[t]] for t in now if now[t] != before[t]}
+    )
 
 
 def spoil(index: Index, name: str, damage: Damage, seed: int) -> str:
@@ -201,7 +219,13 @@ def flip(pages: list[int], page: int = PAGE) -> Damage:
         start = int(rng.choice(pages)) * page
         whole = np.frombuffer(data[start : start + page], np.uint8)
         used, way = np.flatnonzero(whole), rng.random()
-        at = rng.integers(min(40, len(whole))) if way < 0.15 else rng.choice(used) if way < 0.9 and len(used) else rng.integers(len(whole))
+        at = (
+            rng.integers(min(40, len(whole)))
+            if way < 0.15
+            else rng.choice(used)
+            if way < 0.9 and len(used)
+            else rng.integers(len(whole))
+        )
         bit = int(rng.integers(8))
         data[start + int(at)] ^= 1 << bit
         return f"bit {bit} of byte {at} of page {start // page}"
@@ -262,8 +286,20 @@ def examine_each(index: Index, damage: Damage, times: int, name: str = "gallery.
     return seen
 
 
-@pytest.mark.parametrize("where", ["header", "free", *TABLES, "faces_person", "trash_line", "sqlite_autoindex_faces_1",
-                                   "sqlite_autoindex_people_1", "sqlite_autoindex_meta_1", "sqlite_sequence"])  # fmt: skip
+@pytest.mark.parametrize(
+    "where",
+    [
+        "header",
+        "free",
+        *TABLES,
+        "faces_person",
+        "trash_line",
+        "sqlite_autoindex_faces_1",
+        "sqlite_autoindex_people_1",
+        "sqlite_autoindex_meta_1",
+        "sqlite_sequence",
+    ],
+)
 def test_a_flipped_bit_is_named_or_harmless(index, where):
     examine_each(index, flip(index.pages[where]), FLIPS)
 
@@ -283,7 +319,10 @@ def test_a_lower_counter_of_faces_is_named(index):
     db.execute("UPDATE sqlite_sequence SET seq = seq - 1 WHERE name = 'faces'")
     db.close()
     assert "its counter of faces was changed" in problems(index.folder)
-    with open_gallery(index.folder, write=True) as gallery, pytest.raises(FaceGalleryError, match="gallery.db is damaged"):
+    with (
+        open_gallery(index.folder, write=True) as gallery,
+        pytest.raises(FaceGalleryError, match="gallery.db is damaged"),
+    ):
         gallery.add(rows("others", 1, 8))
 
 
@@ -321,7 +360,9 @@ def logged(tmp_path_factory) -> list[Index]:
         ]:
             change()
             copy = folder.with_name(f"after {len(made)}")
-            made.append(sound(Path(shutil.copytree(folder, copy, symlinks=True, ignore=shutil.ignore_patterns("*-shm"))), []))
+            made.append(
+                sound(Path(shutil.copytree(folder, copy, symlinks=True, ignore=shutil.ignore_patterns("*-shm"))), [])
+            )
     return made
 
 

@@ -26,7 +26,14 @@ from unittest import mock
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.row import Row, to_rows
@@ -56,13 +63,27 @@ GRID = 2.0**20  # vectors on this grid have products that float64 sums without a
 PIECE = 32
 
 NAMES = (
-    "Ada Byron", "Zoë Łódź", "Grace Murray Hopper", "Grace Murray", "李小龙老师", "x", "O'Neil; \"Tip\" \\ Jr", "Edsger 🚲 Wybe",
-)  # fmt: skip
+    "Ada Byron",
+    "Zoë Łódź",
+    "Grace Murray Hopper",
+    "Grace Murray",
+    "李小龙老师",
+    "x",
+    'O\'Neil; "Tip" \\ Jr',
+    "Edsger 🚲 Wybe",
+)
 EXTRAS: tuple[dict[str, str], ...] = (
-    {}, {"year": "1999"}, {"year": " 2005"}, {"year": "199", "tags": "beach; sea"}, {"year": "1e3", "tags": "beach ;sun"},
-    {"year": "unknown", "größe.x": "1.5"}, {"tags": "", "größe.x": "1.50"}, {"tags": "sea", "back\\slash": "a b"}, {"year": "-0"},
+    {},
+    {"year": "1999"},
+    {"year": " 2005"},
+    {"year": "199", "tags": "beach; sea"},
+    {"year": "1e3", "tags": "beach ;sun"},
+    {"year": "unknown", "größe.x": "1.5"},
+    {"tags": "", "größe.x": "1.50"},
+    {"tags": "sea", "back\\slash": "a b"},
+    {"year": "-0"},
     {"année": "007"},
-)  # fmt: skip
+)
 
 
 # faces that are offered -----------------------------------------------------
@@ -85,9 +106,19 @@ def pool(d: int) -> tuple[Row, ...]:
 
 def _face(i: int, x: np.ndarray, rng: np.random.Generator) -> Row:
     return Row(
-        f"album/{i // 2}.jpg", "ok", hashlib.sha256(b"photo %d" % (i // 2)).hexdigest(), None, (None, "gallery", "probe")[i % 3], i % 2,
-        [i, 2, 30, 40.5], None, (None, 0.5, 0.875, 1.0)[i % 4], (0.25, 12.5)[i % 2], synthetic.png(rng.bytes(200)) if i % 3 else None, x,
-    )  # fmt: skip
+        f"album/{i // 2}.jpg",
+        "ok",
+        hashlib.sha256(b"photo %d" % (i // 2)).hexdigest(),
+        None,
+        (None, "gallery", "probe")[i % 3],
+        i % 2,
+        [i, 2, 30, 40.5],
+        None,
+        (None, 0.5, 0.875, 1.0)[i % 4],
+        (0.25, 12.5)[i % 2],
+        synthetic.png(rng.bytes(200)) if i % 3 else None,
+        x,
+    )
 
 
 FACES = len(pool(4))
@@ -160,9 +191,13 @@ class Oracle:
 
     def copy(self) -> Oracle:
         return replace(
-            self, faces=dict(self.faces), log=list(self.log), forgotten=set(self.forgotten), forgotten_names=set(self.forgotten_names),
+            self,
+            faces=dict(self.faces),
+            log=list(self.log),
+            forgotten=set(self.forgotten),
+            forgotten_names=set(self.forgotten_names),
             columns=set(self.columns),
-        )  # fmt: skip
+        )
 
     # what it holds
 
@@ -194,7 +229,9 @@ class Oracle:
     def texts(self) -> set[str]:
         """Every name that stands somewhere."""
         held = [*self.faces.values(), *self.removed]
-        return {h.person for h in held} | {name for entry in self.log for name in (*entry.people, *entry.faces.values())}
+        return {h.person for h in held} | {
+            name for entry in self.log for name in (*entry.people, *entry.faces.values())
+        }
 
     # verbs
 
@@ -228,7 +265,14 @@ class Oracle:
         if not abs(math.sqrt(sum(float(x) ** 2 for x in row.vector)) - 1) < 1e-5:
             raise DataError(row.image)
 
-    def _note(self, verb: str, faces: dict[str, str], people: Iterable[str] = (), trash: Iterable[Held] = (), command: object = None):
+    def _note(
+        self,
+        verb: str,
+        faces: dict[str, str],
+        people: Iterable[str] = (),
+        trash: Iterable[Held] = (),
+        command: object = None,
+    ):
         self.log.append(Entry(command or object(), self.now, verb, faces, tuple(people), tuple(trash)))
 
     def remove(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> Change:
@@ -240,7 +284,9 @@ class Oracle:
             raise Unknown("none")
         for held in found:
             del self.faces[held.row.face_id]
-        self._note("remove", dict.fromkeys((h.row.face_id for h in found), ""), sorted({h.person for h in found}), found)
+        self._note(
+            "remove", dict.fromkeys((h.row.face_id for h in found), ""), sorted({h.person for h in found}), found
+        )
         return self.log[-1].change
 
     def rename(self, old: str, new: str) -> Change:
@@ -301,13 +347,19 @@ class Oracle:
             case "add":
                 self.faces = {f: held for f, held in self.faces.items() if f not in entry.faces}
             case "remove":
-                self.faces |= {h.row.face_id: h for h in entry.trash if h.row.face_id not in self.faces | dict.fromkeys(self.forgotten)}
+                self.faces |= {
+                    h.row.face_id: h
+                    for h in entry.trash
+                    if h.row.face_id not in self.faces | dict.fromkeys(self.forgotten)
+                }
             case "rename" if entry.people[1] in self.people and entry.people[0] != entry.people[1]:
                 if entry.people[0] in self.people:
                     raise GalleryError(entry.people[0])
                 self._rename(entry.people[1], entry.people[0])
             case "merge" | "split":
-                self.faces |= {f: Held(person, self.faces[f].row) for f, person in entry.faces.items() if f in self.faces}
+                self.faces |= {
+                    f: Held(person, self.faces[f].row) for f, person in entry.faces.items() if f in self.faces
+                }
 
     def drop_log(self, before: float) -> int:
         n = len(self.log)
@@ -333,7 +385,10 @@ class Oracle:
     def restored(self, backup: Oracle, others: Lists) -> tuple[Oracle, int]:
         """A backup in place of this one or beside it, and how many of its faces were forgotten meanwhile, here or from other indexes."""
         new = backup.copy()
-        faces, names = (self.forgotten | others[0]) - backup.forgotten, (self.forgotten_names | others[1]) - backup.forgotten_names
+        faces, names = (
+            (self.forgotten | others[0]) - backup.forgotten,
+            (self.forgotten_names | others[1]) - backup.forgotten_names,
+        )
         new.forgotten |= faces
         new.forgotten_names |= names
         held = (*new.faces.values(), *new.removed)
@@ -375,8 +430,15 @@ class Oracle:
 
     # answers
 
-    def search(self, q: np.ndarray, k: int, faces: bool = False, score: str = "best", where: Sequence[Condition] = (),
-               min_score: float | None = None) -> list[Hit]:  # fmt: skip
+    def search(
+        self,
+        q: np.ndarray,
+        k: int,
+        faces: bool = False,
+        score: str = "best",
+        where: Sequence[Condition] = (),
+        min_score: float | None = None,
+    ) -> list[Hit]:
         for condition in where:
             if condition.column not in {*self.columns, *OWN}:
                 raise InputError(condition.column)
@@ -385,7 +447,10 @@ class Oracle:
             raise InputError("two kinds")
         kept = [held for held in self.faces.values() if meets_all(held, where, numeric)]
         x = self._centred(q)
-        ranked = sorted(((-_dot(self._centred(held.row.vector), x), held.row.face_id, held) for held in kept), key=lambda line: line[:2])
+        ranked = sorted(
+            ((-_dot(self._centred(held.row.vector), x), held.row.face_id, held) for held in kept),
+            key=lambda line: line[:2],
+        )
         if not faces:
             best: dict[str, tuple] = {}
             for line in ranked:
@@ -432,16 +497,24 @@ def _without(entry: Entry, gone: Gone) -> Entry | None:
             return replace(entry, faces=faces, people=people, trash=trash) if faces else None
     to = entry.people[-1]
     faces = {f: person for f, person in entry.faces.items() if f not in gone.face_ids and person not in gone.names}
-    return replace(entry, faces=faces, people=tuple(dict.fromkeys([*faces.values(), to]))) if faces and to not in gone.names else None
+    return (
+        replace(entry, faces=faces, people=tuple(dict.fromkeys([*faces.values(), to])))
+        if faces and to not in gone.names
+        else None
+    )
 
 
 # filters --------------------------------------------------------------------
 
 OWN = ("identity", "image", "split", "face", "face_id", "confidence", "sharpness")
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "=": lambda x, y: x == y, "!=": lambda x, y: x != y, "<": lambda x, y: x < y, "<=": lambda x, y: x <= y, ">": lambda x, y: x > y,
+    "=": lambda x, y: x == y,
+    "!=": lambda x, y: x != y,
+    "<": lambda x, y: x < y,
+    "<=": lambda x, y: x <= y,
+    ">": lambda x, y: x > y,
     ">=": lambda x, y: x >= y,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -464,7 +537,13 @@ def number(text: str) -> Fraction | None:
 
 def value_of(held: Held, column: str) -> str | None:
     """None where it is missing or blank; a test's columns hold no dates."""
-    found = held.person if column == "identity" else getattr(held.row, column) if column in OWN else held.row.extra.get(column)
+    found = (
+        held.person
+        if column == "identity"
+        else getattr(held.row, column)
+        if column in OWN
+        else held.row.extra.get(column)
+    )
     return None if found is None or found != found or not str(found).strip() else str(found)
 
 
@@ -500,8 +579,15 @@ def meets(held: Held, condition: Condition, numeric: bool) -> bool:
 def meets_all(held: Held, where: Sequence[Condition], numeric: Mapping[str, bool]) -> bool:
     """Conditions with `=` on one column are alternatives."""
     anyway = [meets(held, c, numeric[c.column]) for c in where if c.operator != "="]
-    groups = {c.column: [meets(held, other, numeric[c.column]) for other in where if (other.column, other.operator) == (c.column, "=")]
-              for c in where if c.operator == "="}  # fmt: skip
+    groups = {
+        c.column: [
+            meets(held, other, numeric[c.column])
+            for other in where
+            if (other.column, other.operator) == (c.column, "=")
+        ]
+        for c in where
+        if c.operator == "="
+    }
     return all(anyway) and all(map(any, groups.values()))
 
 
@@ -514,29 +600,51 @@ commands = st.sampled_from((None, "first", "second"))
 writers = st.integers(0, 1)
 seldom = st.integers(0, 3).map(lambda n: n == 3)
 VALUES = {
-    "identity": NAMES, "image": ("album/3.jpg", "album/10.jpg", "b"), "split": ("gallery", "probe", "Gallery"), "face": ("0", "1", "x"),
-    "confidence": ("0.5", "0.875", "1", "0.5 x", "zz"), "sharpness": ("12.5", "1e2"), "face_id": [row.face_id for row in pool(4)[:4]],
-    "year": ("1999", "2005", "199", "1e3", "0", "unknown", "1999.0", "abc", ""), "tags": ("beach", "sea", "beach;sea", "sun", "", "bea"),
-    "größe.x": ("1.5", "1.50", "x"), "back\\slash": ("a b", "a"), "année": ("007", "7"), "nope": ("1",),
-}  # fmt: skip
+    "identity": NAMES,
+    "image": ("album/3.jpg", "album/10.jpg", "b"),
+    "split": ("gallery", "probe", "Gallery"),
+    "face": ("0", "1", "x"),
+    "confidence": ("0.5", "0.875", "1", "0.5 x", "zz"),
+    "sharpness": ("12.5", "1e2"),
+    "face_id": [row.face_id for row in pool(4)[:4]],
+    "year": ("1999", "2005", "199", "1e3", "0", "unknown", "1999.0", "abc", ""),
+    "tags": ("beach", "sea", "beach;sea", "sun", "", "bea"),
+    "größe.x": ("1.5", "1.50", "x"),
+    "back\\slash": ("a b", "a"),
+    "année": ("007", "7"),
+    "nope": ("1",),
+}
 conditions = st.sampled_from(sorted(VALUES)).flatmap(
     lambda column: st.builds(
-        Condition, st.just(column), st.sampled_from((*COMPARE, ":")), st.sampled_from(VALUES[column]), st.sampled_from(("", " "))
+        Condition,
+        st.just(column),
+        st.sampled_from((*COMPARE, ":")),
+        st.sampled_from(VALUES[column]),
+        st.sampled_from(("", " ")),
     )
 )
 filters = st.one_of(st.just([]), st.lists(conditions, min_size=1, max_size=3))
 BAD = {
-    "no name": {"identity": None}, "a blank name": {"identity": " \u2003"}, "no vector": {"vector": None},
-    "NaN": {"vector": np.full(4, np.nan, np.float32)}, "infinity": {"vector": np.full(4, np.inf, np.float32)},
-    "length 2": {"vector": np.ones(4, np.float32)}, "five numbers": {"vector": np.eye(5, dtype=np.float32)[0]},
-}  # fmt: skip
+    "no name": {"identity": None},
+    "a blank name": {"identity": " \u2003"},
+    "no vector": {"vector": None},
+    "NaN": {"vector": np.full(4, np.nan, np.float32)},
+    "infinity": {"vector": np.full(4, np.inf, np.float32)},
+    "length 2": {"vector": np.ones(4, np.float32)},
+    "five numbers": {"vector": np.eye(5, dtype=np.float32)[0]},
+}
 
 
 # so that a gallery of 40 faces is large: rebuilt after six changes, read and searched in several blocks
 SMALL = (
-    (derive, "LEAST", 5), (search, "SPARE", 1), (candidates, "ROOM", 1), (candidates, "GATHER", 3), (people, "GATHER", 3),
-    (people, "PEOPLE", 2), (rows_module, "BLOCK", 3),
-)  # fmt: skip
+    (derive, "LEAST", 5),
+    (search, "SPARE", 1),
+    (candidates, "ROOM", 1),
+    (candidates, "GATHER", 3),
+    (people, "GATHER", 3),
+    (people, "PEOPLE", 2),
+    (rows_module, "BLOCK", 3),
+)
 
 
 def outcome(call: Callable[[], Any]) -> Any:
@@ -578,7 +686,9 @@ class Model(RuleBasedStateMachine):
         self.warnings = Warnings()
         logging.getLogger("facegallery.indexer").addHandler(self.warnings)
         self.stack.callback(logging.getLogger("facegallery.indexer").removeHandler, self.warnings)
-        self.stack.enter_context(mock.patch.object(gallery_module, "time", SimpleNamespace(time=lambda: self.oracle.now)))
+        self.stack.enter_context(
+            mock.patch.object(gallery_module, "time", SimpleNamespace(time=lambda: self.oracle.now))
+        )
         self.stack.enter_context(mock.patch.dict(os.environ, {"FACEGALLERY_KEY": "a key"}))
         self.made = 0
         self.ids: dict[str, int] = {}
@@ -591,14 +701,21 @@ class Model(RuleBasedStateMachine):
         self.where: list[Condition] = []  # of the last search, for the one after each step
 
     @initialize(
-        d=st.sampled_from((4, 16)), centre=seldom, encrypt=seldom, small=st.booleans(), n=st.integers(3, FACES // 2), offered=offers
+        d=st.sampled_from((4, 16)),
+        centre=seldom,
+        encrypt=seldom,
+        small=st.booleans(),
+        n=st.integers(3, FACES // 2),
+        offered=offers,
     )
     def begin(self, d: int, centre: bool, encrypt: bool, small: bool, n: int, offered: list) -> None:
         for module, constant, value in SMALL if small else ():
             self.stack.enter_context(mock.patch.object(module, constant, value))
         self.oracle, self.encrypt = Oracle(d, centre), encrypt
         self.folder = self.root / "indexes" / "i"
-        first = [replace(row, split="gallery") for row in self._rows((i, NAMES[i % 5], EXTRAS[i % 7]) for i in range(n))]
+        first = [
+            replace(row, split="gallery") for row in self._rows((i, NAMES[i % 5], EXTRAS[i % 7]) for i in range(n))
+        ]
         self._build([*first, *self._rows(offered)], False)
         self._open()
 
@@ -632,7 +749,8 @@ class Model(RuleBasedStateMachine):
     def add(self, batches: list, readmit: bool, command: str | None, writer: int) -> None:
         for rows in map(self._rows, batches):
             self._agree(
-                lambda rows=rows: self.writers[writer].add(iter(rows), readmit, command), lambda o, rows=rows: o.add(rows, readmit, command)
+                lambda rows=rows: self.writers[writer].add(iter(rows), readmit, command),
+                lambda o, rows=rows: o.add(rows, readmit, command),
             )
 
     @rule(offered=offers, face=some_face, name=names, bad=st.sampled_from(sorted(BAD)))
@@ -661,7 +779,11 @@ class Model(RuleBasedStateMachine):
         writer=writers,
     )
     def split(self, faces: list[int], to: str, enrolled: bool, writer: int) -> None:
-        known = sorted(self.oracle.faces) if enrolled and self.oracle.faces else [row.face_id for row in pool(self.oracle.d)]
+        known = (
+            sorted(self.oracle.faces)
+            if enrolled and self.oracle.faces
+            else [row.face_id for row in pool(self.oracle.d)]
+        )
         face_ids = [known[face % len(known)] for face in faces]
         self._agree(lambda: self.writers[writer].split(face_ids, to), lambda o: o.split(face_ids, to))
 
@@ -672,13 +794,26 @@ class Model(RuleBasedStateMachine):
 
     # questions
 
-    @rule(at=st.lists(st.integers(0, 2 * FACES - 1), min_size=1, max_size=3), k=st.integers(1, FACES + 2), faces=st.booleans(),
-          where=filters, min_score=st.sampled_from((None, None, 0.0, 0.5, 1.0)), one=st.integers(0, 1))  # fmt: skip
-    def search(self, at: list[int], k: int, faces: bool, where: list[Condition], min_score: float | None, one: int) -> None:
+    @rule(
+        at=st.lists(st.integers(0, 2 * FACES - 1), min_size=1, max_size=3),
+        k=st.integers(1, FACES + 2),
+        faces=st.booleans(),
+        where=filters,
+        min_score=st.sampled_from((None, None, 0.0, 0.5, 1.0)),
+        one=st.integers(0, 1),
+    )
+    def search(
+        self, at: list[int], k: int, faces: bool, where: list[Condition], min_score: float | None, one: int
+    ) -> None:
         self.where = where
         self._ask(self.searchers[one], at, k, faces=faces, where=where, min_score=min_score)
 
-    @rule(at=st.integers(0, 2 * FACES - 1), k=st.integers(1, len(NAMES) + 1), score=st.sampled_from(("mean", "template")), where=filters)
+    @rule(
+        at=st.integers(0, 2 * FACES - 1),
+        k=st.integers(1, len(NAMES) + 1),
+        score=st.sampled_from(("mean", "template")),
+        where=filters,
+    )
     def search_by_all_faces(self, at: int, k: int, score: str, where: list[Condition]) -> None:
         for searcher in self.searchers:
             self._ask(searcher, [at], k, score=score, where=where)
@@ -687,13 +822,18 @@ class Model(RuleBasedStateMachine):
     def search_that_cannot_be(self, k: int, one: int) -> None:
         xq = queries(self.oracle.d)[:2]
         ask = self.searchers[one].search
-        assert outcome(lambda: ask(xq, k)) is InputError and outcome(lambda: ask(xq, 1, faces=True, score="mean")) is InputError
+        assert (
+            outcome(lambda: ask(xq, k)) is InputError
+            and outcome(lambda: ask(xq, 1, faces=True, score="mean")) is InputError
+        )
         assert outcome(lambda: ask(xq, 1, where=["year"])) is InputError
         for spoilt in (xq * 2, xq[:, :3], xq[0], np.where(np.arange(2)[:, None] == 1, np.nan, xq), np.zeros_like(xq)):
             assert outcome(lambda spoilt=spoilt: ask(spoilt, 1)) is DataError
         assert ask(xq[:0], 1) == []
 
-    def _ask(self, searcher: Searcher, at: Sequence[int], k: int, where: Sequence[Condition] = (), **options: Any) -> None:
+    def _ask(
+        self, searcher: Searcher, at: Sequence[int], k: int, where: Sequence[Condition] = (), **options: Any
+    ) -> None:
         xq, texts = queries(self.oracle.d)[list(at)], [condition.text for condition in where]
         got = outcome(lambda: searcher.search(xq, k, where=texts, **options))
         assert got == outcome(lambda: [self.oracle.search(q, k, where=where, **options) for q in xq])
@@ -701,24 +841,33 @@ class Model(RuleBasedStateMachine):
     @rule(after=names, limit=st.sampled_from((-1, 1, 2)), writer=writers)
     def list_all(self, after: str, limit: int, writer: int) -> None:
         gallery, people = self.writers[writer], list(self.oracle.people.items())
-        assert gallery.list_people(after, limit) == [line for line in people if line[0] > nfc(after)][: limit if limit > 0 else None]
+        assert (
+            gallery.list_people(after, limit)
+            == [line for line in people if line[0] > nfc(after)][: limit if limit > 0 else None]
+        )
         assert gallery.columns == sorted(self.oracle.columns) and gallery.enrolled(NAMES) == set(self.oracle.people)
         face_ids = [row.face_id for row in pool(self.oracle.d)]
         assert gallery.forgotten().refused(face_ids) == self.oracle.forgotten
         assert gallery.known(face_ids) == {f: held.person for f, held in self.oracle.faces.items()}
-        assert [gallery.crop(f) for f in face_ids] == [held and held.row.crop for held in map(self.oracle.faces.get, face_ids)]
+        assert [gallery.crop(f) for f in face_ids] == [
+            held and held.row.crop for held in map(self.oracle.faces.get, face_ids)
+        ]
         self._compare(gallery, self.oracle)
 
     def _compare(self, gallery: Gallery, oracle: Oracle) -> None:
         assert (gallery.faces, gallery.people) == (len(oracle.faces), len(oracle.people))
         assert [name for name, _ in gallery.list_people()] == list(oracle.people)
         for name in NAMES:
-            assert outcome(lambda name=name: gallery.list_faces(name)) == outcome(lambda name=name: oracle.list_faces(name))
+            assert outcome(lambda name=name: gallery.list_faces(name)) == outcome(
+                lambda name=name: oracle.list_faces(name)
+            )
         lines = gallery.list_log(1000)
         assert [(line["time"], line["verb"], line["faces"], tuple(line["people"])) for line in lines] == [
             (entry.time, entry.verb, entry.change.faces, entry.people) for entry in reversed(oracle.log)
         ]
-        assert _grouped([line["command"] for line in lines]) == _grouped([entry.command for entry in reversed(oracle.log)])
+        assert _grouped([line["command"] for line in lines]) == _grouped(
+            [entry.command for entry in reversed(oracle.log)]
+        )
 
     # files
 
@@ -739,7 +888,9 @@ class Model(RuleBasedStateMachine):
             with mock.patch.object(derive, "LEAST", 1000):  # this process has one temporary folder
                 self._agree(lambda: self.writers[1].add(rows), lambda o: o.add(rows))
                 self._agree(lambda: self.writers[1].split([face_id], name), lambda o: o.split([face_id], name))
-                self._agree(lambda: self.writers[1].remove(face_id=rows[0].face_id), lambda o: o.remove(face_id=rows[0].face_id))
+                self._agree(
+                    lambda: self.writers[1].remove(face_id=rows[0].face_id), lambda o: o.remove(face_id=rows[0].face_id)
+                )
             return written
 
         with mock.patch.object(derive, "_write", write_and_wait):
@@ -754,7 +905,12 @@ class Model(RuleBasedStateMachine):
     @rule(writer=writers)
     def verify(self, writer: int) -> None:
         done = verify(self.writers[writer])
-        assert (done.faces, done.people, done.problems, done.mended) == (len(self.oracle.faces), len(self.oracle.people), [], [])
+        assert (done.faces, done.people, done.problems, done.mended) == (
+            len(self.oracle.faces),
+            len(self.oracle.people),
+            [],
+            [],
+        )
 
     @rule(writer=writers)
     def backup(self, writer: int) -> None:
@@ -812,8 +968,13 @@ class Model(RuleBasedStateMachine):
         want = [replace(h.row, identity=h.person, split="gallery", crop=h.row.crop if crops else None) for h in held]
         assert sorted(map(_plain, got)) == sorted(map(_plain, want))
 
-    @rule(offered=st.lists(st.tuples(some_face, st.sampled_from(NAMES), st.sampled_from(EXTRAS)), min_size=1, max_size=12), readmit=seldom,
-          really=seldom)  # fmt: skip
+    @rule(
+        offered=st.lists(
+            st.tuples(some_face, st.sampled_from(NAMES), st.sampled_from(EXTRAS)), min_size=1, max_size=12
+        ),
+        readmit=seldom,
+        really=seldom,
+    )
     def build_anew(self, offered: list, readmit: bool, really: bool) -> None:
         if really:
             self._build(self._rows(offered), readmit)
@@ -825,7 +986,9 @@ class Model(RuleBasedStateMachine):
         data = synthetic.write(self._new_path("vectors"), rows, synthetic.spec(self.oracle.d), columns)
 
         def run() -> tuple:
-            report = build(data, self.folder, centre=self.oracle.centre, replace=True, readmit=readmit, encrypt=self.encrypt)
+            report = build(
+                data, self.folder, centre=self.oracle.centre, replace=True, readmit=readmit, encrypt=self.encrypt
+            )
             left = report.left_out
             return report.n, left.get("the same face again", 0), left.get("of a forgotten face", 0), report.conflicts
 
@@ -868,8 +1031,13 @@ class Model(RuleBasedStateMachine):
         """In every byte of the index."""
         oracle = self.oracle
         gone = [name for name in self.gone.names if len(name.encode()) >= 5]
-        wanted = [*self.gone.pieces, *(text.encode() for name in gone for text in {name, json.dumps(name, ensure_ascii=False)[1:-1]})]
-        longer = sorted((text.encode() for text in oracle.texts if any(name in text for name in gone)), key=len, reverse=True)
+        wanted = [
+            *self.gone.pieces,
+            *(text.encode() for name in gone for text in {name, json.dumps(name, ensure_ascii=False)[1:-1]}),
+        ]
+        longer = sorted(
+            (text.encode() for text in oracle.texts if any(name in text for name in gone)), key=len, reverse=True
+        )
         for path in self.folder.rglob("*"):
             if path.is_file():
                 data = path.read_bytes()
@@ -917,7 +1085,9 @@ class Model(RuleBasedStateMachine):
         self.ids, self.newest_id = dict(found), max([self.newest_id, *(id for _, id in found)])
         assert len(gallery.list_log(1000)) == len(oracle.log)
         now = int(oracle.now)
-        self._ask(self.searchers[0], [now % (2 * FACES)], 1 + now % 9, faces=now % 2 == 0, where=self.where if now % 3 else [])
+        self._ask(
+            self.searchers[0], [now % (2 * FACES)], 1 + now % 9, faces=now % 2 == 0, where=self.where if now % 3 else []
+        )
         self._keep_what_came_back()
         oracle.now += 1.0
 
@@ -930,9 +1100,20 @@ def _plain(row: Row) -> tuple:
     assert row.vector is not None and row.box is not None
     sharpness = None if row.sharpness is None or math.isnan(row.sharpness) else row.sharpness
     return (
-        row.face_id, row.image, row.image_sha256, row.identity, str(row.split), row.outcome, row.face, tuple(row.box), str(row.confidence),
-        str(sharpness), row.crop or b"", np.asarray(row.vector, np.float32).tobytes(), sorted(row.extra.items()),
-    )  # fmt: skip
+        row.face_id,
+        row.image,
+        row.image_sha256,
+        row.identity,
+        str(row.split),
+        row.outcome,
+        row.face,
+        tuple(row.box),
+        str(row.confidence),
+        str(sharpness),
+        row.crop or b"",
+        np.asarray(row.vector, np.float32).tobytes(),
+        sorted(row.extra.items()),
+    )
 
 
 def test_a_gallery_answers_as_a_dict_and_numpy_do():
@@ -940,10 +1121,15 @@ def test_a_gallery_answers_as_a_dict_and_numpy_do():
     run_state_machine_as_test(
         Model,
         settings=settings(
-            max_examples=max(1, STEPS // STEPS_A_RUN), stateful_step_count=STEPS_A_RUN, deadline=None, database=None,
-            derandomize=not long_run, suppress_health_check=list(HealthCheck), print_blob=False,
+            max_examples=max(1, STEPS // STEPS_A_RUN),
+            stateful_step_count=STEPS_A_RUN,
+            deadline=None,
+            database=None,
+            derandomize=not long_run,
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
         ),
-    )  # fmt: skip
+    )
     taken = Model.steps - before
     print(f"{taken} steps, no difference")
     assert taken >= STEPS * 0.75

@@ -15,7 +15,9 @@ from tests import synthetic
 
 def test_nearest_people_by_hand():
     xb = np.asarray([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], np.float32)
-    people, scores = nearest_people(xb, np.asarray(["ann", "bob", "ann", "cy"]), np.asarray([[1, 0], [0.8, 0.6], [0, 1]], np.float32), 2)
+    people, scores = nearest_people(
+        xb, np.asarray(["ann", "bob", "ann", "cy"]), np.asarray([[1, 0], [0.8, 0.6], [0, 1]], np.float32), 2
+    )
     assert people.tolist() == [["ann", "bob"], ["bob", "ann"], ["ann", "bob"]]
     np.testing.assert_allclose(scores, [[1, 0.6], [0.96, 0.8], [1, 0.8]], atol=1e-6)
     assert scores.dtype == np.float32
@@ -55,7 +57,9 @@ def test_blocks_give_what_one_product_gives(monkeypatch):
 
 
 def test_k_beyond_the_people_gives_all_of_them():
-    people, scores = nearest_people(np.eye(3, dtype=np.float32), np.asarray(["a", "b", "a"]), np.eye(3, dtype=np.float32), 9)
+    people, scores = nearest_people(
+        np.eye(3, dtype=np.float32), np.asarray(["a", "b", "a"]), np.eye(3, dtype=np.float32), 9
+    )
     assert people.shape == scores.shape == (3, 2)
 
 
@@ -63,7 +67,12 @@ def test_calls_that_cannot_be_answered():
     eye = np.eye(2, dtype=np.float32)
     with pytest.raises(InputError, match="k of at least 1"):
         nearest_people(eye, np.arange(2), eye, 0)
-    for xb, yb, xq in [(eye, np.arange(3), eye), (eye, np.arange(2), np.eye(3)), (eye[:0], np.arange(0), eye), (eye[0], np.arange(2), eye)]:
+    for xb, yb, xq in [
+        (eye, np.arange(3), eye),
+        (eye, np.arange(2), np.eye(3)),
+        (eye[:0], np.arange(0), eye),
+        (eye[0], np.arange(2), eye),
+    ]:
         with pytest.raises(DataError, match="expected xb"):
             nearest_people(xb, yb, xq, 1)
 
@@ -93,7 +102,8 @@ def test_hits_and_shares_refuse_what_does_not_fit():
 
 # Newcombe (1998), table I: method 3, without continuity correction
 @pytest.mark.parametrize(
-    "successes, n, low, high", [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]
+    "successes, n, low, high",
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilson_as_published(successes, n, low, high):
     assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
@@ -138,7 +148,10 @@ def test_cmc_is_top_k_for_every_k(ranked, truth):
     hits = hits_at(ranked, truth)
     ranks = metrics.ranks_of(hits)
     assert metrics.cmc(ranks, 5).tolist() == [top_k(hits, k) for k in range(1, 6)]
-    slow = [next((1 / (j + 1) for j, r in enumerate(row) if r == t), 0) for row, t in zip(ranked.tolist(), truth.tolist(), strict=True)]
+    slow = [
+        next((1 / (j + 1) for j, r in enumerate(row) if r == t), 0)
+        for row, t in zip(ranked.tolist(), truth.tolist(), strict=True)
+    ]
     assert metrics.reciprocal_ranks(ranks).tolist() == slow
 
 
@@ -172,7 +185,9 @@ def test_photos_of_one_person_are_no_more_news_than_one():
     hits = np.arange(100)[:, None] % 10 != 0
     alone, many = hits, np.repeat(hits, 9, axis=0)
     people = np.repeat(np.arange(100), 9)
-    assert metrics.share_intervals(many, people) == pytest.approx(metrics.share_intervals(alone, np.arange(100)), abs=1e-9)
+    assert metrics.share_intervals(many, people) == pytest.approx(
+        metrics.share_intervals(alone, np.arange(100)), abs=1e-9
+    )
     low, high = metrics.share_intervals(many, np.arange(900))[0]
     assert high - low < 0.05 < np.diff(metrics.share_intervals(many, people)[0])
 
@@ -201,7 +216,11 @@ def test_a_difference_by_one_person_tells_little(first, second):
 
 
 def test_intervals_refuse_what_does_not_fit():
-    for values, people in [(np.zeros((0, 1)), np.empty(0)), (np.zeros((3, 1)), np.arange(2)), (np.zeros(3), np.arange(3))]:
+    for values, people in [
+        (np.zeros((0, 1)), np.empty(0)),
+        (np.zeros((3, 1)), np.arange(2)),
+        (np.zeros(3), np.arange(3)),
+    ]:
         with pytest.raises(DataError, match="expected values"):
             metrics.mean_intervals(values, people)
 
@@ -217,7 +236,15 @@ def test_blocks_of_resamples_are_all_of_them(monkeypatch):
 
 
 @pytest.mark.parametrize(  # two-sided binomial by hand: 2 * sum of C(n, i) / 2^n
-    "b, c, p", [(0, 0, 1), (1, 0, 1), (0, 5, 2 / 32), (2, 8, 2 * (1 + 10 + 45) / 1024), (3, 3, 1), (10, 2, 2 * (1 + 12 + 66) / 4096)]
+    "b, c, p",
+    [
+        (0, 0, 1),
+        (1, 0, 1),
+        (0, 5, 2 / 32),
+        (2, 8, 2 * (1 + 10 + 45) / 1024),
+        (3, 3, 1),
+        (10, 2, 2 * (1 + 12 + 66) / 4096),
+    ],
 )
 def test_mcnemar_by_hand(b, c, p):
     first = np.array([True] * b + [False] * c + [True] * 7 + [False] * 4)

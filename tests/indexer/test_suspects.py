@@ -27,7 +27,10 @@ def naive(made):
     found = {}
     for a in made:
         scores = [(b.identity == a.identity, float(a.vector @ b.vector)) for b in made if b is not a]
-        found[a.face_id] = max((s for same, s in scores if same), default=-np.inf), max(s for same, s in scores if not same)
+        found[a.face_id] = (
+            max((s for same, s in scores if same), default=-np.inf),
+            max(s for same, s in scores if not same),
+        )
     return found
 
 
@@ -41,8 +44,12 @@ def test_a_face_in_another_persons_folder_is_told_with_scores(tmp_path):
     report = built(tmp_path, made)
     (suspect,) = report.suspects
     assert (suspect.face_id, suspect.image, suspect.identity, suspect.why, suspect.other) == (
-        made[1].face_id, "p5/wrong.jpg", "person 5", "nearer", "person 0",
-    )  # fmt: skip
+        made[1].face_id,
+        "p5/wrong.jpg",
+        "person 5",
+        "nearer",
+        "person 0",
+    )
     assert (suspect.own, suspect.score) == pytest.approx(naive(made)[made[1].face_id], abs=1e-6)
     (line,) = [note for note in report.notes if "somebody else's" in note]
     assert made[1].face_id in line and "'person 0'" in line and "`remove club --face ID`" in line and "\n" not in line
@@ -96,9 +103,17 @@ def test_a_few_wrong_faces_do_not_move_the_spread():
 
 @pytest.mark.parametrize(
     ("own", "other", "pairs", "why"),
-    [(0.7, 0.3, 99, None), (0.1, 0.6, 99, "nearer"), (0.1, 0.15, 99, "unlike"), (0.1, 0.15, 9, None), (0.5, 0.9, 99, None),
-     (-np.inf, 0.9, 99, None), (-np.inf, 0.97, 99, "same"), (0.9, 0.97, 99, "same")],
-)  # fmt: skip
+    [
+        (0.7, 0.3, 99, None),
+        (0.1, 0.6, 99, "nearer"),
+        (0.1, 0.15, 99, "unlike"),
+        (0.1, 0.15, 9, None),
+        (0.5, 0.9, 99, None),
+        (-np.inf, 0.9, 99, None),
+        (-np.inf, 0.97, 99, "same"),
+        (0.9, 0.97, 99, "same"),
+    ],
+)
 def test_verdicts(own, other, pairs, why):
     assert verdict(own, other, Spread(0.0, 0.13, pairs)) == why
 

@@ -16,10 +16,37 @@ from facegallery.server.settings import Settings
 
 SEARCH, FACES = "/v1/indexes/att/search", "/v1/indexes/att/faces"
 NAMES = [
-    "../../etc/passwd", "..\\..\\windows", "/etc/passwd", "a/../../b", "%2e%2e%2f", "C:\\x", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>",
-    "'; DROP TABLE people; --", '" onload="x', "{{7*7}}", "${jndi:ldap://x}", "‮evil", "a\u0000b", "line\nbreak", "😀" * 50, "ｆｕｌｌ", "é", "e\u0301",
-    "\u200b\u200b", "~", "|ls", "$(id)", "`id`", "con", "nul", "-rf", "--help", "%s%s%n", "\x1b[31mred",
-]  # fmt: skip
+    "../../etc/passwd",
+    "..\\..\\windows",
+    "/etc/passwd",
+    "a/../../b",
+    "%2e%2e%2f",
+    "C:\\x",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "'; DROP TABLE people; --",
+    '" onload="x',
+    "{{7*7}}",
+    "${jndi:ldap://x}",
+    "‮evil",
+    "a\u0000b",
+    "line\nbreak",
+    "😀" * 50,
+    "ｆｕｌｌ",
+    "é",
+    "e\u0301",
+    "\u200b\u200b",
+    "~",
+    "|ls",
+    "$(id)",
+    "`id`",
+    "con",
+    "nul",
+    "-rf",
+    "--help",
+    "%s%s%n",
+    "\x1b[31mred",
+]
 NO_NAMES = {"a\u0000b", "\u200b\u200b", "\x1b[31mred"}
 
 
@@ -34,13 +61,16 @@ def client(server):
 @pytest.fixture(scope="module")
 def keys(server):
     return {
-        scope: server.command("keys", "make", scope, "--scope", scope, "--rate", "0", "--quiet") for scope in ("read", "write", "admin")
+        scope: server.command("keys", "make", scope, "--scope", scope, "--rate", "0", "--quiet")
+        for scope in ("read", "write", "admin")
     }
 
 
 def is_problem(answer, *statuses):
     assert answer.status_code in (statuses or range(400, 500)), (answer.status_code, answer.text[:300])
-    assert answer.headers["content-type"] == "application/problem+json" and answer.json()["status"] == answer.status_code
+    assert (
+        answer.headers["content-type"] == "application/problem+json" and answer.json()["status"] == answer.status_code
+    )
     assert "Traceback" not in answer.text and "site-packages" not in answer.text
     return True
 
@@ -91,7 +121,9 @@ def until_closed(connection, wait):
 def closed(server, why):
     """How many connections the server closed for a reason."""
     with server.client() as client:
-        lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
+        lines = dict(
+            line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#")
+        )
     return float(lines.get(f'facegallery_connections_closed_total{{why="{why}"}}', 0))
 
 
@@ -107,22 +139,38 @@ def test_who_sends_too_much_is_told_so_however_much_is_still_to_come(server, cli
 
 
 @pytest.mark.parametrize(
-    "header", ["", "Bearer", "Bearer x", "bearer fdb_", "Basic YTpi", "Bearer " + "a" * 8000, "Bearer ' OR 1=1 --", "Digest x"]
+    "header",
+    ["", "Bearer", "Bearer x", "bearer fdb_", "Basic YTpi", "Bearer " + "a" * 8000, "Bearer ' OR 1=1 --", "Digest x"],
 )
 def test_a_wrong_key(server, client, header):
     import httpx
 
-    for method, path in (("GET", "/v1/indexes"), ("POST", SEARCH), ("POST", FACES), ("GET", "/metrics"), ("GET", f"/v1/jobs/{'0' * 16}")):
+    for method, path in (
+        ("GET", "/v1/indexes"),
+        ("POST", SEARCH),
+        ("POST", FACES),
+        ("GET", "/metrics"),
+        ("GET", f"/v1/jobs/{'0' * 16}"),
+    ):
         assert is_problem(httpx.request(method, server.url + path, headers={"Authorization": header}), 401)
 
 
-@pytest.mark.parametrize("scope, method, path, body", [
-    ("read", "POST", FACES + "?identity=x", None), ("read", "POST", "/v1/indexes/att/people/rename", {"old": "s1", "new": "x"}),
-    ("read", "POST", "/v1/indexes/att/people/merge", {"source": "s1", "into": "s2"}), ("read", "POST", "/v1/indexes/att/people/remove", {"identity": "s1"}),
-    ("read", "POST", "/v1/indexes/att/people/split", {"face_ids": ["0" * 32], "to": "x"}), ("read", "POST", "/v1/indexes/att/undo", None),
-    ("read", "POST", "/v1/indexes/att/people/forget", {"identity": "s1"}), ("write", "POST", "/v1/indexes/att/people/forget", {"identity": "s1"}),
-    ("write", "POST", "/v1/indexes/att/compact", None), ("write", "POST", "/v1/indexes/att/calibrate", None), ("read", "POST", "/v1/indexes/att/compact", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "scope, method, path, body",
+    [
+        ("read", "POST", FACES + "?identity=x", None),
+        ("read", "POST", "/v1/indexes/att/people/rename", {"old": "s1", "new": "x"}),
+        ("read", "POST", "/v1/indexes/att/people/merge", {"source": "s1", "into": "s2"}),
+        ("read", "POST", "/v1/indexes/att/people/remove", {"identity": "s1"}),
+        ("read", "POST", "/v1/indexes/att/people/split", {"face_ids": ["0" * 32], "to": "x"}),
+        ("read", "POST", "/v1/indexes/att/undo", None),
+        ("read", "POST", "/v1/indexes/att/people/forget", {"identity": "s1"}),
+        ("write", "POST", "/v1/indexes/att/people/forget", {"identity": "s1"}),
+        ("write", "POST", "/v1/indexes/att/compact", None),
+        ("write", "POST", "/v1/indexes/att/calibrate", None),
+        ("read", "POST", "/v1/indexes/att/compact", None),
+    ],
+)
 def test_a_scope_that_is_missing(server, client, keys, scope, method, path, body):
     with server.client(keys[scope]) as other:
         content = {"json": body} if body else {"content": server.probe(1)}
@@ -161,10 +209,17 @@ def test_a_form_of_another_site(server, client, keys):
     session = client.post("/v1/session", json={"key": keys["admin"]}).cookies["facegallery"]
     import httpx
 
-    for headers in ({}, {"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null", "X-Facegallery": "1"}):
+    for headers in (
+        {},
+        {"Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "null", "X-Facegallery": "1"},
+    ):
         for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x"):
             sent = {"Cookie": f"facegallery={session}", "Content-Type": kind} | headers
-            answer = httpx.post(f"{server.url}/v1/indexes/att/people/forget", content=b'{"identity": "s1"}', headers=sent)
+            answer = httpx.post(
+                f"{server.url}/v1/indexes/att/people/forget", content=b'{"identity": "s1"}', headers=sent
+            )
             assert is_problem(answer, 403)
     preflight = httpx.options(
         f"{server.url}/v1/indexes", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
@@ -172,14 +227,28 @@ def test_a_form_of_another_site(server, client, keys):
     assert not any(name.startswith("access-control") for name in preflight.headers)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example", "att.local", "169.254.169.254"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example", "att.local", "169.254.169.254"]
+)
 def test_a_name_that_leads_here(client, host):
     assert is_problem(client.get("/v1/indexes", headers={"Host": host}), 421)
     assert is_problem(client.get("/", headers={"Host": host}), 421)
 
 
-@pytest.mark.parametrize("path", ["/page/../app.py", "/page/%2e%2e/accounts.py", "/page/..%2f..%2fsetup.cfg", "/page//etc/passwd", "/page/....//x", "/page/app.js/..",
-                                  "/page/\\..\\api.py", "/page/%00", "/page/."])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page/../app.py",
+        "/page/%2e%2e/accounts.py",
+        "/page/..%2f..%2fsetup.cfg",
+        "/page//etc/passwd",
+        "/page/....//x",
+        "/page/app.js/..",
+        "/page/\\..\\api.py",
+        "/page/%00",
+        "/page/.",
+    ],
+)
 def test_a_file_that_is_not_the_pages(server, client, path):
     answer = raw(server, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
     assert answer.split()[1] in (b"404", b"401", b"400", b"405") and b"import" not in answer and b"root:" not in answer
@@ -207,19 +276,55 @@ def test_an_index_that_is_not_served(client, index):
     assert is_problem(client.get(f"/v1/indexes/{index}/people"), 404, 405, 400)
 
 
-@pytest.mark.parametrize("params", [
-    {"k": "-1"}, {"k": "99999999999999999999"}, {"k": "1e3"}, {"k": "NaN"}, {"min_score": "nan"}, {"min_score": "inf"}, {"score": "best'--"}, {"faces": "maybe"},
-    {"where": "a"}, {"where": "identity='x' OR 1=1"}, {"where": "x" * 4000}, {"where": ["s=1"] * 101}, {"where": "\x00=1"}, {"where": "id>0) OR (1=1"}, {"image": "x" * 301},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"k": "-1"},
+        {"k": "99999999999999999999"},
+        {"k": "1e3"},
+        {"k": "NaN"},
+        {"min_score": "nan"},
+        {"min_score": "inf"},
+        {"score": "best'--"},
+        {"faces": "maybe"},
+        {"where": "a"},
+        {"where": "identity='x' OR 1=1"},
+        {"where": "x" * 4000},
+        {"where": ["s=1"] * 101},
+        {"where": "\x00=1"},
+        {"where": "id>0) OR (1=1"},
+        {"image": "x" * 301},
+    ],
+)
 def test_a_question_that_cannot_be(server, client, params):
     answer = client.post(SEARCH, content=server.probe(7), params=params)
     assert answer.status_code == 200 and answer.json()["faces"][0]["hits"] == [] or is_problem(answer, 422)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b'{"vectors": ' + b"[" * 50_000, b'{"vectors": [[NaN]]}', b'{"vectors": [["x"]]}', b'{"vectors": []}',
-                                  b'{"vectors": [[1]], "k": 1e99}', b'{"vectors": [[1]], "where": ["\\ud83d=1"]}', b"\xff\xfe", b'{"vectors": [[1]], "__proto__": {}}', b'{"a": ' * 20_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b'{"vectors": ' + b"[" * 50_000,
+        b'{"vectors": [[NaN]]}',
+        b'{"vectors": [["x"]]}',
+        b'{"vectors": []}',
+        b'{"vectors": [[1]], "k": 1e99}',
+        b'{"vectors": [[1]], "where": ["\\ud83d=1"]}',
+        b"\xff\xfe",
+        b'{"vectors": [[1]], "__proto__": {}}',
+        b'{"a": ' * 20_000,
+    ],
+)
 def test_json_that_is_none_or_too_deep(client, body):
-    assert is_problem(client.post("/v1/indexes/att/search/vectors", content=body, headers={"Content-Type": "application/json"}), 422, 400)
+    assert is_problem(
+        client.post("/v1/indexes/att/search/vectors", content=body, headers={"Content-Type": "application/json"}),
+        422,
+        400,
+    )
 
 
 # floods ---------------------------------------------------------------------
@@ -227,7 +332,10 @@ def test_json_that_is_none_or_too_deep(client, body):
 
 def test_headers_without_end(server, client):
     assert raw(
-        server, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(200)) + b"\r\n"
+        server,
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        + b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(200))
+        + b"\r\n",
     ).split()[1:2] != [b"200"]
     assert raw(server, b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").split()[1:2] != [b"200"]
 
@@ -239,12 +347,17 @@ def test_a_body_without_end(server, client):
     chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
     said = raw(server, [head + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 25])
     assert said == b"" or said.split()[1] == b"413"
-    said = raw(server, head + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /v1/indexes HTTP/1.1\r\n\r\n")
+    said = raw(
+        server,
+        head + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /v1/indexes HTTP/1.1\r\n\r\n",
+    )
     assert said == b"" or said.split()[1] in (b"400", b"422")
 
 
 def test_no_body_without_a_key(server, client):
-    said = raw(server, f"POST {SEARCH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n".encode())  # is not waited for
+    said = raw(
+        server, f"POST {SEARCH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n".encode()
+    )  # is not waited for
     assert said.split()[1] == b"401"
 
 
@@ -288,7 +401,10 @@ def bomb(side):
 
     head = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes((side // 8 + 1) * side), 9)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes((side // 8 + 1) * side), 9))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -389,7 +505,9 @@ def test_a_connection_that_asks_now_and_then_stays(server):
 
 def test_the_rest_of_a_body_that_was_answered_is_not_waited_for_without_end(server):
     """A bit of it every second would keep a connection for ever."""
-    with opened(server, b"POST /v1/indexes HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n") as connection:
+    with opened(
+        server, b"POST /v1/indexes HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
+    ) as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 4")
         began = time.monotonic()
         with pytest.raises(ConnectionError):

@@ -48,7 +48,12 @@ def problem(answer, status, kind):
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
-    assert body["status"] == status and body["type"] == f"urn:facegallery:problem:{kind}" and body["title"] and "\n" not in body["detail"]
+    assert (
+        body["status"] == status
+        and body["type"] == f"urn:facegallery:problem:{kind}"
+        and body["title"]
+        and "\n" not in body["detail"]
+    )
     return body
 
 
@@ -61,7 +66,14 @@ def enrolled(client, identity):
 
 
 @pytest.mark.parametrize(
-    "question", [{"k": 3}, {"k": 2, "faces": True}, {"k": 2, "score": "mean"}, {"k": 2, "where": ("identity!=s7",)}, {"min_score": 0.3}]
+    "question",
+    [
+        {"k": 3},
+        {"k": 2, "faces": True},
+        {"k": 2, "score": "mean"},
+        {"k": 2, "where": ("identity!=s7",)},
+        {"min_score": 0.3},
+    ],
 )
 def test_a_photo_is_answered_as_the_command_answers_it(server, client, asked, question):
     found = client.post("/v1/indexes/att/search", content=server.probe(7), params={**question, "image": "2.pgm"}).json()
@@ -70,7 +82,9 @@ def test_a_photo_is_answered_as_the_command_answers_it(server, client, asked, qu
     assert found["image"] == "2.pgm" and found["outcome"] == wanted["outcome"] == "ok" and found["left_out"] == 0
     assert face["face_id"] == true["face_id"] and face["box"] == pytest.approx(true["box"], abs=0.02)
     assert [hit["identity"] for hit in face["hits"]] == [hit["identity"] for hit in true["hits"]]
-    np.testing.assert_allclose([hit["score"] for hit in face["hits"]], [hit["score"] for hit in true["hits"]], atol=1e-5)
+    np.testing.assert_allclose(
+        [hit["score"] for hit in face["hits"]], [hit["score"] for hit in true["hits"]], atol=1e-5
+    )
 
 
 def test_vectors_are_answered_as_photos_are(server, client):
@@ -78,13 +92,18 @@ def test_vectors_are_answered_as_photos_are(server, client):
     body = {"vectors": [list(row.vector) for row in rows], "k": 1}
     answers = client.post("/v1/indexes/att/search/vectors", json=body).json()["answers"]
     assert [a["hits"][0]["face_id"] for a in answers] == [row.face_id for row in rows]
-    assert all(a["hits"][0]["score"] == pytest.approx(1, abs=1e-6) and a["known"] is None and a["margin"] > 0.2 for a in answers)
+    assert all(
+        a["hits"][0]["score"] == pytest.approx(1, abs=1e-6) and a["known"] is None and a["margin"] > 0.2
+        for a in answers
+    )
 
 
 def test_many_photos_are_answered_line_by_line_in_order(server, client):
     lines = [json.dumps({"id": f"s{i}", "photo": base64.b64encode(server.probe(i)).decode()}) for i in range(1, 41)]
     lines[3], lines[5:5] = "no json", ["", "  "]
-    with client.stream("POST", "/v1/indexes/att/search/stream", content="\n".join(lines).encode(), params={"k": 1}) as answer:
+    with client.stream(
+        "POST", "/v1/indexes/att/search/stream", content="\n".join(lines).encode(), params={"k": 1}
+    ) as answer:
         found = [json.loads(line) for line in answer.iter_lines()]
     assert [line["id"] for line in found] == [None if i == 3 else f"s{i + 1}" for i in range(40)]
     assert found[3]["problem"]["status"] == 422
@@ -177,7 +196,11 @@ def test_a_photo_of_a_stream_is_tried_again_less_and_less_often_and_not_for_ever
     with pytest.raises(problems.Problem, match="503"):
         asyncio.run(stream._patiently(busy))
     pauses = [after - before for before, after in itertools.pairwise(asked)]
-    assert 3 <= len(asked) <= 5 and pauses == sorted(pauses, key=lambda pause: round(pause, 1)) and asked[-1] - asked[0] < 1.1
+    assert (
+        3 <= len(asked) <= 5
+        and pauses == sorted(pauses, key=lambda pause: round(pause, 1))
+        and asked[-1] - asked[0] < 1.1
+    )
     asked.clear()
     assert asyncio.run(stream._patiently(twice)) == "done"
     with pytest.raises(problems.Problem, match="422"):
@@ -197,14 +220,19 @@ def test_a_line_that_comes_in_pieces_is_one_and_one_too_long_is_cut():
     assert list(accumulate(held)) == [2, 1, 1, 0, 21, 21, 4]
 
 
-@pytest.mark.parametrize("most, outcomes", [(1000, ["answer"] * 4), (130, ["answer"] * 2 + ["problem"]), (50, ["problem"])])
+@pytest.mark.parametrize(
+    "most, outcomes", [(1000, ["answer"] * 4), (130, ["answer"] * 2 + ["problem"]), (50, ["problem"])]
+)
 def test_photos_of_a_stream_are_held_while_they_are_at_work(monkeypatch, most, outcomes):
     async def answer(*_):
         await asyncio.sleep(0.1)
         return {}
 
     monkeypatch.setattr(stream, "photo_answer", answer)
-    held, lines = Held(most), [json.dumps({"id": str(i), "photo": base64.b64encode(bytes(60)).decode()}).encode() + b"\n" for i in range(4)]
+    held, lines = (
+        Held(most),
+        [json.dumps({"id": str(i), "photo": base64.b64encode(bytes(60)).decode()}).encode() + b"\n" for i in range(4)],
+    )
 
     async def receive():
         if not lines:  # the client waits for the answers
@@ -257,11 +285,21 @@ def test_what_is_no_photo_is_one_clear_problem(client):
     problem(client.post("/v1/indexes/att/search", content=vast), 422, "too_large")
 
 
-@pytest.mark.parametrize("vectors, detail", [
-    ([[0.1] * 128], "length 1"), ([[1.0] + [0.0] * 126], "of 128 numbers, received one of 127"), ([[1.0] * 128, [1.0] * 4], "of 128 numbers, received one of 4"), ([[]], "of 128 numbers, received one of 0"), ([[1e300] * 128], "length 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "vectors, detail",
+    [
+        ([[0.1] * 128], "length 1"),
+        ([[1.0] + [0.0] * 126], "of 128 numbers, received one of 127"),
+        ([[1.0] * 128, [1.0] * 4], "of 128 numbers, received one of 4"),
+        ([[]], "of 128 numbers, received one of 0"),
+        ([[1e300] * 128], "length 1"),
+    ],
+)
 def test_vectors_that_cannot_be_are_refused_and_spoil_no_others(client, vectors, detail):
-    assert detail in problem(client.post("/v1/indexes/att/search/vectors", json={"vectors": vectors}), 422, "invalid")["detail"]
+    assert (
+        detail
+        in problem(client.post("/v1/indexes/att/search/vectors", json={"vectors": vectors}), 422, "invalid")["detail"]
+    )
 
 
 def test_a_wrong_question_is_refused(client):
@@ -298,13 +336,19 @@ def test_what_is_no_filter_is_refused_before_a_stream_begins(client):
 def test_people_come_page_by_page_with_a_face_each(client):
     names, cursor = [], None
     while True:
-        page = client.get("/v1/indexes/att/people", params={"limit": 17} | ({"cursor": cursor} if cursor else {})).json()
+        page = client.get(
+            "/v1/indexes/att/people", params={"limit": 17} | ({"cursor": cursor} if cursor else {})
+        ).json()
         names += page["people"]
         if (cursor := page["next"]) is None:
             break
     assert sorted(p["identity"] for p in names) == [p["identity"] for p in names] and len(names) == 40
     png = client.get(f"/v1/indexes/att/faces/{names[0]['face_id']}/thumbnail")
-    assert png.headers["content-type"] == "image/png" and png.content.startswith(b"\x89PNG") and png.headers["cache-control"] == "no-store"
+    assert (
+        png.headers["content-type"] == "image/png"
+        and png.content.startswith(b"\x89PNG")
+        and png.headers["cache-control"] == "no-store"
+    )
     found = client.get("/v1/indexes/att/people", params={"containing": "S3"}).json()["people"]
     assert {p["identity"] for p in found} == {"s3", *(f"s3{i}" for i in range(10))}
     problem(client.get("/v1/indexes/att/people", params={"cursor": "%%%"}), 422, "invalid")
@@ -341,8 +385,16 @@ def test_a_face_is_enrolled_found_renamed_merged_split_removed_and_all_taken_bac
     problem(client.post("/v1/indexes/att/people/remove", json={}), 422, "invalid")
     refused = problem(client.post("/v1/indexes/att/undo", json={"command": renamed["command"]}), 409, "conflict")
     assert "another was made since" in refused["detail"]
-    for left, command in (("remove", None), ("split", None), ("merge", None), ("rename", renamed["command"]), ("add", done["command"])):
-        assert [line["verb"] for line in client.post("/v1/indexes/att/undo", json={"command": command}).json()] == [left]
+    for left, command in (
+        ("remove", None),
+        ("split", None),
+        ("merge", None),
+        ("rename", renamed["command"]),
+        ("add", done["command"]),
+    ):
+        assert [line["verb"] for line in client.post("/v1/indexes/att/undo", json={"command": command}).json()] == [
+            left
+        ]
     assert again["command"] is None
     assert enrolled(client, "Ada") == [] and enrolled(client, "s11") == before
 
@@ -350,7 +402,9 @@ def test_a_face_is_enrolled_found_renamed_merged_split_removed_and_all_taken_bac
 def test_of_two_faces_one_must_be_named(server, client):
     a, b = (np.frombuffer(server.probe(i).split(b"255\n", 1)[1], np.uint8).reshape(112, 92) for i in (13, 14))
     both = b"P5 184 112 255\n" + np.hstack([a, b]).tobytes()
-    found = problem(client.post("/v1/indexes/att/faces", content=both, params={"identity": "Two"}), 422, "several-faces")
+    found = problem(
+        client.post("/v1/indexes/att/faces", content=both, params={"identity": "Two"}), 422, "several-faces"
+    )
     assert len(found["faces"]) == 2 and enrolled(client, "Two") == []
     problem(client.post("/v1/indexes/att/faces", content=both, params={"identity": "Two", "face": 2}), 422, "invalid")
     done = client.post("/v1/indexes/att/faces", content=both, params={"identity": "Two", "face": 1}).json()
@@ -361,15 +415,25 @@ def test_of_two_faces_one_must_be_named(server, client):
 
 def test_the_same_change_sent_again_is_done_once(server, client):
     def enrol(photo, mark="m1"):
-        return client.post("/v1/indexes/att/faces", content=photo, params={"identity": "s15"}, headers={"Idempotency-Key": mark})
+        return client.post(
+            "/v1/indexes/att/faces", content=photo, params={"identity": "s15"}, headers={"Idempotency-Key": mark}
+        )
 
     first = enrol(server.probe(15))
     client.post("/v1/indexes/att/people/remove", json={"face_id": first.json()["face"]["face_id"]})
     again = enrol(server.probe(15))
-    assert again.json() == first.json() and again.headers["idempotency-replayed"] == "true" and len(enrolled(client, "s15")) == 1
+    assert (
+        again.json() == first.json()
+        and again.headers["idempotency-replayed"] == "true"
+        and len(enrolled(client, "s15")) == 1
+    )
     problem(enrol(server.probe(15, 3)), 422, "mark")
     problem(
-        client.post("/v1/indexes/att/faces", content=b"x", params={"identity": "s15"}, headers={"Idempotency-Key": "m2"}), 422, "unreadable"
+        client.post(
+            "/v1/indexes/att/faces", content=b"x", params={"identity": "s15"}, headers={"Idempotency-Key": "m2"}
+        ),
+        422,
+        "unreadable",
     )
     assert enrol(server.probe(15), "m2").status_code == 200  # what was refused may be asked again
 
@@ -377,10 +441,19 @@ def test_the_same_change_sent_again_is_done_once(server, client):
 def test_who_is_forgotten_is_gone_from_every_file_and_refused(server, client):
     name = "Wilhelmina Forgettable"
     client.post("/v1/indexes/att/people/rename", json={"old": "s16", "new": name}, headers={"Idempotency-Key": "f1"})
-    receipt = client.post("/v1/indexes/att/people/forget", json={"identity": name}, headers={"Idempotency-Key": "f2"}).json()
-    assert receipt["found"] == 0 and len(receipt["face_ids"]) == 1 and any("original photos" in line for line in receipt["not_cleaned"])
+    receipt = client.post(
+        "/v1/indexes/att/people/forget", json={"identity": name}, headers={"Idempotency-Key": "f2"}
+    ).json()
+    assert (
+        receipt["found"] == 0
+        and len(receipt["face_ids"]) == 1
+        and any("original photos" in line for line in receipt["not_cleaned"])
+    )
     files = [
-        path for folder in (server.indexes, server.root) for path in folder.rglob("*") if path.is_file() and "models" not in path.parts
+        path
+        for folder in (server.indexes, server.root)
+        for path in folder.rglob("*")
+        if path.is_file() and "models" not in path.parts
     ]
     deadline = time.monotonic() + 20
     while holding := [path for path in files if path.exists() and name.encode() in path.read_bytes()]:
@@ -419,7 +492,9 @@ def test_a_calibration_and_a_rebuild_are_jobs_and_from_then_on_faces_are_known_o
     assert info["fpir"] == 0.1 and 0 < info["threshold"] < 1
     face = client.post("/v1/indexes/att/search", content=server.probe(20)).json()["faces"][0]
     assert face["known"] is (face["hits"][0]["score"] >= info["threshold"]) and 0 < face["chance"] <= 1
-    assert face["chance_limit"] == 1 / (info["people"] + 1) <= face["chance"] and face["weak"] == info["calibration_weak"]
+    assert (
+        face["chance_limit"] == 1 / (info["people"] + 1) <= face["chance"] and face["weak"] == info["calibration_weak"]
+    )
     assert info["column_kinds"] == {} and face["stale"] is None
     done = wait_for(client, client.post("/v1/indexes/att/compact").json())
     assert done["state"] == "done" and done["done"] == done["total"] == client.get("/v1/indexes/att").json()["faces"]
@@ -435,7 +510,10 @@ def test_the_state_is_told_to_a_supervisor_and_to_prometheus(server, client):
     for what in ("faces", "people", "generation"):
         assert float(lines[f'facegallery_{what}{{index="att"}}']) == info[what]
     assert float(lines["facegallery_batch_photos_count"]) >= 1
-    assert float(lines['facegallery_request_seconds_count{method="POST",route="/v1/indexes/{index}/search",status="200"}']) >= 1
+    assert (
+        float(lines['facegallery_request_seconds_count{method="POST",route="/v1/indexes/{index}/search",status="200"}'])
+        >= 1
+    )
 
 
 def test_changes_by_other_programs_are_seen_at_once(server, client, monkeypatch):
@@ -444,7 +522,10 @@ def test_changes_by_other_programs_are_seen_at_once(server, client, monkeypatch)
 
     with open_gallery("att", write=True) as gallery:
         gallery.rename("s30", "Thirty")
-    assert client.post("/v1/indexes/att/search", content=server.probe(30)).json()["faces"][0]["hits"][0]["identity"] == "Thirty"
+    assert (
+        client.post("/v1/indexes/att/search", content=server.probe(30)).json()["faces"][0]["hits"][0]["identity"]
+        == "Thirty"
+    )
     assert enrolled(client, "Thirty") and not enrolled(client, "s30")
 
 
@@ -466,7 +547,10 @@ def test_another_model_is_taken_up_while_it_serves(att, tmp_path):
             after = client.post("/v1/indexes/att/search", content=server.probe(7))
             assert after.status_code == 200 and after.json()["faces"][0]["hits"][0]["identity"] == "s7"
         assert before["faces"][0]["hits"][0]["score"] != after.json()["faces"][0]["hits"][0]["score"]
-        assert client.post("/v1/indexes/att/faces", content=server.probe(7), params={"identity": "s7"}).json()["added"] == 1
+        assert (
+            client.post("/v1/indexes/att/faces", content=server.probe(7), params={"identity": "s7"}).json()["added"]
+            == 1
+        )
 
 
 def test_told_to_end_it_answers_what_it_has_begun(att, tmp_path):

@@ -9,10 +9,17 @@ def taken(lines, address, n):
     return sum(lines.enter(address) for _ in range(n))
 
 
-@pytest.mark.parametrize(("first", "second", "is_one"), [
-    ("192.0.2.1", "192.0.2.2", False), ("2001:db8::1", "2001:db8::ffff:2", True), ("2001:db8::1", "2001:db8:0:1::1", False),
-    ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False), ("::ffff:192.0.2.1", "192.0.2.1", True), ("fe80::1%eth0", "fe80::2%eth0", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("first", "second", "is_one"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
 def test_an_address_is_one_of_ipv4_or_64_bits_of_ipv6(first, second, is_one):
     lines = Lines(Settings(("x",), "::"), Meters())
     assert taken(lines, first, ADDRESS_CONNECTIONS + 5) == ADDRESS_CONNECTIONS

@@ -39,14 +39,28 @@ def ask(tmp_path, monkeypatch):
     """One request through the guard: its status, headers and body."""
     monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path))
     accounts = Accounts()
-    keys = {scope: accounts.make_key(scope, scope, 0) for scope in ("read", "write")} | {"slow": accounts.make_key("slow", "read", 2)}
+    keys = {scope: accounts.make_key(scope, scope, 0) for scope in ("read", "write")} | {
+        "slow": accounts.make_key("slow", "read", 2)
+    }
     cookie = accounts.begin_session(accounts.holder(keys["write"]), 60)
     keys |= {name: accounts.start_key(at) for name, at in STARTS.items()}
     accounts.close()
     desk = Desk(STARTS["start"])
 
-    def call(method="GET", path="/v1/indexes", headers=(HOST,), body=(b"",), pause=0.0, key=None, session=False, beside="a=b", app=echo, times=1,
-             together=False, **settings):  # fmt: skip
+    def call(
+        method="GET",
+        path="/v1/indexes",
+        headers=(HOST,),
+        body=(b"",),
+        pause=0.0,
+        key=None,
+        session=False,
+        beside="a=b",
+        app=echo,
+        times=1,
+        together=False,
+        **settings,
+    ):
         guard = Guard(app, Settings(("x",), **settings), lambda: desk, Meters())
         sent = [*headers]
         if key:
@@ -64,12 +78,18 @@ def ask(tmp_path, monkeypatch):
             async def send(message):
                 answer.append(message)
 
-            await guard({"type": "http", "method": method, "path": path, "query_string": b"", "headers": sent}, receive, send)
+            await guard(
+                {"type": "http", "method": method, "path": path, "query_string": b"", "headers": sent}, receive, send
+            )
             text = b"".join(m.get("body", b"") for m in answer)
             return answer[0]["status"], dict(answer[0]["headers"]), json.loads(text)
 
         async def several():
-            return await asyncio.gather(*(one() for _ in range(times))) if together else [await one() for _ in range(times)]
+            return (
+                await asyncio.gather(*(one() for _ in range(times)))
+                if together
+                else [await one() for _ in range(times)]
+            )
 
         found = asyncio.run(several())
         return found[0] if times == 1 else [status for status, _, _ in found]
@@ -83,7 +103,11 @@ def test_a_key_lets_in_and_nothing_else_does(ask):
     assert ask(key="other port")[0] == ask(key="other address")[0] == 401
     for wrong in ("fdb_wrong", "", " ", "x" * 5000):
         status, headers, body = ask(key=wrong)
-        assert status == 401 and headers[b"www-authenticate"] == b"Bearer" and body["type"] == "urn:facegallery:problem:key"
+        assert (
+            status == 401
+            and headers[b"www-authenticate"] == b"Bearer"
+            and body["type"] == "urn:facegallery:problem:key"
+        )
     assert ask(headers=(HOST, (b"authorization", b"Basic eDp5")))[0] == 401
     assert ask(headers=(HOST, (b"cookie", b"facegallery=nonsense; \x00=;;;")))[0] == 401
 
@@ -100,29 +124,76 @@ def test_and_nothing_else_is_open(ask, path):
     assert ask(path=path)[0] == 401
 
 
-@pytest.mark.parametrize("host", [b"127.0.0.1", b"127.0.0.1:8000", b"localhost:1", b"LOCALHOST", b"[::1]:8000", b"[::1]"])
+@pytest.mark.parametrize(
+    "host", [b"127.0.0.1", b"127.0.0.1:8000", b"localhost:1", b"LOCALHOST", b"[::1]:8000", b"[::1]"]
+)
 def test_the_own_names_are_let_in(ask, host):
     assert ask(key="read", headers=((b"host", host),))[0] == 200
 
 
-@pytest.mark.parametrize("host", [b"evil.example", b"127.0.0.1.evil.example", b"localhost.evil.example:8000", b"evil.example#127.0.0.1", b"[::1",
-                                  b"", b"0.0.0.0", b"127.0.0.1@evil.example", b"\xff\xfe", b"[::1].evil.example", b"[::1].evil.example:8000",
-                                  b"127.0.0.1:evil.example", b"127.0.0.1:", b"127.0.0.1:80:80", b"127.0.0.1:-1", b"127.0.0.1:65536", b"127.0.0.1:8000/",
-                                  b"127.0.0.1:080000", b"localhost.", b"localhost:x", b"[::1]x", b"[::1]]", b"[[::1]]", b"::1", b"[::ffff:127.0.0.1]",
-                                  b"127.0.0.1 ", b" 127.0.0.1", b"127.0.0.1\t", b"127.0.0.1,evil.example", b"evil.example:127.0.0.1", b"127.1",
-                                  b"localhost\x00", b"localhost\r\n", "127.0.0.1:١".encode(), b"127.0.0.1?x", b"x@localhost"])  # fmt: skip
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"evil.example",
+        b"127.0.0.1.evil.example",
+        b"localhost.evil.example:8000",
+        b"evil.example#127.0.0.1",
+        b"[::1",
+        b"",
+        b"0.0.0.0",
+        b"127.0.0.1@evil.example",
+        b"\xff\xfe",
+        b"[::1].evil.example",
+        b"[::1].evil.example:8000",
+        b"127.0.0.1:evil.example",
+        b"127.0.0.1:",
+        b"127.0.0.1:80:80",
+        b"127.0.0.1:-1",
+        b"127.0.0.1:65536",
+        b"127.0.0.1:8000/",
+        b"127.0.0.1:080000",
+        b"localhost.",
+        b"localhost:x",
+        b"[::1]x",
+        b"[::1]]",
+        b"[[::1]]",
+        b"::1",
+        b"[::ffff:127.0.0.1]",
+        b"127.0.0.1 ",
+        b" 127.0.0.1",
+        b"127.0.0.1\t",
+        b"127.0.0.1,evil.example",
+        b"evil.example:127.0.0.1",
+        b"127.1",
+        b"localhost\x00",
+        b"localhost\r\n",
+        "127.0.0.1:١".encode(),
+        b"127.0.0.1?x",
+        b"x@localhost",
+    ],
+)
 def test_a_rebound_name_is_not(ask, host):
     status, _, body = ask(key="read", headers=((b"host", host),))
     assert status == 421 and body["type"].endswith(":host")
 
 
 def test_one_host_is_sent(ask):
-    assert ask(key="read", headers=(HOST, (b"host", b"evil.example")))[0] == ask(key="read", headers=(HOST, HOST))[0] == 400
+    assert (
+        ask(key="read", headers=(HOST, (b"host", b"evil.example")))[0]
+        == ask(key="read", headers=(HOST, HOST))[0]
+        == 400
+    )
 
 
-@pytest.mark.parametrize("headers", [
-    [(b"x", b"y" * 16_400)], [(b"y" * 16_400, b"x")], [(b"x%d" % i, b"y" * 5000) for i in range(8)], [(b"x%d" % i, b"") for i in range(100)],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"x", b"y" * 16_400)],
+        [(b"y" * 16_400, b"x")],
+        [(b"x%d" % i, b"y" * 5000) for i in range(8)],
+        [(b"x%d" % i, b"") for i in range(100)],
+    ],
+)
 def test_headers_have_a_limit(ask, headers):
     for path in ("/healthz", "/v1/indexes"):
         status, answer, body = ask(path=path, key="read", headers=(HOST, *headers))
@@ -156,7 +227,11 @@ def test_control_characters_of_a_request_are_escaped_in_the_answer_and_the_log(a
         raise Problem(404, "unknown", "nobody is called 'a\x1b[2J\x7f\u202e'", {"X-Name": "a\r\nSet-Cookie: x"})
 
     status, headers, body = ask(key="read", app=app)
-    assert status == 404 and headers[b"x-name"] == b"a\\x0d\\x0aSet-Cookie: x" and body["detail"].endswith("'a\x1b[2J\x7f\u202e'")
+    assert (
+        status == 404
+        and headers[b"x-name"] == b"a\\x0d\\x0aSet-Cookie: x"
+        and body["detail"].endswith("'a\x1b[2J\x7f\u202e'")
+    )
 
     async def fails(scope, receive, send):
         raise RuntimeError("a\nb\x1b[2J")
@@ -173,10 +248,18 @@ def test_other_names_are_let_in_where_they_are_given(ask):
     assert ask(key="read", headers=((b"host", b"localhost"),), host="10.0.0.5")[0] == 421
 
 
-@pytest.mark.parametrize("headers", [
-    [(b"origin", b"http://evil.example")], [(b"origin", b"null")], [(b"origin", b"http://127.0.0.1:9000")], [(b"origin", b"http://localhost:8000")],
-    [(b"sec-fetch-site", b"cross-site")], [(b"sec-fetch-site", b"same-site")], [(b"origin", b"")],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"origin", b"http://evil.example")],
+        [(b"origin", b"null")],
+        [(b"origin", b"http://127.0.0.1:9000")],
+        [(b"origin", b"http://localhost:8000")],
+        [(b"sec-fetch-site", b"cross-site")],
+        [(b"sec-fetch-site", b"same-site")],
+        [(b"origin", b"")],
+    ],
+)
 def test_another_page_changes_nothing(ask, headers):
     for extra in ({"key": "write"}, {"session": True}):
         status, _, body = ask("POST", headers=(HOST, (b"x-facegallery", b"1"), *headers), **extra)
@@ -216,13 +299,26 @@ def test_a_key_asks_no_more_often_than_it_may(ask):
 
 
 def test_a_body_has_a_limit_in_bytes_and_seconds(ask):
-    assert ask("POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 10, photo_bytes=100)[2] == ["write", 100]
-    status, headers, body = ask("POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 11, photo_bytes=100)
+    assert ask("POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 10, photo_bytes=100)[2] == [
+        "write",
+        100,
+    ]
+    status, headers, body = ask(
+        "POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 11, photo_bytes=100
+    )
     assert status == 413 and "at most 100 bytes" in body["detail"]
     status, headers, body = ask("POST", key="write", body=[b"x"] * 50, pause=0.05, body_seconds=0.2)
     assert status == 408 and body["type"].endswith(":slow")
     assert (
-        ask("POST", path="/v1/indexes/x/search/stream", key="write", body=[b"x"] * 10, pause=0.05, body_seconds=0.2, photo_bytes=3)[0]
+        ask(
+            "POST",
+            path="/v1/indexes/x/search/stream",
+            key="write",
+            body=[b"x"] * 10,
+            pause=0.05,
+            body_seconds=0.2,
+            photo_bytes=3,
+        )[0]
         == 200
     )
 
@@ -230,11 +326,17 @@ def test_a_body_has_a_limit_in_bytes_and_seconds(ask):
 def test_all_bodies_together_have_a_limit(ask):
     search, body = "/v1/indexes/x/search", [b"x" * 20] * 3
     assert ask("POST", search, body=body, key="write", times=5, held_bytes=100) == [200] * 5  # one after another
-    assert sorted(ask("POST", search, body=body, key="write", pause=0.01, times=3, together=True, held_bytes=100)) == [200, 200, 503]
+    assert sorted(ask("POST", search, body=body, key="write", pause=0.01, times=3, together=True, held_bytes=100)) == [
+        200,
+        200,
+        503,
+    ]
     status, headers, problem = ask("POST", search, body=body, key="write", held_bytes=50)
     assert status == 503 and headers[b"retry-after"] == b"1"
     assert problem["type"].endswith(":busy") and "at most 50 bytes" in problem["detail"]
-    assert ask("POST", f"{search}/stream", body=body, key="write", held_bytes=50)[0] == 200  # its route says what it holds
+    assert (
+        ask("POST", f"{search}/stream", body=body, key="write", held_bytes=50)[0] == 200
+    )  # its route says what it holds
 
 
 def test_no_request_lets_go_what_others_hold():
@@ -250,10 +352,18 @@ def test_no_request_lets_go_what_others_hold():
 
 
 def test_every_answer_carries_what_keeps_browsers_safe(ask):
-    for status, headers, _ in (ask(key="read"), ask(), ask(path="/page/app.js"), ask(key="read", headers=((b"host", b"evil"),))):
+    for status, headers, _ in (
+        ask(key="read"),
+        ask(),
+        ask(path="/page/app.js"),
+        ask(key="read", headers=((b"host", b"evil"),)),
+    ):
         policy = headers[b"content-security-policy"].decode()
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http:" not in policy, status
-        assert headers[b"x-content-type-options"] == b"nosniff" and headers[b"cross-origin-resource-policy"] == b"same-origin"
+        assert (
+            headers[b"x-content-type-options"] == b"nosniff"
+            and headers[b"cross-origin-resource-policy"] == b"same-origin"
+        )
         assert headers[b"cache-control"] in (b"no-store", b"no-cache")
 
 

@@ -101,7 +101,12 @@ def test_a_photo_that_can_never_fit_is_too_large_and_one_at_the_limit_is_answere
 
     async def ask():
         sides = [300, 301, 300, 5000] * 5
-        return [photo.outcome for photo, _ in await asyncio.gather(*(intake.faces(photo(i, side), f"{i}") for i, side in enumerate(sides)))]
+        return [
+            photo.outcome
+            for photo, _ in await asyncio.gather(
+                *(intake.faces(photo(i, side), f"{i}") for i, side in enumerate(sides))
+            )
+        ]
 
     assert asyncio.run(ask()) == ["no_face", "too_large", "no_face", "too_large"] * 5
 

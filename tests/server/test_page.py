@@ -21,7 +21,8 @@ def browser():
     assert chromium, "these tests need a browser: install Debian's package chromium"
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+            executable_path=chromium,
+            args=["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"],
         )
         yield found
         found.close()
@@ -51,7 +52,9 @@ def page(browser, server, request):
     """Signed in by the printed address; fails where the console says anything, or anything is asked of another server."""
     width, height = VIEWPORTS[request.param]
     context = browser.new_context(
-        viewport={"width": width, "height": height}, permissions=["camera"], color_scheme="dark" if request.param == "phone" else "light"
+        viewport={"width": width, "height": height},
+        permissions=["camera"],
+        color_scheme="dark" if request.param == "phone" else "light",
     )
     found, said, foreign = context.new_page(), [], []
     found.on("console", lambda message: REFUSED.search(message.text) or said.append(message.text))
@@ -222,7 +225,9 @@ def test_what_is_too_busy_is_asked_again_and_what_is_too_large_is_not_sent(page,
         if (kind := route.request.url.rpartition("/")[2]) in refused:
             return route.continue_()
         refused.append(kind)
-        route.fulfill(status=429, headers={"Retry-After": "1"}, json={"detail": "expected at most 50 requests a second"})
+        route.fulfill(
+            status=429, headers={"Retry-After": "1"}, json={"detail": "expected at most 50 requests a second"}
+        )
 
     for path in ("**/people?*", "**/thumbnail"):
         page.route(path, once)
@@ -362,7 +367,9 @@ def test_without_a_session_a_key_is_asked_for_and_less_may_be_done_with_less(bro
     page.get_by_role("link", name="People", exact=True).click()
     page.get_by_label("Key").wait_for()
     assert page.locator("nav").is_hidden()
-    page.evaluate("key => { location.hash = `key=${key}`; }", server.key)  # the address that `serve` prints, in this tab
+    page.evaluate(
+        "key => { location.hash = `key=${key}`; }", server.key
+    )  # the address that `serve` prints, in this tab
     page.get_by_role("heading", name="Who is it?").wait_for()
     assert "fdb_" not in page.url
     page.get_by_role("button", name="Sign out").click()

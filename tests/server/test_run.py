@@ -29,16 +29,20 @@ def server(folder):
 
 def refused(server, *arguments):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), "serve", *arguments], capture_output=True, text=True, env=server.environment, timeout=60
+        [sys.executable, str(ROOT / "cli.py"), "serve", *arguments],
+        capture_output=True,
+        text=True,
+        env=server.environment,
+        timeout=60,
     )
     assert done.returncode and "Traceback" not in done.stderr and done.stdout == ""
     return done.returncode, done.stderr.strip()
 
 
 def test_only_addresses_of_this_machine_are_loopback():
-    assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "0.0.0.0", "::", "10.0.0.1")] == [True] * 4 + [
-        False
-    ] * 3
+    assert [
+        is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "0.0.0.0", "::", "10.0.0.1")
+    ] == [True] * 4 + [False] * 3
     with pytest.raises(InputError, match="expected an address"):
         is_loopback("example.org")
     assert Settings(("x",), "0.0.0.0").allowed_hosts == {"0.0.0.0"} and "localhost" in Settings(("x",)).allowed_hosts
@@ -113,16 +117,25 @@ def test_two_processes_serve_one_index_and_count_together(server):
     with server.client() as client:
         for i in range(1, 11):
             assert (
-                httpx.post(f"{server.url}/v1/indexes/att/search", content=server.probe(i), headers=dict(client.headers)).status_code == 200
+                httpx.post(
+                    f"{server.url}/v1/indexes/att/search", content=server.probe(i), headers=dict(client.headers)
+                ).status_code
+                == 200
             )
         done = client.post("/v1/indexes/att/faces", content=server.probe(3), params={"identity": "Ada"})
         assert done.status_code == 200
         for _ in range(10):  # connections of their own, to either process
-            answer = httpx.post(f"{server.url}/v1/indexes/att/search", content=server.probe(3), headers=dict(client.headers)).json()
+            answer = httpx.post(
+                f"{server.url}/v1/indexes/att/search", content=server.probe(3), headers=dict(client.headers)
+            ).json()
             assert answer["faces"][0]["hits"][0]["identity"] == "Ada"
         time.sleep(0.5)
-        lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
-        count = float(lines['facegallery_request_seconds_count{method="POST",route="/v1/indexes/{index}/search",status="200"}'])
+        lines = dict(
+            line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#")
+        )
+        count = float(
+            lines['facegallery_request_seconds_count{method="POST",route="/v1/indexes/{index}/search",status="200"}']
+        )
         assert count == 20 and float(lines['facegallery_faces{index="att"}']) == 41
 
 
@@ -148,13 +161,16 @@ def test_what_was_acknowledged_is_there_after_kill_9(att, tmp_path):
         with running(folder) as server, server.client() as client:
             for i in range(1, 6):
                 names.append(f"turn {turn} {i}")
-                answer = client.post("/v1/indexes/att/faces", content=server.probe(i, 3 + turn), params={"identity": names[-1]})
+                answer = client.post(
+                    "/v1/indexes/att/faces", content=server.probe(i, 3 + turn), params={"identity": names[-1]}
+                )
                 assert answer.status_code == 200
             server.process.kill()
             server.process.wait()
     with running(folder) as server, server.client() as client:
         assert set(names) <= {
-            person["identity"] for person in client.get("/v1/indexes/att/people", params={"limit": 1000}).json()["people"]
+            person["identity"]
+            for person in client.get("/v1/indexes/att/people", params={"limit": 1000}).json()["people"]
         }
         assert server.key != "" and len(client.get("/v1/indexes/att/people").json()["people"]) == 50
 

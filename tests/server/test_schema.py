@@ -29,8 +29,24 @@ positive_data_acceptance.enabled = false
 def test_whatever_is_asked_the_answer_is_as_documented_and_never_a_fault(server, tmp_path):
     (tmp_path / "hooks.py").write_text(HOOKS)
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
-    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "-H", f"Authorization: Bearer {server.key}", "-n", CASES, "--seed", "1",
-               "--phases", "examples,coverage,fuzzing", "--no-color", "--generation-database", "none"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "run",
+        f"{server.url}/openapi.json",
+        "-H",
+        f"Authorization: Bearer {server.key}",
+        "-n",
+        CASES,
+        "--seed",
+        "1",
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--no-color",
+        "--generation-database",
+        "none",
+    ]
     environment = os.environ | {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout[done.stdout.find("= FAILURES") :][:6000]

@@ -25,7 +25,9 @@ def bordered(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return read(crops.write(tmp_path_factory.mktemp("p") / "crops", [crops.row(p, f) for p in range(3) for f in range(2)])).train
+    return read(
+        crops.write(tmp_path_factory.mktemp("p") / "crops", [crops.row(p, f) for p in range(3) for f in range(2)])
+    ).train
 
 
 # which rows -----------------------------------------------------------------
@@ -50,25 +52,43 @@ def test_no_probe_is_read(tmp_path):
     """Probes that are no photos at all, of the same people: reading one would fail, or change what is trained on."""
     mine = [crops.row(p, 0, "gallery") for p in range(4)]
     other = [
-        crops.row(p, f, split, crop=synthetic.png(b"never read")) for p in range(4) for f, split in ((1, "probe"), (2, "test"), (3, None))
+        crops.row(p, f, split, crop=synthetic.png(b"never read"))
+        for p in range(4)
+        for f, split in ((1, "probe"), (2, "test"), (3, None))
     ]
-    mixed = read(crops.write(tmp_path / "mixed", [r for p in range(4) for r in (mine[p], *other[3 * p : 3 * p + 3])], per_shard=3))
+    mixed = read(
+        crops.write(
+            tmp_path / "mixed", [r for p in range(4) for r in (mine[p], *other[3 * p : 3 * p + 3])], per_shard=3
+        )
+    )
     alone = read(crops.write(tmp_path / "alone", mine))
     assert mixed.train.digest == alone.train.digest and len(mixed.train) == 4
 
 
 def test_shards_without_training_rows_keep_their_crops_on_disk(tmp_path, monkeypatch):
-    folder = crops.write(tmp_path / "crops", [crops.row(p, 0, "train" if p < 4 else "probe") for p in range(8)], per_shard=4)
+    folder = crops.write(
+        tmp_path / "crops", [crops.row(p, 0, "train" if p < 4 else "probe") for p in range(8)], per_shard=4
+    )
     opened = []
     shard = batches.DataSet.shard
-    monkeypatch.setattr(batches.DataSet, "shard", lambda self, n, columns=None: opened.append((n, columns)) or shard(self, n, columns))
+    monkeypatch.setattr(
+        batches.DataSet, "shard", lambda self, n, columns=None: opened.append((n, columns)) or shard(self, n, columns)
+    )
     assert len(read(folder).train) == 4
     assert {n for n, columns in opened if columns is None or "crop" in columns} == {0}
 
 
 def test_rows_that_cannot_train_are_left_out(tmp_path):
-    rows = [crops.row(0, 0), crops.row(1, 0), crops.row(2, 0, outcome="no_face", crop=None), crops.row(3, 0, identity=None)]
-    rows += [crops.row(4, 0, crop=None), crops.row(0, 9, image_sha256=rows[0].image_sha256)]  # the last is the first face again
+    rows = [
+        crops.row(0, 0),
+        crops.row(1, 0),
+        crops.row(2, 0, outcome="no_face", crop=None),
+        crops.row(3, 0, identity=None),
+    ]
+    rows += [
+        crops.row(4, 0, crop=None),
+        crops.row(0, 9, image_sha256=rows[0].image_sha256),
+    ]  # the last is the first face again
     data = read(crops.write(tmp_path / "crops", rows))
     assert data.train.people == ("person 000", "person 001") and len(data.train) == 2
     assert data.chosen == "2 crops are used; left out: 2 twice or without a crop, 1 no_face, 1 without an identity"
@@ -76,7 +96,10 @@ def test_rows_that_cannot_train_are_left_out(tmp_path):
 
 def test_what_a_split_leaves_out_is_said(tmp_path):
     rows = [crops.row(p, i, split) for p in range(3) for i, split in enumerate(("gallery", "probe", "probe"))]
-    assert read(crops.write(tmp_path / "crops", rows)).chosen == "3 crops of split gallery are used; left out: 6 of split probe"
+    assert (
+        read(crops.write(tmp_path / "crops", rows)).chosen
+        == "3 crops of split gallery are used; left out: 6 of split probe"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +136,9 @@ def test_the_digest_follows_pixels_and_names(tmp_path):
 
 
 def test_split_val_validates(tmp_path):
-    rows = [crops.row(p, 0, "train") for p in range(3)] + [crops.row(p, f, "val") for p in range(5, 8) for f in range(2)]
+    rows = [crops.row(p, 0, "train") for p in range(3)] + [
+        crops.row(p, f, "val") for p in range(5, 8) for f in range(2)
+    ]
     data = read(crops.write(tmp_path / "crops", rows))
     assert len(data.train) == 3 and len(data.validation) == 6 and "split val" in data.why
 
@@ -125,10 +150,14 @@ def test_a_val_split_without_two_photos_of_anybody_validates_nothing(tmp_path):
 
 def test_given_crops_validate(tmp_path):
     train = crops.write(tmp_path / "train", [crops.row(p, f) for p in range(50) for f in range(2)])
-    given = crops.write(tmp_path / "given", [crops.row(p, f, side=200) for p in range(60, 62) for f in range(2)], border=20)
+    given = crops.write(
+        tmp_path / "given", [crops.row(p, f, side=200) for p in range(60, 62) for f in range(2)], border=20
+    )
     data = read(train, given)
     assert len(data.train) == 100 and len(data.validation) == 4 and data.validation.border == 20
-    assert np.array_equal(np.concatenate(list(plain_crops(data.validation)))[0], crops.picture(60, 0, 200)[20:180, 20:180])
+    assert np.array_equal(
+        np.concatenate(list(plain_crops(data.validation)))[0], crops.picture(60, 0, 200)[20:180, 20:180]
+    )
     single = crops.write(tmp_path / "single", [crops.row(p, 0) for p in range(4)])
     with pytest.raises(DataError, match="two photos"):
         read(train, single)
@@ -142,9 +171,9 @@ def test_a_tenth_of_the_people_with_two_photos_is_held_out(tmp_path):
     folder = crops.write(tmp_path / "crops", rows, per_shard=64)
     data, again, other = read(folder), read(folder), read(folder, seed=1)
     assert len(data.validation.people) == 20 and len(data.validation) == 40 and len(data.train.people) == 30
-    assert not set(data.validation.people) & set(data.train.people) and not {f"person {p:03d}" for p in range(45, 50)} & set(
-        data.validation.people
-    )
+    assert not set(data.validation.people) & set(data.train.people) and not {
+        f"person {p:03d}" for p in range(45, 50)
+    } & set(data.validation.people)
     assert data.validation.people == again.validation.people != other.validation.people
 
 
@@ -181,7 +210,9 @@ def test_augmentation_has_no_state(bordered, rule):
 def test_quicks_changes_are_drawn_anew_in_each_pass(photos):
     stream = Stream(photos, QUICK, 0)
     crops_, order = everything(stream, 0, 6, 2)[0], samples(0, 6, 0, 12)
-    assert all(not np.array_equal(crops_[i], crops_[6 + int(np.flatnonzero(order[6:] == order[i])[0])]) for i in range(6))
+    assert all(
+        not np.array_equal(crops_[i], crops_[6 + int(np.flatnonzero(order[6:] == order[i])[0])]) for i in range(6)
+    )
 
 
 def test_the_ten_variants_of_the_homework(photos):
@@ -194,8 +225,12 @@ def test_the_ten_variants_of_the_homework(photos):
         for i, e in enumerate(expected):
             assert np.abs(views[0, half + i] - e).max() <= 0.51, (half, i)
         changed = (views[0, half + 4] != source).any(axis=-1)
-        assert 450 < changed.sum() <= 500 and (views[0, half + 4][changed] == 255).all()  # 500 draws, some twice or white before
-    assert len(stream) == 60 and np.array_equal(np.concatenate([v.numpy() for v in stream.view(1)]).reshape(views.shape), views)
+        assert (
+            450 < changed.sum() <= 500 and (views[0, half + 4][changed] == 255).all()
+        )  # 500 draws, some twice or white before
+    assert len(stream) == 60 and np.array_equal(
+        np.concatenate([v.numpy() for v in stream.view(1)]).reshape(views.shape), views
+    )
 
 
 def test_views_begin_with_the_plain_photos(bordered):
@@ -218,7 +253,9 @@ def test_jitter_at_rest_is_the_plain_crop_and_moves_by_pixels():
     still = replace(NOTHING, shift=10.0)
     middle, corner = (augment.jitter(tf.constant(canvas), 20, still, draws(0.5, d, d)).numpy() for d in (0.5, 1.0))
     assert np.array_equal(middle, canvas[20:180, 20:180]) and np.array_equal(corner, canvas[30:190, 30:190])
-    far = augment.jitter(tf.constant(canvas), 20, replace(NOTHING, shift=80.0), draws(0.5, 0.0, 1.0)).numpy()  # held inside: x left, y down
+    far = augment.jitter(
+        tf.constant(canvas), 20, replace(NOTHING, shift=80.0), draws(0.5, 0.0, 1.0)
+    ).numpy()  # held inside: x left, y down
     assert np.array_equal(far, canvas[40:200, 0:160])
 
 
@@ -231,7 +268,9 @@ def test_jitter_scales_about_the_centre():
 
 def test_gamma_contrast_and_mirror_by_hand():
     x = tf.constant([[[0.0], [51.0]], [[204.0], [255.0]]])
-    assert augment.gamma(x, tf.constant(2.0)).numpy().ravel() == pytest.approx([0, 255 * 0.04, 255 * 0.64, 255], abs=1e-3)
+    assert augment.gamma(x, tf.constant(2.0)).numpy().ravel() == pytest.approx(
+        [0, 255 * 0.04, 255 * 0.64, 255], abs=1e-3
+    )
     assert augment.contrast(x, tf.constant(0.5)).numpy().ravel() == pytest.approx([63.75, 89.25, 165.75, 191.25])
     assert augment.stretch(tf.constant([10.0, 20.0, 60.0])).numpy() == pytest.approx([0, 51, 255])
     assert augment.stretch(tf.constant([7.0, 7.0])).numpy() == pytest.approx([0, 0])

@@ -49,7 +49,9 @@ def gradients(run, net: keras.Model, x: tf.Tensor) -> tuple[tf.Tensor, dict[str,
         loss = tf.reduce_sum(y * tf.constant(np.random.default_rng(1).normal(size=y.shape).astype(np.float32)))
     variables = net.trainable_variables
     names = {id(v): name for name, v in keras_network.variables_by_name(net).items()}
-    return y, dict(zip((names[id(v)] for v in variables), tape.gradient(loss, [v.value for v in variables]), strict=True))
+    return y, dict(
+        zip((names[id(v)] for v in variables), tape.gradient(loss, [v.value for v in variables]), strict=True)
+    )
 
 
 @pytest.mark.parametrize("precision", forward.DTYPES)
@@ -60,7 +62,10 @@ def test_vectors_and_gradients_are_those_of_the_keras_model(tiny, photos, precis
     got, found = gradients(lambda x: forward.prelogits(net, x, precision, live, same), net, photos)
     assert got.dtype == tf.float32 and far(got, expected) < FAR[precision]
     assert found.keys() == right.keys() and all(far(found[k], right[k]) < GRADIENTS_FAR[precision] for k in right)
-    before, after = keras_network.get_weights(other), keras_network.get_weights(net)  # the statistics, which moved where they are live
+    before, after = (
+        keras_network.get_weights(other),
+        keras_network.get_weights(net),
+    )  # the statistics, which moved where they are live
     assert all(far(after[k], before[k]) < FAR[precision] for k in before)
 
 
@@ -84,7 +89,10 @@ def test_the_parts_make_the_whole(tiny, photos, folded, precision):
 def test_inception_resnets_maps_lead_to_its_vectors(photos):
     net = model(True)
     maps = forward.maps(net, photos, "f32")
-    assert maps.shape == (6, 8, 8, 896) and far(forward.upper(net, maps, "f32", same), net(photos, training=False)) < FAR["f32"]
+    assert (
+        maps.shape == (6, 8, 8, 896)
+        and far(forward.upper(net, maps, "f32", same), net(photos, training=False)) < FAR["f32"]
+    )
 
 
 def test_dropout_comes_before_the_bottleneck(tiny, photos):

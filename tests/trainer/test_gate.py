@@ -17,7 +17,10 @@ def test_soft_tar_by_hand():
     """Person 0's pair has cos 10, person 1's cos 40; the others' largest is cos 70, which is the threshold at a FAR of 0.01."""
     others = np.cos(ANGLES[:, None] - ANGLES)[[0, 0, 1, 1, 0, 1, 2, 3], [2, 3, 2, 3, 4, 4, 4, 4]]
     softness = 0.5 * others.std()
-    each = [1 / (1 + np.exp(-(np.cos(np.radians(a)) - np.nextafter(np.float32(max(others)), np.float32(2))) / softness)) for a in (10, 40)]
+    each = [
+        1 / (1 + np.exp(-(np.cos(np.radians(a)) - np.nextafter(np.float32(max(others)), np.float32(2))) / softness))
+        for a in (10, 40)
+    ]
     assert gate.soft_tar(VECTORS, LABELS) == pytest.approx(np.mean(each), abs=1e-5)
 
 
@@ -54,6 +57,8 @@ def test_few_people_show_a_small_change():
         labels = np.repeat(np.arange(20), 3)
         x = rng.normal(size=(20, 64))[labels] + 0.9 * rng.normal(size=(60, 64))
         worse = x + 0.25 * rng.normal(size=x.shape)
-        a, b = (gate.soft_tar((v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32), labels) for v in (x, worse))
+        a, b = (
+            gate.soft_tar((v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32), labels) for v in (x, worse)
+        )
         seen.append(a > b)
     assert np.mean(seen) > 0.9

@@ -10,11 +10,15 @@ FEATURES, LABELS = tf.constant([[3.0, 1.0], [5.0, 1.0], [0.0, 2.0]]), tf.constan
 
 
 def test_cross_entropy_by_hand():
-    assert cross_entropy(tf.constant([[0.0, np.log(3.0)]]), tf.constant([1])).numpy() == pytest.approx([-np.log(0.75)], abs=1e-6)
+    assert cross_entropy(tf.constant([[0.0, np.log(3.0)]]), tf.constant([1])).numpy() == pytest.approx(
+        [-np.log(0.75)], abs=1e-6
+    )
 
 
 def test_center_distance_is_the_mean_over_dimensions():
-    assert center_distance(FEATURES, LABELS, CENTRES).numpy() == pytest.approx([2.0, 8.0, 2.0])  # (4+0)/2, (16+0)/2, (0+4)/2
+    assert center_distance(FEATURES, LABELS, CENTRES).numpy() == pytest.approx(
+        [2.0, 8.0, 2.0]
+    )  # (4+0)/2, (16+0)/2, (0+4)/2
 
 
 def test_the_homeworks_center_step_sums_duplicates():
@@ -32,7 +36,11 @@ def test_wens_center_step_divides_by_the_count_and_one():
 @pytest.mark.parametrize("how", ["homework", "wen"])
 def test_center_steps_against_loops(how):
     rng = np.random.default_rng(0)
-    c, x, y = rng.normal(size=(7, 4)).astype(np.float32), rng.normal(size=(40, 4)).astype(np.float32), rng.integers(0, 7, 40)
+    c, x, y = (
+        rng.normal(size=(7, 4)).astype(np.float32),
+        rng.normal(size=(40, 4)).astype(np.float32),
+        rng.integers(0, 7, 40),
+    )
     expected = c.astype(np.float64)
     for person in range(7):
         pull = sum((c[person] - f for f, label in zip(x, y, strict=True) if label == person), np.zeros(4))
@@ -73,4 +81,7 @@ def test_the_moving_averages_decay_warms_up():
 
 
 def test_all_functions_say_their_shapes():
-    assert all(f.__doc__ for f in (losses.cross_entropy, losses.center_distance, losses.move_centres, losses.slim_l2, losses.staircase))
+    assert all(
+        f.__doc__
+        for f in (losses.cross_entropy, losses.center_distance, losses.move_centres, losses.slim_l2, losses.staircase)
+    )

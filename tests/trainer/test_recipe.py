@@ -12,7 +12,10 @@ def test_homework_has_the_homeworks_numbers():
     r = recipe.read("homework")
     one, two = r.stages
     assert (r.live_batch_norm, r.delivered, r.pull_back) == (True, "raw", 1.0)
-    assert r.augmentation.variants == ("original", "gamma 2", "gamma 0.5", "stretch", "noise 500") and r.augmentation.copies == 10
+    assert (
+        r.augmentation.variants == ("original", "gamma 2", "gamma 0.5", "stretch", "noise 500")
+        and r.augmentation.copies == 10
+    )
     assert (r.augmentation.mirror, r.augmentation.shift, r.augmentation.gamma) == (0.0, 0.0, (1.0, 1.0))
     assert (one.trains, one.epochs, one.steps, one.batch, one.keep) == ("head", 100, 20, 100, 0.5)
     assert (one.learning_rate, one.decay, one.decay_epochs, one.weight_decay) == (0.1, 0.8, 20, 0.01)
@@ -42,7 +45,9 @@ def test_margin_trains_the_head_then_the_bottleneck(tmp_path):
 
 def test_distil_learns_from_a_teacher_and_frozen_statistics(tmp_path):
     r = recipe.read("distil")
-    assert r.teacher == ("itself", "sface") and [s.trains for s in r.stages] == ["head", "upper"] and not r.live_batch_norm
+    assert (
+        r.teacher == ("itself", "sface") and [s.trains for s in r.stages] == ["head", "upper"] and not r.live_batch_norm
+    )
     text, mine = (recipe.SHIPPED / "distil.toml").read_text(), tmp_path / "mine.toml"
     mine.write_text(text.replace("live_batch_norm = false", "live_batch_norm = true"))
     with pytest.raises(InputError, match="live_batch_norm .* false where there is a teacher"):
@@ -56,7 +61,9 @@ def test_the_upper_layers_train_before_all_do(tmp_path):
     text, mine = (recipe.SHIPPED / "margin.toml").read_text(), tmp_path / "mine.toml"
     mine.write_text(text.replace('trains = "bottleneck"', 'trains = "upper"'))
     assert [s.trains for s in recipe.read(mine).stages] == ["head", "upper"]
-    mine.write_text(text.replace('trains = "bottleneck"', 'trains = "upper"').replace('trains = "head"', 'trains = "all"'))
+    mine.write_text(
+        text.replace('trains = "bottleneck"', 'trains = "upper"').replace('trains = "head"', 'trains = "all"')
+    )
     with pytest.raises(InputError, match="stages 2: trains in .* head or bottleneck or all here"):
         recipe.read(mine)
 
@@ -64,7 +71,9 @@ def test_the_upper_layers_train_before_all_do(tmp_path):
 @pytest.mark.parametrize("path", sorted(recipe.SHIPPED.glob("*.toml")), ids=lambda p: p.stem)
 def test_shipped_recipes_comment_every_value_and_say_cost_and_score(path):
     lines = path.read_text().splitlines()
-    assert lines[0].startswith(f"# {path.stem}") and lines[1].startswith("# Cost: ") and lines[2].startswith("# Score: ")
+    assert (
+        lines[0].startswith(f"# {path.stem}") and lines[1].startswith("# Cost: ") and lines[2].startswith("# Score: ")
+    )
     for line in lines:
         assert "=" not in line or line.startswith("#") or len(line.split("  # ", 1)[1]) > 5, line
 

@@ -53,7 +53,9 @@ def test_every_device_of_a_kind_takes_part_but_no_more_than_a_batch_has_photos(m
     quick, homework = recipe.read("quick"), recipe.read("homework")
     small = replace(quick, stages=(quick.stages[0], replace(quick.stages[1], batch=3)))
     assert replicas.devices("GPU:0", quick) == ["GPU:0", "GPU:1", "GPU:2", "GPU:3"]
-    assert replicas.devices("GPU:0", small) == ["GPU:0", "GPU:1", "GPU:2"] and replicas.devices("GPU:0", homework) == ["GPU:0"]
+    assert replicas.devices("GPU:0", small) == ["GPU:0", "GPU:1", "GPU:2"] and replicas.devices("GPU:0", homework) == [
+        "GPU:0"
+    ]
 
 
 @pytest.fixture

@@ -17,7 +17,16 @@ from facegallery.trainer.stages import Run, pulled_back
 from tests import crops
 
 QUICK, HOMEWORK, MARGIN = (recipe.read(name) for name in ("quick", "homework", "margin"))
-PLAIN = replace(QUICK.stages[1], optimiser="sgd", learning_rate=0.5, keep=1.0, weight_decay=0.01, center_loss=0.5, average=0.0, batch=12)
+PLAIN = replace(
+    QUICK.stages[1],
+    optimiser="sgd",
+    learning_rate=0.5,
+    keep=1.0,
+    weight_decay=0.01,
+    center_loss=0.5,
+    average=0.0,
+    batch=12,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +39,9 @@ def tiny(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return batches.read(crops.write(tmp_path_factory.mktemp("s") / "crops", [crops.row(p, f) for p in range(6) for f in range(2)]))
+    return batches.read(
+        crops.write(tmp_path_factory.mktemp("s") / "crops", [crops.row(p, f) for p in range(6) for f in range(2)])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +86,15 @@ def test_one_step_against_the_formulas(batch):
     logits = x @ kernel + bias
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    cross_entropy, center, l2 = -np.log(p[np.arange(12), y]).mean(), (x**2).mean(), 0.01 * (kernel**2).sum() / 2  # centres begin at 0
+    cross_entropy, center, l2 = (
+        -np.log(p[np.arange(12), y]).mean(),
+        (x**2).mean(),
+        0.01 * (kernel**2).sum() / 2,
+    )  # centres begin at 0
     sums = one.step(tf.constant(x), y, 0, 0.5)
-    assert sums.loss == pytest.approx(cross_entropy + 0.5 * center + l2, rel=1e-5) and sums.cross_entropy == pytest.approx(
-        cross_entropy, rel=1e-5
-    )
+    assert sums.loss == pytest.approx(
+        cross_entropy + 0.5 * center + l2, rel=1e-5
+    ) and sums.cross_entropy == pytest.approx(cross_entropy, rel=1e-5)
     gradient = (p - np.eye(6)[y]) / 12
     assert np.abs(one.head.kernel.numpy() - (kernel - 0.5 * (x.T @ gradient + 0.01 * kernel))).max() < 1e-6
     assert np.abs(one.head.bias.numpy() - (bias - 0.5 * gradient.sum(0))).max() < 1e-6
@@ -111,7 +126,12 @@ def test_the_moving_average_by_hand(batch):
 def test_l2_is_on_kernels_only():
     for folded in (False, True):
         one = learner(PLAIN, folded=folded)
-        names = {name for name, v in keras_network.variables_by_name(one.net.model).items() for i in one.kernels if v is one.variables[i]}
+        names = {
+            name
+            for name, v in keras_network.variables_by_name(one.net.model).items()
+            for i in one.kernels
+            if v is one.variables[i]
+        }
         layers = ("Conv2d_1a_3x3", "Mixed_7a_Branch_0", "Mixed_7a_Branch_1", "Block8_1_Conv2d_1x1", "Bottleneck")
         assert names == {f"{layer}/kernel" for layer in layers} and len(one.kernels) == 6  # and the head's
 
@@ -191,11 +211,17 @@ def test_state_is_all_that_moves(batch, precision):
 def run(folder, data, rule, keep=False, lines=None) -> Run:
     start = crops.random_arrays()
     part = store.store_part(start, "tiny", "fixed")
-    return Run(folder, part, start, rule, data, 0, keep, (lines if lines is not None else []).append, lambda history: None)
+    return Run(
+        folder, part, start, rule, data, 0, keep, (lines if lines is not None else []).append, lambda history: None
+    )
 
 
 def with_stages(rule, *changes, **more):
-    return replace(rule, stages=tuple(replace(s, batch=8, micro_batch=5, **c) for s, c in zip(rule.stages, changes, strict=True)), **more)
+    return replace(
+        rule,
+        stages=tuple(replace(s, batch=8, micro_batch=5, **c) for s, c in zip(rule.stages, changes, strict=True)),
+        **more,
+    )
 
 
 ONE_THEN_NONE = with_stages(QUICK, {"epochs": 2, "views": 2}, {"epochs": 0})
@@ -206,7 +232,11 @@ def test_stage_1_of_quick_changes_only_the_head(tmp_path, data):
     before, head = one.net.arrays(), one.head.kernel.numpy()
     done = one.train()
     assert not moved(before, one.net.arrays()) and not np.array_equal(head, one.head.kernel.numpy())
-    assert done.part.sha256 == one.part.sha256 and "no stage trained the network" in done.delivered and not done.progress.moved
+    assert (
+        done.part.sha256 == one.part.sha256
+        and "no stage trained the network" in done.delivered
+        and not done.progress.moved
+    )
 
 
 def test_stage_1_of_the_homework_moves_statistics_besides(tmp_path, data):
@@ -215,41 +245,63 @@ def test_stage_1_of_the_homework_moves_statistics_besides(tmp_path, data):
     before = one.net.arrays()
     done = one.train()
     assert moved(before, one.net.arrays()) == {n for n in before if n.endswith(("moving_mean", "moving_variance"))}
-    assert done.part.name == "tiny-homework" and done.part.parent == one.part.sha256 and done.delivered == "the last weights"
+    assert (
+        done.part.name == "tiny-homework"
+        and done.part.parent == one.part.sha256
+        and done.delivered == "the last weights"
+    )
     stored = store.open_model(done.part.sha256).arrays(0)
     assert not moved(stored, one.net.arrays())
 
 
 def test_stage_2_begins_with_weights_and_head_only(tmp_path, data, monkeypatch):
     begun = []
-    monkeypatch.setattr(Run, "_run_stage", lambda self, one, old=Run._run_stage: (begun.append(one.state()), old(self, one))[1])
+    monkeypatch.setattr(
+        Run, "_run_stage", lambda self, one, old=Run._run_stage: (begun.append(one.state()), old(self, one))[1]
+    )
     one = run(tmp_path / "run", data, with_stages(HOMEWORK, {"epochs": 1, "steps": 3}, {"epochs": 1, "steps": 1}))
     head = []
-    monkeypatch.setattr(Softmax, "accuracy", lambda self, *of, old=Softmax.accuracy: head.append(self.kernel.numpy()) or old(self, *of))
+    monkeypatch.setattr(
+        Softmax, "accuracy", lambda self, *of, old=Softmax.accuracy: head.append(self.kernel.numpy()) or old(self, *of)
+    )
     one.train()
     second = begun[1]
     assert np.array_equal(second["head/kernel"], head[0]) and not second["centres"].any() and second["steps"] == 0
     slots = [v for k, v in second.items() if k.startswith("optimiser/") and v.ndim]
-    assert len(slots) == len(keras_network.variables_by_name(one.net.model)) - 8 + 2 and all((v == np.float32(0.1)).all() for v in slots)
+    assert len(slots) == len(keras_network.variables_by_name(one.net.model)) - 8 + 2 and all(
+        (v == np.float32(0.1)).all() for v in slots
+    )
 
 
 def test_without_validation_the_last_weights_are_pulled_back(tmp_path, data):
     lines: list[str] = []
-    rule = with_stages(QUICK, {"epochs": 1, "views": 1}, {"epochs": 2, "learning_rate": 0.01}, delivered="raw", pull_back=0.25)
+    rule = with_stages(
+        QUICK, {"epochs": 1, "views": 1}, {"epochs": 2, "learning_rate": 0.01}, delivered="raw", pull_back=0.25
+    )
     one = run(tmp_path / "run", data, rule, lines=lines)
     done = one.train()
     got, last = store.open_model(done.part.sha256).arrays(0), one.net.arrays()
-    assert all(np.abs(got[k] - (one.start[k] + 0.25 * (last[k] - one.start[k]))).max() < 1e-6 for k in got) and moved(got, one.start)
+    assert all(np.abs(got[k] - (one.start[k] + 0.25 * (last[k] - one.start[k]))).max() < 1e-6 for k in got) and moved(
+        got, one.start
+    )
     assert "0.25 of their way" in done.delivered and lines[-1].endswith(done.delivered)
     assert pulled_back(one.start, last, 1.0) is last
 
 
 def test_margin_trains_the_head_then_the_bottleneck_alone(tmp_path, data):
     """Features of the frozen layers; the whole network then retrieves better with those that it had to tell apart by a margin."""
-    one = run(tmp_path / "run", data, with_stages(MARGIN, {"epochs": 30}, {"epochs": 30, "views": 2, "learning_rate": 0.01}), keep=True)
+    one = run(
+        tmp_path / "run",
+        data,
+        with_stages(MARGIN, {"epochs": 30}, {"epochs": 30, "views": 2, "learning_rate": 0.01}),
+        keep=True,
+    )
     done = one.train()
     after = [store.open_model(part.sha256).arrays(0) for part in done.after]
-    assert not moved(after[0], one.start) and moved(after[1], one.start) == {"Bottleneck/kernel", "Bottleneck_BatchNorm/beta"}
+    assert not moved(after[0], one.start) and moved(after[1], one.start) == {
+        "Bottleneck/kernel",
+        "Bottleneck_BatchNorm/beta",
+    }
     assert [v.name for v in one.head.variables] == ["head_kernel"]
     stage_2 = [line["loss"] for line in done.progress.history if line["stage"] == 2]
     assert stage_2[-1] < 0.8 * stage_2[0] and done.progress.softmax[1] == 1.0
@@ -287,12 +339,16 @@ def test_margin_that_was_stopped_goes_on_to_the_same_weights(tmp_path, data):
 def test_what_validation_judges_and_keeps_is_pulled_back(tmp_path, data, monkeypatch):
     scores, seen = iter([0.5, 0.6, 0.7]), []
     monkeypatch.setattr(stages, "judged", lambda net, photos: seen.append(net.arrays()) or told(next(scores)))
-    rule = with_stages(QUICK, {"epochs": 1, "views": 1}, {"epochs": 2, "learning_rate": 0.01}, delivered="raw", pull_back=0.25)
+    rule = with_stages(
+        QUICK, {"epochs": 1, "views": 1}, {"epochs": 2, "learning_rate": 0.01}, delivered="raw", pull_back=0.25
+    )
     one = run(tmp_path / "run", validated(data), rule)
     got = store.open_model(one.train().part.sha256).arrays(0)
     last = one.net.arrays()
     assert not moved(got, seen[2])
-    assert all(np.abs(got[k] - (one.start[k] + 0.25 * (last[k] - one.start[k]))).max() < 1e-6 for k in got) and moved(got, last)
+    assert all(np.abs(got[k] - (one.start[k] + 0.25 * (last[k] - one.start[k]))).max() < 1e-6 for k in got) and moved(
+        got, last
+    )
 
 
 def told(tar: float, hits: int = 6) -> Judged:
@@ -324,7 +380,9 @@ def test_the_pretrained_weights_are_candidate_zero(tmp_path, data, monkeypatch):
 def test_the_average_is_judged_and_delivered_and_training_goes_on_raw(tmp_path, data, monkeypatch):
     scores, seen = iter([0.1, 0.9]), []
     monkeypatch.setattr(stages, "judged", lambda net, photos: seen.append(net.arrays()) or told(next(scores)))
-    rule = with_stages(QUICK, {"epochs": 0}, {"epochs": 1, "learning_rate": 0.01, "average": 0.9}, delivered="average", pull_back=1.0)
+    rule = with_stages(
+        QUICK, {"epochs": 0}, {"epochs": 1, "learning_rate": 0.01, "average": 0.9}, delivered="average", pull_back=1.0
+    )
     one = run(tmp_path / "run", validated(data), rule)
     done = one.train()
     got = store.open_model(done.part.sha256).arrays(0)
@@ -335,7 +393,9 @@ def test_the_average_is_judged_and_delivered_and_training_goes_on_raw(tmp_path, 
 def test_a_network_is_judged_by_its_unit_vectors(data):
     class Fixed:
         def embed(self, batches):
-            return np.eye(6, 8, dtype=np.float32)[[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 0]] * 3 + 0.01  # the last is taken for person 0
+            return (
+                np.eye(6, 8, dtype=np.float32)[[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 0]] * 3 + 0.01
+            )  # the last is taken for person 0
 
     assert stages.judged(Fixed(), data.train).top1 == pytest.approx(5 / 6)
 
@@ -350,7 +410,10 @@ def test_weights_that_miss_people_are_not_kept_for_their_tar(tmp_path, data, mon
     with pytest.raises(KeyboardInterrupt):
         first.train()
     done = run(tmp_path / "run", validated(data), rule).train()
-    assert done.progress.best == {"top1": 10 / 12, "tar": 0.8, "stage": 2, "epoch": 3} and "soft TAR 0.8000" in done.delivered
+    assert (
+        done.progress.best == {"top1": 10 / 12, "tar": 0.8, "stage": 2, "epoch": 3}
+        and "soft TAR 0.8000" in done.delivered
+    )
 
 
 def test_nan_stops_with_one_line_and_the_last_good_checkpoint(tmp_path, data):
@@ -367,10 +430,20 @@ def test_nan_stops_with_one_line_and_the_last_good_checkpoint(tmp_path, data):
 
 def test_checkpoints_hold_arrays_and_state_and_two_are_kept(tmp_path):
     for number in (1, 2, 3):
-        checkpoints.save_newest(tmp_path, number, {"a": np.arange(number), "b": np.array(number)}, {"number": number, "x": [0.1]})
-    assert [p.name for p in sorted(tmp_path.iterdir())] == ["checkpoint-000000002.safetensors", "checkpoint-000000003.safetensors"]
+        checkpoints.save_newest(
+            tmp_path, number, {"a": np.arange(number), "b": np.array(number)}, {"number": number, "x": [0.1]}
+        )
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [
+        "checkpoint-000000002.safetensors",
+        "checkpoint-000000003.safetensors",
+    ]
     arrays, state = checkpoints.newest(tmp_path)
-    assert state == {"number": 3, "x": [0.1]} and np.array_equal(arrays["a"], [0, 1, 2]) and arrays["b"].shape == () and arrays["b"] == 3
+    assert (
+        state == {"number": 3, "x": [0.1]}
+        and np.array_equal(arrays["a"], [0, 1, 2])
+        and arrays["b"].shape == ()
+        and arrays["b"] == 3
+    )
     checkpoints.path_of(tmp_path, 3).write_bytes(checkpoints.path_of(tmp_path, 3).read_bytes()[:40])
     assert checkpoints.newest(tmp_path)[1]["number"] == 2
     checkpoints.path_of(tmp_path, 2).write_bytes(b"")
@@ -381,9 +454,13 @@ def test_a_long_epoch_writes_checkpoints_inside_it(tmp_path, data, monkeypatch):
     monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 0.0)
     saved = []
     monkeypatch.setattr(
-        checkpoints, "save_newest", lambda folder, number, arrays, state: saved.append((number, state["epoch"], state["step"]))
+        checkpoints,
+        "save_newest",
+        lambda folder, number, arrays, state: saved.append((number, state["epoch"], state["step"])),
     )
-    run(tmp_path / "run", data, with_stages(QUICK, {"epochs": 1, "steps": 3, "views": 1}, {"epochs": 1, "steps": 2})).train()
+    run(
+        tmp_path / "run", data, with_stages(QUICK, {"epochs": 1, "steps": 3, "views": 1}, {"epochs": 1, "steps": 2})
+    ).train()
     assert saved == [(1, 0, 1), (2, 0, 2), (3, 1, 0), (4, 0, 1), (5, 1, 0)]
 
 
@@ -427,9 +504,18 @@ def test_stage_1_solves_the_bottleneck_and_stage_2_comes_nearer(tmp_path, data, 
     done = one.train()
     solved, after = checkpoints.read(tmp_path / "run" / "solved.safetensors")[0], one.net.arrays()
     assert moved({k: v for k, v in before.items() if "Bottleneck" not in k}, solved) == set()
-    assert done.part.dimension == 16 and done.part.parent == one.part.sha256 and {k.partition("_Branch")[0] for k in moved(solved, after)} == {
-        "Mixed_7a", "Block8_1_Conv2d_1x1/kernel", "Block8_1_Conv2d_1x1/bias", "Bottleneck/kernel", "Bottleneck_BatchNorm/beta",
-    }  # fmt: skip
+    assert (
+        done.part.dimension == 16
+        and done.part.parent == one.part.sha256
+        and {k.partition("_Branch")[0] for k in moved(solved, after)}
+        == {
+            "Mixed_7a",
+            "Block8_1_Conv2d_1x1/kernel",
+            "Block8_1_Conv2d_1x1/bias",
+            "Bottleneck/kernel",
+            "Bottleneck_BatchNorm/beta",
+        }
+    )
     assert "tiny: 1 photos are left out: the teacher finds no face on their crops" in lines
     first, *_, last = done.progress.history
     assert first["stage"] == 1 and first["loss"] == pytest.approx(1 - done.progress.softmax[0], abs=1e-6)
@@ -443,7 +529,9 @@ def test_both_stages_take_the_same_maps_which_are_computed_once(tmp_path, data, 
     one = run(tmp_path / "run", data, with_stages(DISTIL, {"views": 3}, {"views": 2}))
     one.train()
     names = sorted(path.name for path in (tmp_path / "run").glob("*-view-*.npy"))
-    assert len(asked) == 3 and names == [f"{name}-view-{i}.npy" for name, n in (("maps", 2), ("stage-1", 3)) for i in range(n)]
+    assert len(asked) == 3 and names == [
+        f"{name}-view-{i}.npy" for name, n in (("maps", 2), ("stage-1", 3)) for i in range(n)
+    ]
 
 
 def test_maps_are_not_used_once_the_lower_layers_have_moved(tmp_path, data):

@@ -73,7 +73,10 @@ def test_too_few_photos_are_refused():
 
 def test_the_hashes_of_teachers_are_recorded():
     assert teacher.sha256s(["itself"]) == []
-    assert teacher.sha256s(["itself", "casia", "sface"]) == [store.KNOWN["casia"].sha256, store.TEACHERS["sface"].sha256]
+    assert teacher.sha256s(["itself", "casia", "sface"]) == [
+        store.KNOWN["casia"].sha256,
+        store.TEACHERS["sface"].sha256,
+    ]
 
 
 # the bottleneck -------------------------------------------------------------
@@ -82,7 +85,9 @@ def test_the_hashes_of_teachers_are_recorded():
 def given_by(bottleneck: dict[str, np.ndarray], features: np.ndarray) -> np.ndarray:
     """By batch norm's own formula."""
     x = features @ bottleneck["Bottleneck/kernel"] - bottleneck["Bottleneck_BatchNorm/moving_mean"]
-    return x / np.sqrt(bottleneck["Bottleneck_BatchNorm/moving_variance"] + 1e-3) + bottleneck["Bottleneck_BatchNorm/beta"]
+    return (
+        x / np.sqrt(bottleneck["Bottleneck_BatchNorm/moving_variance"] + 1e-3) + bottleneck["Bottleneck_BatchNorm/beta"]
+    )
 
 
 def test_without_a_ridge_a_linear_map_is_found_again():

@@ -29,7 +29,9 @@ def short(name: str, *changes: dict, **more) -> recipe.Recipe:
     """A shipped recipe with small batches; `changes` for each stage."""
     rule = recipe.read(name)
     kept = {"batch": 8, "micro_batch": 5, "steps": 3}
-    return replace(rule, stages=tuple(replace(s, **kept | c) for s, c in zip(rule.stages, changes, strict=True)), **more)
+    return replace(
+        rule, stages=tuple(replace(s, **kept | c) for s, c in zip(rule.stages, changes, strict=True)), **more
+    )
 
 
 QUICK = short("quick", {"epochs": 2, "views": 2}, {"epochs": 2, "learning_rate": 0.01})
@@ -67,11 +69,26 @@ def test_a_run_leaves_a_model_a_record_metrics_and_curves(photos, tiny, tmp_path
     done = train(photos, QUICK, tiny, out, say=lines.append)
     spec = FaceSpec.from_json((out / "spec.json").read_bytes())
     part = spec.parts[0]
-    assert tree(out) == {"spec.json", f"{part.sha256[:16]}.safetensors", "people.json", "record.json", "metrics.jsonl", "curves.png"}
+    assert tree(out) == {
+        "spec.json",
+        f"{part.sha256[:16]}.safetensors",
+        "people.json",
+        "record.json",
+        "metrics.jsonl",
+        "curves.png",
+    }
     assert (part.name, part.parent, part.standardisation, part.dimension) == ("tiny-quick", tiny, "fixed", 8)
-    assert spec.crop.border == 0 and spec.crop.margin == "0.25" and spec.fingerprint != store.open_model(tiny).spec.fingerprint
+    assert (
+        spec.crop.border == 0
+        and spec.crop.margin == "0.25"
+        and spec.fingerprint != store.open_model(tiny).spec.fingerprint
+    )
     assert json.loads((out / "record.json").read_text()) == done
-    assert done["arguments"]["seed"] == 0 and done["arguments"]["recipe"]["stages"][1]["epochs"] == 2 and done["versions"]["keras"]
+    assert (
+        done["arguments"]["seed"] == 0
+        and done["arguments"]["recipe"]["stages"][1]["epochs"] == 2
+        and done["versions"]["keras"]
+    )
     network_ = done["networks"][0]
     assert [0 <= s["softmax_accuracy"] <= 1 and s["seconds"] > 0 for s in network_["stages"]] == [True, True]
     assert (
@@ -80,11 +97,15 @@ def test_a_run_leaves_a_model_a_record_metrics_and_curves(photos, tiny, tmp_path
         and "micro-batches of 5" in done["micro_batches"][0]
     )
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [(m["stage"], m["epoch"]) for m in metrics] == [(1, 1), (1, 2), (2, 1), (2, 2)] and all(m["loss"] > 0 for m in metrics)
+    assert [(m["stage"], m["epoch"]) for m in metrics] == [(1, 1), (1, 2), (2, 1), (2, 2)] and all(
+        m["loss"] > 0 for m in metrics
+    )
     assert trained_on.history(spec) == trained_on.history(spec, out) == metrics
     assert (out / "curves.png").read_bytes()[:4] == b"\x89PNG"
     epochs = [line for line in lines if "epoch " in line]
-    assert len(epochs) == 4 and all(word in epochs[0] for word in ("stage 1 of 2", "loss", "accuracy", "photos/s", "left"))
+    assert len(epochs) == 4 and all(
+        word in epochs[0] for word in ("stage 1 of 2", "loss", "accuracy", "photos/s", "left")
+    )
     assert (
         "CPU:0" in lines[0]
         and "cores" in lines[0]
@@ -110,15 +131,21 @@ def test_a_model_knows_whom_it_and_its_parents_were_trained_on(photos, tiny, tmp
     model = store.open_model(str(second)).spec
     for found in (trained_on.read(second), trained_on.of_model(model)):
         trained, validated = trained_on.known(names, found)
-        assert len(validated) == 20 and trained | validated == {f"person {p:03d}" for p in (*range(PEOPLE), *range(20, 70))}
+        assert len(validated) == 20 and trained | validated == {
+            f"person {p:03d}" for p in (*range(PEOPLE), *range(20, 70))
+        }
     assert trained_on.of_model(store.open_model(tiny).spec) == []
-    stored = {part.name: trained_on.known(["person 003", "person 033"], found)[0] for part, found in trained_on.stored()}
+    stored = {
+        part.name: trained_on.known(["person 003", "person 033"], found)[0] for part, found in trained_on.stored()
+    }
     assert stored.keys() == {"tiny-quick", "tiny-quick-quick"} and stored["tiny-quick"] == {"person 003"}
 
 
 def test_names_that_are_nearly_the_same_are_told(tiny, tmp_path):
     rows = [crops.row(p, f, identity=name) for p, name in enumerate(("Ann", "ann", "Bob")) for f in range(2)]
-    given = crops.write(tmp_path / "given", [crops.row(p, f, identity=name) for p, name in ((3, "BOB"), (4, "Cy")) for f in range(2)])
+    given = crops.write(
+        tmp_path / "given", [crops.row(p, f, identity=name) for p, name in ((3, "BOB"), (4, "Cy")) for f in range(2)]
+    )
     lines: list[str] = []
     done = train(crops.write(tmp_path / "crops", rows), QUICK, tiny, tmp_path / "out", given, say=lines.append)
     (warning,) = [line for line in lines if line.startswith("warning: ")]
@@ -156,7 +183,10 @@ def test_the_same_again_is_a_no_op_and_another_is_refused_by_name(photos, tiny, 
 
 
 def test_the_same_seed_gives_the_same_weights(photos, tiny, tmp_path):
-    shas = [train(photos, QUICK, tiny, tmp_path / str(i), seed=seed)["networks"][0]["sha256"] for i, seed in enumerate((0, 0, 1))]
+    shas = [
+        train(photos, QUICK, tiny, tmp_path / str(i), seed=seed)["networks"][0]["sha256"]
+        for i, seed in enumerate((0, 0, 1))
+    ]
     assert shas[0] == shas[1] != shas[2]
 
 
@@ -168,12 +198,16 @@ def test_several_networks_become_one_model(photos, tiny, tmp_path, monkeypatch):
     done = train(photos, QUICK, str(tmp_path / "both"), tmp_path / "out")
     spec = FaceSpec.from_json((tmp_path / "out" / "spec.json").read_bytes())
     assert [p.name for p in spec.parts] == ["tiny-quick", "second-quick"] and spec.dimension == 24
-    assert [p.standardisation for p in spec.parts] == ["fixed", "per_image"] and [n["parent"] for n in done["networks"]] == [
+    assert [p.standardisation for p in spec.parts] == ["fixed", "per_image"] and [
+        n["parent"] for n in done["networks"]
+    ] == [
         tiny,
         second.sha256,
     ]
     changed = arrays(tmp_path / "out", 1)
-    assert not np.array_equal(changed["Conv2d_1a_3x3/bias"], store.open_model(second.sha256).arrays(0)["Conv2d_1a_3x3/bias"])
+    assert not np.array_equal(
+        changed["Conv2d_1a_3x3/bias"], store.open_model(second.sha256).arrays(0)["Conv2d_1a_3x3/bias"]
+    )
     metrics = [json.loads(line)["network"] for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert metrics == ["tiny"] * 4 + ["second"] * 4
     with pytest.raises(InputError, match="second has it folded"):
@@ -184,11 +218,18 @@ def test_several_networks_become_one_model(photos, tiny, tmp_path, monkeypatch):
 def test_validation_people_choose_the_epoch(tiny, tmp_path):
     folder = crops.write(tmp_path / "crops", [crops.row(p, f) for p in range(44) for f in range(2)], per_shard=64)
     lines: list[str] = []
-    done = train(folder, short("quick", {"epochs": 1, "views": 1}, {"epochs": 2}), tiny, tmp_path / "out", say=lines.append)
+    done = train(
+        folder, short("quick", {"epochs": 1, "views": 1}, {"epochs": 2}), tiny, tmp_path / "out", say=lines.append
+    )
     scores = done["networks"][0]["validation_top1"]
-    assert "20 people held out" in done["data"]["validation"] and done["data"]["people"] == 24 and len(scores["epochs"]) == 3
     assert (
-        scores["best"]["top1"] == max([scores["epochs"][0], *scores["epochs"]]) and sum("validation top-1" in line for line in lines) >= 4
+        "20 people held out" in done["data"]["validation"]
+        and done["data"]["people"] == 24
+        and len(scores["epochs"]) == 3
+    )
+    assert (
+        scores["best"]["top1"] == max([scores["epochs"][0], *scores["epochs"]])
+        and sum("validation top-1" in line for line in lines) >= 4
     )
 
 
@@ -196,7 +237,8 @@ def test_homework_runs_in_both_stages(photos, tiny, tmp_path):
     lines: list[str] = []
     done = train(photos, HOMEWORK, tiny, tmp_path / "out", say=lines.append)
     assert (
-        done["networks"][0]["delivered"] == "the last weights" and "batch norm sees 5 photos at a time, not 8" in done["micro_batches"][1]
+        done["networks"][0]["delivered"] == "the last weights"
+        and "batch norm sees 5 photos at a time, not 8" in done["micro_batches"][1]
     )
     start, got = arrays(tiny), arrays(tmp_path / "out")
     assert all(not np.array_equal(start[k], got[k]) for k in start)
@@ -217,7 +259,11 @@ def test_refusals_are_one_line_and_leave_nothing(photos, tiny, tmp_path, monkeyp
         (ModelError, "expected a model", lambda: train(photos, QUICK, "nobody", tmp_path / "out")),
         (SystemFault, "expected a GPU", lambda: train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("gpu"))),
         (InputError, "seed", lambda: train(photos, QUICK, tiny, tmp_path / "out", seed=-1)),
-        (InputError, "to train in", lambda: train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("cpu", "int8"))),
+        (
+            InputError,
+            "to train in",
+            lambda: train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("cpu", "int8")),
+        ),
         (InputError, "epochs", lambda: train(photos, QUICK, tiny, tmp_path / "out", epochs=(1,))),
         (SystemFault, "another path", lambda: train(photos, QUICK, tiny, tmp_path / "full" / "a.txt" / "out")),
     ):
@@ -350,11 +396,15 @@ train(Path(folder), kill_recipe(), source, Path(out), keep_run=True, say=lambda 
 
 
 def kill_recipe() -> recipe.Recipe:
-    return short("quick", {"epochs": 8, "steps": 25, "views": 2}, {"epochs": STAGE_2, "steps": 8, "learning_rate": 0.001})
+    return short(
+        "quick", {"epochs": 8, "steps": 25, "views": 2}, {"epochs": STAGE_2, "steps": 8, "learning_rate": 0.001}
+    )
 
 
 def child(*arguments: object) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", CHILD, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_killed_ten_times_gives_the_weights_of_an_uninterrupted_run(tiny, tmp_path):
@@ -381,12 +431,20 @@ def test_killed_ten_times_gives_the_weights_of_an_uninterrupted_run(tiny, tmp_pa
     assert kills == KILLS and last.returncode == whole.returncode == 0
     assert "going on in stage 1" in said and "going on in stage 2" in said
     a, b = (arrays(tmp_path / o / "run" / "after-stage-2") for o in ("whole", "out"))
-    assert all(np.abs(a[k] - b[k]).max() < 1e-5 for k in a) and any(np.abs(a[k] - v).max() > 1e-3 for k, v in arrays(tiny).items())
+    assert all(np.abs(a[k] - b[k]).max() < 1e-5 for k in a) and any(
+        np.abs(a[k] - v).max() > 1e-3 for k, v in arrays(tiny).items()
+    )
     heads = [checkpoints.read(tmp_path / o / "run" / "part-0" / "head-2.safetensors")[0] for o in ("whole", "out")]
     assert all(np.abs(heads[0][k] - heads[1][k]).max() < 1e-5 for k in heads[0])
     records = [json.loads((tmp_path / o / "record.json").read_text())["networks"][0] for o in ("whole", "out")]
-    assert records[0]["validation_top1"] == records[1]["validation_top1"] and records[0]["delivered"] == records[1]["delivered"]
-    epochs = [(json.loads(m)["stage"], json.loads(m)["epoch"]) for m in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert (
+        records[0]["validation_top1"] == records[1]["validation_top1"]
+        and records[0]["delivered"] == records[1]["delivered"]
+    )
+    epochs = [
+        (json.loads(m)["stage"], json.loads(m)["epoch"])
+        for m in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert epochs == [(1, e) for e in range(1, 9)] + [(2, e) for e in range(1, STAGE_2 + 1)]
     assert not list((tmp_path / "out").rglob("_tmp*"))
 
@@ -402,4 +460,6 @@ def test_inception_resnet_trains_in_both_stages(photos, tmp_path, monkeypatch):
     done = train(photos, rule, source, tmp_path / "out", keep_run=True)
     before, after = arrays(source), arrays(tmp_path / "out" / "run" / "after-stage-2")
     still = {n for n in before if n.endswith(("moving_mean", "moving_variance"))}
-    assert {n for n in before if np.array_equal(before[n], after[n])} == still and done["networks"][0]["name"] == "random-quick"
+    assert {n for n in before if np.array_equal(before[n], after[n])} == still and done["networks"][0][
+        "name"
+    ] == "random-quick"

@@ -13,15 +13,23 @@ from facegallery.embedder.weights import trained_on
 from tests import synthetic
 
 
-def people(first: int, last: int, photos: int, split: str | None, d: int = synthetic.D, spread: float = 0.35, seed: int = 1) -> list:
+def people(
+    first: int, last: int, photos: int, split: str | None, d: int = synthetic.D, spread: float = 0.35, seed: int = 1
+) -> list:
     """So many photos of each of some of a hundred made-up people; the same photos for every d and spread."""
     centres = np.random.default_rng(d).normal(size=(100, d))
     noise = np.random.default_rng(seed).normal(size=(100, photos, d))
     return [
-        synthetic.row(f"{split}/{p}_{i}.jpg", f"person {p}", synthetic.unit(centres[p] + spread * 2 * noise[p, i]), split,
-                      extra={"sex": "f" if p % 2 else "m"})
-        for p in range(first, last) for i in range(photos)
-    ]  # fmt: skip
+        synthetic.row(
+            f"{split}/{p}_{i}.jpg",
+            f"person {p}",
+            synthetic.unit(centres[p] + spread * 2 * noise[p, i]),
+            split,
+            extra={"sex": "f" if p % 2 else "m"},
+        )
+        for p in range(first, last)
+        for i in range(photos)
+    ]
 
 
 @pytest.fixture
@@ -43,29 +51,68 @@ def test_all_that_can_be_measured(run, index, tmp_path):
     synthetic.write(tmp_path / "v2", rows, synthetic.spec(24), ["sex"])
     synthetic.write(tmp_path / "s2", people(35, 70, 1, None, 24, 0.25, seed=3), synthetic.spec(24), ["sex"])
     assert run("build-index", tmp_path / "v2", "--name", "better").code == 0
-    options = ["evaluate", index, tmp_path / "v", "--strangers", tmp_path / "s", "--by", "sex", "--sizes", "10,40", "--photos", "1,3",
-               "--against", "better", "--against-vectors", tmp_path / "v2", "--against-vectors", tmp_path / "s2"]  # fmt: skip
+    options = [
+        "evaluate",
+        index,
+        tmp_path / "v",
+        "--strangers",
+        tmp_path / "s",
+        "--by",
+        "sex",
+        "--sizes",
+        "10,40",
+        "--photos",
+        "1,3",
+        "--against",
+        "better",
+        "--against-vectors",
+        tmp_path / "v2",
+        "--against-vectors",
+        tmp_path / "s2",
+    ]
     done = run(*options, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    assert (found["probes"], found["people_asked"], found["gallery"], found["people"], found["strangers"]) == (80, 40, 120, 40, 20)
+    assert (found["probes"], found["people_asked"], found["gallery"], found["people"], found["strangers"]) == (
+        80,
+        40,
+        120,
+        40,
+        20,
+    )
     assert len(found["cmc"]) == 20 and found["cmc"][0] == found["top1"] and found["cmc"][4] == found["top5"]
     assert (found["open_set"]["strangers"], found["open_set"]["people"]) == (20 + 30, 30)
     assert "5 photos given as strangers are of enrolled people" in found["warnings"][0] and "5 photos given" in done.err
     assert [(g["value"], g["probes"], g["strangers"]) for g in found["groups"]] == [("f", 40, 25), ("m", 40, 25)]
     assert [(o["people"], o["probes"]) for o in found["by_size"]] == [(10, 20), (40, 80)]
     assert found["by_size"][1]["top1"] == found["top1"] and dirs(found["by_size"][1]) == dirs(found["open_set"])
-    assert [(o["photos"], o["score"]) for o in found["by_photos"]] == [(1, "best"), (3, "best"), (3, "mean"), (3, "template")]
+    assert [(o["photos"], o["score"]) for o in found["by_photos"]] == [
+        (1, "best"),
+        (3, "best"),
+        (3, "mean"),
+        (3, "template"),
+    ]
     assert found["by_photos"][1]["top1"] == found["top1"] and found["trained_on"] is None
     against = found["against"]
     assert (against["index"], against["probes"], against["strangers"], against["left_out"]) == ("better", 80, 50, 0)
     other = json.loads(run("evaluate", "better", tmp_path / "v2", "--strangers", tmp_path / "s2", "--json").out)
-    assert against["top1"]["difference"] == pytest.approx(other["top1"] - found["top1"]) and other["top1"] > found["top1"]
+    assert (
+        against["top1"]["difference"] == pytest.approx(other["top1"] - found["top1"]) and other["top1"] > found["top1"]
+    )
     for line, one, two in zip(against["dir"], found["open_set"]["rates"], other["open_set"]["rates"], strict=True):
         assert (line["first"], line["second"]) == (one["dir"], two["dir"])
     text = run(*options).out
-    for words in ("top-20", "MRR", "DIR", "are too few for this rate", "f: 40 probes", "10 people: 20 probes", "up to 3 photos a person, template",
-                  "better on the same 80 probes", "McNemar p ="):  # fmt: skip
+    for words in (
+        "top-20",
+        "MRR",
+        "DIR",
+        "are too few for this rate",
+        "f: 40 probes",
+        "10 people: 20 probes",
+        "up to 3 photos a person, template",
+        "better on the same 80 probes",
+        "McNemar p =",
+    ):
         assert words in text, text
 
 
@@ -81,10 +128,18 @@ def test_a_centred_gallery_is_cut_as_it_is_searched(run, index, tmp_path):
 
 
 def test_strangers_without_a_face_reach_no_score(run, index, tmp_path):
-    rows = [replace(synthetic.row(f"{i}.jpg", f"nobody {i}", synthetic.vectors(1, 1)[0]), outcome="no_face", vector=None) for i in range(3)]
+    rows = [
+        replace(synthetic.row(f"{i}.jpg", f"nobody {i}", synthetic.vectors(1, 1)[0]), outcome="no_face", vector=None)
+        for i in range(3)
+    ]
     synthetic.write(tmp_path / "faceless", rows)
     done = run("evaluate", index, tmp_path / "v", "--split", "gallery", "--strangers", tmp_path / "faceless")
-    assert done.code == 0 and "3 without a face" in done.out and "from any score on" in done.out and "3402823" not in done.out
+    assert (
+        done.code == 0
+        and "3 without a face" in done.out
+        and "from any score on" in done.out
+        and "3402823" not in done.out
+    )
 
 
 def test_the_same_seed_gives_the_same_intervals(run, index, tmp_path):
@@ -94,18 +149,25 @@ def test_the_same_seed_gives_the_same_intervals(run, index, tmp_path):
 
 def test_people_who_were_trained_on_are_told(run, index, tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "data" / "models" / ("ab" * 8))
-    trained_on.write(folder, [trained_on.Training.of([f"Person {p}" for p in range(12)], ["person 12", "person 45", "person 90"])])
+    trained_on.write(
+        folder, [trained_on.Training.of([f"Person {p}" for p in range(12)], ["person 12", "person 45", "person 90"])]
+    )
     done = run("evaluate", index, tmp_path / "v", "--json", FACEGALLERY_DATA=str(tmp_path / "data"))
     found = json.loads(done.out)
     assert found["trained_on"] == {"probes": 12, "probes_validated": 1, "strangers": 0, "strangers_validated": 1}
     (line,) = found["warnings"]
-    assert "12 of 40 people of the probes were trained on" in line and "1 of 10 people of the strangers chose its best epoch" in line
+    assert (
+        "12 of 40 people of the probes were trained on" in line
+        and "1 of 10 people of the strangers chose its best epoch" in line
+    )
     assert f"warning: {line}" in done.err
 
 
 def test_probes_that_are_enrolled_themselves_are_named(run, index, tmp_path):
     synthetic.write(tmp_path / "same", people(0, 3, 3, "gallery") + people(0, 3, 1, "probe", seed=2), extra=["sex"])
-    line = "9 of {} probes are enrolled photos themselves (same face): leave them out with --split, or give other photos"
+    line = (
+        "9 of {} probes are enrolled photos themselves (same face): leave them out with --split, or give other photos"
+    )
     done = run("evaluate", index, tmp_path / "same", "--split", "gallery", "--json")
     assert json.loads(done.out)["warnings"] == [line.format(9)] and f"warning: {line.format(9)}\n" in done.err
     assert json.loads(run("evaluate", index, tmp_path / "same", "--split", "probe", "--json").out)["warnings"] == []
@@ -125,7 +187,10 @@ def test_labels_that_differ_by_case_are_told(run, index, tmp_path):
     rows += [replace(people(3, 4, 1, "probe", seed=4)[0], identity="PERSON 3")]
     synthetic.write(tmp_path / "p", rows, extra=["sex"])
     found = json.loads(run("evaluate", index, tmp_path / "p", "--json").out)
-    assert "'PERSON 3' and 'person 3'" in found["warnings"][0] and (found["probes"], found["open_set"]["strangers"]) == (3, 1)
+    assert "'PERSON 3' and 'person 3'" in found["warnings"][0] and (
+        found["probes"],
+        found["open_set"]["strangers"],
+    ) == (3, 1)
 
 
 def test_mistakes_are_one_line(run, index, tmp_path):
@@ -157,8 +222,9 @@ def pairs(tmp_path) -> Path:
     """Ten folds of two pairs of one person and two of two: a photo of person 0 has no face."""
     rows = [
         replace(row, image=f"person_{p}/person_{p}_{i + 1:04d}.jpg")
-        for p in range(40) for i, row in enumerate(people(p, p + 1, 2, None, seed=5))
-    ]  # fmt: skip
+        for p in range(40)
+        for i, row in enumerate(people(p, p + 1, 2, None, seed=5))
+    ]
     rows[0] = synthetic.row(rows[0].image, "person 0", None, outcome="no_face")
     synthetic.write(tmp_path / "faces", rows)
     lines = ["10\t2"]
@@ -173,13 +239,18 @@ def test_pairs_in_ten_folds(run, pairs, tmp_path):
     done = run("evaluate-pairs", tmp_path / "faces", pairs, "--against", tmp_path / "faces", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
-    assert (found["pairs"], found["without_vector"], len(found["folds"])) == (40, 2, 10) and [t["asked"] for t in found["tar"]] == [
+    assert (found["pairs"], found["without_vector"], len(found["folds"])) == (40, 2, 10) and [
+        t["asked"] for t in found["tar"]
+    ] == [
         0.001,
         0.01,
     ]
     assert 0.7 < found["accuracy"] < 1 and found["accuracy"] == pytest.approx(np.mean(found["folds"]))
     assert found["std"] == pytest.approx(np.std(found["folds"])) and found["auc"] > 0.9 and found["eer"] < 0.2
-    assert found["against"]["accuracy"] == found["accuracy"] and (found["against"]["p"], found["against"]["difference"]) == (1, 0)
+    assert found["against"]["accuracy"] == found["accuracy"] and (
+        found["against"]["p"],
+        found["against"]["difference"],
+    ) == (1, 0)
     assert found["warnings"] == []
     rows = [row for table in DataSet(tmp_path / "faces").shards() for row in to_rows(table)]
     rows.insert(4, replace(rows[3], face=1))

@@ -44,7 +44,9 @@ def forget(identity: str = GONE, also=(), name: str = "club") -> Receipt:
 
 def test_other_indexes_that_hold_the_faces_are_named(root, tmp_path):
     build(tmp_path / "vectors", root / "same")
-    renamed = [replace(row, identity=f"x{i}", image_sha256=f"{i:064d}") for i, row in enumerate(ROWS) if row.identity == GONE]
+    renamed = [
+        replace(row, identity=f"x{i}", image_sha256=f"{i:064d}") for i, row in enumerate(ROWS) if row.identity == GONE
+    ]
     build(synthetic.write(tmp_path / "v2", [*renamed, *synthetic.rows(2, 1, "o", seed=8)]), root / "by-vector")
     build(synthetic.write(tmp_path / "v3", synthetic.rows(2, 1, "o", seed=9)), root / "strangers")
     (root / "damaged").mkdir(), (root / "damaged" / "gallery.db").write_bytes(b"?" * 5000)
@@ -79,7 +81,9 @@ def test_a_data_set_loses_who_was_forgotten_and_texts_of_others_are_no_traces(ro
     folder = synthetic.write(tmp_path / "copy", rows)
     done = forget(also=[folder])
     left = [row for table in DataSet(folder).shards() for row in to_rows(table)]
-    assert {row.identity for row in left} == {f"person {i}" for i in (0, 1, 2, 4, 5)} and done.data_sets == {str(folder): 2}
+    assert {row.identity for row in left} == {f"person {i}" for i in (0, 1, 2, 4, 5)} and done.data_sets == {
+        str(folder): 2
+    }
     assert done.found == 0
     (path,) = root.glob("club-forgotten-*")
     assert sum(forgetting.verify_forgotten("club", path, GONE).values()) == 0
@@ -112,7 +116,9 @@ def test_what_was_written_with_its_people_is_named(root, tmp_path):
     assert len(outputs.read(root / "club")) == 4 and outputs.list_path(root / "club").stat().st_mode & 0o777 == 0o600
     done = forget()
     lines = [f"backup: {tmp_path}/kept/b", f"export: {tmp_path}/*/export", f"hits: {tmp_path}/hits.parquet"]
-    assert done.outputs == lines and {f"written with people of this index: {line}" for line in lines} <= set(done.not_cleaned)
+    assert done.outputs == lines and {f"written with people of this index: {line}" for line in lines} <= set(
+        done.not_cleaned
+    )
     assert done.withheld == 1 and GONE not in done.to_json()
     assert GONE not in outputs.list_path(root / "club").read_text()
     assert forget("person 1").outputs == lines
@@ -123,10 +129,22 @@ def test_what_was_written_with_its_people_is_named(root, tmp_path):
 
 
 def test_searches_and_evaluations_note_their_files(root, tmp_path):
-    search_to_parquet("club", [tmp_path / "vectors"], tmp_path / "h.parquet", Question(), True, None, ANYWHERE,
-                                lambda done, total: None, print)  # fmt: skip
+    search_to_parquet(
+        "club",
+        [tmp_path / "vectors"],
+        tmp_path / "h.parquet",
+        Question(),
+        True,
+        None,
+        ANYWHERE,
+        lambda done, total: None,
+        print,
+    )
     evaluate("club", tmp_path / "vectors", predictions=tmp_path / "p.txt", say=print)
-    assert outputs.read(root / "club") == [Output("hits", str(tmp_path / "h.parquet")), Output("predictions", str(tmp_path / "p.txt"))]
+    assert outputs.read(root / "club") == [
+        Output("hits", str(tmp_path / "h.parquet")),
+        Output("predictions", str(tmp_path / "p.txt")),
+    ]
 
 
 NAMES = ["Ann\x00", "Ann\nLee", "Ann\x1b[31m", "A\\x00nn", "Ann\u202e"]

@@ -39,7 +39,9 @@ def photos(att, tmp_path) -> Path:
 
 def answers(sources, **settings):
     found = search("people", sources, Question(k=4), say=quietly, **settings)
-    return [[(hit["identity"], hit["score"]) for hit in probe["faces"][0]["hits"]] for probe in found.result()["probes"]]
+    return [
+        [(hit["identity"], hit["score"]) for hit in probe["faces"][0]["hits"]] for probe in found.result()["probes"]
+    ]
 
 
 def test_a_photo_is_answered_the_same_alone_and_among_many(photos, monkeypatch):
@@ -58,7 +60,9 @@ def test_a_photo_is_answered_the_same_alone_and_among_many(photos, monkeypatch):
 def club(tmp_path, monkeypatch) -> Path:
     """Ten people with three photos each; Ann has nine that are nearly one."""
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(tmp_path))
-    near = synthetic.unit(synthetic.vectors(1, 1, seed=3) + 0.01 * np.random.default_rng(0).normal(size=(9, synthetic.D)))
+    near = synthetic.unit(
+        synthetic.vectors(1, 1, seed=3) + 0.01 * np.random.default_rng(0).normal(size=(9, synthetic.D))
+    )
     ann = [synthetic.row(f"ann {i}.jpg", "Ann", x, extra={"year": str(i)}) for i, x in enumerate(near)]
     build(synthetic.write(tmp_path / "vectors", ann + synthetic.rows(10, 3), extra=["year"]), tmp_path / "club")
     return tmp_path / "club"
@@ -75,10 +79,21 @@ def enrolled(folder: Path) -> list:
         return gallery.table_rows([id for (id,) in gallery.execute("SELECT id FROM faces")])
 
 
-@pytest.mark.parametrize("question", [
-    {"k": 1}, {"k": 5}, {"k": 1, "faces": True}, {"k": 2, "faces": True}, {"k": 5, "faces": True}, {"k": 9, "faces": True},
-    {"k": 99, "faces": True}, {"k": 5, "min_score": 0.99}, {"k": 3, "faces": True, "min_score": 0.99}, {"k": 3, "min_score": 2.0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"k": 1},
+        {"k": 5},
+        {"k": 1, "faces": True},
+        {"k": 2, "faces": True},
+        {"k": 5, "faces": True},
+        {"k": 9, "faces": True},
+        {"k": 99, "faces": True},
+        {"k": 5, "min_score": 0.99},
+        {"k": 3, "faces": True, "min_score": 0.99},
+        {"k": 3, "min_score": 2.0},
+    ],
+)
 def test_the_margin_is_to_the_best_other_person(club, question):
     rows, xq = enrolled(club), np.concatenate([synthetic.vectors(1, 1, seed=3), synthetic.vectors(12, 2, seed=8)])
     with Searcher(club) as searcher:
@@ -92,9 +107,13 @@ def test_the_margin_is_to_the_best_other_person(club, question):
 def test_the_margin_is_among_the_faces_that_a_filter_keeps(club, faces):
     (q,) = synthetic.vectors(1, 1, seed=3)
     with Searcher(club) as searcher:
-        (answer,) = Judge(searcher, Question(2, faces, where=("identity=Ann", "identity=person 4")), lambda line: None).answers(q[None])
+        (answer,) = Judge(
+            searcher, Question(2, faces, where=("identity=Ann", "identity=person 4")), lambda line: None
+        ).answers(q[None])
         (alone,) = Judge(searcher, Question(2, faces, where=("year>=0",)), lambda line: None).answers(q[None])
-    assert answer.verdict["margin"] == margin_of([row for row in enrolled(club) if row.identity in ("Ann", "person 4")], q)
+    assert answer.verdict["margin"] == margin_of(
+        [row for row in enrolled(club) if row.identity in ("Ann", "person 4")], q
+    )
     assert alone.verdict["margin"] is None and alone.hits
 
 
@@ -114,7 +133,17 @@ def test_a_photo_without_a_face_is_neither_known_nor_unknown(club, tmp_path):
         synthetic.row("wall.jpg", None, None, outcome="no_face"),
     ]
     synthetic.write(tmp_path / "probes", probes)
-    search_to_parquet("club", [tmp_path / "probes"], tmp_path / "hits.parquet", Question(1), False, None, ANYWHERE, lambda *_: None, print)
+    search_to_parquet(
+        "club",
+        [tmp_path / "probes"],
+        tmp_path / "hits.parquet",
+        Question(1),
+        False,
+        None,
+        ANYWHERE,
+        lambda *_: None,
+        print,
+    )
     lines = pq.read_table(tmp_path / "hits.parquet").to_pylist()
     assert [(line["image"], line["known"]) for line in lines] == [("face.jpg", True), ("wall.jpg", None)]
     assert lines[1]["chance"] is lines[1]["margin"] is lines[1]["weak"] is None
@@ -127,7 +156,17 @@ def test_a_weak_calibration_is_marked_in_every_answer(club, tmp_path):
     (face,) = probe["faces"]
     assert face["chance"] == face["chance_limit"] == 1 / 12, "eleven people, however many photos they have"
     assert face["weak"] == "only 11 people are enrolled, too few for a rate of 0.01" and face["stale"] is None
-    search_to_parquet("club", [tmp_path / "probes"], tmp_path / "hits.parquet", Question(1), False, None, ANYWHERE, lambda *_: None, print)
+    search_to_parquet(
+        "club",
+        [tmp_path / "probes"],
+        tmp_path / "hits.parquet",
+        Question(1),
+        False,
+        None,
+        ANYWHERE,
+        lambda *_: None,
+        print,
+    )
     (line,) = pq.read_table(tmp_path / "hits.parquet").to_pylist()
     assert (line["chance"], line["chance_limit"], line["weak"], line["stale"]) == (1 / 12, 1 / 12, face["weak"], None)
 
@@ -135,7 +174,9 @@ def test_a_weak_calibration_is_marked_in_every_answer(club, tmp_path):
 @pytest.mark.parametrize("change", ["two people more", "many photos more", "photos exchanged"])
 def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
     calibrate("club", 0.01, (), None, None, 0, ANYWHERE, print)
-    more = {"two people more": ("New 1", "New 2"), "many photos more": ["Ann"] * 8, "photos exchanged": ["Ann"] * 3}[change]
+    more = {"two people more": ("New 1", "New 2"), "many photos more": ["Ann"] * 8, "photos exchanged": ["Ann"] * 3}[
+        change
+    ]
     with open_gallery(club, write=True) as gallery:
         for i in range(3 * (change == "photos exchanged")):
             gallery.remove(image=f"ann {i}.jpg")
@@ -153,7 +194,10 @@ def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
 
 def test_an_evaluation_says_where_it_takes_one_face_of_several(club, tmp_path):
     xb = synthetic.vectors(10, 2, seed=8)
-    rows = [synthetic.row(f"{i // 2}.jpg", f"person {i // 2}" if i % 2 == 0 else None, x, face=i % 2) for i, x in enumerate(xb)]
+    rows = [
+        synthetic.row(f"{i // 2}.jpg", f"person {i // 2}" if i % 2 == 0 else None, x, face=i % 2)
+        for i, x in enumerate(xb)
+    ]
     synthetic.write(tmp_path / "probes", rows)
     said: list[str] = []
     evaluate("club", tmp_path / "probes", say=said.append)

@@ -25,14 +25,26 @@ from facegallery.indexer.store.store import Gallery
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.intake import photo_name
 from facegallery.server.problems import Problem, of_error
-from facegallery.server.routes.dependencies import PHOTO, Admin, ImageName, Index, Mark, PhotoBytes, Whole, Writer, faces_of
+from facegallery.server.routes.dependencies import (
+    PHOTO,
+    Admin,
+    ImageName,
+    Index,
+    Mark,
+    PhotoBytes,
+    Whole,
+    Writer,
+    faces_of,
+)
 from facegallery.server.served_index import Served
 from facegallery.server.state import State
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
-async def change(whole: State, key: Key, index: Served, mark: str | None, what: str, asked: bytes, work: Callable[[], Any]) -> Response:
+async def change(
+    whole: State, key: Key, index: Served, mark: str | None, what: str, asked: bytes, work: Callable[[], Any]
+) -> Response:
     """A change, once for each mark, with a line of the audit; `work` gives a future of (answer, face_ids)."""
     asked = sha256(f"{what} {index.name} ".encode() + asked).digest()
     if mark is not None:
@@ -60,11 +72,18 @@ def _again(status: int | None, answer: bytes | None, is_same: bool) -> Response:
         raise Problem(409, "done", "the change was done; its answer is no longer kept, since somebody was forgotten")
     if not is_same:
         raise Problem(
-            422, "mark", "expected the same change as before with this Idempotency-Key, received another: give it a key of its own"
+            422,
+            "mark",
+            "expected the same change as before with this Idempotency-Key, received another: give it a key of its own",
         )
     if status is None:
-        raise Problem(409, "in-work", "expected a change that has ended, this one is at work, or was when the server ended: look whether it was "
-                      "done, and if not ask with another Idempotency-Key", {"Retry-After": "1"})  # fmt: skip
+        raise Problem(
+            409,
+            "in-work",
+            "expected a change that has ended, this one is at work, or was when the server ended: look whether it was "
+            "done, and if not ask with another Idempotency-Key",
+            {"Retry-After": "1"},
+        )
     return Response(answer, status, media_type="application/json", headers={"Idempotency-Replayed": "true"})
 
 
@@ -75,7 +94,8 @@ async def enrol(
     index: Index,
     data: PhotoBytes,
     identity: Annotated[
-        str, Query(min_length=1, max_length=500, pattern=schemas.TEXT, description=f"Whose face it is. {schemas.SPELLING}")
+        str,
+        Query(min_length=1, max_length=500, pattern=schemas.TEXT, description=f"Whose face it is. {schemas.SPELLING}"),
     ],
     face: Annotated[int | None, Query(ge=0, le=999, description="Which, where there are several.")] = None,
     readmit: Annotated[bool, Query(description="Take back a face that was forgotten.")] = False,
@@ -99,8 +119,12 @@ async def enrol(
                 identity=done.conflicts[0].kept,
             )
         if done.forgotten:
-            raise Problem(409, "forgotten", "expected a face that was not forgotten, this one was: `readmit` takes it back")
-        return {"added": done.added, "again": done.again, "face": schemas.as_face(row), "command": done.command}, [row.face_id]
+            raise Problem(
+                409, "forgotten", "expected a face that was not forgotten, this one was: `readmit` takes it back"
+            )
+        return {"added": done.added, "again": done.again, "face": schemas.as_face(row), "command": done.command}, [
+            row.face_id
+        ]
 
     asked = json.dumps([identity, face, readmit, image, sha256(data).hexdigest()]).encode()
     return await change(whole, key, index, mark, "enrol", asked, work)
@@ -108,17 +132,30 @@ async def enrol(
 
 def _chosen(photo: Photo, rows: list[Row], face: int | None) -> Row:
     if rows[0].vector is None:
-        raise Problem(422, photo.outcome, f"expected a face in the photo, its outcome is {photo.outcome} ({photo.why}): choose another")
+        raise Problem(
+            422,
+            photo.outcome,
+            f"expected a face in the photo, its outcome is {photo.outcome} ({photo.why}): choose another",
+        )
     if face is None and len(rows) > 1:
         found = list(map(schemas.as_face, rows))
-        raise Problem(422, "several-faces", f"expected one face, the photo has {len(rows)}: say which with `face`", faces=found)
+        raise Problem(
+            422, "several-faces", f"expected one face, the photo has {len(rows)}: say which with `face`", faces=found
+        )
     if (face or 0) >= len(rows):
         raise Problem(422, "invalid", f"expected a face from 0 to {len(rows) - 1}, received {face}: mend `face`")
     return rows[face or 0]
 
 
-async def corrected(whole: State, key: Key, index: Served, mark: str | None, asked: BaseModel, do: Callable[[Gallery], Change],
-                    faces: Callable[[Gallery], list[str]]) -> Response:  # fmt: skip
+async def corrected(
+    whole: State,
+    key: Key,
+    index: Served,
+    mark: str | None,
+    asked: BaseModel,
+    do: Callable[[Gallery], Change],
+    faces: Callable[[Gallery], list[str]],
+) -> Response:
     """A verb of the gallery, by the document that asks for it; `faces` are those that it is about."""
 
     def work(gallery: Gallery) -> tuple[dict[str, Any], list[str]]:
@@ -138,20 +175,30 @@ def _ids_of(identity: str) -> Callable[[Gallery], list[str]]:
 @router.post("/indexes/{index}/people/rename", response_model=schemas.Change, tags=["people"])
 async def rename(whole: Whole, key: Writer, index: Index, asked: schemas.Rename, mark: Mark = None):
     """Gives a person another name, which nobody has."""
-    return await corrected(whole, key, index, mark, asked, lambda gallery: gallery.rename(asked.old, asked.new), _ids_of(asked.old))
+    return await corrected(
+        whole, key, index, mark, asked, lambda gallery: gallery.rename(asked.old, asked.new), _ids_of(asked.old)
+    )
 
 
 @router.post("/indexes/{index}/people/merge", response_model=schemas.Change, tags=["people"])
 async def merge(whole: Whole, key: Writer, index: Index, asked: schemas.Merge, mark: Mark = None):
     """Gives all faces of one person to another."""
-    return await corrected(whole, key, index, mark, asked, lambda gallery: gallery.merge(asked.source, asked.into), _ids_of(asked.source))
+    return await corrected(
+        whole, key, index, mark, asked, lambda gallery: gallery.merge(asked.source, asked.into), _ids_of(asked.source)
+    )
 
 
 @router.post("/indexes/{index}/people/split", response_model=schemas.Change, tags=["people"])
 async def split(whole: Whole, key: Writer, index: Index, asked: schemas.Split, mark: Mark = None):
     """Gives chosen faces to another person, enrolled already or new."""
     return await corrected(
-        whole, key, index, mark, asked, lambda gallery: gallery.split(asked.face_ids, asked.to), lambda gallery: asked.face_ids
+        whole,
+        key,
+        index,
+        mark,
+        asked,
+        lambda gallery: gallery.split(asked.face_ids, asked.to),
+        lambda gallery: asked.face_ids,
     )
 
 
@@ -161,7 +208,9 @@ async def remove(whole: Whole, key: Writer, index: Index, asked: schemas.Remove,
     if (asked.identity is None) == (asked.face_id is None):
         raise Problem(422, "invalid", "expected an identity or a face_id, received both or none: give one")
     faces = _ids_of(asked.identity) if asked.identity is not None else lambda gallery: [str(asked.face_id)]
-    return await corrected(whole, key, index, mark, asked, lambda gallery: gallery.remove(asked.identity, asked.face_id), faces)
+    return await corrected(
+        whole, key, index, mark, asked, lambda gallery: gallery.remove(asked.identity, asked.face_id), faces
+    )
 
 
 @router.post("/indexes/{index}/undo", response_model=list[schemas.Change], tags=["people"])
@@ -170,7 +219,9 @@ async def undo(whole: Whole, key: Writer, index: Index, asked: schemas.Undo | No
     asked = asked or schemas.Undo()
 
     async def work() -> tuple[list[dict[str, Any]], list[str]]:
-        return [asdict(one) for one in await asyncio.wrap_future(index.write(lambda gallery: gallery.undo(asked.command)))], []
+        return [
+            asdict(one) for one in await asyncio.wrap_future(index.write(lambda gallery: gallery.undo(asked.command)))
+        ], []
 
     return await change(whole, key, index, mark, "undo", asked.model_dump_json().encode(), work)
 

@@ -36,10 +36,22 @@ from facegallery.workflows.probes import Question
 T = TypeVar("T")
 HITS = 10_000  # of all vectors or faces of a question
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "default": {"model": schemas.Problem, "description": "A problem (RFC 9457).", "content": {"application/problem+json": {}}}
+    "default": {
+        "model": schemas.Problem,
+        "description": "A problem (RFC 9457).",
+        "content": {"application/problem+json": {}},
+    }
 }
-PHOTO = {"requestBody": {"required": True, "description": "The bytes of a photo: JPEG, PNG, WebP, ...", "content": {
-    kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/jpeg", "image/png", "application/octet-stream")}}}  # fmt: skip
+PHOTO = {
+    "requestBody": {
+        "required": True,
+        "description": "The bytes of a photo: JPEG, PNG, WebP, ...",
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}}
+            for kind in ("image/jpeg", "image/png", "application/octet-stream")
+        },
+    }
+}
 
 
 class JSONResponse(FastJSONResponse):
@@ -52,7 +64,9 @@ class JSONResponse(FastJSONResponse):
 # who, which -----------------------------------------------------------------
 
 
-async def state(request: Request) -> State:  # async, as all that are asked for a request: else FastAPI takes a thread for each
+async def state(
+    request: Request,
+) -> State:  # async, as all that are asked for a request: else FastAPI takes a thread for each
     return request.app.state.facegallery
 
 
@@ -61,7 +75,9 @@ def needs(scope: str) -> Any:
         key: Key = request.state.key
         if not key.may(scope):
             raise Problem(
-                403, "scope", f"expected a key with the scope {scope}, {key.name!r} has {key.scope}: make another with `keys make`"
+                403,
+                "scope",
+                f"expected a key with the scope {scope}, {key.name!r} has {key.scope}: make another with `keys make`",
             )
         return key
 
@@ -73,7 +89,8 @@ Writer = Annotated[Key, needs("write")]
 Admin = Annotated[Key, needs("admin")]
 Whole = Annotated[State, Depends(state)]
 Mark = Annotated[
-    str | None, Header(alias="Idempotency-Key", max_length=200, description="The same change sent again with it is done once.")
+    str | None,
+    Header(alias="Idempotency-Key", max_length=200, description="The same change sent again with it is done once."),
 ]
 
 
@@ -82,7 +99,9 @@ async def index_of(
 ) -> Served:
     if index not in whole.indexes:
         raise Problem(
-            404, "index", f"expected an index that is served ({', '.join(whole.indexes)}), received {index[:100]!r}: mend the path"
+            404,
+            "index",
+            f"expected an index that is served ({', '.join(whole.indexes)}), received {index[:100]!r}: mend the path",
         )
     return whole.indexes[index]
 
@@ -97,7 +116,9 @@ async def photo_of(request: Request) -> bytes:
     check_photo(request.headers.get("content-type", ""), b"")
     if not (data := await request.body()):
         raise Problem(
-            422, "invalid", "expected the bytes of a photo as the body, received none: send them, such as with --data-binary @FILE"
+            422,
+            "invalid",
+            "expected the bytes of a photo as the body, received none: send them, such as with --data-binary @FILE",
         )
     check_photo(request.headers.get("content-type", ""), data)
     return data
@@ -110,7 +131,9 @@ async def faces_of(whole: State, index: Served, data: bytes, name: str) -> tuple
     """What is in a photo, and the contract of its vectors; raises Problem where too many wait."""
     if len(data) > whole.settings.photo_bytes:
         raise Problem(
-            413, "large", f"expected a photo of at most {whole.settings.photo_bytes:,} bytes, received {len(data):,}: make it smaller"
+            413,
+            "large",
+            f"expected a photo of at most {whole.settings.photo_bytes:,} bytes, received {len(data):,}: make it smaller",
         )
     while True:
         intake: Intake = await whole.intake(index)
@@ -122,7 +145,9 @@ async def faces_of(whole: State, index: Served, data: bytes, name: str) -> tuple
                 raise busy("more photos wait than may: try again") from None
 
 
-async def answers_to(index: Served, vectors: np.ndarray, question: Question, contract: str | None = None) -> list[Answer]:
+async def answers_to(
+    index: Served, vectors: np.ndarray, question: Question, contract: str | None = None
+) -> list[Answer]:
     if not len(vectors):
         return []
     try:
@@ -152,7 +177,13 @@ async def _photo_answer(whole: State, index: Served, data: bytes, name: str, que
     question = replace(question, k=min(question.k, HITS // max(1, len(faces))))
     answers = await answers_to(index, np.array([row.vector for row in faces], np.float32), question, spec.fingerprint)
     found = [schemas.as_face(row) | answer for row, answer in zip(faces, answers, strict=True)]
-    return {"image": name, "outcome": photo.outcome, "why": photo.why, "left_out": photo.faces - len(faces), "faces": found}
+    return {
+        "image": name,
+        "outcome": photo.outcome,
+        "why": photo.why,
+        "left_out": photo.faces - len(faces),
+        "faces": found,
+    }
 
 
 async def question_of(
@@ -182,8 +213,15 @@ def _vectors(data: bytes, most: int, dimension: int) -> tuple[np.ndarray, schema
     given = document.get("vectors") if isinstance(document, dict) else None
     if isinstance(given, list) and len(given) > most:
         raise Problem(422, "invalid", f"expected at most {most} vectors, received {len(given)}: ask in parts")
-    if isinstance(given, list) and (wrong := next((x for x in given if isinstance(x, list) and len(x) != dimension), None)) is not None:
-        raise Problem(422, "invalid", f"expected vectors of {dimension} numbers, received one of {len(wrong)}: use the index's model")
+    if (
+        isinstance(given, list)
+        and (wrong := next((x for x in given if isinstance(x, list) and len(x) != dimension), None)) is not None
+    ):
+        raise Problem(
+            422,
+            "invalid",
+            f"expected vectors of {dimension} numbers, received one of {len(wrong)}: use the index's model",
+        )
     try:
         asked = schemas.VectorQuestion.model_validate(document)
     except ValidationError as error:
@@ -192,5 +230,10 @@ def _vectors(data: bytes, most: int, dimension: int) -> tuple[np.ndarray, schema
         return np.array(asked.vectors, np.float64).astype(np.float32), asked
 
 
-VECTORS = {"requestBody": {"required": True, "content": {"application/json": {"schema": schemas.VectorQuestion.model_json_schema()}}}}
+VECTORS = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": schemas.VectorQuestion.model_json_schema()}},
+    }
+}
 Vectors = Annotated[tuple[np.ndarray, schemas.VectorQuestion], Depends(vectors_of)]

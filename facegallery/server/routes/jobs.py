@@ -36,9 +36,9 @@ async def calibrate(whole: Whole, key: Admin, index: Index, asked: schemas.Calib
     fpir = (asked or schemas.Calibrate()).fpir
 
     def work(tell: Callable[[int, int], None]) -> str:
-        return facegallery.workflows.calibrate.calibrate(index.name, fpir, (), None, None, 0, whole.settings.compute, lambda line: None)[
-            "text"
-        ]
+        return facegallery.workflows.calibrate.calibrate(
+            index.name, fpir, (), None, None, 0, whole.settings.compute, lambda line: None
+        )["text"]
 
     return JSONResponse(await whole.begin_job(key, index, "calibrate", work), 202)
 

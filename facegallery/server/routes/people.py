@@ -59,21 +59,33 @@ def _after(cursor: str | None) -> str:
     try:
         return base64.b64decode(cursor, b"-_", validate=True).decode() if cursor else ""
     except (ValueError, UnicodeError):
-        raise Problem(422, "invalid", "expected `next` of the page before as the cursor, received another text: leave it out") from None
+        raise Problem(
+            422, "invalid", "expected `next` of the page before as the cursor, received another text: leave it out"
+        ) from None
 
 
 @router.get("/indexes/{index}/faces", response_model=schemas.FacesOf, tags=["people"])
 async def list_faces(key: Asker, index: Index, identity: Annotated[str, Query(min_length=1, max_length=10_000)]):
     """A person's faces, oldest first."""
-    name, faces = await asyncio.wrap_future(index.read(lambda gallery: (gallery.spelled(identity), gallery.list_faces(identity))))
+    name, faces = await asyncio.wrap_future(
+        index.read(lambda gallery: (gallery.spelled(identity), gallery.list_faces(identity)))
+    )
     return JSONResponse({"identity": name, "faces": faces})
 
 
-@router.get("/indexes/{index}/faces/{face_id}/thumbnail", tags=["people"], response_class=Response,
-            responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}, "description": "The crop."}})  # fmt: skip
+@router.get(
+    "/indexes/{index}/faces/{face_id}/thumbnail",
+    tags=["people"],
+    response_class=Response,
+    responses={
+        200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}, "description": "The crop."}
+    },
+)
 async def face_thumbnail(key: Asker, index: Index, face_id: Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]):
     """The crop of an enrolled face."""
     png = await asyncio.wrap_future(index.read(lambda gallery: gallery.crop(face_id)))
     if png is None:
-        raise Problem(404, "unknown", f"expected a face of {index.name} whose crop is kept, there is none with the id {face_id}")
+        raise Problem(
+            404, "unknown", f"expected a face of {index.name} whose crop is kept, there is none with the id {face_id}"
+        )
     return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})

@@ -38,20 +38,32 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 @router.post("/indexes/{index}/search", response_model=schemas.PhotoAnswer, openapi_extra=PHOTO, tags=["search"])
-async def search_by_photo(whole: Whole, key: Asker, index: Index, data: PhotoBytes, question: Asked, image: ImageName = None):
+async def search_by_photo(
+    whole: Whole, key: Asker, index: Index, data: PhotoBytes, question: Asked, image: ImageName = None
+):
     """Everybody in a photo: for each face the k nearest people."""
     answer = await photo_answer(whole, index, data, photo_name(data, image), question)
     if (status := REFUSED.get(answer["outcome"])) is not None:
-        raise Problem(status, answer["outcome"], f"expected a photo, this one is {answer['outcome']} ({answer['why']}): send another")
+        raise Problem(
+            status,
+            answer["outcome"],
+            f"expected a photo, this one is {answer['outcome']} ({answer['why']}): send another",
+        )
     return JSONResponse(answer)
 
 
-@router.post("/indexes/{index}/search/vectors", response_model=schemas.VectorAnswers, openapi_extra=VECTORS, tags=["search"])
+@router.post(
+    "/indexes/{index}/search/vectors", response_model=schemas.VectorAnswers, openapi_extra=VECTORS, tags=["search"]
+)
 async def search_by_vectors(key: Asker, index: Index, found: Vectors):
     """The nearest people to vectors of the index's model."""
     xq, asked = found
     if asked.k * len(xq) > HITS:
-        raise Problem(422, "invalid", f"expected at most {HITS} hits in all, received {len(xq)} vectors with k = {asked.k}: ask in parts")
+        raise Problem(
+            422,
+            "invalid",
+            f"expected at most {HITS} hits in all, received {len(xq)} vectors with k = {asked.k}: ask in parts",
+        )
     question = Question(asked.k, asked.faces, asked.score, tuple(asked.where), asked.min_score)
     xq = checked(xq, xq.shape[1])  # here, so that one bad question spoils no others that are asked together
     return JSONResponse({"answers": await persistently(lambda: answers_to(index, xq, question))})

@@ -21,12 +21,19 @@ async def sign_in(request: Request, whole: Whole, asked: schemas.SignIn):
     key = await whole.desk.who(asked.key, False)
     if key is None:
         await asyncio.sleep(0.5)
-        raise Problem(401, "key", "expected a key of this server, received another: see `keys make`", {"WWW-Authenticate": "Bearer"})
+        raise Problem(
+            401,
+            "key",
+            "expected a key of this server, received another: see `keys make`",
+            {"WWW-Authenticate": "Bearer"},
+        )
     await whole.desk.count(key)
     seconds = whole.settings.session_seconds
     secret = await whole.desk.ask(lambda accounts: accounts.begin_session(key, seconds))
     if secret is None:
-        raise Problem(401, "key", "expected a key that is valid, this one was just revoked", {"WWW-Authenticate": "Bearer"})
+        raise Problem(
+            401, "key", "expected a key that is valid, this one was just revoked", {"WWW-Authenticate": "Bearer"}
+        )
     answer = JSONResponse({"name": key.name, "scope": key.scope})
     secure = whole.settings.tls or request.headers.get("origin", "").startswith("https://")  # or by a proxy
     answer.set_cookie(COOKIE, secret, max_age=int(seconds), path="/", secure=secure, httponly=True, samesite="strict")

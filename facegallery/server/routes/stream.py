@@ -26,12 +26,27 @@ AHEAD = 16  # photos of a stream that are at work
 RETRY_SECONDS, RETRY_AT_MOST = 0.1, 2.0  # until a photo of a stream is tried again: each time twice as long
 GIVE_UP_SECONDS = 60.0  # after which a photo of a stream is not tried again
 LINE = "application/x-ndjson"
-LINES = {"requestBody": {"required": False, "content": {LINE: {"schema": {}, "example": '{"id": "1", "photo": "/9j/4AAQ..."}\n'}}}}
+LINES = {
+    "requestBody": {
+        "required": False,
+        "content": {LINE: {"schema": {}, "example": '{"id": "1", "photo": "/9j/4AAQ..."}\n'}},
+    }
+}
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
-@router.post("/indexes/{index}/search/stream", openapi_extra=LINES, tags=["search"], response_class=StreamingResponse,
-             responses={200: {"content": {LINE: {"schema": {"type": "string"}}}, "description": "A line for each, in order: id and answer, or problem."}})  # fmt: skip
+@router.post(
+    "/indexes/{index}/search/stream",
+    openapi_extra=LINES,
+    tags=["search"],
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "content": {LINE: {"schema": {"type": "string"}}},
+            "description": "A line for each, in order: id and answer, or problem.",
+        }
+    },
+)
 async def search_many_photos(request: Request, whole: Whole, key: Asker, index: Index, question: Asked):
     """Any number of photos, a line of JSON each (`id`, `photo` in base64); answers come as they are ready, in order."""
     hold: Callable[[int], None] = request.state.hold
@@ -99,7 +114,9 @@ async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
         pass
 
 
-async def _in_order(tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, leave: Callable[[], Awaitable[Any]]) -> AsyncIterator[bytes]:
+async def _in_order(
+    tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, leave: Callable[[], Awaitable[Any]]
+) -> AsyncIterator[bytes]:
     """The results of tasks, in order and as soon as they are done, while at most `ahead` run and others are still to come.
 
     leave: called once all have come; when it returns, those that still run are cancelled.

@@ -42,7 +42,9 @@ def folder(tmp_path) -> Path:
     return synthetic.write(tmp_path / "vectors", ROWS, extra=["tag"], per_shard=6)
 
 
-def column(name: str, values: Callable[[pa.Table], list], kind: pa.DataType | None = None) -> Callable[[pa.Table], pa.Table]:
+def column(
+    name: str, values: Callable[[pa.Table], list], kind: pa.DataType | None = None
+) -> Callable[[pa.Table], pa.Table]:
     """Replaces a column."""
 
     def change(table: pa.Table) -> pa.Table:
@@ -147,13 +149,15 @@ HOSTILE: dict[str, Callable[[pa.Table], pa.Table]] = {
     "contract size huge": described(crop={**dataclasses.asdict(SPEC.crop), "size": 10**9}),
     "contract size null": described(crop={**dataclasses.asdict(SPEC.crop), "size": None}),
     "contract margin": described(crop={**dataclasses.asdict(SPEC.crop), "margin": "-1"}),
-    "contract weights elsewhere": described(parts=[{**dataclasses.asdict(SPEC.parts[0]), "sha256": "../../../../etc/passwd"}]),
+    "contract weights elsewhere": described(
+        parts=[{**dataclasses.asdict(SPEC.parts[0]), "sha256": "../../../../etc/passwd"}]
+    ),
     "contract dimension": described(parts=[{**dataclasses.asdict(SPEC.parts[0]), "dimension": 10**12}]),
     "contract detector": described(detector={"min_face": "x"}),
     "contract of another": lambda table: table.replace_schema_metadata({SPEC_KEY: synthetic.spec(8).to_json()}),
     "a row less": lambda table: table.slice(1),
     "no rows": lambda table: table.slice(0, 0),
-}  # fmt: skip
+}
 
 
 def rewritten(folder: Path, change: Callable[[pa.Table], pa.Table], name: str = "part-00000.parquet") -> Path:
@@ -195,14 +199,28 @@ def test_types_that_hold_the_same_values_are_read(folder, what):
 
 
 MARKS = {
-    "a list": "[]", "a number": "7", "null": "null", "no JSON": "{", "deep": DEEP, "empty": "",
-    "nothing in it": "{}", "huge": '{"rows": ' + "9" * 5000 + "}",
-}  # fmt: skip
+    "a list": "[]",
+    "a number": "7",
+    "null": "null",
+    "no JSON": "{",
+    "deep": DEEP,
+    "empty": "",
+    "nothing in it": "{}",
+    "huge": '{"rows": ' + "9" * 5000 + "}",
+}
 CHANGED = {
-    "rows": ("rows", 7), "negative": ("rows", -1), "a text": ("rows", "6"), "huge rows": ("rows", 10**30), "counts": ("outcomes", {"ok": 5}),
-    "counts negative": ("outcomes", {"ok": 7, "no_face": -1}), "counts a list": ("outcomes", [6]), "bytes": ("bytes", None),
-    "inputs": ("inputs", 7), "fingerprint": ("fingerprint", None), "rows a truth": ("rows", True),
-}  # fmt: skip
+    "rows": ("rows", 7),
+    "negative": ("rows", -1),
+    "a text": ("rows", "6"),
+    "huge rows": ("rows", 10**30),
+    "counts": ("outcomes", {"ok": 5}),
+    "counts negative": ("outcomes", {"ok": 7, "no_face": -1}),
+    "counts a list": ("outcomes", [6]),
+    "bytes": ("bytes", None),
+    "inputs": ("inputs", 7),
+    "fingerprint": ("fingerprint", None),
+    "rows a truth": ("rows", True),
+}
 
 
 @pytest.mark.parametrize("what", [*MARKS, *CHANGED])
@@ -310,7 +328,9 @@ def with_pixels_of(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("png", [b"", b"x" * 99, a_picture(160)[:60], with_pixels_of(20000, 20000), b"GIF89a" + bytes(99), b"%!PS-Adobe"])
+@pytest.mark.parametrize(
+    "png", [b"", b"x" * 99, a_picture(160)[:60], with_pixels_of(20000, 20000), b"GIF89a" + bytes(99), b"%!PS-Adobe"]
+)
 def test_what_is_no_crop_is_refused(png):
     with pytest.raises(DataError, match="crop"):
         from_png(png)
@@ -330,12 +350,26 @@ def test_a_crop_has_the_size_of_its_contract():
 
 def command(*words: object, **environment: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "cli.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ | environment
+        [sys.executable, "cli.py", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
     )
     return done.returncode, done.stderr
 
 
-SOME = ("image null", "vector of text", "doubled", "deep contract", "box of three", "crop no picture", "image of 1 MB", "vector null")
+SOME = (
+    "image null",
+    "vector of text",
+    "doubled",
+    "deep contract",
+    "box of three",
+    "crop no picture",
+    "image of 1 MB",
+    "vector null",
+)
 
 
 @pytest.mark.parametrize("what", SOME)
@@ -345,7 +379,9 @@ def test_build_index_ends_with_3_and_one_line(folder, what):
     assert code == 3 and len(errors) == 1 and errors[0].startswith("error: expected"), said
 
 
-@pytest.mark.parametrize("verb", ["search", "add", "evaluate", "evaluate-pairs", "calibrate", "embed", "train", "forget", "quantise"])
+@pytest.mark.parametrize(
+    "verb", ["search", "add", "evaluate", "evaluate-pairs", "calibrate", "embed", "train", "forget", "quantise"]
+)
 def test_every_command_that_reads_a_data_set_ends_with_3(folder, tmp_path, verb):
     good = synthetic.write(tmp_path / "good", ROWS, extra=["tag"])
     (tmp_path / "pairs.txt").write_text("1\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\n")
@@ -356,11 +392,16 @@ def test_every_command_that_reads_a_data_set_ends_with_3(folder, tmp_path, verb)
     if verb == "forget":
         bad = rewritten(bad, HOSTILE["doubled"])
     words: dict[str, list[object]] = {
-        "search": ["search", "x", bad], "add": ["add", "x", bad], "evaluate": ["evaluate", "x", bad, "--split", "gallery"],
-        "evaluate-pairs": ["evaluate-pairs", bad, tmp_path / "pairs.txt"], "calibrate": ["calibrate", "x", "--probes", bad],
-        "embed": ["embed", bad, "--out", tmp_path / "o"], "train": ["train", bad, "--out", tmp_path / "m"],
-        "forget": ["forget", "x", "--identity", "person 1", "--also", bad], "quantise": ["weights", "quantise", "msceleb", bad],
-    }  # fmt: skip
+        "search": ["search", "x", bad],
+        "add": ["add", "x", bad],
+        "evaluate": ["evaluate", "x", bad, "--split", "gallery"],
+        "evaluate-pairs": ["evaluate-pairs", bad, tmp_path / "pairs.txt"],
+        "calibrate": ["calibrate", "x", "--probes", bad],
+        "embed": ["embed", bad, "--out", tmp_path / "o"],
+        "train": ["train", bad, "--out", tmp_path / "m"],
+        "forget": ["forget", "x", "--identity", "person 1", "--also", bad],
+        "quantise": ["weights", "quantise", "msceleb", bad],
+    }
     code, said = command(*words[verb])
     assert (code in (2, 3) if verb == "quantise" else code == 3) and "Traceback" not in said, said
     assert said.splitlines()[-1].startswith("error: expected")

@@ -35,10 +35,29 @@ def images(folder) -> list[str]:
 
 def test_rows_survive_a_round_trip():
     vector = np.asarray([0.6, 0.8], np.float32)
-    row = Row("a/ü.jpg", "ok", "ff", "Ann", "gallery", 0, [1, 2, 3, 4.5], list(range(10)), 0.5, 2.0, b"png", vector, {"tag": "x"})
+    row = Row(
+        "a/ü.jpg",
+        "ok",
+        "ff",
+        "Ann",
+        "gallery",
+        0,
+        [1, 2, 3, 4.5],
+        list(range(10)),
+        0.5,
+        2.0,
+        b"png",
+        vector,
+        {"tag": "x"},
+    )
     table = to_table([row, Row("b.jpg", "no_face")], SPEC, ["tag"])
     back = to_rows(table)
-    assert back[0].box == [1, 2, 3, 4.5] and back[0].extra == {"tag": "x"} and back[1].face == -1 and back[1].vector is None
+    assert (
+        back[0].box == [1, 2, 3, 4.5]
+        and back[0].extra == {"tag": "x"}
+        and back[1].face == -1
+        and back[1].vector is None
+    )
     assert table["face_id"].to_pylist() == [face_id("ff", 0), face_id("b.jpg", -1)]
     assert len(face_id("ff", 0)) == 32 and face_id("ff", 0) != face_id("ff", 1)
     assert FaceSpec.from_json(table.schema.metadata[b"facegallery.spec"]) == SPEC
@@ -51,7 +70,9 @@ def test_a_data_set_of_an_earlier_version_is_read_and_added_to(tmp_path):
     mark = json.loads((tmp_path / "_part-00000.json").read_text()) | {"bytes": path.stat().st_size}
     (tmp_path / "_part-00000.json").write_text(json.dumps(mark))
     assert fill(Writer(tmp_path, SPEC, {}, entries(3), per_shard=2)) == [1]
-    assert [row.photo_faces for row in to_rows(DataSet(tmp_path).table())] == [None, None, None] and DataSet(tmp_path).extra == []
+    assert [row.photo_faces for row in to_rows(DataSet(tmp_path).table())] == [None, None, None] and DataSet(
+        tmp_path
+    ).extra == []
 
 
 def test_a_data_set_under_the_earlier_name_of_the_package_is_read_and_added_to(tmp_path):
@@ -66,7 +87,11 @@ def test_a_data_set_under_the_earlier_name_of_the_package_is_read_and_added_to(t
     (tmp_path / "_part-00000.json").write_text(json.dumps(mark))
     with pytest.raises(DataError, match="margin"):
         Writer(tmp_path, SPEC, {"margin": 2}, entries(3), per_shard=2)
-    assert fill(Writer(tmp_path, SPEC, {"margin": 1}, entries(3), per_shard=2)) == [1] and images(tmp_path) == ["0.jpg", "1.jpg", "2.jpg"]
+    assert fill(Writer(tmp_path, SPEC, {"margin": 1}, entries(3), per_shard=2)) == [1] and images(tmp_path) == [
+        "0.jpg",
+        "1.jpg",
+        "2.jpg",
+    ]
 
 
 def test_inputs_that_are_another_persons_now_are_known_and_made_again(tmp_path):
@@ -84,7 +109,10 @@ def test_the_users_columns_may_not_take_ours():
 
 @pytest.mark.parametrize("bad", [[3.0, 4.0], [1.0], [float("nan"), 1.0]])
 def test_vectors_are_checked(bad):
-    table = to_table([Row("a", "ok", vector=np.asarray([0.6, 0.8], np.float32)), Row("b", "ok", vector=np.asarray(bad, np.float32))], SPEC)
+    table = to_table(
+        [Row("a", "ok", vector=np.asarray([0.6, 0.8], np.float32)), Row("b", "ok", vector=np.asarray(bad, np.float32))],
+        SPEC,
+    )
     with pytest.raises(DataError, match="vectors of"):
         vectors_of(table, 2)
     assert vectors_of(table.slice(0, 1), 2).tolist() == [[np.float32(0.6), np.float32(0.8)]]
@@ -95,7 +123,10 @@ def test_a_folder_is_plain_parquet_and_the_same_run_again_does_nothing(tmp_path)
     assert pa.dataset.dataset(tmp_path / "d").count_rows() == 5
     assert images(tmp_path / "d") == [f"{i}.jpg" for i in range(5)]
     assert fill(Writer(tmp_path / "d", SPEC, {}, entries(5), per_shard=2)) == []
-    assert oct((tmp_path / "d").stat().st_mode)[-3:] == "700" and oct((tmp_path / "d" / "part-00000.parquet").stat().st_mode)[-3:] == "600"
+    assert (
+        oct((tmp_path / "d").stat().st_mode)[-3:] == "700"
+        and oct((tmp_path / "d" / "part-00000.parquet").stat().st_mode)[-3:] == "600"
+    )
 
 
 def test_new_changed_and_vanished_inputs(tmp_path):
@@ -135,9 +166,14 @@ def test_another_contract_or_option_is_refused_by_name(tmp_path):
 
 
 def test_another_model_is_refused_by_its_name(tmp_path):
-    made, other = (FaceSpec(parts=(Part(name, mark * 32, synthetic.D, "fixed"),)) for name, mark in (("msceleb", "ab"), ("casia", "cd")))
+    made, other = (
+        FaceSpec(parts=(Part(name, mark * 32, synthetic.D, "fixed"),))
+        for name, mark in (("msceleb", "ab"), ("casia", "cd"))
+    )
     synthetic.write(tmp_path / "v", synthetic.rows(2, 2), made)
-    with pytest.raises(DataError, match="it was made with msceleb, now casia: choose another --out, or give --model msceleb$"):
+    with pytest.raises(
+        DataError, match="it was made with msceleb, now casia: choose another --out, or give --model msceleb$"
+    ):
         Writer(tmp_path / "v", other, {}, entries(1))
 
 
@@ -153,7 +189,11 @@ def test_marks_say_what_happened(tmp_path):
     table = to_table([Row("0.jpg", "ok"), Row("1.jpg", "no_face")], SPEC)
     writer.write(0, table, 1.5, {"numpy": "2"})
     mark = json.loads((tmp_path / "_part-00000.json").read_text())
-    assert mark["outcomes"] == {"no_face": 1, "ok": 1} and mark["fingerprint"] == SPEC.fingerprint and mark["versions"] == {"numpy": "2"}
+    assert (
+        mark["outcomes"] == {"no_face": 1, "ok": 1}
+        and mark["fingerprint"] == SPEC.fingerprint
+        and mark["versions"] == {"numpy": "2"}
+    )
     assert DataSet(tmp_path).outcomes == {"no_face": 1, "ok": 1}
 
 

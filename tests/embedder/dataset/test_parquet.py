@@ -44,7 +44,9 @@ def table_of(folder: Path) -> pa.Table:
 
 def read_with_little_memory(folder: Path, columns: str = "") -> tuple[str, int]:
     """(an error's line or "read", megabytes)."""
-    done = subprocess.run([sys.executable, "-m", "tests.parquet_bombs", folder, columns], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.parquet_bombs", folder, columns], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr[-500:]
     line, taken = done.stdout.rstrip().rsplit("\t", 1)
     return line, int(taken)
@@ -60,7 +62,12 @@ def test_a_bomb_is_refused_in_one_line_and_little_memory(folder, what):
 
 
 def test_a_footer_that_lies_of_its_sizes_changes_nothing(folder):
-    path = change(folder, alone(table_of(folder), "identity", pa.array(["x" * (300 << 20)])), use_dictionary=False, write_statistics=False)
+    path = change(
+        folder,
+        alone(table_of(folder), "identity", pa.array(["x" * (300 << 20)])),
+        use_dictionary=False,
+        write_statistics=False,
+    )
     data = path.read_bytes()
     chunks = pq.ParquetFile(path).metadata.row_group(0)
     size = next(
@@ -98,7 +105,13 @@ def test_a_bomb_in_a_plan_is_refused_in_little_memory(folder, what):
 def test_long_texts_that_are_no_bomb_are_read_as_they_are(folder, monkeypatch):
     """By their dictionary, where it could stand for more than a file may have."""
     texts = [f"{i % 5}" * 60_000 for i in range(3000)]
-    table = pa.table({"text": texts, "other": pa.array([None, "a", "b"] * 1000), "blob": pa.array([b"1", None, b"3"] * 1000, pa.binary())})
+    table = pa.table(
+        {
+            "text": texts,
+            "other": pa.array([None, "a", "b"] * 1000),
+            "blob": pa.array([b"1", None, b"3"] * 1000, pa.binary()),
+        }
+    )
     path = folder / "long.parquet"
     pq.write_table(table, path, dictionary_pagesize_limit=1 << 24)
     with open_parquet(path) as file:
@@ -110,26 +123,42 @@ def test_long_texts_that_are_no_bomb_are_read_as_they_are(folder, monkeypatch):
 
 
 PAGES: dict[str, dict[str, Any]] = {
-    "as ours": {}, "version 2": {"data_page_version": "2.0"}, "no dictionary": {"use_dictionary": False}, "small pages": {"data_page_size": 500},
-    "row groups": {"row_group_size": 100}, "not compressed": {"compression": "NONE"}, "gzip": {"compression": "GZIP"},
-    "snappy": {"compression": "SNAPPY"}, "large dictionary": {"dictionary_pagesize_limit": 64}, "no statistics": {"write_statistics": False},
-    "checksums": {"write_page_checksum": True}, "an index": {"write_page_index": True},
-    "split": {"use_dictionary": False, "column_encoding": {"n": "BYTE_STREAM_SPLIT", "v.list.element": "BYTE_STREAM_SPLIT"}},
-    "deltas": {"use_dictionary": False, "column_encoding": {"n": "DELTA_BINARY_PACKED", "t": "DELTA_BYTE_ARRAY", "b": "DELTA_LENGTH_BYTE_ARRAY"}},
-}  # fmt: skip
+    "as ours": {},
+    "version 2": {"data_page_version": "2.0"},
+    "no dictionary": {"use_dictionary": False},
+    "small pages": {"data_page_size": 500},
+    "row groups": {"row_group_size": 100},
+    "not compressed": {"compression": "NONE"},
+    "gzip": {"compression": "GZIP"},
+    "snappy": {"compression": "SNAPPY"},
+    "large dictionary": {"dictionary_pagesize_limit": 64},
+    "no statistics": {"write_statistics": False},
+    "checksums": {"write_page_checksum": True},
+    "an index": {"write_page_index": True},
+    "split": {
+        "use_dictionary": False,
+        "column_encoding": {"n": "BYTE_STREAM_SPLIT", "v.list.element": "BYTE_STREAM_SPLIT"},
+    },
+    "deltas": {
+        "use_dictionary": False,
+        "column_encoding": {"n": "DELTA_BINARY_PACKED", "t": "DELTA_BYTE_ARRAY", "b": "DELTA_LENGTH_BYTE_ARRAY"},
+    },
+}
 
 
 @pytest.mark.parametrize("what", PAGES)
 def test_all_that_writers_write_is_measured_and_read(tmp_path, what):
     rng = np.random.default_rng(0)
     n = 1000
-    table = pa.table({
-        "t": [f"photo {i % 300} of somebody" if i % 7 else None for i in range(n)],
-        "n": pa.array(rng.integers(0, 1 << 40, n)),
-        "v": pa.array(list(rng.normal(size=(n, 8)).astype(np.float32))),
-        "b": pa.array([rng.bytes(i % 3000) for i in range(n)]),
-        "yes": pa.array([bool(i % 3) for i in range(n)]),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "t": [f"photo {i % 300} of somebody" if i % 7 else None for i in range(n)],
+            "n": pa.array(rng.integers(0, 1 << 40, n)),
+            "v": pa.array(list(rng.normal(size=(n, 8)).astype(np.float32))),
+            "b": pa.array([rng.bytes(i % 3000) for i in range(n)]),
+            "yes": pa.array([bool(i % 3) for i in range(n)]),
+        }
+    )
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, **PAGES[what])
     with open_parquet(path) as file:
@@ -158,7 +187,9 @@ def test_a_shard_that_readers_would_refuse_is_not_written(tmp_path, monkeypatch)
     many = [f"column {i}" for i in range(100)]
     monkeypatch.setattr(parquet, "MOST_FOOTER", 10_000)
     with pytest.raises(DataError, match="bytes of metadata in .*part-00000.parquet"):
-        Writer(tmp_path / "columns", spec, {}, [Entry("a.jpg", 1, 0)], many).write(0, to_table(ROWS[:1], spec, many), 0.0, {})
+        Writer(tmp_path / "columns", spec, {}, [Entry("a.jpg", 1, 0)], many).write(
+            0, to_table(ROWS[:1], spec, many), 0.0, {}
+        )
     assert not list(tmp_path.glob("*/part*"))
 
 

@@ -37,13 +37,15 @@ def world() -> list[Row]:
     """Six people with four photos each, a photo without a face, one of two people, and one without a name."""
     xb = synthetic.vectors(7, 4)
     rows = [
-        synthetic.row(f"p{i // 4}/{i % 4}.jpg", f"person {i // 4}", x, "gallery", extra={"tag": f"t{i}"}) for i, x in enumerate(xb[:24])
+        synthetic.row(f"p{i // 4}/{i % 4}.jpg", f"person {i // 4}", x, "gallery", extra={"tag": f"t{i}"})
+        for i, x in enumerate(xb[:24])
     ]
     rows.insert(5, synthetic.row("p1/none.jpg", "person 1", None, "gallery", "no_face"))
     rows += [
-        synthetic.row("group.jpg", "person 2", xb[24], image_sha256="group"), synthetic.row("group.jpg", None, xb[25], image_sha256="group", face=1),
+        synthetic.row("group.jpg", "person 2", xb[24], image_sha256="group"),
+        synthetic.row("group.jpg", None, xb[25], image_sha256="group", face=1),
         synthetic.row("nameless.jpg", None, xb[26]),
-    ]  # fmt: skip
+    ]
     for i, row in enumerate(rows):
         row.crop = synthetic.png(hashlib.sha256(b"%d" % i).digest())
     return rows
@@ -56,7 +58,9 @@ def entries(rows: Sequence[Row]) -> list[Entry]:
     """As `embed` plans photos."""
     first = {}
     for row in rows:
-        first.setdefault(row.image, Entry(row.image, 1000, 7, row.identity, row.split, tuple(sorted(row.extra.items()))))
+        first.setdefault(
+            row.image, Entry(row.image, 1000, 7, row.identity, row.split, tuple(sorted(row.extra.items())))
+        )
     return list(first.values())
 
 
@@ -94,7 +98,19 @@ def order(line: tuple) -> tuple:
 
 def plain(row: Row) -> tuple:
     vector = None if row.vector is None else [float(v) for v in row.vector]
-    return row.face_id, row.image, row.image_sha256, row.identity, row.split, row.outcome, row.face, row.box, row.crop, vector, row.extra
+    return (
+        row.face_id,
+        row.image,
+        row.image_sha256,
+        row.identity,
+        row.split,
+        row.outcome,
+        row.face,
+        row.box,
+        row.crop,
+        vector,
+        row.extra,
+    )
 
 
 def without(rows: Sequence[Row], *gone: str) -> list[Row]:
@@ -120,7 +136,11 @@ def consistent(folder: Path) -> None:
 
 def names(folder: Path) -> set[str | None]:
     """All that stand in any file, finished or not."""
-    return {name for path in folder.glob("*.parquet") for name in pq.read_table(path, columns=["identity"])["identity"].to_pylist()}
+    return {
+        name
+        for path in folder.glob("*.parquet")
+        for name in pq.read_table(path, columns=["identity"])["identity"].to_pylist()
+    }
 
 
 def images(folder: Path) -> set[str]:
@@ -137,7 +157,11 @@ def crops(folder: Path) -> set[int]:
 
 def is_gone(folder: Path, *people: str) -> bool:
     mine = {i for i, row in enumerate(ROWS) if row.identity in people}
-    return not names(folder) & set(people) and not images(folder) & {ROWS[i].image for i in mine} and not crops(folder) & mine
+    return (
+        not names(folder) & set(people)
+        and not images(folder) & {ROWS[i].image for i in mine}
+        and not crops(folder) & mine
+    )
 
 
 # what goes and what stays ---------------------------------------------------
@@ -157,7 +181,9 @@ def test_a_person_goes_with_their_photos_and_all_else_stays(tmp_path, per_shard)
     assert writer(tmp_path, entries(kept), per_shard).pending() == [] and len(list(tmp_path.glob("_plan*"))) == 1
     touched = {name for name, data in before.items() if (tmp_path / name).read_bytes() != data}
     shards = {i // per_shard for i, entry in enumerate(entries(ROWS)) if entry.path in MINE}
-    assert touched == {"_plan-0000.parquet"} | {f"{p}part-{n:05d}.{e}" for n in shards for p, e in (("", "parquet"), ("_", "json"))}
+    assert touched == {"_plan-0000.parquet"} | {
+        f"{p}part-{n:05d}.{e}" for n in shards for p, e in (("", "parquet"), ("_", "json"))
+    }
 
 
 def test_data_sets_whose_plans_name_nobody(tmp_path):
@@ -166,7 +192,9 @@ def test_data_sets_whose_plans_name_nobody(tmp_path):
     synthetic.write(tmp_path, rows, per_shard=5)
     assert drop_rows(tmp_path, named(ANN)) == 4
     kept = [row for row in rows if row.identity != ANN]
-    assert [line[0] for line in held(tmp_path)] == [row.face_id for row in kept] and images(tmp_path) == {row.image for row in kept}
+    assert [line[0] for line in held(tmp_path)] == [row.face_id for row in kept] and images(tmp_path) == {
+        row.image for row in kept
+    }
     assert Writer(tmp_path, SPEC, {}, [Entry(row.image, 1, 0) for row in kept], (), 5).pending() == []
 
 
@@ -216,7 +244,10 @@ def several(folder: Path, per_shard: int = 5) -> list[Row]:
     """A first run, then new photos, changed ones, one dropped and one that is back; the rows now."""
     first = without(ROWS, "p5/0.jpg", "p5/1.jpg", "p1/3.jpg")
     fill(writer(folder, entries(first), per_shard), first)
-    changed = [replace(row, image_sha256="changed") if row.image in ("p1/1.jpg", "p4/2.jpg") else row for row in without(ROWS, "p3/3.jpg")]
+    changed = [
+        replace(row, image_sha256="changed") if row.image in ("p1/1.jpg", "p4/2.jpg") else row
+        for row in without(ROWS, "p3/3.jpg")
+    ]
     now = [replace(e, mtime_ns=8) if e.path in ("p1/1.jpg", "p4/2.jpg") else e for e in entries(changed)]
     fill(writer(folder, now, per_shard, prune=True), changed)
     back = [*changed, *(row for row in ROWS if row.image == "p3/3.jpg")]
@@ -230,7 +261,9 @@ def planned_now(folder: Path) -> list[Entry]:
 
 def test_a_person_goes_from_every_plan(tmp_path):
     rows = several(tmp_path)
-    assert len(list(tmp_path.glob("_plan*"))) == 3 and sorted(line[1] for line in held(tmp_path)) == sorted(row.image for row in rows)
+    assert len(list(tmp_path.glob("_plan*"))) == 3 and sorted(line[1] for line in held(tmp_path)) == sorted(
+        row.image for row in rows
+    )
     assert drop_rows(tmp_path, named(ANN)) == 5
     kept = [row for row in rows if row.identity != ANN]
     assert sorted(held(tmp_path), key=order) == sorted(map(plain, kept), key=order) and is_gone(tmp_path, ANN)
@@ -256,7 +289,9 @@ def test_what_was_pending_stays_pending(tmp_path):
     drop_rows(tmp_path, named(ANN))
     kept = [e for e in now if e.path not in MINE]
     again = writer(tmp_path, kept)
-    assert [shard for shard, _ in again.pending()] == [0, 1, 3], "shard 1 has nothing left to do, which the writer finds out"
+    assert [shard for shard, _ in again.pending()] == [0, 1, 3], (
+        "shard 1 has nothing left to do, which the writer finds out"
+    )
     fill(again, ROWS)
     assert held(tmp_path) == [plain(row) for row in without(ROWS, *MINE)]
     consistent(tmp_path)
@@ -266,7 +301,9 @@ def test_a_run_that_was_not_finished_goes_on(tmp_path):
     assert fill(writer(tmp_path, entries(ROWS)), ROWS, shards=2) == [0, 1]
     assert drop_rows(tmp_path, named(ANN)) == 5 and is_gone(tmp_path, ANN)
     kept = without(ROWS, *MINE)
-    assert fill(writer(tmp_path, entries(kept)), kept) == [2, 3, 4, 5] and held(tmp_path) == [plain(row) for row in kept]
+    assert fill(writer(tmp_path, entries(kept)), kept) == [2, 3, 4, 5] and held(tmp_path) == [
+        plain(row) for row in kept
+    ]
     consistent(tmp_path)
 
 
@@ -354,6 +391,8 @@ def test_killed_at_any_write_the_same_call_again_finishes_it(tmp_path):
     assert int(done.stdout) > 20 and is_gone(whole, ANN, "person 2")
     for n in range(1, int(done.stdout) + 1):
         folder = tmp_path / f"killed-{n}"
-        assert {path.name: path.read_bytes() for path in files(folder)} == {path.name: path.read_bytes() for path in files(whole)}, n
+        assert {path.name: path.read_bytes() for path in files(folder)} == {
+            path.name: path.read_bytes() for path in files(whole)
+        }, n
         consistent(folder)
         assert writer(folder, planned_now(folder)).pending() == []

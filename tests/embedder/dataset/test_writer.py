@@ -28,13 +28,19 @@ def entries(n: int, **changes) -> list[Entry]:
     return [Entry(f"{i}.jpg", 10, 1, inode=i, ctime_ns=5, **changes) for i in range(n)]
 
 
-def run(folder: Path, planned: list[Entry], outcomes: dict[str, str], retry=PASSING, hash_of=lambda entry: None, **options) -> list[str]:
+def run(
+    folder: Path, planned: list[Entry], outcomes: dict[str, str], retry=PASSING, hash_of=lambda entry: None, **options
+) -> list[str]:
     """What a run has to do now; photos have the outcomes given, or ok."""
     writer, done = Writer(folder, SPEC, {}, planned, per_shard=4, retry=retry, hash_of=hash_of, **options), []
     for shard, inputs in writer.pending():
         kept = writer.kept(shard)
         done += [e.path for e in writer.todo(shard)]
-        rows = [row for e in inputs for row in kept.get(e.path) or [Row(e.path, outcomes.get(e.path, "ok"), f"hash of {e.path}")]]
+        rows = [
+            row
+            for e in inputs
+            for row in kept.get(e.path) or [Row(e.path, outcomes.get(e.path, "ok"), f"hash of {e.path}")]
+        ]
         writer.write(shard, to_table(rows, SPEC), 0.0, {})
     return done
 
@@ -44,7 +50,9 @@ def outcomes(folder: Path) -> dict[str, str]:
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir() if path.name != "_lock"}
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir() if path.name != "_lock"
+    }
 
 
 @pytest.mark.parametrize("outcome", sorted(PASSING))
@@ -71,7 +79,10 @@ def test_what_lasts_is_tried_again_where_the_user_asks_for_it(tmp_path, outcome)
 
 def test_a_photo_changed_in_place_is_found_by_its_inode_or_ctime(tmp_path):
     run(tmp_path, entries(9), {})
-    changed = [replace(e, inode=99) if e.path == "1.jpg" else replace(e, ctime_ns=6) if e.path == "6.jpg" else e for e in entries(9)]
+    changed = [
+        replace(e, inode=99) if e.path == "1.jpg" else replace(e, ctime_ns=6) if e.path == "6.jpg" else e
+        for e in entries(9)
+    ]
     assert run(tmp_path, changed, {}) == ["1.jpg", "6.jpg"]
     assert run(tmp_path, changed, {}) == []
 
@@ -90,7 +101,9 @@ def test_a_copy_of_the_photos_is_hashed_and_not_done_again(tmp_path):
     assert DataSet(tmp_path).table().equals(rows)
     assert run(tmp_path, copied, {}, hash_of=hash_of) == [] and len(asked) == 9
     larger = [replace(e, size=11) if e.path == "0.jpg" else e for e in copied]
-    assert run(tmp_path, larger, {}, hash_of=hash_of) == ["0.jpg"] and len(asked) == 9, "another size is another content"
+    assert run(tmp_path, larger, {}, hash_of=hash_of) == ["0.jpg"] and len(asked) == 9, (
+        "another size is another content"
+    )
 
 
 def test_plans_of_older_versions_know_no_inode_and_nothing_is_done_again(tmp_path, monkeypatch):
@@ -102,14 +115,18 @@ def test_plans_of_older_versions_know_no_inode_and_nothing_is_done_again(tmp_pat
     before = files(tmp_path)
     assert run(tmp_path, entries(9), {}) == [] and files(tmp_path) == before
     assert read_plans(tmp_path)["0.jpg"].entry == old[0]
-    assert run(tmp_path, [replace(e, mtime_ns=2) for e in entries(5)] + entries(9)[5:], {}) == [f"{i}.jpg" for i in range(5)]
+    assert run(tmp_path, [replace(e, mtime_ns=2) for e in entries(5)] + entries(9)[5:], {}) == [
+        f"{i}.jpg" for i in range(5)
+    ]
     assert digest_of([Entry("a", 1, 2)]) == OLD_DIGEST
 
 
 def test_rows_of_vanished_photos_are_kept_whatever_their_outcome(tmp_path):
     run(tmp_path, entries(4), {"1.jpg": "no_access"})
     assert run(tmp_path, entries(4)[2:], {}) == [] and outcomes(tmp_path)["1.jpg"] == "no_access"
-    assert run(tmp_path, [replace(entries(3)[2], size=9), entries(4)[3]], {}) == ["2.jpg"] and len(outcomes(tmp_path)) == 4
+    assert (
+        run(tmp_path, [replace(entries(3)[2], size=9), entries(4)[3]], {}) == ["2.jpg"] and len(outcomes(tmp_path)) == 4
+    )
     assert run(tmp_path, entries(4)[3:], {}, prune=True) == [] and list(outcomes(tmp_path)) == ["3.jpg"]
 
 
@@ -119,7 +136,9 @@ def test_a_damaged_shard_or_mark_is_written_again(tmp_path):
     for spoil in (
         lambda: os.truncate(tmp_path / "part-00001.parquet", 100),
         lambda: (tmp_path / "_part-00001.json").write_text("[" * 100_000),
-        lambda: (tmp_path / "part-00001.parquet").write_bytes(os.urandom((tmp_path / "part-00001.parquet").stat().st_size)),
+        lambda: (tmp_path / "part-00001.parquet").write_bytes(
+            os.urandom((tmp_path / "part-00001.parquet").stat().st_size)
+        ),
     ):
         spoil()
         run(tmp_path, entries(9), {"5.jpg": "timeout"})
@@ -130,7 +149,9 @@ def test_a_run_that_was_killed_between_its_plan_and_its_shard_is_finished(tmp_pa
     run(tmp_path, entries(4), {})
     changed = [replace(entries(4)[0], size=11), *entries(4)[1:]]
     Writer(tmp_path, SPEC, {}, changed, per_shard=4)  # the plan alone
-    assert run(tmp_path, changed, {}) == [f"{i}.jpg" for i in range(4)], "which rows are whose is not known: all are done"
+    assert run(tmp_path, changed, {}) == [f"{i}.jpg" for i in range(4)], (
+        "which rows are whose is not known: all are done"
+    )
     assert run(tmp_path, changed, {}) == []
 
 
@@ -139,7 +160,9 @@ def test_a_run_that_was_killed_between_its_plan_and_its_shard_is_finished(tmp_pa
 
 def aligning(photos: Path, out: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "cli.py", "align", str(photos), "--out", str(out), *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
 
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
@@ -191,7 +214,10 @@ def test_photos_that_failed_are_counted_and_read_by_the_same_command(two_folders
     _replace_rows(out, {row.image: row for row in failing})
     assert DataSet(out).outcomes == {"no_access": 1, "ok": 6, "timeout": 1, "unreadable": 1}
     code, said = end(aligning(photos, out))
-    assert code == 0 and "2 photos that failed before were tried again (1 no_access, 1 timeout): 2 of them are ok now" in said
+    assert (
+        code == 0
+        and "2 photos that failed before were tried again (1 no_access, 1 timeout): 2 of them are ok now" in said
+    )
     assert "9 inputs, 2 of them new" in said and DataSet(out).outcomes == {"ok": 8, "unreadable": 1}
     code, said = end(aligning(photos, out, "--retry", "unreadable"))
     assert code == 0 and "1 photos that failed before were tried again (1 unreadable)" in said
@@ -222,7 +248,9 @@ def test_a_photo_replaced_in_place_with_its_size_and_time_is_embedded_again(two_
     after = {r["image"]: r["image_sha256"] for r in DataSet(out).table(["image", "image_sha256"]).to_pylist()}
     assert [image for image in after if after[image] != before[image]] == ["s1/1.pgm"]
     copy = shutil.copytree(photos, tmp_path / "copy")
-    assert "9 inputs, 0 of them new" in end(aligning(copy, out))[1], "a copy has other inodes and ctimes, and the same content"
+    assert "9 inputs, 0 of them new" in end(aligning(copy, out))[1], (
+        "a copy has other inodes and ctimes, and the same content"
+    )
 
 
 def test_names_that_are_not_utf8_are_rows_and_their_photos_are_used(two_folders, tmp_path):

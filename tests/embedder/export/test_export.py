@@ -61,7 +61,9 @@ def by_keras(path: Path, images: np.ndarray) -> np.ndarray:
     """In a process of its own, far from our code."""
     np.save(path.parent / "images.npy", images)
     arguments = [str(path), str(path.parent / "images.npy"), str(path.parent / "vectors.npy")]
-    done = subprocess.run([sys.executable, "-I", "-c", LOAD_KERAS, *arguments], cwd=path.parent, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOAD_KERAS, *arguments], cwd=path.parent, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return np.load(path.parent / "vectors.npy")
 
@@ -69,7 +71,9 @@ def by_keras(path: Path, images: np.ndarray) -> np.ndarray:
 def contract(path: Path) -> str:
     match path.suffix:
         case ".onnx":
-            return {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}["facegallery.spec"]
+            return {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}[
+                "facegallery.spec"
+            ]
         case ".xml":
             return core().read_model(path).get_rt_info(["facegallery.spec"]).astype(str)
         case _:
@@ -80,12 +84,16 @@ def contract(path: Path) -> str:
 @pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.keras"])
 def test_the_vectors_are_those_of_embed(model, ours, images, tmp_path, name):
     files = export(model, tmp_path / "out" / name)
-    assert sorted(files) == sorted((tmp_path / "out").iterdir()) and {f.stat().st_mode & 0o777 for f in files} == {0o600}
+    assert sorted(files) == sorted((tmp_path / "out").iterdir()) and {f.stat().st_mode & 0o777 for f in files} == {
+        0o600
+    }
     theirs = (by_keras if name == "m.keras" else by_openvino)(files[0], images)
     assert theirs.shape == ours.shape and theirs.dtype == np.float32
     assert np.abs(np.linalg.norm(theirs, axis=1) - 1).max() < 1e-5
     cosines = (theirs * ours).sum(1)
-    assert cosines[:-1].min() >= LEAST_COSINE and cosines[-1] >= 0.9999  # whitening makes much of rounding where there is nothing else
+    assert (
+        cosines[:-1].min() >= LEAST_COSINE and cosines[-1] >= 0.9999
+    )  # whitening makes much of rounding where there is nothing else
     assert FaceSpec.from_json(contract(files[0])) == model.spec
 
 

@@ -36,7 +36,13 @@ def test_the_margin_in_hand_computed_pixels(margin, expected):
     assert align.crop_box((32.4, 20.2, 68.8, 80.0), CropRule(margin=margin), 100, 100) == expected
 
 
-@given(st.floats(-50, 150), st.floats(-50, 150), st.floats(0, 120), st.floats(0, 120), st.sampled_from(["0.25", "32px", "4"]))
+@given(
+    st.floats(-50, 150),
+    st.floats(-50, 150),
+    st.floats(0, 120),
+    st.floats(0, 120),
+    st.sampled_from(["0.25", "32px", "4"]),
+)
 def test_a_crop_is_never_empty_nor_outside(x, y, w, h, margin):
     left, top, right, bottom = align.crop_box((x, y, x + w, y + h), CropRule(margin=margin), 100, 80)
     assert 0 <= left < right <= 100 and 0 <= top < bottom <= 80
@@ -68,5 +74,8 @@ def test_the_border_carries_the_grid_on_and_repeats_the_edge():
 def test_sharpness_falls_with_blur_and_png_is_lossless():
     crop = noise(160, 160)
     blurred = np.asarray(Image.fromarray(crop).resize((20, 20)).resize((160, 160)))
-    assert align.sharpness(blurred) < align.sharpness(crop) / 10 and align.sharpness(np.zeros((160, 160, 3), np.uint8)) == 0
+    assert (
+        align.sharpness(blurred) < align.sharpness(crop) / 10
+        and align.sharpness(np.zeros((160, 160, 3), np.uint8)) == 0
+    )
     assert np.array_equal(align.from_png(align.to_png(crop)), crop)

@@ -18,7 +18,9 @@ def detector():
     return MtcnnDetector()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the package's own reader, on Python 3.13
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # the package's own reader, on Python 3.13
 def test_boxes_and_landmarks_are_the_packages_own(att, detector):
     from mtcnn import MTCNN
 
@@ -138,5 +140,7 @@ def by_package(photos: list[np.ndarray]) -> list[np.ndarray]:
     """x0 y0 x1 y1 of each face of each photo; all of one size."""
     from mtcnn import MTCNN
 
-    rows = MTCNN().detect_faces([photo.astype(np.float32) for photo in photos], box_format="xyxy", output_type="numpy", threshold_onet=0.7)
+    rows = MTCNN().detect_faces(
+        [photo.astype(np.float32) for photo in photos], box_format="xyxy", output_type="numpy", threshold_onet=0.7
+    )
     return [rows[rows[:, 0] == i, 1:5] for i in range(len(photos))]

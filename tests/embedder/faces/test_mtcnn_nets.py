@@ -19,7 +19,9 @@ def inputs(net: nets.Net, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     return (photo, gaps) if "gaps" in net.layers else (photo,)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the package's own reader, on Python 3.13
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # the package's own reader, on Python 3.13
 @each
 def test_the_answers_are_the_packages_own(net, shape):
     from mtcnn.stages import StageONet, StagePNet, StageRNet

@@ -5,7 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facegallery.embedder.faces import pyramid
-from facegallery.embedder.faces.pyramid import CELL, GAP, OVERLAP, STRIDE, Memory, centred, lay_out, pack, patches, scales, windows
+from facegallery.embedder.faces.pyramid import (
+    CELL,
+    GAP,
+    OVERLAP,
+    STRIDE,
+    Memory,
+    centred,
+    lay_out,
+    pack,
+    patches,
+    scales,
+    windows,
+)
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -16,7 +28,14 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 def test_scales_are_the_packages():
     from mtcnn.utils.images import build_scale_pyramid
 
-    for height, width, least in ((250, 250, 20), (112, 92, 20), (1024, 683, 33), (20, 20, 20), (19, 500, 40), (13, 13, 12)):
+    for height, width, least in (
+        (250, 250, 20),
+        (112, 92, 20),
+        (1024, 683, 33),
+        (20, 20, 20),
+        (19, 500, 40),
+        (13, 13, 12),
+    ):
         expected = build_scale_pyramid(width, height, least, pyramid.SCALE_FACTOR)
         assert scales(height, width, least) == pytest.approx(expected.tolist(), rel=1e-12)
 
@@ -82,7 +101,9 @@ def test_windows_are_what_single_answers_see():
 def test_centred_photos_are_less_128():
     pixels = np.random.default_rng(5).integers(0, 256, (7, 9, 3), np.uint8)
     found = centred(pixels)
-    assert found.dtype == np.int8 and found.shape == (7, 9, 4) and np.array_equal(found[..., :3], pixels.astype(int) - 128)
+    assert (
+        found.dtype == np.int8 and found.shape == (7, 9, 4) and np.array_equal(found[..., :3], pixels.astype(int) - 128)
+    )
 
 
 def test_photos_in_which_no_face_fits_have_no_levels():

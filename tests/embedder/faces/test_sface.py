@@ -46,14 +46,20 @@ def small_model() -> onnx.ModelProto:
             numpy_helper.from_array(rng.integers(-9, 9, blocks).astype(np.int8), f"{name}_zero_point"),
         ]
         inputs = [f"{name}_{part}" for part in ("quantized", "scales", "zero_point")]
-        nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{name}_flat"], axis=axis, block_size=shape[axis] // blocks[axis]))
+        nodes.append(
+            helper.make_node(
+                "DequantizeLinear", inputs, [f"{name}_flat"], axis=axis, block_size=shape[axis] // blocks[axis]
+            )
+        )
     tensors.append(numpy_helper.from_array(np.array([6, 3, 2, 2]), "kernel_shape"))
     nodes += [
         helper.make_node("Reshape", ["kernel_flat", "kernel_shape"], ["kernel"]),
         helper.make_node("Identity", ["bias_flat"], ["bias"]),
     ]
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("kernel", "bias")]
-    return helper.make_model(helper.make_graph(nodes, "small", [], outputs, tensors), opset_imports=[helper.make_opsetid("", 21)])
+    return helper.make_model(
+        helper.make_graph(nodes, "small", [], outputs, tensors), opset_imports=[helper.make_opsetid("", 21)]
+    )
 
 
 def test_constants_are_read_and_dequantised_as_onnx_does(tmp_path):
@@ -131,7 +137,9 @@ def as_shipped(path: Path, batch: int) -> onnx.ModelProto:
     used = {name for node in kept for name in node.input}
     del graph.node[:], graph.initializer[:], graph.value_info[:], graph.input[:]
     graph.node.extend(kept)
-    graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(tensors[name]), name) for name in tensors if name in used)
+    graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(tensors[name]), name) for name in tensors if name in used
+    )
     graph.input.append(helper.make_tensor_value_info("data", TensorProto.FLOAT, [batch, 3, 112, 112]))
     graph.output[0].type.tensor_type.shape.dim[0].dim_value = batch
     return model
@@ -161,7 +169,9 @@ def test_the_similarity_is_the_least_squares_one():
 
         def residuals(p, points=points):
             x, y = points.T
-            return np.concatenate([p[0] * x - p[1] * y + p[2] - sface.POINTS[:, 0], p[1] * x + p[0] * y + p[3] - sface.POINTS[:, 1]])
+            return np.concatenate(
+                [p[0] * x - p[1] * y + p[2] - sface.POINTS[:, 0], p[1] * x + p[0] * y + p[3] - sface.POINTS[:, 1]]
+            )
 
         best = least_squares(residuals, [1.0, 0, 0, 0], xtol=1e-12, ftol=1e-12, gtol=1e-12).x
         a, b = sface.similarity(points)

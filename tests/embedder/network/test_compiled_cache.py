@@ -69,7 +69,10 @@ def test_a_damaged_one_is_made_again(kept, first, harm):
 
 
 def test_what_made_it_must_be_the_same(kept, first, monkeypatch):
-    for other in (lambda: OpenvinoEngine(never, kept=replace(kept, weights="cd" * 32)), lambda: OpenvinoEngine(never, "f32", 1, kept=kept)):
+    for other in (
+        lambda: OpenvinoEngine(never, kept=replace(kept, weights="cd" * 32)),
+        lambda: OpenvinoEngine(never, "f32", 1, kept=kept),
+    ):
         with pytest.raises(AssertionError, match="laid"):
             other()
     for name in ("_makers", "_machine"):

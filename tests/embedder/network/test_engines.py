@@ -56,7 +56,8 @@ def test_cores_are_those_that_this_process_may_use():
 
 
 @pytest.mark.parametrize(
-    "line, expected", [("max 100000", None), ("200000 100000", 2), ("150000 100000", 1), ("50000 100000", 1), ("9900000 100000", None)]
+    "line, expected",
+    [("max 100000", None), ("200000 100000", 2), ("150000 100000", 1), ("50000 100000", 1), ("9900000 100000", None)],
 )
 def test_a_container_s_share_of_the_cores_counts(line, expected, monkeypatch, tmp_path):
     (tmp_path / "cpu.max").write_text(line + "\n")

@@ -53,7 +53,9 @@ def tiny(x: np.ndarray, arrays: dict[str, np.ndarray], q: Quantisation) -> np.nd
 
     x = relu(conv(x, "Conv2d_1a_3x3", 8, in_int8=False), "Conv2d_1a_3x3")
     x = tf.nn.max_pool2d(x, 3, 2, "VALID").numpy()
-    x = np.concatenate([relu(conv(x, name, 2), name) for name in ("Mixed_7a_Branch_0", "Mixed_7a_Branch_1")], axis=-1).astype(np.float32)
+    x = np.concatenate(
+        [relu(conv(x, name, 2), name) for name in ("Mixed_7a_Branch_0", "Mixed_7a_Branch_1")], axis=-1
+    ).astype(np.float32)
     x = relu(x + conv(x, "Block8_1_Conv2d_1x1", 1, scale=0.5), "Block8_1").mean(axis=(1, 2))
     return x @ arrays["Bottleneck/kernel"] / np.sqrt(1 + architecture.EPSILON)
 
@@ -63,12 +65,18 @@ def test_int8_computes_what_rounding_says(monkeypatch, crops):
     made.tiny(monkeypatch.setattr)
     arrays, x = made.random_arrays(folded=True), standardise(crops[:8], "fixed")
     rng = np.random.default_rng(3)
-    arrays = {k: v + rng.normal(0, 0.1, v.shape).astype(np.float32) if k.endswith("bias") else v for k, v in arrays.items()}
+    arrays = {
+        k: v + rng.normal(0, 0.1, v.shape).astype(np.float32) if k.endswith("bias") else v for k, v in arrays.items()
+    }
     names = {"Mixed_7a_Branch_0": 8, "Mixed_7a_Branch_1": 8, "Block8_1_Conv2d_1x1": 16}
     shifts = {name: rng.normal(0, 0.05, n).tolist() for name, n in names.items()}
-    q = Quantisation({"Conv2d_1a_3x3": 0.9, "Mixed_7a_Branch_0": 0.8, "Mixed_7a_Branch_1": 0.8, "Block8_1": 1.1}, shifts)
+    q = Quantisation(
+        {"Conv2d_1a_3x3": 0.9, "Mixed_7a_Branch_0": 0.8, "Mixed_7a_Branch_1": 0.8, "Block8_1": 1.1}, shifts
+    )
     expected = tiny(x, arrays, q)
-    found, exact = (OpenvinoEngine(lambda how=how: openvino_network.build(arrays, 8, how))([(x,)])[0] for how in (q, FLOAT))
+    found, exact = (
+        OpenvinoEngine(lambda how=how: openvino_network.build(arrays, 8, how))([(x,)])[0] for how in (q, FLOAT)
+    )
     assert np.abs(found - expected).max() < 0.02 * np.abs(exact - expected).max()
 
 
@@ -93,7 +101,10 @@ def test_shifts_keep_the_mean_of_every_convolution(crops):
 def test_every_convolution_but_the_first_is_measured():
     arrays = store.open_model("casia").arrays(0)
     graph = openvino_network.build_measuring(arrays, BATCH)
-    assert set(graph.convolutions) == {k.removesuffix("/kernel") for k in arrays if k.endswith("/kernel")} - {"Conv2d_1a_3x3", "Bottleneck"}
+    assert set(graph.convolutions) == {k.removesuffix("/kernel") for k in arrays if k.endswith("/kernel")} - {
+        "Conv2d_1a_3x3",
+        "Bottleneck",
+    }
     assert all(len(group) > 1 and group <= set(graph.layers) for group in graph.joined)
 
 
@@ -130,7 +141,9 @@ def test_ranges_and_gate_share_no_face_and_the_gate_has_those_who_can_be_asked(t
     some, others = split(people)
     assert len(people) == 71 == len(some) + len(others) and not set(some) & set(others)
     asked = Counter(people[face] for face in others)
-    assert len(asked) == 9 and set(asked.values()) == {4}  # whole people; 31 faces of people with one, and one of these, gave ranges
+    assert len(asked) == 9 and set(asked.values()) == {
+        4
+    }  # whole people; 31 faces of people with one, and one of these, gave ranges
     assert all(people[f] is None or int(people[f][-3:]) < 30 for f in some[:31])
     monkeypatch.setattr(quantise, "FOR_RANGES", 20)
     monkeypatch.setattr(quantise, "FOR_GATE", 30)
@@ -160,7 +173,9 @@ def test_top1_is_judged_among_people_with_two_crops_where_there_are_enough():
     fast[0] = unit(rng.normal(size=(1, 8)))[0]
     gate = measure(exact, fast, names)
     assert (gate.crops, gate.probes, gate.right_f32) == (100, 98, 98)
-    assert gate.right_int8 == 96 and gate.least_cosine == pytest.approx(exact[0] @ fast[0])  # the first two miss each other
+    assert gate.right_int8 == 96 and gate.least_cosine == pytest.approx(
+        exact[0] @ fast[0]
+    )  # the first two miss each other
     few = measure(exact[:30], fast[:30], names[:30])
     assert (few.probes, few.right_f32, few.right_int8) == (0, 0, 0)
 

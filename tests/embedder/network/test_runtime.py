@@ -35,7 +35,10 @@ def test_standardisations_against_numpy():
 @pytest.mark.parametrize("zoom", [1.02, 1.14, 3.0])
 def test_a_zoom_is_pillows_enlargement_of_the_middle(crops, zoom):
     edge = 80 - 80 / zoom
-    expected = [Image.fromarray(x).resize((160, 160), Image.Resampling.BILINEAR, (edge, edge, 160 - edge, 160 - edge)) for x in crops[:3]]
+    expected = [
+        Image.fromarray(x).resize((160, 160), Image.Resampling.BILINEAR, (edge, edge, 160 - edge, 160 - edge))
+        for x in crops[:3]
+    ]
     found = middle(crops[:3], zoom)
     assert found.dtype == np.float32 and np.abs(found - np.stack(expected)).max() <= 1  # Pillow rounds, twice
     assert np.abs(runtime_tensorflow.middle(tf.constant(crops[:3]), zoom).numpy() - found).max() < 1e-3
@@ -69,7 +72,11 @@ def test_margins_average_half_the_zoom_where_a_network_zooms(crops, duo):
         assert np.abs(found - expected).max() < 1e-5
     both = store.open_model("duo")
     found = Embedder(replace(both, spec=both.spec.with_views("margins")))(crops)
-    assert np.abs(unit(found[:, 128:]) - unit(duo[:, 128:])).max() < 1e-6 < np.abs(unit(found[:, :128]) - unit(duo[:, :128])).max()
+    assert (
+        np.abs(unit(found[:, 128:]) - unit(duo[:, 128:])).max()
+        < 1e-6
+        < np.abs(unit(found[:, :128]) - unit(duo[:, :128])).max()
+    )
 
 
 def test_margins_need_a_network_that_zooms():
@@ -83,7 +90,9 @@ def test_tensorflow_sees_the_same_views(crops):
     model = store.open_model("msceleb")
     run, part = runtime_tensorflow.compiled(model.arrays(0), model.spec.parts[0], "CPU:0"), model.spec.parts[0]
     less = on_openvino(model.arrays(0), part, "f32")(crops[:3], 1.07)
-    assert np.abs(unit(run(crops[:3], 1.07)) - unit(less)).max() < 1e-5 < np.abs(unit(run(crops[:3])) - unit(less)).max()
+    assert (
+        np.abs(unit(run(crops[:3], 1.07)) - unit(less)).max() < 1e-5 < np.abs(unit(run(crops[:3])) - unit(less)).max()
+    )
 
 
 def test_flip_averages_the_mirror_image(crops):

@@ -27,4 +27,6 @@ def test_bytes_that_are_read_as_a_tuple_are_bounded_in_every_tag():
 @pytest.mark.parametrize("kind", [BYTES, TEXT, UNDEFINED])
 @pytest.mark.parametrize("tag", [270, 700, 34377, 34675, 50839])
 def test_texts_and_profiles_may_be_long(tag, kind):
-    check_tiff(tiff(64, 64, [(tag, kind, 1_000_000, at(400)), (273, 4, 1, struct.pack("<I", 400))], bytes(1_000_000)), 1 << 20)
+    check_tiff(
+        tiff(64, 64, [(tag, kind, 1_000_000, at(400)), (273, 4, 1, struct.pack("<I", 400))], bytes(1_000_000)), 1 << 20
+    )

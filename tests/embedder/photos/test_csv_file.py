@@ -22,15 +22,29 @@ ANN = (["image", "identity"], [(2, {"image": "x.jpg", "identity": "Ann"})])
 @pytest.mark.parametrize(
     "data",
     [
-        "image,identity\nx.jpg,Ann\n", "image,identity\r\nx.jpg,Ann\r\n", "image,identity\rx.jpg,Ann\r", "image,identity\nx.jpg,Ann",
-        "image, identity\nx.jpg, Ann\n", " image ,identity \n x.jpg , Ann \n", "\ufeffimage,identity\r\nx.jpg,Ann\r\n\r\n",
-        "image,identity\nx.jpg,Ann\n\n", "image,identity\nx.jpg,Ann\n,\n  \n", "image;identity\nx.jpg;Ann\n", "image\tidentity\nx.jpg\tAnn\n",
-        'image,identity\n"x.jpg", "Ann"\n', '"image","identity"\n"x.jpg","Ann"\n', "Image,IDENTITY\nx.jpg,Ann\n", "image,identity,\nx.jpg,Ann,\n",
-        "image,identity\nx.jpg,Ann,,\n", "image,identity\nx.jpg,Ann\n".encode("utf-16"), "\ufeffimage,identity\nx.jpg,Ann\n".encode("utf-16-be"),
-        "\ufeffimage;identity\r\nx.jpg;Ann\r\n".encode("utf-16-le"), "image,identity\nx.jpg,Ann\n".encode("utf-32"),
+        "image,identity\nx.jpg,Ann\n",
+        "image,identity\r\nx.jpg,Ann\r\n",
+        "image,identity\rx.jpg,Ann\r",
+        "image,identity\nx.jpg,Ann",
+        "image, identity\nx.jpg, Ann\n",
+        " image ,identity \n x.jpg , Ann \n",
+        "\ufeffimage,identity\r\nx.jpg,Ann\r\n\r\n",
+        "image,identity\nx.jpg,Ann\n\n",
+        "image,identity\nx.jpg,Ann\n,\n  \n",
+        "image;identity\nx.jpg;Ann\n",
+        "image\tidentity\nx.jpg\tAnn\n",
+        'image,identity\n"x.jpg", "Ann"\n',
+        '"image","identity"\n"x.jpg","Ann"\n',
+        "Image,IDENTITY\nx.jpg,Ann\n",
+        "image,identity,\nx.jpg,Ann,\n",
+        "image,identity\nx.jpg,Ann,,\n",
+        "image,identity\nx.jpg,Ann\n".encode("utf-16"),
+        "\ufeffimage,identity\nx.jpg,Ann\n".encode("utf-16-be"),
+        "\ufeffimage;identity\r\nx.jpg;Ann\r\n".encode("utf-16-le"),
+        "image,identity\nx.jpg,Ann\n".encode("utf-32"),
         "image\u00a0,identity\nx.jpg\u00a0,Ann\n",
     ],
-)  # fmt: skip
+)
 def test_forms_that_programs_write_are_read_right(tmp_path, data):
     assert read(tmp_path, data) == ANN
 
@@ -47,15 +61,19 @@ def test_lines_are_numbered_as_an_editor_does(tmp_path):
 
 def test_cells_may_be_missing_and_columns_nameless(tmp_path):
     assert read(tmp_path, ",image,identity\n0,x.jpg,Ann\n1,y.jpg\n")[1] == [
-        (2, {"image": "x.jpg", "identity": "Ann"}), (3, {"image": "y.jpg"}),
-    ]  # fmt: skip
+        (2, {"image": "x.jpg", "identity": "Ann"}),
+        (3, {"image": "y.jpg"}),
+    ]
     assert read_csv(tmp_path / "list.csv").lines[1]["identity"] == ""
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ("image,identity\nx.jpg,King, Tony\ny.jpg,King, Colin\n", ["expected 2 cells, line 2", "has 3", '"King, Tony"']),
+        (
+            "image,identity\nx.jpg,King, Tony\ny.jpg,King, Colin\n",
+            ["expected 2 cells, line 2", "has 3", '"King, Tony"'],
+        ),
         ('image,identity\nx.jpg,"A\nB"\n\ny.jpg,King, Colin\n', ["expected 2 cells, line 5"]),
         ("image;identity\nx.jpg;King; Tony\n", ["line 2", "has 3"]),
         ('image,identity\na.jpg,Ann\nx.jpg,"Bob\ny.jpg,Cy\n', ["begins on line 3", "quotes"]),
@@ -83,7 +101,11 @@ def test_what_cannot_be_read_right_is_refused_by_line(tmp_path, data, words):
 CELLS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8).map(str.strip)
 
 
-@given(st.lists(st.tuples(CELLS.filter(bool), CELLS, CELLS), max_size=6), st.sampled_from(",;\t"), st.sampled_from(["\n", "\r\n", "\r"]))
+@given(
+    st.lists(st.tuples(CELLS.filter(bool), CELLS, CELLS), max_size=6),
+    st.sampled_from(",;\t"),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+)
 def test_what_pythons_writer_wrote_comes_back(tmp_path_factory, rows, delimiter, ending):
     file = io.StringIO(newline="")
     writer = csv.writer(file, delimiter=delimiter, lineterminator=ending, quoting=csv.QUOTE_ALL)
@@ -95,7 +117,10 @@ def test_what_pythons_writer_wrote_comes_back(tmp_path_factory, rows, delimiter,
 def test_paths_of_windows_and_whole_ones(tmp_path):
     (tmp_path / "odd\\name.jpg").touch()
     assert (
-        photo_path(tmp_path, "Ann\\1.jpg") == photo_path(tmp_path, "./Ann//1.jpg") == photo_path(tmp_path, ".\\Ann\\1.jpg") == "Ann/1.jpg"
+        photo_path(tmp_path, "Ann\\1.jpg")
+        == photo_path(tmp_path, "./Ann//1.jpg")
+        == photo_path(tmp_path, ".\\Ann\\1.jpg")
+        == "Ann/1.jpg"
     )
     assert photo_path(tmp_path, "odd\\name.jpg") == "odd\\name.jpg"
     assert photo_path(tmp_path, str(tmp_path / "Ann" / "1.jpg")) == "Ann/1.jpg"

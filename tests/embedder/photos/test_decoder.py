@@ -55,9 +55,16 @@ def test_each_bad_photo_has_its_outcome(tmp_path, decoder):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link.jpg").symlink_to(good)
     for name, expected in [
-        ("good.jpg", "ok"), ("text.jpg", "unreadable"), ("empty.jpg", "unreadable"), ("short.jpg", "unreadable"),
-        ("photo.heic", "unreadable"), ("bomb.png", "too_large"), ("pipe.jpg", "unreadable"), ("gone.jpg", "missing"), ("../x.jpg", "outside"),
-    ]:  # fmt: skip
+        ("good.jpg", "ok"),
+        ("text.jpg", "unreadable"),
+        ("empty.jpg", "unreadable"),
+        ("short.jpg", "unreadable"),
+        ("photo.heic", "unreadable"),
+        ("bomb.png", "too_large"),
+        ("pipe.jpg", "unreadable"),
+        ("gone.jpg", "missing"),
+        ("../x.jpg", "outside"),
+    ]:
         assert outcome(decoder, tmp_path, name)[0] == expected, name
     assert outcome(decoder, tmp_path / "in", "link.jpg")[0] == "outside"
     assert (tmp_path / "bomb.png").stat().st_size < 100_000
@@ -134,14 +141,34 @@ def test_what_a_library_prints_is_no_answer(lying):
 @pytest.mark.parametrize(
     "words",
     [
-        ("raw", b"text".hex()), ("raw", (2**31).to_bytes(4, "little").hex()), ("raw", "ff" * 100), ("text", "x"), ("text", "[]"), ("text", ""), ("deep",),
-        ("change", '{"id": 1}'), ("change", '{"id": "1"}'), ("change", '{"outcome": "sure"}'), ("change", '{"outcome": []}'), ("change", '{"why": null}'),
-        ("change", '{"why": "%s"}' % ("x" * 1000)), ("change", '{"sha256": "x"}'), ("change", '{"more": 1}'), ("change", '{"outcome": "missing"}'),
-        ("change", '{"shape": null}'), ("change", '{"shape": [50, 50, 3]}'), ("change", '{"shape": [20, 20, 4]}'), ("change", '{"shape": [20, 20]}'),
-        ("change", '{"shape": [-20, -20, 3]}'), ("change", '{"shape": [0, 20, 3]}'), ("change", '{"shape": [1e2, 2, 3]}'), ("change", '{"shape": [true, 20, 3]}'),
-        ("die", "0"), ("die", "3"),
+        ("raw", b"text".hex()),
+        ("raw", (2**31).to_bytes(4, "little").hex()),
+        ("raw", "ff" * 100),
+        ("text", "x"),
+        ("text", "[]"),
+        ("text", ""),
+        ("deep",),
+        ("change", '{"id": 1}'),
+        ("change", '{"id": "1"}'),
+        ("change", '{"outcome": "sure"}'),
+        ("change", '{"outcome": []}'),
+        ("change", '{"why": null}'),
+        ("change", '{"why": "%s"}' % ("x" * 1000)),
+        ("change", '{"sha256": "x"}'),
+        ("change", '{"more": 1}'),
+        ("change", '{"outcome": "missing"}'),
+        ("change", '{"shape": null}'),
+        ("change", '{"shape": [50, 50, 3]}'),
+        ("change", '{"shape": [20, 20, 4]}'),
+        ("change", '{"shape": [20, 20]}'),
+        ("change", '{"shape": [-20, -20, 3]}'),
+        ("change", '{"shape": [0, 20, 3]}'),
+        ("change", '{"shape": [1e2, 2, 3]}'),
+        ("change", '{"shape": [true, 20, 3]}'),
+        ("die", "0"),
+        ("die", "3"),
     ],
-)  # fmt: skip
+)
 def test_an_answer_that_is_malformed_costs_its_photo_and_its_decoder(lying, words):
     before = told(lying, "tell")
     assert told(lying, *words).outcome == "decoder_died"
@@ -166,9 +193,11 @@ def test_an_answer_too_many_is_taken_for_no_photo(lying):
 def test_what_a_decoder_started_ends_with_it_and_has_none_of_its_pipes(tmp_path):
     with Lying(1, seconds=1) as pool:
         photo = told(pool, "child")
-        assert photo.outcome == "missing" and "pipe:" not in photo.why.replace("pipe:[", "pipe:", 0) or photo.why.count("pipe:") <= 2, (
-            photo.why
-        )
+        assert (
+            photo.outcome == "missing"
+            and "pipe:" not in photo.why.replace("pipe:[", "pipe:", 0)
+            or photo.why.count("pipe:") <= 2
+        ), photo.why
         group = replaced(pool)
         assert len(in_group(group)) == 2
         assert told(pool, "hang").outcome == "timeout"
@@ -193,7 +222,9 @@ def test_a_decoder_that_cannot_start_is_told_once_and_why():
     with Missing(1) as pool:
         began = time.monotonic()
         for _ in range(2):
-            with pytest.raises(SystemFault, match="expected tests.nowhere to start, it ended .*No module named tests.nowhere: see"):
+            with pytest.raises(
+                SystemFault, match="expected tests.nowhere to start, it ended .*No module named tests.nowhere: see"
+            ):
                 told(pool, "tell")
         assert time.monotonic() - began < 10
 

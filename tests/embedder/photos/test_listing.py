@@ -34,15 +34,27 @@ def test_a_person_is_who_is_called_as_the_nearest_folder(tmp_path):
     for name in ("2019/Ann/1.jpg", "2020/Ann/2.jpg", "photos/Bob/1.jpg", "stray.jpg", "probe/Cy/1.jpg"):
         write(tmp_path / name)
     assert labels(list_photos(tmp_path)) == {
-        "2019/Ann/1.jpg": "Ann", "2020/Ann/2.jpg": "Ann", "photos/Bob/1.jpg": "Bob", "stray.jpg": None, "probe/Cy/1.jpg": "Cy",
-    }  # fmt: skip
+        "2019/Ann/1.jpg": "Ann",
+        "2020/Ann/2.jpg": "Ann",
+        "photos/Bob/1.jpg": "Bob",
+        "stray.jpg": None,
+        "probe/Cy/1.jpg": "Cy",
+    }
     assert set(labels(list_photos(tmp_path, level=1)).values()) == {"2019", "2020", "photos", "Cy", None}
 
 
 def test_programs_folders_are_left_out_and_counted(tmp_path):
     write(tmp_path / "Ann" / "1.jpg")
-    for name in ("Ann/@eaDir/1.jpg/SYNOPHOTO_THUMB_XL.jpg", "#recycle/old.jpg", "Ann/Thumbnails/1.jpg", ".thumbnails/a.jpg", "$RECYCLE.BIN/a.jpg",
-                 "Lightroom Previews.lrdata/a.jpg", "Bob.photoslibrary/resources/derivatives/a.jpg", "__MACOSX/Ann/1.jpg"):  # fmt: skip
+    for name in (
+        "Ann/@eaDir/1.jpg/SYNOPHOTO_THUMB_XL.jpg",
+        "#recycle/old.jpg",
+        "Ann/Thumbnails/1.jpg",
+        ".thumbnails/a.jpg",
+        "$RECYCLE.BIN/a.jpg",
+        "Lightroom Previews.lrdata/a.jpg",
+        "Bob.photoslibrary/resources/derivatives/a.jpg",
+        "__MACOSX/Ann/1.jpg",
+    ):
         write(tmp_path / name)
     write(tmp_path / "Bob.photoslibrary" / "originals" / "0" / "0A.jpg")
     listing = list_photos(tmp_path)
@@ -75,10 +87,13 @@ def test_a_folder_whose_name_cannot_be_a_persons_costs_only_itself(tmp_path):
 def test_a_csv_gives_names_splits_and_columns(tmp_path):
     write(tmp_path / "x" / "1.jpg")
     (tmp_path / "list.csv").write_text(
-        "\ufeffimage, identity,split,tag\nx\\1.jpg, Ann ,probe,red\nx/../x/1.jpg,Bob,,\nx/1.jpg,Ann,,\n\n", encoding="utf-8"
+        "\ufeffimage, identity,split,tag\nx\\1.jpg, Ann ,probe,red\nx/../x/1.jpg,Bob,,\nx/1.jpg,Ann,,\n\n",
+        encoding="utf-8",
     )
     listing = list_photos(tmp_path / "list.csv")
-    assert [(e.path, e.identity, e.split, e.extra) for e in listing.entries] == [("x/1.jpg", "Ann", "probe", (("tag", "red"),))]
+    assert [(e.path, e.identity, e.split, e.extra) for e in listing.entries] == [
+        ("x/1.jpg", "Ann", "probe", (("tag", "red"),))
+    ]
     assert listing.notes == [
         "2 lines of list.csv name a photo twice, 1 of them as other people's, such as 'x/1.jpg' on lines 2 and 3: the first line counts"
     ]
@@ -104,8 +119,12 @@ def test_metadata_is_joined_by_name(tmp_path):
     write(tmp_path / "Ann" / "2.jpg")
     (tmp_path / "m.csv").write_text("image, year,identity\nAnn\\2.jpg,1999,Bob\nAnn/9.jpg,2000,\n")
     listing = list_photos(tmp_path, tmp_path / "m.csv")
-    assert [e.extra for e in listing.entries] == [(), (("year", "1999"),)] and {e.identity for e in listing.entries} == {"Ann"}
-    assert any("Ann/9.jpg" in note for note in listing.notes) and any("identity of m.csv not used" in note for note in listing.notes)
+    assert [e.extra for e in listing.entries] == [(), (("year", "1999"),)] and {
+        e.identity for e in listing.entries
+    } == {"Ann"}
+    assert any("Ann/9.jpg" in note for note in listing.notes) and any(
+        "identity of m.csv not used" in note for note in listing.notes
+    )
 
 
 def test_a_level_is_for_folders_alone(tmp_path):

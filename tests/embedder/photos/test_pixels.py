@@ -41,21 +41,44 @@ def refusal(data):
 
 def test_what_is_no_photo_is_named():
     for data, word in [
-        (b"<!DOCTYPE html><html>404</html>", "HTML"), (b"\n <html>", "HTML"), (b'{"error": 404}', "JSON"), (b"%PDF-1.7", "PDF"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"), (b"%!PS-Adobe-3.0 EPSF-3.0\n", "EPS"),
-        (b"\xc5\xd0\xd3\xc6" + bytes(30), "EPS"), (b"\0\5\26\7" + bytes(82), "AppleDouble"), (b"\xd0\xcf\x11\xe0", "Thumbs.db"),
-        (b"PK\3\4" + bytes(30), "archive"), (b"8BPS\0\1", "Photoshop"), (b"\0\0\0\x18ftypmp42", "video"), (b"icns\0\0\1\0", "icon"),
-        (b"\0\0\1\0\1\0", "icon"), (b"\x1c\3\x3c\0\5", "IPTC"), (b"\xff\x0a" + bytes(30), "JPEG XL"), (bytes(5000), "zero bytes"),
-        (b"hello", "text"), (bytes(range(128, 256)), "no known"), (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (b"Pf\n10 10\n-1.0\n" + bytes(400), "format of pictures"), (b"BMooo", "text"), (b"GIF", "text"),
-    ]:  # fmt: skip
+        (b"<!DOCTYPE html><html>404</html>", "HTML"),
+        (b"\n <html>", "HTML"),
+        (b'{"error": 404}', "JSON"),
+        (b"%PDF-1.7", "PDF"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "EPS"),
+        (b"\xc5\xd0\xd3\xc6" + bytes(30), "EPS"),
+        (b"\0\5\26\7" + bytes(82), "AppleDouble"),
+        (b"\xd0\xcf\x11\xe0", "Thumbs.db"),
+        (b"PK\3\4" + bytes(30), "archive"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"\0\0\0\x18ftypmp42", "video"),
+        (b"icns\0\0\1\0", "icon"),
+        (b"\0\0\1\0\1\0", "icon"),
+        (b"\x1c\3\x3c\0\5", "IPTC"),
+        (b"\xff\x0a" + bytes(30), "JPEG XL"),
+        (bytes(5000), "zero bytes"),
+        (b"hello", "text"),
+        (bytes(range(128, 256)), "no known"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"Pf\n10 10\n-1.0\n" + bytes(400), "format of pictures"),
+        (b"BMooo", "text"),
+        (b"GIF", "text"),
+    ]:
         outcome, why = refusal(data)
         assert outcome == "unreadable" and word in why, (data, why)
 
 
 def test_most_of_a_photo_has_to_be_there():
     right, image = odd.picture(), Image.fromarray(odd.picture())
-    for form, settings in [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("BMP", {}), ("TIFF", {}), ("PPM", {})]:
+    for form, settings in [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("PPM", {}),
+    ]:
         data = odd.saved(image, form, **settings)
         for cut in (len(data) // 2, len(data) // 4 * 3):
             outcome, why = refusal(data[:cut])
@@ -84,7 +107,12 @@ def test_a_file_without_access_may_be_read_later(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(odd.saved(Image.fromarray(odd.picture()), "JPEG"))
     assert decode(read(str(path))[0]).shape == (72, 96, 3)
-    for name, outcome in [("gone.jpg", "missing"), ("a.jpg/b.jpg", "missing"), (".", "unreadable"), ("/proc/self/mem", "no_access")]:
+    for name, outcome in [
+        ("gone.jpg", "missing"),
+        ("a.jpg/b.jpg", "missing"),
+        (".", "unreadable"),
+        ("/proc/self/mem", "no_access"),
+    ]:
         with pytest.raises(Refused) as caught:
             read(os.path.join(tmp_path, name))
         assert caught.value.outcome == outcome, name
@@ -92,7 +120,9 @@ def test_a_file_without_access_may_be_read_later(tmp_path):
 
 def test_every_bomb_ends_in_seconds_and_little_memory():
     """Each in a process that has the decoder's memory for 25 megapixels."""
-    found = subprocess.run([sys.executable, "-m", "tests.bombs"], capture_output=True, text=True, timeout=400, cwd=ROOT, check=True).stdout
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.bombs"], capture_output=True, text=True, timeout=400, cwd=ROOT, check=True
+    ).stdout
     for line in found.splitlines():
         name, outcome, seconds, megabytes = line.split("\t")
         assert outcome in ("ok", "unreadable", "too_large") and float(seconds) < 10 and float(megabytes) < 1000, line
@@ -143,6 +173,8 @@ def test_no_reader_beyond_the_closed_list_is_imported_and_no_program_started(tmp
     ):
         (files / form).write_bytes(odd.saved(image, form))
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
-    done = subprocess.run([sys.executable, "-c", EVERY, files], capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY, files], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
     readers = ("Avif", "Bmp", "Gif", "Jpeg2K", "Jpeg", "Png", "Tiff", "WebP")
     assert done.stdout.split() == [f"PIL.{name}ImagePlugin" for name in readers] and not (tmp_path / "started").exists()

@@ -27,8 +27,13 @@ def test_the_homeworks_set_with_gaps_and_extras(src, tmp_path):
     touch(src, "0_1.jpg", "0_2.jpg", "1_1.jpg", "3_1.jpg", "3_2.jpg", "10_2.jpg", "notes.txt", "3_3.jpg")
     done = prepare("homework", src, tmp_path / "d")
     assert tree(tmp_path / "d") == [
-        "gallery/0/0_1.jpg", "gallery/1/1_1.jpg", "gallery/3/3_1.jpg", "probe/0/0_2.jpg", "probe/10/10_2.jpg", "probe/3/3_2.jpg",
-    ]  # fmt: skip
+        "gallery/0/0_1.jpg",
+        "gallery/1/1_1.jpg",
+        "gallery/3/3_1.jpg",
+        "probe/0/0_2.jpg",
+        "probe/10/10_2.jpg",
+        "probe/3/3_2.jpg",
+    ]
     assert done.people == 4 and done.splits == {"gallery": 3, "probe": 3}
     assert done.notes == [
         "numbers without a photo: 2, 4, 5, 6, 7, 8, 9",

@@ -21,7 +21,9 @@ def progressive() -> tuple[bytes, bytes]:
     return data, data[data.rindex(b"\xff\xda") :]
 
 
-@pytest.mark.parametrize("between", [b"", b"\xff\xe0\x00\x04\xff\xd9", b"\xff\xd0", b"\xff\xff", b"\xff\x00\x00", b"\xff\x02\xff\xff"])
+@pytest.mark.parametrize(
+    "between", [b"", b"\xff\xe0\x00\x04\xff\xd9", b"\xff\xd0", b"\xff\xff", b"\xff\x00\x00", b"\xff\x02\xff\xff"]
+)
 @pytest.mark.parametrize("before", [b"", JFIF_WITH_END], ids=["plain", "an end within JFIF"])
 def test_many_scans_are_counted_wherever_an_end_seems_to_be(before, between):
     data, scan = progressive()
@@ -67,7 +69,9 @@ BOMB = zlib.compress(b"\n" * (1 << 20), 9)
 )
 def test_few_texts_of_a_png_are_inflated(one, monkeypatch):
     inflated = []
-    monkeypatch.setattr(strip, "_text", lambda kind, rest, real=strip._text: inflated.append(real(kind, rest)) or inflated[-1])
+    monkeypatch.setattr(
+        strip, "_text", lambda kind, rest, real=strip._text: inflated.append(real(kind, rest)) or inflated[-1]
+    )
     strip.strip_png(png(one * 50))
     assert len(inflated) == 1
 

@@ -85,7 +85,11 @@ def test_a_shorter_file_there_makes_the_next_one_begin_anew(server, file):
 
 
 def test_missing_and_unreachable_are_one_line_with_the_address(server, file):
-    for url, word in [(server.url + "x", "404"), ("http://127.0.0.1:9/w.pt", "refused"), ("http://nowhere.invalid/w.pt", "urlopen error")]:
+    for url, word in [
+        (server.url + "x", "404"),
+        ("http://127.0.0.1:9/w.pt", "refused"),
+        ("http://nowhere.invalid/w.pt", "urlopen error"),
+    ]:
         with pytest.raises(SystemFault, match=f"{word}.*--from") as caught:
             download(url, SHA256, len(CONTENT), file, print)
         assert url in str(caught.value) and "\n" not in str(caught.value)

@@ -45,8 +45,11 @@ def test_import_reads_each_format_and_refuses_others(archives, tmp_path, monkeyp
     ours.write_bytes(stored)
     assert fetch.import_file(ours, "same", None).sha256 == store.KNOWN["msceleb"].sha256
     for name, content, error, word in [
-        ("w.h5", b"x", ModelError, "damaged"), ("w.pb", b"x" * 9, ModelError, "damaged|not these weights"), ("w.pt", b"x", ModelError, "damaged"), ("w.bin", b"x", ModelError, "expected weights as"),
-    ]:  # fmt: skip
+        ("w.h5", b"x", ModelError, "damaged"),
+        ("w.pb", b"x" * 9, ModelError, "damaged|not these weights"),
+        ("w.pt", b"x", ModelError, "damaged"),
+        ("w.bin", b"x", ModelError, "expected weights as"),
+    ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(error, match=word):
             fetch.import_file(tmp_path / name, "bad", "fixed")
@@ -65,7 +68,9 @@ def linked(tmp_path, monkeypatch):
     content = path.read_bytes()
     with serving(content) as server:
         origin = replace(known.origin, url=server.url, size=len(content))
-        monkeypatch.setitem(store.KNOWN, "vggface2", replace(known, origin=origin, file_sha256=hashlib.sha256(content).hexdigest()))
+        monkeypatch.setitem(
+            store.KNOWN, "vggface2", replace(known, origin=origin, file_sha256=hashlib.sha256(content).hexdigest())
+        )
         yield server, path
 
 
@@ -80,7 +85,10 @@ def test_weights_at_an_address_are_fetched_once_and_gone_on_with(linked, tmp_pat
     said: list[str] = []
     (part,) = fetch.fetch("vggface2", None, said.append)
     assert server.asked == [None, "bytes=1000-"] and said[0].startswith(f"vggface2: downloading {server.url}, ")
-    assert fetch.fetch("vggface2", None, said.append) == [part] and said[-1] == "vggface2: already here, sha256 as converted"
+    assert (
+        fetch.fetch("vggface2", None, said.append) == [part]
+        and said[-1] == "vggface2: already here, sha256 as converted"
+    )
     assert (part.name, part.dimension, part.standardisation) == ("vggface2", 512, "fixed")
     assert store.open_model("vggface2").spec == store.open_model(part.sha256).spec
     assert [p.name for p in (tmp_path / "data" / "models").iterdir()] == [part.sha256[:16]]

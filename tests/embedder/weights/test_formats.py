@@ -81,7 +81,9 @@ def test_damaged_or_lone_checkpoint_files_are_refused_in_one_line(facenet, tmp_p
 def test_another_epsilon_is_refused(tmp_path, fused):
     with tf.Graph().as_default() as graph, tf.name_scope("InceptionResnetV1/Conv2d_1a_3x3/BatchNorm"):
         if fused:
-            tf.raw_ops.FusedBatchNorm(x=tf.zeros((1, 1, 1, 2)), scale=[1.0, 1.0], offset=[0.0, 0.0], mean=[], variance=[], epsilon=1e-5)
+            tf.raw_ops.FusedBatchNorm(
+                x=tf.zeros((1, 1, 1, 2)), scale=[1.0, 1.0], offset=[0.0, 0.0], mean=[], variance=[], epsilon=1e-5
+            )
         else:
             tf.constant(1e-5, name="batchnorm/add/y")
     (tmp_path / "w.pb").write_bytes(graph.as_graph_def().SerializeToString())
@@ -99,7 +101,9 @@ def write_h5(path, arrays, root):
 def with_gamma(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(3)
     gammas = {
-        name.replace("beta", "gamma"): draw.uniform(-1.5, 1.5, a.shape).astype(np.float32) for name, a in arrays.items() if "beta" in name
+        name.replace("beta", "gamma"): draw.uniform(-1.5, 1.5, a.shape).astype(np.float32)
+        for name, a in arrays.items()
+        if "beta" in name
     }
     return arrays | gammas
 
@@ -108,7 +112,9 @@ def naive_vectors(arrays: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     """By plain ops, gamma too."""
 
     def norm(x, layer):
-        gamma, beta, mean, variance = (arrays[f"{layer}_BatchNorm/{p}"] for p in ("gamma", "beta", "moving_mean", "moving_variance"))
+        gamma, beta, mean, variance = (
+            arrays[f"{layer}_BatchNorm/{p}"] for p in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
         return gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta
 
     def conv(x, layer, stride, padding):
@@ -151,8 +157,12 @@ def test_weights_of_another_network_are_refused_in_one_line(arrays, facenet, tmp
         tf.constant([1.0], name="MobilenetV1/Conv2d_0/weights")
     (tmp_path / "mobile.pb").write_bytes(graph.as_graph_def().SerializeToString())
     for name, word in [
-        ("resnet.pt", "'conv1.weight'"), ("vgg.h5", "Bottleneck/kernel"), ("deeper.h5", "Block35_6"), ("wider.h5", "shape"), ("mobile.pb", "Bottleneck"),
-    ]:  # fmt: skip
+        ("resnet.pt", "'conv1.weight'"),
+        ("vgg.h5", "Bottleneck/kernel"),
+        ("deeper.h5", "Block35_6"),
+        ("wider.h5", "shape"),
+        ("mobile.pb", "Bottleneck"),
+    ]:
         with pytest.raises(ModelError, match=f"{word}.*not these weights"):
             fetch.import_file(tmp_path / name, "bad", "fixed")
     with pytest.raises(InputError, match="is a folder: give one of its files.*model.ckpt-7.index, model.pb"):
@@ -166,8 +176,13 @@ def test_weights_of_another_network_are_refused_in_one_line(arrays, facenet, tmp
 
 def test_names_of_slim():
     name = formats._layer_name
-    assert name("InceptionResnetV1/Repeat/block35_1/Branch_0/Conv2d_1x1/weights") == "Block35_1_Branch_0_Conv2d_1x1/kernel"
-    assert name("InceptionResnetV1/Block8/Branch_1/Conv2d_0b_1x3/Conv2D_bn_offset") == "Block8_6_Branch_1_Conv2d_0b_1x3/bias"
+    assert (
+        name("InceptionResnetV1/Repeat/block35_1/Branch_0/Conv2d_1x1/weights") == "Block35_1_Branch_0_Conv2d_1x1/kernel"
+    )
+    assert (
+        name("InceptionResnetV1/Block8/Branch_1/Conv2d_0b_1x3/Conv2D_bn_offset")
+        == "Block8_6_Branch_1_Conv2d_0b_1x3/bias"
+    )
     assert name("InceptionResnetV1/Repeat_2/block8_5/mul/x") is None and name("InceptionResnetV1") is None
     assert name("InceptionResnetV1/Bottleneck/BatchNorm/beta") == "Bottleneck_BatchNorm/beta"
     assert name("InceptionResnetV2/Conv2d_1a_3x3/weights") is None

@@ -46,7 +46,9 @@ def naive_msceleb(path: Path, x: np.ndarray) -> np.ndarray:
 
     def norm(x, layer):
         layer += "_BatchNorm"
-        return (x - array(layer, "moving_mean")) / np.sqrt(array(layer, "moving_variance") + 1e-3) + array(layer, "beta")
+        return (x - array(layer, "moving_mean")) / np.sqrt(array(layer, "moving_variance") + 1e-3) + array(
+            layer, "beta"
+        )
 
     def conv(x, layer, stride, padding):
         return tf.nn.relu(norm(tf.nn.conv2d(x, array(layer, "kernel"), stride, padding), layer))
@@ -127,6 +129,8 @@ def test_two_stored_models_of_one_name_are_refused_by_their_hashes(tmp_path, mon
         folder = store.make_folder(store.stored_file(part).parent)
         (folder / "spec.json").write_text(FaceSpec(parts=(part,)).to_json())
         store.stored_file(part).write_bytes(b"weights")
-    with pytest.raises(ModelError, match="expected one model called 'club', 2 are stored \\(1{16}, 2{16}\\): give one of these hashes"):
+    with pytest.raises(
+        ModelError, match="expected one model called 'club', 2 are stored \\(1{16}, 2{16}\\): give one of these hashes"
+    ):
         store.open_model("club")
     assert [store.open_model(digit * 16).spec.parts for digit in "12"] == [(part,) for part in parts]

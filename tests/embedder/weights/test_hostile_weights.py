@@ -42,7 +42,10 @@ def refused(path, match=None, read=formats.read):
 
 def test_the_shapes_are_those_of_the_network():
     for folded in (False, True):
-        shapes = {name: tuple(v.shape) for name, v in keras_network.variables_by_name(keras_network.build(128, folded)).items()}
+        shapes = {
+            name: tuple(v.shape)
+            for name, v in keras_network.variables_by_name(keras_network.build(128, folded)).items()
+        }
         assert shapes.items() <= known_shapes(128).items()
 
 
@@ -122,11 +125,27 @@ def wide_floats(file):
     file.create_dataset(KERNEL, data=np.zeros((3, 3, 3, 32), np.longdouble))
 
 
-@pytest.mark.parametrize("plant", [
-    external_storage, external_storage_of_the_optimizer, external_link, external_link_below, soft_link, virtual_dataset, region_references,
-    object_references, chunks_that_were_never_written, numbers_that_were_never_written, the_right_shape_without_numbers, compression,
-    a_group_within_itself, groups_linked_twice, a_named_type, wide_floats,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "plant",
+    [
+        external_storage,
+        external_storage_of_the_optimizer,
+        external_link,
+        external_link_below,
+        soft_link,
+        virtual_dataset,
+        region_references,
+        object_references,
+        chunks_that_were_never_written,
+        numbers_that_were_never_written,
+        the_right_shape_without_numbers,
+        compression,
+        a_group_within_itself,
+        groups_linked_twice,
+        a_named_type,
+        wide_floats,
+    ],
+)
 def test_hdf5_that_leads_elsewhere_is_refused_unread(tmp_path, plant):
     with h5py.File(tmp_path / "w.h5", "w") as file:
         plant(file)
@@ -181,11 +200,16 @@ def bottleneck(graph, d=128):
     constant(graph, f"{SCOPE}/Bottleneck/weights", (1792, d), float_val=1.0)
 
 
-@pytest.mark.parametrize(("name", "shape", "match"), [
-    (f"{SCOPE}/Conv2d_1a_3x3/weights", (10**5, 10**5), "shape"), (f"{SCOPE}/Bottleneck/weights", (1792, 10**9), "twice|shape"),
-    (f"{SCOPE}/other/weights", (10**5, 10**5), "unknown"), ("x/batchnorm/add/y", (10**5, 10**5), "epsilon"),
-    (f"{SCOPE}/Conv2d_1a_3x3/weights", (-1, 3, 3, 32), "shape"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "shape", "match"),
+    [
+        (f"{SCOPE}/Conv2d_1a_3x3/weights", (10**5, 10**5), "shape"),
+        (f"{SCOPE}/Bottleneck/weights", (1792, 10**9), "twice|shape"),
+        (f"{SCOPE}/other/weights", (10**5, 10**5), "unknown"),
+        ("x/batchnorm/add/y", (10**5, 10**5), "epsilon"),
+        (f"{SCOPE}/Conv2d_1a_3x3/weights", (-1, 3, 3, 32), "shape"),
+    ],
+)
 def test_a_graph_that_declares_more_than_it_has_is_refused_unread(tmp_path, name, shape, match):
     graph = tf.compat.v1.GraphDef()
     bottleneck(graph)
@@ -271,18 +295,21 @@ LINEAR = text("last_linear.weight") + tensor_of("0", 4, (128, 1792), (0, 0))
 STEM = "conv2d_1a.conv.weight"
 
 
-@pytest.mark.parametrize(("body", "match"), [
-    (LINEAR, "inside its storage"),
-    (LINEAR + text(STEM) + tensor_of("0", 4, (10**6, 10**6), (0, 0)), "shape"),
-    (LINEAR + text(STEM) + tensor_of("1", 1 << 39, (32, 3, 3, 3), (27, 9, 3, 1)), "size"),
-    (LINEAR + text(STEM) + tensor_of("1", 1 << 60, (32, 3, 3, 3), (27, 9, 3, 1)), "without a name or a size"),
-    (LINEAR + text(STEM) + tensor_of("1", -1, (32, 3, 3, 3), (27, 9, 3, 1)), "without a name or a size"),
-    (LINEAR + text(STEM) + tensor_of("0", 4, (32, 3, 3, 3), (1 << 62, 9, 3, 1)), "inside its storage"),
-    (LINEAR + text(STEM) + tensor_of("../../0", 4, (32, 3, 3, 3), (0, 0, 0, 0)), "damaged"),
-    (b")" + b"\x85" * 200_000 + b"K\x01", "a key that is not text"),
-    (b"", "holds|none called"),
-    (b"N" * 600_000, "steps"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("body", "match"),
+    [
+        (LINEAR, "inside its storage"),
+        (LINEAR + text(STEM) + tensor_of("0", 4, (10**6, 10**6), (0, 0)), "shape"),
+        (LINEAR + text(STEM) + tensor_of("1", 1 << 39, (32, 3, 3, 3), (27, 9, 3, 1)), "size"),
+        (LINEAR + text(STEM) + tensor_of("1", 1 << 60, (32, 3, 3, 3), (27, 9, 3, 1)), "without a name or a size"),
+        (LINEAR + text(STEM) + tensor_of("1", -1, (32, 3, 3, 3), (27, 9, 3, 1)), "without a name or a size"),
+        (LINEAR + text(STEM) + tensor_of("0", 4, (32, 3, 3, 3), (1 << 62, 9, 3, 1)), "inside its storage"),
+        (LINEAR + text(STEM) + tensor_of("../../0", 4, (32, 3, 3, 3), (0, 0, 0, 0)), "damaged"),
+        (b")" + b"\x85" * 200_000 + b"K\x01", "a key that is not text"),
+        (b"", "holds|none called"),
+        (b"N" * 600_000, "steps"),
+    ],
+)
 def test_a_state_dict_that_declares_more_than_it_has_is_refused(tmp_path, body, match):
     zipped(tmp_path / "w.pt", b"}(" + body + b"u", [("model/data/0", bytes(16))])
     refused(tmp_path / "w.pt", match)
@@ -292,11 +319,14 @@ SHARED = b")q\0" + b"h\0h\0\x86q\0" * 60  # a tuple of a tuple twice, and so on:
 MANY = b"]q\0(" + b"N" * 30_000 + b"e" + b"]q\1(" + b"h\0" * 30_000 + b"e"  # a list of one long list again and again
 
 
-@pytest.mark.parametrize(("body", "match"), [
-    (SHARED + b")R", "to call tuple"),
-    (SHARED + b"(h\0NNNNtQ", "a tuple of its own"),
-    (MANY + b"ccollections\nOrderedDict\nh\1\x85R", "pairs that are none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("body", "match"),
+    [
+        (SHARED + b")R", "to call tuple"),
+        (SHARED + b"(h\0NNNNtQ", "a tuple of its own"),
+        (MANY + b"ccollections\nOrderedDict\nh\1\x85R", "pairs that are none"),
+    ],
+)
 def test_objects_that_share_themselves_take_no_time(tmp_path, body, match):
     zipped(tmp_path / "w.pt", body)
     began = time.monotonic()
@@ -321,7 +351,12 @@ def test_a_member_whose_size_is_lied_about_is_refused(tmp_path):
 
 def test_text_longer_than_the_older_layout_is_refused(tmp_path):
     magic = b"\x8a\x0a" + torch_layout.MAGIC.to_bytes(10, "little")
-    for code in (b"X\xff\xff\xff\xff", b"\x8d" + b"\xff" * 7 + b"\x00", b"\x8e" + b"\xff" * 7 + b"\x00", b"\x8b\xff\xff\xff\x7f"):
+    for code in (
+        b"X\xff\xff\xff\xff",
+        b"\x8d" + b"\xff" * 7 + b"\x00",
+        b"\x8e" + b"\xff" * 7 + b"\x00",
+        b"\x8b\xff\xff\xff\x7f",
+    ):
         (tmp_path / "w.pt").write_bytes(pickled(magic) + b"\x80\x02" + code + b".")
         refused(tmp_path / "w.pt")
 
@@ -338,14 +373,27 @@ def tensor(shape, start, end, dtype="F32"):
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"\0" * 8, safetensors({}, size=1 << 62), safetensors({}, size=3), safetensors(b"[" * 100_000), safetensors(b" " * (2 << 20)),
-    safetensors({"Bottleneck/kernel": tensor([10**9, 10**9], 0, 4)}, bytes(4)), safetensors({"Bottleneck/kernel": tensor([1792, 1], 0, 7168)}, bytes(8)),
-    safetensors({"Bottleneck/kernel": tensor([1792, 1], -4, 7168)}, bytes(7168)),
-    safetensors({"Bottleneck/kernel": tensor([1792, 1], 0, 7168), "Conv2d_1a_3x3/bias": tensor([32], 0, 128)}, bytes(7168)),
-    safetensors({"Bottleneck/kernel": tensor([1792, 1], 0, 7168, "U8")}, bytes(7168)), safetensors({"Bottleneck/kernel": 7}),
-    safetensors({"Bottleneck/kernel": {"dtype": ["F32"], "shape": "x", "data_offsets": None}}), safetensors([1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 8,
+        safetensors({}, size=1 << 62),
+        safetensors({}, size=3),
+        safetensors(b"[" * 100_000),
+        safetensors(b" " * (2 << 20)),
+        safetensors({"Bottleneck/kernel": tensor([10**9, 10**9], 0, 4)}, bytes(4)),
+        safetensors({"Bottleneck/kernel": tensor([1792, 1], 0, 7168)}, bytes(8)),
+        safetensors({"Bottleneck/kernel": tensor([1792, 1], -4, 7168)}, bytes(7168)),
+        safetensors(
+            {"Bottleneck/kernel": tensor([1792, 1], 0, 7168), "Conv2d_1a_3x3/bias": tensor([32], 0, 128)}, bytes(7168)
+        ),
+        safetensors({"Bottleneck/kernel": tensor([1792, 1], 0, 7168, "U8")}, bytes(7168)),
+        safetensors({"Bottleneck/kernel": 7}),
+        safetensors({"Bottleneck/kernel": {"dtype": ["F32"], "shape": "x", "data_offsets": None}}),
+        safetensors([1]),
+    ],
+)
 def test_a_safetensors_file_whose_header_lies_is_refused(tmp_path, content):
     (tmp_path / "w.safetensors").write_bytes(content)
     refused(tmp_path / "w.safetensors")
@@ -355,14 +403,20 @@ def test_an_onnx_file_with_data_elsewhere_or_absurd_sizes_is_refused(tmp_path):
     from onnx import TensorProto, helper
 
     def saved(tensor):
-        (tmp_path / "w.onnx").write_bytes(helper.make_model(helper.make_graph([], "g", [], [], [tensor])).SerializeToString())
+        (tmp_path / "w.onnx").write_bytes(
+            helper.make_model(helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
+        )
         return tmp_path / "w.onnx"
 
     elsewhere = TensorProto(name="a", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
     elsewhere.external_data.add(key="location", value=__file__)
     refused(saved(elsewhere), "another file", onnx_file.constants)
     for dims in ([1 << 62], [-1], [1 << 20, 1 << 20], [1] * 100, [0, 1 << 62]):
-        refused(saved(TensorProto(name="a", data_type=1, dims=dims, raw_data=bytes(4))), "damaged or another", onnx_file.constants)
+        refused(
+            saved(TensorProto(name="a", data_type=1, dims=dims, raw_data=bytes(4))),
+            "damaged or another",
+            onnx_file.constants,
+        )
     for content in (b"\x3a" + b"\x80" * 5_000_000, b"\xff" * 100, b"\x3a\x02\x2a\x7f"):
         (tmp_path / "w.onnx").write_bytes(content)
         refused(tmp_path / "w.onnx", "damaged or another", onnx_file.constants)
@@ -381,20 +435,50 @@ def test_a_file_larger_than_any_weights_is_refused_unread(tmp_path):
 
 # models that somebody copied in ---------------------------------------------
 
-PART = {"name": "mine", "sha256": "0" * 64, "dimension": 128, "standardisation": "fixed", "parent": None, "zoom": 1.0, "weight": 1.0}
+PART = {
+    "name": "mine",
+    "sha256": "0" * 64,
+    "dimension": 128,
+    "standardisation": "fixed",
+    "parent": None,
+    "zoom": 1.0,
+    "weight": 1.0,
+}
 
 
 def spec_with(**part):
     return json.dumps(json.loads(FaceSpec(parts=(Part(**PART),)).to_json()) | {"parts": [PART | part]})
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b"null", b"[]", b'{"fingerprint": []}', b"1" * 5000,
-    spec_with(dimension="128"), spec_with(dimension=True), spec_with(dimension=10**12), spec_with(dimension=-1), spec_with(dimension=1.5),
-    spec_with(sha256="../../../../etc/passwd"), spec_with(sha256=None), spec_with(sha256="0" * 63), spec_with(zoom="2"), spec_with(zoom=float("nan")),
-    spec_with(weight=float("inf")), spec_with(standardisation="other"), spec_with(name=7), spec_with(name="x" * 10_000), spec_with(parent=[1]),
-    spec_with(extra=1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b'{"fingerprint": []}',
+        b"1" * 5000,
+        spec_with(dimension="128"),
+        spec_with(dimension=True),
+        spec_with(dimension=10**12),
+        spec_with(dimension=-1),
+        spec_with(dimension=1.5),
+        spec_with(sha256="../../../../etc/passwd"),
+        spec_with(sha256=None),
+        spec_with(sha256="0" * 63),
+        spec_with(zoom="2"),
+        spec_with(zoom=float("nan")),
+        spec_with(weight=float("inf")),
+        spec_with(standardisation="other"),
+        spec_with(name=7),
+        spec_with(name="x" * 10_000),
+        spec_with(parent=[1]),
+        spec_with(extra=1),
+    ],
+)
 def test_a_hostile_contract_is_refused_with_its_model(tmp_path, content):
     (tmp_path / "spec.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     refused(str(tmp_path), None, store.open_model)
@@ -411,7 +495,12 @@ def test_arrays_of_a_copied_model_are_checked(tmp_path):
 
     from safetensors.numpy import save
 
-    data = save({"Bottleneck/kernel": np.zeros((1792, 128), np.float32), "Conv2d_1a_3x3/kernel": np.zeros((3, 3, 3, 31), np.float32)})
+    data = save(
+        {
+            "Bottleneck/kernel": np.zeros((1792, 128), np.float32),
+            "Conv2d_1a_3x3/kernel": np.zeros((3, 3, 3, 31), np.float32),
+        }
+    )
     spec = FaceSpec(parts=(Part("mine", hashlib.sha256(data).hexdigest(), 128, "fixed"),))
     (tmp_path / "spec.json").write_text(spec.to_json())
     (tmp_path / f"{spec.parts[0].sha256[:16]}.safetensors").write_bytes(data)

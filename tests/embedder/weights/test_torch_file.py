@@ -112,7 +112,10 @@ def test_a_storage_of_another_size_and_a_packed_one_are_refused(tmp_path, state)
     torch_layout.save(whole, state, older=False)
     with zipfile.ZipFile(whole) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    for change, packing in [({"model/data/0": members["model/data/0"][:-4]}, zipfile.ZIP_STORED), ({}, zipfile.ZIP_DEFLATED)]:
+    for change, packing in [
+        ({"model/data/0": members["model/data/0"][:-4]}, zipfile.ZIP_STORED),
+        ({}, zipfile.ZIP_DEFLATED),
+    ]:
         with zipfile.ZipFile(tmp_path / "w.pt", "w", packing) as archive:
             for name, content in (members | change).items():
                 archive.writestr(name, content)

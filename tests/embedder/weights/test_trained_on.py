@@ -28,7 +28,11 @@ def test_the_file_names_nobody_and_no_two_are_alike(tmp_path):
     texts = [(tmp_path / name / trained_on.FILE).read_text() for name in ("a", "b")]
     (one,), (other,) = map(json.loads, texts)
     assert not any(name in text for name in [*NAMES, "Cy"] for text in texts)
-    assert not set(one["trained"]) & set(other["trained"]) and {len(h) for h in one["trained"]} == {10} and len(one["trained"]) == 4
+    assert (
+        not set(one["trained"]) & set(other["trained"])
+        and {len(h) for h in one["trained"]} == {10}
+        and len(one["trained"]) == 4
+    )
     assert one["trained"] == sorted(one["trained"])  # the order says nothing
     assert trained_on.read(tmp_path / "a") == [Training(one["salt"], tuple(one["trained"]), tuple(one["validated"]))]
     assert (tmp_path / "a" / trained_on.FILE).stat().st_mode & 0o077 == 0

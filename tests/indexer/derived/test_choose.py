@@ -21,7 +21,10 @@ N, D, PEOPLE = 12_000, 128, 6_000
 @pytest.fixture(scope="module")
 def rows():
     xb, people = made_up.faces(N, "msceleb")
-    return [synthetic.row(f"{p}/{i}.jpg", f"person {p}", x) for i, (x, p) in enumerate(zip(xb, people.tolist(), strict=True))]
+    return [
+        synthetic.row(f"{p}/{i}.jpg", f"person {p}", x)
+        for i, (x, p) in enumerate(zip(xb, people.tolist(), strict=True))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,14 @@ def recall(folder: Path, rows, xq: np.ndarray, k: int) -> float:
         assert searcher._candidates._codes
         found = searcher.search(xq, k, faces=True)
     assert all(len(hits) == min(k, len(rows)) for hits in found)
-    return float(np.mean([len({h.face_id for h in hits} & set(best)) / k for hits, best in zip(found, nearest(rows, xq, k), strict=True)]))
+    return float(
+        np.mean(
+            [
+                len({h.face_id for h in hits} & set(best)) / k
+                for hits, best in zip(found, nearest(rows, xq, k), strict=True)
+            ]
+        )
+    )
 
 
 def test_small_galleries_are_searched_exactly(vectors, tmp_path):
@@ -91,8 +101,12 @@ def test_scores_are_those_of_the_stored_vectors(index, rows, xq):
     with Searcher(index) as searcher:
         found = searcher.search(xq, 5)
     for q, hits in zip(xq, found, strict=True):
-        assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True) and len({h.identity for h in hits}) == 5
-        np.testing.assert_allclose([h.score for h in hits], [q.astype(np.float64) @ vector[h.face_id] for h in hits], atol=1e-7)
+        assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True) and len(
+            {h.identity for h in hits}
+        ) == 5
+        np.testing.assert_allclose(
+            [h.score for h in hits], [q.astype(np.float64) @ vector[h.face_id] for h in hits], atol=1e-7
+        )
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -118,7 +132,9 @@ def test_what_was_tried_is_in_the_report(index):
     report = json.loads((built_folder(index, 1) / "report.json").read_bytes())
     chosen, tried = report["setting"], report["tried"]
     assert chosen in tried and chosen["bound"] >= 0.99 and report["kind"] == "compressed" and CODES in report["files"]
-    assert chosen["ms"] == min(s["ms"] for s in tried if s["ms"]) and f"at least {chosen['bound']:.4f}" in report["reason"]
+    assert (
+        chosen["ms"] == min(s["ms"] for s in tried if s["ms"]) and f"at least {chosen['bound']:.4f}" in report["reason"]
+    )
 
 
 def test_changes_count_at_once(own, rows, xq):
@@ -162,7 +178,11 @@ def test_another_wish_only_indexes_anew(vectors, own):
 
     assert not build(vectors, own).changed and not build(vectors, own, recall=0.99).changed
     report = build(vectors, own, recall=1)
-    assert report.changed and report.reason == "every vector is compared: recall 1 was asked for" and built() == ("exact", 2, N)
+    assert (
+        report.changed
+        and report.reason == "every vector is compared: recall 1 was asked for"
+        and built() == ("exact", 2, N)
+    )
     with open_gallery(own, write=True) as gallery:
         assert derive.compact(gallery), "a rebuild keeps to what was asked"
     assert built() == ("exact", 3, N) and not build(vectors, own).changed
@@ -181,7 +201,11 @@ def test_memory_bounds_the_codes(vectors, own):
 
 def test_a_gallery_that_outgrew_its_memory_is_searched_exactly(vectors, own, rows, xq):
     report = build(vectors, own, memory=1000)
-    assert report.kind == "exact" and f"smallest codes of {N} faces take 0." in report.reason and "allows 0.0 MB" in report.reason
+    assert (
+        report.kind == "exact"
+        and f"smallest codes of {N} faces take 0." in report.reason
+        and "allows 0.0 MB" in report.reason
+    )
     with open_gallery(own, write=True) as gallery:
         gallery.remove("person 3")
         assert derive.compact(gallery) and gallery.generation == 3, "a rebuild never refuses"
@@ -195,7 +219,10 @@ def test_where_nothing_keeps_the_recall_search_is_exact(vectors, large, tmp_path
     monkeypatch.setattr(choose.compress, "DEPTHS", (5,))
     monkeypatch.setattr(choose.compress, "SHARES", (1 / 64,))
     report = build(vectors, tmp_path / "i", recall=0.999)
-    assert report.kind == "exact" and "no compressed way reached recall@5 0.999 over 1000 held-out faces (at best 0." in report.reason
+    assert (
+        report.kind == "exact"
+        and "no compressed way reached recall@5 0.999 over 1000 held-out faces (at best 0." in report.reason
+    )
     assert not (built_folder(tmp_path / "i", 1) / CODES).exists()
 
 

@@ -83,12 +83,15 @@ def test_more_lists_and_more_depth_find_more(index, flat, held, coding):
         assert of_nprobe == sorted(of_nprobe)
     assert all(s.bound <= s.recall and s.ms is None for s in tried)
     first = min(s.nprobe for s in tried if s.bound >= 0.9)
-    assert {s.nprobe for s in compress.settings(index, flat, held, coding, 0.9)} == {s.nprobe for s in tried if s.nprobe <= 2 * first}
+    assert {s.nprobe for s in compress.settings(index, flat, held, coding, 0.9)} == {
+        s.nprobe for s in tried if s.nprobe <= 2 * first
+    }
 
 
 def test_the_frontier_is_what_nothing_beats_in_both(coding):
     made = {
-        (n, d): Setting(coding, n, d, 1, bound) for n, d, bound in [(4, 16, 0.9), (8, 16, 0.99), (16, 16, 1), (4, 64, 0.995), (4, 128, 1)]
+        (n, d): Setting(coding, n, d, 1, bound)
+        for n, d, bound in [(4, 16, 0.9), (8, 16, 0.99), (16, 16, 1), (4, 64, 0.995), (4, 128, 1)]
     }
     assert compress.frontier(list(made.values()), 0.99) == [made[8, 16], made[4, 64]]
     assert compress.frontier([made[4, 16]], 0.99) == []

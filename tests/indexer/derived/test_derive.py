@@ -53,7 +53,9 @@ def original(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def index(original, tmp_path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm")))
+    return Path(
+        shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    )
 
 
 @pytest.fixture
@@ -71,12 +73,18 @@ def seldom(monkeypatch):
 def right(folder: Path, rows: Sequence[Row]) -> None:
     with Searcher(folder) as searcher:
         found = searcher.search(QUERIES, 5, faces=True)
-    assert [[(h.identity, h.score, h.face_id) for h in hits] for hits in found] == [synthetic.nearest(rows, q, 5, True) for q in QUERIES]
+    assert [[(h.identity, h.score, h.face_id) for h in hits] for hits in found] == [
+        synthetic.nearest(rows, q, 5, True) for q in QUERIES
+    ]
 
 
 def derived(folder: Path) -> set[str]:
     """All that is there but the truth itself."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")} - {"gallery.db", "gallery.db-wal", "gallery.db-shm"}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")} - {
+        "gallery.db",
+        "gallery.db-wal",
+        "gallery.db-shm",
+    }
 
 
 def only(generation: int) -> set[str]:
@@ -95,14 +103,23 @@ def test_a_generation_holds_the_index_the_owners_and_a_report_of_both(gallery, i
     ids, owners = np.load(index / "built-2" / "owners.npy")
     names = dict(gallery.execute("SELECT id, name FROM people"))
     assert ids.tolist() == [*range(1, 7), *range(9, 105)]
-    assert [names[owner] for owner in owners.tolist()] == ["person 6" if row.identity == "person 5" else row.identity for row in rows]
+    assert [names[owner] for owner in owners.tolist()] == [
+        "person 6" if row.identity == "person 5" else row.identity for row in rows
+    ]
     mapped = faiss.read_index(str(index / "index.faiss"))
     assert faiss.vector_to_array(mapped.id_map).tolist() == ids.tolist()
     assert (
-        faiss.rev_swig_ptr(faiss.downcast_index(mapped.index).get_xb(), 102 * 16).reshape(102, 16) == np.stack([r.vector for r in rows])
+        faiss.rev_swig_ptr(faiss.downcast_index(mapped.index).get_xb(), 102 * 16).reshape(102, 16)
+        == np.stack([r.vector for r in rows])
     ).all()
     report = json.loads((index / "built-2" / "report.json").read_bytes())
-    assert (report["generation"], report["n"], report["d"], report["people"], report["centred"]) == (2, 102, 16, gallery.people, False)
+    assert (report["generation"], report["n"], report["d"], report["people"], report["centred"]) == (
+        2,
+        102,
+        16,
+        gallery.people,
+        False,
+    )
     for name in ("index.faiss", "owners.npy"):
         data = (index / "built-2" / name).read_bytes()
         assert report["files"][name] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -113,7 +130,9 @@ def test_a_generation_holds_the_index_the_owners_and_a_report_of_both(gallery, i
 def test_centring_by_hand():
     x, mean = np.array([[3, 4], [0, 0], [1, 1]], np.float32), np.array([1.0, 1.0])
     assert centred(x, None) is x
-    np.testing.assert_allclose(centred(x, mean), [[2 / math.hypot(2, 3), 3 / math.hypot(2, 3)], [-math.sqrt(0.5)] * 2, [0, 0]], atol=1e-7)
+    np.testing.assert_allclose(
+        centred(x, mean), [[2 / math.hypot(2, 3), 3 / math.hypot(2, 3)], [-math.sqrt(0.5)] * 2, [0, 0]], atol=1e-7
+    )
     assert centred(x, mean).dtype == np.float32
 
 
@@ -131,11 +150,23 @@ def test_an_index_is_not_made_of_what_was_changed(gallery):
 @pytest.mark.parametrize(
     "least, added, removed, given_away, due",
     [
-        (1000, 300, 0, 0, False), (10, 10, 0, 0, False), (10, 11, 0, 0, True), (0, 5, 0, 0, False), (0, 6, 0, 0, True), (0, 0, 10, 0, False),
-        (0, 0, 11, 0, True), (12, 0, 12, 0, False), (12, 0, 13, 0, True), (0, 0, 0, 10, False), (0, 0, 0, 12, True), (0, 0, 6, 6, True),
-        (11, 11, 6, 4, False), (0, 5, 6, 4, False), (0, 0, 0, 0, False),
+        (1000, 300, 0, 0, False),
+        (10, 10, 0, 0, False),
+        (10, 11, 0, 0, True),
+        (0, 5, 0, 0, False),
+        (0, 6, 0, 0, True),
+        (0, 0, 10, 0, False),
+        (0, 0, 11, 0, True),
+        (12, 0, 12, 0, False),
+        (12, 0, 13, 0, True),
+        (0, 0, 0, 10, False),
+        (0, 0, 0, 12, True),
+        (0, 0, 6, 6, True),
+        (11, 11, 6, 4, False),
+        (0, 5, 6, 4, False),
+        (0, 0, 0, 0, False),
     ],
-)  # fmt: skip
+)
 def test_it_is_due_when_more_was_added_or_changed_than_a_query_should_pay_for(
     gallery, monkeypatch, seldom, least, added, removed, given_away, due
 ):
@@ -232,7 +263,11 @@ def test_what_comes_and_goes_during_a_compaction_is_not_lost(gallery, index, mon
     with open_gallery(index, write=True) as other:
         during(
             monkeypatch,
-            lambda: (other.add(MORE[:4]), other.remove(face_id=ROWS[1].face_id), other.split([ROWS[2].face_id], "somebody else")),
+            lambda: (
+                other.add(MORE[:4]),
+                other.remove(face_id=ROWS[1].face_id),
+                other.split([ROWS[2].face_id], "somebody else"),
+            ),
         )
         assert compact(gallery) is True and behind(gallery) == (99, 4, 2)
     rows = ROWS[2:] + MORE[:4]
@@ -293,7 +328,8 @@ def no_space(*args: object, **kwargs: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "owner, name", [(derive, "_write_file"), (derive, "write_atomic"), (os, "rename"), (derive, "sync_folder"), (shutil, "rmtree")]
+    "owner, name",
+    [(derive, "_write_file"), (derive, "write_atomic"), (os, "rename"), (derive, "sync_folder"), (shutil, "rmtree")],
 )
 def test_a_rebuild_that_fails_after_the_commit_only_warns(gallery, index, monkeypatch, caplog, owner, name):
     gallery.add(MORE[:2])
@@ -307,7 +343,9 @@ def test_a_rebuild_that_fails_after_the_commit_only_warns(gallery, index, monkey
         for r in caplog.records
     )
     assert (
-        [(record.levelname, "\n" in record.getMessage()) for record in caplog.records] == [("WARNING", False)] * len(caplog.records) != []
+        [(record.levelname, "\n" in record.getMessage()) for record in caplog.records]
+        == [("WARNING", False)] * len(caplog.records)
+        != []
     )
     caplog.clear()
     rows = [row for row in ROWS + MORE[:8] if row.identity != "person 3"]
@@ -363,7 +401,9 @@ def file_for_a_link(folder: Path) -> None:
     (folder / "index.faiss").write_bytes(b"a copy")
 
 
-@pytest.mark.parametrize("spoil", [lambda folder: None, lambda folder: (folder / "index.faiss").unlink(), spoilt_link, file_for_a_link])
+@pytest.mark.parametrize(
+    "spoil", [lambda folder: None, lambda folder: (folder / "index.faiss").unlink(), spoilt_link, file_for_a_link]
+)
 def test_tidying_leaves_one_generation_and_nothing_foreign(gallery, index, spoil):
     spoil(index)
     for name in ("built-0", "built-7", "_tmp-999999999.12345-built"):
@@ -373,8 +413,13 @@ def test_tidying_leaves_one_generation_and_nothing_foreign(gallery, index, spoil
     mine = index / f"{temporary_prefix()}mine"
     mine.write_text(""), (index / "notes.txt").write_text("")
     tidy(gallery)
-    assert derived(index) == only(1) | {mine.name, "notes.txt"}, "what belongs to a process that runs stays, and what is not ours"
-    assert os.readlink(index / "index.faiss") == "built-1/index.faiss" and faiss.read_index(str(index / "index.faiss")).ntotal == 100
+    assert derived(index) == only(1) | {mine.name, "notes.txt"}, (
+        "what belongs to a process that runs stays, and what is not ours"
+    )
+    assert (
+        os.readlink(index / "index.faiss") == "built-1/index.faiss"
+        and faiss.read_index(str(index / "index.faiss")).ntotal == 100
+    )
     before = (index / "index.faiss").lstat().st_mtime_ns
     tidy(gallery)
     assert (index / "index.faiss").lstat().st_mtime_ns == before
@@ -392,19 +437,28 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     "spoil, names",
     [
-        (lambda b: None, set()), (lambda b: flip(b / "index.faiss"), {"index.faiss"}), (lambda b: flip(b / "owners.npy"), {"owners.npy"}),
-        (lambda b: os.truncate(b / "index.faiss", 9), {"index.faiss"}), (lambda b: (b / "owners.npy").unlink(), {"owners.npy"}),
-        (lambda b: (flip(b / "index.faiss"), flip(b / "owners.npy")), {"index.faiss", "owners.npy"}), (lambda b: flip(b / "report.json"), {"report.json"}),
-        (lambda b: (b / "report.json").unlink(), {"report.json"}), (lambda b: shutil.rmtree(b), {"report.json"}),
+        (lambda b: None, set()),
+        (lambda b: flip(b / "index.faiss"), {"index.faiss"}),
+        (lambda b: flip(b / "owners.npy"), {"owners.npy"}),
+        (lambda b: os.truncate(b / "index.faiss", 9), {"index.faiss"}),
+        (lambda b: (b / "owners.npy").unlink(), {"owners.npy"}),
+        (lambda b: (flip(b / "index.faiss"), flip(b / "owners.npy")), {"index.faiss", "owners.npy"}),
+        (lambda b: flip(b / "report.json"), {"report.json"}),
+        (lambda b: (b / "report.json").unlink(), {"report.json"}),
+        (lambda b: shutil.rmtree(b), {"report.json"}),
         (lambda b: (shutil.rmtree(b), b.write_text("")), {"report.json"}),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_as_it_was_written_is_named(gallery, index, spoil, names):
     spoil(built_folder(index, 1))
     assert {path.name for path in unsound(gallery)} == names
     assert (read_report(gallery) is None) == ("report.json" in names)
     done = verify(gallery)
-    assert done.problems == [] and {Path(path).name for path in done.mended} == names and derived(index) == only(1 + bool(names))
+    assert (
+        done.problems == []
+        and {Path(path).name for path in done.mended} == names
+        and derived(index) == only(1 + bool(names))
+    )
 
 
 def test_only_files_up_to_a_size_are_hashed(gallery, index):
@@ -413,7 +467,14 @@ def test_only_files_up_to_a_size_are_hashed(gallery, index):
     for name in sizes:
         flip(built / name)
     small, large = sorted(sizes.values())
-    assert [len(unsound(gallery, limit)) for limit in (0, small - 1, small, large - 1, large, math.inf)] == [0, 0, 1, 1, 2, 2]
+    assert [len(unsound(gallery, limit)) for limit in (0, small - 1, small, large - 1, large, math.inf)] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
     os.truncate(built / "index.faiss", 9)
     assert [path.name for path in unsound(gallery, 0)] == ["index.faiss"], "a size is always looked at"
 

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from facegallery.embedder.errors import DataError
-from facegallery.indexer.evaluation.evaluate import RANKS, Answer, Evaluation, by_group, compare_evaluations, predictions, write_predictions
+from facegallery.indexer.evaluation.evaluate import (
+    RANKS,
+    Answer,
+    Evaluation,
+    by_group,
+    compare_evaluations,
+    predictions,
+    write_predictions,
+)
 from facegallery.indexer.evaluation.openset import dir_at
 from facegallery.indexer.metrics import wilson
 from facegallery.indexer.search.searcher import Hit, Searcher
@@ -20,7 +28,10 @@ def index(tmp_path_factory) -> Path:
 
 
 def asked(searcher, rows, **options) -> list[Answer]:
-    return [Answer.of(row, searcher.search(row.vector[None], RANKS)[0] if row.vector is not None else [], **options) for row in rows]
+    return [
+        Answer.of(row, searcher.search(row.vector[None], RANKS)[0] if row.vector is not None else [], **options)
+        for row in rows
+    ]
 
 
 def noisy(rows, share: float = 0.25, seed: int = 1):
@@ -35,16 +46,21 @@ def test_by_hand(tmp_path):
     gallery = [synthetic.row(f"g{i}.jpg", f"p{i}", xb[i]) for i in range(8)] + [synthetic.row("g8.jpg", "p0", xb[8])]
     near = synthetic.unit(xb[0] + 0.5 * xb[1])
     probes = [
-        synthetic.row("right.jpg", "p0", near), synthetic.row("second.jpg", "p1", near), synthetic.row("wrong.jpg", "p7", near),
-        synthetic.row("no face.jpg", "p2", None, outcome="no_face"), synthetic.row("stranger.jpg", "nobody", near),
+        synthetic.row("right.jpg", "p0", near),
+        synthetic.row("second.jpg", "p1", near),
+        synthetic.row("wrong.jpg", "p7", near),
+        synthetic.row("no face.jpg", "p2", None, outcome="no_face"),
+        synthetic.row("stranger.jpg", "nobody", near),
         synthetic.row("nameless.jpg", None, near),
-    ]  # fmt: skip
+    ]
     with Searcher(make(tmp_path, gallery)) as searcher:
         found = asked(searcher, probes)
         evaluation = Evaluation.of(searcher.gallery, found)
         with pytest.raises(DataError, match="none of 2 is"):
             Evaluation.of(searcher.gallery, found[4:])
-    by_id = sorted(gallery[2:8], key=lambda row: row.face_id)  # all at score 0, but p0's second face, whose first is better
+    by_id = sorted(
+        gallery[2:8], key=lambda row: row.face_id
+    )  # all at score 0, but p0's second face, whose first is better
     rank = 3 + [row.identity for row in by_id].index("p7")
     assert evaluation.ranks.tolist() == [1, 2, rank, 0]
     assert evaluation.cmc.tolist() == [(1 + (k >= 2) + (k >= rank)) / 4 for k in range(1, 9)]
@@ -52,7 +68,11 @@ def test_by_hand(tmp_path):
     assert evaluation.impostors == pytest.approx([1 / 5**0.5, 2 / 5**0.5, 2 / 5**0.5, -np.inf], abs=1e-6)
     assert [a.image for a in evaluation.mistakes(5)] == ["wrong.jpg", "second.jpg"]
     result = evaluation.result()
-    assert result["top1"] == 0.25 and result["top5"] == evaluation.cmc[4] and result["mrr"] == pytest.approx((1.5 + 1 / rank) / 4)
+    assert (
+        result["top1"] == 0.25
+        and result["top5"] == evaluation.cmc[4]
+        and result["mrr"] == pytest.approx((1.5 + 1 / rank) / 4)
+    )
     assert (result["probes"], result["people"], result["people_asked"], result["without_vector"]) == (4, 8, 4, 1)
     assert result["open_set"]["strangers"] == 1 and [r["dir"] for r in result["open_set"]["rates"]] == [
         0,
@@ -61,8 +81,11 @@ def test_by_hand(tmp_path):
     ]  # it scores as "right" does
     lines = predictions(found, result).splitlines()
     assert lines[0].startswith("right.jpg\tp0\tp0 0.894427\tp1 0.447214\t") and len(lines[0].split("\t")) == 7
-    assert lines[3:6] == ["no face.jpg\tp2", lines[0].replace("right.jpg\tp0", "stranger.jpg\tnobody"),
-                          lines[0].replace("right.jpg\tp0", "nameless.jpg\t")]  # fmt: skip
+    assert lines[3:6] == [
+        "no face.jpg\tp2",
+        lines[0].replace("right.jpg\tp0", "stranger.jpg\tnobody"),
+        lines[0].replace("right.jpg\tp0", "nameless.jpg\t"),
+    ]
     assert lines[6:] == ["top1 0.2500", f"top5 {result['top5']:.4f}"]
 
 
@@ -91,7 +114,10 @@ def test_odd_names_do_not_break_the_lines():
 def test_a_gallery_of_one_person(tmp_path):
     xb = synthetic.vectors(3, 1)
     with Searcher(make(tmp_path, [synthetic.row("g.jpg", "ann", xb[0])])) as searcher:
-        found = asked(searcher, [synthetic.row("p.jpg", "ann", xb[0]), *(synthetic.row(f"{i}.jpg", f"s{i}", xb[i]) for i in (1, 2))])
+        found = asked(
+            searcher,
+            [synthetic.row("p.jpg", "ann", xb[0]), *(synthetic.row(f"{i}.jpg", f"s{i}", xb[i]) for i in (1, 2))],
+        )
         result = Evaluation.of(searcher.gallery, found).result()
     assert (result["top1"], result["top5"], result["cmc"], result["mrr"]) == (1, 1, [1], 1)
     assert result["top1_interval"] == result["mrr_interval"] == list(wilson(1, 1))
@@ -100,8 +126,12 @@ def test_a_gallery_of_one_person(tmp_path):
 
 def test_names_are_compared_in_one_unicode_form(tmp_path):
     xb = synthetic.vectors(2, 1)
-    with Searcher(make(tmp_path, [synthetic.row("g.jpg", "Jose\u0301", xb[0]), synthetic.row("h.jpg", "Bob", xb[1])])) as searcher:
-        found = asked(searcher, [synthetic.row("p.jpg", "Jos\u00e9", xb[0]), synthetic.row("q.jpg", "JOS\u00c9", xb[0])])
+    with Searcher(
+        make(tmp_path, [synthetic.row("g.jpg", "Jose\u0301", xb[0]), synthetic.row("h.jpg", "Bob", xb[1])])
+    ) as searcher:
+        found = asked(
+            searcher, [synthetic.row("p.jpg", "Jos\u00e9", xb[0]), synthetic.row("q.jpg", "JOS\u00c9", xb[0])]
+        )
         evaluation = Evaluation.of(searcher.gallery, found)
     assert len(evaluation.probes) == len(evaluation.strangers) == 1 and evaluation.result()["top1"] == 1
 
@@ -128,12 +158,19 @@ def mixed(searcher) -> Evaluation:
 def test_strangers_are_those_who_are_not_enrolled(index):
     with Searcher(index) as searcher:
         evaluation = mixed(searcher)
-    assert (len(evaluation.probes), len(evaluation.strangers)) == (120, 40 + 80)  # people 25 to 29 were given as strangers, and are none
+    assert (len(evaluation.probes), len(evaluation.strangers)) == (
+        120,
+        40 + 80,
+    )  # people 25 to 29 were given as strangers, and are none
     genuine = [a.hits[0].score if a.hits[0].identity == a.identity else -np.inf for a in evaluation.probes]
     strangers = sorted((a.hits[0].score for a in evaluation.strangers), reverse=True)
     for rate in evaluation.rates:
         allowed = int(rate.fpir * len(strangers) + 1e-9)
-        assert rate.dir == np.mean([score > strangers[allowed] for score in genuine]) == dir_at(evaluation.open_set, rate.fpir)
+        assert (
+            rate.dir
+            == np.mean([score > strangers[allowed] for score in genuine])
+            == dir_at(evaluation.open_set, rate.fpir)
+        )
     people = set(evaluation.open_set.stranger_people.tolist())
     assert len(people) == 20 and evaluation.result()["open_set"]["people"] == 20
 
@@ -169,8 +206,14 @@ def test_two_galleries_are_compared_photo_by_photo(index, tmp_path):
     ranks = [{(a.image, a.identity): a.rank for a in e.probes} for e in (first, second)]
     for paired, k in ((found.top1, 1), (found.top5, 5)):
         right = np.array([[1 <= r[key] <= k for r in ranks] for key in ranks[0] if key in ranks[1]])
-        assert (paired.first_only, paired.second_only) == ((right[:, 0] & ~right[:, 1]).sum(), (right[:, 1] & ~right[:, 0]).sum())
-        assert paired.difference == pytest.approx(right[:, 1].mean() - right[:, 0].mean()) and paired.first_only > paired.second_only
+        assert (paired.first_only, paired.second_only) == (
+            (right[:, 0] & ~right[:, 1]).sum(),
+            (right[:, 1] & ~right[:, 0]).sum(),
+        )
+        assert (
+            paired.difference == pytest.approx(right[:, 1].mean() - right[:, 0].mean())
+            and paired.first_only > paired.second_only
+        )
         assert paired.interval[0] < paired.difference < paired.interval[1]
     assert [d.fpir for d in found.dir] == [0.003, 0.01, 0.1] and all(
         d.interval[0] <= d.second - d.first <= d.interval[1] for d in found.dir

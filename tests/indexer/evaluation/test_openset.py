@@ -12,14 +12,21 @@ from facegallery.indexer.metrics import wilson
 def answers(genuine, strangers, people=None, stranger_people=None) -> OpenSet:
     genuine, strangers = np.asarray(genuine, np.float32), np.asarray(strangers, np.float32)
     people = np.arange(len(genuine)) if people is None else np.asarray(people)
-    return OpenSet(genuine, people, strangers, np.arange(len(strangers)) if stranger_people is None else np.asarray(stranger_people))
+    return OpenSet(
+        genuine,
+        people,
+        strangers,
+        np.arange(len(strangers)) if stranger_people is None else np.asarray(stranger_people),
+    )
 
 
 MISS = -np.inf
 BY_HAND = answers([0.9, 0.8, 0.6, 0.5, MISS], [0.95, 0.7, 0.55, 0.55, 0.4, 0.3, 0.2, 0.1, 0.0, MISS])
 
 
-@pytest.mark.parametrize("fpir, dir, reached", [(0.01, 0, 0), (0.1, 0.4, 1), (0.2, 0.6, 2), (0.3, 0.6, 2), (0.4, 0.8, 4), (0.9, 0.8, 9)])
+@pytest.mark.parametrize(
+    "fpir, dir, reached", [(0.01, 0, 0), (0.1, 0.4, 1), (0.2, 0.6, 2), (0.3, 0.6, 2), (0.4, 0.8, 4), (0.9, 0.8, 9)]
+)
 def test_dir_by_hand(fpir, dir, reached):
     (rate,) = rates(BY_HAND, [fpir], resamples=50)
     assert (rate.dir, rate.false_positives) == (dir, reached) and rate.interval[0] <= dir <= rate.interval[1]
@@ -74,8 +81,10 @@ def naive_resamples(systems, fpir, resamples, seed=1):
     """One resample at a time: people and strangers drawn with replacement, with all of their photos, the same for both systems."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(resamples):
-        rows = [np.concatenate([np.flatnonzero(owner == p) for p in rng.integers(0, owner.max() + 1, owner.max() + 1)])
-                for owner in (systems[0].people, systems[0].stranger_people)]  # fmt: skip
+        rows = [
+            np.concatenate([np.flatnonzero(owner == p) for p in rng.integers(0, owner.max() + 1, owner.max() + 1)])
+            for owner in (systems[0].people, systems[0].stranger_people)
+        ]
         found.append([dir_at(answers(s.genuine[rows[0]], s.strangers[rows[1]]), fpir) for s in systems])
     return np.array(found)
 
@@ -92,7 +101,10 @@ def test_two_systems_against_one_resample_at_a_time():
     first = system()
     noise = np.random.default_rng(5)
     second = answers(
-        first.genuine + 0.1, first.strangers + 0.02 * noise.normal(size=len(first.strangers)), first.people, first.stranger_people
+        first.genuine + 0.1,
+        first.strangers + 0.02 * noise.normal(size=len(first.strangers)),
+        first.people,
+        first.stranger_people,
     )
     (found,) = openset.compare(first, second, [0.02])
     drawn = naive_resamples([first, second], 0.02, 1500)
@@ -121,7 +133,9 @@ def test_one_person_tells_little():
     (rate,) = rates(one, [0.1])
     assert rate.dir == 0.5 and rate.interval == wilson(0.5, 1) and rate.interval[1] - rate.interval[0] > 0.7
     (difference,) = openset.compare(one, answers([0.9, 0.9], [0.1] * 20, list("aa")), [0.1])
-    assert difference.second - difference.first == 0.5 and difference.interval[0] < 0 < 0.5 < difference.interval[1] <= 1
+    assert (
+        difference.second - difference.first == 0.5 and difference.interval[0] < 0 < 0.5 < difference.interval[1] <= 1
+    )
 
 
 def test_what_does_not_fit_is_refused():

@@ -29,7 +29,11 @@ def test_every_probe_beside_every_face():
     assert np.sort(found.same) == pytest.approx(sorted(same), abs=1e-6) and len(same) == 41 * 3
     assert np.sort(found.different) == pytest.approx(sorted(different), abs=1e-6) and not found.drawn
     result = found.result()
-    assert (result["same"], result["different"], [t["far"] for t in result["tar"]]) == (len(same), len(different), [1e-3, 1e-2, 1e-1])
+    assert (result["same"], result["different"], [t["far"] for t in result["tar"]]) == (
+        len(same),
+        len(different),
+        [1e-3, 1e-2, 1e-1],
+    )
     for at in result["tar"]:
         allowed = sorted(different)[::-1][int(at["far"] * len(different) + 1e-9)]
         assert at["tar"] == pytest.approx(np.mean(np.array(same) > allowed + 1e-6))
@@ -40,7 +44,11 @@ def test_of_too_many_pairs_some_are_drawn():
     found, again, other = (crossed(gallery, probes, seed, 500) for seed in (0, 0, 1))
     same, different = naive(gallery, probes)
     assert found.drawn and len(found.same) == 500 and 400 < len(found.different) <= 500
-    assert (found.same == again.same).all() and (found.different == again.different).all() and (found.same != other.same).any()
+    assert (
+        (found.same == again.same).all()
+        and (found.different == again.different).all()
+        and (found.same != other.same).any()
+    )
     for drawn, kind in ((found.same, same), (found.different, different)):
         assert np.isin(np.round(drawn, 4), np.round(np.array(kind, np.float32), 4)).mean() > 0.95
 

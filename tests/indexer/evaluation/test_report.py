@@ -61,7 +61,9 @@ def read(folder: Path) -> tuple[Reader, str]:
     text = (folder / "index.html").read_text()
     page = Reader(text)
     names = {name for name, _ in page.tags}
-    assert not names & {"script", "link", "iframe", "object", "form", "a", "base"} and text.startswith("<!DOCTYPE html>")
+    assert not names & {"script", "link", "iframe", "object", "form", "a", "base"} and text.startswith(
+        "<!DOCTYPE html>"
+    )
     for name, attributes in page.tags:
         assert not any(key.startswith("on") or key in ("href", "srcset", "style") for key in attributes)
         if name == "img":
@@ -94,11 +96,27 @@ def test_the_page_says_what_the_result_says(run, index, tmp_path):
     (out / "mine.txt").write_text("stays")
     (out / "index.html").touch()
     (out / "page.html").write_text("old")
-    done = run("evaluate", index, tmp_path / "v", "--by", "sex", "--sizes", "10,40", "--against", index,
-               "--predictions", tmp_path / "p.txt", "--report", out, "--json")  # fmt: skip
+    done = run(
+        "evaluate",
+        index,
+        tmp_path / "v",
+        "--by",
+        "sex",
+        "--sizes",
+        "10,40",
+        "--against",
+        index,
+        "--predictions",
+        tmp_path / "p.txt",
+        "--report",
+        out,
+        "--json",
+    )
     assert done.code == 0 and f"{out}/index.html holds names and faces" in done.err, done.err
     found, (page, text) = json.loads(done.out), read(out)
-    assert {p.name for p in out.iterdir()} == {"index.html", "mine.txt", "page.html"} and (out / "page.html").read_text() == "old"
+    assert {p.name for p in out.iterdir()} == {"index.html", "mine.txt", "page.html"} and (
+        out / "page.html"
+    ).read_text() == "old"
     for k in (1, 5, 10, 20):
         low, high = found["cmc_interval"][k - 1]
         assert page.cells(f"top-{k}")[:2] == [f"{found['cmc'][k - 1]:.4f}", f"{low:.4f} to {high:.4f}"]
@@ -106,7 +124,9 @@ def test_the_page_says_what_the_result_says(run, index, tmp_path):
         low, high = rate["interval"]
         assert page.cells(f"DIR at FPIR {rate['fpir']:g}") == [f"{rate['dir']:.4f}", f"{low:.4f} to {high:.4f}"]
     assert (found["roc"]["same"], found["roc"]["different"], found["roc"]["drawn"]) == (80 * 3, 80 * 117, False)
-    assert [page.cells(f"TAR at FAR {t['far']:g}")[0] for t in found["roc"]["tar"]] == [f"{t['tar']:.4f}" for t in found["roc"]["tar"]]
+    assert [page.cells(f"TAR at FAR {t['far']:g}")[0] for t in found["roc"]["tar"]] == [
+        f"{t['tar']:.4f}" for t in found["roc"]["tar"]
+    ]
     assert page.cells("f")[:2] == ["40", f"{found['groups'][0]['top1']:.4f}"] and page.cells("10 people")[0] == "20"
     assert "made on the same 80 probes and 20 strangers" in page.text and "sha256 abababababababab..." in page.text
     assert "20 photos of 10 people, 0 without a face" in page.text and "evaluate made" in page.text
@@ -117,15 +137,24 @@ def test_the_page_says_what_the_result_says(run, index, tmp_path):
 def check_mistakes(tmp_path: Path, page: Reader, text: str) -> None:
     """Every mistake is there with its scores, as the file of predictions has them."""
     lines = [line.split("\t") for line in (tmp_path / "p.txt").read_text().splitlines()[:-2]]
-    wrong = [line for line in lines if int(line[1].removeprefix("person ") if "person" in line[1] else 3) < 40
-             and not line[2].startswith(line[1] + " ")]  # fmt: skip
+    wrong = [
+        line
+        for line in lines
+        if int(line[1].removeprefix("person ") if "person" in line[1] else 3) < 40
+        and not line[2].startswith(line[1] + " ")
+    ]
     assert f"The worst mistakes: {len(wrong)} of {len(wrong)}" in page.text and len(wrong) > 5
     for image, truth, *answers in wrong:
         name, score = answers[0].rsplit(" ", 1)
         assert re.search(
-            re.escape(f"asked{truth}{image}") + r"\s*" + re.escape(f"answered{name}{float(score):.4f}gallery/")
-            + r"\S+\s*right, rank (\d+|beyond 20)" + re.escape(truth) + r"-?\d\.\d{4}", page.text,
-        ), (image, page.text)  # fmt: skip
+            re.escape(f"asked{truth}{image}")
+            + r"\s*"
+            + re.escape(f"answered{name}{float(score):.4f}gallery/")
+            + r"\S+\s*right, rank (\d+|beyond 20)"
+            + re.escape(truth)
+            + r"-?\d\.\d{4}",
+            page.text,
+        ), (image, page.text)
     assert "Strangers most like somebody: 20 of 20" in page.text and "crop not kept" not in page.text
     assert text.count("data:image/jpeg") == 3 * len(wrong) + 2 * 20 and text.count("data:image/svg") == 4
 
@@ -137,7 +166,11 @@ def test_the_same_page_again_but_for_its_date(run, tmp_path):
     for _ in range(2):
         assert run("evaluate", "small", tmp_path / "v", "--report", tmp_path / "out").code == 0
         pages.append(re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", (tmp_path / "out" / "index.html").read_text()))
-    assert pages[0] == pages[1] and "data:image/jpeg" in pages[0] and stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
+    assert (
+        pages[0] == pages[1]
+        and "data:image/jpeg" in pages[0]
+        and stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
+    )
 
 
 def test_what_cannot_be_drawn_is_said(run, tmp_path):
@@ -146,7 +179,12 @@ def test_what_cannot_be_drawn_is_said(run, tmp_path):
     done = run("evaluate", "one", tmp_path / "v", "--report", tmp_path / "out", "--json")
     page, text = read(tmp_path / "out")
     assert json.loads(done.out)["roc"] is None and text.count("data:image/svg") == 2
-    for words in ("nobody among the probes is a stranger", "no pairs of two people", "Nobody scored higher", "mistakes: 0 of 0"):
+    for words in (
+        "nobody among the probes is a stranger",
+        "no pairs of two people",
+        "Nobody scored higher",
+        "mistakes: 0 of 0",
+    ):
         assert words in page.text
 
 
@@ -155,17 +193,29 @@ def test_crops_that_were_not_kept_and_right_people_by_their_template(run, tmp_pa
     assert run("build-index", tmp_path / "v", "--name", "bare", "--centre").code == 0
     assert run("evaluate", "bare", tmp_path / "v", "--score", "template", "--report", tmp_path / "out").code == 0
     page, text = read(tmp_path / "out")
-    assert "crop not kept" in page.text and "rank beyond 20" in page.text and "image/jpeg" not in text and "mistakes: 60 of " in page.text
+    assert (
+        "crop not kept" in page.text
+        and "rank beyond 20" in page.text
+        and "image/jpeg" not in text
+        and "mistakes: 60 of " in page.text
+    )
 
 
 def test_training_curves_are_found_beside_the_weights(run, index, tmp_path):
-    lines = [{"network": "<b>", "stage": 1 + i // 2, "epoch": 1 + i % 2, "loss": 3.0 - i, "accuracy": i / 4} for i in range(4)]
+    lines = [
+        {"network": "<b>", "stage": 1 + i // 2, "epoch": 1 + i % 2, "loss": 3.0 - i, "accuracy": i / 4}
+        for i in range(4)
+    ]
     folder = make_folder(tmp_path / "data" / "models" / ("ab" * 8))
     (folder / trained_on.EPOCHS).write_text("\n".join(map(json.dumps, lines)))
     done = run("evaluate", index, tmp_path / "v", "--report", tmp_path / "out", FACEGALLERY_DATA=str(tmp_path / "data"))
     assert done.code == 0, done.err
     page, text = read(tmp_path / "out")
-    assert "Training of <b>: loss" in page.text and "Training of <b>: accuracy" in page.text and text.count("data:image/svg") == 6
+    assert (
+        "Training of <b>: loss" in page.text
+        and "Training of <b>: accuracy" in page.text
+        and text.count("data:image/svg") == 6
+    )
     (folder / trained_on.EPOCHS).write_text("{")
     done = run("evaluate", index, tmp_path / "v", "--report", tmp_path / "out", FACEGALLERY_DATA=str(tmp_path / "data"))
     assert done.code == 4 and "metrics.jsonl is damaged" in done.error
@@ -175,14 +225,30 @@ def test_a_file_is_no_folder(run, index, tmp_path, pairs):  # noqa: F811
     (tmp_path / "file").write_text("mine")
     for command in (("evaluate", index, tmp_path / "v"), ("evaluate-pairs", tmp_path / "faces", pairs)):
         done = run(*command, "--report", tmp_path / "file")
-        assert done.code == 2 and "expected a folder for --report" in done.error and (tmp_path / "file").read_text() == "mine"
+        assert (
+            done.code == 2
+            and "expected a folder for --report" in done.error
+            and (tmp_path / "file").read_text() == "mine"
+        )
 
 
 def test_pairs(run, pairs, tmp_path):  # noqa: F811
-    done = run("evaluate-pairs", tmp_path / "faces", pairs, "--against", tmp_path / "faces", "--report", tmp_path / "out", "--json")
+    done = run(
+        "evaluate-pairs",
+        tmp_path / "faces",
+        pairs,
+        "--against",
+        tmp_path / "faces",
+        "--report",
+        tmp_path / "out",
+        "--json",
+    )
     assert done.code == 0, done.err
     found, (page, text) = json.loads(done.out), read(tmp_path / "out")
-    assert page.cells("accuracy") == [f"{found['accuracy']:.4f}", f"{found['std']:.4f}"] and text.count("data:image/svg") == 1
+    assert (
+        page.cells("accuracy") == [f"{found['accuracy']:.4f}", f"{found['std']:.4f}"]
+        and text.count("data:image/svg") == 1
+    )
     assert "+0.0000" in page.cells("difference of accuracy")[0]
 
 
@@ -209,7 +275,8 @@ def test_real_photos_with_a_wrong_label(run, att, tmp_path):
         page, text = read(tmp_path / source / "page")
         texts.append(text)
         assert re.search(
-            r"askeds2probe/s2/3.pgm\s*answereds1\d\.\d{4}gallery/s1/1.pgm\s*right, rank \d+s2\d\.\d{4}gallery/s2/1.pgm", page.text
+            r"askeds2probe/s2/3.pgm\s*answereds1\d\.\d{4}gallery/s1/1.pgm\s*right, rank \d+s2\d\.\d{4}gallery/s2/1.pgm",
+            page.text,
         )
         assert page.cells("top-1")[0] == f"{json.loads(done.out)['top1']:.4f}" and "crop not kept" not in page.text
         assert "The worst mistakes: 1 of 1" in page.text and "Strangers most like somebody: 2 of 2" in page.text

@@ -42,7 +42,11 @@ def check(outcome, gallery, probes) -> None:
     top1, top5, dir = naive(gallery, probes, STRANGERS, outcome.score)
     assert (outcome.top1, outcome.top5) == pytest.approx((top1, top5))
     assert outcome.rates[2].dir == pytest.approx(dir, abs=1e-6) and outcome.rates[2].fpir == FPIR
-    assert (outcome.people, outcome.faces, outcome.probes) == (len(set(gallery.names)), len(gallery.xb), len(probes.names))
+    assert (outcome.people, outcome.faces, outcome.probes) == (
+        len(set(gallery.names)),
+        len(gallery.xb),
+        len(probes.names),
+    )
 
 
 def test_the_whole_gallery_is_one_size(monkeypatch):
@@ -53,16 +57,23 @@ def test_the_whole_gallery_is_one_size(monkeypatch):
 
 def test_smaller_galleries_hold_some_of_the_people():
     order = np.random.default_rng(4).permutation(np.unique(GALLERY.names))
-    for outcome, size in zip(by_size(GALLERY, PROBES, STRANGERS, [3, 10, 25], "template", seed=4), [3, 10, 25], strict=True):
+    for outcome, size in zip(
+        by_size(GALLERY, PROBES, STRANGERS, [3, 10, 25], "template", seed=4), [3, 10, 25], strict=True
+    ):
         check(outcome, GALLERY.of(order[:size]), PROBES.of(order[:size]))
         assert outcome.score == "template"
 
 
 def test_fewer_photos_a_person_are_asked_the_same_probes():
     found = by_photos(GALLERY, PROBES, STRANGERS, [1, 2, 4])
-    assert [(o.photos, o.score) for o in found] == [(1, "best"), *((n, s) for n in (2, 4) for s in ("best", "mean", "template"))]
+    assert [(o.photos, o.score) for o in found] == [
+        (1, "best"),
+        *((n, s) for n in (2, 4) for s in ("best", "mean", "template")),
+    ]
     for outcome in found:
-        kept = np.concatenate([np.flatnonzero(GALLERY.names == name)[: outcome.photos] for name in np.unique(GALLERY.names)])
+        kept = np.concatenate(
+            [np.flatnonzero(GALLERY.names == name)[: outcome.photos] for name in np.unique(GALLERY.names)]
+        )
         check(outcome, Photos(GALLERY.xb[kept], GALLERY.names[kept]), PROBES)
     assert found[-1].top1 > found[0].top1
 

@@ -17,9 +17,9 @@ def test_roc_by_hand():
     assert found.eer == pytest.approx(0.4)  # between (0, 1/3) and (1/2, 2/3): far = 1 - tar
 
 
-pairs = st.lists(st.tuples(st.sampled_from([-math.inf, 0.1, 0.2, 0.3, 0.4]), st.booleans()), min_size=2, max_size=20).filter(
-    lambda found: len({same for _, same in found}) == 2
-)
+pairs = st.lists(
+    st.tuples(st.sampled_from([-math.inf, 0.1, 0.2, 0.3, 0.4]), st.booleans()), min_size=2, max_size=20
+).filter(lambda found: len({same for _, same in found}) == 2)
 
 
 @settings(deadline=None)
@@ -30,7 +30,10 @@ def test_roc_against_every_pair_of_pairs(found):
     wins = [(a > b) + (a == b) / 2 for a in scores[same] for b in scores[~same]]
     assert curve.auc == pytest.approx(np.mean(wins))
     for threshold, far, tar in zip(curve.thresholds, curve.far, curve.tar, strict=True):
-        assert (far, tar) == (np.mean([s >= threshold for s in scores[~same]]), np.mean([s >= threshold for s in scores[same]]))
+        assert (far, tar) == (
+            np.mean([s >= threshold for s in scores[~same]]),
+            np.mean([s >= threshold for s in scores[same]]),
+        )
     assert 0 <= curve.eer <= 1 and len(curve.thresholds) == len(set(scores.tolist())) + 1
 
 
@@ -45,7 +48,11 @@ def made_up(folds: int = 10, n: int = 40, seed: int = 0) -> tuple[np.ndarray, np
     """scores, same, folds; the pairs of a fold: n of one person, n of two."""
     rng = np.random.default_rng(seed)
     same = np.tile(np.repeat([True, False], n), folds)
-    return np.clip(np.where(same, 0.7, 0.3) + 0.12 * rng.normal(size=len(same)), -1, 1), same, np.repeat(np.arange(folds), 2 * n)
+    return (
+        np.clip(np.where(same, 0.7, 0.3) + 0.12 * rng.normal(size=len(same)), -1, 1),
+        same,
+        np.repeat(np.arange(folds), 2 * n),
+    )
 
 
 def sandberg(scores, same, folds):
@@ -95,7 +102,12 @@ def test_two_systems_on_the_same_pairs():
 
 def test_folds_refuse_what_cannot_be_judged():
     scores, same, folds = made_up()
-    for given_ in [(scores, same, folds * 0), (scores, folds < 5, folds), (scores, same | True, folds), (scores[1:], same, folds)]:
+    for given_ in [
+        (scores, same, folds * 0),
+        (scores, folds < 5, folds),
+        (scores, same | True, folds),
+        (scores[1:], same, folds),
+    ]:
         with pytest.raises(DataError):
             verify_folds(*given_)
 
@@ -114,7 +126,9 @@ def test_pairs_are_read_as_lfw_writes_them(tmp_path):
         found.scores(vectors)
 
 
-@pytest.mark.parametrize("text", ["", "10\n", "2\t1\nAnn\t1\n", "2 2\nA 1 2\nA 1 B 1\n", "1 1\nA 1 2\nA 1 B 1\n", "2 1\nA x 2\n"])
+@pytest.mark.parametrize(
+    "text", ["", "10\n", "2\t1\nAnn\t1\n", "2 2\nA 1 2\nA 1 B 1\n", "1 1\nA 1 2\nA 1 B 1\n", "2 1\nA x 2\n"]
+)
 def test_other_files_are_one_clear_line(tmp_path, text):
     (tmp_path / "pairs.txt").write_text(text)
     with pytest.raises(DataError, match="check the file"):
@@ -123,6 +137,12 @@ def test_other_files_are_one_clear_line(tmp_path, text):
 
 def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    for path, why in ((tmp_path / "pairs.txt", "No such file"), (tmp_path, "Is a directory"), (tmp_path / "photo.jpg", "not text")):
-        with pytest.raises(DataError, match=f"expected LFW's pairs.txt, {path} cannot be read .{why}.*: check the path"):
+    for path, why in (
+        (tmp_path / "pairs.txt", "No such file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "photo.jpg", "not text"),
+    ):
+        with pytest.raises(
+            DataError, match=f"expected LFW's pairs.txt, {path} cannot be read .{why}.*: check the path"
+        ):
             read_pairs(path)

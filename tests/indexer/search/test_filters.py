@@ -29,21 +29,123 @@ from tests import synthetic
 
 COLUMNS = ("year", "tags", "größe.x", "it's", "a b", "back\\slash", "$[0]", "select", "日付", "NULL")
 VALUES = (
-    "1999", "2005", "-3", "0", "-0", "0.5", "0.50", "5e-1", "1e3", "1000", "1E+3", "12345678901234567890.123456789", "1e999", "007", "+1", ".5",
-    "5.", "0x10", "1_000", "٣", "NaN", "Infinity", "", " ", "true", "null", "[1]", '"7"', "beach", "beach; sea", "beach;sea", "beach ; sea", "sea;  beach", ";",
-    "sea;", "Łódź", "łódź", "ß", "🚲", "zz", "O'Neil", 'say "hi"', "100%", "a_c", "x\\y", "2024-02-29", "2024-03-01", "2023-12-31", "2024-3-1",
-    "'; DROP TABLE faces; --", "line\nend", " 42", "42 ",
-)  # fmt: skip
+    "1999",
+    "2005",
+    "-3",
+    "0",
+    "-0",
+    "0.5",
+    "0.50",
+    "5e-1",
+    "1e3",
+    "1000",
+    "1E+3",
+    "12345678901234567890.123456789",
+    "1e999",
+    "007",
+    "+1",
+    ".5",
+    "5.",
+    "0x10",
+    "1_000",
+    "٣",
+    "NaN",
+    "Infinity",
+    "",
+    " ",
+    "true",
+    "null",
+    "[1]",
+    '"7"',
+    "beach",
+    "beach; sea",
+    "beach;sea",
+    "beach ; sea",
+    "sea;  beach",
+    ";",
+    "sea;",
+    "Łódź",
+    "łódź",
+    "ß",
+    "🚲",
+    "zz",
+    "O'Neil",
+    'say "hi"',
+    "100%",
+    "a_c",
+    "x\\y",
+    "2024-02-29",
+    "2024-03-01",
+    "2023-12-31",
+    "2024-3-1",
+    "'; DROP TABLE faces; --",
+    "line\nend",
+    " 42",
+    "42 ",
+)
 NUMBERS = (
-    "5", "05", " 5 ", "5.0", "5.", "+5", "5e0", "50e-1", "08", "09", "10", "12", "-3", "0", "-0", ".5", "0.50", "9007199254740993",
-    "9007199254740992", "1e999",
-)  # fmt: skip
+    "5",
+    "05",
+    " 5 ",
+    "5.0",
+    "5.",
+    "+5",
+    "5e0",
+    "50e-1",
+    "08",
+    "09",
+    "10",
+    "12",
+    "-3",
+    "0",
+    "-0",
+    ".5",
+    "0.50",
+    "9007199254740993",
+    "9007199254740992",
+    "1e999",
+)
 DATES = (
-    "2024-05", "2024-05-01", "2024-05-01 10:00:00", "2024:05:01 10:00:00", "2024-05-01T10:00", "2024-05-01T12:00:00+02:00",
-    "2024-05-01T10:00:00Z", "2024-05-01T10:00:00.5", "2024-04-30", "2024-06-01", "2024-02-29", "1999-12-31", "2024:05:01", " 2024-05 ",
-)  # fmt: skip
-NO_NUMBERS = ("1,234", "1_000", "0x10", "nan", "inf", "-Infinity", "٣", "1e99999999999999999999", "5 6", "--5", "e5", "")
-NO_DATES = ("2024-13-01", "2023-02-29", "2024-5-1", "2024-05-01 25:00", "0000:00:00 00:00:00", "2024:05", "20240501", "2024-W01-1", "May")
+    "2024-05",
+    "2024-05-01",
+    "2024-05-01 10:00:00",
+    "2024:05:01 10:00:00",
+    "2024-05-01T10:00",
+    "2024-05-01T12:00:00+02:00",
+    "2024-05-01T10:00:00Z",
+    "2024-05-01T10:00:00.5",
+    "2024-04-30",
+    "2024-06-01",
+    "2024-02-29",
+    "1999-12-31",
+    "2024:05:01",
+    " 2024-05 ",
+)
+NO_NUMBERS = (
+    "1,234",
+    "1_000",
+    "0x10",
+    "nan",
+    "inf",
+    "-Infinity",
+    "٣",
+    "1e99999999999999999999",
+    "5 6",
+    "--5",
+    "e5",
+    "",
+)
+NO_DATES = (
+    "2024-13-01",
+    "2023-02-29",
+    "2024-5-1",
+    "2024-05-01 25:00",
+    "0000:00:00 00:00:00",
+    "2024:05",
+    "20240501",
+    "2024-W01-1",
+    "May",
+)
 CLEAN = {"month": NUMBERS, "taken": DATES, "age": (*NUMBERS[:8], "unknown", " "), "blank": ("", " ")}
 NAMES = ("Ann", "Zoë", "12", "9", 'O\'Neil; "Tip"', "İstanbul", "-")
 QUERIES = synthetic.vectors(20, 1, seed=3)
@@ -55,12 +157,19 @@ def world() -> list[Row]:
     rows = []
     for i, x in enumerate(synthetic.vectors(20, 4, seed=1)):
         columns = rng.choice(COLUMNS, rng.integers(0, 6), replace=False)
-        rows.append(synthetic.row(
-            f"album {i % 7}/{i}.jpg", NAMES[rng.integers(len(NAMES))], x, (None, "gallery", "probe")[i % 3], face=i % 2,
-            confidence=(None, 0.5, 0.875, 1.0)[i % 4], sharpness=(12.5, float("nan"), -3.0)[i % 3],
-            extra={str(column): VALUES[rng.integers(len(VALUES))] for column in columns}
-            | {column: values[rng.integers(len(values))] for column, values in CLEAN.items() if rng.random() < 0.8},
-        ))  # fmt: skip
+        rows.append(
+            synthetic.row(
+                f"album {i % 7}/{i}.jpg",
+                NAMES[rng.integers(len(NAMES))],
+                x,
+                (None, "gallery", "probe")[i % 3],
+                face=i % 2,
+                confidence=(None, 0.5, 0.875, 1.0)[i % 4],
+                sharpness=(12.5, float("nan"), -3.0)[i % 3],
+                extra={str(column): VALUES[rng.integers(len(VALUES))] for column in columns}
+                | {column: values[rng.integers(len(values))] for column, values in CLEAN.items() if rng.random() < 0.8},
+            )
+        )
     return rows
 
 
@@ -91,7 +200,14 @@ def searcher(index):
 
 # the oracle -----------------------------------------------------------------
 
-COMPARE = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+COMPARE = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 def number(text: str) -> Fraction | None:
@@ -106,9 +222,13 @@ def number(text: str) -> Fraction | None:
 
 HOURS, SECONDS = timedelta(hours=1), timedelta(seconds=1)
 FORMATS = {
-    "%Y-%m-%d": timedelta(days=1), "%Y:%m:%d": timedelta(days=1), "%Y-%m-%d %H:%M:%S": SECONDS, "%Y:%m:%d %H:%M:%S": SECONDS,
-    "%Y-%m-%dT%H:%M": timedelta(minutes=1), "%Y-%m-%dT%H:%M:%S": SECONDS,
-}  # fmt: skip
+    "%Y-%m-%d": timedelta(days=1),
+    "%Y:%m:%d": timedelta(days=1),
+    "%Y-%m-%d %H:%M:%S": SECONDS,
+    "%Y:%m:%d %H:%M:%S": SECONDS,
+    "%Y-%m-%dT%H:%M": timedelta(minutes=1),
+    "%Y-%m-%dT%H:%M:%S": SECONDS,
+}
 
 
 def period(text: str, year_alone: bool = False) -> tuple[datetime, datetime] | None:
@@ -153,7 +273,11 @@ def is_refused(column: str, op: str, wanted: str, cast: str | None = None) -> bo
     held, is_number = cast or kind(column), number(wanted) is not None
     is_date = period(wanted, True) is not None
     is_ordered = op in ("<", "<=", ">", ">=")
-    return {"text": is_ordered and (is_number or is_date) and cast is None, "number": not is_number, "date": not is_date}[held]
+    return {
+        "text": is_ordered and (is_number or is_date) and cast is None,
+        "number": not is_number,
+        "date": not is_date,
+    }[held]
 
 
 def meets(row: Row, column: str, op: str, wanted: str, cast: str | None = None) -> bool:
@@ -170,7 +294,14 @@ def meets(row: Row, column: str, op: str, wanted: str, cast: str | None = None) 
             if x is None or y is None:
                 return x is not None and op == "!="
             inside = y[0] <= x[0] and x[1] <= y[1]
-            return {"=": inside, "!=": not inside, "<": x[0] < y[0], ">=": x[0] >= y[0], "<=": x[0] < y[1], ">": x[0] >= y[1]}[op]
+            return {
+                "=": inside,
+                "!=": not inside,
+                "<": x[0] < y[0],
+                ">=": x[0] >= y[0],
+                "<=": x[0] < y[1],
+                ">": x[0] >= y[1],
+            }[op]
     return COMPARE[op](value, wanted)
 
 
@@ -196,7 +327,9 @@ def expected(where: Sequence[tuple[str, str, str]], q: np.ndarray, k: int, faces
 
 # every operator -------------------------------------------------------------
 
-columns = st.sampled_from([*COLUMNS, *CLEAN, *CLEAN, "identity", "image", "split", "face", "face_id", "confidence", "sharpness"])
+columns = st.sampled_from(
+    [*COLUMNS, *CLEAN, *CLEAN, "identity", "image", "split", "face", "face_id", "confidence", "sharpness"]
+)
 operators = st.sampled_from([*COMPARE, ":"])
 values = st.sampled_from([*VALUES, *NAMES, *NUMBERS, *DATES, *NO_NUMBERS, *NO_DATES, "2024", "0000"]).map(str.strip)
 conditions = st.tuples(columns, operators, values).filter(lambda c: not (c[1] in "<>" and c[2].startswith("=")))
@@ -240,21 +373,28 @@ def test_every_column_operator_and_value_alone(index):
                     if is_refused(column, op, value):
                         continue
                     got = json.loads(kept_ids(gallery, [Condition(column, op, value)]))
-                    assert sorted(got) == sorted(ids[row.face_id] for row in ENROLLED if meets(row, column, op, value)), (column, op, value)
+                    assert sorted(got) == sorted(
+                        ids[row.face_id] for row in ENROLLED if meets(row, column, op, value)
+                    ), (column, op, value)
                     kept[op] = kept.get(op, 0) + len(got)
     assert min(kept.values()) > 50
 
 
 def test_a_text_equals_itself_however_long_the_number(tmp_path):
     rng = np.random.default_rng(4)
-    texts = ["".join(map(str, rng.integers(1, 10, 20))) + "." + "".join(map(str, rng.integers(0, 10, 20))) for _ in range(300)]
+    texts = [
+        "".join(map(str, rng.integers(1, 10, 20))) + "." + "".join(map(str, rng.integers(0, 10, 20)))
+        for _ in range(300)
+    ]
     rows = [
         synthetic.row(f"{i}.jpg", "ann", x, extra={"n": text})
         for i, (x, text) in enumerate(zip(synthetic.vectors(300, 1), texts, strict=True))
     ]
     build(synthetic.write(tmp_path / "v", rows, extra=["n"]), tmp_path / "i")
     with open_gallery(tmp_path / "i") as gallery:
-        assert [json.loads(kept_ids(gallery, [Condition("n", "=", text)])) for text in texts] == [[i + 1] for i in range(300)]
+        assert [json.loads(kept_ids(gallery, [Condition("n", "=", text)])) for text in texts] == [
+            [i + 1] for i in range(300)
+        ]
 
 
 def test_names_are_compared_as_the_gallery_spells_them(searcher):
@@ -285,17 +425,26 @@ def test_scan_and_selector_give_equal_answers(index, monkeypatch, path, gather):
     taken = []
     for name in ("_scanned", "_searched"):
         call = getattr(candidates.Candidates, name)
-        monkeypatch.setattr(candidates.Candidates, name, lambda *args, call=call, name=name: taken.append(name) or call(*args))
+        monkeypatch.setattr(
+            candidates.Candidates, name, lambda *args, call=call, name=name: taken.append(name) or call(*args)
+        )
     wheres = [
-        [("identity", "=", "Ann")], [("year", "!=", "x")], [("face", "=", "1"), ("confidence", ">", "0.5")], [("image", ">", "album 6/7")],
-        [("split", "=", "probe"), ("split", "=", "gallery")], [("identity", "=", "nobody")],
-    ]  # fmt: skip
+        [("identity", "=", "Ann")],
+        [("year", "!=", "x")],
+        [("face", "=", "1"), ("confidence", ">", "0.5")],
+        [("image", ">", "album 6/7")],
+        [("split", "=", "probe"), ("split", "=", "gallery")],
+        [("identity", "=", "nobody")],
+    ]
     with Searcher(index) as searcher:
         for where in wheres:
             for k, faces in ((1, False), (3, True), (90, True)):
                 found = searcher.search(QUERIES, k, faces, where=[f"{c}{op}{v}" for c, op, v in where])
                 assert [plain(hits) for hits in found] == [expected(where, q, k, faces) for q in QUERIES]
-    assert set(taken) == {SCAN_ALWAYS: {"_scanned"}, SCAN_NEVER: {"_searched", "_scanned"}, SCAN_FEW: {"_searched", "_scanned"}}[path]
+    assert (
+        set(taken)
+        == {SCAN_ALWAYS: {"_scanned"}, SCAN_NEVER: {"_searched", "_scanned"}, SCAN_FEW: {"_searched", "_scanned"}}[path]
+    )
 
 
 @pytest.mark.parametrize("score", ["best", "mean", "template"])
@@ -319,7 +468,9 @@ def test_k_answers_where_all_that_is_near_was_removed(tmp_path, where, faces):
     with open_gallery(tmp_path / "i", write=True) as gallery, Searcher(tmp_path / "i") as searcher:
         gallery.remove("near")
         for k in (1, 3, 6, 9):
-            assert plain(searcher.search(q[None], k, faces, where=where)[0]) == synthetic.nearest(rows[400:], q, k, faces)
+            assert plain(searcher.search(q[None], k, faces, where=where)[0]) == synthetic.nearest(
+                rows[400:], q, k, faces
+            )
 
 
 class Spoilt:
@@ -349,29 +500,50 @@ def test_a_filter_is_read_anew_when_the_mapped_index_turns_out_to_be_damaged(ind
 @pytest.mark.parametrize(
     "text, parts",
     [
-        ("year>=1999", ("year", ">=", "1999")), (" year > 1999 ", ("year", ">", "1999")), ("a b=c d", ("a b", "=", "c d")), ("x!=", ("x", "!=", "")),
-        ("x!=!", ("x", "!=", "!")), ("x:a=b", ("x", ":", "a=b")), ("x=a:b", ("x", "=", "a:b")), ("x:=b", ("x", ":", "=b")),
-        ("日付<2024-01-01", ("日付", "<", "2024-01-01")), ("x=a\nb", ("x", "=", "a\nb")), ("identity=Zoe\u0308", ("identity", "=", "Zoe\u0308")),
+        ("year>=1999", ("year", ">=", "1999")),
+        (" year > 1999 ", ("year", ">", "1999")),
+        ("a b=c d", ("a b", "=", "c d")),
+        ("x!=", ("x", "!=", "")),
+        ("x!=!", ("x", "!=", "!")),
+        ("x:a=b", ("x", ":", "a=b")),
+        ("x=a:b", ("x", "=", "a:b")),
+        ("x:=b", ("x", ":", "=b")),
+        ("日付<2024-01-01", ("日付", "<", "2024-01-01")),
+        ("x=a\nb", ("x", "=", "a\nb")),
+        ("identity=Zoe\u0308", ("identity", "=", "Zoe\u0308")),
         ("tag=Zoe\u0308", ("tag", "=", "Zoe\u0308")),
     ],
-)  # fmt: skip
+)
 def test_how_a_condition_is_read(text, parts):
     assert parse([text]) == [Condition(*parts)]
 
 
 @pytest.mark.parametrize("text", ["", " ", "year", "=1999", " =1999", "year~1999", 'a"b=1', "!", "year is 1999"])
 def test_a_condition_that_cannot_be_read_is_refused(searcher, text):
-    with pytest.raises(InputError, match="expected a filter such as year>=1999, tag=beach or tags:beach, received .*: correct it"):
+    with pytest.raises(
+        InputError, match="expected a filter such as year>=1999, tag=beach or tags:beach, received .*: correct it"
+    ):
         searcher.search(QUERIES[:1], 1, where=[text])
 
 
 @pytest.mark.parametrize(
     "text, meant",
-    [("month=>5", ">="), ("month=<5", "<="), ("month<>5", "!="), ("month==5", "="), ("month > = 5", ">="), ("month=!5", "!="), ("month>>5", "one"),
-     ("identity = > Ann", ">="), ("tags==beach", "=")],
-)  # fmt: skip
+    [
+        ("month=>5", ">="),
+        ("month=<5", "<="),
+        ("month<>5", "!="),
+        ("month==5", "="),
+        ("month > = 5", ">="),
+        ("month=!5", "!="),
+        ("month>>5", "one"),
+        ("identity = > Ann", ">="),
+        ("tags==beach", "="),
+    ],
+)
 def test_an_operator_that_there_is_not_is_refused(searcher, text, meant):
-    with pytest.raises(InputError, match=f"^expected one of = != < <= > >= : in a filter, received {text!r}: write {meant}"):
+    with pytest.raises(
+        InputError, match=f"^expected one of = != < <= > >= : in a filter, received {text!r}: write {meant}"
+    ):
         searcher.search(QUERIES[:1], 1, where=[text])
 
 
@@ -383,14 +555,22 @@ def test_a_filter_without_a_value_is_refused(searcher, text):
 
 @pytest.mark.parametrize(
     "text, kind",
-    [("month=abc", "number"), ("month!=abc", "number"), ("face=x", "number"), ("number(age)=unknown", "number"), ("taken=May", "date")],
+    [
+        ("month=abc", "number"),
+        ("month!=abc", "number"),
+        ("face=x", "number"),
+        ("number(age)=unknown", "number"),
+        ("taken=May", "date"),
+    ],
 )
 def test_an_equal_of_another_kind_is_refused(searcher, text, kind):
     with pytest.raises(InputError, match=f"^expected a {kind} to compare .*, received "):
         searcher.search(QUERIES[:1], 1, where=[text])
 
 
-@pytest.mark.parametrize("text", [" " * 2000, "year" + " " * 2000, " " * 2000 + "=1", "a=" + " " * 2000 + "b", "a " * 1000])
+@pytest.mark.parametrize(
+    "text", [" " * 2000, "year" + " " * 2000, " " * 2000 + "=1", "a=" + " " * 2000 + "b", "a " * 1000]
+)
 def test_a_text_of_spaces_is_read_at_once(text):
     began = time.monotonic()
     with contextlib.suppress(InputError):
@@ -399,7 +579,18 @@ def test_a_text_of_spaces_is_read_at_once(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["yeer=1999", "Year=1999", "name=Ann", "person=1", "vector=1", "faces.id=1", "year =1;tags= 2;x=3", "extra=1", "$=1"]
+    "text",
+    [
+        "yeer=1999",
+        "Year=1999",
+        "name=Ann",
+        "person=1",
+        "vector=1",
+        "faces.id=1",
+        "year =1;tags= 2;x=3",
+        "extra=1",
+        "$=1",
+    ],
 )
 def test_a_column_that_no_face_has_is_refused_by_name(searcher, text):
     if (column := text.partition("=")[0].strip()) in COLUMNS:
@@ -407,13 +598,27 @@ def test_a_column_that_no_face_has_is_refused_by_name(searcher, text):
         return
     with pytest.raises(InputError) as caught:
         searcher.search(QUERIES[:1], 1, where=["face=0", text])
-    assert f"received {column!r}: correct --where" in str(caught.value) and "größe.x, identity, image" in str(caught.value)
+    assert f"received {column!r}: correct --where" in str(caught.value) and "größe.x, identity, image" in str(
+        caught.value
+    )
 
 
 NASTY = (
-    "x' OR '1'='1", "x'); DROP TABLE faces; --", "1) OR (1", "1; DELETE FROM people", 'x" OR ""="', "year') OR 1 --", "?1", "@x", "NULL OR 1", "*",
-    "faces.id) FROM faces; UPDATE people SET name", "$.\"year\" ", "\\", "\0",
-)  # fmt: skip
+    "x' OR '1'='1",
+    "x'); DROP TABLE faces; --",
+    "1) OR (1",
+    "1; DELETE FROM people",
+    'x" OR ""="',
+    "year') OR 1 --",
+    "?1",
+    "@x",
+    "NULL OR 1",
+    "*",
+    "faces.id) FROM faces; UPDATE people SET name",
+    '$."year" ',
+    "\\",
+    "\0",
+)
 
 
 @pytest.mark.parametrize("nasty", NASTY)
@@ -470,9 +675,11 @@ def test_what_is_no_date_is_something_else(text):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["number", "date", "text"]), st.sampled_from(["age", "month", "taken", "identity", "confidence"]), operators.filter(":".__ne__),
+    st.sampled_from(["number", "date", "text"]),
+    st.sampled_from(["age", "month", "taken", "identity", "confidence"]),
+    operators.filter(":".__ne__),
     values.filter(lambda v: not v.startswith("=")),
-)  # fmt: skip
+)
 @example("number", "age", ">=", "30")
 @example("text", "month", ">=", "5")
 @example("number", "identity", ">", "9")
@@ -485,7 +692,10 @@ def test_a_kind_can_be_asked_for(index, cast, column, op, value):
             return
         condition = Condition.parse(text)
         if is_refused(column, op, value, cast):
-            with pytest.raises(InputError, match=f"expected a {cast} to compare {column} with, since it is compared as {cast}s, received"):
+            with pytest.raises(
+                InputError,
+                match=f"expected a {cast} to compare {column} with, since it is compared as {cast}s, received",
+            ):
                 kept_ids(gallery, [condition])
             return
         ids = dict(gallery.execute("SELECT face_id, id FROM faces"))

@@ -19,9 +19,23 @@ from tests import synthetic
 
 NONE = dict.fromkeys(("known", "chance", "margin", "chance_limit", "weak", "stale"))
 COLUMNS = [
-    "image", "face", "face_id", "identity", "outcome", "known", "chance", "margin", "rank", "hit_identity", "score", "hit_face_id", "hit_image",
-    "chance_limit", "weak", "stale",
-]  # fmt: skip
+    "image",
+    "face",
+    "face_id",
+    "identity",
+    "outcome",
+    "known",
+    "chance",
+    "margin",
+    "rank",
+    "hit_identity",
+    "score",
+    "hit_face_id",
+    "hit_image",
+    "chance_limit",
+    "weak",
+    "stale",
+]
 
 
 def probes(n: int, seed: int = 0) -> list[tuple[Row, list[Hit], dict]]:
@@ -30,13 +44,28 @@ def probes(n: int, seed: int = 0) -> list[tuple[Row, list[Hit], dict]]:
     found = []
     for i, x in enumerate(synthetic.vectors(n, 1)):
         of_row = [
-            Hit(j + 1, f"Łódź {rng.integers(9)}", float(np.float32(rng.normal())), rng.bytes(16).hex(), f"{j}.jpg") for j in range(i % 5)
+            Hit(j + 1, f"Łódź {rng.integers(9)}", float(np.float32(rng.normal())), rng.bytes(16).hex(), f"{j}.jpg")
+            for j in range(i % 5)
         ]
-        verdict = {
-            "known": bool(i % 2), "chance": float(rng.random()), "margin": float(np.float32(rng.random())), "chance_limit": 0.125,
-            "weak": "only 8 people", "stale": None,
-        } if i % 3 else NONE  # fmt: skip
-        found.append((synthetic.row(f"probe {i}.jpg", f"person {i}" if i % 4 else None, x if i % 5 else None, face=i % 2), of_row, verdict))
+        verdict = (
+            {
+                "known": bool(i % 2),
+                "chance": float(rng.random()),
+                "margin": float(np.float32(rng.random())),
+                "chance_limit": 0.125,
+                "weak": "only 8 people",
+                "stale": None,
+            }
+            if i % 3
+            else NONE
+        )
+        found.append(
+            (
+                synthetic.row(f"probe {i}.jpg", f"person {i}" if i % 4 else None, x if i % 5 else None, face=i % 2),
+                of_row,
+                verdict,
+            )
+        )
     return found
 
 
@@ -71,7 +100,10 @@ def test_every_hit_is_a_row_and_a_probe_without_one_too(tmp_path, monkeypatch, r
 def test_no_probes_give_an_empty_table(tmp_path):
     with HitWriter(tmp_path / "hits.parquet"):
         pass
-    assert pq.read_table(tmp_path / "hits.parquet").num_rows == 0 and pq.read_schema(tmp_path / "hits.parquet").names == COLUMNS
+    assert (
+        pq.read_table(tmp_path / "hits.parquet").num_rows == 0
+        and pq.read_schema(tmp_path / "hits.parquet").names == COLUMNS
+    )
 
 
 def written_before(path: Path) -> bytes:
@@ -89,7 +121,9 @@ def test_an_error_leaves_no_file_and_the_old_one_stays(tmp_path, monkeypatch, ro
         for line in probes(20):
             writer.add(*line)
         raise DataError("in the middle")
-    assert [path.name for path in tmp_path.iterdir()] == ["hits.parquet"] and (tmp_path / "hits.parquet").read_bytes() == old
+    assert [path.name for path in tmp_path.iterdir()] == ["hits.parquet"] and (
+        tmp_path / "hits.parquet"
+    ).read_bytes() == old
 
 
 def test_an_old_file_is_replaced_at_the_end(tmp_path):
@@ -135,7 +169,10 @@ def test_a_file_that_may_not_grow_is_one_line_and_leaves_nothing(tmp_path, monke
     for limit in [0, 1, 3, 4, 100, *range(1000, size, size // 9), size - 1]:
         with pytest.raises(SystemFault) as caught, files_of_at_most(limit):
             write(tmp_path, 300)
-        assert str(caught.value).startswith(f"{tmp_path}/hits.parquet: the file is larger than") and list(tmp_path.iterdir()) == []
+        assert (
+            str(caught.value).startswith(f"{tmp_path}/hits.parquet: the file is larger than")
+            and list(tmp_path.iterdir()) == []
+        )
     with files_of_at_most(size):
         write(tmp_path, 300)
 

@@ -64,13 +64,20 @@ def test_answers_are_those_of_plain_numpy(index, k, faces):
 
 
 # the 24-cell: unit vectors whose products are exact, so that ties are everywhere
-CELL = [*(sign * row for row in np.eye(4) for sign in (1, -1)), *(np.array(signs) / 2 for signs in product((1, -1), repeat=4))]
+CELL = [
+    *(sign * row for row in np.eye(4) for sign in (1, -1)),
+    *(np.array(signs) / 2 for signs in product((1, -1), repeat=4)),
+]
 cells = st.integers(0, len(CELL) - 1).map(lambda i: CELL[i].astype(np.float32))
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(cells, st.integers(0, 6)), min_size=1, max_size=60), st.lists(cells, min_size=1, max_size=4), st.integers(1, 8),
-       st.booleans())  # fmt: skip
+@given(
+    st.lists(st.tuples(cells, st.integers(0, 6)), min_size=1, max_size=60),
+    st.lists(cells, min_size=1, max_size=4),
+    st.integers(1, 8),
+    st.booleans(),
+)
 def test_ties_are_settled_by_face_id(gallery, queries, k, faces):
     rows = [synthetic.row(f"{i}.jpg", f"p{person}", x) for i, (x, person) in enumerate(gallery)]
     with tempfile.TemporaryDirectory() as folder, Searcher(make(Path(folder), rows, 4)) as searcher:
@@ -120,7 +127,9 @@ def test_centring_moves_both_sides(tmp_path):
         found = searcher.search(queries, 5)
     want = [synthetic.nearest(rows, q, 5, centre=True) for q in queries]
     assert [[hit.face_id for hit in hits] for hits in found] == [[line[2] for line in lines] for lines in want]
-    np.testing.assert_allclose([[h.score for h in hits] for hits in found], [[line[1] for line in lines] for lines in want], atol=2e-7)
+    np.testing.assert_allclose(
+        [[h.score for h in hits] for hits in found], [[line[1] for line in lines] for lines in want], atol=2e-7
+    )
     assert want != [synthetic.nearest(rows, q, 5) for q in queries]
 
 
@@ -133,9 +142,11 @@ def test_questions_that_cannot_be_answered(index):
             with pytest.raises(InputError, match="k of at least 1"):
                 searcher.search(QUERIES, k)
         for bad, words in [
-            (QUERIES[:, :5], r"\(n, 16\), received \(40, 5\)"), (QUERIES[0], r"received \(16,\)"), (QUERIES * 2, "length 1, received 2"),
+            (QUERIES[:, :5], r"\(n, 16\), received \(40, 5\)"),
+            (QUERIES[0], r"received \(16,\)"),
+            (QUERIES * 2, "length 1, received 2"),
             (np.where(np.arange(40)[:, None] == 7, np.nan, QUERIES), "received nan in query 7"),
-        ]:  # fmt: skip
+        ]:
             with pytest.raises(DataError, match=words):
                 searcher.search(bad, 5)
         assert searcher.search(np.zeros((0, 16), np.float32), 5) == []
@@ -174,13 +185,19 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda built: (built / "index.faiss").unlink(), lambda built: os.truncate(built / "index.faiss", 1000),
-        lambda built: os.truncate(built / "index.faiss", 0), lambda built: flip(built / "index.faiss"),
-        lambda built: (built / "report.json").unlink(), lambda built: (built / "report.json").write_text("[1"),
-        lambda built: (built / "report.json").write_text("[1]"), shutil.rmtree,
-        lambda built: (built / "report.json").write_text((built / "report.json").read_text().replace('"n": 120', '"n": 121')),
+        lambda built: (built / "index.faiss").unlink(),
+        lambda built: os.truncate(built / "index.faiss", 1000),
+        lambda built: os.truncate(built / "index.faiss", 0),
+        lambda built: flip(built / "index.faiss"),
+        lambda built: (built / "report.json").unlink(),
+        lambda built: (built / "report.json").write_text("[1"),
+        lambda built: (built / "report.json").write_text("[1]"),
+        shutil.rmtree,
+        lambda built: (built / "report.json").write_text(
+            (built / "report.json").read_text().replace('"n": 120', '"n": 121')
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_index_is_made_again_in_memory(index, copy, spoil, caplog):
     with Searcher(index) as searcher:
         want = searcher.search(QUERIES, 5)
@@ -188,9 +205,9 @@ def test_a_damaged_index_is_made_again_in_memory(index, copy, spoil, caplog):
     spoil(copy / "built-1")
     with Searcher(copy) as searcher:
         assert searcher.search(QUERIES, 5) == want == searcher.search(QUERIES, 5)
-    assert [(r.levelno, "built-1 is missing or damaged" in r.getMessage(), "\n" in r.getMessage()) for r in caplog.records] == [
-        (logging.WARNING, True, False)
-    ]
+    assert [
+        (r.levelno, "built-1 is missing or damaged" in r.getMessage(), "\n" in r.getMessage()) for r in caplog.records
+    ] == [(logging.WARNING, True, False)]
 
 
 def test_the_warning_is_one_line_on_stderr(copy):

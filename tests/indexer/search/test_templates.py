@@ -21,7 +21,10 @@ from tests import synthetic
 
 GRID = 2.0**20  # products of vectors on this grid are summed by float64 without a rounding
 # the 24-cell: unit vectors whose products are exact, so that ties are everywhere
-CELL = [*(sign * row for row in np.eye(4) for sign in (1, -1)), *(np.array(signs) / 2 for signs in product((1, -1), repeat=4))]
+CELL = [
+    *(sign * row for row in np.eye(4) for sign in (1, -1)),
+    *(np.array(signs) / 2 for signs in product((1, -1), repeat=4)),
+]
 SCORES = ("mean", "template")
 
 
@@ -44,7 +47,9 @@ def world() -> list[Row]:
 ROWS = world()
 
 
-def naive(rows: Sequence[Row], q: np.ndarray, k: int, score: str, mean: np.ndarray | None = None) -> list[tuple[str, float, str]]:
+def naive(
+    rows: Sequence[Row], q: np.ndarray, k: int, score: str, mean: np.ndarray | None = None
+) -> list[tuple[str, float, str]]:
     """(identity, score, face_id of the best face) of the k best people, by plain loops; ties by that face_id."""
 
     def vector(x: np.ndarray) -> list[float]:
@@ -73,7 +78,9 @@ def plain(hits: Sequence) -> list[tuple[str, float, str]]:
 
 def made(folder: Path, rows: Sequence[Row], d: int = synthetic.D, **options) -> Path:
     build(
-        synthetic.write(folder / "vectors", rows, synthetic.spec(d), extra=sorted({c for row in rows for c in row.extra})),
+        synthetic.write(
+            folder / "vectors", rows, synthetic.spec(d), extra=sorted({c for row in rows for c in row.extra})
+        ),
         folder / "club",
         **options,
     )
@@ -102,17 +109,23 @@ def test_blocks_change_no_answer(index, monkeypatch, score, sizes):
     for name, value in zip(("PEOPLE", "GATHER", "BLOCK_SCORES"), sizes, strict=True):
         monkeypatch.setattr(templates, name, value)
     with Searcher(index) as searcher:
-        assert [plain(hits) for hits in searcher.search(QUERIES, 5, score=score)] == [naive(ROWS, q, 5, score) for q in QUERIES]
+        assert [plain(hits) for hits in searcher.search(QUERIES, 5, score=score)] == [
+            naive(ROWS, q, 5, score) for q in QUERIES
+        ]
 
 
 @pytest.mark.parametrize("score", SCORES)
 def test_only_the_faces_that_a_filter_keeps_count(index, score):
     with Searcher(index) as searcher:
         for where, kept in [
-            (["place=A"], [r for r in ROWS if r.extra["place"] == "A"]), (["place=B", "identity!=person 11"], [r for r in ROWS if r.extra["place"] == "B" and
-             r.identity != "person 11"]), (["identity=person 3", "identity=person 5"], [r for r in ROWS if r.identity in ("person 3", "person 5")]),
+            (["place=A"], [r for r in ROWS if r.extra["place"] == "A"]),
+            (
+                ["place=B", "identity!=person 11"],
+                [r for r in ROWS if r.extra["place"] == "B" and r.identity != "person 11"],
+            ),
+            (["identity=person 3", "identity=person 5"], [r for r in ROWS if r.identity in ("person 3", "person 5")]),
             (["place=C"], []),
-        ]:  # fmt: skip
+        ]:
             for k in (1, 5, 99):
                 found = searcher.search(QUERIES, k, score=score, where=where)
                 assert [plain(hits) for hits in found] == [naive(kept, q, k, score) for q in QUERIES]
@@ -123,7 +136,9 @@ def test_what_came_and_went_since_the_index_was_built_counts(tmp_path, score):
     first, later = ROWS[:50], ROWS[50:]
     folder = made(tmp_path, first)
     with open_gallery(folder, write=True) as gallery, Searcher(folder) as searcher:
-        assert [plain(hits) for hits in searcher.search(QUERIES, 5, score=score)] == [naive(first, q, 5, score) for q in QUERIES]
+        assert [plain(hits) for hits in searcher.search(QUERIES, 5, score=score)] == [
+            naive(first, q, 5, score) for q in QUERIES
+        ]
         gallery.add(later)
         gallery.remove("person 4")
         gallery.merge("person 5", "person 6")
@@ -131,11 +146,16 @@ def test_what_came_and_went_since_the_index_was_built_counts(tmp_path, score):
         gallery.rename("person 7", "Zoë")
         names = {"person 5": "person 6", "person 7": "Zoë"}
         now = [
-            synthetic.row(row.image, "somebody new" if row is first[0] else names.get(row.identity, row.identity), row.vector)
-            for row in ROWS if row.identity != "person 4"
-        ]  # fmt: skip
+            synthetic.row(
+                row.image, "somebody new" if row is first[0] else names.get(row.identity, row.identity), row.vector
+            )
+            for row in ROWS
+            if row.identity != "person 4"
+        ]
         for _ in range(2):
-            assert [plain(hits) for hits in searcher.search(QUERIES, 5, score=score)] == [naive(now, q, 5, score) for q in QUERIES]
+            assert [plain(hits) for hits in searcher.search(QUERIES, 5, score=score)] == [
+                naive(now, q, 5, score) for q in QUERIES
+            ]
             compact(gallery)
 
 
@@ -147,15 +167,23 @@ def test_centred_galleries_count_centred_faces(tmp_path, score):
     with Searcher(made(tmp_path, rows, centre=True)) as searcher:
         found = searcher.search(queries, 5, score=score)
     want = [naive(rows, q, 5, score, mean) for q in queries]
-    assert [[(h.identity, h.face_id) for h in hits] for hits in found] == [[(name, face) for name, _, face in line] for line in want]
-    np.testing.assert_allclose([[h.score for h in hits] for hits in found], [[s for _, s, _ in line] for line in want], atol=1e-6)
+    assert [[(h.identity, h.face_id) for h in hits] for hits in found] == [
+        [(name, face) for name, _, face in line] for line in want
+    ]
+    np.testing.assert_allclose(
+        [[h.score for h in hits] for hits in found], [[s for _, s, _ in line] for line in want], atol=1e-6
+    )
 
 
 cells = st.integers(0, len(CELL) - 1).map(lambda i: CELL[i].astype(np.float32))
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.tuples(cells, st.integers(0, 8)), min_size=1, max_size=50), st.lists(cells, min_size=1, max_size=3), st.integers(1, 9))
+@given(
+    st.lists(st.tuples(cells, st.integers(0, 8)), min_size=1, max_size=50),
+    st.lists(cells, min_size=1, max_size=3),
+    st.integers(1, 9),
+)
 def test_ties_are_settled_by_the_best_faces_id(gallery, queries, k):
     rows = [synthetic.row(f"{i}.jpg", f"p{person}", x) for i, (x, person) in enumerate(gallery)]
     with tempfile.TemporaryDirectory() as folder, Searcher(made(Path(folder), rows, 4)) as searcher:
@@ -172,12 +200,18 @@ def test_scores_closer_than_float32_sums_can_tell(tmp_path, score):
     rows = [synthetic.row(f"{i}.jpg", f"p{i // 2}", x) for i, x in enumerate(xb)]
     queries = np.concatenate([on_grid(heart), xb[:9]])
     with Searcher(made(tmp_path, rows, d)) as searcher:
-        assert [plain(hits) for hits in searcher.search(queries, 5, score=score)] == [naive(rows, q, 5, score) for q in queries]
+        assert [plain(hits) for hits in searcher.search(queries, 5, score=score)] == [
+            naive(rows, q, 5, score) for q in queries
+        ]
 
 
 def test_faces_that_cancel_out_have_no_template(tmp_path):
     x, y = np.eye(synthetic.D, dtype=np.float32)[:2]
-    rows = [synthetic.row("a.jpg", "both ways", x), synthetic.row("b.jpg", "both ways", -x), synthetic.row("c.jpg", "against", -y)]
+    rows = [
+        synthetic.row("a.jpg", "both ways", x),
+        synthetic.row("b.jpg", "both ways", -x),
+        synthetic.row("c.jpg", "against", -y),
+    ]
     with Searcher(made(tmp_path, rows)) as searcher:
         for score in SCORES:
             assert plain(searcher.search(y[None], 9, score=score)[0]) == naive(rows, y, 9, score)
@@ -193,14 +227,23 @@ def test_a_score_by_hand():
 
 def test_a_template_is_at_least_a_mean(index):
     with Searcher(index) as searcher:
-        mean, template = ({h.identity: h.score for h in searcher.search(QUERIES[:1], 99, score=score)[0]} for score in SCORES)
+        mean, template = (
+            {h.identity: h.score for h in searcher.search(QUERIES[:1], 99, score=score)[0]} for score in SCORES
+        )
     assert all(abs(template[name]) >= abs(mean[name]) - 1e-6 for name in mean) and mean.keys() == template.keys()
 
 
 def test_other_scores_are_refused(index):
     with Searcher(index) as searcher:
-        for options in ({"score": "median"}, {"score": ""}, {"score": "mean", "faces": True}, {"score": "template", "faces": True}):
-            with pytest.raises(InputError, match=r"expected a score of best, mean, template \(best alone for faces\), received"):
+        for options in (
+            {"score": "median"},
+            {"score": ""},
+            {"score": "mean", "faces": True},
+            {"score": "template", "faces": True},
+        ):
+            with pytest.raises(
+                InputError, match=r"expected a score of best, mean, template \(best alone for faces\), received"
+            ):
                 searcher.search(QUERIES, 1, **options)
 
 

@@ -45,7 +45,11 @@ def faces(people: int = PEOPLE, seed: int = 0) -> list[Row]:
     """With crops, and names, photos and columns that can be looked for."""
     rng, rows = np.random.default_rng(seed), synthetic.rows(people, PHOTOS, f"set{seed}", seed=seed)
     for i, row in enumerate(rows):
-        row.crop, row.extra, row.identity = synthetic.png(rng.bytes(300)), {"place": f"Łódź {i}"}, f"Zoë number {seed}-{i // PHOTOS}"
+        row.crop, row.extra, row.identity = (
+            synthetic.png(rng.bytes(300)),
+            {"place": f"Łódź {i}"},
+            f"Zoë number {seed}-{i // PHOTOS}",
+        )
         row.split = None
     return rows
 
@@ -119,7 +123,9 @@ def plain(originals, tmp_path) -> Path:
 
 def copied(original: Path, into: Path) -> Path:
     """As it was when its writer had closed it."""
-    return Path(shutil.copytree(original, into / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm")))
+    return Path(
+        shutil.copytree(original, into / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    )
 
 
 def shown(folder: Path, rows: list[Row]) -> set[bytes]:
@@ -127,20 +133,27 @@ def shown(folder: Path, rows: list[Row]) -> set[bytes]:
     found = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     wanted = [b"SQLite format"]
     for row in rows:
-        wanted += [text.encode() for text in (row.identity, row.image, row.face_id, row.image_sha256, row.extra["place"])]
+        wanted += [
+            text.encode() for text in (row.identity, row.image, row.face_id, row.image_sha256, row.extra["place"])
+        ]
         wanted += [data[i : i + 16] for data in (row.vector.tobytes(), row.crop) for i in (0, len(data) // 2)]
     return {text for text in wanted if any(text in data for data in found)}
 
 
 def test_what_is_looked_for_stands_in_a_plain_index(originals):
     found = shown(originals[1], faces())
-    assert len(found) > 24 * (3 + 2 + 2) and {b"SQLite format", "Zoë number 0-3".encode(), faces()[5].vector.tobytes()[:16]} <= found
+    assert (
+        len(found) > 24 * (3 + 2 + 2)
+        and {b"SQLite format", "Zoë number 0-3".encode(), faces()[5].vector.tobytes()[:16]} <= found
+    )
 
 
 @pytest.mark.parametrize("place", ["variable", "file"])
 def test_an_encrypted_index_answers_as_a_plain_one_and_shows_nothing(tmp_path, originals, no_key, monkeypatch, place):
     (tmp_path / "key").write_text(f"{KEY}\n")
-    monkeypatch.setenv(*(("FACEGALLERY_KEY", KEY) if place == "variable" else ("FACEGALLERY_KEY_FILE", str(tmp_path / "key"))))
+    monkeypatch.setenv(
+        *(("FACEGALLERY_KEY", KEY) if place == "variable" else ("FACEGALLERY_KEY_FILE", str(tmp_path / "key")))
+    )
     index = make(tmp_path / "i", encrypt=True)
     assert files(index) == {"gallery.db", "encrypted"} and shown(index, faces()) == set()
     assert picture(index) == picture(originals[1]) == picture(originals[0])
@@ -188,7 +201,11 @@ def test_every_verb_does_with_an_encrypted_index_what_it_does_with_a_plain_one(s
 def test_an_open_searcher_follows_an_encrypted_index(secret, key):
     extra = faces(3, seed=1)
     with Searcher(secret) as searcher, open_gallery(secret, write=True) as gallery:
-        for change in (lambda: gallery.add(extra), lambda: derive.compact(gallery), lambda: gallery.remove("Zoë number 0-3")):
+        for change in (
+            lambda: gallery.add(extra),
+            lambda: derive.compact(gallery),
+            lambda: gallery.remove("Zoë number 0-3"),
+        ):
             change()
             rows = [row for row in faces() + extra if gallery.enrolled([row.identity])]
             found = searcher.search(QUERIES, 3)
@@ -245,18 +262,27 @@ def no_marker(folder: Path, patch: pytest.MonkeyPatch) -> None:
         ),
         (wrong, GalleryError, "expected the key that club was encrypted with, received another"),
         (empty_file, InputError, "key (FACEGALLERY_KEY_FILE), it is empty: put one in"),
-        (no_file, InputError, "nowhere (FACEGALLERY_KEY_FILE), it cannot be read (No such file or directory): mend the path"),
+        (
+            no_file,
+            InputError,
+            "nowhere (FACEGALLERY_KEY_FILE), it cannot be read (No such file or directory): mend the path",
+        ),
         (no_marker, GalleryError, "or it is encrypted and lost its file `encrypted`"),
     ],
 )
-def test_a_key_that_does_not_open_is_one_clear_line(secret, originals, tmp_path, monkeypatch, no_key, spoil, kind, words):
+def test_a_key_that_does_not_open_is_one_clear_line(
+    secret, originals, tmp_path, monkeypatch, no_key, spoil, kind, words
+):
     monkeypatch.setenv("FACEGALLERY_KEY", KEY)
     spoil(secret, monkeypatch)
     data, before = originals[0].parent / "vectors", (secret / "gallery.db").read_bytes()
     ways: list[Callable[[], object]] = [
-        lambda: open_gallery(secret), lambda: open_gallery(secret, write=True), lambda: create_gallery(secret), lambda: Searcher(secret),
+        lambda: open_gallery(secret),
+        lambda: open_gallery(secret, write=True),
+        lambda: create_gallery(secret),
+        lambda: Searcher(secret),
         lambda: build(data, secret),
-    ]  # fmt: skip
+    ]
     if spoil is not no_marker:  # a damaged file is replaced, one that cannot be read for want of a key is not
         ways.append(lambda: build(data, secret, replace=True))
     for way in ways:
@@ -331,18 +357,35 @@ def octal(text: str) -> str:
 @pytest.mark.parametrize(
     "path, kind",
     [
-        ("data/club", "ext4"), ("home", "nfs4"), ("home/ann/club", "nfs4"), ("home/ann/local disk", "xfs"), ("home/ann/local disk/club", "xfs"),
-        ("home/ann/local", "nfs4"), ("homes/club", "ext4"), ("over/club", "cifs"), ("Fotos – Übung/club", "fuse.sshfs"),
-        ("a - b/club", "btrfs"), ("tab\tback\\slash/club", "zfs"), ("wide\u3000line\u2028end/club", "ceph"),
+        ("data/club", "ext4"),
+        ("home", "nfs4"),
+        ("home/ann/club", "nfs4"),
+        ("home/ann/local disk", "xfs"),
+        ("home/ann/local disk/club", "xfs"),
+        ("home/ann/local", "nfs4"),
+        ("homes/club", "ext4"),
+        ("over/club", "cifs"),
+        ("Fotos – Übung/club", "fuse.sshfs"),
+        ("a - b/club", "btrfs"),
+        ("tab\tback\\slash/club", "zfs"),
+        ("wide\u3000line\u2028end/club", "ceph"),
     ],
-)  # fmt: skip
+)
 def test_the_file_system_of_a_path(tmp_path, path, kind):
     root = tmp_path / "root"
     mounts = mountinfo(
-        tmp_path / "mountinfo", ("/", "overlay"), (f"{root}", "ext4"), (f"{root}/home", "nfs4"), (f"{root}/home/ann/local disk", "xfs"),
-        (f"{root}/over", "ext3"), (f"{root}/over", "cifs"), (f"{root}/Fotos – Übung", "fuse.sshfs"), (f"{root}/a - b", "btrfs"),
-        (f"{root}/tab\tback\\slash", "zfs"), (f"{root}/wide\u3000line\u2028end", "ceph"),
-    )  # fmt: skip
+        tmp_path / "mountinfo",
+        ("/", "overlay"),
+        (f"{root}", "ext4"),
+        (f"{root}/home", "nfs4"),
+        (f"{root}/home/ann/local disk", "xfs"),
+        (f"{root}/over", "ext3"),
+        (f"{root}/over", "cifs"),
+        (f"{root}/Fotos – Übung", "fuse.sshfs"),
+        (f"{root}/a - b", "btrfs"),
+        (f"{root}/tab\tback\\slash", "zfs"),
+        (f"{root}/wide\u3000line\u2028end", "ceph"),
+    )
     assert file_system(root / path, mounts) == kind
 
 
@@ -350,7 +393,10 @@ names = st.text("ab \\é", min_size=1, max_size=2)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.lists(names, max_size=3), st.sampled_from(["ext4", "nfs", "tmpfs"])), max_size=6), st.lists(names, max_size=4))
+@given(
+    st.lists(st.tuples(st.lists(names, max_size=3), st.sampled_from(["ext4", "nfs", "tmpfs"])), max_size=6),
+    st.lists(names, max_size=4),
+)
 def test_the_innermost_mount_counts(tmp_path_factory, mounts, path):
     folder = tmp_path_factory.getbasetemp() / "mounts"
     folder.mkdir(exist_ok=True)
@@ -364,7 +410,10 @@ def test_the_innermost_mount_counts(tmp_path_factory, mounts, path):
 def test_a_link_into_a_network_counts_as_one(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert file_system(tmp_path / "link" / "club", mountinfo(tmp_path / "m", ("/", "ext4"), (f"{tmp_path}/real", "nfs"))) == "nfs"
+    assert (
+        file_system(tmp_path / "link" / "club", mountinfo(tmp_path / "m", ("/", "ext4"), (f"{tmp_path}/real", "nfs")))
+        == "nfs"
+    )
 
 
 def test_a_system_that_does_not_say(tmp_path):
@@ -373,17 +422,24 @@ def test_a_system_that_does_not_say(tmp_path):
     assert file_system(tmp_path, tmp_path / "odd") == "" and file_system(Path("/proc")) in ("proc", "")
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph-fuse", "ceph", "lustre"])
+@pytest.mark.parametrize(
+    "kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph-fuse", "ceph", "lustre"]
+)
 def test_a_network_is_refused_before_anything_is_made(plain, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(database, "file_system", lambda path: kind)
     data, backup = plain.parent.parent / "v", tmp_path / "backup"
     synthetic.write(data, faces(1), extra=["place"])
     shutil.copyfile(plain / "gallery.db", backup)
     for way in (
-        lambda: open_gallery(plain), lambda: create_gallery(tmp_path / "new"), lambda: build(data, tmp_path / "new"),
+        lambda: open_gallery(plain),
+        lambda: create_gallery(tmp_path / "new"),
+        lambda: build(data, tmp_path / "new"),
         lambda: transfer.restore(backup, tmp_path / "new"),
-    ):  # fmt: skip
-        with pytest.raises(SystemFault, match=rf"expected a local disk for an index, .* lies on a network file system \({kind}\): move it"):
+    ):
+        with pytest.raises(
+            SystemFault,
+            match=rf"expected a local disk for an index, .* lies on a network file system \({kind}\): move it",
+        ):
             way()
     assert not (tmp_path / "new").exists()
 
@@ -406,7 +462,9 @@ def view(plain, tmp_path, monkeypatch) -> Iterator[Path]:
         parent.rmdir()
         parent.symlink_to(plain.parent)
         access = os.access
-        monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not (mode & os.W_OK and str(parent) in str(path)))
+        monkeypatch.setattr(
+            os, "access", lambda path, mode: access(path, mode) and not (mode & os.W_OK and str(parent) in str(path))
+        )
         yield parent / "club"
         return
     try:
@@ -434,7 +492,9 @@ for line in sys.stdin:
 @pytest.fixture
 def written(plain) -> Iterator[Callable]:
     """Lets another process do a verb, and have the index open meanwhile. In this one it would share the reader's view of SQLite's log."""
-    process = subprocess.Popen([sys.executable, "-c", WRITER, plain], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, plain], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
 
     @contextlib.contextmanager
     def verb(*line: str) -> Iterator[None]:
@@ -453,7 +513,11 @@ def test_an_index_that_can_only_be_read_answers_and_leaves_nothing(view, plain, 
     assert answers(view) == answers(plain)
     with open_gallery(view) as gallery:
         assert gallery.list_people() and gallery.list_log() == [] and verify(gallery).problems == []
-        assert transfer.backup(gallery, tmp_path / "backup").faces == transfer.export(gallery, tmp_path / "data").faces == 24
+        assert (
+            transfer.backup(gallery, tmp_path / "backup").faces
+            == transfer.export(gallery, tmp_path / "data").faces
+            == 24
+        )
     assert transfer.restore(tmp_path / "backup", tmp_path / "new").faces == 24
     assert files(plain) == {"gallery.db", "index.faiss", "built-1"}
 
@@ -498,15 +562,20 @@ def test_an_old_answer_never_comes_after_the_file_behind_it_was_changed(view, wr
     with Searcher(view) as searcher, open_gallery(view) as gallery:
         assert gallery._frozen and searcher.search(rows[0].vector[None], 1)[0][0].identity == "Zoë number 0-0"
         for verb, name in [
-            (("rename", "Zoë number 0-0", "Ann"), "Ann"), (("rename", "Ann", "Eve"), "Eve"), (("undo",), "Ann"), (("compact",), "Ann"),
-        ]:  # fmt: skip
+            (("rename", "Zoë number 0-0", "Ann"), "Ann"),
+            (("rename", "Ann", "Eve"), "Eve"),
+            (("undo",), "Ann"),
+            (("compact",), "Ann"),
+        ]:
             with written(*verb):  # and the log is there
                 assert searcher.search(rows[0].vector[None], 1)[0][0].identity == name
                 assert gallery.known([rows[0].face_id]) == {rows[0].face_id: name}
             assert searcher.search(rows[0].vector[None], 1)[0][0].identity == name
             assert gallery.known([rows[0].face_id]) == {rows[0].face_id: name}
         with open_gallery(view) as later, Searcher(view) as other:
-            assert later.list_people() == gallery.list_people() and other.search(QUERIES, 3) == searcher.search(QUERIES, 3)
+            assert later.list_people() == gallery.list_people() and other.search(QUERIES, 3) == searcher.search(
+                QUERIES, 3
+            )
 
 
 def test_a_reader_notices_what_was_written_and_closed_between_its_questions(view, written):
@@ -554,7 +623,9 @@ def test_a_second_writer_gives_up_in_one_line(plain, monkeypatch):
         for verb in VERBS:
             if verb not in (VERBS[9],):  # a backup is a reader
                 began = time.monotonic()
-                with pytest.raises(GalleryError, match="another process is writing to it: wait until it has ended and try again"):
+                with pytest.raises(
+                    GalleryError, match="another process is writing to it: wait until it has ended and try again"
+                ):
                     verb(second)
                 assert 0.03 < time.monotonic() - began < 5
         VERBS[9](second)
@@ -628,7 +699,11 @@ GROWING["restore anew"] = lambda folder: transfer.restore(folder.parent / "befor
 def holds(folder: Path, verb: str) -> list:
     """The index, and what else the verb makes."""
     backup, new = folder.parent / "backup", folder.parent / "new"
-    return [picture(folder), backup.exists(), picture(new) if (new / "gallery.db").exists() and verb == "restore anew" else None]
+    return [
+        picture(folder),
+        backup.exists(),
+        picture(new) if (new / "gallery.db").exists() and verb == "restore anew" else None,
+    ]
 
 
 def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextlib.AbstractContextManager]) -> int:
@@ -640,7 +715,9 @@ def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextli
                 GROWING[verb](folder)
         except (FaceGalleryError, OSError) as error:
             line = from_os_error(error) if isinstance(error, OSError) else error
-            assert isinstance(line, SystemFault) and str(folder.parent) in str(line) and "\n" not in str(line), repr(line)
+            assert isinstance(line, SystemFault) and str(folder.parent) in str(line) and "\n" not in str(line), repr(
+                line
+            )
             failed += 1
         else:
             return failed
@@ -692,20 +769,36 @@ def version_1(folder: Path, rows: list[Row], data: Path | None = None, centre: b
             db.execute("INSERT INTO people VALUES (?, ?)", (people[row.identity], row.identity))
         vector = row.vector.astype("<f4").tobytes()
         columns = (
-            id, row.face_id, people[row.identity], row.image, row.image_sha256, row.split, row.face, np.asarray(row.box, "<f4").tobytes(), None,
-            row.confidence, row.sharpness, json.dumps(row.extra, ensure_ascii=False, sort_keys=True),
+            id,
+            row.face_id,
+            people[row.identity],
+            row.image,
+            row.image_sha256,
+            row.split,
+            row.face,
+            np.asarray(row.box, "<f4").tobytes(),
+            None,
+            row.confidence,
+            row.sharpness,
+            json.dumps(row.extra, ensure_ascii=False, sort_keys=True),
             checksum(id, row.face_id, row.identity, row.image, vector),
-        )  # fmt: skip
+        )
         db.execute(f"INSERT INTO faces VALUES ({','.join('?' * len(columns))})", columns)
         db.execute("INSERT INTO vectors VALUES (?, ?)", (id, vector))
         if row.crop is not None:
             db.execute("INSERT INTO crops VALUES (?, ?)", (id, row.crop))
     xb = np.stack([row.vector for row in rows])
-    facts: dict[str, object] = {} if not centre else {"mean": xb.astype(np.float64).mean(axis=0).astype("<f8").tobytes()}
+    facts: dict[str, object] = (
+        {} if not centre else {"mean": xb.astype(np.float64).mean(axis=0).astype("<f8").tobytes()}
+    )
     facts |= {
-        "generation": 1, "spec": synthetic.spec().to_json(), "inputs": inputs_1(rows, centre),
-        "build": json.dumps({"split": None, "left_out": {}}), "source": str(data or "/data/vectors of Ann"), "versions": json.dumps(versions()),
-    }  # fmt: skip
+        "generation": 1,
+        "spec": synthetic.spec().to_json(),
+        "inputs": inputs_1(rows, centre),
+        "build": json.dumps({"split": None, "left_out": {}}),
+        "source": str(data or "/data/vectors of Ann"),
+        "versions": json.dumps(versions()),
+    }
     for key, value in facts.items():
         db.execute("INSERT INTO meta VALUES (?, ?, ?)", (key, value, checksum(key, value)))
     db.close()
@@ -717,7 +810,9 @@ def inputs_1(rows: list[Row], centre: bool) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([synthetic.spec().fingerprint, None, centre]).encode() + b"\n")
     for row in rows:
-        digest.update(json.dumps([row.face_id, row.identity, row.split, row.image, row.extra], sort_keys=True).encode() + b"\n")
+        digest.update(
+            json.dumps([row.face_id, row.identity, row.split, row.image, row.extra], sort_keys=True).encode() + b"\n"
+        )
         digest.update(row.vector.tobytes())
     return digest.hexdigest()
 
@@ -729,12 +824,21 @@ def built_1(folder: Path, xb: np.ndarray, owners: np.ndarray, facts: dict) -> No
     (folder / "built-1").mkdir()
     faiss.write_index(index, str(folder / "built-1" / "index.faiss"))
     report = {
-        "generation": 1, "kind": "exact", "reason": "inner product with every vector: no recall is lost", "n": len(xb), "d": xb.shape[1],
-        "people": len(set(owners.tolist())), "split": None, "left_out": {}, "centred": "mean" in facts,
-        "fingerprint": synthetic.spec().fingerprint, "inputs": facts["inputs"],
+        "generation": 1,
+        "kind": "exact",
+        "reason": "inner product with every vector: no recall is lost",
+        "n": len(xb),
+        "d": xb.shape[1],
+        "people": len(set(owners.tolist())),
+        "split": None,
+        "left_out": {},
+        "centred": "mean" in facts,
+        "fingerprint": synthetic.spec().fingerprint,
+        "inputs": facts["inputs"],
         "sha256": hashlib.sha256((folder / "built-1" / "index.faiss").read_bytes()).hexdigest(),
-        "owners": checksum(ids.tobytes(), owners.tobytes()).hex(), "versions": versions(),
-    }  # fmt: skip
+        "owners": checksum(ids.tobytes(), owners.tobytes()).hex(),
+        "versions": versions(),
+    }
     (folder / "built-1" / "report.json").write_text(json.dumps(report, indent=1))
     (folder / "index.faiss").symlink_to("built-1/index.faiss")
 
@@ -755,7 +859,11 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
     assert sql(old, keys) == sql(today, keys)
     assert [len(sql(index, "SELECT 1 FROM meta WHERE key = 'totals_since'")) for index in (old, today)] == [1, 0]
     columns = "id, face_id, person, image, image_sha256, split, face, box, landmarks, confidence, sharpness, extra, faces.checksum"
-    for query in (f"SELECT {columns} FROM faces ORDER BY id", "SELECT * FROM vectors ORDER BY id", "SELECT * FROM crops ORDER BY id"):
+    for query in (
+        f"SELECT {columns} FROM faces ORDER BY id",
+        "SELECT * FROM vectors ORDER BY id",
+        "SELECT * FROM crops ORDER BY id",
+    ):
         assert sql(old, query) == sql(today, query)
     with open_gallery(old) as gallery:
         assert (gallery.generation, gallery.keeps_crops, len(gallery.needed_fact("salt"))) == (2, crops, 32)
@@ -763,7 +871,9 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
     assert files(old) == {"built-2", "gallery.db", "index.faiss"}
     assert os.readlink(old / "index.faiss") == "built-2/index.faiss"
     before = sql(old, "SELECT value FROM meta WHERE key = 'salt'")
-    assert picture(old) == picture(today) and sql(old, "SELECT value FROM meta WHERE key = 'salt'") == before, "migrated once"
+    assert picture(old) == picture(today) and sql(old, "SELECT value FROM meta WHERE key = 'salt'") == before, (
+        "migrated once"
+    )
     assert caplog.records == []
     assert build(tmp_path / "today" / "vectors", old, centre=centre).changed is False
 
@@ -771,7 +881,9 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
 def test_what_version_1_did_not_have_works_in_an_index_of_it(tmp_path):
     old = version_1(tmp_path / "club", faces())
     with Searcher(old) as searcher:
-        assert {hit.face_id for hit in searcher.search(QUERIES[:1], 9, where=["place=Łódź 3"])[0]} == {faces()[3].face_id}
+        assert {hit.face_id for hit in searcher.search(QUERIES[:1], 9, where=["place=Łódź 3"])[0]} == {
+            faces()[3].face_id
+        }
     with open_gallery(old, write=True) as gallery:
         assert gallery.add(faces(1, seed=1)).added == 2 and [change.verb for change in gallery.undo()] == ["add"]
         traces = forget(gallery, "Zoë number 0-7")
@@ -816,10 +928,13 @@ def test_a_migration_that_was_stopped_before_its_rebuild_is_sound(tmp_path, monk
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE vectors SET vector = zeroblob(64) WHERE id = 5", "DELETE FROM vectors WHERE id = 5", "UPDATE people SET name = 'x' WHERE id = 3",
-        "UPDATE faces SET person = 7 WHERE id = 5", "UPDATE faces SET image = 'other.jpg' WHERE id = 5",
+        "UPDATE vectors SET vector = zeroblob(64) WHERE id = 5",
+        "DELETE FROM vectors WHERE id = 5",
+        "UPDATE people SET name = 'x' WHERE id = 3",
+        "UPDATE faces SET person = 7 WHERE id = 5",
+        "UPDATE faces SET image = 'other.jpg' WHERE id = 5",
     ],
-)  # fmt: skip
+)
 def test_a_changed_row_of_version_1_is_refused_by_name(tmp_path, statement):
     old = version_1(tmp_path / "club", faces())
     sql(old, statement)
@@ -827,7 +942,10 @@ def test_a_changed_row_of_version_1_is_refused_by_name(tmp_path, statement):
     for write in (False, True):
         with pytest.raises(GalleryError, match=rf"gallery\.db is damaged \(face {faces()[4].face_id} was changed\)"):
             open_gallery(old, write)
-    assert sql(old, "PRAGMA user_version") == [(1,)] and (sql(old, "SELECT * FROM faces"), sql(old, "SELECT * FROM meta")) == before
+    assert (
+        sql(old, "PRAGMA user_version") == [(1,)]
+        and (sql(old, "SELECT * FROM faces"), sql(old, "SELECT * FROM meta")) == before
+    )
     with pytest.raises(GalleryError, match="was changed"):
         build(synthetic.write(tmp_path / "v", faces(), extra=["place"]), old)
     assert build(tmp_path / "v", old, replace=True).n == 24

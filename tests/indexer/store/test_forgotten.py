@@ -163,7 +163,9 @@ def test_a_restored_index_leaves_out_who_was_forgotten_since(index, tmp_path, ho
     spoil(folder, missing)
     assert restore(tmp_path / "backup", folder, replace=True).forgotten == 2, "and once more"
     assert restore(tmp_path / "backup", folder, replace=True, readmit=True).forgotten == 0 and GONE in people(folder)
-    assert restore(tmp_path / "backup", folder, replace=True).forgotten == (2 if name == "other" else 0), "club forgot for itself"
+    assert restore(tmp_path / "backup", folder, replace=True).forgotten == (2 if name == "other" else 0), (
+        "club forgot for itself"
+    )
 
 
 def test_a_restore_under_another_name_beside_a_sound_index_leaves_them_out(index, tmp_path):
@@ -206,8 +208,11 @@ def test_where_nobody_can_say_who_was_forgotten_it_is_asked_for(index, vectors, 
     spoil(index, garbage)
     refusal = r"expected to know who was forgotten from club, .* with --readmit people who were forgotten may come back"
     for _ in range(2):
-        for again in (lambda: build(vectors, index, replace=True), lambda: restore(tmp_path / "backup", index, replace=True),
-                      lambda: restore(tmp_path / "backup", index.parent / "other")):  # fmt: skip
+        for again in (
+            lambda: build(vectors, index, replace=True),
+            lambda: restore(tmp_path / "backup", index, replace=True),
+            lambda: restore(tmp_path / "backup", index.parent / "other"),
+        ):
             with pytest.raises(Unreadable, match=refusal) as told:
                 again()
             assert told.value.exit_code == 5 and "\n" not in str(told.value)
@@ -254,19 +259,24 @@ def test_the_file_is_private_and_says_no_name_and_no_id(index):
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
     assert not [text for text in (GONE, *(row.face_id for row in MINE)) if text.encode() in path.read_bytes()]
     assert recover(index).refused([*(row.face_id for row in ROWS), f"name:{GONE}", "name:person 1"]) == {
-        *(row.face_id for row in MINE), f"name:{GONE}",
-    }  # fmt: skip
+        *(row.face_id for row in MINE),
+        f"name:{GONE}",
+    }
 
 
 def test_readmitted_people_leave_the_list(index):
     with open_gallery(index, write=True) as gallery:
         assert gallery.add(MINE[:1], readmit=True).added == 1
-    assert recover(index).refused([row.face_id for row in MINE]) == {MINE[1].face_id} and not recover(index).holds(f"name:{GONE}")
+    assert recover(index).refused([row.face_id for row in MINE]) == {MINE[1].face_id} and not recover(index).holds(
+        f"name:{GONE}"
+    )
 
 
 def test_a_new_index_says_whom_another_has_forgotten(index, vectors):
     report = build(vectors, index.parent / "new")
-    assert report.n == 12 and [line for line in report.notes if "1 people who were forgotten from club" in line and GONE in line]
+    assert report.n == 12 and [
+        line for line in report.notes if "1 people who were forgotten from club" in line and GONE in line
+    ]
     assert "forget new --identity P" in report.notes[-1] and build(vectors, index.parent / "new").notes == []
 
 
@@ -299,7 +309,9 @@ def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, 
 # lists ----------------------------------------------------------------------
 
 SALTS, HASHES = [bytes([i]) * 32 for i in range(3)], [bytes([i]) * 16 for i in range(5)]
-made = st.dictionaries(st.sampled_from(SALTS), st.dictionaries(st.sampled_from(HASHES), st.sampled_from([b"", *HASHES[:2]]))).map(Forgotten)
+made = st.dictionaries(
+    st.sampled_from(SALTS), st.dictionaries(st.sampled_from(HASHES), st.sampled_from([b"", *HASHES[:2]]))
+).map(Forgotten)
 
 
 @settings(max_examples=50, deadline=None)
@@ -324,7 +336,11 @@ def test_a_list_holds_what_was_put_on_it(people, back):
 
 
 def test_whoever_was_forgotten_together_is_found_by_any_of_the_names():
-    listed = Forgotten().with_person(SALTS[0], ["id 1", "id 2", "name:Ann", "name:Anna"]).with_person(SALTS[0], ["id 3", "name:Bob"])
+    listed = (
+        Forgotten()
+        .with_person(SALTS[0], ["id 1", "id 2", "name:Ann", "name:Anna"])
+        .with_person(SALTS[0], ["id 3", "name:Bob"])
+    )
     listed = listed.with_person(SALTS[0], ["id 4", "name:Ann"])
     for key in ("name:Ann", "name:Anna"):
         assert listed.person([key]).refused(["id 1", "id 2", "id 3", "id 4"]) == {"id 1", "id 2", "id 4"}
@@ -421,7 +437,11 @@ def test_whoever_was_forgotten_is_gone_whatever_is_done_beside(tmp_path, vectors
         assert [run.wait(120) for run in runs] == [0, 0]
         if verb == "build over damage":
             build(vectors, index, replace=True)
-        held = [folder.name for folder in index.parent.glob("[!_]*") if (folder / "gallery.db").exists() and GONE in people(folder)]
+        held = [
+            folder.name
+            for folder in index.parent.glob("[!_]*")
+            if (folder / "gallery.db").exists() and GONE in people(folder)
+        ]
         found = [] if not held else [*receipt(index).others]
         assert set(held) <= set(found), "whoever forgets is told"
         assert "club" not in held and is_refused(index)

@@ -63,24 +63,42 @@ def answers(folder: Path):
 
 def test_files_are_the_owners_alone_and_sqlite_is_set_up_to_last(index):
     with open_gallery(index, write=True) as gallery:
-        pragmas = {name: gallery.execute(f"PRAGMA {name}")[0][0] for name in ("journal_mode", "synchronous", "secure_delete", "page_size")}
-        modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in [index, *index.rglob("*")] if not path.is_symlink()}
+        pragmas = {
+            name: gallery.execute(f"PRAGMA {name}")[0][0]
+            for name in ("journal_mode", "synchronous", "secure_delete", "page_size")
+        }
+        modes = {
+            path.name: stat.S_IMODE(path.lstat().st_mode)
+            for path in [index, *index.rglob("*")]
+            if not path.is_symlink()
+        }
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "page_size": 65536}
     assert modes == {
-        "club": 0o700, "built-1": 0o700, "gallery.db": 0o600, "gallery.db-wal": 0o600, "gallery.db-shm": 0o600, "index.faiss": 0o600,
-        "report.json": 0o600, "owners.npy": 0o600,
-    }  # fmt: skip
+        "club": 0o700,
+        "built-1": 0o700,
+        "gallery.db": 0o600,
+        "gallery.db-wal": 0o600,
+        "gallery.db-shm": 0o600,
+        "index.faiss": 0o600,
+        "report.json": 0o600,
+        "owners.npy": 0o600,
+    }
     assert sql(index, "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_what_is_stored(index):
     rows = synthetic.rows(PEOPLE, PHOTOS)
-    stored = sql(index, "SELECT faces.id, face_id, name, image, face, box, extra, vector, png FROM faces "
-                        "JOIN people ON people.id = person JOIN vectors USING (id) JOIN crops USING (id) ORDER BY faces.id")  # fmt: skip
+    stored = sql(
+        index,
+        "SELECT faces.id, face_id, name, image, face, box, extra, vector, png FROM faces "
+        "JOIN people ON people.id = person JOIN vectors USING (id) JOIN crops USING (id) ORDER BY faces.id",
+    )
     assert [line[:5] for line in stored] == [(i + 1, r.face_id, r.identity, r.image, 0) for i, r in enumerate(rows)]
     assert np.frombuffer(stored[0][5], np.float32).tolist() == [1, 2, 30, 40.5]
     assert [line[6] for line in stored[:2]] == ["{}", '{"place": "Łódź"}']
-    assert all(line[7] == r.vector.tobytes() for line, r in zip(stored, rows, strict=True)) and stored[3][8] == synthetic.png(b"png 3")
+    assert all(line[7] == r.vector.tobytes() for line, r in zip(stored, rows, strict=True)) and stored[3][
+        8
+    ] == synthetic.png(b"png 3")
     with open_gallery(index) as gallery:
         assert (gallery.faces, gallery.people, gallery.generation, gallery.mean) == (24, 12, 1, None)
         assert (
@@ -103,7 +121,10 @@ def test_one_name_whatever_its_unicode(tmp_path):
     zoe = "Zoë"
     spellings = [unicodedata.normalize(form, zoe) for form in ("NFC", "NFD")]
     assert spellings[0] != spellings[1]
-    rows = [synthetic.row(f"{i}.jpg", name, x) for i, (name, x) in enumerate(zip(spellings, synthetic.vectors(2, 1), strict=True))]
+    rows = [
+        synthetic.row(f"{i}.jpg", name, x)
+        for i, (name, x) in enumerate(zip(spellings, synthetic.vectors(2, 1), strict=True))
+    ]
     with create_gallery(tmp_path / "i") as gallery:
         with gallery.writing():
             gallery.set_fact("spec", synthetic.spec().to_json())
@@ -178,7 +199,9 @@ def test_names_that_may_be(name, tmp_path):
     assert index_folder(tmp_path, name) == tmp_path / name
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", "_x", "-x", ".x", "ä", "a b", "a\n", "x" * 101, "a\0"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/etc", "_x", "-x", ".x", "ä", "a b", "a\n", "x" * 101, "a\0"]
+)
 def test_names_that_may_not(name):
     with pytest.raises(InputError, match="expected an index name"):
         check_name(name)
@@ -201,7 +224,9 @@ def test_a_build_that_never_finished_is_no_index(tmp_path):
 def test_a_missing_gallery(index):
     for suffix in ("", "-wal", "-shm"):
         (index / f"gallery.db{suffix}").unlink(missing_ok=True)
-    with pytest.raises(GalleryError, match=r"gallery\.db, it is missing or empty: make the index again with `build-index --replace`"):
+    with pytest.raises(
+        GalleryError, match=r"gallery\.db, it is missing or empty: make the index again with `build-index --replace`"
+    ):
         open_gallery(index)
 
 
@@ -212,7 +237,11 @@ def test_a_truncated_gallery_at_any_length(original, tmp_path):
         os.truncate(copy / "gallery.db", length)
         with pytest.raises(GalleryError) as caught:
             answers(copy)
-        assert "gallery.db" in str(caught.value) and "build-index --replace" in str(caught.value) and "\n" not in str(caught.value)
+        assert (
+            "gallery.db" in str(caught.value)
+            and "build-index --replace" in str(caught.value)
+            and "\n" not in str(caught.value)
+        )
 
 
 def test_something_else_called_gallery_db(index):
@@ -242,7 +271,8 @@ def test_a_changed_row_is_named_when_it_would_be_a_hit(index, statement):
     face = synthetic.rows(PEOPLE, PHOTOS)[4].face_id
     sql(index, statement)
     with pytest.raises(
-        GalleryError, match=rf"expected face (other|{face}) .* as it was enrolled, .*gallery\.db holds it changed.*--replace"
+        GalleryError,
+        match=rf"expected face (other|{face}) .* as it was enrolled, .*gallery\.db holds it changed.*--replace",
     ):
         with Searcher(index) as searcher:
             searcher.search(synthetic.vectors(PEOPLE, PHOTOS)[4:5], 1)
@@ -334,10 +364,16 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     assert caught.value.errno == errno.ENOTDIR
 
 
-@pytest.mark.parametrize("ask", (
-    lambda g: g.list_faces("\udcff"), lambda g: g.rename("person 3", "a\ud800"), lambda g: g.remove(image="\udc80.jpg"),
-    lambda g: g.add([synthetic.row("a.jpg", "\udcff", synthetic.vectors(1, 1)[0])]), lambda g: kept_ids(g, parse(["image=\udcff"])),
-))  # fmt: skip
+@pytest.mark.parametrize(
+    "ask",
+    (
+        lambda g: g.list_faces("\udcff"),
+        lambda g: g.rename("person 3", "a\ud800"),
+        lambda g: g.remove(image="\udc80.jpg"),
+        lambda g: g.add([synthetic.row("a.jpg", "\udcff", synthetic.vectors(1, 1)[0])]),
+        lambda g: kept_ids(g, parse(["image=\udcff"])),
+    ),
+)
 def test_text_that_is_no_unicode_is_one_line(index, ask):
     with open_gallery(index, write=True) as gallery:
         with pytest.raises(InputError, match="expected text, received .*, which is not valid UTF-8: spell it in UTF-8"):
@@ -377,11 +413,14 @@ NAMES = ["Ann ", " Ann", "A\u00adnn", "\ufeffAnn", "Ann\u200b", "An\u200dn", "An
 @pytest.mark.parametrize("name", NAMES)
 def test_every_way_in_gives_a_person_one_name(index, name):
     rows = [
-        synthetic.row(f"{i}.jpg", who, x) for i, (who, x) in enumerate(zip(("Ann", name), synthetic.vectors(2, 1, seed=97), strict=True))
+        synthetic.row(f"{i}.jpg", who, x)
+        for i, (who, x) in enumerate(zip(("Ann", name), synthetic.vectors(2, 1, seed=97), strict=True))
     ]
     with open_gallery(index, write=True) as gallery:
         gallery.add(rows)
-        assert len(gallery.list_faces("Ann")) == len(gallery.list_faces(name)) == 2 and gallery.enrolled([name]) == {name}
+        assert len(gallery.list_faces("Ann")) == len(gallery.list_faces(name)) == 2 and gallery.enrolled([name]) == {
+            name
+        }
         assert gallery.rename("person 3", f"{name}Lee").people == ("person 3", person_name(f"{name}Lee"))
         with pytest.raises(GalleryError, match="use `merge`"):
             gallery.rename("person 4", name)
@@ -418,7 +457,10 @@ def test_a_name_that_an_earlier_version_allowed_can_still_be_used(index, name):
 @pytest.mark.parametrize("name", ["A\x00nn", "A\x1b[31mnn", "Ann\x7f", "x" * 501])
 def test_a_new_name_that_cannot_be_is_refused(index, name):
     with open_gallery(index, write=True) as gallery:
-        for ask in (lambda: gallery.add([synthetic.row("a.jpg", name, synthetic.vectors(1, 1)[0])]), lambda: gallery.rename("person 3", name),
-                    lambda: gallery.split([gallery.list_faces("person 3")[0]["face_id"]], name)):  # fmt: skip
+        for ask in (
+            lambda: gallery.add([synthetic.row("a.jpg", name, synthetic.vectors(1, 1)[0])]),
+            lambda: gallery.rename("person 3", name),
+            lambda: gallery.split([gallery.list_faces("person 3")[0]["face_id"]], name),
+        ):
             with pytest.raises(DataError, match="expected a (person's )?name"):
                 ask()

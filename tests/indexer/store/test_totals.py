@@ -27,7 +27,10 @@ from tests import synthetic
 def rows(name: str, people: int, seed: int = 0):
     found = synthetic.rows(people, 2, name, seed=seed)
     crops = (align.to_png(np.full((160, 160, 3), 10 * seed + i, np.uint8)) for i in range(len(found)))
-    return [replace(row, crop=png, extra={"year": str(1990 + i)}) for i, (row, png) in enumerate(zip(found, crops, strict=True))]
+    return [
+        replace(row, crop=png, extra={"year": str(1990 + i)})
+        for i, (row, png) in enumerate(zip(found, crops, strict=True))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,9 @@ def test_a_person_deleted_with_everything_is_noticed(index):
         "DELETE FROM people WHERE name = 'Ann'",
     )
     found = problems(index)
-    assert "4 rows of the table faces were deleted by another program" in found and "1 rows of the table people" in found
+    assert (
+        "4 rows of the table faces were deleted by another program" in found and "1 rows of the table people" in found
+    )
 
 
 @pytest.mark.parametrize("table", ["log", "trash", "people", "crops", "faces", "vectors", "other_vectors"])
@@ -108,7 +113,9 @@ def test_an_entry_is_noticed(index, key):
         with open_gallery(index, write=True) as gallery, gallery.writing():
             gallery.set_fact("calibration", "{}")
     sql(index, f"DELETE FROM meta WHERE key = '{key}'")
-    assert "1 rows of the table meta were deleted" in problems(index) or (key == "totals" and "'totals' is missing" in problems(index))
+    assert "1 rows of the table meta were deleted" in problems(index) or (
+        key == "totals" and "'totals' is missing" in problems(index)
+    )
 
 
 def test_a_row_exchanged_for_one_of_before_is_noticed(index):
@@ -137,7 +144,7 @@ VERBS = {
     "compact": lambda g: compact_and_drop(g, 0.0),
     "switch": switch.switch,
     "give up the other model": lambda g: compact_and_drop(g, 0.0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -206,13 +213,22 @@ def test_an_older_gallery_says_what_cannot_be_known(index):
         gallery.add(rows("third", 2, seed=2))
         assert gallery.version == len(MIGRATIONS)
         found = verify(gallery)
-        assert found.problems == [] and gallery.totals == count(gallery) and "whether another program deleted rows before 20" in found.text
+        assert (
+            found.problems == []
+            and gallery.totals == count(gallery)
+            and "whether another program deleted rows before 20" in found.text
+        )
     sql(index, "DELETE FROM trash")
     assert "rows of the table trash were deleted by another program" in problems(index)
 
 
 def test_every_table_is_counted_or_has_a_checksum_of_its_own(made):
     with sqlite3.connect(made / "gallery.db") as db:
-        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")}
+        tables = {
+            name
+            for (name,) in db.execute(
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+            )
+        }
     db.close()
     assert tables == {*TABLES, "changed", "forgotten"}

@@ -41,11 +41,15 @@ def faces(*names: str, photos: int = 3, seed: int = 0) -> list[Row]:
     xb = synthetic.vectors(len(names), photos, D, seed=seed)
     return [
         synthetic.row(
-            f"album {seed}/{i}.jpg", names[i // photos], x, image_sha256=hashlib.sha256(b"%d of %d" % (i, seed)).hexdigest(), crop=synthetic.png(rng.bytes(400)),
+            f"album {seed}/{i}.jpg",
+            names[i // photos],
+            x,
+            image_sha256=hashlib.sha256(b"%d of %d" % (i, seed)).hexdigest(),
+            crop=synthetic.png(rng.bytes(400)),
             extra={"place": f"Łódź {i}"},
         )
         for i, x in enumerate(xb)
-    ]  # fmt: skip
+    ]
 
 
 ROWS = faces(ANN, *SIMILAR, *OTHERS)
@@ -61,7 +65,9 @@ def original(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def index(original, tmp_path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm")))
+    return Path(
+        shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    )
 
 
 @pytest.fixture
@@ -101,7 +107,9 @@ def named(folder: Path, name: str, longer: Sequence[str] = ()) -> int:
 def answers_for(folder: Path, rows: Sequence[Row]) -> None:
     with Searcher(folder) as searcher:
         found = searcher.search(QUERIES, 5)
-    assert [[(h.identity, h.score, h.face_id) for h in hits] for hits in found] == [synthetic.nearest(rows, q, 5) for q in QUERIES]
+    assert [[(h.identity, h.score, h.face_id) for h in hits] for hits in found] == [
+        synthetic.nearest(rows, q, 5) for q in QUERIES
+    ]
 
 
 # gone -----------------------------------------------------------------------
@@ -115,7 +123,9 @@ def test_nothing_of_a_person_is_left_and_all_others_stay(gallery, index):
     done = forgotten(gallery, ANN)
     assert left(index, pieces(MINE)) == [] and named(index, ANN, SIMILAR) == 0
     assert (done.found, done.pending, done.face_ids) == (0, False, sorted(row.face_id for row in MINE))
-    assert [name for name, _ in gallery.list_people()] == sorted({unicodedata.normalize("NFC", row.identity) for row in THEIRS})
+    assert [name for name, _ in gallery.list_people()] == sorted(
+        {unicodedata.normalize("NFC", row.identity) for row in THEIRS}
+    )
     assert verify(gallery).problems == [] and gallery.list_log() == []
     answers_for(index, [replace(row, identity=unicodedata.normalize("NFC", row.identity)) for row in THEIRS])
     assert gallery.columns == ["place"] and all(gallery.crop(row.face_id) == row.crop for row in THEIRS)
@@ -129,20 +139,46 @@ CHAINS: dict[str, tuple[list[Verb], str, set[str]]] = {
     "renamed": ([lambda g: g.rename(ANN, OLD)], OLD, {ANN, OLD}),
     "renamed twice": ([lambda g: g.rename(ANN, OLD), lambda g: g.rename(OLD, NEWER)], NEWER, {ANN, OLD, NEWER}),
     "renamed and back": ([lambda g: g.rename(ANN, OLD), lambda g: g.rename(OLD, ANN)], ANN, {ANN, OLD}),
-    "removed, then renamed": ([lambda g: g.remove(face_id=MINE[0].face_id), lambda g: g.rename(ANN, OLD)], OLD, {ANN, OLD}),
+    "removed, then renamed": (
+        [lambda g: g.remove(face_id=MINE[0].face_id), lambda g: g.rename(ANN, OLD)],
+        OLD,
+        {ANN, OLD},
+    ),
     "renamed, then removed": ([lambda g: g.rename(ANN, OLD), lambda g: g.remove(OLD)], OLD, {ANN, OLD}),
     "merged from": ([lambda g: g.add(faces(OLD, seed=1)), lambda g: g.merge(OLD, ANN)], ANN, {ANN, OLD}),
     "merged into": ([lambda g: g.add(faces(OLD, seed=1)), lambda g: g.merge(ANN, OLD)], OLD, {ANN, OLD}),
     "renamed, merged, renamed": (
-        [lambda g: g.rename(ANN, OLD), lambda g: g.add(faces(ANN, seed=1)), lambda g: g.merge(OLD, ANN), lambda g: g.rename(ANN, NEWER)], NEWER,
+        [
+            lambda g: g.rename(ANN, OLD),
+            lambda g: g.add(faces(ANN, seed=1)),
+            lambda g: g.merge(OLD, ANN),
+            lambda g: g.rename(ANN, NEWER),
+        ],
+        NEWER,
         {ANN, OLD, NEWER},
     ),
     "split": ([lambda g: g.split([MINE[0].face_id], OLD), lambda g: g.merge(OLD, ANN)], ANN, {ANN, OLD}),
-    "split and removed": ([lambda g: g.remove(face_id=MINE[1].face_id), lambda g: g.split([MINE[0].face_id], OLD), lambda g: g.rename(OLD, NEWER),
-                           lambda g: g.merge(NEWER, ANN)], ANN, {ANN, OLD, NEWER}),
-    "undone": ([lambda g: g.rename(ANN, OLD), lambda g: g.undo(), lambda g: g.remove(ANN), lambda g: g.undo()], ANN, {ANN}),
-    "rebuilt": ([lambda g: g.remove(face_id=MINE[0].face_id), compact, lambda g: g.add(faces(OTHERS[0], seed=1))], ANN, {ANN}),
-}  # fmt: skip
+    "split and removed": (
+        [
+            lambda g: g.remove(face_id=MINE[1].face_id),
+            lambda g: g.split([MINE[0].face_id], OLD),
+            lambda g: g.rename(OLD, NEWER),
+            lambda g: g.merge(NEWER, ANN),
+        ],
+        ANN,
+        {ANN, OLD, NEWER},
+    ),
+    "undone": (
+        [lambda g: g.rename(ANN, OLD), lambda g: g.undo(), lambda g: g.remove(ANN), lambda g: g.undo()],
+        ANN,
+        {ANN},
+    ),
+    "rebuilt": (
+        [lambda g: g.remove(face_id=MINE[0].face_id), compact, lambda g: g.add(faces(OTHERS[0], seed=1))],
+        ANN,
+        {ANN},
+    ),
+}
 
 
 @pytest.mark.parametrize("chain", CHAINS)
@@ -150,7 +186,9 @@ def test_nothing_is_left_whatever_the_log_says(gallery, index, chain):
     verbs, name, names = CHAINS[chain]
     for verb in verbs:
         verb(gallery)
-    gone = MINE + ([] if chain not in ("merged from", "merged into", "renamed, merged, renamed") else faces(OLD, seed=1))
+    gone = MINE + (
+        [] if chain not in ("merged from", "merged into", "renamed, merged, renamed") else faces(OLD, seed=1)
+    )
     assert left(index, pieces(gone)) and all(named(index, n, SIMILAR) for n in names)
     done = forgotten(gallery, name)
     assert left(index, pieces(gone)) == [] and [n for n in names if named(index, n, SIMILAR)] == []
@@ -190,7 +228,9 @@ def test_what_deleting_left_in_free_pages_goes_too(index):
     db.close()
     with open_gallery(index, write=True) as gallery:
         traces = forget(gallery, ANN)
-        assert finish_pending(gallery, 1000) and look(gallery, traces)[str(gallery.path)] > 0 and left(index, pieces(MINE))
+        assert (
+            finish_pending(gallery, 1000) and look(gallery, traces)[str(gallery.path)] > 0 and left(index, pieces(MINE))
+        )
         assert receipt_of(gallery, traces, {}, False).found == 0
         assert left(index, pieces(MINE)) == [] and verify(gallery).problems == []
 
@@ -214,7 +254,9 @@ def test_a_source_is_named_but_for_a_folder_that_is_called_like_the_person(galle
     line = f"data set or photos: {shown or source}"
     assert line in done.not_cleaned and "data set or photos: /data/others" in done.not_cleaned and done.found == 0
     assert json.loads(gallery.fact("sources")) == list(dict.fromkeys([shown or source, "/data/others"]))
-    assert done.withheld == (shown is not None) and (source in json.dumps(asdict(done), ensure_ascii=False)) == (shown is None)
+    assert done.withheld == (shown is not None) and (source in json.dumps(asdict(done), ensure_ascii=False)) == (
+        shown is None
+    )
     assert any("1 paths name this person and are not shown whole" in note for note in done.notes) == (shown is not None)
     assert line in forgotten(gallery, OTHERS[0]).not_cleaned
 
@@ -239,7 +281,11 @@ def test_a_photo_that_shows_others_too_stays_theirs(gallery, index):
     gallery.remove(face_id=together[1].face_id)
     done = forgotten(gallery, ANN)
     hashes = [row.image_sha256.encode() for row in MINE]
-    assert done.found == 0 and left(index, [hashes[2]]) == [] and {text for _, text in left(index, hashes)} == set(hashes[:2])
+    assert (
+        done.found == 0
+        and left(index, [hashes[2]]) == []
+        and {text for _, text in left(index, hashes)} == set(hashes[:2])
+    )
     assert gallery.known([row.face_id for row in together]) == {together[0].face_id: OTHERS[0]}
     gallery.undo()
     assert gallery.known([row.face_id for row in together]) == {row.face_id: row.identity for row in together}
@@ -255,7 +301,12 @@ def test_the_log_of_others_is_kept_and_can_be_taken_back(gallery):
     gallery.rename(OTHERS[2], "Bruce")
     gallery.split([mixed[0].face_id, mixed[3].face_id], "Somebody new")
     forgotten(gallery, ANN)
-    assert [(line["verb"], line["faces"]) for line in gallery.list_log()] == [("split", 1), ("rename", 0), ("remove", 3), ("add", 7)]
+    assert [(line["verb"], line["faces"]) for line in gallery.list_log()] == [
+        ("split", 1),
+        ("rename", 0),
+        ("remove", 3),
+        ("add", 7),
+    ]
     assert [gallery.undo()[0].verb for _ in range(4)] == ["split", "rename", "remove", "add"]
     names = {unicodedata.normalize("NFC", row.identity) for row in THEIRS}
     assert {name for name, _ in gallery.list_people()} == names and verify(gallery).problems == []
@@ -265,7 +316,11 @@ def test_a_face_that_was_given_to_another_stays(gallery, index):
     gallery.split([MINE[0].face_id], OTHERS[0])
     done = forgotten(gallery, ANN)
     assert done.face_ids == sorted(row.face_id for row in MINE[1:]) and done.found == 0
-    assert gallery.known([MINE[0].face_id]) == {MINE[0].face_id: OTHERS[0]} and named(index, ANN, SIMILAR) == 0 and gallery.list_log() == []
+    assert (
+        gallery.known([MINE[0].face_id]) == {MINE[0].face_id: OTHERS[0]}
+        and named(index, ANN, SIMILAR) == 0
+        and gallery.list_log() == []
+    )
 
 
 def test_an_old_name_that_is_anothers_by_now_is_let_alone(gallery, index):
@@ -289,13 +344,20 @@ def test_a_second_time_finds_nothing_and_an_unknown_name_is_refused(gallery, ind
     assert (again.found, again.face_ids, len(first.face_ids)) == (0, [], 3)
     before = [row.face_id for row in THEIRS if gallery.known([row.face_id])]
     for name in ("Nobody", "Ann", "", "club"):
-        with pytest.raises(GalleryError, match=f"expected a person of club, nobody is called {name!r}: see `list club`"):
+        with pytest.raises(
+            GalleryError, match=f"expected a person of club, nobody is called {name!r}: see `list club`"
+        ):
             forget(gallery, name)
-    assert [row.face_id for row in THEIRS if gallery.known([row.face_id])] == before and gallery.fact("forgetting") is None
+    assert [row.face_id for row in THEIRS if gallery.known([row.face_id])] == before and gallery.fact(
+        "forgetting"
+    ) is None
 
 
 def test_a_name_is_one_whatever_its_unicode(gallery, index):
-    assert len(forgotten(gallery, unicodedata.normalize("NFD", "Zoë Łódź")).face_ids) == 3 and named(index, "Zoë Łódź") == 0
+    assert (
+        len(forgotten(gallery, unicodedata.normalize("NFD", "Zoë Łódź")).face_ids) == 3
+        and named(index, "Zoë Łódź") == 0
+    )
     assert forgotten(gallery, unicodedata.normalize("NFC", "Zoë Łódź")).face_ids == []
     name = unicodedata.normalize("NFC", "Zoë Łódź")
     assert [forget(gallery, unicodedata.normalize(form, name)).names for form in ("NFC", "NFD")] == [{name}, {name}]
@@ -309,7 +371,9 @@ def test_the_forgotten_do_not_come_back_but_when_they_are_readmitted(gallery, in
     assert left(index, pieces(MINE)) == []
     assert gallery.add(MINE[:2], readmit=True).added == 2 and gallery.add(MINE).forgotten == 1
     assert len(gallery.list_faces(ANN)) == 2 and verify(gallery).problems == []
-    assert forgotten(gallery, ANN).face_ids == sorted(row.face_id for row in MINE[:2]) and gallery.add(MINE).forgotten == 3
+    assert (
+        forgotten(gallery, ANN).face_ids == sorted(row.face_id for row in MINE[:2]) and gallery.add(MINE).forgotten == 3
+    )
 
 
 def test_a_readmission_is_taken_back_by_undo_and_not_forgotten_then(gallery):
@@ -371,7 +435,11 @@ def test_a_build_of_an_older_state_puts_off_the_end_and_makes_it(gallery, index)
     compact_and_drop(gallery, on_progress=during)
     (receipt,) = receipts
     assert receipt.pending, "the build holds vectors of an older state"
-    assert gallery.fact("forgetting") is None and left(index, pieces(MINE)) == [] and sum(look_again(gallery, receipt, ANN).values()) == 0
+    assert (
+        gallery.fact("forgetting") is None
+        and left(index, pieces(MINE)) == []
+        and sum(look_again(gallery, receipt, ANN).values()) == 0
+    )
 
 
 def test_what_a_build_leaves_that_was_killed_goes_when_the_index_is_opened(gallery, index):
@@ -405,7 +473,9 @@ def test_an_open_searcher_forgets_too(gallery, index):
 
 
 def test_a_receipt_names_nobody_and_says_what_was_not_cleaned(tmp_path):
-    tuned = FaceSpec(parts=(Part("finetuned", "ef" * 32, D, "fixed", parent="ab" * 32), Part("made-up", "ab" * 32, 8, "fixed")))
+    tuned = FaceSpec(
+        parts=(Part("finetuned", "ef" * 32, D, "fixed", parent="ab" * 32), Part("made-up", "ab" * 32, 8, "fixed"))
+    )
     rows = [replace(row, vector=synthetic.unit(np.concatenate([row.vector, row.vector[:8]]))) for row in ROWS]
     for name in ("one", "two"):
         synthetic.write(tmp_path / name, rows, tuned, extra=["place"])
@@ -417,13 +487,24 @@ def test_a_receipt_names_nobody_and_says_what_was_not_cleaned(tmp_path):
     text = done.to_json()
     assert all(name not in text for name in (ANN, *SIMILAR, *OTHERS)) and not any(row.image in text for row in ROWS)
     assert done.not_cleaned == [
-        f"data set or photos: {tmp_path}/two", "data set or photos: /photos/*", f"model finetuned ({'ef' * 8}): finetuned, perhaps on this person too", "the original photos",
+        f"data set or photos: {tmp_path}/two",
+        "data set or photos: /photos/*",
+        f"model finetuned ({'ef' * 8}): finetuned, perhaps on this person too",
+        "the original photos",
         "backups and exports of this index",
-    ]  # fmt: skip
+    ]
     assert (done.index, done.data_sets, done.pending) == ("club", {str(tmp_path / "one"): 3}, False)
     shard = str(tmp_path / "one" / "part-00000.parquet")
-    assert {path for path, n in done.files.items() if n} == {shard} and done.found == done.files[shard] > 30, "it was not cleaned in fact"
-    assert {Path(path).name for path in done.files} >= {"gallery.db", "index.faiss", "owners.npy", "report.json", "part-00000.parquet"}
+    assert {path for path, n in done.files.items() if n} == {shard} and done.found == done.files[shard] > 30, (
+        "it was not cleaned in fact"
+    )
+    assert {Path(path).name for path in done.files} >= {
+        "gallery.db",
+        "index.faiss",
+        "owners.npy",
+        "report.json",
+        "part-00000.parquet",
+    }
     assert done.notes == [
         "a name of this person also stands in 1 texts of others (names, paths, columns), which stay",
         "1 paths name this person and are not shown whole: `*` stands for the name",
@@ -447,7 +528,9 @@ def test_another_look_finds_what_came_back(gallery, index, tmp_path):
     done = forgotten(gallery, ANN)
     assert sum(look_again(gallery, done, ANN).values()) == sum(look_again(gallery, done, None).values()) == 0
     gallery.add(MINE[:1], readmit=True)
-    with pytest.raises(GalleryError, match=f"expected '{ANN}' to be forgotten, they are enrolled in club: run `forget` again"):
+    with pytest.raises(
+        GalleryError, match=f"expected '{ANN}' to be forgotten, they are enrolled in club: run `forget` again"
+    ):
         look_again(gallery, done, ANN)
     assert sum(look_again(gallery, done, None).values()) > 0
     forgotten(gallery, ANN)
@@ -455,7 +538,10 @@ def test_another_look_finds_what_came_back(gallery, index, tmp_path):
     (index / "notes").write_text(f"{MINE[1].face_id} is {ANN}")
     assert look_again(gallery, done, ANN)[str(index / "notes")] == 2
     (index / "notes").unlink()
-    done.data_sets = {str(tmp_path / "gone"): 1, str(synthetic.write(tmp_path / "v", MINE, synthetic.spec(D), ["place"])): 3}
+    done.data_sets = {
+        str(tmp_path / "gone"): 1,
+        str(synthetic.write(tmp_path / "v", MINE, synthetic.spec(D), ["place"])): 3,
+    }
     assert sum(n for path, n in look_again(gallery, done, ANN).items() if "/v/" in path) > 3
 
 
@@ -467,7 +553,9 @@ def test_what_cannot_be_looked_for_is_told(tmp_path, monkeypatch):
         build(synthetic.write(tmp_path / f"v{encrypt}", rows, synthetic.spec(D), ["place"]), folder, encrypt=encrypt)
         with open_gallery(folder, write=True) as gallery:
             done = forgotten(gallery, "Al")
-        assert ("a name is too short to be looked for in binary files; no table holds it" in done.notes) and done.found == 0
+        assert (
+            "a name is too short to be looked for in binary files; no table holds it" in done.notes
+        ) and done.found == 0
         assert ("the index is encrypted: its file shows nothing to look for" in done.notes) == encrypt
         assert left(folder, pieces(rows[:3])) == []
 
@@ -475,6 +563,9 @@ def test_what_cannot_be_looked_for_is_told(tmp_path, monkeypatch):
 def test_files_that_go_while_they_are_looked_through_hold_nothing(gallery, index, monkeypatch):
     traces = forget(gallery, ANN)
     assert finish_pending(gallery, 1000)
-    monkeypatch.setattr("facegallery.indexer.upkeep.forget.files_below", lambda folder: [*files_below(folder), folder / "index.faiss-gone"])
+    monkeypatch.setattr(
+        "facegallery.indexer.upkeep.forget.files_below",
+        lambda folder: [*files_below(folder), folder / "index.faiss-gone"],
+    )
     files = {path: n for path, n in look(gallery, traces).items() if Path(path).suffix}
     assert files[str(index / "index.faiss-gone")] == 0

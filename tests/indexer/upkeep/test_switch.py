@@ -16,7 +16,17 @@ from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
-from facegallery.indexer.upkeep.switch import Comparison, Differently, compare, drop_other, missing, other_spec, pending, prepare, store
+from facegallery.indexer.upkeep.switch import (
+    Comparison,
+    Differently,
+    compare,
+    drop_other,
+    missing,
+    other_spec,
+    pending,
+    prepare,
+    store,
+)
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 
@@ -26,10 +36,18 @@ THIRD = FaceSpec(parts=(Part("third", "ef" * 32, 8, "fixed"),))
 WORLD = PEOPLE * PHOTOS + 12  # faces that there are; the last ones are added later
 # noisy, so that some answers differ; a common direction, so that centring matters
 XB = synthetic.unit(
-    synthetic.vectors(WORLD // PHOTOS, PHOTOS, seed=1) + 0.15 * np.random.default_rng(2).normal(size=(WORLD, synthetic.D)) + 0.5
+    synthetic.vectors(WORLD // PHOTOS, PHOTOS, seed=1)
+    + 0.15 * np.random.default_rng(2).normal(size=(WORLD, synthetic.D))
+    + 0.5
 )
-BY_OTHER = {spec.model_name: synthetic.unit(synthetic.vectors(WORLD // PHOTOS, PHOTOS, spec.dimension, seed=3)
-            + 0.15 * np.random.default_rng(4).normal(size=(WORLD, spec.dimension)) + 0.5) for spec in (OTHER, THIRD)}  # fmt: skip
+BY_OTHER = {
+    spec.model_name: synthetic.unit(
+        synthetic.vectors(WORLD // PHOTOS, PHOTOS, spec.dimension, seed=3)
+        + 0.15 * np.random.default_rng(4).normal(size=(WORLD, spec.dimension))
+        + 0.5
+    )
+    for spec in (OTHER, THIRD)
+}
 ROWS = [synthetic.row(f"{i}.jpg", f"person {i // PHOTOS}", x, crop=synthetic.png(b"%d" % i)) for i, x in enumerate(XB)]
 FIRST, LATER = ROWS[: PEOPLE * PHOTOS], ROWS[PEOPLE * PHOTOS :]
 
@@ -43,7 +61,9 @@ def original(request, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def index(original, tmp_path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm")))
+    return Path(
+        shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    )
 
 
 @pytest.fixture
@@ -103,7 +123,9 @@ def right(folder: Path, rows: Sequence[Row], mean: np.ndarray | None) -> None:
     found = answers(folder)[1]
     order = np.argsort(-scores, axis=1)[:, :5]
     assert [[hit.face_id for hit in hits] for hits in found] == [[rows[i].face_id for i in line] for line in order]
-    np.testing.assert_allclose([[hit.score for hit in hits] for hits in found], np.take_along_axis(scores, order, axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        [[hit.score for hit in hits] for hits in found], np.take_along_axis(scores, order, axis=1), atol=1e-6
+    )
 
 
 def mean_of(rows: Sequence[Row]) -> np.ndarray:
@@ -130,15 +152,26 @@ def test_the_report_is_what_a_naive_recomputation_says(gallery):
     prepare(gallery, OTHER)
     assert missing(gallery) == len(rows) == len(fill(gallery)) and missing(gallery) == 0
     centred = gallery.mean is not None
-    before, after = naive(rows, mean_of(FIRST) if centred else None), naive(by(rows), mean_of(by(rows)) if centred else None)
+    before, after = (
+        naive(rows, mean_of(FIRST) if centred else None),
+        naive(by(rows), mean_of(by(rows)) if centred else None),
+    )
     truth = [row.identity for row in rows]
     lines = list(zip(rows, before, after, truth, strict=True))
     got = compare(gallery)
     assert got == Comparison(
-        "club", "made-up", "other", len(rows), len(rows), sum(b == a for _, b, a, _ in lines), sum(b == t for _, b, _, t in lines),
-        sum(a == t for _, _, a, t in lines), sum(b != t == a for _, b, a, t in lines), sum(b == t != a for _, b, a, t in lines),
+        "club",
+        "made-up",
+        "other",
+        len(rows),
+        len(rows),
+        sum(b == a for _, b, a, _ in lines),
+        sum(b == t for _, b, _, t in lines),
+        sum(a == t for _, _, a, t in lines),
+        sum(b != t == a for _, b, a, t in lines),
+        sum(b == t != a for _, b, a, t in lines),
         [Differently(row.face_id, row.identity, b, a) for row, b, a, _ in lines if b != a],
-    )  # fmt: skip
+    )
     assert 5 < got.same < len(rows) - 5 and got.gained and got.lost and len(got.differently) == got.asked - got.same
     assert got.text.startswith(
         f"club: {len(rows)} of {len(rows)} faces asked against all others; the answer is the same for {got.same}, another for"
@@ -159,10 +192,12 @@ def test_a_large_gallery_is_asked_by_a_sample(gallery, monkeypatch):
     whole = compare(gallery)
     monkeypatch.setattr(switch, "ASKED", 20)
     some = compare(gallery, seed=3)
-    assert (some.faces, some.asked, some.same + len(some.differently)) == (45, 20, 20) and some == compare(gallery, seed=3)
-    assert {d.face_id for d in some.differently} < {d.face_id for d in whole.differently} and set(some.differently) <= set(
-        whole.differently
+    assert (some.faces, some.asked, some.same + len(some.differently)) == (45, 20, 20) and some == compare(
+        gallery, seed=3
     )
+    assert {d.face_id for d in some.differently} < {d.face_id for d in whole.differently} and set(
+        some.differently
+    ) <= set(whole.differently)
     assert some.differently != compare(gallery, seed=4).differently
 
 
@@ -209,9 +244,19 @@ def test_there_and_back_gives_the_first_answers_again(gallery, index):
 
 def test_people_ids_and_log_stay(gallery):
     gallery.rename("person 3", "Zoë")
-    before = gallery.list_people(), gallery.list_log(), [ids.tolist() for ids in gallery.owners()], gallery.list_faces("Zoë")
+    before = (
+        gallery.list_people(),
+        gallery.list_log(),
+        [ids.tolist() for ids in gallery.owners()],
+        gallery.list_faces("Zoë"),
+    )
     switched(gallery)
-    assert (gallery.list_people(), gallery.list_log(), [ids.tolist() for ids in gallery.owners()], gallery.list_faces("Zoë")) == before
+    assert (
+        gallery.list_people(),
+        gallery.list_log(),
+        [ids.tolist() for ids in gallery.owners()],
+        gallery.list_faces("Zoë"),
+    ) == before
     assert gallery.undo()[0].verb == "rename" and gallery.enrolled(["person 3"])
 
 
@@ -239,7 +284,11 @@ def test_faces_that_come_and_go_while_it_is_prepared(gallery, index, monkeypatch
     gallery.remove(face_id=ROWS[30].face_id)  # of a later one
     gallery.add(LATER)
     store(gallery, [id for id, _ in first], np.stack([embedded(png) for _, png in first]))
-    left = [block for block in blocks if store(gallery, [id for id, _ in block], np.stack([embedded(png) for _, png in block])) is None]
+    left = [
+        block
+        for block in blocks
+        if store(gallery, [id for id, _ in block], np.stack([embedded(png) for _, png in block])) is None
+    ]
     assert [len(first), *map(len, left)] == [10, 10, 10, 10, 10, 6] and missing(gallery) == 0
     gallery.remove("person 7")
     rows = [row for i, row in enumerate(ROWS) if i not in (2, 30) and row.identity != "person 7"]
@@ -261,13 +310,17 @@ def test_an_undone_removal_asks_for_its_vector_again(gallery):
 
 
 def test_the_same_model_is_refused(gallery):
-    with pytest.raises(GalleryError, match="expected another model than the one club uses, received the same: there is nothing to do"):
+    with pytest.raises(
+        GalleryError, match="expected another model than the one club uses, received the same: there is nothing to do"
+    ):
         prepare(gallery, synthetic.spec(runtime="another"))
 
 
 def test_faces_without_crops_are_refused_with_their_number(gallery):
     gallery.add([replace(row, crop=None) for row in LATER[:3]])
-    with pytest.raises(GalleryError, match="expected a stored crop of every face of club, 3 have none: build it anew from their photos"):
+    with pytest.raises(
+        GalleryError, match="expected a stored crop of every face of club, 3 have none: build it anew from their photos"
+    ):
         prepare(gallery, OTHER)
     gallery.undo()
     prepare(gallery, OTHER)
@@ -290,9 +343,9 @@ def test_a_removal_is_not_undone_across_a_switch(gallery, index):
     now = answers(index)
     with pytest.raises(GalleryError) as caught:
         gallery.undo()
-    assert "they were removed before it was changed: switch back with `reembed` first" in str(caught.value) and "\n" not in str(
+    assert "they were removed before it was changed: switch back with `reembed` first" in str(
         caught.value
-    )
+    ) and "\n" not in str(caught.value)
     assert answers(index) == now and len(gallery.list_log()) == 1 and verify(gallery).problems == []
     switch.switch(gallery)
     assert answers(index) == without and gallery.undo()[0].faces == 3 and gallery.enrolled(["person 3"])
@@ -317,7 +370,9 @@ def test_an_open_searcher_is_told_to_start_again(gallery, index):
         assert searcher.search(queries(16), 3) == first, "preparing changes no answer"
         switch.switch(gallery)
         for options in ({}, {"faces": True}, {"score": "mean"}, {"where": ["face=0"]}):
-            with pytest.raises(GalleryError, match="expected club to keep its contract, it was replaced meanwhile: start again"):
+            with pytest.raises(
+                GalleryError, match="expected club to keep its contract, it was replaced meanwhile: start again"
+            ):
                 searcher.search(queries(16), 3, **options)
         switch.switch(gallery)
         assert searcher.search(queries(16), 3) == first
@@ -368,7 +423,12 @@ def test_what_was_given_up_is_made_anew(gallery, index):
     now = answers(index)
     with gallery.writing():
         drop_other(gallery)
-    assert other_spec(gallery) is None and missing(gallery) == 45 and answers(index) == now and verify(gallery).problems == []
+    assert (
+        other_spec(gallery) is None
+        and missing(gallery) == 45
+        and answers(index) == now
+        and verify(gallery).problems == []
+    )
     prepare(gallery, synthetic.spec())
     for block in pending(gallery):
         store(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))

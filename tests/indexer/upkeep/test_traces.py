@@ -19,7 +19,12 @@ def brute(data: bytes, of: Traces, elsewhere: Sequence[str] = ()) -> int:
     for name in (n.encode() for n in of.names if len(n.encode()) >= 5):
         for at in range(len(data)):
             if data[at:].startswith(name):
-                spans = [(i, i + len(t)) for t in (t.encode() for t in elsewhere) for i in range(len(data)) if data[i:].startswith(t)]
+                spans = [
+                    (i, i + len(t))
+                    for t in (t.encode() for t in elsewhere)
+                    for i in range(len(data))
+                    if data[i:].startswith(t)
+                ]
                 found += not any(start <= at and at + len(name) <= end for start, end in spans)
     return found
 
@@ -29,20 +34,38 @@ def file_of(folder: Path, data: bytes) -> Path:
     return folder / "file"
 
 
-PIECES = [bytes([i]) * PIECE for i in range(2)] + [bytes(range(i, i + PIECE)) for i in (0, 1, 100)] + [b"0" * 31 + b"1", b"01" * 16]
+PIECES = (
+    [bytes([i]) * PIECE for i in range(2)]
+    + [bytes(range(i, i + PIECE)) for i in (0, 1, 100)]
+    + [b"0" * 31 + b"1", b"01" * 16]
+)
 NAMES = ("Ann-Sophie", "Ann-Sophie Müller", "phiephie", "Ann-", "aaaaa", "李小龙")
-ELSEWHERE = ("Ann-Sophie Müller", "Joann-Sophie", "xAnn-Sophiey", "phiephiephie", "aaaaaaa", "gallery/Ann-Sophie/1.jpg", "Ann-Sophie-Ann")
+ELSEWHERE = (
+    "Ann-Sophie Müller",
+    "Joann-Sophie",
+    "xAnn-Sophiey",
+    "phiephiephie",
+    "aaaaaaa",
+    "gallery/Ann-Sophie/1.jpg",
+    "Ann-Sophie-Ann",
+)
 chunks = st.one_of(
-    st.sampled_from(PIECES), st.sampled_from([p[:17] for p in PIECES]), st.sampled_from(NAMES + ELSEWHERE).map(str.encode), st.binary(max_size=9),
+    st.sampled_from(PIECES),
+    st.sampled_from([p[:17] for p in PIECES]),
+    st.sampled_from(NAMES + ELSEWHERE).map(str.encode),
+    st.binary(max_size=9),
     st.sampled_from([b"\0", b"\1\1", b"0", b"01", b"Ann-So", b"phie", b"a", b"aa"]),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=120, deadline=None)
 @given(
-    st.lists(chunks, max_size=12).map(b"".join), st.sets(st.sampled_from(PIECES)), st.sets(st.sampled_from(NAMES)),
-    st.lists(st.sampled_from(ELSEWHERE), unique=True), st.sampled_from([1, 2, 7, 8, 31, 32, 33, 100, 1 << 20]),
-)  # fmt: skip
+    st.lists(chunks, max_size=12).map(b"".join),
+    st.sets(st.sampled_from(PIECES)),
+    st.sets(st.sampled_from(NAMES)),
+    st.lists(st.sampled_from(ELSEWHERE), unique=True),
+    st.sampled_from([1, 2, 7, 8, 31, 32, 33, 100, 1 << 20]),
+)
 def test_a_count_is_what_brute_force_counts(tmp_path_factory, data, pieces, names, elsewhere, block):
     folder = tmp_path_factory.getbasetemp() / "traces"
     folder.mkdir(exist_ok=True)
@@ -87,7 +110,10 @@ def test_a_file_that_has_gone_holds_nothing(tmp_path):
 def test_names_within_longer_legitimate_ones_are_not_counted(tmp_path):
     of = Traces({"Ann Lee"})
     path = file_of(tmp_path, b"Ann Lee, Ann Leeds, JoAnn Lee and Ann Lee. x/Ann Lee/1.jpg")
-    assert [of.count(path, texts) for texts in ([], ["Ann Leeds"], ["Ann Leeds", "JoAnn Lee"], ["x/Ann Lee/1.jpg"], ["Ann Lee"])] == [
+    assert [
+        of.count(path, texts)
+        for texts in ([], ["Ann Leeds"], ["Ann Leeds", "JoAnn Lee"], ["x/Ann Lee/1.jpg"], ["Ann Lee"])
+    ] == [
         5,
         4,
         3,

@@ -48,7 +48,11 @@ def faces(people: int = PEOPLE, seed: int = 0) -> list[Row]:
             "gallery",
             f"{row.identity} of {seed}",
         )
-        row.landmarks, row.confidence, row.sharpness = rng.normal(size=10).astype(np.float32).tolist(), 0.5 + i / 256, float(i)
+        row.landmarks, row.confidence, row.sharpness = (
+            rng.normal(size=10).astype(np.float32).tolist(),
+            0.5 + i / 256,
+            float(i),
+        )
     last, other = rows[-2:]
     rows[-1] = replace(other, image=last.image, image_sha256=last.image_sha256, face=1)
     return rows
@@ -66,7 +70,9 @@ def original(tmp_path_factory) -> Path:
 def index(original, tmp_path) -> Path:
     """A copy of it."""
     shutil.copytree(original.parent / "_forgotten", tmp_path / "_forgotten")
-    return Path(shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm")))
+    return Path(
+        shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    )
 
 
 def changed(folder: Path, *verbs: Callable[[Gallery], object]) -> None:
@@ -90,17 +96,37 @@ def held(folder: Path) -> list[tuple]:
 
 def plain(row: Row, crop: bool = True) -> tuple:
     return (
-        row.face_id, row.image, row.image_sha256, row.identity, row.split, row.face, list(row.box or []), list(row.landmarks or []),
-        row.confidence, row.sharpness, row.crop if crop else None, np.asarray(row.vector, np.float32).tobytes(), row.extra,
-    )  # fmt: skip
+        row.face_id,
+        row.image,
+        row.image_sha256,
+        row.identity,
+        row.split,
+        row.face,
+        list(row.box or []),
+        list(row.landmarks or []),
+        row.confidence,
+        row.sharpness,
+        row.crop if crop else None,
+        np.asarray(row.vector, np.float32).tobytes(),
+        row.extra,
+    )
 
 
 def picture(folder: Path) -> list:
     """Rows, log and answers."""
     with open_gallery(folder) as gallery, Searcher(folder) as searcher:
         log = [(line.verb, line.detail) for line in gallery.lines()]
-        trash = [(fingerprint, plain(row)) for line in gallery.lines() for fingerprint, row in gallery.removed_by(line.id)]
-        return [held(folder), log, trash, gallery.columns, searcher.search(QUERIES, 4), searcher.search(QUERIES, 4, faces=True)]
+        trash = [
+            (fingerprint, plain(row)) for line in gallery.lines() for fingerprint, row in gallery.removed_by(line.id)
+        ]
+        return [
+            held(folder),
+            log,
+            trash,
+            gallery.columns,
+            searcher.search(QUERIES, 4),
+            searcher.search(QUERIES, 4, faces=True),
+        ]
 
 
 def sound(folder: Path) -> bool:
@@ -129,7 +155,9 @@ def test_a_backup_is_one_private_file_with_everything(index, tmp_path):
 
 def test_a_backup_overwrites_nothing(index, tmp_path):
     (tmp_path / "b").write_text("mine")
-    with pytest.raises(InputError, match="a new file for the backup, .*/b is there: choose another name, nothing is overwritten"):
+    with pytest.raises(
+        InputError, match="a new file for the backup, .*/b is there: choose another name, nothing is overwritten"
+    ):
         saved(index, tmp_path / "b")
     assert (tmp_path / "b").read_text() == "mine"
 
@@ -184,7 +212,9 @@ def test_backups_while_another_adds_are_each_of_one_moment(index, tmp_path):
     sizes = []
     for i, saved_one in enumerate(done):
         restored = restore(Path(saved_one.folder), tmp_path / f"restored{i}")
-        assert (saved_one.faces, saved_one.people) == (restored.faces, restored.people), "what was said is what was saved"
+        assert (saved_one.faces, saved_one.people) == (restored.faces, restored.people), (
+            "what was said is what was saved"
+        )
         now, n = held(tmp_path / f"restored{i}"), 0
         n = len(now) - 2 * PEOPLE
         assert n % 4 == 0 and now == sorted(map(plain, faces() + more[:n])) and sound(tmp_path / f"restored{i}")
@@ -216,7 +246,9 @@ def test_an_index_is_what_it_was(index, tmp_path):
         searcher.search(QUERIES, 4)
         done = restore(path, index, replace=True)
         assert (done.faces, done.people, done.forgotten) == (22, 11, 0)
-        assert [searcher.search(QUERIES, 4), searcher.search(QUERIES, 4, faces=True)] == before[-2:], "it sees it at once"
+        assert [searcher.search(QUERIES, 4), searcher.search(QUERIES, 4, faces=True)] == before[-2:], (
+            "it sees it at once"
+        )
     assert picture(index) == before and sound(index)
     assert {path.name for path in index.iterdir()} - {"gallery.db-wal", "gallery.db-shm"} == {
         "gallery.db",
@@ -263,7 +295,11 @@ def test_the_forgotten_stay_forgotten(index, tmp_path):
     assert (done.faces, done.people, done.forgotten) == (20, 10, 4), "one of the four had been removed before"
     gone = [*faces()[6:8], *faces()[10:12]]
     with open_gallery(index, write=True) as gallery:
-        assert gallery.lines() == [] and gallery.add(gone).forgotten == 4 and gallery.enrolled(["person 3 of 0", "person 5 of 0"]) == set()
+        assert (
+            gallery.lines() == []
+            and gallery.add(gone).forgotten == 4
+            and gallery.enrolled(["person 3 of 0", "person 5 of 0"]) == set()
+        )
         forget(gallery, "person 3 of 0")  # it is known still
     assert sound(index)
     texts = [text.encode() for row in gone for text in (row.face_id, row.image_sha256, row.identity)] + [
@@ -287,11 +323,17 @@ def test_a_forgotten_name_stays_forgotten_even_with_faces_that_were_gone_before(
     changed(index, lambda g: g.add([second], readmit=True))
     assert restore(path, index, replace=True).forgotten == 0
     with open_gallery(index) as gallery:
-        assert gallery.known([first.face_id, second.face_id]) == dict.fromkeys([first.face_id, second.face_id], "person 3 of 0")
+        assert gallery.known([first.face_id, second.face_id]) == dict.fromkeys(
+            [first.face_id, second.face_id], "person 3 of 0"
+        )
 
 
 def test_a_name_that_is_used_again_comes_back_from_a_later_backup(index, tmp_path):
-    changed(index, lambda g: forget(g, "person 3 of 0"), lambda g: g.add([replace(faces(1, seed=5)[0], identity="person 3 of 0")]))
+    changed(
+        index,
+        lambda g: forget(g, "person 3 of 0"),
+        lambda g: g.add([replace(faces(1, seed=5)[0], identity="person 3 of 0")]),
+    )
     path = saved(index, tmp_path / "b")
     assert restore(path, index, replace=True).forgotten == 0
     with open_gallery(index) as gallery:
@@ -329,12 +371,16 @@ def test_a_forget_that_waits_for_a_reader_still_waits_after_a_restore(index, tmp
 
 def test_only_a_new_name_or_its_own_index_is_taken(index, tmp_path):
     path, before = saved(index, tmp_path / "b"), picture(index)
-    with pytest.raises(GalleryError, match="expected a new name, club is there: choose another --name, or --replace it by its backup"):
+    with pytest.raises(
+        GalleryError, match="expected a new name, club is there: choose another --name, or --replace it by its backup"
+    ):
         restore(path, index)
     with pytest.raises(InputError, match="expected an index name"):
         restore(path, tmp_path / "-x")
     build(synthetic.write(tmp_path / "v", faces(), extra=["place"]), tmp_path / "another")
-    with pytest.raises(GalleryError, match="expected a backup of another, .*/b is of another index: choose another --name"):
+    with pytest.raises(
+        GalleryError, match="expected a backup of another, .*/b is of another index: choose another --name"
+    ):
         restore(path, tmp_path / "another", replace=True)
     assert picture(index) == before and sound(tmp_path / "another")
 
@@ -384,17 +430,31 @@ def sql(statement: str) -> Callable[[Path, Path], None]:
 @pytest.mark.parametrize(
     "spoil, words",
     [
-        (garbage, "b is no backup"), (empty, "b"), (other_database, "damaged or none|holds none"), (unfinished, "holds none: check the path"),
-        (half, "is damaged or none"), (newer, f"expected an index of version {len(MIGRATIONS)} or older, .*/b has version 99: install a newer facegallery"),
-        (sql("UPDATE people SET name = 'x' WHERE id = 3"), "is damaged or none"), (sql("UPDATE faces SET image = 'x' WHERE id = 3"), "is damaged"),
-        (sql("UPDATE crops SET png = x'00' WHERE id = 3"), "is damaged"), (sql("UPDATE vectors SET vector = zeroblob(64)"), "is damaged"),
-        (sql("DELETE FROM vectors WHERE id = 3"), "is damaged"), (sql("UPDATE log SET verb = 'split'"), "is damaged"),
-        (sql("UPDATE trash SET identity = 'x'"), "is damaged"), (sql("DELETE FROM meta WHERE key = 'salt'"), "is damaged"),
-        (sql("UPDATE meta SET value = 'x' WHERE key = 'columns'"), "is damaged"), (sql("DROP TABLE trash"), "is damaged"),
+        (garbage, "b is no backup"),
+        (empty, "b"),
+        (other_database, "damaged or none|holds none"),
+        (unfinished, "holds none: check the path"),
+        (half, "is damaged or none"),
+        (
+            newer,
+            f"expected an index of version {len(MIGRATIONS)} or older, .*/b has version 99: install a newer facegallery",
+        ),
+        (sql("UPDATE people SET name = 'x' WHERE id = 3"), "is damaged or none"),
+        (sql("UPDATE faces SET image = 'x' WHERE id = 3"), "is damaged"),
+        (sql("UPDATE crops SET png = x'00' WHERE id = 3"), "is damaged"),
+        (sql("UPDATE vectors SET vector = zeroblob(64)"), "is damaged"),
+        (sql("DELETE FROM vectors WHERE id = 3"), "is damaged"),
+        (sql("UPDATE log SET verb = 'split'"), "is damaged"),
+        (sql("UPDATE trash SET identity = 'x'"), "is damaged"),
+        (sql("DELETE FROM meta WHERE key = 'salt'"), "is damaged"),
+        (sql("UPDATE meta SET value = 'x' WHERE key = 'columns'"), "is damaged"),
+        (sql("DROP TABLE trash"), "is damaged"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("key", [True, False])
-def test_what_is_no_sound_backup_is_refused_in_one_line_and_nothing_is_changed(index, tmp_path, monkeypatch, spoil, words, key):
+def test_what_is_no_sound_backup_is_refused_in_one_line_and_nothing_is_changed(
+    index, tmp_path, monkeypatch, spoil, words, key
+):
     monkeypatch.delenv("FACEGALLERY_KEY", raising=False)
     if key:
         monkeypatch.setenv("FACEGALLERY_KEY", "a key")
@@ -404,9 +464,18 @@ def test_what_is_no_sound_backup_is_refused_in_one_line_and_nothing_is_changed(i
     for folder in (index, tmp_path / "new"):
         with pytest.raises(DataError, match=words) as caught:
             restore(tmp_path / "b", folder, replace=True)
-        assert str(tmp_path / "b") in str(caught.value) or "of b," in str(caught.value) or "that b was" in str(caught.value)
+        assert (
+            str(tmp_path / "b") in str(caught.value)
+            or "of b," in str(caught.value)
+            or "that b was" in str(caught.value)
+        )
         assert "\n" not in str(caught.value) and "_tmp-" not in str(caught.value)
-    assert picture(index) == before and sound(index) and not (tmp_path / "new").exists() and not list(tmp_path.rglob("_tmp-*"))
+    assert (
+        picture(index) == before
+        and sound(index)
+        and not (tmp_path / "new").exists()
+        and not list(tmp_path.rglob("_tmp-*"))
+    )
 
 
 def test_a_backup_that_is_not_there(tmp_path):
@@ -458,9 +527,14 @@ def spoil_by(statement: str) -> Callable[[Path], None]:
 
 
 SPOILS = [
-    truncate, overwrite, vanish, spoil_by("UPDATE meta SET value = 'x'"), spoil_by("UPDATE people SET name = name || '?'"),
-    spoil_by("DROP TABLE vectors"), spoil_by("UPDATE vectors SET vector = x'00'"),
-]  # fmt: skip
+    truncate,
+    overwrite,
+    vanish,
+    spoil_by("UPDATE meta SET value = 'x'"),
+    spoil_by("UPDATE people SET name = name || '?'"),
+    spoil_by("DROP TABLE vectors"),
+    spoil_by("UPDATE vectors SET vector = x'00'"),
+]
 
 
 @pytest.mark.parametrize("spoil", SPOILS)
@@ -509,7 +583,9 @@ def stamps(folder: Path) -> dict[str, int]:
 def test_an_export_is_the_gallery(index, tmp_path, crops):
     done, rows = exported(index, tmp_path / "out", crops)
     assert (done.folder, done.faces, done.people, done.without_crop) == (str(tmp_path / "out"), 24, 12, 0)
-    assert sorted(map(plain, rows)) == sorted(plain(row, crops) for row in faces()) and {row.outcome for row in rows} == {"ok"}
+    assert sorted(map(plain, rows)) == sorted(plain(row, crops) for row in faces()) and {
+        row.outcome for row in rows
+    } == {"ok"}
     assert DataSet(tmp_path / "out").spec == synthetic.spec() and DataSet(tmp_path / "out").extra == ["place"]
     build(tmp_path / "out", tmp_path / "again")
     now, was = picture(tmp_path / "again"), picture(index)
@@ -517,7 +593,9 @@ def test_an_export_is_the_gallery(index, tmp_path, crops):
 
 
 def test_an_export_is_one_gallery_whatever_splits_it_came_from(index, tmp_path):
-    more = [replace(row, split=split) for row, split in zip(faces(2, seed=1), (None, "gallery", "probe", None), strict=True)]
+    more = [
+        replace(row, split=split) for row, split in zip(faces(2, seed=1), (None, "gallery", "probe", None), strict=True)
+    ]
     changed(index, lambda g: g.add(more))
     exported(index, tmp_path / "out", True)
     assert build(tmp_path / "out", tmp_path / "again").n == 28
@@ -527,9 +605,12 @@ def test_an_export_is_one_gallery_whatever_splits_it_came_from(index, tmp_path):
 
 def test_corrected_names_are_exported(index, tmp_path):
     changed(
-        index, lambda g: g.rename("person 3 of 0", "Zoë"), lambda g: g.split([faces()[0].face_id], "Ann"),
-        lambda g: g.merge("person 5 of 0", "person 6 of 0"), lambda g: g.remove("person 7 of 0"),
-    )  # fmt: skip
+        index,
+        lambda g: g.rename("person 3 of 0", "Zoë"),
+        lambda g: g.split([faces()[0].face_id], "Ann"),
+        lambda g: g.merge("person 5 of 0", "person 6 of 0"),
+        lambda g: g.remove("person 7 of 0"),
+    )
     done, rows = exported(index, tmp_path / "out", True)
     names = {row.face_id: row.identity for row in faces()} | {row.face_id: "Zoë" for row in faces()[6:8]}
     names |= {faces()[0].face_id: "Ann"} | {row.face_id: "person 6 of 0" for row in faces()[10:12]}
@@ -549,7 +630,12 @@ def test_only_what_has_changed_is_written_again(index, tmp_path, monkeypatch):
     assert len(first) == 2 * 6  # 23 photos, four in a shard
     exported(index, tmp_path / "out", True)
     assert stamps(tmp_path / "out") == first and len(list(tmp_path.glob("out/_plan*"))) == 1
-    changed(index, lambda g: g.rename("person 3 of 0", "Zoë"), lambda g: g.remove("person 11 of 0"), lambda g: g.add(faces(1, seed=1)))
+    changed(
+        index,
+        lambda g: g.rename("person 3 of 0", "Zoë"),
+        lambda g: g.remove("person 11 of 0"),
+        lambda g: g.add(faces(1, seed=1)),
+    )
     _, rows = exported(index, tmp_path / "out", True)
     now = stamps(tmp_path / "out")
     assert sorted(map(plain, rows)) == held(index)
@@ -567,7 +653,10 @@ def test_faces_without_a_crop_are_counted(tmp_path):
     for row in rows[::2]:
         row.crop = None
     build(synthetic.write(tmp_path / "v", rows, extra=["place"]), tmp_path / "i")
-    assert [exported(tmp_path / "i", tmp_path / f"out{crops}", crops)[0].without_crop for crops in (True, False)] == [3, 0]
+    assert [exported(tmp_path / "i", tmp_path / f"out{crops}", crops)[0].without_crop for crops in (True, False)] == [
+        3,
+        0,
+    ]
 
 
 def test_faces_of_photos_that_share_a_path_stay_apart(index, tmp_path):
@@ -575,7 +664,9 @@ def test_faces_of_photos_that_share_a_path_stay_apart(index, tmp_path):
     rows = [synthetic.row("1.jpg", f"p{i}", x[i], image_sha256=f"sha {i}") for i in range(3)]
     changed(index, *(lambda g, row=row: g.add([row]) for row in rows))
     _, found = exported(index, tmp_path / "out")
-    assert {(row.face_id, row.identity) for row in found if row.image == "1.jpg"} == {(row.face_id, row.identity) for row in rows}
+    assert {(row.face_id, row.identity) for row in found if row.image == "1.jpg"} == {
+        (row.face_id, row.identity) for row in rows
+    }
 
 
 def test_a_photo_whose_other_face_was_renamed_is_written_again(index, tmp_path):
@@ -659,12 +750,21 @@ def kill_everywhere(index: Path, work: Path) -> None:
 
 def test_killed_at_any_write_the_same_call_again_finishes_it(index, tmp_path):
     code = "import sys; from pathlib import Path; from tests.indexer.upkeep.test_transfer import kill_everywhere; kill_everywhere(*map(Path, sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", code, index, tmp_path / "work"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, index, tmp_path / "work"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
     assert counts["backup"] > 2 and counts["export"] > 8
     want = sorted(plain(row, False) for row in faces())
     for n in range(1, counts["export"] + 1):
-        assert sorted(plain(row) for table in DataSet(tmp_path / "work" / f"export-{n}" / "out").shards() for row in to_rows(table)) == want
+        assert (
+            sorted(
+                plain(row)
+                for table in DataSet(tmp_path / "work" / f"export-{n}" / "out").shards()
+                for row in to_rows(table)
+            )
+            == want
+        )
     for n in range(1, counts["backup"] + 1):
         assert (tmp_path / "work" / f"backup-{n}" / "out").stat().st_size == (index / "gallery.db").stat().st_size
