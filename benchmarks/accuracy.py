@@ -36,7 +36,7 @@ from facegallery.embedder.network.quiet import import_tensorflow  # noqa: E402
 
 import_tensorflow()
 from facegallery.embedder.compute import Compute  # noqa: E402
-from facegallery.embedder.dataset.dataset import DataSet, Writer  # noqa: E402
+from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter  # noqa: E402
 from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table  # noqa: E402
 from facegallery.embedder.faces import align  # noqa: E402
 from facegallery.embedder.network.runtime import Embedder, unit  # noqa: E402
@@ -224,7 +224,7 @@ def say(line: str) -> None:
 
 def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:
     """Some rows of a data set as one of their own."""
-    writer = Writer(folder, data.spec, {}, [Entry(row.image, 0, 0) for row in rows])
+    writer = DataSetWriter(folder, data.spec, {}, [Entry(row.image, 0, 0) for row in rows])
     by_image = {row.image: row for row in rows}
     for shard, entries in writer.pending():
         writer.write(shard, to_table([by_image[e.path] for e in entries], data.spec), 0.0, {})

@@ -28,7 +28,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from facegallery.client import Client, Refused
+from facegallery.client import Client, RequestRefused
 from facegallery.embedder.dataset.row import face_id
 
 SAME = 0.9  # at least the cosine of a picture with itself, with noise or without, by networks of whatever precision
@@ -334,7 +334,7 @@ class Caller:
                     error, OSError | http.client.HTTPException | httpx.TransportError
                 ):
                     return
-                if isinstance(error, Refused) and error.status in (429, 503):
+                if isinstance(error, RequestRefused) and error.status in (429, 503):
                     self.tally.refuse(f"{error.status} {error.problem.get('type', '').rpartition(':')[2]}")
                     continue
                 self.tally.note(self.name, error)
@@ -400,7 +400,7 @@ def stream(c: Caller) -> None:
     asked = random.sample(c.world.people, STREAMED)
     began = time.monotonic()
     for (person, _), (_, found) in zip(asked, c.typed.search_many(c.world.index, asked), strict=True):
-        if isinstance(found, Refused):
+        if isinstance(found, RequestRefused):
             raise Wrong(f"a photo of a stream was answered with {found.problem}")
         check_hits(c, hits_of(found.model_dump()), began, person)
     c.tally.answered(f"stream of {STREAMED}", time.monotonic() - began)

@@ -56,7 +56,7 @@ from benchmarks.clients import (  # noqa: E402
 )
 from benchmarks.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
 from facegallery.accounts import Accounts  # noqa: E402
-from facegallery.client import Client, Refused  # noqa: E402
+from facegallery.client import Client, RequestRefused  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
 from facegallery.indexer.opening import open_gallery  # noqa: E402
 from facegallery.indexer.upkeep.compact import compact_and_drop  # noqa: E402
@@ -124,7 +124,7 @@ def with_faces(client: Client, photos: list[bytes]) -> list[bytes]:
     return [
         photo
         for photo, (_, answer) in zip(photos, answers, strict=True)
-        if not isinstance(answer, Refused) and hits_of(answer.model_dump())
+        if not isinstance(answer, RequestRefused) and hits_of(answer.model_dump())
     ]
 
 

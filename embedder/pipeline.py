@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from facegallery.embedder.dataset.checks import damaged
-from facegallery.embedder.dataset.dataset import SHARD_PHOTOS, DataSet, Writer, check_is_ours, shard_path
+from facegallery.embedder.dataset.dataset import SHARD_PHOTOS, DataSet, DataSetWriter, check_is_ours, shard_path
 from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.faces import align
-from facegallery.embedder.faces.mtcnn import Detector, Face
+from facegallery.embedder.faces.mtcnn import DetectedFace, Detector
 from facegallery.embedder.files import locked, make_folder
 from facegallery.embedder.machine import cores
 from facegallery.embedder.outcomes import NO_FACE, OK, PASSING, TOO_SMALL
@@ -144,11 +144,11 @@ class PhotoStage:
             return Photo(photo.name, TOO_SMALL, f"{width} x {height} pixels, faces have at least {least}", photo.sha256)
         return photo
 
-    def _rows_of(self, photo: Photo, pixels: np.ndarray, entry: Entry, faces: list[Face]) -> list[Row]:
+    def _rows_of(self, photo: Photo, pixels: np.ndarray, entry: Entry, faces: list[DetectedFace]) -> list[Row]:
         height, width = pixels.shape[:2]
         ordered = align.order_faces(faces, width, height)
         if not ordered and self.spec.crop.no_face == "whole":
-            ordered = [Face((0.0, 0.0, float(width), float(height)), (), 0.0)]
+            ordered = [DetectedFace((0.0, 0.0, float(width), float(height)), (), 0.0)]
         if not ordered:
             photo.outcome, photo.why = NO_FACE, "the detector finds none"
             return [row_of(photo, entry)]
@@ -156,7 +156,7 @@ class PhotoStage:
         kept = ordered[: self.options.most_faces] if self.options.all_faces else ordered[:1]
         return [self._face_row(photo, pixels, entry, number, ordered) for number in range(len(kept))]
 
-    def _face_row(self, photo: Photo, pixels: np.ndarray, entry: Entry, number: int, faces: list[Face]) -> Row:
+    def _face_row(self, photo: Photo, pixels: np.ndarray, entry: Entry, number: int, faces: list[DetectedFace]) -> Row:
         face = faces[number]
         row = row_of(photo, entry, number)
         row.identity = entry.identity if number == 0 else None
@@ -235,7 +235,7 @@ def _process_photos(
         "no face": stage.spec.crop.no_face,
         "detector": stage.spec.detector,
     }
-    writer = Writer(
+    writer = DataSetWriter(
         out,
         stage.spec,
         options,
@@ -317,13 +317,13 @@ def _retry_notes(retried: Mapping[str, str], good: int) -> list[str]:
 
 def hash_of(root: Path, entry: Entry) -> str | None:
     """sha256 of a photo's bytes; None where they cannot be read."""
-    from facegallery.embedder.photos.kinds import Refused
+    from facegallery.embedder.photos.kinds import PhotoRefused
     from facegallery.embedder.photos.pixels import read
 
     path = path_inside(root, entry.path)
     try:
         return None if path is None else read(path)[1]
-    except Refused:
+    except PhotoRefused:
         return None
 
 
@@ -340,7 +340,7 @@ def _process_crops(crops: DataSet, out: Path, embedder: Embedder, keep_crops: bo
     spec = embedder.spec.with_crop(crops.spec)
     entries = [_shard_entry(crops, shard) for shard in sorted(crops.marks)]
     extra = crops.extra
-    writer = Writer(out, spec, {"command": "embed crops", "crops kept": keep_crops}, entries, extra, per_shard=1)
+    writer = DataSetWriter(out, spec, {"command": "embed crops", "crops kept": keep_crops}, entries, extra, per_shard=1)
 
     def make(_: int, inputs: list[Entry], tick: Callable[[int], None]) -> pa.Table:
         rows = [row for e in inputs for row in to_rows(crops.shard(_shard_number(e)))]
@@ -372,7 +372,7 @@ def _shard_number(entry: Entry) -> int:
 
 
 def run(
-    writer: Writer,
+    writer: DataSetWriter,
     make: Callable[[int, list[Entry], Callable[[int], None]], pa.Table],
     on_progress: OnProgress,
     photos_in: Callable[[Entry], int] = lambda entry: 1,
@@ -399,7 +399,7 @@ def run(
     return Summary(str(writer.folder), total, todo, outcomes, round(seconds, 2), writer.spec.fingerprint, notes=notes)
 
 
-def _vanished(writer: Writer) -> list[str]:
+def _vanished(writer: DataSetWriter) -> list[str]:
     """One line where inputs of earlier runs are not among those of this one, or none."""
     if not writer.vanished:
         return []
@@ -413,7 +413,7 @@ def _vanished(writer: Writer) -> list[str]:
     ]
 
 
-def _relabelled(writer: Writer) -> list[str]:
+def _relabelled(writer: DataSetWriter) -> list[str]:
     """One line where inputs of an earlier run are another person's now, or none."""
     if not writer.relabelled:
         return []

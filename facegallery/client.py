@@ -43,7 +43,7 @@ class StreamedAnswer(BaseModel):
 LINE, CHANGES = TypeAdapter(StreamedAnswer), TypeAdapter(list[schemas.Change])
 
 
-class Refused(FaceGalleryError):
+class RequestRefused(FaceGalleryError):
     """The server answered with a problem (RFC 9457)."""
 
     def __init__(self, problem: dict[str, Any]):
@@ -96,7 +96,7 @@ class Client:
 
     def search_many(
         self, index: str, photos: Iterable[tuple[str, Photo]], k: int = 5
-    ) -> Iterator[tuple[str, schemas.PhotoAnswer | Refused]]:
+    ) -> Iterator[tuple[str, schemas.PhotoAnswer | RequestRefused]]:
         """Any number of photos, each with an id, some at a time; answers in order."""
         rest = iter(photos)
         while some := list(islice(rest, TOGETHER)):
@@ -106,14 +106,14 @@ class Client:
             )
             answers = [_parsed(answer, LINE, line) for line in answer.content.split(b"\n") if line]
             if len(answers) != len(some):
-                raise Refused(
+                raise RequestRefused(
                     {
                         "status": answer.status_code,
                         "detail": f"expected {len(some)} answers, received {len(answers)}: ask again",
                     }
                 )
             for found in answers:
-                yield found.id or "", found.answer or Refused(found.problem or {})
+                yield found.id or "", found.answer or RequestRefused(found.problem or {})
 
     def verify(self, index: str, first: Photo, second: Photo) -> schemas.Compared:
         """How alike the largest faces of two photos are."""
@@ -224,15 +224,17 @@ def _pause(retry_after: str) -> float:
     return min(max(seconds, 0.0), LONGEST_PAUSE)
 
 
-def _refused(answer: httpx.Response) -> Refused:
+def _refused(answer: httpx.Response) -> RequestRefused:
     """The problem of an answer; what is none, such as a proxy's page, is told by its status."""
     try:
         problem = answer.json()
     except (ValueError, RecursionError):
         problem = None
     if isinstance(problem, dict) and isinstance(problem.get("detail"), str):
-        return Refused({"status": answer.status_code} | problem)
-    return Refused({"status": answer.status_code, "detail": f"{answer.status_code} {answer.reason_phrase}".strip()})
+        return RequestRefused({"status": answer.status_code} | problem)
+    return RequestRefused(
+        {"status": answer.status_code, "detail": f"{answer.status_code} {answer.reason_phrase}".strip()}
+    )
 
 
 def _parsed(answer: httpx.Response, model: TypeAdapter[T], line: bytes | None = None) -> T:
@@ -242,7 +244,7 @@ def _parsed(answer: httpx.Response, model: TypeAdapter[T], line: bytes | None = 
     except ValidationError:
         kind = answer.headers.get("Content-Type", "no type")[:100]
         detail = f"expected an answer of facegallery's API from {answer.url.host}, received another ({kind}): check the address and the proxy"
-        raise Refused({"status": answer.status_code, "detail": detail}) from None
+        raise RequestRefused({"status": answer.status_code, "detail": detail}) from None
 
 
 def _read(photo: Photo) -> tuple[bytes, str | None]:

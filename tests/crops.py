@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facegallery.embedder.dataset.dataset import Writer
+from facegallery.embedder.dataset.dataset import DataSetWriter
 from facegallery.embedder.dataset.row import Entry, Row, to_table
 from facegallery.embedder.network import architecture
 from facegallery.embedder.network.architecture import Builder
@@ -49,7 +49,7 @@ def write(folder: Path, rows: Iterable[Row], border: int = 0, per_shard: int = 1
     """A finished data set of crops."""
     rows = list(rows)
     spec = FaceSpec(crop=CropRule(border=border))
-    writer = Writer(folder, spec, {}, [Entry(r.image, 1, 1) for r in rows], per_shard=per_shard)
+    writer = DataSetWriter(folder, spec, {}, [Entry(r.image, 1, 1) for r in rows], per_shard=per_shard)
     by_image = {r.image: r for r in rows}
     for shard, entries in writer.pending():
         writer.write(shard, to_table([by_image[e.path] for e in entries], spec), 0.0, {})

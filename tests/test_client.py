@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from facegallery.client import Client, Refused
+from facegallery.client import Client, RequestRefused
 
 NOT_THE_CLIENTS = {
     ("POST", "/v1/session"),
@@ -76,10 +76,10 @@ def test_every_method_says_what_it_returns():
 
 
 def test_a_refusal_is_the_servers_own_line(server, faces):
-    with pytest.raises(Refused, match="nobody is called 'nobody'") as refused:
+    with pytest.raises(RequestRefused, match="nobody is called 'nobody'") as refused:
         faces.rename("att", "nobody", "x")
     assert refused.value.status == 404 and refused.value.problem["type"] == "urn:facegallery:problem:unknown"
-    with Client(server.url, "wrong") as other, pytest.raises(Refused, match="expected a key"):
+    with Client(server.url, "wrong") as other, pytest.raises(RequestRefused, match="expected a key"):
         list(other.search_many("att", [("a", b"x")]))
 
 

@@ -86,8 +86,8 @@ def test_what_looks_like_an_outcome_in_the_docs_is_one():
 
 def test_every_refusal_of_a_photo_has_an_outcome():
     source = "".join(path.read_text() for path in (ROOT / "embedder").rglob("*.py"))
-    named = {getattr(outcomes, name) for name in re.findall(r"Refused\(([A-Z_]+),", source)}
-    assert named == ANSWERS - {OK} and not re.search(r"""Refused\(f?["']""", source)
+    named = {getattr(outcomes, name) for name in re.findall(r"PhotoRefused\(([A-Z_]+),", source)}
+    assert named == ANSWERS - {OK} and not re.search(r"""PhotoRefused\(f?["']""", source)
 
 
 def test_version_and_changelog_agree():

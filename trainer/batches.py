@@ -32,7 +32,7 @@ PLAIN_BATCH, CANVASES = 32, 256
 
 
 @dataclass(frozen=True)
-class Photos:
+class TrainingCrops:
     """Crops as PNG bytes (n,), each with the number of its person; `border` pixels beyond 160 on each side."""
 
     pngs: tf.Tensor
@@ -44,7 +44,7 @@ class Photos:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def numbered(self, usable: np.ndarray) -> Photos:
+    def numbered(self, usable: np.ndarray) -> TrainingCrops:
         """Those that are usable, bool (n,), each labelled with its own number."""
         return replace(self, pngs=self.pngs[usable], labels=np.arange(usable.sum(), dtype=np.int32))
 
@@ -54,8 +54,8 @@ class Data:
     """What a run trains on and validates with."""
 
     spec: FaceSpec
-    train: Photos
-    validation: Photos | None
+    train: TrainingCrops
+    validation: TrainingCrops | None
     why: str  # one line: where the validation people come from, or why there are none
     chosen: str = ""  # one line: which crops are trained on, and how many are left out and why
 
@@ -183,7 +183,7 @@ def _hold_out(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any
     return [r for r in rows if r["identity"] not in held], [r for r in rows if r["identity"] in held]
 
 
-def _photos(rows: list[dict[str, Any]], border: int) -> Photos:
+def _photos(rows: list[dict[str, Any]], border: int) -> TrainingCrops:
     people = tuple(sorted({row["identity"] for row in rows}))
     number = {name: i for i, name in enumerate(people)}
     digest, side = hashlib.sha256(str(border).encode()), INPUT_SIZE + 2 * border
@@ -191,7 +191,7 @@ def _photos(rows: list[dict[str, Any]], border: int) -> Photos:
         _check_png(row["crop"], side, row["face_id"])
         digest.update(hashlib.sha256(row["crop"]).digest() + hashlib.sha256(row["identity"].encode()).digest())
     labels = np.array([number[row["identity"]] for row in rows], np.int32)
-    return Photos(tf.constant([row["crop"] for row in rows]), labels, people, border, digest.hexdigest())
+    return TrainingCrops(tf.constant([row["crop"] for row in rows]), labels, people, border, digest.hexdigest())
 
 
 def _check_png(data: bytes, side: int, face: str) -> None:
@@ -219,7 +219,7 @@ def samples(seed: int, n: int, start: int, count: int) -> np.ndarray:
 class Stream:
     """Augmented crops, decoded on the fly."""
 
-    photos: Photos
+    photos: TrainingCrops
     rule: Augmentation
     seed: int
 
@@ -250,13 +250,13 @@ def plain(rule: Augmentation) -> Augmentation:
 NOTHING = Augmentation((), 0.0, (1.0, 1.0), (1.0, 1.0), 0, 0.0, (1.0, 1.0))
 
 
-def plain_crops(photos: Photos) -> Iterator[tf.Tensor]:
+def plain_crops(photos: TrainingCrops) -> Iterator[tf.Tensor]:
     """uint8 (up to 32, 160, 160, 3): every photo as it is, in order."""
     order = np.arange(len(photos))
     yield from _decoded(photos, order, order, NOTHING, 0, PLAIN_BATCH)
 
 
-def canvases(photos: Photos) -> Iterator[np.ndarray]:
+def canvases(photos: TrainingCrops) -> Iterator[np.ndarray]:
     """uint8 (up to 256, s, s, 3): every photo's crop with its border, in order."""
     for i in range(0, len(photos), CANVASES):
         with _damage_named():
@@ -264,7 +264,7 @@ def canvases(photos: Photos) -> Iterator[np.ndarray]:
 
 
 def _decoded(
-    photos: Photos, chosen: np.ndarray, positions: np.ndarray, rule: Augmentation, seed: int, batch: int
+    photos: TrainingCrops, chosen: np.ndarray, positions: np.ndarray, rule: Augmentation, seed: int, batch: int
 ) -> Iterator[tf.Tensor]:
     side = INPUT_SIZE + 2 * photos.border
 

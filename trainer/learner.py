@@ -22,7 +22,7 @@ KEPT = {"f32": tf.float32, "bf16": tf.float16}  # of maps, by the precision of w
 HEAD, DROPOUT_1, DROPOUT_2 = 4 << 32, 5 << 32, 6 << 32  # streams of chance, beside those of augment.py
 
 
-class Net:
+class TrainableNetwork:
     """Inception-ResNet-v1, computed in 'f32' or 'bf16'; dropout and batch norm are ours to switch."""
 
     def __init__(self, arrays: dict[str, np.ndarray], part: Part, precision: str = "f32"):
@@ -179,7 +179,7 @@ class NotFinite(Exception):
 class Learner:
     """One stage's optimiser, centres and averages around a net and a head. Inputs are crops, or what frozen layers made of them."""
 
-    def __init__(self, net: Net, head: Head, stage: Stage, live: bool, seed: int, labels: int):
+    def __init__(self, net: TrainableNetwork, head: Head, stage: Stage, live: bool, seed: int, labels: int):
         """labels: how many there are; each has a centre."""
         self.net, self.head, self.stage, self.live, self.seed, self.steps = net, head, stage, live, seed, 0
         self.variables = [*net.trained_by(stage.trains), *head.variables]

@@ -18,9 +18,9 @@ from facegallery.embedder.network.preprocess import unit
 from facegallery.embedder.spec import Part
 from facegallery.embedder.weights import store
 from facegallery.trainer import checkpoints, gate, losses, teacher, views
-from facegallery.trainer.batches import Data, Photos, Stream, plain_crops
+from facegallery.trainer.batches import Data, Stream, TrainingCrops, plain_crops
 from facegallery.trainer.gate import Judged
-from facegallery.trainer.learner import Distilled, Head, Learner, Net, NotFinite, Softmax
+from facegallery.trainer.learner import Distilled, Head, Learner, NotFinite, Softmax, TrainableNetwork
 from facegallery.trainer.recipe import Recipe, Stage
 from facegallery.trainer.views import Views
 
@@ -66,7 +66,7 @@ class Trained:
     progress: Progress
 
 
-def judged(net: Net, photos: Photos) -> Judged:
+def judged(net: TrainableNetwork, photos: TrainingCrops) -> Judged:
     """How well a network tells people apart."""
     return gate.judge(unit(net.embed(plain_crops(photos))).astype(np.float32), photos.labels)
 
@@ -90,11 +90,11 @@ class Run:
         """`report` receives the history after each epoch."""
         self.folder, self.part, self.start, self.recipe, self.data = make_folder(folder), part, start, recipe, data
         self.seed, self.keep, self.say, self.report, self.compute = seed, keep, say, report, compute
-        self.net = Net(start, part, compute.precision)
+        self.net = TrainableNetwork(start, part, compute.precision)
         self.photos, self.head = self._lesson()
         self.progress, self._saved = Progress(seconds=[0.0] * len(recipe.stages)), 0.0
 
-    def _lesson(self) -> tuple[Photos, Head]:
+    def _lesson(self) -> tuple[TrainingCrops, Head]:
         """What is learnt: people's names, or a teacher's vectors, which are computed once and kept in the folder."""
         photos = self.data.train
         if not self.recipe.teacher:
@@ -148,7 +148,7 @@ class Run:
     def _use(self, arrays: Arrays) -> None:
         """Goes on with these weights, whose dimension may be another."""
         if arrays["Bottleneck/kernel"].shape[-1] != self.net.dimension:
-            self.net = Net(arrays, self.part, self.compute.precision)
+            self.net = TrainableNetwork(arrays, self.part, self.compute.precision)
         else:
             self.net.assign(arrays)
 
@@ -310,7 +310,7 @@ class Run:
             + f"{line['photos_per_second']:,.0f} photos/s, {_duration(left)} left in this stage"
         )
 
-    def _validate(self, learner: Learner | None, photos: Photos) -> tuple[float, float]:
+    def _validate(self, learner: Learner | None, photos: TrainingCrops) -> tuple[float, float]:
         """(top-1, soft TAR) of the weights that would be delivered after this stage; the best are kept beside the checkpoints."""
         p = self.progress
         if learner is not None and not learner.moves_network:

@@ -17,14 +17,14 @@ from facegallery.embedder.network.preprocess import unit
 from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights import store
-from facegallery.trainer.batches import Photos, canvases
+from facegallery.trainer.batches import TrainingCrops, canvases
 
 ITSELF, SFACE = "itself", "sface"
 BLOCK = 4096  # photos whose features are in memory as float64
 LEAST_PHOTOS = 100  # a linear map of some 1,800 features is solved from them
 
 
-def vectors(name: str, part: Part, photos: Photos, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
+def vectors(name: str, part: Part, photos: TrainingCrops, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
     """float32 (n, d) of unit length, mirror images averaged in, and whether each photo has one (n,).
 
     'itself' is the network that is trained, as it was before; others are known models by name, or 'sface'. Raises ModelError where

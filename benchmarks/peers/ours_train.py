@@ -12,7 +12,7 @@ from benchmarks.rounds import serve  # noqa: E402
 from facegallery.embedder.compute import Compute  # noqa: E402
 from facegallery.embedder.network.engines import choose  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
-from facegallery.trainer.learner import Learner, Net, Softmax  # noqa: E402
+from facegallery.trainer.learner import Learner, Softmax, TrainableNetwork  # noqa: E402
 from facegallery.trainer.recipe import read  # noqa: E402
 
 PEOPLE = 1680
@@ -20,7 +20,7 @@ PEOPLE = 1680
 tf.config.experimental.enable_op_determinism()  # as `train` does
 crops, model, precision = np.load(sys.argv[1]), open_model(sys.argv[2]), choose(Compute("cpu", sys.argv[3])).precision
 stage = read("quick").stages[1]
-net = Net(model.arrays(0), model.spec.parts[0], precision)
+net = TrainableNetwork(model.arrays(0), model.spec.parts[0], precision)
 learner = Learner(net, Softmax(net.dimension, PEOPLE, 0), stage, live=False, seed=0, labels=PEOPLE)
 inputs, labels = tf.constant(crops), np.arange(len(crops), dtype=np.int32)
 serve(lambda: {"crops": learner.step(inputs, labels, 0, stage.learning_rate).photos, "precision": precision})

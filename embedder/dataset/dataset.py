@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from facegallery.embedder.dataset.checks import ADVICE, as_ours, check_rows, check_schema, damaged, is_mark
-from facegallery.embedder.dataset.parquet import Opened, check_written, open_parquet
+from facegallery.embedder.dataset.parquet import OpenedParquet, check_written, open_parquet
 from facegallery.embedder.dataset.plan import (
     by_shard,
     changes_of,
@@ -165,7 +165,7 @@ def _check_equivalent(found: pa.Schema, spec: FaceSpec, schema: pa.Schema, path:
         )
 
 
-def _opened(path: Path) -> Opened:
+def _opened(path: Path) -> OpenedParquet:
     """A shard that has a contract; raises DataError."""
     file = open_parquet(path)
     if not contract_of(file.schema):
@@ -220,7 +220,7 @@ def _sound_mark(folder: Path, shard: int) -> dict[str, Any] | None:
 # writing --------------------------------------------------------------------
 
 
-class Writer:
+class DataSetWriter:
     """Plans a run over `entries` and takes its shards; the same run again resumes where the last one stopped.
 
     Hold the lock of the folder (`files.locked`) as long as it is used.

@@ -38,7 +38,7 @@ PLAIN, BY_DICTIONARY = (
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedParquet:
     """An open Parquet file."""
 
     path: Path
@@ -47,7 +47,7 @@ class Opened:
     file: pq.ParquetFile
     schema: pa.Schema
 
-    def __enter__(self) -> Opened:
+    def __enter__(self) -> OpenedParquet:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,7 +86,7 @@ class Opened:
         return table
 
 
-def open_parquet(path: Path) -> Opened:
+def open_parquet(path: Path) -> OpenedParquet:
     """Raises DataError where there is no Parquet file, or one whose footer is longer than any that we write."""
     try:
         source = _source_of(path)
@@ -97,7 +97,7 @@ def open_parquet(path: Path) -> Opened:
             _check_footer(end, path)
         limits = {"thrift_string_size_limit": MOST_FOOTER, "thrift_container_size_limit": MOST_LIST}
         file = pq.ParquetFile(source, pre_buffer=False, **limits)
-        return Opened(path, source, size, file, file.schema_arrow)
+        return OpenedParquet(path, source, size, file, file.schema_arrow)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(path, error) from None
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from facegallery.embedder.errors import DataError
-from facegallery.embedder.faces.mtcnn import Face
+from facegallery.embedder.faces.mtcnn import DetectedFace
 from facegallery.embedder.spec import MOST_SIDE, CropRule, margin_of
 
 Box = tuple[float, float, float, float]
@@ -20,7 +20,7 @@ PNG, RGB, UP = b"\x89PNG\r\n\x1a\n", 2, 2  # the format's first bytes, a colour 
 LAPLACIAN_WEIGHTS = (0.299, 0.587, 0.114)  # luma of ITU-R 601
 
 
-def order_faces(faces: Sequence[Face], width: int, height: int) -> list[Face]:
+def order_faces(faces: Sequence[DetectedFace], width: int, height: int) -> list[DetectedFace]:
     """Face 0 is the homework's choice: the largest `area - 2 x squared distance from the centre`; then by falling confidence."""
     if not faces:
         return []
@@ -36,7 +36,7 @@ def centrality(box: Box, width: int, height: int) -> float:
     return (x1 - x0) * (y1 - y0) - 2 * (dx * dx + dy * dy)
 
 
-def largest_other(number: int, faces: Sequence[Face]) -> float:
+def largest_other(number: int, faces: Sequence[DetectedFace]) -> float:
     """The area of the largest of the other faces as a share of this one's; 0 where there is none."""
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (face.box for face in faces)]
     return max((area for i, area in enumerate(areas) if i != number), default=0.0) / max(areas[number], 1e-9)

@@ -25,7 +25,7 @@ from facegallery.embedder.faces.pyramid import (
     patches,
     windows,
 )
-from facegallery.embedder.network.compiled_cache import Kept
+from facegallery.embedder.network.compiled_cache import CompiledCache
 from facegallery.embedder.network.engines import Engine, OpenvinoEngine, TensorflowEngine, choose, has_bf16, in_batches
 from facegallery.embedder.weights.store import models_folder
 
@@ -39,7 +39,7 @@ _loading = Lock()
 
 
 @dataclass(frozen=True)
-class Face:
+class DetectedFace:
     """One detected face, in unrounded pixels of the photo."""
 
     box: tuple[float, float, float, float]  # x0 y0 x1 y1
@@ -58,7 +58,7 @@ class Detector(Protocol):
         """Makes it ready, which otherwise the first call does."""
         ...
 
-    def __call__(self, photos: Sequence[np.ndarray]) -> list[list[Face]]:
+    def __call__(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
         """uint8 RGB (h, w, 3) each -> the faces of each."""
         ...
 
@@ -114,12 +114,12 @@ class MtcnnDetector:
         settings = "compute", "record", "where", "_min_face", "_max_side"
         return {name: getattr(self, name) for name in settings} | {"_loaded": False}
 
-    def __call__(self, photos: Sequence[np.ndarray]) -> list[list[Face]]:
+    def __call__(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
         """The faces of each photo, by falling confidence."""
         self.load()
         small = [shrink(photo, self._max_side) for photo in photos]
         wide = [centred(photo) for photo, _ in small]
-        found: list[list[Face]] = [[] for _ in photos]
+        found: list[list[DetectedFace]] = [[] for _ in photos]
         for row in self._third(wide, self._second(wide, self._first(wide))):
             photo, factor = small[int(row[PHOTO])]
             found[int(row[PHOTO])].append(_face(row, factor, photo.shape[1], photo.shape[0]))
@@ -181,11 +181,13 @@ class MtcnnDetector:
         return found
 
 
-def _engine(net: nets.Net, shape: tuple[int, ...], compute: Compute, precision: str = "f32") -> Engine:
+def _engine(net: nets.MtcnnNet, shape: tuple[int, ...], compute: Compute, precision: str = "f32") -> Engine:
     if compute.on_gpu:
         return TensorflowEngine(nets.in_tensorflow(net, nets.load(net), shape), compute.device)
     nets.verified(net)
-    kept = Kept(models_folder() / "mtcnn", f"{net.file.split('.')[0]}-{shape[1]}-{precision}", f"{net.sha256} {shape}")
+    kept = CompiledCache(
+        models_folder() / "mtcnn", f"{net.file.split('.')[0]}-{shape[1]}-{precision}", f"{net.sha256} {shape}"
+    )
     return OpenvinoEngine(lambda: nets.in_openvino(net, nets.load(net), shape), precision, kept=kept)
 
 
@@ -236,8 +238,8 @@ def shrink(photo: np.ndarray, max_side: int) -> tuple[np.ndarray, float]:
     return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)), factor
 
 
-def _face(row: np.ndarray, factor: float, width: int, height: int) -> Face:
+def _face(row: np.ndarray, factor: float, width: int, height: int) -> DetectedFace:
     """A face of a photo of that size, in the pixels of one that is `factor` times larger."""
     x0, y0, x1, y1 = (row[BOX].clip(0, [width - 1, height - 1] * 2) * factor).tolist()
     points = row[SCORE + 1 :].reshape(2, 5).T.ravel() * factor
-    return Face((x0, y0, x1, y1), tuple(points.tolist()), float(1 / (1 + np.exp(-row[SCORE]))))
+    return DetectedFace((x0, y0, x1, y1), tuple(points.tolist()), float(1 / (1 + np.exp(-row[SCORE]))))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Net:
+class MtcnnNet:
     """conv and dense take kernel, bias and PReLU slopes from the weights in turn; gaps takes the second input off; then come the heads."""
 
     file: str
@@ -32,17 +32,17 @@ class Net:
     layers: tuple[str, ...]
 
 
-PNET = Net(
+PNET = MtcnnNet(
     "pnet.lz4",
     "ea6b0c3e685ebee3165326ad6484acc95f2ef78f1c94fbf40a55704fa989f7b5",
     ("conv", "gaps", "pool 2 same", "conv", "conv"),
 )
-RNET = Net(
+RNET = MtcnnNet(
     "rnet.lz4",
     "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
     ("conv", "pool 3 same", "conv", "pool 3 valid", "conv", "flatten", "dense"),
 )
-ONET = Net(
+ONET = MtcnnNet(
     "onet.lz4",
     "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
     ("conv", "pool 3 same", "conv", "pool 3 valid", "conv", "pool 2 same", "conv", "flatten", "dense"),
@@ -54,7 +54,7 @@ LANES = 16
 # weights --------------------------------------------------------------------
 
 
-def load(net: Net) -> list[np.ndarray]:
+def load(net: MtcnnNet) -> list[np.ndarray]:
     """The package's arrays, in the order of the layers; raises ModelError where its file is not the one that is known.
 
     The file is a pickle: what is read are the bytes that were hashed, from the package's own folder.
@@ -86,7 +86,7 @@ def package_folder() -> Path:
     return Path(found.origin).resolve().parent / "assets" / "weights"
 
 
-def verified(net: Net) -> bytes:
+def verified(net: MtcnnNet) -> bytes:
     """The package's file of weights; raises ModelError where it is not the one that is known."""
     path = package_folder() / net.file
     data = path.read_bytes() if path.is_file() else b""
@@ -109,7 +109,7 @@ def _head(rest: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 # graphs ---------------------------------------------------------------------
 
 
-def in_openvino(net: Net, arrays: Sequence[np.ndarray], shape: Sequence[int]) -> openvino.Model:
+def in_openvino(net: MtcnnNet, arrays: Sequence[np.ndarray], shape: Sequence[int]) -> openvino.Model:
     """The network for one shape (n, h, w, 4)."""
     import openvino as ov
     from openvino import opset13 as op
@@ -152,7 +152,7 @@ def in_openvino(net: Net, arrays: Sequence[np.ndarray], shape: Sequence[int]) ->
     return ov.Model([turned(x, 0, 2, 3, 1) if len(x.shape) == 4 else x], inputs, net.file)
 
 
-def in_tensorflow(net: Net, arrays: Sequence[np.ndarray], shape: Sequence[int]) -> Any:
+def in_tensorflow(net: MtcnnNet, arrays: Sequence[np.ndarray], shape: Sequence[int]) -> Any:
     """The same as a compiled TensorFlow function of (photo[, gaps])."""
     import tensorflow as tf
 

@@ -39,7 +39,7 @@ HEAD = 128
 
 
 @dataclass(frozen=True)
-class Kept:
+class CompiledCache:
     """Where a compiled network is kept: `folder` is one of `data/models`, never a model's own, which may come from elsewhere."""
 
     folder: Path
@@ -81,7 +81,7 @@ class Kept:
 
 
 def compiled(
-    core: openvino.Core, graph: Callable[[], openvino.Model], settings: dict[str, Any], kept: Kept | None
+    core: openvino.Core, graph: Callable[[], openvino.Model], settings: dict[str, Any], kept: CompiledCache | None
 ) -> Network:
     """The network that `graph` lays; where it is kept, without laying it."""
     if kept is not None and (found := kept.read(core, settings)) is not None:

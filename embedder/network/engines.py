@@ -41,7 +41,7 @@ class OpenvinoEngine:
         graph: Callable[[], openvino.Model],
         precision: str = "f32",
         streams: int | None = None,
-        kept: compiled_cache.Kept | None = None,
+        kept: compiled_cache.CompiledCache | None = None,
     ):
         settings = {
             "INFERENCE_PRECISION_HINT": precision,

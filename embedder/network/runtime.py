@@ -14,7 +14,7 @@ import numpy as np
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.machine import cores
 from facegallery.embedder.network import int8
-from facegallery.embedder.network.compiled_cache import Kept
+from facegallery.embedder.network.compiled_cache import CompiledCache
 from facegallery.embedder.network.engines import OpenvinoEngine, choose, filled_up, in_batches
 from facegallery.embedder.network.int8 import FLOAT, Quantisation
 from facegallery.embedder.network.preprocess import seen, unit
@@ -94,7 +94,7 @@ class Embedder:
 
         with ThreadPoolExecutor(1) as thread:
             verified = thread.submit(model.verify, i)
-            kept = Kept(stored_file(part).parent, f"one-{self.compute.precision}", part.sha256)
+            kept = CompiledCache(stored_file(part).parent, f"one-{self.compute.precision}", part.sha256)
             engine = OpenvinoEngine(lay, self.compute.precision, 1, kept)
             verified.result()
 

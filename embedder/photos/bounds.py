@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from facegallery.embedder.outcomes import TOO_LARGE, UNREADABLE
-from facegallery.embedder.photos.kinds import Refused
+from facegallery.embedder.photos.kinds import PhotoRefused
 
 MAX_PIXELS = 100_000_000
 MOST_MISSING = 0.1  # of the rows of a photo whose file is cut or broken: with more, a face may be missing by half
@@ -50,9 +50,9 @@ MOST_BLOCKS = 100_000  # of a GIF before its picture
 def check_size(width: int, height: int, most: int) -> None:
     """Refuses more pixels than `most`, and none."""
     if not width or not height:
-        raise Refused(UNREADABLE, f"{width} x {height} pixels")
+        raise PhotoRefused(UNREADABLE, f"{width} x {height} pixels")
     if width * height > most:
-        raise Refused(TOO_LARGE, f"{width} x {height} pixels, the limit is {most:,}")
+        raise PhotoRefused(TOO_LARGE, f"{width} x {height} pixels, the limit is {most:,}")
 
 
 def check_tiff(data: bytes, most: int) -> None:
@@ -63,17 +63,19 @@ def check_tiff(data: bytes, most: int) -> None:
     start = _number(data, order + value, first)
     count = _number(data, order + number, start)
     if count > MOST_TAGS:
-        raise Refused(UNREADABLE, f"a TIFF of {count:,} tags, photos have at most {MOST_TAGS:,}")
+        raise PhotoRefused(UNREADABLE, f"a TIFF of {count:,} tags, photos have at most {MOST_TAGS:,}")
     if data[8:10] == b"CR":
-        raise Refused(UNREADABLE, RAW)
+        raise PhotoRefused(UNREADABLE, RAW)
     sides = {322: 0, 323: 0}
     for at in range(start + counted, start + counted + count * size, size):
         tag, kind = _number(data, order + "H", at), _number(data, order + "H", at + 2)
         numbers = _number(data, order + value, at + 4)
         if numbers > MOST_NUMBERS and not _may_be_long(tag, kind, numbers):
-            raise Refused(TOO_LARGE, f"a TIFF with {numbers:,} numbers in tag {tag}, the limit is {MOST_NUMBERS:,}")
+            raise PhotoRefused(
+                TOO_LARGE, f"a TIFF with {numbers:,} numbers in tag {tag}, the limit is {MOST_NUMBERS:,}"
+            )
         if tag == DNG_VERSION or (tag == SUBFILE and _number(data, order + value, at + 4 + long) & 1):
-            raise Refused(UNREADABLE, RAW)
+            raise PhotoRefused(UNREADABLE, RAW)
         if tag in sides:
             sides[tag] = _number(data, order + ("H" if kind == 3 else value), at + 4 + long)
     check_size(sides[322] or 1, sides[323] or 1, most)
@@ -89,7 +91,7 @@ def _may_be_long(tag: int, kind: int, numbers: int) -> bool:
 def _number(data: bytes, code: str, at: int) -> int:
     """The number at an offset; raises Refused where the file ends before it."""
     if at + struct.calcsize(code) > len(data):
-        raise Refused(UNREADABLE, "a TIFF that ends before its directory does: the file is cut or broken")
+        raise PhotoRefused(UNREADABLE, "a TIFF that ends before its directory does: the file is cut or broken")
     return struct.unpack_from(code, data, at)[0]
 
 
@@ -103,4 +105,4 @@ def check_gif(data: bytes) -> None:
             return
         at += 1 + (byte[0] if inside else byte == b"!")
         inside = byte != b"\0" if inside else byte == b"!"
-    raise Refused(TOO_LARGE, f"a GIF of more than {MOST_BLOCKS:,} blocks before its picture")
+    raise PhotoRefused(TOO_LARGE, f"a GIF of more than {MOST_BLOCKS:,} blocks before its picture")

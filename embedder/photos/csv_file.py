@@ -26,7 +26,7 @@ HINT = re.compile(r"sep=([,;\t])\s*", re.IGNORECASE)  # the first line that Exce
 
 
 @dataclass(frozen=True)
-class Line:
+class CsvLine:
     """One record: the number of the line in the file on which it begins, from 1, and its cells by column, '' where one is empty."""
 
     number: int
@@ -37,12 +37,12 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Table:
+class CsvTable:
     """A CSV: its columns in order, and its lines without the blank ones."""
 
     path: Path
     columns: list[str]
-    lines: list[Line] = field(default_factory=list)
+    lines: list[CsvLine] = field(default_factory=list)
 
     @property
     def more(self) -> list[str]:
@@ -50,7 +50,7 @@ class Table:
         return [name for name in self.columns if name not in KNOWN]
 
 
-def read_csv(path: Path) -> Table:
+def read_csv(path: Path) -> CsvTable:
     """Reads a CSV with a header that has a column `image`, which every line fills in.
 
     Cells are separated by commas, semicolons or tabs, whichever the header uses; spaces around them are dropped. UTF-8, with or without a
@@ -62,7 +62,7 @@ def read_csv(path: Path) -> Table:
     number, header = next(records, (0, []))
     columns = _columns(path, number, header)
     lines = [_line(path, number, columns, cells) for number, cells in records]
-    return Table(path, [name for name in columns if name], lines)
+    return CsvTable(path, [name for name in columns if name], lines)
 
 
 def _text(path: Path) -> str:
@@ -130,13 +130,13 @@ def _columns(path: Path, number: int, header: list[str]) -> list[str]:
     return names
 
 
-def _line(path: Path, number: int, columns: list[str], cells: list[str]) -> Line:
+def _line(path: Path, number: int, columns: list[str], cells: list[str]) -> CsvLine:
     if any(cells[len(columns) :]):
         raise DataError(
             f"expected {len(columns)} cells, line {number} of {path} has {len(cells)}: put a cell that holds the separator in quotes, such as "
             '"King, Tony"'
         )
-    line = Line(number, {name: cell for name, cell in zip(columns, cells, strict=False) if name})
+    line = CsvLine(number, {name: cell for name, cell in zip(columns, cells, strict=False) if name})
     if not line["image"]:
         raise DataError(f"expected an image in every line, line {number} of {path} has none: fill it in")
     return line

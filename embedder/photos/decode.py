@@ -16,7 +16,7 @@ from typing import Any
 
 from facegallery.embedder.outcomes import OK, UNREADABLE
 from facegallery.embedder.photos.bounds import MAX_PIXELS
-from facegallery.embedder.photos.kinds import Refused
+from facegallery.embedder.photos.kinds import PhotoRefused
 from facegallery.embedder.photos.pixels import decode, read
 from facegallery.embedder.process import WHY, channel, frame, greet
 
@@ -49,9 +49,9 @@ def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tupl
     try:
         data, digest = read(name) if data is None else (data, hashlib.sha256(data).hexdigest())
         if not data:
-            raise Refused(UNREADABLE, "the file is empty")
+            raise PhotoRefused(UNREADABLE, "the file is empty")
         pixels = decode(data, most)
-    except Refused as error:
+    except PhotoRefused as error:
         why = str(error).splitlines()[0][:WHY] if str(error) else error.outcome
         return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None}, b""
     return {"outcome": OK, "why": "", "sha256": digest, "shape": pixels.shape}, pixels.data

@@ -13,7 +13,7 @@ PNM_ALONE = re.compile(rb"P[1-6]\s+[#\d]")  # of a file that is not called a pho
 MOST_JUNK = 512  # bytes before a JPEG: blanks, or the header lines of the download that it was cut from
 
 
-class Refused(Exception):
+class PhotoRefused(Exception):
     """A photo that gives no pixels: its outcome and why."""
 
     def __init__(self, outcome: str, why: str):
@@ -109,12 +109,12 @@ def identify(data: bytes) -> tuple[Kind, bytes]:
         return kind, data
     shown = head.lstrip(BLANK + b"\xef\xbb\xbf")
     if what := next((what for pattern, what in _NAMED if pattern.match(head) or pattern.match(shown)), None):
-        raise Refused(UNREADABLE, f"it is {what}")
+        raise PhotoRefused(UNREADABLE, f"it is {what}")
     blanks = len(head) - len(head.lstrip(BLANK))
     start = blanks if _kind(head[blanks:]) else head.find(b"\xff\xd8\xff", 0, MOST_JUNK)
     if start > 0 and (kind := _kind(head[start:])):
         return kind, data[start:]
-    raise Refused(
+    raise PhotoRefused(
         UNREADABLE, f"it is {_unknown(head)}, not a photo in a format that is read ({', '.join(k.name for k in KINDS)})"
     )
 

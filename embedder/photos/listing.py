@@ -10,7 +10,7 @@ from pathlib import Path
 from facegallery.embedder.dataset.row import Entry
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.names import person_name, spelling
-from facegallery.embedder.photos.csv_file import Line, Table, photo_path, read_csv
+from facegallery.embedder.photos.csv_file import CsvLine, CsvTable, photo_path, read_csv
 from facegallery.embedder.photos.filenames import to_file, to_text
 from facegallery.embedder.photos.folders import LeftOut, Walk, labels_of
 from facegallery.embedder.photos.understood import Understood, understand
@@ -101,7 +101,7 @@ def path_inside(root: Path, name: str) -> str | None:
     return path if os.path.join(path, "").startswith(os.path.join(home, "")) else None
 
 
-def identity_of(table: Table, line: Line) -> str | None:
+def identity_of(table: CsvTable, line: CsvLine) -> str | None:
     """The person that a line names; raises DataError, naming the line, where that cannot be a name."""
     return person_name(line["identity"], f"line {line.number} of {table.path}") if spelling(line["identity"]) else None
 
@@ -109,8 +109,8 @@ def identity_of(table: Table, line: Line) -> str | None:
 def _list_csv(path: Path) -> Listing:
     table = read_csv(path)
     listing = Listing(path.parent, extra=table.more, source="such as", by_folders=False)
-    first: dict[str, Line] = {}
-    twice: list[tuple[str, Line]] = []
+    first: dict[str, CsvLine] = {}
+    twice: list[tuple[str, CsvLine]] = []
     for line in table.lines:
         name = photo_path(path.parent, line["image"])
         identity = identity_of(table, line)
@@ -122,12 +122,12 @@ def _list_csv(path: Path) -> Listing:
     return listing
 
 
-def _more(columns: Iterable[str], line: Line) -> tuple[tuple[str, str], ...]:
+def _more(columns: Iterable[str], line: CsvLine) -> tuple[tuple[str, str], ...]:
     """The user's own columns that a line fills in."""
     return tuple((name, line[name]) for name in columns if line[name])
 
 
-def _repeated(path: Path, first: dict[str, Line], twice: list[tuple[str, Line]]) -> list[str]:
+def _repeated(path: Path, first: dict[str, CsvLine], twice: list[tuple[str, CsvLine]]) -> list[str]:
     """One line about photos that several lines name; those that say two people come first."""
     if not twice:
         return []
@@ -143,8 +143,8 @@ def _repeated(path: Path, first: dict[str, Line], twice: list[tuple[str, Line]])
 def _add_metadata(listing: Listing, path: Path) -> None:
     table = read_csv(path)
     known = {e.path for e in listing.entries}
-    by_path: dict[str, Line] = {}
-    twice: list[tuple[str, Line]] = []
+    by_path: dict[str, CsvLine] = {}
+    twice: list[tuple[str, CsvLine]] = []
     for line in table.lines:
         name = photo_path(listing.root, line["image"])
         if by_path.setdefault(name, line) is not line:

@@ -13,9 +13,9 @@ from PIL import Image
 from facegallery.embedder.outcomes import MISSING, NO_ACCESS, TOO_LARGE, UNREADABLE
 from facegallery.embedder.photos.bounds import MAX_PIXELS, MOST_MISSING, check_size
 from facegallery.embedder.photos.colours import highest, of_two_bytes, to_rgb
-from facegallery.embedder.photos.kinds import Refused, identify
+from facegallery.embedder.photos.kinds import PhotoRefused, identify
 from facegallery.embedder.photos.orientation import TURNS
-from facegallery.embedder.photos.readers import Opened, open_photo
+from facegallery.embedder.photos.readers import OpenedImage, open_photo
 
 MAX_BYTES = 200 << 20
 FEW_BITS = 64  # the high byte of 16-bit colours is below this where they fill 14 bits or fewer
@@ -29,17 +29,17 @@ def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
         Image.MAX_IMAGE_PIXELS = most // 2  # Pillow refuses twice as many, wherever it makes a picture
         try:
             return _decode(open_photo(kind, data, most), most)
-        except Refused:
+        except PhotoRefused:
             raise
         except Image.DecompressionBombError:
-            raise Refused(TOO_LARGE, f"a {kind.name} of more than {most:,} pixels") from None
+            raise PhotoRefused(TOO_LARGE, f"a {kind.name} of more than {most:,} pixels") from None
         except MemoryError:
-            raise Refused(TOO_LARGE, "not enough memory to decode it") from None
+            raise PhotoRefused(TOO_LARGE, "not enough memory to decode it") from None
         except Exception as error:  # Pillow's readers raise whatever they meet
-            raise Refused(UNREADABLE, f"a broken {kind.name}: {error}".rstrip(": ")) from None
+            raise PhotoRefused(UNREADABLE, f"a broken {kind.name}: {error}".rstrip(": ")) from None
 
 
-def _decode(opened: Opened, most: int) -> np.ndarray:
+def _decode(opened: OpenedImage, most: int) -> np.ndarray:
     image = _loaded(opened)
     check_size(*image.size, most)
     if opened.low_bytes and highest(image.convert("RGB")) < FEW_BITS:
@@ -52,7 +52,7 @@ def _decode(opened: Opened, most: int) -> np.ndarray:
     return 255 - pixels if opened.negative else pixels
 
 
-def _loaded(opened: Opened) -> Image.Image:
+def _loaded(opened: OpenedImage) -> Image.Image:
     """The decoded picture; of a file that is cut or broken, if enough of its rows are there."""
     image = opened.image
     try:
@@ -62,7 +62,9 @@ def _loaded(opened: Opened) -> Image.Image:
     except Exception as error:
         missing = _missing_rows(image)
         if missing - opened.held_back > MOST_MISSING * image.height:
-            raise Refused(UNREADABLE, f"cut or broken, {missing} of {image.height} rows are missing: {error}") from None
+            raise PhotoRefused(
+                UNREADABLE, f"cut or broken, {missing} of {image.height} rows are missing: {error}"
+            ) from None
         image = opened.complete() if opened.complete else image
         image.load()
     return image
@@ -86,18 +88,18 @@ def read(path: str) -> tuple[bytes, str]:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise Refused(UNREADABLE, "not a plain file")
+                raise PhotoRefused(UNREADABLE, "not a plain file")
             if status.st_size > MAX_BYTES:
-                raise Refused(TOO_LARGE, f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
+                raise PhotoRefused(TOO_LARGE, f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
             data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise Refused(MISSING, "the file is gone") from None
+        raise PhotoRefused(MISSING, "the file is gone") from None
     except IsADirectoryError:
-        raise Refused(UNREADABLE, "not a plain file") from None
+        raise PhotoRefused(UNREADABLE, "not a plain file") from None
     except OSError as error:
-        raise Refused(NO_ACCESS, error.strerror or str(error)) from None
+        raise PhotoRefused(NO_ACCESS, error.strerror or str(error)) from None
     if len(data) > MAX_BYTES:
-        raise Refused(TOO_LARGE, f"more than {MAX_BYTES:,} bytes, which is the limit")
+        raise PhotoRefused(TOO_LARGE, f"more than {MAX_BYTES:,} bytes, which is the limit")
     return data, hashlib.sha256(data).hexdigest()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from facegallery.embedder.outcomes import UNREADABLE
 from facegallery.embedder.photos.bounds import MOST_HEADER, MOST_MISSING, check_size
-from facegallery.embedder.photos.kinds import Refused
+from facegallery.embedder.photos.kinds import PhotoRefused
 
 MOST_PER_VALUE = 16  # bytes of a plain one, with its blanks and comments
 _SPACE = rb"(?:\s|#[^\r\n]*[\r\n])+"
@@ -21,18 +21,18 @@ def read_pnm(data: bytes, most: int) -> np.ndarray:
     head = data[:MOST_HEADER]
     match = _HEADER.match(head)
     if match is None:
-        raise Refused(UNREADABLE, f"a PNM without width and height in its first {MOST_HEADER:,} bytes")
+        raise PhotoRefused(UNREADABLE, f"a PNM without width and height in its first {MOST_HEADER:,} bytes")
     kind, width, height = (int(group) for group in match.groups())
     check_size(width, height, most)
     end, highest = match.end(), 1
     if kind not in (1, 4):
         if (scale := _HIGHEST.match(head, end)) is None or not 0 < int(scale[1]) < 65536:
-            raise Refused(UNREADABLE, "a PNM whose highest value is not from 1 to 65,535")
+            raise PhotoRefused(UNREADABLE, "a PNM whose highest value is not from 1 to 65,535")
         end, highest = scale.end(), int(scale[1])
     shape = (height, width, 3) if kind in (3, 6) else (height, width)
     body = memoryview(data)[end + 1 :]
     if kind < 4 and len(body) > MOST_PER_VALUE * int(np.prod(shape)) + MOST_HEADER:
-        raise Refused(UNREADABLE, "a plain PNM of more text than its values take")
+        raise PhotoRefused(UNREADABLE, "a plain PNM of more text than its values take")
     if kind in (1, 4):
         return np.where(_bits(body, kind, shape), np.uint8(0), np.uint8(255))
     if kind > 4:
@@ -63,7 +63,7 @@ def _whole(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     size = int(np.prod(shape))
     missing = max(0, size - len(values))
     if missing > MOST_MISSING * size:
-        raise Refused(UNREADABLE, f"cut, {missing:,} of {size:,} values are missing")
+        raise PhotoRefused(UNREADABLE, f"cut, {missing:,} of {size:,} values are missing")
     return (
         np.concatenate([values, np.zeros(missing, values.dtype)])[:size].reshape(shape)
         if missing

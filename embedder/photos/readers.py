@@ -13,7 +13,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin, features
 
 from facegallery.embedder.outcomes import NEEDS_PLUGIN, UNREADABLE
 from facegallery.embedder.photos.bounds import MOST_HEADER, check_gif, check_size, check_tiff
-from facegallery.embedder.photos.kinds import Kind, Refused
+from facegallery.embedder.photos.kinds import Kind, PhotoRefused
 from facegallery.embedder.photos.orientation import ORIENTATION, orientation, valid
 from facegallery.embedder.photos.pnm import read_pnm
 from facegallery.embedder.photos.strip import Stripped, check_scans, precision, strip_jpeg, strip_png
@@ -26,7 +26,7 @@ HEIF_NEEDED = "HEIF (HEIC) needs another package: pip install pillow-heif"
 
 
 @dataclass
-class Opened:
+class OpenedImage:
     """A photo before its pixels are decoded."""
 
     image: Image.Image
@@ -49,7 +49,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         self._size = self.im.size
 
 
-def open_photo(kind: Kind, data: bytes, most: int) -> Opened:
+def open_photo(kind: Kind, data: bytes, most: int) -> OpenedImage:
     """A photo whose size is within `most` pixels; raises Refused, or what Pillow raises."""
     opened = READERS[kind.name](data, most)
     check_size(*opened.image.size, most)
@@ -60,35 +60,35 @@ def _pillow(plugin: str, reader: str, data: bytes) -> Image.Image:
     return getattr(importlib.import_module(f"PIL.{plugin}"), reader)(io.BytesIO(data))
 
 
-def _jpeg(data: bytes, most: int) -> Opened:
+def _jpeg(data: bytes, most: int) -> OpenedImage:
     stripped = strip_jpeg(data)
     check_scans(stripped)
     image = Jpeg(io.BytesIO(stripped.data))
     held_back = image.height if stripped.many_scans else HELD_BACK
-    return Opened(image, orientation(stripped.exif, stripped.xmp), held_back, complete=lambda: _finished(stripped))
+    return OpenedImage(image, orientation(stripped.exif, stripped.xmp), held_back, complete=lambda: _finished(stripped))
 
 
 def _finished(jpeg: Stripped) -> Image.Image:
     """A JPEG whose end is missing, with an end; raises Refused where its scans hold too little of the whole picture."""
     if jpeg.many_scans and precision(jpeg.data) > 1:
-        raise Refused(UNREADABLE, "cut: the scans that make its picture sharp are missing")
+        raise PhotoRefused(UNREADABLE, "cut: the scans that make its picture sharp are missing")
     return Jpeg(io.BytesIO(jpeg.data + b"\xff\xd9"))
 
 
-def _png(data: bytes, most: int) -> Opened:
+def _png(data: bytes, most: int) -> OpenedImage:
     stripped = strip_png(data)
     image = _pillow("PngImagePlugin", "PngImageFile", stripped.data)
-    opened = Opened(image, orientation(stripped.exif, stripped.xmp))
+    opened = OpenedImage(image, orientation(stripped.exif, stripped.xmp))
     if image.info.get("interlace"):  # its rows come in no order
         opened.held_back = -image.height
     return _of_two_bytes(opened, lambda: _pillow("PngImagePlugin", "PngImageFile", stripped.data))
 
 
-def _tiff(data: bytes, most: int) -> Opened:
+def _tiff(data: bytes, most: int) -> OpenedImage:
     check_tiff(data, most)
     image = Tiff(io.BytesIO(data))
     turn = valid(image.tag_v2.get(ORIENTATION)) or orientation(xmp=_bytes(image, "xmp"))
-    opened = Opened(image, turn, signed=2 in np.atleast_1d(image.tag_v2.get(SAMPLE_FORMAT, 1)))
+    opened = OpenedImage(image, turn, signed=2 in np.atleast_1d(image.tag_v2.get(SAMPLE_FORMAT, 1)))
     opened.negative = image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode in (
         "I;16",
         "I;16B",
@@ -97,7 +97,7 @@ def _tiff(data: bytes, most: int) -> Opened:
     return _of_two_bytes(opened, lambda: Tiff(io.BytesIO(data)))
 
 
-def _of_two_bytes(opened: Opened, again: Callable[[], Image.Image]) -> Opened:
+def _of_two_bytes(opened: OpenedImage, again: Callable[[], Image.Image]) -> OpenedImage:
     """With how to read the low bytes of 16-bit colours: as if the file had the other byte order."""
     tiles = getattr(opened.image, "tile", [])
     modes = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in tiles]
@@ -119,40 +119,40 @@ def _swapped(image: Image.Image) -> Image.Image:
     return image
 
 
-def _webp(data: bytes, most: int) -> Opened:
+def _webp(data: bytes, most: int) -> OpenedImage:
     image = _pillow("WebPImagePlugin", "WebPImageFile", data)
-    return Opened(image, orientation(_bytes(image, "exif"), _bytes(image, "xmp")))
+    return OpenedImage(image, orientation(_bytes(image, "exif"), _bytes(image, "xmp")))
 
 
-def _gif(data: bytes, most: int) -> Opened:
+def _gif(data: bytes, most: int) -> OpenedImage:
     check_gif(data)
-    return Opened(_pillow("GifImagePlugin", "GifImageFile", data))
+    return OpenedImage(_pillow("GifImagePlugin", "GifImageFile", data))
 
 
-def _bmp(data: bytes, most: int) -> Opened:
+def _bmp(data: bytes, most: int) -> OpenedImage:
     image = _pillow("BmpImagePlugin", "BmpImageFile", data)
     if image.tile[0][0] == "bmp_rle":  # type: ignore[attr-defined]
         check_size(*image.size, min(most, SLOW_PIXELS))
         if len(data) > 2 * (image.width + 2) * image.height + MOST_HEADER:
-            raise Refused(UNREADABLE, "a BMP whose runs are more than its pixels")
-    return Opened(image)
+            raise PhotoRefused(UNREADABLE, "a BMP whose runs are more than its pixels")
+    return OpenedImage(image)
 
 
-def _pnm(data: bytes, most: int) -> Opened:
-    return Opened(Image.fromarray(read_pnm(data, most)))
+def _pnm(data: bytes, most: int) -> OpenedImage:
+    return OpenedImage(Image.fromarray(read_pnm(data, most)))
 
 
-def _jpeg2000(data: bytes, most: int) -> Opened:
-    return Opened(_pillow("Jpeg2KImagePlugin", "Jpeg2KImageFile", data))
+def _jpeg2000(data: bytes, most: int) -> OpenedImage:
+    return OpenedImage(_pillow("Jpeg2KImagePlugin", "Jpeg2KImageFile", data))
 
 
-def _avif(data: bytes, most: int) -> Opened:
+def _avif(data: bytes, most: int) -> OpenedImage:
     if not features.check("avif"):
-        raise Refused(NEEDS_PLUGIN, "AVIF needs a Pillow that was built with it: pip install -U Pillow")
+        raise PhotoRefused(NEEDS_PLUGIN, "AVIF needs a Pillow that was built with it: pip install -U Pillow")
     plugin = importlib.import_module("PIL.AvifImagePlugin")
     plugin.DEFAULT_MAX_THREADS = 1  # type: ignore[attr-defined]  # photos are decoded side by side already
     image = plugin.AvifImageFile(io.BytesIO(without_exif(data)))
-    return Opened(image, orientation(_bytes(image, "exif")))
+    return OpenedImage(image, orientation(_bytes(image, "exif")))
 
 
 def without_exif(data: bytes) -> bytes:
@@ -160,15 +160,15 @@ def without_exif(data: bytes) -> bytes:
     return _EXIF_ITEM.sub(rb"\1none", data)
 
 
-def _heif(data: bytes, most: int) -> Opened:
+def _heif(data: bytes, most: int) -> OpenedImage:
     try:
         plugin = importlib.import_module("pillow_heif")
     except ImportError:
-        raise Refused(NEEDS_PLUGIN, HEIF_NEEDED) from None
+        raise PhotoRefused(NEEDS_PLUGIN, HEIF_NEEDED) from None
     options = plugin.options
     options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
     options.DECODE_THREADS = 1
-    return Opened(plugin.HeifImageFile(io.BytesIO(data)))  # turned by its reader
+    return OpenedImage(plugin.HeifImageFile(io.BytesIO(data)))  # turned by its reader
 
 
 def _bytes(image: Image.Image, key: str) -> bytes:
@@ -176,7 +176,7 @@ def _bytes(image: Image.Image, key: str) -> bytes:
     return value if isinstance(value, bytes) else b""
 
 
-READERS: dict[str, Callable[[bytes, int], Opened]] = {
+READERS: dict[str, Callable[[bytes, int], OpenedImage]] = {
     "JPEG": _jpeg,
     "PNG": _png,
     "WebP": _webp,

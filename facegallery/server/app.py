@@ -21,11 +21,11 @@ from facegallery.embedder.text import to_json
 from facegallery.server.guard import OPEN, App, Desk, Guard, bearer
 from facegallery.server.logs import escape_logs
 from facegallery.server.meters import Meters
-from facegallery.server.problems import MEDIA, Problem, fault, of_error
+from facegallery.server.problems import MEDIA, HttpProblem, fault, of_error
 from facegallery.server.routes import changes, jobs, people, search, session, stream
 from facegallery.server.routes.dependencies import PROBLEMS
 from facegallery.server.settings import Settings
-from facegallery.server.state import State
+from facegallery.server.state import ServerState
 
 NOT_READY = "expected loaded networks, some are still being loaded or cannot be: the log of the server says more, as does this with an admin key"
 WHY = {404: "expected an address of the API or the page, received another: see /openapi.json"}
@@ -44,7 +44,7 @@ def make(settings: Settings) -> App:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.facegallery = State(settings, meters)
+        app.state.facegallery = ServerState(settings, meters)
         yield
         await app.state.facegallery.close()
 
@@ -83,10 +83,10 @@ def _tell(app: FastAPI) -> None:
     @app.get("/readyz", response_model=schemas.Health, tags=["state"], responses={503: {"model": schemas.Problem}})
     async def is_ready(request: Request) -> Any:
         """The networks are loaded: photos are answered at once. Why not, in detail, is for a key of the scope admin."""
-        state: State = request.app.state.facegallery
+        state: ServerState = request.app.state.facegallery
         if (why := state.why_not_ready()) is not None:
             detail = why if await _is_admin(state, request) else NOT_READY
-            raise Problem(503, "not-ready", detail, {"Retry-After": "1"})
+            raise HttpProblem(503, "not-ready", detail, {"Retry-After": "1"})
         return {"status": "ok"}
 
     @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
@@ -97,7 +97,7 @@ def _tell(app: FastAPI) -> None:
         )
 
 
-async def _is_admin(state: State, request: Request) -> bool:
+async def _is_admin(state: ServerState, request: Request) -> bool:
     secret = bearer(dict(request.headers.raw))
     key = await state.desk.who(secret, False) if secret else None
     return key is not None and key.may("admin")
@@ -106,18 +106,18 @@ async def _is_admin(state: State, request: Request) -> bool:
 def answer_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
-        if isinstance(error, Problem):
+        if isinstance(error, HttpProblem):
             return _answer(error)
         allow = {"Allow": _methods_of(app, request)} if error.status_code == 405 else {}
         if allow and request.method == "OPTIONS":
             return Response(status_code=204, headers=allow)
         detail = WHY.get(error.status_code, str(error.detail))
-        return _answer(Problem(error.status_code, "http", detail, dict(error.headers or {}) | allow))
+        return _answer(HttpProblem(error.status_code, "http", detail, dict(error.headers or {}) | allow))
 
     @app.exception_handler(RequestValidationError)
     async def of_question(_: Request, error: RequestValidationError) -> Response:
         wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]]
-        problem = Problem(
+        problem = HttpProblem(
             422,
             "invalid",
             f"expected a question as the OpenAPI document says it, received another: {'; '.join(wrong)}"[:1000],
@@ -134,7 +134,7 @@ def answer_problems(app: FastAPI) -> None:
         return _answer(fault())
 
 
-def _answer(problem: Problem) -> Response:
+def _answer(problem: HttpProblem) -> Response:
     return Response(to_json(problem.body), problem.status_code, problem.headers, MEDIA)
 
 

@@ -11,7 +11,7 @@ from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from facegallery.server.problems import Problem
+from facegallery.server.problems import HttpProblem
 
 MOST_VALUES = 20_000  # of a document that holds no vectors
 MOST_BRACKETS = 2_000  # of lists and objects
@@ -47,8 +47,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _wrong(what: str) -> Problem:
-    return Problem(422, "invalid", f"expected {what}: see the OpenAPI document")
+def _wrong(what: str) -> HttpProblem:
+    return HttpProblem(422, "invalid", f"expected {what}: see the OpenAPI document")
 
 
 def check_photo(content_type: str, data: bytes) -> None:
@@ -65,8 +65,8 @@ def check_photo(content_type: str, data: bytes) -> None:
         raise _unsupported("base64")
 
 
-def _unsupported(what: str) -> Problem:
-    return Problem(
+def _unsupported(what: str) -> HttpProblem:
+    return HttpProblem(
         415,
         "media-type",
         f"expected the bytes of a photo as the body, received {what}: {SEND}",

@@ -19,7 +19,7 @@ ADDRESS_CONNECTIONS = 256  # of an address, in a process; more are closed at onc
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """The event loop: a TLS handshake must be done in time, too, before there is a `Line`."""
+    """The event loop: a TLS handshake must be done in time, too, before there is a `HttpConnection`."""
 
     async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
         if options.get("ssl"):
@@ -27,7 +27,7 @@ class Loop(asyncio.SelectorEventLoop):
         return await super().create_server(*arguments, **options)
 
 
-class Lines:
+class ConnectionLimits:
     """How many connections each address has."""
 
     def __init__(self, settings: Settings, meters: Meters):
@@ -59,14 +59,14 @@ class Lines:
         return str(found) if found.version == 4 else found.packed[:8].hex()
 
 
-class Line(H11Protocol):
+class HttpConnection(H11Protocol):
     """One connection. uvicorn itself ends it only where nothing at all comes after an answer."""
 
     _is_let_in = False
     _due: asyncio.TimerHandle | None = None  # while nothing is being answered and something should come
 
     @property
-    def _lines(self) -> Lines:
+    def _lines(self) -> ConnectionLimits:
         return self.app.lines  # type: ignore[union-attr]  # of the guard
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -120,10 +120,10 @@ class Line(H11Protocol):
 
     def _say_slow(self) -> None:
         from facegallery.embedder.text import to_json  # late: a process can be told to end before they are loaded
-        from facegallery.server.problems import MEDIA, Problem
+        from facegallery.server.problems import MEDIA, HttpProblem
 
         body = to_json(
-            Problem(408, "slow", f"expected the head of a request within {HEAD_SECONDS:g} s: send it faster").body
+            HttpProblem(408, "slow", f"expected the head of a request within {HEAD_SECONDS:g} s: send it faster").body
         ).encode()
         headers = [("Content-Type", MEDIA), ("Content-Length", str(len(body))), ("Connection", "close")]
         for event in (

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from facegallery.accounts import START, Accounts, Key
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.text import printable, to_json
-from facegallery.server.connections import Lines
+from facegallery.server.connections import ConnectionLimits
 from facegallery.server.meters import Meters
-from facegallery.server.problems import MEDIA, RETRY_SECONDS, Problem, fault, of_error
+from facegallery.server.problems import MEDIA, RETRY_SECONDS, HttpProblem, fault, of_error
 from facegallery.server.settings import Settings
 
 COOKIE, PAGE_HEADER = "facegallery", b"x-facegallery"
@@ -84,7 +84,7 @@ class Desk:
         if (seen := self._seen.get(mark)) is None or seen[0] < now:
             self._seen[mark] = seen = now + REMEMBERED, await self.ask(lambda accounts: accounts.key(key.id))
         if seen[1] is None:
-            raise Problem(
+            raise HttpProblem(
                 401, "key", f"expected a key that is valid, {key.name!r} was revoked: make another with `keys make`"
             )
         await self.count(key)
@@ -92,7 +92,7 @@ class Desk:
     async def count(self, key: Key) -> None:
         """Raises Problem where a key asks more often than it may."""
         if key.rate and not await self.ask(lambda accounts: accounts.may_ask(key)):
-            raise Problem(
+            raise HttpProblem(
                 429,
                 "rate",
                 f"expected at most {key.rate:g} requests a second with the key {key.name!r}: wait a second",
@@ -113,7 +113,7 @@ class Guard:
     def __init__(self, app: App, settings: Settings, desk: Callable[[], Desk], meters: Meters):
         self._app, self._settings, self._desk, self._meters = app, settings, desk, meters
         self._held = Held(settings.held_bytes)
-        self.lines = Lines(settings, meters)
+        self.lines = ConnectionLimits(settings, meters)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -136,7 +136,7 @@ class Guard:
             await self._admit(scope)
             scope.setdefault("state", {})["hold"] = body.hold
             await self._app(scope, body, answer)
-        except Problem as problem:
+        except HttpProblem as problem:
             await answer.problem(problem)
         except FaceGalleryError as error:
             await answer.problem(of_error(error))
@@ -179,7 +179,7 @@ class Guard:
         secret = key_given or session_secret(headers)
         key = await self._desk().who(secret, not key_given) if secret else None
         if key is None:
-            raise Problem(
+            raise HttpProblem(
                 401,
                 "key",
                 "expected a key (`Authorization: Bearer KEY`) or a session, received none that is valid: make one with "
@@ -187,7 +187,7 @@ class Guard:
                 {"WWW-Authenticate": "Bearer"},
             )
         if not key_given and not is_safe and PAGE_HEADER not in headers:
-            raise Problem(
+            raise HttpProblem(
                 403,
                 "header",
                 "expected the header X-Facegallery on changes in a session, received none: send it, or a key",
@@ -199,7 +199,7 @@ class Guard:
         """DNS rebinding: a page's own name that leads here is none of ours."""
         found = HOST.fullmatch(header.lower())
         if not found or int(found[2] or 0) > 65535 or found[1].decode() not in self._settings.allowed_hosts:
-            raise Problem(
+            raise HttpProblem(
                 421,
                 "host",
                 f"expected a Host that this server is known by, received {header[:100].decode('latin-1')!r}: "
@@ -215,7 +215,7 @@ class Guard:
             b"none",
             b"same-origin",
         ):
-            raise Problem(
+            raise HttpProblem(
                 403,
                 "origin",
                 "expected a change asked for by this server's own page or a program, received one from another page",
@@ -227,18 +227,18 @@ def _check_headers(scope: Scope) -> None:
     sizes = [len(name) + len(value) + 4 for name, value in scope["headers"]]
     address = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
     if sum(sizes) + address > HEADERS_BYTES or max(sizes, default=0) > HEADER_BYTES or len(sizes) > HEADERS_COUNT:
-        raise Problem(
+        raise HttpProblem(
             431,
             "headers",
             f"expected at most {HEADERS_COUNT} headers of {HEADER_BYTES:,} bytes, {HEADERS_BYTES:,} with the address, received more: send fewer",
             {"Connection": "close"},
         )
     if sum(name == b"host" for name, _ in scope["headers"]) > 1:
-        raise Problem(400, "host", "expected one Host, received several: send one")
+        raise HttpProblem(400, "host", "expected one Host, received several: send one")
     if {b"content-length", b"transfer-encoding"} <= {
         name.lower() for name, _ in scope["headers"]
     }:  # a proxy may end the body elsewhere
-        raise Problem(
+        raise HttpProblem(
             400,
             "length",
             "expected Content-Length or Transfer-Encoding, received both: send one of them",
@@ -255,7 +255,7 @@ class Held:
     def add(self, size: int) -> None:
         """Fewer, where size is negative; raises Problem where they would be too many."""
         if size > 0 and self.bytes + size > self._most:
-            raise Problem(
+            raise HttpProblem(
                 503,
                 "busy",
                 f"expected bodies of at most {self._most:,} bytes at once, all together are more: try again",
@@ -282,7 +282,7 @@ class _Body:
             try:
                 message = await asyncio.wait_for(self._receive(), max(0.0, self._until - time.monotonic()))
             except TimeoutError:
-                raise Problem(
+                raise HttpProblem(
                     408,
                     "slow",
                     f"expected the whole body within {self._seconds:g} s: send it faster",
@@ -294,7 +294,7 @@ class _Body:
         self._bytes += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
         if self._bytes > self._most:
-            raise Problem(413, "large", f"expected a body of at most {self._most:,} bytes: send a smaller one")
+            raise HttpProblem(413, "large", f"expected a body of at most {self._most:,} bytes: send a smaller one")
         if not self._is_stream:
             self.hold(len(message.get("body", b"")))
         return message
@@ -327,7 +327,7 @@ class _Answer:
             message = message | {"body": b""}  # type: ignore[operator]
         await self._send(message)
 
-    async def problem(self, problem: Problem) -> None:
+    async def problem(self, problem: HttpProblem) -> None:
         if self._begun:  # too late to say so
             return
         body = to_json(problem.body).encode()

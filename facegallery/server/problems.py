@@ -15,7 +15,7 @@ TYPES = "urn:facegallery:problem:"
 RETRY_SECONDS = 1
 
 
-class Problem(HTTPException):
+class HttpProblem(HTTPException):
     """An answer that is no success. kind: the end of its `type`; extra: further members."""
 
     def __init__(self, status: int, kind: str, detail: str, headers: dict[str, str] | None = None, **extra: Any):
@@ -24,27 +24,27 @@ class Problem(HTTPException):
         self.body = {"type": TYPES + kind, "title": title, "status": status, "detail": detail, **extra}
 
 
-def busy(detail: str) -> Problem:
-    return Problem(503, "busy", detail, {"Retry-After": str(RETRY_SECONDS)})
+def busy(detail: str) -> HttpProblem:
+    return HttpProblem(503, "busy", detail, {"Retry-After": str(RETRY_SECONDS)})
 
 
-def fault() -> Problem:
-    return Problem(500, "fault", "a fault of ours: the log of the server says more")
+def fault() -> HttpProblem:
+    return HttpProblem(500, "fault", "a fault of ours: the log of the server says more")
 
 
-def of_error(error: FaceGalleryError) -> Problem:
+def of_error(error: FaceGalleryError) -> HttpProblem:
     """What a command would have printed, as a status."""
     match error:
         case Busy() | Replaced():
             return busy(str(error))
         case Unknown():
-            return Problem(404, "unknown", str(error))
+            return HttpProblem(404, "unknown", str(error))
         case Damaged():
-            return Problem(500, "damaged", str(error))
+            return HttpProblem(500, "damaged", str(error))
         case GalleryError():
-            return Problem(409, "conflict", str(error))
+            return HttpProblem(409, "conflict", str(error))
         case InputError() | DataError():
-            return Problem(422, "invalid", str(error))
+            return HttpProblem(422, "invalid", str(error))
         case SystemFault():
-            return Problem(507, "system", str(error))
-    return Problem(500, "fault", str(error))
+            return HttpProblem(507, "system", str(error))
+    return HttpProblem(500, "fault", str(error))

@@ -60,7 +60,7 @@ def serve(settings: Settings, workers: int, certificate: Path | None, private_ke
                 proxy_headers=False,
                 ws="none",
                 loop="facegallery.server.connections:Loop",
-                http="facegallery.server.connections:Line",
+                http="facegallery.server.connections:HttpConnection",
                 h11_max_incomplete_event_size=HEADER_BYTES,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
                 timeout_keep_alive=30,

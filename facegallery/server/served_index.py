@@ -29,7 +29,7 @@ WAITING_VECTORS = 10_000  # of all questions together
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingQuestion:
     """Vectors float32 (n, d), what is asked of each, and the contract that they were made by, where that is known."""
 
     vectors: np.ndarray
@@ -46,7 +46,7 @@ class Served:
 
     def __init__(self, name: str):
         self.name = name
-        self._searches: Batcher[Asked, Answers] = Batcher(self._searcher, cores(), TOGETHER)
+        self._searches: Batcher[PendingQuestion, Answers] = Batcher(self._searcher, cores(), TOGETHER)
         self._readers = ThreadPoolExecutor(READERS, f"read-{name}")
         self._writer = ThreadPoolExecutor(1, f"write-{name}")
         self._long = ThreadPoolExecutor(1, f"long-{name}")
@@ -61,7 +61,7 @@ class Served:
                 raise Full
             self._vectors += len(vectors)
         try:
-            future = self._searches.submit(Asked(vectors, question, contract))
+            future = self._searches.submit(PendingQuestion(vectors, question, contract))
         except Full:
             self._answered(len(vectors))
             raise
@@ -115,7 +115,7 @@ class Served:
             return None
         return found.st_dev, found.st_ino
 
-    def _searcher(self) -> Callable[[Sequence[Asked]], list[Answers]]:
+    def _searcher(self) -> Callable[[Sequence[PendingQuestion]], list[Answers]]:
         import faiss
 
         faiss.omp_set_num_threads(
@@ -123,7 +123,7 @@ class Served:
         )  # of this thread's searches: there are as many such threads as cores, and waking others takes longer
         file, searcher = self._file(), open_index(self.name)
 
-        def answer(asked: Sequence[Asked]) -> list[Answers]:
+        def answer(asked: Sequence[PendingQuestion]) -> list[Answers]:
             if self._file() != file or not {one.contract for one in asked} <= {None, searcher.spec.fingerprint}:
                 raise Replaced(f"expected {self.name} to stay as it was opened, it was replaced: ask again")
             found: list[Answers] = [[] for _ in asked]

@@ -15,7 +15,7 @@ from facegallery.indexer.store.store import Gallery
 from facegallery.server.guard import Desk
 from facegallery.server.intake import Intake
 from facegallery.server.meters import Meters
-from facegallery.server.problems import Problem
+from facegallery.server.problems import HttpProblem
 from facegallery.server.served_index import Served
 from facegallery.server.settings import Settings
 from facegallery.workflows.probes import open_index
@@ -25,7 +25,7 @@ CLOSE_SECONDS = 1.0  # for photos that nobody waits for any more
 log = logging.getLogger("facegallery.server")
 
 
-class State:
+class ServerState:
     """Indexes by name, and one intake for those that share a contract."""
 
     def __init__(self, settings: Settings, meters: Meters):
@@ -82,7 +82,7 @@ class State:
         id = await self.desk.ask(lambda accounts: accounts.begin_job(index.name, kind))
         await self.desk.ask(lambda accounts: accounts.note(key.name, kind, index.name, 202 if id else 409, ()))
         if id is None:
-            raise Problem(
+            raise HttpProblem(
                 409, "in-work", f"expected no {kind} of {index.name} to be at work, one is: wait until it has ended"
             )
 

@@ -19,16 +19,16 @@ from facegallery.embedder.weights import trained_on
 from facegallery.indexer.evaluation import subsets
 from facegallery.indexer.evaluation.evaluate import (
     RANKS,
-    Answer,
-    Comparison,
     Evaluation,
     Group,
+    ModelComparison,
+    ProbeAnswer,
     by_group,
     compare_evaluations,
     write_predictions,
 )
-from facegallery.indexer.evaluation.pair_scores import Crossed, crossed
-from facegallery.indexer.evaluation.subsets import Outcome, Photos
+from facegallery.indexer.evaluation.pair_scores import PairScores, crossed
+from facegallery.indexer.evaluation.subsets import ProbeOutcome, ProbePhotos
 from facegallery.indexer.store import outputs
 from facegallery.workflows.photos import ANYWHERE, Say
 from facegallery.workflows.probes import (
@@ -45,11 +45,11 @@ from facegallery.workflows.probes import (
 if TYPE_CHECKING:
     from facegallery.embedder.pipeline import OnProgress
     from facegallery.indexer.search.searcher import Searcher
-    from facegallery.indexer.store.reader import Face
+    from facegallery.indexer.store.reader import StoredFace
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EvaluationOptions:
     """What `evaluate` measures beyond the ranks of the probes."""
 
     strangers: tuple[Path, ...] = ()  # photos or vectors of people who are not enrolled
@@ -65,22 +65,22 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationResult:
     """All that one `evaluate` found; parts that were not asked for are empty."""
 
     index: str
     split: str | None
     faces: int  # enrolled
-    answers: list[Answer]  # to all probes, in order
+    answers: list[ProbeAnswer]  # to all probes, in order
     evaluation: Evaluation
     groups: list[Group]
-    by_size: list[Outcome]
-    by_photos: list[Outcome]
+    by_size: list[ProbeOutcome]
+    by_photos: list[ProbeOutcome]
     against: str | None
-    comparison: Comparison | None
+    comparison: ModelComparison | None
     seen: dict[str, int] | None  # people who were trained on; None where the model has no record of them
     warnings: list[str]
-    crossed: Crossed | None = None  # for a report
+    crossed: PairScores | None = None  # for a report
 
     def result(self) -> dict[str, Any]:
         """As `evaluate --json` prints it."""
@@ -106,13 +106,13 @@ def evaluate(
     name: str,
     source: Path,
     split: str | None = None,
-    wanted: Wanted = Wanted(),
+    wanted: EvaluationOptions = EvaluationOptions(),
     predictions: Path | None = None,  # noqa: B008
     model: str | None = None,
     compute: Compute = ANYWHERE,
     on_progress: OnProgress | None = None,
     say: Say = print,
-) -> Measured:
+) -> EvaluationResult:
     """The probes of a data set or a folder asked of an index; every probe with an enrolled identity counts, the others are strangers."""
     keep = bool(wanted.sizes or wanted.photos or wanted.report)
     check_folder(wanted.report)
@@ -142,7 +142,7 @@ def evaluate(
         warnings += enrolled_notes(sum(a.face_id in known for a in found), len(found))
         names = [a.identity for a in evaluation.strangers if a.identity]
         warnings += spelling_notes(names, [name for name, _ in searcher.gallery.list_people()])
-        measured = Measured(
+        measured = EvaluationResult(
             name,
             split,
             searcher.gallery.faces,
@@ -172,11 +172,11 @@ def evaluate(
 
 
 def _ask(
-    searcher: Searcher, probes: Iterator[Probe], wanted: Wanted, keep: bool, on_progress: OnProgress | None
-) -> list[Answer]:
+    searcher: Searcher, probes: Iterator[Probe], wanted: EvaluationOptions, keep: bool, on_progress: OnProgress | None
+) -> list[ProbeAnswer]:
     found = []
     for probe, (hits, *_) in answered(searcher, probes, Question(k=RANKS, score=wanted.score)):
-        found.append(Answer.of(probe.rows[0], hits, wanted.by, keep, searcher.gallery.spelled))
+        found.append(ProbeAnswer.of(probe.rows[0], hits, wanted.by, keep, searcher.gallery.spelled))
         if on_progress:
             on_progress(len(found), 0)
     return found
@@ -197,13 +197,13 @@ def _groups(evaluation: Evaluation, by: str | None) -> list[Group]:
 
 
 def _parts(
-    searcher: Searcher, enrolled: tuple[list[Face], np.ndarray], evaluation: Evaluation, wanted: Wanted
-) -> tuple[list[Outcome], list[Outcome], Crossed | None]:
+    searcher: Searcher, enrolled: tuple[list[StoredFace], np.ndarray], evaluation: Evaluation, wanted: EvaluationOptions
+) -> tuple[list[ProbeOutcome], list[ProbeOutcome], PairScores | None]:
     """The same probes asked of smaller galleries, and of galleries of fewer photos a person; and beside every enrolled face."""
     faces, xb = enrolled
     if not faces:
         return [], [], None
-    gallery = Photos(xb, np.array([face.identity for face in faces], object))
+    gallery = ProbePhotos(xb, np.array([face.identity for face in faces], object))
     probes, strangers = _photos(searcher, evaluation.probes), _photos(searcher, evaluation.strangers)
     sizes = subsets.by_size(gallery, probes, strangers, wanted.sizes, wanted.score, wanted.seed) if wanted.sizes else []
     photos = subsets.by_photos(gallery, probes, strangers, wanted.photos, wanted.seed) if wanted.photos else []
@@ -211,7 +211,7 @@ def _parts(
     return sizes, photos, pairs
 
 
-def _photos(searcher: Searcher, answers: Sequence[Answer]) -> Photos:
+def _photos(searcher: Searcher, answers: Sequence[ProbeAnswer]) -> ProbePhotos:
     found = subsets.photos_of([(a.person, a.vector) for a in answers], searcher.spec.dimension)
     return replace(found, xb=searcher.as_compared(found.xb))
 
@@ -226,12 +226,12 @@ def check_folder(report: Path | None) -> None:
 
 def _write_report(
     folder: Path,
-    measured: Measured,
+    measured: EvaluationResult,
     searcher: Searcher,
     reader: ProbeReader,
     sources: Sequence[Path],
-    enrolled: tuple[list[Face], np.ndarray],
-    wanted: Wanted,
+    enrolled: tuple[list[StoredFace], np.ndarray],
+    wanted: EvaluationOptions,
     model: str | None,
 ) -> None:
     from facegallery.indexer.evaluation import report
@@ -251,11 +251,11 @@ def _compared(
     first: Evaluation,
     source: Path,
     split: str | None,
-    wanted: Wanted,
+    wanted: EvaluationOptions,
     compute: Compute,
     on_progress: OnProgress | None,
     say: Say,
-) -> Comparison:
+) -> ModelComparison:
     """The same photos asked of the index `wanted.against`."""
     assert wanted.against is not None
     asked = {a.photo for a in (*first.probes, *first.strangers)}
@@ -270,7 +270,7 @@ def _compared(
         return compare_evaluations(first, Evaluation.of(searcher.gallery, found, (), wanted.seed))
 
 
-def _sources(source: Path, split: str | None, wanted: Wanted) -> Iterator[tuple[Path, str | None]]:
+def _sources(source: Path, split: str | None, wanted: EvaluationOptions) -> Iterator[tuple[Path, str | None]]:
     yield source, split
     for path in wanted.strangers:
         yield path, default_split(splits_of(path), "probe")
@@ -312,7 +312,9 @@ def trained_people(
     return counts, [warning] if parts else []
 
 
-def _enrolled_strangers(found: Sequence[Answer], strangers: Sequence[Answer], evaluation: Evaluation) -> list[str]:
+def _enrolled_strangers(
+    found: Sequence[ProbeAnswer], strangers: Sequence[ProbeAnswer], evaluation: Evaluation
+) -> list[str]:
     counted = len(evaluation.strangers) + len(evaluation.probes) - sum(a.identity is not None for a in found)
     left = len(strangers) - counted
     return [f"{left} photos given as strangers are of enrolled people and were left out"] if left else []

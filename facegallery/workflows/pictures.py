@@ -24,10 +24,10 @@ from facegallery.indexer.search.templates import exact_score
 from facegallery.workflows.probes import open_gallery
 
 if TYPE_CHECKING:
-    from facegallery.indexer.evaluation.evaluate import Answer, Evaluation
+    from facegallery.indexer.evaluation.evaluate import Evaluation, ProbeAnswer
     from facegallery.indexer.evaluation.report import Sheet
     from facegallery.indexer.search.searcher import Searcher
-    from facegallery.indexer.store.reader import Face
+    from facegallery.indexer.store.reader import StoredFace
     from facegallery.indexer.store.store import Gallery
     from facegallery.workflows.probes import ProbeReader
     from facegallery.workflows.search import Searched
@@ -143,21 +143,21 @@ def contact_sheets(
     reader: ProbeReader,
     sources: Iterable[Path],
     evaluation: Evaluation,
-    enrolled: tuple[list[Face], np.ndarray],
+    enrolled: tuple[list[StoredFace], np.ndarray],
     score: str,
 ) -> list[Sheet]:
     """The worst mistakes, and the strangers who most resemble somebody. enrolled: as `Searcher.all_faces` gives it; score: a person's."""
-    from facegallery.indexer.evaluation.report import Mistake, Sheet, Tile
+    from facegallery.indexer.evaluation.report import Mistake, ReportTile, Sheet
 
     wrong = evaluation.mistakes(MISTAKES)
     alike = sorted((a for a in evaluation.strangers if a.hits), key=lambda a: -a.best)[:STRANGERS]
     faces = probe_faces(reader, sources, {(a.image, a.face_id) for a in (*wrong, *alike)})
 
-    def probe(answer: Answer) -> Tile:
-        return Tile("asked", answer.identity or "(no name)", answer.image, faces.get(answer.face_id))
+    def probe(answer: ProbeAnswer) -> ReportTile:
+        return ReportTile("asked", answer.identity or "(no name)", answer.image, faces.get(answer.face_id))
 
-    def enrolled_tile(role: str, hit: Hit) -> Tile:
-        return Tile(role, hit.identity, hit.image, enrolled_face(searcher, hit.face_id), hit.score)
+    def enrolled_tile(role: str, hit: Hit) -> ReportTile:
+        return ReportTile(role, hit.identity, hit.image, enrolled_face(searcher, hit.face_id), hit.score)
 
     rights = _right_hits(searcher, wrong, enrolled, score)
     mistakes = [
@@ -180,12 +180,12 @@ def contact_sheets(
     return sheets
 
 
-def _place(answer: Answer) -> str:
+def _place(answer: ProbeAnswer) -> str:
     return f"rank {answer.rank}" if answer.rank else f"rank beyond {RANKS}"
 
 
 def _right_hits(
-    searcher: Searcher, wrong: Sequence[Answer], enrolled: tuple[list[Face], np.ndarray], score: str
+    searcher: Searcher, wrong: Sequence[ProbeAnswer], enrolled: tuple[list[StoredFace], np.ndarray], score: str
 ) -> list[Hit]:
     """The true person's hit for each answer, scored here where it is not among the answers."""
     own: dict[str, list[int]] = {a.person: [] for a in wrong if a.right is None}
@@ -196,7 +196,7 @@ def _right_hits(
 
 
 def _hit_of(
-    searcher: Searcher, answer: Answer, enrolled: tuple[list[Face], np.ndarray], own: list[int], score: str
+    searcher: Searcher, answer: ProbeAnswer, enrolled: tuple[list[StoredFace], np.ndarray], own: list[int], score: str
 ) -> Hit:
     assert answer.vector is not None
     q, xb = searcher.as_compared(answer.vector[None])[0], enrolled[1][own]

@@ -87,18 +87,18 @@ def compact(name: str, keep_undo: float | None, on_progress: OnProgress = lambda
         return {"index": name, "generation": gallery.generation, "faces": gallery.faces, "dropped": dropped}
 
 
-def backup(name: str, path: Path) -> transfer.Moved:
+def backup(name: str, path: Path) -> transfer.TransferSummary:
     with open_gallery(name) as gallery:
         done = transfer.backup(gallery, path)
         outputs.note(gallery.folder, "backup", path)
         return done
 
 
-def restore(path: Path, name: str, replace_old: bool, readmit: bool = False) -> transfer.Moved:
+def restore(path: Path, name: str, replace_old: bool, readmit: bool = False) -> transfer.TransferSummary:
     return transfer.restore(path, index_folder(indexes_root(), check_name(name)), replace_old, readmit)
 
 
-def export(name: str, folder: Path, crops: bool) -> transfer.Moved:
+def export(name: str, folder: Path, crops: bool) -> transfer.TransferSummary:
     with open_gallery(name) as gallery:
         outputs.note(gallery.folder, "export", folder)
         return transfer.export(gallery, folder, crops)

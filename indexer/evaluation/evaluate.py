@@ -29,7 +29,7 @@ MISSED = -np.inf
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeAnswer:
     """What came back for one photo."""
 
     image: str
@@ -50,7 +50,7 @@ class Answer:
         by: str | None = None,
         keep_vector: bool = False,
         spelled: Callable[[str], str] = spelling,
-    ) -> Answer:
+    ) -> ProbeAnswer:
         """Of a probe's row and its first RANKS hits; `by` names the user's column that is the group. spelled: a gallery's spelling of a name."""
         identity = spelled(row.identity) or None if row.identity else None
         right = next((hit for hit in hits if hit.identity == identity), None)
@@ -85,14 +85,14 @@ class Answer:
 class Evaluation:
     """Answers to probes of enrolled people, and to strangers. Arrays are in the order of `probes` and `strangers`."""
 
-    probes: Sequence[Answer]
-    strangers: Sequence[Answer]
+    probes: Sequence[ProbeAnswer]
+    strangers: Sequence[ProbeAnswer]
     people: int  # enrolled
     seed: int = 0
 
     @classmethod
     def of(
-        cls, gallery: Gallery, found: Sequence[Answer], strangers: Sequence[Answer] = (), seed: int = 0
+        cls, gallery: Gallery, found: Sequence[ProbeAnswer], strangers: Sequence[ProbeAnswer] = (), seed: int = 0
     ) -> Evaluation:
         """found: answers to probes, those of people who are not enrolled being strangers, those without a name left out. strangers:
         answers to more photos, which count unless the person is enrolled. Raises DataError where no probe is of an enrolled person."""
@@ -154,7 +154,7 @@ class Evaluation:
     def cmc_intervals(self) -> np.ndarray:
         return cmc_intervals(self.ranks, self.owners, len(self.cmc), self.seed)
 
-    def mistakes(self, n: int) -> list[Answer]:
+    def mistakes(self, n: int) -> list[ProbeAnswer]:
         """The n worst: somebody else came first, furthest above the true person (whose score beyond RANKS counts as the last answer's)."""
         wrong = [a for a in self.probes if a.hits and a.rank != 1]
         return sorted(wrong, key=lambda a: (a.right or a.hits[-1]).score - a.best)[:n]
@@ -252,7 +252,7 @@ def _share(reached: np.ndarray) -> float | None:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """A second gallery's answers beside the first's, on the photos that both were asked."""
 
     probes: int
@@ -263,7 +263,7 @@ class Comparison:
     dir: tuple[Difference, ...]
 
 
-def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
+def compare_evaluations(first: Evaluation, second: Evaluation) -> ModelComparison:
     """Matched by the photos' bytes and the person's name. Raises DataError where no probe is common."""
     probes, strangers = _matched(first.probes, second.probes), _matched(first.strangers, second.strangers)
     if not probes:
@@ -279,10 +279,10 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
         openset.compare(one.open_set, other.open_set, seed=first.seed) if one.open_set and other.open_set else []
     )
     left_out = len(first.probes) + len(first.strangers) - len(probes) - len(strangers)
-    return Comparison(len(probes), len(strangers), left_out, tops[0], tops[1], tuple(differences))
+    return ModelComparison(len(probes), len(strangers), left_out, tops[0], tops[1], tuple(differences))
 
 
-def _matched(first: Sequence[Answer], second: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
+def _matched(first: Sequence[ProbeAnswer], second: Sequence[ProbeAnswer]) -> list[tuple[ProbeAnswer, ProbeAnswer]]:
     others = {(a.photo, a.identity): a for a in second}
     return [(a, b) for a in first if (b := others.get((a.photo, a.identity))) is not None]
 
@@ -294,7 +294,7 @@ def _within(ranks: np.ndarray, k: int) -> np.ndarray:
 # predictions ----------------------------------------------------------------
 
 
-def predictions(found: Iterable[Answer], result: dict[str, Any]) -> str:
+def predictions(found: Iterable[ProbeAnswer], result: dict[str, Any]) -> str:
     """A line for each probe: `image<TAB>true name` and up to five times `<TAB>name score`; then `top1 0.9542` and `top5 0.9875`.
 
     Probes that do not count (strangers, photos without a name) have their lines too. Control characters of names are escaped.
@@ -307,6 +307,6 @@ def predictions(found: Iterable[Answer], result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_predictions(path: Path, found: Iterable[Answer], result: dict[str, Any]) -> None:
+def write_predictions(path: Path, found: Iterable[ProbeAnswer], result: dict[str, Any]) -> None:
     """`predictions` to a file that only its owner may read."""
     write_own(Path(path), "predictions", predictions(found, result).encode())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from facegallery.indexer.evaluation.subsets import Photos
+from facegallery.indexer.evaluation.subsets import ProbePhotos
 from facegallery.indexer.evaluation.verification import Roc, roc
 
 MOST = 1 << 22  # pairs of a kind; of more, so many are drawn
@@ -17,7 +17,7 @@ BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
-class Crossed:
+class PairScores:
     """Scores of pairs of a probe and an enrolled face (or a person's pooled vector), -inf where the probe has no face."""
 
     same: np.ndarray  # float32 (n,): of one person
@@ -42,22 +42,22 @@ class Crossed:
         }
 
 
-def crossed(gallery: Photos, probes: Photos, seed: int = 0, most: int = MOST) -> Crossed | None:
+def crossed(gallery: ProbePhotos, probes: ProbePhotos, seed: int = 0, most: int = MOST) -> PairScores | None:
     """None without pairs of both kinds. Of more than `most` pairs of one person, and of two, about so many are drawn."""
     rng = np.random.default_rng(seed)
     numbers = np.unique(np.concatenate([gallery.names, probes.names]), return_inverse=True)[1]
     gallery, probes = (
-        Photos(gallery.xb, numbers[: len(gallery.names)]),
-        Photos(probes.xb, numbers[len(gallery.names) :]),
+        ProbePhotos(gallery.xb, numbers[: len(gallery.names)]),
+        ProbePhotos(probes.xb, numbers[len(gallery.names) :]),
     )
     same, all_same = _same(gallery, probes, rng, most)
     different, all_different = _different(gallery, probes, rng, most)
     if not len(same) or not len(different):
         return None
-    return Crossed(same, different, not (all_same and all_different))
+    return PairScores(same, different, not (all_same and all_different))
 
 
-def _same(gallery: Photos, probes: Photos, rng: np.random.Generator, most: int) -> tuple[np.ndarray, bool]:
+def _same(gallery: ProbePhotos, probes: ProbePhotos, rng: np.random.Generator, most: int) -> tuple[np.ndarray, bool]:
     """Scores of pairs of one person, and whether they are all; else they are drawn with replacement."""
     order = np.argsort(gallery.names, kind="stable")
     first, last = (np.searchsorted(gallery.names[order], probes.names, side) for side in ("left", "right"))
@@ -73,7 +73,9 @@ def _same(gallery: Photos, probes: Photos, rng: np.random.Generator, most: int) 
     return scores, total <= most
 
 
-def _different(gallery: Photos, probes: Photos, rng: np.random.Generator, most: int) -> tuple[np.ndarray, bool]:
+def _different(
+    gallery: ProbePhotos, probes: ProbePhotos, rng: np.random.Generator, most: int
+) -> tuple[np.ndarray, bool]:
     """The same of two people: probes beside all enrolled faces, or beside so many of them, drawn without replacement."""
     n, step = len(gallery.names), max(1, most // max(1, len(probes.names)))
     kept = np.arange(n) if n <= step else np.sort(rng.choice(n, step, replace=False))

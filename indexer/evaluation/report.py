@@ -18,7 +18,7 @@ from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.text import printable
 from facegallery.indexer.evaluation import charts
 from facegallery.indexer.evaluation.evaluate import MISSED, RANKS, Evaluation
-from facegallery.indexer.evaluation.pair_scores import Crossed
+from facegallery.indexer.evaluation.pair_scores import PairScores
 from facegallery.indexer.evaluation.verification import Roc
 
 FILE, TEMPLATE = "index.html", "report.html"
@@ -29,7 +29,7 @@ LOSSES, ACCURACIES = ("loss", "cross_entropy"), ("accuracy", "validation_top1", 
 
 
 @dataclass(frozen=True)
-class Tile:
+class ReportTile:
     """A face on a contact sheet."""
 
     role: str
@@ -43,7 +43,7 @@ class Tile:
 class Mistake:
     """A probe beside what was answered."""
 
-    tiles: tuple[Tile, ...]
+    tiles: tuple[ReportTile, ...]
     note: str = ""
 
 
@@ -62,7 +62,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     title: str
     head: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -73,7 +73,7 @@ class Page:
     title: str
     facts: Mapping[str, str]
     warnings: Sequence[str]
-    tables: Sequence[Table]
+    tables: Sequence[ReportTable]
     charts: Sequence[Chart]
     sheets: Sequence[Sheet] = ()
 
@@ -119,7 +119,7 @@ def facts(made: datetime, command: str, spec: FaceSpec) -> dict[str, str]:
 
 def page_of(
     evaluation: Evaluation,
-    crossed: Crossed | None,
+    crossed: PairScores | None,
     result: Mapping[str, Any],
     history: Sequence[dict[str, Any]],
     sheets: Sequence[Sheet],
@@ -142,14 +142,14 @@ def page_of(
 def pairs_page(result: Mapping[str, Any], curve: Roc, head: Mapping[str, str]) -> Page:
     """result: as `evaluate-pairs --json` prints it; curve: of all pairs."""
     asked = f"{result['pairs']:,} pairs, {result['without_vector']:,} with a photo without a face (taken for different people)"
-    tables = [Table("Figures", PAIR_HEAD, list(_verified(result)))]
+    tables = [ReportTable("Figures", PAIR_HEAD, list(_verified(result)))]
     if found := result["against"]:
         difference = (
             "difference of accuracy",
             f"{found['difference']:+.4f}",
             f"95 %: {between(found['interval'])}; McNemar p {found['p']:.2g}",
         )
-        tables.append(Table(f"{found['vectors']} on the same pairs", PAIR_HEAD, [*_verified(found), difference]))
+        tables.append(ReportTable(f"{found['vectors']} on the same pairs", PAIR_HEAD, [*_verified(found), difference]))
     chart = Chart("Pairs (ROC)", f"All pairs at one threshold: {HOW_ROC}", charts.roc(curve))
     return Page(
         f"How well {result['vectors']} tells pairs apart",
@@ -168,8 +168,8 @@ def _verified(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     yield "AUC", f"{found['auc']:.5f}", ""
 
 
-def _tables(result: Mapping[str, Any]) -> Iterator[Table]:
-    yield Table("Figures", ("figure", "value", "95 % interval"), list(_figures(result)))
+def _tables(result: Mapping[str, Any]) -> Iterator[ReportTable]:
+    yield ReportTable("Figures", ("figure", "value", "95 % interval"), list(_figures(result)))
     if result["groups"]:
         head = (
             "group",
@@ -179,7 +179,7 @@ def _tables(result: Mapping[str, Any]) -> Iterator[Table]:
             "top-5",
             *(f"DIR at FPIR {r['fpir']:g} of all; own FPIR" for r in result["groups"][0]["rates"]),
         )
-        yield Table("By group", head, [_group(group) for group in result["groups"]])
+        yield ReportTable("By group", head, [_group(group) for group in result["groups"]])
     for title, key in (("Smaller galleries", "by_size"), ("Fewer photos a person", "by_photos")):
         if parts := result[key]:
             head = (
@@ -190,10 +190,10 @@ def _tables(result: Mapping[str, Any]) -> Iterator[Table]:
                 "top-5",
                 *(f"DIR at FPIR {r['fpir']:g}" for r in parts[0]["rates"]),
             )
-            yield Table(title, head, [_part(part) for part in parts])
+            yield ReportTable(title, head, [_part(part) for part in parts])
     if found := result["against"]:
         title = f"{found['index']} on the same {found['probes']} probes and {found['strangers']:,} strangers"
-        yield Table(
+        yield ReportTable(
             title,
             ("figure", result["index"], found["index"], "difference", "95 % interval", "McNemar p"),
             list(_against(found, result)),
@@ -266,7 +266,7 @@ def _cmc(evaluation: Evaluation) -> Chart:
     return Chart("Ranks (CMC)", text, charts.cmc(evaluation.cmc, evaluation.cmc_intervals))
 
 
-def _roc(crossed: Crossed | None) -> Chart:
+def _roc(crossed: PairScores | None) -> Chart:
     title = "Pairs (ROC)"
     if crossed is None:
         return Chart(title, "Not drawn: there are no pairs of two people, or none of one.")

@@ -15,20 +15,20 @@ from facegallery.indexer.search.searcher import ANSWERS, SCORES
 
 
 @dataclass(frozen=True)
-class Photos:
+class ProbePhotos:
     """Vectors float32 (m, d) of unit length and the names (n,) of their people, n >= m: photos beyond the m-th have no face."""
 
     xb: np.ndarray
     names: np.ndarray
 
-    def of(self, people: np.ndarray) -> Photos:
+    def of(self, people: np.ndarray) -> ProbePhotos:
         """Those of some people."""
         kept = np.isin(self.names, people)
-        return Photos(self.xb[kept[: len(self.xb)]], self.names[kept])
+        return ProbePhotos(self.xb[kept[: len(self.xb)]], self.names[kept])
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProbeOutcome:
     """What one part of the gallery answers."""
 
     people: int
@@ -43,8 +43,13 @@ class Outcome:
 
 
 def by_size(
-    gallery: Photos, probes: Photos, strangers: Photos, sizes: Sequence[int], score: str = "best", seed: int = 0
-) -> list[Outcome]:
+    gallery: ProbePhotos,
+    probes: ProbePhotos,
+    strangers: ProbePhotos,
+    sizes: Sequence[int],
+    score: str = "best",
+    seed: int = 0,
+) -> list[ProbeOutcome]:
     """Random people enrolled, so many of them, each size holding the smaller ones; their probes, and the same strangers throughout."""
     people = np.unique(gallery.names)
     if not all(1 <= size <= len(people) for size in sizes):
@@ -63,8 +68,8 @@ def by_size(
 
 
 def by_photos(
-    gallery: Photos, probes: Photos, strangers: Photos, counts: Sequence[int], seed: int = 0
-) -> list[Outcome]:
+    gallery: ProbePhotos, probes: ProbePhotos, strangers: ProbePhotos, counts: Sequence[int], seed: int = 0
+) -> list[ProbeOutcome]:
     """Everybody enrolled with up to so many photos (the first by name), asked the probes of those who have the largest number of them,
     so that the numbers can be compared; a person scored by the best photo, the mean over them, and their template."""
     names, photos = np.unique(gallery.names, return_counts=True)
@@ -76,7 +81,7 @@ def by_photos(
     number = _numbers(gallery.names)
     return [
         _identify(
-            Photos(gallery.xb[number < count], gallery.names[number < count]), asked, strangers, score, seed, count
+            ProbePhotos(gallery.xb[number < count], gallery.names[number < count]), asked, strangers, score, seed, count
         )
         for count in counts
         for score in (SCORES if count > 1 else SCORES[:1])
@@ -92,7 +97,7 @@ def _numbers(names: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def pooled(gallery: Photos, score: str) -> Photos:
+def pooled(gallery: ProbePhotos, score: str) -> ProbePhotos:
     """One vector a person whose product with a probe is their score: the mean or the template; every face for the best one."""
     if score == "best":
         return gallery
@@ -100,12 +105,12 @@ def pooled(gallery: Photos, score: str) -> Photos:
     totals = np.zeros((len(people), gallery.xb.shape[1]))
     np.add.at(totals, codes, gallery.xb)
     lengths = counts if score == "mean" else np.maximum(np.linalg.norm(totals, axis=1), 1e-12)
-    return Photos((totals / lengths[:, None]).astype(np.float32), people)
+    return ProbePhotos((totals / lengths[:, None]).astype(np.float32), people)
 
 
 def _identify(
-    gallery: Photos, probes: Photos, strangers: Photos, score: str, seed: int, photos: int | None = None
-) -> Outcome:
+    gallery: ProbePhotos, probes: ProbePhotos, strangers: ProbePhotos, score: str, seed: int, photos: int | None = None
+) -> ProbeOutcome:
     ranked, scores = _answers(pooled(gallery, score), probes)
     ranks = ranks_of(hits_at(ranked, probes.names))
     rates: Sequence[Rate] = ()
@@ -115,10 +120,10 @@ def _identify(
         rates = openset.rates(OpenSet(genuine, probes.names, best, strangers.names), seed=seed)
     people, (low, high) = len(np.unique(gallery.names)), cmc_intervals(ranks, probes.names, 1, seed)[0].tolist()
     top1, *_, top5 = cmc(ranks, ANSWERS).tolist()
-    return Outcome(people, len(gallery.xb), len(ranks), top1, (low, high), top5, tuple(rates), photos, score)
+    return ProbeOutcome(people, len(gallery.xb), len(ranks), top1, (low, high), top5, tuple(rates), photos, score)
 
 
-def _answers(gallery: Photos, probes: Photos) -> tuple[np.ndarray, np.ndarray]:
+def _answers(gallery: ProbePhotos, probes: ProbePhotos) -> tuple[np.ndarray, np.ndarray]:
     """The first ANSWERS people for each probe, object (n, k), None without a face; the best score float32 (n,), -inf without one."""
     ranked = np.full((len(probes.names), ANSWERS), None, object)
     scores = np.full(len(probes.names), -np.inf, np.float32)
@@ -130,10 +135,10 @@ def _answers(gallery: Photos, probes: Photos) -> tuple[np.ndarray, np.ndarray]:
 
 def photos_of(
     vectors: Iterator[tuple[str, np.ndarray | None]] | Sequence[tuple[str, np.ndarray | None]], dimension: int
-) -> Photos:
+) -> ProbePhotos:
     """Of names and vectors, None where a photo has no face."""
     listed = list(vectors)
     faces = [(name, x) for name, x in listed if x is not None]
     names = [name for name, _ in faces] + [name for name, x in listed if x is None]
     xb = np.stack([x for _, x in faces]).astype(np.float32) if faces else np.empty((0, dimension), np.float32)
-    return Photos(xb, np.array(names, object))
+    return ProbePhotos(xb, np.array(names, object))

@@ -40,7 +40,7 @@ MANY, SCAN_SHARE = 16, 0.001
 log = logging.getLogger(__name__)
 
 
-class Found(NamedTuple):
+class Shortlist(NamedTuple):
     """Of one query: its best candidates, best first, and what no other face's score exceeds."""
 
     scores: np.ndarray  # float32 (c,)
@@ -187,7 +187,7 @@ class Candidates:
 
     # candidates
 
-    def nearest(self, xq: np.ndarray, c: int, kept: np.ndarray | None = None, effort: float = 1) -> Iterator[Found]:
+    def nearest(self, xq: np.ndarray, c: int, kept: np.ndarray | None = None, effort: float = 1) -> Iterator[Shortlist]:
         """About c candidates for each query of xq float32 (n, d), or all there are.
 
         kept: bool (count,), the faces that a filter lets through (none that was removed); None for all. effort: how much deeper than
@@ -199,7 +199,7 @@ class Candidates:
             present = self.alive[positions] & (scores > -np.inf)
             scores, positions = scores[present], positions[present]
             order = np.argsort(-scores, kind="stable")
-            yield Found(scores[order], positions[order], max(part[2][i] for part in parts))
+            yield Shortlist(scores[order], positions[order], max(part[2][i] for part in parts))
 
     def _of_built(self, xq: np.ndarray, c: int, kept: np.ndarray | None, effort: float) -> tuple:
         import faiss

@@ -17,8 +17,8 @@ from facegallery.indexer.calibrate import Calibration, staleness
 from facegallery.indexer.derived.derive import centred
 from facegallery.indexer.opening import open_gallery
 from facegallery.indexer.search import filters, templates
-from facegallery.indexer.search.candidates import Candidates, Found, log
-from facegallery.indexer.store.reader import Face
+from facegallery.indexer.search.candidates import Candidates, Shortlist, log
+from facegallery.indexer.store.reader import StoredFace
 
 ANSWERS = 5  # of `evaluate`
 SPARE = 16  # candidates beyond the first guess
@@ -136,10 +136,10 @@ class Searcher:
         """The PNG of an enrolled face, where it was kept."""
         return self.gallery.crop(face_id)
 
-    def all_faces(self) -> tuple[list[Face], np.ndarray]:
+    def all_faces(self) -> tuple[list[StoredFace], np.ndarray]:
         """Every enrolled face, by person and photo, and their vectors as they are compared, float32 (n, d): all in memory."""
 
-        def read() -> tuple[list[Face], np.ndarray]:
+        def read() -> tuple[list[StoredFace], np.ndarray]:
             found = self.gallery.fetch(self.gallery.owners()[0], self.spec.dimension).values()
             faces = sorted(found, key=lambda face: (face.identity, face.image, face.face_id))
             return faces, centred(np.stack([face.vector for face in faces]), self._candidates.mean)
@@ -211,11 +211,11 @@ class Searcher:
 
     # best face
 
-    def _shortlists(self, xq: np.ndarray, k: int, faces: bool, kept: np.ndarray | None) -> list[Found]:
+    def _shortlists(self, xq: np.ndarray, k: int, faces: bool, kept: np.ndarray | None) -> list[Shortlist]:
         """For each query all faces that could be among its answers."""
         candidates = self._candidates
         c, effort = 2 * k * (1 if faces else candidates.per_person) + SPARE, max(1, k / ANSWERS)
-        done: dict[int, Found] = {}
+        done: dict[int, Shortlist] = {}
         while pending := [i for i in range(len(xq)) if i not in done]:
             for i, found in zip(pending, candidates.nearest(xq[pending], c, kept, effort), strict=True):
                 owners = found.positions if faces else candidates.owners[found.positions]
@@ -224,7 +224,7 @@ class Searcher:
             c, effort = c * GROWTH, effort * GROWTH
         return [done[i] for i in range(len(xq))]
 
-    def _settled(self, found: Found, owners: np.ndarray, k: int) -> Found | None:
+    def _settled(self, found: Shortlist, owners: np.ndarray, k: int) -> Shortlist | None:
         """The candidates that could be the best face of one of the k best owners; None where faces beyond them could be too.
 
         Approximate scores are at most `slack` from the exact ones, so that 2 * slack below the k-th owner nothing counts.
@@ -239,9 +239,9 @@ class Searcher:
         if found.bound != -np.inf and not found.bound < floor:
             return None
         near = (found.scores >= floor) & (found.scores >= best[owner] - 2 * self._slack)
-        return Found(found.scores[near], found.positions[near], found.bound)
+        return Shortlist(found.scores[near], found.positions[near], found.bound)
 
-    def _with_all_faces(self, xq: np.ndarray, shortlists: Sequence[Found]) -> list[Found]:
+    def _with_all_faces(self, xq: np.ndarray, shortlists: Sequence[Shortlist]) -> list[Shortlist]:
         """The best face of each person found, among all that the person has: codes may have missed it."""
         candidates = self._candidates
         owners = [np.unique(candidates.owners[found.positions]) for found in shortlists]
@@ -258,16 +258,16 @@ class Searcher:
             at = np.searchsorted(people_found, of)
             np.maximum.at(best, at, scores)
             near = scores >= best[at] - 2 * self._slack
-            found.append(Found(scores[near], positions[near], -np.inf))
+            found.append(Shortlist(scores[near], positions[near], -np.inf))
         return found
 
     def _ranked(
-        self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[Face], k: int, faces: bool
+        self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[StoredFace], k: int, faces: bool
     ) -> list[Hit]:
         scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._candidates.mean))
         if not (np.abs(scores - approximate) <= self._slack).all():
             raise self._damage()
-        hits: dict[str, tuple[float, Face]] = {}
+        hits: dict[str, tuple[float, StoredFace]] = {}
         for score, face in sorted(
             zip(map(float, scores), candidates, strict=True), key=lambda pair: (-pair[0], pair[1].face_id)
         ):

@@ -25,7 +25,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Line:
+class LogEntry:
     """One line of the log."""
 
     id: int
@@ -66,11 +66,11 @@ class Log(Database):
         )
         return [{"time": line.time, **asdict(line.change)} for line in map(self._line, rows)]
 
-    def _line(self, row: Sequence[Any]) -> Line:
+    def _line(self, row: Sequence[Any]) -> LogEntry:
         id, command, now, verb, detail, stored = row
         if checksum(command, now, verb, detail) != stored:
             raise damaged(self.path, f"line {id} of its log was changed")
-        return Line(id, command, now, verb, json.loads(detail))
+        return LogEntry(id, command, now, verb, json.loads(detail))
 
     def newest_line(self) -> int:
         """Its id; 0 where there is none."""
@@ -81,7 +81,7 @@ class Log(Database):
         if (wanted := self.fact("log")) is not None and wanted != self.newest_line():
             raise damaged(self.path, "the last line of its log is lost")
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[LogEntry]:
         """The whole log, oldest first."""
         return list(
             map(self._line, self.execute("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id"))

@@ -23,7 +23,7 @@ FOLDER, ENDING = "_written", ".jsonl"
 
 
 @dataclass(frozen=True)
-class Output:
+class WrittenFile:
     """A file or folder, by its absolute path."""
 
     kind: str  # hits, predictions, report, picture, export, backup
@@ -37,7 +37,7 @@ def list_path(folder: Path) -> Path:
 
 def note(folder: Path, kind: str, path: Path) -> None:
     """Enters a file; where the list cannot be written it stays as it is."""
-    output = Output(kind, str(path.resolve()))
+    output = WrittenFile(kind, str(path.resolve()))
     with contextlib.suppress(OSError, FaceGalleryError):
         if output in read(folder):
             return
@@ -49,7 +49,7 @@ def _lock_path(folder: Path) -> Path:
     return list_path(folder).with_suffix(".lock")
 
 
-def _line(output: Output) -> str:
+def _line(output: WrittenFile) -> str:
     return json.dumps(asdict(output)) + "\n"
 
 
@@ -57,16 +57,16 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def read(folder: Path) -> list[Output]:
+def read(folder: Path) -> list[WrittenFile]:
     """The files that were entered, each once; lines that are damaged are left out."""
     try:
         lines = list_path(folder).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    found: dict[Output, None] = {}
+    found: dict[WrittenFile, None] = {}
     for line in lines:
         with contextlib.suppress(ValueError, TypeError, RecursionError):
-            output = Output(**json.loads(line))
+            output = WrittenFile(**json.loads(line))
             if isinstance(output.kind, str) and isinstance(output.path, str):
                 found[output] = None
     return list(found)
@@ -78,5 +78,5 @@ def rename(folder: Path, renamed: Callable[[str], str]) -> None:
         return
     with locked_path(_lock_path(folder)):
         before = read(folder)
-        if (after := [Output(o.kind, renamed(o.path)) for o in before]) != before:
+        if (after := [WrittenFile(o.kind, renamed(o.path)) for o in before]) != before:
             write_atomic(list_path(folder), "".join(map(_line, after)).encode())

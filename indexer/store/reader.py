@@ -32,7 +32,7 @@ TRASHED = ("line", "fingerprint", "identity", *FACE_COLUMNS[1:], "vector", "png"
 
 
 @dataclass(frozen=True)
-class Face:
+class StoredFace:
     """One enrolled face, checked against its checksums."""
 
     id: int
@@ -260,7 +260,7 @@ class Faces(Log):
             ids = np.array([row[0] for row in batch], np.int64)
             yield ids, np.frombuffer(b"".join(row[3] for row in batch), "<f4").reshape(len(batch), -1)
 
-    def fetch(self, ids: Iterable[int], d: int | None = None) -> dict[int, Face]:
+    def fetch(self, ids: Iterable[int], d: int | None = None) -> dict[int, StoredFace]:
         """The faces of these ids; raises GalleryError naming one that was changed, or has no d numbers, or was lost."""
         wanted = [int(id) for id in ids]
         sql = (
@@ -272,7 +272,7 @@ class Faces(Log):
             columns = self._columns(row)
             if checksum(columns["id"], vector) != stored or (d and len(vector) != 4 * d):
                 raise self._changed(columns["face_id"], columns["image"])
-            face = Face(
+            face = StoredFace(
                 columns["id"], columns["face_id"], columns["identity"], columns["image"], np.frombuffer(vector, "<f4")
             )
             found[face.id] = face

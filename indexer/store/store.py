@@ -25,7 +25,7 @@ from facegallery.embedder.errors import GalleryError, InputError
 from facegallery.embedder.names import person_name
 from facegallery.indexer.store import forgotten
 from facegallery.indexer.store.checksums import FACE_COLUMNS, checksum
-from facegallery.indexer.store.log import Change, Line
+from facegallery.indexer.store.log import Change, LogEntry
 from facegallery.indexer.store.reader import AMONG, FACES
 from facegallery.indexer.store.rows import Added, Rows
 
@@ -136,7 +136,7 @@ class Gallery(Rows):
         self._after_commit(self)
         return undone
 
-    def _last_lines(self, command: str | None) -> list[Line]:
+    def _last_lines(self, command: str | None) -> list[LogEntry]:
         """The lines of the last command, newest first; where `command` is given, of the last one that changed something."""
         newest = self.rows("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id DESC")
         last = next((line for line in map(self._line, newest) if command is None or not line.is_empty), None)
@@ -151,13 +151,13 @@ class Gallery(Rows):
         sql = "SELECT id, command, time, verb, detail, checksum FROM log WHERE command = ? ORDER BY id DESC"
         return list(map(self._line, self.execute(sql, (last.command,))))
 
-    def _people_of(self, line: Line) -> tuple[str, ...]:
+    def _people_of(self, line: LogEntry) -> tuple[str, ...]:
         """Under whose names the faces of a line are enrolled now."""
         return tuple(sorted(set(self.known(line.detail.get("faces", ())).values())))
 
     # what verbs are made of, each within a transaction of `writing`
 
-    def _move_logged(self, verb: str, faces: Sequence[Mapping[str, Any]], to: str) -> Line:
+    def _move_logged(self, verb: str, faces: Sequence[Mapping[str, Any]], to: str) -> LogEntry:
         line = self._log(verb, {"from": {f["face_id"]: f["identity"] for f in faces}, "to": to})
         if faces:
             self._move(faces, to)
@@ -186,7 +186,7 @@ class Gallery(Rows):
             )
         return [row for _, row in removed]
 
-    def _take_back(self, line: Line) -> None:
+    def _take_back(self, line: LogEntry) -> None:
         match line.verb, line.detail:
             case _ if line.is_empty:
                 pass
@@ -215,18 +215,18 @@ class Gallery(Rows):
 
     # the log
 
-    def _log(self, verb: str, detail: dict[str, Any], command: str | None = None) -> Line:
+    def _log(self, verb: str, detail: dict[str, Any], command: str | None = None) -> LogEntry:
         command, now, text = command or new_command(), time.time(), json.dumps(detail, ensure_ascii=False)
         sql = "INSERT INTO log(command, time, verb, detail, checksum) VALUES (?, ?, ?, ?, ?) RETURNING id"
         ((id,),) = self.execute(sql, (command, now, verb, text, checksum(command, now, verb, text)))
         self.seal_log()
-        return Line(id, command, now, verb, detail)
+        return LogEntry(id, command, now, verb, detail)
 
     def seal_log(self) -> None:
         """Notes which line is the newest, after lines came or went."""
         self.set_fact("log", self.newest_line())
 
-    def rewrite_line(self, line: Line, detail: dict[str, Any]) -> None:
+    def rewrite_line(self, line: LogEntry, detail: dict[str, Any]) -> None:
         """Puts another detail in the place of a log line's own."""
         text = json.dumps(detail, ensure_ascii=False)
         stored = checksum(line.command, line.time, line.verb, text)

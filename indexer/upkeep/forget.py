@@ -27,7 +27,7 @@ from facegallery.indexer.store import outputs
 from facegallery.indexer.store.checksums import FACE_COLUMNS
 from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.errors import Busy, guarded
-from facegallery.indexer.store.log import Line
+from facegallery.indexer.store.log import LogEntry
 from facegallery.indexer.store.reader import AMONG, Faces, name_key, normal
 from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.upkeep.traces import PIECE, Traces, files_below, without_names
@@ -150,7 +150,7 @@ def _with_others(gallery: Gallery, photos: set[str], face_ids: set[str]) -> set[
     return {sha256 for (sha256,) in gallery.execute(sql, both * 2)}
 
 
-def _names(lines: Sequence[Line], identity: str) -> set[str]:
+def _names(lines: Sequence[LogEntry], identity: str) -> set[str]:
     """A person's name, and those that they were renamed from, or merged from as a whole."""
     names = {identity}
     for line in reversed(lines):
@@ -178,7 +178,7 @@ def _erase(gallery: Gallery, traces: Traces) -> None:
     traces.before = listed.person(map(name_key, traces.names))
 
 
-def _erase_line(gallery: Gallery, line: Line, traces: Traces) -> None:
+def _erase_line(gallery: Gallery, line: LogEntry, traces: Traces) -> None:
     """Takes faces and names out of a line of the log; a line that says nothing without them goes."""
     match line.detail:
         case {"faces": faces}:
@@ -319,7 +319,7 @@ def _faces_of(other: Faces, traces: Traces) -> int:
 
 
 @dataclass
-class Found:
+class Findings:
     """Paths for a receipt, and how many of them are not shown whole."""
 
     names: set[str]
@@ -337,7 +337,7 @@ def receipt_of(gallery: Gallery, traces: Traces, cleaned: dict[str, int], pendin
     files = look_and_clean(gallery, traces, [Path(folder) for folder in cleaned])
     pending = pending or gallery.fact(PENDING) is not None
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    paths, own = Found(traces.names), f"{gallery.folder}/"
+    paths, own = Findings(traces.names), f"{gallery.folder}/"
     files = {path if path.startswith(own) else paths.shown(path): n for path, n in files.items()}
     receipt = Receipt(
         gallery.folder.name,
@@ -359,7 +359,7 @@ def receipt_of(gallery: Gallery, traces: Traces, cleaned: dict[str, int], pendin
     return receipt
 
 
-def _not_cleaned(gallery: Gallery, traces: Traces, receipt: Receipt, paths: Found, cleaned: set[str]) -> list[str]:
+def _not_cleaned(gallery: Gallery, traces: Traces, receipt: Receipt, paths: Findings, cleaned: set[str]) -> list[str]:
     cleaned = cleaned | {without_names(path, traces.names) for path in cleaned}
     lines = [f"data set or photos: {paths.shown(source)}" for source in traces.sources if source not in cleaned]
     lines += [f"index {name}: {n} faces of this person" for name, n in receipt.others.items()]

@@ -23,7 +23,7 @@ BATCH = 1024
 
 
 @dataclass(frozen=True)
-class Differently:
+class ChangedAnswer:
     """A face that would be answered with another person."""
 
     face_id: str
@@ -33,7 +33,7 @@ class Differently:
 
 
 @dataclass
-class Comparison:
+class SwitchComparison:
     """Enrolled faces asked against all others, by both models; right is an answer with the face's own person."""
 
     index: str
@@ -46,7 +46,7 @@ class Comparison:
     right_after: int
     gained: int  # wrong before, right after
     lost: int
-    differently: list[Differently] = field(default_factory=list)
+    differently: list[ChangedAnswer] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -121,7 +121,7 @@ def store(gallery: Gallery, ids: Sequence[int], xb: np.ndarray) -> None:
         )
 
 
-def compare(gallery: Gallery, seed: int = 0) -> Comparison:
+def compare(gallery: Gallery, seed: int = 0) -> SwitchComparison:
     """Who would be answered differently: every enrolled face (at most ASKED, drawn by `seed`) asked against all others."""
     with gallery.reading():
         spec, other = gallery.spec, other_spec(gallery)
@@ -142,7 +142,7 @@ def compare(gallery: Gallery, seed: int = 0) -> Comparison:
         names: dict[int, str] = dict(gallery.execute("SELECT id, name FROM people"))
         truth, differ = owners[asked], np.flatnonzero(before != after)
         faces = gallery.fetch(ids[asked[differ]])
-        return Comparison(
+        return SwitchComparison(
             gallery.folder.name,
             spec.model_name,
             other.model_name,
@@ -154,7 +154,7 @@ def compare(gallery: Gallery, seed: int = 0) -> Comparison:
             int(((before != truth) & (after == truth)).sum()),
             int(((before == truth) & (after != truth)).sum()),
             [
-                Differently(faces[id].face_id, faces[id].identity, names[int(before[i])], names[int(after[i])])
+                ChangedAnswer(faces[id].face_id, faces[id].identity, names[int(before[i])], names[int(after[i])])
                 for i, id in zip(differ, ids[asked[differ]].tolist(), strict=True)
             ],
         )

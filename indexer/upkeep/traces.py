@@ -12,7 +12,7 @@ import numpy as np
 
 from facegallery.embedder.names import spelling
 from facegallery.indexer.store.forgotten import Forgotten
-from facegallery.indexer.store.outputs import Output
+from facegallery.indexer.store.outputs import WrittenFile
 from facegallery.indexer.store.reader import name_key, normal
 
 PIECE = 32
@@ -57,7 +57,7 @@ class Traces:
     heads: set[bytes] = field(default_factory=set)  # the first PIECE bytes of each vector
     before: Forgotten = field(default_factory=Forgotten)  # what was forgotten of the person, now and by earlier calls
     sources: list[str] = field(default_factory=list)  # paths that the gallery named before the person was erased
-    outputs: list[Output] = field(default_factory=list)  # likewise
+    outputs: list[WrittenFile] = field(default_factory=list)  # likewise
 
     def add_face(self, face_id: str, vectors: Sequence[bytes], png: bytes | None) -> None:
         """All that is looked for of one face."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facegallery.embedder.dataset.dataset import Writer, check_is_ours
+from facegallery.embedder.dataset.dataset import DataSetWriter, check_is_ours
 from facegallery.embedder.dataset.row import Entry, to_table
 from facegallery.embedder.errors import DataError, GalleryError, InputError, from_os_error
 from facegallery.embedder.files import (
@@ -43,7 +43,7 @@ TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash"
 
 
 @dataclass
-class Moved:
+class TransferSummary:
     """What a backup, a restore or an export moved."""
 
     folder: str
@@ -56,7 +56,7 @@ class Moved:
 # backups --------------------------------------------------------------------
 
 
-def backup(gallery: Gallery, path: Path) -> Moved:
+def backup(gallery: Gallery, path: Path) -> TransferSummary:
     """One file with everything of the newest commit, encrypted as the gallery is; readers and writers go on meanwhile.
 
     Raises InputError where the file is there.
@@ -86,7 +86,7 @@ def backup(gallery: Gallery, path: Path) -> Moved:
         raise there from None
     except OSError as error:
         raise from_os_error(error) from None
-    return Moved(str(path), faces, people)
+    return TransferSummary(str(path), faces, people)
 
 
 def _counts(gallery: Gallery, copy: Path) -> tuple[int, int]:
@@ -101,7 +101,7 @@ def _counts(gallery: Gallery, copy: Path) -> tuple[int, int]:
         gallery.execute("DETACH copy")
 
 
-def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = False) -> Moved:
+def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = False) -> TransferSummary:
     """The index `folder` from a backup, in one transaction; people who were forgotten since stay forgotten, whatever the index is called
     that they were forgotten from, unless `readmit`.
 
@@ -148,7 +148,7 @@ def _kin(source: Gallery, folder: Path) -> list[Path]:
     return [other for other, listed in others if is_kin(other, listed)]
 
 
-def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], readmit: bool) -> Moved:
+def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], readmit: bool) -> TransferSummary:
     if not (folder / FILE).exists() or not (folder / FILE).stat().st_size:
         lists.begin(folder, readmit, source.encrypted)
     salts = source.forgotten().salts
@@ -165,7 +165,7 @@ def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], rea
             left_out = _copy(source, target, functools.reduce(operator.or_, known, here), readmit)
             derive(target)
         tidy(target)
-        return Moved(str(folder), target.faces, target.people, left_out)
+        return TransferSummary(str(folder), target.faces, target.people, left_out)
 
 
 def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Gallery:
@@ -253,7 +253,7 @@ def _drop_forgotten(gallery: Gallery, since: Forgotten) -> int:
 # data sets ------------------------------------------------------------------
 
 
-def export(gallery: Gallery, out: Path, crops: bool = False) -> Moved:
+def export(gallery: Gallery, out: Path, crops: bool = False) -> TransferSummary:
     """The gallery as it is now as a data set: corrected names, vectors, and crops where they are wanted and were kept.
 
     The same call again writes what has changed since. Waits for another process that writes to the folder.
@@ -265,7 +265,7 @@ def export(gallery: Gallery, out: Path, crops: bool = False) -> Moved:
             by_image.setdefault(image, []).append((id, stored))
         entries = [Entry(image, len(faces), _mark(faces)) for image, faces in by_image.items()]
         spec, extra = gallery.spec, gallery.columns
-        writer = Writer(out, spec, {"command": "export", "crops kept": crops}, entries, extra, prune=True)
+        writer = DataSetWriter(out, spec, {"command": "export", "crops kept": crops}, entries, extra, prune=True)
         for shard, inputs in writer.pending():
             began = time.monotonic()
             rows = gallery.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops)
@@ -273,7 +273,7 @@ def export(gallery: Gallery, out: Path, crops: bool = False) -> Moved:
                 row.split = "gallery"  # whatever split it was added from
             writer.write(shard, to_table(rows, spec, extra), time.monotonic() - began, versions())
         ((without,),) = gallery.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops)")
-        return Moved(str(out), gallery.faces, gallery.people, without_crop=without if crops else 0)
+        return TransferSummary(str(out), gallery.faces, gallery.people, without_crop=without if crops else 0)
 
 
 def _mark(faces: list[tuple[int, bytes]]) -> int:

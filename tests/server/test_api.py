@@ -185,15 +185,15 @@ def test_a_photo_of_a_stream_is_tried_again_less_and_less_often_and_not_for_ever
         raise problems.busy("more photos wait than may: try again")
 
     async def refused() -> None:
-        raise problems.Problem(422, "invalid", "no")
+        raise problems.HttpProblem(422, "invalid", "no")
 
     async def twice() -> str:
         asked.append(0)
         if len(asked) < 2:
-            raise problems.Problem(429, "rate", "wait")
+            raise problems.HttpProblem(429, "rate", "wait")
         return "done"
 
-    with pytest.raises(problems.Problem, match="503"):
+    with pytest.raises(problems.HttpProblem, match="503"):
         asyncio.run(stream._patiently(busy))
     pauses = [after - before for before, after in itertools.pairwise(asked)]
     assert (
@@ -203,7 +203,7 @@ def test_a_photo_of_a_stream_is_tried_again_less_and_less_often_and_not_for_ever
     )
     asked.clear()
     assert asyncio.run(stream._patiently(twice)) == "done"
-    with pytest.raises(problems.Problem, match="422"):
+    with pytest.raises(problems.HttpProblem, match="422"):
         asyncio.run(stream._patiently(refused))
 
 
@@ -252,13 +252,15 @@ def test_photos_of_a_stream_are_held_while_they_are_at_work(monkeypatch, most, o
 
 def test_questions_of_different_sizes_spoil_no_others(server, monkeypatch):
     """Asked at once, they are answered each as alone."""
-    from facegallery.server.served_index import Asked, Served
+    from facegallery.server.served_index import PendingQuestion, Served
 
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
 
     right, wrong, question = np.eye(1, 128, dtype=np.float32), np.ones((1, 1), np.float32), Question(k=2)
     answer = Served("att")._searcher()
-    first, second, third = answer([Asked(right, question), Asked(wrong, question), Asked(right, question)])
+    first, second, third = answer(
+        [PendingQuestion(right, question), PendingQuestion(wrong, question), PendingQuestion(right, question)]
+    )
     assert first == third and len(first[0]["hits"]) == 2 and isinstance(second, DataError)
 
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import httpx
 import pytest
 
-from facegallery.client import Client, Refused, _pause
+from facegallery.client import Client, RequestRefused, _pause
 from tests.served import free_port, running
 
 VECTOR = [1.0] + [0.0] * 127
@@ -447,7 +447,7 @@ def test_what_a_proxy_answers_is_refused_in_one_line(proxy, answer):
         if answer[2] == b"[]":
             del asks["undo"]  # nothing was taken back
         for ask in asks.values():
-            with pytest.raises(Refused) as caught:
+            with pytest.raises(RequestRefused) as caught:
                 ask()
             assert caught.value.status == answer[0] and str(caught.value) and "\n" not in str(caught.value)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from facegallery.server.connections import ADDRESS_CONNECTIONS, Lines
+from facegallery.server.connections import ADDRESS_CONNECTIONS, ConnectionLimits
 from facegallery.server.meters import Meters
 from facegallery.server.settings import Settings
 
@@ -21,7 +21,7 @@ def taken(lines, address, n):
     ],
 )
 def test_an_address_is_one_of_ipv4_or_64_bits_of_ipv6(first, second, is_one):
-    lines = Lines(Settings(("x",), "::"), Meters())
+    lines = ConnectionLimits(Settings(("x",), "::"), Meters())
     assert taken(lines, first, ADDRESS_CONNECTIONS + 5) == ADDRESS_CONNECTIONS
     assert lines.enter(second) is not is_one
     lines.leave(first)
@@ -30,6 +30,6 @@ def test_an_address_is_one_of_ipv4_or_64_bits_of_ipv6(first, second, is_one):
 
 def test_what_comes_from_a_proxy_of_this_machine_is_not_one_address():
     proxied = Settings(("x",), hosts=("faces.example",))
-    assert taken(Lines(proxied, Meters()), "127.0.0.1", 2 * ADDRESS_CONNECTIONS) == 2 * ADDRESS_CONNECTIONS
+    assert taken(ConnectionLimits(proxied, Meters()), "127.0.0.1", 2 * ADDRESS_CONNECTIONS) == 2 * ADDRESS_CONNECTIONS
     for settings in (Settings(("x",)), Settings(("x",), "0.0.0.0", hosts=("faces.example",))):
-        assert taken(Lines(settings, Meters()), "127.0.0.1", 2 * ADDRESS_CONNECTIONS) == ADDRESS_CONNECTIONS
+        assert taken(ConnectionLimits(settings, Meters()), "127.0.0.1", 2 * ADDRESS_CONNECTIONS) == ADDRESS_CONNECTIONS

@@ -11,7 +11,7 @@ from facegallery.server.app import answer_problems
 from facegallery.server.guard import Desk, Guard, Held, _Body
 from facegallery.server.logs import escape_logs
 from facegallery.server.meters import Meters
-from facegallery.server.problems import Problem
+from facegallery.server.problems import HttpProblem
 from facegallery.server.routes.session import sign_out
 from facegallery.server.settings import Settings
 
@@ -224,7 +224,7 @@ def test_head_is_answered_as_get_without_the_body(ask):
 
 def test_control_characters_of_a_request_are_escaped_in_the_answer_and_the_log(ask, caplog):
     async def app(scope, receive, send):
-        raise Problem(404, "unknown", "nobody is called 'a\x1b[2J\x7f\u202e'", {"X-Name": "a\r\nSet-Cookie: x"})
+        raise HttpProblem(404, "unknown", "nobody is called 'a\x1b[2J\x7f\u202e'", {"X-Name": "a\r\nSet-Cookie: x"})
 
     status, headers, body = ask(key="read", app=app)
     assert (
@@ -345,7 +345,7 @@ def test_no_request_lets_go_what_others_hold():
     one.hold(60), other.hold(30)
     other.hold(-50)
     assert held.bytes == 60
-    with pytest.raises(Problem):
+    with pytest.raises(HttpProblem):
         other.hold(50)
     one.release(), one.hold(-60)
     assert held.bytes == 0

@@ -78,7 +78,7 @@ def test_two_indexes_of_one_model_are_reembedded_under_load(folders):
         return asked, wrong
 
     async def run():
-        whole = state.State(Settings(NAMES), Meters())
+        whole = state.ServerState(Settings(NAMES), Meters())
         await whole._ready
         thread = threading.Thread(target=switching)
         thread.start()

@@ -12,7 +12,7 @@ from facegallery.embedder.spec import Part
 from facegallery.embedder.weights import store
 from facegallery.trainer import batches, checkpoints, recipe, stages
 from facegallery.trainer.gate import Judged
-from facegallery.trainer.learner import Distilled, Learner, Net, NotFinite, Softmax, _optimiser, dropout
+from facegallery.trainer.learner import Distilled, Learner, NotFinite, Softmax, TrainableNetwork, _optimiser, dropout
 from facegallery.trainer.stages import Run, pulled_back
 from tests import crops
 
@@ -51,7 +51,7 @@ def batch():
 
 
 def learner(stage, live=False, folded=False, seed=0, precision="f32") -> Learner:
-    net = Net(crops.random_arrays(8, folded), Part("tiny", "", 8, "fixed"), precision)
+    net = TrainableNetwork(crops.random_arrays(8, folded), Part("tiny", "", 8, "fixed"), precision)
     return Learner(net, Softmax(8, 6, seed), stage, live, seed, 6)
 
 
@@ -525,7 +525,9 @@ def test_stage_1_solves_the_bottleneck_and_stage_2_comes_nearer(tmp_path, data, 
 
 def test_both_stages_take_the_same_maps_which_are_computed_once(tmp_path, data, taught, monkeypatch):
     asked = []
-    monkeypatch.setattr(Net, "maps", lambda self, crops, old=Net.maps: asked.append(1) or old(self, crops))
+    monkeypatch.setattr(
+        TrainableNetwork, "maps", lambda self, crops, old=TrainableNetwork.maps: asked.append(1) or old(self, crops)
+    )
     one = run(tmp_path / "run", data, with_stages(DISTIL, {"views": 3}, {"views": 2}))
     one.train()
     names = sorted(path.name for path in (tmp_path / "run").glob("*-view-*.npy"))

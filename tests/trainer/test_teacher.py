@@ -17,7 +17,7 @@ EXACT = Compute("cpu", "f32")
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory, crops) -> batches.Photos:
+def faces(tmp_path_factory, crops) -> batches.TrainingCrops:
     """Twelve real faces in the middle of canvases of 200 pixels."""
     wide = [np.pad(crop, ((20, 20), (20, 20), (0, 0)), "edge") for crop in crops[:12]]
     rows = [made.row(p, 0, side=200, crop=made.png(x)) for p, x in enumerate(wide)]
@@ -114,14 +114,14 @@ def test_the_ridge_is_that_of_least_squares_with_more_rows():
 
 def test_the_solved_bottleneck_fits_the_network_and_both_ways_to_run_it(crops):
     from facegallery.embedder.network.runtime import on_openvino
-    from facegallery.trainer.learner import Net
+    from facegallery.trainer.learner import TrainableNetwork
 
     model = store.open_model("casia")
     part, start = model.spec.parts[0], model.arrays(0)
     targets = unit(np.random.default_rng(0).normal(size=(12, 16)))
-    net = Net(start, part)
+    net = TrainableNetwork(start, part)
     arrays = start | solve([*net.below("bottleneck", net.maps([crops[:12]]))], targets, 0.01)
-    wider = Net(arrays, part)
+    wider = TrainableNetwork(arrays, part)
     assert wider.dimension == 16 and keras_network.is_folded(arrays)
     trained = unit(wider.embed(iter([crops[:12]])))
     assert np.einsum("ij,ij->i", trained, targets).min() > 0.9  # twelve photos are learnt by heart

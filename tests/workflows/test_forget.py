@@ -14,7 +14,7 @@ from facegallery.embedder.errors import GalleryError
 from facegallery.indexer.build import build
 from facegallery.indexer.opening import open_gallery
 from facegallery.indexer.store import outputs
-from facegallery.indexer.store.outputs import Output
+from facegallery.indexer.store.outputs import WrittenFile
 from facegallery.indexer.upkeep.forget import Receipt
 from facegallery.workflows import forget as forgetting
 from facegallery.workflows.enrol import add
@@ -142,8 +142,8 @@ def test_searches_and_evaluations_note_their_files(root, tmp_path):
     )
     evaluate("club", tmp_path / "vectors", predictions=tmp_path / "p.txt", say=print)
     assert outputs.read(root / "club") == [
-        Output("hits", str(tmp_path / "h.parquet")),
-        Output("predictions", str(tmp_path / "p.txt")),
+        WrittenFile("hits", str(tmp_path / "h.parquet")),
+        WrittenFile("predictions", str(tmp_path / "p.txt")),
     ]
 
 

@@ -24,26 +24,26 @@ from facegallery.indexer.store.log import Change
 from facegallery.indexer.store.store import Gallery
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.intake import photo_name
-from facegallery.server.problems import Problem, of_error
+from facegallery.server.problems import HttpProblem, of_error
 from facegallery.server.routes.dependencies import (
     PHOTO,
     Admin,
+    CurrentState,
     ImageName,
     Index,
     Mark,
     PhotoBytes,
-    Whole,
     Writer,
     faces_of,
 )
 from facegallery.server.served_index import Served
-from facegallery.server.state import State
+from facegallery.server.state import ServerState
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 async def change(
-    whole: State, key: Key, index: Served, mark: str | None, what: str, asked: bytes, work: Callable[[], Any]
+    whole: ServerState, key: Key, index: Served, mark: str | None, what: str, asked: bytes, work: Callable[[], Any]
 ) -> Response:
     """A change, once for each mark, with a line of the audit; `work` gives a future of (answer, face_ids)."""
     asked = sha256(f"{what} {index.name} ".encode() + asked).digest()
@@ -56,8 +56,8 @@ async def change(
         answer, faces = await work()
         status, body = 200, to_json(answer).encode()
         return Response(body, media_type="application/json")
-    except (Problem, FaceGalleryError) as error:
-        problem = error if isinstance(error, Problem) else of_error(error)
+    except (HttpProblem, FaceGalleryError) as error:
+        problem = error if isinstance(error, HttpProblem) else of_error(error)
         status = problem.status_code
         raise problem from None
     finally:
@@ -69,15 +69,17 @@ async def change(
 
 def _again(status: int | None, answer: bytes | None, is_same: bool) -> Response:
     if status is not None and answer is None:
-        raise Problem(409, "done", "the change was done; its answer is no longer kept, since somebody was forgotten")
+        raise HttpProblem(
+            409, "done", "the change was done; its answer is no longer kept, since somebody was forgotten"
+        )
     if not is_same:
-        raise Problem(
+        raise HttpProblem(
             422,
             "mark",
             "expected the same change as before with this Idempotency-Key, received another: give it a key of its own",
         )
     if status is None:
-        raise Problem(
+        raise HttpProblem(
             409,
             "in-work",
             "expected a change that has ended, this one is at work, or was when the server ended: look whether it was "
@@ -89,7 +91,7 @@ def _again(status: int | None, answer: bytes | None, is_same: bool) -> Response:
 
 @router.post("/indexes/{index}/faces", response_model=schemas.Enrolled, openapi_extra=PHOTO, tags=["people"])
 async def enrol(
-    whole: Whole,
+    whole: CurrentState,
     key: Writer,
     index: Index,
     data: PhotoBytes,
@@ -111,7 +113,7 @@ async def enrol(
             index.write(lambda gallery: facegallery.workflows.enrol.enrol(gallery, row, spec, identity, readmit))
         )
         if done.conflicts:
-            raise Problem(
+            raise HttpProblem(
                 409,
                 "conflict",
                 f"expected a face that nobody has, it is enrolled as {done.conflicts[0].kept!r}: give it to another with `split`",
@@ -119,7 +121,7 @@ async def enrol(
                 identity=done.conflicts[0].kept,
             )
         if done.forgotten:
-            raise Problem(
+            raise HttpProblem(
                 409, "forgotten", "expected a face that was not forgotten, this one was: `readmit` takes it back"
             )
         return {"added": done.added, "again": done.again, "face": schemas.as_face(row), "command": done.command}, [
@@ -132,23 +134,23 @@ async def enrol(
 
 def _chosen(photo: Photo, rows: list[Row], face: int | None) -> Row:
     if rows[0].vector is None:
-        raise Problem(
+        raise HttpProblem(
             422,
             photo.outcome,
             f"expected a face in the photo, its outcome is {photo.outcome} ({photo.why}): choose another",
         )
     if face is None and len(rows) > 1:
         found = list(map(schemas.as_face, rows))
-        raise Problem(
+        raise HttpProblem(
             422, "several-faces", f"expected one face, the photo has {len(rows)}: say which with `face`", faces=found
         )
     if (face or 0) >= len(rows):
-        raise Problem(422, "invalid", f"expected a face from 0 to {len(rows) - 1}, received {face}: mend `face`")
+        raise HttpProblem(422, "invalid", f"expected a face from 0 to {len(rows) - 1}, received {face}: mend `face`")
     return rows[face or 0]
 
 
 async def corrected(
-    whole: State,
+    whole: ServerState,
     key: Key,
     index: Served,
     mark: str | None,
@@ -173,7 +175,7 @@ def _ids_of(identity: str) -> Callable[[Gallery], list[str]]:
 
 
 @router.post("/indexes/{index}/people/rename", response_model=schemas.Change, tags=["people"])
-async def rename(whole: Whole, key: Writer, index: Index, asked: schemas.Rename, mark: Mark = None):
+async def rename(whole: CurrentState, key: Writer, index: Index, asked: schemas.Rename, mark: Mark = None):
     """Gives a person another name, which nobody has."""
     return await corrected(
         whole, key, index, mark, asked, lambda gallery: gallery.rename(asked.old, asked.new), _ids_of(asked.old)
@@ -181,7 +183,7 @@ async def rename(whole: Whole, key: Writer, index: Index, asked: schemas.Rename,
 
 
 @router.post("/indexes/{index}/people/merge", response_model=schemas.Change, tags=["people"])
-async def merge(whole: Whole, key: Writer, index: Index, asked: schemas.Merge, mark: Mark = None):
+async def merge(whole: CurrentState, key: Writer, index: Index, asked: schemas.Merge, mark: Mark = None):
     """Gives all faces of one person to another."""
     return await corrected(
         whole, key, index, mark, asked, lambda gallery: gallery.merge(asked.source, asked.into), _ids_of(asked.source)
@@ -189,7 +191,7 @@ async def merge(whole: Whole, key: Writer, index: Index, asked: schemas.Merge, m
 
 
 @router.post("/indexes/{index}/people/split", response_model=schemas.Change, tags=["people"])
-async def split(whole: Whole, key: Writer, index: Index, asked: schemas.Split, mark: Mark = None):
+async def split(whole: CurrentState, key: Writer, index: Index, asked: schemas.Split, mark: Mark = None):
     """Gives chosen faces to another person, enrolled already or new."""
     return await corrected(
         whole,
@@ -203,10 +205,10 @@ async def split(whole: Whole, key: Writer, index: Index, asked: schemas.Split, m
 
 
 @router.post("/indexes/{index}/people/remove", response_model=schemas.Change, tags=["people"])
-async def remove(whole: Whole, key: Writer, index: Index, asked: schemas.Remove, mark: Mark = None):
+async def remove(whole: CurrentState, key: Writer, index: Index, asked: schemas.Remove, mark: Mark = None):
     """Takes a person out, or one face; undo brings them back."""
     if (asked.identity is None) == (asked.face_id is None):
-        raise Problem(422, "invalid", "expected an identity or a face_id, received both or none: give one")
+        raise HttpProblem(422, "invalid", "expected an identity or a face_id, received both or none: give one")
     faces = _ids_of(asked.identity) if asked.identity is not None else lambda gallery: [str(asked.face_id)]
     return await corrected(
         whole, key, index, mark, asked, lambda gallery: gallery.remove(asked.identity, asked.face_id), faces
@@ -214,7 +216,7 @@ async def remove(whole: Whole, key: Writer, index: Index, asked: schemas.Remove,
 
 
 @router.post("/indexes/{index}/undo", response_model=list[schemas.Change], tags=["people"])
-async def undo(whole: Whole, key: Writer, index: Index, asked: schemas.Undo | None = None, mark: Mark = None):
+async def undo(whole: CurrentState, key: Writer, index: Index, asked: schemas.Undo | None = None, mark: Mark = None):
     """Takes the last change back, if it is the one that is meant."""
     asked = asked or schemas.Undo()
 
@@ -227,7 +229,7 @@ async def undo(whole: Whole, key: Writer, index: Index, asked: schemas.Undo | No
 
 
 @router.post("/indexes/{index}/people/forget", response_model=schemas.Receipt, tags=["people"])
-async def forget(whole: Whole, key: Admin, index: Index, asked: schemas.Forget, mark: Mark = None):
+async def forget(whole: CurrentState, key: Admin, index: Index, asked: schemas.Forget, mark: Mark = None):
     """Removes a person for good: rows, vectors, crops, names. There is no undo; the receipt lies beside the index, too."""
 
     def do() -> tuple[dict[str, Any], list[str]]:

@@ -28,9 +28,9 @@ from facegallery.indexer.store.errors import Replaced
 from facegallery.server.batches import Full
 from facegallery.server.bodies import MOST_VALUES, check_photo, parse_document
 from facegallery.server.intake import Intake
-from facegallery.server.problems import Problem, busy, of_error
+from facegallery.server.problems import HttpProblem, busy, of_error
 from facegallery.server.served_index import Answer, Served
-from facegallery.server.state import State
+from facegallery.server.state import ServerState
 from facegallery.workflows.probes import Question
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class JSONResponse(FastJSONResponse):
 
 async def state(
     request: Request,
-) -> State:  # async, as all that are asked for a request: else FastAPI takes a thread for each
+) -> ServerState:  # async, as all that are asked for a request: else FastAPI takes a thread for each
     return request.app.state.facegallery
 
 
@@ -74,7 +74,7 @@ def needs(scope: str) -> Any:
     async def check(request: Request) -> Key:
         key: Key = request.state.key
         if not key.may(scope):
-            raise Problem(
+            raise HttpProblem(
                 403,
                 "scope",
                 f"expected a key with the scope {scope}, {key.name!r} has {key.scope}: make another with `keys make`",
@@ -87,7 +87,7 @@ def needs(scope: str) -> Any:
 Asker = Annotated[Key, needs("read")]
 Writer = Annotated[Key, needs("write")]
 Admin = Annotated[Key, needs("admin")]
-Whole = Annotated[State, Depends(state)]
+CurrentState = Annotated[ServerState, Depends(state)]
 Mark = Annotated[
     str | None,
     Header(alias="Idempotency-Key", max_length=200, description="The same change sent again with it is done once."),
@@ -95,10 +95,11 @@ Mark = Annotated[
 
 
 async def index_of(
-    whole: Whole, index: Annotated[str, Path(description="Name of an index that is served.", examples=["friends"])]
+    whole: CurrentState,
+    index: Annotated[str, Path(description="Name of an index that is served.", examples=["friends"])],
 ) -> Served:
     if index not in whole.indexes:
-        raise Problem(
+        raise HttpProblem(
             404,
             "index",
             f"expected an index that is served ({', '.join(whole.indexes)}), received {index[:100]!r}: mend the path",
@@ -115,7 +116,7 @@ Index = Annotated[Served, Depends(index_of)]
 async def photo_of(request: Request) -> bytes:
     check_photo(request.headers.get("content-type", ""), b"")
     if not (data := await request.body()):
-        raise Problem(
+        raise HttpProblem(
             422,
             "invalid",
             "expected the bytes of a photo as the body, received none: send them, such as with --data-binary @FILE",
@@ -127,10 +128,10 @@ async def photo_of(request: Request) -> bytes:
 PhotoBytes = Annotated[bytes, Depends(photo_of)]
 
 
-async def faces_of(whole: State, index: Served, data: bytes, name: str) -> tuple[Photo, list[Row], FaceSpec]:
+async def faces_of(whole: ServerState, index: Served, data: bytes, name: str) -> tuple[Photo, list[Row], FaceSpec]:
     """What is in a photo, and the contract of its vectors; raises Problem where too many wait."""
     if len(data) > whole.settings.photo_bytes:
-        raise Problem(
+        raise HttpProblem(
             413,
             "large",
             f"expected a photo of at most {whole.settings.photo_bytes:,} bytes, received {len(data):,}: make it smaller",
@@ -167,11 +168,13 @@ async def persistently(answer: Callable[[], Awaitable[T]]) -> T:
     return await answer()
 
 
-async def photo_answer(whole: State, index: Served, data: bytes, name: str, question: Question) -> dict[str, Any]:
+async def photo_answer(whole: ServerState, index: Served, data: bytes, name: str, question: Question) -> dict[str, Any]:
     return await persistently(lambda: _photo_answer(whole, index, data, name, question))
 
 
-async def _photo_answer(whole: State, index: Served, data: bytes, name: str, question: Question) -> dict[str, Any]:
+async def _photo_answer(
+    whole: ServerState, index: Served, data: bytes, name: str, question: Question
+) -> dict[str, Any]:
     photo, rows, spec = await faces_of(whole, index, data, name)
     faces = [row for row in rows if row.vector is not None]
     question = replace(question, k=min(question.k, HITS // max(1, len(faces))))
@@ -197,11 +200,11 @@ async def question_of(
     return Question(k, faces, score, tuple(where or ()), min_score)
 
 
-Asked = Annotated[Question, Depends(question_of)]
+QuestionOf = Annotated[Question, Depends(question_of)]
 ImageName = Annotated[str | None, Query(max_length=300, description="What to call the photo.")]
 
 
-async def vectors_of(request: Request, whole: Whole, index: Index) -> tuple[np.ndarray, schemas.VectorQuestion]:
+async def vectors_of(request: Request, whole: CurrentState, index: Index) -> tuple[np.ndarray, schemas.VectorQuestion]:
     """The vectors of a question, float32 (n, d), and the question; parsed on a thread, and only where it is no larger than it can be."""
     dimension = await asyncio.wrap_future(index.read(lambda gallery: gallery.spec.dimension))
     data = await request.body()
@@ -212,12 +215,12 @@ def _vectors(data: bytes, most: int, dimension: int) -> tuple[np.ndarray, schema
     document = parse_document(data, most * dimension + MOST_VALUES)
     given = document.get("vectors") if isinstance(document, dict) else None
     if isinstance(given, list) and len(given) > most:
-        raise Problem(422, "invalid", f"expected at most {most} vectors, received {len(given)}: ask in parts")
+        raise HttpProblem(422, "invalid", f"expected at most {most} vectors, received {len(given)}: ask in parts")
     if (
         isinstance(given, list)
         and (wrong := next((x for x in given if isinstance(x, list) and len(x) != dimension), None)) is not None
     ):
-        raise Problem(
+        raise HttpProblem(
             422,
             "invalid",
             f"expected vectors of {dimension} numbers, received one of {len(wrong)}: use the index's model",

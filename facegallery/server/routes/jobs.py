@@ -11,14 +11,14 @@ import facegallery.workflows.calibrate
 import facegallery.workflows.upkeep
 from facegallery import schemas
 from facegallery.server.bodies import StrictRoute
-from facegallery.server.problems import Problem
-from facegallery.server.routes.dependencies import Admin, Asker, Index, JSONResponse, Whole
+from facegallery.server.problems import HttpProblem
+from facegallery.server.routes.dependencies import Admin, Asker, CurrentState, Index, JSONResponse
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 @router.post("/indexes/{index}/compact", response_model=schemas.Job, status_code=202, tags=["indexes"])
-async def compact(whole: Whole, key: Admin, index: Index, asked: schemas.Compact | None = None):
+async def compact(whole: CurrentState, key: Admin, index: Index, asked: schemas.Compact | None = None):
     """Builds the index anew from all changes, beside the one in use, and swaps; a job."""
     days = asked.keep_undo_days if asked else None
     keep = None if days is None else days * 86400
@@ -31,7 +31,7 @@ async def compact(whole: Whole, key: Admin, index: Index, asked: schemas.Compact
 
 
 @router.post("/indexes/{index}/calibrate", response_model=schemas.Job, status_code=202, tags=["indexes"])
-async def calibrate(whole: Whole, key: Admin, index: Index, asked: schemas.Calibrate | None = None):
+async def calibrate(whole: CurrentState, key: Admin, index: Index, asked: schemas.Calibrate | None = None):
     """Fits the score from which a hit counts, on the enrolled people; a job."""
     fpir = (asked or schemas.Calibrate()).fpir
 
@@ -44,8 +44,8 @@ async def calibrate(whole: Whole, key: Admin, index: Index, asked: schemas.Calib
 
 
 @router.get("/jobs/{id}", response_model=schemas.Job, tags=["indexes"])
-async def job(whole: Whole, key: Asker, id: Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]):
+async def job(whole: CurrentState, key: Asker, id: Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]):
     """How a job stands."""
     if (found := await whole.desk.ask(lambda accounts: accounts.job(id))) is None:
-        raise Problem(404, "unknown", f"expected the id of a job, there is none with {id}")
+        raise HttpProblem(404, "unknown", f"expected the id of a job, there is none with {id}")
     return JSONResponse(found)

@@ -12,14 +12,14 @@ from facegallery import schemas
 from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.upkeep.info import info
 from facegallery.server.bodies import StrictRoute
-from facegallery.server.problems import Problem
-from facegallery.server.routes.dependencies import Asker, Index, JSONResponse, Whole
+from facegallery.server.problems import HttpProblem
+from facegallery.server.routes.dependencies import Asker, CurrentState, Index, JSONResponse
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 @router.get("/indexes", response_model=schemas.Indexes, tags=["indexes"])
-async def list_indexes(whole: Whole, key: Asker):
+async def list_indexes(whole: CurrentState, key: Asker):
     """The indexes that are served."""
     return {"indexes": list(whole.indexes)}
 
@@ -59,7 +59,7 @@ def _after(cursor: str | None) -> str:
     try:
         return base64.b64decode(cursor, b"-_", validate=True).decode() if cursor else ""
     except (ValueError, UnicodeError):
-        raise Problem(
+        raise HttpProblem(
             422, "invalid", "expected `next` of the page before as the cursor, received another text: leave it out"
         ) from None
 
@@ -85,7 +85,7 @@ async def face_thumbnail(key: Asker, index: Index, face_id: Annotated[str, Path(
     """The crop of an enrolled face."""
     png = await asyncio.wrap_future(index.read(lambda gallery: gallery.crop(face_id)))
     if png is None:
-        raise Problem(
+        raise HttpProblem(
             404, "unknown", f"expected a face of {index.name} whose crop is kept, there is none with the id {face_id}"
         )
     return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})

@@ -14,19 +14,19 @@ from facegallery.indexer.search.searcher import checked, exact_scores
 from facegallery.indexer.store.errors import Replaced
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.intake import photo_name
-from facegallery.server.problems import Problem
+from facegallery.server.problems import HttpProblem
 from facegallery.server.routes.dependencies import (
     HITS,
     PHOTO,
     VECTORS,
-    Asked,
     Asker,
+    CurrentState,
     ImageName,
     Index,
     JSONResponse,
     PhotoBytes,
+    QuestionOf,
     Vectors,
-    Whole,
     answers_to,
     faces_of,
     persistently,
@@ -39,12 +39,12 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 @router.post("/indexes/{index}/search", response_model=schemas.PhotoAnswer, openapi_extra=PHOTO, tags=["search"])
 async def search_by_photo(
-    whole: Whole, key: Asker, index: Index, data: PhotoBytes, question: Asked, image: ImageName = None
+    whole: CurrentState, key: Asker, index: Index, data: PhotoBytes, question: QuestionOf, image: ImageName = None
 ):
     """Everybody in a photo: for each face the k nearest people."""
     answer = await photo_answer(whole, index, data, photo_name(data, image), question)
     if (status := REFUSED.get(answer["outcome"])) is not None:
-        raise Problem(
+        raise HttpProblem(
             status,
             answer["outcome"],
             f"expected a photo, this one is {answer['outcome']} ({answer['why']}): send another",
@@ -59,7 +59,7 @@ async def search_by_vectors(key: Asker, index: Index, found: Vectors):
     """The nearest people to vectors of the index's model."""
     xq, asked = found
     if asked.k * len(xq) > HITS:
-        raise Problem(
+        raise HttpProblem(
             422,
             "invalid",
             f"expected at most {HITS} hits in all, received {len(xq)} vectors with k = {asked.k}: ask in parts",
@@ -71,7 +71,11 @@ async def search_by_vectors(key: Asker, index: Index, found: Vectors):
 
 @router.post("/indexes/{index}/verify", response_model=schemas.Compared, tags=["search"])
 async def verify_two_photos(
-    whole: Whole, key: Asker, index: Index, first: Annotated[UploadFile, File()], second: Annotated[UploadFile, File()]
+    whole: CurrentState,
+    key: Asker,
+    index: Index,
+    first: Annotated[UploadFile, File()],
+    second: Annotated[UploadFile, File()],
 ):
     """How alike the largest, most central faces of two photos are, by the index's model; `others` counts their other faces."""
     photos = [("first", first.filename, await first.read()), ("second", second.filename, await second.read())]
@@ -81,7 +85,7 @@ async def verify_two_photos(
         for which, name, data in photos:
             photo, found, spec = await faces_of(whole, index, data, name or which)
             if found[0].vector is None:
-                raise Problem(
+                raise HttpProblem(
                     422,
                     photo.outcome,
                     f"expected a face in the {which} photo, its outcome is {photo.outcome} ({photo.why}): choose another",

@@ -9,19 +9,19 @@ from fastapi import APIRouter, Request, Response
 from facegallery import schemas
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.guard import COOKIE, session_secret
-from facegallery.server.problems import Problem
-from facegallery.server.routes.dependencies import Asker, JSONResponse, Whole
+from facegallery.server.problems import HttpProblem
+from facegallery.server.routes.dependencies import Asker, CurrentState, JSONResponse
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 @router.post("/session", response_model=schemas.Session, tags=["session"])
-async def sign_in(request: Request, whole: Whole, asked: schemas.SignIn):
+async def sign_in(request: Request, whole: CurrentState, asked: schemas.SignIn):
     """A session of the page in the place of a key: an HttpOnly cookie."""
     key = await whole.desk.who(asked.key, False)
     if key is None:
         await asyncio.sleep(0.5)
-        raise Problem(
+        raise HttpProblem(
             401,
             "key",
             "expected a key of this server, received another: see `keys make`",
@@ -31,7 +31,7 @@ async def sign_in(request: Request, whole: Whole, asked: schemas.SignIn):
     seconds = whole.settings.session_seconds
     secret = await whole.desk.ask(lambda accounts: accounts.begin_session(key, seconds))
     if secret is None:
-        raise Problem(
+        raise HttpProblem(
             401, "key", "expected a key that is valid, this one was just revoked", {"WWW-Authenticate": "Bearer"}
         )
     answer = JSONResponse({"name": key.name, "scope": key.scope})
@@ -47,7 +47,7 @@ async def who_am_i(key: Asker):
 
 
 @router.delete("/session", status_code=204, tags=["session"])
-async def sign_out(request: Request, whole: Whole):
+async def sign_out(request: Request, whole: CurrentState):
     """Ends the session."""
     if secret := session_secret(dict(request.headers.raw)):
         whole.desk.forget_session(secret)

@@ -18,8 +18,8 @@ from facegallery import schemas
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.text import to_json
 from facegallery.server.bodies import StrictRoute, parse_document
-from facegallery.server.problems import Problem, of_error
-from facegallery.server.routes.dependencies import Asked, Asker, Index, Whole, photo_answer
+from facegallery.server.problems import HttpProblem, of_error
+from facegallery.server.routes.dependencies import Asker, CurrentState, Index, QuestionOf, photo_answer
 
 T = TypeVar("T")
 AHEAD = 16  # photos of a stream that are at work
@@ -47,7 +47,7 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute)
         }
     },
 )
-async def search_many_photos(request: Request, whole: Whole, key: Asker, index: Index, question: Asked):
+async def search_many_photos(request: Request, whole: CurrentState, key: Asker, index: Index, question: QuestionOf):
     """Any number of photos, a line of JSON each (`id`, `photo` in base64); answers come as they are ready, in order."""
     hold: Callable[[int], None] = request.state.hold
 
@@ -58,26 +58,26 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
 
         try:
             return _line({"id": asked.id, "answer": await _patiently(answer)})
-        except Problem as problem:
+        except HttpProblem as problem:
             return _line({"id": asked.id, "problem": problem.body})
         except FaceGalleryError as error:
             return _line({"id": asked.id, "problem": of_error(error).body})
 
-    async def refused(problem: Problem) -> bytes:
+    async def refused(problem: HttpProblem) -> bytes:
         return _line({"id": None, "problem": problem.body})
 
     async def bad_line(detail: str) -> bytes:
         try:
             await _patiently(lambda: whole.desk.admit(key))  # it counts as a photo does
-        except Problem as problem:
+        except HttpProblem as problem:
             return await refused(problem)
-        return await refused(Problem(422, "invalid", detail))
+        return await refused(HttpProblem(422, "invalid", detail))
 
     def task_of(line: bytes) -> asyncio.Task[bytes]:
         try:
             asked = schemas.StreamedPhoto.model_validate(parse_document(line))
             data, asked.photo = base64.b64decode(asked.photo, validate=True), ""
-        except (Problem, ValidationError, binascii.Error) as error:
+        except (HttpProblem, ValidationError, binascii.Error) as error:
             detail = f"expected a line with id and photo (base64), received another ({str(error).splitlines()[0][:100]}): mend it"
             return asyncio.create_task(bad_line(detail))
         hold(size := len(data))
@@ -89,10 +89,10 @@ async def search_many_photos(request: Request, whole: Whole, key: Asker, index: 
         try:
             async for line in _split(request.stream(), whole.settings.photo_bytes * 4 // 3 + 1000, hold):
                 yield task_of(line)
-        except Problem as problem:  # of the whole: it came too slowly, or too much is held
+        except HttpProblem as problem:  # of the whole: it came too slowly, or too much is held
             yield asyncio.create_task(refused(problem))
 
-    return Lines(_in_order(tasks(), AHEAD, lambda: _gone(request.receive)), media_type=LINE)
+    return NdjsonResponse(_in_order(tasks(), AHEAD, lambda: _gone(request.receive)), media_type=LINE)
 
 
 async def _patiently(answer: Callable[[], Awaitable[T]]) -> T:
@@ -101,7 +101,7 @@ async def _patiently(answer: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await answer()
-        except Problem as problem:
+        except HttpProblem as problem:
             if problem.status_code not in (429, 503) or time.monotonic() + pause > until:
                 raise
         await asyncio.sleep(pause)
@@ -148,7 +148,7 @@ async def _in_order(
                 task.cancel()
 
 
-class Lines(StreamingResponse):
+class NdjsonResponse(StreamingResponse):
     """One that is sent while the request's body is still read: it leaves that to whoever makes the lines."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

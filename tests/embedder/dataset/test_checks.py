@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from facegallery.embedder.dataset.dataset import DataSet, Writer
+from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter
 from facegallery.embedder.dataset.plan import numbers, read_plans
 from facegallery.embedder.dataset.row import Entry, to_rows
 from facegallery.embedder.errors import DataError
@@ -263,7 +263,7 @@ PLANS: dict[str, Callable[[pa.Table], pa.Table]] = {
 def test_a_hostile_plan_is_refused_in_one_line(folder, what):
     rewritten(folder, PLANS[what], "_plan-0000.parquet")
     with pytest.raises(DataError) as caught:
-        Writer(folder, SPEC, {}, [Entry(row.image, 1, 0) for row in ROWS], ["tag"], 6)
+        DataSetWriter(folder, SPEC, {}, [Entry(row.image, 1, 0) for row in ROWS], ["tag"], 6)
         read_plans(folder)
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 700
 

@@ -6,7 +6,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from facegallery.embedder.dataset.dataset import DataSet, Writer
+from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter
 from facegallery.embedder.dataset.row import Entry, Row, face_id, schema_of, to_rows, to_table, vectors_of
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.spec import CropRule, FaceSpec, Part
@@ -19,7 +19,7 @@ def entries(n: int, size: int = 1) -> list[Entry]:
     return [Entry(f"{i}.jpg", size, 0) for i in range(n)]
 
 
-def fill(writer: Writer, label: str = "ok") -> list[int]:
+def fill(writer: DataSetWriter, label: str = "ok") -> list[int]:
     done = []
     for shard, inputs in writer.pending():
         kept = writer.kept(shard)
@@ -64,19 +64,19 @@ def test_rows_survive_a_round_trip():
 
 
 def test_a_data_set_of_an_earlier_version_is_read_and_added_to(tmp_path):
-    fill(Writer(tmp_path, SPEC, {}, entries(2), per_shard=2))
+    fill(DataSetWriter(tmp_path, SPEC, {}, entries(2), per_shard=2))
     path = tmp_path / "part-00000.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["photo_faces", "largest_other"]), path)
     mark = json.loads((tmp_path / "_part-00000.json").read_text()) | {"bytes": path.stat().st_size}
     (tmp_path / "_part-00000.json").write_text(json.dumps(mark))
-    assert fill(Writer(tmp_path, SPEC, {}, entries(3), per_shard=2)) == [1]
+    assert fill(DataSetWriter(tmp_path, SPEC, {}, entries(3), per_shard=2)) == [1]
     assert [row.photo_faces for row in to_rows(DataSet(tmp_path).table())] == [None, None, None] and DataSet(
         tmp_path
     ).extra == []
 
 
 def test_a_data_set_under_the_earlier_name_of_the_package_is_read_and_added_to(tmp_path):
-    fill(Writer(tmp_path, SPEC, {"margin": 1}, entries(2), per_shard=2))
+    fill(DataSetWriter(tmp_path, SPEC, {"margin": 1}, entries(2), per_shard=2))
     for path in tmp_path.glob("*.parquet"):
         table = pq.read_table(path)
         metadata = {key.replace(b"facegallery", b"facedb"): value for key, value in table.schema.metadata.items()}
@@ -86,8 +86,8 @@ def test_a_data_set_under_the_earlier_name_of_the_package_is_read_and_added_to(t
     mark = json.loads((tmp_path / "_part-00000.json").read_text()) | {"bytes": path.stat().st_size}
     (tmp_path / "_part-00000.json").write_text(json.dumps(mark))
     with pytest.raises(DataError, match="margin"):
-        Writer(tmp_path, SPEC, {"margin": 2}, entries(3), per_shard=2)
-    assert fill(Writer(tmp_path, SPEC, {"margin": 1}, entries(3), per_shard=2)) == [1] and images(tmp_path) == [
+        DataSetWriter(tmp_path, SPEC, {"margin": 2}, entries(3), per_shard=2)
+    assert fill(DataSetWriter(tmp_path, SPEC, {"margin": 1}, entries(3), per_shard=2)) == [1] and images(tmp_path) == [
         "0.jpg",
         "1.jpg",
         "2.jpg",
@@ -95,11 +95,11 @@ def test_a_data_set_under_the_earlier_name_of_the_package_is_read_and_added_to(t
 
 
 def test_inputs_that_are_another_persons_now_are_known_and_made_again(tmp_path):
-    fill(Writer(tmp_path, SPEC, {}, [Entry("2019/Ann/1.jpg", 1, 0, "2019"), Entry("Bob/1.jpg", 1, 0, "Bob")]))
+    fill(DataSetWriter(tmp_path, SPEC, {}, [Entry("2019/Ann/1.jpg", 1, 0, "2019"), Entry("Bob/1.jpg", 1, 0, "Bob")]))
     now = [Entry("2019/Ann/1.jpg", 1, 0, "Ann"), Entry("Bob/1.jpg", 2, 0, "Bob")]
-    writer = Writer(tmp_path, SPEC, {}, now)
+    writer = DataSetWriter(tmp_path, SPEC, {}, now)
     assert [(old.identity, new.identity) for old, new in writer.relabelled] == [("2019", "Ann")] and fill(writer) == [0]
-    assert Writer(tmp_path, SPEC, {}, now).relabelled == []
+    assert DataSetWriter(tmp_path, SPEC, {}, now).relabelled == []
 
 
 def test_the_users_columns_may_not_take_ours():
@@ -119,10 +119,10 @@ def test_vectors_are_checked(bad):
 
 
 def test_a_folder_is_plain_parquet_and_the_same_run_again_does_nothing(tmp_path):
-    assert fill(Writer(tmp_path / "d", SPEC, {}, entries(5), per_shard=2)) == [0, 1, 2]
+    assert fill(DataSetWriter(tmp_path / "d", SPEC, {}, entries(5), per_shard=2)) == [0, 1, 2]
     assert pa.dataset.dataset(tmp_path / "d").count_rows() == 5
     assert images(tmp_path / "d") == [f"{i}.jpg" for i in range(5)]
-    assert fill(Writer(tmp_path / "d", SPEC, {}, entries(5), per_shard=2)) == []
+    assert fill(DataSetWriter(tmp_path / "d", SPEC, {}, entries(5), per_shard=2)) == []
     assert (
         oct((tmp_path / "d").stat().st_mode)[-3:] == "700"
         and oct((tmp_path / "d" / "part-00000.parquet").stat().st_mode)[-3:] == "600"
@@ -130,39 +130,39 @@ def test_a_folder_is_plain_parquet_and_the_same_run_again_does_nothing(tmp_path)
 
 
 def test_new_changed_and_vanished_inputs(tmp_path):
-    fill(Writer(tmp_path, SPEC, {}, entries(5), per_shard=2))
+    fill(DataSetWriter(tmp_path, SPEC, {}, entries(5), per_shard=2))
     now = [Entry("0.jpg", 9, 0), *entries(5)[2:], Entry("new.jpg", 1, 0)]  # 0 changed, 1 vanished
-    writer = Writer(tmp_path, SPEC, {}, now, per_shard=2)
+    writer = DataSetWriter(tmp_path, SPEC, {}, now, per_shard=2)
     assert writer.vanished == ["1.jpg"] and not writer.all_vanished
     assert fill(writer) == [0, 3]
     table = DataSet(tmp_path).table()
     assert table["image"].to_pylist() == [f"{i}.jpg" for i in range(5)] + ["new.jpg"]
     assert table["image_sha256"].to_pylist()[:2] == ["9", "1"]
-    assert fill(Writer(tmp_path, SPEC, {}, now, per_shard=2, prune=True)) == [0]
+    assert fill(DataSetWriter(tmp_path, SPEC, {}, now, per_shard=2, prune=True)) == [0]
     assert images(tmp_path) == ["0.jpg", "2.jpg", "3.jpg", "4.jpg", "new.jpg"]
-    assert fill(Writer(tmp_path, SPEC, {}, now, per_shard=2)) == []
-    assert fill(Writer(tmp_path, SPEC, {}, entries(5), per_shard=2)) == [0]  # 1 is back, 0 as it was
+    assert fill(DataSetWriter(tmp_path, SPEC, {}, now, per_shard=2)) == []
+    assert fill(DataSetWriter(tmp_path, SPEC, {}, entries(5), per_shard=2)) == [0]  # 1 is back, 0 as it was
     assert sorted(images(tmp_path)) == sorted([*(f"{i}.jpg" for i in range(5)), "new.jpg"])
 
 
 def test_a_shard_without_its_mark_or_of_another_length_is_written_again(tmp_path):
-    fill(Writer(tmp_path, SPEC, {}, entries(6), per_shard=2))
+    fill(DataSetWriter(tmp_path, SPEC, {}, entries(6), per_shard=2))
     (tmp_path / "_part-00001.json").unlink()
     with open(tmp_path / "part-00002.parquet", "r+b") as file:
         file.truncate(100)
     assert DataSet(tmp_path).marks.keys() == {0, 2}
     with pytest.raises(DataError, match="part-00002.parquet is missing or damaged"):
         DataSet(tmp_path).table()
-    assert fill(Writer(tmp_path, SPEC, {}, entries(6), per_shard=2)) == [1, 2]
+    assert fill(DataSetWriter(tmp_path, SPEC, {}, entries(6), per_shard=2)) == [1, 2]
     assert len(images(tmp_path)) == 6
 
 
 def test_another_contract_or_option_is_refused_by_name(tmp_path):
-    Writer(tmp_path, SPEC, {"all faces": False}, entries(1))
+    DataSetWriter(tmp_path, SPEC, {"all faces": False}, entries(1))
     with pytest.raises(DataError, match="margin was 0.25 and is now 32px"):
-        Writer(tmp_path, FaceSpec(crop=CropRule(margin="32px")), {"all faces": False}, entries(1))
+        DataSetWriter(tmp_path, FaceSpec(crop=CropRule(margin="32px")), {"all faces": False}, entries(1))
     with pytest.raises(DataError, match="all faces was False and is now True"):
-        Writer(tmp_path, SPEC, {"all faces": True}, entries(1))
+        DataSetWriter(tmp_path, SPEC, {"all faces": True}, entries(1))
 
 
 def test_another_model_is_refused_by_its_name(tmp_path):
@@ -174,18 +174,18 @@ def test_another_model_is_refused_by_its_name(tmp_path):
     with pytest.raises(
         DataError, match="it was made with msceleb, now casia: choose another --out, or give --model msceleb$"
     ):
-        Writer(tmp_path / "v", other, {}, entries(1))
+        DataSetWriter(tmp_path / "v", other, {}, entries(1))
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(DataError, match="holds other files"):
-        Writer(tmp_path, SPEC, {}, entries(1))
+        DataSetWriter(tmp_path, SPEC, {}, entries(1))
     assert (tmp_path / "letter.txt").read_text() == "mine"
 
 
 def test_marks_say_what_happened(tmp_path):
-    writer = Writer(tmp_path, SPEC, {}, entries(2))
+    writer = DataSetWriter(tmp_path, SPEC, {}, entries(2))
     table = to_table([Row("0.jpg", "ok"), Row("1.jpg", "no_face")], SPEC)
     writer.write(0, table, 1.5, {"numpy": "2"})
     mark = json.loads((tmp_path / "_part-00000.json").read_text())
@@ -202,7 +202,7 @@ def test_parquet_of_others_and_empty_folders(tmp_path):
         DataSet(tmp_path)
     with pytest.raises(DataError, match="is not there"):
         DataSet(tmp_path / "nowhere")
-    fill(Writer(tmp_path, SPEC, {}, entries(1)))
+    fill(DataSetWriter(tmp_path, SPEC, {}, entries(1)))
     pq.write_table(pa.table({"x": [1]}), tmp_path / "part-00000.parquet")
     with pytest.raises(DataError, match="no.*contract|has none"):
         DataSet(tmp_path)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from facegallery.embedder.dataset import parquet
-from facegallery.embedder.dataset.dataset import DataSet, Writer
+from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter
 from facegallery.embedder.dataset.parquet import open_parquet
 from facegallery.embedder.dataset.plan import read_plans
 from facegallery.embedder.dataset.row import Entry, to_bytes, to_table
@@ -180,14 +180,14 @@ def test_a_shard_that_readers_would_refuse_is_not_written(tmp_path, monkeypatch)
         synthetic.write(tmp_path / "rows", ROWS)
     monkeypatch.undo()
     spec = synthetic.spec()
-    writer = Writer(tmp_path / "bytes", spec, {}, [Entry("a.jpg", 1, 0)], ["tag"])
+    writer = DataSetWriter(tmp_path / "bytes", spec, {}, [Entry("a.jpg", 1, 0)], ["tag"])
     rows = [synthetic.row("a.jpg", "Ann", row.vector, extra={"tag": "x" * 60_000}) for row in ROWS[:1] * 5000]
     with pytest.raises(DataError, match="bytes in the rows of .*part-00000.parquet"):
         writer.write(0, to_table(rows, spec, ["tag"]), 0.0, {})
     many = [f"column {i}" for i in range(100)]
     monkeypatch.setattr(parquet, "MOST_FOOTER", 10_000)
     with pytest.raises(DataError, match="bytes of metadata in .*part-00000.parquet"):
-        Writer(tmp_path / "columns", spec, {}, [Entry("a.jpg", 1, 0)], many).write(
+        DataSetWriter(tmp_path / "columns", spec, {}, [Entry("a.jpg", 1, 0)], many).write(
             0, to_table(ROWS[:1], spec, many), 0.0, {}
         )
     assert not list(tmp_path.glob("*/part*"))
@@ -198,7 +198,9 @@ def test_ours_stay_far_from_the_limits(tmp_path):
     rows = [synthetic.row(f"a/{i}.jpg", "Ann", row.vector) for i, row in enumerate(synthetic.rows(256, 1))]
     data = to_bytes(to_table(rows, synthetic.spec()))
     assert int.from_bytes(data[-8:-4], "little") < parquet.MOST_FOOTER / 100
-    writer = Writer(tmp_path, synthetic.spec(), {}, [Entry(f"folder/{i}.jpg", 1000, 1, "Ann") for i in range(20_000)])
+    writer = DataSetWriter(
+        tmp_path, synthetic.spec(), {}, [Entry(f"folder/{i}.jpg", 1000, 1, "Ann") for i in range(20_000)]
+    )
     planned = read_plans(tmp_path)
     assert len(planned) == len(writer.entries) == 20_000
     assert (tmp_path / "_plan-0000.parquet").stat().st_size > 20_000

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from facegallery.embedder.dataset.dataset import DataSet, Writer, read_mark
+from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter, read_mark
 from facegallery.embedder.dataset.plan import digest_of, read_plans
 from facegallery.embedder.dataset.redact import IsDoomed, drop_rows
 from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table
@@ -64,11 +64,11 @@ def entries(rows: Sequence[Row]) -> list[Entry]:
     return list(first.values())
 
 
-def writer(folder: Path, planned: Sequence[Entry], per_shard: int = 5, **options) -> Writer:
-    return Writer(folder, SPEC, {}, planned, ["tag"], per_shard, **options)
+def writer(folder: Path, planned: Sequence[Entry], per_shard: int = 5, **options) -> DataSetWriter:
+    return DataSetWriter(folder, SPEC, {}, planned, ["tag"], per_shard, **options)
 
 
-def fill(writer: Writer, rows: Sequence[Row], shards: int = 99) -> list[int]:
+def fill(writer: DataSetWriter, rows: Sequence[Row], shards: int = 99) -> list[int]:
     """Writes what is pending, or so many shards of it."""
     done = writer.pending()[:shards]
     for shard, inputs in done:
@@ -195,7 +195,7 @@ def test_data_sets_whose_plans_name_nobody(tmp_path):
     assert [line[0] for line in held(tmp_path)] == [row.face_id for row in kept] and images(tmp_path) == {
         row.image for row in kept
     }
-    assert Writer(tmp_path, SPEC, {}, [Entry(row.image, 1, 0) for row in kept], (), 5).pending() == []
+    assert DataSetWriter(tmp_path, SPEC, {}, [Entry(row.image, 1, 0) for row in kept], (), 5).pending() == []
 
 
 def test_a_face_goes_alone_from_a_photo_of_others(tmp_path):

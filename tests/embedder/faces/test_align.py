@@ -5,12 +5,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from facegallery.embedder.faces import align
-from facegallery.embedder.faces.mtcnn import Face
+from facegallery.embedder.faces.mtcnn import DetectedFace
 from facegallery.embedder.spec import CropRule
 
 
 def face(*box, confidence=0.9):
-    return Face(box, (), confidence)
+    return DetectedFace(box, (), confidence)
 
 
 def noise(width, height, seed=0):

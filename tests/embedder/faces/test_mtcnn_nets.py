@@ -12,7 +12,7 @@ SHAPES = (2, 64, 64, 4), (3, 24, 24, 4), (3, 48, 48, 4)
 each = pytest.mark.parametrize("net, shape", list(zip(nets.NETS, SHAPES, strict=True)), ids=["pnet", "rnet", "onet"])
 
 
-def inputs(net: nets.Net, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+def inputs(net: nets.MtcnnNet, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(4)
     photo = rng.integers(-128, 128, shape).astype(np.float32)
     gaps = (rng.random((shape[0], shape[1] - 2, shape[2] - 2, 1)) < 0.05).astype(np.float32) * 1e4

@@ -11,7 +11,7 @@ from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import ModelError
 from facegallery.embedder.faces import mtcnn_nets as nets
 from facegallery.embedder.network import compiled_cache
-from facegallery.embedder.network.compiled_cache import Kept
+from facegallery.embedder.network.compiled_cache import CompiledCache
 from facegallery.embedder.network.engines import OpenvinoEngine
 from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.weights import store
@@ -34,8 +34,8 @@ def answers(engine):
 
 
 @pytest.fixture
-def kept(tmp_path) -> Kept:
-    return Kept(tmp_path / "models" / "ab", "one", "ab" * 32)
+def kept(tmp_path) -> CompiledCache:
+    return CompiledCache(tmp_path / "models" / "ab", "one", "ab" * 32)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def first(kept):
     return answers(OpenvinoEngine(lay, kept=kept))
 
 
-def only_file(kept: Kept) -> Path:
+def only_file(kept: CompiledCache) -> Path:
     assert [*kept.folder.iterdir()] == [kept.path]
     return kept.path
 
@@ -91,7 +91,7 @@ def test_one_that_others_could_have_written_is_not_trusted(kept, first):
 
 def test_where_nothing_can_be_written_nothing_is_kept(tmp_path, first):
     (tmp_path / "file").touch()
-    nowhere = Kept(tmp_path / "file", "one", "ab" * 32)
+    nowhere = CompiledCache(tmp_path / "file", "one", "ab" * 32)
     assert np.array_equal(answers(OpenvinoEngine(lay, kept=nowhere)), first)
 
 

@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from facegallery.embedder.photos.bounds import MOST_NUMBERS, check_tiff
-from facegallery.embedder.photos.kinds import Refused
+from facegallery.embedder.photos.kinds import PhotoRefused
 from tests.bombs import at, tiff
 
 BYTES, TEXT, SIGNED, UNDEFINED = 1, 2, 6, 7
@@ -15,12 +15,12 @@ BYTES, TEXT, SIGNED, UNDEFINED = 1, 2, 6, 7
 @pytest.mark.parametrize("tag", [258, 273, 279, 320, 324, 325, 338, 339])
 def test_a_tag_that_is_read_as_a_list_is_bounded_whatever_its_kind(tag, kind):
     photo = tiff(64, 64, [(tag, kind, 1_000_000, at(400))], bytes(1_000_000))
-    with pytest.raises(Refused, match=f"tag {tag}"):
+    with pytest.raises(PhotoRefused, match=f"tag {tag}"):
         check_tiff(photo, 1 << 20)
 
 
 def test_bytes_that_are_read_as_a_tuple_are_bounded_in_every_tag():
-    with pytest.raises(Refused, match="tag 50000"):
+    with pytest.raises(PhotoRefused, match="tag 50000"):
         check_tiff(tiff(64, 64, [(50000, SIGNED, MOST_NUMBERS + 1, at(400))]), 1 << 20)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facegallery.embedder.photos.kinds import Refused
+from facegallery.embedder.photos.kinds import PhotoRefused
 from facegallery.embedder.photos.pixels import decode, read
 from tests import bombs, odd
 from tests.conftest import ROOT
@@ -17,7 +17,7 @@ def fault(form):
     """What is wrong with the pixels of a form; None where they are right."""
     try:
         pixels = decode(form.data)
-    except Refused as error:
+    except PhotoRefused as error:
         return f"{error.outcome}: {error}"
     if pixels.shape != form.right.shape or pixels.dtype != np.uint8 or not pixels.flags.c_contiguous:
         return f"{pixels.dtype} {pixels.shape}"
@@ -34,7 +34,7 @@ def test_every_form_of_a_picture_has_its_pixels(forms):
 
 def refusal(data):
     """(outcome, why) of bytes that are refused."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(PhotoRefused) as caught:
         decode(data)
     return caught.value.outcome, str(caught.value)
 
@@ -113,7 +113,7 @@ def test_a_file_without_access_may_be_read_later(tmp_path):
         (".", "unreadable"),
         ("/proc/self/mem", "no_access"),
     ]:
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(PhotoRefused) as caught:
             read(os.path.join(tmp_path, name))
         assert caught.value.outcome == outcome, name
 

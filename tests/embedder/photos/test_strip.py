@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from facegallery.embedder.photos import strip
-from facegallery.embedder.photos.kinds import Refused
+from facegallery.embedder.photos.kinds import PhotoRefused
 
 JFIF_WITH_END = b"\xff\xe0\x00\x0bJFIF\0\xff\xd9\0\0"
 
@@ -28,7 +28,7 @@ def progressive() -> tuple[bytes, bytes]:
 def test_many_scans_are_counted_wherever_an_end_seems_to_be(before, between):
     data, scan = progressive()
     jpeg = strip.strip_jpeg(data[:2] + before + data[2:] + (between + scan) * 300 + b"\xff\xd9")
-    with pytest.raises(Refused, match="scans"):
+    with pytest.raises(PhotoRefused, match="scans"):
         strip.check_scans(jpeg)
 
 
@@ -40,7 +40,7 @@ def test_what_only_looks_like_a_scan_is_not_counted():
 
 def test_a_jpeg_of_countless_segments_between_scans_is_refused():
     data, _ = progressive()
-    with pytest.raises(Refused, match="segments"):
+    with pytest.raises(PhotoRefused, match="segments"):
         strip.check_scans(strip.strip_jpeg(data + b"\xff\xe5\0\x02" * 3_000_000))
 
 

@@ -7,8 +7,8 @@ import pytest
 from facegallery.embedder.errors import DataError
 from facegallery.indexer.evaluation.evaluate import (
     RANKS,
-    Answer,
     Evaluation,
+    ProbeAnswer,
     by_group,
     compare_evaluations,
     predictions,
@@ -27,9 +27,9 @@ def index(tmp_path_factory) -> Path:
     return make(tmp_path_factory.mktemp("index"), synthetic.rows(30, 4))
 
 
-def asked(searcher, rows, **options) -> list[Answer]:
+def asked(searcher, rows, **options) -> list[ProbeAnswer]:
     return [
-        Answer.of(row, searcher.search(row.vector[None], RANKS)[0] if row.vector is not None else [], **options)
+        ProbeAnswer.of(row, searcher.search(row.vector[None], RANKS)[0] if row.vector is not None else [], **options)
         for row in rows
     ]
 
@@ -107,7 +107,7 @@ def test_against_the_file_of_predictions(index, tmp_path):
 
 def test_odd_names_do_not_break_the_lines():
     hit = Hit(1, "a\tb", 0.5, "id", "x.jpg")
-    text = predictions([Answer.of(synthetic.row("x\ny.jpg", "a\tb", None), [hit])], {"top1": 1.0, "top5": 1.0})
+    text = predictions([ProbeAnswer.of(synthetic.row("x\ny.jpg", "a\tb", None), [hit])], {"top1": 1.0, "top5": 1.0})
     assert text == "x\\x0ay.jpg\ta b\ta\\x09b 0.500000\ntop1 1.0000\ntop5 1.0000\n"
 
 

@@ -2,20 +2,20 @@ import numpy as np
 import pytest
 
 from facegallery.indexer.evaluation.pair_scores import crossed
-from facegallery.indexer.evaluation.subsets import Photos
+from facegallery.indexer.evaluation.subsets import ProbePhotos
 from tests import synthetic
 
 
-def made_up(photos: int = 3, probes: int = 2) -> tuple[Photos, Photos]:
+def made_up(photos: int = 3, probes: int = 2) -> tuple[ProbePhotos, ProbePhotos]:
     """20 people enrolled; probes of them and of one who is not, the last of whom has no face."""
     names = np.array([f"person {i}" for i in range(20)], object)
     rng = np.random.default_rng(0)
     order, asked = rng.permutation(20 * photos), np.append(np.repeat(names, probes), ["nobody", "person 3"])
-    gallery = Photos(synthetic.vectors(20, photos)[order], np.repeat(names, photos)[order])
-    return gallery, Photos(synthetic.unit(rng.normal(size=(len(asked) - 1, synthetic.D))), asked)
+    gallery = ProbePhotos(synthetic.vectors(20, photos)[order], np.repeat(names, photos)[order])
+    return gallery, ProbePhotos(synthetic.unit(rng.normal(size=(len(asked) - 1, synthetic.D))), asked)
 
 
-def naive(gallery: Photos, probes: Photos) -> tuple[list[float], list[float]]:
+def naive(gallery: ProbePhotos, probes: ProbePhotos) -> tuple[list[float], list[float]]:
     kinds: tuple[list[float], list[float]] = ([], [])
     for i, name in enumerate(probes.names):
         for x, other in zip(gallery.xb, gallery.names, strict=True):

@@ -3,25 +3,27 @@ import pytest
 
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.indexer.evaluation.openset import OpenSet, dir_at
-from facegallery.indexer.evaluation.subsets import Photos, by_photos, by_size, photos_of, pooled
+from facegallery.indexer.evaluation.subsets import ProbePhotos, by_photos, by_size, photos_of, pooled
 from facegallery.indexer.search.templates import exact_score
 from tests import synthetic
 
 FPIR = 0.1
 
 
-def photos(people, count: int, seed: int) -> Photos:
+def photos(people, count: int, seed: int) -> ProbePhotos:
     """So many photos of each of 40 made-up people, of which `people` are taken; another seed gives other photos of the same ones."""
     centres = np.random.default_rng(0).normal(size=(40, synthetic.D))
     xb = np.repeat(centres, count, axis=0) + 0.8 * np.random.default_rng(seed).normal(size=(40 * count, synthetic.D))
     names = np.array([f"p{i // count}" for i in range(40 * count)], object)
-    return Photos(synthetic.unit(xb), names).of(np.array([f"p{i}" for i in people], object))
+    return ProbePhotos(synthetic.unit(xb), names).of(np.array([f"p{i}" for i in people], object))
 
 
 GALLERY, PROBES, STRANGERS = photos(range(25), 4, 1), photos(range(25), 2, 2), photos(range(25, 40), 2, 3)
 
 
-def naive(gallery: Photos, probes: Photos, strangers: Photos, score: str = "best") -> tuple[float, float, float]:
+def naive(
+    gallery: ProbePhotos, probes: ProbePhotos, strangers: ProbePhotos, score: str = "best"
+) -> tuple[float, float, float]:
     """top-1, top-5 and DIR by one person and one probe at a time."""
     faces = {name: gallery.xb[gallery.names == name] for name in np.unique(gallery.names)}
 
@@ -74,13 +76,13 @@ def test_fewer_photos_a_person_are_asked_the_same_probes():
         kept = np.concatenate(
             [np.flatnonzero(GALLERY.names == name)[: outcome.photos] for name in np.unique(GALLERY.names)]
         )
-        check(outcome, Photos(GALLERY.xb[kept], GALLERY.names[kept]), PROBES)
+        check(outcome, ProbePhotos(GALLERY.xb[kept], GALLERY.names[kept]), PROBES)
     assert found[-1].top1 > found[0].top1
 
 
 def test_people_with_fewer_photos_stay_in_the_gallery_and_are_not_asked():
     few = photos(range(25, 30), 1, 1)
-    gallery = Photos(np.concatenate([GALLERY.xb, few.xb]), np.concatenate([GALLERY.names, few.names]))
+    gallery = ProbePhotos(np.concatenate([GALLERY.xb, few.xb]), np.concatenate([GALLERY.names, few.names]))
     probes = photos(range(30), 2, 2)
     one, *_ = by_photos(gallery, probes, photos_of([], synthetic.D), [1, 4])
     assert (one.people, one.probes, one.rates) == (30, 50, ())

@@ -17,8 +17,8 @@ from facegallery.indexer.store.store import Gallery
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
 from facegallery.indexer.upkeep.switch import (
-    Comparison,
-    Differently,
+    ChangedAnswer,
+    SwitchComparison,
     compare,
     drop_other,
     missing,
@@ -159,7 +159,7 @@ def test_the_report_is_what_a_naive_recomputation_says(gallery):
     truth = [row.identity for row in rows]
     lines = list(zip(rows, before, after, truth, strict=True))
     got = compare(gallery)
-    assert got == Comparison(
+    assert got == SwitchComparison(
         "club",
         "made-up",
         "other",
@@ -170,7 +170,7 @@ def test_the_report_is_what_a_naive_recomputation_says(gallery):
         sum(a == t for _, _, a, t in lines),
         sum(b != t == a for _, b, a, t in lines),
         sum(b == t != a for _, b, a, t in lines),
-        [Differently(row.face_id, row.identity, b, a) for row, b, a, _ in lines if b != a],
+        [ChangedAnswer(row.face_id, row.identity, b, a) for row, b, a, _ in lines if b != a],
     )
     assert 5 < got.same < len(rows) - 5 and got.gained and got.lost and len(got.differently) == got.asked - got.same
     assert got.text.startswith(

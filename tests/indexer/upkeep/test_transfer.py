@@ -569,7 +569,7 @@ def test_a_restore_that_was_stopped_is_begun_again_by_the_same_command(index, tm
 # exports --------------------------------------------------------------------
 
 
-def exported(folder: Path, out: Path, crops: bool = False) -> tuple[transfer.Moved, list[Row]]:
+def exported(folder: Path, out: Path, crops: bool = False) -> tuple[transfer.TransferSummary, list[Row]]:
     with open_gallery(folder) as gallery:
         done = export(gallery, out, crops)
     return done, [row for table in DataSet(out).shards() for row in to_rows(table)]
