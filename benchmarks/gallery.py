@@ -30,10 +30,10 @@ from benchmarks import synthetic  # noqa: E402
 from facegallery.embedder.dataset.row import Row  # noqa: E402
 from facegallery.embedder.spec import FaceSpec, Part  # noqa: E402
 from facegallery.indexer.derived import derive  # noqa: E402
-from facegallery.indexer.opening import create_gallery, open_gallery  # noqa: E402
+from facegallery.indexer.opening import create_store, open_store  # noqa: E402
 from facegallery.indexer.search import candidates  # noqa: E402
 from facegallery.indexer.search.searcher import Searcher  # noqa: E402
-from facegallery.indexer.store.store import Gallery  # noqa: E402
+from facegallery.indexer.store.store import Store  # noqa: E402
 from facegallery.indexer.upkeep.verify import verify  # noqa: E402
 
 LIKE = {128: "msceleb", 512: "casia", 640: "duo"}
@@ -73,7 +73,7 @@ def rows(n: int, d: int, start: int = 0, per_person: float = 2.0) -> Iterator[Ro
 def make(folder: Path, n: int, d: int, spec: FaceSpec | None = None, per_person: float = 2.0) -> dict[str, float]:
     """A built gallery, its vectors said to be of `spec`; seconds of filling and of building, and of all cores while building."""
     shutil.rmtree(folder, ignore_errors=True)
-    with create_gallery(folder) as gallery:
+    with create_store(folder) as gallery:
         began = time.perf_counter()
         with gallery.writing():
             gallery._migrate()
@@ -104,7 +104,7 @@ def median_ms(calls: list[Callable[[], Any]], repeats: int) -> list[float]:
 
 def add_and_raw(folder: Path, n: int, d: int, repeats: int) -> dict[str, float]:
     """`Gallery.add` of 1,000 faces beside the same rows as plain inserts into the same tables, and into a table of vectors alone."""
-    with open_gallery(folder, write=True) as gallery, pytest.MonkeyPatch.context() as patch:
+    with open_store(folder, write=True) as gallery, pytest.MonkeyPatch.context() as patch:
         patch.setattr(derive, "LEAST", 10 * n)
         batches = iter([list(rows(1000, d, n + 1000 * i)) for i in range(2 * repeats)])
         plain = iter([_recorded(gallery, next(batches), 10 * n + 10_000 * i) for i in range(repeats)])
@@ -134,7 +134,7 @@ def add_and_raw(folder: Path, n: int, d: int, repeats: int) -> dict[str, float]:
     }
 
 
-def _recorded(gallery: Gallery, batch: list[Row], first: int) -> list[tuple[str, list]]:
+def _recorded(gallery: Store, batch: list[Row], first: int) -> list[tuple[str, list]]:
     """The inserts that `add` would make of a batch, with ids from `first`; only its people are inserted."""
     inserts: list[tuple[str, list]] = []
     with pytest.MonkeyPatch.context() as patch, gallery.writing():
@@ -147,7 +147,7 @@ def _recorded(gallery: Gallery, batch: list[Row], first: int) -> list[tuple[str,
 
 def remove(folder: Path, repeats: int) -> dict[str, float]:
     """Removing a person, with the line in the log and the faces kept for `undo`."""
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         names = iter([name for name, _ in gallery.list_people("person 0000100", repeats)])
         return {"remove_person_ms": median_ms([lambda: gallery.remove(identity=next(names))], repeats)[0]}
 
@@ -207,7 +207,7 @@ def queries(folder: Path, xq: np.ndarray, repeats: int) -> dict[str, float]:
 
 def fall_behind(folder: Path, n: int, d: int) -> dict[str, int]:
     """A tail of 1 % and 5 % removed faces, without a rebuild."""
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         with gallery.writing():
             gallery.enrol(rows(n // 100, d, 4 * n))
             ids = [
@@ -329,12 +329,12 @@ def main(n: int, d: int, folder: Path, repeats: int, keep: bool, out: Path | Non
     note("crossover", crossover(index, xq, max(3, repeats // 3)))
     note("remove", remove(index, repeats))
     note("add", add_and_raw(index, n, d, max(3, repeats // 2)))
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         note("compact_s", timed(lambda: derive.compact(gallery)))
     note("behind", fall_behind(index, n, d))
     note("open_behind", opened(index, xq[0], 5))
     note("behind_queries", queries(index, xq, repeats))
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         note("verify_s", timed(lambda: results.__setitem__("problems", verify(gallery).problems)))
     note("bytes", {p.name: p.stat().st_size for p in index.rglob("*") if p.is_file() and not p.is_symlink()})
 

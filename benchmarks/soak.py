@@ -58,7 +58,7 @@ from benchmarks.served import GROWTH, ROOT, Server, held, processes, quarters  #
 from facegallery.accounts import Accounts  # noqa: E402
 from facegallery.client import Client, RequestRefused  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
-from facegallery.indexer.opening import open_gallery  # noqa: E402
+from facegallery.indexer.opening import open_store  # noqa: E402
 from facegallery.indexer.upkeep.compact import compact_and_drop  # noqa: E402
 from facegallery.indexer.upkeep.traces import files_below  # noqa: E402
 
@@ -109,7 +109,7 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
     rows = [
         row for row in DataSet(root / "vectors").table(["image", "identity", "vector"]).to_pylist() if row["vector"]
     ]
-    with open_gallery(root / INDEX, write=True) as made:
+    with open_store(root / INDEX, write=True) as made:
         if extra:
             made.add(gallery.rows(extra, made.spec.dimension))
         compact_and_drop(made, 0)

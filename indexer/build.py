@@ -24,13 +24,13 @@ from facegallery.embedder.errors import DataError, GalleryError, from_os_error
 from facegallery.embedder.names import name_or_none, spelling_notes
 from facegallery.indexer.derived.choose import Wish, keep, wish_of
 from facegallery.indexer.derived.derive import check_centring, compact, derive, gallery_mean, read_report, tidy, unsound
-from facegallery.indexer.opening import create_gallery
+from facegallery.indexer.opening import create_store
 from facegallery.indexer.store import forgotten, lists
 from facegallery.indexer.store.database import CIPHER_FILE, FILE, remove_file
 from facegallery.indexer.store.errors import Damaged
 from facegallery.indexer.store.reader import check_name
 from facegallery.indexer.store.rows import Added, Conflict
-from facegallery.indexer.store.store import Gallery, versions
+from facegallery.indexer.store.store import Store, versions
 from facegallery.indexer.suspects import Looked, Suspect, look
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
@@ -187,11 +187,11 @@ def _build(
 
 
 @contextlib.contextmanager
-def _created(folder: Path, readmit: bool, encrypt: bool) -> Iterator[Gallery]:
+def _created(folder: Path, readmit: bool, encrypt: bool) -> Iterator[Store]:
     """The gallery of a folder for writing; a new one is removed where the block fails before its first commit."""
     if is_new := not (folder / FILE).exists():
         lists.begin(folder, readmit, encrypt)
-    with create_gallery(folder, encrypt) as gallery:
+    with create_store(folder, encrypt) as gallery:
         try:
             yield gallery
         except Exception:
@@ -292,7 +292,7 @@ class Digest:
         return self._hash.hexdigest()
 
 
-def _is_same(gallery: Gallery, selection: Selection, centre: bool) -> bool:
+def _is_same(gallery: Store, selection: Selection, centre: bool) -> bool:
     """Whether the gallery was built from these inputs; raises GalleryError where it was built from others."""
     if gallery.needed_fact("inputs") == digest_rows(selection, centre).hexdigest():
         return True
@@ -305,7 +305,7 @@ def _is_same(gallery: Gallery, selection: Selection, centre: bool) -> bool:
 # filling the gallery --------------------------------------------------------
 
 
-def _fill(gallery: Gallery, selection: Selection, centre: bool, readmit: bool) -> Added:
+def _fill(gallery: Store, selection: Selection, centre: bool, readmit: bool) -> Added:
     """Puts the chosen rows in the place of all that there was."""
     gallery.clear()
     gallery.set_fact("spec", selection.spec.to_json())
@@ -327,7 +327,7 @@ def _fill(gallery: Gallery, selection: Selection, centre: bool, readmit: bool) -
     return done
 
 
-def _take_over(gallery: Gallery, readmit: bool) -> None:
+def _take_over(gallery: Store, readmit: bool) -> None:
     """Who was forgotten from the index that had this name before, in a new gallery."""
     known = lists.begin(gallery.folder, readmit, gallery.encrypted)
     gallery.set_fact("salt", max(known.salts, key=lambda salt: len(known.by_salt[salt])))
@@ -339,7 +339,7 @@ def _reasons(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{n} rows are {why}" for why, n in left_out.items() if n) or "it has no rows"
 
 
-def _report(gallery: Gallery, changed: bool, done: Added, looked: Looked, dropped: int) -> Report:
+def _report(gallery: Store, changed: bool, done: Added, looked: Looked, dropped: int) -> Report:
     with gallery.reading():
         spec, wish, made = gallery.spec, wish_of(gallery), read_report(gallery) or IN_MEMORY
         return Report(

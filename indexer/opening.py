@@ -10,11 +10,11 @@ from facegallery.indexer.derived.derive import compact_if_due
 from facegallery.indexer.store.database import CIPHER_FILE, FILE, LINK, create_file, environment_key, no_key
 from facegallery.indexer.store.errors import Damaged
 from facegallery.indexer.store.migrations import READABLE
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.forget import finish_pending
 
 
-def open_gallery(folder: str | Path, write: bool = False, key: bytes | None = None) -> Gallery:
+def open_store(folder: str | Path, write: bool = False, key: bytes | None = None) -> Store:
     """A finished gallery. Raises GalleryError where there is none, it is damaged, or a newer version made it.
 
     A version before `schema.READABLE` is migrated first, and a `forget` that could not finish is finished.
@@ -22,7 +22,7 @@ def open_gallery(folder: str | Path, write: bool = False, key: bytes | None = No
     folder = Path(folder)
     if not (folder / FILE).is_file():
         raise missing(folder)
-    gallery = Gallery(folder, write, key, keep_fast)
+    gallery = Store(folder, write, key, keep_fast)
     try:
         gallery.check_version()
         if 0 < gallery.version < READABLE:
@@ -38,13 +38,13 @@ def open_gallery(folder: str | Path, write: bool = False, key: bytes | None = No
     return gallery
 
 
-def create_gallery(folder: str | Path, encrypt: bool = False, key: bytes | None = None) -> Gallery:
+def create_store(folder: str | Path, encrypt: bool = False, key: bytes | None = None) -> Store:
     """The gallery of a folder for writing, made where it is missing; nothing is in it before the first commit."""
     folder = Path(folder)
     if encrypt and not (key or environment_key()):
         raise no_key(folder)
     create_file(folder, encrypt)
-    gallery = Gallery(folder, True, key, keep_fast)
+    gallery = Store(folder, True, key, keep_fast)
     try:
         gallery.check_version()
     except BaseException:
@@ -53,14 +53,14 @@ def create_gallery(folder: str | Path, encrypt: bool = False, key: bytes | None 
     return gallery
 
 
-def _migrate_elsewhere(gallery: Gallery) -> None:
-    with Gallery(gallery.folder, True, gallery.key) as other:
+def _migrate_elsewhere(gallery: Store) -> None:
+    with Store(gallery.folder, True, gallery.key) as other:
         with other.writing():
             pass
         compact_if_due(other)
 
 
-def keep_fast(gallery: Gallery) -> None:
+def keep_fast(gallery: Store) -> None:
     """What a gallery calls after its commit: a rebuild where one is due, which may end a `forget`."""
     if compact_if_due(gallery):
         finish_pending(gallery)

@@ -27,11 +27,11 @@ from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.indexer.build import build
 from facegallery.indexer.derived import derive
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store import forgotten
 from facegallery.indexer.store.database import Database
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import forget, switch, transfer
 from facegallery.indexer.upkeep.verify import verify
 from tests import steps, synthetic
@@ -111,9 +111,9 @@ class Held:
     def __init__(self, folder: Path):
         self.folder, self.gallery = folder, None
 
-    def verb(self, call: Callable[[Gallery], object]) -> Verb:
+    def verb(self, call: Callable[[Store], object]) -> Verb:
         def verb() -> None:
-            self.gallery = self.gallery or open_gallery(self.folder, write=True)
+            self.gallery = self.gallery or open_store(self.folder, write=True)
             call(self.gallery)
 
         return verb
@@ -124,11 +124,11 @@ class Held:
         self.gallery = None
 
 
-def alone(folder: Path, call: Callable[[Gallery], object]) -> Verb:
+def alone(folder: Path, call: Callable[[Store], object]) -> Verb:
     """A verb that opens the gallery for itself; the command line's."""
 
     def verb() -> None:
-        with open_gallery(folder, write=True) as gallery:
+        with open_store(folder, write=True) as gallery:
             call(gallery)
 
     return verb
@@ -137,7 +137,7 @@ def alone(folder: Path, call: Callable[[Gallery], object]) -> Verb:
 def one_by_one(folder: Path) -> list[Verb]:
     """Most verbs, each in a connection of its own."""
     more = rows(1, 3, 1)
-    calls: list[Callable[[Gallery], object]] = [
+    calls: list[Callable[[Store], object]] = [
         lambda g: g.add(more),
         lambda g: g.remove("person 3"),
         lambda g: g.rename("person 4", "Zoë"),
@@ -155,7 +155,7 @@ def in_one(folder: Path) -> list[Verb]:
     """Verbs of one connection that compacts when it is due, which is soon."""
     derive.LEAST = 2
     held, more = Held(folder), rows(1, 4, 1)
-    calls: list[Callable[[Gallery], object]] = [
+    calls: list[Callable[[Store], object]] = [
         lambda g: g.add(more),
         lambda g: g.remove("person 3"),
         lambda g: g.remove(image=rows()[0].image),
@@ -212,11 +212,11 @@ def switching(folder: Path) -> list[Verb]:
     """Another model, and a face between its vectors."""
     xb = synthetic.vectors(PEOPLE + 1, PHOTOS, OTHER.dimension, seed=3)
 
-    def fill(gallery: Gallery) -> None:
+    def fill(gallery: Store) -> None:
         ids = [id for id, _ in next(switch.pending(gallery))][:PEOPLE]
         switch.store(gallery, ids, xb[[id - 1 for id in ids]])
 
-    def drop(gallery: Gallery) -> None:
+    def drop(gallery: Store) -> None:
         with gallery.writing():
             switch.drop_other(gallery)
 
@@ -261,7 +261,7 @@ def prepare(name: str, folder: Path) -> None:
         for verb in forgetting(folder / "club")[:-1]:
             verb()
     if name == "restoring-anew":
-        with open_gallery(folder / "club") as gallery:
+        with open_store(folder / "club") as gallery:
             transfer.backup(gallery, folder / "backup.db")
         shutil.rmtree(folder / "club")
 
@@ -277,7 +277,7 @@ def doomed() -> list[Row]:
 
 def forgets(folder: Path) -> bool:
     """As the command does it; False where a reader holds it up."""
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         traces = forget.forget(gallery, WANTED)
         done = forget.finish_pending(gallery)
         forget.receipt_of(gallery, traces, {}, not done)
@@ -286,7 +286,7 @@ def forgets(folder: Path) -> bool:
 
 def is_forgotten(folder: Path) -> None:
     """Nothing is left once the gallery was opened again, nor after a second call, and no `undo` brings it back."""
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         assert gallery.fact(forget.PENDING) is None
     assert not remains(folder), remains(folder)
     listed = forgotten.read(folder)
@@ -295,7 +295,7 @@ def is_forgotten(folder: Path) -> None:
     )
     forgets(folder)
     assert not remains(folder), remains(folder)
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         assert gallery.lines()
         while gallery.lines():
             gallery.undo()
@@ -306,7 +306,7 @@ def is_forgotten(folder: Path) -> None:
 def lists_agree(folder: Path) -> None:
     """Once a writer has opened the index, who was forgotten is the same by gallery.db and by its file."""
     if content(folder) is not None:
-        with open_gallery(folder, write=True) as gallery:
+        with open_store(folder, write=True) as gallery:
             assert forgotten.read(folder, KEY) == gallery.forgotten()
 
 
@@ -316,7 +316,7 @@ def is_pending(folder: Path) -> None:
     now = content(folder)
     assert now is not None
     answers_are_right(folder, now)
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         assert gallery.fact(forget.PENDING)
 
 
@@ -340,7 +340,7 @@ class Reader(Nobody):
 
     def _read(self, folder: Path, ready: int) -> None:
         os.close(self._end[1])
-        with open_gallery(folder) as gallery, gallery.reading():
+        with open_store(folder) as gallery, gallery.reading():
             before = gallery.list_people()
             os.write(ready, b".")
             os.read(self._end[0], 1)
@@ -385,7 +385,7 @@ def check(scenario: str, folder: Path, allowed: Sequence[int], states: list[dict
         verb()
     lists_agree(folder)
     assert content(folder) == states[-1], difference(content(folder), states[-1:])
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         assert derive.compact(gallery)
     is_sound(folder, states[-1])
     names = sorted(path.name for path in folder.iterdir() if path.name not in ("gallery.db-wal", "gallery.db-shm"))
@@ -395,12 +395,12 @@ def check(scenario: str, folder: Path, allowed: Sequence[int], states: list[dict
 
 
 def generation(folder: Path) -> int:
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         return gallery.generation
 
 
 def is_sound(folder: Path, held: dict[str, list]) -> None:
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         found = verify(gallery)
     assert not found.problems and not found.mended, found.text
     answers_are_right(folder, held)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Hit, Searcher
 from tests import crash, synthetic, writer
 from tests.crash import fork
@@ -130,7 +130,7 @@ def main() -> None:
         sys.exit(f"{errors} processes failed")
     states, begun, done, verbs = commits(folder / "journal")
     answers = [np.load(folder / f"answers-{i}.npy") for i in range(READERS)]
-    with open_gallery(club) as gallery:
+    with open_store(club) as gallery:
         generations = gallery.generation
     print(
         json.dumps(

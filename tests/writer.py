@@ -16,8 +16,8 @@ import numpy as np
 from facegallery.embedder.dataset.row import Row
 from facegallery.indexer.build import build
 from facegallery.indexer.derived import derive
-from facegallery.indexer.opening import open_gallery
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.opening import open_store
+from facegallery.indexer.store.store import Store
 from tests import crash, synthetic
 from tests.crash import fork
 
@@ -96,7 +96,7 @@ class Model:
         return [str(verb)] if verb == "compact" or len(self.states) > 1 else ["compact"]
 
 
-def perform(gallery: Gallery, change: Change) -> None:
+def perform(gallery: Store, change: Change) -> None:
     """The change itself."""
     match change:
         case ["add", faces, name]:
@@ -132,9 +132,9 @@ def write(
     galleries.close()
 
 
-def _galleries(folder: Path, one: bool) -> Iterator[Gallery]:
+def _galleries(folder: Path, one: bool) -> Iterator[Store]:
     while True:
-        with open_gallery(folder, write=True) as gallery:
+        with open_store(folder, write=True) as gallery:
             yield gallery
             while one:
                 yield gallery

@@ -60,11 +60,11 @@ def add(
 @common
 def remove(out: Output, name: str, identity: str | None, face_id: str | None, image: str | None) -> None:
     """Take faces out; `undo` brings them back, `forget` does not."""
-    from facegallery.workflows.probes import open_gallery
+    from facegallery.workflows.probes import open_store
 
     if sum(option is not None for option in (identity, face_id, image)) != 1:
         raise InputError("expected one of --identity, --face and --image, received none or several: give one")
-    with open_gallery(name, write=True) as gallery:
+    with open_store(name, write=True) as gallery:
         _changed(out, gallery.remove(identity, face_id, image))
 
 
@@ -75,9 +75,9 @@ def remove(out: Output, name: str, identity: str | None, face_id: str | None, im
 @common
 def rename(out: Output, name: str, old: str, new: str) -> None:
     """Give the person OLD the name NEW."""
-    from facegallery.workflows.probes import open_gallery
+    from facegallery.workflows.probes import open_store
 
-    with open_gallery(name, write=True) as gallery:
+    with open_store(name, write=True) as gallery:
         _changed(out, gallery.rename(old, new))
 
 
@@ -88,9 +88,9 @@ def rename(out: Output, name: str, old: str, new: str) -> None:
 @common
 def merge(out: Output, name: str, source: str, into: str) -> None:
     """Give all faces of the person SOURCE to the person INTO."""
-    from facegallery.workflows.probes import open_gallery
+    from facegallery.workflows.probes import open_store
 
-    with open_gallery(name, write=True) as gallery:
+    with open_store(name, write=True) as gallery:
         _changed(out, gallery.merge(source, into))
 
 
@@ -101,9 +101,9 @@ def merge(out: Output, name: str, source: str, into: str) -> None:
 @common
 def split(out: Output, name: str, face_ids: tuple[str, ...], to: str) -> None:
     """Give chosen faces (see `list NAME --identity P`) to another person."""
-    from facegallery.workflows.probes import open_gallery
+    from facegallery.workflows.probes import open_store
 
-    with open_gallery(name, write=True) as gallery:
+    with open_store(name, write=True) as gallery:
         _changed(out, gallery.split(face_ids, to))
 
 
@@ -112,9 +112,9 @@ def split(out: Output, name: str, face_ids: tuple[str, ...], to: str) -> None:
 @common
 def undo(out: Output, name: str) -> None:
     """Take back the last add, remove, rename, merge or split, and say what it was; one that changed nothing counts, too."""
-    from facegallery.workflows.probes import open_gallery
+    from facegallery.workflows.probes import open_store
 
-    with open_gallery(name, write=True) as gallery:
+    with open_store(name, write=True) as gallery:
         changes = gallery.undo()
     out.result([asdict(c) for c in changes], [f"taken back: {_text(c)}" for c in changes])
 
@@ -142,9 +142,9 @@ def _text(change: Any) -> str:
 @common
 def list_(out: Output, name: str, identity: str | None, log: bool, limit: int, after: str) -> None:
     """The people of an index and how many faces each has; or a person's faces, or the last changes."""
-    from facegallery.workflows.probes import open_gallery
+    from facegallery.workflows.probes import open_store
 
-    with open_gallery(name) as gallery, gallery.reading():
+    with open_store(name) as gallery, gallery.reading():
         if log:
             lines = gallery.list_log(limit)
             text = [

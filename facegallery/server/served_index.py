@@ -17,9 +17,9 @@ from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.errors import Damaged, Replaced
 from facegallery.indexer.store.reader import index_folder
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.server.batches import Batcher, Full
-from facegallery.workflows.probes import Question, indexes_root, open_gallery, open_index
+from facegallery.workflows.probes import Question, indexes_root, open_index, open_store
 from facegallery.workflows.search import Judge
 
 T = TypeVar("T")
@@ -72,11 +72,11 @@ class Served:
         with self._lock:
             self._vectors -= vectors
 
-    def read(self, question: Callable[[Gallery], T]) -> Future[T]:
+    def read(self, question: Callable[[Store], T]) -> Future[T]:
         """`question` of the newest commit."""
         return self._readers.submit(self._with_gallery, question, False)
 
-    def write(self, change: Callable[[Gallery], T]) -> Future[T]:
+    def write(self, change: Callable[[Store], T]) -> Future[T]:
         """`change`, one after the other."""
         return self._writer.submit(self._with_gallery, change, True)
 
@@ -90,13 +90,13 @@ class Served:
         for pool in (self._writer, self._readers, self._long):
             pool.shutdown(cancel_futures=True)
 
-    def _with_gallery(self, work: Callable[[Gallery], T], write: bool) -> T:
+    def _with_gallery(self, work: Callable[[Store], T], write: bool) -> T:
         """By this thread's own connection, which is opened anew after damage, and where there is another file."""
         file = self._file()
         if hasattr(self._own, "gallery") and self._own.file != file:
             self._leave()
         if not hasattr(self._own, "gallery"):
-            self._own.gallery, self._own.file = open_gallery(self.name, write), file
+            self._own.gallery, self._own.file = open_store(self.name, write), file
         try:
             return work(self._own.gallery)
         except (Damaged, SystemFault):

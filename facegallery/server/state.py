@@ -11,7 +11,7 @@ from typing import Any
 from facegallery.accounts import Key
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.spec import FaceSpec
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.server.guard import Desk
 from facegallery.server.intake import Intake
 from facegallery.server.meters import Meters
@@ -105,7 +105,7 @@ class ServerState:
         return found
 
     async def metrics(self) -> bytes:
-        def read(gallery: Gallery) -> dict[str, int]:
+        def read(gallery: Store) -> dict[str, int]:
             with gallery.reading():
                 return {"faces": gallery.faces, "people": gallery.people, "generation": gallery.generation}
 

@@ -13,7 +13,7 @@ from facegallery.embedder.errors import DataError
 from facegallery.indexer.calibrate import fit
 from facegallery.indexer.derived.derive import position_of
 from facegallery.indexer.search.searcher import Searcher
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.workflows.photos import Say
 from facegallery.workflows.probes import (
     PROBE_BATCH,
@@ -22,7 +22,7 @@ from facegallery.workflows.probes import (
     answered,
     default_split,
     enrolled_notes,
-    open_gallery,
+    open_store,
     splits_of,
 )
 
@@ -40,7 +40,7 @@ def calibrate(
     say: Say,
 ) -> dict[str, Any]:
     """Fits the score from which a hit counts, and keeps it in the gallery."""
-    with open_gallery(name, write=True) as gallery, Searcher(gallery.folder) as searcher:
+    with open_store(name, write=True) as gallery, Searcher(gallery.folder) as searcher:
         own = _own_samples(gallery, searcher, seed)
         reader = ProbeReader(searcher, model, compute, True, say)
         strangers, genuine, notes = _held_out(searcher, reader, sources, split)
@@ -76,7 +76,7 @@ def calibrate(
     }
 
 
-def _own_samples(gallery: Gallery, searcher: Searcher, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _own_samples(gallery: Store, searcher: Searcher, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Enrolled faces asked of all other people: the best score float32 (n,), whose each is and whom it resembles most, int64 (n,)."""
     with gallery.reading():
         ids, owners = gallery.owners()

@@ -26,10 +26,10 @@ from facegallery.indexer.store import lists
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten
 from facegallery.indexer.store.rows import Added
-from facegallery.indexer.store.store import Gallery, new_command
+from facegallery.indexer.store.store import Store, new_command
 from facegallery.indexer.suspects import Looked, look
 from facegallery.workflows.photos import Say, say_understood
-from facegallery.workflows.probes import PROBE_BATCH, ProbeReader, default_split, open_gallery
+from facegallery.workflows.probes import PROBE_BATCH, ProbeReader, default_split, open_store
 
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
 
@@ -54,7 +54,7 @@ def add(
     identity = None if identity is None else person_name(identity)
     if level is not None and identity is not None:
         raise InputError("expected --identity or --identity-level, received both: give one")
-    with open_gallery(name, write=True) as gallery:
+    with open_store(name, write=True) as gallery:
         before = gallery.people
         if source.is_dir() and is_data_set(source):
             if metadata or level is not None:
@@ -123,7 +123,7 @@ def _of_split(listing: Listing, split: str | None) -> Listing:
 
 
 def _add_vectors(
-    gallery: Gallery,
+    gallery: Store,
     selection: Selection,
     identity: str | None,
     readmit: bool,
@@ -139,7 +139,7 @@ def _add_vectors(
 
 
 def _add_photos(
-    gallery: Gallery,
+    gallery: Store,
     listing: Listing,
     identity: str | None,
     readmit: bool,
@@ -168,7 +168,7 @@ def _add_photos(
     return total, {why: n for why, n in left.items() if n}
 
 
-def enrol(gallery: Gallery, row: Row, spec: FaceSpec, identity: str, readmit: bool) -> Added:
+def enrol(gallery: Store, row: Row, spec: FaceSpec, identity: str, readmit: bool) -> Added:
     """One face of a photo, with its pixels, under a name; its crop is kept where the gallery keeps crops.
 
     spec: the contract that the row was made by; raises Replaced where the gallery has another one by now.
@@ -193,7 +193,7 @@ def _join(total: Added, part: Added) -> None:
     total.unsure += part.unsure
 
 
-def _unknown(gallery: Gallery, listing: Listing, readmit: bool) -> tuple[list[Entry], Added]:
+def _unknown(gallery: Store, listing: Listing, readmit: bool) -> tuple[list[Entry], Added]:
     """The photos whose bytes the gallery does not know, and what it knows of the others."""
     done, new = Added(), []
     listed = Forgotten() if readmit else gallery.forgotten()
@@ -217,7 +217,7 @@ def _photo_row(root: Path, entry: Entry) -> Row | None:
     return None if sha256 is None else Row(entry.path, "ok", sha256, entry.identity, face=0)
 
 
-def _note_source(gallery: Gallery, source: Path) -> None:
+def _note_source(gallery: Store, source: Path) -> None:
     """So that a receipt of `forget` can name what fed the gallery."""
     with gallery.writing():
         sources = json.loads(gallery.fact("sources") or "[]")

@@ -14,11 +14,11 @@ from facegallery.embedder.replaceable import check_replaceable, write_own
 from facegallery.embedder.text import unescaped
 from facegallery.embedder.weights import trained_on
 from facegallery.indexer.store.reader import normal
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import forget as forgetting
 from facegallery.indexer.upkeep.traces import Traces
 from facegallery.workflows.photos import Say
-from facegallery.workflows.probes import indexes_root, open_gallery
+from facegallery.workflows.probes import indexes_root, open_store
 
 
 def forget(
@@ -30,7 +30,7 @@ def forget(
     if receipt is not None:
         check_replaceable(receipt, "receipt")
     models = trained_on.stored()
-    with open_gallery(name, write=True) as gallery:
+    with open_store(name, write=True) as gallery:
         traces = forgetting.forget(gallery, _as_spelt(gallery, identity))
         for face_id in forgetting.earlier_ids(gallery, traces):
             traces.add_face(face_id, [], None)
@@ -51,7 +51,7 @@ def forget(
     return done, path
 
 
-def _as_spelt(gallery: Gallery, identity: str) -> str:
+def _as_spelt(gallery: Store, identity: str) -> str:
     """The name that the user means: this one where it is known, else the one that is written so where it cannot be printed."""
     if forgetting.is_known(gallery, identity):
         return identity
@@ -59,7 +59,7 @@ def _as_spelt(gallery: Gallery, identity: str) -> str:
     return plain if plain != identity and forgetting.is_known(gallery, plain) else identity
 
 
-def _doomed(gallery: Gallery, traces: Traces) -> IsDoomed:
+def _doomed(gallery: Store, traces: Traces) -> IsDoomed:
     """What goes from data sets: all faces that were ever forgotten, and the person's names where nobody else has them by now."""
     listed = gallery.forgotten()
 
@@ -76,7 +76,7 @@ def _doomed(gallery: Gallery, traces: Traces) -> IsDoomed:
 def verify_forgotten(name: str, receipt: Path, identity: str | None) -> dict[str, int]:
     """How often what a receipt's ids, and a name, stand for is found in each file of the index, and in how many rows of data sets."""
     done = forgetting.Receipt.read(receipt)
-    with open_gallery(name, write=True) as gallery:
+    with open_store(name, write=True) as gallery:
         found, ids = forgetting.look_again(gallery, done, identity), set(done.face_ids)
         for folder in forgetting.folders_of(done, identity):
             found[str(folder)] = count_rows(

@@ -21,14 +21,14 @@ from facegallery.embedder.text import printable
 from facegallery.indexer.evaluation.evaluate import RANKS
 from facegallery.indexer.search.searcher import Hit, exact_scores
 from facegallery.indexer.search.templates import exact_score
-from facegallery.workflows.probes import open_gallery
+from facegallery.workflows.probes import open_store
 
 if TYPE_CHECKING:
     from facegallery.indexer.evaluation.evaluate import Evaluation, ProbeAnswer
     from facegallery.indexer.evaluation.report import Sheet
     from facegallery.indexer.search.searcher import Searcher
     from facegallery.indexer.store.reader import StoredFace
-    from facegallery.indexer.store.store import Gallery
+    from facegallery.indexer.store.store import Store
     from facegallery.workflows.probes import ProbeReader
     from facegallery.workflows.search import Searched
 
@@ -51,7 +51,7 @@ def draw_answers(name: str, searched: Searched, path: Path) -> None:
     from facegallery.indexer.store import outputs
 
     rows = []
-    with open_gallery(name) as gallery:
+    with open_store(name) as gallery:
         for probe, answers in searched.probes:
             for row, answer in zip(probe.rows, answers, strict=True):
                 if row.vector is not None:
@@ -88,7 +88,7 @@ def _probe_picture(row: Row) -> np.ndarray | None:
     return row.pixels if row.pixels is not None else _without_border(row.crop)
 
 
-def _hit_picture(gallery: Gallery, hit: Hit) -> np.ndarray | None:
+def _hit_picture(gallery: Store, hit: Hit) -> np.ndarray | None:
     return _without_border(gallery.crop(hit.face_id))
 
 

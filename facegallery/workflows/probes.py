@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from facegallery.embedder.pipeline import PhotoStage
     from facegallery.embedder.weights.store import Model
     from facegallery.indexer.search.searcher import Hit, Searcher
-    from facegallery.indexer.store.store import Gallery
+    from facegallery.indexer.store.store import Store
 
 PROBE_BATCH = 512
 TOLD = 20  # photos of which it is said why they are not asked about
@@ -47,12 +47,12 @@ def open_index(name: str) -> Searcher:
     return Searcher(index_folder(indexes_root(), name))
 
 
-def open_gallery(name: str, write: bool = False) -> Gallery:
+def open_store(name: str, write: bool = False) -> Store:
     """The gallery called `name`."""
     from facegallery.indexer import opening
     from facegallery.indexer.store.reader import index_folder
 
-    return opening.open_gallery(index_folder(indexes_root(), name), write)
+    return opening.open_store(index_folder(indexes_root(), name), write)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from facegallery.embedder.faces import align as crops_of
 from facegallery.embedder.pipeline import OnProgress
 from facegallery.embedder.replaceable import check_replaceable, write_own
 from facegallery.indexer.store import outputs
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
 from facegallery.workflows.photos import Say, load_embedder
-from facegallery.workflows.probes import open_gallery
+from facegallery.workflows.probes import open_store
 
 if TYPE_CHECKING:
     from facegallery.embedder.weights.store import Model
@@ -39,7 +39,7 @@ def reembed(
     if report is not None:
         check_replaceable(report, "comparison")
     model = open_model(reference).with_views(views)
-    with open_gallery(name, write=True) as gallery:
+    with open_store(name, write=True) as gallery:
         switch.prepare(gallery, model.spec.with_crop(gallery.spec))
         _embed_missing(gallery, model, compute, on_progress, say)
         comparison = switch.compare(gallery)
@@ -55,7 +55,7 @@ def reembed(
     return asdict(comparison) | {"switched": do_switch}, text
 
 
-def _embed_missing(gallery: Gallery, model: Model, compute: Compute, on_progress: OnProgress, say: Say) -> None:
+def _embed_missing(gallery: Store, model: Model, compute: Compute, on_progress: OnProgress, say: Say) -> None:
     total = switch.missing(gallery)
     if not total:
         return

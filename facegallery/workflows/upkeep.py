@@ -19,7 +19,7 @@ from facegallery.indexer.upkeep.info import info as info_of
 from facegallery.indexer.upkeep.verify import Verified
 from facegallery.indexer.upkeep.verify import verify as verify_gallery
 from facegallery.workflows.photos import Say, quietly, say_understood
-from facegallery.workflows.probes import indexes_root, open_gallery
+from facegallery.workflows.probes import indexes_root, open_store
 
 if TYPE_CHECKING:
     from facegallery.embedder.pipeline import OnProgress
@@ -69,26 +69,26 @@ def _open_vectors(vectors: Path) -> DataSet:
 
 def info(name: str) -> dict[str, Any]:
     """What an index holds and how it stands."""
-    with open_gallery(name) as gallery:
+    with open_store(name) as gallery:
         return info_of(gallery)
 
 
 def verify(name: str) -> Verified:
     """Reads everything; damaged derived files are made anew where the folder can be written."""
     folder = index_folder(indexes_root(), name)
-    with opening.open_gallery(folder, write=os.access(folder, os.W_OK)) as gallery:
+    with opening.open_store(folder, write=os.access(folder, os.W_OK)) as gallery:
         return verify_gallery(gallery)
 
 
 def compact(name: str, keep_undo: float | None, on_progress: OnProgress = lambda done, total: None) -> dict[str, Any]:
     """A new generation; before it, changes older than `keep_undo` seconds are dropped from the log."""
-    with open_gallery(name, write=True) as gallery:
+    with open_store(name, write=True) as gallery:
         dropped = compact_and_drop(gallery, keep_undo, on_progress)
         return {"index": name, "generation": gallery.generation, "faces": gallery.faces, "dropped": dropped}
 
 
 def backup(name: str, path: Path) -> transfer.TransferSummary:
-    with open_gallery(name) as gallery:
+    with open_store(name) as gallery:
         done = transfer.backup(gallery, path)
         outputs.note(gallery.folder, "backup", path)
         return done
@@ -99,6 +99,6 @@ def restore(path: Path, name: str, replace_old: bool, readmit: bool = False) -> 
 
 
 def export(name: str, folder: Path, crops: bool) -> transfer.TransferSummary:
-    with open_gallery(name) as gallery:
+    with open_store(name) as gallery:
         outputs.note(gallery.folder, "export", folder)
         return transfer.export(gallery, folder, crops)

@@ -35,7 +35,7 @@ from facegallery.indexer.derived import flat
 from facegallery.indexer.derived.choose import Choice, choose, wish_of
 from facegallery.indexer.store.database import LINK
 from facegallery.indexer.store.reader import Faces
-from facegallery.indexer.store.store import Gallery, versions
+from facegallery.indexer.store.store import Store, versions
 
 REPORT, OWNERS, CODES = "report.json", "owners.npy", "candidates.faiss"
 BUILDING = "-built"  # how the name of a folder ends that is not finished
@@ -93,7 +93,7 @@ def check_centring(gallery: Faces) -> None:
 
 
 @system_faults()
-def compact(gallery: Gallery, on_progress: OnProgress = _unseen) -> bool:
+def compact(gallery: Store, on_progress: OnProgress = _unseen) -> bool:
     """Builds the next generation beside the current one and swaps; writers wait only for the swap. on_progress: faces written, all faces.
 
     False where another process has swapped meanwhile. An encrypted gallery has no derived files: its searchers read it anew.
@@ -114,7 +114,7 @@ def compact(gallery: Gallery, on_progress: OnProgress = _unseen) -> bool:
 
 
 @system_faults()
-def derive(gallery: Gallery) -> None:
+def derive(gallery: Store) -> None:
     """The next generation from the rows of the transaction that is open, to be committed with them."""
     temporary = None if gallery.encrypted else _write(gallery, gallery.generation + 1)
     try:
@@ -143,7 +143,7 @@ def position_of(gallery: Faces) -> Position:
     return Position(*gallery.execute(sql)[0])
 
 
-def adopt(gallery: Gallery, temporary: Path | None, position: Position) -> None:
+def adopt(gallery: Store, temporary: Path | None, position: Position) -> None:
     """Makes a finished folder the next generation, within a transaction; `position` is that of the rows it was made from."""
     generation = gallery.generation + 1
     if temporary is not None:
@@ -160,7 +160,7 @@ def adopt(gallery: Gallery, temporary: Path | None, position: Position) -> None:
     gallery.set_fact("changes", gallery.chain_of_changes())
 
 
-def _write(gallery: Gallery, generation: int, on_progress: OnProgress = _unseen) -> Path:
+def _write(gallery: Store, generation: int, on_progress: OnProgress = _unseen) -> Path:
     """A folder with all derived files of the snapshot, on disk when it returns."""
     drop_stale_temporaries(gallery.folder)
     folder = gallery.folder / f"{temporary_prefix()}{uuid.uuid4().hex}{BUILDING}"  # a thread's own
@@ -258,7 +258,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 @system_faults()
-def tidy(gallery: Gallery) -> None:
+def tidy(gallery: Store) -> None:
     """Points index.faiss at the committed generation and removes all others."""
     with gallery.writing():  # so that no other process is between its rename and its commit
         folder, current = gallery.folder, built_folder(gallery.folder, gallery.generation)
@@ -307,7 +307,7 @@ def is_due(gallery: Faces) -> bool:
     )
 
 
-def compact_if_due(gallery: Gallery) -> bool:
+def compact_if_due(gallery: Store) -> bool:
     """What writers call after their commit: a rebuild where one is due. A full disk only puts it off."""
     if gallery.generation == 0 or not is_due(gallery):
         return False
@@ -358,7 +358,7 @@ def _is_as_written(path: Path, wanted: dict[str, Any], hash_up_to: float) -> boo
     return False
 
 
-def gallery_mean(gallery: Gallery, table: str = "vectors") -> bytes:
+def gallery_mean(gallery: Store, table: str = "vectors") -> bytes:
     """float64 (d,), as the fact `mean` holds it: the mean of all vectors."""
     total, n = np.float64(0), 0
     for ids, xb in gallery.vectors(table=table):

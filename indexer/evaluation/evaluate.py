@@ -22,7 +22,7 @@ from facegallery.indexer.evaluation import openset
 from facegallery.indexer.evaluation.openset import Difference, OpenSet, Rate
 from facegallery.indexer.metrics import Paired, cmc, cmc_intervals, compare, reciprocal_ranks, share_intervals
 from facegallery.indexer.search.searcher import ANSWERS, Hit
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 
 RANKS = 20  # answers to a probe: the length of the CMC curve
 MISSED = -np.inf
@@ -92,7 +92,7 @@ class Evaluation:
 
     @classmethod
     def of(
-        cls, gallery: Gallery, found: Sequence[ProbeAnswer], strangers: Sequence[ProbeAnswer] = (), seed: int = 0
+        cls, gallery: Store, found: Sequence[ProbeAnswer], strangers: Sequence[ProbeAnswer] = (), seed: int = 0
     ) -> Evaluation:
         """found: answers to probes, those of people who are not enrolled being strangers, those without a name left out. strangers:
         answers to more photos, which count unless the person is enrolled. Raises DataError where no probe is of an enrolled person."""

@@ -15,7 +15,7 @@ from facegallery.embedder.errors import DataError, GalleryError, InputError
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.calibrate import Calibration, staleness
 from facegallery.indexer.derived.derive import centred
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search import filters, templates
 from facegallery.indexer.search.candidates import Candidates, Shortlist, log
 from facegallery.indexer.store.reader import StoredFace
@@ -50,7 +50,7 @@ class Searcher:
 
     def __init__(self, folder: str | Path, key: bytes | None = None):
         """Raises GalleryError where there is no index or it is damaged; damage to derived files is logged and worked around."""
-        self.gallery = open_gallery(folder, key=key)
+        self.gallery = open_store(folder, key=key)
         self.warnings: list[str] = []  # differences that are allowed, from `check_spec`
         self._kept: tuple[Any, np.ndarray | None] = (None, None)  # the last filter's faces, and what they hold for
         self._people: tuple[Any, templates.Templates | None] = (None, None)

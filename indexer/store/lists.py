@@ -11,7 +11,7 @@ from facegallery.embedder.errors import FaceGalleryError
 from facegallery.indexer.store.checksums import SALT_BYTES
 from facegallery.indexer.store.database import CIPHER_FILE, FILE, LINK, environment_key, no_key
 from facegallery.indexer.store.forgotten import ENDING, FOLDER, Forgotten, Unreadable, list_path, read, write
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 
 
 def recover(folder: Path, readmit: bool = False) -> Forgotten:
@@ -52,7 +52,7 @@ def in_gallery(folder: Path) -> Forgotten | None:
     """The list by gallery.db, damaged elsewhere perhaps; None where it cannot be read whole."""
     if not _size(folder / FILE):
         return None
-    with contextlib.suppress(FaceGalleryError), Gallery(folder, False) as gallery:
+    with contextlib.suppress(FaceGalleryError), Store(folder, False) as gallery:
         lost = gallery.generation == 0 and os.path.lexists(folder / LINK)
         return None if lost else gallery.forgotten()
     return None

@@ -30,7 +30,7 @@ from facegallery.indexer.store.reader import AMONG, FACES
 from facegallery.indexer.store.rows import Added, Rows
 
 
-class Gallery(Rows):
+class Store(Rows):
     """A gallery of faces: what it holds, and the verbs that change it. Every verb is one transaction, on disk when it returns."""
 
     def __init__(
@@ -38,15 +38,15 @@ class Gallery(Rows):
         folder: Path,
         writable: bool,
         key: bytes | None = None,
-        after_commit: Callable[[Gallery], None] = lambda gallery: None,
+        after_commit: Callable[[Store], None] = lambda gallery: None,
     ):
         """after_commit: called when a verb has changed who is enrolled, for an index that may need a rebuild. See `facegallery.indexer.opening`."""
         self._after_commit = after_commit
         super().__init__(folder, writable, key)
 
-    def another(self, write: bool = False) -> Gallery:
+    def another(self, write: bool = False) -> Store:
         """A second connection to the same file."""
-        return Gallery(self.folder, write, self.key, self._after_commit)
+        return Store(self.folder, write, self.key, self._after_commit)
 
     # verbs
 

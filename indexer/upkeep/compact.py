@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 from facegallery.indexer.derived.derive import OnProgress, compact
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.forget import finish_pending
 from facegallery.indexer.upkeep.switch import drop_other
 
 
 def compact_and_drop(
-    gallery: Gallery, keep_undo: float | None = None, on_progress: OnProgress = lambda done, total: None
+    gallery: Store, keep_undo: float | None = None, on_progress: OnProgress = lambda done, total: None
 ) -> int:
     """The next generation, beside the one in use; before it, what `undo` and the way back to another model need is dropped where it is
     older than `keep_undo` seconds. Returns how many lines of the log were dropped."""

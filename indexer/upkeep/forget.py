@@ -3,7 +3,7 @@ anything is left, and a receipt.
 
 The rows go in one transaction. What remains is noted in the gallery as pending until SQLite could cut its write-ahead log, which a reader
 of an older state can hold up, and until no build is at work, which may be of an older state; whoever builds, and every later
-`open_gallery`, tries again.
+`open_store`, tries again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.errors import Busy, guarded
 from facegallery.indexer.store.log import LogEntry
 from facegallery.indexer.store.reader import AMONG, Faces, name_key, normal
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.traces import PIECE, Traces, files_below, without_names
 
 PENDING = "forgetting"
@@ -73,7 +73,7 @@ class Receipt:
 # out of the gallery ---------------------------------------------------------
 
 
-def forget(gallery: Gallery, identity: str) -> Traces:
+def forget(gallery: Store, identity: str) -> Traces:
     """Takes a person out for good, all that the gallery ever held of them; returns what is to be looked for.
 
     A second call, after one that was stopped, finishes it. Raises GalleryError for a name that is not, and was not, here.
@@ -91,18 +91,18 @@ def forget(gallery: Gallery, identity: str) -> Traces:
     return traces
 
 
-def forget_and_look(gallery: Gallery, identity: str) -> Receipt:
+def forget_and_look(gallery: Store, identity: str) -> Receipt:
     """Takes a person out for good, and looks for what is left in every file. There is no undo."""
     traces = forget(gallery, identity)
     return receipt_of(gallery, traces, {}, not finish_pending(gallery, CUT_WAIT_MS))
 
 
-def is_known(gallery: Gallery, identity: str) -> bool:
+def is_known(gallery: Store, identity: str) -> bool:
     """Whether somebody is, was or was forgotten under a name."""
     return meant(gallery, identity) is not None
 
 
-def meant(gallery: Gallery, identity: str) -> str | None:
+def meant(gallery: Store, identity: str) -> str | None:
     """The name, as it was given or in its one spelling, of somebody who is, was or was forgotten here; None where there is none."""
     known = "SELECT 1 FROM people WHERE name = ? UNION SELECT 1 FROM trash WHERE identity = ?"
     names = dict.fromkeys((identity, normal(identity), spelling(identity)))
@@ -112,7 +112,7 @@ def meant(gallery: Gallery, identity: str) -> str | None:
     return next((name for name in reversed(names) if listed.holds(name_key(name))), None)
 
 
-def _collect(gallery: Gallery, identity: str) -> Traces:
+def _collect(gallery: Store, identity: str) -> Traces:
     """The person's names, old ones too, their faces and those that were removed of them."""
     names = _names(gallery.lines(), identity)
     traces = Traces(names - gallery.enrolled(names - {identity}))  # an old name may be another person's by now
@@ -140,7 +140,7 @@ def _collect(gallery: Gallery, identity: str) -> Traces:
     return traces
 
 
-def _with_others(gallery: Gallery, photos: set[str], face_ids: set[str]) -> set[str]:
+def _with_others(gallery: Store, photos: set[str], face_ids: set[str]) -> set[str]:
     """Those photos that show somebody else too, whose row keeps their hash."""
     both = json.dumps([*photos]), json.dumps([*face_ids])
     sql = " UNION ".join(
@@ -162,7 +162,7 @@ def _names(lines: Sequence[LogEntry], identity: str) -> set[str]:
     return names
 
 
-def _erase(gallery: Gallery, traces: Traces) -> None:
+def _erase(gallery: Store, traces: Traces) -> None:
     face_ids, names = json.dumps(sorted(traces.face_ids)), json.dumps(sorted(traces.names))
     ids = [id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (face_ids,))]
     gallery.drop(ids)
@@ -178,7 +178,7 @@ def _erase(gallery: Gallery, traces: Traces) -> None:
     traces.before = listed.person(map(name_key, traces.names))
 
 
-def _erase_line(gallery: Gallery, line: LogEntry, traces: Traces) -> None:
+def _erase_line(gallery: Store, line: LogEntry, traces: Traces) -> None:
     """Takes faces and names out of a line of the log; a line that says nothing without them goes."""
     match line.detail:
         case {"faces": faces}:
@@ -205,7 +205,7 @@ def _sources(gallery: Faces) -> list[str]:
     return json.loads(gallery.fact("sources") or "[]")
 
 
-def _erase_facts(gallery: Gallery, traces: Traces) -> None:
+def _erase_facts(gallery: Store, traces: Traces) -> None:
     """Later receipts need the paths of what fed the gallery: only the folders that are called like the person lose their names."""
     kept = [without_names(source, traces.names) for source in traces.sources]
     if kept != traces.sources:
@@ -216,12 +216,12 @@ def _erase_facts(gallery: Gallery, traces: Traces) -> None:
 
 
 def finish_pending(gallery: Faces, wait_ms: int = 0) -> bool:
-    """Finishes a `forget` that a reader or a crash held up; False where it still has to wait. What `open_gallery` calls."""
+    """Finishes a `forget` that a reader or a crash held up; False where it still has to wait. What `open_store` calls."""
     if gallery.fact(PENDING) is None:
         return True
     if not os.access(gallery.folder, os.W_OK):
         return False
-    with Gallery(gallery.folder, True, gallery.key) as writer:
+    with Store(gallery.folder, True, gallery.key) as writer:
         writer.connection.set_busy_timeout(wait_ms)
         try:
             tidy(writer)
@@ -249,7 +249,7 @@ def cut(gallery: Faces) -> bool:
 # what is left ---------------------------------------------------------------
 
 
-def look(gallery: Gallery, traces: Traces, data_sets: Sequence[Path] = ()) -> dict[str, int]:
+def look(gallery: Store, traces: Traces, data_sets: Sequence[Path] = ()) -> dict[str, int]:
     """How often something of a person stands in each file of the index, free pages and all, and of data sets.
 
     In data sets names are not looked for: their bytes are compressed, and what is left of them are texts of others.
@@ -261,7 +261,7 @@ def look(gallery: Gallery, traces: Traces, data_sets: Sequence[Path] = ()) -> di
     return found | {str(path): nameless.count(path) for folder in data_sets for path in files_below(folder)}
 
 
-def look_and_clean(gallery: Gallery, traces: Traces, data_sets: Sequence[Path] = ()) -> dict[str, int]:
+def look_and_clean(gallery: Store, traces: Traces, data_sets: Sequence[Path] = ()) -> dict[str, int]:
     """`look`, and where SQLite left something in a page, all pages written anew and another look."""
     found = look(gallery, traces, data_sets)
     if found.get(str(gallery.path)) and not gallery.encrypted and gallery.fact(PENDING) is None:
@@ -292,7 +292,7 @@ def _texts_with(gallery: Faces, name: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def in_other_indexes(gallery: Gallery, traces: Traces) -> tuple[dict[str, int], list[str]]:
+def in_other_indexes(gallery: Store, traces: Traces) -> tuple[dict[str, int], list[str]]:
     """How many faces of a person each other index of the root holds, by id or by the same vector; and the names of those that cannot be read."""
     found, unread = {}, []
     for path in sorted(gallery.folder.parent.glob(f"[!_]*/{FILE}")):
@@ -332,7 +332,7 @@ class Findings:
         return text
 
 
-def receipt_of(gallery: Gallery, traces: Traces, cleaned: dict[str, int], pending: bool) -> Receipt:
+def receipt_of(gallery: Store, traces: Traces, cleaned: dict[str, int], pending: bool) -> Receipt:
     """The receipt, with a look at every file: data sets in `cleaned` (folder: rows taken out) too."""
     files = look_and_clean(gallery, traces, [Path(folder) for folder in cleaned])
     pending = pending or gallery.fact(PENDING) is not None
@@ -359,7 +359,7 @@ def receipt_of(gallery: Gallery, traces: Traces, cleaned: dict[str, int], pendin
     return receipt
 
 
-def _not_cleaned(gallery: Gallery, traces: Traces, receipt: Receipt, paths: Findings, cleaned: set[str]) -> list[str]:
+def _not_cleaned(gallery: Store, traces: Traces, receipt: Receipt, paths: Findings, cleaned: set[str]) -> list[str]:
     cleaned = cleaned | {without_names(path, traces.names) for path in cleaned}
     lines = [f"data set or photos: {paths.shown(source)}" for source in traces.sources if source not in cleaned]
     lines += [f"index {name}: {n} faces of this person" for name, n in receipt.others.items()]
@@ -372,7 +372,7 @@ def _not_cleaned(gallery: Gallery, traces: Traces, receipt: Receipt, paths: Find
     return [*dict.fromkeys(lines), "the original photos", "backups and exports of this index"]
 
 
-def _notes(gallery: Gallery, traces: Traces, receipt: Receipt, unread: list[str]) -> list[str]:
+def _notes(gallery: Store, traces: Traces, receipt: Receipt, unread: list[str]) -> list[str]:
     notes = []
     with gallery.reading():
         others = {
@@ -400,7 +400,7 @@ def _notes(gallery: Gallery, traces: Traces, receipt: Receipt, unread: list[str]
     return notes
 
 
-def look_again(gallery: Gallery, receipt: Receipt, identity: str | None) -> dict[str, int]:
+def look_again(gallery: Store, receipt: Receipt, identity: str | None) -> dict[str, int]:
     """`look` by a receipt's ids, and a name where it is given; raises GalleryError where that person is enrolled again."""
     if identity is not None and gallery.enrolled([identity]):
         raise GalleryError(
@@ -418,7 +418,7 @@ def folders_of(receipt: Receipt, identity: str | None) -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
-def earlier_ids(gallery: Gallery, traces: Traces) -> set[str]:
+def earlier_ids(gallery: Store, traces: Traces) -> set[str]:
     """Those face_ids in earlier receipts, where `forget` puts them, that are the same person's."""
     ids: set[str] = set()
     for path in gallery.folder.parent.glob(f"{gallery.folder.name}-forgotten-*.json"):

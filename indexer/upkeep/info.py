@@ -7,13 +7,13 @@ from typing import Any
 from facegallery.indexer.calibrate import Calibration, staleness
 from facegallery.indexer.derived.choose import wish_of
 from facegallery.indexer.derived.derive import behind, read_report
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.forget import PENDING
 from facegallery.indexer.upkeep.switch import other_spec
 from facegallery.indexer.upkeep.traces import files_below, size_of
 
 
-def info(gallery: Gallery) -> dict[str, Any]:
+def info(gallery: Store) -> dict[str, Any]:
     """Faces, people, model, how far it is behind its last build, calibration, sizes; of one snapshot."""
     with gallery.reading():
         spec, (built, added, changed), other = gallery.spec, behind(gallery), other_spec(gallery)

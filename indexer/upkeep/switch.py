@@ -16,7 +16,7 @@ from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.derived.derive import centred, derive, gallery_mean, tidy
 from facegallery.indexer.metrics import BLOCK_SCORES
 from facegallery.indexer.store.checksums import checksum
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 
 ASKED = 10_000  # faces that a report asks at most
 BATCH = 1024
@@ -57,7 +57,7 @@ class SwitchComparison:
         )
 
 
-def prepare(gallery: Gallery, spec: FaceSpec) -> None:
+def prepare(gallery: Store, spec: FaceSpec) -> None:
     """Makes room for vectors by `spec`; those that are there already by it stay. Raises GalleryError where that is the gallery's own, or
     a face has no crop."""
     if spec.fingerprint == gallery.spec.fingerprint:
@@ -78,25 +78,25 @@ def prepare(gallery: Gallery, spec: FaceSpec) -> None:
         )
 
 
-def other_spec(gallery: Gallery) -> FaceSpec | None:
+def other_spec(gallery: Store) -> FaceSpec | None:
     """The contract of the vectors that stand beside the gallery's own, or None."""
     text = gallery.fact("other_spec")
     return None if text is None else FaceSpec.from_json(text)
 
 
-def other_mean(gallery: Gallery) -> np.ndarray | None:
+def other_mean(gallery: Store) -> np.ndarray | None:
     """What centring takes from the other model's vectors: what it took when they were in use, else their mean; None without centring."""
     if gallery.mean is None:
         return None
     return np.frombuffer(gallery.fact("other_mean") or gallery_mean(gallery, "other_vectors"), "<f8")
 
 
-def missing(gallery: Gallery) -> int:
+def missing(gallery: Store) -> int:
     """How many faces have no vector by the other model yet."""
     return gallery.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM other_vectors)")[0][0]
 
 
-def pending(gallery: Gallery) -> Iterator[list[tuple[int, bytes]]]:
+def pending(gallery: Store) -> Iterator[list[tuple[int, bytes]]]:
     """Blocks of (id, PNG) of the faces that have no vector by the other model yet; store each before the next."""
     sql = (
         "SELECT faces.id, face_id, image FROM faces WHERE id NOT IN (SELECT id FROM other_vectors) AND id IN (SELECT id FROM crops) "
@@ -107,7 +107,7 @@ def pending(gallery: Gallery) -> Iterator[list[tuple[int, bytes]]]:
         yield [(id, png) for id, png in crops if png is not None]
 
 
-def store(gallery: Gallery, ids: Sequence[int], xb: np.ndarray) -> None:
+def store(gallery: Store, ids: Sequence[int], xb: np.ndarray) -> None:
     """Vectors by the other model, float32 (n, d); faces that were removed meanwhile are passed over. Raises DataError for another d."""
     if (other := other_spec(gallery)) is None or xb.shape != (len(ids), other.dimension):
         raise DataError(
@@ -121,7 +121,7 @@ def store(gallery: Gallery, ids: Sequence[int], xb: np.ndarray) -> None:
         )
 
 
-def compare(gallery: Gallery, seed: int = 0) -> SwitchComparison:
+def compare(gallery: Store, seed: int = 0) -> SwitchComparison:
     """Who would be answered differently: every enrolled face (at most ASKED, drawn by `seed`) asked against all others."""
     with gallery.reading():
         spec, other = gallery.spec, other_spec(gallery)
@@ -160,9 +160,7 @@ def compare(gallery: Gallery, seed: int = 0) -> SwitchComparison:
         )
 
 
-def _answers(
-    gallery: Gallery, table: str, mean: np.ndarray | None, asked: np.ndarray, owners: np.ndarray
-) -> np.ndarray:
+def _answers(gallery: Store, table: str, mean: np.ndarray | None, asked: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """int64 (len(asked),): the owner of the face nearest to each asked one, itself left out."""
     xb = np.concatenate([centred(x, mean) for _, x in gallery.vectors(table=table)])
     answers, step = np.empty(len(asked), np.int64), max(1, BLOCK_SCORES // len(xb))
@@ -174,7 +172,7 @@ def _answers(
     return answers
 
 
-def switch(gallery: Gallery) -> None:
+def switch(gallery: Store) -> None:
     """The other model's vectors become the gallery's own, and its own the other's, in one transaction; people, ids and log stay."""
     with gallery.writing():
         spec, other = gallery.spec, other_spec(gallery)
@@ -204,7 +202,7 @@ def switch(gallery: Gallery) -> None:
     tidy(gallery)
 
 
-def drop_other(gallery: Gallery) -> None:
+def drop_other(gallery: Store) -> None:
     """Gives up the other model's vectors, within a transaction."""
     gallery.execute("DELETE FROM other_vectors")
     for key in ("other_spec", "other_mean", "switched"):

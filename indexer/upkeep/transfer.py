@@ -29,13 +29,13 @@ from facegallery.embedder.files import (
     temporary_beside,
 )
 from facegallery.indexer.derived.derive import derive, tidy
-from facegallery.indexer.opening import create_gallery
+from facegallery.indexer.opening import create_store
 from facegallery.indexer.store import forgotten, lists
 from facegallery.indexer.store.database import CIPHER, CIPHER_FILE, FILE, PLAIN, remove_file
 from facegallery.indexer.store.errors import Damaged, damaged
 from facegallery.indexer.store.forgotten import Forgotten
 from facegallery.indexer.store.reader import AMONG, check_name, name_key
-from facegallery.indexer.store.store import Gallery, versions
+from facegallery.indexer.store.store import Store, versions
 from facegallery.indexer.upkeep.verify import problems
 
 # in an order in which each row's references are there before it
@@ -56,7 +56,7 @@ class TransferSummary:
 # backups --------------------------------------------------------------------
 
 
-def backup(gallery: Gallery, path: Path) -> TransferSummary:
+def backup(gallery: Store, path: Path) -> TransferSummary:
     """One file with everything of the newest commit, encrypted as the gallery is; readers and writers go on meanwhile.
 
     Raises InputError where the file is there.
@@ -89,7 +89,7 @@ def backup(gallery: Gallery, path: Path) -> TransferSummary:
     return TransferSummary(str(path), faces, people)
 
 
-def _counts(gallery: Gallery, copy: Path) -> tuple[int, int]:
+def _counts(gallery: Store, copy: Path) -> tuple[int, int]:
     """How many faces and people a copy holds: the gallery may have changed since."""
     gallery.execute("ATTACH ? AS copy", (str(copy),))
     try:
@@ -111,7 +111,7 @@ def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = Fal
     folder, path = Path(folder), Path(path)
     check_name(folder.name)
     if (folder / FILE).exists() and not replace:
-        with Gallery(folder, False) as there:
+        with Store(folder, False) as there:
             if there.generation:
                 raise GalleryError(
                     f"expected a new name, {folder.name} is there: choose another --name, or --replace it by its backup"
@@ -133,7 +133,7 @@ def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = Fal
         raise from_os_error(error) from None
 
 
-def _kin(source: Gallery, folder: Path) -> list[Path]:
+def _kin(source: Store, folder: Path) -> list[Path]:
     """The other indexes of the root that a backup may be of: those that share its salt, and those that cannot say it."""
     salts = source.forgotten().salts
     names = {forgotten.name_of(salt) for salt in salts}
@@ -148,12 +148,12 @@ def _kin(source: Gallery, folder: Path) -> list[Path]:
     return [other for other, listed in others if is_kin(other, listed)]
 
 
-def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], readmit: bool) -> TransferSummary:
+def _restore(source: Store, path: Path, folder: Path, kin: Sequence[Path], readmit: bool) -> TransferSummary:
     if not (folder / FILE).exists() or not (folder / FILE).stat().st_size:
         lists.begin(folder, readmit, source.encrypted)
     salts = source.forgotten().salts
     known = [lists.recover(other, readmit).of_salts(salts) for other in kin]
-    with create_gallery(folder, source.encrypted) as target:
+    with create_store(folder, source.encrypted) as target:
         if target.encrypted != source.encrypted:
             raise GalleryError(
                 f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name"
@@ -168,7 +168,7 @@ def _restore(source: Gallery, path: Path, folder: Path, kin: Sequence[Path], rea
         return TransferSummary(str(folder), target.faces, target.people, left_out)
 
 
-def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Gallery:
+def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Store:
     """A copy of a backup as a sound gallery of this version; in the folder of the index, where any later writer clears it away."""
     stack.callback(_drop_empty_folder, inside)
     drop_stale_temporaries(make_folder(inside))
@@ -187,7 +187,7 @@ def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Gallery:
     if not plain:
         (folder / CIPHER_FILE).write_text(f"{CIPHER}\n")
     try:
-        gallery = stack.enter_context(Gallery(folder, True))
+        gallery = stack.enter_context(Store(folder, True))
         gallery.check_version()
         with gallery.writing():  # migrates it
             if not gallery.generation:
@@ -208,7 +208,7 @@ def _drop_empty_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def _copy(source: Gallery, target: Gallery, known: Forgotten, readmit: bool) -> int:
+def _copy(source: Store, target: Store, known: Forgotten, readmit: bool) -> int:
     """Everything of one gallery in the other, but those in `known` who were forgotten since; returns how many faces stay forgotten."""
     before = source.forgotten()
     generation = target.generation
@@ -230,13 +230,13 @@ def _copy(source: Gallery, target: Gallery, known: Forgotten, readmit: bool) -> 
     return left_out
 
 
-def _texts_of(gallery: Gallery) -> set[str]:
+def _texts_of(gallery: Store) -> set[str]:
     """face_ids of all who are enrolled, and their names as they are hashed."""
     pairs = gallery.rows("SELECT face_id, name FROM faces JOIN people ON people.id = person")
     return {text for face_id, name in pairs for text in (face_id, name_key(name))}
 
 
-def _drop_forgotten(gallery: Gallery, since: Forgotten) -> int:
+def _drop_forgotten(gallery: Store, since: Forgotten) -> int:
     """Takes out every face, enrolled or removed, whose id or whose person's name is on the list; returns how many."""
     pairs = gallery.execute(
         "SELECT face_id, name FROM faces JOIN people ON people.id = person UNION SELECT face_id, identity FROM trash"
@@ -253,7 +253,7 @@ def _drop_forgotten(gallery: Gallery, since: Forgotten) -> int:
 # data sets ------------------------------------------------------------------
 
 
-def export(gallery: Gallery, out: Path, crops: bool = False) -> TransferSummary:
+def export(gallery: Store, out: Path, crops: bool = False) -> TransferSummary:
     """The gallery as it is now as a data set: corrected names, vectors, and crops where they are wanted and were kept.
 
     The same call again writes what has changed since. Waits for another process that writes to the folder.

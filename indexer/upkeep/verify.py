@@ -12,7 +12,7 @@ from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.errors import Damaged
 from facegallery.indexer.store.kinds import Counts
 from facegallery.indexer.store.migrations import COUNTED
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.store.totals import SINCE, count
 
 PROBLEMS = 20  # that are spelt out
@@ -46,7 +46,7 @@ class Verified:
         ]
 
 
-def verify(gallery: Gallery) -> Verified:
+def verify(gallery: Store) -> Verified:
     """Reads everything; derived files that are damaged are made again where the truth is sound and the folder can be written."""
     with gallery.reading():
         done = Verified(
@@ -65,7 +65,7 @@ def verify(gallery: Gallery) -> Verified:
     return done
 
 
-def problems(gallery: Gallery) -> Iterator[str]:
+def problems(gallery: Store) -> Iterator[str]:
     """A line for each thing that is not as it was written, in the snapshot that is open."""
     for (line,) in gallery.execute("PRAGMA integrity_check(20)"):
         if line != "ok":
@@ -77,7 +77,7 @@ def problems(gallery: Gallery) -> Iterator[str]:
             yield str(error)
 
 
-def _facts(gallery: Gallery) -> Iterator[str]:
+def _facts(gallery: Store) -> Iterator[str]:
     for key, value, stored in gallery.execute("SELECT key, value, checksum FROM meta"):
         if checksum(key, value) != stored:
             yield f"{gallery.path}: the entry {key!r} was changed"
@@ -85,7 +85,7 @@ def _facts(gallery: Gallery) -> Iterator[str]:
         gallery.needed_fact(key)
 
 
-def _notes(gallery: Gallery) -> Iterator[str]:
+def _notes(gallery: Store) -> Iterator[str]:
     """What an index that an older version made does not tell."""
     if gallery.version < COUNTED:
         yield "whether another program deleted rows; this is checked from the next change of the index on"
@@ -93,7 +93,7 @@ def _notes(gallery: Gallery) -> Iterator[str]:
         yield f"whether another program deleted rows before {time.strftime('%Y-%m-%d', time.gmtime(since))}, when an older version made the index"
 
 
-def _totals(gallery: Gallery) -> Iterator[str]:
+def _totals(gallery: Store) -> Iterator[str]:
     """Rows that are missing or too many, and counts of columns' values that do not fit the faces."""
     if gallery.version < COUNTED:
         return
@@ -103,7 +103,7 @@ def _totals(gallery: Gallery) -> Iterator[str]:
         yield f"{gallery.path}: the kinds of its columns do not fit its faces"
 
 
-def _owners(gallery: Gallery) -> Iterator[str]:
+def _owners(gallery: Store) -> Iterator[str]:
     gallery.check_owners()
     gallery.check_counter()
     for sql, what in [
@@ -122,14 +122,14 @@ def _owners(gallery: Gallery) -> Iterator[str]:
             yield f"{gallery.path}: {what}"
 
 
-def _lists(gallery: Gallery) -> Iterator[str]:
+def _lists(gallery: Store) -> Iterator[str]:
     gallery.changes(0, b"")
     gallery.forgotten_hashes()
     gallery.check_log()
     yield from ()
 
 
-def _rows(gallery: Gallery) -> Iterator[str]:
+def _rows(gallery: Store) -> Iterator[str]:
     """Every face with its vector and crop; one that is wrong does not hide the others."""
     last = 0
     while ids := [id for (id,) in gallery.execute("SELECT id FROM faces WHERE id > ? ORDER BY id LIMIT 1024", (last,))]:
@@ -146,13 +146,13 @@ def _rows(gallery: Gallery) -> Iterator[str]:
                     yield str(error)
 
 
-def _other_vectors(gallery: Gallery) -> Iterator[str]:
+def _other_vectors(gallery: Store) -> Iterator[str]:
     for id, vector, stored in gallery.rows("SELECT id, vector, checksum FROM other_vectors"):
         if checksum(id, vector) != stored:
             yield f"{gallery.path}: another model's vector of face number {id} was changed"
 
 
-def _trash(gallery: Gallery) -> Iterator[str]:
+def _trash(gallery: Store) -> Iterator[str]:
     for line in gallery.lines():
         gallery.removed_by(line.id)
     if gallery.execute("SELECT 1 FROM trash WHERE line NOT IN (SELECT id FROM log)"):

@@ -20,7 +20,7 @@ from facegallery.embedder.errors import DataError, GalleryError, InputError, Sys
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.build import Selection, build
 from facegallery.indexer.derived.derive import Sink, centred
-from facegallery.indexer.opening import create_gallery, open_gallery
+from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.upkeep.forget import forget_and_look
 from facegallery.workflows.upkeep import build_index
@@ -59,7 +59,7 @@ def test_plain_faiss_opens_it_and_it_holds_the_vectors(tmp_path):
         faiss.rev_swig_ptr(faiss.downcast_index(index.index).get_xb(), 27 * D).reshape(27, D) == synthetic.vectors(9, 3)
     ).all()
     _, found = index.search(rows[13].vector[None], 1)
-    with open_gallery(tmp_path / "i" / "nine") as gallery:
+    with open_store(tmp_path / "i" / "nine") as gallery:
         assert gallery.fetch(found[0])[14].face_id == rows[13].face_id
     assert (report.n, report.d, report.people, report.changed, report.kind, report.centred) == (
         27,
@@ -119,7 +119,7 @@ def test_centring_is_frozen_and_stored_vectors_stay(tmp_path):
     index = faiss.read_index(str(tmp_path / "i" / "index.faiss"))
     got = faiss.rev_swig_ptr(faiss.downcast_index(index.index).get_xb(), xb.size).reshape(xb.shape)
     np.testing.assert_allclose(got, want, atol=1e-6)
-    with open_gallery(tmp_path / "i") as gallery:
+    with open_store(tmp_path / "i") as gallery:
         np.testing.assert_allclose(gallery.mean, mean, atol=1e-12)
         assert (next(gallery.vectors())[1] == xb).all()
 
@@ -130,7 +130,7 @@ def test_centring_needs_faces_that_differ(tmp_path):
     with pytest.raises(DataError, match="--centre"):
         build(data, tmp_path / "i", centre=True)
     with pytest.raises(GalleryError, match="there is none"):
-        open_gallery(tmp_path / "i")
+        open_store(tmp_path / "i")
     assert (centred(x[None], x.astype(np.float64)) == 0).all()
 
 
@@ -160,7 +160,7 @@ def mixed() -> list:
 )
 def test_rows_are_chosen_and_the_others_counted(tmp_path, split, names, left_out):
     report = build(synthetic.write(tmp_path / "v", mixed(), per_shard=2), tmp_path / "i", split)
-    with open_gallery(tmp_path / "i") as gallery:
+    with open_store(tmp_path / "i") as gallery:
         assert [name for (name,) in gallery.rows("SELECT name FROM people ORDER BY id")] == names
     assert report.left_out == left_out and report.n + sum(left_out.values()) == 7
     assert "rows left out: 6 of another split" in report.text or split != "probe"
@@ -202,7 +202,7 @@ def test_the_users_columns_are_kept(tmp_path):
     rows = synthetic.rows(2, 1)
     rows[0].extra = {"year": "1999", "tag": "Übung"}
     build(synthetic.write(tmp_path / "v", rows, extra=["year", "tag"]), tmp_path / "i")
-    with open_gallery(tmp_path / "i") as gallery:
+    with open_store(tmp_path / "i") as gallery:
         assert [json.loads(text) for (text,) in gallery.rows("SELECT extra FROM faces ORDER BY id")] == [
             rows[0].extra,
             {},
@@ -223,7 +223,7 @@ def test_nothing_to_enrol(tmp_path):
     with pytest.raises(DataError, match="split 'probe' in .*, it has no splits at all"):
         build(data, tmp_path / "i", "probe")
     with pytest.raises(GalleryError, match="there is none"):
-        open_gallery(tmp_path / "i")
+        open_store(tmp_path / "i")
 
 
 def test_a_refused_build_leaves_nothing_and_says_how_people_are_named(tmp_path):
@@ -329,7 +329,7 @@ def test_replace_says_which_changes_it_replaces(tmp_path):
     data = synthetic.write(tmp_path / "v", synthetic.rows(5, 2))
     build(data, tmp_path / "i")
     assert build(data, tmp_path / "i", replace=True).dropped == 0
-    with open_gallery(tmp_path / "i", write=True) as gallery:
+    with open_store(tmp_path / "i", write=True) as gallery:
         gallery.rename(gallery.list_people()[0][0], "Ann")
         gallery.add(())
         assert gallery.add(synthetic.rows(6, 1)[5:]).added == 1
@@ -344,7 +344,7 @@ def test_a_build_that_fails_late_leaves_no_index(tmp_path, damaged):
     rows = synthetic.rows(2, 1)
     build(synthetic.write(tmp_path / "all", rows), tmp_path / "i")
     one = synthetic.write(tmp_path / "one", rows[:1])
-    with open_gallery(tmp_path / "i", write=True) as gallery:
+    with open_store(tmp_path / "i", write=True) as gallery:
         forget_and_look(gallery, rows[0].identity)
     if damaged:
         (tmp_path / "i" / "gallery.db").write_bytes(b"no gallery" * 1000)
@@ -354,16 +354,16 @@ def test_a_build_that_fails_late_leaves_no_index(tmp_path, damaged):
         build(one, tmp_path / "i", replace=damaged)
     assert not (tmp_path / "i" / "gallery.db").exists()
     with pytest.raises(GalleryError, match="there is none: run `build-index VECTORS --name other`$"):
-        open_gallery(tmp_path / "other")
+        open_store(tmp_path / "other")
     with pytest.raises(DataError, match="forgotten"):
         build(one, tmp_path / "i")
     assert build(one, tmp_path / "i", readmit=True).n == 1
 
 
 def test_a_gallery_that_a_kill_left_empty_is_not_offered(tmp_path):
-    create_gallery(tmp_path / "half").close()
+    create_store(tmp_path / "half").close()
     with pytest.raises(GalleryError, match="--name other`$"):
-        open_gallery(tmp_path / "other")
+        open_store(tmp_path / "other")
 
 
 def test_replace_puts_the_new_in_the_place_of_the_old(tmp_path):
@@ -602,7 +602,7 @@ def test_a_file_that_may_not_grow(tmp_path, limit):
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True)
     assert str(tmp_path / "i") in done.stdout and len(done.stdout.splitlines()) == 1
     with pytest.raises(GalleryError, match="there is none"):
-        open_gallery(tmp_path / "i")
+        open_store(tmp_path / "i")
     assert build(data, tmp_path / "i").n == 4000
 
 

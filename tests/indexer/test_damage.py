@@ -17,10 +17,10 @@ from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search import candidates
 from facegallery.indexer.search.searcher import Searcher
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.forget import finish_pending, forget
 from facegallery.indexer.upkeep.verify import verify
@@ -83,7 +83,7 @@ def index(tmp_path_factory) -> Index:
     first, more = rows("first", 12, 0), rows("more", 5, 5)
     first[20].crop = synthetic.png(os.urandom(2 * PAGE))
     build(synthetic.write(root / "vectors", first, synthetic.spec(D), extra=["place"]), folder)
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         forget(gallery, "person 11")
         finish_pending(gallery)
         gallery.remove("person 10")
@@ -102,12 +102,12 @@ def index(tmp_path_factory) -> Index:
         lambda gallery: gallery.split([more[3].face_id], "person 2"),
     ]:
         older.append((folder / "gallery.db").read_bytes())
-        with open_gallery(folder, write=True) as gallery:
+        with open_store(folder, write=True) as gallery:
             change(gallery)
     return sound(folder, older)
 
 
-def free_pages(gallery: Gallery) -> None:
+def free_pages(gallery: Store) -> None:
     with gallery.writing():
         gallery.execute("DELETE FROM trash WHERE length(png) > 1000")
 
@@ -166,7 +166,7 @@ def tables(folder: Path) -> dict[str, list] | str:
 def problems(folder: Path) -> str:
     """What `verify` says of an index that is not sound; nothing for a sound one."""
     try:
-        with open_gallery(folder, write=True) as gallery:
+        with open_store(folder, write=True) as gallery:
             done = verify(gallery)
             return done.text if done.problems or done.mended else ""
     except FaceGalleryError as error:
@@ -320,7 +320,7 @@ def test_a_lower_counter_of_faces_is_named(index):
     db.close()
     assert "its counter of faces was changed" in problems(index.folder)
     with (
-        open_gallery(index.folder, write=True) as gallery,
+        open_store(index.folder, write=True) as gallery,
         pytest.raises(FaceGalleryError, match="gallery.db is damaged"),
     ):
         gallery.add(rows("others", 1, 8))
@@ -351,7 +351,7 @@ def logged(tmp_path_factory) -> list[Index]:
     """An index before and after each of a few commits, the last with all of these in its write-ahead log alone."""
     folder, made = tmp_path_factory.mktemp("logged") / "club", []
     build(synthetic.write(folder.parent / "vectors", rows("first", 12, 0), synthetic.spec(D), extra=["place"]), folder)
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         for change in [
             lambda: None,
             lambda: gallery.remove("person 1"),

@@ -40,7 +40,7 @@ from facegallery.embedder.dataset.row import Row, to_rows
 from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
 from facegallery.indexer.build import build
 from facegallery.indexer.derived import derive
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search import candidates
 from facegallery.indexer.search import searcher as search
 from facegallery.indexer.search import templates as people
@@ -50,7 +50,7 @@ from facegallery.indexer.store import store as gallery_module
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.store.log import Change
 from facegallery.indexer.store.rows import Added, Conflict
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import forget as forgetting
 from facegallery.indexer.upkeep import transfer
 from facegallery.indexer.upkeep.verify import verify
@@ -694,7 +694,7 @@ class Model(RuleBasedStateMachine):
         self.ids: dict[str, int] = {}
         self.newest_id = 0
         self.gone = Gone()
-        self.frozen: tuple[Gallery, Any] | None = None
+        self.frozen: tuple[Store, Any] | None = None
         self.backups: list[tuple[Path, Oracle]] = []
         self.others: Lists = (set(), set())
         self.exports: dict[tuple[str, ...], Path] = {}
@@ -725,7 +725,7 @@ class Model(RuleBasedStateMachine):
         self.stack.close()
 
     def _open(self) -> None:
-        self.writers = [open_gallery(self.folder, write=True) for _ in range(2)]
+        self.writers = [open_store(self.folder, write=True) for _ in range(2)]
         self.searchers = [Searcher(self.folder) for _ in range(2)]
 
     def _close(self) -> None:
@@ -854,7 +854,7 @@ class Model(RuleBasedStateMachine):
         ]
         self._compare(gallery, self.oracle)
 
-    def _compare(self, gallery: Gallery, oracle: Oracle) -> None:
+    def _compare(self, gallery: Store, oracle: Oracle) -> None:
         assert (gallery.faces, gallery.people) == (len(oracle.faces), len(oracle.people))
         assert [name for name, _ in gallery.list_people()] == list(oracle.people)
         for name in NAMES:
@@ -883,7 +883,7 @@ class Model(RuleBasedStateMachine):
     def compact_while_another_writes(self, offered: list, face: int, name: str) -> None:
         write, rows, face_id = derive._write, self._rows(offered), pool(self.oracle.d)[face].face_id
 
-        def write_and_wait(gallery: Gallery, generation: int, *rest: Any) -> Path:
+        def write_and_wait(gallery: Store, generation: int, *rest: Any) -> Path:
             written = write(gallery, generation, *rest)
             with mock.patch.object(derive, "LEAST", 1000):  # this process has one temporary folder
                 self._agree(lambda: self.writers[1].add(rows), lambda o: o.add(rows))
@@ -900,7 +900,7 @@ class Model(RuleBasedStateMachine):
     def reopen_one_of_each(self) -> None:
         self.writers[0].close()
         self.searchers[1].close()
-        self.writers[0], self.searchers[1] = open_gallery(self.folder, write=True), Searcher(self.folder)
+        self.writers[0], self.searchers[1] = open_store(self.folder, write=True), Searcher(self.folder)
 
     @rule(writer=writers)
     def verify(self, writer: int) -> None:
@@ -930,7 +930,7 @@ class Model(RuleBasedStateMachine):
         assert (done.faces, done.people, done.forgotten) == (len(backup.faces), len(backup.people), left_out)
         assert outcome(lambda: transfer.restore(path, folder)) is GalleryError
         now = self.oracle.now
-        with open_gallery(folder, write=True) as gallery, Searcher(folder) as searcher:
+        with open_store(folder, write=True) as gallery, Searcher(folder) as searcher:
             self._compare(gallery, backup)
             assert verify(gallery).problems == []
             for _ in range(3):
@@ -1049,7 +1049,7 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.frozen is None)
     @rule()
     def freeze(self) -> None:
-        gallery = open_gallery(self.folder)
+        gallery = open_store(self.folder)
         gallery.begin_reading()
         self.frozen = gallery, self._picture(gallery)
 
@@ -1061,12 +1061,12 @@ class Model(RuleBasedStateMachine):
         assert self._picture(gallery) == picture
         gallery.close()
         self.frozen = None
-        with open_gallery(self.folder) as gallery:
+        with open_store(self.folder) as gallery:
             assert gallery.fact(forgetting.PENDING) is None
         self._look_for_the_gone()
 
     @staticmethod
-    def _picture(gallery: Gallery) -> Any:
+    def _picture(gallery: Store) -> Any:
         return [(name, gallery.list_faces(name)) for name, _ in gallery.list_people()], gallery.list_log(1000)
 
     # at all times

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.suspects import MOST_WORK, Spread, look, spread_of, verdict
 from tests import synthetic
 
@@ -77,7 +77,7 @@ def test_only_what_was_added_is_looked_at(tmp_path):
     made[1].identity = "person 5"
     built(tmp_path, made)
     other[2].image_sha256, other[2].identity, other[2].image = "ff", "person 7", "new.jpg"
-    with open_gallery(tmp_path / "i" / "club", write=True) as gallery:
+    with open_store(tmp_path / "i" / "club", write=True) as gallery:
         done = gallery.add([other[2]])
         assert [s.image for s in look(gallery, done.face_ids).suspects] == ["new.jpg"]
         assert {s.image for s in look(gallery).suspects} >= {"new.jpg", made[1].image}

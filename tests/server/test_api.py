@@ -520,9 +520,9 @@ def test_the_state_is_told_to_a_supervisor_and_to_prometheus(server, client):
 
 def test_changes_by_other_programs_are_seen_at_once(server, client, monkeypatch):
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
-    from facegallery.workflows.probes import open_gallery
+    from facegallery.workflows.probes import open_store
 
-    with open_gallery("att", write=True) as gallery:
+    with open_store("att", write=True) as gallery:
         gallery.rename("s30", "Thirty")
     assert (
         client.post("/v1/indexes/att/search", content=server.probe(30)).json()["faces"][0]["hits"][0]["identity"]

@@ -8,7 +8,7 @@ import pytest
 
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.store.errors import Damaged, Replaced
 from facegallery.indexer.upkeep import switch, transfer
 from facegallery.server.served_index import Served
@@ -43,7 +43,7 @@ def test_vectors_of_another_contract_are_never_compared(served, own_indexes):
     old = synthetic.spec().fingerprint
     assert set(nearest(served, ROWS[0], old)) == {ROWS[0].identity}
     other = FaceSpec(parts=(Part("other", "cd" * 32, synthetic.D, "fixed"),))
-    with open_gallery(own_indexes / "club", write=True) as gallery:
+    with open_store(own_indexes / "club", write=True) as gallery:
         switch.prepare(gallery, other)
         rng = np.random.default_rng(9)
         for batch in switch.pending(gallery):
@@ -58,7 +58,7 @@ def test_vectors_of_another_contract_are_never_compared(served, own_indexes):
 def test_an_index_that_was_restored_after_damage_is_opened_anew(served, tmp_path, own_indexes):
     new = synthetic.rows(9, 2, seed=5)[-1]
     new.identity = "Newcomer"
-    with open_gallery(own_indexes / "club") as gallery:
+    with open_store(own_indexes / "club") as gallery:
         transfer.backup(gallery, tmp_path / "backup")
     assert served.read(lambda gallery: gallery.faces).result() == len(ROWS)
     assert set(nearest(served, ROWS[0])) == {ROWS[0].identity}
@@ -69,7 +69,7 @@ def test_an_index_that_was_restored_after_damage_is_opened_anew(served, tmp_path
         served.write(lambda gallery: gallery.forgotten_hash("x")).result()
     transfer.restore(tmp_path / "backup", own_indexes / "club", True)
     assert served.write(lambda gallery: gallery.add([new])).result().added == 1
-    with open_gallery(own_indexes / "club") as gallery:
+    with open_store(own_indexes / "club") as gallery:
         assert gallery.faces == len(ROWS) + 1
     assert {served.read(lambda gallery: gallery.faces).result() for _ in range(20)} == {len(ROWS) + 1}
     assert set(nearest(served, new)[-10:]) == {"Newcomer"}

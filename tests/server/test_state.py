@@ -9,7 +9,7 @@ import pytest
 
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.upkeep import switch
 from facegallery.server import state
@@ -45,7 +45,7 @@ def folders(tmp_path, own_indexes, monkeypatch):
 
 
 def reembed(folder, spec):
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         switch.prepare(gallery, spec)
         draw = np.random.default_rng(9)
         for batch in switch.pending(gallery):

@@ -12,7 +12,7 @@ from facegallery.embedder.dataset.dataset import DataSet, to_rows
 from facegallery.embedder.dataset.redact import count_rows
 from facegallery.embedder.errors import GalleryError
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.store import outputs
 from facegallery.indexer.store.outputs import WrittenFile
 from facegallery.indexer.upkeep.forget import Receipt
@@ -50,7 +50,7 @@ def test_other_indexes_that_hold_the_faces_are_named(root, tmp_path):
     build(synthetic.write(tmp_path / "v2", [*renamed, *synthetic.rows(2, 1, "o", seed=8)]), root / "by-vector")
     build(synthetic.write(tmp_path / "v3", synthetic.rows(2, 1, "o", seed=9)), root / "strangers")
     (root / "damaged").mkdir(), (root / "damaged" / "gallery.db").write_bytes(b"?" * 5000)
-    with open_gallery(root / "same", write=True) as gallery:
+    with open_store(root / "same", write=True) as gallery:
         gallery.remove(face_id=IDS[0])  # `undo` brings it back
     done = forget()
     assert done.others == {"same": 2, "by-vector": 2} and done.found == 0
@@ -60,7 +60,7 @@ def test_other_indexes_that_hold_the_faces_are_named(root, tmp_path):
 
 def test_a_second_call_finds_the_ids_of_the_first(root, tmp_path):
     """For data sets and indexes that turn up later, and by an old name too."""
-    with open_gallery(root / "club", write=True) as gallery:
+    with open_store(root / "club", write=True) as gallery:
         gallery.rename(GONE, "Erika")
     first = forget("Erika")
     assert first.face_ids == IDS
@@ -95,12 +95,12 @@ def test_a_data_set_loses_who_was_forgotten_and_texts_of_others_are_no_traces(ro
 def test_a_name_that_is_anothers_by_now_stays_in_data_sets(root, tmp_path):
     forget()
     other = synthetic.rows(1, 2, "new", seed=5)
-    with open_gallery(root / "club", write=True) as gallery:
+    with open_store(root / "club", write=True) as gallery:
         gallery.add([replace(row, identity="Erika") for row in other[:1]])
         gallery.rename("Erika", "old name")
         gallery.rename("old name", "Erika")
     forget("Erika")
-    with open_gallery(root / "club", write=True) as gallery:
+    with open_store(root / "club", write=True) as gallery:
         gallery.add([replace(other[1], identity="old name")])
     folder = synthetic.write(tmp_path / "set", [replace(other[1], identity="old name")])
     assert forget("Erika", [folder]).data_sets == {str(folder): 0}
@@ -153,22 +153,22 @@ NAMES = ["Ann\x00", "Ann\nLee", "Ann\x1b[31m", "A\\x00nn", "Ann\u202e"]
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_old_galleries_that_cannot_be_typed_are_given_as_they_are_shown(root, name):
     """Only an earlier version enrolled them."""
-    with open_gallery(root / "club", write=True) as gallery, gallery.writing():
+    with open_store(root / "club", write=True) as gallery, gallery.writing():
         gallery._rename(GONE, name)
     shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in name)
     for given in (shown, shown, name):
         assert forget(given).face_ids == IDS
     with pytest.raises(GalleryError, match="nobody is called"):
         forget("Ann\\x01")
-    with open_gallery(root / "club") as gallery:
+    with open_store(root / "club") as gallery:
         assert name not in dict(gallery.list_people())
 
 
 def test_a_person_whose_name_looks_like_an_escape_comes_first(root):
-    with open_gallery(root / "club", write=True) as gallery, gallery.writing():
+    with open_store(root / "club", write=True) as gallery, gallery.writing():
         gallery._rename("person 1", "Ann\\x00"), gallery._rename(GONE, "Ann\x00")
     forget("Ann\\x00")
-    with open_gallery(root / "club") as gallery:
+    with open_store(root / "club") as gallery:
         assert {"Ann\x00"} == {name for name, _ in gallery.list_people() if name.startswith("Ann")}
 
 
@@ -176,7 +176,7 @@ def test_a_data_set_of_many_rows_is_looked_through_once(root, tmp_path):
     """A list that was read for every row took an hour for a million of them."""
     rows = [replace(row, vector=None, outcome="no_face", face=-1) for row in synthetic.rows(3000, 2, "many", seed=4)]
     folder = synthetic.write(tmp_path / "many", rows)
-    with open_gallery(root / "club", write=True) as gallery:
+    with open_store(root / "club", write=True) as gallery:
         salt, listed = gallery.fact("salt"), gallery.forgotten()
         with gallery.changing_forgotten():
             gallery.set_forgotten(listed.with_person(salt, [f"face {i}" for i in range(20_000)]))
@@ -198,7 +198,7 @@ def test_the_command_ends_with_1_where_something_is_left(run, own_indexes, tmp_p
     assert done.code == 1 and json.loads(done.out)["found"] == 1
     (own_indexes / "club" / "notes").unlink()
     assert run("forget", "club", "--identity", GONE).code == 0
-    with open_gallery(own_indexes / "club") as reader, reader.reading():
+    with open_store(own_indexes / "club") as reader, reader.reading():
         assert run("forget", "club", "--identity", "person 1").code == 1, "pending"
 
 

@@ -8,7 +8,7 @@ import pytest
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.pipeline import Options
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.upkeep.info import info
 from facegallery.workflows.calibrate import calibrate
@@ -75,7 +75,7 @@ def margin_of(rows, q: np.ndarray) -> float | None:
 
 
 def enrolled(folder: Path) -> list:
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         return gallery.table_rows([id for (id,) in gallery.execute("SELECT id FROM faces")])
 
 
@@ -177,7 +177,7 @@ def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
     more = {"two people more": ("New 1", "New 2"), "many photos more": ["Ann"] * 8, "photos exchanged": ["Ann"] * 3}[
         change
     ]
-    with open_gallery(club, write=True) as gallery:
+    with open_store(club, write=True) as gallery:
         for i in range(3 * (change == "photos exchanged")):
             gallery.remove(image=f"ann {i}.jpg")
         gallery.add(

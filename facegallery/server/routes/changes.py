@@ -21,7 +21,7 @@ from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.photos.decoder import Photo
 from facegallery.embedder.text import to_json
 from facegallery.indexer.store.log import Change
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.intake import photo_name
 from facegallery.server.problems import HttpProblem, of_error
@@ -155,12 +155,12 @@ async def corrected(
     index: Served,
     mark: str | None,
     asked: BaseModel,
-    do: Callable[[Gallery], Change],
-    faces: Callable[[Gallery], list[str]],
+    do: Callable[[Store], Change],
+    faces: Callable[[Store], list[str]],
 ) -> Response:
     """A verb of the gallery, by the document that asks for it; `faces` are those that it is about."""
 
-    def work(gallery: Gallery) -> tuple[dict[str, Any], list[str]]:
+    def work(gallery: Store) -> tuple[dict[str, Any], list[str]]:
         about = faces(gallery)
         return asdict(do(gallery)), about
 
@@ -170,7 +170,7 @@ async def corrected(
     return await change(whole, key, index, mark, type(asked).__name__.lower(), asked.model_dump_json().encode(), write)
 
 
-def _ids_of(identity: str) -> Callable[[Gallery], list[str]]:
+def _ids_of(identity: str) -> Callable[[Store], list[str]]:
     return lambda gallery: [face["face_id"] for face in gallery.list_faces(identity)]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from facegallery import schemas
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.info import info
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.problems import HttpProblem
@@ -41,7 +41,7 @@ async def list_people(
     """Everybody by name, page by page."""
     after = _after(cursor)
 
-    def ask(gallery: Gallery) -> tuple[list[tuple[str, int]], dict[str, str]]:
+    def ask(gallery: Store) -> tuple[list[tuple[str, int]], dict[str, str]]:
         with gallery.reading():
             found = gallery.list_people(after, limit + 1, containing)
             return found, gallery.first_faces([name for name, _ in found[:limit]])

@@ -9,7 +9,7 @@ from facegallery.embedder.errors import InputError
 from facegallery.indexer.build import build
 from facegallery.indexer.derived import choose, derive
 from facegallery.indexer.derived.derive import CODES, built_folder, read_report
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
@@ -138,7 +138,7 @@ def test_what_was_tried_is_in_the_report(index):
 
 
 def test_changes_count_at_once(own, rows, xq):
-    with open_gallery(own, write=True) as gallery:
+    with open_store(own, write=True) as gallery:
         gallery.remove("person 3")
         gallery.add([synthetic.row("new.jpg", "somebody new", xq[7])])
     left = [row for row in rows if row.identity != "person 3"] + [synthetic.row("new.jpg", "somebody new", xq[7])]
@@ -164,14 +164,14 @@ def test_damaged_codes_are_not_followed(own, rows, xq, spoil, caplog):
         assert searcher._candidates._codes is None
         found = searcher.search(xq[:20], 5, faces=True)
     assert [[h.face_id for h in hits] for hits in found] == nearest(rows, xq[:20], 5) and "damaged" in caplog.text
-    with open_gallery(own, write=True) as gallery:
+    with open_store(own, write=True) as gallery:
         assert [Path(path).name for path in verify(gallery).mended] == [CODES]
     assert recall(own, rows, xq, 5) > 0.98
 
 
 def test_another_wish_only_indexes_anew(vectors, own):
     def built() -> tuple:
-        with open_gallery(own) as gallery:
+        with open_store(own) as gallery:
             report = read_report(gallery)
             assert report
             return report["kind"], report["generation"], gallery.faces
@@ -183,7 +183,7 @@ def test_another_wish_only_indexes_anew(vectors, own):
         and report.reason == "every vector is compared: recall 1 was asked for"
         and built() == ("exact", 2, N)
     )
-    with open_gallery(own, write=True) as gallery:
+    with open_store(own, write=True) as gallery:
         assert derive.compact(gallery), "a rebuild keeps to what was asked"
     assert built() == ("exact", 3, N) and not build(vectors, own).changed
     assert build(vectors, own, replace=True).recall == 1 and built()[0] == "exact"
@@ -194,7 +194,7 @@ def test_memory_bounds_the_codes(vectors, own):
     fine = json.loads((built_folder(own, 1) / "report.json").read_bytes())["tried"]
     least = min(s["parts"] for s in fine)
     report = build(vectors, own, memory=N * (least // 2 + 8))
-    with open_gallery(own) as gallery:
+    with open_store(own) as gallery:
         made = read_report(gallery)
     assert made and {s["parts"] for s in made["tried"]} == {least} and report.memory == N * (least // 2 + 8)
 
@@ -206,7 +206,7 @@ def test_a_gallery_that_outgrew_its_memory_is_searched_exactly(vectors, own, row
         and f"smallest codes of {N} faces take 0." in report.reason
         and "allows 0.0 MB" in report.reason
     )
-    with open_gallery(own, write=True) as gallery:
+    with open_store(own, write=True) as gallery:
         gallery.remove("person 3")
         assert derive.compact(gallery) and gallery.generation == 3, "a rebuild never refuses"
     left = [row for row in rows if row.identity != "person 3"]

@@ -30,9 +30,9 @@ from facegallery.indexer.derived.derive import (
     tidy,
     unsound,
 )
-from facegallery.indexer.opening import create_gallery, open_gallery
+from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.searcher import Searcher
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 
@@ -60,7 +60,7 @@ def index(original, tmp_path) -> Path:
 
 @pytest.fixture
 def gallery(index):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         yield gallery
 
 
@@ -206,7 +206,7 @@ def test_damage_is_due_too(gallery, index):
 
 
 def test_nothing_is_due_before_the_first_build(tmp_path):
-    with create_gallery(tmp_path / "club") as gallery:
+    with create_store(tmp_path / "club") as gallery:
         assert not compact_if_due(gallery)
 
 
@@ -214,7 +214,7 @@ def test_an_encrypted_gallery_has_nothing_derived(tmp_path, monkeypatch):
     monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     monkeypatch.setattr(derive, "LEAST", 0)
     build(synthetic.write(tmp_path / "v", ROWS), tmp_path / "club", encrypt=True)
-    with open_gallery(tmp_path / "club", write=True) as gallery:
+    with open_store(tmp_path / "club", write=True) as gallery:
         gallery.add(MORE)
         assert not is_due(gallery) and gallery.generation == 1
         for i in range(41):
@@ -238,7 +238,7 @@ def during(monkeypatch, event: Callable[[], object]) -> None:
     """Lets something happen between a compaction's files and its commit, once."""
     write = derive._write
 
-    def watched(gallery: Gallery, generation: int, *rest: Callable) -> Path:
+    def watched(gallery: Store, generation: int, *rest: Callable) -> Path:
         folder = write(gallery, generation, *rest)
         monkeypatch.setattr(derive, "_write", write)
         event()
@@ -249,7 +249,7 @@ def during(monkeypatch, event: Callable[[], object]) -> None:
 
 def test_of_two_compactions_one_wins_and_both_are_fine(gallery, index, monkeypatch, seldom):
     gallery.add(MORE[:4])
-    with open_gallery(index, write=True) as other:
+    with open_store(index, write=True) as other:
         done = []
         during(monkeypatch, lambda: done.append(compact(other)))
         assert compact(gallery) is False and done == [True]
@@ -260,7 +260,7 @@ def test_of_two_compactions_one_wins_and_both_are_fine(gallery, index, monkeypat
 
 def test_what_comes_and_goes_during_a_compaction_is_not_lost(gallery, index, monkeypatch, seldom):
     gallery.remove(face_id=ROWS[0].face_id)
-    with open_gallery(index, write=True) as other:
+    with open_store(index, write=True) as other:
         during(
             monkeypatch,
             lambda: (
@@ -279,7 +279,7 @@ def test_what_comes_and_goes_during_a_compaction_is_not_lost(gallery, index, mon
 
 def test_two_in_one_process_write_into_folders_of_their_own(gallery, index, monkeypatch, seldom):
     """As threads of a server might: the second has written later rows while the first commits."""
-    with open_gallery(index, write=True) as other:
+    with open_store(index, write=True) as other:
         written = []
 
         def second() -> None:
@@ -301,7 +301,7 @@ def test_threads_that_compact_and_write_end_in_one_sound_index(index, monkeypatc
 
     def work(part: Sequence[Row]) -> None:
         try:
-            with open_gallery(index, write=True) as gallery:
+            with open_store(index, write=True) as gallery:
                 for i in range(0, len(part), 2):
                     gallery.add(part[i : i + 2])
                     compact(gallery)
@@ -314,7 +314,7 @@ def test_threads_that_compact_and_write_end_in_one_sound_index(index, monkeypatc
     for thread in threads:
         thread.join()
     assert failures == []
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         done = verify(gallery)
         assert done.problems == done.mended == [] and derived(index) == only(gallery.generation)
     right(index, ROWS + MORE[:48])
@@ -499,7 +499,7 @@ def test_centring_needs_a_direction(tmp_path):
     z = synthetic.unit((x + y)[None])[0]
     rows = [synthetic.row(f"{i}.jpg", f"p{i}", v) for i, v in enumerate([x, y, *[z] * 2, *[-z] * 2])]
     build(synthetic.write(tmp_path / "v", rows), tmp_path / "a")
-    with open_gallery(tmp_path / "a", write=True) as gallery:
+    with open_store(tmp_path / "a", write=True) as gallery:
         derive.check_centring(gallery)
         with gallery.writing():
             gallery.set_fact("mean", z.astype(np.float64).tobytes())

@@ -17,7 +17,7 @@ from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import InputError
 from facegallery.indexer.build import build
 from facegallery.indexer.derived.derive import compact
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search import candidates
 from facegallery.indexer.search.filters import Condition, kept_ids, parse
 from facegallery.indexer.search.searcher import Hit, Searcher
@@ -183,7 +183,7 @@ def index(tmp_path_factory) -> Path:
     """With faces that came after its index was built, and some that were removed."""
     folder = tmp_path_factory.mktemp("filters")
     build(synthetic.write(folder / "vectors", ROWS[:1], extra=(*COLUMNS, *CLEAN)), folder / "club")
-    with open_gallery(folder / "club", write=True) as gallery:
+    with open_store(folder / "club", write=True) as gallery:
         gallery.add(ROWS[1:BUILT])
         compact(gallery)
         gallery.add(ROWS[BUILT:])
@@ -364,7 +364,7 @@ def test_filters_keep_what_plain_python_keeps(searcher, where, k, faces):
 
 
 def test_every_column_operator_and_value_alone(index):
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         ids = dict(gallery.execute("SELECT face_id, id FROM faces"))
         kept = {}
         for column in (*COLUMNS, *CLEAN):
@@ -391,7 +391,7 @@ def test_a_text_equals_itself_however_long_the_number(tmp_path):
         for i, (x, text) in enumerate(zip(synthetic.vectors(300, 1), texts, strict=True))
     ]
     build(synthetic.write(tmp_path / "v", rows, extra=["n"]), tmp_path / "i")
-    with open_gallery(tmp_path / "i") as gallery:
+    with open_store(tmp_path / "i") as gallery:
         assert [json.loads(kept_ids(gallery, [Condition("n", "=", text)])) for text in texts] == [
             [i + 1] for i in range(300)
         ]
@@ -465,7 +465,7 @@ def test_k_answers_where_all_that_is_near_was_removed(tmp_path, where, faces):
     rows = [synthetic.row(f"near {i}.jpg", "near", x, extra={"place": "here"}) for i, x in enumerate(near)]
     rows += [synthetic.row(f"far {i}.jpg", f"far {i // 2}", x, extra={"place": "here"}) for i, x in enumerate(far)]
     build(synthetic.write(tmp_path / "v", rows, extra=["place"]), tmp_path / "i")
-    with open_gallery(tmp_path / "i", write=True) as gallery, Searcher(tmp_path / "i") as searcher:
+    with open_store(tmp_path / "i", write=True) as gallery, Searcher(tmp_path / "i") as searcher:
         gallery.remove("near")
         for k in (1, 3, 6, 9):
             assert plain(searcher.search(q[None], k, faces, where=where)[0]) == synthetic.nearest(
@@ -637,7 +637,7 @@ def test_nothing_of_a_filter_is_run_as_sql(index, searcher, nasty):
         with contextlib.suppress(InputError):
             assert searcher.search(QUERIES[:1], 90, where=[text]) == [[]]
     assert searcher.search(QUERIES, 90, faces=True) == before
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         assert verify(gallery).problems == []
 
 
@@ -645,7 +645,7 @@ def test_nothing_of_a_filter_is_run_as_sql(index, searcher, nasty):
 
 
 def test_the_kind_of_a_column_is_that_of_all_its_values(index):
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         kinds = info(gallery)["column_kinds"]
         assert kinds == {column: kind(column) for column in gallery.columns}
         assert {kinds[column] for column in ("month", "taken", "age", "blank")} == {"number", "date", "text"}
@@ -684,7 +684,7 @@ def test_what_is_no_date_is_something_else(text):
 @example("text", "month", ">=", "5")
 @example("number", "identity", ">", "9")
 def test_a_kind_can_be_asked_for(index, cast, column, op, value):
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         text = f"{cast}({column}){op}{value}"
         if not value.strip() and op != "!=":
             with pytest.raises(InputError, match="expected a value after"):
@@ -714,7 +714,7 @@ def aged(tmp_path, *ages: str) -> Path:
 
 
 def test_a_numeric_comparison_with_a_column_of_text_is_refused_in_one_line(tmp_path):
-    with open_gallery(aged(tmp_path, "30", "unknown", "029", "")) as gallery:
+    with open_store(aged(tmp_path, "30", "unknown", "029", "")) as gallery:
         with pytest.raises(InputError) as caught:
             kept_ids(gallery, parse(["age>=30"]))
         assert str(caught.value) == (
@@ -728,7 +728,7 @@ def test_a_numeric_comparison_with_a_column_of_text_is_refused_in_one_line(tmp_p
 
 def test_the_kind_follows_what_is_added_removed_and_brought_back(tmp_path):
     folder = aged(tmp_path, "30", "05")
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
 
         def now() -> str:
             found = info(gallery)["column_kinds"]["age"]
@@ -749,5 +749,5 @@ def test_the_kind_follows_what_is_added_removed_and_brought_back(tmp_path):
 def test_a_column_whose_own_name_reads_like_a_kind_is_meant_itself(tmp_path):
     row = synthetic.row("a.jpg", "ann", synthetic.vectors(1, 1)[0], extra={"number(x)": "7", "x": "text"})
     build(synthetic.write(tmp_path / "v", [row], extra=["number(x)", "x"]), tmp_path / "i")
-    with open_gallery(tmp_path / "i") as gallery:
+    with open_store(tmp_path / "i") as gallery:
         assert json.loads(kept_ids(gallery, parse(["number(x)=07"]))) == [1]

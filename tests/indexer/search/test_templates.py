@@ -13,7 +13,7 @@ from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import InputError
 from facegallery.indexer.build import build
 from facegallery.indexer.derived.derive import compact
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search import candidates, templates
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.search.templates import exact_score
@@ -135,7 +135,7 @@ def test_only_the_faces_that_a_filter_keeps_count(index, score):
 def test_what_came_and_went_since_the_index_was_built_counts(tmp_path, score):
     first, later = ROWS[:50], ROWS[50:]
     folder = made(tmp_path, first)
-    with open_gallery(folder, write=True) as gallery, Searcher(folder) as searcher:
+    with open_store(folder, write=True) as gallery, Searcher(folder) as searcher:
         assert [plain(hits) for hits in searcher.search(QUERIES, 5, score=score)] == [
             naive(first, q, 5, score) for q in QUERIES
         ]
@@ -249,7 +249,7 @@ def test_other_scores_are_refused(index):
 
 def test_rows_are_read_at_any_positions(tmp_path):
     folder = made(tmp_path, ROWS[:40])
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         gallery.add(ROWS[40:])
     with Searcher(folder) as searcher:
         rng = np.random.default_rng(5)

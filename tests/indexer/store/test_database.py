@@ -23,13 +23,13 @@ from facegallery.embedder.errors import FaceGalleryError, GalleryError, InputErr
 from facegallery.indexer import opening
 from facegallery.indexer.build import build
 from facegallery.indexer.derived import derive
-from facegallery.indexer.opening import create_gallery, open_gallery
+from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store import database
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.database import check_file_system, environment_key, file_system
 from facegallery.indexer.store.migrations import MIGRATIONS
-from facegallery.indexer.store.store import Gallery, versions
+from facegallery.indexer.store.store import Store, versions
 from facegallery.indexer.upkeep import transfer
 from facegallery.indexer.upkeep.forget import finish_pending, forget, receipt_of
 from facegallery.indexer.upkeep.verify import verify
@@ -81,7 +81,7 @@ def files(folder: Path) -> set[str]:
 
 def picture(folder: Path) -> list:
     """What it holds and what it answers, but for what chance and the clock decide."""
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         people = gallery.list_people()
         held = [gallery.list_faces(name) for name, _ in people]
         crops = [gallery.crop(face["face_id"]) for of_person in held for face in of_person]
@@ -158,11 +158,11 @@ def test_an_encrypted_index_answers_as_a_plain_one_and_shows_nothing(tmp_path, o
     assert files(index) == {"gallery.db", "encrypted"} and shown(index, faces()) == set()
     assert picture(index) == picture(originals[1]) == picture(originals[0])
     assert files(index) == {"gallery.db", "encrypted"}
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         assert gallery.encrypted and verify(gallery).problems == []
 
 
-VERBS: list[Callable[[Gallery], object]] = [
+VERBS: list[Callable[[Store], object]] = [
     lambda g: g.add(faces(3, seed=1)),
     lambda g: g.remove("Zoë number 0-3"),
     lambda g: g.undo(),
@@ -181,7 +181,7 @@ def test_every_verb_does_with_an_encrypted_index_what_it_does_with_a_plain_one(s
     rows = faces() + faces(3, seed=1)
     for verb in VERBS:
         for folder in (plain, secret):
-            with open_gallery(folder, write=True) as gallery:
+            with open_store(folder, write=True) as gallery:
                 verb(gallery)
                 if folder is secret:
                     assert shown(secret.parent, rows[::5]) == set()  # the write-ahead log is there
@@ -193,14 +193,14 @@ def test_every_verb_does_with_an_encrypted_index_what_it_does_with_a_plain_one(s
         assert (done.faces, new.faces) == (27, 27)
     assert picture(secret) == picture(plain) == picture(secret.parent / "new") == picture(plain.parent / "new")
     assert shown(secret.parent, rows) == set() and (secret.parent / "new" / "encrypted").exists()
-    with open_gallery(secret, write=True) as gallery:
+    with open_store(secret, write=True) as gallery:
         assert receipt_of(gallery, forget(gallery, "Zoë number 0-8"), {}, False).found == 0
         assert verify(gallery).problems == []
 
 
 def test_an_open_searcher_follows_an_encrypted_index(secret, key):
     extra = faces(3, seed=1)
-    with Searcher(secret) as searcher, open_gallery(secret, write=True) as gallery:
+    with Searcher(secret) as searcher, open_store(secret, write=True) as gallery:
         for change in (
             lambda: gallery.add(extra),
             lambda: derive.compact(gallery),
@@ -214,7 +214,7 @@ def test_an_open_searcher_follows_an_encrypted_index(secret, key):
 
 
 def test_sqlite_keeps_what_does_not_fit_in_memory(plain):
-    with open_gallery(plain) as gallery:
+    with open_store(plain) as gallery:
         options = {option for (option,) in gallery.execute("PRAGMA compile_options")}
     assert options & {"TEMP_STORE=2", "TEMP_STORE=3"}, "temporary files would not be encrypted"
 
@@ -277,9 +277,9 @@ def test_a_key_that_does_not_open_is_one_clear_line(
     spoil(secret, monkeypatch)
     data, before = originals[0].parent / "vectors", (secret / "gallery.db").read_bytes()
     ways: list[Callable[[], object]] = [
-        lambda: open_gallery(secret),
-        lambda: open_gallery(secret, write=True),
-        lambda: create_gallery(secret),
+        lambda: open_store(secret),
+        lambda: open_store(secret, write=True),
+        lambda: create_store(secret),
         lambda: Searcher(secret),
         lambda: build(data, secret),
     ]
@@ -310,7 +310,7 @@ def test_where_the_key_comes_from(tmp_path, monkeypatch, no_key):
 
 def test_a_key_given_in_code_is_enough(secret, no_key):
     with (
-        open_gallery(secret, key=KEY.encode()) as gallery,
+        open_store(secret, key=KEY.encode()) as gallery,
         gallery.another(write=True) as other,
         Searcher(secret, KEY.encode()) as searcher,
     ):
@@ -328,7 +328,7 @@ def test_flipped_bits_of_an_encrypted_index_are_noticed_or_harmless(originals, t
         (copy / "gallery.db").write_bytes(spoilt)
         try:
             assert answers(copy) == before
-            with open_gallery(copy) as gallery:
+            with open_store(copy) as gallery:
                 noticed += bool(verify(gallery).problems)
         except GalleryError as error:
             noticed += 1
@@ -431,8 +431,8 @@ def test_a_network_is_refused_before_anything_is_made(plain, tmp_path, monkeypat
     synthetic.write(data, faces(1), extra=["place"])
     shutil.copyfile(plain / "gallery.db", backup)
     for way in (
-        lambda: open_gallery(plain),
-        lambda: create_gallery(tmp_path / "new"),
+        lambda: open_store(plain),
+        lambda: create_store(tmp_path / "new"),
         lambda: build(data, tmp_path / "new"),
         lambda: transfer.restore(backup, tmp_path / "new"),
     ):
@@ -478,10 +478,10 @@ WRITER = """
 import json, sys
 from pathlib import Path
 from facegallery.indexer.derived import derive
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 for line in sys.stdin:
     verb, *about = json.loads(line)
-    with open_gallery(Path(sys.argv[1]), write=True) as gallery:
+    with open_store(Path(sys.argv[1]), write=True) as gallery:
         derive.compact(gallery) if verb == "compact" else getattr(gallery, verb)(*about)
         print(flush=True)
         sys.stdin.readline()
@@ -511,7 +511,7 @@ def written(plain) -> Iterator[Callable]:
 
 def test_an_index_that_can_only_be_read_answers_and_leaves_nothing(view, plain, tmp_path):
     assert answers(view) == answers(plain)
-    with open_gallery(view) as gallery:
+    with open_store(view) as gallery:
         assert gallery.list_people() and gallery.list_log() == [] and verify(gallery).problems == []
         assert (
             transfer.backup(gallery, tmp_path / "backup").faces
@@ -525,16 +525,16 @@ def test_an_index_that_can_only_be_read_answers_and_leaves_nothing(view, plain, 
 def test_no_verb_writes_where_it_cannot(view, plain, tmp_path):
     if os.path.islink(view.parent):
         pytest.skip("a file system that can only be read needs root")
-    with open_gallery(plain) as gallery:
+    with open_store(plain) as gallery:
         transfer.backup(gallery, tmp_path / "backup")
     data = synthetic.write(tmp_path / "v", faces(1))
-    with open_gallery(plain, write=True) as gallery:
+    with open_store(plain, write=True) as gallery:
         gallery.add(faces(1, seed=2))  # something to undo
     before = picture(plain)
 
-    def opened(verb: Callable[[Gallery], object]) -> Callable[[], object]:
+    def opened(verb: Callable[[Store], object]) -> Callable[[], object]:
         def call() -> None:
-            with open_gallery(view, write=True) as gallery:
+            with open_store(view, write=True) as gallery:
                 verb(gallery)
 
         return call
@@ -546,7 +546,7 @@ def test_no_verb_writes_where_it_cannot(view, plain, tmp_path):
         lambda: transfer.restore(tmp_path / "backup", view, True),
     ]
     ways.append(lambda: transfer.restore(tmp_path / "backup", view.parent / "new"))
-    with open_gallery(view) as reader:
+    with open_store(view) as reader:
         ways += [lambda: reader.remove("Zoë number 0-1"), lambda: transfer.backup(reader, view.parent / "backup")]
         for way in ways:
             with pytest.raises(SystemFault) as caught:
@@ -559,7 +559,7 @@ def test_no_verb_writes_where_it_cannot(view, plain, tmp_path):
 def test_an_old_answer_never_comes_after_the_file_behind_it_was_changed(view, written):
     """The reader's SQLite looked at no lock and no log when it was opened: nobody seemed to write."""
     rows = faces()
-    with Searcher(view) as searcher, open_gallery(view) as gallery:
+    with Searcher(view) as searcher, open_store(view) as gallery:
         assert gallery._frozen and searcher.search(rows[0].vector[None], 1)[0][0].identity == "Zoë number 0-0"
         for verb, name in [
             (("rename", "Zoë number 0-0", "Ann"), "Ann"),
@@ -572,14 +572,14 @@ def test_an_old_answer_never_comes_after_the_file_behind_it_was_changed(view, wr
                 assert gallery.known([rows[0].face_id]) == {rows[0].face_id: name}
             assert searcher.search(rows[0].vector[None], 1)[0][0].identity == name
             assert gallery.known([rows[0].face_id]) == {rows[0].face_id: name}
-        with open_gallery(view) as later, Searcher(view) as other:
+        with open_store(view) as later, Searcher(view) as other:
             assert later.list_people() == gallery.list_people() and other.search(QUERIES, 3) == searcher.search(
                 QUERIES, 3
             )
 
 
 def test_a_reader_notices_what_was_written_and_closed_between_its_questions(view, written):
-    with open_gallery(view) as gallery:
+    with open_store(view) as gallery:
         for name in ("Ann", "Eve", "Ida"):
             old = gallery.known([faces()[0].face_id])[faces()[0].face_id]
             with written("rename", old, name):
@@ -588,7 +588,7 @@ def test_a_reader_notices_what_was_written_and_closed_between_its_questions(view
 
 
 def test_a_file_that_has_gone_is_one_line(view, plain):
-    with open_gallery(view) as gallery:
+    with open_store(view) as gallery:
         shutil.rmtree(plain)
         with pytest.raises(SystemFault, match=r"gallery\.db: No such file"):
             gallery.list_people()
@@ -601,7 +601,7 @@ def test_a_second_writer_waits_for_the_first(plain):
     begun, order = threading.Event(), []
 
     def first() -> None:
-        with open_gallery(plain, write=True) as gallery, gallery.writing():
+        with open_store(plain, write=True) as gallery, gallery.writing():
             begun.set()
             time.sleep(0.2)
             order.append("first")
@@ -609,7 +609,7 @@ def test_a_second_writer_waits_for_the_first(plain):
     thread = threading.Thread(target=first)
     thread.start()
     begun.wait()
-    with open_gallery(plain, write=True) as gallery:
+    with open_store(plain, write=True) as gallery:
         gallery.rename("Zoë number 0-0", "Ann")
         order.append("second")
     thread.join()
@@ -619,7 +619,7 @@ def test_a_second_writer_waits_for_the_first(plain):
 def test_a_second_writer_gives_up_in_one_line(plain, monkeypatch):
     monkeypatch.setattr(database, "WAIT_MS", 40)
     before = picture(plain)
-    with open_gallery(plain, write=True) as first, open_gallery(plain, write=True) as second, first.writing():
+    with open_store(plain, write=True) as first, open_store(plain, write=True) as second, first.writing():
         for verb in VERBS:
             if verb not in (VERBS[9],):  # a backup is a reader
                 began = time.monotonic()
@@ -675,9 +675,9 @@ GROWING: dict[str, Callable[[Path], object]] = {}
 
 
 def growing(name: str):
-    def enter(verb: Callable[[Gallery], object]) -> Callable[[Gallery], object]:
+    def enter(verb: Callable[[Store], object]) -> Callable[[Store], object]:
         def call(folder: Path) -> None:
-            with open_gallery(folder, write=True) as gallery:
+            with open_store(folder, write=True) as gallery:
                 verb(gallery)
 
         GROWING[name] = call
@@ -722,7 +722,7 @@ def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextli
         else:
             return failed
         assert not list(folder.parent.rglob("_tmp-*")) and not (folder.parent / "backup").exists()
-        with open_gallery(folder, write=True) as gallery:
+        with open_store(folder, write=True) as gallery:
             done = verify(gallery)
             assert done.problems == [] and done.mended == []
         assert verb == "forget" or picture(folder) == before
@@ -733,7 +733,7 @@ def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextli
 def test_a_full_disk_is_one_line_and_nothing_is_lost(originals, disk, tmp_path, verb):
     spoilt, whole = (copied(originals[1], at) for at in (disk, tmp_path / "whole"))
     for folder in (spoilt, whole):
-        with open_gallery(folder) as gallery:
+        with open_store(folder) as gallery:
             transfer.backup(gallery, folder.parent / "before")
     failed = until_there_is_room(spoilt, verb, lambda size: free(disk, size))
     GROWING[verb](whole)
@@ -744,7 +744,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(originals, disk, tmp_path, 
 def test_files_that_may_not_grow_are_one_line_and_nothing_is_lost(originals, tmp_path, verb):
     spoilt, whole = (copied(originals[1], at) for at in (tmp_path / "limited", tmp_path / "whole"))
     for folder in (spoilt, whole):
-        with open_gallery(folder) as gallery:
+        with open_store(folder) as gallery:
             transfer.backup(gallery, folder.parent / "before")
     failed = until_there_is_room(spoilt, verb, files_of_at_most)
     GROWING[verb](whole)
@@ -852,7 +852,7 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
         row.crop = row.crop if crops else None
     today = make(tmp_path / "today", rows, centre=centre)
     old = version_1(tmp_path / "old" / "club", rows, tmp_path / "today" / "vectors", centre)
-    open_gallery(old, write).close()
+    open_store(old, write).close()
     assert sql(old, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert picture(old) == picture(today)
     keys = "SELECT key, value FROM meta WHERE key NOT IN ('salt', 'totals', 'totals_since', 'generation', 'report', 'mean') ORDER BY key"
@@ -865,7 +865,7 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
         "SELECT * FROM crops ORDER BY id",
     ):
         assert sql(old, query) == sql(today, query)
-    with open_gallery(old) as gallery:
+    with open_store(old) as gallery:
         assert (gallery.generation, gallery.keeps_crops, len(gallery.needed_fact("salt"))) == (2, crops, 32)
         assert verify(gallery).problems == []
     assert files(old) == {"built-2", "gallery.db", "index.faiss"}
@@ -884,7 +884,7 @@ def test_what_version_1_did_not_have_works_in_an_index_of_it(tmp_path):
         assert {hit.face_id for hit in searcher.search(QUERIES[:1], 9, where=["place=Łódź 3"])[0]} == {
             faces()[3].face_id
         }
-    with open_gallery(old, write=True) as gallery:
+    with open_store(old, write=True) as gallery:
         assert gallery.add(faces(1, seed=1)).added == 2 and [change.verb for change in gallery.undo()] == ["add"]
         traces = forget(gallery, "Zoë number 0-7")
         assert finish_pending(gallery) and (done := receipt_of(gallery, traces, {}, False)).found == 0
@@ -897,7 +897,7 @@ def test_what_version_1_did_not_have_works_in_an_index_of_it(tmp_path):
 
 def test_a_version_1_of_someone_is_forgotten_with_the_folder_that_bears_their_name(tmp_path):
     old = version_1(tmp_path / "club", faces(), Path("/data/Zoë number 0-7"))
-    with open_gallery(old, write=True) as gallery:
+    with open_store(old, write=True) as gallery:
         traces = forget(gallery, "Zoë number 0-7")
         assert finish_pending(gallery) and receipt_of(gallery, traces, {}, False).found == 0
     assert not any(b"0-7" in path.read_bytes() for path in old.rglob("*") if path.is_file())
@@ -908,7 +908,7 @@ def test_a_builder_migrates_too(tmp_path):
     today = make(tmp_path / "today")
     assert build(tmp_path / "today" / "vectors", old).changed is False
     assert picture(old) == picture(today)
-    with open_gallery(old) as gallery:
+    with open_store(old) as gallery:
         assert verify(gallery).problems == []
 
 
@@ -918,7 +918,7 @@ def test_a_migration_that_was_stopped_before_its_rebuild_is_sound(tmp_path, monk
         patch.setattr(opening, "compact_if_due", lambda gallery: False)
         assert picture(old) == picture(today)
     assert all("missing or damaged" in record.getMessage() for record in caplog.records)
-    with open_gallery(old, write=True) as gallery:
+    with open_store(old, write=True) as gallery:
         done = verify(gallery)
         assert done.problems == [] and done.mended == [str(old / "built-1" / "report.json")]
     caplog.clear()
@@ -941,7 +941,7 @@ def test_a_changed_row_of_version_1_is_refused_by_name(tmp_path, statement):
     before = sql(old, "SELECT * FROM faces"), sql(old, "SELECT * FROM meta")
     for write in (False, True):
         with pytest.raises(GalleryError, match=rf"gallery\.db is damaged \(face {faces()[4].face_id} was changed\)"):
-            open_gallery(old, write)
+            open_store(old, write)
     assert (
         sql(old, "PRAGMA user_version") == [(1,)]
         and (sql(old, "SELECT * FROM faces"), sql(old, "SELECT * FROM meta")) == before
@@ -957,4 +957,4 @@ def test_a_version_1_that_can_only_be_read_is_one_line(plain, view):
     if os.path.islink(view.parent):
         pytest.skip("a file system that can only be read needs root")
     with pytest.raises(SystemFault, match=r"gallery\.db: permission denied"):
-        open_gallery(view)
+        open_store(view)

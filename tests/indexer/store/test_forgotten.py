@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from facegallery.embedder.errors import GalleryError
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import create_gallery, open_gallery
+from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten, Unreadable, list_path, locked
 from facegallery.indexer.store.lists import begin, elsewhere, lists, recover
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.forget import finish_pending, forget, receipt_of
 from facegallery.indexer.upkeep.transfer import backup, restore
 from facegallery.indexer.upkeep.verify import verify
@@ -41,42 +41,42 @@ def index(vectors, tmp_path) -> Path:
     """A backup was made, then somebody was forgotten."""
     folder = tmp_path / "indexes" / "club"
     build(vectors, folder)
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         backup(gallery, tmp_path / "backup")
     forgets(folder)
     return folder
 
 
 def forgets(folder: Path, name: str = GONE):
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         traces = forget(gallery, name)
         return receipt_of(gallery, traces, {}, not finish_pending(gallery, 1000))
 
 
 def people(folder: Path) -> set[str]:
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         assert verify(gallery).problems == []
         return {name for name, _ in gallery.list_people()}
 
 
 def is_refused(folder: Path) -> bool:
     """The person's faces, by a writer that opens the index now."""
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         return gallery.add(MINE).forgotten == len(MINE) and GONE not in {name for name, _ in gallery.list_people()}
 
 
 def test_the_list_is_read_once_however_many_faces_come(index, monkeypatch):
     """It was made anew for every 4,096 rows."""
     monkeypatch.setattr("facegallery.indexer.store.rows.BLOCK", 2)
-    with open_gallery(index, write=True) as gallery:
-        made, forgotten_of = [], Gallery.forgotten
-        monkeypatch.setattr(Gallery, "forgotten", lambda self: made.append(1) or forgotten_of(self))
+    with open_store(index, write=True) as gallery:
+        made, forgotten_of = [], Store.forgotten
+        monkeypatch.setattr(Store, "forgotten", lambda self: made.append(1) or forgotten_of(self))
         assert gallery.add(ROWS).forgotten == len(MINE) and len(made) == 1
 
 
 def test_readmitting_in_several_blocks_takes_all_of_them_off_the_list(index, monkeypatch):
     monkeypatch.setattr("facegallery.indexer.store.rows.BLOCK", 1)
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         assert gallery.add(ROWS, readmit=True).added == len(MINE) and not gallery.forgotten()
 
 
@@ -176,7 +176,7 @@ def test_a_restore_under_another_name_beside_a_sound_index_leaves_them_out(index
 def test_the_list_of_a_lost_index_is_kept_for_a_backup_of_another(index, vectors, tmp_path):
     """Two salts on one list."""
     build(vectors, tmp_path / "elsewhere" / "club")
-    with open_gallery(tmp_path / "elsewhere" / "club", write=True) as gallery:
+    with open_store(tmp_path / "elsewhere" / "club", write=True) as gallery:
         backup(gallery, tmp_path / "another")
     spoil(index, missing)
     assert restore(tmp_path / "another", index, replace=True).forgotten == 2
@@ -227,7 +227,7 @@ def test_where_nobody_can_say_who_was_forgotten_it_is_asked_for(index, vectors, 
 def test_a_list_that_is_damaged_is_written_again_from_a_sound_gallery(index, vectors, lose):
     before = list_path(index).read_bytes()
     lose(list_path(index))
-    open_gallery(index, write=True).close()
+    open_store(index, write=True).close()
     assert list_path(index).read_bytes() == before
     lose(list_path(index))
     assert build(vectors, index, replace=True).n == 10 and list_path(index).read_bytes() == before
@@ -250,7 +250,7 @@ def test_a_first_build_that_was_stopped_asks_nobody(tmp_path, vectors):
     (folder / "gallery.db").touch()
     assert build(vectors, folder).n == 12
     shutil.rmtree(tmp_path / "indexes")
-    create_gallery(folder).close()
+    create_store(folder).close()
     assert build(vectors, folder).n == 12
 
 
@@ -265,7 +265,7 @@ def test_the_file_is_private_and_says_no_name_and_no_id(index):
 
 
 def test_readmitted_people_leave_the_list(index):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         assert gallery.add(MINE[:1], readmit=True).added == 1
     assert recover(index).refused([row.face_id for row in MINE]) == {MINE[1].face_id} and not recover(index).holds(
         f"name:{GONE}"
@@ -287,7 +287,7 @@ def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, 
     monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     folder = tmp_path / "indexes" / "club"
     build(vectors, folder, encrypt=True)
-    with open_gallery(folder, write=True) as gallery:
+    with open_store(folder, write=True) as gallery:
         salt = gallery.fact("salt")
         backup(gallery, tmp_path / "backup")
     forgets(folder)
@@ -370,7 +370,7 @@ def test_locks_exclude_threads_and_are_taken_again_by_the_same(tmp_path, monkeyp
 
 
 def test_a_forget_of_an_index_that_was_replaced_meanwhile_is_refused(index, vectors):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         spoil(index, missing)
         build(vectors, index, replace=True)
         with pytest.raises(Replaced, match="it was replaced meanwhile: run the same command again"):
@@ -384,7 +384,7 @@ from pathlib import Path
 from facegallery.embedder.errors import GalleryError
 from facegallery.indexer.build import build
 from facegallery.indexer.upkeep.forget import finish_pending, forget
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.upkeep.transfer import restore
 from tests import synthetic
 verb, index, folder, at = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
@@ -393,7 +393,7 @@ time.sleep(max(0, at - time.time()))
 for _ in range(20):
     try:
         if verb == "forget":
-            with open_gallery(index, write=True) as gallery:
+            with open_store(index, write=True) as gallery:
                 forget(gallery, "person 3"), finish_pending(gallery)
         elif verb == "build":
             build(folder / "vectors", index, replace=True)
@@ -405,7 +405,7 @@ for _ in range(20):
         elif verb == "restore elsewhere":
             restore(folder / "backup", index.parent / "other", replace=True)
         else:
-            with open_gallery(index, write=True) as gallery:
+            with open_store(index, write=True) as gallery:
                 gallery.add(mine)
         break
     except GalleryError as error:
@@ -424,7 +424,7 @@ def test_whoever_was_forgotten_is_gone_whatever_is_done_beside(tmp_path, vectors
 
     index = tmp_path / "indexes" / "club"
     build(vectors, index)
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         backup(gallery, tmp_path / "backup")
     for delay in (-0.05, 0, 0.02, 0.05):
         build(vectors, index, replace=True, readmit=True)

@@ -13,7 +13,7 @@ import pytest
 from facegallery.embedder.errors import DataError, GalleryError, InputError, SystemFault
 from facegallery.embedder.names import person_name
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import create_gallery, open_gallery
+from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.filters import kept_ids, parse
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store import database, migrations
@@ -62,7 +62,7 @@ def answers(folder: Path):
 
 
 def test_files_are_the_owners_alone_and_sqlite_is_set_up_to_last(index):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         pragmas = {
             name: gallery.execute(f"PRAGMA {name}")[0][0]
             for name in ("journal_mode", "synchronous", "secure_delete", "page_size")
@@ -99,7 +99,7 @@ def test_what_is_stored(index):
     assert all(line[7] == r.vector.tobytes() for line, r in zip(stored, rows, strict=True)) and stored[3][
         8
     ] == synthetic.png(b"png 3")
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         assert (gallery.faces, gallery.people, gallery.generation, gallery.mean) == (24, 12, 1, None)
         assert (
             gallery.spec == synthetic.spec()
@@ -111,7 +111,7 @@ def test_what_is_stored(index):
 
 @pytest.mark.parametrize("block", [1, 7, 24, 100])
 def test_vectors_come_whole_whatever_the_block(index, block):
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         blocks = list(gallery.vectors(block))
     assert np.concatenate([ids for ids, _ in blocks]).tolist() == list(range(1, 25))
     assert (np.concatenate([xb for _, xb in blocks]) == synthetic.vectors(PEOPLE, PHOTOS)).all()
@@ -125,7 +125,7 @@ def test_one_name_whatever_its_unicode(tmp_path):
         synthetic.row(f"{i}.jpg", name, x)
         for i, (name, x) in enumerate(zip(spellings, synthetic.vectors(2, 1), strict=True))
     ]
-    with create_gallery(tmp_path / "i") as gallery:
+    with create_store(tmp_path / "i") as gallery:
         with gallery.writing():
             gallery.set_fact("spec", synthetic.spec().to_json())
         assert gallery.add(rows).added == 2 and gallery.add(rows[1:]).again == 1
@@ -133,7 +133,7 @@ def test_one_name_whatever_its_unicode(tmp_path):
 
 
 def test_ids_are_never_used_twice(index):
-    with open_gallery(index, write=True) as gallery, gallery.writing():
+    with open_store(index, write=True) as gallery, gallery.writing():
         gallery.clear()
         gallery.set_fact("spec", synthetic.spec().to_json())
         gallery.enrol(synthetic.rows(1, 1))
@@ -142,14 +142,14 @@ def test_ids_are_never_used_twice(index):
 
 def test_a_write_is_kept_whole_or_not_at_all(index):
     before = answers(index)
-    with pytest.raises(ZeroDivisionError), open_gallery(index, write=True) as gallery, gallery.writing():
+    with pytest.raises(ZeroDivisionError), open_store(index, write=True) as gallery, gallery.writing():
         gallery.clear()
         raise ZeroDivisionError
     assert answers(index) == before
 
 
 def test_undo_takes_back_the_change_that_is_meant_or_none(index):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         people = [name for name, _ in gallery.list_people()]
         changes = [gallery.rename(people[0], "B"), gallery.rename("B", "C"), gallery.rename("C", "C")]
         assert [change.command is None for change in changes] == [False, False, True]
@@ -164,7 +164,7 @@ def test_undo_takes_back_the_change_that_is_meant_or_none(index):
 
 def test_two_writers_in_turn(index, monkeypatch):
     monkeypatch.setattr(database, "WAIT_MS", 50)
-    with open_gallery(index, write=True) as one, open_gallery(index, write=True) as two, one.writing():
+    with open_store(index, write=True) as one, open_store(index, write=True) as two, one.writing():
         with pytest.raises(GalleryError, match="another process is writing"), two.writing():
             pass
 
@@ -174,7 +174,7 @@ def test_two_writers_in_turn(index, monkeypatch):
 
 def test_an_index_of_a_newer_version_is_refused(index):
     sql(index, "PRAGMA user_version=99")
-    for way in (open_gallery, create_gallery):
+    for way in (open_store, create_store):
         with pytest.raises(GalleryError, match="version 99: install a newer facegallery"):
             way(index)
 
@@ -185,7 +185,7 @@ def test_an_older_index_opens_and_is_migrated_once(index, monkeypatch):
     monkeypatch.setattr(database, "MIGRATIONS", more)
     assert answers(index) == before and sql(index, "PRAGMA user_version") == [(len(migrations.MIGRATIONS),)]
     for _ in range(2):
-        with open_gallery(index, write=True) as gallery, gallery.writing():
+        with open_store(index, write=True) as gallery, gallery.writing():
             pass
     assert answers(index) == before
     assert sql(index, "PRAGMA user_version") == [(len(more),)] and sql(index, "SELECT * FROM tags") == []
@@ -212,13 +212,13 @@ def test_names_that_may_not(name):
 
 def test_an_index_that_is_not_there(index):
     with pytest.raises(GalleryError, match=r"there is none: run `build-index VECTORS --name clubb`; there are club$"):
-        open_gallery(index.parent / "clubb")
+        open_store(index.parent / "clubb")
 
 
 def test_a_build_that_never_finished_is_no_index(tmp_path):
-    create_gallery(tmp_path / "i").close()
+    create_store(tmp_path / "i").close()
     with pytest.raises(GalleryError, match="there is none: run `build-index"):
-        open_gallery(tmp_path / "i")
+        open_store(tmp_path / "i")
 
 
 def test_a_missing_gallery(index):
@@ -227,7 +227,7 @@ def test_a_missing_gallery(index):
     with pytest.raises(
         GalleryError, match=r"gallery\.db, it is missing or empty: make the index again with `build-index --replace`"
     ):
-        open_gallery(index)
+        open_store(index)
 
 
 def test_a_truncated_gallery_at_any_length(original, tmp_path):
@@ -248,7 +248,7 @@ def test_something_else_called_gallery_db(index):
     for suffix in ("-wal", "-shm"):
         (index / f"gallery.db{suffix}").unlink(missing_ok=True)
     (index / "gallery.db").write_bytes(b"no database " * 9999)
-    for way in (open_gallery, create_gallery):
+    for way in (open_store, create_store):
         with pytest.raises(GalleryError, match=r"gallery\.db is damaged .*--replace"):
             way(index)
 
@@ -286,7 +286,7 @@ def test_a_moved_row_is_named(index):
 
 
 def test_a_lost_face_is_named(index):
-    with open_gallery(index) as gallery, pytest.raises(GalleryError, match="face number 999 is lost"):
+    with open_store(index) as gallery, pytest.raises(GalleryError, match="face number 999 is lost"):
         gallery.fetch([5, 999])
 
 
@@ -322,7 +322,7 @@ def test_flipped_bytes_are_noticed_or_harmless(original, tmp_path, where):
         (copy / "gallery.db").write_bytes(spoilt)
         try:
             assert answers(copy) == before
-            with open_gallery(copy) as gallery:
+            with open_store(copy) as gallery:
                 noticed += bool(verify(gallery).problems)
         except GalleryError as error:
             noticed += 1
@@ -360,7 +360,7 @@ def test_a_fault_of_ours_stays_one():
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError) as caught:
-        create_gallery(tmp_path / "file" / "i")
+        create_store(tmp_path / "file" / "i")
     assert caught.value.errno == errno.ENOTDIR
 
 
@@ -375,7 +375,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     ),
 )
 def test_text_that_is_no_unicode_is_one_line(index, ask):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         with pytest.raises(InputError, match="expected text, received .*, which is not valid UTF-8: spell it in UTF-8"):
             ask(gallery)
         assert gallery.faces == PEOPLE * PHOTOS
@@ -383,7 +383,7 @@ def test_text_that_is_no_unicode_is_one_line(index, ask):
 
 @pytest.mark.parametrize("name", (None, " \u2003"))
 def test_a_face_that_is_known_still_needs_a_name(index, name):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         row = gallery.table_rows([1], False)[0]
         with pytest.raises(DataError, match="expected a person's name, received"):
             gallery.add([replace(row, identity=name)])
@@ -416,7 +416,7 @@ def test_every_way_in_gives_a_person_one_name(index, name):
         synthetic.row(f"{i}.jpg", who, x)
         for i, (who, x) in enumerate(zip(("Ann", name), synthetic.vectors(2, 1, seed=97), strict=True))
     ]
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         gallery.add(rows)
         assert len(gallery.list_faces("Ann")) == len(gallery.list_faces(name)) == 2 and gallery.enrolled([name]) == {
             name
@@ -436,7 +436,7 @@ def test_a_name_that_an_earlier_version_allowed_can_still_be_used(index, name):
         with gallery.writing():
             gallery.enrol([synthetic.row("old.jpg", name, synthetic.vectors(1, 1, seed=99)[0])])
 
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         old(gallery)
         gallery.add([synthetic.row("new.jpg", "Ann", synthetic.vectors(1, 1, seed=98)[0])])
         (face,) = gallery.list_faces(name)
@@ -456,7 +456,7 @@ def test_a_name_that_an_earlier_version_allowed_can_still_be_used(index, name):
 
 @pytest.mark.parametrize("name", ["A\x00nn", "A\x1b[31mnn", "Ann\x7f", "x" * 501])
 def test_a_new_name_that_cannot_be_is_refused(index, name):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         for ask in (
             lambda: gallery.add([synthetic.row("a.jpg", name, synthetic.vectors(1, 1)[0])]),
             lambda: gallery.rename("person 3", name),

@@ -10,7 +10,7 @@ import pytest
 
 from facegallery.embedder.faces import align
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.filters import kept_ids, parse
 from facegallery.indexer.store.kinds import Counts
 from facegallery.indexer.store.migrations import MIGRATIONS
@@ -38,7 +38,7 @@ def made(tmp_path_factory) -> Path:
     """An index with rows in every table."""
     folder = tmp_path_factory.mktemp("totals")
     build(synthetic.write(folder / "vectors", rows("first", 4), extra=["year"]), folder / "club")
-    with open_gallery(folder / "club", write=True) as gallery:
+    with open_store(folder / "club", write=True) as gallery:
         gallery.add(rows("second", 3, seed=1))
         gallery.remove("person 0")
         gallery.rename("person 1", "Ann")
@@ -56,7 +56,7 @@ def index(made, tmp_path) -> Path:
 
 
 def problems(folder: Path) -> str:
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         return "\n".join(verify(gallery).problems)
 
 
@@ -110,7 +110,7 @@ def test_one_line_is_noticed(index, table, where):
 @pytest.mark.parametrize("key", ["calibration", "kinds", "changes", "log", "totals", "sources", "columns"])
 def test_an_entry_is_noticed(index, key):
     if key == "calibration":
-        with open_gallery(index, write=True) as gallery, gallery.writing():
+        with open_store(index, write=True) as gallery, gallery.writing():
             gallery.set_fact("calibration", "{}")
     sql(index, f"DELETE FROM meta WHERE key = '{key}'")
     assert "1 rows of the table meta were deleted" in problems(index) or (
@@ -121,7 +121,7 @@ def test_an_entry_is_noticed(index, key):
 def test_a_row_exchanged_for_one_of_before_is_noticed(index):
     with sqlite3.connect(index / "gallery.db") as db:
         old = db.execute("SELECT * FROM people WHERE name = 'Ann'").fetchone()
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         gallery.rename("Ann", "Bea")
     sql(index, f"UPDATE people SET name = '{old[1]}' WHERE id = {old[0]}")
     assert "rows of the table people were changed by another program" in problems(index)
@@ -149,13 +149,13 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_keeps_the_totals(index, verb):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         VERBS[verb](gallery)
         assert gallery.totals == count(gallery) and verify(gallery).problems == []
 
 
 def test_a_change_that_fails_leaves_the_totals(index):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         before = gallery.totals
         with pytest.raises(ZeroDivisionError), gallery.writing():
             gallery.enrol(rows("third", 2, seed=2))
@@ -165,17 +165,17 @@ def test_a_change_that_fails_leaves_the_totals(index):
 
 
 def test_a_backup_and_its_restore_keep_the_totals(index, tmp_path):
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         backup(gallery, tmp_path / "backup")
     restore(tmp_path / "backup", tmp_path / "again")
     restore(tmp_path / "backup", index, replace=True)
     for folder in (tmp_path / "again", index):
-        with open_gallery(folder) as gallery:
+        with open_store(folder) as gallery:
             assert gallery.totals == count(gallery) and verify(gallery).problems == []
 
 
 def test_a_backup_that_lacks_a_face_is_refused(index, tmp_path):
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         backup(gallery, tmp_path / "backup.db")
     with sqlite3.connect(tmp_path / "backup.db") as db:
         db.execute("DELETE FROM crops WHERE id = (SELECT min(id) FROM crops)")
@@ -196,7 +196,7 @@ def test_an_older_gallery_counts_the_kinds_of_its_columns_once_for_each_state(in
     as_version_4(index)
     counted, over = [], Counts.over
     monkeypatch.setattr(Counts, "over", lambda rows: counted.append(1) or over(rows))
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         kept_ids(gallery, parse(["year>=1991", "year<=1992", "year!=1993"]))
         assert len(counted) == 1 and gallery.kinds.kind("year") == "number"
         sql(index, """UPDATE faces SET extra = '{"year": "unknown"}'""")
@@ -205,11 +205,11 @@ def test_an_older_gallery_counts_the_kinds_of_its_columns_once_for_each_state(in
 
 def test_an_older_gallery_says_what_cannot_be_known(index):
     as_version_4(index)
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         found = verify(gallery)
         assert info(gallery)["column_kinds"] == {"year": "number"} and gallery.version == 4
         assert found.problems == [] and "checked from the next change of the index on" in found.text
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         gallery.add(rows("third", 2, seed=2))
         assert gallery.version == len(MIGRATIONS)
         found = verify(gallery)

@@ -17,9 +17,9 @@ from facegallery.embedder.files import temporary_prefix
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.indexer.build import build
 from facegallery.indexer.derived.derive import compact
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
 from facegallery.indexer.upkeep.forget import Receipt, finish_pending, forget, look, look_again, receipt_of
@@ -72,11 +72,11 @@ def index(original, tmp_path) -> Path:
 
 @pytest.fixture
 def gallery(index):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         yield gallery
 
 
-def forgotten(gallery: Gallery, name: str) -> Receipt:
+def forgotten(gallery: Store, name: str) -> Receipt:
     """As the command does it."""
     traces = forget(gallery, name)
     return receipt_of(gallery, traces, {}, not finish_pending(gallery, 1000))
@@ -131,7 +131,7 @@ def test_nothing_of_a_person_is_left_and_all_others_stay(gallery, index):
     assert gallery.columns == ["place"] and all(gallery.crop(row.face_id) == row.crop for row in THEIRS)
 
 
-Verb = Callable[[Gallery], object]
+Verb = Callable[[Store], object]
 OLD, NEWER = "Anna Karenina", "Anna Arkadyevna"
 CHAINS: dict[str, tuple[list[Verb], str, set[str]]] = {
     "removed": ([lambda g: g.remove(face_id=MINE[0].face_id)], ANN, {ANN}),
@@ -226,7 +226,7 @@ def test_what_deleting_left_in_free_pages_goes_too(index):
         db.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
         db.execute(f"CREATE TABLE copy_of_{table} AS SELECT * FROM {table}; DROP TABLE copy_of_{table}")
     db.close()
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         traces = forget(gallery, ANN)
         assert (
             finish_pending(gallery, 1000) and look(gallery, traces)[str(gallery.path)] > 0 and left(index, pieces(MINE))
@@ -266,7 +266,7 @@ def test_a_short_name_inside_of_other_words_empties_no_list(tmp_path):
     rows = faces("att", *OTHERS)
     folder = tmp_path / "att-faces" / "batteries" / "vectors"
     build(synthetic.write(folder, rows, synthetic.spec(D), extra=["place"]), tmp_path / "club")
-    with open_gallery(tmp_path / "club", write=True) as gallery:
+    with open_store(tmp_path / "club", write=True) as gallery:
         for name in ("att", OTHERS[0]):
             assert f"data set or photos: {folder}" in forgotten(gallery, name).not_cleaned
 
@@ -384,7 +384,7 @@ def test_a_readmission_is_taken_back_by_undo_and_not_forgotten_then(gallery):
 
 
 def test_building_anew_keeps_them_out(index, original):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         forgotten(gallery, ANN)
     report = build(original.parent / "vectors", index, replace=True)
     assert (
@@ -392,7 +392,7 @@ def test_building_anew_keeps_them_out(index, original):
         and left(index, pieces(MINE)) == []
         and named(index, ANN, SIMILAR) == 0
     )
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         assert forgotten(gallery, ANN).found == 0
     assert build(original.parent / "vectors", index, replace=True, readmit=True).n == 27
 
@@ -409,17 +409,17 @@ def test_what_is_kept_of_them_says_nothing(gallery):
 
 
 def test_a_reader_of_an_older_state_puts_off_the_end(gallery, index):
-    with open_gallery(index) as reader:
+    with open_store(index) as reader:
         with reader.reading():
             before = reader.list_people()
             traces = forget(gallery, ANN)
             assert not finish_pending(gallery, 10) and reader.list_people() == before
             done = receipt_of(gallery, traces, {}, True)
             assert done.pending and gallery.fact("forgetting")
-            with open_gallery(index) as other:
+            with open_store(index) as other:
                 assert other.enrolled([ANN]) == set() and other.fact("forgetting"), "it does not wait"
             answers_for(index, [replace(row, identity=unicodedata.normalize("NFC", row.identity)) for row in THEIRS])
-        open_gallery(index).close()
+        open_store(index).close()
     assert gallery.fact("forgetting") is None and left(index, pieces(MINE)) == []
     assert sum(look(gallery, traces).values()) == 0
 
@@ -429,7 +429,7 @@ def test_a_build_of_an_older_state_puts_off_the_end_and_makes_it(gallery, index)
 
     def during(done: int, total: int) -> None:
         if not receipts:
-            with open_gallery(index, write=True) as other:
+            with open_store(index, write=True) as other:
                 receipts.append(forgotten(other, ANN))
 
     compact_and_drop(gallery, on_progress=during)
@@ -446,19 +446,19 @@ def test_what_a_build_leaves_that_was_killed_goes_when_the_index_is_opened(galle
     folder = index / f"{temporary_prefix()}{'ab' * 16}-built"
     folder.mkdir(), (folder / "index.faiss").write_bytes(MINE[0].vector.tobytes())
     assert forgotten(gallery, ANN).pending
-    open_gallery(index).close()
+    open_store(index).close()
     assert gallery.fact("forgetting") is not None and left(index, pieces(MINE)) != [], "its process runs"
     folder.rename(index / f"_tmp-{os.getpid()}.12345-ab-built")
-    open_gallery(index).close()
+    open_store(index).close()
     assert gallery.fact("forgetting") is None and left(index, pieces(MINE)) == []
 
 
 def test_a_pending_end_outlives_a_build_in_its_place(gallery, index, original):
-    with open_gallery(index) as reader, reader.reading():
+    with open_store(index) as reader, reader.reading():
         forget(gallery, ANN)
         build(original.parent / "vectors", index, replace=True)
         assert gallery.fact("forgetting")
-    open_gallery(index).close()
+    open_store(index).close()
     assert gallery.fact("forgetting") is None and left(index, pieces(MINE)) == []
 
 
@@ -480,7 +480,7 @@ def test_a_receipt_names_nobody_and_says_what_was_not_cleaned(tmp_path):
     for name in ("one", "two"):
         synthetic.write(tmp_path / name, rows, tuned, extra=["place"])
     build(tmp_path / "one", tmp_path / "club")
-    with open_gallery(tmp_path / "club", write=True) as gallery:
+    with open_store(tmp_path / "club", write=True) as gallery:
         gallery.set_fact("sources", json.dumps([str(tmp_path / "one"), str(tmp_path / "two"), f"/photos/{ANN}"]))
         traces = forget(gallery, ANN)
         done = receipt_of(gallery, traces, {str(tmp_path / "one"): 3}, not finish_pending(gallery, 1000))
@@ -551,7 +551,7 @@ def test_what_cannot_be_looked_for_is_told(tmp_path, monkeypatch):
     for encrypt in (False, True):
         folder = tmp_path / f"club{encrypt}"
         build(synthetic.write(tmp_path / f"v{encrypt}", rows, synthetic.spec(D), ["place"]), folder, encrypt=encrypt)
-        with open_gallery(folder, write=True) as gallery:
+        with open_store(folder, write=True) as gallery:
             done = forgotten(gallery, "Al")
         assert (
             "a name is too short to be looked for in binary files; no table holds it" in done.notes

@@ -11,9 +11,9 @@ from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import DataError, GalleryError
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import open_gallery
+from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
 from facegallery.indexer.upkeep.switch import (
@@ -68,7 +68,7 @@ def index(original, tmp_path) -> Path:
 
 @pytest.fixture
 def gallery(index):
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         yield gallery
 
 
@@ -82,7 +82,7 @@ def embedded(png: bytes, spec: FaceSpec = OTHER) -> np.ndarray:
     return BY_OTHER[spec.model_name][number(png)]
 
 
-def fill(gallery: Gallery, blocks: int = 99, spec: FaceSpec = OTHER) -> list[int]:
+def fill(gallery: Store, blocks: int = 99, spec: FaceSpec = OTHER) -> list[int]:
     """Embeds what is missing, or so many blocks of it; the ids."""
     done = []
     for block, _ in zip(pending(gallery), range(blocks), strict=False):
@@ -92,7 +92,7 @@ def fill(gallery: Gallery, blocks: int = 99, spec: FaceSpec = OTHER) -> list[int
     return done
 
 
-def switched(gallery: Gallery, spec: FaceSpec = OTHER) -> None:
+def switched(gallery: Store, spec: FaceSpec = OTHER) -> None:
     prepare(gallery, spec)
     fill(gallery, spec=spec)
     switch.switch(gallery)

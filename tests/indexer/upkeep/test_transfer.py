@@ -23,10 +23,10 @@ from facegallery.embedder.dataset.row import Row, to_rows
 from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
 from facegallery.indexer.build import build
 from facegallery.indexer.derived import derive
-from facegallery.indexer.opening import create_gallery, open_gallery
+from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.migrations import MIGRATIONS
-from facegallery.indexer.store.store import Gallery
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import transfer
 from facegallery.indexer.upkeep.forget import finish_pending, forget
 from facegallery.indexer.upkeep.transfer import backup, export, restore
@@ -75,21 +75,21 @@ def index(original, tmp_path) -> Path:
     )
 
 
-def changed(folder: Path, *verbs: Callable[[Gallery], object]) -> None:
-    with open_gallery(folder, write=True) as gallery:
+def changed(folder: Path, *verbs: Callable[[Store], object]) -> None:
+    with open_store(folder, write=True) as gallery:
         for verb in verbs:
             verb(gallery)
 
 
 def saved(folder: Path, path: Path) -> Path:
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         backup(gallery, path)
     return path
 
 
 def held(folder: Path) -> list[tuple]:
     """Every row, but for ids, by face_id."""
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         ids = [id for (id,) in gallery.execute("SELECT id FROM faces")]
         return sorted(map(plain, gallery.table_rows(ids)))
 
@@ -114,7 +114,7 @@ def plain(row: Row, crop: bool = True) -> tuple:
 
 def picture(folder: Path) -> list:
     """Rows, log and answers."""
-    with open_gallery(folder) as gallery, Searcher(folder) as searcher:
+    with open_store(folder) as gallery, Searcher(folder) as searcher:
         log = [(line.verb, line.detail) for line in gallery.lines()]
         trash = [
             (fingerprint, plain(row)) for line in gallery.lines() for fingerprint, row in gallery.removed_by(line.id)
@@ -130,7 +130,7 @@ def picture(folder: Path) -> list:
 
 
 def sound(folder: Path) -> bool:
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         return verify(gallery).problems == []
 
 
@@ -141,7 +141,7 @@ def test_a_backup_is_one_private_file_with_everything(index, tmp_path):
     changed(index, lambda g: g.remove("person 3 of 0"), lambda g: g.rename("person 4 of 0", "Zoë"))
     old = os.umask(0)
     try:
-        with open_gallery(index) as gallery:
+        with open_store(index) as gallery:
             done = backup(gallery, tmp_path / "new" / "folder" / "b")
     finally:
         os.umask(old)
@@ -183,7 +183,7 @@ def test_neither_is_a_link_that_leads_nowhere_followed(index, tmp_path):
 def test_a_backup_on_a_full_disk_leaves_nothing(index, tmp_path):
     (folder := tmp_path / "full").mkdir()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
         try:
             with pytest.raises(FaceGalleryError) as caught:
@@ -197,14 +197,14 @@ def test_backups_while_another_adds_are_each_of_one_moment(index, tmp_path):
     more, done, stop = faces(100, seed=1), [], threading.Event()
 
     def add() -> None:
-        with open_gallery(index, write=True) as gallery:
+        with open_store(index, write=True) as gallery:
             for i in range(0, 200, 4):
                 if not stop.is_set():
                     gallery.add(more[i : i + 4])
 
     thread = threading.Thread(target=add)
     thread.start()
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         for i in range(8):
             done.append(backup(gallery, tmp_path / f"b{i}"))
     stop.set()
@@ -259,7 +259,7 @@ def test_an_index_is_what_it_was(index, tmp_path):
 
 def faiss_of(folder: Path) -> int:
     """The generation, where plain FAISS opens its index and finds everybody."""
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         assert faiss.read_index(str(folder / "index.faiss")).ntotal == gallery.faces
         return gallery.generation
 
@@ -271,7 +271,7 @@ def test_undo_goes_on_after_a_restore(index, tmp_path):
     changed(index, lambda g: g.undo(), lambda g: g.undo())
     for folder in (index, tmp_path / "other"):
         restore(path, folder, replace=folder is index)
-        with open_gallery(folder, write=True) as gallery:
+        with open_store(folder, write=True) as gallery:
             assert [gallery.undo()[0].verb for _ in range(2)] == ["rename", "remove"]
             with pytest.raises(GalleryError, match="nothing to undo"):
                 gallery.undo()
@@ -283,7 +283,7 @@ def test_ids_are_never_used_twice_across_a_restore(index, tmp_path):
     changed(index, lambda g: g.add(faces(5, seed=1)))
     restore(path, index, replace=True)
     changed(index, lambda g: g.add(faces(1, seed=2)))
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         assert gallery.owners()[0].tolist() == [*range(1, 25), 35, 36]
 
 
@@ -294,7 +294,7 @@ def test_the_forgotten_stay_forgotten(index, tmp_path):
     done = restore(path, index, replace=True)
     assert (done.faces, done.people, done.forgotten) == (20, 10, 4), "one of the four had been removed before"
     gone = [*faces()[6:8], *faces()[10:12]]
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         assert (
             gallery.lines() == []
             and gallery.add(gone).forgotten == 4
@@ -314,7 +314,7 @@ def test_a_forgotten_name_stays_forgotten_even_with_faces_that_were_gone_before(
     changed(index, lambda g: g.split([first.face_id], "person 5 of 0"), lambda g: g.drop_log(math.inf))
     changed(index, lambda g: forget(g, "person 3 of 0"), finish_pending)
     assert restore(path, index, replace=True).forgotten == 2, "one of them is another's since"
-    with open_gallery(index, write=True) as gallery:
+    with open_store(index, write=True) as gallery:
         assert gallery.known([first.face_id, second.face_id]) == {} and gallery.lines() == []
         assert (gallery.add([first]).added, gallery.add([second]).forgotten) == (1, 1), (
             "what was forgotten is a face, and a name of that time"
@@ -322,7 +322,7 @@ def test_a_forgotten_name_stays_forgotten_even_with_faces_that_were_gone_before(
     assert restore(path, index, replace=True).forgotten == 2
     changed(index, lambda g: g.add([second], readmit=True))
     assert restore(path, index, replace=True).forgotten == 0
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         assert gallery.known([first.face_id, second.face_id]) == dict.fromkeys(
             [first.face_id, second.face_id], "person 3 of 0"
         )
@@ -336,7 +336,7 @@ def test_a_name_that_is_used_again_comes_back_from_a_later_backup(index, tmp_pat
     )
     path = saved(index, tmp_path / "b")
     assert restore(path, index, replace=True).forgotten == 0
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         assert gallery.enrolled(["person 3 of 0"]) and gallery.lines()
 
 
@@ -347,25 +347,25 @@ def test_a_log_from_a_clock_that_was_ahead_goes_too(index, tmp_path, monkeypatch
     path = saved(index, tmp_path / "b")
     changed(index, lambda g: forget(g, "person 3 of 0"))
     assert restore(path, index, replace=True).forgotten == 2
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         assert gallery.lines() == [] and gallery.execute("SELECT * FROM trash") == []
 
 
 def test_a_forgotten_in_the_backup_stays_one_in_a_new_index(index, tmp_path):
     changed(index, lambda g: forget(g, "person 3 of 0"))
     restore(saved(index, tmp_path / "b"), tmp_path / "other")
-    with open_gallery(tmp_path / "other", write=True) as gallery:
+    with open_store(tmp_path / "other", write=True) as gallery:
         assert gallery.add(faces()[6:8]).forgotten == 2 and gallery.add(faces()[6:8], readmit=True).added == 2
 
 
 def test_a_forget_that_waits_for_a_reader_still_waits_after_a_restore(index, tmp_path):
     path = saved(index, tmp_path / "b")
-    with open_gallery(index) as reader, reader.reading():
+    with open_store(index) as reader, reader.reading():
         changed(index, lambda g: forget(g, "person 3 of 0"))
         restore(path, index, replace=True)
-        with open_gallery(index) as gallery:
+        with open_store(index) as gallery:
             assert gallery.fact("forgetting") is not None
-    with open_gallery(index) as gallery:
+    with open_store(index) as gallery:
         assert gallery.fact("forgetting") is None
 
 
@@ -400,7 +400,7 @@ def other_database(path: Path, index: Path) -> None:
 
 
 def unfinished(path: Path, index: Path) -> None:
-    create_gallery(path.parent / "unfinished").close()
+    create_store(path.parent / "unfinished").close()
     shutil.copyfile(path.parent / "unfinished" / "gallery.db", path)
 
 
@@ -570,7 +570,7 @@ def test_a_restore_that_was_stopped_is_begun_again_by_the_same_command(index, tm
 
 
 def exported(folder: Path, out: Path, crops: bool = False) -> tuple[transfer.TransferSummary, list[Row]]:
-    with open_gallery(folder) as gallery:
+    with open_store(folder) as gallery:
         done = export(gallery, out, crops)
     return done, [row for table in DataSet(out).shards() for row in to_rows(table)]
 
@@ -734,7 +734,7 @@ def kill_everywhere(index: Path, work: Path) -> None:
             out = work / f"{verb.__name__}-{n}" / "out"
 
             def run(out=out, verb=verb) -> None:
-                with open_gallery(index) as gallery:
+                with open_store(index) as gallery:
                     verb(gallery, out)
 
             status = forked(run, n)
