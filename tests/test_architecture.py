@@ -20,6 +20,7 @@ VERBS = (
     "forget",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = tuple(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable"))
+RESULTS_NAME = ("embedder.photos.understood", "indexer.suspects")  # types that results hold; not imported to run
 STORE, DERIVED = "indexer.store", "indexer.derived"
 # a folder or a file -> what it may import of ours, besides itself; the longest key that fits a file counts. Short names: `embedder.spec`
 # is facegallery.embedder.spec
@@ -61,8 +62,9 @@ ALLOWED = {
     "indexer.evaluation": (*OF_INDEXER, STORE, "indexer.search", "indexer.metrics", "indexer.opening"),
     "trainer": ("embedder", "indexer.metrics"),
     "accounts": ("embedder", STORE),
-    "schemas": ("embedder.outcomes",),
-    "client": ("schemas", "embedder.errors"),
+    "schemas": ("embedder.outcomes", "results"),
+    "results": ("embedder.errors", "embedder.outcomes", *RESULTS_NAME),
+    "client": ("schemas", "results", "embedder.errors"),
     "demo": ("embedder", "trainer", "workflows"),
     "workflows.photos": ("embedder",),
     "workflows.probes": ("embedder", "indexer", "workflows.photos"),
@@ -76,6 +78,7 @@ ALLOWED = {
         "indexer",
         "accounts",
         "schemas",
+        "results",
         *(f"workflows.{file}" for file in ("photos", "probes", *VERBS)),
     ),
     "cli": ("embedder", "indexer", "trainer", "workflows", "server", "accounts", "demo", "__version__"),
