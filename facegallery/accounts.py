@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS audit(
     status INTEGER NOT NULL, faces TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS jobs(
     id TEXT PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL, done INTEGER NOT NULL,
-    total INTEGER NOT NULL, began REAL NOT NULL, ended REAL, detail TEXT, process TEXT NOT NULL) STRICT;
+    total INTEGER NOT NULL, began REAL NOT NULL, ended REAL, detail TEXT, process TEXT NOT NULL, result TEXT) STRICT;
 """
 
 
@@ -106,6 +106,7 @@ class Accounts:
             for pragma in PRAGMAS:
                 self._db.execute(f"PRAGMA {pragma}").fetchall()
             self._db.execute(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+            self._add_later_columns()
             self._delete_old_writes()
 
     def close(self) -> None:
@@ -115,6 +116,13 @@ class Accounts:
     def _run(self, sql: str, *values: Any) -> list[tuple]:
         with guarded(self.path):
             return self._db.execute(sql, values).fetchall()
+
+    def _add_later_columns(self) -> None:
+        """Add the columns that files of earlier versions lack."""
+        self._run("BEGIN IMMEDIATE")
+        if not self._run("SELECT 1 FROM pragma_table_info('jobs') WHERE name='result'"):
+            self._run("ALTER TABLE jobs ADD COLUMN result TEXT")
+        self._run("COMMIT")
 
     def _delete_old_writes(self) -> None:
         self._run("DELETE FROM writes WHERE time < ?", time.time() - DAY)
@@ -279,7 +287,8 @@ class Accounts:
         id = secrets.token_hex(8)
         self._end_lost_jobs()
         sql = (
-            "INSERT INTO jobs SELECT ?, ?, ?, 'running', 0, 0, ?, NULL, NULL, ? "
+            "INSERT INTO jobs(id, name, kind, state, done, total, began, process) "
+            "SELECT ?, ?, ?, 'running', 0, 0, ?, ? "
             "WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE name=? AND kind=? AND state='running') RETURNING id"
         )
         return id if self._run(sql, id, name, kind, time.time(), process_mark(os.getpid()), name, kind) else None
@@ -288,9 +297,13 @@ class Accounts:
         """Record the progress of a job."""
         self._run("UPDATE jobs SET done=?, total=? WHERE id=?", done, total, id)
 
-    def end_job(self, id: str, state: str, detail: str) -> None:
-        """Record the end of a job. state: "done" or "failed"; detail: its result or its error."""
-        self._run("UPDATE jobs SET state=?, detail=?, ended=? WHERE id=?", state, detail, time.time(), id)
+    def end_job(self, id: str, state: str, detail: str, result: str | None = None) -> None:
+        """Record the end of a job.
+
+        state: "done" or "failed"; detail: a line about its result, or its error; result: the result as JSON.
+        """
+        sql = "UPDATE jobs SET state=?, detail=?, result=?, ended=? WHERE id=?"
+        self._run(sql, state, detail, result, time.time(), id)
 
     def _end_lost_jobs(self) -> None:
         """Mark jobs as failed whose process has ended."""
@@ -301,9 +314,12 @@ class Accounts:
     def job(self, id: str) -> dict[str, Any] | None:
         """Return a job, or None."""
         self._end_lost_jobs()
-        rows = self._run("SELECT id, name, kind, state, done, total, began, ended, detail FROM jobs WHERE id=?", id)
+        columns = "id, name, kind, state, done, total, began, ended, detail, result"
+        if not (rows := self._run(f"SELECT {columns} FROM jobs WHERE id=?", id)):
+            return None
         names = ("id", "index", "kind", "state", "done", "total", "began", "ended", "detail")
-        return dict(zip(names, rows[0], strict=True)) if rows else None
+        *values, result = rows[0]
+        return dict(zip(names, values, strict=True)) | {"result": result and json.loads(result)}
 
 
 def drop_answers() -> None:

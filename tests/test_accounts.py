@@ -1,6 +1,7 @@
 import sqlite3
 import stat
 import time
+from contextlib import closing
 
 import pytest
 
@@ -171,12 +172,24 @@ def test_one_job_of_a_kind_runs_and_a_lost_one_has_failed(accounts, tmp_path):
         "began": 0,
         "ended": None,
         "detail": None,
+        "result": None,
     }
-    accounts.end_job(first, "done", "generation 2")
-    assert accounts.job(first)["state"] == "done" and accounts.job("0" * 16) is None
+    accounts.end_job(first, "done", "generation 2", '{"generation": 2}')
+    assert accounts.job(first)["state"] == "done" and accounts.job(first)["result"] == {"generation": 2}
+    assert accounts.job("0" * 16) is None
     second = accounts.begin_job("friends", "compact")
     with sqlite3.connect(tmp_path / "server.db") as db:
         db.execute("UPDATE jobs SET process = '4194305.1' WHERE id = ?", (second,))  # above any process number
     db.close()
     assert accounts.job(second)["state"] == "failed" and "ended" in accounts.job(second)["detail"]
     assert accounts.begin_job("friends", "compact")
+
+
+def test_a_file_of_an_earlier_version_is_opened(tmp_path):
+    Accounts(tmp_path / "server.db").close()
+    with sqlite3.connect(tmp_path / "server.db") as db:
+        db.execute("ALTER TABLE jobs DROP COLUMN result")
+    db.close()
+    with closing(Accounts(tmp_path / "server.db")) as accounts:
+        accounts.end_job(id := accounts.begin_job("friends", "compact"), "done", "generation 2", "[1]")
+        assert accounts.job(id)["result"] == [1]

@@ -168,17 +168,19 @@ def _add_photos(
     return total, {why: n for why, n in left.items() if n}
 
 
-def enrol(gallery: Store, row: Row, spec: FaceSpec, identity: str, readmit: bool) -> Added:
+def enrol(
+    gallery: Store, row: Row, spec: FaceSpec, identity: str, readmit: bool, command: str | None = None
+) -> Added:
     """One face of a photo, with its pixels, under a name; its crop is kept where the gallery keeps crops.
 
-    spec: the contract that the row was made by; raises Replaced where the gallery has another one by now.
+    command: of an earlier enrolment that `undo` takes back together with this one. spec: the contract that the row was made by; raises Replaced where the gallery has another one by now.
     """
     if gallery.spec.fingerprint != spec.fingerprint:
         raise Replaced(
             f"expected a vector of the model that {gallery.folder.name} has now, it was changed meanwhile: send the photo again"
         )
     png = crops_of.to_png(row.pixels) if gallery.keeps_crops and row.pixels is not None else None
-    return gallery.add([replace(row, identity=identity, crop=png, pixels=None)], readmit)
+    return gallery.add([replace(row, identity=identity, crop=png, pixels=None)], readmit, command)
 
 
 def _join(total: Added, part: Added) -> None:

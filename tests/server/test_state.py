@@ -24,7 +24,7 @@ NAMES, ROUNDS = ("one", "two"), 25
 class Networks:
     """What stands for the networks, which take seconds to load: a contract, and whether they were closed."""
 
-    def __init__(self, searcher, settings, say, observe):
+    def __init__(self, searcher, settings, observe):
         self.spec, self.is_closed = searcher.spec, False
 
     def close(self, seconds=0.0):
