@@ -20,7 +20,7 @@ VERBS = (
     "forget",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = tuple(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable"))
-RESULTS_NAME = ("embedder.photos.understood", "indexer.suspects")  # types that results hold; not imported to run
+TYPES_OF_RESULTS = ("embedder.photos.understood", "indexer.suspects")  # types that results hold; not imported to run
 STORE, DERIVED = "indexer.store", "indexer.derived"
 # a folder or a file -> what it may import of ours, besides itself; the longest key that fits a file counts. Short names: `embedder.spec`
 # is facegallery.embedder.spec
@@ -63,8 +63,9 @@ ALLOWED = {
     "trainer": ("embedder", "indexer.metrics"),
     "accounts": ("embedder", STORE),
     "schemas": ("embedder.outcomes", "results"),
-    "results": ("embedder.errors", "embedder.outcomes", *RESULTS_NAME),
-    "client": ("schemas", "results", "embedder.errors"),
+    "interface": ("results", "embedder.progress"),
+    "results": ("embedder.errors", "embedder.outcomes", *TYPES_OF_RESULTS),
+    "client": ("schemas", "results", "interface", "embedder.errors", "embedder.progress"),
     "demo": ("embedder", "trainer", "workflows"),
     "workflows.photos": ("embedder",),
     "workflows.probes": ("embedder", "indexer", "workflows.photos"),
