@@ -52,6 +52,7 @@ class VectorQuestion(RequestBody):
 class StreamedPhoto(RequestBody):
     id: str = Field(max_length=500)
     photo: str = Field(description="Base64.")
+    pixels: bool = Field(default=False, description="Identify the photo by its pixels, as an array, not by its bytes.")
 
 
 class Undo(RequestBody):
@@ -154,3 +155,11 @@ class Health(BaseModel):
     """A server that answers."""
 
     status: Literal["ok"]
+
+
+@dataclass(frozen=True)
+class ServerHealth:
+    """Whether a server is ready to answer photos; detail: why it is not."""
+
+    ready: bool
+    detail: str | None = None

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
@@ -23,6 +23,7 @@ from facegallery.embedder.pipeline import Options, PhotoStage, chunks
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.server.batches import Batcher, BatchOptions, QueueFull
 from facegallery.server.settings import Settings
+from facegallery.workflows.inputs import hash_of_pixels
 from facegallery.workflows.photos import load_embedder, make_detector
 from facegallery.workflows.probes import fitting_model
 
@@ -34,6 +35,24 @@ IN_DECODER = WORKERS + 1  # photos, one of which waits for a process; each keeps
 log = logging.getLogger("facegallery.server")
 
 Faces = tuple[Photo, list[Row]]
+
+
+@dataclass(frozen=True)
+class SentPhoto:
+    """A photo as it was sent.
+
+    by_pixels: the photo is an array that was sent as a file: its hash, and so the ids of its faces, come from its
+    pixels, as for an array that is given to a local gallery.
+    """
+
+    data: bytes
+    name: str
+    by_pixels: bool = False
+
+    @classmethod
+    def of(cls, data: bytes, name: str | None, *, by_pixels: bool = False) -> SentPhoto:
+        """Return a photo, with a name made from the hash of its bytes where it has none."""
+        return cls(data, name or f"upload-{sha256(data).hexdigest()[:16]}", by_pixels)
 
 
 class SwitchingEmbedder:
@@ -98,27 +117,30 @@ class Intake:
         """Return how many photos wait to be decoded or for the networks."""
         return self._undecoded + len(self._batches)
 
-    async def faces(self, data: bytes, name: str) -> Faces:
+    async def faces(self, sent: SentPhoto) -> Faces:
         """Find and embed the faces of a photo.
 
         Returns the photo without its pixels, and a row for each face, or one row that says why there is none. Raises
         QueueFull where too many photos wait.
         """
-        if len(self) >= self._most or self._bytes + len(data) > WAITING_BYTES:
+        size = len(sent.data)
+        if len(self) >= self._most or self._bytes + size > WAITING_BYTES:
             raise QueueFull
-        self._count(photos=1, size=len(data))
+        self._count(photos=1, size=size)
         try:
             async with self._places:
-                found = await self._decoded(data, name)
+                found = await self._decoded(sent)
         finally:
-            self._count(photos=-1, size=-len(data))
+            self._count(photos=-1, size=-size)
         return await asyncio.wrap_future(found)
 
-    async def _decoded(self, data: bytes, name: str) -> Future[Faces]:
+    async def _decoded(self, sent: SentPhoto) -> Future[Faces]:
         """Decode a photo once, however long it then waits for room, and submit it to the networks."""
         self._coming += 1
         try:
-            photo = self._stage.checked(await asyncio.wrap_future(self._submit(data, name)))
+            photo = self._stage.checked(await asyncio.wrap_future(self._submit(sent.data, sent.name)))
+            if sent.by_pixels and photo.pixels is not None:
+                photo = replace(photo, sha256=await asyncio.to_thread(hash_of_pixels, photo.pixels))
             if self._is_closing:  # which may have killed the decoder of this photo
                 raise QueueFull
             size = 0 if photo.pixels is None else photo.pixels.shape[0] * photo.pixels.shape[1]
@@ -159,8 +181,3 @@ class Intake:
         self._decoder.__exit__()
         self._batches.close()
         self._network.close()
-
-
-def photo_name(data: bytes, given: str | None) -> str:
-    """Return the name of a photo: the given one, or one made from the hash of its bytes."""
-    return given or f"upload-{sha256(data).hexdigest()[:16]}"

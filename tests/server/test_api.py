@@ -254,16 +254,16 @@ def test_photos_of_a_stream_are_held_while_they_run(monkeypatch, most, outcomes)
 
 def test_questions_of_different_sizes_spoil_no_others(server, monkeypatch):
     """Asked at once, they are answered each as alone."""
-    from facegallery.server.served_index import PendingQuestion, Served
+    from facegallery.server.served_index import PendingQuestion, ServedIndex
 
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
 
     right, wrong, question = np.eye(1, 128, dtype=np.float32), np.ones((1, 1), np.float32), Question(k=2)
-    answer = Served("att")._searcher()
+    answer = ServedIndex("att")._make_search()
     first, second, third = answer(
         [PendingQuestion(right, question), PendingQuestion(wrong, question), PendingQuestion(right, question)]
     )
-    assert first == third and len(first[0]["hits"]) == 2 and isinstance(second, DataError)
+    assert first == third and len(first[0].hits) == 2 and isinstance(second, DataError)
 
 
 def test_two_photos_are_compared(server, client):

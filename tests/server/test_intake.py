@@ -15,7 +15,7 @@ from facegallery.embedder.errors import ModelError
 from facegallery.embedder.photos.decoder import WORKERS
 from facegallery.embedder.spec import FaceSpec
 from facegallery.server.batches import QueueFull
-from facegallery.server.intake import NETWORK_BATCH, Intake, SwitchingEmbedder
+from facegallery.server.intake import NETWORK_BATCH, Intake, SentPhoto, SwitchingEmbedder
 from facegallery.server.settings import Settings
 from facegallery.workflows.probes import open_index
 
@@ -67,7 +67,7 @@ def test_an_intake_that_is_closed_answers_what_is_in_it(server, monkeypatch):
         intake = Intake(searcher, Settings(("att",)), lambda size: None)
 
     async def ask_and_close():
-        asked = [asyncio.create_task(intake.faces(server.probe(i), f"{i}")) for i in range(1, 41)]
+        asked = [asyncio.create_task(intake.faces(SentPhoto(server.probe(i), f"{i}"))) for i in range(1, 41)]
         await asyncio.sleep(0)
         await asyncio.get_running_loop().run_in_executor(None, intake.close)
         return await asyncio.gather(*asked)
@@ -76,7 +76,7 @@ def test_an_intake_that_is_closed_answers_what_is_in_it(server, monkeypatch):
     assert [photo.name for photo, _ in answers] == [f"{i}" for i in range(1, 41)]
     assert sum(rows[0].vector is not None for _, rows in answers) > 35
     with pytest.raises(QueueFull):
-        asyncio.run(intake.faces(server.probe(1), "late"))
+        asyncio.run(intake.faces(SentPhoto(server.probe(1), "late")))
 
 
 def photo(color: int, side: int) -> bytes:
@@ -103,7 +103,7 @@ def test_a_photo_that_can_never_fit_is_too_large_and_one_at_the_limit_is_answere
         return [
             photo.outcome
             for photo, _ in await asyncio.gather(
-                *(intake.faces(photo(i, side), f"{i}") for i, side in enumerate(sides))
+                *(intake.faces(SentPhoto(photo(i, side), f"{i}")) for i, side in enumerate(sides))
             )
         ]
 
@@ -127,7 +127,7 @@ def test_photos_that_wait_for_room_are_decoded_once(intake, monkeypatch):
     monkeypatch.setattr(intake, "_faces_of", slowly)
 
     async def ask():
-        asked = [asyncio.create_task(intake.faces(photo(i, 300), f"{i}")) for i in range(30)]
+        asked = [asyncio.create_task(intake.faces(SentPhoto(photo(i, 300), f"{i}"))) for i in range(30)]
         await asyncio.sleep(0.2)
         early = len(decoded)
         return early, [photo.name for photo, _ in await asyncio.gather(*asked)]
@@ -140,10 +140,10 @@ def test_photos_that_wait_for_room_are_decoded_once(intake, monkeypatch):
 def test_an_end_waits_for_no_decoder_that_hangs(intake):
     async def ask_and_close():
         while len(intake._decoder._running) < WORKERS:
-            await intake.faces(photo(0, 50), "first")
+            await intake.faces(SentPhoto(photo(0, 50), "first"))
         for process in intake._decoder._running:
             os.kill(process.pid, signal.SIGSTOP)
-        asked = asyncio.create_task(intake.faces(photo(1, 50), "second"))
+        asked = asyncio.create_task(intake.faces(SentPhoto(photo(1, 50), "second")))
         await asyncio.sleep(0.2)
         began = time.monotonic()
         await asyncio.get_running_loop().run_in_executor(None, intake.close, 0.5)

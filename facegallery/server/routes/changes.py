@@ -22,16 +22,15 @@ from facegallery.indexer.store.rows import Added
 from facegallery.indexer.store.store import Store
 from facegallery.results import Change, Enrolled, Receipt, as_document
 from facegallery.server.bodies import StrictRoute
-from facegallery.server.intake import photo_name
+from facegallery.server.intake import SentPhoto
 from facegallery.server.problems import HttpProblem, of_error
 from facegallery.server.routes.dependencies import (
     PHOTO,
     Admin,
     CurrentState,
-    ImageName,
     Index,
     Mark,
-    PhotoBytes,
+    Sent,
     Writer,
     face_of,
     rows_of,
@@ -118,15 +117,13 @@ def _repeat(write: Write) -> Response:
 
 @dataclass(frozen=True)
 class PhotoLabels:
-    """What is stored with an enrolled face: the name of its photo, its split, and columns of the user's own."""
+    """What is stored with an enrolled face: the split of its photo, and columns of the user's own."""
 
-    image: str | None
     split: str | None
     columns: dict[str, str]
 
 
 async def labels_of(
-    image: ImageName = None,
     split: Annotated[
         str | None, Query(max_length=100, pattern=schemas.TEXT, description="Split of the photo, such as gallery.")
     ] = None,
@@ -140,7 +137,7 @@ async def labels_of(
     if any(not name or name in RESERVED for name, _ in pairs) or len(dict(pairs)) < len(pairs):
         detail = f"expected columns as name=value with names of your own, each once, received {column!r:.200}"
         raise HttpProblem(422, "invalid", f"{detail}: change `column`")
-    return PhotoLabels(image, split, dict(pairs))
+    return PhotoLabels(split, dict(pairs))
 
 
 @dataclass(frozen=True)
@@ -181,33 +178,33 @@ async def enrolment_options(
 
 
 @dataclass(frozen=True)
-class SentPhoto:
-    """A photo that is to be enrolled: who sent it, for which index, with which Idempotency-Key."""
+class Enrolment:
+    """A photo that is to be enrolled: whose key sent it, for which index, with which Idempotency-Key."""
 
     state: ServerState
     key: Key
     index: ServedIndex
-    data: bytes
+    sent: SentPhoto
     mark: str | None
 
 
-async def sent_photo(state: CurrentState, key: Writer, index: Index, data: PhotoBytes, mark: Mark = None) -> SentPhoto:
-    """Return the photo of a request."""
-    return SentPhoto(state, key, index, data, mark)
+async def enrolment_of(state: CurrentState, key: Writer, index: Index, sent: Sent, mark: Mark = None) -> Enrolment:
+    """Return the enrolment that is requested."""
+    return Enrolment(state, key, index, sent, mark)
 
 
-EnrolmentRequest = Annotated[SentPhoto, Depends(sent_photo)]
+RequestedEnrolment = Annotated[Enrolment, Depends(enrolment_of)]
 Labels = Annotated[PhotoLabels, Depends(labels_of)]
 Options = Annotated[EnrolmentOptions, Depends(enrolment_options)]
 
 
 @router.post("/indexes/{index}/faces", response_model=Enrolled, openapi_extra=PHOTO, tags=["people"])
-async def enrol(enrolment: EnrolmentRequest, options: Options, labels: Labels):
+async def enrol(enrolment: RequestedEnrolment, options: Options, labels: Labels):
     """Enrol the face of a photo. Where the photo has several faces, `face` says which."""
-    state, index, data = enrolment.state, enrolment.index, enrolment.data
+    state, index, sent = enrolment.state, enrolment.index, enrolment.sent
 
     async def work() -> tuple[Enrolled, Sequence[str]]:
-        photo, rows, spec = await rows_of(state, index, data, photo_name(data, labels.image))
+        photo, rows, spec = await rows_of(state, index, sent)
         row = replace(_choose(photo, rows, options.face), split=labels.split, extra=labels.columns)
 
         def write(store: Store) -> Added:
@@ -219,7 +216,9 @@ async def enrol(enrolment: EnrolmentRequest, options: Options, labels: Labels):
         _check_enrolled(done, row)
         return Enrolled(done.added, done.again, face_of(row), done.command, row.is_unsure), [row.face_id]
 
-    asked = json.dumps([asdict(options), asdict(labels), sha256(data).hexdigest()]).encode()
+    asked = json.dumps(
+        [asdict(options), asdict(labels), sent.name, sent.by_pixels, sha256(sent.data).hexdigest()]
+    ).encode()
     return await make_change(state, ChangeRequest(enrolment.key, index, enrolment.mark, "enrol", asked), work)
 
 

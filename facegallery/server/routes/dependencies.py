@@ -28,7 +28,7 @@ from facegallery.indexer.store.errors import Replaced
 from facegallery.results import FoundFace, PhotoFace, PhotoResult, VectorResult, as_document, box_of
 from facegallery.server.batches import QueueFull
 from facegallery.server.bodies import MAX_VALUES, check_photo, parse_document
-from facegallery.server.intake import Intake
+from facegallery.server.intake import Intake, SentPhoto
 from facegallery.server.problems import HttpProblem, busy, of_error
 from facegallery.server.served_index import ServedIndex
 from facegallery.server.state import ServerState
@@ -132,6 +132,19 @@ async def photo_of(request: Request) -> bytes:
 
 
 PhotoBytes = Annotated[bytes, Depends(photo_of)]
+ImageName = Annotated[str | None, Query(max_length=300, description="Name of the photo.")]
+ByPixels = Annotated[
+    bool,
+    Query(description="Make the ids of the faces from the pixels of the photo, as for an array, not from its bytes."),
+]
+
+
+async def sent_photo(*, data: PhotoBytes, image: ImageName = None, pixels: ByPixels = False) -> SentPhoto:
+    """Return the photo of a request."""
+    return SentPhoto.of(data, image, by_pixels=pixels)
+
+
+Sent = Annotated[SentPhoto, Depends(sent_photo)]
 
 
 def face_of(row: Row) -> PhotoFace:
@@ -139,19 +152,19 @@ def face_of(row: Row) -> PhotoFace:
     return PhotoFace(max(row.face, 0), row.face_id, box_of(row.box), row.confidence)
 
 
-async def rows_of(state: ServerState, index: ServedIndex, data: bytes, name: str) -> tuple[Photo, list[Row], FaceSpec]:
+async def rows_of(state: ServerState, index: ServedIndex, sent: SentPhoto) -> tuple[Photo, list[Row], FaceSpec]:
     """Find the faces of a photo; return its rows and the contract of their vectors.
 
     Raises HttpProblem for a photo that is too large, and where too many wait.
     """
-    if len(data) > state.settings.photo_bytes:
-        detail = f"expected a photo of at most {state.settings.photo_bytes:,} bytes, received {len(data):,}: shrink it"
+    if (size := len(sent.data)) > (most := state.settings.photo_bytes):
+        detail = f"expected a photo of at most {most:,} bytes, received {size:,}: shrink it"
         raise HttpProblem(413, "large", detail)
     while True:
         intake: Intake = await state.intake(index)
         try:
             with state.meters.in_progress.track_inprogress():
-                return *await intake.faces(data, name), intake.spec
+                return *await intake.faces(sent), intake.spec
         except QueueFull:
             if state.is_current(intake):
                 raise busy("expected fewer photos at a time, too many wait: try again") from None
@@ -180,19 +193,17 @@ async def retry_replaced(answer: Callable[[], Awaitable[T]]) -> T:
     return await answer()
 
 
-async def search_photo(
-    state: ServerState, index: ServedIndex, data: bytes, name: str, question: Question
-) -> PhotoResult:
+async def search_photo(state: ServerState, index: ServedIndex, sent: SentPhoto, question: Question) -> PhotoResult:
     """Search for every face of a photo."""
 
     async def search() -> PhotoResult:
-        photo, rows, spec = await rows_of(state, index, data, name)
+        photo, rows, spec = await rows_of(state, index, sent)
         faces = [row for row in rows if row.vector is not None]
         limited = replace(question, k=min(question.k, MAX_HITS // max(1, len(faces))))
         vectors = np.array([row.vector for row in faces], np.float32)
         answers = await answers_to(index, vectors, limited, spec.fingerprint)
-        found = tuple(_found_face(row, answer, name) for row, answer in zip(faces, answers, strict=True))
-        return PhotoResult(name, photo.outcome, photo.why, photo.faces - len(faces), found)
+        found = tuple(_found_face(row, answer, sent.name) for row, answer in zip(faces, answers, strict=True))
+        return PhotoResult(sent.name, photo.outcome, photo.why, photo.faces - len(faces), found)
 
     return await retry_replaced(search)
 
@@ -217,7 +228,6 @@ async def question_of(
 
 
 QuestionOf = Annotated[Question, Depends(question_of)]
-ImageName = Annotated[str | None, Query(max_length=300, description="Name of the photo.")]
 
 
 # vectors --------------------------------------------------------------------

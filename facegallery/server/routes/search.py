@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import APIRouter, File, UploadFile
+from fastapi import APIRouter, File, Query, UploadFile
 
 from facegallery import schemas
 from facegallery.embedder.dataset.row import Row
@@ -18,19 +18,18 @@ from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.store import Store
 from facegallery.results import Compared, ComparedFace, PhotoResult
 from facegallery.server.bodies import StrictRoute
-from facegallery.server.intake import photo_name
+from facegallery.server.intake import SentPhoto
 from facegallery.server.problems import HttpProblem
 from facegallery.server.routes.dependencies import (
     MAX_HITS,
     PHOTO,
     VECTORS,
     CurrentState,
-    ImageName,
     Index,
     JSONResponse,
-    PhotoBytes,
     QuestionOf,
     Reader,
+    Sent,
     Vectors,
     answers_to,
     face_of,
@@ -41,14 +40,13 @@ from facegallery.server.routes.dependencies import (
 from facegallery.workflows.probes import Question
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
+Which = Literal["first", "second"]
 
 
 @router.post("/indexes/{index}/search", response_model=PhotoResult, openapi_extra=PHOTO, tags=["search"])
-async def search_by_photo(
-    state: CurrentState, key: Reader, index: Index, data: PhotoBytes, question: QuestionOf, image: ImageName = None
-):
+async def search_by_photo(state: CurrentState, key: Reader, index: Index, sent: Sent, question: QuestionOf):
     """Search for everybody in a photo: return the k nearest people for each face."""
-    result = await search_photo(state, index, data, photo_name(data, image), question)
+    result = await search_photo(state, index, sent, question)
     if (status := REFUSED.get(result.outcome)) is not None:
         detail = f"expected a photo, this one is {result.outcome} ({result.why}): send another"
         raise HttpProblem(status, result.outcome, detail, outcome=result.outcome, why=result.why)
@@ -77,12 +75,17 @@ async def verify_two_photos(
     index: Index,
     first: Annotated[UploadFile, File()],
     second: Annotated[UploadFile, File()],
+    pixels: Annotated[
+        list[Which] | None,
+        Query(max_length=2, description="Photos whose faces get their ids from the pixels, as for an array."),
+    ] = None,
 ):
     """Compare the largest, most central faces of two photos by the index's model; `others` counts the other faces."""
-    photos = [(file.filename or which, await file.read()) for which, file in (("first", first), ("second", second))]
+    files: list[tuple[Which, UploadFile]] = [("first", first), ("second", second)]
+    photos = [SentPhoto(await file.read(), file.filename or which, which in (pixels or ())) for which, file in files]
 
     async def compare() -> Compared:
-        found = [await rows_of(state, index, data, name) for name, data in photos]
+        found = [await rows_of(state, index, photo) for photo in photos]
         faces = []
         for which, (photo, rows, _) in zip(("first", "second"), found, strict=True):
             if rows[0].vector is None:

@@ -20,6 +20,7 @@ from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.text import to_json
 from facegallery.results import PhotoResult, as_document
 from facegallery.server.bodies import StrictRoute, parse_document
+from facegallery.server.intake import SentPhoto
 from facegallery.server.problems import HttpProblem, of_error
 from facegallery.server.routes.dependencies import CurrentState, Index, QuestionOf, Reader, search_photo
 from facegallery.server.served_index import ServedIndex
@@ -85,21 +86,21 @@ class PhotoStream:
             detail = f"expected a line with id and photo (base64), received another ({reason}): send such lines"
             return asyncio.create_task(self._refuse_line(detail))
         self._hold(size := len(data))
-        task = asyncio.create_task(self._search(asked.id, data))
+        task = asyncio.create_task(self._search(SentPhoto(data, asked.id, asked.pixels)))
         task.add_done_callback(lambda _: self._hold(-size))
         return task
 
-    async def _search(self, id: str, data: bytes) -> bytes:
+    async def _search(self, sent: SentPhoto) -> bytes:
         async def search() -> PhotoResult:
             await self._state.desk.admit(self._key)
-            return await search_photo(self._state, self._index, data, id, self._question)
+            return await search_photo(self._state, self._index, sent, self._question)
 
         try:
-            return _line({"id": id, "answer": await _retry_busy(search)})
+            return _line({"id": sent.name, "answer": await _retry_busy(search)})
         except HttpProblem as problem:
-            return _line({"id": id, "problem": problem.body})
+            return _line({"id": sent.name, "problem": problem.body})
         except FaceGalleryError as error:
-            return _line({"id": id, "problem": of_error(error).body})
+            return _line({"id": sent.name, "problem": of_error(error).body})
 
     async def _refuse_line(self, detail: str) -> bytes:
         try:
