@@ -252,7 +252,7 @@ def test_photos_where_vectors_belong_are_named_so(tmp_path, monkeypatch):
         with pytest.raises(
             DataError, match="these are photos: run `embed .* --model M --out VECTORS` and give VECTORS"
         ) as caught:
-            build_index(given, "i", None, False, False)
+            build_index(given, "i")
         assert "\n" not in str(caught.value) and not (tmp_path / "indexes").exists()
 
 
@@ -436,10 +436,10 @@ def test_two_at_once_end_in_one_index(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 import faiss
 print("go", flush=True)
-build(Path(sys.argv[1]), Path(sys.argv[2]), replace=len(sys.argv) > 3)
+build(Path(sys.argv[1]), Path(sys.argv[2]), BuildOptions(replace=len(sys.argv) > 3))
 print("done", flush=True)
 """
 
@@ -514,14 +514,14 @@ def forked(work, at=-1):
         os._exit(1)
     os._exit(0)
 
-for owner, names in [(os, ["fsync", "replace", "open", "mkdir"]), (shutil, ["rmtree"]), (store.Gallery, ["execute", "set_fact"])]:
+for owner, names in [(os, ["fsync", "replace", "open", "mkdir"]), (shutil, ["rmtree"]), (store.Store, ["execute", "set_fact"])]:
     for name in names:
         deadly(owner, name)
 
 def whole(target):
     if base:
         b.build(old, target)
-    return b.build(new, target, replace=base)
+    return b.build(new, target, b.BuildOptions(replace=base))
 
 def sound():
     rows = [synthetic.rows(6, 2, seed=s) for s in (0, 1)]
@@ -542,14 +542,14 @@ while True:
     shutil.rmtree(folder, ignore_errors=True)
     if base:
         assert forked(lambda: b.build(old, folder)) == 0
-    status = forked(lambda: b.build(new, folder, replace=base), n)
+    status = forked(lambda: b.build(new, folder, b.BuildOptions(replace=base)), n)
     if status == 0:
         break
     assert os.WIFSIGNALED(status), status
     assert forked(sound) == 0, n
     if folder.exists():
         shutil.copytree(folder, folder.with_name(f"killed-{n}"), symlinks=True)
-    assert forked(lambda: b.build(new, folder.with_name(f"killed-{n}"), replace=base)) == 0, n
+    assert forked(lambda: b.build(new, folder.with_name(f"killed-{n}"), b.BuildOptions(replace=base))) == 0, n
 print(n)
 """
 

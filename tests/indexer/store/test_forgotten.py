@@ -382,7 +382,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 from facegallery.embedder.errors import GalleryError
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.upkeep.forget import finish_pending, forget
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.upkeep.transfer import restore
@@ -396,10 +396,10 @@ for _ in range(20):
             with open_store(index, write=True) as gallery:
                 forget(gallery, "person 3"), finish_pending(gallery)
         elif verb == "build":
-            build(folder / "vectors", index, replace=True)
+            build(folder / "vectors", index, BuildOptions(replace=True))
         elif verb == "build over damage":
             (index / "gallery.db").write_bytes(b"?" * 99999)
-            build(folder / "vectors", index, replace=True)
+            build(folder / "vectors", index, BuildOptions(replace=True))
         elif verb == "restore":
             restore(folder / "backup", index, replace=True)
         elif verb == "restore elsewhere":
