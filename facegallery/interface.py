@@ -23,9 +23,9 @@ Score = Literal["best", "mean", "template"]
 class GalleryInterface(Protocol):
     """The methods that a local gallery and one behind a server share.
 
-    A photo is a path (of a file, a folder, a CSV or a data set of vectors), the bytes of a file, an array uint8 (h, w, 3)
-    in RGB, or a PIL image; wherever photos are expected, a sequence of these may be given. An asynchronous gallery has the
-    same methods, to be awaited.
+    A photo is a path (of a file, a folder, a CSV or a data set of vectors), the bytes of a file, an array uint8
+    (h, w, 3) in RGB, or a PIL image; wherever photos are expected, a sequence of these may be given. An asynchronous
+    gallery has the same methods, to be awaited.
     """
 
     def search(

@@ -218,7 +218,7 @@ class SearchResult(ResultList[FoundFace]):
             if not photo.faces:
                 yield of_photo
             for face in photo.faces:
-                of_face = of_photo | _fields(face, but=("image", "hits"))
+                of_face = of_photo | fields_of(face, but=("image", "hits"))
                 for hit in face.hits:
                     renamed = {"hit_identity": hit.identity, "hit_face_id": hit.face_id, "hit_image": hit.image}
                     yield of_face | {"rank": hit.rank, "score": hit.score} | renamed
@@ -226,8 +226,8 @@ class SearchResult(ResultList[FoundFace]):
                     yield of_face
 
 
-def _fields(result: Any, but: Sequence[str] = ()) -> dict[str, Any]:
-    """The fields of a dataclass by name, without some of them."""
+def fields_of(result: Any, but: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the fields of a result by name, without some of them."""
     return {one.name: getattr(result, one.name) for one in dataclasses.fields(result) if one.name not in but}
 
 
@@ -292,7 +292,7 @@ class Faces(ResultList[Face]):
                 yield of_photo
             for face in photo.faces:
                 landmarks = [value for point in face.landmarks for value in point]
-                yield of_photo | _fields(face, but=("image", "crop")) | {"landmarks": landmarks}
+                yield of_photo | fields_of(face, but=("image", "crop")) | {"landmarks": landmarks}
 
 
 # people ---------------------------------------------------------------------
@@ -321,7 +321,7 @@ class People(ResultList[Person]):
         return {"identity": "string", "faces": "int64", "face_id": "string"}
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        return (_fields(person) for person in self.people)
+        return (fields_of(person) for person in self.people)
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,7 @@ class EnrolledFaces(ResultList[EnrolledFace]):
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for face in self.faces:
-            yield face.columns | {"identity": self.identity} | _fields(face, but=("columns",))
+            yield face.columns | {"identity": self.identity} | fields_of(face, but=("columns",))
 
 
 # changes --------------------------------------------------------------------
@@ -383,6 +383,7 @@ class Conflict:
 class Added:
     """What `add` enrolled, and what became of the rest."""
 
+    index: str
     added: int = field(metadata={"description": "Faces that are enrolled now."})
     again: int = field(default=0, metadata={"description": "Faces that were enrolled already."})
     forgotten: int = field(default=0, metadata={"description": "Faces refused because they were forgotten."})
@@ -400,6 +401,14 @@ class Added:
     notes: tuple[str, ...] = field(default=(), metadata={"description": "What the user should read, a line each."})
     understood: Understood | None = None  # whose the photos were taken to be; of a local gallery
     suspects: tuple[Suspect, ...] = ()  # added faces that may be somebody else's; of a local gallery
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        kept = {"known already": self.again, "forgotten": self.forgotten, "another person's": len(self.conflicts)}
+        now = "" if self.faces is None else f", now {self.faces} of {self.people} people"
+        why = "".join(f"; {n} {what}" for what, n in (kept | self.left_out).items() if n)
+        return f"{self.index}: {self.added} faces added{now}{why}"
 
 
 @dataclass(frozen=True)
@@ -517,8 +526,8 @@ class Calibrated:
     fpir: float = field(metadata={"description": "Share of strangers that may be taken for somebody."})
     threshold: float
     interval: tuple[float, float] = field(metadata={"description": "Of the share of strangers above it, 95 %."})
-    samples: int
-    held_out: bool = field(metadata={"description": "Whether the samples are of photos that are not enrolled."})
+    samples: int = field(metadata={"description": "Best scores of strangers that the threshold was fitted on."})
+    held_out: int = field(metadata={"description": "Of the samples, those of photos of real strangers."})
     exceeding: int = field(metadata={"description": "Samples that reach the threshold."})
     design_effect: float
     detection: tuple[float, float, float] | None = field(

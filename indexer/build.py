@@ -22,6 +22,7 @@ from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.row import Row, to_rows, vectors_of
 from facegallery.embedder.errors import DataError, GalleryError, from_os_error
 from facegallery.embedder.names import name_or_none, spelling_notes
+from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.derived.choose import Wish, keep, wish_of
 from facegallery.indexer.derived.derive import check_centring, compact, derive, gallery_mean, read_report, tidy, unsound
 from facegallery.indexer.opening import create_store
@@ -38,6 +39,11 @@ NO_NAME = "under an identity that cannot be a name"
 AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
 IN_MEMORY = {"kind": "exact", "reason": "an encrypted gallery is read whole and every vector compared"}
 ENROLLED = "SELECT face_id, name FROM faces JOIN people ON people.id = person"
+EMPTY = {  # facts of an index that was built from nothing
+    "inputs": "none",
+    "build": json.dumps({"split": None, "left_out": {}}),
+    "sources": "[]",
+}
 NOTES = 20  # conflicts that are spelt out
 
 
@@ -99,45 +105,50 @@ class Report:
         )
 
 
-def build(
-    vectors: Path,
-    folder: Path,
-    split: str | None = None,
-    centre: bool = False,
-    replace: bool = False,
-    readmit: bool = False,
-    encrypt: bool = False,
-    recall: float | None = None,
-    memory: int | None = None,
-) -> Report:
-    """The index `folder` of the rows in the data set `vectors` that have outcome ok, a vector and an identity.
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an index is built."""
 
-    Rows of `split`, or of `gallery` where there are such rows, or all; faces that were forgotten only with `readmit`. recall and
-    memory as in choose.Wish; None keeps what was asked before. With another of them the same vectors are only indexed anew. Raises
-    InputError for a name that cannot be, DataError where no row is left, GalleryError where the index holds other inputs and
-    `replace` was not given, or is damaged; SystemFault where the disk refuses.
+    split: str | None = None  # rows to enrol; `gallery` where there are such rows, else all
+    centre: bool = False  # subtract the mean of the gallery's vectors from both sides
+    replace: bool = False  # the people of an index that is there
+    readmit: bool = False  # enrol faces that were forgotten, too
+    encrypt: bool = False
+    recall: float | None = None  # as `choose.Wish` has it; None keeps what was asked before
+    memory: int | None = None  # bytes, as `choose.Wish` has it; None keeps what was asked before
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is asked of the index, without what is to stay as it was."""
+        return {k: v for k, v in {"recall": self.recall, "memory": self.memory}.items() if v is not None}
+
+
+def build(vectors: Path | Selection, folder: Path, options: BuildOptions = BuildOptions()) -> Report:  # noqa: B008
+    """Build the index `folder` from the rows of a data set that have outcome ok, a vector and an identity.
+
+    vectors: the folder of a data set, or the rows chosen from one, whose split then counts. Faces that were forgotten
+    are left out unless `readmit`. With another `recall` or `memory` the same vectors are only indexed anew. Raises
+    InputError for a name that cannot be, DataError where no row is left, GalleryError where the index holds other
+    inputs and `replace` was not given, or is damaged; SystemFault where the disk refuses.
     """
     folder = Path(folder)
     check_name(folder.name)
-    asked: dict[str, Any] = {
-        key: value for key, value in {"recall": recall, "memory": memory}.items() if value is not None
-    }
-    Wish(**asked)  # before anything is done
-    selection = Selection(DataSet(vectors), split)
+    Wish(**options.asked)  # before anything is done
+    selection = vectors if isinstance(vectors, Selection) else Selection(DataSet(vectors), options.split)
     if not (folder / FILE).exists():
         _check_any(selection)
-    encrypt = encrypt or (folder / CIPHER_FILE).exists()
+    options = dataclasses.replace(options, encrypt=options.encrypt or (folder / CIPHER_FILE).exists())
     try:
         with forgotten.locked(folder):
             try:
-                return _build(selection, folder, centre, replace, readmit, encrypt, asked)
+                return _build(selection, folder, options)
             except Damaged:
-                if not replace:
+                if not options.replace:
                     raise
                 _check_any(selection)
-                lists.begin(folder, readmit, encrypt)
+                lists.begin(folder, options.readmit, options.encrypt)
                 remove_file(folder)
-                return _build(selection, folder, centre, replace, readmit, encrypt, asked)
+                return _build(selection, folder, options)
     except OSError as error:
         raise from_os_error(error) from None
 
@@ -160,22 +171,20 @@ def _nothing(selection: Selection, left_out: Mapping[str, int]) -> DataError:
     )
 
 
-def _build(
-    selection: Selection, folder: Path, centre: bool, replace: bool, readmit: bool, encrypt: bool, asked: dict[str, Any]
-) -> Report:
-    if encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
+def _build(selection: Selection, folder: Path, options: BuildOptions) -> Report:
+    if options.encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
         raise GalleryError(
             f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name"
         )
     done, dropped = Added(), 0
-    with _created(folder, readmit, encrypt) as gallery:
+    with _created(folder, options.readmit, options.encrypt) as gallery:
         with gallery.changing_forgotten():
-            others = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
+            others = options.replace or gallery.generation == 0 or not _is_same(gallery, selection, options.centre)
             if others:
                 dropped = sum(not line.is_empty for line in gallery.lines())
-                done = _fill(gallery, selection, centre, readmit)
+                done = _fill(gallery, selection, options.centre, options.readmit)
             before = wish_of(gallery)
-            wish = dataclasses.replace(before, **asked)
+            wish = dataclasses.replace(before, **options.asked)
             changed = others or wish != before
             if changed:
                 keep(gallery, wish)
@@ -198,6 +207,31 @@ def _created(folder: Path, readmit: bool, encrypt: bool) -> Iterator[Store]:
             if is_new and gallery.generation == 0:
                 remove_file(folder)
             raise
+
+
+def create(folder: Path, spec: FaceSpec, *, encrypt: bool = False) -> None:
+    """Make an index without people, for vectors of `spec`; it can be searched, and `add` fills it.
+
+    Raises InputError for a name that cannot be, GalleryError where an index is there, SystemFault where the disk
+    refuses.
+    """
+    folder = Path(folder)
+    check_name(folder.name)
+    try:
+        with forgotten.locked(folder), _created(folder, False, encrypt) as gallery:
+            with gallery.changing_forgotten():
+                if gallery.generation:
+                    raise GalleryError(f"expected no index in {folder}, there is one: open it, or choose another name")
+                gallery.clear()
+                gallery.set_fact("spec", spec.to_json())
+                _take_over(gallery, False)
+                gallery.enrol(())
+                for name, value in EMPTY.items():
+                    gallery.set_fact(name, value)
+                derive(gallery)
+            tidy(gallery)
+    except OSError as error:
+        raise from_os_error(error) from None
 
 
 # choosing rows --------------------------------------------------------------

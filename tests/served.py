@@ -15,9 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from facegallery.embedder.compute import Compute
 from facegallery.embedder.photos.prepare import prepare
-from facegallery.embedder.pipeline import Options
 from facegallery.workflows.photos import embed, make_embedder
 from facegallery.workflows.upkeep import build_index
 from tests.conftest import DATA, ROOT
@@ -63,12 +61,11 @@ def free_port() -> int:
 def build(att: Path, folder: Path, name: str = "att") -> Path:
     """An index of AT&T's first photos with their crops, in folder/indexes; the photos by split in folder/photos."""
     prepare("att", att, folder / "photos")
-    embedder = make_embedder("msceleb", Compute(), "plain", lambda line: None)
-    embed(folder / "photos" / "gallery", folder / "vectors", embedder, Options(), None, lambda done, total: None)
+    embed(folder / "photos" / "gallery", folder / "vectors", make_embedder("msceleb"))
     before = os.environ.get("FACEGALLERY_INDEXES")
     os.environ["FACEGALLERY_INDEXES"] = str(folder / "indexes")
     try:
-        build_index(folder / "vectors", name, None, False, False)
+        build_index(folder / "vectors", name)
     finally:
         os.environ.pop("FACEGALLERY_INDEXES") if before is None else os.environ.update(FACEGALLERY_INDEXES=before)
     return folder

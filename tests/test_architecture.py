@@ -19,8 +19,13 @@ VERBS = (
     "calibrate",
     "forget",
 )  # files of `workflows` that do not know each other
-OF_INDEXER = tuple(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable"))
+OF_INDEXER = (
+    *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable")),
+    "results",
+)
 TYPES_OF_RESULTS = ("embedder.photos.understood", "indexer.suspects")  # types that results hold; not imported to run
+NETWORKS = tuple(f"workflows.{file}" for file in ("photos", "inputs", "networks"))
+OPENED = (*NETWORKS, "workflows.probes", "workflows.session")  # what reads photos and opens galleries
 STORE, DERIVED = "indexer.store", "indexer.derived"
 # a folder or a file -> what it may import of ours, besides itself; the longest key that fits a file counts. Short names: `embedder.spec`
 # is facegallery.embedder.spec
@@ -65,24 +70,30 @@ ALLOWED = {
     "schemas": ("embedder.outcomes", "results"),
     "interface": ("results", "embedder.progress"),
     "results": ("embedder.errors", "embedder.outcomes", *TYPES_OF_RESULTS),
-    "client": ("schemas", "results", "interface", "embedder.errors", "embedder.progress"),
-    "demo": ("embedder", "trainer", "workflows"),
+    "client": ("remote", "schemas", "results", "interface", "embedder.errors", "embedder.progress"),
+    "remote": ("embedder", "schemas", "results", "interface", "workflows.inputs"),
+    "remote.galleries": ("client", "remote.flows", "results", "interface", "embedder.progress"),
+    "demo": ("embedder", "indexer.build", "trainer", "workflows"),
     "workflows.photos": ("embedder",),
-    "workflows.probes": ("embedder", "indexer", "workflows.photos"),
-    **{f"workflows.{verb}": ("embedder", "indexer", "workflows.photos", "workflows.probes") for verb in VERBS},
-    "workflows.forget": ("embedder", "indexer", "workflows.photos", "workflows.probes", "accounts"),
-    "workflows.pictures": ("embedder", "indexer", "workflows.probes", "workflows.search"),
-    "workflows.evaluate": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.pictures"),
-    "workflows.pairs": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.evaluate"),
+    "workflows.inputs": ("embedder",),
+    "workflows.networks": ("embedder", "workflows.photos", "workflows.inputs"),
+    "workflows.probes": ("embedder", "indexer", *NETWORKS),
+    "workflows.session": ("embedder", "indexer", *NETWORKS, "workflows.probes"),
+    **{f"workflows.{verb}": ("embedder", "indexer", "results", *OPENED) for verb in VERBS},
+    "workflows.forget": ("embedder", "indexer", "results", "accounts", *OPENED),
+    "workflows.pictures": ("embedder", "indexer", "results", *OPENED, "workflows.search"),
+    "workflows.evaluate": ("embedder", "indexer", *OPENED, "workflows.pictures"),
+    "workflows.pairs": ("embedder", "indexer", *OPENED, "workflows.evaluate"),
     "server": (
         "embedder",
         "indexer",
         "accounts",
         "schemas",
         "results",
-        *(f"workflows.{file}" for file in ("photos", "probes", *VERBS)),
+        *OPENED,
+        *(f"workflows.{verb}" for verb in VERBS),
     ),
-    "cli": ("embedder", "indexer", "trainer", "workflows", "server", "accounts", "demo", "__version__"),
+    "cli": ("embedder", "indexer", "trainer", "results", "workflows", "server", "accounts", "demo", "__version__"),
 }
 FORBIDDEN = {
     "indexer": ("tensorflow", "keras", "openvino", "mtcnn"),
@@ -90,6 +101,7 @@ FORBIDDEN = {
     "trainer": ("faiss", "apsw", "mtcnn"),
     "accounts": ("fastapi", "uvicorn"),
     "client": ("fastapi", "uvicorn"),
+    "remote": ("fastapi", "uvicorn"),
     "schemas": ("fastapi", "uvicorn"),
 }
 HASHED_PICKLES = "embedder.faces.mtcnn_nets"  # reads the mtcnn package's weights, whose bytes are known
@@ -100,6 +112,7 @@ CONNECT = {
     "embedder.weights.download",
     "server.run",
     "client",
+    "remote.deadlines",
 }  # fetches weights; listens; asks the address that its user gives
 LIGHT = (
     "click",

@@ -66,6 +66,7 @@ class Tally:
         done = [(one.photo, one.done) for one in self.enrolments if one.done]
         conflicts = tuple(one.conflict for one in self.enrolments if one.conflict)
         return results.Added(
+            index=info.index,
             added=sum(face.added for _, face in done),
             again=sum(face.again for _, face in done),
             forgotten=sum(one.forgotten for one in self.enrolments),

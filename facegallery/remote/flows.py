@@ -143,7 +143,7 @@ class GalleryFlows:
             response = yield from send("POST", f"{self._path}/search/stream", content=body, params=question.parameters)
             lines = [parse(schemas.StreamedResult, response, line) for line in response.body.split(b"\n") if line]
             if [line.id for line in lines] != [str(i) for i, _ in sent]:
-                raise refusal(_cut_off(lines, len(sent)))
+                raise refusal({"status": response.status} | _cut_off(lines, len(sent)))
             found |= {i: _streamed(photos[i], line) for (i, _), line in zip(sent, lines, strict=True)}
         return [found[i] for i in range(len(photos))]
 
@@ -174,7 +174,10 @@ class GalleryFlows:
             files[which] = (photo.image, data)
             pixels += [which] if photo.pixels else []
         found = yield from self._ask(results.Compared, "POST", "/verify", files=files, params={"pixels": pixels})
-        faces = tuple(replace(face, image=photo.image) for face, photo in zip(found.faces, both, strict=True))
+        faces = tuple(
+            replace(face, image=uploads.name_of(photo, upload))
+            for face, photo, upload in zip(found.faces, (first, second), both, strict=True)
+        )
         compared: results.Compared = replace(found, faces=faces)
         return compared
 

@@ -107,6 +107,11 @@ def single(photo: PhotoInput) -> Upload:
     return Upload(single_photo(photo))
 
 
+def name_of(photo: PhotoInput, upload: Upload) -> str:
+    """Return what to call a photo alone: its path as it is given, where it has one."""
+    return str(photo) if isinstance(photo, str | PathLike) else upload.image
+
+
 def png_of(pixels: np.ndarray) -> bytes:
     """Encode pixels, uint8 RGB (h, w, 3)."""
     from PIL import Image

@@ -89,7 +89,7 @@ class Intake:
     def __init__(self, searcher: Searcher, settings: Settings, observe: Callable[[int], None]):
         """observe: receives the size of each batch of photos."""
         model, compute = fitting_model(searcher), settings.compute
-        few = load_embedder(model, compute, log.info, few=True).load()
+        few = load_embedder(model, compute, few=True).load()
         detector = make_detector(searcher.spec.detector, compute).load()
         options = Options(all_faces=True, keep_crops=False, keep_pixels=True, most_faces=settings.photo_faces)
         self._lock = threading.Lock()

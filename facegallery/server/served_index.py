@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -18,10 +18,10 @@ from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.errors import Damaged, Replaced
 from facegallery.indexer.store.reader import index_folder
 from facegallery.indexer.store.store import Store
-from facegallery.results import Hit, VectorResult
+from facegallery.results import VectorResult
 from facegallery.server.batches import Batcher, BatchOptions, QueueFull
 from facegallery.workflows.probes import Question, indexes_root, open_index, open_store
-from facegallery.workflows.search import Answer, Judge
+from facegallery.workflows.search import Judge
 
 T = TypeVar("T")
 READERS = 4
@@ -98,7 +98,7 @@ class ServedIndex:
         if hasattr(self._own, "store") and self._own.file != file:
             self._close_store()
         if not hasattr(self._own, "store"):
-            self._own.store, self._own.file = open_store(self.name, write), file
+            self._own.store, self._own.file = open_store(self.name, write=write), file
         try:
             return work(self._own.store)
         except (Damaged, SystemFault):
@@ -139,7 +139,7 @@ def _answer_all(searcher: Searcher, asked: Sequence[PendingQuestion]) -> list[An
         alike = [i for i, other in enumerate(kinds) if other == kind]
         try:
             xq = np.concatenate([asked[i].vectors for i in alike])
-            answers = map(_result_of, Judge(searcher, kind[0], lambda line: None).answers(xq))
+            answers = iter(Judge(searcher, kind[0]).answers(xq))
             for i in alike:
                 found[i] = [next(answers) for _ in asked[i].vectors]
         except (Damaged, Replaced, SystemFault):
@@ -148,7 +148,3 @@ def _answer_all(searcher: Searcher, asked: Sequence[PendingQuestion]) -> list[An
             for i in alike:
                 found[i] = error
     return found
-
-
-def _result_of(answer: Answer) -> VectorResult:
-    return VectorResult(**answer.verdict, hits=tuple(Hit(**asdict(hit)) for hit in answer.hits))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,13 @@ from facegallery.indexer.opening import open_store
 from facegallery.indexer.search import filters, templates
 from facegallery.indexer.search.candidates import Candidates, Shortlist, log
 from facegallery.indexer.store.reader import StoredFace
+from facegallery.results import Hit
 
 ANSWERS = 5  # of `evaluate`
 SPARE = 16  # candidates beyond the first guess
 GROWTH = 4
 FLOAT_STEP = 2.0**-23  # of float32 at 1
 SCORES = ("best", "mean", "template")
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer: a person by their faces, or a face."""
-
-    rank: int  # from 1
-    identity: str
-    score: float  # cosine, the float32 dot product of the stored vectors (of the centred ones where the gallery is centred)
-    face_id: str  # the best of the person's faces
-    image: str
 
 
 class _Damage(Exception):

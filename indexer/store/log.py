@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.database import Database
 from facegallery.indexer.store.errors import damaged
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a verb did, or `undo` took back."""
-
-    verb: str
-    faces: int
-    people: tuple[str, ...]
-    command: str | None = field(
-        default=None, compare=False
-    )  # the mark of its lines in the log; None where nothing was to be done
+from facegallery.results import Change
 
 
 @dataclass(frozen=True)

@@ -38,19 +38,10 @@ def photos(att, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def vectors(photos, tmp_path_factory) -> Path:
-    from facegallery.embedder.compute import Compute
-    from facegallery.embedder.pipeline import Options
     from facegallery.workflows.photos import embed, make_embedder
 
     folder = tmp_path_factory.mktemp("vectors") / "v"
-    embed(
-        photos,
-        folder,
-        make_embedder("msceleb", Compute(), "plain", lambda line: None),
-        Options(),
-        None,
-        lambda done, total: None,
-    )
+    embed(photos, folder, make_embedder("msceleb"))
     return folder
 
 

@@ -210,7 +210,8 @@ async def enrol(enrolment: RequestedEnrolment, options: Options, labels: Labels)
         def write(store: Store) -> Added:
             if options.command is not None:
                 _check_command(store, options.command)
-            return enrolling.enrol(store, row, spec, options.identity, options.readmit, options.command)
+            readmit, command = options.readmit, options.command
+            return enrolling.enrol(store, row, spec, options.identity, readmit=readmit, command=command)
 
         done = await asyncio.wrap_future(index.write(write))
         _check_enrolled(done, row)
@@ -329,8 +330,8 @@ async def forget(state: CurrentState, key: Admin, index: Index, asked: schemas.F
     """Remove a person for good: rows, vectors, crops, names. It cannot be undone; the receipt is stored as well."""
 
     def do() -> tuple[Receipt, Sequence[str]]:
-        done, _ = forgetting.forget(index.name, asked.identity, (), None, lambda line: None)
-        return Receipt(**asdict(done), found=done.found), done.face_ids
+        done = replace(forgetting.forget(index.name, asked.identity), receipt=None)  # a path of this machine
+        return done, done.face_ids
 
     async def work() -> tuple[Receipt, Sequence[str]]:
         return await asyncio.wrap_future(index.write_apart(do))

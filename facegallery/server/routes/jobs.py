@@ -26,7 +26,7 @@ async def compact(state: CurrentState, key: Admin, index: Index, asked: schemas.
     keep = None if days is None else days * DAY
 
     def work(report: OnProgress) -> tuple[Compacted, str]:
-        done = Compacted(**upkeep.compact(index.name, keep, report))
+        done = upkeep.compact(index.name, keep_undo=keep, progress=report)
         return done, f"generation {done.generation}, {done.faces} faces, {done.dropped} old changes deleted"
 
     return JSONResponse(await state.begin_job(key, index, "compact", work), 202)
@@ -38,8 +38,7 @@ async def calibrate(state: CurrentState, key: Admin, index: Index, asked: schema
     fpir = (asked or schemas.Calibrate()).fpir
 
     def work(report: OnProgress) -> tuple[Calibrated, str]:
-        found = calibrating.calibrate(index.name, fpir, (), None, None, 0, state.settings.compute, lambda line: None)
-        done = Calibrated(**{name: value for name, value in found.items() if name != "text"}, genuine=0)
+        done = calibrating.calibrate(index.name, calibrating.CalibrationOptions(fpir))
         return done, done.text
 
     return JSONResponse(await state.begin_job(key, index, "calibrate", work), 202)
