@@ -41,6 +41,8 @@ class RequestBody(BaseModel):
 
 
 class VectorQuestion(RequestBody):
+    """Vectors to search for, and the question about each."""
+
     vectors: list[list[float]] = Field(min_length=1, description="Of length 1, made by the index's model.")
     k: int = Field(default=5, ge=1, le=1000)
     faces: bool = Field(default=False, description="Return faces instead of people.")
@@ -50,12 +52,16 @@ class VectorQuestion(RequestBody):
 
 
 class StreamedPhoto(RequestBody):
+    """A line of a stream of photos."""
+
     id: str = Field(max_length=500)
     photo: str = Field(description="Base64.")
     pixels: bool = Field(default=False, description="Identify the photo by its pixels, as an array, not by its bytes.")
 
 
 class Undo(RequestBody):
+    """Undo a change."""
+
     command: str | None = Field(
         default=None,
         max_length=100,
@@ -64,42 +70,56 @@ class Undo(RequestBody):
 
 
 class Rename(RequestBody):
+    """Give a person another name."""
+
     old: Name
     new: NewName
 
 
 class Merge(RequestBody):
+    """Give all faces of a person to another."""
+
     source: Name
     into: Name
 
 
 class Split(RequestBody):
+    """Give chosen faces to a person."""
+
     face_ids: list[FaceId] = Field(min_length=1, max_length=10_000)
     to: Name
 
 
 class Remove(RequestBody):
-    """One of the two members."""
+    """Remove a person or a face: one of the two members."""
 
     identity: Name | None = None
     face_id: FaceId | None = None
 
 
 class Forget(RequestBody):
+    """Remove a person for good."""
+
     identity: Name
 
 
 class Calibrate(RequestBody):
+    """Fit the score from which a hit counts."""
+
     fpir: float = Field(default=0.01, gt=0, lt=1, description="Share of strangers that may be identified as somebody.")
 
 
 class Compact(RequestBody):
+    """Build the index again."""
+
     keep_undo_days: float | None = Field(
         default=None, ge=0, description="Delete what `undo` needs of changes that are older; omit to keep all."
     )
 
 
 class SignIn(RequestBody):
+    """Begin a session of the page."""
+
     key: str = Field(min_length=1, max_length=200)
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Response
 from facegallery import schemas
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.info import info
-from facegallery.results import FACE_ID, EnrolledFace, EnrolledFaces, GalleryInfo, Person
+from facegallery.results import FACE_ID, NAME, EnrolledFace, EnrolledFaces, GalleryInfo, Person
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.problems import HttpProblem
 from facegallery.server.routes.dependencies import CurrentState, Index, JSONResponse, Reader
@@ -66,7 +66,11 @@ def _name_of(cursor: str | None) -> str:
 
 
 @router.get("/indexes/{index}/faces", response_model=EnrolledFaces, tags=["people"])
-async def list_faces(key: Reader, index: Index, identity: Annotated[str, Query(min_length=1, max_length=10_000)]):
+async def list_faces(
+    key: Reader,
+    index: Index,
+    identity: Annotated[str, Query(min_length=1, max_length=10_000, description=NAME["description"])],
+):
     """List the enrolled faces of a person, oldest first."""
     name, faces = await asyncio.wrap_future(
         index.read(lambda store: (store.spelled(identity), store.list_faces(identity)))
