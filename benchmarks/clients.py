@@ -24,11 +24,11 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import numpy as np
 from PIL import Image
 
-from facegallery.client import Client, RequestRefused
+from facegallery.client import Client, RequestRefused, ServerUnreachable
+from facegallery.results import as_document
 from facegallery.embedder.dataset.row import face_id
 
 SAME = 0.9  # at least the cosine of a picture with itself, with noise or without, by networks of whatever precision
@@ -267,7 +267,8 @@ class Caller:
     def __init__(self, name: str, port: int, key: str, world: World, ledger: Ledger, tally: Tally):
         self.name, self.world, self.ledger, self.tally = name, world, ledger, tally
         self.ended, self.killed = threading.Event(), threading.Event()
-        self.typed = Client(f"http://127.0.0.1:{port}", key, SECONDS)
+        self.typed = Client(f"http://127.0.0.1:{port}", key, timeout=SECONDS)
+        self.gallery = self.typed.gallery(world.index)
         self._port, self._key = port, key
         self._connections: list[http.client.HTTPConnection | None] = [None, None]
         self._uses, self._last = [0, 0], [0.0, 0.0]
@@ -330,9 +331,7 @@ class Caller:
             except Killed:
                 return
             except Exception as error:
-                if self.killed.is_set() and isinstance(
-                    error, OSError | http.client.HTTPException | httpx.TransportError
-                ):
+                if self.killed.is_set() and isinstance(error, OSError | http.client.HTTPException | ServerUnreachable):
                     return
                 if isinstance(error, RequestRefused) and error.status in (429, 503):
                     self.tally.refuse(f"{error.status} {error.problem.get('type', '').rpartition(':')[2]}")
@@ -399,13 +398,12 @@ def stream(c: Caller) -> None:
     """By the client in Python, which tries again by itself: a stream of photos, and two photos compared."""
     asked = random.sample(c.world.people, STREAMED)
     began = time.monotonic()
-    for (person, _), (_, found) in zip(asked, c.typed.search_many(c.world.index, asked), strict=True):
-        if isinstance(found, RequestRefused):
-            raise Wrong(f"a photo of a stream was answered with {found.problem}")
-        check_hits(c, hits_of(found.model_dump()), began, person)
+    found = c.gallery.search([photo for _, photo in asked])
+    for (person, _), photo in zip(asked, found.photos, strict=True):
+        check_hits(c, hits_of(as_document(photo)), began, person)
     c.tally.answered(f"stream of {STREAMED}", time.monotonic() - began)
     with c.tally.timed("verify, two photos"):
-        score = c.typed.verify(c.world.index, asked[0][1], asked[0][1]).score
+        score = c.gallery.compare(asked[0][1], asked[0][1]).score
     if score < SAME:
         raise Wrong(f"expected a photo to be as itself, received {score}")
 
@@ -585,18 +583,22 @@ def check_receipt(c: Caller, faces: Faces, answer: Answer) -> None:
     )
 
 
+JSON = {"Content-Type": "application/json"}
+
+
 def look_after(c: Caller) -> None:
     """Compacts, each third time without what `undo` needs, and calibrates then: jobs, one after the other."""
     third = random.random() < 1 / 3
-    jobs = [("compact", lambda: c.typed.compact(c.world.index, 0 if third else None))]
+    jobs: list[tuple[str, dict[str, Any]]] = [("compact", {"keep_undo_days": 0 if third else None})]
     if third:
-        jobs.append(("calibrate", lambda: c.typed.calibrate(c.world.index)))
-    for kind, begin in jobs:
+        jobs.append(("calibrate", {}))
+    for kind, asked in jobs:
         with c.tally.timed(kind):
-            job = begin()
-            c.ledger.jobs.add(job.id)
-            job = c.typed.wait(job)
-        c.ledger.jobs.discard(job.id)
+            answer = c.ask(kind, "POST", f"{c.world.path}/{kind}", json.dumps(asked).encode(), ("202",), JSON)
+            c.ledger.jobs.add(id := answer.json()["id"])
+            while (job := c.typed.job(id)).state == "running":
+                time.sleep(0.2)
+        c.ledger.jobs.discard(id)
         if job.state != "done":
             raise Wrong(f"expected {kind} to be done, it is {job.state}: {job.detail}")
 

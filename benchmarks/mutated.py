@@ -31,7 +31,7 @@ from typing import Any
 
 import click
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -42,7 +42,8 @@ from benchmarks.served import GROWTH, Answer, Server, held, processes, quarters 
 from benchmarks.traced import trap_programs  # noqa: E402
 from facegallery.embedder.outcomes import REFUSED  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
-from facegallery.schemas import PhotoAnswer, Problem  # noqa: E402
+from facegallery.results import PhotoResult  # noqa: E402
+from facegallery.schemas import Problem  # noqa: E402
 
 TYPES, PROBLEM = "urn:facegallery:problem:", "application/problem+json"
 OUTCOMES = (*REFUSED, "invalid")
@@ -145,7 +146,7 @@ def read(answer: Answer) -> tuple[str, str]:
     """Status and outcome or type; and what is wrong with the answer, nothing where it is as it should be."""
     try:
         if answer.status == 200:
-            return f"200 {_documented(PhotoAnswer, answer, 'application/json').outcome}", ""
+            return f"200 {_documented(PhotoResult, answer, 'application/json').outcome}", ""
         problem = _documented(Problem, answer, PROBLEM)
     except ValueError as error:
         return f"{answer.status}", f"{error}: {answer.body[:300]!r}"
@@ -155,15 +156,15 @@ def read(answer: Answer) -> tuple[str, str]:
     return named, ""
 
 
-def _documented(model: type[BaseModel], answer: Answer, kind: str) -> Any:
+def _documented(model: type, answer: Answer, kind: str) -> Any:
     """Raises ValueError where it has not all members, or others."""
     if answer.kind != kind:
         raise ValueError(f"expected {kind}, received {answer.kind!r}")
     try:
-        found = model.model_validate_json(answer.body)
+        found = TypeAdapter(model).validate_json(answer.body)
     except ValidationError as error:
         raise ValueError(str(error).replace("\n", " ")) from None
-    if found.model_dump() != json.loads(answer.body):
+    if TypeAdapter(model).dump_python(found, mode="json") != json.loads(answer.body):
         raise ValueError("not the members that are documented")
     return found
 

@@ -56,11 +56,12 @@ from benchmarks.clients import (  # noqa: E402
 )
 from benchmarks.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
 from facegallery.accounts import Accounts  # noqa: E402
-from facegallery.client import Client, RequestRefused  # noqa: E402
+from facegallery.client import Client  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
 from facegallery.indexer.opening import open_store  # noqa: E402
 from facegallery.indexer.upkeep.compact import compact_and_drop  # noqa: E402
 from facegallery.indexer.upkeep.traces import files_below  # noqa: E402
+from facegallery.results import as_document  # noqa: E402
 
 INDEX = "soak"
 EACH = 3  # photos of a person, at most
@@ -120,12 +121,8 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
 
 def with_faces(client: Client, photos: list[bytes]) -> list[bytes]:
     """Those whose first face is found."""
-    answers = client.search_many(INDEX, ((str(i), photo) for i, photo in enumerate(photos)))
-    return [
-        photo
-        for photo, (_, answer) in zip(photos, answers, strict=True)
-        if not isinstance(answer, RequestRefused) and hits_of(answer.model_dump())
-    ]
+    found = client.gallery(INDEX).search(photos).photos
+    return [photo for photo, answer in zip(photos, found, strict=True) if hits_of(as_document(answer))]
 
 
 # load -----------------------------------------------------------------------
@@ -200,7 +197,7 @@ def settle(c: Caller, write: Write) -> str:
 def check_people(c: Caller, base: dict[str, int]) -> int:
     """Everybody has as many faces as was acknowledged, and nobody else is there; ours have just those faces."""
     expected = base | {name: len(faces) for name, faces in c.ledger.faces.items()}
-    found = {one.identity: one.faces for one in c.typed.people(INDEX)}
+    found = {one.identity: one.faces for one in c.gallery.people()}
     differing = {
         name: (expected.get(name), found.get(name))
         for name in expected.keys() | found.keys()
@@ -296,7 +293,7 @@ def soak(
     """All figures of a run over a server that is ready."""
     with Client(f"http://127.0.0.1:{server.port}", server.key) as client:
         world = World(INDEX, world.people, world.vectors, with_faces(client, list(world.photos)))
-        base = {one.identity: one.faces for one in client.people(INDEX)}
+        base = {one.identity: one.faces for one in client.gallery(INDEX).people()}
     accounts = Accounts(server.data / "server.db")
     keys = {name: accounts.make_key(name, role.scope, role.rate) for name, role in named()}
     after = accounts.make_key("after", "admin", 0)
