@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     PhotoInput = str | PathLike[str] | bytes | np.ndarray | Image
     PhotoInputs = PhotoInput | Iterable[PhotoInput]
-    Metadata = Mapping[str, object] | str | PathLike[str]
 
+Metadata = Mapping[str, object] | str | PathLike[str]
 Score = Literal["best", "mean", "template"]
 
 

@@ -566,6 +566,28 @@ class Compacted:
 
 
 @dataclass(frozen=True)
+class TrainedNetwork:
+    """A network that `train` finetuned."""
+
+    name: str
+    sha256: str  # of its weights
+    parent: str | None  # sha256 of the weights that it was finetuned from
+    delivered: str  # which weights were kept, and why
+    seconds: float  # of all stages
+    best_top1: float | None  # of the validation; None without one
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model that `train` made."""
+
+    model: str  # its folder
+    networks: tuple[TrainedNetwork, ...]
+    photos: int
+    people: int
+
+
+@dataclass(frozen=True)
 class ComparedFace(PhotoFace):
     """A face that was compared: the largest, most central one of its photo."""
 

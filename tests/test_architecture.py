@@ -30,7 +30,7 @@ STORE, DERIVED = "indexer.store", "indexer.derived"
 # a folder or a file -> what it may import of ours, besides itself; the longest key that fits a file counts. Short names: `embedder.spec`
 # is facegallery.embedder.spec
 ALLOWED = {
-    "": (),
+    "": ("client", "embedder", "functions", "gallery", "results"),
     "embedder": (),
     "embedder.draw": ("embedder",),
     "embedder.pipeline": ("embedder",),
@@ -69,6 +69,8 @@ ALLOWED = {
     "accounts": ("embedder", STORE),
     "schemas": ("embedder.outcomes", "results"),
     "interface": ("results", "embedder.progress"),
+    "gallery": ("embedder", "indexer", "workflows", "results", "interface"),
+    "functions": ("embedder", "trainer", "workflows", "results", "gallery"),
     "results": ("embedder.errors", "embedder.outcomes", *TYPES_OF_RESULTS),
     "client": ("remote", "schemas", "results", "interface", "embedder.errors", "embedder.progress"),
     "remote": ("embedder", "schemas", "results", "interface", "workflows.inputs"),
@@ -77,9 +79,10 @@ ALLOWED = {
     "workflows.photos": ("embedder",),
     "workflows.inputs": ("embedder",),
     "workflows.networks": ("embedder", "workflows.photos", "workflows.inputs"),
-    "workflows.probes": ("embedder", "indexer", *NETWORKS),
+    "workflows.probes": ("embedder", "indexer", "results", *NETWORKS),
     "workflows.session": ("embedder", "indexer", *NETWORKS, "workflows.probes"),
     **{f"workflows.{verb}": ("embedder", "indexer", "results", *OPENED) for verb in VERBS},
+    "workflows.faces": ("embedder", "results", *NETWORKS),
     "workflows.forget": ("embedder", "indexer", "results", "accounts", *OPENED),
     "workflows.pictures": ("embedder", "indexer", "results", *OPENED, "workflows.search"),
     "workflows.evaluate": ("embedder", "indexer", *OPENED, "workflows.pictures"),

@@ -65,6 +65,11 @@ def job(id: str) -> Flow[results.Job]:
 # galleries ------------------------------------------------------------------
 
 
+def several(texts: str | Sequence[str]) -> list[str]:
+    """Return texts as a list, where one may stand alone."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked of every face: arguments of `search`."""
@@ -78,7 +83,7 @@ class Question:
     @property
     def parameters(self) -> dict[str, Any]:
         """The question as the API has it."""
-        where = [self.where] if isinstance(self.where, str) else list(self.where)
+        where = several(self.where)
         asked = given(k=self.k, faces=self.faces, score=self.score, min_score=self.min_score)
         return asked | ({"where": where} if where else {})
 
@@ -247,9 +252,9 @@ class GalleryFlows:
         """Give all faces of a person to another."""
         return self._ask(results.Change, "POST", "/people/merge", json={"source": source, "into": into})
 
-    def split(self, face_ids: Iterable[str], to: str) -> Flow[results.Change]:
+    def split(self, face_ids: str | Sequence[str], to: str) -> Flow[results.Change]:
         """Give chosen faces to another person."""
-        return self._ask(results.Change, "POST", "/people/split", json={"face_ids": list(face_ids), "to": to})
+        return self._ask(results.Change, "POST", "/people/split", json={"face_ids": several(face_ids), "to": to})
 
     def remove(self, identity: str | None, face_id: str | None) -> Flow[results.Change]:
         """Remove a person, or a face."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from facegallery import results
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.dataset.row import Row
-from facegallery.embedder.errors import InputError
+from facegallery.embedder.errors import GalleryError, InputError
 from facegallery.embedder.faces import align as crops_of
 from facegallery.embedder.names import person_name, spelling_notes
 from facegallery.embedder.photos.listing import list_photos
@@ -22,18 +25,22 @@ from facegallery.embedder.photos.understood import Understood, understand
 from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.build import ENROLLED, Selection, create
+from facegallery.indexer.search.searcher import checked
 from facegallery.indexer.store import lists
+from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten
 from facegallery.indexer.store.rows import Added
 from facegallery.indexer.store.store import Store, new_command
 from facegallery.indexer.suspects import Looked, look
-from facegallery.workflows.inputs import PhotoInputs, PhotoItem, is_single, items_of, sources_of, with_columns
+from facegallery.workflows.inputs import PhotoInputs, PhotoItem, as_list, items_of, sources_of, with_columns
 from facegallery.workflows.networks import ReadOptions
 from facegallery.workflows.photos import log_understood, make_detector, model_spec
 from facegallery.workflows.probes import PROBE_BATCH, default_split, gallery_folder
 from facegallery.workflows.session import GallerySession, Where, session_of
 
+DEFAULT_MODEL = "msceleb"
+VECTOR = b"facegallery vector 1\0"  # begins what is hashed of a vector that is given without its photo
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
 log = logging.getLogger(__name__)
 
@@ -72,7 +79,7 @@ class _Batch:
     by_folders: bool = False
 
 
-def create_gallery(where: str | Path, model: str = "msceleb", *, encrypt: bool = False) -> Path:
+def create_gallery(where: str | Path, model: str = DEFAULT_MODEL, *, encrypt: bool = False) -> Path:
     """Make a gallery without people for the vectors of a model, and return its folder; `add` fills it.
 
     Raises ModelError where the model is not stored, GalleryError where a gallery is there.
@@ -80,6 +87,27 @@ def create_gallery(where: str | Path, model: str = "msceleb", *, encrypt: bool =
     folder = gallery_folder(where)
     create(folder, replace(model_spec(model), detector=make_detector({}).record), encrypt=encrypt)
     return folder
+
+
+def ensure_gallery(where: str | Path, model: str | None = None, *, encrypt: bool = False) -> None:
+    """Make a gallery as `create_gallery` does where there is none.
+
+    Raises GalleryError where one is there for the vectors of another model than the one given.
+    """
+    from facegallery.embedder.weights.store import open_model
+
+    folder = gallery_folder(where)
+    if not (folder / FILE).exists():
+        create_gallery(where, model or DEFAULT_MODEL, encrypt=encrypt)
+    elif model is not None:
+        with GallerySession(where) as session, session.store() as store:
+            spec, wanted = store.spec, open_model(model).spec
+        wanted = replace(wanted, flip=spec.flip, margins=spec.margins).with_crop(spec)
+        if difference := spec.difference(wanted):
+            raise GalleryError(
+                f"expected a gallery of the model {model} in {folder}, it has another one, {spec.model_name} "
+                f"({difference}): leave the model out, or choose another name"
+            )
 
 
 def add(
@@ -90,7 +118,7 @@ def add(
     progress: Progress = unseen,
 ) -> results.Added:
     """Enrol photos, or the rows of data sets of vectors; what is enrolled already is not even embedded again."""
-    photos = photos if is_single(photos) else list(photos)  # type: ignore[arg-type]
+    photos = as_list(photos)
     options = replace(options, identity=None if options.identity is None else person_name(options.identity))
     if options.level is not None and options.identity is not None:
         raise InputError("expected --identity or --identity-level, received both: give one")
@@ -208,6 +236,51 @@ class _Adding:
 
     def _add(self, rows: Iterable[Row]) -> None:
         _join(self.done, self.store.add(rows, self.options.readmit, self.command))
+
+
+@dataclass(frozen=True)
+class GivenVectors:
+    """Vectors that were made elsewhere, float32 (n, d), and what is known of each."""
+
+    vectors: np.ndarray
+    identity: str | Sequence[str]  # of all, or of each
+    images: Sequence[str] | None = None
+    metadata: Sequence[Mapping[str, object]] | None = None
+
+    def rows(self) -> list[Row]:
+        """Return a row for each vector; its face's id is made of its bytes.
+
+        Raises InputError where there are more or fewer of the rest than vectors.
+        """
+        n = len(self.vectors)
+        names = [self.identity] * n if isinstance(self.identity, str) else list(self.identity)
+        columns = [{}] * n if self.metadata is None else list(self.metadata)
+        hashes = [hashlib.sha256(VECTOR + x.astype("<f4").tobytes()).hexdigest() for x in self.vectors]
+        images = [f"vector-{one[:16]}" for one in hashes] if self.images is None else list(self.images)
+        if not len(names) == len(columns) == len(images) == n:
+            raise InputError(
+                f"expected an identity, an image and metadata for each of {n} vectors, received {len(names)}, "
+                f"{len(images)} and {len(columns)}: give as many"
+            )
+        return [
+            Row(image, "ok", sha256, name, face=0, vector=x, extra=_texts(extra))
+            for image, sha256, name, x, extra in zip(images, hashes, names, self.vectors, columns, strict=True)
+        ]
+
+
+def add_vectors(where: Where, given: GivenVectors, *, readmit: bool = False) -> results.Added:
+    """Enrol vectors that were made elsewhere, by the gallery's model."""
+    with session_of(where) as session, session.store(write=True) as store:
+        before = store.people
+        checked(given.vectors, store.spec.dimension)
+        rows = given.rows()
+        done = store.add(rows, readmit)
+        understood = understand(((row.image, row.identity) for row in rows), "such as", by_folders=False)
+        return _result(store, done, Counter(), understood, before)
+
+
+def _texts(columns: Mapping[str, object]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in columns.items() if value is not None}
 
 
 def enrol(

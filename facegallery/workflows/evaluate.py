@@ -91,6 +91,16 @@ class EvaluationResult:
     warnings: list[str]
     crossed: PairScores | None = None  # for a report
 
+    @property
+    def top1(self) -> float:
+        """Share of the probes whose first answer is right."""
+        return float(self.evaluation.cmc[0])
+
+    @property
+    def top5(self) -> float:
+        """Share of the probes with the right answer among the first five."""
+        return float(self.evaluation.cmc[min(5, len(self.evaluation.cmc)) - 1])
+
     def result(self) -> dict[str, Any]:
         """As `evaluate --json` prints it."""
         named = sum(a.identity is not None for a in self.answers)

@@ -94,6 +94,11 @@ def is_single(photos: Any) -> bool:
     return is_photo or not isinstance(photos, Iterable)
 
 
+def as_list(photos: PhotoInputs) -> PhotoInputs:
+    """Return several photos as a list, which can be read again; one as it is."""
+    return photos if is_single(photos) else list(photos)  # type: ignore[arg-type]
+
+
 def single_photo(photo: PhotoInput) -> PhotoItem:
     """Return one photo; raises InputError for a folder, a CSV and whatever else may stand for any number of photos."""
     if not is_single(photo):

@@ -21,8 +21,9 @@ from facegallery.workflows.networks import Networks, ReadOptions
 
 if TYPE_CHECKING:
     from facegallery.embedder.weights.store import Model
-    from facegallery.indexer.search.searcher import Hit, Searcher
+    from facegallery.indexer.search.searcher import Searcher
     from facegallery.indexer.store.store import Store
+    from facegallery.results import Hit
 
 PROBE_BATCH = 512
 TOLD = 20  # photos of which it is said why they are not asked about

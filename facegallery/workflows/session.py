@@ -71,7 +71,10 @@ class GallerySession:
         return self._networks
 
     def reader(self, options: ReadOptions = ReadOptions()) -> ProbeReader:  # noqa: B008
-        """Return a reader of probes for the gallery."""
+        """Return a reader of probes for the gallery, by the model that it has now."""
+        with self.store() as store:
+            if self._searcher is not None and self._searcher.spec.fingerprint != store.spec.fingerprint:
+                self.let_go()
         return ProbeReader(self.searcher, self.networks, options)
 
     def _follow(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from facegallery import results
 from facegallery.embedder.dataset.dataset import DataSet
-from facegallery.embedder.errors import DataError
+from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.photos.understood import Understood, understand
 from facegallery.embedder.progress import Progress, unseen
 from facegallery.indexer.build import BuildOptions, Report, Selection, build
@@ -62,6 +62,12 @@ def _open_vectors(vectors: Path) -> DataSet:
                 "give VECTORS"
             ) from None
         raise
+
+
+def check_one(**given: object) -> None:
+    """Raise InputError where not exactly one of these is given."""
+    if sum(value is not None for value in given.values()) != 1:
+        raise InputError(f"expected one of {', '.join(given)}, received none or several: give one")
 
 
 def info(where: Where) -> results.GalleryInfo:
