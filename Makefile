@@ -38,7 +38,7 @@ test-all: weights  ## all tests; FACEGALLERY_LFW names the folder with LFW's pho
 	$(BIN)/python -m pytest
 
 bench: weights  ## a quick look at speed, in minutes, on AT&T's photos or PHOTOS=FOLDER; BENCH="--torch-python ..." for other packages
-	$(BIN)/python benchmarks/quick.py $(PHOTOS) $(BENCH)
+	$(BIN)/python benchmarks/speed/quick.py $(PHOTOS) $(BENCH)
 
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -34,7 +34,7 @@ from facegallery.indexer.store.reader import Faces
 ROOM = 1024  # faces by which the tail's arrays grow at least
 GATHER = 1 << 14  # rows that are copied at once
 # Faces that a filter keeps are scanned by a matrix product of their copies where there are many queries, or few such faces, else by FAISS
-# with a selector, which copies nothing but multiplies one pair at a time; measured: benchmarks/gallery.py, docs/gallery.md
+# with a selector, which copies nothing but multiplies one pair at a time; measured: benchmarks/scale/gallery.py, docs/gallery.md
 MANY, SCAN_SHARE = 16, 0.001
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from benchmarks.served import processes
+from benchmarks.common.served import processes
 from tests.conftest import ROOT
 from tests.embedder.photos.test_workers import is_gone
 from tests.served import build, free_port, running

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks.calibration import Faces, by_image, experiment, summary
+from benchmarks.accuracy.calibration import Faces, by_image, experiment, summary
 
 pytestmark = pytest.mark.lfw
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import synthetic as made_up
+from benchmarks.common import synthetic as made_up
 from facegallery.embedder.errors import InputError
 from facegallery.indexer.build import build
 from facegallery.indexer.derived import choose, derive

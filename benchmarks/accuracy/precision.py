@@ -1,6 +1,6 @@
 """What does a faster precision cost in accuracy? One-shot top-1 of the same crops, beside float32, with McNemar's exact test.
 
-    python benchmarks/precision.py CROPS --people lfw_people.csv --model msceleb
+    python benchmarks/accuracy/precision.py CROPS --people lfw_people.csv --model msceleb
 
 CROPS is a data set of crops with the splits gallery and probe; `weights quantise MODEL OTHER_CROPS` comes first. The CSV `identity,role` groups
 the probes; all of the gallery is searched for each.
@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import one_shot  # noqa: E402
+from benchmarks.common import one_shot  # noqa: E402
 from facegallery.embedder.compute import Compute  # noqa: E402
 from facegallery.embedder.network.runtime import Embedder  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402

@@ -4,12 +4,13 @@ A photo's vector is the unit-length sum of the mean face, what is the person's o
 independent along the principal axes of real vectors, with the variances measured there, and skewed: a few marked features, shared by a few
 people, make the lookalikes that decide identification among many. How strong a photo's own part is varies from photo to photo, and
 in a few it drowns the person. The axes are then turned at random into d dimensions. synthetic.json holds the numbers for `msceleb`, `casia`
-and `duo`: `python benchmarks/synthetic.py fit VECTORS` makes them from half of a data set's people, `check` compares with the other half.
+and `duo`: `python benchmarks/common/synthetic.py fit VECTORS` makes them from half of a data set's people, `check` compares with the other half.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -20,8 +21,10 @@ from typing import Any
 import click
 import numpy as np
 
-from facegallery.embedder.dataset.dataset import DataSet
-from facegallery.embedder.errors import DataError, FaceGalleryError, InputError
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
+from facegallery.embedder.errors import DataError, FaceGalleryError, InputError  # noqa: E402
 
 PROFILES = Path(__file__).with_name("synthetic.json")
 BLOCK = 256  # rows made from one random state, so that any row can be made without those before it

@@ -1,6 +1,6 @@
 """How soon is the page there where 100,000 people are enrolled, and how long does the list of people take?
 
-    python benchmarks/page.py --json benchmarks/results/page.json
+    python benchmarks/server/page.py --json benchmarks/results/page.json
 
 100,000 made-up people with one face each (`synthetic`), without crops. In Debian's Chromium, each time in a context of its own, without a cache
 and with a session: milliseconds from the address to the first contentful paint, and to the people view's first page of names, drawn; and to that
@@ -26,10 +26,11 @@ from urllib.parse import urlencode
 
 import click
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import gallery, synthetic  # noqa: E402
-from benchmarks.served import Server  # noqa: E402
+from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common.served import Server  # noqa: E402
+from benchmarks.scale import gallery  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 if TYPE_CHECKING:

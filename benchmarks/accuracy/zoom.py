@@ -1,6 +1,6 @@
 """How much of a crop should a network see? One-shot top-1 and top-5 at several zooms, beside the whole crop, with McNemar's exact test.
 
-    python benchmarks/zoom.py CROPS --people lfw_people.csv --model msceleb
+    python benchmarks/accuracy/zoom.py CROPS --people lfw_people.csv --model msceleb
 
 CROPS is a data set of crops with the splits gallery and probe. The CSV `identity,role` groups the probes (choose on `dev`, read `test`); all of the
 gallery is searched for each. A zoom z of crops with a margin m shows a margin of (1 + m) / z - 1.
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import click
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import one_shot  # noqa: E402
+from benchmarks.common import one_shot  # noqa: E402
 from facegallery.embedder.compute import Compute  # noqa: E402
 from facegallery.embedder.network.runtime import Embedder  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402

@@ -1,6 +1,6 @@
 """How long after `serve NAME` is started does it answer the first photo, and the first vector?
 
-    python benchmarks/serve_start.py PHOTO --json benchmarks/results/serve_start.json
+    python benchmarks/server/serve_start.py PHOTO --json benchmarks/results/serve_start.json
 
 100,000 made-up faces of the model's dimensions, two a person on average, are enrolled (`synthetic`). Each round starts a process and asks as
 soon as its port takes a connection, with the key of the line that it prints; photos and vectors in turns, after one round to warm up. Medians of
@@ -27,10 +27,11 @@ from typing import Any
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import gallery, synthetic  # noqa: E402
-from benchmarks.served import ROOT, Server, processes  # noqa: E402
+from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common.served import ROOT, Server, processes  # noqa: E402
+from benchmarks.scale import gallery  # noqa: E402
 from facegallery.embedder.weights.store import data_root, open_model  # noqa: E402
 
 ASKED, MOST = 3.0, 120.0  # seconds

@@ -1,6 +1,6 @@
 """What does a recipe win? Trains it on people of LFW and measures the model beside the one it starts from, on people apart.
 
-    python benchmarks/accuracy.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv --pairs lfw_pairs.txt --folder WORK
+    python benchmarks/accuracy/recipes.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv --pairs lfw_pairs.txt --folder WORK
 
 CROPS: `align LFW --border 20 --out CROPS`, every photo of LFW under its person. The settings, all measured in float32:
 
@@ -30,7 +30,7 @@ from typing import Any
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from facegallery.embedder.network.quiet import import_tensorflow  # noqa: E402
 

@@ -1,6 +1,6 @@
 """Does `calibrate` keep its word? Half of the people are enrolled, everybody else is a stranger, a hundred times over.
 
-    python benchmarks/calibration.py VECTORS... [--splits 100] [--seed 0] [--json FILE]
+    python benchmarks/accuracy/calibration.py VECTORS... [--splits 100] [--seed 0] [--json FILE]
 
 VECTORS are data sets that `embed` made of LFW's folders (identities with several photos and with one); `A,B` is the unit-length
 concatenation of two. Of each person with two photos or more the first is enrolled, or the second asked, as a stranger where the person
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.row import vectors_of

@@ -1,6 +1,6 @@
 """How fast are a gallery's nearest faces found, at equal recall? Our index and whole search beside exact FAISS and other engines, in turns.
 
-    python benchmarks/index.py --n 1000000 --like casia --folder /tmp/bench --peers-python ENV/bin/python --json benchmarks/results/index.json
+    python benchmarks/scale/index.py --n 1000000 --like casia --folder /tmp/bench --peers-python ENV/bin/python --json benchmarks/results/index.json
 
 Faces are made up as `synthetic` describes; probes are other photos of people among them. ENV has hnswlib, usearch, lancedb, pymilvus with
 milvus-lite, and qdrant-client; `--engines` names those that take part. What is built stays in the folder for the next run.
@@ -20,10 +20,11 @@ import faiss
 import numpy as np
 from faiss.contrib.exhaustive_search import knn_ground_truth
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import gallery, synthetic  # noqa: E402
-from benchmarks.rounds import Peer, alternate  # noqa: E402
+from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common.rounds import Peer, alternate  # noqa: E402
+from benchmarks.scale import gallery  # noqa: E402
 
 PROBES, TRUE = 2000, 10
 

@@ -1,6 +1,6 @@
 """How long does one question take from the shell? `search` of a photo as a whole process, beside `DeepFace.find` with its cache warm.
 
-    python benchmarks/cold.py PHOTO --deepface-python ENV/bin/python --json benchmarks/results/cold.json
+    python benchmarks/speed/cold.py PHOTO --deepface-python ENV/bin/python --json benchmarks/results/cold.json
 
 Both ask 10,000 made-up faces of 512 dimensions, as `synthetic` describes them. ENV has deepface, flask, tf-keras, tensorflow-cpu and mtcnn. What is made
 stays in the folder for the next run.
@@ -18,10 +18,11 @@ from typing import Any
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import gallery, synthetic  # noqa: E402
-from benchmarks.rounds import PEERS, ROOT, whole_processes  # noqa: E402
+from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common.rounds import PEERS, ROOT, whole_processes  # noqa: E402
+from benchmarks.scale import gallery  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 DEEPFACE = str(PEERS / "deepface_find.py")

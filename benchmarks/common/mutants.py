@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from benchmarks.forms import OTHERS, READ, photo_in
+from benchmarks.common.forms import OTHERS, READ, photo_in
 
 Change = Callable[[bytes, np.random.Generator], bytes]
 JPEGS, NOT_READ = 0.2, 0.1  # shares of all; the other formats have the rest in equal parts

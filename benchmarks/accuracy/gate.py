@@ -1,8 +1,8 @@
 """Does the gate know the better of two networks by a few people? Asks it about changes whose worth many people show.
 
-    python benchmarks/gate.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv --folder WORK
+    python benchmarks/accuracy/gate.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv --folder WORK
 
-CROPS and WORK: of `benchmarks/accuracy.py --from duo` with the setting `open`. Of each fold's people, whom its models were not trained on, some
+CROPS and WORK: of `benchmarks/accuracy/recipes.py --from duo` with the setting `open`. Of each fold's people, whom its models were not trained on, some
 are drawn again and again, each with two photos. Printed for each change of each network: DIR at FPIR 0.01 and top-1 among all people of a fold
 (every photo that is asked about is also a stranger to the gallery without its person), and the share of draws in which each measure says
 "better", equal ones counting half; `kept` is the gate's own word.
@@ -17,10 +17,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from accuracy import FOLDS, PATH, Bench  # noqa: E402
-
+from benchmarks.accuracy.recipes import FOLDS, PATH, Bench  # noqa: E402
 from facegallery.embedder.network.runtime import unit  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
 from facegallery.indexer.evaluation.openset import OpenSet, dir_at  # noqa: E402

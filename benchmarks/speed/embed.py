@@ -1,8 +1,8 @@
 """How fast do crops become vectors? One network in int8, bfloat16 and float32, beside facenet-pytorch's code for the same network.
 
-    python benchmarks/embed.py CROPS --torch-python ENV/bin/python --json benchmarks/results/embed.json
+    python benchmarks/speed/embed.py CROPS --torch-python ENV/bin/python --json benchmarks/results/embed.json
 
-CROPS is a data set that `align` made; `weights quantise MODEL CROPS` comes first. ENV as in benchmarks/detect.py.
+CROPS is a data set that `align` made; `weights quantise MODEL CROPS` comes first. ENV as in benchmarks/speed/detect.py.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.rounds import Peer, alternate, tell  # noqa: E402
+from benchmarks.common.rounds import Peer, alternate, tell  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
 from facegallery.embedder.dataset.row import to_rows  # noqa: E402
 from facegallery.embedder.faces import align  # noqa: E402

@@ -1,6 +1,6 @@
 """Does a server stay right, and its memory level, under mixed load for long; and is all that it acknowledged there after `kill -9`?
 
-    python benchmarks/soak.py PHOTOS --minutes 30 --kills 3 --json benchmarks/results/soak.json
+    python benchmarks/server/soak.py PHOTOS --minutes 30 --kills 3 --json benchmarks/results/soak.json
 
 PHOTOS is a folder of LFW. Some people's photos are enrolled with their crops by the commands, and made-up faces (`synthetic`) beside them.
 Two processes serve them. Clients search by photo and by vector, enrol faces of other people's photos, correct and forget them, compact and
@@ -35,10 +35,9 @@ from typing import Any
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import gallery  # noqa: E402
-from benchmarks.clients import (  # noqa: E402
+from benchmarks.common.clients import (  # noqa: E402
     NOBODY,
     Caller,
     Clients,
@@ -54,7 +53,8 @@ from benchmarks.clients import (  # noqa: E402
     named,
     search_photo,
 )
-from benchmarks.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
+from benchmarks.common.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
+from benchmarks.scale import gallery  # noqa: E402
 from facegallery.accounts import Accounts  # noqa: E402
 from facegallery.client import Client, RequestRefused  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402

@@ -1,6 +1,6 @@
 """Does a server stand photos that were made bad? Several clients send them to a search, and photos that are whole in between.
 
-    python benchmarks/mutated.py PHOTOS --n 10000 --json benchmarks/results/mutated.json
+    python benchmarks/server/mutated.py PHOTOS --n 10000 --json benchmarks/results/mutated.json
 
 PHOTOS are JPEGs of different people; `mutants` says what is done with them. 10,000 made-up faces are enrolled (`synthetic`), and one of each canary: a photo that
 is asked before, and then between the mutants, and must be answered in the same way. Ends with 1 where an answer is neither 200 as the OpenAPI
@@ -33,13 +33,14 @@ import click
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import gallery, synthetic  # noqa: E402
-from benchmarks.mutants import mutant, sound  # noqa: E402
-from benchmarks.rounds import evenly, files_of  # noqa: E402
-from benchmarks.served import GROWTH, Answer, Server, held, processes, quarters  # noqa: E402
-from benchmarks.traced import trap_programs  # noqa: E402
+from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common.mutants import mutant, sound  # noqa: E402
+from benchmarks.common.rounds import evenly, files_of  # noqa: E402
+from benchmarks.common.served import GROWTH, Answer, Server, held, processes, quarters  # noqa: E402
+from benchmarks.common.traced import trap_programs  # noqa: E402
+from benchmarks.scale import gallery  # noqa: E402
 from facegallery.embedder.outcomes import REFUSED  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
 from facegallery.schemas import PhotoAnswer, Problem  # noqa: E402

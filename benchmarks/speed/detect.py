@@ -1,6 +1,6 @@
 """How fast are faces found and cropped? Photos on disk to 160 px crops in memory, beside the packages that people use.
 
-    python benchmarks/detect.py PHOTOS --n 512 --torch-python ENV/bin/python --json benchmarks/results/detect.json
+    python benchmarks/speed/detect.py PHOTOS --n 512 --torch-python ENV/bin/python --json benchmarks/results/detect.json
 
 ENV has torch, torchvision and facenet-pytorch (installed with --no-deps: it pins old ones). All run on the cores of this machine, in turns.
 """
@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.rounds import Peer, alternate, evenly, files_of, tell  # noqa: E402
+from benchmarks.common.rounds import Peer, alternate, evenly, files_of, tell  # noqa: E402
 
 
 def measure(files: list[str], rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:

@@ -19,11 +19,11 @@ from typing import Self
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from facegallery.embedder.weights.store import data_root  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
 GROWTH = 1.1  # of memory that is flat, from the second quarter of a run to the last one, at most
 

@@ -1,6 +1,6 @@
 """Do the processes that decode stand photos that were made bad? In every format, without a server, thousands a minute.
 
-    python benchmarks/mutated_pool.py PHOTOS --n 20000 --json benchmarks/results/mutated-pool.json
+    python benchmarks/server/mutated_pool.py PHOTOS --n 20000 --json benchmarks/results/mutated-pool.json
 
 PHOTOS are JPEGs in a folder a person; a process of its own makes the photos that are sent, so that the memory that is measured is that of a program
 which decodes. `mutants` says what is done with them; between the mutants photos come that are whole, in any format: each
@@ -35,12 +35,12 @@ import click
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.forms import OTHERS, READ  # noqa: E402
-from benchmarks.mutants import Mutant, mutant, sound  # noqa: E402
-from benchmarks.served import GROWTH, held, processes, quarters  # noqa: E402
-from benchmarks.traced import started, traced, trap_programs  # noqa: E402
+from benchmarks.common.forms import OTHERS, READ  # noqa: E402
+from benchmarks.common.mutants import Mutant, mutant, sound  # noqa: E402
+from benchmarks.common.served import GROWTH, held, processes, quarters  # noqa: E402
+from benchmarks.common.traced import started, traced, trap_programs  # noqa: E402
 from facegallery.embedder.outcomes import ANSWERS, DIED, TIMEOUT  # noqa: E402
 from facegallery.embedder.photos.decoder import Decoder, Photo  # noqa: E402
 from facegallery.embedder.process import ending_within  # noqa: E402

@@ -1,6 +1,6 @@
 """A quick look at speed, in minutes, in one table: `make bench`.
 
-    python benchmarks/quick.py [PHOTOS] --torch-python ENV/bin/python --deepface-python ENV2/bin/python
+    python benchmarks/speed/quick.py [PHOTOS] --torch-python ENV/bin/python --deepface-python ENV2/bin/python
 
 PHOTOS: a folder of yours, or AT&T's photos. Peers take part where their pythons are given, `mtcnn` always; the scripts beside this one say what they
 need, and measure more of it.
@@ -17,10 +17,12 @@ from typing import Any
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import cold, detect, embed, end_to_end, gallery, synthetic  # noqa: E402
-from benchmarks.rounds import evenly, files_of, listing_of  # noqa: E402
+from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common.rounds import evenly, files_of, listing_of  # noqa: E402
+from benchmarks.scale import gallery  # noqa: E402
+from benchmarks.speed import cold, detect, embed, end_to_end  # noqa: E402
 from facegallery import demo  # noqa: E402
 from facegallery.embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
 from facegallery.embedder.spec import FaceSpec  # noqa: E402
@@ -75,8 +77,8 @@ def show(lines: Iterator[Line]) -> None:
 
 @click.command()
 @click.argument("photos", type=click.Path(path_type=Path, exists=True), required=False)
-@click.option("--torch-python", help="See benchmarks/detect.py.")
-@click.option("--deepface-python", help="See benchmarks/cold.py.")
+@click.option("--torch-python", help="See benchmarks/speed/detect.py.")
+@click.option("--deepface-python", help="See benchmarks/speed/cold.py.")
 def main(photos: Path | None, torch_python: str | None, deepface_python: str | None) -> None:
     files = evenly(files_of(photos or demo.fetch_att(data_root() / "att")), PHOTOS)
     show(iter([("", "", "median of 3", "x facegallery")]))

@@ -1,6 +1,6 @@
 """How many photos a second does a server answer, when 1, 8 or 32 clients ask at once: in shared batches, each alone, and others' servers?
 
-    python benchmarks/serve.py PHOTOS --model casia --vectors-python ENV/bin/python --deepface-python ENV2/bin/python --json FILE
+    python benchmarks/server/serve.py PHOTOS --model casia --vectors-python ENV/bin/python --deepface-python ENV2/bin/python --json FILE
 
 10,000 made-up faces of the model's dimensions are enrolled (`synthetic`). Servers run side by side, ours with `--batch 16` and with
 `--batch 1 --wait-ms 0`, and are asked in turns, by clients that each send a photo when the last one is answered; the others rest meanwhile.
@@ -29,11 +29,12 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import gallery, synthetic  # noqa: E402
-from benchmarks.rounds import evenly, files_of  # noqa: E402
-from benchmarks.served import PeerServer, Program, Server, load  # noqa: E402
+from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common.rounds import evenly, files_of  # noqa: E402
+from benchmarks.common.served import PeerServer, Program, Server, load  # noqa: E402
+from benchmarks.scale import gallery  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 OURS, JSON = "batched", "application/json"

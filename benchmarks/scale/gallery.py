@@ -1,6 +1,6 @@
 """What a gallery costs at scale: adding, removing, opening, searching with a tail and removed faces, filters, compaction.
 
-    python benchmarks/gallery.py --n 1000000 --folder /tmp/bench --json benchmarks/results/gallery.json
+    python benchmarks/scale/gallery.py --n 1000000 --folder /tmp/bench --json benchmarks/results/gallery.json
 
 Faces are made up as `synthetic` describes. Peers run in the same process, alternating: plain SQLite inserts of the same rows, plain
 faiss.IndexFlatIP over the same vectors. Times are medians in milliseconds.
@@ -24,9 +24,9 @@ import faiss
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import synthetic  # noqa: E402
+from benchmarks.common import synthetic  # noqa: E402
 from facegallery.embedder.dataset.row import Row  # noqa: E402
 from facegallery.embedder.spec import FaceSpec, Part  # noqa: E402
 from facegallery.indexer.derived import derive  # noqa: E402
@@ -162,7 +162,7 @@ def opened(folder: Path, q: np.ndarray, repeats: int) -> dict[str, float]:
             capture_output=True,
             text=True,
             check=True,
-            cwd=Path(__file__).resolve().parent.parent,
+            cwd=Path(__file__).resolve().parents[2],
         )
         runs.append(json.loads(done.stdout))
     return {

@@ -1,6 +1,6 @@
 """How fast is a finetuning step of all layers? Stage 2 of `quick`, beside plain Keras on the same network, in float32.
 
-    python benchmarks/train.py CROPS --json benchmarks/results/train.json
+    python benchmarks/speed/train.py CROPS --json benchmarks/results/train.json
 
 CROPS is a data set that `align` made. A step is one batch of 64: forward, backward and Adam; ours adds center loss, L2 and the moving
 average, and Keras has none of them.
@@ -15,10 +15,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.embed import crops_of  # noqa: E402
-from benchmarks.rounds import Peer, alternate, tell  # noqa: E402
+from benchmarks.common.rounds import Peer, alternate, tell  # noqa: E402
+from benchmarks.speed.embed import crops_of  # noqa: E402
 
 BATCH = 64  # of `quick`
 

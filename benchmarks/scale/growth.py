@@ -1,6 +1,6 @@
 """How do build time, query time and memory grow with the gallery? Our whole search beside exact FAISS, from 10,000 faces to 4 million.
 
-    python benchmarks/growth.py --folder /tmp/bench --json benchmarks/results/growth.json --plot docs/growth.png
+    python benchmarks/scale/growth.py --folder /tmp/bench --json benchmarks/results/growth.json --plot docs/growth.png
 
 Faces are made up as `synthetic` describes, of 128 dimensions as those of `msceleb`; 4 million take 10 GB of disk. What is built stays for the next run.
 """
@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.index import made, nearest  # noqa: E402
-from benchmarks.rounds import alternate  # noqa: E402
+from benchmarks.common.rounds import alternate  # noqa: E402
+from benchmarks.scale.index import made, nearest  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000, 4_000_000)
 COLUMNS = {

@@ -1,8 +1,8 @@
 """How fast do photos become vectors in a file? `embed` with one network, beside the packages that people put together for it.
 
-    python benchmarks/end_to_end.py PHOTOS --torch-python ENV/bin/python --deepface-python ENV2/bin/python --json benchmarks/results/end_to_end.json
+    python benchmarks/speed/end_to_end.py PHOTOS --torch-python ENV/bin/python --deepface-python ENV2/bin/python --json benchmarks/results/end_to_end.json
 
-ENV as in benchmarks/detect.py, ENV2 as in benchmarks/cold.py; mtcnn comes with this project. All run on the cores of this machine, in turns, with their networks loaded. Then the whole command, for its peak memory.
+ENV as in benchmarks/speed/detect.py, ENV2 as in benchmarks/speed/cold.py; mtcnn comes with this project. All run on the cores of this machine, in turns, with their networks loaded. Then the whole command, for its peak memory.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.rounds import ROOT, Peer, alternate, evenly, files_of, tell, whole_processes  # noqa: E402
+from benchmarks.common.rounds import ROOT, Peer, alternate, evenly, files_of, tell, whole_processes  # noqa: E402
 
 
 def whole_command(files: list[str], model: str) -> dict[str, Any]:
