@@ -8,18 +8,15 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from facegallery.embedder.network import quiet
+from tests.command import ROOT, Done, run_in_own_process, run_in_this_process
 
-quiet.import_tensorflow()
-
-ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("FACEGALLERY_DATA", ROOT / "data")).resolve()
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -157,32 +154,13 @@ def lfw_vectors(lfw_photos, lfw_work, lfw_command):
     return call
 
 
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line that says what went wrong; fails where there are more, or a traceback."""
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1 and "Traceback" not in self.err, self.err
-        return lines[0]
+@pytest.fixture
+def run(own_indexes) -> Callable[..., Done]:
+    """`facegallery ...` in this process: exit code, standard output, standard error."""
+    return run_in_this_process
 
 
 @pytest.fixture
-def run(own_indexes):
-    """`python cli.py ...` in a process of its own."""
-
-    def call(*arguments: object, **environment: str) -> Done:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            env=os.environ | environment,
-            timeout=600,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    return call
+def process(own_indexes) -> Callable[..., Done]:
+    """`python cli.py ...` in a process of its own, for what only a process can show."""
+    return run_in_own_process
