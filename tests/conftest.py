@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -43,12 +45,41 @@ def att() -> Path:
     return fetch_att(DATA / "att")
 
 
-@pytest.fixture(scope="module")
-def server(att, tmp_path_factory):
-    """A server over an index of AT&T's first photos, one for each module of tests (`tests.served.Running`)."""
-    from tests.served import build, running
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`once(name, make)`: a folder that `make` fills once for all processes of a run; tests read it and change nothing."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    with running(build(att, tmp_path_factory.mktemp("server"))) as found:
+    def call(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = shared / f"once-{name}", shared / f"once-{name}.made"
+        with open(shared / f"once-{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def att_gallery(att, once) -> Callable[..., Path]:
+    """`att_gallery(folder, name="att")`: an index of AT&T's first photos in folder/indexes, and what it was made of."""
+    from tests import served
+
+    made = once("att", lambda folder: served.embed_first_photos(att, folder))
+    return lambda folder, name="att": served.build(made, folder, name)
+
+
+@pytest.fixture(scope="module")
+def server(att_gallery, tmp_path_factory):
+    """A server over an index of AT&T's first photos, one for each module of tests (`tests.served.Running`)."""
+    from tests.served import running
+
+    with running(att_gallery(tmp_path_factory.mktemp("server"))) as found:
         yield found
 
 
