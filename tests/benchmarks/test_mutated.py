@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks import forms, mutants, traced
 from facegallery.embedder.photos.decoder import Photo
-from facegallery.embedder.photos.pixels import Refused, decode
+from facegallery.embedder.photos.pixels import PhotoRefused, decode
 from tests.conftest import ROOT
 from tests.doses import doses
 
@@ -43,7 +43,7 @@ def test_every_format_that_is_read_shows_its_own_person_and_no_other_format_is_r
                 own, other = people.likeness(decode(forms.photo_in(data, form, way)), person)
                 assert own > 0.85 and own > other, (form, way)
     for form in forms.OTHERS:
-        with pytest.raises(Refused):
+        with pytest.raises(PhotoRefused):
             decode(forms.photo_in(people.photos[0], form, 0))
 
 

@@ -514,7 +514,7 @@ def forked(work, at=-1):
         os._exit(1)
     os._exit(0)
 
-for owner, names in [(os, ["fsync", "replace", "open", "mkdir"]), (shutil, ["rmtree"]), (store.Gallery, ["execute", "set_fact"])]:
+for owner, names in [(os, ["fsync", "replace", "open", "mkdir"]), (shutil, ["rmtree"]), (store.Store, ["execute", "set_fact"])]:
     for name in names:
         deadly(owner, name)
 
