@@ -114,4 +114,4 @@ def _captured(number: int) -> Iterator[IO[bytes]]:
 
 def _text(file: IO[bytes]) -> str:
     file.seek(0)
-    return file.read().decode().replace("\r\n", "\n")
+    return file.read().decode()
