@@ -541,6 +541,7 @@ def main() -> None:
     parser.add_argument("scenario", choices=SCENARIOS)
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--places", type=int, help="about so many steps of each mode in the place of a stride")
     parser.add_argument("--only", type=int, help="this step alone")
     options = parser.parse_args()
     os.environ["FACEGALLERY_KEY"] = KEY.decode()
@@ -554,14 +555,11 @@ def main() -> None:
     assert forked(lambda: rehearse(options.scenario, rehearsal / "club", out)) == 0
     reader.end()
     states, names = pickle.loads(out.read_bytes())
+    stride = max(1, len(names) // options.places) if options.places else options.stride
     plan = [
         (mode, at)
         for offset, mode in enumerate(options.modes.split(","))
-        for at in (
-            [options.only]
-            if options.only
-            else range(1 + options.stride * offset // len(MODES), len(names) + 1, options.stride)
-        )
+        for at in ([options.only] if options.only else range(1 + stride * offset // len(MODES), len(names) + 1, stride))
         if mode != TORN or names[at - 1].startswith("write")
     ]
 
