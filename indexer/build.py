@@ -168,22 +168,22 @@ def _build(
             f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name"
         )
     done, dropped = Added(), 0
-    with _created(folder, readmit, encrypt) as gallery:
-        with gallery.changing_forgotten():
-            others = replace or gallery.generation == 0 or not _is_same(gallery, selection, centre)
+    with _created(folder, readmit, encrypt) as store:
+        with store.changing_forgotten():
+            others = replace or store.generation == 0 or not _is_same(store, selection, centre)
             if others:
-                dropped = sum(not line.is_empty for line in gallery.lines())
-                done = _fill(gallery, selection, centre, readmit)
-            before = wish_of(gallery)
+                dropped = sum(not line.is_empty for line in store.lines())
+                done = _fill(store, selection, centre, readmit)
+            before = wish_of(store)
             wish = dataclasses.replace(before, **asked)
             changed = others or wish != before
             if changed:
-                keep(gallery, wish)
-                derive(gallery)
-        if unsound(gallery):
-            compact(gallery)
-        tidy(gallery)
-        return _report(gallery, changed, done, look(gallery) if others else Looked(), dropped)
+                keep(store, wish)
+                derive(store)
+        if unsound(store):
+            compact(store)
+        tidy(store)
+        return _report(store, changed, done, look(store) if others else Looked(), dropped)
 
 
 @contextlib.contextmanager
@@ -191,11 +191,11 @@ def _created(folder: Path, readmit: bool, encrypt: bool) -> Iterator[Store]:
     """The gallery of a folder for writing; a new one is removed where the block fails before its first commit."""
     if is_new := not (folder / FILE).exists():
         lists.begin(folder, readmit, encrypt)
-    with create_store(folder, encrypt) as gallery:
+    with create_store(folder, encrypt) as store:
         try:
-            yield gallery
+            yield store
         except Exception:
-            if is_new and gallery.generation == 0:
+            if is_new and store.generation == 0:
                 remove_file(folder)
             raise
 
@@ -292,12 +292,12 @@ class Digest:
         return self._hash.hexdigest()
 
 
-def _is_same(gallery: Store, selection: Selection, centre: bool) -> bool:
+def _is_same(store: Store, selection: Selection, centre: bool) -> bool:
     """Whether the gallery was built from these inputs; raises GalleryError where it was built from others."""
-    if gallery.needed_fact("inputs") == digest_rows(selection, centre).hexdigest():
+    if store.needed_fact("inputs") == digest_rows(selection, centre).hexdigest():
         return True
     raise GalleryError(
-        f"expected the inputs that the index {gallery.folder.name} was built from, received others: use `add {gallery.folder.name} "
+        f"expected the inputs that the index {store.folder.name} was built from, received others: use `add {store.folder.name} "
         f"{selection.data.folder}` for faces beside those in it, --replace to make it anew without them, or another --name"
     )
 
@@ -305,65 +305,65 @@ def _is_same(gallery: Store, selection: Selection, centre: bool) -> bool:
 # filling the gallery --------------------------------------------------------
 
 
-def _fill(gallery: Store, selection: Selection, centre: bool, readmit: bool) -> Added:
+def _fill(store: Store, selection: Selection, centre: bool, readmit: bool) -> Added:
     """Puts the chosen rows in the place of all that there was."""
-    gallery.clear()
-    gallery.set_fact("spec", selection.spec.to_json())
-    if gallery.fact("salt") is None:
-        _take_over(gallery, readmit)
+    store.clear()
+    store.set_fact("spec", selection.spec.to_json())
+    if store.fact("salt") is None:
+        _take_over(store, readmit)
     digest = Digest(selection, centre)
-    done, _ = gallery.enrol(digest.over(selection), readmit)
+    done, _ = store.enrol(digest.over(selection), readmit)
     left_out = {**selection.left_out, AGAIN: done.again, CONFLICT: len(done.conflicts), FORGOTTEN: done.forgotten}
     if not done.added:
         raise _nothing(selection, left_out)
     if centre:
-        gallery.set_fact("mean", gallery_mean(gallery))
-        check_centring(gallery)
-    gallery.set_fact("inputs", digest.hexdigest())
-    gallery.set_fact(
+        store.set_fact("mean", gallery_mean(store))
+        check_centring(store)
+    store.set_fact("inputs", digest.hexdigest())
+    store.set_fact(
         "build", json.dumps({"split": selection.split, "left_out": {why: n for why, n in left_out.items() if n}})
     )
-    gallery.set_fact("sources", json.dumps([str(selection.data.folder.resolve())]))
+    store.set_fact("sources", json.dumps([str(selection.data.folder.resolve())]))
     return done
 
 
-def _take_over(gallery: Store, readmit: bool) -> None:
+def _take_over(store: Store, readmit: bool) -> None:
     """Who was forgotten from the index that had this name before, in a new gallery."""
-    known = lists.begin(gallery.folder, readmit, gallery.encrypted)
-    gallery.set_fact("salt", max(known.salts, key=lambda salt: len(known.by_salt[salt])))
+    known = lists.begin(store.folder, readmit, store.encrypted)
+    store.set_fact("salt", max(known.salts, key=lambda salt: len(known.by_salt[salt])))
     if known:
-        gallery.set_forgotten(known)
+        store.set_forgotten(known)
 
 
 def _reasons(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{n} rows are {why}" for why, n in left_out.items() if n) or "it has no rows"
 
 
-def _report(gallery: Store, changed: bool, done: Added, looked: Looked, dropped: int) -> Report:
-    with gallery.reading():
-        spec, wish, made = gallery.spec, wish_of(gallery), read_report(gallery) or IN_MEMORY
+def _report(store: Store, changed: bool, done: Added, looked: Looked, dropped: int) -> Report:
+    with store.reading():
+        spec, wish, made = store.spec, wish_of(store), read_report(store) or IN_MEMORY
         return Report(
-            gallery.folder.name,
+            store.folder.name,
             changed,
-            gallery.generation,
-            gallery.faces,
+            store.generation,
+            store.faces,
             spec.dimension,
-            gallery.people,
+            store.people,
             made["kind"],
             made["reason"],
             recall=wish.recall,
             memory=wish.memory,
-            centred=gallery.mean is not None,
+            centred=store.mean is not None,
             fingerprint=spec.fingerprint,
-            inputs=gallery.needed_fact("inputs"),
-            encrypted=gallery.encrypted,
+            inputs=store.needed_fact("inputs"),
+            encrypted=store.encrypted,
             versions=versions(),
             conflicts=done.conflicts,
-            spellings=spelling_notes([], [name for name, _ in gallery.list_people()]),
-            forgotten_elsewhere=lists.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if changed else [],
+            spellings=spelling_notes([], [name for name, _ in store.list_people()]),
+            forgotten_elsewhere=lists.elsewhere(store.folder, store.rows(ENROLLED)) if changed else [],
             suspects=list(looked.suspects),
             unsure=done.unsure,
             dropped=dropped,
-            warnings=done.unsure_notes + looked.notes(gallery.folder.name),
-            **json.loads(gallery.needed_fact("build")),
+            warnings=done.unsure_notes + looked.notes(store.folder.name),
+            **json.loads(store.needed_fact("build")),
         )

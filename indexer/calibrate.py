@@ -254,10 +254,10 @@ def is_stale(calibration: Calibration, people: int, fingerprint: str, added: int
     return None
 
 
-def staleness(calibration: Calibration, gallery: Faces) -> str | None:
+def staleness(calibration: Calibration, store: Faces) -> str | None:
     """Why the calibration of a gallery is stale, or None."""
-    since = gallery.faces_since(calibration.newest, calibration.faces)
-    return is_stale(calibration, gallery.people, gallery.spec.fingerprint, *since)
+    since = store.faces_since(calibration.newest, calibration.faces)
+    return is_stale(calibration, store.people, store.spec.fingerprint, *since)
 
 
 @lru_cache(maxsize=8)

@@ -22,20 +22,20 @@ def open_store(folder: str | Path, write: bool = False, key: bytes | None = None
     folder = Path(folder)
     if not (folder / FILE).is_file():
         raise missing(folder)
-    gallery = Store(folder, write, key, keep_fast)
+    store = Store(folder, write, key, keep_fast)
     try:
-        gallery.check_version()
-        if 0 < gallery.version < READABLE:
-            _migrate_elsewhere(gallery)
-        if gallery.generation == 0:
+        store.check_version()
+        if 0 < store.version < READABLE:
+            _migrate_elsewhere(store)
+        if store.generation == 0:
             raise missing(folder)
-        finish_pending(gallery)
+        finish_pending(store)
         if write:
-            gallery.sync_forgotten()
+            store.sync_forgotten()
     except BaseException:
-        gallery.close()
+        store.close()
         raise
-    return gallery
+    return store
 
 
 def create_store(folder: str | Path, encrypt: bool = False, key: bytes | None = None) -> Store:
@@ -44,26 +44,26 @@ def create_store(folder: str | Path, encrypt: bool = False, key: bytes | None = 
     if encrypt and not (key or environment_key()):
         raise no_key(folder)
     create_file(folder, encrypt)
-    gallery = Store(folder, True, key, keep_fast)
+    store = Store(folder, True, key, keep_fast)
     try:
-        gallery.check_version()
+        store.check_version()
     except BaseException:
-        gallery.close()
+        store.close()
         raise
-    return gallery
+    return store
 
 
-def _migrate_elsewhere(gallery: Store) -> None:
-    with Store(gallery.folder, True, gallery.key) as other:
+def _migrate_elsewhere(store: Store) -> None:
+    with Store(store.folder, True, store.key) as other:
         with other.writing():
             pass
         compact_if_due(other)
 
 
-def keep_fast(gallery: Store) -> None:
+def keep_fast(store: Store) -> None:
     """What a gallery calls after its commit: a rebuild where one is due, which may end a `forget`."""
-    if compact_if_due(gallery):
-        finish_pending(gallery)
+    if compact_if_due(store):
+        finish_pending(store)
 
 
 def missing(folder: Path) -> GalleryError:

@@ -83,28 +83,28 @@ class Looked:
         ]
 
 
-def look(gallery: Faces, face_ids: Sequence[str] | None = None) -> Looked:
+def look(store: Faces, face_ids: Sequence[str] | None = None) -> Looked:
     """Compares these faces, or all, with every enrolled one; of a gallery too large for a few seconds it looks at none and says so."""
-    with gallery.reading():
-        total, d = gallery.faces, gallery.spec.dimension
+    with store.reading():
+        total, d = store.faces, store.spec.dimension
         number = total if face_ids is None else len(face_ids)
         if number * total * d > MOST_WORK or 4 * total * d > MOST_BYTES:
             return Looked(
                 skipped=f"wrong faces were not looked for: {number:,} among {total:,} faces would take too long"
             )
-        candidates = Candidates(gallery)
+        candidates = Candidates(store)
         candidates.refresh()
         enrolled = np.flatnonzero(candidates.alive[: candidates.count])
-        asked = enrolled if face_ids is None else _positions(gallery, candidates, face_ids)
+        asked = enrolled if face_ids is None else _positions(store, candidates, face_ids)
         if len(enrolled) < 2 or not len(asked):
             return Looked()
-        return Looked(_named(gallery, candidates, _suspicious(candidates, asked, enrolled)))
+        return Looked(_named(store, candidates, _suspicious(candidates, asked, enrolled)))
 
 
-def _positions(gallery: Faces, candidates: Candidates, face_ids: Sequence[str]) -> np.ndarray:
+def _positions(store: Faces, candidates: Candidates, face_ids: Sequence[str]) -> np.ndarray:
     ids = [
         id
-        for (id,) in gallery.execute(
+        for (id,) in store.execute(
             f"SELECT id FROM faces WHERE face_id {AMONG} ORDER BY id", (json.dumps(list(face_ids)),)
         )
     ]
@@ -182,9 +182,9 @@ def _nearest(
     return own, score, other
 
 
-def _named(gallery: Faces, candidates: Candidates, found: Sequence[_Nearest]) -> list[Suspect]:
+def _named(store: Faces, candidates: Candidates, found: Sequence[_Nearest]) -> list[Suspect]:
     """With names; of two faces that are the same photo the first one is told."""
-    faces = gallery.fetch(candidates.ids[sorted({p for face in found for p in (face.position, face.other) if p >= 0})])
+    faces = store.fetch(candidates.ids[sorted({p for face in found for p in (face.position, face.other) if p >= 0})])
     suspects: list[Suspect] = []
     told: set[int] = set()
     for near in found:

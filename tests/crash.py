@@ -214,7 +214,7 @@ def switching(folder: Path) -> list[Verb]:
 
     def fill(gallery: Store) -> None:
         ids = [id for id, _ in next(switch.pending(gallery))][:PEOPLE]
-        switch.store(gallery, ids, xb[[id - 1 for id in ids]])
+        switch.store_vectors(gallery, ids, xb[[id - 1 for id in ids]])
 
     def drop(gallery: Store) -> None:
         with gallery.writing():

@@ -117,11 +117,11 @@ def _held_out(
             if not hits:
                 continue
             asked += 1
-            if searcher.gallery.known([probe.rows[0].face_id]):
+            if searcher.store.known([probe.rows[0].face_id]):
                 enrolled += 1
                 continue
-            truth = searcher.gallery.spelled(probe.rows[0].identity or "")
-            if not truth or not searcher.gallery.enrolled([truth]):
+            truth = searcher.store.spelled(probe.rows[0].identity or "")
+            if not truth or not searcher.store.enrolled([truth]):
                 strangers.append(hits[0].score)
             else:
                 genuine.append(hits[0].score if hits[0].identity == truth else -np.inf)

@@ -33,16 +33,16 @@ class Wish:
             raise InputError(f"expected memory of at least 1 byte, received {self.memory}: give a size such as 4G")
 
 
-def wish_of(gallery: Database) -> Wish:
+def wish_of(store: Database) -> Wish:
     """What was asked when the gallery was built."""
-    recall = gallery.fact("recall")
-    return Wish(Wish.recall if recall is None else float(recall), gallery.fact("memory"))
+    recall = store.fact("recall")
+    return Wish(Wish.recall if recall is None else float(recall), store.fact("memory"))
 
 
-def keep(gallery: Database, wish: Wish) -> None:
+def keep(store: Database, wish: Wish) -> None:
     """Notes what of a wish is not the default, within a transaction."""
-    gallery.set_fact("recall", None if wish.recall == Wish.recall else repr(wish.recall))
-    gallery.set_fact("memory", wish.memory)
+    store.set_fact("recall", None if wish.recall == Wish.recall else repr(wish.recall))
+    store.set_fact("memory", wish.memory)
 
 
 @dataclass

@@ -68,22 +68,22 @@ def centred(x: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
     return np.where(norms > FLAT, moved / np.maximum(norms, FLAT), 0).astype(np.float32)
 
 
-def make_index(gallery: Faces) -> Any:
+def make_index(store: Faces) -> Any:
     """The exact FAISS index of a gallery's faces, `faces.id` as FAISS id; raises GalleryError naming a face that was changed."""
     import faiss
 
-    gallery.check_owners()
-    index = faiss.IndexIDMap(faiss.IndexFlatIP(gallery.spec.dimension))
-    mean = gallery.mean
-    for ids, xb in gallery.vectors():
+    store.check_owners()
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(store.spec.dimension))
+    mean = store.mean
+    for ids, xb in store.vectors():
         index.add_with_ids(centred(xb, mean), ids)
     return index
 
 
-def check_centring(gallery: Faces) -> None:
+def check_centring(store: Faces) -> None:
     """Raises DataError where a face is the mean itself, so that centring leaves it no direction."""
-    mean = gallery.mean
-    if mean is not None and not all(centred(xb, mean).any(axis=1).all() for _, xb in gallery.vectors()):
+    mean = store.mean
+    if mean is not None and not all(centred(xb, mean).any(axis=1).all() for _, xb in store.vectors()):
         raise DataError(
             "expected faces that differ from their mean for --centre, received one that does not: build without it"
         )
@@ -93,33 +93,33 @@ def check_centring(gallery: Faces) -> None:
 
 
 @system_faults()
-def compact(gallery: Store, on_progress: OnProgress = _unseen) -> bool:
+def compact(store: Store, on_progress: OnProgress = _unseen) -> bool:
     """Builds the next generation beside the current one and swaps; writers wait only for the swap. on_progress: faces written, all faces.
 
     False where another process has swapped meanwhile. An encrypted gallery has no derived files: its searchers read it anew.
     """
-    with gallery.reading():
-        generation, position = gallery.generation, position_of(gallery)
-        temporary = None if gallery.encrypted else _write(gallery, generation + 1, on_progress)
+    with store.reading():
+        generation, position = store.generation, position_of(store)
+        temporary = None if store.encrypted else _write(store, generation + 1, on_progress)
     try:
-        with _held(temporary), gallery.writing():
-            if gallery.generation != generation:
+        with _held(temporary), store.writing():
+            if store.generation != generation:
                 return False
-            adopt(gallery, temporary, position)
+            adopt(store, temporary, position)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-    tidy(gallery)
+    tidy(store)
     return True
 
 
 @system_faults()
-def derive(gallery: Store) -> None:
+def derive(store: Store) -> None:
     """The next generation from the rows of the transaction that is open, to be committed with them."""
-    temporary = None if gallery.encrypted else _write(gallery, gallery.generation + 1)
+    temporary = None if store.encrypted else _write(store, store.generation + 1)
     try:
         with _held(temporary):
-            adopt(gallery, temporary, position_of(gallery))
+            adopt(store, temporary, position_of(store))
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -137,60 +137,60 @@ class Position(NamedTuple):
     faces: int
 
 
-def position_of(gallery: Faces) -> Position:
+def position_of(store: Faces) -> Position:
     """Of the snapshot that is open."""
     sql = "SELECT (SELECT coalesce(max(id), 0) FROM faces), (SELECT coalesce(max(seq), 0) FROM changed), (SELECT count(*) FROM faces)"
-    return Position(*gallery.execute(sql)[0])
+    return Position(*store.execute(sql)[0])
 
 
-def adopt(gallery: Store, temporary: Path | None, position: Position) -> None:
+def adopt(store: Store, temporary: Path | None, position: Position) -> None:
     """Makes a finished folder the next generation, within a transaction; `position` is that of the rows it was made from."""
-    generation = gallery.generation + 1
+    generation = store.generation + 1
     if temporary is not None:
-        folder = built_folder(gallery.folder, generation)
+        folder = built_folder(store.folder, generation)
         if folder.exists():  # of a process that died before its commit: nobody else is between these lines
             shutil.rmtree(folder)
-        gallery.set_fact("report", hashlib.sha256((temporary / REPORT).read_bytes()).hexdigest())
+        store.set_fact("report", hashlib.sha256((temporary / REPORT).read_bytes()).hexdigest())
         os.rename(temporary, folder)
-        sync_folder(gallery.folder)
-    gallery.set_fact("generation", generation)
-    gallery.set_fact("built_to", position.newest)
-    gallery.set_fact("built", position.faces)
-    gallery.execute("DELETE FROM changed WHERE seq <= ?", (position.seq,))
-    gallery.set_fact("changes", gallery.chain_of_changes())
+        sync_folder(store.folder)
+    store.set_fact("generation", generation)
+    store.set_fact("built_to", position.newest)
+    store.set_fact("built", position.faces)
+    store.execute("DELETE FROM changed WHERE seq <= ?", (position.seq,))
+    store.set_fact("changes", store.chain_of_changes())
 
 
-def _write(gallery: Store, generation: int, on_progress: OnProgress = _unseen) -> Path:
+def _write(store: Store, generation: int, on_progress: OnProgress = _unseen) -> Path:
     """A folder with all derived files of the snapshot, on disk when it returns."""
-    drop_stale_temporaries(gallery.folder)
-    folder = gallery.folder / f"{temporary_prefix()}{uuid.uuid4().hex}{BUILDING}"  # a thread's own
+    drop_stale_temporaries(store.folder)
+    folder = store.folder / f"{temporary_prefix()}{uuid.uuid4().hex}{BUILDING}"  # a thread's own
     folder.mkdir(mode=0o700)
     try:
         with held(folder):
-            ids, owners = gallery.owners()
+            ids, owners = store.owners()
             files = {
-                LINK: _write_file(folder / LINK, lambda sink: _write_exact(gallery, len(ids), sink, on_progress)),
+                LINK: _write_file(folder / LINK, lambda sink: _write_exact(store, len(ids), sink, on_progress)),
                 OWNERS: _write_file(folder / OWNERS, lambda sink: sink(_npy(np.stack([ids, owners])))),
             }
-            choice = choose(folder / LINK, len(ids), gallery.spec.dimension, owners, wish_of(gallery))
+            choice = choose(folder / LINK, len(ids), store.spec.dimension, owners, wish_of(store))
             if choice.index is not None:
                 files[CODES] = _write_file(folder / CODES, lambda sink: _write_codes(choice, sink))
-            write_atomic(folder / REPORT, json.dumps(_report(gallery, generation, choice, files), indent=1).encode())
+            write_atomic(folder / REPORT, json.dumps(_report(store, generation, choice, files), indent=1).encode())
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
 
 
-def _report(gallery: Faces, generation: int, choice: Choice, files: dict[str, Any]) -> dict[str, Any]:
-    spec = gallery.spec
+def _report(store: Faces, generation: int, choice: Choice, files: dict[str, Any]) -> dict[str, Any]:
+    spec = store.spec
     return {
         "generation": generation,
         **choice.report(),
-        "n": gallery.faces,
+        "n": store.faces,
         "d": spec.dimension,
-        "people": gallery.people,
-        "centred": gallery.mean is not None,
+        "people": store.people,
+        "centred": store.mean is not None,
         "fingerprint": spec.fingerprint,
         "files": files,
         "versions": versions(),
@@ -229,18 +229,18 @@ def _write_file(path: Path, write: Callable[[Sink], None]) -> dict[str, Any]:
     return {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
 
 
-def _write_exact(gallery: Faces, n: int, sink: Sink, on_progress: OnProgress) -> None:
-    gallery.check_owners()
-    mean, done = gallery.mean, 0
+def _write_exact(store: Faces, n: int, sink: Sink, on_progress: OnProgress) -> None:
+    store.check_owners()
+    mean, done = store.mean, 0
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         nonlocal done
-        for ids, xb in gallery.vectors():
+        for ids, xb in store.vectors():
             yield ids, centred(xb, mean)
             done += len(ids)
             on_progress(done, n)
 
-    flat.write(sink, n, gallery.spec.dimension, blocks())
+    flat.write(sink, n, store.spec.dimension, blocks())
 
 
 def _write_codes(choice: Choice, sink: Sink) -> None:
@@ -258,12 +258,12 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 @system_faults()
-def tidy(gallery: Store) -> None:
+def tidy(store: Store) -> None:
     """Points index.faiss at the committed generation and removes all others."""
-    with gallery.writing():  # so that no other process is between its rename and its commit
-        folder, current = gallery.folder, built_folder(gallery.folder, gallery.generation)
+    with store.writing():  # so that no other process is between its rename and its commit
+        folder, current = store.folder, built_folder(store.folder, store.generation)
         target = f"{current.name}/{LINK}"
-        if gallery.encrypted:
+        if store.encrypted:
             (folder / LINK).unlink(missing_ok=True)
         elif not (folder / LINK).is_symlink() or os.readlink(folder / LINK) != target:
             temporary = temporary_beside(folder / LINK)
@@ -271,48 +271,48 @@ def tidy(gallery: Store) -> None:
             os.replace(temporary, folder / LINK)
             sync_folder(folder)
         for other in folder.glob("built-*"):
-            if other != current or gallery.encrypted:
+            if other != current or store.encrypted:
                 shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()
         drop_stale_temporaries(folder)
         sync_folder(folder)  # so that what was forgotten does not come back
 
 
-def is_building(gallery: Faces) -> bool:
+def is_building(store: Faces) -> bool:
     """Whether a process writes the next generation, perhaps from an older state."""
-    return any(is_temporary(path.name) for path in gallery.folder.glob(f"{TEMPORARY}*{BUILDING}"))
+    return any(is_temporary(path.name) for path in store.folder.glob(f"{TEMPORARY}*{BUILDING}"))
 
 
 # when -----------------------------------------------------------------------
 
 
-def behind(gallery: Faces) -> tuple[int, int, int]:
+def behind(store: Faces) -> tuple[int, int, int]:
     """(faces built, faces added since, lines of `changed` since) of the current generation; reads no vectors."""
-    built, built_to = gallery.fact("built") or 0, gallery.fact("built_to") or 0
-    ((added,),) = gallery.execute("SELECT count(*) FROM faces WHERE id > ?", (built_to,))
-    ((changed,),) = gallery.execute("SELECT count(*) FROM changed")
+    built, built_to = store.fact("built") or 0, store.fact("built_to") or 0
+    ((added,),) = store.execute("SELECT count(*) FROM faces WHERE id > ?", (built_to,))
+    ((changed,),) = store.execute("SELECT count(*) FROM changed")
     return built, added, changed
 
 
-def is_due(gallery: Faces) -> bool:
+def is_due(store: Faces) -> bool:
     """Whether what was added or changed since the last build costs a query more than its share, or derived files are damaged."""
-    built, added, changed = behind(gallery)
-    if gallery.encrypted:
-        return changed > max(LEAST, REMOVED_SHARE * gallery.faces)
-    report = read_report(gallery)
+    built, added, changed = behind(store)
+    if store.encrypted:
+        return changed > max(LEAST, REMOVED_SHARE * store.faces)
+    report = read_report(store)
     share = ADDED_SHARE_OF_CODES if report is not None and report["kind"] == "compressed" else ADDED_SHARE
     return (
         added > max(LEAST, share * built)
         or changed > max(LEAST, REMOVED_SHARE * built)
-        or bool(_unsound(gallery, report, 0))
+        or bool(_unsound(store, report, 0))
     )
 
 
-def compact_if_due(gallery: Store) -> bool:
+def compact_if_due(store: Store) -> bool:
     """What writers call after their commit: a rebuild where one is due. A full disk only puts it off."""
-    if gallery.generation == 0 or not is_due(gallery):
+    if store.generation == 0 or not is_due(store):
         return False
     try:
-        return compact(gallery)
+        return compact(store)
     except FaceGalleryError as error:
         log.warning("the change is saved, but the index could not be rebuilt: %s", error)
         return False
@@ -321,25 +321,25 @@ def compact_if_due(gallery: Store) -> bool:
 # reading --------------------------------------------------------------------
 
 
-def read_report(gallery: Faces) -> dict[str, Any] | None:
+def read_report(store: Faces) -> dict[str, Any] | None:
     """report.json of the current generation, or None where it is missing, damaged or another gallery's."""
     try:
-        data = (built_folder(gallery.folder, gallery.generation) / REPORT).read_bytes()
+        data = (built_folder(store.folder, store.generation) / REPORT).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return json.loads(data) if hashlib.sha256(data).hexdigest() == gallery.fact("report") else None
+    return json.loads(data) if hashlib.sha256(data).hexdigest() == store.fact("report") else None
 
 
-def unsound(gallery: Faces, hash_up_to: float = math.inf) -> list[Path]:
+def unsound(store: Faces, hash_up_to: float = math.inf) -> list[Path]:
     """The derived files of the current generation that are missing, of another size, or, up to that size, of another hash.
 
     Codes are hashed whatever their size, unless it is 0: FAISS follows the row numbers in them wherever they point.
     """
-    return [] if gallery.encrypted else _unsound(gallery, read_report(gallery), hash_up_to)
+    return [] if store.encrypted else _unsound(store, read_report(store), hash_up_to)
 
 
-def _unsound(gallery: Faces, report: dict[str, Any] | None, hash_up_to: float) -> list[Path]:
-    folder = built_folder(gallery.folder, gallery.generation)
+def _unsound(store: Faces, report: dict[str, Any] | None, hash_up_to: float) -> list[Path]:
+    folder = built_folder(store.folder, store.generation)
     if report is None:
         return [folder / REPORT]
     limits = {CODES: math.inf if hash_up_to else 0}
@@ -358,9 +358,9 @@ def _is_as_written(path: Path, wanted: dict[str, Any], hash_up_to: float) -> boo
     return False
 
 
-def gallery_mean(gallery: Store, table: str = "vectors") -> bytes:
+def gallery_mean(store: Store, table: str = "vectors") -> bytes:
     """float64 (d,), as the fact `mean` holds it: the mean of all vectors."""
     total, n = np.float64(0), 0
-    for ids, xb in gallery.vectors(table=table):
+    for ids, xb in store.vectors(table=table):
         total, n = total + xb.sum(axis=0, dtype=np.float64), n + len(ids)
     return (total / n).astype("<f8").tobytes()

@@ -92,24 +92,24 @@ class Evaluation:
 
     @classmethod
     def of(
-        cls, gallery: Store, found: Sequence[ProbeAnswer], strangers: Sequence[ProbeAnswer] = (), seed: int = 0
+        cls, store: Store, found: Sequence[ProbeAnswer], strangers: Sequence[ProbeAnswer] = (), seed: int = 0
     ) -> Evaluation:
         """found: answers to probes, those of people who are not enrolled being strangers, those without a name left out. strangers:
         answers to more photos, which count unless the person is enrolled. Raises DataError where no probe is of an enrolled person."""
-        enrolled = gallery.enrolled([a.identity for a in (*found, *strangers) if a.identity])
+        enrolled = store.enrolled([a.identity for a in (*found, *strangers) if a.identity])
         probes = [a for a in found if a.identity in enrolled]
         others = [a for a in found if a.identity and a.identity not in enrolled] + [
             a for a in strangers if a.identity not in enrolled
         ]
         if not probes:
             notes = spelling_notes(
-                [a.identity for a in found if a.identity], [name for name, _ in gallery.list_people()]
+                [a.identity for a in found if a.identity], [name for name, _ in store.list_people()]
             )
             raise DataError(
-                f"expected probes of people enrolled in {gallery.folder.name}, none of {len(found)} is: check the folder and --split"
+                f"expected probes of people enrolled in {store.folder.name}, none of {len(found)} is: check the folder and --split"
                 + "".join(f"; {note}" for note in notes)
             )
-        return cls(probes, others, gallery.people, seed)
+        return cls(probes, others, store.people, seed)
 
     @cached_property
     def ranks(self) -> np.ndarray:

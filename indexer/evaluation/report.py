@@ -126,7 +126,7 @@ def page_of(
     head: Mapping[str, str],
 ) -> Page:
     """result: as `evaluate --json` prints it; history: a line an epoch, empty where the model has no record."""
-    enrolled = f"{result['gallery']:,} faces of {result['people']:,} people"
+    enrolled = f"{result['store']:,} faces of {result['people']:,} people"
     asked = f"{result['probes']:,} photos of {result['people_asked']:,} people, {result['without_vector']:,} without a face (misses)"
     known = dict(head) | {"enrolled": enrolled, "asked": asked}
     if found := result["open_set"]:

@@ -51,46 +51,46 @@ class Shortlist(NamedTuple):
 class Candidates:
     """Faces by approximate score (float32 sums in any order). Call `refresh` at the start of each snapshot."""
 
-    def __init__(self, gallery: Faces):
-        self.gallery, self.spec, self.generation = gallery, gallery.spec, 0
+    def __init__(self, store: Faces):
+        self.store, self.spec, self.generation = store, store.spec, 0
         self._mark: object = None
 
     # what is loaded
 
     def refresh(self) -> None:
         """Catches up with the open snapshot; where its files have just been replaced, with a newer one."""
-        if self.generation and self._mark == self.gallery.mark:
+        if self.generation and self._mark == self.store.mark:
             return
         failed = 0
-        while (generation := self.gallery.generation) != self.generation:
-            if self.gallery.spec.fingerprint != self.spec.fingerprint:
+        while (generation := self.store.generation) != self.generation:
+            if self.store.spec.fingerprint != self.spec.fingerprint:
                 raise Replaced(
-                    f"expected {self.gallery.folder.name} to keep its contract, it was replaced meanwhile: start again"
+                    f"expected {self.store.folder.name} to keep its contract, it was replaced meanwhile: start again"
                 )
             if not self._load_built(generation):
                 if failed != generation:
                     failed = generation
-                    self.gallery.end_reading()
-                    self.gallery.begin_reading()
+                    self.store.end_reading()
+                    self.store.begin_reading()
                     continue
                 self.load_anew()
         self._read_tail()
         self._read_changes()
         self.removed = self.built - int(np.count_nonzero(self.alive[: self.built]))
         self.enrolled = self.built - self.removed + int(np.count_nonzero(self.alive[self.built : self.count]))
-        self._mark = self.gallery.mark
+        self._mark = self.store.mark
 
     def _load_built(self, generation: int) -> bool:
         """Maps the derived files; False where they are missing or damaged."""
         import faiss
 
-        if self.gallery.encrypted:
+        if self.store.encrypted:
             self.load_anew()
             return True
-        folder = built_folder(self.gallery.folder, generation)
+        folder = built_folder(self.store.folder, generation)
         try:
-            report = read_report(self.gallery)
-            if report is None or unsound(self.gallery, HASHED_AT_OPEN):
+            report = read_report(self.store)
+            if report is None or unsound(self.store, HASHED_AT_OPEN):
                 return False
             ids, owners = np.load(folder / OWNERS, allow_pickle=False)
             if not _says(folder / LINK, len(ids)):
@@ -101,18 +101,18 @@ class Candidates:
             return False
         if not np.array_equal(faiss.vector_to_array(index.id_map), ids):
             return False
-        self._use(index, ids, owners, report["people"], self.gallery.needed_fact("built_to"), 0, codes)
+        self._use(index, ids, owners, report["people"], self.store.needed_fact("built_to"), 0, codes)
         return True
 
     def load_anew(self) -> None:
         """An index made in memory from the snapshot."""
-        if not self.gallery.encrypted:
-            path = built_folder(self.gallery.folder, self.gallery.generation)
+        if not self.store.encrypted:
+            path = built_folder(self.store.folder, self.store.generation)
             log.warning(
                 "%s is missing or damaged: searching an index made in memory; `verify` or `compact` mends it", path
             )
-        position = position_of(self.gallery)
-        self._use(make_index(self.gallery), *self.gallery.owners(), self.gallery.people, position.newest, position.seq)
+        position = position_of(self.store)
+        self._use(make_index(self.store), *self.store.owners(), self.store.people, position.newest, position.seq)
 
     def _use(
         self,
@@ -126,21 +126,21 @@ class Candidates:
     ) -> None:
         self._index = index  # it owns the next one
         self._flat: Any = flat.inner(index)
-        self._codes = codes
+        self.codes = codes
         self.built = self.count = len(ids)
-        self._newest, self._seq, self.mean = newest, seq, self.gallery.mean
-        self._chain = (self.gallery.fact("changes") or b"") if seq else b""
+        self._newest, self._seq, self.mean = newest, seq, self.store.mean
+        self._chain = (self.store.fact("changes") or b"") if seq else b""
         self.ids, self.owners, self.alive = ids.copy(), owners.copy(), np.ones(len(ids), bool)
         self.removed, self.enrolled = 0, len(ids)
         self._tail = np.empty((0, self.spec.dimension), np.float32)
         self.per_person = math.ceil(len(ids) / max(1, people))  # faces, about
-        self.generation, self._mark = self.gallery.generation, None
+        self.generation, self._mark = self.store.generation, None
 
     def _read_tail(self) -> None:
-        owners = self.gallery.owners_after(self._newest)
+        owners = self.store.owners_after(self._newest)
         if not owners:
             return
-        for ids, xb in self.gallery.vectors(after=self._newest):
+        for ids, xb in self.store.vectors(after=self._newest):
             self._append(ids, centred(xb, self.mean), np.array([owners[int(id)] for id in ids], np.int64))
         self._newest = int(self.ids[self.count - 1])
 
@@ -158,10 +158,10 @@ class Candidates:
         self._tail[start - self.built : self.count - self.built] = xb
 
     def _read_changes(self) -> None:
-        changes = self.gallery.changes(self._seq, self._chain)
+        changes = self.store.changes(self._seq, self._chain)
         if not changes.ids:
             return
-        owners = self.gallery.owners_of(changes.ids)
+        owners = self.store.owners_of(changes.ids)
         for id in changes.ids:
             position = int(np.searchsorted(self.ids[: self.count], id))
             if position < self.count and self.ids[position] == id:
@@ -176,7 +176,7 @@ class Candidates:
     @property
     def compressed(self) -> bool:
         """Whether codes find the candidates, so that a person's best face may be missed."""
-        return self._codes is not None
+        return self.codes is not None
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """float32 (m, d): the vectors at these positions, centred where the gallery is."""
@@ -207,7 +207,7 @@ class Candidates:
         library: Any = faiss  # its stubs lag behind
         if kept is None:
             c = min(self.built, c + min(self.removed, 2 * math.ceil(c * self.removed / max(1, self.built)) + 8))
-            if self._codes and self._codes.covers(effort):
+            if self.codes and self.codes.covers(effort):
                 return self._looked_up(xq, c, effort)
             return self._searched(xq, c, c == self.built, None)
         n = int(np.count_nonzero(kept[: self.built]))
@@ -224,8 +224,8 @@ class Candidates:
         return D, I, np.full(len(xq), -np.inf) if complete else D[:, -1]
 
     def _looked_up(self, xq: np.ndarray, c: int, effort: float) -> tuple:
-        assert self._codes
-        D, I = self._codes.search(xq, c, effort)  # noqa: E741
+        assert self.codes
+        D, I = self.codes.search(xq, c, effort)  # noqa: E741
         return D, I, np.where(I[:, -1] < 0, np.inf, D[:, -1])  # too few were found: any other may be better
 
     def _scanned(self, xq: np.ndarray, c: int, positions: np.ndarray) -> tuple:

@@ -100,38 +100,38 @@ def parse(where: Sequence[str]) -> list[Condition]:
     return [Condition.parse(text) for text in where]
 
 
-def resolve(gallery: Faces, conditions: Sequence[Condition]) -> list[Comparison]:
+def resolve(store: Faces, conditions: Sequence[Condition]) -> list[Comparison]:
     """How the columns of a gallery are compared.
 
     Raises InputError for a column that no face has, for a column of numbers or dates and a value of another kind, and for `<`, `<=`, `>` or
     `>=` between text and a number or a date.
     """
-    return [_resolved(gallery, condition) for condition in conditions]
+    return [_resolved(store, condition) for condition in conditions]
 
 
-def _resolved(gallery: Faces, condition: Condition) -> Comparison:
-    known = {*OWN, *gallery.columns}
+def _resolved(store: Faces, condition: Condition) -> Comparison:
+    known = {*OWN, *store.columns}
     column, cast = condition.column, None
     if column not in known and (found := CAST.fullmatch(column)) and found[2].strip() in known:
         cast, column = found[1], found[2].strip()
     if column not in known:
         raise InputError(
-            f"expected a column of {gallery.folder.name} ({', '.join(sorted(known))}), received {column!r}: correct --where"
+            f"expected a column of {store.folder.name} ({', '.join(sorted(known))}), received {column!r}: correct --where"
         )
-    kind = cast or OWN_KINDS.get(column) or gallery.kinds.kind(column)
-    value = gallery.spelled(condition.value) if column == "identity" else condition.value
+    kind = cast or OWN_KINDS.get(column) or store.kinds.kind(column)
+    value = store.spelled(condition.value) if column == "identity" else condition.value
     if condition.operator != ":":
-        _check_kind(gallery, column, kind, cast, condition)
+        _check_kind(store, column, kind, cast, condition)
     return Comparison(column, kind, condition.operator, value)
 
 
-def _check_kind(gallery: Faces, column: str, kind: str, cast: str | None, condition: Condition) -> None:
+def _check_kind(store: Faces, column: str, kind: str, cast: str | None, condition: Condition) -> None:
     """Raise InputError where a column of numbers or dates is compared with another kind, or one of text ordered by a number or a date."""
     operator, value = condition.operator, condition.value
     wanted = NUMBER if number_of(value) is not None else DATE if period_of(value) is not None else TEXT
     if operator in ORDERED and kind == TEXT and wanted != TEXT and cast is None:
         raise InputError(
-            f"expected a column of {wanted}s for {column}{operator}{value}, {column} holds {_texts(gallery, column, wanted)}: write "
+            f"expected a column of {wanted}s for {column}{operator}{value}, {column} holds {_texts(store, column, wanted)}: write "
             f"{wanted}({column}){operator}{value} to compare the rows that are {wanted}s, or text({column}){operator}{value} for the order "
             "of letters"
         )
@@ -142,40 +142,40 @@ def _check_kind(gallery: Faces, column: str, kind: str, cast: str | None, condit
         )
 
 
-def _texts(gallery: Faces, column: str, wanted: str) -> str:
+def _texts(store: Faces, column: str, wanted: str) -> str:
     """What a column holds that is not `wanted`, in words: an example, and how many rows."""
-    counts = gallery.kinds.columns.get(column)
+    counts = store.kinds.columns.get(column)
     if not counts:
         return "text"
-    example = gallery.example(column, lambda kind: kind != wanted)
+    example = store.example(column, lambda kind: kind != wanted)
     others = sum(n for kind, n in counts.items() if kind != wanted)
     return f"other values, such as {example!r}, in {others} of {sum(counts.values())} rows"
 
 
-def kept_ids(gallery: Faces, conditions: Sequence[Condition]) -> str:
+def kept_ids(store: Faces, conditions: Sequence[Condition]) -> str:
     """JSON list of the ids of the faces that meet all conditions; those of one column with `=` are alternatives.
 
     A face whose value in a column is missing or blank meets no condition on it.
     """
     groups: dict[object, list[Comparison]] = {}
-    for i, one in enumerate(resolve(gallery, conditions)):
+    for i, one in enumerate(resolve(store, conditions)):
         groups.setdefault(one.column if one.operator == "=" else i, []).append(one)
     clauses: list[str] = []
     bindings: list[Any] = []
     for number, group in enumerate(groups.values()):
-        sql, values = _any_of(gallery, group, f"meets_{number}")
+        sql, values = _any_of(store, group, f"meets_{number}")
         clauses.append(sql)
         bindings += values
     sql = f"SELECT json_group_array(faces.id) FROM faces JOIN people ON people.id = person WHERE {_joined(clauses, 'AND')}"
-    return gallery.execute(sql, bindings)[0][0]
+    return store.execute(sql, bindings)[0][0]
 
 
-def _any_of(gallery: Faces, group: Sequence[Comparison], name: str) -> tuple[str, list[Any]]:
+def _any_of(store: Faces, group: Sequence[Comparison], name: str) -> tuple[str, list[Any]]:
     """SQL that keeps a face which meets one of the conditions on a column, and what it binds; `name` is free for a function."""
     native = [found for one in group if (found := one.sql)]
     if len(native) == len(group):
         return _joined([sql for sql, _ in native], "OR"), [value for _, value in native]
-    gallery.define(name, _meets([one.keeps for one in group]))
+    store.define(name, _meets([one.keeps for one in group]))
     if (column := group[0].column) in OWN:
         return f"{name}({OWN[column]})", []
     return f"{name}(json_extract(extra, ?))", [f"$.{json.dumps(column, ensure_ascii=False)}"]

@@ -50,14 +50,14 @@ class Searcher:
 
     def __init__(self, folder: str | Path, key: bytes | None = None):
         """Raises GalleryError where there is no index or it is damaged; damage to derived files is logged and worked around."""
-        self.gallery = open_store(folder, key=key)
+        self.store = open_store(folder, key=key)
         self.warnings: list[str] = []  # differences that are allowed, from `check_spec`
         self._kept: tuple[Any, np.ndarray | None] = (None, None)  # the last filter's faces, and what they hold for
         self._people: tuple[Any, templates.Templates | None] = (None, None)
         self._calibration: tuple[Any, tuple[Calibration | None, str | None]] = (None, (None, None))
         try:
-            self.spec = self.gallery.spec
-            self._candidates = Candidates(self.gallery)
+            self.spec = self.store.spec
+            self.candidates = Candidates(self.store)
             self._answer(lambda: None)
         except BaseException:
             self.close()
@@ -70,7 +70,7 @@ class Searcher:
         self.close()
 
     def close(self) -> None:
-        self.gallery.close()
+        self.store.close()
 
     # contract
 
@@ -78,7 +78,7 @@ class Searcher:
         """Raises GalleryError naming the field in which vectors of `spec` are not comparable; notes lesser differences in `warnings`."""
         if difference := self.spec.difference(spec):
             raise GalleryError(
-                f"expected vectors made as those of {self.gallery.folder.name}, they differ in {difference}: embed them with the gallery's "
+                f"expected vectors made as those of {self.store.folder.name}, they differ in {difference}: embed them with the gallery's "
                 "model and options, or build another index"
             )
         for field in ("detector", "runtime", "precision"):
@@ -91,12 +91,12 @@ class Searcher:
         """What `calibrate` fitted, or None; and why it should be fitted again, or None."""
 
         def read() -> tuple[Calibration | None, str | None]:
-            if self._calibration[0] != self.gallery.mark:
-                text = self.gallery.fact("calibration")
+            if self._calibration[0] != self.store.mark:
+                text = self.store.fact("calibration")
                 found = None if text is None else Calibration.from_json(text)
                 self._calibration = (
-                    self.gallery.mark,
-                    (found, None if found is None else staleness(found, self.gallery)),
+                    self.store.mark,
+                    (found, None if found is None else staleness(found, self.store)),
                 )
             return self._calibration[1]
 
@@ -134,50 +134,50 @@ class Searcher:
 
     def crop(self, face_id: str) -> bytes | None:
         """The PNG of an enrolled face, where it was kept."""
-        return self.gallery.crop(face_id)
+        return self.store.crop(face_id)
 
     def all_faces(self) -> tuple[list[StoredFace], np.ndarray]:
         """Every enrolled face, by person and photo, and their vectors as they are compared, float32 (n, d): all in memory."""
 
         def read() -> tuple[list[StoredFace], np.ndarray]:
-            found = self.gallery.fetch(self.gallery.owners()[0], self.spec.dimension).values()
+            found = self.store.fetch(self.store.owners()[0], self.spec.dimension).values()
             faces = sorted(found, key=lambda face: (face.identity, face.image, face.face_id))
-            return faces, centred(np.stack([face.vector for face in faces]), self._candidates.mean)
+            return faces, centred(np.stack([face.vector for face in faces]), self.candidates.mean)
 
         return self._answer(read)
 
     def as_compared(self, xq: np.ndarray) -> np.ndarray:
         """Queries float32 (n, d) as they are multiplied with `all_faces`: less the mean where the gallery is centred."""
-        return centred(checked(xq, self.spec.dimension), self._candidates.mean)
+        return centred(checked(xq, self.spec.dimension), self.candidates.mean)
 
     def _answer(self, question: Callable[[], Any]) -> Any:
         """Asks a question of one snapshot, with what is loaded brought up to it."""
         try:
-            self.gallery.begin_reading()
-            self._candidates.refresh()
+            self.store.begin_reading()
+            self.candidates.refresh()
             try:
                 return question()
             except _Damage:
-                self._candidates.load_anew()
+                self.candidates.load_anew()
                 self._kept, self._people = (None, None), (None, None)  # positions are others now
                 return question()
         finally:
-            self.gallery.end_reading()
+            self.store.end_reading()
 
     def _search(
         self, xq: np.ndarray, k: int, faces: bool, score: str, conditions: Sequence[filters.Condition]
     ) -> list[list[Hit]]:
-        xq, kept = centred(xq, self._candidates.mean), self._kept_faces(conditions)
-        if not (self._candidates.enrolled if kept is None else kept.any()):
+        xq, kept = centred(xq, self.candidates.mean), self._kept_faces(conditions)
+        if not (self.candidates.enrolled if kept is None else kept.any()):
             return [[] for _ in xq]
         if score != "best":
             people_of = self._templates(conditions, kept, score).shortlists(xq, k, self._slack)
             return [self._ranked_people(q, near, k, score) for q, near in zip(xq, people_of, strict=True)]
         shortlists = self._shortlists(xq, k, faces, kept)
-        if self._candidates.compressed and kept is None and not faces:
+        if self.candidates.compressed and kept is None and not faces:
             shortlists = self._with_all_faces(xq, shortlists)
-        ids = [self._candidates.ids[found.positions] for found in shortlists]
-        fetched = self.gallery.fetch(np.unique(np.concatenate(ids)), self.spec.dimension)
+        ids = [self.candidates.ids[found.positions] for found in shortlists]
+        fetched = self.store.fetch(np.unique(np.concatenate(ids)), self.spec.dimension)
         return [
             self._ranked(q, found.scores, [fetched[id] for id in of_query.tolist()], k, faces)
             for q, found, of_query in zip(xq, shortlists, ids, strict=True)
@@ -192,20 +192,20 @@ class Searcher:
         """bool (count,) of the faces that meet all conditions; None where there are none. Kept until the gallery changes."""
         if not conditions:
             return None
-        key = (tuple(conditions), self.gallery.mark)
+        key = (tuple(conditions), self.store.mark)
         if self._kept[0] != key:
-            ids = np.array(json.loads(filters.kept_ids(self.gallery, conditions)), np.int64)
-            kept = np.zeros(self._candidates.count, bool)
-            kept[self._candidates.positions_of(ids)] = True
+            ids = np.array(json.loads(filters.kept_ids(self.store, conditions)), np.int64)
+            kept = np.zeros(self.candidates.count, bool)
+            kept[self.candidates.positions_of(ids)] = True
             self._kept = key, kept
         return self._kept[1]
 
     def _templates(
         self, conditions: Sequence[filters.Condition], kept: np.ndarray | None, score: str
     ) -> templates.Templates:
-        key = (tuple(conditions), score, self.gallery.mark)
+        key = (tuple(conditions), score, self.store.mark)
         if self._people[0] != key:
-            self._people = key, templates.Templates(self._candidates, kept, score)
+            self._people = key, templates.Templates(self.candidates, kept, score)
         assert self._people[1] is not None
         return self._people[1]
 
@@ -213,7 +213,7 @@ class Searcher:
 
     def _shortlists(self, xq: np.ndarray, k: int, faces: bool, kept: np.ndarray | None) -> list[Shortlist]:
         """For each query all faces that could be among its answers."""
-        candidates = self._candidates
+        candidates = self.candidates
         c, effort = 2 * k * (1 if faces else candidates.per_person) + SPARE, max(1, k / ANSWERS)
         done: dict[int, Shortlist] = {}
         while pending := [i for i in range(len(xq)) if i not in done]:
@@ -243,10 +243,10 @@ class Searcher:
 
     def _with_all_faces(self, xq: np.ndarray, shortlists: Sequence[Shortlist]) -> list[Shortlist]:
         """The best face of each person found, among all that the person has: codes may have missed it."""
-        candidates = self._candidates
+        candidates = self.candidates
         owners = [np.unique(candidates.owners[found.positions]) for found in shortlists]
         ids: dict[int, list[int]] = {}
-        for id, owner in self.gallery.faces_of(np.unique(np.concatenate(owners)).tolist()):
+        for id, owner in self.store.faces_of(np.unique(np.concatenate(owners)).tolist()):
             ids.setdefault(owner, []).append(id)
         found = []
         for q, people_found in zip(xq, owners, strict=True):
@@ -264,7 +264,7 @@ class Searcher:
     def _ranked(
         self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[StoredFace], k: int, faces: bool
     ) -> list[Hit]:
-        scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._candidates.mean))
+        scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self.candidates.mean))
         if not (np.abs(scores - approximate) <= self._slack).all():
             raise self._damage()
         hits: dict[str, tuple[float, StoredFace]] = {}
@@ -280,7 +280,7 @@ class Searcher:
     def _damage(self) -> _Damage:
         log.warning(
             "index.faiss of generation %d gives scores that its faces do not have: it is damaged",
-            self._candidates.generation,
+            self.candidates.generation,
         )
         return _Damage()
 
@@ -290,8 +290,8 @@ class Searcher:
         """Hits of people, each given by an approximate score and the positions of their faces, scored anew from the truth."""
         found = []
         for approximate, of_person in near:
-            faces = list(self.gallery.fetch(self._candidates.ids[of_person], self.spec.dimension).values())
-            xb = centred(np.stack([face.vector for face in faces]), self._candidates.mean)
+            faces = list(self.store.fetch(self.candidates.ids[of_person], self.spec.dimension).values())
+            xb = centred(np.stack([face.vector for face in faces]), self.candidates.mean)
             best = min(zip(-exact_scores(q, xb), faces, strict=True), key=lambda pair: (pair[0], pair[1].face_id))[1]
             exact = templates.exact_score(q, xb, score)
             if not abs(exact - approximate) <= self._slack:

@@ -52,9 +52,9 @@ def in_gallery(folder: Path) -> Forgotten | None:
     """The list by gallery.db, damaged elsewhere perhaps; None where it cannot be read whole."""
     if not _size(folder / FILE):
         return None
-    with contextlib.suppress(FaceGalleryError), Store(folder, False) as gallery:
-        lost = gallery.generation == 0 and os.path.lexists(folder / LINK)
-        return None if lost else gallery.forgotten()
+    with contextlib.suppress(FaceGalleryError), Store(folder, False) as store:
+        lost = store.generation == 0 and os.path.lexists(folder / LINK)
+        return None if lost else store.forgotten()
     return None
 
 

@@ -38,7 +38,7 @@ class Store(Rows):
         folder: Path,
         writable: bool,
         key: bytes | None = None,
-        after_commit: Callable[[Store], None] = lambda gallery: None,
+        after_commit: Callable[[Store], None] = lambda store: None,
     ):
         """after_commit: called when a verb has changed who is enrolled, for an index that may need a rebuild. See `facegallery.indexer.opening`."""
         self._after_commit = after_commit

@@ -11,17 +11,17 @@ from facegallery.indexer.upkeep.switch import drop_other
 
 
 def compact_and_drop(
-    gallery: Store, keep_undo: float | None = None, on_progress: OnProgress = lambda done, total: None
+    store: Store, keep_undo: float | None = None, on_progress: OnProgress = lambda done, total: None
 ) -> int:
     """The next generation, beside the one in use; before it, what `undo` and the way back to another model need is dropped where it is
     older than `keep_undo` seconds. Returns how many lines of the log were dropped."""
     dropped = 0
     if keep_undo is not None:
-        with gallery.writing():
+        with store.writing():
             before = time.time() - keep_undo
-            dropped = gallery.drop_log(before)
-            if (gallery.fact("switched") or before) < before:
-                drop_other(gallery)
-    compact(gallery, on_progress)
-    finish_pending(gallery)
+            dropped = store.drop_log(before)
+            if (store.fact("switched") or before) < before:
+                drop_other(store)
+    compact(store, on_progress)
+    finish_pending(store)
     return dropped

@@ -56,7 +56,7 @@ class TransferSummary:
 # backups --------------------------------------------------------------------
 
 
-def backup(gallery: Store, path: Path) -> TransferSummary:
+def backup(store: Store, path: Path) -> TransferSummary:
     """One file with everything of the newest commit, encrypted as the gallery is; readers and writers go on meanwhile.
 
     Raises InputError where the file is there.
@@ -73,10 +73,10 @@ def backup(gallery: Store, path: Path) -> TransferSummary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             with held(temporary):
-                gallery.execute("VACUUM INTO ?", (str(temporary),))
+                store.execute("VACUUM INTO ?", (str(temporary),))
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
-                faces, people = _counts(gallery, temporary)
+                faces, people = _counts(store, temporary)
                 place(temporary, path)
             sync_folder(path.parent)
         finally:
@@ -89,16 +89,16 @@ def backup(gallery: Store, path: Path) -> TransferSummary:
     return TransferSummary(str(path), faces, people)
 
 
-def _counts(gallery: Store, copy: Path) -> tuple[int, int]:
+def _counts(store: Store, copy: Path) -> tuple[int, int]:
     """How many faces and people a copy holds: the gallery may have changed since."""
-    gallery.execute("ATTACH ? AS copy", (str(copy),))
+    store.execute("ATTACH ? AS copy", (str(copy),))
     try:
-        ((faces, people),) = gallery.execute(
+        ((faces, people),) = store.execute(
             "SELECT (SELECT count(*) FROM copy.faces), (SELECT count(DISTINCT person) FROM copy.faces)"
         )
         return faces, people
     finally:
-        gallery.execute("DETACH copy")
+        store.execute("DETACH copy")
 
 
 def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = False) -> TransferSummary:
@@ -187,15 +187,15 @@ def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Store:
     if not plain:
         (folder / CIPHER_FILE).write_text(f"{CIPHER}\n")
     try:
-        gallery = stack.enter_context(Store(folder, True))
-        gallery.check_version()
-        with gallery.writing():  # migrates it
-            if not gallery.generation:
+        store = stack.enter_context(Store(folder, True))
+        store.check_version()
+        with store.writing():  # migrates it
+            if not store.generation:
                 raise DataError(f"expected a backup of an index, {path} holds none: check the path")
-        with gallery.reading():
-            for line in problems(gallery):
+        with store.reading():
+            for line in problems(store):
                 raise damaged(path, line)
-        return gallery
+        return store
     except GalleryError as error:
         line = str(error).replace(str(folder / FILE), str(path)).replace(folder.name, path.name)
         if isinstance(error, Damaged):
@@ -230,50 +230,50 @@ def _copy(source: Store, target: Store, known: Forgotten, readmit: bool) -> int:
     return left_out
 
 
-def _texts_of(gallery: Store) -> set[str]:
+def _texts_of(store: Store) -> set[str]:
     """face_ids of all who are enrolled, and their names as they are hashed."""
-    pairs = gallery.rows("SELECT face_id, name FROM faces JOIN people ON people.id = person")
+    pairs = store.rows("SELECT face_id, name FROM faces JOIN people ON people.id = person")
     return {text for face_id, name in pairs for text in (face_id, name_key(name))}
 
 
-def _drop_forgotten(gallery: Store, since: Forgotten) -> int:
+def _drop_forgotten(store: Store, since: Forgotten) -> int:
     """Takes out every face, enrolled or removed, whose id or whose person's name is on the list; returns how many."""
-    pairs = gallery.execute(
+    pairs = store.execute(
         "SELECT face_id, name FROM faces JOIN people ON people.id = person UNION SELECT face_id, identity FROM trash"
     )
     names = {name for name in {name for _, name in pairs} if since.holds(name_key(name))}
     face_ids = {face_id for face_id, name in pairs if name in names or since.holds(face_id)}
     among = (json.dumps(sorted(face_ids)),)
-    gallery.drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
+    store.drop([id for (id,) in store.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
     # names and removed faces of the forgotten stand in the log too: it cannot be kept
-    gallery.drop_log(math.inf)
+    store.drop_log(math.inf)
     return len(face_ids)
 
 
 # data sets ------------------------------------------------------------------
 
 
-def export(gallery: Store, out: Path, crops: bool = False) -> TransferSummary:
+def export(store: Store, out: Path, crops: bool = False) -> TransferSummary:
     """The gallery as it is now as a data set: corrected names, vectors, and crops where they are wanted and were kept.
 
     The same call again writes what has changed since. Waits for another process that writes to the folder.
     """
     check_is_ours(out)
-    with locked(make_folder(out)), gallery.reading():
+    with locked(make_folder(out)), store.reading():
         by_image: dict[str, list[tuple[int, bytes]]] = {}
-        for id, image, stored in gallery.rows("SELECT id, image, checksum FROM faces ORDER BY id"):
+        for id, image, stored in store.rows("SELECT id, image, checksum FROM faces ORDER BY id"):
             by_image.setdefault(image, []).append((id, stored))
         entries = [Entry(image, len(faces), _mark(faces)) for image, faces in by_image.items()]
-        spec, extra = gallery.spec, gallery.columns
+        spec, extra = store.spec, store.columns
         writer = DataSetWriter(out, spec, {"command": "export", "crops kept": crops}, entries, extra, prune=True)
         for shard, inputs in writer.pending():
             began = time.monotonic()
-            rows = gallery.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops)
+            rows = store.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops)
             for row in rows:
                 row.split = "gallery"  # whatever split it was added from
             writer.write(shard, to_table(rows, spec, extra), time.monotonic() - began, versions())
-        ((without,),) = gallery.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops)")
-        return TransferSummary(str(out), gallery.faces, gallery.people, without_crop=without if crops else 0)
+        ((without,),) = store.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops)")
+        return TransferSummary(str(out), store.faces, store.people, without_crop=without if crops else 0)
 
 
 def _mark(faces: list[tuple[int, bytes]]) -> int:

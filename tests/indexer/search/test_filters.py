@@ -487,7 +487,7 @@ class Spoilt:
 def test_a_filter_is_read_anew_when_the_mapped_index_turns_out_to_be_damaged(index, caplog):
     """Faces stand elsewhere in the one that is made in its place."""
     with Searcher(index) as searcher:
-        searcher._candidates._flat = Spoilt(searcher._candidates._flat)
+        searcher.candidates._flat = Spoilt(searcher.candidates._flat)
         for q in QUERIES[:2]:
             found = searcher.search(q[None], 5, True, where=["face=1"])
             assert [plain(hits) for hits in found] == [expected([("face", "=", "1")], q, 5, True)]

@@ -255,5 +255,5 @@ def test_rows_are_read_at_any_positions(tmp_path):
         rng = np.random.default_rng(5)
         for n in (0, 1, 3, 30):
             at = rng.integers(len(ROWS), size=n)
-            assert (searcher._candidates.rows(at) == np.stack([row.vector for row in ROWS])[at]).all()
+            assert (searcher.candidates.rows(at) == np.stack([row.vector for row in ROWS])[at]).all()
         assert candidates.GATHER == templates.GATHER

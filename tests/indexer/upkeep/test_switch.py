@@ -25,7 +25,7 @@ from facegallery.indexer.upkeep.switch import (
     other_spec,
     pending,
     prepare,
-    store,
+    store_vectors,
 )
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
@@ -87,7 +87,7 @@ def fill(gallery: Store, blocks: int = 99, spec: FaceSpec = OTHER) -> list[int]:
     done = []
     for block, _ in zip(pending(gallery), range(blocks), strict=False):
         ids = [id for id, _ in block]
-        store(gallery, ids, np.stack([embedded(png, spec) for _, png in block]))
+        store_vectors(gallery, ids, np.stack([embedded(png, spec) for _, png in block]))
         done += ids
     return done
 
@@ -269,7 +269,7 @@ def test_faces_that_were_added_between_are_embedded_on_the_way_back(gallery, ind
         switch.switch(gallery)
     for block in pending(gallery):
         assert [png for _, png in block] == [row.crop for row in LATER]
-        store(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))
+        store_vectors(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))
     assert compare(gallery).faces == WORLD
     switch.switch(gallery)
     right(index, ROWS, None if gallery.mean is None else mean_of(FIRST))
@@ -283,11 +283,11 @@ def test_faces_that_come_and_go_while_it_is_prepared(gallery, index, monkeypatch
     gallery.remove(face_id=ROWS[2].face_id)  # of this block
     gallery.remove(face_id=ROWS[30].face_id)  # of a later one
     gallery.add(LATER)
-    store(gallery, [id for id, _ in first], np.stack([embedded(png) for _, png in first]))
+    store_vectors(gallery, [id for id, _ in first], np.stack([embedded(png) for _, png in first]))
     left = [
         block
         for block in blocks
-        if store(gallery, [id for id, _ in block], np.stack([embedded(png) for _, png in block])) is None
+        if store_vectors(gallery, [id for id, _ in block], np.stack([embedded(png) for _, png in block])) is None
     ]
     assert [len(first), *map(len, left)] == [10, 10, 10, 10, 10, 6] and missing(gallery) == 0
     gallery.remove("person 7")
@@ -396,7 +396,7 @@ def test_vectors_of_another_size_are_refused(gallery, d):
     prepare(gallery, OTHER)
     ids = [id for id, _ in next(pending(gallery))]
     with pytest.raises(DataError, match="expected vectors by the other model of"):
-        switch.store(gallery, ids, np.ones((len(ids), d), np.float32))
+        switch.store_vectors(gallery, ids, np.ones((len(ids), d), np.float32))
 
 
 def test_what_is_there_already_stays(gallery, monkeypatch):
@@ -431,7 +431,7 @@ def test_what_was_given_up_is_made_anew(gallery, index):
     )
     prepare(gallery, synthetic.spec())
     for block in pending(gallery):
-        store(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))
+        store_vectors(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))
     switch.switch(gallery)
     right(index, FIRST, None if gallery.mean is None else mean_of(FIRST))
 
