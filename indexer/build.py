@@ -135,7 +135,7 @@ def build(
                 if not replace:
                     raise
                 _check_any(selection)
-                lists.begin(folder, readmit, encrypt)
+                lists.begin(folder, readmit=readmit, encrypted=encrypt)
                 remove_file(folder)
                 return _build(selection, folder, centre, replace, readmit, encrypt, asked)
     except OSError as error:
@@ -190,8 +190,8 @@ def _build(
 def _created(folder: Path, readmit: bool, encrypt: bool) -> Iterator[Store]:
     """The gallery of a folder for writing; a new one is removed where the block fails before its first commit."""
     if is_new := not (folder / FILE).exists():
-        lists.begin(folder, readmit, encrypt)
-    with create_store(folder, encrypt) as store:
+        lists.begin(folder, readmit=readmit, encrypted=encrypt)
+    with create_store(folder, encrypt=encrypt) as store:
         try:
             yield store
         except Exception:
@@ -312,7 +312,7 @@ def _fill(store: Store, selection: Selection, centre: bool, readmit: bool) -> Ad
     if store.fact("salt") is None:
         _take_over(store, readmit)
     digest = Digest(selection, centre)
-    done, _ = store.enrol(digest.over(selection), readmit)
+    done, _ = store.enrol(digest.over(selection), readmit=readmit)
     left_out = {**selection.left_out, AGAIN: done.again, CONFLICT: len(done.conflicts), FORGOTTEN: done.forgotten}
     if not done.added:
         raise _nothing(selection, left_out)
@@ -329,7 +329,7 @@ def _fill(store: Store, selection: Selection, centre: bool, readmit: bool) -> Ad
 
 def _take_over(store: Store, readmit: bool) -> None:
     """Who was forgotten from the index that had this name before, in a new gallery."""
-    known = lists.begin(store.folder, readmit, store.encrypted)
+    known = lists.begin(store.folder, readmit=readmit, encrypted=store.encrypted)
     store.set_fact("salt", max(known.salts, key=lambda salt: len(known.by_salt[salt])))
     if known:
         store.set_forgotten(known)

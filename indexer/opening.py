@@ -11,10 +11,10 @@ from facegallery.indexer.store.database import CIPHER_FILE, FILE, LINK, create_f
 from facegallery.indexer.store.errors import Damaged
 from facegallery.indexer.store.migrations import READABLE
 from facegallery.indexer.store.store import Store
-from facegallery.indexer.upkeep.forget import finish_pending
+from facegallery.indexer.upkeep.pending import finish_pending
 
 
-def open_store(folder: str | Path, write: bool = False, key: bytes | None = None) -> Store:
+def open_store(folder: str | Path, *, write: bool = False, key: bytes | None = None) -> Store:
     """A finished gallery. Raises GalleryError where there is none, it is damaged, or a newer version made it.
 
     A version before `schema.READABLE` is migrated first, and a `forget` that could not finish is finished.
@@ -22,7 +22,7 @@ def open_store(folder: str | Path, write: bool = False, key: bytes | None = None
     folder = Path(folder)
     if not (folder / FILE).is_file():
         raise missing(folder)
-    store = Store(folder, write, key, keep_fast)
+    store = Store(folder, writable=write, key=key, after_commit=keep_fast)
     try:
         store.check_version()
         if 0 < store.version < READABLE:
@@ -38,13 +38,13 @@ def open_store(folder: str | Path, write: bool = False, key: bytes | None = None
     return store
 
 
-def create_store(folder: str | Path, encrypt: bool = False, key: bytes | None = None) -> Store:
+def create_store(folder: str | Path, *, encrypt: bool = False, key: bytes | None = None) -> Store:
     """The gallery of a folder for writing, made where it is missing; nothing is in it before the first commit."""
     folder = Path(folder)
     if encrypt and not (key or environment_key()):
         raise no_key(folder)
-    create_file(folder, encrypt)
-    store = Store(folder, True, key, keep_fast)
+    create_file(folder, encrypt=encrypt)
+    store = Store(folder, writable=True, key=key, after_commit=keep_fast)
     try:
         store.check_version()
     except BaseException:
@@ -54,7 +54,7 @@ def create_store(folder: str | Path, encrypt: bool = False, key: bytes | None = 
 
 
 def _migrate_elsewhere(store: Store) -> None:
-    with Store(store.folder, True, store.key) as other:
+    with Store(store.folder, writable=True, key=store.key) as other:
         with other.writing():
             pass
         compact_if_due(other)

@@ -52,7 +52,7 @@ def open_store(name: str, write: bool = False) -> Store:
     from facegallery.indexer import opening
     from facegallery.indexer.store.reader import index_folder
 
-    return opening.open_store(index_folder(indexes_root(), name), write)
+    return opening.open_store(index_folder(indexes_root(), name), write=write)
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,7 @@ class Evaluation:
             a for a in strangers if a.identity not in enrolled
         ]
         if not probes:
-            notes = spelling_notes(
-                [a.identity for a in found if a.identity], [name for name, _ in store.list_people()]
-            )
+            notes = spelling_notes([a.identity for a in found if a.identity], [name for name, _ in store.list_people()])
             raise DataError(
                 f"expected probes of people enrolled in {store.folder.name}, none of {len(found)} is: check the folder and --split"
                 + "".join(f"; {note}" for note in notes)

@@ -1,4 +1,4 @@
-"""How an index stands."""
+"""The state of an index."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from facegallery.indexer.calibrate import Calibration, staleness
 from facegallery.indexer.derived.choose import wish_of
 from facegallery.indexer.derived.derive import behind, read_report
 from facegallery.indexer.store.store import Store
-from facegallery.indexer.upkeep.forget import PENDING
+from facegallery.indexer.upkeep.pending import PENDING
 from facegallery.indexer.upkeep.switch import other_spec
 from facegallery.indexer.upkeep.traces import files_below, size_of
 
 
 def info(store: Store) -> dict[str, Any]:
-    """Faces, people, model, how far it is behind its last build, calibration, sizes; of one snapshot."""
+    """Return counts, model, distance from the last build, calibration and sizes, all of one snapshot."""
     with store.reading():
         spec, (built, added, changed), other = store.spec, behind(store), other_spec(store)
         text, wish, report, kinds = (

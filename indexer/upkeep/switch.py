@@ -1,6 +1,6 @@
-"""Another model for a gallery that stays: vectors of the same faces beside the old ones, a report of what changes, one atomic switch.
+"""Switching a gallery to another model: new vectors of the same faces, a comparison, one atomic switch.
 
-After it the old vectors stay beside the new ones until `compact` drops them, so that the way back is the same switch.
+The old vectors stay beside the new ones until `compact` deletes them, so that the same switch leads back.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from facegallery.indexer.metrics import BLOCK_SCORES
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.store import Store
 
-ASKED = 10_000  # faces that a report asks at most
+ASKED = 10_000  # faces that are compared, at most
 BATCH = 1024
 
 
 @dataclass(frozen=True)
 class ChangedAnswer:
-    """A face that would be answered with another person."""
+    """A face that the other model answers with another person."""
 
     face_id: str
     identity: str
@@ -34,7 +34,10 @@ class ChangedAnswer:
 
 @dataclass
 class SwitchComparison:
-    """Enrolled faces asked against all others, by both models; right is an answer with the face's own person."""
+    """Answers of both models when enrolled faces are compared with all others.
+
+    An answer is right when it is the person of the face.
+    """
 
     index: str
     before: str  # names of the models
@@ -50,16 +53,20 @@ class SwitchComparison:
 
     @property
     def text(self) -> str:
+        """One line for the terminal."""
         return (
-            f"{self.index}: {self.asked} of {self.faces} faces asked against all others; the answer is the same for {self.same}, another for "
-            f"{len(self.differently)}; right with {self.before} {self.right_before}, with {self.after} {self.right_after} "
+            f"{self.index}: {self.asked} of {self.faces} faces compared with all others; "
+            f"the answer is the same for {self.same}, another for {len(self.differently)}; "
+            f"right with {self.before} {self.right_before}, with {self.after} {self.right_after} "
             f"({self.gained} gained, {self.lost} lost)"
         )
 
 
 def prepare(store: Store, spec: FaceSpec) -> None:
-    """Makes room for vectors by `spec`; those that are there already by it stay. Raises GalleryError where that is the gallery's own, or
-    a face has no crop."""
+    """Make room for vectors by `spec`; keep those that already exist by it.
+
+    Raises GalleryError where `spec` is the gallery's own contract, or a face has no crop.
+    """
     if spec.fingerprint == store.spec.fingerprint:
         raise GalleryError(
             f"expected another model than the one {store.folder.name} uses, received the same: there is nothing to do"
@@ -74,30 +81,34 @@ def prepare(store: Store, spec: FaceSpec) -> None:
     )
     if lacking:
         raise GalleryError(
-            f"expected a stored crop of every face of {store.folder.name}, {lacking} have none: build it anew from their photos, with crops"
+            f"expected a stored crop of every face of {store.folder.name}, {lacking} have none: "
+            "build the index again from their photos, with crops"
         )
 
 
 def other_spec(store: Store) -> FaceSpec | None:
-    """The contract of the vectors that stand beside the gallery's own, or None."""
+    """Return the contract of the second set of vectors, or None."""
     text = store.fact("other_spec")
     return None if text is None else FaceSpec.from_json(text)
 
 
 def other_mean(store: Store) -> np.ndarray | None:
-    """What centring takes from the other model's vectors: what it took when they were in use, else their mean; None without centring."""
+    """Return the vector that centring subtracts from the other model's vectors; None without centring.
+
+    It is the one that was used when they were the gallery's own, otherwise their mean.
+    """
     if store.mean is None:
         return None
     return np.frombuffer(store.fact("other_mean") or gallery_mean(store, "other_vectors"), "<f8")
 
 
 def missing(store: Store) -> int:
-    """How many faces have no vector by the other model yet."""
+    """Return the number of faces without a vector by the other model."""
     return store.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM other_vectors)")[0][0]
 
 
 def pending(store: Store) -> Iterator[list[tuple[int, bytes]]]:
-    """Blocks of (id, PNG) of the faces that have no vector by the other model yet; store each before the next."""
+    """Yield blocks of (id, PNG) of faces without a vector by the other model; store each block before the next."""
     sql = (
         "SELECT faces.id, face_id, image FROM faces WHERE id NOT IN (SELECT id FROM other_vectors) AND id IN (SELECT id FROM crops) "
         "ORDER BY id LIMIT ?"
@@ -108,10 +119,14 @@ def pending(store: Store) -> Iterator[list[tuple[int, bytes]]]:
 
 
 def store_vectors(store: Store, ids: Sequence[int], xb: np.ndarray) -> None:
-    """Vectors by the other model, float32 (n, d); faces that were removed meanwhile are passed over. Raises DataError for another d."""
+    """Store vectors by the other model, float32 (n, d), for the faces `ids`.
+
+    Skips faces that were removed meanwhile. Raises DataError for another d.
+    """
     if (other := other_spec(store)) is None or xb.shape != (len(ids), other.dimension):
         raise DataError(
-            f"expected vectors by the other model of {store.folder.name}, received an array of {xb.shape}: embed with it"
+            f"expected vectors by the other model of {store.folder.name}, received an array of {xb.shape}: "
+            "embed with that model"
         )
     vectors = [(id, x.astype("<f4").tobytes()) for id, x in zip(ids, xb, strict=True)]
     with store.writing():
@@ -122,17 +137,19 @@ def store_vectors(store: Store, ids: Sequence[int], xb: np.ndarray) -> None:
 
 
 def compare(store: Store, seed: int = 0) -> SwitchComparison:
-    """Who would be answered differently: every enrolled face (at most ASKED, drawn by `seed`) asked against all others."""
+    """Compare the answers of both models: at most ASKED enrolled faces, drawn by `seed`, against all others.
+
+    Raises DataError where vectors are missing or nobody is enrolled.
+    """
     with store.reading():
         spec, other = store.spec, other_spec(store)
         if other is None or missing(store):
             raise DataError(
-                f"expected vectors of every face of {store.folder.name} by another model, some are missing: run `reembed`"
+                f"expected vectors of every face of {store.folder.name} by another model, some are missing: "
+                "run `reembed`"
             )
         if not store.faces:
-            raise DataError(
-                f"expected faces in {store.folder.name} to compare models by, it has none: add some first"
-            )
+            raise DataError(f"expected faces in {store.folder.name} to compare models by, it has none: add faces first")
         ids, owners = store.owners()
         asked = np.arange(len(ids))
         if len(ids) > ASKED:
@@ -161,7 +178,7 @@ def compare(store: Store, seed: int = 0) -> SwitchComparison:
 
 
 def _answers(store: Store, table: str, mean: np.ndarray | None, asked: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """int64 (len(asked),): the owner of the face nearest to each asked one, itself left out."""
+    """Return the person id of the face nearest to each asked face, except itself: int64 (len(asked),)."""
     xb = np.concatenate([centred(x, mean) for _, x in store.vectors(table=table)])
     answers, step = np.empty(len(asked), np.int64), max(1, BLOCK_SCORES // len(xb))
     for i in range(0, len(asked), step):
@@ -173,16 +190,21 @@ def _answers(store: Store, table: str, mean: np.ndarray | None, asked: np.ndarra
 
 
 def switch(store: Store) -> None:
-    """The other model's vectors become the gallery's own, and its own the other's, in one transaction; people, ids and log stay."""
+    """Exchange the gallery's own vectors with the other model's, in one transaction.
+
+    People, ids and log stay. Raises GalleryError where vectors are missing or nobody is enrolled.
+    """
     with store.writing():
         spec, other = store.spec, other_spec(store)
         if other is None or missing(store):
             raise GalleryError(
-                f"expected vectors of every face of {store.folder.name} by another model, some are missing: run `reembed` again"
+                f"expected vectors of every face of {store.folder.name} by another model, some are missing: "
+                "run `reembed` again"
             )
         if not store.faces:
             raise GalleryError(
-                f"expected faces in {store.folder.name} to switch to another model, it has none: build it anew with that model"
+                f"expected faces in {store.folder.name} to switch to another model, it has none: "
+                "build the index again with that model"
             )
         mean = other_mean(store)
         for old, new in (
@@ -191,7 +213,7 @@ def switch(store: Store) -> None:
             ("moved_vectors", "other_vectors"),
         ):
             store.execute(f"ALTER TABLE {old} RENAME TO {new}")
-        store.renamed("vectors", "other_vectors")
+        store.swap_totals("vectors", "other_vectors")
         store.set_fact("spec", other.to_json())
         store.set_fact("other_spec", spec.to_json())
         store.set_fact("switched", int(time.time()))
@@ -203,7 +225,7 @@ def switch(store: Store) -> None:
 
 
 def drop_other(store: Store) -> None:
-    """Gives up the other model's vectors, within a transaction."""
+    """Delete the other model's vectors, within a transaction of `writing`."""
     store.execute("DELETE FROM other_vectors")
     for key in ("other_spec", "other_mean", "switched"):
         store.set_fact(key, None)

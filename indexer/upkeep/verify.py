@@ -1,4 +1,4 @@
-"""Check that an index is what was written: that no row of gallery.db is missing, each row by its checksum, each derived file by its hash."""
+"""Verifying an index: no row of gallery.db is missing, each row has its checksum, each derived file its hash."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ from facegallery.indexer.store.migrations import COUNTED
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.store.totals import SINCE, count
 
-PROBLEMS = 20  # that are spelt out
+PROBLEMS = 20  # shown
 
 
 @dataclass
 class Verified:
-    """What was looked at, what is wrong with the truth, which derived files were wrong and are made anew, and what could not be checked."""
+    """Result of `verify`. rebuilt: derived files that were damaged. notes: what could not be checked."""
 
     index: str
     faces: int
     people: int
     problems: list[str] = field(default_factory=list)
-    mended: list[str] = field(default_factory=list)
+    rebuilt: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
+        """The lines as one text."""
         return "\n".join(self.lines)
 
     @property
     def lines(self) -> list[str]:
+        """Lines for the terminal."""
         lines = [f"damaged: {line}" for line in self.problems[:PROBLEMS]]
         if len(self.problems) > PROBLEMS:
             lines.append(f"and {len(self.problems) - PROBLEMS} more")
-        lines += [f"was damaged and is made anew: {path}" for path in self.mended]
+        lines += [f"was damaged and is rebuilt: {path}" for path in self.rebuilt]
         lines += [f"not checked: {line}" for line in self.notes]
         return [
             *lines,
@@ -47,26 +49,27 @@ class Verified:
 
 
 def verify(store: Store) -> Verified:
-    """Reads everything; derived files that are damaged are made again where the truth is sound and the folder can be written."""
+    """Read and check everything.
+
+    Damaged derived files are rebuilt where gallery.db is sound and the folder is writable.
+    """
     with store.reading():
-        done = Verified(
-            store.folder.name, store.faces, store.people, list(problems(store)), notes=list(_notes(store))
-        )
-        spoilt = [str(path) for path in unsound(store)]
-    if not spoilt:
+        done = Verified(store.folder.name, store.faces, store.people, list(problems(store)), notes=list(_notes(store)))
+        damaged = [str(path) for path in unsound(store)]
+    if not damaged:
         return done
     if done.problems or not store.writable:
-        done.problems += [f"{path} (derived from gallery.db)" for path in spoilt]
+        done.problems += [f"{path} (derived from gallery.db)" for path in damaged]
         return done
     if compact(store) and not unsound(store):
-        done.mended = spoilt
+        done.rebuilt = damaged
     else:
-        done.problems += spoilt
+        done.problems += damaged
     return done
 
 
 def problems(store: Store) -> Iterator[str]:
-    """A line for each thing that is not as it was written, in the snapshot that is open."""
+    """Yield a line for each thing that is not as it was written, in the open snapshot."""
     for (line,) in store.execute("PRAGMA integrity_check(20)"):
         if line != "ok":
             yield f"{store.path}: {line}"
@@ -86,15 +89,16 @@ def _facts(store: Store) -> Iterator[str]:
 
 
 def _notes(store: Store) -> Iterator[str]:
-    """What an index that an older version made does not tell."""
+    """Yield what cannot be checked of an index that an older version made."""
     if store.version < COUNTED:
         yield "whether another program deleted rows; this is checked from the next change of the index on"
     elif (since := store.fact(SINCE)) is not None:
-        yield f"whether another program deleted rows before {time.strftime('%Y-%m-%d', time.gmtime(since))}, when an older version made the index"
+        day = time.strftime("%Y-%m-%d", time.gmtime(since))
+        yield f"whether another program deleted rows before {day}, when an older version made the index"
 
 
 def _totals(store: Store) -> Iterator[str]:
-    """Rows that are missing or too many, and counts of columns' values that do not fit the faces."""
+    """Yield missing and surplus rows, and counts of columns' values that do not fit the faces."""
     if store.version < COUNTED:
         return
     for line in store.totals.differences(count(store)):
@@ -130,10 +134,10 @@ def _lists(store: Store) -> Iterator[str]:
 
 
 def _rows(store: Store) -> Iterator[str]:
-    """Every face with its vector and crop; one that is wrong does not hide the others."""
+    """Check every face with its vector and crop; a damaged face does not hide the others."""
     last = 0
     while ids := [id for (id,) in store.execute("SELECT id FROM faces WHERE id > ? ORDER BY id LIMIT 1024", (last,))]:
-        if max(ids) <= last:  # out of order, which `integrity_check` names
+        if max(ids) <= last:  # out of order: `integrity_check` reports it
             return
         last = max(ids)
         try:

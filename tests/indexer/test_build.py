@@ -22,7 +22,7 @@ from facegallery.indexer.build import Selection, build
 from facegallery.indexer.derived.derive import Sink, centred
 from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.searcher import Searcher
-from facegallery.indexer.upkeep.forget import forget_and_look
+from facegallery.indexer.upkeep.receipt import forget_and_look
 from facegallery.workflows.upkeep import build_index
 from tests import synthetic
 from tests.conftest import ROOT

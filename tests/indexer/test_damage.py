@@ -22,7 +22,8 @@ from facegallery.indexer.search import candidates
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
-from facegallery.indexer.upkeep.forget import finish_pending, forget
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 
@@ -168,7 +169,7 @@ def problems(folder: Path) -> str:
     try:
         with open_store(folder, write=True) as gallery:
             done = verify(gallery)
-            return done.text if done.problems or done.mended else ""
+            return done.text if done.problems or done.rebuilt else ""
     except FaceGalleryError as error:
         return str(error)
 

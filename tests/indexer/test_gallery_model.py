@@ -52,7 +52,8 @@ from facegallery.indexer.store.log import Change
 from facegallery.indexer.store.rows import Added, Conflict
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import forget as forgetting
-from facegallery.indexer.upkeep import transfer
+from facegallery.indexer.upkeep import pending, transfer
+from facegallery.indexer.upkeep import receipt as receipts
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 
@@ -749,7 +750,7 @@ class Model(RuleBasedStateMachine):
     def add(self, batches: list, readmit: bool, command: str | None, writer: int) -> None:
         for rows in map(self._rows, batches):
             self._agree(
-                lambda rows=rows: self.writers[writer].add(iter(rows), readmit, command),
+                lambda rows=rows: self.writers[writer].add(iter(rows), readmit=readmit, command=command),
                 lambda o, rows=rows: o.add(rows, readmit, command),
             )
 
@@ -905,7 +906,7 @@ class Model(RuleBasedStateMachine):
     @rule(writer=writers)
     def verify(self, writer: int) -> None:
         done = verify(self.writers[writer])
-        assert (done.faces, done.people, done.problems, done.mended) == (
+        assert (done.faces, done.people, done.problems, done.rebuilt) == (
             len(self.oracle.faces),
             len(self.oracle.people),
             [],
@@ -962,7 +963,7 @@ class Model(RuleBasedStateMachine):
         key = (str(crops), *sorted(self.oracle.columns))
         out = self.exports.setdefault(key, self._new_path("export"))
         held = list(self.oracle.faces.values())
-        done = transfer.export(self.writers[0], out, crops)
+        done = transfer.export(self.writers[0], out, crops=crops)
         assert done.without_crop == sum(h.row.crop is None for h in held) * crops
         got = [row for table in DataSet(out).shards() for row in to_rows(table)] if any(out.glob("part-*")) else []
         want = [replace(h.row, identity=h.person, split="gallery", crop=h.row.crop if crops else None) for h in held]
@@ -1006,8 +1007,8 @@ class Model(RuleBasedStateMachine):
 
         def run() -> tuple:
             traces = forgetting.forget(gallery, name)
-            finished = forgetting.finish_pending(gallery)
-            receipt = forgetting.receipt_of(gallery, traces, {}, not finished)
+            finished = pending.finish_pending(gallery)
+            receipt = receipts.receipt_of(gallery, traces, {}, pending=not finished)
             return traces.names, traces.face_ids, finished, finished and receipt.found > 0
 
         def expected(oracle: Oracle) -> tuple:
@@ -1062,7 +1063,7 @@ class Model(RuleBasedStateMachine):
         gallery.close()
         self.frozen = None
         with open_store(self.folder) as gallery:
-            assert gallery.fact(forgetting.PENDING) is None
+            assert gallery.fact(pending.PENDING) is None
         self._look_for_the_gone()
 
     @staticmethod

@@ -165,7 +165,7 @@ def test_damaged_codes_are_not_followed(own, rows, xq, spoil, caplog):
         found = searcher.search(xq[:20], 5, faces=True)
     assert [[h.face_id for h in hits] for hits in found] == nearest(rows, xq[:20], 5) and "damaged" in caplog.text
     with open_store(own, write=True) as gallery:
-        assert [Path(path).name for path in verify(gallery).mended] == [CODES]
+        assert [Path(path).name for path in verify(gallery).rebuilt] == [CODES]
     assert recall(own, rows, xq, 5) > 0.98
 
 

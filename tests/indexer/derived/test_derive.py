@@ -316,7 +316,7 @@ def test_threads_that_compact_and_write_end_in_one_sound_index(index, monkeypatc
     assert failures == []
     with open_store(index, write=True) as gallery:
         done = verify(gallery)
-        assert done.problems == done.mended == [] and derived(index) == only(gallery.generation)
+        assert done.problems == done.rebuilt == [] and derived(index) == only(gallery.generation)
     right(index, ROWS + MORE[:48])
 
 
@@ -456,7 +456,7 @@ def test_what_is_not_as_it_was_written_is_named(gallery, index, spoil, names):
     done = verify(gallery)
     assert (
         done.problems == []
-        and {Path(path).name for path in done.mended} == names
+        and {Path(path).name for path in done.rebuilt} == names
         and derived(index) == only(1 + bool(names))
     )
 

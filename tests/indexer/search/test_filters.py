@@ -22,8 +22,8 @@ from facegallery.indexer.search import candidates
 from facegallery.indexer.search.filters import Condition, kept_ids, parse
 from facegallery.indexer.search.searcher import Hit, Searcher
 from facegallery.indexer.store import kinds
-from facegallery.indexer.upkeep.forget import forget_and_look
 from facegallery.indexer.upkeep.info import info
+from facegallery.indexer.upkeep.receipt import forget_and_look
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 

@@ -31,7 +31,9 @@ from facegallery.indexer.store.database import check_file_system, environment_ke
 from facegallery.indexer.store.migrations import MIGRATIONS
 from facegallery.indexer.store.store import Store, versions
 from facegallery.indexer.upkeep import transfer
-from facegallery.indexer.upkeep.forget import finish_pending, forget, receipt_of
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
+from facegallery.indexer.upkeep.receipt import receipt_of
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 from tests.conftest import ROOT
@@ -194,7 +196,7 @@ def test_every_verb_does_with_an_encrypted_index_what_it_does_with_a_plain_one(s
     assert picture(secret) == picture(plain) == picture(secret.parent / "new") == picture(plain.parent / "new")
     assert shown(secret.parent, rows) == set() and (secret.parent / "new" / "encrypted").exists()
     with open_store(secret, write=True) as gallery:
-        assert receipt_of(gallery, forget(gallery, "Zoë number 0-8"), {}, False).found == 0
+        assert receipt_of(gallery, forget(gallery, "Zoë number 0-8"), {}, pending=False).found == 0
         assert verify(gallery).problems == []
 
 
@@ -543,7 +545,7 @@ def test_no_verb_writes_where_it_cannot(view, plain, tmp_path):
     ways += [
         lambda: build(data, view, replace=True),
         lambda: build(data, view.parent / "new"),
-        lambda: transfer.restore(tmp_path / "backup", view, True),
+        lambda: transfer.restore(tmp_path / "backup", view, replace=True),
     ]
     ways.append(lambda: transfer.restore(tmp_path / "backup", view.parent / "new"))
     with open_store(view) as reader:
@@ -724,7 +726,7 @@ def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextli
         assert not list(folder.parent.rglob("_tmp-*")) and not (folder.parent / "backup").exists()
         with open_store(folder, write=True) as gallery:
             done = verify(gallery)
-            assert done.problems == [] and done.mended == []
+            assert done.problems == [] and done.rebuilt == []
         assert verb == "forget" or picture(folder) == before
     raise AssertionError("it never succeeded")
 
@@ -852,7 +854,7 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
         row.crop = row.crop if crops else None
     today = make(tmp_path / "today", rows, centre=centre)
     old = version_1(tmp_path / "old" / "club", rows, tmp_path / "today" / "vectors", centre)
-    open_store(old, write).close()
+    open_store(old, write=write).close()
     assert sql(old, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert picture(old) == picture(today)
     keys = "SELECT key, value FROM meta WHERE key NOT IN ('salt', 'totals', 'totals_since', 'generation', 'report', 'mean') ORDER BY key"
@@ -887,7 +889,7 @@ def test_what_version_1_did_not_have_works_in_an_index_of_it(tmp_path):
     with open_store(old, write=True) as gallery:
         assert gallery.add(faces(1, seed=1)).added == 2 and [change.verb for change in gallery.undo()] == ["add"]
         traces = forget(gallery, "Zoë number 0-7")
-        assert finish_pending(gallery) and (done := receipt_of(gallery, traces, {}, False)).found == 0
+        assert finish_pending(gallery) and (done := receipt_of(gallery, traces, {}, pending=False)).found == 0
         assert "data set or photos: /data/vectors of Ann" in done.not_cleaned
         assert gallery.add(faces()).forgotten == 2
         forget(gallery, "Zoë number 0-8")
@@ -899,7 +901,7 @@ def test_a_version_1_of_someone_is_forgotten_with_the_folder_that_bears_their_na
     old = version_1(tmp_path / "club", faces(), Path("/data/Zoë number 0-7"))
     with open_store(old, write=True) as gallery:
         traces = forget(gallery, "Zoë number 0-7")
-        assert finish_pending(gallery) and receipt_of(gallery, traces, {}, False).found == 0
+        assert finish_pending(gallery) and receipt_of(gallery, traces, {}, pending=False).found == 0
     assert not any(b"0-7" in path.read_bytes() for path in old.rglob("*") if path.is_file())
 
 
@@ -920,7 +922,7 @@ def test_a_migration_that_was_stopped_before_its_rebuild_is_sound(tmp_path, monk
     assert all("missing or damaged" in record.getMessage() for record in caplog.records)
     with open_store(old, write=True) as gallery:
         done = verify(gallery)
-        assert done.problems == [] and done.mended == [str(old / "built-1" / "report.json")]
+        assert done.problems == [] and done.rebuilt == [str(old / "built-1" / "report.json")]
     caplog.clear()
     assert picture(old) == picture(today) and caplog.records == []
 
@@ -941,7 +943,7 @@ def test_a_changed_row_of_version_1_is_refused_by_name(tmp_path, statement):
     before = sql(old, "SELECT * FROM faces"), sql(old, "SELECT * FROM meta")
     for write in (False, True):
         with pytest.raises(GalleryError, match=rf"gallery\.db is damaged \(face {faces()[4].face_id} was changed\)"):
-            open_store(old, write)
+            open_store(old, write=write)
     assert (
         sql(old, "PRAGMA user_version") == [(1,)]
         and (sql(old, "SELECT * FROM faces"), sql(old, "SELECT * FROM meta")) == before

@@ -20,7 +20,9 @@ from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten, Unreadable, list_path, locked
 from facegallery.indexer.store.lists import begin, elsewhere, lists, recover
 from facegallery.indexer.store.store import Store
-from facegallery.indexer.upkeep.forget import finish_pending, forget, receipt_of
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
+from facegallery.indexer.upkeep.receipt import receipt_of
 from facegallery.indexer.upkeep.transfer import backup, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
@@ -50,7 +52,7 @@ def index(vectors, tmp_path) -> Path:
 def forgets(folder: Path, name: str = GONE):
     with open_store(folder, write=True) as gallery:
         traces = forget(gallery, name)
-        return receipt_of(gallery, traces, {}, not finish_pending(gallery, 1000))
+        return receipt_of(gallery, traces, {}, pending=not finish_pending(gallery, 1000))
 
 
 def people(folder: Path) -> set[str]:
@@ -383,7 +385,8 @@ import sys, time
 from pathlib import Path
 from facegallery.embedder.errors import GalleryError
 from facegallery.indexer.build import build
-from facegallery.indexer.upkeep.forget import finish_pending, forget
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.upkeep.transfer import restore
 from tests import synthetic

@@ -20,7 +20,7 @@ from facegallery.indexer.store import database, migrations
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.errors import one_line
 from facegallery.indexer.store.reader import check_name, index_folder
-from facegallery.indexer.upkeep.forget import forget_and_look
+from facegallery.indexer.upkeep.receipt import forget_and_look
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 
@@ -384,7 +384,7 @@ def test_text_that_is_no_unicode_is_one_line(index, ask):
 @pytest.mark.parametrize("name", (None, " \u2003"))
 def test_a_face_that_is_known_still_needs_a_name(index, name):
     with open_store(index, write=True) as gallery:
-        row = gallery.table_rows([1], False)[0]
+        row = gallery.table_rows([1], crops=False)[0]
         with pytest.raises(DataError, match="expected a person's name, received"):
             gallery.add([replace(row, identity=name)])
 

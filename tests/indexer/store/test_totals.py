@@ -17,8 +17,9 @@ from facegallery.indexer.store.migrations import MIGRATIONS
 from facegallery.indexer.store.totals import TABLES, count
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
-from facegallery.indexer.upkeep.forget import finish_pending, forget_and_look
 from facegallery.indexer.upkeep.info import info
+from facegallery.indexer.upkeep.pending import finish_pending
+from facegallery.indexer.upkeep.receipt import forget_and_look
 from facegallery.indexer.upkeep.transfer import backup, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic

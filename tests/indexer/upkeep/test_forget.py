@@ -22,7 +22,9 @@ from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
-from facegallery.indexer.upkeep.forget import Receipt, finish_pending, forget, look, look_again, receipt_of
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
+from facegallery.indexer.upkeep.receipt import Receipt, look, look_again, receipt_of
 from facegallery.indexer.upkeep.traces import files_below
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
@@ -79,7 +81,7 @@ def gallery(index):
 def forgotten(gallery: Store, name: str) -> Receipt:
     """As the command does it."""
     traces = forget(gallery, name)
-    return receipt_of(gallery, traces, {}, not finish_pending(gallery, 1000))
+    return receipt_of(gallery, traces, {}, pending=not finish_pending(gallery, 1000))
 
 
 def pieces(rows: Sequence[Row], vectors: Sequence[np.ndarray] = ()) -> list[bytes]:
@@ -231,7 +233,7 @@ def test_what_deleting_left_in_free_pages_goes_too(index):
         assert (
             finish_pending(gallery, 1000) and look(gallery, traces)[str(gallery.path)] > 0 and left(index, pieces(MINE))
         )
-        assert receipt_of(gallery, traces, {}, False).found == 0
+        assert receipt_of(gallery, traces, {}, pending=False).found == 0
         assert left(index, pieces(MINE)) == [] and verify(gallery).problems == []
 
 
@@ -414,7 +416,7 @@ def test_a_reader_of_an_older_state_puts_off_the_end(gallery, index):
             before = reader.list_people()
             traces = forget(gallery, ANN)
             assert not finish_pending(gallery, 10) and reader.list_people() == before
-            done = receipt_of(gallery, traces, {}, True)
+            done = receipt_of(gallery, traces, {}, pending=True)
             assert done.pending and gallery.fact("forgetting")
             with open_store(index) as other:
                 assert other.enrolled([ANN]) == set() and other.fact("forgetting"), "it does not wait"
@@ -483,7 +485,7 @@ def test_a_receipt_names_nobody_and_says_what_was_not_cleaned(tmp_path):
     with open_store(tmp_path / "club", write=True) as gallery:
         gallery.set_fact("sources", json.dumps([str(tmp_path / "one"), str(tmp_path / "two"), f"/photos/{ANN}"]))
         traces = forget(gallery, ANN)
-        done = receipt_of(gallery, traces, {str(tmp_path / "one"): 3}, not finish_pending(gallery, 1000))
+        done = receipt_of(gallery, traces, {str(tmp_path / "one"): 3}, pending=not finish_pending(gallery, 1000))
     text = done.to_json()
     assert all(name not in text for name in (ANN, *SIMILAR, *OTHERS)) and not any(row.image in text for row in ROWS)
     assert done.not_cleaned == [
@@ -564,7 +566,7 @@ def test_files_that_go_while_they_are_looked_through_hold_nothing(gallery, index
     traces = forget(gallery, ANN)
     assert finish_pending(gallery, 1000)
     monkeypatch.setattr(
-        "facegallery.indexer.upkeep.forget.files_below",
+        "facegallery.indexer.upkeep.receipt.files_below",
         lambda folder: [*files_below(folder), folder / "index.faiss-gone"],
     )
     files = {path: n for path, n in look(gallery, traces).items() if Path(path).suffix}

@@ -28,7 +28,8 @@ from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.migrations import MIGRATIONS
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import transfer
-from facegallery.indexer.upkeep.forget import finish_pending, forget
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
 from facegallery.indexer.upkeep.transfer import backup, export, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
@@ -571,7 +572,7 @@ def test_a_restore_that_was_stopped_is_begun_again_by_the_same_command(index, tm
 
 def exported(folder: Path, out: Path, crops: bool = False) -> tuple[transfer.TransferSummary, list[Row]]:
     with open_store(folder) as gallery:
-        done = export(gallery, out, crops)
+        done = export(gallery, out, crops=crops)
     return done, [row for table in DataSet(out).shards() for row in to_rows(table)]
 
 
