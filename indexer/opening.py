@@ -1,4 +1,4 @@
-"""How a gallery is opened or made: what is due before its first use, and after each of its changes."""
+"""Opening and creating the gallery of an index, with what is due before its first use and after its changes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from facegallery.indexer.upkeep.pending import finish_pending
 
 
 def open_store(folder: str | Path, *, write: bool = False, key: bytes | None = None) -> Store:
-    """A finished gallery. Raises GalleryError where there is none, it is damaged, or a newer version made it.
+    """Open a finished gallery; the caller closes it, or uses it as a context manager.
 
-    A version before `schema.READABLE` is migrated first, and a `forget` that could not finish is finished.
+    write: open for changes. A gallery older than `migrations.READABLE` is migrated first, and an unfinished `forget` is
+    finished. Raises GalleryError where there is no index, it is damaged, or a newer version made it.
     """
     folder = Path(folder)
     if not (folder / FILE).is_file():
@@ -39,7 +40,7 @@ def open_store(folder: str | Path, *, write: bool = False, key: bytes | None = N
 
 
 def create_store(folder: str | Path, *, encrypt: bool = False, key: bytes | None = None) -> Store:
-    """The gallery of a folder for writing, made where it is missing; nothing is in it before the first commit."""
+    """Open the gallery of a folder for writing; a missing one is created, empty until the first commit."""
     folder = Path(folder)
     if encrypt and not (key or environment_key()):
         raise no_key(folder)
@@ -54,6 +55,7 @@ def create_store(folder: str | Path, *, encrypt: bool = False, key: bytes | None
 
 
 def _migrate_elsewhere(store: Store) -> None:
+    """Migrate through a second connection that can write."""
     with Store(store.folder, writable=True, key=store.key) as other:
         with other.writing():
             pass
@@ -61,16 +63,17 @@ def _migrate_elsewhere(store: Store) -> None:
 
 
 def keep_fast(store: Store) -> None:
-    """What a gallery calls after its commit: a rebuild where one is due, which may end a `forget`."""
+    """Rebuild after a commit where a rebuild is due, and finish a `forget` that waited for it."""
     if compact_if_due(store):
         finish_pending(store)
 
 
 def missing(folder: Path) -> GalleryError:
-    """What to say where there is no finished gallery."""
+    """Return the error for a folder without a finished gallery."""
     if os.path.lexists(folder / LINK):
         return Damaged(
-            f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`"
+            f"expected people in {folder / FILE}, it is missing or empty: "
+            "make the index again with `build-index --replace`"
         )
     others = [path.parent for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder]
     names = sorted(other.name for other in others if os.path.lexists(other / LINK) or (other / CIPHER_FILE).exists())

@@ -176,7 +176,9 @@ def _ask(
 ) -> list[ProbeAnswer]:
     found = []
     for probe, (hits, *_) in answered(searcher, probes, Question(k=RANKS, score=wanted.score)):
-        found.append(ProbeAnswer.of(probe.rows[0], hits, wanted.by, keep, searcher.store.spelled))
+        found.append(
+            ProbeAnswer.of(probe.rows[0], hits, by=wanted.by, keep_vector=keep, spelled=searcher.store.spelled)
+        )
         if on_progress:
             on_progress(len(found), 0)
     return found

@@ -131,7 +131,7 @@ class Judge:
         """The answers to the question about each query, float32 (n, d)."""
         question = self._question
         asked = replace(question, k=max(2, question.k) if question.k > 0 else question.k, min_score=None)
-        found = self._searcher.search(xq, **asdict(asked))
+        found = self._searcher.answer(xq, asked)
         others = [next((hit.score for hit in hits if hit.identity != hits[0].identity), None) for hits in found]
         if question.faces:
             self._ask_for_others(xq, found, others, asked.k)

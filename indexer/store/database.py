@@ -61,7 +61,7 @@ def check_file_system(folder: Path) -> None:
     """
     if NETWORK.fullmatch(kind := file_system(folder)):
         raise SystemFault(
-            f"expected a local disk for an index, {folder} is on a network file system ({kind}): move it to a local disk"
+            f"expected a local disk for an index, {folder} is on a network file system ({kind}): move it to a local one"
         )
 
 

@@ -110,8 +110,8 @@ def missing(store: Store) -> int:
 def pending(store: Store) -> Iterator[list[tuple[int, bytes]]]:
     """Yield blocks of (id, PNG) of faces without a vector by the other model; store each block before the next."""
     sql = (
-        "SELECT faces.id, face_id, image FROM faces WHERE id NOT IN (SELECT id FROM other_vectors) AND id IN (SELECT id FROM crops) "
-        "ORDER BY id LIMIT ?"
+        "SELECT faces.id, face_id, image FROM faces "
+        "WHERE id NOT IN (SELECT id FROM other_vectors) AND id IN (SELECT id FROM crops) ORDER BY id LIMIT ?"
     )
     while block := store.execute(sql, (BATCH,)):
         crops = [(id, store.crop_of(id, face_id, image)) for id, face_id, image in block]

@@ -218,9 +218,9 @@ def test_nothing_to_enrol(tmp_path):
         synthetic.row("b.jpg", None, synthetic.vectors(1, 1)[0]),
     ]
     data = synthetic.write(tmp_path / "v", rows)
-    with pytest.raises(DataError, match="1 rows are without a vector, 1 rows are without an identity"):
+    with pytest.raises(DataError, match="1 rows .*vector, 1 rows .*identity"):
         build(data, tmp_path / "i")
-    with pytest.raises(DataError, match="split 'probe' in .*, it has no splits at all"):
+    with pytest.raises(DataError, match="'probe'"):
         build(data, tmp_path / "i", "probe")
     with pytest.raises(GalleryError, match="there is none"):
         open_store(tmp_path / "i")
@@ -228,9 +228,7 @@ def test_nothing_to_enrol(tmp_path):
 
 def test_a_refused_build_leaves_nothing_and_says_how_people_are_named(tmp_path):
     data = synthetic.write(tmp_path / "v", [synthetic.row("b.jpg", None, synthetic.vectors(1, 1)[0])])
-    with pytest.raises(
-        DataError, match="embed the folder above, so that folders name people, or use `add --identity`"
-    ) as caught:
+    with pytest.raises(DataError, match="`add --identity`") as caught:
         build(data, tmp_path / "indexes" / "i")
     assert "\n" not in str(caught.value) and not (tmp_path / "indexes").exists()
 
@@ -249,9 +247,7 @@ def test_photos_where_vectors_belong_are_named_so(tmp_path, monkeypatch):
     photo = tmp_path / "photos" / "Ann" / "1.jpg"
     photo.parent.mkdir(parents=True), photo.write_bytes(b"x")
     for given in (tmp_path / "photos", photo):
-        with pytest.raises(
-            DataError, match="these are photos: run `embed .* --model M --out VECTORS` and give VECTORS"
-        ) as caught:
+        with pytest.raises(DataError, match="`embed .* --model M --out VECTORS`") as caught:
             build_index(given, "i", None, False, False)
         assert "\n" not in str(caught.value) and not (tmp_path / "indexes").exists()
 
@@ -263,7 +259,7 @@ def test_inputs_that_are_no_vectors(tmp_path):
     with pytest.raises(DataError, match="is not there"):
         build(tmp_path / "nowhere", tmp_path / "i")
     long = synthetic.write(tmp_path / "long", [synthetic.row("a.jpg", "ann", 2 * synthetic.vectors(1, 1)[0])])
-    with pytest.raises(DataError, match="length 1 .*, received one of 2"):
+    with pytest.raises(DataError, match="length 1 .*received one of 2"):
         build(long, tmp_path / "i")
     with pytest.raises(InputError, match="index name"):
         build(crops, tmp_path / "-i")
@@ -353,7 +349,7 @@ def test_a_build_that_fails_late_leaves_no_index(tmp_path, damaged):
     with pytest.raises(DataError, match="forgotten"):
         build(one, tmp_path / "i", replace=damaged)
     assert not (tmp_path / "i" / "gallery.db").exists()
-    with pytest.raises(GalleryError, match="there is none: run `build-index VECTORS --name other`$"):
+    with pytest.raises(GalleryError, match="`build-index VECTORS --name other`$"):
         open_store(tmp_path / "other")
     with pytest.raises(DataError, match="forgotten"):
         build(one, tmp_path / "i")
@@ -615,7 +611,7 @@ def test_a_full_disk(tmp_path):
         )
     try:
         data = synthetic.write(tmp_path / "v", synthetic.rows(8000, 1), per_shard=4000)
-        with pytest.raises(SystemFault, match="the disk is full: free some space"):
+        with pytest.raises(SystemFault, match="full"):
             build(data, disk / "i")
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         assert build(data, disk / "i").n == 8000
@@ -636,7 +632,7 @@ def test_faiss_meets_a_full_disk():
 def test_a_folder_that_cannot_be(tmp_path):
     data = synthetic.write(tmp_path / "v", synthetic.rows(2, 1))
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemFault, match="a file stands where a folder is needed"):
+    with pytest.raises(SystemFault, match="folder"):
         build(data, tmp_path / "file" / "i")
 
 

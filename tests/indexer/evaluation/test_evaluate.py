@@ -56,7 +56,7 @@ def test_by_hand(tmp_path):
     with Searcher(make(tmp_path, gallery)) as searcher:
         found = asked(searcher, probes)
         evaluation = Evaluation.of(searcher.store, found)
-        with pytest.raises(DataError, match="none of 2 is"):
+        with pytest.raises(DataError, match="none"):
             Evaluation.of(searcher.store, found[4:])
     by_id = sorted(
         gallery[2:8], key=lambda row: row.face_id
@@ -140,7 +140,7 @@ def test_probes_whose_names_are_spelt_otherwise_are_told(tmp_path):
     xb = synthetic.vectors(1, 1)
     with Searcher(make(tmp_path, [synthetic.row("g.jpg", "Ann Lee", xb[0])])) as searcher:
         found = asked(searcher, [synthetic.row("p.jpg", "ann lee", xb[0])])
-        with pytest.raises(DataError, match="none of 1 is: .*'ann lee' and 'Ann Lee'"):
+        with pytest.raises(DataError, match="'ann lee' and 'Ann Lee'"):
             Evaluation.of(searcher.store, found)
 
 
@@ -218,5 +218,5 @@ def test_two_galleries_are_compared_photo_by_photo(index, tmp_path):
     assert [d.fpir for d in found.dir] == [0.003, 0.01, 0.1] and all(
         d.interval[0] <= d.second - d.first <= d.interval[1] for d in found.dir
     )
-    with pytest.raises(DataError, match="none in common"):
+    with pytest.raises(DataError, match="common"):
         compare_evaluations(first, Evaluation([a for a in second.probes if a.image == "x"], [], 28))

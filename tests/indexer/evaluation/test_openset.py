@@ -140,7 +140,7 @@ def test_one_person_tells_little():
 
 def test_what_does_not_fit_is_refused():
     for genuine, strangers in [([], [0.1]), ([0.1], []), ([np.nan], [0.1]), ([0.5], [np.nan])]:
-        with pytest.raises(DataError, match="give probes of enrolled people and photos of strangers"):
+        with pytest.raises(DataError, match="strangers"):
             answers(genuine, strangers)
-    with pytest.raises(DataError, match="same probes and strangers"):
+    with pytest.raises(DataError, match="same"):
         openset.compare(answers([0.5, 0.6], [0.1]), answers([0.5, 0.6], [0.1], [1, 0]))

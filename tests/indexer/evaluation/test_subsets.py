@@ -109,7 +109,7 @@ def test_numbers_that_cannot_be_are_one_line():
     for sizes in ([0], [26], [5, 99]):
         with pytest.raises(InputError, match="1 to 25 people"):
             by_size(GALLERY, PROBES, STRANGERS, sizes)
-    with pytest.raises(DataError, match="give a larger size"):
+    with pytest.raises(DataError, match="larger"):
         by_size(GALLERY, photos(range(40, 40), 1, 1), STRANGERS, [3])
     for counts in ([0], [5], [1, 9]):
         with pytest.raises(InputError, match="from 1 up to 4"):

@@ -208,14 +208,13 @@ LISTS: list[Callable[[Path], object]] = [
 def test_where_nobody_can_say_who_was_forgotten_it_is_asked_for(index, vectors, tmp_path, lose):
     lose(list_path(index))
     spoil(index, garbage)
-    refusal = r"expected to know who was forgotten from club, .* with --readmit people who were forgotten may come back"
     for _ in range(2):
         for again in (
             lambda: build(vectors, index, replace=True),
             lambda: restore(tmp_path / "backup", index, replace=True),
             lambda: restore(tmp_path / "backup", index.parent / "other"),
         ):
-            with pytest.raises(Unreadable, match=refusal) as told:
+            with pytest.raises(Unreadable, match="club.*--readmit") as told:
                 again()
             assert told.value.exit_code == 5 and "\n" not in str(told.value)
     assert not (index.parent / "other").exists()
@@ -301,7 +300,7 @@ def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, 
         assert restore(tmp_path / "backup", folder, replace=True).forgotten == 2
     spoil(folder, missing)
     monkeypatch.setenv("FACEGALLERY_KEY", "another key")
-    with pytest.raises(Unreadable, match="sealed by a key that FACEGALLERY_KEY and FACEGALLERY_KEY_FILE do not give"):
+    with pytest.raises(Unreadable, match="sealed .*FACEGALLERY_KEY"):
         build(vectors, folder, replace=True, encrypt=True)
     monkeypatch.delenv("FACEGALLERY_KEY")
     with pytest.raises(Unreadable):
@@ -361,7 +360,7 @@ def test_locks_exclude_threads_and_are_taken_again_by_the_same(tmp_path, monkeyp
             with locked(folder):
                 refused.append(False)
         except GalleryError as error:
-            refused.append("another process changes that index" in str(error))
+            refused.append("another process" in str(error))
 
     with locked(tmp_path / "a", tmp_path / "b"), locked(tmp_path / "a"):
         for name in ("a", "b", "c"):
@@ -375,7 +374,7 @@ def test_a_forget_of_an_index_that_was_replaced_meanwhile_is_refused(index, vect
     with open_store(index, write=True) as gallery:
         spoil(index, missing)
         build(vectors, index, replace=True)
-        with pytest.raises(Replaced, match="it was replaced meanwhile: run the same command again"):
+        with pytest.raises(Replaced, match="replaced"):
             forget(gallery, "person 1")
     assert "person 1" in people(index)
 

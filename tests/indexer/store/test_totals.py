@@ -181,7 +181,7 @@ def test_a_backup_that_lacks_a_face_is_refused(index, tmp_path):
     with sqlite3.connect(tmp_path / "backup.db") as db:
         db.execute("DELETE FROM crops WHERE id = (SELECT min(id) FROM crops)")
     db.close()
-    with pytest.raises(Exception, match="is damaged or none"):
+    with pytest.raises(Exception, match="damaged"):
         restore(tmp_path / "backup.db", tmp_path / "again")
 
 
@@ -209,16 +209,12 @@ def test_an_older_gallery_says_what_cannot_be_known(index):
     with open_store(index) as gallery:
         found = verify(gallery)
         assert info(gallery)["column_kinds"] == {"year": "number"} and gallery.version == 4
-        assert found.problems == [] and "checked from the next change of the index on" in found.text
+        assert found.problems == [] and "not checked" in found.text
     with open_store(index, write=True) as gallery:
         gallery.add(rows("third", 2, seed=2))
         assert gallery.version == len(MIGRATIONS)
         found = verify(gallery)
-        assert (
-            found.problems == []
-            and gallery.totals == count(gallery)
-            and "whether another program deleted rows before 20" in found.text
-        )
+        assert found.problems == [] and gallery.totals == count(gallery) and "before 20" in found.text
     sql(index, "DELETE FROM trash")
     assert "rows of the table trash were deleted by another program" in problems(index)
 

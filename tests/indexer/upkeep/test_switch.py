@@ -173,9 +173,7 @@ def test_the_report_is_what_a_naive_recomputation_says(gallery):
         [ChangedAnswer(row.face_id, row.identity, b, a) for row, b, a, _ in lines if b != a],
     )
     assert 5 < got.same < len(rows) - 5 and got.gained and got.lost and len(got.differently) == got.asked - got.same
-    assert got.text.startswith(
-        f"club: {len(rows)} of {len(rows)} faces asked against all others; the answer is the same for {got.same}, another for"
-    )
+    assert got.text.startswith(f"club: {len(rows)} of {len(rows)} faces ") and f" {got.same}, " in got.text
 
 
 def test_blocks_change_nothing_in_the_report(gallery, monkeypatch):
@@ -202,12 +200,12 @@ def test_a_large_gallery_is_asked_by_a_sample(gallery, monkeypatch):
 
 
 def test_no_report_before_everything_is_there(gallery):
-    with pytest.raises(DataError, match="by another model, some are missing: run `reembed`"):
+    with pytest.raises(DataError, match="missing.*`reembed`"):
         compare(gallery)
     prepare(gallery, OTHER)
     with pytest.raises(DataError, match="some are missing"):
         compare(gallery)
-    with pytest.raises(GalleryError, match="some are missing: run `reembed` again"):
+    with pytest.raises(GalleryError, match="missing.*`reembed` again"):
         switch.switch(gallery)
     assert gallery.spec == synthetic.spec()
 
@@ -217,7 +215,7 @@ def test_an_empty_gallery_is_one_line(gallery):
         gallery.remove(name)
     prepare(gallery, OTHER)
     assert fill(gallery) == []
-    with pytest.raises(DataError, match="expected faces in club to compare models by, it has none"):
+    with pytest.raises(DataError, match="has none"):
         compare(gallery)
     with pytest.raises(GalleryError, match="has none"):
         switch.switch(gallery)
@@ -310,17 +308,13 @@ def test_an_undone_removal_asks_for_its_vector_again(gallery):
 
 
 def test_the_same_model_is_refused(gallery):
-    with pytest.raises(
-        GalleryError, match="expected another model than the one club uses, received the same: there is nothing to do"
-    ):
+    with pytest.raises(GalleryError, match="another model"):
         prepare(gallery, synthetic.spec(runtime="another"))
 
 
 def test_faces_without_crops_are_refused_with_their_number(gallery):
     gallery.add([replace(row, crop=None) for row in LATER[:3]])
-    with pytest.raises(
-        GalleryError, match="expected a stored crop of every face of club, 3 have none: build it anew from their photos"
-    ):
+    with pytest.raises(GalleryError, match="crop .*3 have none"):
         prepare(gallery, OTHER)
     gallery.undo()
     prepare(gallery, OTHER)
@@ -343,9 +337,7 @@ def test_a_removal_is_not_undone_across_a_switch(gallery, index):
     now = answers(index)
     with pytest.raises(GalleryError) as caught:
         gallery.undo()
-    assert "they were removed before it was changed: switch back with `reembed` first" in str(
-        caught.value
-    ) and "\n" not in str(caught.value)
+    assert "`reembed`" in str(caught.value) and "\n" not in str(caught.value)
     assert answers(index) == now and len(gallery.list_log()) == 1 and verify(gallery).problems == []
     switch.switch(gallery)
     assert answers(index) == without and gallery.undo()[0].faces == 3 and gallery.enrolled(["person 3"])
@@ -370,9 +362,7 @@ def test_an_open_searcher_is_told_to_start_again(gallery, index):
         assert searcher.search(queries(16), 3) == first, "preparing changes no answer"
         switch.switch(gallery)
         for options in ({}, {"faces": True}, {"score": "mean"}, {"where": ["face=0"]}):
-            with pytest.raises(
-                GalleryError, match="expected club to keep its contract, it was replaced meanwhile: start again"
-            ):
+            with pytest.raises(GalleryError, match="replaced"):
                 searcher.search(queries(16), 3, **options)
         switch.switch(gallery)
         assert searcher.search(queries(16), 3) == first
@@ -395,7 +385,7 @@ def test_a_damaged_vector_of_the_other_model_is_named(gallery):
 def test_vectors_of_another_size_are_refused(gallery, d):
     prepare(gallery, OTHER)
     ids = [id for id, _ in next(pending(gallery))]
-    with pytest.raises(DataError, match="expected vectors by the other model of"):
+    with pytest.raises(DataError, match="other model"):
         switch.store_vectors(gallery, ids, np.ones((len(ids), d), np.float32))
 
 

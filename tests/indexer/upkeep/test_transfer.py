@@ -156,9 +156,7 @@ def test_a_backup_is_one_private_file_with_everything(index, tmp_path):
 
 def test_a_backup_overwrites_nothing(index, tmp_path):
     (tmp_path / "b").write_text("mine")
-    with pytest.raises(
-        InputError, match="a new file for the backup, .*/b is there: choose another name, nothing is overwritten"
-    ):
+    with pytest.raises(InputError, match="/b .*nothing is overwritten"):
         saved(index, tmp_path / "b")
     assert (tmp_path / "b").read_text() == "mine"
 
@@ -372,16 +370,12 @@ def test_a_forget_that_waits_for_a_reader_still_waits_after_a_restore(index, tmp
 
 def test_only_a_new_name_or_its_own_index_is_taken(index, tmp_path):
     path, before = saved(index, tmp_path / "b"), picture(index)
-    with pytest.raises(
-        GalleryError, match="expected a new name, club is there: choose another --name, or --replace it by its backup"
-    ):
+    with pytest.raises(GalleryError, match="--name.*--replace"):
         restore(path, index)
     with pytest.raises(InputError, match="expected an index name"):
         restore(path, tmp_path / "-x")
     build(synthetic.write(tmp_path / "v", faces(), extra=["place"]), tmp_path / "another")
-    with pytest.raises(
-        GalleryError, match="expected a backup of another, .*/b is of another index: choose another --name"
-    ):
+    with pytest.raises(GalleryError, match="of another index"):
         restore(path, tmp_path / "another", replace=True)
     assert picture(index) == before and sound(tmp_path / "another")
 
@@ -480,7 +474,7 @@ def test_what_is_no_sound_backup_is_refused_in_one_line_and_nothing_is_changed(
 
 
 def test_a_backup_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="expected a backup, .*/nowhere is not there: check the path"):
+    with pytest.raises(DataError, match="expected a backup, .*/nowhere"):
         restore(tmp_path / "nowhere", tmp_path / "new")
     with pytest.raises(FaceGalleryError, match=f"{tmp_path}: Is a directory"):
         restore(tmp_path, tmp_path / "new")
@@ -679,7 +673,7 @@ def test_a_photo_whose_other_face_was_renamed_is_written_again(index, tmp_path):
 
 def test_another_contract_column_or_option_asks_for_another_folder(index, tmp_path):
     exported(index, tmp_path / "out")
-    with pytest.raises(DataError, match="crops kept was False and is now True: choose another --out"):
+    with pytest.raises(DataError, match="crops kept .*False .*True"):
         exported(index, tmp_path / "out", True)
     more = faces(1, seed=1)
     more[0].extra = {"year": "1999"}
