@@ -11,7 +11,7 @@ from facegallery.embedder.errors import DataError
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.errors import damaged
-from facegallery.indexer.store.forgotten import Forgotten, hash_of
+from facegallery.indexer.store.forgotten import Forgotten
 from facegallery.indexer.store.kinds import Counts, kind_of
 from facegallery.indexer.store.log import Log
 
@@ -106,7 +106,3 @@ class Facts(Log):
         if (wanted := self.fact("forgotten")) is not None and wanted != checksum(*hashes):
             raise damaged(self.path, "its list of forgotten people was changed")
         return set(hashes)
-
-    def forgotten_hash(self, text: str) -> bytes:
-        """Return what is kept of a forgotten face_id or `name_key`: 16 bytes, meaningless without the salt."""
-        return hash_of(text, self.needed_fact("salt"))

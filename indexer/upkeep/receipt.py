@@ -16,8 +16,7 @@ from facegallery.embedder.names import spelling
 from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.reader import AMONG, Faces, normal
 from facegallery.indexer.store.store import Store
-from facegallery.indexer.upkeep.forget import forget
-from facegallery.indexer.upkeep.pending import CUT_WAIT_MS, PENDING, cut, finish_pending
+from facegallery.indexer.upkeep.pending import PENDING, cut
 from facegallery.indexer.upkeep.traces import PIECE, Traces, files_below, without_names
 
 
@@ -54,12 +53,6 @@ class Receipt:
             return cls(**json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(f"expected a receipt of `forget`, received {path} ({error}): check the path") from None
-
-
-def forget_and_look(store: Store, identity: str) -> Receipt:
-    """Erase a person, and search every file for traces. There is no undo."""
-    traces = forget(store, identity)
-    return receipt_of(store, traces, {}, pending=not finish_pending(store, CUT_WAIT_MS))
 
 
 # the search for traces ------------------------------------------------------

@@ -22,10 +22,10 @@ from facegallery.indexer.build import Selection, build
 from facegallery.indexer.derived.derive import Sink, centred
 from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.searcher import Searcher
-from facegallery.indexer.upkeep.receipt import forget_and_look
 from facegallery.workflows.upkeep import build_index
 from tests import synthetic
 from tests.conftest import ROOT
+from tests.indexer.forgetting import forgotten
 from tests.synthetic import D
 
 
@@ -341,7 +341,7 @@ def test_a_build_that_fails_late_leaves_no_index(tmp_path, damaged):
     build(synthetic.write(tmp_path / "all", rows), tmp_path / "i")
     one = synthetic.write(tmp_path / "one", rows[:1])
     with open_store(tmp_path / "i", write=True) as gallery:
-        forget_and_look(gallery, rows[0].identity)
+        forgotten(gallery, rows[0].identity)
     if damaged:
         (tmp_path / "i" / "gallery.db").write_bytes(b"no gallery" * 1000)
     else:
@@ -419,7 +419,10 @@ def test_the_same_command_mends_derived_files(tmp_path, spoil):
 
 def test_two_at_once_end_in_one_index(tmp_path):
     data = synthetic.write(tmp_path / "v", synthetic.rows(30, 4))
-    code = "import sys; from pathlib import Path; from facegallery.indexer.build import build; print(build(*map(Path, sys.argv[1:])).changed)"
+    code = (
+        "import sys; from pathlib import Path; from facegallery.indexer.build import build; "
+        "print(build(*map(Path, sys.argv[1:])).changed)"
+    )
     run = [sys.executable, "-c", code, data, tmp_path / "i"]
     runs = [subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert sorted(run.communicate()[0].strip() for run in runs) == ["False", "False", "True"]
@@ -472,8 +475,8 @@ def test_killed_at_ten_random_moments(tmp_path):
     assert state(tmp_path / "i") == whole
 
 
-# Every file opened, fsync, rename, removal, begin, commit and fact set is a place to die: a fork of this process dies at the n-th,
-# another goes on from there.
+# A fork of this process dies at the n-th step, another one resumes from there. A step is each file that is opened, each
+# fsync, rename, removal, begin, commit and fact that is set.
 STEPS = """
 import os, shutil, signal, sys, warnings
 from pathlib import Path
@@ -510,7 +513,8 @@ def forked(work, at=-1):
         os._exit(1)
     os._exit(0)
 
-for owner, names in [(os, ["fsync", "replace", "open", "mkdir"]), (shutil, ["rmtree"]), (store.Gallery, ["execute", "set_fact"])]:
+calls = ["fsync", "replace", "open", "mkdir"]
+for owner, names in [(os, calls), (shutil, ["rmtree"]), (store.Store, ["execute", "set_fact"])]:
     for name in names:
         deadly(owner, name)
 
@@ -564,7 +568,7 @@ def test_killed_at_every_step(tmp_path, base):
 
 
 def same_answer(now: dict, whole: dict, replaced: bool) -> bool:
-    """Equal; after --replace ran twice, because it was killed after its commit, but for the numbers that go on: ids and generation."""
+    """Equal, except for ids and generation, which rise where --replace ran twice after a kill."""
     if not replaced or now["report"]["generation"] == whole["report"]["generation"]:
         return now == whole
     strip = [[line[1:2] + line[3:-1] for line in s["faces"]] for s in (now, whole)]

@@ -1,4 +1,4 @@
-"""What happens to an index whose files are not what was written: no wrong answer, a name for what is wrong, and derived files made anew.
+"""An index with damaged files: no wrong answer, an error that names the damage, and rebuilt derived files.
 
 FACEGALLERY_DAMAGES=20 damages it twenty times as often.
 """
@@ -175,7 +175,7 @@ def problems(folder: Path) -> str:
 
 
 def examine(index: Index, name: str = "gallery.db") -> bool:
-    """Whether the damage was seen; fails for a wrong answer, an error that does not name the file, or damage that `verify` passes over."""
+    """Whether the damage was seen; fails for a wrong answer, an error without the file, or damage `verify` misses."""
     now = ask(index.folder)
     errors = [answer for answer in now if isinstance(answer, FaceGalleryError)]
     assert all(name in str(error) for error in errors), errors

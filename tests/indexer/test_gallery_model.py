@@ -1,6 +1,6 @@
 """A gallery under any sequence of changes and questions against a plain dict and NumPy loops.
 
-FACEGALLERY_STEPS=20000 takes that many steps, random ones (pytest's --hypothesis-seed chooses which) instead of always the same.
+FACEGALLERY_STEPS=20000 takes as many random steps, by pytest's --hypothesis-seed, instead of always the same ones.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def nfc(name: str) -> str:
 
 
 def pieces_of(row: Row, hashes: bool = True) -> set[bytes]:
-    """What must be in no file once the face is forgotten, in pieces of 32 bytes. hashes: of the photo, too, which may show others."""
+    """Pieces of 32 bytes that no file may hold once the face is forgotten; with `hashes` also the photo's."""
     crop = (row.crop or b"").removeprefix(synthetic.png(b""))  # every crop begins so
     whole = [row.face_id.encode(), np.asarray(row.vector).tobytes(), crop, (row.image_sha256 or "").encode() * hashes]
     return {data[i : i + PIECE] for data in whole for i in range(0, len(data) - PIECE + 1, PIECE)}
@@ -384,7 +384,7 @@ class Oracle:
         return done
 
     def restored(self, backup: Oracle, others: Lists) -> tuple[Oracle, int]:
-        """A backup in place of this one or beside it, and how many of its faces were forgotten meanwhile, here or from other indexes."""
+        """Restore a backup here or beside it; how many of its faces were forgotten, here or from other indexes."""
         new = backup.copy()
         faces, names = (
             (self.forgotten | others[0]) - backup.forgotten,

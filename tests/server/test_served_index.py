@@ -66,7 +66,7 @@ def test_an_index_that_was_restored_after_damage_is_opened_anew(served, tmp_path
         db.execute("UPDATE meta SET value = x'00' WHERE key = 'salt'")
         db.commit()
     with pytest.raises(Damaged):
-        served.write(lambda gallery: gallery.forgotten_hash("x")).result()
+        served.write(lambda gallery: gallery.forgotten()).result()
     transfer.restore(tmp_path / "backup", own_indexes / "club", replace=True)
     assert served.write(lambda gallery: gallery.add([new])).result().added == 1
     with open_store(own_indexes / "club") as gallery:

@@ -52,19 +52,6 @@ def original(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def index(original, tmp_path) -> Path:
-    return Path(
-        shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
-    )
-
-
-@pytest.fixture
-def gallery(index):
-    with open_store(index, write=True) as gallery:
-        yield gallery
-
-
-@pytest.fixture
 def seldom(monkeypatch):
     """No verb compacts by itself."""
     monkeypatch.setattr(derive, "LEAST", 10**9)

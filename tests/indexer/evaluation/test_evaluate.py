@@ -148,7 +148,7 @@ def test_probes_whose_names_are_spelt_otherwise_are_told(tmp_path):
 
 
 def mixed(searcher) -> Evaluation:
-    """Probes of 30 enrolled people, and of 20 who are not: half among the probes, half given as strangers; in two groups."""
+    """Probes of 30 enrolled people and of 20 strangers, half of them among the probes; in two groups."""
     rows = noisy(synthetic.rows(50, 4), 0.15)
     for i, row in enumerate(rows):
         row.extra = {"sex": "f" if i % 2 else "m"} if i % 5 else {}

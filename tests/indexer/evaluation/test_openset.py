@@ -78,7 +78,7 @@ def system(seed: int = 0) -> OpenSet:
 
 
 def naive_resamples(systems, fpir, resamples, seed=1):
-    """One resample at a time: people and strangers drawn with replacement, with all of their photos, the same for both systems."""
+    """One resample at a time: people and strangers drawn with all of their photos, the same for both systems."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(resamples):
         rows = [

@@ -11,7 +11,7 @@ FPIR = 0.1
 
 
 def photos(people, count: int, seed: int) -> ProbePhotos:
-    """So many photos of each of 40 made-up people, of which `people` are taken; another seed gives other photos of the same ones."""
+    """Photos of 40 made-up people, of which `people` are returned; another seed gives other photos of the same."""
     centres = np.random.default_rng(0).normal(size=(40, synthetic.D))
     xb = np.repeat(centres, count, axis=0) + 0.8 * np.random.default_rng(seed).normal(size=(40 * count, synthetic.D))
     names = np.array([f"p{i // count}" for i in range(40 * count)], object)

@@ -23,9 +23,9 @@ from facegallery.indexer.search.filters import Condition, kept_ids, parse
 from facegallery.indexer.search.searcher import Hit, Searcher
 from facegallery.indexer.store import kinds
 from facegallery.indexer.upkeep.info import info
-from facegallery.indexer.upkeep.receipt import forget_and_look
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
+from tests.indexer.forgetting import forgotten
 
 COLUMNS = ("year", "tags", "größe.x", "it's", "a b", "back\\slash", "$[0]", "select", "日付", "NULL")
 VALUES = (
@@ -712,7 +712,8 @@ def test_a_numeric_comparison_with_a_column_of_text_is_refused_in_one_line(tmp_p
         with pytest.raises(InputError) as caught:
             kept_ids(gallery, parse(["age>=30"]))
         assert str(caught.value) == (
-            "expected a column of numbers for age>=30, age holds other values, such as 'unknown', in 1 of 3 rows: write number(age)>=30 to "
+            "expected a column of numbers for age>=30, age holds other values, such as 'unknown', in 1 of 3 rows: "
+            "write number(age)>=30 to "
             "compare the rows that are numbers, or text(age)>=30 for the order of letters"
         )
         assert json.loads(kept_ids(gallery, parse(["number(age)>=30"]))) == [1]
@@ -736,7 +737,7 @@ def test_the_kind_follows_what_is_added_removed_and_brought_back(tmp_path):
         assert now() == "number"
         gallery.undo()
         assert now() == "text"
-        forget_and_look(gallery, "bob")
+        forgotten(gallery, "bob")
         assert now() == "number"
 
 

@@ -131,7 +131,7 @@ def copied(original: Path, into: Path) -> Path:
 
 
 def shown(folder: Path, rows: list[Row]) -> set[bytes]:
-    """Names, photos, ids, columns and pieces of vectors and crops that stand in files of the folder, and SQLite's own mark."""
+    """Names, photos, ids, columns and pieces of vectors and crops in files of the folder, and SQLite's mark."""
     found = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     wanted = [b"SQLite format"]
     for row in rows:
@@ -260,14 +260,14 @@ def no_marker(folder: Path, patch: pytest.MonkeyPatch) -> None:
         (
             unset,
             GalleryError,
-            "expected the key of club, received none: set FACEGALLERY_KEY, or FACEGALLERY_KEY_FILE to a file that holds it",
+            "key of club",
         ),
-        (wrong, GalleryError, "expected the key that club was encrypted with, received another"),
-        (empty_file, InputError, "key (FACEGALLERY_KEY_FILE), it is empty: put one in"),
+        (wrong, GalleryError, "encrypted with"),
+        (empty_file, InputError, "empty"),
         (
             no_file,
             InputError,
-            "nowhere (FACEGALLERY_KEY_FILE), it cannot be read (No such file or directory): mend the path",
+            "nowhere (FACEGALLERY_KEY_FILE)",
         ),
         (no_marker, GalleryError, "or it is encrypted and lost its file `encrypted`"),
     ],
@@ -493,7 +493,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def written(plain) -> Iterator[Callable]:
-    """Lets another process do a verb, and have the index open meanwhile. In this one it would share the reader's view of SQLite's log."""
+    """Change the index in another process, which keeps it open: this one would share the reader's view."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, plain], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -855,10 +855,14 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
     open_store(old, write=write).close()
     assert sql(old, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert picture(old) == picture(today)
-    keys = "SELECT key, value FROM meta WHERE key NOT IN ('salt', 'totals', 'totals_since', 'generation', 'report', 'mean') ORDER BY key"
+    left_out = "'salt', 'totals', 'totals_since', 'generation', 'report', 'mean'"
+    keys = f"SELECT key, value FROM meta WHERE key NOT IN ({left_out}) ORDER BY key"
     assert sql(old, keys) == sql(today, keys)
     assert [len(sql(index, "SELECT 1 FROM meta WHERE key = 'totals_since'")) for index in (old, today)] == [1, 0]
-    columns = "id, face_id, person, image, image_sha256, split, face, box, landmarks, confidence, sharpness, extra, faces.checksum"
+    columns = (
+        "id, face_id, person, image, image_sha256, split, face, box, landmarks, confidence, sharpness, extra, "
+        "faces.checksum"
+    )
     for query in (
         f"SELECT {columns} FROM faces ORDER BY id",
         "SELECT * FROM vectors ORDER BY id",

@@ -21,12 +21,11 @@ from facegallery.indexer.store.forgotten import Forgotten, Unreadable, list_path
 from facegallery.indexer.store.lists import begin, elsewhere, lists, recover
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.forget import forget
-from facegallery.indexer.upkeep.pending import finish_pending
-from facegallery.indexer.upkeep.receipt import receipt_of
 from facegallery.indexer.upkeep.transfer import backup, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 from tests.conftest import ROOT
+from tests.indexer.forgetting import forgotten
 
 ROWS = synthetic.rows(6, 2)
 GONE = "person 3"
@@ -51,8 +50,7 @@ def index(vectors, tmp_path) -> Path:
 
 def forgets(folder: Path, name: str = GONE):
     with open_store(folder, write=True) as gallery:
-        traces = forget(gallery, name)
-        return receipt_of(gallery, traces, {}, pending=not finish_pending(gallery, 1000))
+        return forgotten(gallery, name)
 
 
 def people(folder: Path) -> set[str]:

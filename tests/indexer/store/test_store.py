@@ -20,9 +20,9 @@ from facegallery.indexer.store import database, migrations
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.errors import one_line
 from facegallery.indexer.store.reader import check_name, index_folder
-from facegallery.indexer.upkeep.receipt import forget_and_look
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
+from tests.indexer.forgetting import forgotten
 
 PEOPLE, PHOTOS = 12, 2
 
@@ -448,7 +448,7 @@ def test_a_name_that_an_earlier_version_allowed_can_still_be_used(index, name):
         gallery.merge(name, "Ann")
         gallery.undo()
         assert [f["image"] for f in gallery.list_faces(name)] == ["old.jpg"]
-        assert forget_and_look(gallery, name).found == 0 and name not in [person for person, _ in gallery.list_people()]
+        assert forgotten(gallery, name).found == 0 and name not in [person for person, _ in gallery.list_people()]
         assert [f["image"] for f in gallery.list_faces("Ann")] == ["new.jpg"]
 
 

@@ -19,10 +19,10 @@ from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
 from facegallery.indexer.upkeep.info import info
 from facegallery.indexer.upkeep.pending import finish_pending
-from facegallery.indexer.upkeep.receipt import forget_and_look
 from facegallery.indexer.upkeep.transfer import backup, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
+from tests.indexer.forgetting import forgotten
 
 
 def rows(name: str, people: int, seed: int = 0):
@@ -141,7 +141,7 @@ VERBS = {
     "rename": lambda g: g.rename("Ann", "Bea"),
     "merge": lambda g: g.merge("Ann", "person 2"),
     "split": lambda g: g.split([g.list_faces("Ann")[0]["face_id"]], "Eve"),
-    "forget": lambda g: (forget_and_look(g, "Ann"), finish_pending(g)),
+    "forget": lambda g: (forgotten(g, "Ann"), finish_pending(g)),
     "compact": lambda g: compact_and_drop(g, 0.0),
     "switch": switch.switch,
     "give up the other model": lambda g: compact_and_drop(g, 0.0),

@@ -1,7 +1,6 @@
 import hashlib
 import json
 import os
-import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -28,6 +27,7 @@ from facegallery.indexer.upkeep.receipt import Receipt, look, look_again, receip
 from facegallery.indexer.upkeep.traces import files_below
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
+from tests.indexer.forgetting import forgotten
 
 D = 32
 OTHER = FaceSpec(parts=(Part("other", "cd" * 32, 24, "fixed"),))
@@ -63,25 +63,6 @@ def original(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("original")
     build(synthetic.write(folder / "vectors", ROWS, synthetic.spec(D), extra=["place"]), folder / "club")
     return folder / "club"
-
-
-@pytest.fixture
-def index(original, tmp_path) -> Path:
-    return Path(
-        shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
-    )
-
-
-@pytest.fixture
-def gallery(index):
-    with open_store(index, write=True) as gallery:
-        yield gallery
-
-
-def forgotten(gallery: Store, name: str) -> Receipt:
-    """As the command does it."""
-    traces = forget(gallery, name)
-    return receipt_of(gallery, traces, {}, pending=not finish_pending(gallery, 1000))
 
 
 def pieces(rows: Sequence[Row], vectors: Sequence[np.ndarray] = ()) -> list[bytes]:

@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import DataError, GalleryError
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.indexer.build import build
-from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
@@ -57,19 +55,6 @@ def original(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("original")
     build(synthetic.write(folder / "vectors", FIRST), folder / "club", centre=request.param)
     return folder / "club"
-
-
-@pytest.fixture
-def index(original, tmp_path) -> Path:
-    return Path(
-        shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
-    )
-
-
-@pytest.fixture
-def gallery(index):
-    with open_store(index, write=True) as gallery:
-        yield gallery
 
 
 def number(png: bytes) -> int:
