@@ -57,7 +57,7 @@ ALLOWED = {
         "indexer.calibrate",
         "indexer.suspects",
     ),
-    "indexer.opening": (*OF_INDEXER, STORE, DERIVED, "indexer.upkeep.forget"),
+    "indexer.opening": (*OF_INDEXER, STORE, DERIVED, "indexer.upkeep.pending"),
     "indexer.build": (*OF_INDEXER, STORE, DERIVED, "indexer.suspects", "indexer.opening"),
     "indexer.evaluation": (*OF_INDEXER, STORE, "indexer.search", "indexer.metrics", "indexer.opening"),
     "trainer": ("embedder", "indexer.metrics"),

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.row import vectors_of
-from facegallery.indexer.calibrate import fit, leave_own_out
+from facegallery.indexer.calibrate import Enrolled, fit, leave_own_out
 from facegallery.indexer.metrics import nearest_people
 
 RATES = (0.1, 0.01, 0.003)
@@ -74,7 +74,7 @@ def one_split(faces: Faces, rng: np.random.Generator, rates: Sequence[float]) ->
     own = leave_own_out(xb, yb, np.arange(len(xb)))
     lines = []
     for rate in rates:
-        calibration = fit(*own, np.empty(0), rate, len(xb), len(xb), "", genuine)
+        calibration = fit(own, np.empty(0), rate, Enrolled(len(xb), len(xb), ""), genuine)
         low, high = calibration.interval(len(strangers))
         realised, detection = float((strangers >= calibration.threshold).mean()), calibration.detection
         assert detection is not None

@@ -37,7 +37,7 @@ def flat(xb: np.ndarray, folder: Path) -> Search:
 def facegallery_index(xb: np.ndarray, folder: Path) -> Search:
     """Candidates and their exact scores: what the other engines give."""
     searcher = _searcher(folder)  # it owns what its candidates are scored by
-    return lambda xq, effort: searcher._candidates._codes.search(xq, K)[1]
+    return lambda xq, effort: searcher.candidates.codes.search(xq, K)[1]
 
 
 def facegallery(xb: np.ndarray, folder: Path) -> Search:

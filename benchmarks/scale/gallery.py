@@ -173,8 +173,8 @@ def opened(folder: Path, q: np.ndarray, repeats: int) -> dict[str, float]:
 
 def flat_index(searcher: Searcher) -> Any:
     """A fresh faiss.IndexFlatIP over the faces of the moment."""
-    index, held = faiss.IndexFlatIP(searcher.spec.dimension), searcher._candidates
-    for _, xb in searcher.gallery.vectors():
+    index, held = faiss.IndexFlatIP(searcher.spec.dimension), searcher.candidates
+    for _, xb in searcher.store.vectors():
         index.add(xb)
     assert index.ntotal == held.enrolled
     return index
@@ -226,7 +226,7 @@ def filtered(folder: Path, xq: np.ndarray) -> list[dict[str, Any]]:
     found = []
     with Searcher(folder) as searcher:
         searcher.search(xq[:1], K)
-        held = searcher._candidates
+        held = searcher.candidates
         image = searcher.search(xq[:1], 1, faces=True)[0][0].image
         for name, where in [
             ("50 %", f"bucket<{BUCKETS // 2}"),
@@ -266,15 +266,15 @@ def exact_filtered(held: candidates.Candidates, kept: np.ndarray, xq: np.ndarray
 
 
 def _face_ids(searcher: Searcher, positions: list[np.ndarray]) -> list[set[str]]:
-    faces = searcher.gallery.fetch(np.unique(searcher._candidates.ids[np.concatenate(positions)]))
-    return [{faces[int(id)].face_id for id in searcher._candidates.ids[at]} for at in positions]
+    faces = searcher.store.fetch(np.unique(searcher.candidates.ids[np.concatenate(positions)]))
+    return [{faces[int(id)].face_id for id in searcher.candidates.ids[at]} for at in positions]
 
 
 def crossover(folder: Path, xq: np.ndarray, repeats: int) -> list[dict[str, float]]:
     """A scan of the kept faces beside FAISS with a selector, one query and 100 at once."""
     table, rng = [], np.random.default_rng(0)
     with Searcher(folder) as searcher:
-        held = searcher._candidates
+        held = searcher.candidates
         for share in (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7):
             kept = (rng.random(held.count) < share) & held.alive[: held.count]
 

@@ -244,7 +244,7 @@ def check_jobs(c: Caller) -> dict[str, str]:
 def check_files(c: Caller, server: Server, root: Path) -> dict[str, Any]:
     """The index is sound, and nothing of those who were forgotten is in it or in server.db: by the command and by a look at all bytes."""
     sound = command("verify", INDEX, environment=server.environment)
-    assert not sound["status"] and not sound["problems"] and not sound["mended"], (
+    assert not sound["status"] and not sound["problems"] and not sound["rebuilt"], (
         f"expected an index that is sound, received {sound}"
     )
     receipts = sorted(root.glob(f"{INDEX}-forgotten-*.json"), key=lambda path: path.stat().st_mtime)[-RECEIPTS:]

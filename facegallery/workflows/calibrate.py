@@ -10,7 +10,7 @@ import numpy as np
 
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError
-from facegallery.indexer.calibrate import fit
+from facegallery.indexer.calibrate import Enrolled, OwnScores, fit
 from facegallery.indexer.derived.derive import position_of
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Store
@@ -45,9 +45,9 @@ def calibrate(
         reader = ProbeReader(searcher, model, compute, True, say)
         strangers, genuine, notes = _held_out(searcher, reader, sources, split)
         with gallery.reading():
-            now = gallery.people, gallery.faces, gallery.spec.fingerprint
             newest = position_of(gallery).newest
-        done = fit(*own, strangers, fpir, *now, genuine, newest)
+            now = Enrolled(gallery.people, gallery.faces, gallery.spec.fingerprint, newest)
+        done = fit(own, strangers, fpir, now, genuine)
         with gallery.writing():
             gallery.set_fact("calibration", done.to_json())
     low, high = done.interval()
@@ -76,7 +76,7 @@ def calibrate(
     }
 
 
-def _own_samples(gallery: Store, searcher: Searcher, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _own_samples(gallery: Store, searcher: Searcher, seed: int) -> OwnScores:
     """Enrolled faces asked of all other people: the best score float32 (n,), whose each is and whom it resembles most, int64 (n,)."""
     with gallery.reading():
         ids, owners = gallery.owners()
@@ -94,7 +94,7 @@ def _own_samples(gallery: Store, searcher: Searcher, seed: int) -> tuple[np.ndar
                 scores.append(other.score)
                 people.append(numbers.setdefault(own, len(numbers)))
                 nearest.append(numbers.setdefault(other.identity, len(numbers)))
-    return np.array(scores, np.float32), np.array(people, np.int64), np.array(nearest, np.int64)
+    return OwnScores(np.array(scores, np.float32), np.array(people, np.int64), np.array(nearest, np.int64))
 
 
 def _blocks(ids: list[int]) -> Iterator[list[int]]:
@@ -117,11 +117,11 @@ def _held_out(
             if not hits:
                 continue
             asked += 1
-            if searcher.gallery.known([probe.rows[0].face_id]):
+            if searcher.store.known([probe.rows[0].face_id]):
                 enrolled += 1
                 continue
-            truth = searcher.gallery.spelled(probe.rows[0].identity or "")
-            if not truth or not searcher.gallery.enrolled([truth]):
+            truth = searcher.store.spelled(probe.rows[0].identity or "")
+            if not truth or not searcher.store.enrolled([truth]):
                 strangers.append(hits[0].score)
             else:
                 genuine.append(hits[0].score if hits[0].identity == truth else -np.inf)

@@ -134,7 +134,7 @@ def _add_vectors(
     with Searcher(gallery.folder) as searcher:
         ProbeReader(searcher, model, compute, True, say).check_spec(selection.spec)
     rows = (row if identity is None else replace(row, identity=identity) for row in selection)
-    done = gallery.add(rows, readmit)
+    done = gallery.add(rows, readmit=readmit)
     return done, {why: n for why, n in selection.left_out.items() if n}
 
 
@@ -160,7 +160,10 @@ def _add_photos(
             while batch := list(islice(probes, PROBE_BATCH)):
                 rows = [row for probe in batch for row in probe.rows]
                 left.update(row.outcome for row in rows if row.vector is None)
-                _join(total, gallery.add((row for row in rows if row.vector is not None), readmit, command))
+                _join(
+                    total,
+                    gallery.add((row for row in rows if row.vector is not None), readmit=readmit, command=command),
+                )
                 asked += len(batch)
                 on_progress(asked, len(new))
     if not total.added:
@@ -178,7 +181,7 @@ def enrol(gallery: Store, row: Row, spec: FaceSpec, identity: str, readmit: bool
             f"expected a vector of the model that {gallery.folder.name} has now, it was changed meanwhile: send the photo again"
         )
     png = crops_of.to_png(row.pixels) if gallery.keeps_crops and row.pixels is not None else None
-    return gallery.add([replace(row, identity=identity, crop=png, pixels=None)], readmit)
+    return gallery.add([replace(row, identity=identity, crop=png, pixels=None)], readmit=readmit)
 
 
 def _join(total: Added, part: Added) -> None:
@@ -207,7 +210,7 @@ def _unknown(gallery: Store, listing: Listing, readmit: bool) -> tuple[list[Entr
             elif row.face_id in refused:
                 done.forgotten += 1
             else:
-                done.tell(row, known[row.face_id])
+                done.count_known(row, known[row.face_id])
     return new, done
 
 

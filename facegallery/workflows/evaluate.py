@@ -129,7 +129,7 @@ def evaluate(
         strangers = [
             a for path in wanted.strangers for a in _ask(searcher, _all_of(reader, path), wanted, keep, on_progress)
         ]
-        evaluation = Evaluation.of(searcher.gallery, found, strangers, wanted.seed)
+        evaluation = Evaluation.of(searcher.store, found, strangers, wanted.seed)
         groups = _groups(evaluation, wanted.by)
         enrolled = searcher.all_faces() if keep else ([], np.empty((0, searcher.spec.dimension), np.float32))
         sizes, photos, pairs = _parts(searcher, enrolled, evaluation, wanted)
@@ -138,14 +138,14 @@ def evaluate(
             say(reader.note)
         seen, warnings = _seen(searcher.spec, model, evaluation)
         warnings += _enrolled_strangers(found, strangers, evaluation)
-        known = searcher.gallery.known({a.face_id for a in found if a.embedded})
+        known = searcher.store.known({a.face_id for a in found if a.embedded})
         warnings += enrolled_notes(sum(a.face_id in known for a in found), len(found))
         names = [a.identity for a in evaluation.strangers if a.identity]
-        warnings += spelling_notes(names, [name for name, _ in searcher.gallery.list_people()])
+        warnings += spelling_notes(names, [name for name, _ in searcher.store.list_people()])
         measured = EvaluationResult(
             name,
             split,
-            searcher.gallery.faces,
+            searcher.store.faces,
             found,
             evaluation,
             groups,
@@ -161,11 +161,11 @@ def evaluate(
             _write_report(
                 wanted.report, measured, searcher, reader, [source, *wanted.strangers], enrolled, wanted, model
             )
-            outputs.note(searcher.gallery.folder, "report", wanted.report)
-            if searcher.gallery.encrypted:
+            outputs.note(searcher.store.folder, "report", wanted.report)
+            if searcher.store.encrypted:
                 say(f"{wanted.report} is not encrypted, though {name} is: it holds faces of it")
         if predictions is not None:
-            outputs.note(searcher.gallery.folder, "predictions", predictions)
+            outputs.note(searcher.store.folder, "predictions", predictions)
     if predictions is not None:
         write_predictions(predictions, found, evaluation.result())
     return measured
@@ -176,7 +176,9 @@ def _ask(
 ) -> list[ProbeAnswer]:
     found = []
     for probe, (hits, *_) in answered(searcher, probes, Question(k=RANKS, score=wanted.score)):
-        found.append(ProbeAnswer.of(probe.rows[0], hits, wanted.by, keep, searcher.gallery.spelled))
+        found.append(
+            ProbeAnswer.of(probe.rows[0], hits, by=wanted.by, keep_vector=keep, spelled=searcher.store.spelled)
+        )
         if on_progress:
             on_progress(len(found), 0)
     return found
@@ -267,7 +269,7 @@ def _compared(
             probes = (probe for path, which in _sources(source, split, wanted) for probe in reader.read(path, which))
         kept = (probe for probe in probes if (probe.rows[0].image_sha256 or probe.image) in asked)
         found = _ask(searcher, kept, wanted, False, on_progress)
-        return compare_evaluations(first, Evaluation.of(searcher.gallery, found, (), wanted.seed))
+        return compare_evaluations(first, Evaluation.of(searcher.store, found, (), wanted.seed))
 
 
 def _sources(source: Path, split: str | None, wanted: EvaluationOptions) -> Iterator[tuple[Path, str | None]]:

@@ -16,14 +16,14 @@ from facegallery.embedder.weights import trained_on
 from facegallery.indexer.store.reader import normal
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import forget as forgetting
+from facegallery.indexer.upkeep.pending import CUT_WAIT_MS, finish_pending
+from facegallery.indexer.upkeep.receipt import Receipt, earlier_ids, folders_of, look_again, receipt_of
 from facegallery.indexer.upkeep.traces import Traces
 from facegallery.workflows.photos import Say
 from facegallery.workflows.probes import indexes_root, open_store
 
 
-def forget(
-    name: str, identity: str, also: Sequence[Path], receipt: Path | None, say: Say
-) -> tuple[forgetting.Receipt, Path]:
+def forget(name: str, identity: str, also: Sequence[Path], receipt: Path | None, say: Say) -> tuple[Receipt, Path]:
     """Takes a person out of an index, and of data sets, for good; returns the receipt and where it lies."""
     for folder in also:
         DataSet(folder)  # raises before anything is done
@@ -32,11 +32,11 @@ def forget(
     models = trained_on.stored()
     with open_store(name, write=True) as gallery:
         traces = forgetting.forget(gallery, _as_spelt(gallery, identity))
-        for face_id in forgetting.earlier_ids(gallery, traces):
+        for face_id in earlier_ids(gallery, traces):
             traces.add_face(face_id, [], None)
-        finished = forgetting.finish_pending(gallery, forgetting.CUT_WAIT_MS)
+        finished = finish_pending(gallery, CUT_WAIT_MS)
         cleaned = {str(folder): drop_rows(folder, _doomed(gallery, traces)) for folder in also}
-        done = forgetting.receipt_of(gallery, traces, cleaned, not finished)
+        done = receipt_of(gallery, traces, cleaned, pending=not finished)
         done.not_cleaned += [
             f"model {part.name} ({part.sha256[:16]}): finetuned, or its best epoch chosen, on this person"
             for part, trainings in models
@@ -75,10 +75,10 @@ def _doomed(gallery: Store, traces: Traces) -> IsDoomed:
 
 def verify_forgotten(name: str, receipt: Path, identity: str | None) -> dict[str, int]:
     """How often what a receipt's ids, and a name, stand for is found in each file of the index, and in how many rows of data sets."""
-    done = forgetting.Receipt.read(receipt)
+    done = Receipt.read(receipt)
     with open_store(name, write=True) as gallery:
-        found, ids = forgetting.look_again(gallery, done, identity), set(done.face_ids)
-        for folder in forgetting.folders_of(done, identity):
+        found, ids = look_again(gallery, done, identity), set(done.face_ids)
+        for folder in folders_of(done, identity):
             found[str(folder)] = count_rows(
                 folder,
                 lambda face, who: (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +18,7 @@ from facegallery.embedder.dataset.row import Row, to_rows
 from facegallery.embedder.photos.decoder import Decoder
 from facegallery.embedder.photos.listing import Listing, list_photos
 from facegallery.embedder.spec import FaceSpec
+from facegallery.indexer.search.question import Question
 from facegallery.workflows.photos import Say, load_embedder, make_detector
 
 if TYPE_CHECKING:
@@ -52,18 +53,7 @@ def open_store(name: str, write: bool = False) -> Store:
     from facegallery.indexer import opening
     from facegallery.indexer.store.reader import index_folder
 
-    return opening.open_store(index_folder(indexes_root(), name), write)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of every face."""
-
-    k: int = 5
-    faces: bool = False
-    score: str = "best"
-    where: tuple[str, ...] = ()
-    min_score: float | None = None
+    return opening.open_store(index_folder(indexes_root(), name), write=write)
 
 
 @dataclass
@@ -199,7 +189,7 @@ def answered(
     searcher: Searcher, probes: Iterator[Probe], question: Question
 ) -> Iterator[tuple[Probe, list[list[Hit]]]]:
     """Each probe with the hits of each of its rows; rows without a vector have none."""
-    return answered_by(probes, lambda xq: searcher.search(xq, **asdict(question)), [])
+    return answered_by(probes, lambda xq: searcher.answer(xq, question), [])
 
 
 def answered_by(

@@ -62,6 +62,6 @@ def _embed_missing(gallery: Store, model: Model, compute: Compute, on_progress: 
     embedder, done = load_embedder(model, compute, say), 0
     for block in switch.pending(gallery):
         crops = np.stack([crops_of.plain(png, gallery.spec.crop) for _, png in block])
-        switch.store(gallery, [id for id, _ in block], embedder(crops))
+        switch.store_vectors(gallery, [id for id, _ in block], embedder(crops))
         done += len(block)
         on_progress(done, total)

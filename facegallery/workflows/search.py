@@ -71,7 +71,7 @@ def search_to_parquet(
         raise InputError(f"expected a file .parquet for --out, received {out}: end it with .parquet")
     faces = photos = unread = 0
     with open_index(name) as searcher, HitWriter(out) as writer:
-        outputs.note(searcher.gallery.folder, "hits", out)
+        outputs.note(searcher.store.folder, "hits", out)
         judge = Judge(searcher, question, say)
         reader = ProbeReader(searcher, model, compute, one_face, say)
         probes = (probe for source in sources for probe in reader.read(source))
@@ -111,7 +111,7 @@ class Judge:
     def __init__(self, searcher: Searcher, question: Question, say: Say):
         self._searcher, self._question = searcher, question
         self._calibration, self._stale = searcher.calibration()
-        name = searcher.gallery.folder.name
+        name = searcher.store.folder.name
         if self._calibration is None:
             say(f"scores only: no threshold for `unknown` is fitted, run `calibrate {name}`")
         elif self._calibration.fingerprint != searcher.spec.fingerprint:
@@ -131,7 +131,7 @@ class Judge:
         """The answers to the question about each query, float32 (n, d)."""
         question = self._question
         asked = replace(question, k=max(2, question.k) if question.k > 0 else question.k, min_score=None)
-        found = self._searcher.search(xq, **asdict(asked))
+        found = self._searcher.answer(xq, asked)
         others = [next((hit.score for hit in hits if hit.identity != hits[0].identity), None) for hits in found]
         if question.faces:
             self._ask_for_others(xq, found, others, asked.k)

@@ -95,10 +95,10 @@ def backup(name: str, path: Path) -> transfer.TransferSummary:
 
 
 def restore(path: Path, name: str, replace_old: bool, readmit: bool = False) -> transfer.TransferSummary:
-    return transfer.restore(path, index_folder(indexes_root(), check_name(name)), replace_old, readmit)
+    return transfer.restore(path, index_folder(indexes_root(), check_name(name)), replace=replace_old, readmit=readmit)
 
 
 def export(name: str, folder: Path, crops: bool) -> transfer.TransferSummary:
     with open_store(name) as gallery:
         outputs.note(gallery.folder, "export", folder)
-        return transfer.export(gallery, folder, crops)
+        return transfer.export(gallery, folder, crops=crops)

@@ -407,7 +407,7 @@ def test_verify_names_what_is_damaged_and_mends_what_is_derived(run, index, own_
     assert (
         done.code == 0
         and "index.faiss" in done.out
-        and "made anew" in done.out
+        and "rebuilt" in done.out
         and done.out.splitlines()[-1].endswith("sound")
     )
     data = bytearray((folder / "gallery.db").read_bytes())

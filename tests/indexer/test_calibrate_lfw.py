@@ -1,4 +1,4 @@
-"""What a calibration promises about strangers, held against strangers: half of LFW's people enrolled, a hundred times over."""
+"""A calibration's promise about strangers, tested on strangers: half of LFW's people, a hundred times."""
 
 import shutil
 

@@ -15,7 +15,7 @@ from facegallery.indexer.build import build
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.store import outputs
 from facegallery.indexer.store.outputs import WrittenFile
-from facegallery.indexer.upkeep.forget import Receipt
+from facegallery.indexer.upkeep.receipt import Receipt
 from facegallery.workflows import forget as forgetting
 from facegallery.workflows.enrol import add
 from facegallery.workflows.evaluate import evaluate

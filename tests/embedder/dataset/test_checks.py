@@ -298,7 +298,7 @@ def test_other_files_of_json_may_be_nested_as_deeply(tmp_path):
     from facegallery.embedder.weights import trained_on
     from facegallery.indexer.calibrate import Calibration
     from facegallery.indexer.store import outputs
-    from facegallery.indexer.upkeep.forget import Receipt
+    from facegallery.indexer.upkeep.receipt import Receipt
     from facegallery.trainer.train import _read_json
 
     deep = tmp_path / "deep.json"
