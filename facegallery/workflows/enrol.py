@@ -235,7 +235,7 @@ class _Adding:
             progress(asked, len(items))
 
     def _add(self, rows: Iterable[Row]) -> None:
-        _join(self.done, self.store.add(rows, self.options.readmit, self.command))
+        _join(self.done, self.store.add(rows, readmit=self.options.readmit, command=self.command))
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def add_vectors(where: Where, given: GivenVectors, *, readmit: bool = False) -> 
         before = store.people
         checked(given.vectors, store.spec.dimension)
         rows = given.rows()
-        done = store.add(rows, readmit)
+        done = store.add(rows, readmit=readmit)
         understood = understand(((row.image, row.identity) for row in rows), "such as", by_folders=False)
         return _result(store, done, Counter(), understood, before)
 
@@ -290,7 +290,7 @@ def enrol(store: Store, row: Row, spec: FaceSpec, identity: str, *, readmit: boo
     """
     check_model(store, spec)
     png = crops_of.to_png(row.pixels) if store.keeps_crops and row.pixels is not None else None
-    return store.add([replace(row, identity=identity, crop=png, pixels=None)], readmit)
+    return store.add([replace(row, identity=identity, crop=png, pixels=None)], readmit=readmit)
 
 
 def check_model(store: Store, spec: FaceSpec) -> None:
@@ -338,7 +338,7 @@ def _unknown(store: Store, items: Iterable[PhotoItem], options: AddOptions) -> t
             elif row.face_id in refused:
                 done.forgotten += 1
             else:
-                done.tell(row, known[row.face_id])
+                done.count_known(row, known[row.face_id])
     return new, done
 
 
