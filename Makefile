@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(EXTRA)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo serve-demo test test-all bench check format clean
+.PHONY: help setup weights demo serve-demo test test-all bench check format release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,7 +38,7 @@ test-all: weights  ## all tests; FACEGALLERY_LFW names the folder with LFW's pho
 	$(BIN)/python -m pytest
 
 bench: weights  ## a quick look at speed, in minutes, on AT&T's photos or PHOTOS=FOLDER; BENCH="--torch-python ..." for other packages
-	$(BIN)/python benchmarks/quick.py $(PHOTOS) $(BENCH)
+	$(BIN)/python benchmarks/speed/quick.py $(PHOTOS) $(BENCH)
 
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -48,6 +48,13 @@ check: setup  ## format, lint, types
 format: setup  ## let ruff format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+release:  ## sdist and wheel in dist/, and the checks of both, the wheel in a new environment
+	rm -rf dist build/release
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet build
+	build/release/bin/python -m build --outdir dist
+	build/release/bin/python tools/check_wheel.py dist --extra $(EXTRA)
 
 clean:  ## remove the virtual environment and caches; data/ and indexes/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

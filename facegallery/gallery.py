@@ -372,7 +372,7 @@ class Gallery:
         nothing to undo, or another change came after `command`.
 
         ```python
-        change = gallery.rename("s1", "Ann Lee")
+        change = gallery.rename("s1", "Ann")
         gallery.undo(change.command)
         ```
         """

@@ -1,6 +1,6 @@
-"""Vectors -> a gallery and the FAISS index derived from it, in one transaction.
+"""Building an index: vectors into a gallery, and the FAISS index derived from it, in one transaction.
 
-Killed anywhere, the same call again ends in the same index.
+After a kill at any point, the same call again ends in the same index.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from facegallery.indexer.suspects import Looked, Suspect, look
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
 NO_NAME = "under an identity that cannot be a name"
 AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
-IN_MEMORY = {"kind": "exact", "reason": "an encrypted gallery is read whole and every vector compared"}
+IN_MEMORY = {"kind": "exact", "reason": "every vector of an encrypted gallery is read and compared"}
 ENROLLED = "SELECT face_id, name FROM faces JOIN people ON people.id = person"
 EMPTY = {  # facts of an index that was built from nothing
     "inputs": "none",
     "build": json.dumps({"split": None, "left_out": {}}),
     "sources": "[]",
 }
-NOTES = 20  # conflicts that are spelt out
+NOTES = 20  # conflicts that are shown
 
 
 @dataclass
 class Report:
-    """What a build did. `conflicts`, `spellings`, `forgotten_elsewhere`, `suspects` and `notes` name people."""
+    """Result of a build. `conflicts`, `spellings`, `forgotten_elsewhere`, `suspects` and `notes` name people."""
 
     index: str
-    changed: bool  # False: the index was there already, from the same inputs
+    changed: bool  # False: the index already existed, from the same inputs
     generation: int
     n: int
     d: int
     people: int
     kind: str  # exact, compressed
     reason: str
-    recall: float  # asked for
+    recall: float  # requested
     memory: int | None
     split: str | None
     centred: bool
@@ -72,24 +72,24 @@ class Report:
     spellings: list[str] = field(default_factory=list)
     forgotten_elsewhere: list[str] = field(default_factory=list)
     suspects: list[Suspect] = field(default_factory=list)
-    unsure: list[str] = field(
-        default_factory=list
-    )  # photos in which another face is nearly as large as the one enrolled
-    dropped: int = 0  # changes since the last build that were replaced with the rest
+    # photos in which another face is nearly as large as the enrolled one
+    unsure: list[str] = field(default_factory=list)
+    dropped: int = 0  # changes since the last build, which this build replaced
     warnings: list[str] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
-        """A line for each of the first conflicts, and one where names are nearly the same."""
+        """Return a line for each of the first conflicts, and one for each pair of nearly equal names."""
         lines = [
-            f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not enrolled as {c.refused}'s: correct one of them"
+            f"face {c.face_id} ({c.image}) is already enrolled as {c.kept} and was not enrolled as {c.refused}: "
+            "correct one of them"
             for c in self.conflicts[:NOTES]
         ]
         more = len(self.conflicts) - len(lines)
         lines += [f"and {more} more such faces"] * (more > 0)
         if self.dropped:
             lines.append(
-                f"{self.dropped} changes made since the last build (`add`, `rename`, ...) were replaced, too, and cannot be undone"
+                f"{self.dropped} changes since the last build (`add`, `rename`, ...) were replaced and cannot be undone"
             )
         return lines + self.spellings + self.forgotten_elsewhere + self.warnings
 
@@ -97,11 +97,10 @@ class Report:
     def text(self) -> str:
         """One line for the terminal."""
         done = "built" if self.changed else "already there, from the same vectors and options; nothing was done"
+        kind = f"{self.kind}, centred" if self.centred else self.kind
         left = ", ".join(f"{n} {why}" for why, n in self.left_out.items())
-        return (
-            f"{self.index}: {self.n} faces of {self.people} people, {self.d} dimensions, {self.kind}{', centred' if self.centred else ''}: "
-            + done
-            + (f"; rows left out: {left}" if left else "")
+        return f"{self.index}: {self.n} faces of {self.people} people, {self.d} dimensions, {kind}: {done}" + (
+            f"; rows left out: {left}" if left else ""
         )
 
 
@@ -133,7 +132,7 @@ def build(vectors: Path | Selection, folder: Path, options: BuildOptions = Build
     """
     folder = Path(folder)
     check_name(folder.name)
-    Wish(**options.asked)  # before anything is done
+    Wish(**options.asked)  # fails before anything is done
     selection = vectors if isinstance(vectors, Selection) else Selection(DataSet(vectors), options.split)
     if not (folder / FILE).exists():
         _check_any(selection)
@@ -146,7 +145,7 @@ def build(vectors: Path | Selection, folder: Path, options: BuildOptions = Build
                 if not options.replace:
                     raise
                 _check_any(selection)
-                lists.begin(folder, options.readmit, options.encrypt)
+                lists.begin(folder, readmit=options.readmit, encrypted=options.encrypt)
                 remove_file(folder)
                 return _build(selection, folder, options)
     except OSError as error:
@@ -154,13 +153,13 @@ def build(vectors: Path | Selection, folder: Path, options: BuildOptions = Build
 
 
 def _check_any(selection: Selection) -> None:
-    """Raise DataError for a data set of which no row can be enrolled."""
+    """Raise DataError for a data set without a row that can be enrolled."""
     if next(iter(selection), None) is None:
         raise _nothing(selection, selection.left_out)
 
 
 def _nothing(selection: Selection, left_out: Mapping[str, int]) -> DataError:
-    """The error for a data set of which no row can be enrolled."""
+    """Return the error for a data set without a row that can be enrolled."""
     advice = (
         "embed the folder above, so that folders name people, or use `add --identity`"
         if left_out.get(NO_IDENTITY)
@@ -174,37 +173,37 @@ def _nothing(selection: Selection, left_out: Mapping[str, int]) -> DataError:
 def _build(selection: Selection, folder: Path, options: BuildOptions) -> Report:
     if options.encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
         raise GalleryError(
-            f"expected a new name for --encrypt, {folder.name} is there and not encrypted: choose another --name"
+            f"expected a new name for --encrypt, {folder.name} exists and is not encrypted: choose another --name"
         )
     done, dropped = Added(), 0
-    with _created(folder, options.readmit, options.encrypt) as gallery:
-        with gallery.changing_forgotten():
-            others = options.replace or gallery.generation == 0 or not _is_same(gallery, selection, options.centre)
+    with _created(folder, readmit=options.readmit, encrypt=options.encrypt) as store:
+        with store.changing_forgotten():
+            others = options.replace or store.generation == 0 or not _is_same(store, selection, centre=options.centre)
             if others:
-                dropped = sum(not line.is_empty for line in gallery.lines())
-                done = _fill(gallery, selection, options.centre, options.readmit)
-            before = wish_of(gallery)
+                dropped = sum(not line.is_empty for line in store.lines())
+                done = _fill(store, selection, centre=options.centre, readmit=options.readmit)
+            before = wish_of(store)
             wish = dataclasses.replace(before, **options.asked)
             changed = others or wish != before
             if changed:
-                keep(gallery, wish)
-                derive(gallery)
-        if unsound(gallery):
-            compact(gallery)
-        tidy(gallery)
-        return _report(gallery, changed, done, look(gallery) if others else Looked(), dropped)
+                keep(store, wish)
+                derive(store)
+        if unsound(store):
+            compact(store)
+        tidy(store)
+        return _report(store, changed=changed, done=done, looked=look(store) if others else Looked(), dropped=dropped)
 
 
 @contextlib.contextmanager
-def _created(folder: Path, readmit: bool, encrypt: bool) -> Iterator[Store]:
-    """The gallery of a folder for writing; a new one is removed where the block fails before its first commit."""
+def _created(folder: Path, *, readmit: bool, encrypt: bool) -> Iterator[Store]:
+    """Open the gallery of a folder for writing; delete a new one where the block fails before its first commit."""
     if is_new := not (folder / FILE).exists():
-        lists.begin(folder, readmit, encrypt)
-    with create_store(folder, encrypt) as gallery:
+        lists.begin(folder, readmit=readmit, encrypted=encrypt)
+    with create_store(folder, encrypt=encrypt) as store:
         try:
-            yield gallery
+            yield store
         except Exception:
-            if is_new and gallery.generation == 0:
+            if is_new and store.generation == 0:
                 remove_file(folder)
             raise
 
@@ -218,18 +217,18 @@ def create(folder: Path, spec: FaceSpec, *, encrypt: bool = False) -> None:
     folder = Path(folder)
     check_name(folder.name)
     try:
-        with forgotten.locked(folder), _created(folder, False, encrypt) as gallery:
-            with gallery.changing_forgotten():
-                if gallery.generation:
+        with forgotten.locked(folder), _created(folder, readmit=False, encrypt=encrypt) as store:
+            with store.changing_forgotten():
+                if store.generation:
                     raise GalleryError(f"expected no index in {folder}, there is one: open it, or choose another name")
-                gallery.clear()
-                gallery.set_fact("spec", spec.to_json())
-                _take_over(gallery, False)
-                gallery.enrol(())
+                store.clear()
+                store.set_fact("spec", spec.to_json())
+                _take_over(store, readmit=False)
+                store.enrol(())
                 for name, value in EMPTY.items():
-                    gallery.set_fact(name, value)
-                derive(gallery)
-            tidy(gallery)
+                    store.set_fact(name, value)
+                derive(store)
+            tidy(store)
     except OSError as error:
         raise from_os_error(error) from None
 
@@ -238,10 +237,13 @@ def create(folder: Path, spec: FaceSpec, *, encrypt: bool = False) -> None:
 
 
 class Selection:
-    """The rows of a data set that are to be enrolled, and how many are left out for which reason."""
+    """Rows of a data set to enrol, and the number of rows left out for each reason."""
 
-    def __init__(self, data: DataSet, split: str | None, named: bool = True):
-        """named: rows without an identity are left out. Raises DataError where the data set holds crops only, or no row of `split`."""
+    def __init__(self, data: DataSet, split: str | None, *, named: bool = True):
+        """Select the rows of `split`, or of `gallery` where there are such rows, or all.
+
+        named: leave out rows without an identity. Raises DataError for a data set of crops, or without rows of `split`.
+        """
         self.data, self.spec, self._named = data, data.spec, named
         if not self.spec.dimension:
             raise DataError(
@@ -255,7 +257,7 @@ class Selection:
         self.left_out: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Row]:
-        """The chosen rows with their vectors, float32 (d,), in order; counts the others anew."""
+        """Yield the chosen rows in order, with their vectors, float32 (d,); count the others again."""
         self.left_out.clear()
         for table in self.data.shards():
             yield from self._rows(self._chosen(table))
@@ -268,7 +270,7 @@ class Selection:
         return self._keep(table, pc.not_equal(table["identity"], ""), NO_IDENTITY) if self._named else table
 
     def _keep(self, table: pa.Table, mask: pa.ChunkedArray, why: str) -> pa.Table:
-        kept = table.filter(pc.fill_null(mask, False))
+        kept = table.filter(pc.fill_null(mask, fill_value=False))
         self.left_out[why] += len(table) - len(kept)
         return kept
 
@@ -284,7 +286,7 @@ class Selection:
                 yield row
 
     def labels(self) -> Iterator[tuple[str, str | None]]:
-        """(image, identity) of each photo of the split, in the one spelling of a name."""
+        """Yield (image, identity) of each photo of the split, with the name in the stored spelling."""
         for table in self.data.shards(["image", "identity", "split", "face"]):
             for image, identity, split, face in zip(
                 *(table[name].to_pylist() for name in table.column_names), strict=True
@@ -293,28 +295,29 @@ class Selection:
                     yield image, name_or_none(identity)
 
 
-def digest_rows(selection: Selection, centre: bool) -> Digest:
-    """What two builds must share to be the same."""
-    digest = Digest(selection, centre)
+def digest_rows(selection: Selection, *, centre: bool) -> Digest:
+    """Return a digest of what two builds must share to be the same."""
+    digest = Digest(selection, centre=centre)
     for _ in digest.over(selection):
         pass
     return digest
 
 
 class Digest:
-    """A hash over the contract, the options, and each row that is enrolled, in order."""
+    """Hash of the contract, the options, and each enrolled row, in order."""
 
-    def __init__(self, selection: Selection, centre: bool):
+    def __init__(self, selection: Selection, *, centre: bool):
         self._hash = hashlib.blake2b(digest_size=16)
         self._line([selection.spec.fingerprint, selection.split, centre])
 
     def update(self, row: Row) -> None:
+        """Add a row."""
         assert row.vector is not None
         self._line([row.face_id, row.identity, row.split, row.image, row.extra])
         self._hash.update(row.vector.astype("<f4").tobytes())
 
     def over(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The rows as they are, each taken into the hash."""
+        """Yield the rows unchanged, adding each."""
         for row in rows:
             self.update(row)
             yield row
@@ -323,81 +326,83 @@ class Digest:
         self._hash.update(json.dumps(fields, sort_keys=True).encode() + b"\n")
 
     def hexdigest(self) -> str:
+        """Return the hash as hex digits."""
         return self._hash.hexdigest()
 
 
-def _is_same(gallery: Store, selection: Selection, centre: bool) -> bool:
-    """Whether the gallery was built from these inputs; raises GalleryError where it was built from others."""
-    if gallery.needed_fact("inputs") == digest_rows(selection, centre).hexdigest():
+def _is_same(store: Store, selection: Selection, *, centre: bool) -> bool:
+    """Return whether the gallery was built from these inputs; raises GalleryError where it was built from others."""
+    if store.needed_fact("inputs") == digest_rows(selection, centre=centre).hexdigest():
         return True
     raise GalleryError(
-        f"expected the inputs that the index {gallery.folder.name} was built from, received others: use `add {gallery.folder.name} "
-        f"{selection.data.folder}` for faces beside those in it, --replace to make it anew without them, or another --name"
+        f"expected the inputs that the index {store.folder.name} was built from, received others: "
+        f"use `add {store.folder.name} {selection.data.folder}` to add faces, "
+        "--replace to build the index again without the old ones, or another --name"
     )
 
 
 # filling the gallery --------------------------------------------------------
 
 
-def _fill(gallery: Store, selection: Selection, centre: bool, readmit: bool) -> Added:
-    """Puts the chosen rows in the place of all that there was."""
-    gallery.clear()
-    gallery.set_fact("spec", selection.spec.to_json())
-    if gallery.fact("salt") is None:
-        _take_over(gallery, readmit)
-    digest = Digest(selection, centre)
-    done, _ = gallery.enrol(digest.over(selection), readmit)
+def _fill(store: Store, selection: Selection, *, centre: bool, readmit: bool) -> Added:
+    """Replace everything by the chosen rows."""
+    store.clear()
+    store.set_fact("spec", selection.spec.to_json())
+    if store.fact("salt") is None:
+        _take_over(store, readmit=readmit)
+    digest = Digest(selection, centre=centre)
+    done, _ = store.enrol(digest.over(selection), readmit=readmit)
     left_out = {**selection.left_out, AGAIN: done.again, CONFLICT: len(done.conflicts), FORGOTTEN: done.forgotten}
     if not done.added:
         raise _nothing(selection, left_out)
     if centre:
-        gallery.set_fact("mean", gallery_mean(gallery))
-        check_centring(gallery)
-    gallery.set_fact("inputs", digest.hexdigest())
-    gallery.set_fact(
+        store.set_fact("mean", gallery_mean(store))
+        check_centring(store)
+    store.set_fact("inputs", digest.hexdigest())
+    store.set_fact(
         "build", json.dumps({"split": selection.split, "left_out": {why: n for why, n in left_out.items() if n}})
     )
-    gallery.set_fact("sources", json.dumps([str(selection.data.folder.resolve())]))
+    store.set_fact("sources", json.dumps([str(selection.data.folder.resolve())]))
     return done
 
 
-def _take_over(gallery: Store, readmit: bool) -> None:
-    """Who was forgotten from the index that had this name before, in a new gallery."""
-    known = lists.begin(gallery.folder, readmit, gallery.encrypted)
-    gallery.set_fact("salt", max(known.salts, key=lambda salt: len(known.by_salt[salt])))
+def _take_over(store: Store, *, readmit: bool) -> None:
+    """Set, in a new gallery, the list of people forgotten from an earlier index of this name."""
+    known = lists.begin(store.folder, readmit=readmit, encrypted=store.encrypted)
+    store.set_fact("salt", max(known.salts, key=lambda salt: len(known.by_salt[salt])))
     if known:
-        gallery.set_forgotten(known)
+        store.set_forgotten(known)
 
 
 def _reasons(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{n} rows are {why}" for why, n in left_out.items() if n) or "it has no rows"
 
 
-def _report(gallery: Store, changed: bool, done: Added, looked: Looked, dropped: int) -> Report:
-    with gallery.reading():
-        spec, wish, made = gallery.spec, wish_of(gallery), read_report(gallery) or IN_MEMORY
+def _report(store: Store, *, changed: bool, done: Added, looked: Looked, dropped: int) -> Report:
+    with store.reading():
+        spec, wish, made = store.spec, wish_of(store), read_report(store) or IN_MEMORY
         return Report(
-            gallery.folder.name,
+            store.folder.name,
             changed,
-            gallery.generation,
-            gallery.faces,
+            store.generation,
+            store.faces,
             spec.dimension,
-            gallery.people,
+            store.people,
             made["kind"],
             made["reason"],
             recall=wish.recall,
             memory=wish.memory,
-            centred=gallery.mean is not None,
+            centred=store.mean is not None,
             fingerprint=spec.fingerprint,
-            inputs=gallery.needed_fact("inputs"),
-            encrypted=gallery.encrypted,
+            inputs=store.needed_fact("inputs"),
+            encrypted=store.encrypted,
             versions=versions(),
             conflicts=done.conflicts,
-            spellings=spelling_notes([], [name for name, _ in gallery.list_people()]),
-            forgotten_elsewhere=lists.elsewhere(gallery.folder, gallery.rows(ENROLLED)) if changed else [],
+            spellings=spelling_notes([], [name for name, _ in store.list_people()]),
+            forgotten_elsewhere=lists.elsewhere(store.folder, store.rows(ENROLLED)) if changed else [],
             suspects=list(looked.suspects),
             unsure=done.unsure,
             dropped=dropped,
-            warnings=done.unsure_notes + looked.notes(gallery.folder.name),
-            **json.loads(gallery.needed_fact("build")),
+            warnings=done.unsure_notes + looked.notes(store.folder.name),
+            **json.loads(store.needed_fact("build")),
         )

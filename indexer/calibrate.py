@@ -1,12 +1,15 @@
-"""From which score on a hit counts: fitted to a gallery so that strangers are seldom taken for somebody enrolled.
+"""Calibration: the score from which a hit counts, fitted so that strangers are seldom taken for somebody enrolled.
 
-FPIR is the share of strangers whose best score reaches the threshold (false-positive identification rate, NIST FRTE 1:N). Enrolled
-faces stand in for strangers: each is asked against the faces of all other people. Photos of real strangers may be added.
+FPIR is the share of strangers whose best score reaches the threshold (false-positive identification rate, NIST FRTE
+1:N). Enrolled faces stand in for strangers: each is compared with the faces of all other people. Photos of real
+strangers may be added.
 
-Enrolled faces are asked of one another, so that their scores are not independent. For a given threshold, and people drawn at random, the
-errors of two of them (1 or 0 for reaching it or not, less the FPIR of the gallery without them) correlate only where each reaches it
-through the other alone: the rest of the gallery is news to neither. So two people who are nearest to each other count as one, as do the
-photos of one person. That gives the design effect, by which a sample is worth less than it looks: up to 2 for one photo a person.
+The scores of enrolled faces are not independent, since each face is compared with the others. For a given threshold and
+people drawn at random, take the error of each person: 1 or 0 for reaching the threshold or not, less the FPIR of the
+gallery without them. The errors of two people correlate only where each reaches the threshold through the other alone,
+because the rest of the gallery is new to both. So two people who are nearest to each other count as one, as do the
+photos of one person. This gives the design effect, by which a sample is worth less than its size: up to 2 for one photo
+a person.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from operator import neg
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,43 +30,46 @@ from facegallery.indexer.metrics import nearest_people, wilson
 if TYPE_CHECKING:
     from facegallery.indexer.store.reader import Faces
 
-KEPT = 4096  # scores that are kept of however many
-LEAST_FPIR = 1e-12  # more strangers than there are people could not tell a smaller one
-TAIL = 30  # samples from which the design effect is estimated, at least
-STALE = 0.1  # change of the number of people
+KEPT = 4096  # scores that are kept, at most
+LEAST_FPIR = 1e-12  # a smaller one needs more strangers than there are people
+TAIL = 30  # least number of samples that the design effect is estimated from
+STALE = 0.1  # relative change of the number of people or faces
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold and what it rests on; it holds scores, never whose they are."""
+    """A threshold and the samples behind it; it holds scores, but not the people who have them."""
 
     fpir: float  # the target
-    threshold: float  # a hit counts from this score on
-    n: int  # strangers' best scores that it was fitted on
-    held_out: int  # of these, of real strangers; the others are of enrolled people
+    threshold: float  # a hit counts from this score
+    n: int  # number of strangers' best scores
+    held_out: int  # of n: of real strangers; the others are of enrolled people
     exceeding: int  # of n, at or above the threshold
     held_out_exceeding: int  # of held_out
-    effect: float  # n / effect independent samples would say as much
-    people: int  # in the gallery then
+    effect: float  # n scores say as much as n / effect independent ones
+    people: int  # in the gallery at that time
     faces: int
-    fingerprint: str  # of the face contract
+    fingerprint: str  # of the contract
     scores: tuple[float, ...]  # falling; of n, those of `kept_ranks`
     genuine: int = 0  # held-out probes of enrolled people
-    detected: int = 0  # of these, with the true person first and counting
-    newest: int = 0  # id of the newest face then; 0 where it was not recorded
+    detected: int = 0  # of genuine: the true person is first and counts
+    newest: int = 0  # id of the newest face at that time; 0 where it was not recorded
 
     def known(self, score: float) -> bool:
-        """Whether a hit counts."""
+        """Return whether a hit with this score counts."""
         return score >= self.threshold
 
     def chance(self, score: float) -> float:
-        """How likely a stranger's best score is at least `score`, at most: the rank that it would have among n + 1; never 0."""
+        """Return an upper bound of the chance that a stranger's best score is at least `score`; never 0.
+
+        It is the rank that the score would have among n + 1.
+        """
         ranks, above = kept_ranks(self.n), bisect_right(self.scores, -score, key=neg)
         return float(ranks[above] / (self.n + 1)) if above < len(ranks) else 1.0
 
     @property
     def chance_limit(self) -> float:
-        """The smallest chance that these samples can tell: 1 in one more than the people and strangers whom they are of.
+        """The smallest chance that these samples can tell: 1 in one more than the people and strangers sampled.
 
         A new person is as likely as each of them to be the one with the highest score of all.
         """
@@ -71,12 +77,12 @@ class Calibration:
 
     @property
     def needed(self) -> int:
-        """How many scores of strangers the asked rate takes (rule of three)."""
+        """Number of scores of strangers that the requested rate needs (rule of three)."""
         return math.ceil(3 * self.effect / self.fpir)
 
     @property
     def weak(self) -> str | None:
-        """Why the samples are too few for the asked rate, or None."""
+        """Why the samples are too few for the requested rate, or None."""
         if self.n >= self.needed:
             return None
         if self.n - self.held_out < self.people and not self.held_out:
@@ -87,17 +93,19 @@ class Calibration:
         return f"{what}{strangers}, too few for a rate of {self.fpir:g}"
 
     def interval(self, strangers: int | None = None, level: float = 0.95) -> tuple[float, float]:
-        """Where the share of `strangers` future ones that are taken for somebody will lie; without a number, in the long run.
+        """Return an interval for the share of strangers who will be taken for somebody.
 
-        In the long run the share above the r-th best of n independent samples has a Beta(r, n - r + 1) distribution; in so many strangers
-        it is beta-binomial. The threshold lies at one sample or just above the next, so that the lower end takes the one for r and
-        the upper end that for r + 1, as Clopper and Pearson's interval does.
+        strangers: number of future strangers; None for the long run. In the long run, the share above the r-th best of
+        n independent samples has a Beta(r, n - r + 1) distribution; for a number of strangers it is beta-binomial. The
+        threshold lies at one sample or just above the next. So the lower end uses r and the upper end r + 1, as Clopper
+        and Pearson's interval does. Raises InputError for a level outside 0..1 or no strangers.
         """
         from scipy.stats import beta, betabinom  # half a second
 
         if not 0 < level < 1 or (strangers is not None and strangers < 1):
             raise InputError(
-                f"expected a level within 0 and 1 and a stranger or more, received {level} and {strangers}: mend the call"
+                f"expected a level within 0 and 1 and a stranger or more, received {level} and {strangers}: "
+                "correct them"
             )
         r, rest, tail = self.exceeding / self.effect, (self.n - self.exceeding) / self.effect, (1 - level) / 2
 
@@ -108,55 +116,58 @@ class Calibration:
 
     @property
     def detection(self) -> tuple[float, float, float] | None:
-        """Share of the held-out probes of enrolled people that are identified (DIR at the threshold), and its 95 % interval."""
+        """Share of held-out probes of enrolled people that are identified, and its 95 % interval.
+
+        This is the DIR at the threshold; None without such probes.
+        """
         return (self.detected / self.genuine, *wilson(self.detected, self.genuine)) if self.genuine else None
 
     @property
     def warnings(self) -> list[str]:
-        """What a user must know, a line each: too few samples, or strangers who are unlike the people enrolled."""
+        """Lines for the user: too few samples, or strangers who score unlike enrolled people."""
         lines = []
         if self.weak:
             lines.append(
-                f"expected {self.needed} scores of strangers for a rate of {self.fpir:g} (rule of three), received {self.n}, enough for "
-                f"{min(1.0, 3 * self.effect / self.n):.2g}: enrol more people, give photos of strangers, or ask for a higher rate"
+                f"expected {self.needed} scores of strangers for a rate of {self.fpir:g} (rule of three), "
+                f"received {self.n}, enough for {min(1.0, 3 * self.effect / self.n):.2g}: "
+                "enrol more people, give photos of strangers, or request a higher rate"
             )
         own, reached = self.n - self.held_out, self.exceeding - self.held_out_exceeding
         theirs, ours = wilson(self.held_out_exceeding, self.held_out), wilson(reached, own)
         if theirs[0] > ours[1] or theirs[1] < ours[0]:
             lines.append(
-                f"expected strangers to score as enrolled people do among themselves, {self.held_out_exceeding} of {self.held_out} reach "
-                f"the threshold and {reached} of {own} enrolled: give more photos of strangers and fit to these alone"
+                "expected strangers to score as enrolled people do among themselves, "
+                f"{self.held_out_exceeding} of {self.held_out} reach the threshold and {reached} of {own} enrolled: "
+                "give more photos of strangers and fit to these alone"
             )
         return lines
 
     def to_json(self) -> str:
+        """Return the calibration as JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Calibration:
-        """Reads `to_json`; raises DataError where the text was damaged or edited."""
+        """Read `to_json`; raises DataError where the text was damaged or edited."""
         try:
             fields = json.loads(text)
             found = cls(**fields | {"scores": tuple(fields["scores"])})
-            sound = found._is_sound()
+            sound = found.is_sound()
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise DataError(
                 f"expected a calibration (JSON), received something else ({error}): calibrate again"
             ) from None
         if not sound:
-            raise DataError(
-                "expected a calibration as it was written, received one whose numbers contradict each other: calibrate again"
-            )
+            raise DataError("expected a calibration as it was written, received contradicting numbers: calibrate again")
         return found
 
-    def _is_sound(self) -> bool:
+    def is_sound(self) -> bool:
+        """Return whether the numbers agree with each other."""
         ranks, above = kept_ranks(self.n), bisect_right(self.scores, -self.threshold, key=neg)
         if not 0 < len(self.scores) == len(ranks):
             return False
-        least, next_rank = (
-            (int(ranks[above - 1]) if above else 0),
-            (int(ranks[above]) if above < len(ranks) else self.n + 1),
-        )
+        least = int(ranks[above - 1]) if above else 0
+        next_rank = int(ranks[above]) if above < len(ranks) else self.n + 1
         own, reached = self.n - self.held_out, self.exceeding - self.held_out_exceeding
         return (
             all(map(math.isfinite, (*self.scores, self.threshold, self.effect)))
@@ -171,44 +182,55 @@ class Calibration:
         )
 
 
-def fit(
-    own_scores: np.ndarray,
-    own_people: np.ndarray,
-    own_nearest: np.ndarray,
-    held_out_scores: np.ndarray,
-    fpir: float,
-    people: int,
-    faces: int,
-    fingerprint: str,
-    genuine: np.ndarray | None = None,
-    newest: int = 0,
-) -> Calibration:
-    """The smallest threshold that at most a share `fpir` of strangers is expected to reach.
+class OwnScores(NamedTuple):
+    """Scores of enrolled faces with other people's faces; each array has one entry for each face."""
 
-    own_scores float (n,), own_people and own_nearest int (n,), as `leave_own_out` gives them: what an enrolled face scores, whose it is
-    and whom it resembles most. held_out_scores float (h,): the best scores of real strangers, a photo of each. genuine float (g,): for
-    held-out probes of enrolled people the true person's score, -inf where somebody else came first. `people` and `faces` are the
-    gallery's, `newest` the id of its newest face. Raises InputError for fpir outside LEAST_FPIR..1, DataError where there is no sample, for shapes that do not fit and for NaN.
+    scores: np.ndarray  # float (n,): the best score
+    people: np.ndarray  # (n,): the person of the face
+    nearest: np.ndarray  # (n,): the other person with the best score
+
+
+class Enrolled(NamedTuple):
+    """The gallery that a calibration is fitted to."""
+
+    people: int
+    faces: int
+    fingerprint: str  # of the contract
+    newest: int = 0  # id of the newest face; 0: unknown
+
+
+def fit(
+    own: OwnScores, strangers: np.ndarray, fpir: float, enrolled: Enrolled, genuine: np.ndarray | None = None
+) -> Calibration:
+    """Fit the smallest threshold that at most a share `fpir` of strangers is expected to reach.
+
+    own: as `leave_own_out` returns it. strangers: float (h,), the best scores of real strangers, one photo each.
+    genuine: float (g,), the true person's score for held-out probes of enrolled people; -inf where another person came
+    first.
+
+    Raises InputError for fpir outside LEAST_FPIR..1; DataError without samples, for shapes that differ and for NaN.
     """
     if not LEAST_FPIR <= fpir < 1:
         raise InputError(
-            f"expected a false-positive rate within 0 and 1, of {LEAST_FPIR:g} at least, received {fpir}: give one such as 0.01"
+            f"expected a false-positive rate within 0 and 1, at least {LEAST_FPIR:g}, received {fpir}: "
+            "give one such as 0.01"
         )
-    own, held = _floats("own_scores", own_scores), _floats("held_out_scores", held_out_scores)
-    if own_people.shape != own.shape or own_nearest.shape != own.shape or (own_people == own_nearest).any():
+    asked, held = _floats("own scores", own.scores), _floats("scores of strangers", strangers)
+    if not own.people.shape == own.nearest.shape == asked.shape or (own.people == own.nearest).any():
         raise DataError(
-            f"expected a person and another one nearest to them for each of {len(own)} scores, received {own_people.shape} and "
-            f"{own_nearest.shape}: leave the person asked out"
+            f"expected a person and another one nearest to them for each of {len(asked)} scores, "
+            f"received {own.people.shape} and {own.nearest.shape}: leave out a face's own person"
         )
-    scores = -np.sort(-np.concatenate([own, held]))  # falling
+    scores = -np.sort(-np.concatenate([asked, held]))  # falling
     if not len(scores) or not np.isfinite(scores).all():
         raise DataError(
-            f"expected finite scores of strangers, received {len(scores)}: enrol two people or more, or give photos of strangers"
+            f"expected finite scores of strangers, received {len(scores)}: "
+            "enrol two people or more, or give photos of strangers"
         )
     threshold = _threshold(scores, fpir)
     level = scores[min(len(scores), max(TAIL, _rank(len(scores), fpir))) - 1]
-    in_tail, extra = own >= level, int((held >= level).sum())
-    effect = (_squares(own_people[in_tail], own_nearest[in_tail]) + extra) / (int(in_tail.sum()) + extra)
+    in_tail, extra = asked >= level, int((held >= level).sum())
+    effect = (_squares(own.people[in_tail], own.nearest[in_tail]) + extra) / (int(in_tail.sum()) + extra)
     right = _floats("genuine", genuine if genuine is not None else np.empty(0))
     return Calibration(
         fpir=float(fpir),
@@ -218,20 +240,21 @@ def fit(
         exceeding=int((scores >= threshold).sum()),
         held_out_exceeding=int((held >= threshold).sum()),
         effect=effect,
-        people=int(people),
-        faces=int(faces),
-        fingerprint=fingerprint,
+        people=int(enrolled.people),
+        faces=int(enrolled.faces),
+        fingerprint=enrolled.fingerprint,
         scores=tuple(scores[kept_ranks(len(scores)) - 1].tolist()),
         genuine=len(right),
         detected=int((right >= threshold).sum()),
-        newest=int(newest),
+        newest=int(enrolled.newest),
     )
 
 
-def leave_own_out(xb: np.ndarray, yb: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Asks the faces `rows` of a gallery against the faces of all other people: scores float32 (n,), their people, the nearest people.
+def leave_own_out(xb: np.ndarray, yb: np.ndarray, rows: np.ndarray) -> OwnScores:
+    """Compare the faces `rows` of a gallery with the faces of all other people.
 
-    xb float (N, d) of unit length, yb (N,) whose face each is, rows int (n,). Raises DataError where all are of one person.
+    xb: float (N, d) of unit length. yb: (N,), the person of each face. rows: int (n,). Raises DataError where all faces
+    are of one person.
     """
     ranked, scores = nearest_people(xb, yb, xb[rows], 2)
     if ranked.shape[1] < 2:
@@ -240,11 +263,14 @@ def leave_own_out(xb: np.ndarray, yb: np.ndarray, rows: np.ndarray) -> tuple[np.
         )
     other = (ranked[:, 0] == yb[rows]).astype(np.intp)
     i = np.arange(len(rows))
-    return scores[i, other], yb[rows], ranked[i, other]
+    return OwnScores(scores[i, other], yb[rows], ranked[i, other])
 
 
 def is_stale(calibration: Calibration, people: int, fingerprint: str, added: int = 0, removed: int = 0) -> str | None:
-    """Why a gallery of so many people and this contract, with so many faces added and removed since, needs another calibration, or None."""
+    """Return why a gallery needs another calibration, or None.
+
+    people, fingerprint: of the gallery now. added, removed: number of faces since the calibration.
+    """
     if fingerprint != calibration.fingerprint:
         return f"it was made for vectors of another contract ({calibration.fingerprint}, now {fingerprint})"
     if abs(people - calibration.people) > STALE * calibration.people:
@@ -254,27 +280,36 @@ def is_stale(calibration: Calibration, people: int, fingerprint: str, added: int
     return None
 
 
-def staleness(calibration: Calibration, gallery: Faces) -> str | None:
-    """Why the calibration of a gallery is stale, or None."""
-    since = gallery.faces_since(calibration.newest, calibration.faces)
-    return is_stale(calibration, gallery.people, gallery.spec.fingerprint, *since)
+def staleness(calibration: Calibration, store: Faces) -> str | None:
+    """Return why the calibration of a gallery is stale, or None."""
+    since = store.faces_since(calibration.newest, calibration.faces)
+    return is_stale(calibration, store.people, store.spec.fingerprint, *since)
 
 
 @lru_cache(maxsize=8)
 def kept_ranks(n: int) -> np.ndarray:
-    """int, rising from 1 to n: which of n falling scores are kept. All of the top hundreds, then those half a percent apart."""
+    """Return which of n falling scores are kept, as ascending ranks from 1 to n.
+
+    All of the first hundreds are kept, then ranks half a percent apart.
+    """
     if n <= KEPT:
         return np.arange(1, n + 1)
     return np.unique(np.geomspace(1, n, KEPT).round().astype(np.int64))
 
 
 def _rank(n: int, fpir: float) -> int:
-    """How many of n samples may reach the threshold: a new one then does with a chance of at most (that many) / (n + 1)."""
+    """Return how many of n samples may reach the threshold.
+
+    A new sample then reaches it with a chance of at most (that many) / (n + 1).
+    """
     return min(n - 1, math.floor(fpir * (n + 1) + 1e-9))
 
 
 def _threshold(scores: np.ndarray, fpir: float) -> float:
-    """The `_rank`-th score, or where the next one is equal or there is none to take, the number just above that."""
+    """Return the `_rank`-th score.
+
+    Where the next score is equal, or no sample may reach the threshold, return the number just above it.
+    """
     r = _rank(len(scores), fpir)
     if r and scores[r] < scores[r - 1]:
         return float(scores[r - 1])
@@ -282,7 +317,10 @@ def _threshold(scores: np.ndarray, fpir: float) -> float:
 
 
 def _squares(people: np.ndarray, nearest: np.ndarray) -> int:
-    """Sum of the squares of the sizes of groups that exceed together: a person's faces, joined with those of a mutually nearest person."""
+    """Return the sum of squared sizes of groups that exceed together.
+
+    A group is the faces of a person, joined with those of a mutually nearest person.
+    """
     pairs, k = np.unique(np.stack([people, nearest], axis=1), axis=0, return_counts=True)
     counts = dict(zip(map(tuple, pairs.tolist()), k.tolist(), strict=True))
     mutual = sum(count * counts.get((j, i), 0) for (i, j), count in counts.items())
@@ -293,6 +331,7 @@ def _floats(name: str, x: np.ndarray) -> np.ndarray:
     x = np.asarray(x, np.float32)
     if x.ndim != 1 or np.isnan(x).any():
         raise DataError(
-            f"expected {name} as one row of numbers, received {x.shape}{' with NaN' * bool(np.isnan(x).any())}: mend the call"
+            f"expected {name} as one row of numbers, received {x.shape}{' with NaN' * bool(np.isnan(x).any())}: "
+            "correct the array"
         )
     return x

@@ -1,4 +1,4 @@
-"""How a gallery is opened or made: what is due before its first use, and after each of its changes."""
+"""Opening and creating the gallery of an index, with what is due before its first use and after its changes."""
 
 from __future__ import annotations
 
@@ -11,66 +11,69 @@ from facegallery.indexer.store.database import CIPHER_FILE, FILE, LINK, create_f
 from facegallery.indexer.store.errors import Damaged
 from facegallery.indexer.store.migrations import READABLE
 from facegallery.indexer.store.store import Store
-from facegallery.indexer.upkeep.forget import finish_pending
+from facegallery.indexer.upkeep.pending import finish_pending
 
 
-def open_store(folder: str | Path, write: bool = False, key: bytes | None = None) -> Store:
-    """A finished gallery. Raises GalleryError where there is none, it is damaged, or a newer version made it.
+def open_store(folder: str | Path, *, write: bool = False, key: bytes | None = None) -> Store:
+    """Open a finished gallery; the caller closes it, or uses it as a context manager.
 
-    A version before `schema.READABLE` is migrated first, and a `forget` that could not finish is finished.
+    write: open for changes. A gallery older than `migrations.READABLE` is migrated first, and an unfinished `forget` is
+    finished. Raises GalleryError where there is no index, it is damaged, or a newer version made it.
     """
     folder = Path(folder)
     if not (folder / FILE).is_file():
         raise missing(folder)
-    gallery = Store(folder, write, key, keep_fast)
+    store = Store(folder, writable=write, key=key, after_commit=keep_fast)
     try:
-        gallery.check_version()
-        if 0 < gallery.version < READABLE:
-            _migrate_elsewhere(gallery)
-        if gallery.generation == 0:
+        store.check_version()
+        if 0 < store.version < READABLE:
+            _migrate_elsewhere(store)
+        if store.generation == 0:
             raise missing(folder)
-        finish_pending(gallery)
+        finish_pending(store)
         if write:
-            gallery.sync_forgotten()
+            store.sync_forgotten()
     except BaseException:
-        gallery.close()
+        store.close()
         raise
-    return gallery
+    return store
 
 
-def create_store(folder: str | Path, encrypt: bool = False, key: bytes | None = None) -> Store:
-    """The gallery of a folder for writing, made where it is missing; nothing is in it before the first commit."""
+def create_store(folder: str | Path, *, encrypt: bool = False, key: bytes | None = None) -> Store:
+    """Open the gallery of a folder for writing; a missing one is created, empty until the first commit."""
     folder = Path(folder)
     if encrypt and not (key or environment_key()):
         raise no_key(folder)
-    create_file(folder, encrypt)
-    gallery = Store(folder, True, key, keep_fast)
+    create_file(folder, encrypt=encrypt)
+    store = Store(folder, writable=True, key=key, after_commit=keep_fast)
     try:
-        gallery.check_version()
+        store.check_version()
     except BaseException:
-        gallery.close()
+        store.close()
         raise
-    return gallery
+    return store
 
 
-def _migrate_elsewhere(gallery: Store) -> None:
-    with Store(gallery.folder, True, gallery.key) as other:
+def _migrate_elsewhere(store: Store) -> None:
+    """Migrate through a second connection that can write."""
+    with Store(store.folder, writable=True, key=store.key) as other:
         with other.writing():
             pass
         compact_if_due(other)
 
 
-def keep_fast(gallery: Store) -> None:
-    """What a gallery calls after its commit: a rebuild where one is due, which may end a `forget`."""
-    if compact_if_due(gallery):
-        finish_pending(gallery)
+def keep_fast(store: Store) -> None:
+    """Rebuild after a commit where a rebuild is due, and finish a `forget` that waited for it."""
+    if compact_if_due(store):
+        finish_pending(store)
 
 
 def missing(folder: Path) -> GalleryError:
-    """What to say where there is no finished gallery."""
+    """Return the error for a folder without a finished gallery."""
     if os.path.lexists(folder / LINK):
         return Damaged(
-            f"expected people in {folder / FILE}, it is missing or empty: make the index again with `build-index --replace`"
+            f"expected people in {folder / FILE}, it is missing or empty: "
+            "make the index again with `build-index --replace`"
         )
     others = [path.parent for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder]
     names = sorted(other.name for other in others if os.path.lexists(other / LINK) or (other / CIPHER_FILE).exists())

@@ -1,7 +1,7 @@
-"""Enrolled faces that may be somebody else's: nearer to another person than to their own, unlike their own, or the same photo under two names.
+"""Suspicious faces: nearer to another person than to their own, unlike their own, or the same photo under two names.
 
-What is far and what is near is read off the gallery itself: the scores of faces of different people, their median c and their spread s
-(1.4826 x the median absolute deviation, which a few wrong faces do not move).
+The thresholds come from the gallery itself: the median c of the scores of faces of different people, and their spread
+s, 1.4826 x the median absolute deviation. A few wrong faces do not move either.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from facegallery.indexer.store.reader import AMONG, Faces
 MOST_WORK = 50_000_000_000  # multiplications: a few seconds
 MOST_BYTES = 256 << 20  # of vectors
 TILE, BLOCK = 1024, 4096  # faces that are multiplied with each other at once
-SAMPLE = 1000  # faces, at most, whose scores with each other give c and s
+SAMPLE = 1000  # faces, at most, that c and s are estimated from
 MAD = 1.4826
-# Of 100 pairs of different people about 1 scores above c + 2.33 s, and 5 above c + 1.645 s. Of LFW's development people with 1 face in 20
-# moved to another person, 59 of the 60 moved ones are told, and 5 of the 1,144 others; of three other sets 53 of 60 and 28 of 1,187, 28 of
-# which are told before any is moved: their own labels, or the face that was taken, are partly wrong.
+# Of 100 pairs of different people about 1 scores above c + 2.33 s, and 5 above c + 1.645 s. Of LFW's development people
+# with 1 face in 20 moved to another person, 59 of the 60 moved faces are found, and 5 of the 1,144 others suspected.
+# Of three other sets it is 53 of 60 and 28 of 1,187; these 28 are suspected before any face is moved, since some of the
+# sets' own labels, or the faces taken from the photos, are wrong.
 ALIKE_99, ALIKE_95 = 2.33, 1.645
-FEW = 20  # pairs of different people, below which a quantile of theirs says nothing
-SAME = 0.95  # of faces of different people; none of 2 million pairs of the same sets comes so near
+FEW = 20  # pairs of different people; a quantile of fewer says nothing
+SAME = 0.95  # score of faces of different people that no pair of 2 million of the same sets reaches
 SHOWN = 3
 
 
 class Spread(NamedTuple):
-    """The scores of faces of different people."""
+    """Scores of faces of different people."""
 
     centre: float
     width: float
@@ -41,20 +42,24 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Suspect:
-    """A face that may be somebody else's. why: `nearer` to another person, `unlike` their own person, or the `same` photo as another's."""
+    """A face that may be somebody else's.
+
+    why: `nearer` to another person, `unlike` the person's other faces, or the `same` photo as another person's.
+    """
 
     face_id: str
     image: str
     identity: str
     why: str
-    own: float | None  # best score with their own person's other faces
-    other: str  # who is nearest of the other people
+    own: float | None  # best score with the person's other faces
+    other: str  # the nearest other person
     other_face_id: str
     other_image: str
     score: float  # with that face
 
     @property
     def text(self) -> str:
+        """One line for the terminal."""
         face = f"{self.face_id} ({self.image!r}, enrolled as {self.identity!r}"
         own = "" if self.own is None else f", {self.own:.2f} to the nearest of their own"
         if self.why == "unlike":
@@ -65,54 +70,54 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found, the surest first; `skipped` says why nothing was looked for."""
+    """The suspects, surest first; `skipped` says why the search was skipped."""
 
     suspects: Sequence[Suspect] = ()
     skipped: str | None = None
 
     def notes(self, index: str) -> list[str]:
-        """One line for the user, or none."""
+        """Return one line for the user, or an empty list."""
         if self.skipped:
             return [self.skipped]
         if not self.suspects:
             return []
         shown = "; ".join(suspect.text for suspect in self.suspects[:SHOWN])
         return [
-            f"warning: {len(self.suspects)} enrolled face{'s' * (len(self.suspects) > 1)} may be somebody else's, such as {shown}: look at them "
-            f"(`list {index} --identity P`), and take wrong ones out with `remove {index} --face ID`"
+            f"warning: {len(self.suspects)} enrolled face{'s' * (len(self.suspects) > 1)} may be somebody else's, "
+            f"such as {shown}: check them with `list {index} --identity P`, "
+            f"and remove wrong ones with `remove {index} --face ID`"
         ]
 
 
-def look(gallery: Faces, face_ids: Sequence[str] | None = None) -> Looked:
-    """Compares these faces, or all, with every enrolled one; of a gallery too large for a few seconds it looks at none and says so."""
-    with gallery.reading():
-        total, d = gallery.faces, gallery.spec.dimension
+def look(store: Faces, face_ids: Sequence[str] | None = None) -> Looked:
+    """Compare these faces, or all, with every enrolled face.
+
+    Skips a gallery that is too large for a few seconds, and says so.
+    """
+    with store.reading():
+        total, d = store.faces, store.spec.dimension
         number = total if face_ids is None else len(face_ids)
         if number * total * d > MOST_WORK or 4 * total * d > MOST_BYTES:
             return Looked(
-                skipped=f"wrong faces were not looked for: {number:,} among {total:,} faces would take too long"
+                skipped=f"wrong faces were not searched for: {number:,} among {total:,} faces would take too long"
             )
-        candidates = Candidates(gallery)
+        candidates = Candidates(store)
         candidates.refresh()
         enrolled = np.flatnonzero(candidates.alive[: candidates.count])
-        asked = enrolled if face_ids is None else _positions(gallery, candidates, face_ids)
+        asked = enrolled if face_ids is None else _positions(store, candidates, face_ids)
         if len(enrolled) < 2 or not len(asked):
             return Looked()
-        return Looked(_named(gallery, candidates, _suspicious(candidates, asked, enrolled)))
+        return Looked(_named(store, candidates, _suspicious(candidates, asked, enrolled)))
 
 
-def _positions(gallery: Faces, candidates: Candidates, face_ids: Sequence[str]) -> np.ndarray:
-    ids = [
-        id
-        for (id,) in gallery.execute(
-            f"SELECT id FROM faces WHERE face_id {AMONG} ORDER BY id", (json.dumps(list(face_ids)),)
-        )
-    ]
+def _positions(store: Faces, candidates: Candidates, face_ids: Sequence[str]) -> np.ndarray:
+    sql = f"SELECT id FROM faces WHERE face_id {AMONG} ORDER BY id"
+    ids = [id for (id,) in store.execute(sql, (json.dumps(list(face_ids)),))]
     return candidates.positions_of(np.array(ids, np.int64))
 
 
 def spread_of(xb: np.ndarray, owners: np.ndarray) -> Spread:
-    """Of the scores of faces xb (n, d), n at most a few thousand, with those of other people."""
+    """Return the spread of the scores of faces xb (n, d) with those of other people; n is at most a few thousand."""
     scores = (xb @ xb.T)[np.triu(owners[:, None] != owners)]
     if not len(scores):
         return Spread(0.0, 0.0, 0)
@@ -121,13 +126,20 @@ def spread_of(xb: np.ndarray, owners: np.ndarray) -> Spread:
 
 
 def _median(values: np.ndarray) -> float:
-    """The upper one of an even number; np.median imports masked arrays, which takes longer than all of this for a small gallery."""
+    """Return the median, the upper one of an even number.
+
+    np.median imports masked arrays, which takes longer than the rest for a small gallery.
+    """
     middle = len(values) // 2
     return float(np.partition(values, middle)[middle])
 
 
 class _Nearest(NamedTuple):
-    """A face by its position, the best score with its own person's others (-inf: none), and the nearest face of other people."""
+    """A face by its position, with its nearest others.
+
+    own: best score with the person's other faces, -inf without any. other: position of the nearest face of other
+    people.
+    """
 
     position: int
     own: float
@@ -149,7 +161,10 @@ def _suspicious(candidates: Candidates, asked: np.ndarray, enrolled: np.ndarray)
 
 
 def verdict(own: float, other: float, spread: Spread) -> str | None:
-    """Why a face is suspicious, by its best score with the other faces of its own person (-inf: it has none) and with other people's."""
+    """Return why a face is suspicious, or None.
+
+    own: best score with the person's other faces, -inf without any. other: best score with other people's faces.
+    """
     if other >= SAME:
         return "same"
     if own == -np.inf:
@@ -164,7 +179,10 @@ def verdict(own: float, other: float, spread: Spread) -> str | None:
 def _nearest(
     candidates: Candidates, tile: np.ndarray, enrolled: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """float32 (q,) best score with their own people's other faces, (q,) with other people's, int64 (q,) the position of that face."""
+    """Return, for each face of the tile, its best scores and the nearest face of other people.
+
+    Scores float32 (q,) with the person's other faces, and with other people's; positions int64 (q,).
+    """
     xq, owners = candidates.rows(tile), candidates.owners[tile]
     own, score = np.full(len(tile), -np.inf, np.float32), np.full(len(tile), -np.inf, np.float32)
     other = np.full(len(tile), -1, np.int64)
@@ -182,15 +200,15 @@ def _nearest(
     return own, score, other
 
 
-def _named(gallery: Faces, candidates: Candidates, found: Sequence[_Nearest]) -> list[Suspect]:
-    """With names; of two faces that are the same photo the first one is told."""
-    faces = gallery.fetch(candidates.ids[sorted({p for face in found for p in (face.position, face.other) if p >= 0})])
+def _named(store: Faces, candidates: Candidates, found: Sequence[_Nearest]) -> list[Suspect]:
+    """Return the suspects with names; of two faces of the same photo, only the first."""
+    faces = store.fetch(candidates.ids[sorted({p for face in found for p in (face.position, face.other) if p >= 0})])
     suspects: list[Suspect] = []
-    told: set[int] = set()
+    seen: set[int] = set()
     for near in found:
-        if near.other < 0 or (near.why == "same" and near.other in told):
+        if near.other < 0 or (near.why == "same" and near.other in seen):
             continue
-        told.add(near.position)
+        seen.add(near.position)
         face, other = faces[int(candidates.ids[near.position])], faces[int(candidates.ids[near.other])]
         own = None if near.own == -np.inf else near.own
         suspects.append(

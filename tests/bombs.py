@@ -227,7 +227,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
 
 def became(data: bytes) -> str:
     """What becomes of a photo in this process."""
-    from facegallery.embedder.photos.pixels import Refused, decode
+    from facegallery.embedder.photos.pixels import PhotoRefused, decode
 
     started: list[str] = []
     sys.addaudithook(
@@ -240,7 +240,7 @@ def became(data: bytes) -> str:
     try:
         decode(data, MOST)
         outcome = "ok"
-    except Refused as error:
+    except PhotoRefused as error:
         outcome = error.outcome
     return " ".join([outcome, *started])
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from facegallery.embedder.network import quiet
+from tests.command import ROOT, Done, run_in_own_process, run_in_this_process
 
-quiet.import_tensorflow()
-
-ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("FACEGALLERY_DATA", ROOT / "data")).resolve()
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -46,12 +45,41 @@ def att() -> Path:
     return fetch_att(DATA / "att")
 
 
-@pytest.fixture(scope="module")
-def server(att, tmp_path_factory):
-    """A server over an index of AT&T's first photos, one for each module of tests (`tests.served.Running`)."""
-    from tests.served import build, running
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`once(name, make)`: a folder that `make` fills once for all processes of a run; tests read it and change nothing."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    with running(build(att, tmp_path_factory.mktemp("server"))) as found:
+    def call(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = shared / f"once-{name}", shared / f"once-{name}.made"
+        with open(shared / f"once-{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def att_gallery(att, once) -> Callable[..., Path]:
+    """`att_gallery(folder, name="att")`: an index of AT&T's first photos in folder/indexes, and what it was made of."""
+    from tests import served
+
+    made = once("att", lambda folder: served.embed_first_photos(att, folder))
+    return lambda folder, name="att": served.build(made, folder, name)
+
+
+@pytest.fixture(scope="module")
+def server(att_gallery, tmp_path_factory):
+    """A server over an index of AT&T's first photos, one for each module of tests (`tests.served.Running`)."""
+    from tests.served import running
+
+    with running(att_gallery(tmp_path_factory.mktemp("server"))) as found:
         yield found
 
 
@@ -157,32 +185,13 @@ def lfw_vectors(lfw_photos, lfw_work, lfw_command):
     return call
 
 
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line that says what went wrong; fails where there are more, or a traceback."""
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1 and "Traceback" not in self.err, self.err
-        return lines[0]
+@pytest.fixture
+def run(own_indexes) -> Callable[..., Done]:
+    """`facegallery ...` in this process: exit code, standard output, standard error."""
+    return run_in_this_process
 
 
 @pytest.fixture
-def run(own_indexes):
-    """`python cli.py ...` in a process of its own."""
-
-    def call(*arguments: object, **environment: str) -> Done:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            env=os.environ | environment,
-            timeout=600,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    return call
+def process(own_indexes) -> Callable[..., Done]:
+    """`python cli.py ...` in a process of its own, for what only a process can show."""
+    return run_in_own_process

@@ -32,9 +32,10 @@ from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store import forgotten
 from facegallery.indexer.store.database import Database
 from facegallery.indexer.store.store import Store
-from facegallery.indexer.upkeep import forget, switch, transfer
+from facegallery.indexer.upkeep import forget, pending, receipt, switch, transfer
 from facegallery.indexer.upkeep.verify import verify
 from tests import steps, synthetic
+from tests.indexer import forgetting
 from tests.steps import FAIL, FULL, MODES, STEPS, TORN
 
 PEOPLE, PHOTOS, CROP = 12, 2, 300
@@ -186,7 +187,7 @@ def forgetting_while_read(folder: Path) -> list[Verb]:
 def readmitting(folder: Path) -> list[Verb]:
     """Someone is forgotten, comes back, and is forgotten again under another name."""
     return [
-        alone(folder, lambda g: forget.forget_and_look(g, "person 3")),
+        alone(folder, lambda g: forgetting.forgotten(g, "person 3")),
         alone(folder, lambda g: g.add(doomed(), readmit=True)),
         alone(folder, lambda g: g.rename("person 3", WANTED)),
         lambda: forgets(folder),
@@ -214,7 +215,7 @@ def switching(folder: Path) -> list[Verb]:
 
     def fill(gallery: Store) -> None:
         ids = [id for id, _ in next(switch.pending(gallery))][:PEOPLE]
-        switch.store(gallery, ids, xb[[id - 1 for id in ids]])
+        switch.store_vectors(gallery, ids, xb[[id - 1 for id in ids]])
 
     def drop(gallery: Store) -> None:
         with gallery.writing():
@@ -279,15 +280,15 @@ def forgets(folder: Path) -> bool:
     """As the command does it; False where a reader holds it up."""
     with open_store(folder, write=True) as gallery:
         traces = forget.forget(gallery, WANTED)
-        done = forget.finish_pending(gallery)
-        forget.receipt_of(gallery, traces, {}, not done)
+        done = pending.finish_pending(gallery)
+        receipt.receipt_of(gallery, traces, {}, pending=not done)
         return done
 
 
 def is_forgotten(folder: Path) -> None:
     """Nothing is left once the gallery was opened again, nor after a second call, and no `undo` brings it back."""
     with open_store(folder) as gallery:
-        assert gallery.fact(forget.PENDING) is None
+        assert gallery.fact(pending.PENDING) is None
     assert not remains(folder), remains(folder)
     listed = forgotten.read(folder)
     assert listed is not None and all(
@@ -317,7 +318,7 @@ def is_pending(folder: Path) -> None:
     assert now is not None
     answers_are_right(folder, now)
     with open_store(folder) as gallery:
-        assert gallery.fact(forget.PENDING)
+        assert gallery.fact(pending.PENDING)
 
 
 class Nobody:
@@ -402,7 +403,7 @@ def generation(folder: Path) -> int:
 def is_sound(folder: Path, held: dict[str, list]) -> None:
     with open_store(folder, write=True) as gallery:
         found = verify(gallery)
-    assert not found.problems and not found.mended, found.text
+    assert not found.problems and not found.rebuilt, found.text
     answers_are_right(folder, held)
 
 
@@ -541,6 +542,7 @@ def main() -> None:
     parser.add_argument("scenario", choices=SCENARIOS)
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--places", type=int, help="about so many steps of each mode in the place of a stride")
     parser.add_argument("--only", type=int, help="this step alone")
     options = parser.parse_args()
     os.environ["FACEGALLERY_KEY"] = KEY.decode()
@@ -554,14 +556,11 @@ def main() -> None:
     assert forked(lambda: rehearse(options.scenario, rehearsal / "club", out)) == 0
     reader.end()
     states, names = pickle.loads(out.read_bytes())
+    stride = max(1, len(names) // options.places) if options.places else options.stride
     plan = [
         (mode, at)
         for offset, mode in enumerate(options.modes.split(","))
-        for at in (
-            [options.only]
-            if options.only
-            else range(1 + options.stride * offset // len(MODES), len(names) + 1, options.stride)
-        )
+        for at in ([options.only] if options.only else range(1 + stride * offset // len(MODES), len(names) + 1, stride))
         if mode != TORN or names[at - 1].startswith("write")
     ]
 

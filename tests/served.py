@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -58,10 +59,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def build(att: Path, folder: Path, name: str = "att") -> Path:
-    """An index of AT&T's first photos with their crops, in folder/indexes; the photos by split in folder/photos."""
+def embed_first_photos(att: Path, folder: Path) -> None:
+    """Write the photos by split to folder/photos, and vectors and crops of the gallery's to folder/vectors."""
     prepare("att", att, folder / "photos")
     embed(folder / "photos" / "gallery", folder / "vectors", make_embedder("msceleb"))
+
+
+def build(made: Path, folder: Path, name: str = "att") -> Path:
+    """Copy the photos and vectors of `embed_first_photos` to a folder and build their index in folder/indexes."""
+    shutil.copytree(made, folder, dirs_exist_ok=True)
     before = os.environ.get("FACEGALLERY_INDEXES")
     os.environ["FACEGALLERY_INDEXES"] = str(folder / "indexes")
     try:

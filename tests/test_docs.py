@@ -16,7 +16,7 @@ from facegallery.cli.main import cli
 from facegallery.embedder import outcomes
 from facegallery.embedder.outcomes import ANSWERS, LASTING, OF_BYTES, OK, OUTCOMES, PASSING, REFUSED
 from tests.conftest import DATA, ROOT
-from tests.served import build, running
+from tests.served import running
 
 README = (ROOT / "README.md").read_text()
 
@@ -116,13 +116,13 @@ def test_every_file_of_the_package_is_in_the_wheel():
     assert data == found - modules
 
 
-def test_the_server_section_runs_as_it_stands(att, tmp_path):
+def test_the_server_section_runs_as_it_stands(att, att_gallery, tmp_path):
     (script,) = re.findall(r"<!-- server: .*?-->\n```bash\n(.*?)```", README, re.S)
     (program,) = re.findall(r"<!-- client: .*?-->\n```python\n(.*?)```", README, re.S)
     (tmp_path / "cli.py").symlink_to(ROOT / "cli.py")
     for number, name in ((2, "photo.jpg"), (3, "other.jpg")):
         Image.open(att / "s7" / f"{number}.pgm").save(tmp_path / name, quality=95)
-    with running(build(att, tmp_path, "people"), names=("people",)) as server:
+    with running(att_gallery(tmp_path, "people"), names=("people",)) as server:
         environment = server.environment | {
             "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),

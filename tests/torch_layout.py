@@ -78,12 +78,10 @@ def save(path: Path, state: dict[str, np.ndarray], older: bool) -> None:
         return
     magic = MAGIC.to_bytes(10, "little")
     start = [b"\x8a\x0a" + magic, b"M" + struct.pack("<H", PROTOCOL), b"}(" + text("little_endian") + b"\x88" + b"u"]
-    content = (
-        b"".join(map(pickled, start)) + state_dict(state, older) + pickled(b"](" + b"".join(map(text, flat)) + b"e")
-    )
+    content = [*map(pickled, start), state_dict(state, older), pickled(b"](" + b"".join(map(text, flat)) + b"e")]
     for data, array in zip(flat.values(), state.values(), strict=True):
-        content += struct.pack("<q", array.size) + data
-    path.write_bytes(content)
+        content += [struct.pack("<q", array.size), data]
+    path.write_bytes(b"".join(content))
 
 
 # modules of facenet-pytorch, read off its source, and facenet's names of the same layers

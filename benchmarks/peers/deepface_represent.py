@@ -6,14 +6,14 @@ from pathlib import Path
 
 from deepface_find import DETECTOR, MODEL, home
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np  # noqa: E402
 
 home(Path(sys.argv[1]))
 from deepface import DeepFace  # noqa: E402
 
-from benchmarks.rounds import serve  # noqa: E402
+from benchmarks.common.rounds import serve  # noqa: E402
 
 names, scratch = sys.argv[2:], Path(tempfile.mkdtemp())
 

@@ -4,13 +4,13 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch  # noqa: E402
 from facenet_pytorch import MTCNN  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.rounds import serve  # noqa: E402
+from benchmarks.common.rounds import serve  # noqa: E402
 
 names, net = sys.argv[1:], MTCNN(image_size=160, margin=32, device="cpu")
 

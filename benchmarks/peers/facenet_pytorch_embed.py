@@ -3,13 +3,13 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from facenet_pytorch import InceptionResnetV1  # noqa: E402
 
-from benchmarks.rounds import serve  # noqa: E402
+from benchmarks.common.rounds import serve  # noqa: E402
 
 BATCH = 32
 crops, net = np.load(sys.argv[1]), InceptionResnetV1(pretrained=None).eval()

@@ -6,13 +6,13 @@ from collections import defaultdict
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np  # noqa: E402
 from mtcnn import MTCNN  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.rounds import serve  # noqa: E402
+from benchmarks.common.rounds import serve  # noqa: E402
 
 net = MTCNN()
 

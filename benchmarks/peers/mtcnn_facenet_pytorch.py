@@ -5,13 +5,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from facenet_pytorch import InceptionResnetV1  # noqa: E402
 
-from benchmarks.rounds import Peer, serve  # noqa: E402
+from benchmarks.common.rounds import Peer, serve  # noqa: E402
 
 BATCH = 32
 scratch = Path(tempfile.mkdtemp())

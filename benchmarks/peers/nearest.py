@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np  # noqa: E402
 
-from benchmarks.rounds import serve  # noqa: E402
+from benchmarks.common.rounds import serve  # noqa: E402
 from facegallery.indexer.derived.codes import lists_of, milliseconds  # noqa: E402
 
 K, THREADS, SINGLE, BLOCK = 5, 2, 40, 1 << 16
@@ -37,7 +37,7 @@ def flat(xb: np.ndarray, folder: Path) -> Search:
 def facegallery_index(xb: np.ndarray, folder: Path) -> Search:
     """Candidates and their exact scores: what the other engines give."""
     searcher = _searcher(folder)  # it owns what its candidates are scored by
-    return lambda xq, effort: searcher._candidates._codes.search(xq, K)[1]
+    return lambda xq, effort: searcher.candidates.codes.search(xq, K)[1]
 
 
 def facegallery(xb: np.ndarray, folder: Path) -> Search:

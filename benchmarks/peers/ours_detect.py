@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.rounds import listing_of, serve  # noqa: E402
+from benchmarks.common.rounds import listing_of, serve  # noqa: E402
 from facegallery.embedder.faces.mtcnn import MtcnnDetector  # noqa: E402
 from facegallery.embedder.photos.decoder import Decoder  # noqa: E402
 from facegallery.embedder.pipeline import Options, PhotoStage  # noqa: E402

@@ -5,9 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.rounds import listing_of, serve  # noqa: E402
+from benchmarks.common.rounds import listing_of, serve  # noqa: E402
 from facegallery.embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
 from facegallery.workflows.photos import make_detector, make_embedder  # noqa: E402
 

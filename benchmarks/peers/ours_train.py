@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from benchmarks.rounds import serve  # noqa: E402
+from benchmarks.common.rounds import serve  # noqa: E402
 from facegallery.embedder.compute import Compute  # noqa: E402
 from facegallery.embedder.network.engines import choose  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402

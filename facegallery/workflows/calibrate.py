@@ -10,7 +10,7 @@ import numpy as np
 
 from facegallery import results
 from facegallery.embedder.errors import DataError
-from facegallery.indexer.calibrate import Calibration, fit
+from facegallery.indexer.calibrate import Calibration, Enrolled, OwnScores, fit
 from facegallery.indexer.derived.derive import position_of
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Store
@@ -46,9 +46,8 @@ def calibrate(where: Where, options: CalibrationOptions = CalibrationOptions()) 
         own = _own_samples(store, searcher, options.seed)
         strangers, genuine, notes = _held_out(searcher, session.reader(ReadOptions(one_face=True)), options)
         with store.reading():
-            now = store.people, store.faces, store.spec.fingerprint
-            newest = position_of(store).newest
-        done = fit(*own, strangers, options.fpir, *now, genuine, newest)
+            now = Enrolled(store.people, store.faces, store.spec.fingerprint, position_of(store).newest)
+        done = fit(own, strangers, options.fpir, now, genuine)
         with store.writing():
             store.set_fact("calibration", done.to_json())
         return _result(session.name, done, notes)
@@ -73,12 +72,8 @@ def _result(name: str, done: Calibration, notes: list[str]) -> results.Calibrate
     )
 
 
-def _own_samples(store: Store, searcher: Searcher, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ask enrolled faces of all other people.
-
-    Returns the best score of each, float32 (n,), the number of its own person and that of the person it resembles most,
-    int64 (n,).
-    """
+def _own_samples(store: Store, searcher: Searcher, seed: int) -> OwnScores:
+    """Ask enrolled faces of all other people."""
     with store.reading():
         ids, owners = store.owners()
         if len(ids) > OWN_SAMPLES:
@@ -95,7 +90,7 @@ def _own_samples(store: Store, searcher: Searcher, seed: int) -> tuple[np.ndarra
                 scores.append(other.score)
                 people.append(numbers.setdefault(own, len(numbers)))
                 nearest.append(numbers.setdefault(other.identity, len(numbers)))
-    return np.array(scores, np.float32), np.array(people, np.int64), np.array(nearest, np.int64)
+    return OwnScores(np.array(scores, np.float32), np.array(people, np.int64), np.array(nearest, np.int64))
 
 
 def _blocks(ids: list[int]) -> Iterator[list[int]]:
@@ -120,11 +115,11 @@ def _held_out(
             if not hits:
                 continue
             asked += 1
-            if searcher.gallery.known([probe.rows[0].face_id]):
+            if searcher.store.known([probe.rows[0].face_id]):
                 enrolled += 1
                 continue
-            truth = searcher.gallery.spelled(probe.rows[0].identity or "")
-            if not truth or not searcher.gallery.enrolled([truth]):
+            truth = searcher.store.spelled(probe.rows[0].identity or "")
+            if not truth or not searcher.store.enrolled([truth]):
                 strangers.append(hits[0].score)
             else:
                 genuine.append(hits[0].score if hits[0].identity == truth else -np.inf)

@@ -235,7 +235,7 @@ class _Adding:
             progress(asked, len(items))
 
     def _add(self, rows: Iterable[Row]) -> None:
-        _join(self.done, self.store.add(rows, self.options.readmit, self.command))
+        _join(self.done, self.store.add(rows, readmit=self.options.readmit, command=self.command))
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def add_vectors(where: Where, given: GivenVectors, *, readmit: bool = False) -> 
         before = store.people
         checked(given.vectors, store.spec.dimension)
         rows = given.rows()
-        done = store.add(rows, readmit)
+        done = store.add(rows, readmit=readmit)
         understood = understand(((row.image, row.identity) for row in rows), "such as", by_folders=False)
         return _result(store, done, Counter(), understood, before)
 
@@ -293,7 +293,7 @@ def enrol(
     """
     check_model(store, spec)
     png = crops_of.to_png(row.pixels) if store.keeps_crops and row.pixels is not None else None
-    return store.add([replace(row, identity=identity, crop=png, pixels=None)], readmit, command)
+    return store.add([replace(row, identity=identity, crop=png, pixels=None)], readmit=readmit, command=command)
 
 
 def check_model(store: Store, spec: FaceSpec) -> None:
@@ -341,7 +341,7 @@ def _unknown(store: Store, items: Iterable[PhotoItem], options: AddOptions) -> t
             elif row.face_id in refused:
                 done.forgotten += 1
             else:
-                done.tell(row, known[row.face_id])
+                done.count_known(row, known[row.face_id])
     return new, done
 
 

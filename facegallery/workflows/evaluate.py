@@ -184,7 +184,7 @@ class _Asking:
         self, source: Path, split: str | None, found: list[ProbeAnswer], strangers: list[ProbeAnswer]
     ) -> EvaluationResult:
         """Compute all that was asked for from the answers."""
-        options, gallery = self.options, self.searcher.gallery
+        options, gallery = self.options, self.searcher.store
         evaluation = Evaluation.of(gallery, found, strangers, options.seed)
         groups = _groups(evaluation, options.by)
         sizes, photos, pairs = _parts(self.searcher, self.enrolled, evaluation, options)
@@ -208,7 +208,7 @@ class _Asking:
         )
 
     def _warnings(self, found: list[ProbeAnswer], strangers: list[ProbeAnswer], evaluation: Evaluation) -> list[str]:
-        gallery = self.searcher.gallery
+        gallery = self.searcher.store
         known = gallery.known({a.face_id for a in found if a.embedded})
         names = [a.identity for a in evaluation.strangers if a.identity]
         return [
@@ -232,11 +232,11 @@ class _Asking:
                 )
             kept = (probe for probe in probes if (probe.rows[0].image_sha256 or probe.image) in asked)
             found = _ask(session.searcher, kept, replace(options, sizes=(), photos=(), report=None), self.progress)
-            return compare_evaluations(first, Evaluation.of(session.searcher.gallery, found, (), options.seed))
+            return compare_evaluations(first, Evaluation.of(session.searcher.store, found, (), options.seed))
 
     def write(self, measured: EvaluationResult, source: Path) -> None:
         """Write the report, and note what is written with people of the gallery."""
-        options, gallery = self.options, self.searcher.gallery
+        options, gallery = self.options, self.searcher.store
         if options.report is not None:
             self._write_report(options.report, measured, [source, *options.strangers])
             outputs.note(gallery.folder, "report", options.report)
@@ -263,7 +263,9 @@ def _ask(
     found: list[ProbeAnswer] = []
     for probe, (hits, *_) in answered(searcher, probes, Question(k=RANKS, score=options.score)):
         keep = options.needs_vectors
-        found.append(ProbeAnswer.of(probe.rows[0], hits, options.by, keep, searcher.gallery.spelled))
+        found.append(
+            ProbeAnswer.of(probe.rows[0], hits, by=options.by, keep_vector=keep, spelled=searcher.store.spelled)
+        )
         progress(len(found), 0)
     return found
 

@@ -20,6 +20,8 @@ from facegallery.embedder.weights import trained_on
 from facegallery.indexer.store.reader import normal
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import forget as forgetting
+from facegallery.indexer.upkeep.pending import CUT_WAIT_MS, finish_pending
+from facegallery.indexer.upkeep.receipt import Receipt, earlier_ids, folders_of, look_again, receipt_of
 from facegallery.indexer.upkeep.traces import Traces
 from facegallery.workflows.session import Where, session_of
 
@@ -57,26 +59,26 @@ def forget(where: Where, identity: str, *, also: Sequence[Path] = (), receipt: P
 class _Forgotten:
     """What was done, and what was looked for."""
 
-    receipt: forgetting.Receipt
+    receipt: Receipt
     traces: Traces
 
 
 def _forgotten(store: Store, identity: str, also: Sequence[Path]) -> _Forgotten:
     traces = forgetting.forget(store, _as_spelt(store, identity))
-    for face_id in forgetting.earlier_ids(store, traces):
+    for face_id in earlier_ids(store, traces):
         traces.add_face(face_id, [], None)
-    finished = forgetting.finish_pending(store, forgetting.CUT_WAIT_MS)
+    finished = finish_pending(store, CUT_WAIT_MS)
     cleaned = {str(folder): drop_rows(folder, _doomed(store, traces)) for folder in also}
-    return _Forgotten(forgetting.receipt_of(store, traces, cleaned, not finished), traces)
+    return _Forgotten(receipt_of(store, traces, cleaned, pending=not finished), traces)
 
 
-def _beside(folder: Path, receipt: forgetting.Receipt, text: bytes) -> Path:
+def _beside(folder: Path, receipt: Receipt, text: bytes) -> Path:
     """Where a receipt is written unless the user says so."""
     mark = hashlib.sha256(text).hexdigest()[:8]
     return folder.parent / f"{folder.name}-forgotten-{receipt.time.replace(':', '')}-{mark}.json"
 
 
-def _result(done: forgetting.Receipt, path: Path) -> results.Receipt:
+def _result(done: Receipt, path: Path) -> results.Receipt:
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in results.fields_of(done).items()}
     return results.Receipt(**fields, found=done.found, receipt=str(path))
 
@@ -105,7 +107,7 @@ def _doomed(store: Store, traces: Traces) -> IsDoomed:
 
 def verify_forgotten(where: Where, receipt: Path, identity: str | None = None) -> dict[str, int]:
     """Count what a receipt's ids, and a name, stand for: in each file of the index, and in rows of data sets."""
-    done = forgetting.Receipt.read(receipt)
+    done = Receipt.read(receipt)
     ids = set(done.face_ids)
 
     def is_theirs(face: str | None, who: str | None) -> bool:
@@ -113,5 +115,5 @@ def verify_forgotten(where: Where, receipt: Path, identity: str | None = None) -
         return face in ids or named
 
     with session_of(where) as session, session.store(write=True) as store:
-        found = forgetting.look_again(store, done, identity)
-        return found | {str(folder): count_rows(folder, is_theirs) for folder in forgetting.folders_of(done, identity)}
+        found = look_again(store, done, identity)
+        return found | {str(folder): count_rows(folder, is_theirs) for folder in folders_of(done, identity)}

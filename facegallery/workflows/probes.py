@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,6 +16,7 @@ from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.dataset.row import Row, to_rows
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.spec import FaceSpec
+from facegallery.indexer.search.question import Question
 from facegallery.workflows.inputs import PhotoItem, items_of
 from facegallery.workflows.networks import Networks, ReadOptions
 
@@ -62,18 +63,7 @@ def open_store(where: str | Path, *, write: bool = False) -> Store:
     """Open the store of an index."""
     from facegallery.indexer import opening
 
-    return opening.open_store(gallery_folder(where), write)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of every face."""
-
-    k: int = 5
-    faces: bool = False
-    score: str = "best"
-    where: tuple[str, ...] = ()
-    min_score: float | None = None
+    return opening.open_store(gallery_folder(where), write=write)
 
 
 @dataclass
@@ -178,7 +168,7 @@ def answered(
     searcher: Searcher, probes: Iterator[Probe], question: Question
 ) -> Iterator[tuple[Probe, list[list[Hit]]]]:
     """Yield each probe with the hits of each of its rows; rows without a vector have none."""
-    return answered_by(probes, lambda xq: searcher.search(xq, **asdict(question)), [])
+    return answered_by(probes, lambda xq: searcher.answer(xq, question), [])
 
 
 def answered_by(

@@ -90,6 +90,6 @@ def _embed_missing(store: Store, model: Model, compute: Compute, progress: Progr
     embedder, done = load_embedder(model, compute), 0
     for block in switch.pending(store):
         crops = np.stack([crops_of.plain(png, store.spec.crop) for _, png in block])
-        switch.store(store, [id for id, _ in block], embedder(crops))
+        switch.store_vectors(store, [id for id, _ in block], embedder(crops))
         done += len(block)
         progress(done, total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,7 @@ class Judge:
         self.notes = [f"scores only: {why}"] if (why := self._why_scores_only()) else []
         if self.notes:
             self._calibration = None
-        name = searcher.gallery.folder.name
+        name = searcher.store.folder.name
         if self._calibration is not None and self._stale:
             self.notes.append(f"the calibration is stale, {self._stale}: run `calibrate {name}` again")
         if self._calibration is not None and self._calibration.weak:
@@ -126,7 +126,7 @@ class Judge:
 
     def _why_scores_only(self) -> str | None:
         """Why no answer is known or unknown; None where the calibration holds."""
-        name = self._searcher.gallery.folder.name
+        name = self._searcher.store.folder.name
         if self._calibration is None:
             return f"no threshold for `unknown` is fitted, run `calibrate {name}`"
         if self._calibration.fingerprint != self._searcher.spec.fingerprint:
@@ -140,7 +140,7 @@ class Judge:
         """Return the answers to the question about each query, float32 (n, d)."""
         question = self._question
         asked = replace(question, k=max(2, question.k) if question.k > 0 else question.k, min_score=None)
-        found = self._searcher.search(xq, **asdict(asked))
+        found = self._searcher.answer(xq, asked)
         others = [next((hit.score for hit in hits if hit.identity != hits[0].identity), None) for hits in found]
         if question.faces:
             self._ask_for_others(xq, found, others, asked.k)

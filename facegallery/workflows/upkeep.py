@@ -100,11 +100,11 @@ def backup(where: Where, path: Path) -> transfer.TransferSummary:
 
 def restore(path: Path, name: str, *, replace: bool = False, readmit: bool = False) -> transfer.TransferSummary:
     """Make an index from the file of a backup."""
-    return transfer.restore(path, index_folder(indexes_root(), name), replace, readmit)
+    return transfer.restore(path, index_folder(indexes_root(), name), replace=replace, readmit=readmit)
 
 
 def export(where: Where, folder: Path, *, crops: bool = False) -> transfer.TransferSummary:
     """Write an index as it is now as a data set."""
     with session_of(where) as session, session.store() as store:
         outputs.note(store.folder, "export", folder)
-        return transfer.export(store, folder, crops)
+        return transfer.export(store, folder, crops=crops)

@@ -1,4 +1,4 @@
-"""How a gallery is searched: exactly, or by the fastest of the compressed ways that keep the recall asked for."""
+"""Choosing how a gallery is searched: exactly, or by the fastest compressed index that keeps the requested recall."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from facegallery.indexer.derived import codes, flat
 from facegallery.indexer.derived.codes import Codes, Setting
 from facegallery.indexer.store.database import Database
 
-EXACT_BYTES = 100 << 20  # vectors that one core reads in some 7 ms: looking at all of them is fast enough
-TRAINING = 1 << 17  # faces at most, 256 MiB at 512 dimensions
+EXACT_BYTES = 100 << 20  # one core reads as many bytes of vectors in about 7 ms: comparing all of them is fast enough
+TRAINING = 1 << 17  # faces, at most: 256 MiB at 512 dimensions
 EXACT_TIMED = 5  # queries
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asks of an index; kept with the gallery, so that a rebuild keeps to it."""
+    """What the user requests of an index; the gallery keeps it for later builds."""
 
-    recall: float = 0.99  # of the 5 best faces by exact search; 1: exact whatever it takes
-    memory: int | None = None  # bytes that a searching process may hold for codes
+    recall: float = 0.99  # of the 5 best faces by exact search; 1: exact, however long it takes
+    memory: int | None = None  # bytes of codes that a searching process may hold
 
     def __post_init__(self) -> None:
         if not 0 < self.recall <= 1:
@@ -33,30 +33,30 @@ class Wish:
             raise InputError(f"expected memory of at least 1 byte, received {self.memory}: give a size such as 4G")
 
 
-def wish_of(gallery: Database) -> Wish:
-    """What was asked when the gallery was built."""
-    recall = gallery.fact("recall")
-    return Wish(Wish.recall if recall is None else float(recall), gallery.fact("memory"))
+def wish_of(store: Database) -> Wish:
+    """Return what was requested when the gallery was built."""
+    recall = store.fact("recall")
+    return Wish(Wish.recall if recall is None else float(recall), store.fact("memory"))
 
 
-def keep(gallery: Database, wish: Wish) -> None:
-    """Notes what of a wish is not the default, within a transaction."""
-    gallery.set_fact("recall", None if wish.recall == Wish.recall else repr(wish.recall))
-    gallery.set_fact("memory", wish.memory)
+def keep(store: Database, wish: Wish) -> None:
+    """Store what differs from the defaults, within a transaction of `writing`."""
+    store.set_fact("recall", None if wish.recall == Wish.recall else repr(wish.recall))
+    store.set_fact("memory", wish.memory)
 
 
 @dataclass
 class Choice:
-    """What is searched, and why."""
+    """The chosen way to search, and the reason."""
 
     kind: str  # exact, compressed
     reason: str
     setting: Setting | None = None
     tried: list[Setting] = field(default_factory=list)
-    index: Any = None  # of codes, filled
+    index: Any = None  # the filled index of codes
 
     def report(self) -> dict[str, Any]:
-        """For report.json."""
+        """Return the choice as report.json has it."""
         return {
             "kind": self.kind,
             "reason": self.reason,
@@ -66,7 +66,10 @@ class Choice:
 
 
 def choose(path: Path, n: int, d: int, owners: np.ndarray, wish: Wish) -> Choice:
-    """For the exact index in the file `path`, n vectors of d numbers, and owners int64 (n,), whose each is."""
+    """Choose how to search n vectors of d numbers.
+
+    path: file of the exact index. owners: int64 (n,), the person id of each vector.
+    """
     if wish.recall == 1:
         return Choice("exact", "every vector is compared: recall 1 was asked for")
     if 4 * n * d <= EXACT_BYTES:
@@ -76,8 +79,9 @@ def choose(path: Path, n: int, d: int, owners: np.ndarray, wish: Wish) -> Choice
 
 
 def _measured(exact: Any, owners: np.ndarray, wish: Wish) -> Choice:
+    """Choose by measurement on held-out faces."""
     rows, order = flat.rows(exact), np.random.default_rng(SEED).permutation(len(owners))
-    at = order[np.unique(owners[order], return_index=True)[1]]  # a face of each person
+    at = order[np.unique(owners[order], return_index=True)[1]]  # one face of each person
     at = np.random.default_rng(SEED).permutation(at)[: codes.PROBES]
     sample = order[~np.isin(order, at)][: min(TRAINING, codes.PER_LIST * codes.lists_of(len(rows)))]
     xt = rows[np.sort(sample)]
@@ -100,24 +104,30 @@ def _measured(exact: Any, owners: np.ndarray, wish: Wish) -> Choice:
         choice.tried = [timed.get(setting, setting) for setting in choice.tried]
         setting, choice.index = ways[int(np.argmin(times))]
         choice.kind, choice.setting = "compressed", timed[setting]
-    choice.reason = _reason(
-        choice, len(at), codes.milliseconds(lambda q: exact.search(q, codes.K), held.xq[:EXACT_TIMED]), wish
-    )
+    exact_ms = codes.milliseconds(lambda q: exact.search(q, codes.K), held.xq[:EXACT_TIMED])
+    choice.reason = _reason(choice, len(at), exact_ms, wish)
     return choice
 
 
 def _too_large(least: int, n: int, wish: Wish) -> str:
     assert wish.memory is not None
-    return f"every vector is compared: the smallest codes of {n} faces take {least / 1e6:.1f} MB, --memory allows {wish.memory / 1e6:.1f} MB"
+    return (
+        f"every vector is compared: the smallest codes of {n} faces take {least / 1e6:.1f} MB, "
+        f"--memory allows {wish.memory / 1e6:.1f} MB"
+    )
 
 
 def _reason(choice: Choice, probes: int, exact_ms: float, wish: Wish) -> str:
     if (s := choice.setting) is None:
         reached = max(setting.bound for setting in choice.tried)
-        return f"every vector is compared: no compressed way reached recall@5 {wish.recall:g} over {probes} held-out faces (at best {reached:.4f})"
+        return (
+            f"every vector is compared: no compressed index reached recall@5 {wish.recall:g} "
+            f"over {probes} held-out faces (at best {reached:.4f})"
+        )
     return (
-        f"{s.coding}, {s.nprobe} lists and {s.depth} exact scores a query: recall@5 {s.recall:.4f} over {probes} held-out faces, at least "
-        f"{s.bound:.4f} with 99 % confidence; {s.ms:.2f} ms a query, exact search {exact_ms:.1f} ms"
+        f"{s.coding}, {s.nprobe} lists and {s.depth} exact scores a query: "
+        f"recall@5 {s.recall:.4f} over {probes} held-out faces, at least {s.bound:.4f} "
+        f"with 99 % confidence; {s.ms:.2f} ms a query, exact search {exact_ms:.1f} ms"
     )
 
 

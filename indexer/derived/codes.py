@@ -1,9 +1,12 @@
-"""Candidates of large galleries: 4-bit codes of all vectors in an inverted file, tuned on held-out faces until they lose almost nothing.
+"""Candidates of large galleries: 4-bit codes of all vectors in an inverted file, tuned on held-out faces.
 
-Vectors are turned onto the axes that hold their second moment (FaceNet's fill a sixth to a half of theirs), sorted into lists around
-spherical k-means, and product-quantised with 16 values a part, which FAISS compares 32 at a time ("fast scan": André et al., Quicker
-ADC, 2018). A search looks through the `nprobe` lists nearest to the query and scores the `depth` best of them anew, exactly, from
-the memory-mapped vectors. Both are chosen by measurement, and exact search is where nothing else keeps the recall asked for.
+Vectors are rotated onto the axes of their second moment and sorted into lists around spherical k-means. FaceNet's
+vectors fill only a sixth to a half of their axes. They are then product-quantised with 16 values a part, which FAISS
+compares 32 at a time ("fast scan": André et al., Quicker ADC, 2018).
+
+A search scans the `nprobe` lists nearest to the query. It rescores the `depth` best of them exactly, from the
+memory-mapped vectors. Both numbers are chosen by measurement; where no setting keeps the requested recall, the search
+is exact.
 """
 
 from __future__ import annotations
@@ -19,33 +22,17 @@ import numpy as np
 
 K = 5  # answers that recall is measured on
 ANSWERS = 8 * K  # exact scores that a searcher asks for, about
-ENERGY = (0.999, 0.95)  # shares of the second moment whose axes are kept
-PER_LIST = 64  # faces that training takes for each list
-PROBES, SINGLE = 1000, 100  # held-out faces that recall, and time, is measured on
-CONFIDENCE = 2.33  # standard errors below the mean: 99 %, one-sided, for the fastest of many settings is taken
-SHARES = (
-    1 / 64,
-    1 / 32,
-    3 / 64,
-    1 / 16,
-    3 / 32,
-    1 / 8,
-    5 / 32,
-    3 / 16,
-    1 / 4,
-    9 / 32,
-    5 / 16,
-    3 / 8,
-    1 / 2,
-    3 / 4,
-    1,
-)  # of the lists
+ENERGY = (0.999, 0.95)  # shares of the second moment that the kept axes hold
+PER_LIST = 64  # training faces for each list
+PROBES, SINGLE = 1000, 100  # held-out faces for recall, and for time
+CONFIDENCE = 2.33  # standard errors below the mean: 99 %, one-sided, since the fastest of many settings is chosen
+SHARES = tuple(n / 64 for n in (1, 2, 3, 4, 6, 8, 10, 12, 16, 18, 20, 24, 32, 48, 64))  # of the lists
 DEPTHS = (16, 32, 64, 128, 256)
 BLOCK = 1 << 16  # rows at once
-TOGETHER = (
-    18  # queries that look through a list together; FAISS takes three at a time, and 11 of itself: a fifth slower
-)
+# queries that scan a list together: FAISS takes three at a time, and its own choice of 11 is a fifth slower
+TOGETHER = 18
 ID_BYTES = 8
+NO_BIAS = False
 TIES = 1e-6
 
 
@@ -60,13 +47,13 @@ class Coding(NamedTuple):
         return f"{self.axes} axes, {self.lists} lists, {self.parts} 4-bit codes"
 
     def memory(self, n: int) -> int:
-        """Bytes of n codes and their numbers."""
+        """Return the bytes of n codes and their ids."""
         return n * (math.ceil(self.parts / 2) + ID_BYTES)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What was measured of one way to search."""
+    """Measurements of one way to search."""
 
     coding: Coding
     nprobe: int
@@ -77,10 +64,13 @@ class Setting:
 
 
 class Codes:
-    """A filled index of codes, with the exact one that scores what it finds."""
+    """A filled index of codes, with the exact index that rescores what it finds."""
 
     def __init__(self, index: Any, flat: Any, nprobe: int, depth: int):
-        """index: faiss.IndexPreTransform around an IndexIVFPQFastScan; flat: the IndexFlatIP of the same rows."""
+        """Combine both indexes.
+
+        index: faiss.IndexPreTransform around an IndexIVFPQFastScan. flat: the IndexFlatIP of the same rows.
+        """
         import faiss
 
         self.index, self.flat, self.nprobe, self.depth = index, flat, nprobe, depth
@@ -88,11 +78,14 @@ class Codes:
         self._refined = faiss.IndexRefine(index, flat)
 
     def covers(self, effort: float) -> bool:
-        """Whether that much more effort than was tuned is still less than looking at everything."""
+        """Return whether `effort` times the tuned effort is still less than comparing every vector."""
         return self.depth * effort < self.flat.ntotal / 8
 
     def search(self, xq: np.ndarray, c: int, effort: float = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Exact scores float32 (n, c), falling, and rows int64 (n, c) of the best c found for xq float32 (n, d); -inf and -1 beyond them."""
+        """Return the best c found for xq float32 (n, d): exact scores float32 (n, c), falling, and rows int64 (n, c).
+
+        Missing answers have score -inf and row -1.
+        """
         import faiss
 
         library: Any = faiss  # its stubs lag behind
@@ -108,7 +101,10 @@ class Codes:
 
 
 def codings(moments: np.ndarray, n: int) -> list[Coding]:
-    """What is worth trying for n vectors, by the falling second moments float64 (d,) along their axes: finest first."""
+    """Return the codings worth measuring for n vectors, finest first.
+
+    moments: float64 (d,), falling second moments along the axes.
+    """
     share, d = moments.cumsum() / moments.sum(), len(moments)
     most, fewer = (min(d, 8 * math.ceil((np.searchsorted(share, energy) + 1) / 8)) for energy in ENERGY)
     tried = [(most, most), (fewer, fewer)] + [(most, most // 2)] * (most % 2 == 0)
@@ -116,34 +112,33 @@ def codings(moments: np.ndarray, n: int) -> list[Coding]:
 
 
 def lists_of(n: int) -> int:
-    """A power of two near the square root of n."""
+    """Return a power of two near the square root of n."""
     return 1 << round(math.log2(math.sqrt(n)))
 
 
 def second_moment(xt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Falling float64 (d,) and the axes they belong to, float32 (d, d), a row each, of xt float32 (n, d)."""
+    """Return the falling second moments of xt float32 (n, d), float64 (d,), and their axes as rows, float32 (d, d)."""
     values, axes = np.linalg.eigh(xt.T.astype(np.float64) @ xt)
     return values[::-1], np.ascontiguousarray(axes[:, ::-1].T, np.float32)
 
 
 def train(xt: np.ndarray, axes: np.ndarray, coding: Coding, seed: int = 0) -> Any:
-    """An empty index, trained on xt float32 (n, d). The axes kept are turned at random, so that each part's code bears its share."""
+    """Return an empty index, trained on xt float32 (n, d).
+
+    The kept axes are rotated at random, so that the code of each part carries an equal share.
+    """
     import faiss
 
     turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((coding.axes, coding.axes)))[0]
-    projection = faiss.LinearTransform(xt.shape[1], coding.axes, False)
+    projection = faiss.LinearTransform(xt.shape[1], coding.axes, NO_BIAS)
     faiss.copy_array_to_vector(np.float32(turn @ axes[: coding.axes]).ravel(), projection.A)
     projection.is_trained = True
     quantizer = faiss.IndexFlatIP(coding.axes)
     codes: Any = faiss.IndexIVFPQFastScan(
         quantizer, coding.axes, coding.lists, coding.parts, 4, faiss.METRIC_INNER_PRODUCT
     )
-    codes.by_residual, codes.cp.spherical, codes.cp.seed, codes.cp.max_points_per_centroid = (
-        True,
-        True,
-        seed + 1,
-        PER_LIST,
-    )
+    codes.by_residual = codes.cp.spherical = True
+    codes.cp.seed, codes.cp.max_points_per_centroid = seed + 1, PER_LIST
     codes.qbs2 = TOGETHER
     index = faiss.IndexPreTransform(projection, codes)
     index.train(xt)
@@ -151,7 +146,7 @@ def train(xt: np.ndarray, axes: np.ndarray, coding: Coding, seed: int = 0) -> An
 
 
 def fill(index: Any, rows: np.ndarray) -> None:
-    """Adds rows (n, d) in blocks; where they are memory-mapped, memory holds one."""
+    """Add rows (n, d) in blocks; of memory-mapped rows, memory holds one block."""
     for i in range(0, len(rows), BLOCK):
         index.add(np.ascontiguousarray(rows[i : i + BLOCK]))
 
@@ -161,7 +156,7 @@ def fill(index: Any, rows: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Faces of the gallery as questions, each left out of training and of its own answers, and what is right."""
+    """Faces of the gallery as questions, excluded from training and from their own answers, with the right answers."""
 
     at: np.ndarray  # int64 (q,): their rows
     xq: np.ndarray  # float32 (q, d)
@@ -169,7 +164,7 @@ class HeldOut:
 
 
 def held_out(flat: Any, rows: np.ndarray, at: np.ndarray) -> HeldOut:
-    """The rows `at`, answered by exact search."""
+    """Answer the rows `at` by exact search."""
     xq = np.ascontiguousarray(rows[at])
     scores, found = flat.search(xq, K + 1)
     others = _without(found, at, scores)
@@ -177,7 +172,10 @@ def held_out(flat: Any, rows: np.ndarray, at: np.ndarray) -> HeldOut:
 
 
 def settings(index: Any, flat: Any, held: HeldOut, coding: Coding, recall: float) -> Iterator[Setting]:
-    """For each depth and rising numbers of lists, until twice as many as are enough at any depth, what share of the K best faces is found."""
+    """Yield the recall of each depth and of rising numbers of lists.
+
+    Stops at twice the number of lists that reaches the recall at some depth.
+    """
     enough = math.inf
     for nprobe in dict.fromkeys(math.ceil(coding.lists * share) for share in SHARES):
         if nprobe > 2 * enough:
@@ -189,7 +187,7 @@ def settings(index: Any, flat: Any, held: HeldOut, coding: Coding, recall: float
 
 
 def recalled(index: Any, flat: Any, held: HeldOut, nprobe: int) -> list[np.ndarray]:
-    """float64 (q,) for each depth: the share of the K best faces among the `depth` that the codes rank first."""
+    """Return, for each depth, float64 (q,): the share of the K best faces among the `depth` first by their codes."""
     import faiss
 
     library: Any = faiss
@@ -205,13 +203,13 @@ def recalled(index: Any, flat: Any, held: HeldOut, nprobe: int) -> list[np.ndarr
 
 
 def _without(found: np.ndarray, at: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Scores (q, c - 1) in their order without each query's own row, or the last where that is not among them."""
+    """Return scores (q, c - 1) in order, without the query's own row, or without the last where that is missing."""
     order = np.argsort(found == at[:, None], axis=1, kind="stable")
     return np.take_along_axis(scores, order, axis=1)[:, :-1]
 
 
 def frontier(tried: Sequence[Setting], recall: float) -> list[Setting]:
-    """Of one coding's settings that reach the recall, those that no other beats in both lists and depth."""
+    """Return the settings of one coding that reach the recall and that no other beats in both lists and depth."""
     found: list[Setting] = []
     for setting in sorted((s for s in tried if s.bound >= recall), key=lambda s: (s.depth, s.nprobe)):
         if not found or setting.nprobe < found[-1].nprobe:
@@ -220,13 +218,13 @@ def frontier(tried: Sequence[Setting], recall: float) -> list[Setting]:
 
 
 def in_turns(ways: Sequence[Codes], xq: np.ndarray) -> list[float]:
-    """Median milliseconds of each way to answer one query of xq (q, d); they take turns, so that a busy moment slows all."""
+    """Return the median milliseconds of each way for one query of xq (q, d); ways take turns, to share busy moments."""
     seconds = ([_seconds(codes.search, q, ANSWERS) for codes in ways] for q in xq[:, None])
     return [1000 * statistics.median(of_way) for of_way in zip(*seconds, strict=True)]
 
 
 def milliseconds(search: Callable[[np.ndarray], Any], xq: np.ndarray) -> float:
-    """Median time of one query of xq (q, d)."""
+    """Return the median milliseconds for one query of xq (q, d)."""
     return 1000 * statistics.median(_seconds(search, q) for q in xq[:, None])
 
 

@@ -1,7 +1,7 @@
-"""What is made from the truth: INDEX/built-<generation>/ with the FAISS index, whose each face is, and a report that hashes both.
+"""Files derived from gallery.db: INDEX/built-<generation>/ with the FAISS index, the owners and a report with hashes.
 
-A folder is complete and on disk before the commit that names its generation; the gallery keeps the hash of the report. What has
-changed since a generation was built is read from the gallery: faces with a higher id, and the lines of its table `changed`.
+A folder is complete and on disk before the commit that names its generation; the gallery keeps the hash of the report.
+Changes since a build are read from gallery.db: faces with a higher id, and the lines of its table `changed`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from facegallery.indexer.store.reader import Faces
 from facegallery.indexer.store.store import Store, versions
 
 REPORT, OWNERS, CODES = "report.json", "owners.npy", "candidates.faiss"
-BUILDING = "-built"  # how the name of a folder ends that is not finished
-FLAT = 1e-6  # a vector that close to the mean has no direction of its own
-HASHED_AT_OPEN = 64 << 20  # larger files are checked by their size when they are opened, and whole by `verify`
-# A writer rebuilds when more than LEAST faces and more than this share of the built ones were added, or removed, since the last
-# build: 5 % more faces cost a query 5 %, and opening an index of a million some 0.4 s; see docs/gallery.md.
-# Codes answer so fast that 2 % more faces, which are compared one by one, double a query.
+BUILDING = "-built"  # ending of the name of an unfinished folder
+FLAT = 1e-6  # a vector this close to the mean has no direction of its own
+HASHED_AT_OPEN = 64 << 20  # larger files are checked by size when opened, and by hash by `verify`
+# A writer rebuilds when more than LEAST faces and more than this share of the built ones were added, or removed, since
+# the last build.
+# 5 % more faces slow a query by 5 %, and opening an index of a million takes some 0.4 s; see docs/gallery.md.
+# Codes are so fast that 2 % more faces, compared one by one, double the time of a query.
 LEAST, ADDED_SHARE, ADDED_SHARE_OF_CODES, REMOVED_SHARE = 1000, 0.05, 0.02, 0.10
 
 log = logging.getLogger(__name__)
@@ -52,15 +53,16 @@ OnProgress = Callable[[int, int], None]
 
 
 def _unseen(done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 def built_folder(folder: Path, generation: int) -> Path:
+    """Return the folder of a generation."""
     return folder / f"built-{generation}"
 
 
 def centred(x: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
-    """float32 (n, d): (x - mean) at unit length, zeros where x is the mean itself; x unchanged where mean is None."""
+    """Return (x - mean) at unit length, float32 (n, d), zeros where x is the mean; x itself without a mean."""
     if mean is None:
         return x
     moved = x.astype(np.float64) - mean
@@ -68,24 +70,25 @@ def centred(x: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
     return np.where(norms > FLAT, moved / np.maximum(norms, FLAT), 0).astype(np.float32)
 
 
-def make_index(gallery: Faces) -> Any:
-    """The exact FAISS index of a gallery's faces, `faces.id` as FAISS id; raises GalleryError naming a face that was changed."""
+def make_index(store: Faces) -> Any:
+    """Return the exact FAISS index of all faces, with `faces.id` as id; raises Damaged naming a changed face."""
     import faiss
 
-    gallery.check_owners()
-    index = faiss.IndexIDMap(faiss.IndexFlatIP(gallery.spec.dimension))
-    mean = gallery.mean
-    for ids, xb in gallery.vectors():
+    store.check_owners()
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(store.spec.dimension))
+    mean = store.mean
+    for ids, xb in store.vectors():
         index.add_with_ids(centred(xb, mean), ids)
     return index
 
 
-def check_centring(gallery: Faces) -> None:
-    """Raises DataError where a face is the mean itself, so that centring leaves it no direction."""
-    mean = gallery.mean
-    if mean is not None and not all(centred(xb, mean).any(axis=1).all() for _, xb in gallery.vectors()):
+def check_centring(store: Faces) -> None:
+    """Raise DataError where a face is the mean itself, so that centring leaves it no direction."""
+    mean = store.mean
+    if mean is not None and not all(centred(xb, mean).any(axis=1).all() for _, xb in store.vectors()):
         raise DataError(
-            "expected faces that differ from their mean for --centre, received one that does not: build without it"
+            "expected faces that differ from their mean for --centre, received one that equals it: "
+            "build without --centre"
         )
 
 
@@ -93,33 +96,34 @@ def check_centring(gallery: Faces) -> None:
 
 
 @system_faults()
-def compact(gallery: Store, on_progress: OnProgress = _unseen) -> bool:
-    """Builds the next generation beside the current one and swaps; writers wait only for the swap. on_progress: faces written, all faces.
+def compact(store: Store, on_progress: OnProgress = _unseen) -> bool:
+    """Build the next generation beside the current one, and swap; writers wait only for the swap.
 
-    False where another process has swapped meanwhile. An encrypted gallery has no derived files: its searchers read it anew.
+    on_progress: receives the number of written faces, and of all faces. Returns False where another process swapped
+    meanwhile. An encrypted gallery has no derived files: its searchers read it from gallery.db.
     """
-    with gallery.reading():
-        generation, position = gallery.generation, position_of(gallery)
-        temporary = None if gallery.encrypted else _write(gallery, generation + 1, on_progress)
+    with store.reading():
+        generation, position = store.generation, position_of(store)
+        temporary = None if store.encrypted else _write(store, generation + 1, on_progress)
     try:
-        with _held(temporary), gallery.writing():
-            if gallery.generation != generation:
+        with _held(temporary), store.writing():
+            if store.generation != generation:
                 return False
-            adopt(gallery, temporary, position)
+            adopt(store, temporary, position)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-    tidy(gallery)
+    tidy(store)
     return True
 
 
 @system_faults()
-def derive(gallery: Store) -> None:
-    """The next generation from the rows of the transaction that is open, to be committed with them."""
-    temporary = None if gallery.encrypted else _write(gallery, gallery.generation + 1)
+def derive(store: Store) -> None:
+    """Build the next generation from the rows of the open transaction, to be committed with them."""
+    temporary = None if store.encrypted else _write(store, store.generation + 1)
     try:
         with _held(temporary):
-            adopt(gallery, temporary, position_of(gallery))
+            adopt(store, temporary, position_of(store))
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -130,67 +134,73 @@ def _held(temporary: Path | None) -> contextlib.AbstractContextManager[None]:
 
 
 class Position(NamedTuple):
-    """How far a snapshot reaches."""
+    """Extent of a snapshot."""
 
     newest: int  # id of the newest face
     seq: int  # of the newest line of `changed`
     faces: int
 
 
-def position_of(gallery: Faces) -> Position:
-    """Of the snapshot that is open."""
-    sql = "SELECT (SELECT coalesce(max(id), 0) FROM faces), (SELECT coalesce(max(seq), 0) FROM changed), (SELECT count(*) FROM faces)"
-    return Position(*gallery.execute(sql)[0])
+def position_of(store: Faces) -> Position:
+    """Return the extent of the open snapshot."""
+    sql = (
+        "SELECT (SELECT coalesce(max(id), 0) FROM faces), (SELECT coalesce(max(seq), 0) FROM changed), "
+        "(SELECT count(*) FROM faces)"
+    )
+    return Position(*store.execute(sql)[0])
 
 
-def adopt(gallery: Store, temporary: Path | None, position: Position) -> None:
-    """Makes a finished folder the next generation, within a transaction; `position` is that of the rows it was made from."""
-    generation = gallery.generation + 1
+def adopt(store: Store, temporary: Path | None, position: Position) -> None:
+    """Make a finished folder the next generation, within a transaction of `writing`.
+
+    position: the extent of the rows that the folder was made from.
+    """
+    generation = store.generation + 1
     if temporary is not None:
-        folder = built_folder(gallery.folder, generation)
-        if folder.exists():  # of a process that died before its commit: nobody else is between these lines
+        folder = built_folder(store.folder, generation)
+        if folder.exists():  # of a process that died before its commit: no other process is between these lines
             shutil.rmtree(folder)
-        gallery.set_fact("report", hashlib.sha256((temporary / REPORT).read_bytes()).hexdigest())
+        store.set_fact("report", hashlib.sha256((temporary / REPORT).read_bytes()).hexdigest())
         os.rename(temporary, folder)
-        sync_folder(gallery.folder)
-    gallery.set_fact("generation", generation)
-    gallery.set_fact("built_to", position.newest)
-    gallery.set_fact("built", position.faces)
-    gallery.execute("DELETE FROM changed WHERE seq <= ?", (position.seq,))
-    gallery.set_fact("changes", gallery.chain_of_changes())
+        sync_folder(store.folder)
+    store.set_fact("generation", generation)
+    store.set_fact("built_to", position.newest)
+    store.set_fact("built", position.faces)
+    store.execute("DELETE FROM changed WHERE seq <= ?", (position.seq,))
+    store.set_fact("changes", store.chain_of_changes())
 
 
-def _write(gallery: Store, generation: int, on_progress: OnProgress = _unseen) -> Path:
-    """A folder with all derived files of the snapshot, on disk when it returns."""
-    drop_stale_temporaries(gallery.folder)
-    folder = gallery.folder / f"{temporary_prefix()}{uuid.uuid4().hex}{BUILDING}"  # a thread's own
+def _write(store: Store, generation: int, on_progress: OnProgress = _unseen) -> Path:
+    """Write a folder with all derived files of the snapshot; it is on disk when this returns."""
+    drop_stale_temporaries(store.folder)
+    folder = store.folder / f"{temporary_prefix()}{uuid.uuid4().hex}{BUILDING}"  # one for each thread
     folder.mkdir(mode=0o700)
     try:
         with held(folder):
-            ids, owners = gallery.owners()
+            ids, owners = store.owners()
             files = {
-                LINK: _write_file(folder / LINK, lambda sink: _write_exact(gallery, len(ids), sink, on_progress)),
+                LINK: _write_file(folder / LINK, lambda sink: _write_exact(store, len(ids), sink, on_progress)),
                 OWNERS: _write_file(folder / OWNERS, lambda sink: sink(_npy(np.stack([ids, owners])))),
             }
-            choice = choose(folder / LINK, len(ids), gallery.spec.dimension, owners, wish_of(gallery))
+            choice = choose(folder / LINK, len(ids), store.spec.dimension, owners, wish_of(store))
             if choice.index is not None:
                 files[CODES] = _write_file(folder / CODES, lambda sink: _write_codes(choice, sink))
-            write_atomic(folder / REPORT, json.dumps(_report(gallery, generation, choice, files), indent=1).encode())
+            write_atomic(folder / REPORT, json.dumps(_report(store, generation, choice, files), indent=1).encode())
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
 
 
-def _report(gallery: Faces, generation: int, choice: Choice, files: dict[str, Any]) -> dict[str, Any]:
-    spec = gallery.spec
+def _report(store: Faces, generation: int, choice: Choice, files: dict[str, Any]) -> dict[str, Any]:
+    spec = store.spec
     return {
         "generation": generation,
         **choice.report(),
-        "n": gallery.faces,
+        "n": store.faces,
         "d": spec.dimension,
-        "people": gallery.people,
-        "centred": gallery.mean is not None,
+        "people": store.people,
+        "centred": store.mean is not None,
         "fingerprint": spec.fingerprint,
         "files": files,
         "versions": versions(),
@@ -198,7 +208,10 @@ def _report(gallery: Faces, generation: int, choice: Choice, files: dict[str, An
 
 
 class Sink:
-    """Takes bytes into a file and a hash; keeps an error of the disk until the one who writes has returned."""
+    """Receiver of bytes for a file and its hash.
+
+    It keeps a disk error until the writing library has returned.
+    """
 
     def __init__(self, file: Any):
         self.file, self.hash, self.bytes = file, hashlib.sha256(), 0
@@ -215,7 +228,7 @@ class Sink:
 
 
 def _write_file(path: Path, write: Callable[[Sink], None]) -> dict[str, Any]:
-    """Size and sha256 of a new file, on disk when it returns."""
+    """Write a new file, on disk when this returns; return its size and sha256."""
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             sink = Sink(file)
@@ -229,18 +242,18 @@ def _write_file(path: Path, write: Callable[[Sink], None]) -> dict[str, Any]:
     return {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
 
 
-def _write_exact(gallery: Faces, n: int, sink: Sink, on_progress: OnProgress) -> None:
-    gallery.check_owners()
-    mean, done = gallery.mean, 0
+def _write_exact(store: Faces, n: int, sink: Sink, on_progress: OnProgress) -> None:
+    store.check_owners()
+    mean, done = store.mean, 0
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         nonlocal done
-        for ids, xb in gallery.vectors():
+        for ids, xb in store.vectors():
             yield ids, centred(xb, mean)
             done += len(ids)
             on_progress(done, n)
 
-    flat.write(sink, n, gallery.spec.dimension, blocks())
+    flat.write(sink, n, store.spec.dimension, blocks())
 
 
 def _write_codes(choice: Choice, sink: Sink) -> None:
@@ -258,12 +271,12 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 @system_faults()
-def tidy(gallery: Store) -> None:
-    """Points index.faiss at the committed generation and removes all others."""
-    with gallery.writing():  # so that no other process is between its rename and its commit
-        folder, current = gallery.folder, built_folder(gallery.folder, gallery.generation)
+def tidy(store: Store) -> None:
+    """Point index.faiss at the committed generation, and delete all others."""
+    with store.writing():  # so that no other process is between its rename and its commit
+        folder, current = store.folder, built_folder(store.folder, store.generation)
         target = f"{current.name}/{LINK}"
-        if gallery.encrypted:
+        if store.encrypted:
             (folder / LINK).unlink(missing_ok=True)
         elif not (folder / LINK).is_symlink() or os.readlink(folder / LINK) != target:
             temporary = temporary_beside(folder / LINK)
@@ -271,48 +284,48 @@ def tidy(gallery: Store) -> None:
             os.replace(temporary, folder / LINK)
             sync_folder(folder)
         for other in folder.glob("built-*"):
-            if other != current or gallery.encrypted:
+            if other != current or store.encrypted:
                 shutil.rmtree(other) if other.is_dir() and not other.is_symlink() else other.unlink()
         drop_stale_temporaries(folder)
-        sync_folder(folder)  # so that what was forgotten does not come back
+        sync_folder(folder)  # so that forgotten faces do not return after a crash
 
 
-def is_building(gallery: Faces) -> bool:
-    """Whether a process writes the next generation, perhaps from an older state."""
-    return any(is_temporary(path.name) for path in gallery.folder.glob(f"{TEMPORARY}*{BUILDING}"))
+def is_building(store: Faces) -> bool:
+    """Return whether a process is writing the next generation, perhaps from an older state."""
+    return any(is_temporary(path.name) for path in store.folder.glob(f"{TEMPORARY}*{BUILDING}"))
 
 
 # when -----------------------------------------------------------------------
 
 
-def behind(gallery: Faces) -> tuple[int, int, int]:
-    """(faces built, faces added since, lines of `changed` since) of the current generation; reads no vectors."""
-    built, built_to = gallery.fact("built") or 0, gallery.fact("built_to") or 0
-    ((added,),) = gallery.execute("SELECT count(*) FROM faces WHERE id > ?", (built_to,))
-    ((changed,),) = gallery.execute("SELECT count(*) FROM changed")
+def behind(store: Faces) -> tuple[int, int, int]:
+    """Return (faces built, faces added since, lines of `changed` since) of the current generation; reads no vectors."""
+    built, built_to = store.fact("built") or 0, store.fact("built_to") or 0
+    ((added,),) = store.execute("SELECT count(*) FROM faces WHERE id > ?", (built_to,))
+    ((changed,),) = store.execute("SELECT count(*) FROM changed")
     return built, added, changed
 
 
-def is_due(gallery: Faces) -> bool:
-    """Whether what was added or changed since the last build costs a query more than its share, or derived files are damaged."""
-    built, added, changed = behind(gallery)
-    if gallery.encrypted:
-        return changed > max(LEAST, REMOVED_SHARE * gallery.faces)
-    report = read_report(gallery)
+def is_due(store: Faces) -> bool:
+    """Return whether changes since the last build slow queries more than allowed, or derived files are damaged."""
+    built, added, changed = behind(store)
+    if store.encrypted:
+        return changed > max(LEAST, REMOVED_SHARE * store.faces)
+    report = read_report(store)
     share = ADDED_SHARE_OF_CODES if report is not None and report["kind"] == "compressed" else ADDED_SHARE
     return (
         added > max(LEAST, share * built)
         or changed > max(LEAST, REMOVED_SHARE * built)
-        or bool(_unsound(gallery, report, 0))
+        or bool(_unsound(store, report, 0))
     )
 
 
-def compact_if_due(gallery: Store) -> bool:
-    """What writers call after their commit: a rebuild where one is due. A full disk only puts it off."""
-    if gallery.generation == 0 or not is_due(gallery):
+def compact_if_due(store: Store) -> bool:
+    """Rebuild after a commit where a rebuild is due; a full disk only postpones it. Returns whether it was rebuilt."""
+    if store.generation == 0 or not is_due(store):
         return False
     try:
-        return compact(gallery)
+        return compact(store)
     except FaceGalleryError as error:
         log.warning("the change is saved, but the index could not be rebuilt: %s", error)
         return False
@@ -321,25 +334,26 @@ def compact_if_due(gallery: Store) -> bool:
 # reading --------------------------------------------------------------------
 
 
-def read_report(gallery: Faces) -> dict[str, Any] | None:
-    """report.json of the current generation, or None where it is missing, damaged or another gallery's."""
+def read_report(store: Faces) -> dict[str, Any] | None:
+    """Read report.json of the current generation; None where it is missing, damaged or another gallery's."""
     try:
-        data = (built_folder(gallery.folder, gallery.generation) / REPORT).read_bytes()
+        data = (built_folder(store.folder, store.generation) / REPORT).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return json.loads(data) if hashlib.sha256(data).hexdigest() == gallery.fact("report") else None
+    return json.loads(data) if hashlib.sha256(data).hexdigest() == store.fact("report") else None
 
 
-def unsound(gallery: Faces, hash_up_to: float = math.inf) -> list[Path]:
-    """The derived files of the current generation that are missing, of another size, or, up to that size, of another hash.
+def unsound(store: Faces, hash_up_to: float = math.inf) -> list[Path]:
+    """Return the derived files of the current generation that are missing or changed, by size or hash.
 
-    Codes are hashed whatever their size, unless it is 0: FAISS follows the row numbers in them wherever they point.
+    hash_up_to: hash files up to this size only. Codes are hashed whatever their size, unless it is 0: FAISS follows
+    their row numbers wherever they point.
     """
-    return [] if gallery.encrypted else _unsound(gallery, read_report(gallery), hash_up_to)
+    return [] if store.encrypted else _unsound(store, read_report(store), hash_up_to)
 
 
-def _unsound(gallery: Faces, report: dict[str, Any] | None, hash_up_to: float) -> list[Path]:
-    folder = built_folder(gallery.folder, gallery.generation)
+def _unsound(store: Faces, report: dict[str, Any] | None, hash_up_to: float) -> list[Path]:
+    folder = built_folder(store.folder, store.generation)
     if report is None:
         return [folder / REPORT]
     limits = {CODES: math.inf if hash_up_to else 0}
@@ -358,9 +372,9 @@ def _is_as_written(path: Path, wanted: dict[str, Any], hash_up_to: float) -> boo
     return False
 
 
-def gallery_mean(gallery: Store, table: str = "vectors") -> bytes:
-    """float64 (d,), as the fact `mean` holds it: the mean of all vectors."""
+def gallery_mean(store: Store, table: str = "vectors") -> bytes:
+    """Return the mean of all vectors, float64 (d,), as the fact `mean` stores it."""
     total, n = np.float64(0), 0
-    for ids, xb in gallery.vectors(table=table):
+    for ids, xb in store.vectors(table=table):
         total, n = total + xb.sum(axis=0, dtype=np.float64), n + len(ids)
     return (total / n).astype("<f8").tobytes()

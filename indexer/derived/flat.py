@@ -1,4 +1,4 @@
-"""The exact FAISS index: every vector as it is, faces.id as FAISS id. Written row by row, read where it lies."""
+"""The file of the exact FAISS index: written row by row, read where it lies; faces.id is the FAISS id."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 
-HEADER = struct.Struct("<4siqqq?i")  # kind, d, n, two numbers that FAISS does not read, whether trained, metric
+HEADER = struct.Struct("<4siqqq?i")  # kind, d, n, two numbers that FAISS ignores, trained, metric
 INNER_PRODUCT = 0
+TRAINED = True
 UNUSED = 1 << 20
 LENGTH = struct.Struct("<Q")
 
 
 def write(sink: Callable[[bytes], Any], n: int, d: int, blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-    """The bytes that faiss.write_index gives an IndexIDMap of an IndexFlatIP of n vectors, while memory holds one block.
+    """Write the bytes that faiss.write_index gives an IndexIDMap of an IndexFlatIP; memory holds one block.
 
-    blocks: ids int64 (b,) and vectors float32 (b, d), n in all.
+    n: number of vectors. blocks: ids int64 (b,) and vectors float32 (b, d), n in all.
     """
     for kind in (b"IxMp", b"IxFI"):
-        sink(HEADER.pack(kind, d, n, UNUSED, UNUSED, True, INNER_PRODUCT))
+        sink(HEADER.pack(kind, d, n, UNUSED, UNUSED, TRAINED, INNER_PRODUCT))
     sink(LENGTH.pack(n * d))
     ids = []
     for of_block, xb in blocks:
@@ -32,21 +33,21 @@ def write(sink: Callable[[bytes], Any], n: int, d: int, blocks: Iterable[tuple[n
 
 
 def opened(path: Path) -> Any:
-    """The faiss.IndexIDMap of a file, its vectors memory-mapped; raises RuntimeError where FAISS cannot read it."""
+    """Open a file as a faiss.IndexIDMap with memory-mapped vectors; raises RuntimeError where FAISS cannot read it."""
     import faiss
 
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def inner(index: Any) -> Any:
-    """The IndexFlatIP in an IndexIDMap, which goes on owning it."""
+    """Return the IndexFlatIP in an IndexIDMap, which keeps owning it."""
     import faiss
 
     return faiss.downcast_index(index.index)
 
 
 def rows(flat: Any) -> np.ndarray:
-    """float32 (n, d): the vectors of an IndexFlatIP where they lie; valid as long as it is."""
+    """Return the vectors of an IndexFlatIP without a copy, float32 (n, d), valid as long as the index exists."""
     import faiss
 
     if not flat.ntotal:

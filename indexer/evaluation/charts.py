@@ -1,4 +1,4 @@
-"""Charts as SVG that need no fonts and no network; the same figures give the same bytes."""
+"""Charts as SVG without fonts and network; the same figures give the same bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ from facegallery.indexer.evaluation import openset
 from facegallery.indexer.evaluation.openset import OpenSet, Rate
 from facegallery.indexer.evaluation.verification import Roc
 
-WIDTH, HEIGHT = 4.6, 3.3  # inches of 72 points: as wide as a phone, so that letters stay readable there
-BLUE, ORANGE, GREEN, GREY = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#777777",
-)  # told apart by colour-blind readers too (Okabe and Ito)
+WIDTH, HEIGHT = 4.6, 3.3  # inches of 72 points: as wide as a phone, to keep letters readable there
+# distinct for colour-blind readers, too (Okabe and Ito)
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
 POINTS = 500  # of a curve
 BINS = 50
 STYLE: dict[Any, Any] = {
@@ -37,7 +33,7 @@ STYLE: dict[Any, Any] = {
 
 
 def _drawn(draw: Callable[[Any], None], legend: Any = "best", **labels: Any) -> bytes:
-    """SVG of what `draw` puts on axes."""
+    """Return the SVG of what `draw` puts on axes."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -54,7 +50,7 @@ def _drawn(draw: Callable[[Any], None], legend: Any = "best", **labels: Any) -> 
 
 
 def cmc(shares: np.ndarray, intervals: np.ndarray) -> bytes:
-    """shares (k,), intervals (k, 2)."""
+    """Draw a CMC curve. shares: (k,). intervals: (k, 2)."""
 
     def draw(axes: Any) -> None:
         ranks = np.arange(1, len(shares) + 1)
@@ -66,7 +62,7 @@ def cmc(shares: np.ndarray, intervals: np.ndarray) -> bytes:
 
 
 def roc(curve: Roc) -> bytes:
-    """TAR over FAR, from one false accept on."""
+    """Draw TAR over FAR, from the first false accept on."""
 
     def draw(axes: Any) -> None:
         x, y = _steps(curve.far, curve.tar)
@@ -77,7 +73,7 @@ def roc(curve: Roc) -> bytes:
 
 
 def dir_over_fpir(answers: OpenSet, rates: Sequence[Rate]) -> bytes:
-    """DIR over FPIR, from one stranger on, with the intervals of `rates`."""
+    """Draw DIR over FPIR, from the first accepted stranger on, with the intervals of `rates`."""
 
     def draw(axes: Any) -> None:
         x, y = _steps(*openset.curve(answers))
@@ -94,7 +90,10 @@ def dir_over_fpir(answers: OpenSet, rates: Sequence[Rate]) -> bytes:
 
 
 def _steps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most POINTS of a rising curve, evenly spread over the logarithm of x, beginning where x is no longer 0."""
+    """Return at most POINTS points of a rising curve, evenly spread over the logarithm of x.
+
+    The curve begins where x is above 0.
+    """
     x, y = x[x > 0], y[x > 0]
     at = np.searchsorted(x, np.geomspace(x[0], x[-1], POINTS), "right") - 1
     at = np.unique(np.concatenate([[0], at, [len(x) - 1]]))
@@ -102,7 +101,7 @@ def _steps(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def histograms(genuine: np.ndarray, impostors: np.ndarray, strangers: np.ndarray) -> bytes:
-    """Scores; those of -inf are left out, and a kind without scores too."""
+    """Draw histograms of scores; leave out scores of -inf, and kinds without scores."""
     kinds = [
         ("true person", genuine, GREEN),
         ("best other person", impostors, ORANGE),
@@ -129,7 +128,7 @@ def histograms(genuine: np.ndarray, impostors: np.ndarray, strangers: np.ndarray
 
 
 def training(lines: Sequence[dict[str, Any]], keys: Sequence[str]) -> bytes:
-    """Figures of one network's epochs, a dotted line where a stage ends."""
+    """Draw figures of one network's epochs, with a dotted line at the end of each stage."""
 
     def draw(axes: Any) -> None:
         epochs = range(1, len(lines) + 1)

@@ -1,6 +1,7 @@
-"""What a gallery's answers to probes are worth: closed set, open set, by group, beside another gallery; and the file of predictions.
+"""Evaluating a gallery by its answers to probes: closed set, open set, by group, against another gallery.
 
-`Evaluation` holds one answer a probe and no vectors (unless they were asked for), so that millions of probes fit in memory.
+`Evaluation` holds one answer a probe, and no vectors unless requested, so that millions of probes fit in memory. The
+file of predictions is written here, too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from facegallery.embedder.text import printable
 from facegallery.indexer.evaluation import openset
 from facegallery.indexer.evaluation.openset import Difference, OpenSet, Rate
 from facegallery.indexer.metrics import Paired, cmc, cmc_intervals, compare, reciprocal_ranks, share_intervals
-from facegallery.indexer.search.searcher import ANSWERS, Hit
+from facegallery.indexer.search.question import ANSWERS
+from facegallery.indexer.search.searcher import Hit
 from facegallery.indexer.store.store import Store
 
 RANKS = 20  # answers to a probe: the length of the CMC curve
@@ -30,15 +32,15 @@ MISSED = -np.inf
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """What came back for one photo."""
+    """Answer to one photo."""
 
     image: str
-    photo: str  # the hash of its bytes: by it two galleries' answers are matched
+    photo: str  # the hash of its bytes, which matches the answers of two galleries
     face_id: str
     identity: str | None  # the true person, NFC
     embedded: bool  # False where no face was found
     hits: tuple[Hit, ...]  # the first ANSWERS
-    right: Hit | None  # the true person's, where they are among the first RANKS
+    right: Hit | None  # the true person's, if among the first RANKS
     group: str | None = None
     vector: np.ndarray | None = None  # float32 (d,), where it is kept
 
@@ -47,11 +49,16 @@ class ProbeAnswer:
         cls,
         row: Row,
         hits: Sequence[Hit],
+        *,
         by: str | None = None,
         keep_vector: bool = False,
         spelled: Callable[[str], str] = spelling,
     ) -> ProbeAnswer:
-        """Of a probe's row and its first RANKS hits; `by` names the user's column that is the group. spelled: a gallery's spelling of a name."""
+        """Return the answer to a probe's row, given its first RANKS hits.
+
+        by: the user's column that is the group. keep_vector: keep the vector of the row. spelled: maps a name to the
+        gallery's spelling.
+        """
         identity = spelled(row.identity) or None if row.identity else None
         right = next((hit for hit in hits if hit.identity == identity), None)
         group = row.extra.get(by) if by else None
@@ -63,27 +70,31 @@ class ProbeAnswer:
 
     @property
     def rank(self) -> int:
-        """The true person's, from 1; 0 where they are not among the answers."""
+        """The true person's rank, from 1; 0 where they are not among the answers."""
         return self.right.rank if self.right else 0
 
     @property
     def best(self) -> float:
+        """The best score; MISSED without hits."""
         return self.hits[0].score if self.hits else MISSED
 
     @property
     def impostor(self) -> float:
-        """The best score of somebody else."""
+        """The best score of another person."""
         return next((hit.score for hit in self.hits if hit.identity != self.identity), MISSED)
 
     @property
     def person(self) -> str:
-        """Whose photo it is; a photo without a name is a person of its own."""
+        """The person in the photo; a photo without a name is a person of its own."""
         return self.identity or f"\0{self.image}"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Answers to probes of enrolled people, and to strangers. Arrays are in the order of `probes` and `strangers`."""
+    """Answers to probes of enrolled people, and to strangers.
+
+    Arrays are in the order of `probes` and `strangers`.
+    """
 
     probes: Sequence[ProbeAnswer]
     strangers: Sequence[ProbeAnswer]
@@ -92,48 +103,49 @@ class Evaluation:
 
     @classmethod
     def of(
-        cls, gallery: Store, found: Sequence[ProbeAnswer], strangers: Sequence[ProbeAnswer] = (), seed: int = 0
+        cls, store: Store, found: Sequence[ProbeAnswer], strangers: Sequence[ProbeAnswer] = (), seed: int = 0
     ) -> Evaluation:
-        """found: answers to probes, those of people who are not enrolled being strangers, those without a name left out. strangers:
-        answers to more photos, which count unless the person is enrolled. Raises DataError where no probe is of an enrolled person."""
-        enrolled = gallery.enrolled([a.identity for a in (*found, *strangers) if a.identity])
+        """Sort answers into probes of enrolled people and strangers.
+
+        found: answers to probes. Probes of people who are not enrolled become strangers; probes without a name are left
+        out. strangers: answers to more photos, which count unless the person is enrolled. Raises DataError where no
+        probe is of an enrolled person.
+        """
+        enrolled = store.enrolled([a.identity for a in (*found, *strangers) if a.identity])
         probes = [a for a in found if a.identity in enrolled]
-        others = [a for a in found if a.identity and a.identity not in enrolled] + [
-            a for a in strangers if a.identity not in enrolled
-        ]
+        others = [a for a in found if a.identity and a.identity not in enrolled]
+        others += [a for a in strangers if a.identity not in enrolled]
         if not probes:
-            notes = spelling_notes(
-                [a.identity for a in found if a.identity], [name for name, _ in gallery.list_people()]
-            )
+            notes = spelling_notes([a.identity for a in found if a.identity], [name for name, _ in store.list_people()])
             raise DataError(
-                f"expected probes of people enrolled in {gallery.folder.name}, none of {len(found)} is: check the folder and --split"
-                + "".join(f"; {note}" for note in notes)
+                f"expected probes of people enrolled in {store.folder.name}, none of {len(found)} is: "
+                "check the folder and --split" + "".join(f"; {note}" for note in notes)
             )
-        return cls(probes, others, gallery.people, seed)
+        return cls(probes, others, store.people, seed)
 
     @cached_property
     def ranks(self) -> np.ndarray:
-        """int (n,), 0 where the true person is not among the first RANKS."""
+        """Rank of the true person, int (n,); 0 where they are not among the first RANKS."""
         return np.array([a.rank for a in self.probes])
 
     @cached_property
     def owners(self) -> np.ndarray:
-        """int (n,): whose probe each is."""
+        """Number of the person of each probe, int (n,)."""
         return _numbered(a.person for a in self.probes)
 
     @property
     def genuine(self) -> np.ndarray:
-        """float (n,): the true person's scores, -inf where they are not among the first RANKS."""
+        """Scores of the true people, float (n,); -inf where they are not among the first RANKS."""
         return np.array([a.right.score if a.right else MISSED for a in self.probes])
 
     @property
     def impostors(self) -> np.ndarray:
-        """float (n,): the best scores of somebody else."""
+        """Best scores of other people, float (n,)."""
         return np.array([a.impostor for a in self.probes])
 
     @cached_property
     def open_set(self) -> OpenSet | None:
-        """None without strangers."""
+        """Scores for open-set identification; None without strangers."""
         if not self.strangers:
             return None
         genuine = np.array([a.best if a.rank == 1 else MISSED for a in self.probes], np.float32)
@@ -147,20 +159,24 @@ class Evaluation:
 
     @cached_property
     def cmc(self) -> np.ndarray:
-        """float (k,), k at most RANKS and the number of people."""
+        """CMC, float (k,); k is at most RANKS and the number of people."""
         return cmc(self.ranks, min(RANKS, self.people))
 
     @cached_property
     def cmc_intervals(self) -> np.ndarray:
+        """95 % intervals of `cmc`, float (k, 2)."""
         return cmc_intervals(self.ranks, self.owners, len(self.cmc), self.seed)
 
     def mistakes(self, n: int) -> list[ProbeAnswer]:
-        """The n worst: somebody else came first, furthest above the true person (whose score beyond RANKS counts as the last answer's)."""
+        """Return the n worst mistakes: another person is first, furthest above the true person.
+
+        A true person beyond RANKS counts with the score of the last answer.
+        """
         wrong = [a for a in self.probes if a.hits and a.rank != 1]
         return sorted(wrong, key=lambda a: (a.right or a.hits[-1]).score - a.best)[:n]
 
     def result(self) -> dict[str, Any]:
-        """As `evaluate --json` has it."""
+        """Return the figures as `evaluate --json` prints them."""
         mrr = reciprocal_ranks(self.ranks)
         mrr_interval = share_intervals(mrr[:, None], self.owners, self.seed)[0].tolist()
         at = {k: min(k, len(self.cmc)) - 1 for k in (1, ANSWERS)}
@@ -193,6 +209,7 @@ class Evaluation:
 
 
 def _numbered(names: Iterable[str]) -> np.ndarray:
+    """Return the number of each name, int (n,), in the order of first appearance."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names])
 
@@ -202,7 +219,10 @@ def _numbered(names: Iterable[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Group:
-    """The same for the probes and strangers whose column holds one value; thresholds are those of all."""
+    """Figures of the probes and strangers with one value in the user's column.
+
+    Thresholds are those of all strangers.
+    """
 
     value: str | None
     probes: int
@@ -215,13 +235,18 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupRate:
+    """DIR and FPIR of a group at one threshold."""
+
     fpir: float  # of all strangers
     dir: float | None
     group_fpir: float | None  # of the group's own strangers
 
 
 def by_group(evaluation: Evaluation) -> list[Group]:
-    """A line for each value of the column that the answers were made with (NIST FRVT part 3 reads them so: one threshold, many groups)."""
+    """Return a line for each value of the column that the answers were made with.
+
+    As in NIST FRVT part 3, all groups share one threshold.
+    """
     values = {a.group for a in (*evaluation.probes, *evaluation.strangers)}
     return [_group(evaluation, value) for value in sorted(values, key=lambda v: (v is None, v or ""))]
 
@@ -253,22 +278,26 @@ def _share(reached: np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """A second gallery's answers beside the first's, on the photos that both were asked."""
+    """Answers of a second gallery against the first, on the photos that both were asked about."""
 
     probes: int
     strangers: int
-    left_out: int  # probes and strangers of the first that the second was not asked, or whose people it does not hold
+    left_out: int  # probes and strangers of the first that the second was not asked, or does not have the people of
     top1: Paired
     top5: Paired
     dir: tuple[Difference, ...]
 
 
 def compare_evaluations(first: Evaluation, second: Evaluation) -> ModelComparison:
-    """Matched by the photos' bytes and the person's name. Raises DataError where no probe is common."""
+    """Compare two evaluations on common photos, matched by their bytes and the person's name.
+
+    Raises DataError where no probe is common.
+    """
     probes, strangers = _matched(first.probes, second.probes), _matched(first.strangers, second.strangers)
     if not probes:
         raise DataError(
-            "expected probes that both galleries were asked about, found none in common: give the same photos, or vectors of them"
+            "expected probes that both galleries were asked about, found none in common: "
+            "give the same photos, or vectors of them"
         )
     one, other = (
         Evaluation([pair[i] for pair in probes], [pair[i] for pair in strangers], e.people, first.seed)
@@ -295,9 +324,11 @@ def _within(ranks: np.ndarray, k: int) -> np.ndarray:
 
 
 def predictions(found: Iterable[ProbeAnswer], result: dict[str, Any]) -> str:
-    """A line for each probe: `image<TAB>true name` and up to five times `<TAB>name score`; then `top1 0.9542` and `top5 0.9875`.
+    """Return predictions as text, with a line for each probe.
 
-    Probes that do not count (strangers, photos without a name) have their lines too. Control characters of names are escaped.
+    A line is `image<TAB>true name` and up to five times `<TAB>name score`; the last lines are `top1 0.9542` and `top5
+    0.9875`. Strangers and photos without a name, which do not count, have lines, too. Control characters of names are
+    escaped.
     """
     lines = []
     for answer in found:
@@ -308,5 +339,5 @@ def predictions(found: Iterable[ProbeAnswer], result: dict[str, Any]) -> str:
 
 
 def write_predictions(path: Path, found: Iterable[ProbeAnswer], result: dict[str, Any]) -> None:
-    """`predictions` to a file that only its owner may read."""
+    """Write `predictions` to a file that only its owner can read."""
     write_own(Path(path), "predictions", predictions(found, result).encode())

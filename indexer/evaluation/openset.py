@@ -1,10 +1,10 @@
-"""Open-set identification: enrolled people are to be found, and strangers not to be taken for one of them (NIST FRTE 1:N).
+"""Open-set identification: find enrolled people, and take no stranger for one of them (NIST FRTE 1:N).
 
 FPIR    share of strangers' photos whose best score reaches the threshold (false-positive identification rate)
-DIR     share of probes of enrolled people with the true person first and at the threshold (detection and identification rate, rank 1;
-        Phillips, Grother, Micheals, Handbook of Face Recognition, chapter 21); 1 - FNIR of NIST
+DIR     share of probes of enrolled people with the true person first and at the threshold: detection and identification
+        rate, rank 1 (Phillips, Grother, Micheals, Handbook of Face Recognition, chapter 21); 1 - FNIR of NIST
 
-A photo without a face is a miss for an enrolled person, and reaches no threshold for a stranger: their scores are -inf.
+A photo without a face has a score of -inf: a miss for an enrolled person, and below every threshold for a stranger.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BLOCK_DRAWS = 1 << 21
 
 @dataclass(frozen=True)
 class OpenSet:
-    """One system's answers to probes of enrolled people and to strangers."""
+    """Answers of one system to probes of enrolled people and to strangers."""
 
     genuine: np.ndarray  # float32 (g,): the true person's score where they come first, else -inf
-    people: np.ndarray  # (g,): whose probe each is
+    people: np.ndarray  # (g,): the person of each probe
     strangers: np.ndarray  # float32 (s,): the best score of each
     stranger_people: np.ndarray  # (s,)
 
@@ -36,7 +36,8 @@ class OpenSet:
         for scores, people in ((self.genuine, self.people), (self.strangers, self.stranger_people)):
             if scores.ndim != 1 or scores.shape != people.shape or not len(scores) or np.isnan(scores).any():
                 raise DataError(
-                    f"expected a score and a person for each probe and stranger, received {scores.shape} and {people.shape}, or NaN: "
+                    f"expected a score and a person for each probe and stranger, "
+                    f"received {scores.shape} and {people.shape}, or NaN: "
                     "give probes of enrolled people and photos of strangers"
                 )
 
@@ -45,15 +46,18 @@ class OpenSet:
 class Rate:
     """DIR at one FPIR."""
 
-    fpir: float  # asked for
+    fpir: float  # requested
     threshold: float
     false_positives: int  # strangers' photos that reach it: at most fpir * strangers
     dir: float
-    interval: tuple[float, float]  # 95 %, over enrolled people and strangers; the gallery stays
+    interval: tuple[float, float]  # 95 %, over enrolled people and strangers; the gallery is fixed
 
 
 def rates(answers: OpenSet, fpirs: Sequence[float] = FPIRS, seed: int = 0, resamples: int = RESAMPLES) -> list[Rate]:
-    """DIR at each FPIR. An FPIR below 1 / strangers lets none reach the threshold: then their number is what limits the claim."""
+    """Return the DIR at each FPIR, with 95 % intervals.
+
+    At an FPIR below 1 / strangers, no stranger may reach the threshold: their number then limits the claim.
+    """
     found, n = [], len(np.unique(answers.people))
     for fpir, drawn in zip(fpirs, resampled([answers], fpirs, seed, resamples)[0].T, strict=True):
         threshold = threshold_at(answers.strangers, fpir)
@@ -68,12 +72,15 @@ def rates(answers: OpenSet, fpirs: Sequence[float] = FPIRS, seed: int = 0, resam
 
 
 def dir_at(answers: OpenSet, fpir: float) -> float:
-    """DIR at one FPIR, without its interval."""
+    """Return the DIR at one FPIR, without its interval."""
     return float((answers.genuine >= threshold_at(answers.strangers, fpir)).mean())
 
 
 def curve(answers: OpenSet) -> tuple[np.ndarray, np.ndarray]:
-    """FPIR and DIR, float (m,) each, rising: where FPIR rises, what `dir_at` gives for it; what a plot of DIR over FPIR draws."""
+    """Return FPIR and DIR, float (m,) each, rising.
+
+    Where FPIR rises, DIR is what `dir_at` returns for it.
+    """
     scores = np.unique(answers.strangers)[::-1]
     strangers, genuine = np.sort(answers.strangers), np.sort(answers.genuine)
     fpir = 1 - np.searchsorted(strangers, scores, "left") / len(strangers)
@@ -87,17 +94,21 @@ class Difference:
     fpir: float
     first: float
     second: float
-    interval: tuple[float, float]  # 95 %, of second - first: the same people and strangers drawn for both
+    interval: tuple[float, float]  # 95 %, of second - first, with the same people and strangers drawn for both
 
 
 def compare(
     first: OpenSet, second: OpenSet, fpirs: Sequence[float] = FPIRS, seed: int = 0, resamples: int = RESAMPLES
 ) -> list[Difference]:
-    """Paired bootstrap of two systems on the same probes and strangers, which stand in the same order in both."""
+    """Compare two systems by a paired bootstrap on the same probes and strangers, in the same order in both.
+
+    Raises DataError where the probes or strangers differ.
+    """
     for a, b in ((first.people, second.people), (first.stranger_people, second.stranger_people)):
         if a.shape != b.shape or (a != b).any():
             raise DataError(
-                f"expected the same probes and strangers for both systems, received {a.shape} and {b.shape}: mend the call"
+                f"expected the same probes and strangers for both systems, received {a.shape} and {b.shape}: "
+                "give both the same"
             )
     one, other = resampled([first, second], fpirs, seed, resamples)
     low, high = np.quantile(other - one, [0.025, 0.975], axis=0).tolist()
@@ -114,7 +125,10 @@ def compare(
 def resampled(
     systems: Sequence[OpenSet], fpirs: Sequence[float], seed: int = 0, resamples: int = RESAMPLES
 ) -> np.ndarray:
-    """float (systems, resamples, fpirs): DIR of systems that were asked the same, of people and strangers drawn anew with their photos."""
+    """Return DIR on resampled people and strangers, float (systems, resamples, fpirs).
+
+    All systems were asked the same. People are drawn with all of their photos.
+    """
     enrolled, strangers = (
         np.unique(p, return_inverse=True)[1] for p in (systems[0].people, systems[0].stranger_people)
     )
@@ -132,13 +146,16 @@ def resampled(
 
 
 def _drawn(n: int, b: int, rng: np.random.Generator) -> np.ndarray:
-    """int (b, n): how often each of n people is among n that are drawn with replacement, b times."""
+    """Return how often each of n people is among n drawn with replacement, b times, int (b, n)."""
     drawn = rng.integers(0, n, (b, n), np.int32).astype(np.int64)
     return np.bincount((drawn + n * np.arange(b)[:, None]).ravel(), minlength=b * n).reshape(b, n)
 
 
 def _thresholds(scores: np.ndarray, times: np.ndarray, people: np.ndarray, fpirs: Sequence[float]) -> np.ndarray:
-    """float32 (b, fpirs): `threshold_at` of the scores (s,), each as often as its person was drawn: times (b, p), people int (s,)."""
+    """Return `threshold_at` of scores (s,) that count as often as their person was drawn, float32 (b, fpirs).
+
+    times: int (b, p). people: int (s,), the person of each score.
+    """
     order = np.argsort(-scores, kind="stable")
     reached = np.cumsum(times[:, people[order]], axis=1)  # (b, s)
     allowed = np.floor(np.outer(reached[:, -1], fpirs) + EDGE)
@@ -147,7 +164,7 @@ def _thresholds(scores: np.ndarray, times: np.ndarray, people: np.ndarray, fpirs
 
 
 def _dirs(genuine: np.ndarray, times: np.ndarray, people: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """float (b, fpirs): the share of genuine (g,), each as often as its person was drawn, at or above thresholds (b, fpirs)."""
+    """Return the weighted share of genuine (g,) at or above thresholds (b, fpirs), float (b, fpirs)."""
     order = np.argsort(-genuine, kind="stable")
     reached = np.cumsum(times[:, people[order]], axis=1)
     reached = np.concatenate([np.zeros_like(reached[:, :1]), reached], axis=1)  # (b, 1 + g)

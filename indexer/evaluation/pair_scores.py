@@ -1,4 +1,4 @@
-"""Every probe beside every enrolled face: the scores of pairs, for a ROC curve. All vectors are in memory."""
+"""Scores of pairs of a probe and an enrolled face, for a ROC curve. All vectors are in memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import numpy as np
 from facegallery.indexer.evaluation.subsets import ProbePhotos
 from facegallery.indexer.evaluation.verification import Roc, roc
 
-MOST = 1 << 22  # pairs of a kind; of more, so many are drawn
+MOST = 1 << 22  # pairs of a kind, at most; of more, as many are drawn
 FARS = (1e-4, 1e-3, 1e-2, 1e-1)
 BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class PairScores:
-    """Scores of pairs of a probe and an enrolled face (or a person's pooled vector), -inf where the probe has no face."""
+    """Scores of pairs of a probe and an enrolled face, or a person's pooled vector.
+
+    The score is -inf where the probe has no face.
+    """
 
     same: np.ndarray  # float32 (n,): of one person
     different: np.ndarray  # float32 (m,)
@@ -26,11 +29,15 @@ class PairScores:
 
     @cached_property
     def roc(self) -> Roc:
+        """ROC curve of the pairs."""
         kinds = np.repeat([True, False], [len(self.same), len(self.different)])
         return roc(np.concatenate([self.same, self.different]), kinds)
 
     def result(self) -> dict[str, Any]:
-        """As `evaluate --json` has it; TAR at those FARs that the pairs of different people are enough for."""
+        """Return the figures as `evaluate --json` prints them.
+
+        TAR is given at those FARs for which there are enough pairs of different people.
+        """
         fars = [far for far in FARS if far * len(self.different) >= 1]
         return {
             "same": len(self.same),
@@ -43,7 +50,10 @@ class PairScores:
 
 
 def crossed(gallery: ProbePhotos, probes: ProbePhotos, seed: int = 0, most: int = MOST) -> PairScores | None:
-    """None without pairs of both kinds. Of more than `most` pairs of one person, and of two, about so many are drawn."""
+    """Return scores of pairs of each probe and each enrolled face; None without pairs of both kinds.
+
+    Of more than `most` pairs of one person, or of two people, about `most` are drawn.
+    """
     rng = np.random.default_rng(seed)
     numbers = np.unique(np.concatenate([gallery.names, probes.names]), return_inverse=True)[1]
     gallery, probes = (
@@ -58,10 +68,10 @@ def crossed(gallery: ProbePhotos, probes: ProbePhotos, seed: int = 0, most: int 
 
 
 def _same(gallery: ProbePhotos, probes: ProbePhotos, rng: np.random.Generator, most: int) -> tuple[np.ndarray, bool]:
-    """Scores of pairs of one person, and whether they are all; else they are drawn with replacement."""
+    """Return scores of pairs of one person, and whether these are all pairs; otherwise drawn with replacement."""
     order = np.argsort(gallery.names, kind="stable")
     first, last = (np.searchsorted(gallery.names[order], probes.names, side) for side in ("left", "right"))
-    ends = np.cumsum(last - first)  # the pairs are numbered, probe after probe
+    ends = np.cumsum(last - first)  # numbers of pairs, probe after probe
     total = int(ends[-1]) if len(ends) else 0
     pairs = np.arange(total) if total <= most else np.sort(rng.integers(0, total, most))
     scores = np.full(len(pairs), -np.inf, np.float32)
@@ -76,7 +86,10 @@ def _same(gallery: ProbePhotos, probes: ProbePhotos, rng: np.random.Generator, m
 def _different(
     gallery: ProbePhotos, probes: ProbePhotos, rng: np.random.Generator, most: int
 ) -> tuple[np.ndarray, bool]:
-    """The same of two people: probes beside all enrolled faces, or beside so many of them, drawn without replacement."""
+    """Return scores of pairs of two people, and whether these are all pairs.
+
+    Otherwise each probe meets the same enrolled faces, drawn without replacement.
+    """
     n, step = len(gallery.names), max(1, most // max(1, len(probes.names)))
     kept = np.arange(n) if n <= step else np.sort(rng.choice(n, step, replace=False))
     scores = np.full((len(probes.names), len(kept)), -np.inf, np.float32)

@@ -1,4 +1,4 @@
-"""`--report`: all of an evaluation as one HTML page that needs nothing else, no network and no script."""
+"""An evaluation as one HTML page, without other files, network or scripts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from facegallery.indexer.evaluation.verification import Roc
 FILE, TEMPLATE = "index.html", "report.html"
 RANKS_SHOWN = (1, 5, 10, 20)
 PAIR_HEAD = ("figure", "value", "std of the folds")
-HOW_ROC = "how many pairs of one person are accepted, for so many of two people that are accepted by mistake. Higher and further left is better."
+HOW_ROC = (
+    "the share of pairs of one person that is accepted, over the share of pairs of two people that is accepted by "
+    "mistake. Higher and further left is better."
+)
 LOSSES, ACCURACIES = ("loss", "cross_entropy"), ("accuracy", "validation_top1", "validation_tar")
 
 
@@ -41,7 +44,7 @@ class ReportTile:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A probe beside what was answered."""
+    """A probe beside the faces that were answered."""
 
     tiles: tuple[ReportTile, ...]
     note: str = ""
@@ -49,6 +52,8 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Sheet:
+    """A contact sheet of mistakes."""
+
     title: str
     how_to_read: str
     mistakes: Sequence[Mistake]
@@ -56,13 +61,17 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Chart:
+    """A chart, or the text that says why there is none."""
+
     title: str
     how_to_read: str
-    svg: bytes | None = None  # None: the text says why there is none
+    svg: bytes | None = None  # None: how_to_read says why there is none
 
 
 @dataclass(frozen=True)
 class ReportTable:
+    """A table of figures."""
+
     title: str
     head: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -70,6 +79,8 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class Page:
+    """Content of a page."""
+
     title: str
     facts: Mapping[str, str]
     warnings: Sequence[str]
@@ -79,13 +90,14 @@ class Page:
 
 
 def write(folder: Path, page: Page) -> Path:
-    """FOLDER/index.html, for its owner only; other files there stay as they are."""
+    """Write FOLDER/index.html, readable by its owner only; other files there are not touched."""
     path = make_folder(folder) / FILE
     write_own(path, "page", html(page).encode("utf-8", "replace"))
     return path
 
 
 def html(page: Page) -> str:
+    """Return the page as HTML."""
     import jinja2
     from markupsafe import Markup, escape
 
@@ -103,11 +115,11 @@ def html(page: Page) -> str:
     return environment.from_string(resources.files(__package__).joinpath(TEMPLATE).read_text("utf-8")).render(page=page)
 
 
-# what stands on it ----------------------------------------------------------
+# content --------------------------------------------------------------------
 
 
 def facts(made: datetime, command: str, spec: FaceSpec) -> dict[str, str]:
-    """Where the figures come from."""
+    """Return where the figures come from."""
     models = ", ".join(f"{part.name} (sha256 {part.sha256[:16]}...)" for part in spec.parts)
     return {
         "made": made.strftime("%Y-%m-%d %H:%M %Z"),
@@ -125,9 +137,13 @@ def page_of(
     sheets: Sequence[Sheet],
     head: Mapping[str, str],
 ) -> Page:
-    """result: as `evaluate --json` prints it; history: a line an epoch, empty where the model has no record."""
+    """Return the page of an evaluation.
+
+    result: as `evaluate --json` prints it. history: a line an epoch, empty where the model has no record.
+    """
     enrolled = f"{result['gallery']:,} faces of {result['people']:,} people"
-    asked = f"{result['probes']:,} photos of {result['people_asked']:,} people, {result['without_vector']:,} without a face (misses)"
+    asked = f"{result['probes']:,} photos of {result['people_asked']:,} people"
+    asked += f", {result['without_vector']:,} without a face (misses)"
     known = dict(head) | {"enrolled": enrolled, "asked": asked}
     if found := result["open_set"]:
         known["strangers"] = (
@@ -140,8 +156,9 @@ def page_of(
 
 
 def pairs_page(result: Mapping[str, Any], curve: Roc, head: Mapping[str, str]) -> Page:
-    """result: as `evaluate-pairs --json` prints it; curve: of all pairs."""
-    asked = f"{result['pairs']:,} pairs, {result['without_vector']:,} with a photo without a face (taken for different people)"
+    """Return the page of an evaluation of pairs. result: as `evaluate-pairs --json` prints it. curve: of all pairs."""
+    asked = f"{result['pairs']:,} pairs, {result['without_vector']:,} with a photo without a face"
+    asked += " (counted as different people)"
     tables = [ReportTable("Figures", PAIR_HEAD, list(_verified(result)))]
     if found := result["against"]:
         difference = (
@@ -219,6 +236,7 @@ def _share(value: float | None) -> str:
 
 
 def between(interval: Sequence[float] | None) -> str:
+    """Return an interval as text, or an empty text."""
     return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
 
 
@@ -262,7 +280,7 @@ def _against(found: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[tu
 
 
 def _cmc(evaluation: Evaluation) -> Chart:
-    text = "How often the right person is among the first k people answered. Higher is better; the left end is top-1."
+    text = "How often the true person is among the first k people answered. Higher is better; the left end is top-1."
     return Chart("Ranks (CMC)", text, charts.cmc(evaluation.cmc, evaluation.cmc_intervals))
 
 
@@ -272,8 +290,8 @@ def _roc(crossed: PairScores | None) -> Chart:
         return Chart(title, "Not drawn: there are no pairs of two people, or none of one.")
     some = ", drawn at random from more" if crossed.drawn else ""
     text = (
-        f"Each probe of an enrolled person beside each enrolled face: {len(crossed.same):,} pairs of one person, {len(crossed.different):,} of two{some}. "
-        f"At one threshold for all, {HOW_ROC}"
+        f"Each probe of an enrolled person with each enrolled face: {len(crossed.same):,} pairs of one person, "
+        f"{len(crossed.different):,} of two{some}. At one threshold for all, {HOW_ROC}"
     )
     return Chart(title, text, charts.roc(crossed.roc))
 
@@ -283,30 +301,40 @@ def _dir(evaluation: Evaluation) -> Chart:
     if evaluation.open_set is None:
         return Chart(
             title,
-            "Not drawn: nobody among the probes is a stranger. Give photos of people who are not enrolled with --strangers.",
+            "Not drawn: nobody among the probes is a stranger. "
+            "Give photos of people who are not enrolled with --strangers.",
         )
-    text = "How many enrolled people are still identified when the threshold lets so many strangers pass for somebody. Higher is better."
+    text = (
+        "The share of enrolled people who are identified, over the share of strangers who are taken for somebody at "
+        "the same threshold. Higher is better."
+    )
     return Chart(title, text, charts.dir_over_fpir(evaluation.open_set, evaluation.rates))
 
 
 def _scores(evaluation: Evaluation) -> Chart:
     genuine = evaluation.genuine
     text = (
-        "Scores of the true person (genuine), of the best other person for the same photos (impostor), and of the best person for "
-        "strangers. The less these overlap, the better one threshold tells them apart."
+        "Scores of the true person (genuine), of the best other person for the same photos (impostor), "
+        "and of the best person for strangers. The less these overlap, the better one threshold tells them apart."
     )
     if beyond := int((genuine == MISSED).sum()):
-        text += f" {beyond} probes are left out of the first: the true person is not among the first {RANKS} answers, or there is no face."
+        text += (
+            f" {beyond} probes are left out of the first: the true person is not among the first {RANKS} answers, "
+            "or there is no face."
+        )
     strangers = np.array([a.best for a in evaluation.strangers])
     return Chart("Scores", text, charts.histograms(genuine, evaluation.impostors, strangers))
 
 
 def _training(history: Sequence[dict[str, Any]]) -> Iterator[Chart]:
-    """Two charts a network."""
+    """Yield two charts for each network."""
     for name in dict.fromkeys(line["network"] for line in history):
         lines = [line for line in history if line["network"] == name]
         yield Chart(
             f"Training of {name}: loss", "Lower is better; a dotted line ends a stage.", charts.training(lines, LOSSES)
         )
-        text = "Share of the training photos, and of the held-out people's where there were any, that were told right. Higher is better."
+        text = (
+            "Share of correctly identified training photos, and photos of held-out people where there were any. "
+            "Higher is better."
+        )
         yield Chart(f"Training of {name}: accuracy", text, charts.training(lines, ACCURACIES))

@@ -1,4 +1,7 @@
-"""Parts of a gallery, asked the same probes: fewer people, or fewer photos of each. All vectors are in memory, every pair is compared."""
+"""Parts of a gallery with the same probes: fewer people, or fewer photos of each.
+
+All vectors are in memory, and every pair is compared.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,26 @@ from facegallery.embedder.errors import DataError, InputError
 from facegallery.indexer.evaluation import openset
 from facegallery.indexer.evaluation.openset import OpenSet, Rate
 from facegallery.indexer.metrics import cmc, cmc_intervals, hits_at, nearest_people, ranks_of
-from facegallery.indexer.search.searcher import ANSWERS, SCORES
+from facegallery.indexer.search.pooling import pool
+from facegallery.indexer.search.question import ANSWERS, SCORES
 
 
 @dataclass(frozen=True)
 class ProbePhotos:
-    """Vectors float32 (m, d) of unit length and the names (n,) of their people, n >= m: photos beyond the m-th have no face."""
+    """Vectors float32 (m, d) of unit length, and names (n,), n >= m; photos beyond the m-th have no face."""
 
     xb: np.ndarray
     names: np.ndarray
 
     def of(self, people: np.ndarray) -> ProbePhotos:
-        """Those of some people."""
+        """Return the photos of some people."""
         kept = np.isin(self.names, people)
         return ProbePhotos(self.xb[kept[: len(self.xb)]], self.names[kept])
 
 
 @dataclass(frozen=True)
 class ProbeOutcome:
-    """What one part of the gallery answers."""
+    """Figures of one part of the gallery."""
 
     people: int
     faces: int
@@ -38,7 +42,7 @@ class ProbeOutcome:
     top1_interval: tuple[float, float]  # 95 %, over people
     top5: float
     rates: tuple[Rate, ...]  # empty without strangers
-    photos: int | None = None  # a person's at most
+    photos: int | None = None  # at most, of a person
     score: str = "best"
 
 
@@ -50,7 +54,11 @@ def by_size(
     score: str = "best",
     seed: int = 0,
 ) -> list[ProbeOutcome]:
-    """Random people enrolled, so many of them, each size holding the smaller ones; their probes, and the same strangers throughout."""
+    """Evaluate galleries of random people, `sizes` many; each size contains the smaller ones.
+
+    Each is asked the probes of its people, and the same strangers. Raises InputError for a size beyond the gallery,
+    DataError for a size without probes.
+    """
     people = np.unique(gallery.names)
     if not all(1 <= size <= len(people) for size in sizes):
         raise InputError(
@@ -70,26 +78,28 @@ def by_size(
 def by_photos(
     gallery: ProbePhotos, probes: ProbePhotos, strangers: ProbePhotos, counts: Sequence[int], seed: int = 0
 ) -> list[ProbeOutcome]:
-    """Everybody enrolled with up to so many photos (the first by name), asked the probes of those who have the largest number of them,
-    so that the numbers can be compared; a person scored by the best photo, the mean over them, and their template."""
+    """Evaluate the gallery with at most `counts` photos a person, the first by name.
+
+    All counts are asked the same probes: those of people with the largest number of photos. A person is scored by the
+    best photo, the mean over the photos, and the template. Raises InputError for counts without such probes.
+    """
     names, photos = np.unique(gallery.names, return_counts=True)
     if min(counts) < 1 or not len((asked := probes.of(names[photos >= max(counts)])).names):
         raise InputError(
-            f"expected numbers of photos from 1 up to {photos.max()}, with probes of people who have so many, received "
-            f"{', '.join(map(str, counts))}: give smaller ones, or enrol more photos a person"
+            f"expected numbers of photos from 1 up to {photos.max()}, with probes of people who have as many, "
+            f"received {', '.join(map(str, counts))}: give smaller ones, or enrol more photos a person"
         )
     number = _numbers(gallery.names)
-    return [
-        _identify(
-            ProbePhotos(gallery.xb[number < count], gallery.names[number < count]), asked, strangers, score, seed, count
-        )
-        for count in counts
-        for score in (SCORES if count > 1 else SCORES[:1])
-    ]
+    found = []
+    for count in counts:
+        part = ProbePhotos(gallery.xb[number < count], gallery.names[number < count])
+        for score in SCORES if count > 1 else SCORES[:1]:
+            found.append(_identify(part, asked, strangers, score, seed, count))
+    return found
 
 
 def _numbers(names: np.ndarray) -> np.ndarray:
-    """int (n,): which photo of its person each is, from 0, in their order."""
+    """Return which photo of its person each is, from 0, in their order, int (n,)."""
     _, codes, counts = np.unique(names, return_inverse=True, return_counts=True)
     order = np.argsort(codes, kind="stable")
     numbers = np.empty(len(names), np.intp)
@@ -98,14 +108,13 @@ def _numbers(names: np.ndarray) -> np.ndarray:
 
 
 def pooled(gallery: ProbePhotos, score: str) -> ProbePhotos:
-    """One vector a person whose product with a probe is their score: the mean or the template; every face for the best one."""
+    """Return one vector a person, whose product with a probe is the score; for `best`, every face."""
     if score == "best":
         return gallery
     people, codes, counts = np.unique(gallery.names, return_inverse=True, return_counts=True)
     totals = np.zeros((len(people), gallery.xb.shape[1]))
     np.add.at(totals, codes, gallery.xb)
-    lengths = counts if score == "mean" else np.maximum(np.linalg.norm(totals, axis=1), 1e-12)
-    return ProbePhotos((totals / lengths[:, None]).astype(np.float32), people)
+    return ProbePhotos(pool(totals, counts, score), people)
 
 
 def _identify(
@@ -124,7 +133,10 @@ def _identify(
 
 
 def _answers(gallery: ProbePhotos, probes: ProbePhotos) -> tuple[np.ndarray, np.ndarray]:
-    """The first ANSWERS people for each probe, object (n, k), None without a face; the best score float32 (n,), -inf without one."""
+    """Return the first ANSWERS people for each probe, object (n, k), and the best score, float32 (n,).
+
+    Without a face they are None and -inf.
+    """
     ranked = np.full((len(probes.names), ANSWERS), None, object)
     scores = np.full(len(probes.names), -np.inf, np.float32)
     if m := len(probes.xb):
@@ -136,7 +148,7 @@ def _answers(gallery: ProbePhotos, probes: ProbePhotos) -> tuple[np.ndarray, np.
 def photos_of(
     vectors: Iterator[tuple[str, np.ndarray | None]] | Sequence[tuple[str, np.ndarray | None]], dimension: int
 ) -> ProbePhotos:
-    """Of names and vectors, None where a photo has no face."""
+    """Return the photos of names and vectors; a vector is None where a photo has no face."""
     listed = list(vectors)
     faces = [(name, x) for name, x in listed if x is not None]
     names = [name for name, _ in faces] + [name for name, x in listed if x is None]

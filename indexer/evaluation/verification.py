@@ -1,8 +1,9 @@
-"""Verification: are two photos of one person? ROC, and the protocol of Labeled Faces in the Wild.
+"""Verification: are two photos of one person? ROC curves, and the protocol of Labeled Faces in the Wild.
 
-Ten folds of pairs; the threshold of each comes from the other nine (Huang et al. 2007, "image restricted"), chosen as
-davidsandberg/facenet does (src/facenet.py, calculate_roc): squared distances of 0 to 4 in steps of 0.01, the smallest of the best.
-Scores are cosines of unit vectors, so that the squared distance is 2 - 2 * score; a pair without a face in it scores -inf: different.
+LFW has ten folds of pairs; the threshold of each comes from the other nine (Huang et al. 2007, "image restricted"). It
+is chosen as davidsandberg/facenet does (src/facenet.py, calculate_roc): squared distances of 0 to 4 in steps of 0.01,
+the smallest of the best. Scores are cosines of unit vectors, so that the squared distance is 2 - 2 * score. A pair with
+a photo without a face scores -inf: different.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ DISTANCES = np.arange(0, 4, 0.01)
 
 @dataclass(frozen=True)
 class Roc:
-    """Rates at every threshold that tells two pairs apart, from one that none reaches down to one that all reach."""
+    """Rates at every threshold that separates two pairs, from one that no pair reaches to one that all reach."""
 
-    thresholds: np.ndarray  # float (m,), falling, the first one inf: a pair is taken for the same person at or above it
+    thresholds: np.ndarray  # float (m,), falling from inf: at or above it, a pair is taken for one person
     far: np.ndarray  # float (m,), rising from 0 to 1: false accept rate, of pairs of different people
     tar: np.ndarray  # float (m,), rising from 0 to 1: true accept rate, of pairs of one person
 
     @property
     def auc(self) -> float:
-        """Area under the curve: how likely a same pair scores above a different one, ties counting half."""
+        """Area under the curve: the chance that a same pair scores above a different one, ties counting half."""
         return float(np.trapezoid(self.tar, self.far))
 
     @property
@@ -42,16 +43,17 @@ class Roc:
         return float(np.interp(0, self.far + self.tar - 1, self.far))
 
     def tar_at(self, far: float) -> float:
-        """The highest TAR whose FAR is at most `far`."""
+        """Return the highest TAR with a FAR of at most `far`."""
         return float(self.tar[np.searchsorted(self.far, far, "right") - 1])
 
 
 def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
-    """scores float (n,), same bool (n,); raises DataError unless there are pairs of both kinds."""
+    """Return the ROC curve of scores (n,), same bool (n,); raises DataError without pairs of both kinds."""
     scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
     if scores.ndim != 1 or scores.shape != same.shape or np.isnan(scores).any() or same.all() or not same.any():
         raise DataError(
-            f"expected scores of pairs of one person and of two, received {scores.shape} with {same.sum()} of one: check the pairs"
+            f"expected scores of pairs of one person and of two, received {scores.shape} with {same.sum()} of one: "
+            "check the pairs"
         )
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.flatnonzero(scores[order][1:] != scores[order][:-1]), len(scores) - 1)  # of equal scores
@@ -64,17 +66,17 @@ def roc(scores: np.ndarray, same: np.ndarray) -> Roc:
 
 @dataclass(frozen=True)
 class TarAtFar:
-    """TAR at one FAR: the threshold comes from the other folds' pairs of different people."""
+    """TAR at one FAR; the threshold comes from the other folds' pairs of different people."""
 
     asked: float  # FAR
     tar: float  # mean of the folds
     std: float
-    far: float  # what it came to in the tested folds, mean
+    far: float  # mean FAR in the tested folds
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What the ten folds say; arrays are one number a fold."""
+    """Figures of the ten folds; arrays have one number a fold."""
 
     accuracies: np.ndarray
     thresholds: np.ndarray  # scores
@@ -84,17 +86,21 @@ class Verification:
 
     @property
     def accuracy(self) -> float:
+        """Mean of the folds' accuracies."""
         return float(self.accuracies.mean())
 
     @property
     def std(self) -> float:
-        """Of the folds' accuracies, as Sandberg prints it (population)."""
+        """Standard deviation of the folds' accuracies, as Sandberg prints it (population)."""
         return float(self.accuracies.std())
 
 
 def verify_folds(scores: np.ndarray, same: np.ndarray, folds: np.ndarray, fars: Sequence[float] = FARS) -> Verification:
-    """scores float (n,), same bool (n,), folds (n,): which fold each pair is in. Raises DataError for fewer than two folds, or one
-    whose pairs are all of one kind."""
+    """Verify pairs in folds.
+
+    scores: float (n,). same: bool (n,). folds: (n,), the fold of each pair. fars: rates at which TAR is measured.
+    Raises DataError for fewer than two folds, or a fold with pairs of one kind only.
+    """
     curve, names = roc(scores, same), np.unique(folds)
     if folds.shape != scores.shape or len(names) < 2:
         raise DataError(
@@ -125,7 +131,7 @@ def _tar_at(asked: float, scores: np.ndarray, same: np.ndarray, folds: np.ndarra
 
 
 def compare_folds(first: Verification, second: Verification) -> Paired:
-    """Two systems on the same pairs, each by its own thresholds; the interval draws pairs."""
+    """Compare two systems on the same pairs, each with its own thresholds; the interval draws pairs."""
     return compare(first.right, second.right, np.arange(len(first.right)))
 
 
@@ -142,10 +148,14 @@ class Pairs:
     folds: np.ndarray  # int (n,), from 0
 
     def scores(self, vectors: dict[str, np.ndarray | None]) -> np.ndarray:
-        """float64 (n,): the cosine of each pair's unit vectors by stem; -inf where a photo has none. DataError where one is missing."""
+        """Return the cosine of each pair, float64 (n,); -inf where a photo has no vector.
+
+        vectors: unit vectors by stem, None without a face. Raises DataError where a stem is missing.
+        """
         if missing := [stem for stem in (*self.first, *self.second) if stem not in vectors]:
             raise DataError(
-                f"expected vectors of all photos of the pairs, {len(set(missing))} are missing, such as {missing[0]}: embed them all"
+                f"expected vectors of all photos of the pairs, {len(set(missing))} are missing, such as {missing[0]}: "
+                "embed all photos"
             )
         return np.array([_cosine(vectors[a], vectors[b]) for a, b in zip(self.first, self.second, strict=True)])
 
@@ -155,7 +165,11 @@ def _cosine(a: np.ndarray | None, b: np.ndarray | None) -> float:
 
 
 def read_pairs(path: Path) -> Pairs:
-    """LFW's pairs.txt: `folds<TAB>n`, then for each fold n lines `name i j` (one person) and n lines `name i name j` (two)."""
+    """Read LFW's pairs.txt; raises DataError where it is another file.
+
+    The first line is `folds<TAB>n`; then each fold has n lines `name i j` (one person) and n lines `name i name j`
+    (two).
+    """
     try:
         lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -166,11 +180,12 @@ def read_pairs(path: Path) -> Pairs:
         pairs = [_pair(line) for line in lines[1:]]
     except (ValueError, IndexError):
         raise DataError(
-            f"expected LFW's pairs (`10 300`, then `name 1 4` or `name 1 other 2`), {path} is otherwise: check the file"
+            f"expected LFW's pairs (`10 300`, then `name 1 4` or `name 1 other 2`), received {path}: check the file"
         ) from None
     if folds < 2 or len(pairs) != 2 * n * folds:
         raise DataError(
-            f"expected two folds or more of 2 x {n} pairs, {path} says {folds} folds and has {len(pairs)} pairs: check the file"
+            f"expected two folds or more of 2 x {n} pairs, {path} states {folds} folds and has {len(pairs)} pairs: "
+            "check the file"
         )
     first, second, same = zip(*pairs, strict=True)
     return Pairs(first, second, np.array(same), np.arange(len(pairs)) // (2 * n))

@@ -1,7 +1,8 @@
-"""Which faces a question is about: conditions on columns, as one SQL condition over the gallery's faces.
+"""Filters: conditions on columns, as one SQL condition over the gallery's faces.
 
-A column is compared as what it holds (`facegallery.indexer.store.kinds`): numbers as numbers, dates as dates, text as text. `number(age)>=30` compares only
-the values that are numbers, `date(...)` those that are dates, `text(...)` all values as text.
+A column is compared by the kind of its values (`facegallery.indexer.store.kinds`): numbers as numbers, dates as dates,
+text as text. `number(age)>=30` compares only the values that are numbers, `date(...)` those that are dates, and
+`text(...)` all values as text.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ OWN = {
     "sharpness": "sharpness",
 }
 OWN_KINDS = dict.fromkeys(OWN, TEXT) | dict.fromkeys(("face", "confidence", "sharpness"), NUMBER)
-SPELLING = re.compile(r"([^<>=!:\"]+)(>=|<=|!=|=|>|<|:)(.*)", re.S)  # spaces are left to strip(): this one is linear
+SPELLING = re.compile(r"([^<>=!:\"]+)(>=|<=|!=|=|>|<|:)(.*)", re.S)  # linear, since strip() removes the spaces
 CAST = re.compile(rf"({'|'.join(KINDS)})\((.+)\)", re.S)
 ORDERED = ("<", "<=", ">", ">=")
-MISTAKEN = {"=>": ">=", "=<": "<=", "<>": "!=", "==": "=", "=!": "!=", ">=": ">=", "<=": "<="}  # `> =` is one, too
-REMEMBERED = 1 << 16  # values of a column whose comparison is kept
+MISTAKEN = {"=>": ">=", "=<": "<=", "<>": "!=", "==": "=", "=!": "!=", ">=": ">=", "<=": "<="}  # also `> =`
+REMEMBERED = 1 << 16  # values of a column that a comparison remembers, at most
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A column, one of = != < <= > >= or : (has the word, in a list separated by `;`), and a value."""
+    """A column, an operator and a value; `:` means that a list separated by `;` contains the value."""
 
     column: str
     operator: str
@@ -43,7 +44,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """'year>=1999' -> its parts; raises InputError where it is none."""
+        """Parse a text such as 'year>=1999'; raises InputError where it is not a filter."""
         found = SPELLING.fullmatch(text)
         column, operator, value = map(str.strip, found.groups()) if found else ("", "", "")
         if not column:
@@ -55,7 +56,7 @@ class Condition:
 
 
 def _check_operator(text: str, operator: str, value: str) -> None:
-    """Raise InputError for an operator that there is not, and for no value: `x!=` alone means any value."""
+    """Raise InputError for an unknown operator or a missing value; `x!=` alone means any value."""
     if operator != ":" and (value[:1] in ("<", "=", ">") or operator + value[:1] == "=!"):
         meant = MISTAKEN.get(operator + value[:1])
         raise InputError(
@@ -67,7 +68,7 @@ def _check_operator(text: str, operator: str, value: str) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A condition on a column of a gallery, and the kind that its values are compared as."""
+    """A condition on a column of a gallery, and the kind by which its values are compared."""
 
     column: str
     kind: str
@@ -76,19 +77,18 @@ class Comparison:
 
     @property
     def sql(self) -> tuple[str, str | float] | None:
-        """The condition as SQL and what it binds, where SQLite compares as we do, in a fifth of the time; else None."""
+        """The condition as SQL and its binding where SQLite compares as `keeps` does, five times faster; else None."""
         if self.operator == ":" or self.kind != OWN_KINDS.get(self.column):
             return None
         number = number_of(self.value)
         if self.kind == NUMBER and number is None:
             return None
-        return f"{OWN[self.column]} {self.operator} ?", self.value if number is None or self.kind == TEXT else float(
-            number
-        )
+        value = self.value if number is None or self.kind == TEXT else float(number)
+        return f"{OWN[self.column]} {self.operator} ?", value
 
     @property
     def keeps(self) -> Callable[[str], bool]:
-        """A function that says whether a value, which is not missing, meets the condition."""
+        """A function that tells whether a value, which is not missing, meets the condition."""
         if self.operator != ":":
             return comparison(self.kind, self.operator, self.value)
         word = f";{self.value};"
@@ -96,93 +96,99 @@ class Comparison:
 
 
 def parse(where: Sequence[str]) -> list[Condition]:
-    """One condition for each text; raises InputError for one that cannot be read."""
+    """Parse one condition for each text; raises InputError for one that is not a filter."""
     return [Condition.parse(text) for text in where]
 
 
-def resolve(gallery: Faces, conditions: Sequence[Condition]) -> list[Comparison]:
-    """How the columns of a gallery are compared.
+def resolve(store: Faces, conditions: Sequence[Condition]) -> list[Comparison]:
+    """Return how the columns of a gallery are compared.
 
-    Raises InputError for a column that no face has, for a column of numbers or dates and a value of another kind, and for `<`, `<=`, `>` or
-    `>=` between text and a number or a date.
+    Raises InputError for a column that no face has, and for a value of another kind than a column of numbers or dates.
+    Also for `<`, `<=`, `>` or `>=` between a column of text and a number or a date.
     """
-    return [_resolved(gallery, condition) for condition in conditions]
+    return [_resolved(store, condition) for condition in conditions]
 
 
-def _resolved(gallery: Faces, condition: Condition) -> Comparison:
-    known = {*OWN, *gallery.columns}
+def _resolved(store: Faces, condition: Condition) -> Comparison:
+    known = {*OWN, *store.columns}
     column, cast = condition.column, None
     if column not in known and (found := CAST.fullmatch(column)) and found[2].strip() in known:
         cast, column = found[1], found[2].strip()
     if column not in known:
         raise InputError(
-            f"expected a column of {gallery.folder.name} ({', '.join(sorted(known))}), received {column!r}: correct --where"
+            f"expected a column of {store.folder.name} ({', '.join(sorted(known))}), received {column!r}: "
+            "correct --where"
         )
-    kind = cast or OWN_KINDS.get(column) or gallery.kinds.kind(column)
-    value = gallery.spelled(condition.value) if column == "identity" else condition.value
+    kind = cast or OWN_KINDS.get(column) or store.kinds.kind(column)
+    value = store.spelled(condition.value) if column == "identity" else condition.value
     if condition.operator != ":":
-        _check_kind(gallery, column, kind, cast, condition)
+        _check_kind(store, column, kind, cast, condition)
     return Comparison(column, kind, condition.operator, value)
 
 
-def _check_kind(gallery: Faces, column: str, kind: str, cast: str | None, condition: Condition) -> None:
-    """Raise InputError where a column of numbers or dates is compared with another kind, or one of text ordered by a number or a date."""
+def _check_kind(store: Faces, column: str, kind: str, cast: str | None, condition: Condition) -> None:
+    """Raise InputError where a column and the value of a condition cannot be compared."""
     operator, value = condition.operator, condition.value
     wanted = NUMBER if number_of(value) is not None else DATE if period_of(value) is not None else TEXT
     if operator in ORDERED and kind == TEXT and wanted != TEXT and cast is None:
         raise InputError(
-            f"expected a column of {wanted}s for {column}{operator}{value}, {column} holds {_texts(gallery, column, wanted)}: write "
-            f"{wanted}({column}){operator}{value} to compare the rows that are {wanted}s, or text({column}){operator}{value} for the order "
-            "of letters"
+            f"expected a column of {wanted}s for {column}{operator}{value}, "
+            f"{column} holds {_texts(store, column, wanted)}: "
+            f"write {wanted}({column}){operator}{value} to compare the rows that are {wanted}s, "
+            f"or text({column}){operator}{value} for the order of letters"
         )
     if value and kind != TEXT and kind != wanted and not (kind == DATE and period_of(value) is not None):
         raise InputError(
-            f"expected a {kind} to compare {column} with, since it {'is compared as' if cast else 'holds'} {kind}s, received {value!r}: "
-            f"give one, or compare text({column})"
+            f"expected a {kind} to compare {column} with, since it {'is compared as' if cast else 'holds'} {kind}s, "
+            f"received {value!r}: give a {kind}, or compare text({column})"
         )
 
 
-def _texts(gallery: Faces, column: str, wanted: str) -> str:
-    """What a column holds that is not `wanted`, in words: an example, and how many rows."""
-    counts = gallery.kinds.columns.get(column)
+def _texts(store: Faces, column: str, wanted: str) -> str:
+    """Return, in words, what a column holds that is not `wanted`: an example, and how many rows."""
+    counts = store.kinds.columns.get(column)
     if not counts:
         return "text"
-    example = gallery.example(column, lambda kind: kind != wanted)
+    example = store.example(column, lambda kind: kind != wanted)
     others = sum(n for kind, n in counts.items() if kind != wanted)
     return f"other values, such as {example!r}, in {others} of {sum(counts.values())} rows"
 
 
-def kept_ids(gallery: Faces, conditions: Sequence[Condition]) -> str:
-    """JSON list of the ids of the faces that meet all conditions; those of one column with `=` are alternatives.
+def kept_ids(store: Faces, conditions: Sequence[Condition]) -> str:
+    """Return a JSON list of the ids of the faces that meet all conditions.
 
-    A face whose value in a column is missing or blank meets no condition on it.
+    Conditions on one column with `=` are alternatives. A face with a missing or blank value in a column meets no
+    condition on it.
     """
     groups: dict[object, list[Comparison]] = {}
-    for i, one in enumerate(resolve(gallery, conditions)):
+    for i, one in enumerate(resolve(store, conditions)):
         groups.setdefault(one.column if one.operator == "=" else i, []).append(one)
     clauses: list[str] = []
     bindings: list[Any] = []
     for number, group in enumerate(groups.values()):
-        sql, values = _any_of(gallery, group, f"meets_{number}")
+        sql, values = _any_of(store, group, f"meets_{number}")
         clauses.append(sql)
         bindings += values
-    sql = f"SELECT json_group_array(faces.id) FROM faces JOIN people ON people.id = person WHERE {_joined(clauses, 'AND')}"
-    return gallery.execute(sql, bindings)[0][0]
+    sql = "SELECT json_group_array(faces.id) FROM faces JOIN people ON people.id = person WHERE "
+    return store.execute(sql + _joined(clauses, "AND"), bindings)[0][0]
 
 
-def _any_of(gallery: Faces, group: Sequence[Comparison], name: str) -> tuple[str, list[Any]]:
-    """SQL that keeps a face which meets one of the conditions on a column, and what it binds; `name` is free for a function."""
+def _any_of(store: Faces, group: Sequence[Comparison], name: str) -> tuple[str, list[Any]]:
+    """Return SQL that keeps a face which meets one of the conditions on a column, and its bindings.
+
+    name: free for an SQL function.
+    """
     native = [found for one in group if (found := one.sql)]
     if len(native) == len(group):
         return _joined([sql for sql, _ in native], "OR"), [value for _, value in native]
-    gallery.define(name, _meets([one.keeps for one in group]))
+    store.define(name, _meets([one.keeps for one in group]))
     if (column := group[0].column) in OWN:
         return f"{name}({OWN[column]})", []
     return f"{name}(json_extract(extra, ?))", [f"$.{json.dumps(column, ensure_ascii=False)}"]
 
 
 def _meets(conditions: Sequence[Callable[[str], bool]]) -> Callable[[Any], bool]:
-    """A function for SQL that says whether a value meets one of the conditions; a missing or blank one does not."""
+    """Return an SQL function that tells whether a value meets one of the conditions; a missing one does not."""
     known: dict[str, bool] = {}
 
     def meets(value: Any) -> bool:
@@ -197,7 +203,7 @@ def _meets(conditions: Sequence[Callable[[str], bool]]) -> Callable[[Any], bool]
 
 
 def _joined(clauses: Sequence[str], word: str) -> str:
-    """As a tree: SQLite takes any number of conditions, but none that is 1000 deep."""
+    """Join the clauses as a tree: SQLite takes any number of conditions, but none nested 1000 deep."""
     if len(clauses) == 1:
         return clauses[0]
     half = len(clauses) // 2

@@ -1,4 +1,4 @@
-"""Answers to many probes as one Parquet file, written as they come."""
+"""Writing the answers to many probes to one Parquet file."""
 
 from __future__ import annotations
 
@@ -41,10 +41,16 @@ SCHEMA = pa.schema(
 
 
 class HitWriter:
-    """A row for each hit, and one without a hit for a probe that has none. The file appears whole, at the end. A context manager."""
+    """Writer of a row for each hit, and of one without a hit for a probe that has none.
+
+    The file appears complete, at the end of the context manager.
+    """
 
     def __init__(self, path: Path):
-        """Raises SystemFault where the disk refuses, InputError where a file is there that is no hit file of ours."""
+        """Open a temporary file beside `path`.
+
+        Raises SystemFault for a disk error, InputError where `path` is a file that is not a hit file of ours.
+        """
         self._path = Path(path)
         check_replaceable(self._path, "hits")
         self._temporary = temporary_beside(self._path)
@@ -105,7 +111,7 @@ class HitWriter:
         except OSError as error:
             raise from_os_error(OSError(error.errno, error.strerror or str(error), str(self._path))) from None
         finally:
-            self._writer.is_open = False  # where it failed: it would end its file later, which is closed then
+            self._writer.is_open = False  # after a failure it would close its file later, which is then closed
             with contextlib.suppress(OSError):
                 self._file.close()
             self._temporary.unlink(missing_ok=True)

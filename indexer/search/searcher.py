@@ -1,4 +1,4 @@
-"""Queries -> hits: candidates by FAISS, exact scores from the truth, all of one snapshot."""
+"""Answering queries: candidates by FAISS, exact scores from gallery.db, all of one snapshot."""
 
 from __future__ import annotations
 
@@ -10,43 +10,46 @@ from typing import Any
 import numpy as np
 
 from facegallery.embedder.dataset.row import UNIT_TOLERANCE
-from facegallery.embedder.errors import DataError, GalleryError, InputError
+from facegallery.embedder.errors import DataError, GalleryError
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.calibrate import Calibration, staleness
 from facegallery.indexer.derived.derive import centred
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.search import filters, templates
 from facegallery.indexer.search.candidates import Candidates, Shortlist, log
+from facegallery.indexer.search.question import ANSWERS, Question
 from facegallery.indexer.store.reader import StoredFace
 from facegallery.results import Hit
 
-ANSWERS = 5  # of `evaluate`
 SPARE = 16  # candidates beyond the first guess
 GROWTH = 4
 FLOAT_STEP = 2.0**-23  # of float32 at 1
-SCORES = ("best", "mean", "template")
 
 
 class _Damage(Exception):
-    """The mapped index gave a score that the truth does not."""
+    """Raised where the mapped index gives a score that gallery.db does not."""
 
 
 class Searcher:
-    """A gallery and its index, open for questions. Use it as a context manager, from one thread at a time.
+    """An open gallery and its index. Use it as a context manager, from one thread at a time.
 
-    Every question is answered from the newest commit, whoever made it.
+    Every question is answered from the newest commit of any process.
     """
 
     def __init__(self, folder: str | Path, key: bytes | None = None):
-        """Raises GalleryError where there is no index or it is damaged; damage to derived files is logged and worked around."""
-        self.gallery = open_store(folder, key=key)
+        """Open the index in `folder`.
+
+        Raises GalleryError where there is no index or it is damaged; damaged derived files are logged and replaced in
+        memory.
+        """
+        self.store = open_store(folder, key=key)
         self.warnings: list[str] = []  # differences that are allowed, from `check_spec`
-        self._kept: tuple[Any, np.ndarray | None] = (None, None)  # the last filter's faces, and what they hold for
+        self._kept: tuple[Any, np.ndarray | None] = (None, None)  # the last filter, and the faces that it keeps
         self._people: tuple[Any, templates.Templates | None] = (None, None)
         self._calibration: tuple[Any, tuple[Calibration | None, str | None]] = (None, (None, None))
         try:
-            self.spec = self.gallery.spec
-            self._candidates = Candidates(self.gallery)
+            self.spec = self.store.spec
+            self.candidates = Candidates(self.store)
             self._answer(lambda: None)
         except BaseException:
             self.close()
@@ -59,16 +62,21 @@ class Searcher:
         self.close()
 
     def close(self) -> None:
-        self.gallery.close()
+        """Close the gallery."""
+        self.store.close()
 
     # contract
 
     def check_spec(self, spec: FaceSpec) -> None:
-        """Raises GalleryError naming the field in which vectors of `spec` are not comparable; notes lesser differences in `warnings`."""
+        """Raise GalleryError naming the field in which vectors of `spec` are not comparable.
+
+        Lesser differences are added to `warnings`.
+        """
         if difference := self.spec.difference(spec):
             raise GalleryError(
-                f"expected vectors made as those of {self.gallery.folder.name}, they differ in {difference}: embed them with the gallery's "
-                "model and options, or build another index"
+                f"expected vectors made as those of {self.store.folder.name}, "
+                f"received vectors that differ in {difference}: "
+                "embed them with the gallery's model and options, or build another index"
             )
         for field in ("detector", "runtime", "precision"):
             mine, theirs = getattr(self.spec, field), getattr(spec, field)
@@ -77,98 +85,102 @@ class Searcher:
                 self.warnings.append(line)
 
     def calibration(self) -> tuple[Calibration | None, str | None]:
-        """What `calibrate` fitted, or None; and why it should be fitted again, or None."""
+        """Return the calibration, or None; and why it is stale, or None."""
 
         def read() -> tuple[Calibration | None, str | None]:
-            if self._calibration[0] != self.gallery.mark:
-                text = self.gallery.fact("calibration")
+            if self._calibration[0] != self.store.mark:
+                text = self.store.fact("calibration")
                 found = None if text is None else Calibration.from_json(text)
                 self._calibration = (
-                    self.gallery.mark,
-                    (found, None if found is None else staleness(found, self.gallery)),
+                    self.store.mark,
+                    (found, None if found is None else staleness(found, self.store)),
                 )
             return self._calibration[1]
 
         return self._answer(read)
 
-    # questions
+    # search
 
     def search(
         self,
         xq: np.ndarray,
         k: int = ANSWERS,
+        *,
         faces: bool = False,
         score: str = "best",
         where: Sequence[str] = (),
         min_score: float | None = None,
     ) -> list[list[Hit]]:
-        """The k people (or faces) nearest to each query, all there are where there are fewer.
+        """Return the hits of each query of xq, float32 (n, d) of unit length; the options are those of `Question`.
 
-        xq float32 (n, d) of unit length. score: a person's by the best of their faces, the mean over them, or their template (the
-        unit-length mean of their vectors). where: filters as `filters.Condition` reads them. Scores are exact and the same however
-        queries are batched; equal ones are in the order of face_id. Raises InputError for k < 1 or a filter that cannot be,
-        DataError for vectors of another size or length, GalleryError naming a face that was changed on disk.
+        Raises as `answer` does.
         """
-        if k < 1:
-            raise InputError(f"expected k of at least 1, received {k}: give a larger one")
-        if score not in SCORES or (faces and score != "best"):
-            raise InputError(
-                f"expected a score of {', '.join(SCORES)} (best alone for faces), received {score!r}: choose one"
-            )
-        conditions, xq = filters.parse(where), checked(xq, self.spec.dimension)
+        return self.answer(xq, Question(k, faces, score, tuple(where), min_score))
+
+    def answer(self, xq: np.ndarray, question: Question) -> list[list[Hit]]:
+        """Return the people (or faces) nearest to each query, best first; all where there are fewer than k.
+
+        xq: float32 (n, d) of unit length. Scores are exact and do not depend on how queries are batched; equal ones
+        are in the order of face_id. Raises InputError for k < 1, an unknown score or a wrong filter; DataError for
+        vectors of another size or length; GalleryError naming a face that was changed on disk.
+        """
+        question.check()
+        conditions, xq = filters.parse(question.where), checked(xq, self.spec.dimension)
         if not len(xq):
             return []
-        found = self._answer(lambda: self._search(xq, k, faces, score, conditions))
-        return found if min_score is None else [[hit for hit in hits if hit.score >= min_score] for hits in found]
+        found, least = self._answer(lambda: self._search(xq, question, conditions)), question.min_score
+        return found if least is None else [[hit for hit in hits if hit.score >= least] for hits in found]
 
     def crop(self, face_id: str) -> bytes | None:
-        """The PNG of an enrolled face, where it was kept."""
-        return self.gallery.crop(face_id)
+        """Return the PNG of an enrolled face; None where no crop is stored."""
+        return self.store.crop(face_id)
 
     def all_faces(self) -> tuple[list[StoredFace], np.ndarray]:
-        """Every enrolled face, by person and photo, and their vectors as they are compared, float32 (n, d): all in memory."""
+        """Return every enrolled face, by person and photo, and their vectors as compared, float32 (n, d).
+
+        All of them are in memory.
+        """
 
         def read() -> tuple[list[StoredFace], np.ndarray]:
-            found = self.gallery.fetch(self.gallery.owners()[0], self.spec.dimension).values()
+            found = self.store.fetch(self.store.owners()[0], self.spec.dimension).values()
             faces = sorted(found, key=lambda face: (face.identity, face.image, face.face_id))
-            return faces, centred(np.stack([face.vector for face in faces]), self._candidates.mean)
+            return faces, centred(np.stack([face.vector for face in faces]), self.candidates.mean)
 
         return self._answer(read)
 
     def as_compared(self, xq: np.ndarray) -> np.ndarray:
-        """Queries float32 (n, d) as they are multiplied with `all_faces`: less the mean where the gallery is centred."""
-        return centred(checked(xq, self.spec.dimension), self._candidates.mean)
+        """Return queries float32 (n, d) as they are multiplied with `all_faces`: centred where the gallery is."""
+        return centred(checked(xq, self.spec.dimension), self.candidates.mean)
 
     def _answer(self, question: Callable[[], Any]) -> Any:
-        """Asks a question of one snapshot, with what is loaded brought up to it."""
+        """Answer a question from one snapshot; refresh the candidates first."""
         try:
-            self.gallery.begin_reading()
-            self._candidates.refresh()
+            self.store.begin_reading()
+            self.candidates.refresh()
             try:
                 return question()
             except _Damage:
-                self._candidates.load_anew()
-                self._kept, self._people = (None, None), (None, None)  # positions are others now
+                self.candidates.load_from_store()
+                self._kept, self._people = (None, None), (None, None)  # positions have changed
                 return question()
         finally:
-            self.gallery.end_reading()
+            self.store.end_reading()
 
-    def _search(
-        self, xq: np.ndarray, k: int, faces: bool, score: str, conditions: Sequence[filters.Condition]
-    ) -> list[list[Hit]]:
-        xq, kept = centred(xq, self._candidates.mean), self._kept_faces(conditions)
-        if not (self._candidates.enrolled if kept is None else kept.any()):
+    def _search(self, xq: np.ndarray, question: Question, conditions: Sequence[filters.Condition]) -> list[list[Hit]]:
+        xq, kept = centred(xq, self.candidates.mean), self._kept_faces(conditions)
+        if not (self.candidates.enrolled if kept is None else kept.any()):
             return [[] for _ in xq]
-        if score != "best":
-            people_of = self._templates(conditions, kept, score).shortlists(xq, k, self._slack)
-            return [self._ranked_people(q, near, k, score) for q, near in zip(xq, people_of, strict=True)]
-        shortlists = self._shortlists(xq, k, faces, kept)
-        if self._candidates.compressed and kept is None and not faces:
+        if question.score != "best":
+            templates_of = self._templates(conditions, kept, question.score)
+            people_of = templates_of.shortlists(xq, question.k, self._slack)
+            return [self._ranked_people(q, near, question) for q, near in zip(xq, people_of, strict=True)]
+        shortlists = self._shortlists(xq, question, kept)
+        if self.candidates.compressed and kept is None and not question.faces:
             shortlists = self._with_all_faces(xq, shortlists)
-        ids = [self._candidates.ids[found.positions] for found in shortlists]
-        fetched = self.gallery.fetch(np.unique(np.concatenate(ids)), self.spec.dimension)
+        ids = [self.candidates.ids[found.positions] for found in shortlists]
+        fetched = self.store.fetch(np.unique(np.concatenate(ids)), self.spec.dimension)
         return [
-            self._ranked(q, found.scores, [fetched[id] for id in of_query.tolist()], k, faces)
+            self._ranked(q, found.scores, [fetched[id] for id in of_query.tolist()], question)
             for q, found, of_query in zip(xq, shortlists, ids, strict=True)
         ]
 
@@ -178,31 +190,31 @@ class Searcher:
         return (self.spec.dimension + 2) * FLOAT_STEP
 
     def _kept_faces(self, conditions: Sequence[filters.Condition]) -> np.ndarray | None:
-        """bool (count,) of the faces that meet all conditions; None where there are none. Kept until the gallery changes."""
+        """Return the faces that meet all conditions, bool (count,), or None for no conditions; cached."""
         if not conditions:
             return None
-        key = (tuple(conditions), self.gallery.mark)
+        key = (tuple(conditions), self.store.mark)
         if self._kept[0] != key:
-            ids = np.array(json.loads(filters.kept_ids(self.gallery, conditions)), np.int64)
-            kept = np.zeros(self._candidates.count, bool)
-            kept[self._candidates.positions_of(ids)] = True
+            ids = np.array(json.loads(filters.kept_ids(self.store, conditions)), np.int64)
+            kept = np.zeros(self.candidates.count, bool)
+            kept[self.candidates.positions_of(ids)] = True
             self._kept = key, kept
         return self._kept[1]
 
     def _templates(
         self, conditions: Sequence[filters.Condition], kept: np.ndarray | None, score: str
     ) -> templates.Templates:
-        key = (tuple(conditions), score, self.gallery.mark)
+        key = (tuple(conditions), score, self.store.mark)
         if self._people[0] != key:
-            self._people = key, templates.Templates(self._candidates, kept, score)
+            self._people = key, templates.Templates(self.candidates, kept, score)
         assert self._people[1] is not None
         return self._people[1]
 
     # best face
 
-    def _shortlists(self, xq: np.ndarray, k: int, faces: bool, kept: np.ndarray | None) -> list[Shortlist]:
-        """For each query all faces that could be among its answers."""
-        candidates = self._candidates
+    def _shortlists(self, xq: np.ndarray, question: Question, kept: np.ndarray | None) -> list[Shortlist]:
+        """Return, for each query, all faces that could be among its answers."""
+        candidates, k, faces = self.candidates, question.k, question.faces
         c, effort = 2 * k * (1 if faces else candidates.per_person) + SPARE, max(1, k / ANSWERS)
         done: dict[int, Shortlist] = {}
         while pending := [i for i in range(len(xq)) if i not in done]:
@@ -214,16 +226,20 @@ class Searcher:
         return [done[i] for i in range(len(xq))]
 
     def _settled(self, found: Shortlist, owners: np.ndarray, k: int) -> Shortlist | None:
-        """The candidates that could be the best face of one of the k best owners; None where faces beyond them could be too.
+        """Return the candidates that could be the best face of one of the k best owners, or None if others could be.
 
-        Approximate scores are at most `slack` from the exact ones, so that 2 * slack below the k-th owner nothing counts.
+        Approximate scores are at most `slack` from the exact ones: a face more than 2 * slack below the k-th owner
+        cannot count.
         """
         if not len(owners):
             return found if found.bound == -np.inf else None
         _, first, owner = np.unique(
-            owners, return_index=True, return_inverse=True
-        )  # scores fall: the first is the best
-        best = found.scores[first]
+            owners,
+            return_index=True,
+            return_inverse=True,
+            # scores fall: the first is the best
+        )
+        best = found.scores[first]  # scores fall: the first one of an owner is the best
         floor = np.sort(best)[-k] - 2 * self._slack if len(best) >= k else -np.inf
         if found.bound != -np.inf and not found.bound < floor:
             return None
@@ -231,11 +247,11 @@ class Searcher:
         return Shortlist(found.scores[near], found.positions[near], found.bound)
 
     def _with_all_faces(self, xq: np.ndarray, shortlists: Sequence[Shortlist]) -> list[Shortlist]:
-        """The best face of each person found, among all that the person has: codes may have missed it."""
-        candidates = self._candidates
+        """Return the best face of each person found, among all of their faces: codes may have missed it."""
+        candidates = self.candidates
         owners = [np.unique(candidates.owners[found.positions]) for found in shortlists]
         ids: dict[int, list[int]] = {}
-        for id, owner in self.gallery.faces_of(np.unique(np.concatenate(owners)).tolist()):
+        for id, owner in self.store.faces_of(np.unique(np.concatenate(owners)).tolist()):
             ids.setdefault(owner, []).append(id)
         found = []
         for q, people_found in zip(xq, owners, strict=True):
@@ -251,54 +267,60 @@ class Searcher:
         return found
 
     def _ranked(
-        self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[StoredFace], k: int, faces: bool
+        self, q: np.ndarray, approximate: np.ndarray, candidates: Sequence[StoredFace], question: Question
     ) -> list[Hit]:
-        scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self._candidates.mean))
+        scores = exact_scores(q, centred(np.stack([face.vector for face in candidates]), self.candidates.mean))
         if not (np.abs(scores - approximate) <= self._slack).all():
             raise self._damage()
         hits: dict[str, tuple[float, StoredFace]] = {}
-        for score, face in sorted(
-            zip(map(float, scores), candidates, strict=True), key=lambda pair: (-pair[0], pair[1].face_id)
-        ):
-            hits.setdefault(face.face_id if faces else face.identity, (score, face))
+        pairs = zip(map(float, scores), candidates, strict=True)
+        for score, face in sorted(pairs, key=lambda pair: (-pair[0], pair[1].face_id)):
+            hits.setdefault(face.face_id if question.faces else face.identity, (score, face))
         return [
             Hit(i + 1, face.identity, score, face.face_id, face.image)
-            for i, (score, face) in enumerate(list(hits.values())[:k])
+            for i, (score, face) in enumerate(list(hits.values())[: question.k])
         ]
 
     def _damage(self) -> _Damage:
         log.warning(
             "index.faiss of generation %d gives scores that its faces do not have: it is damaged",
-            self._candidates.generation,
+            self.candidates.generation,
         )
         return _Damage()
 
     # mean and template
 
-    def _ranked_people(self, q: np.ndarray, near: Sequence[tuple[float, np.ndarray]], k: int, score: str) -> list[Hit]:
-        """Hits of people, each given by an approximate score and the positions of their faces, scored anew from the truth."""
+    def _ranked_people(self, q: np.ndarray, near: Sequence[tuple[float, np.ndarray]], question: Question) -> list[Hit]:
+        """Return hits of people, with exact scores from gallery.db.
+
+        near: for each person an approximate score, and the positions of their faces.
+        """
         found = []
         for approximate, of_person in near:
-            faces = list(self.gallery.fetch(self._candidates.ids[of_person], self.spec.dimension).values())
-            xb = centred(np.stack([face.vector for face in faces]), self._candidates.mean)
+            faces = list(self.store.fetch(self.candidates.ids[of_person], self.spec.dimension).values())
+            xb = centred(np.stack([face.vector for face in faces]), self.candidates.mean)
             best = min(zip(-exact_scores(q, xb), faces, strict=True), key=lambda pair: (pair[0], pair[1].face_id))[1]
-            exact = templates.exact_score(q, xb, score)
+            exact = templates.exact_score(q, xb, question.score)
             if not abs(exact - approximate) <= self._slack:
                 raise self._damage()
             found.append((-exact, best.face_id, best))
         found.sort(key=lambda line: line[:2])
         return [
-            Hit(i + 1, face.identity, -score, face.face_id, face.image) for i, (score, _, face) in enumerate(found[:k])
+            Hit(i + 1, face.identity, -score, face.face_id, face.image)
+            for i, (score, _, face) in enumerate(found[: question.k])
         ]
 
 
 def exact_scores(q: np.ndarray, xb: np.ndarray) -> np.ndarray:
-    """float32 (n,): q (d,) times each row of xb (n, d), summed in float64, a row at a time, so that batches give the same bits."""
+    """Return q (d,) times each row of xb (n, d), float32 (n,).
+
+    Sums are float64, a row at a time, so that batches give the same bits.
+    """
     return np.sum(xb.astype(np.float64) * q.astype(np.float64), axis=1).astype(np.float32)
 
 
 def checked(xq: np.ndarray, d: int) -> np.ndarray:
-    """Queries float32 (n, d); raises DataError for those of another size or length."""
+    """Return queries as float32 (n, d); raises DataError for queries of another size or length."""
     xq = np.asarray(xq)
     if xq.ndim != 2 or xq.shape[1] != d:
         raise DataError(f"expected vectors (n, {d}), received {xq.shape}: embed the probes with the gallery's model")

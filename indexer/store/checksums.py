@@ -1,4 +1,4 @@
-"""The checksums that the rows of gallery.db carry."""
+"""Checksums that the rows of gallery.db carry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SALT_BYTES = 32
 
 
 def checksum(*fields: object) -> bytes:
-    """16 bytes over the fields, each with its length before it, so that no two lists of fields run into one."""
+    """Hash the fields to 16 bytes; each field is preceded by its length, so that different lists never hash alike."""
     parts = [field if isinstance(field, bytes) else repr(field).encode() for field in fields]
     return hashlib.blake2b(
         b"".join([len(part).to_bytes(8, "little") + part for part in parts]), digest_size=16
@@ -31,12 +31,15 @@ def checksum(*fields: object) -> bytes:
 
 
 def chained(start: bytes, lines: Iterable[tuple]) -> bytes:
-    """A checksum over a list that only grows: of `start`, the one before, and what came since."""
+    """Extend the checksum `start` of a growing list by the lines that were added since."""
     for line in lines:
         start = checksum(start, *line)
     return start
 
 
 def face_checksum(identity: str | None, columns: Sequence[Any]) -> bytes:
-    """Over whose face it is and FACE_COLUMNS; the vector and the crop carry their own, over the face's id and their bytes."""
+    """Hash the person's name and the FACE_COLUMNS of a face.
+
+    The vector and the crop have checksums of their own, over the id of the face and their bytes.
+    """
     return checksum(identity, *columns)

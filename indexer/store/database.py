@@ -1,4 +1,4 @@
-"""One SQLite file that is the truth: how it is opened, locked, migrated and encrypted."""
+"""The SQLite file of a gallery: how it is opened, locked, migrated and encrypted."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from facegallery.indexer.store.migrations import COUNTED, MIGRATIONS
 from facegallery.indexer.store.totals import Totals
 
 FILE, LINK, CIPHER_FILE = "gallery.db", "index.faiss", "encrypted"
-CIPHER = "chacha20"  # with Poly1305 over every page
+CIPHER = "chacha20"  # with Poly1305 for each page
 PLAIN = b"SQLite format 3\0"
-WAIT_MS = 60_000  # for another process that writes
+WAIT_MS = 60_000  # for another writing process
 CACHE_KIB = 64 * 1024
-MAPPED = 1 << 40  # bytes of the file that readers map, or as many as SQLite allows: 2 GiB
+MAPPED = 1 << 40  # bytes of the file that readers map; SQLite allows 2 GiB
 # file systems on which SQLite's locks or shared memory do not hold between machines
 NETWORK = re.compile(
-    r"(nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|gpfs|beegfs|glusterfs|ncpfs|davfs|fuse\.(sshfs|glusterfs|s3fs|rclone|davfs\d?|ceph(-fuse)?|gcsfuse|juicefs))"
+    r"(nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|gpfs|beegfs|glusterfs|ncpfs|davfs|"
+    r"fuse\.(sshfs|glusterfs|s3fs|rclone|davfs\d?|ceph(-fuse)?|gcsfuse|juicefs))"
 )
 
 
-# where it lies, and by which key --------------------------------------------
+# location and key -----------------------------------------------------------
 
 
 def file_system(path: Path, mounts: str | Path = "/proc/self/mountinfo") -> str:
-    """Type of the file system that holds `path`, such as ext4; empty where the system does not say."""
+    """Return the type of the file system that holds `path`, such as ext4; empty where the system does not tell."""
     try:
         lines = os.fsdecode(Path(mounts).read_bytes()).split("\n")
     except OSError:
@@ -54,15 +55,21 @@ def file_system(path: Path, mounts: str | Path = "/proc/self/mountinfo") -> str:
 
 
 def check_file_system(folder: Path) -> None:
-    """Raises SystemFault for a folder on a network: SQLite's write-ahead log works between processes of one machine only."""
+    """Raise SystemFault for a folder on a network file system.
+
+    SQLite's write-ahead log works between processes of one machine only.
+    """
     if NETWORK.fullmatch(kind := file_system(folder)):
         raise SystemFault(
-            f"expected a local disk for an index, {folder} lies on a network file system ({kind}): move it to a local one"
+            f"expected a local disk for an index, {folder} is on a network file system ({kind}): move it to a local one"
         )
 
 
 def environment_key() -> bytes | None:
-    """The key in FACEGALLERY_KEY, or in the file that FACEGALLERY_KEY_FILE names (without the line's end); None where neither is set."""
+    """Return the key in FACEGALLERY_KEY, or in the file that FACEGALLERY_KEY_FILE names, without its line end.
+
+    Returns None where neither variable is set. Raises InputError for a file that is empty or not readable.
+    """
     if text := os.environ.get("FACEGALLERY_KEY"):
         return text.encode()
     if not (path := os.environ.get("FACEGALLERY_KEY_FILE")):
@@ -71,17 +78,18 @@ def environment_key() -> bytes | None:
         key = Path(path).read_bytes().rstrip(b"\r\n")
     except OSError as error:
         raise InputError(
-            f"expected a key in {path} (FACEGALLERY_KEY_FILE), it cannot be read ({error.strerror}): mend the path"
+            f"expected a key in {path} (FACEGALLERY_KEY_FILE), it cannot be read ({error.strerror}): correct the path"
         ) from None
     if not key:
-        raise InputError(f"expected a key in {path} (FACEGALLERY_KEY_FILE), it is empty: put one in")
+        raise InputError(f"expected a key in {path} (FACEGALLERY_KEY_FILE), the file is empty: write the key to it")
     return key
 
 
 def no_key(folder: Path) -> GalleryError:
-    """What to say where an encrypted index is to be opened or made, and no key was given."""
+    """Return the error for an encrypted index without a key."""
     return GalleryError(
-        f"expected the key of {folder.name}, received none: set FACEGALLERY_KEY, or FACEGALLERY_KEY_FILE to a file that holds it"
+        f"expected the key of {folder.name}, received none: "
+        "set FACEGALLERY_KEY, or FACEGALLERY_KEY_FILE to a file that holds it"
     )
 
 
@@ -91,30 +99,35 @@ def no_key(folder: Path) -> GalleryError:
 class Database:
     """One connection to INDEX/gallery.db. Use it as a context manager, from one thread at a time."""
 
-    key: bytes | None  # by which it is encrypted
-    connection: apsw.Connection  # SQLite's own, for what no method here does
+    key: bytes | None  # of an encrypted index
+    connection: apsw.Connection  # for what no method here does
 
-    def __init__(self, folder: Path, writable: bool, key: bytes | None = None):
-        """Raises SystemFault for a network file system, GalleryError for a missing or wrong key."""
+    def __init__(self, folder: Path, *, writable: bool, key: bytes | None = None):
+        """Open the file.
+
+        writable: open for changes. key: of an encrypted index; by default from the environment. Raises SystemFault for
+        a network file system, GalleryError for a missing or wrong key.
+        """
         self.folder, self.path, self.writable = folder, folder / FILE, writable
         check_file_system(folder)
         self.encrypted = (folder / CIPHER_FILE).exists()
         if self.encrypted and not hasattr(apsw, "mc_version"):
             raise SystemFault(
-                "expected the package apsw-sqlite3mc for an encrypted index, found plain apsw: `pip uninstall apsw`, then install again"
+                "expected the package apsw-sqlite3mc for an encrypted index, found plain apsw: "
+                "`pip uninstall apsw`, then install again"
             )
         self.key = (key or environment_key()) if self.encrypted else None
         if self.encrypted and not self.key:
             raise no_key(folder)
-        self._totals: Totals | None = None  # of a transaction that writes
-        self._frozen: tuple | None = None  # of a folder that cannot be written: what the file must stay like
+        self._totals: Totals | None = None  # of an open transaction of `writing`
+        self._frozen: tuple | None = None  # the fingerprint of a file in a read-only folder
         self._opened = 0
         self._connect()
 
     def _connect(self) -> None:
         self._opened += 1
         try:
-            self._open(self._immutable())
+            self._open(immutable=self._immutable())
         except FaceGalleryError as error:
             if self.encrypted and isinstance(error, Damaged):
                 raise self._wrong_key() from None
@@ -122,7 +135,7 @@ class Database:
                 raise Damaged(f"{error}; or it is encrypted and lost its file `{CIPHER_FILE}`") from None
             raise
 
-    def _open(self, immutable: bool) -> None:
+    def _open(self, *, immutable: bool) -> None:
         with guarded(self.path):
             if immutable:
                 name = f"file:{quote(self.path.resolve().as_posix())}?immutable=1"
@@ -133,7 +146,7 @@ class Database:
         try:
             self._configure()
         except BaseException:
-            self.connection.close(True)
+            self.connection.close(force=True)
             raise
 
     def _configure(self) -> None:
@@ -144,9 +157,8 @@ class Database:
         self._file = self._inode()
         self.execute("PRAGMA trusted_schema=OFF")
         if self.writable:
-            self.execute(
-                "PRAGMA cell_size_check=ON"
-            )  # a quarter of the time of a search: readers trust the rows' checksums
+            # a reader skips this check, a quarter of the time of a search, and trusts the rows' checksums
+            self.execute("PRAGMA cell_size_check=ON")
             self.execute("PRAGMA page_size=65536")  # before the first page is written
             self.execute("PRAGMA journal_mode=WAL")
             self.execute("PRAGMA synchronous=FULL")
@@ -156,12 +168,12 @@ class Database:
             self.connection.preupdate_hook(self._count)
         else:
             self.execute(f"PRAGMA mmap_size={MAPPED}")  # a search reads some bytes of a dozen pages of 64 KiB
-            self.execute("SELECT count(*) FROM sqlite_schema")  # tells a wrong key, or a damaged file, now
+            self.execute("SELECT count(*) FROM sqlite_schema")  # fails now for a wrong key or a damaged file
 
     def _wrong_key(self) -> GalleryError:
         return GalleryError(
-            f"expected the key that {self.folder.name} was encrypted with, received another (or {self.path} is damaged): check FACEGALLERY_KEY "
-            "and FACEGALLERY_KEY_FILE"
+            f"expected the key that {self.folder.name} was encrypted with, received another "
+            f"(or {self.path} is damaged): check FACEGALLERY_KEY and FACEGALLERY_KEY_FILE"
         )
 
     def _looks_encrypted(self) -> bool:
@@ -171,16 +183,16 @@ class Database:
         return False
 
     def _immutable(self) -> bool:
-        """Whether the folder can only be read, and there is no write-ahead log to read with it."""
+        """Return whether the folder is read-only and there is no write-ahead log to read with the file."""
         if self.writable or os.access(self.folder, os.W_OK) or Path(f"{self.path}-wal").exists():
             return False
         self._frozen = self._fingerprint()
         return True
 
     def _follow(self) -> None:
-        """Opens the file of a folder that cannot be written again where somebody else has changed it: SQLite would not notice."""
+        """Reopen a file in a read-only folder where another process has changed it: SQLite would not notice."""
         if self._frozen is not None and not self.connection.in_transaction and self._frozen != self._fingerprint():
-            self.connection.close(True)
+            self.connection.close(force=True)
             self._frozen = None
             self._connect()
 
@@ -192,10 +204,10 @@ class Database:
         return status.st_dev, status.st_ino
 
     def check_same_file(self) -> None:
-        """Raises Replaced where the file was removed, or another one lies in its place, since it was opened."""
+        """Raise Replaced where the file was removed or replaced since it was opened."""
         if self._inode() != self._file:
             raise Replaced(
-                f"expected {self.path} to stay as it was opened, it was replaced meanwhile: run the same command again"
+                f"expected {self.path} to stay as it was opened, it was replaced: run the same command again"
             )
 
     def _fingerprint(self) -> tuple:
@@ -212,36 +224,39 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Ends an open transaction without its changes, and the connection."""
-        self.connection.close(True)
+        """Roll back an open transaction, and close the connection."""
+        self.connection.close(force=True)
 
     # SQL
 
     def rows(self, sql: str, bindings: Sequence[Any] = ()) -> Iterator[tuple]:
-        """The answer of one statement, row by row."""
+        """Run a statement and yield its rows."""
         self._follow()
         with guarded(self.path):
             yield from self.connection.execute(sql, bindings)
 
     def execute(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple]:
-        """All rows of a statement's answer."""
+        """Run a statement and return all of its rows."""
         self._follow()
         with guarded(self.path):
             return self.connection.execute(sql, bindings).fetchall()
 
     def execute_many(self, sql: str, bindings: Iterable[Sequence[Any]]) -> None:
-        """One statement for each of the bindings."""
+        """Run a statement once for each of the bindings."""
         with guarded(self.path):
             self.connection.executemany(sql, bindings).fetchall()
 
     def define(self, name: str, function: Callable[..., Any]) -> None:
-        """Make a function of one argument known to SQL, on this connection."""
+        """Define an SQL function of one argument on this connection."""
         with guarded(self.path):
             self.connection.create_scalar_function(name, function, 1, deterministic=True)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """One transaction that no other writer shares, migrated to this version; all of it is kept, or nothing."""
+        """Open a transaction that excludes other writers; it commits after the block, or rolls back on an error.
+
+        The file is first migrated to this version.
+        """
         self.execute("BEGIN IMMEDIATE")
         try:
             self._migrate()
@@ -263,7 +278,10 @@ class Database:
 
     @contextlib.contextmanager
     def recounting(self) -> Iterator[None]:
-        """Count all rows anew after a change, within a transaction of `writing`, of nearly all of them; another program's changes count, too."""
+        """Recount all rows after a change of nearly all of them, within a transaction of `writing`.
+
+        Changes by another program then count as ours, too.
+        """
         self.connection.preupdate_hook(None)
         try:
             yield
@@ -271,14 +289,14 @@ class Database:
         finally:
             self.connection.preupdate_hook(self._count)
 
-    def renamed(self, first: str, second: str) -> None:
-        """Note, within a transaction of `writing`, that two tables were renamed into each other."""
+    def swap_totals(self, first: str, second: str) -> None:
+        """Record, within a transaction of `writing`, that two tables were renamed into each other."""
         assert self._totals is not None
         self._totals.swap(first, second)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Freezes what this connection sees."""
+        """Freeze what this connection sees, for the block."""
         self.begin_reading()
         try:
             yield
@@ -286,31 +304,33 @@ class Database:
             self.end_reading()
 
     def begin_reading(self) -> None:
-        """Freezes what this connection sees, until `end_reading`."""
+        """Freeze what this connection sees, until `end_reading`."""
         self.execute("BEGIN")
         self.execute("SELECT count(*) FROM meta")  # SQLite takes its snapshot at the first read
 
     def end_reading(self) -> None:
+        """Let this connection see new commits again."""
         if self.connection.in_transaction:
             self.execute("ROLLBACK")
 
     @property
     def mark(self) -> tuple[int, int]:
-        """Another one as soon as another connection's commit is seen."""
+        """A value that changes as soon as this connection sees another connection's commit."""
         return self._opened, self.execute("PRAGMA data_version")[0][0]
 
     # versions
 
     @property
     def version(self) -> int:
-        """How many migrations the file has seen."""
+        """Number of migrations that the file has seen."""
         return self.execute("PRAGMA user_version")[0][0]
 
     def check_version(self) -> None:
-        """Raises GalleryError for an index of a newer version."""
+        """Raise GalleryError for an index of a newer version."""
         if self.version > len(MIGRATIONS):
             raise GalleryError(
-                f"expected an index of version {len(MIGRATIONS)} or older, {self.path} has version {self.version}: install a newer facegallery"
+                f"expected an index of version {len(MIGRATIONS)} or older, {self.path} has version {self.version}: "
+                "install a newer facegallery"
             )
 
     def _migrate(self) -> None:
@@ -326,13 +346,13 @@ class Database:
 
     @property
     def totals(self) -> Totals:
-        """How many rows each table must have, and the sum of their checksums."""
+        """Number of rows that each table must have, and the sum of their checksums."""
         return Totals.from_json(self.needed_fact(totals.KEY))
 
-    # facts about the whole
+    # facts about the whole gallery
 
     def fact(self, key: str) -> Any:
-        """A fact, or None where it was never set; raises Damaged where it was changed behind our back."""
+        """Return a fact, or None where it was never set; raises Damaged where another program changed it."""
         if self.version == 0:
             return None
         for value, stored in self.execute("SELECT value, checksum FROM meta WHERE key=?", (key,)):
@@ -342,21 +362,24 @@ class Database:
         return None
 
     def set_fact(self, key: str, value: str | int | bytes | None) -> None:
-        """None takes the fact away."""
+        """Set a fact; None deletes it."""
         if value is None:
             self.execute("DELETE FROM meta WHERE key=?", (key,))
         else:
             self.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, checksum(key, value)))
 
     def needed_fact(self, key: str) -> Any:
-        """A fact that every finished gallery has."""
+        """Return a fact that every finished gallery has; raises Damaged where it is missing."""
         if (value := self.fact(key)) is None:
             raise damaged(self.path, f"the entry {key!r} is missing")
         return value
 
 
-def create_file(folder: Path, encrypt: bool = False) -> None:
-    """An empty gallery.db where there is none, its owner's alone; beside it the mark of an encrypted one."""
+def create_file(folder: Path, *, encrypt: bool = False) -> None:
+    """Create an empty gallery.db where there is none, readable by its owner only.
+
+    encrypt: also mark the index as encrypted.
+    """
     check_file_system(folder)
     make_folder(folder)
     if encrypt and not (folder / FILE).exists():
@@ -368,7 +391,7 @@ def create_file(folder: Path, encrypt: bool = False) -> None:
 
 
 def remove_file(folder: Path) -> None:
-    """A damaged gallery's files; the folders derived from it go when the new one is finished."""
+    """Delete a damaged gallery.db; the folders derived from it are deleted when the new index is finished."""
     for name in (f"{FILE}-wal", f"{FILE}-shm", FILE, CIPHER_FILE):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()

@@ -1,4 +1,4 @@
-"""The errors of a gallery, and what SQLite's own become."""
+"""Errors of a gallery, and the translation of SQLite's errors into them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from facegallery.embedder.errors import FaceGalleryError, GalleryError, InputErr
 
 
 class Damaged(GalleryError):
-    """The file itself is broken; `build-index --replace` makes a new one."""
+    """Report that gallery.db itself is broken; `build-index --replace` makes a new one."""
 
 
 class Busy(GalleryError):
-    """Another process writes, or reads an older state."""
+    """Report that another process writes, or still reads an older state."""
 
 
 class Replaced(GalleryError):
-    """The index has the vectors of another model now: what was opened before it must be opened again."""
+    """Report that the index was replaced, for example by vectors of another model; open it again."""
 
 
 class Unknown(GalleryError):
-    """There is no such person, face or photo."""
+    """Report that there is no such person, face or photo."""
 
 
 def one_line(error: Exception, path: Path) -> FaceGalleryError | Exception:
-    """An error of SQLite as one of ours; a fault of our own stays what it was."""
+    """Translate an SQLite error into one of ours; return a programming error unchanged."""
     reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
     match error:
         case apsw.FullError():
@@ -38,11 +38,12 @@ def one_line(error: Exception, path: Path) -> FaceGalleryError | Exception:
             return from_os_error(OSError(errno.EACCES, "", str(path)))
         case apsw.IOError():
             return SystemFault(
-                f"{path}: could not be read or written ({reason}): check the disk, its free space and limits on file sizes"
+                f"expected to read and write {path}, received {reason}: "
+                "check the disk, its free space and limits on file sizes"
             )
         case apsw.BusyError() | apsw.LockedError() | apsw.ProtocolError():
             return Busy(
-                f"expected {path} to be free, another process is writing to it: wait until it has ended and try again"
+                f"expected {path} to be free, another process is writing to it: wait for that process and try again"
             )
         case apsw.CorruptError() | apsw.NotADBError() | apsw.FormatError() | apsw.SQLError() | UnicodeDecodeError():
             return damaged(path, reason)
@@ -54,14 +55,16 @@ def one_line(error: Exception, path: Path) -> FaceGalleryError | Exception:
 
 
 def damaged(path: Path, reason: str) -> Damaged:
+    """Return the error for a gallery.db that is broken for `reason`."""
     return Damaged(
-        f"expected a sound gallery, {path} is damaged ({reason}): make it again with `build-index --replace` or `restore`"
+        f"expected a sound gallery, {path} is damaged ({reason}): "
+        "make the index again with `build-index --replace` or `restore`"
     )
 
 
 @contextlib.contextmanager
 def guarded(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into ours."""
+    """Translate the SQLite errors of the block into ours."""
     try:
         yield
     except (apsw.Error, UnicodeError) as error:

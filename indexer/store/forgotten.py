@@ -1,13 +1,14 @@
-"""Who was forgotten, as salted hashes, and the file that keeps this list apart from the index that it is about.
+"""Forgotten people as salted hashes, and the file that keeps their list apart from its index.
 
-    ROOT/_forgotten/NAME.json   the list of the index NAME, which outlives ROOT/NAME and its gallery.db
+    ROOT/_forgotten/NAME.json   the list of the index NAME; it outlives ROOT/NAME and its gallery.db
     ROOT/_forgotten/NAME.lock   locked by the process that changes the list
 
-gallery.db holds the same list. The file is written before the commit, so that after a crash in between whoever was to be forgotten is
-refused, and whoever was to be readmitted still is, by gallery.db: the next writer takes both together. The file is made before the index:
-where an index is without its file, an older version made it.
+gallery.db holds the same list. The file is written before the commit. After a crash in between, one of the two still
+refuses each person, and the next writer merges them. The file is made before the index: an index without its file was
+made by an older version.
 
-Whoever has the salt can try names and photos: it stands in the file, but for an encrypted index, whose salt is sealed by the key.
+The salt allows anybody to test names and photos against the list. It is in the file in plain form; for an encrypted
+index it is sealed with the key.
 """
 
 from __future__ import annotations
@@ -39,17 +40,20 @@ SCRYPT = {"n": 1 << 13, "r": 8, "p": 1, "dklen": SALT_BYTES}
 
 
 class Unreadable(GalleryError):
-    """Nobody can say who was forgotten from an index."""
+    """Report that the list of forgotten people of an index cannot be read."""
 
 
 def hash_of(text: str, salt: bytes) -> bytes:
-    """What is kept of a face_id or a `faces.name_key`: 16 bytes."""
+    """Return the 16 bytes that are kept of a face_id or a `reader.name_key`."""
     return hashlib.blake2b(text.encode(), key=salt, digest_size=HASH_BYTES).digest()
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """Hashes under the salt that they were made with; each with the mark of its person, empty where an older version kept none."""
+    """Hashes of forgotten faces and names, by salt.
+
+    Each hash has the mark of its person, which is empty where an older version kept none.
+    """
 
     by_salt: Mapping[bytes, Mapping[bytes, bytes]] = field(default_factory=dict)
 
@@ -57,7 +61,7 @@ class Forgotten:
         return any(self.by_salt.values())
 
     def __or__(self, other: Forgotten) -> Forgotten:
-        """Both lists; a mark wins over none."""
+        """Merge two lists; a mark replaces an empty one."""
         merged = {salt: dict(marks) for salt, marks in self.by_salt.items()}
         for salt, marks in other.by_salt.items():
             own = merged.setdefault(salt, {})
@@ -65,7 +69,7 @@ class Forgotten:
         return Forgotten(merged)
 
     def __sub__(self, other: Forgotten) -> Forgotten:
-        """The hashes that the other list does not hold."""
+        """Return the hashes that the other list does not hold."""
         return Forgotten(
             {
                 salt: {hash: mark for hash, mark in marks.items() if hash not in other.by_salt.get(salt, {})}
@@ -75,29 +79,30 @@ class Forgotten:
 
     @property
     def salts(self) -> frozenset[bytes]:
+        """The salts of the list."""
         return frozenset(self.by_salt)
 
     def of_salts(self, salts: Iterable[bytes]) -> Forgotten:
-        """The part of the list that was made with one of the salts."""
+        """Return the part of the list that was made with one of the salts."""
         return Forgotten({salt: self.by_salt[salt] for salt in salts if salt in self.by_salt})
 
     def holds(self, text: str) -> bool:
-        """Whether a face_id or `name_key` is on the list."""
+        """Return whether a face_id or `name_key` is on the list."""
         return any(marks and hash_of(text, salt) in marks for salt, marks in self.by_salt.items())
 
     def refused(self, texts: Iterable[str]) -> set[str]:
-        """Those of the face_ids or `name_key`s that are on the list."""
+        """Return those of the face_ids or `name_key`s that are on the list."""
         return {text for text in texts if self.holds(text)} if self else set()
 
     def with_person(self, salt: bytes, texts: Iterable[str]) -> Forgotten:
-        """The list and a person's face_ids and `name_key`s, under one mark."""
+        """Return the list with a person's face_ids and `name_key`s added, under one mark."""
         hashes = sorted(hash_of(text, salt) for text in texts)
         known = self.by_salt.get(salt, {})
         mark = next((known[hash] for hash in hashes if known.get(hash)), hashes[0] if hashes else b"")
         return Forgotten({salt: dict.fromkeys(hashes, mark)}) | self
 
     def person(self, keys: Iterable[str]) -> Forgotten:
-        """What was forgotten together with one of the `name_key`s."""
+        """Return the part of the list that was forgotten together with one of the `name_key`s."""
         keys, found = list(keys), {}
         for salt, marks in self.by_salt.items():
             wanted = {marks.get(hash_of(key, salt)) for key in keys} - {None, b""}
@@ -105,7 +110,7 @@ class Forgotten:
         return Forgotten(found)
 
     def without(self, texts: Iterable[str]) -> Forgotten:
-        """The list but for these face_ids and `name_key`s."""
+        """Return the list without these face_ids and `name_key`s."""
         texts = list(texts)
         return Forgotten(
             {
@@ -119,7 +124,7 @@ class Forgotten:
     # text
 
     def to_json(self, key: bytes | None = None) -> str:
-        """One document; with a key the salts are sealed by it."""
+        """Return the list as JSON; with a key, its salts are sealed."""
         lists = [
             {**_salt_fields(salt, key), "hashes": {hash.hex(): mark.hex() for hash, mark in sorted(marks.items())}}
             for salt, marks in sorted(self.by_salt.items())
@@ -128,10 +133,13 @@ class Forgotten:
 
     @classmethod
     def from_json(cls, text: str | bytes, key: bytes | None = None) -> Forgotten:
-        """Reads `to_json`; raises ValueError where the text is damaged, Unreadable where its salts are sealed by another key."""
+        """Read `to_json`.
+
+        Raises ValueError for a damaged text, Unreadable where the salts are sealed with another key.
+        """
         document = json.loads(text)
         if not isinstance(document, dict) or document.get("checksum") != _digest(document.get("lists")):
-            raise ValueError("its checksum does not fit")
+            raise ValueError("its checksum is wrong")
         return cls(
             {
                 _salt_of(entry, key): {
@@ -147,15 +155,15 @@ def _digest(lists: Any) -> str:
 
 
 def _salt_fields(salt: bytes, key: bytes | None) -> dict[str, str]:
-    """The salt, or without the key nothing that tells it: a hash of it, and its difference to what the key makes of that hash."""
+    """Return the salt; with a key, a hash of the salt, and the salt XORed with a pad made from key and hash."""
     if key is None:
         return {"salt": salt.hex()}
     name = name_of(salt)
-    return {"of": name.hex(), "sealed": _differences(salt, _pad(key, name)).hex()}
+    return {"of": name.hex(), "sealed": _xor(salt, _pad(key, name)).hex()}
 
 
 def name_of(salt: bytes) -> bytes:
-    """By what a sealed salt is known: 16 bytes."""
+    """Return the 16 bytes that identify a sealed salt."""
     return hashlib.blake2b(salt, digest_size=HASH_BYTES).digest()
 
 
@@ -164,9 +172,9 @@ def _salt_of(entry: dict[str, str], key: bytes | None) -> bytes:
         return bytes.fromhex(entry["salt"])
     name = bytes.fromhex(entry["of"])
     key = key or environment_key()
-    salt = key and _differences(bytes.fromhex(entry["sealed"]), _pad(key, name))
+    salt = key and _xor(bytes.fromhex(entry["sealed"]), _pad(key, name))
     if not salt or name_of(salt) != name:
-        raise Unreadable("it is sealed by a key that FACEGALLERY_KEY and FACEGALLERY_KEY_FILE do not give")
+        raise Unreadable("it is sealed with a key that FACEGALLERY_KEY and FACEGALLERY_KEY_FILE do not give")
     return salt
 
 
@@ -175,7 +183,7 @@ def _pad(key: bytes, name: bytes) -> bytes:
     return hashlib.scrypt(key, salt=name, n=SCRYPT["n"], r=SCRYPT["r"], p=SCRYPT["p"], dklen=SCRYPT["dklen"])
 
 
-def _differences(a: bytes, b: bytes) -> bytes:
+def _xor(a: bytes, b: bytes) -> bytes:
     return bytes(x ^ y for x, y in zip(a, b, strict=True))
 
 
@@ -183,12 +191,12 @@ def _differences(a: bytes, b: bytes) -> bytes:
 
 
 def list_path(folder: Path) -> Path:
-    """Where the list of the index in `folder` lies."""
+    """Return the path of the list of the index in `folder`."""
     return folder.parent / FOLDER / f"{folder.name}{ENDING}"
 
 
 def read(folder: Path, key: bytes | None = None) -> Forgotten | None:
-    """The list of an index by its file, None where there is none; raises Unreadable where it is damaged."""
+    """Read the list of an index from its file; None where there is no file. Raises Unreadable for a damaged file."""
     path = list_path(folder)
     try:
         return Forgotten.from_json(path.read_bytes(), key)
@@ -203,7 +211,7 @@ def read(folder: Path, key: bytes | None = None) -> Forgotten | None:
 
 
 def salt_names(folder: Path) -> set[bytes] | None:
-    """Hashes of the salts in an index's file, which need no key; None where the file cannot be read."""
+    """Return the hashes of the salts in an index's file, which need no key; None for an unreadable file."""
     try:
         entries = json.loads(list_path(folder).read_bytes())["lists"]
         return {
@@ -214,7 +222,7 @@ def salt_names(folder: Path) -> set[bytes] | None:
 
 
 def write(folder: Path, forgotten: Forgotten, key: bytes | None = None) -> None:
-    """Puts the list into the file, on disk when this returns; nothing is written where it says so already."""
+    """Write the list to its file, on disk when this returns; an equal file stays untouched."""
     path, data = list_path(folder), forgotten.to_json(key).encode()
     with contextlib.suppress(OSError):
         if path.read_bytes() == data:
@@ -224,7 +232,7 @@ def write(folder: Path, forgotten: Forgotten, key: bytes | None = None) -> None:
 
 
 class _Held(threading.local):
-    """The locks of this thread: how often each was taken."""
+    """Locks that this thread holds."""
 
     def __init__(self) -> None:
         self.paths: Counter[Path] = Counter()
@@ -235,7 +243,10 @@ _held = _Held()
 
 @contextlib.contextmanager
 def locked(*folders: Path) -> Iterator[None]:
-    """No other process or thread changes the lists of these indexes meanwhile; raises Busy after a minute. Taken before any transaction."""
+    """Hold the locks of the lists of these indexes, which exclude other processes and threads.
+
+    Take them before any transaction. Raises Busy after a minute.
+    """
     with contextlib.ExitStack() as stack:
         for path in sorted({list_path(folder.absolute()).with_suffix(".lock") for folder in folders}):
             stack.enter_context(locked_path(path))
@@ -244,7 +255,7 @@ def locked(*folders: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_path(path: Path) -> Iterator[None]:
-    """The lock of one file, which is made where it is missing; the thread that holds it may take it again."""
+    """Hold the lock of one file, made where it is missing; the thread that holds it may take it again."""
     if _held.paths[path]:
         yield
         return
@@ -268,6 +279,7 @@ def _wait_for(fd: int, path: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > until:
                 raise Busy(
-                    f"expected {path} to be free, another process changes that index: wait until it has ended and try again"
+                    f"expected {path} to be free, another process changes that index: "
+                    "wait for that process and try again"
                 ) from None
             time.sleep(POLL_SECONDS)

@@ -1,10 +1,12 @@
-"""What the values of a user's own column are: numbers, dates or text. A column is of the kind that all of its values are of, else text.
+"""Kinds of values in a user's own column: numbers, dates or text.
 
-Number  digits with an optional sign, point and exponent: 5, 05, +5, 5.0, .5, 5e0; compared exactly. Not 1,234, 1_000, 0x10, nan or inf
-Date    ISO 8601 or EXIF, year first: 2024-05, 2024-05-01, 2024-05-01T10:00:00Z, 2024:05:01 10:00:00; a period, from its start to its end
+A column has a kind if all of its values have it; otherwise the column is text.
+
+Number  digits with an optional sign, point and exponent: 5, 05, +5, 5.0, .5, 5e0; compared exactly; not 1,234 or nan
+Date    ISO 8601 or EXIF, year first: 2024-05, 2024-05-01, 2024-05-01T10:00:00Z, 2024:05:01 10:00:00; each is a period
 Text    anything else
 
-A value that is empty or only spaces is a missing one.
+An empty value, or one of spaces only, is missing.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 
 NUMBER, DATE, TEXT = KINDS = ("number", "date", "text")
 DIGITS = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.I)
-LONGEST = 1000  # characters of a number
+LONGEST = 1000  # characters of a number, at most
 DAY = re.compile(
     r"(\d{4})([-:])(\d\d)(?:\2(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6})\d*)?)?(Z|[+-]\d\d:?\d\d)?)?)?",
     re.ASCII,
@@ -31,14 +33,14 @@ MICROSECONDS = {"day": 86_400_000_000, "minute": 60_000_000, "second": 1_000_000
 
 
 class Period(NamedTuple):
-    """Microseconds since the year 1, UTC, of the first moment and of the one after the last."""
+    """A stretch of time in microseconds since the year 1, UTC: its first moment, and the first one after it."""
 
     start: int
     end: int
 
 
 def number_of(text: str) -> Decimal | None:
-    """The number that a text is, or None."""
+    """Return the number that a text spells, or None."""
     if not DIGITS.fullmatch(text := text.strip()) or len(text) > LONGEST:
         return None
     try:
@@ -48,7 +50,7 @@ def number_of(text: str) -> Decimal | None:
 
 
 def date_of(text: str) -> Period | None:
-    """The period that a text names, or None. A time without a zone is taken as UTC."""
+    """Return the period that a text names, or None; a time without a zone is UTC."""
     if not (found := DAY.fullmatch(text.strip())):
         return None
     year, separator, month, day, hour, minute, second, fraction, zone = found.groups()
@@ -69,7 +71,7 @@ def date_of(text: str) -> Period | None:
 
 
 def period_of(text: str) -> Period | None:
-    """`date_of`, or a year alone: what a filter on a column of dates may ask for."""
+    """Return `date_of` the text, or the period of a plain year, which filters on a column of dates may name."""
     if YEAR.fullmatch(text := text.strip()) and int(text):
         first, last = date_of(f"{text}-01"), date_of(f"{text}-12")
         return Period(first.start, last.end) if first and last else None
@@ -77,7 +79,7 @@ def period_of(text: str) -> Period | None:
 
 
 def _offset(zone: str | None) -> int:
-    """Microseconds that a zone such as +02:00 is before UTC."""
+    """Return by how many microseconds a zone such as +02:00 is ahead of UTC."""
     if zone in (None, "Z"):
         return 0
     digits = str(zone)[1:].replace(":", "")
@@ -86,7 +88,7 @@ def _offset(zone: str | None) -> int:
 
 
 def kind_of(value: Any) -> str | None:
-    """number, date or text; None where the value is missing."""
+    """Return number, date or text; None for a missing value."""
     text = "" if value is None else str(value).strip()
     if not text:
         return None
@@ -97,12 +99,12 @@ def kind_of(value: Any) -> str | None:
 
 @dataclass
 class Counts:
-    """For each column how many values are numbers, dates and text, by kind."""
+    """Numbers of values of each kind, for each column."""
 
     columns: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, extra: Mapping[str, Any], sign: int = 1) -> None:
-        """Count the columns of a face; with a sign of -1, of one that is removed."""
+        """Count the columns of a face; with sign -1, subtract those of a removed face."""
         for column, value in extra.items():
             if (kind := kind_of(value)) is not None:
                 counts = self.columns.setdefault(column, dict.fromkeys(KINDS, 0))
@@ -111,20 +113,22 @@ class Counts:
                     del self.columns[column]
 
     def kind(self, column: str) -> str:
-        """What the column holds; text where it has no values."""
+        """Return the kind of a column; text for a column without values."""
         counts = self.columns.get(column, {})
         return next((kind for kind in KINDS if counts.get(kind) and counts[kind] == sum(counts.values())), TEXT)
 
     def to_json(self) -> str:
+        """Return the counts as JSON, with sorted keys."""
         return json.dumps(self.columns, ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Counts:
+        """Read `to_json`."""
         return cls(json.loads(text))
 
     @classmethod
     def over(cls, rows: Iterable[tuple[str]]) -> Counts:
-        """The counts of the columns of faces, each a JSON object. A damaged one, which its row's checksum tells, is left out."""
+        """Count the columns of faces, each given as a JSON object; skip damaged ones, which their checksums report."""
         counts = cls()
         for (extra,) in rows:
             if extra != "{}":
@@ -162,10 +166,10 @@ DATES: dict[str, Callable[[Period, Period], bool]] = {
 
 
 def comparison(kind: str, operator: str, wanted: str) -> Callable[[str], bool]:
-    """A function that says whether a value, which is not missing, compares so with `wanted`.
+    """Return a function that compares a value, which is not missing, with `wanted`.
 
-    In a comparison of numbers or dates a value of another kind never matches; a `wanted` of another kind matches no value with `=` and
-    all of the kind with `!=`.
+    In a comparison of numbers or dates, a value of another kind never matches. If `wanted` itself is of another kind,
+    `=` matches no value and `!=` matches all values of the column's kind.
     """
     if kind == TEXT:
         return lambda value: TEXTS[operator](value, wanted)

@@ -1,4 +1,4 @@
-"""Who was forgotten from the indexes of a root, those too whose gallery.db is lost or damaged."""
+"""Lists of forgotten people of all indexes of a root, including indexes whose gallery.db is lost or damaged."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from facegallery.indexer.store.forgotten import ENDING, FOLDER, Forgotten, Unrea
 from facegallery.indexer.store.store import Store
 
 
-def recover(folder: Path, readmit: bool = False) -> Forgotten:
-    """The list of an index whose gallery.db may be lost or damaged: by its file, and by what can still be read of gallery.db.
+def recover(folder: Path, *, readmit: bool = False) -> Forgotten:
+    """Return the list of an index from its file and from what is readable in gallery.db.
 
-    Raises Unreadable where neither can be read, unless `readmit`: forgotten people could come back. Empty where there was no index.
+    The list is empty where no index was. Raises Unreadable where neither source is readable, unless `readmit`:
+    otherwise forgotten people could return unnoticed.
     """
     listed, reason = None, None
     try:
@@ -30,9 +31,13 @@ def recover(folder: Path, readmit: bool = False) -> Forgotten:
     return (Forgotten() if listed is None else listed) | (Forgotten() if held is None else held)
 
 
-def begin(folder: Path, readmit: bool = False, encrypted: bool = False) -> Forgotten:
-    """`recover`, with a salt, and on disk in the file: to be called before gallery.db is made, or made anew."""
-    known = recover(folder, readmit)
+def begin(folder: Path, *, readmit: bool = False, encrypted: bool = False) -> Forgotten:
+    """Write the list of an index to its file, with a salt, and return it.
+
+    Call it before gallery.db is made, or made again. Raises Unreadable as `recover` does, GalleryError for a missing
+    key.
+    """
+    known = recover(folder, readmit=readmit)
     if encrypted and environment_key() is None:
         raise no_key(folder)
     if not known.salts:
@@ -42,24 +47,28 @@ def begin(folder: Path, readmit: bool = False, encrypted: bool = False) -> Forgo
 
 
 def unknown(folder: Path, reason: str) -> Unreadable:
+    """Return the error for an index whose list of forgotten people is lost."""
     return Unreadable(
-        f"expected to know who was forgotten from {folder.name}, neither its gallery.db nor its list says it ({reason}): with --readmit people who "
-        "were forgotten may come back"
+        f"expected the list of who was forgotten from {folder.name}, neither gallery.db nor the file has it "
+        f"({reason}): restore one of them, or give --readmit, with which forgotten people may return"
     )
 
 
 def in_gallery(folder: Path) -> Forgotten | None:
-    """The list by gallery.db, damaged elsewhere perhaps; None where it cannot be read whole."""
+    """Read the list from gallery.db, which may be damaged elsewhere; None where the list is not complete."""
     if not _size(folder / FILE):
         return None
-    with contextlib.suppress(FaceGalleryError), Store(folder, False) as gallery:
-        lost = gallery.generation == 0 and os.path.lexists(folder / LINK)
-        return None if lost else gallery.forgotten()
+    with contextlib.suppress(FaceGalleryError), Store(folder, writable=False) as store:
+        lost = store.generation == 0 and os.path.lexists(folder / LINK)
+        return None if lost else store.forgotten()
     return None
 
 
 def elsewhere(folder: Path, enrolled: Iterable[tuple[str, str]]) -> list[str]:
-    """A line for each other index of the root that faces (face_id, name) of this one were forgotten from."""
+    """Return a line for each other index of the root that has forgotten somebody enrolled here.
+
+    enrolled: (face_id, name) of the faces of this index.
+    """
     others = {
         name: listed
         for name, listed in lists(folder.parent)
@@ -74,15 +83,15 @@ def elsewhere(folder: Path, enrolled: Iterable[tuple[str, str]]) -> list[str]:
             if index in named[name] or listed.holds(face_id):
                 found[index].add(name)
     return [
-        f"{len(people)} people who were forgotten from {index}, or have the name of one, are enrolled here, such as {min(people)!r}: each index "
-        f"forgets for itself, `forget {folder.name} --identity P` takes them out of this one, too"
+        f"{len(people)} people who were forgotten from {index}, or have the name of one, are enrolled here, "
+        f"such as {min(people)!r}: each index forgets for itself, `forget {folder.name} --identity P` removes them here"
         for index, people in found.items()
         if people
     ]
 
 
 def was_there(folder: Path) -> bool:
-    """Whether an index was ever finished here, or begun and encrypted."""
+    """Return whether an index was ever finished in `folder`, or begun with encryption."""
     return os.path.lexists(folder / LINK) or (folder / CIPHER_FILE).exists() or _size(folder / FILE) > 0
 
 
@@ -94,7 +103,7 @@ def _size(path: Path) -> int:
 
 
 def lists(root: Path) -> Iterator[tuple[str, Forgotten | Unreadable]]:
-    """The list of each index of a root, by name, of those that are gone too; or why it cannot be read."""
+    """Yield (name, list) for each index of a root, also for deleted ones; instead of an unreadable list, its error."""
     names = {path.name.removesuffix(ENDING) for path in (root / FOLDER).glob(f"[!_]*{ENDING}")}
     names |= {path.parent.name for file in (FILE, LINK) for path in root.glob(f"[!_]*/{file}")}
     for name in sorted(names):

@@ -1,4 +1,4 @@
-"""The log of a gallery: what each change did."""
+"""The log of a gallery: a line for each change."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.database import Database
 from facegallery.indexer.store.errors import damaged
 from facegallery.results import Change
+
+LOG = "SELECT id, command, time, verb, detail, checksum FROM log"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class LogEntry:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the command changed nothing."""
+        """Return whether the command changed nothing."""
         match self.detail:
             case {"faces": faces} | {"from": faces}:
                 return not faces
@@ -33,6 +35,7 @@ class LogEntry:
 
     @property
     def change(self) -> Change:
+        """Summarise the line."""
         match self.detail:
             case {"faces": faces, **rest}:
                 return Change(self.verb, len(faces), tuple(rest.get("people", ())), self.command)
@@ -42,17 +45,15 @@ class LogEntry:
 
 
 class Log(Database):
-    """The lines of the log, each checked against its checksum when it is read."""
+    """Reader of the log; each line is checked against its checksum."""
 
     def count_log(self) -> int:
-        """How many changes are kept."""
+        """Return the number of lines."""
         return self.execute("SELECT count(*) FROM log")[0][0]
 
     def list_log(self, limit: int = 20) -> list[dict[str, Any]]:
-        """The last changes, newest first: command, time, verb, number of faces, people."""
-        rows = self.execute(
-            "SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id DESC LIMIT ?", (limit,)
-        )
+        """Return the last changes, newest first, as dicts with time, verb, faces, people and command."""
+        rows = self.execute(f"{LOG} ORDER BY id DESC LIMIT ?", (limit,))
         return [{"time": line.time, **asdict(line.change)} for line in map(self._line, rows)]
 
     def _line(self, row: Sequence[Any]) -> LogEntry:
@@ -62,16 +63,14 @@ class Log(Database):
         return LogEntry(id, command, now, verb, json.loads(detail))
 
     def newest_line(self) -> int:
-        """Its id; 0 where there is none."""
+        """Return the id of the newest line; 0 for an empty log."""
         return self.execute("SELECT coalesce(max(id), 0) FROM log")[0][0]
 
     def check_log(self) -> None:
-        """Raises Damaged where the newest line is lost."""
+        """Raise Damaged where the newest line is lost."""
         if (wanted := self.fact("log")) is not None and wanted != self.newest_line():
             raise damaged(self.path, "the last line of its log is lost")
 
     def lines(self) -> list[LogEntry]:
-        """The whole log, oldest first."""
-        return list(
-            map(self._line, self.execute("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id"))
-        )
+        """Return the whole log, oldest line first."""
+        return list(map(self._line, self.execute(f"{LOG} ORDER BY id")))

@@ -1,4 +1,4 @@
-"""What gallery.db holds: its tables, by numbered migrations."""
+"""Tables of gallery.db, made by numbered migrations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 def migrate_checksums(db: Database) -> None:
-    """Version 1 had one checksum over a face and its vector: checks it and writes those of version 2."""
+    """Check the one checksum that version 1 kept of a face and its vector, and write those of version 2."""
     names = dict(db.rows("SELECT id, name FROM people"))
     last = 0
     while block := db.execute(
-        f"SELECT {', '.join(FACE_COLUMNS)}, person, vector, checksum, png FROM faces LEFT JOIN (SELECT id, vector FROM vectors) USING (id) "
-        "LEFT JOIN (SELECT id, png FROM crops) USING (id) WHERE id > ? ORDER BY id LIMIT 1024",
+        f"SELECT {', '.join(FACE_COLUMNS)}, person, vector, checksum, png FROM faces "
+        "LEFT JOIN (SELECT id, vector FROM vectors) USING (id) LEFT JOIN (SELECT id, png FROM crops) USING (id) "
+        "WHERE id > ? ORDER BY id LIMIT 1024",
         (last,),
     ):
         for *columns, person, vector, stored, png in block:
@@ -36,7 +37,7 @@ def migrate_checksums(db: Database) -> None:
 
 
 def migrate_facts(db: Database) -> None:
-    """Version 1 knew no salt and no columns, one source, and had built all that it held."""
+    """Add the salt, the columns, the sources and the build's extent, which version 1 did not keep."""
     if db.fact("generation") is None or db.fact("salt") is not None:
         return
     ((built, built_to),) = db.execute("SELECT count(*), coalesce(max(id), 0) FROM faces")
@@ -56,14 +57,14 @@ def migrate_facts(db: Database) -> None:
 
 
 def migrate_kinds(db: Database) -> None:
-    """Until version 5 nobody counted how many values of a column are numbers, dates or other text."""
+    """Count how many values of each column are numbers, dates or text; kept since version 5."""
     db.set_fact("kinds", Counts.over(db.rows("SELECT extra FROM faces")).to_json())
 
 
 READABLE = 4  # galleries of this version are read as they are, and migrated at their next change
-COUNTED = 5  # from this version on the rows of each table are counted: `facegallery.indexer.store.totals`
+COUNTED = 5  # since this version the rows of each table are counted: facegallery.indexer.store.totals
 
-# Append only: an index that has seen the first n of these has user_version n.
+# Append only: user_version is the number of migrations that an index has seen.
 MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
     """
     CREATE TABLE meta(key TEXT PRIMARY KEY, value ANY NOT NULL, checksum BLOB NOT NULL) STRICT;

@@ -1,9 +1,9 @@
-"""Which files were written with the people of an index, so that a receipt of `forget` can name them.
+"""List of the files that were written with people of an index, which a receipt of `forget` names.
 
-    ROOT/_written/NAME.jsonl   a line for each file: what it is and where it lies
+    ROOT/_written/NAME.jsonl   a line for each file: its kind and its path
 
-Hits, predictions, reports, pictures, exports and backups; not what was printed. An index of a folder that cannot be written keeps no such
-list.
+It holds hits, predictions, reports, pictures, exports and backups, but nothing that was printed. An index in a
+read-only folder keeps no such list.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class WrittenFile:
 
 
 def list_path(folder: Path) -> Path:
-    """Where the list of the index in `folder` lies."""
+    """Return the path of the list of the index in `folder`."""
     return folder.parent / FOLDER / f"{folder.name}{ENDING}"
 
 
 def note(folder: Path, kind: str, path: Path) -> None:
-    """Enters a file; where the list cannot be written it stays as it is."""
+    """Add a file to the list; do nothing where the list cannot be written."""
     output = WrittenFile(kind, str(path.resolve()))
     with contextlib.suppress(OSError, FaceGalleryError):
         if output in read(folder):
@@ -58,7 +58,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def read(folder: Path) -> list[WrittenFile]:
-    """The files that were entered, each once; lines that are damaged are left out."""
+    """Return the files on the list, each once; skip damaged lines."""
     try:
         lines = list_path(folder).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -73,7 +73,7 @@ def read(folder: Path) -> list[WrittenFile]:
 
 
 def rename(folder: Path, renamed: Callable[[str], str]) -> None:
-    """Puts other paths in place of those on the list."""
+    """Replace each path on the list by `renamed(path)`."""
     if not list_path(folder).exists():
         return
     with locked_path(_lock_path(folder)):

@@ -1,4 +1,4 @@
-"""What the verbs of a gallery are made of: faces into its tables, and out of them."""
+"""Writing rows: faces into the tables of a gallery, and out of them."""
 
 from __future__ import annotations
 
@@ -23,33 +23,31 @@ EXTRA = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 
 @dataclass
 class Added:
-    """What became of the rows that were offered."""
+    """Outcome of the rows that were offered for enrolment."""
 
     added: int = 0
-    again: int = 0  # enrolled already, under the same person
+    again: int = 0  # already enrolled, under the same person
     forgotten: int = 0  # refused, because they were forgotten
     conflicts: list[Conflict] = field(default_factory=list)
-    face_ids: list[str] = field(default_factory=list, compare=False)  # that were added
-    unsure: list[str] = field(
-        default_factory=list, compare=False
-    )  # photos added in which another face is nearly as large as the one taken
-    command: str | None = field(
-        default=None, compare=False
-    )  # the mark of its line in the log; None where nothing was added
+    face_ids: list[str] = field(default_factory=list, compare=False)  # of the added faces
+    # added photos in which another face is nearly as large as the enrolled one
+    unsure: list[str] = field(default_factory=list, compare=False)
+    # the id of its line in the log; None where nothing was added
+    command: str | None = field(default=None, compare=False)
 
     @property
     def unsure_notes(self) -> list[str]:
-        """One line about photos that show several faces, or none."""
+        """Return one line about photos that show several faces, or an empty list."""
         if not self.unsure:
             return []
         shown = ", ".join(map(repr, self.unsure[:3]))
         return [
-            f"warning: {len(self.unsure)} enrolled photo{'s' * (len(self.unsure) > 1)} show another face nearly as large as the one taken, such as "
-            f"{shown}: look whether the right one was"
+            f"warning: {len(self.unsure)} enrolled photo{'s' * (len(self.unsure) > 1)} show another face "
+            f"nearly as large as the enrolled one, such as {shown}: check that the right face was taken"
         ]
 
-    def tell(self, row: Row, kept: str) -> None:
-        """Counts a face that is enrolled already, under the name `kept`."""
+    def count_known(self, row: Row, kept: str) -> None:
+        """Count a face that is already enrolled, under the name `kept`."""
         if (name := row.identity or "") == kept:
             self.again += 1
         else:
@@ -57,10 +55,10 @@ class Added:
 
 
 class Rows(Faces):
-    """The writing side of a gallery: each method within a transaction of `writing`."""
+    """Writer of rows; call each method within a transaction of `writing`."""
 
-    def enrol(self, rows: Iterable[Row], readmit: bool = False) -> tuple[Added, list[str]]:
-        """`add` without its line in the log, and with names as they are; returns the face_ids too."""
+    def enrol(self, rows: Iterable[Row], *, readmit: bool = False) -> tuple[Added, list[str]]:
+        """Enrol rows as `add` does, but without a line in the log and with names unchanged; return the face_ids too."""
         done, rows = Added(), iter(rows)
         face_ids: list[str] = []
         dimension = self.spec.dimension
@@ -83,7 +81,7 @@ class Rows(Faces):
         return done, face_ids
 
     def _new_faces(self, block: list[Row], done: Added, listed: Forgotten) -> dict[str, Row]:
-        """Those that are neither enrolled nor on the list of the forgotten, by their face_ids."""
+        """Return, by face_id, the rows that are neither enrolled nor on the list of the forgotten."""
         face_ids = [row.face_id for row in block]
         known, refused = self.known(face_ids), listed.refused(face_ids)
         new: dict[str, Row] = {}
@@ -92,7 +90,7 @@ class Rows(Faces):
             if face_id in refused:
                 done.forgotten += 1
             elif face_id in known:
-                done.tell(row, known[face_id])
+                done.count_known(row, known[face_id])
             else:
                 known[face_id] = name
                 new[face_id] = row
@@ -100,7 +98,7 @@ class Rows(Faces):
         return new
 
     def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:
-        """New faces by their face_ids."""
+        """Insert new faces, given by their face_ids."""
         xb, first = _vectors(list(rows.values()), dimension), self._next_id()
         names = [row.identity or "" for row in rows.values()]
         people = self._people(names)
@@ -130,7 +128,7 @@ class Rows(Faces):
         self.execute_many("INSERT INTO crops VALUES (?, ?, ?)", crops)
 
     def _people(self, names: Iterable[str]) -> dict[str, int]:
-        """Numbers of people by name; those who are new are entered."""
+        """Return the ids of people by name; insert those who are new."""
         wanted = list(dict.fromkeys(names))
         self.execute_many("INSERT OR IGNORE INTO people(name) VALUES (?)", [(name,) for name in wanted])
         return dict(self.rows(f"SELECT name, id FROM people WHERE name {AMONG}", (json.dumps(wanted),)))
@@ -140,7 +138,7 @@ class Rows(Faces):
         return 1 + self.counter
 
     def drop(self, ids: Sequence[int]) -> None:
-        """Takes faces out of every table, and people who have none left."""
+        """Delete faces from every table, and people who have no face left. ids: of the faces."""
         among = (json.dumps(ids),)
         for table in ("crops", "vectors", "other_vectors"):
             self.execute(f"DELETE FROM {table} WHERE id {AMONG}", among)
@@ -165,7 +163,7 @@ class Rows(Faces):
         self.set_fact("changes", self.chain_of_changes() if before is None else chained(before, lines))
 
     def chain_of_changes(self) -> bytes:
-        """What the fact `changes` must be for the lines that are there."""
+        """Return the value that the fact `changes` must have for the lines in the table `changed`."""
         return chained(b"", self.execute("SELECT seq, face FROM changed ORDER BY seq"))
 
     def _move(self, faces: Sequence[Mapping[str, Any]], to: str) -> None:
@@ -183,7 +181,7 @@ class Rows(Faces):
         self.execute_many("UPDATE faces SET checksum=? WHERE id=?", lines)
 
     def set_forgotten(self, listed: Forgotten) -> None:
-        """Those who must not come back are these."""
+        """Replace the list of forgotten people."""
         own = listed.by_salt.get(self.needed_fact("salt"), {})
         before, hashes = self.forgotten_hashes(), set(own)
         plain = listed.salts == {self.fact("salt")} and not any(own.values())
@@ -194,18 +192,22 @@ class Rows(Faces):
 
 
 def _vectors(rows: Sequence[Row], dimension: int) -> np.ndarray:
-    """float32 (n, d) of rows, each of unit length; raises DataError naming a photo whose vector is missing, of another size or length."""
+    """Return the vectors of rows, float32 (n, d), each of unit length.
+
+    Raises DataError naming a photo with a missing vector, or one of another size or length.
+    """
     for row in rows:
         if row.vector is None or np.shape(row.vector) != (dimension,):
             received = "none" if row.vector is None else f"one of {np.shape(row.vector)}"
             raise DataError(
-                f"expected a vector of {dimension} numbers in {row.image}, it has {received}: embed it with the gallery's model"
+                f"expected a vector of {dimension} numbers in {row.image}, received {received}: "
+                "embed the photo with the gallery's model"
             )
     xb = np.array([row.vector for row in rows], "<f4").reshape(-1, dimension)
     norms = np.linalg.norm(xb.astype(np.float64), axis=1)
     for i in np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))[:1]:
         raise DataError(
-            f"expected vectors of length 1, {rows[i].image} has one of length {norms[i]:.6g}: embed it again"
+            f"expected vectors of length 1, received length {norms[i]:.6g} in {rows[i].image}: embed the photo again"
         )
     return xb
 
@@ -215,5 +217,5 @@ def _floats(values: Sequence[float] | None) -> bytes | None:
 
 
 def _number(value: float | None) -> float | None:
-    """A float that SQLite gives back as it took it: NaN is null."""
+    """Return a float that SQLite stores without change: NaN becomes null."""
     return None if value is None or math.isnan(value) else float(value)

@@ -1,7 +1,7 @@
-"""The verbs that change a gallery, each one transaction, and the log by which they are taken back.
+"""Changing a gallery: each method is one transaction, and the log lets `undo` revert it.
 
 INDEX/gallery.db                SQLite, write-ahead log: the truth
-INDEX/built-<generation>/       what `facegallery.indexer.derived.derive` made from it
+INDEX/built-<generation>/       made from it by `facegallery.indexer.derived.derive`
 """
 
 from __future__ import annotations
@@ -25,41 +25,50 @@ from facegallery.embedder.errors import GalleryError, InputError
 from facegallery.embedder.names import person_name
 from facegallery.indexer.store import forgotten
 from facegallery.indexer.store.checksums import FACE_COLUMNS, checksum
-from facegallery.indexer.store.log import Change, LogEntry
+from facegallery.indexer.store.log import LOG, Change, LogEntry
 from facegallery.indexer.store.reader import AMONG, FACES
 from facegallery.indexer.store.rows import Added, Rows
 
 
 class Store(Rows):
-    """A gallery of faces: what it holds, and the verbs that change it. Every verb is one transaction, on disk when it returns."""
+    """A gallery on disk, gallery.db, and the methods that change it; each change is on disk when its method returns."""
 
     def __init__(
         self,
         folder: Path,
+        *,
         writable: bool,
         key: bytes | None = None,
-        after_commit: Callable[[Store], None] = lambda gallery: None,
+        after_commit: Callable[[Store], None] = lambda store: None,
     ):
-        """after_commit: called when a verb has changed who is enrolled, for an index that may need a rebuild. See `facegallery.indexer.opening`."""
+        """Open the file of an index.
+
+        writable: open for changes. key: of an encrypted index; by default from the environment. after_commit: called
+        when a method has changed who is enrolled, since the index may need a rebuild; see
+        `facegallery.indexer.opening`.
+        """
         self._after_commit = after_commit
-        super().__init__(folder, writable, key)
+        super().__init__(folder, writable=writable, key=key)
 
-    def another(self, write: bool = False) -> Store:
-        """A second connection to the same file."""
-        return Store(self.folder, write, self.key, self._after_commit)
+    def another(self, *, write: bool = False) -> Store:
+        """Open a second connection to the same file."""
+        return Store(self.folder, writable=write, key=self.key, after_commit=self._after_commit)
 
-    # verbs
+    # changes
 
-    def add(self, rows: Iterable[Row], readmit: bool = False, command: str | None = None) -> Added:
-        """Enrols faces that have an identity and a vector, float32 (d,), in one transaction.
+    def add(self, rows: Iterable[Row], *, readmit: bool = False, command: str | None = None) -> Added:
+        """Enrol faces that have an identity and a vector, float32 (d,), in one transaction.
 
-        A face that is enrolled already stays as it is; under another name that is a conflict. Faces that were forgotten are
-        refused unless `readmit`. Changes of one `command` are taken back together; without a `command` the log gets a line even where
-        nothing was added, so that `undo` takes back no earlier change instead. Names are kept in their one spelling. Raises DataError
-        for a row whose name `facegallery.embedder.names.person_name` refuses, or a vector of another size or length.
+        A face that is already enrolled stays unchanged; under another name it is a conflict. Forgotten faces are
+        refused unless `readmit`. Names are stored in the spelling of `facegallery.embedder.names`.
+
+        command: an id that several changes share, so that `undo` reverts them together. Without it the log gets a line
+        even where nothing was added, so that `undo` does not revert an earlier change instead.
+
+        Raises DataError for a name that `person_name` refuses, or a vector of another size or length.
         """
         with self.changing_forgotten() if readmit else self.writing():
-            done, face_ids = self.enrol(map(_named, rows), readmit)
+            done, face_ids = self.enrol(map(_named, rows), readmit=readmit)
             if face_ids or command is None:
                 line = self._log("add", {"faces": face_ids}, command)
                 done.command = line.command if face_ids else None
@@ -67,19 +76,21 @@ class Store(Rows):
         return done
 
     def remove(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> Change:
-        """Takes a person's faces out, or one face, or those of one photo; `undo` brings them back. Raises GalleryError where there is none."""
+        """Remove a person's faces, one face, or the faces of one photo; `undo` restores them.
+
+        Raises Unknown where there is no such face.
+        """
         with self.writing():
             faces = self.find(identity, face_id, image)
-            line = self._log(
-                "remove", {"faces": [f["face_id"] for f in faces], "people": sorted({f["identity"] for f in faces})}
-            )
+            people = sorted({face["identity"] for face in faces})
+            line = self._log("remove", {"faces": [face["face_id"] for face in faces], "people": people})
             self._to_trash(faces, line.id)
             self.drop([f["id"] for f in faces])
         self._after_commit(self)
-        return Change("remove", len(faces), tuple(sorted({face["identity"] for face in faces})), line.command)
+        return Change("remove", len(faces), tuple(people), line.command)
 
     def rename(self, old: str, new: str) -> Change:
-        """Gives a person another name. Raises GalleryError where nobody is called `old`, or somebody `new`."""
+        """Rename a person; raises Unknown where nobody is called `old`, GalleryError where somebody is called `new`."""
         new = person_name(new)
         with self.writing():
             old = self.spelled(old)
@@ -96,7 +107,10 @@ class Store(Rows):
         return Change("rename", len(faces), (old, new), line.command)
 
     def merge(self, source: str, into: str) -> Change:
-        """Gives all faces of one person to another. Raises GalleryError where either is not enrolled, InputError where they are one."""
+        """Give all faces of one person to another.
+
+        Raises Unknown where one of them is not enrolled, InputError where both are the same person.
+        """
         with self.writing():
             source, into = self.spelled(source), self.spelled(into)
             self.person_id(into)
@@ -108,7 +122,7 @@ class Store(Rows):
         return Change("merge", len(faces), (source, into), line.command)
 
     def split(self, face_ids: Sequence[str], to: str) -> Change:
-        """Gives chosen faces to another person, enrolled already or new. Raises GalleryError for a face that is not here."""
+        """Give chosen faces to another person, enrolled or new; raises Unknown for a face that is not here."""
         with self.writing():
             to = to if self._is_called(to) else person_name(to)
             faces = [face for face_id in dict.fromkeys(face_ids) for face in self.find(face_id=face_id)]
@@ -118,10 +132,10 @@ class Store(Rows):
         return Change("split", len(moved), line.change.people, line.command if moved else None)
 
     def undo(self, command: str | None = None) -> list[Change]:
-        """Take back the last command, all of its changes, newest first; one that changed nothing is taken back as that.
+        """Undo the last command: all of its changes, newest first.
 
-        command: take back only this one; commands after it that changed nothing do not count. Raises GalleryError where there is nothing
-        to undo, or the last command that changed something is another than `command`.
+        command: undo only if this is the last command that changed something; omit to undo the last command, whatever
+        it is. Raises GalleryError where there is nothing to undo, or where another command than `command` is the last.
         """
         undone = []
         with self.writing():
@@ -129,7 +143,7 @@ class Store(Rows):
             lines = self._last_lines(command)
             for line in lines:
                 undone.append(replace(line.change, people=line.change.people or self._people_of(line)))
-                self._take_back(line)
+                self._revert(line)
                 self.execute("DELETE FROM trash WHERE line=?", (line.id,))
                 self.execute("DELETE FROM log WHERE id=?", (line.id,))
             self.seal_log()
@@ -137,25 +151,26 @@ class Store(Rows):
         return undone
 
     def _last_lines(self, command: str | None) -> list[LogEntry]:
-        """The lines of the last command, newest first; where `command` is given, of the last one that changed something."""
-        newest = self.rows("SELECT id, command, time, verb, detail, checksum FROM log ORDER BY id DESC")
+        """Return the lines of the last command, newest first; with `command`, skip commands that changed nothing."""
+        newest = self.rows(f"{LOG} ORDER BY id DESC")
         last = next((line for line in map(self._line, newest) if command is None or not line.is_empty), None)
         if last is None:
             raise GalleryError(
-                f"expected a change of {self.folder.name} to take back, its log is empty: there is nothing to undo"
+                f"expected a change of {self.folder.name} to undo, its log is empty: there is nothing to undo"
             )
         if command not in (None, last.command):
             raise GalleryError(
-                f"expected the last change of {self.folder.name} to be the one to take back, another was made since: see `list --log`"
+                f"expected the last change of {self.folder.name} to be the one to undo, another was made since: "
+                "see `list --log`"
             )
-        sql = "SELECT id, command, time, verb, detail, checksum FROM log WHERE command = ? ORDER BY id DESC"
-        return list(map(self._line, self.execute(sql, (last.command,))))
+        lines = self.execute(f"{LOG} WHERE command = ? ORDER BY id DESC", (last.command,))
+        return list(map(self._line, lines))
 
     def _people_of(self, line: LogEntry) -> tuple[str, ...]:
-        """Under whose names the faces of a line are enrolled now."""
+        """Return the names under which the faces of a line are enrolled now."""
         return tuple(sorted(set(self.known(line.detail.get("faces", ())).values())))
 
-    # what verbs are made of, each within a transaction of `writing`
+    # steps of the changes, each within a transaction of `writing`
 
     def _move_logged(self, verb: str, faces: Sequence[Mapping[str, Any]], to: str) -> LogEntry:
         line = self._log(verb, {"from": {f["face_id"]: f["identity"] for f in faces}, "to": to})
@@ -166,45 +181,38 @@ class Store(Rows):
     def _to_trash(self, faces: Sequence[Mapping[str, Any]], line: int) -> None:
         fingerprint = self.spec.fingerprint
         for face in faces:
-            ((vector, stored),) = self.execute("SELECT vector, checksum FROM vectors WHERE id=?", (face["id"],)) or [
-                (None, None)
-            ]
+            found = self.execute("SELECT vector, checksum FROM vectors WHERE id=?", (face["id"],))
+            ((vector, stored),) = found or [(None, None)]
             if checksum(face["id"], vector) != stored:
                 raise self._changed(face["face_id"], face["image"])
             png = self.crop_of(face["id"], face["face_id"], face["image"])
             values = (line, fingerprint, face["identity"], *(face[name] for name in FACE_COLUMNS[1:]), vector, png)
-            self.execute(
-                f"INSERT INTO trash VALUES ({','.join('?' * (len(values) + 1))})", (*values, checksum(*values))
-            )
+            marks = ",".join("?" * (len(values) + 1))
+            self.execute(f"INSERT INTO trash VALUES ({marks})", (*values, checksum(*values)))
 
     def _from_trash(self, line: int) -> list[Row]:
         removed = self.removed_by(line)
         if any(fingerprint != self.spec.fingerprint for fingerprint, _ in removed):
             raise GalleryError(
-                f"expected removed faces of the model that {self.folder.name} uses now, they were removed before it was changed: switch back "
-                "with `reembed` first"
+                f"expected removed faces of the model that {self.folder.name} uses now, "
+                "they were removed under another model: switch back with `reembed` first"
             )
         return [row for _, row in removed]
 
-    def _take_back(self, line: LogEntry) -> None:
+    def _revert(self, line: LogEntry) -> None:
         match line.verb, line.detail:
             case _ if line.is_empty:
                 pass
             case "add", {"faces": face_ids}:
-                self.drop(
-                    [
-                        id
-                        for (id,) in self.execute(
-                            f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),)
-                        )
-                    ]
-                )
+                found = self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))
+                self.drop([id for (id,) in found])
             case "remove", _:
                 self.enrol(self._from_trash(line.id))
             case "rename", {"old": old, "new": new} if self.enrolled([new]):
                 if self._is_called(old):
                     raise GalleryError(
-                        f"expected nobody called {old!r}, somebody is now: `compact --keep-undo 0s` drops what cannot be undone"
+                        f"expected nobody called {old!r}, somebody is now: "
+                        "`compact --keep-undo 0s` deletes what cannot be undone"
                     )
                 self._rename(new, old)
             case "merge" | "split", {"from": came_from}:
@@ -223,17 +231,20 @@ class Store(Rows):
         return LogEntry(id, command, now, verb, detail)
 
     def seal_log(self) -> None:
-        """Notes which line is the newest, after lines came or went."""
+        """Record which line is the newest, after lines were added or deleted."""
         self.set_fact("log", self.newest_line())
 
     def rewrite_line(self, line: LogEntry, detail: dict[str, Any]) -> None:
-        """Puts another detail in the place of a log line's own."""
+        """Replace the detail of a log line."""
         text = json.dumps(detail, ensure_ascii=False)
         stored = checksum(line.command, line.time, line.verb, text)
         self.execute("UPDATE log SET detail=?, checksum=? WHERE id=?", (text, stored, line.id))
 
     def drop_log(self, before: float) -> int:
-        """Drops lines older than `before` (seconds since 1970) and the faces removed by them; returns how many lines."""
+        """Delete log lines older than `before` (seconds since 1970) and the faces that they removed.
+
+        Returns the number of deleted lines.
+        """
         old = (before,)
         self.execute("DELETE FROM trash WHERE line IN (SELECT id FROM log WHERE time < ?)", old)
         dropped = len(self.execute("DELETE FROM log WHERE time < ? RETURNING id", old))
@@ -241,19 +252,25 @@ class Store(Rows):
         return dropped
 
     def clear(self) -> None:
-        """Takes everyone out, within a transaction of `writing`; ids go on from where they were, and what was forgotten stays so."""
+        """Delete all people and faces, within a transaction of `writing`.
+
+        New ids continue from the highest old one, and forgotten people stay forgotten.
+        """
         kept = "'salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory', 'totals'"
         with self.recounting():
             for table in ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people"):
                 self.execute(f"DELETE FROM {table}")
             self.execute(f"DELETE FROM meta WHERE key NOT IN ({kept})")
 
-    # who was forgotten
+    # forgotten people
 
     @contextlib.contextmanager
     def changing_forgotten(self) -> Iterator[None]:
-        """`writing`, for changes of who was forgotten: the list's file is on disk before the commit. Raises Replaced where another process
-        has put a new gallery.db here since this one was opened."""
+        """Open a transaction of `writing` that may change who is forgotten.
+
+        The list's file is on disk before the commit. Raises Replaced where another process has replaced gallery.db
+        since this connection opened it.
+        """
         key = self.key if self.encrypted else None
         with forgotten.locked(self.folder):
             self.check_same_file()
@@ -263,14 +280,14 @@ class Store(Rows):
                 forgotten.write(self.folder, self.forgotten(), key)
 
     def _take_from_file(self) -> None:
-        """Whom only the file holds, since a crash came before the commit; a damaged file is written anew from this list."""
+        """Add people whom only the file holds, after a crash before the commit; a damaged file is rewritten later."""
         with contextlib.suppress(forgotten.Unreadable):
             listed = forgotten.read(self.folder, self.key)
             if listed is not None and self.fact("salt") is not None and self.forgotten() | listed != self.forgotten():
                 self.set_forgotten(self.forgotten() | listed)
 
     def sync_forgotten(self) -> None:
-        """Makes the list and its file say the same: an older version kept no file, and a crash may have left more in it."""
+        """Make the list and its file equal: an older version kept no file, and a crash may leave more in the file."""
         with contextlib.suppress(forgotten.Unreadable):
             if forgotten.read(self.folder, self.key) == self.forgotten():
                 return
@@ -280,18 +297,18 @@ class Store(Rows):
 
 
 def new_command() -> str:
-    """A mark for the changes that are taken back together."""
+    """Return a new id for changes that `undo` reverts together."""
     return uuid.uuid4().hex
 
 
 def _named(row: Row) -> Row:
-    """The row with its person's name in the one spelling; raises DataError where it cannot be a name."""
+    """Return the row with its person's name in the stored spelling; raises DataError where it cannot be a name."""
     name = person_name(row.identity or "")
     return row if name == row.identity else replace(row, identity=name)
 
 
 def versions() -> dict[str, str]:
-    """Of what the files were made with."""
+    """Return the versions of the software that writes the files."""
     import faiss
 
     return {

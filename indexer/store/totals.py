@@ -1,7 +1,7 @@
-"""How many rows each table of gallery.db has, and the sum of their checksums: what tells a row that was deleted from one that never was.
+"""Row counts and checksum sums of the tables of gallery.db, which reveal rows that another program deleted.
 
-Another program that deletes a whole face leaves nothing behind whose own checksum could differ. The totals are kept in `meta` and are
-updated in the transaction of every change, by SQLite's preupdate hook, at a cost for each changed row.
+A face that another program deletes leaves no row behind with a wrong checksum. The totals are kept in `meta`. SQLite's
+preupdate hook updates them in the transaction of every change, at a cost for each changed row.
 """
 
 from __future__ import annotations
@@ -17,23 +17,15 @@ if TYPE_CHECKING:
     from facegallery.indexer.store.database import Database
 
 KEY = "totals"
-SINCE = "totals_since"  # seconds since 1970: when a gallery of an older version was counted first
-TABLES = (
-    "people",
-    "faces",
-    "vectors",
-    "crops",
-    "other_vectors",
-    "log",
-    "trash",
-    "meta",
-)  # `changed` and `forgotten` have their own checksums
+SINCE = "totals_since"  # seconds since 1970: when a gallery of an older version was first counted
+# `changed` and `forgotten` have checksums of their own
+TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash", "meta")
 MODULUS = 1 << 128
 
 
 @dataclass
 class Totals:
-    """For each table, the number of its rows and the sum of their checksums."""
+    """Number of rows, and sum of their checksums, of each table."""
 
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
     sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TABLES, 0))
@@ -63,7 +55,7 @@ class Totals:
         self.sums[table] = (self.sums[table] + sign * _number(table, row)) % MODULUS
 
     def differences(self, found: Totals) -> Iterator[str]:
-        """A line for each table whose rows are not those that were counted here."""
+        """Yield a line for each table whose rows are not those that were counted here."""
         for table in TABLES:
             missing = self.rows[table] - found.rows[table]
             if missing:
@@ -77,16 +69,18 @@ class Totals:
                 yield f"rows of the table {table} were changed by another program"
 
     def to_json(self) -> str:
+        """Return the totals as JSON."""
         return json.dumps({table: [self.rows[table], f"{self.sums[table]:032x}"] for table in TABLES})
 
     @classmethod
     def from_json(cls, text: str) -> Totals:
+        """Read `to_json`."""
         found = json.loads(text)
         return cls({table: found[table][0] for table in TABLES}, {table: int(found[table][1], 16) for table in TABLES})
 
 
 def count(db: Database) -> Totals:
-    """The totals of all rows that a gallery of the current version has; reads every checksum."""
+    """Count all rows of a gallery of the current version; reads every checksum."""
     found = Totals()
     for table in TABLES:
         columns = {"people": "id, name", "meta": "key, checksum"}.get(table, "checksum")
@@ -95,6 +89,6 @@ def count(db: Database) -> Totals:
 
 
 def _number(table: str, row: tuple) -> int:
-    """The checksum of a row, which is its last column; of a person, whose row has none, over number and name."""
+    """Return the checksum of a row, its last column, as a number; of a person, which has none, over id and name."""
     stored = checksum(*row[:2]) if table == "people" else row[-1]
     return int.from_bytes(stored if isinstance(stored, bytes) else repr(stored).encode(), "little")

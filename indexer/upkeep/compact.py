@@ -1,4 +1,4 @@
-"""The next generation of an index, made when its owner asks for it."""
+"""Compacting: building the next generation of an index when its owner asks for it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import time
 
 from facegallery.indexer.derived.derive import OnProgress, compact
 from facegallery.indexer.store.store import Store
-from facegallery.indexer.upkeep.forget import finish_pending
+from facegallery.indexer.upkeep.pending import finish_pending
 from facegallery.indexer.upkeep.switch import drop_other
 
 
 def compact_and_drop(
-    gallery: Store, keep_undo: float | None = None, on_progress: OnProgress = lambda done, total: None
+    store: Store, keep_undo: float | None = None, on_progress: OnProgress = lambda done, total: None
 ) -> int:
-    """The next generation, beside the one in use; before it, what `undo` and the way back to another model need is dropped where it is
-    older than `keep_undo` seconds. Returns how many lines of the log were dropped."""
+    """Build the next generation beside the current one; return the number of deleted log lines.
+
+    keep_undo: first delete what `undo` and the way back to another model need, where it is older than this many
+    seconds. on_progress: receives the number of written faces, and of all faces.
+    """
     dropped = 0
     if keep_undo is not None:
-        with gallery.writing():
+        with store.writing():
             before = time.time() - keep_undo
-            dropped = gallery.drop_log(before)
-            if (gallery.fact("switched") or before) < before:
-                drop_other(gallery)
-    compact(gallery, on_progress)
-    finish_pending(gallery)
+            dropped = store.drop_log(before)
+            if (store.fact("switched") or before) < before:
+                drop_other(store)
+    compact(store, on_progress)
+    finish_pending(store)
     return dropped

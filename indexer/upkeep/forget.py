@@ -1,157 +1,101 @@
-"""Forgetting a person for good: out of every table, of the log, of the derived files and of the write-ahead log; then a look whether
-anything is left, and a receipt.
+"""Erasing a person from every table, from the log, from the derived files and from the write-ahead log.
 
-The rows go in one transaction. What remains is noted in the gallery as pending until SQLite could cut its write-ahead log, which a reader
-of an older state can hold up, and until no build is at work, which may be of an older state; whoever builds, and every later
-`open_store`, tries again.
+The rows are deleted in one transaction. The gallery records the `forget` as pending until two things are done: SQLite
+has emptied its write-ahead log, which a reader of an older state can hold up, and no build of an older state is
+running. Each build and each later `open_store` tries again: `facegallery.indexer.upkeep.pending`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import apsw
-
-from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError
 from facegallery.embedder.names import spelling
-from facegallery.indexer.derived.derive import derive, is_building, tidy
+from facegallery.indexer.derived.derive import derive, tidy
 from facegallery.indexer.store import outputs
 from facegallery.indexer.store.checksums import FACE_COLUMNS
-from facegallery.indexer.store.database import FILE
-from facegallery.indexer.store.errors import Busy, guarded
 from facegallery.indexer.store.log import LogEntry
 from facegallery.indexer.store.reader import AMONG, Faces, name_key, normal
 from facegallery.indexer.store.store import Store
-from facegallery.indexer.upkeep.traces import PIECE, Traces, files_below, without_names
-
-PENDING = "forgetting"
-CUT_WAIT_MS = 2000  # for readers of an older state
-KEY_BYTES = 64
+from facegallery.indexer.upkeep.pending import PENDING
+from facegallery.indexer.upkeep.traces import Traces, without_names
 
 
-@dataclass
-class Receipt:
-    """What `forget` did; it names nobody. `files` says how often something of the person was found in each file afterwards."""
+def forget(store: Store, identity: str) -> Traces:
+    """Erase a person, with everything that the gallery ever held of them; return the traces to look for.
 
-    index: str
-    time: str
-    face_ids: list[str]
-    pending: bool  # a reader still holds the write-ahead log, or a build an older state; any later command that opens the index finishes it
-    files: dict[str, int] = field(default_factory=dict)
-    data_sets: dict[str, int] = field(default_factory=dict)  # rewritten: rows taken out
-    not_cleaned: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    others: dict[str, int] = field(default_factory=dict)  # other indexes here: how many faces of the person each holds
-    outputs: list[str] = field(default_factory=list)  # files that were written with the index's people, and are there
-    withheld: int = 0  # paths that are not shown whole, since they name the person
-
-    @property
-    def found(self) -> int:
-        """Traces that are left in what was to be cleaned."""
-        return sum(self.files.values())
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def read(cls, path: Path) -> Receipt:
-        """Reads `to_json`; raises DataError where the file is none."""
-        try:
-            return cls(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise DataError(f"expected a receipt of `forget`, {path} is none ({error}): check the path") from None
-
-
-# out of the gallery ---------------------------------------------------------
-
-
-def forget(gallery: Store, identity: str) -> Traces:
-    """Takes a person out for good, all that the gallery ever held of them; returns what is to be looked for.
-
-    A second call, after one that was stopped, finishes it. Raises GalleryError for a name that is not, and was not, here.
+    After an interrupted call, the same call finishes it. Raises Unknown for a name that is not, and never was, here.
     """
-    with gallery.changing_forgotten():
-        if (name := meant(gallery, identity)) is None:
-            gallery.person_id(identity)  # says that nobody is called so
-            name = gallery.spelled(identity)
-        traces = _collect(gallery, name)
-        _erase(gallery, traces)
-        gallery.set_fact(PENDING, int(time.time()))
-        derive(gallery)
-        outputs.rename(gallery.folder, lambda path: without_names(path, traces.names))
-    tidy(gallery)
+    with store.changing_forgotten():
+        if (name := meant(store, identity)) is None:
+            store.person_id(identity)  # raises Unknown for a name that was never here
+            name = store.spelled(identity)
+        traces = _collect(store, name)
+        _erase(store, traces)
+        store.set_fact(PENDING, int(time.time()))
+        derive(store)
+        outputs.rename(store.folder, lambda path: without_names(path, traces.names))
+    tidy(store)
     return traces
 
 
-def forget_and_look(gallery: Store, identity: str) -> Receipt:
-    """Takes a person out for good, and looks for what is left in every file. There is no undo."""
-    traces = forget(gallery, identity)
-    return receipt_of(gallery, traces, {}, not finish_pending(gallery, CUT_WAIT_MS))
+def is_known(store: Store, identity: str) -> bool:
+    """Return whether a name is, was or was forgotten here."""
+    return meant(store, identity) is not None
 
 
-def is_known(gallery: Store, identity: str) -> bool:
-    """Whether somebody is, was or was forgotten under a name."""
-    return meant(gallery, identity) is not None
-
-
-def meant(gallery: Store, identity: str) -> str | None:
-    """The name, as it was given or in its one spelling, of somebody who is, was or was forgotten here; None where there is none."""
+def meant(store: Store, identity: str) -> str | None:
+    """Return the name, as given or in its stored spelling, of somebody who is, was or was forgotten here, or None."""
     known = "SELECT 1 FROM people WHERE name = ? UNION SELECT 1 FROM trash WHERE identity = ?"
     names = dict.fromkeys((identity, normal(identity), spelling(identity)))
-    if (name := next((name for name in names if gallery.execute(known, (name, name))), None)) is not None:
+    if (name := next((name for name in names if store.execute(known, (name, name))), None)) is not None:
         return name
-    listed = gallery.forgotten()
+    listed = store.forgotten()
     return next((name for name in reversed(names) if listed.holds(name_key(name))), None)
 
 
-def _collect(gallery: Store, identity: str) -> Traces:
-    """The person's names, old ones too, their faces and those that were removed of them."""
-    names = _names(gallery.lines(), identity)
-    traces = Traces(names - gallery.enrolled(names - {identity}))  # an old name may be another person's by now
-    traces.sources, traces.outputs = _sources(gallery), outputs.read(gallery.folder)
+def _collect(store: Store, identity: str) -> Traces:
+    """Collect the person's names, also former ones, their faces and their removed faces."""
+    names = _names(store.lines(), identity)
+    traces = Traces(names - store.enrolled(names - {identity}))  # another person may have an old name by now
+    traces.sources, traces.outputs = _sources(store), outputs.read(store.folder)
     sql = (
-        f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, v.vector, o.vector, png FROM faces JOIN people ON people.id = person "
-        "LEFT JOIN vectors v ON v.id = faces.id LEFT JOIN other_vectors o ON o.id = faces.id LEFT JOIN crops ON crops.id = faces.id "
-        "WHERE name = ?"
+        f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, v.vector, o.vector, png "
+        "FROM faces JOIN people ON people.id = person LEFT JOIN vectors v ON v.id = faces.id "
+        "LEFT JOIN other_vectors o ON o.id = faces.id LEFT JOIN crops ON crops.id = faces.id WHERE name = ?"
     )
     photos: set[str] = set()
-    for row in gallery.rows(sql, (identity,)):
+    for row in store.rows(sql, (identity,)):
         columns = dict(zip(FACE_COLUMNS, row, strict=False))
         photos.add(columns["image_sha256"] or "")
         traces.add_face(columns["face_id"], [v for v in row[-3:-1] if v], row[-1])
     bindings = json.dumps([*traces.names]), json.dumps([*traces.face_ids]), identity
-    for face_id, sha256, vector, png in gallery.rows(  # but those that are another's by now
+    for face_id, sha256, vector, png in store.rows(
         f"SELECT face_id, image_sha256, vector, png FROM trash WHERE (identity {AMONG} OR face_id {AMONG}) "
         "AND face_id NOT IN (SELECT face_id FROM faces JOIN people ON people.id = person WHERE name != ?)",
         bindings,
     ):
         photos.add(sha256 or "")
         traces.add_face(face_id, [vector], png)
-    for sha256 in photos - _with_others(gallery, photos, traces.face_ids):
+    for sha256 in photos - _with_others(store, photos, traces.face_ids):
         traces.add_photo(sha256)
     return traces
 
 
-def _with_others(gallery: Store, photos: set[str], face_ids: set[str]) -> set[str]:
-    """Those photos that show somebody else too, whose row keeps their hash."""
+def _with_others(store: Store, photos: set[str], face_ids: set[str]) -> set[str]:
+    """Return those photos that also show somebody else, whose row keeps their hash."""
     both = json.dumps([*photos]), json.dumps([*face_ids])
     sql = " UNION ".join(
         f"SELECT image_sha256 FROM {table} WHERE image_sha256 {AMONG} AND face_id NOT {AMONG}"
         for table in ("faces", "trash")
     )
-    return {sha256 for (sha256,) in gallery.execute(sql, both * 2)}
+    return {sha256 for (sha256,) in store.execute(sql, both * 2)}
 
 
 def _names(lines: Sequence[LogEntry], identity: str) -> set[str]:
-    """A person's name, and those that they were renamed from, or merged from as a whole."""
+    """Return a person's name, and the names that they were renamed from, or entirely merged from."""
     names = {identity}
     for line in reversed(lines):
         match line.verb, line.detail:
@@ -162,30 +106,28 @@ def _names(lines: Sequence[LogEntry], identity: str) -> set[str]:
     return names
 
 
-def _erase(gallery: Store, traces: Traces) -> None:
+def _erase(store: Store, traces: Traces) -> None:
     face_ids, names = json.dumps(sorted(traces.face_ids)), json.dumps(sorted(traces.names))
-    ids = [id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (face_ids,))]
-    gallery.drop(ids)
-    gallery.execute(f"DELETE FROM trash WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
-    for line in gallery.lines():
-        _erase_line(gallery, line, traces)
-    gallery.seal_log()
-    _erase_facts(gallery, traces)
-    listed = gallery.forgotten().with_person(
-        gallery.needed_fact("salt"), [*traces.face_ids, *map(name_key, traces.names)]
-    )
-    gallery.set_forgotten(listed)
+    ids = [id for (id,) in store.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (face_ids,))]
+    store.drop(ids)
+    store.execute(f"DELETE FROM trash WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
+    for line in store.lines():
+        _erase_line(store, line, traces)
+    store.seal_log()
+    _erase_facts(store, traces)
+    listed = store.forgotten().with_person(store.needed_fact("salt"), [*traces.face_ids, *map(name_key, traces.names)])
+    store.set_forgotten(listed)
     traces.before = listed.person(map(name_key, traces.names))
 
 
-def _erase_line(gallery: Store, line: LogEntry, traces: Traces) -> None:
-    """Takes faces and names out of a line of the log; a line that says nothing without them goes."""
+def _erase_line(store: Store, line: LogEntry, traces: Traces) -> None:
+    """Delete faces and names from a line of the log, and the line where nothing else remains."""
     match line.detail:
         case {"faces": faces}:
             detail: dict[str, Any] = {"faces": [f for f in faces if f not in traces.face_ids]}
             if "people" in line.detail:
                 detail["faces"] = [
-                    f for (f,) in gallery.execute("SELECT face_id FROM trash WHERE line=? ORDER BY rowid", (line.id,))
+                    f for (f,) in store.execute("SELECT face_id FROM trash WHERE line=? ORDER BY rowid", (line.id,))
                 ]
                 detail["people"] = [name for name in line.detail["people"] if name not in traces.names]
             empty = not detail["faces"]
@@ -195,233 +137,18 @@ def _erase_line(gallery: Store, line: LogEntry, traces: Traces) -> None:
         case _:
             detail, empty = line.detail, not traces.names.isdisjoint(line.detail.values())
     if empty:
-        gallery.execute("DELETE FROM trash WHERE line=?", (line.id,))
-        gallery.execute("DELETE FROM log WHERE id=?", (line.id,))
+        store.execute("DELETE FROM trash WHERE line=?", (line.id,))
+        store.execute("DELETE FROM log WHERE id=?", (line.id,))
     elif detail != line.detail:
-        gallery.rewrite_line(line, detail)
+        store.rewrite_line(line, detail)
 
 
-def _sources(gallery: Faces) -> list[str]:
-    return json.loads(gallery.fact("sources") or "[]")
+def _sources(store: Faces) -> list[str]:
+    return json.loads(store.fact("sources") or "[]")
 
 
-def _erase_facts(gallery: Store, traces: Traces) -> None:
-    """Later receipts need the paths of what fed the gallery: only the folders that are called like the person lose their names."""
+def _erase_facts(store: Store, traces: Traces) -> None:
+    """Replace the person's name in the paths of sources by `*`; later receipts need the other paths."""
     kept = [without_names(source, traces.names) for source in traces.sources]
     if kept != traces.sources:
-        gallery.set_fact("sources", json.dumps(list(dict.fromkeys(kept))))
-
-
-# out of the write-ahead log -------------------------------------------------
-
-
-def finish_pending(gallery: Faces, wait_ms: int = 0) -> bool:
-    """Finishes a `forget` that a reader or a crash held up; False where it still has to wait. What `open_store` calls."""
-    if gallery.fact(PENDING) is None:
-        return True
-    if not os.access(gallery.folder, os.W_OK):
-        return False
-    with Store(gallery.folder, True, gallery.key) as writer:
-        writer.connection.set_busy_timeout(wait_ms)
-        try:
-            tidy(writer)
-            if is_building(writer) or not cut(writer):
-                return False
-            with writer.writing():
-                writer.set_fact(PENDING, None)
-            cut(writer)
-        except Busy:
-            return False
-    return True
-
-
-def cut(gallery: Faces) -> bool:
-    """Moves the write-ahead log into the file and empties it; False while a reader of an older state holds it."""
-    try:
-        with guarded(gallery.path):
-            gallery.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    except Busy:
-        return False
-    wal = Path(f"{gallery.path}-wal")
-    return not wal.exists() or wal.stat().st_size == 0
-
-
-# what is left ---------------------------------------------------------------
-
-
-def look(gallery: Store, traces: Traces, data_sets: Sequence[Path] = ()) -> dict[str, int]:
-    """How often something of a person stands in each file of the index, free pages and all, and of data sets.
-
-    In data sets names are not looked for: their bytes are compressed, and what is left of them are texts of others.
-    """
-    with gallery.reading():
-        elsewhere = [text for name in traces.names for text in _texts_with(gallery, name)]
-    nameless = replace(traces, names=set())
-    found = {str(path): traces.count(path, elsewhere) for path in files_below(gallery.folder)}
-    return found | {str(path): nameless.count(path) for folder in data_sets for path in files_below(folder)}
-
-
-def look_and_clean(gallery: Store, traces: Traces, data_sets: Sequence[Path] = ()) -> dict[str, int]:
-    """`look`, and where SQLite left something in a page, all pages written anew and another look."""
-    found = look(gallery, traces, data_sets)
-    if found.get(str(gallery.path)) and not gallery.encrypted and gallery.fact(PENDING) is None:
-        gallery.execute("VACUUM")
-        if not cut(gallery):
-            with gallery.writing():
-                gallery.set_fact(PENDING, int(time.time()))
-        found = look(gallery, traces, data_sets)
-    return found
-
-
-def _texts_with(gallery: Faces, name: str) -> list[str]:
-    """Texts of others that hold the name and stay: other names, paths, columns, the log."""
-    texts: list[str] = []
-    for sql in (
-        "SELECT name FROM people WHERE instr(name, ?)",
-        "SELECT image FROM faces WHERE instr(image, ?)",
-        "SELECT extra FROM faces WHERE instr(extra, ?)",
-        "SELECT DISTINCT split FROM faces WHERE instr(split, ?)",
-        "SELECT detail FROM log WHERE instr(detail, ?)",
-        "SELECT identity FROM trash WHERE instr(identity, ?)",
-        "SELECT image FROM trash WHERE instr(image, ?)",
-        "SELECT extra FROM trash WHERE instr(extra, ?)",
-        "SELECT value FROM meta WHERE typeof(value) = 'text' AND instr(value, ?)",
-        "SELECT sql FROM sqlite_schema WHERE instr(sql, ?)",
-    ):
-        texts += [text for (text,) in gallery.execute(sql, (name,))]
-    return list(dict.fromkeys(texts))
-
-
-def in_other_indexes(gallery: Store, traces: Traces) -> tuple[dict[str, int], list[str]]:
-    """How many faces of a person each other index of the root holds, by id or by the same vector; and the names of those that cannot be read."""
-    found, unread = {}, []
-    for path in sorted(gallery.folder.parent.glob(f"[!_]*/{FILE}")):
-        if path.parent.name == gallery.folder.name:
-            continue
-        try:
-            with Faces(path.parent, False) as other, other.reading():
-                found[path.parent.name] = _faces_of(other, traces)
-        except FaceGalleryError:
-            unread.append(path.parent.name)
-    return {name: n for name, n in found.items() if n}, unread
-
-
-def _faces_of(other: Faces, traces: Traces) -> int:
-    """Enrolled faces and removed ones."""
-    tables = [table for table, since in (("faces", 1), ("trash", 2)) if other.version >= since]
-    held = {face_id for table in tables for (face_id,) in other.rows(f"SELECT face_id FROM {table}")}
-    found = held & traces.face_ids | traces.before.refused(held)
-    if traces.heads and tables:
-        heads = json.dumps([head.hex().upper() for head in traces.heads])
-        sql = f"SELECT face_id FROM faces JOIN vectors USING (id) WHERE hex(substr(vector, 1, {PIECE})) {AMONG}"
-        found |= {face_id for (face_id,) in other.execute(sql, (heads,))}
-    return len(found)
-
-
-@dataclass
-class Findings:
-    """Paths for a receipt, and how many of them are not shown whole."""
-
-    names: set[str]
-    withheld: set[str] = field(default_factory=set)
-
-    def shown(self, path: str) -> str:
-        text = without_names(path, self.names)
-        if text != path:
-            self.withheld.add(path)
-        return text
-
-
-def receipt_of(gallery: Store, traces: Traces, cleaned: dict[str, int], pending: bool) -> Receipt:
-    """The receipt, with a look at every file: data sets in `cleaned` (folder: rows taken out) too."""
-    files = look_and_clean(gallery, traces, [Path(folder) for folder in cleaned])
-    pending = pending or gallery.fact(PENDING) is not None
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    paths, own = Findings(traces.names), f"{gallery.folder}/"
-    files = {path if path.startswith(own) else paths.shown(path): n for path, n in files.items()}
-    receipt = Receipt(
-        gallery.folder.name,
-        now,
-        sorted(traces.face_ids),
-        pending,
-        files,
-        {paths.shown(path): n for path, n in cleaned.items()},
-    )
-    receipt.others, unread = in_other_indexes(gallery, traces)
-    receipt.outputs = [
-        f"{o.kind}: {paths.shown(o.path)}" for o in traces.outputs if "*" in o.path or os.path.exists(o.path)
-    ]
-    receipt.not_cleaned = _not_cleaned(
-        gallery, traces, receipt, paths, {str(Path(folder).resolve()) for folder in cleaned}
-    )
-    receipt.withheld = len(paths.withheld)
-    receipt.notes = _notes(gallery, traces, receipt, unread)
-    return receipt
-
-
-def _not_cleaned(gallery: Store, traces: Traces, receipt: Receipt, paths: Findings, cleaned: set[str]) -> list[str]:
-    cleaned = cleaned | {without_names(path, traces.names) for path in cleaned}
-    lines = [f"data set or photos: {paths.shown(source)}" for source in traces.sources if source not in cleaned]
-    lines += [f"index {name}: {n} faces of this person" for name, n in receipt.others.items()]
-    lines += [f"written with people of this index: {line}" for line in receipt.outputs]
-    lines += [
-        f"model {part.name} ({part.sha256[:16]}): finetuned, perhaps on this person too"
-        for part in gallery.spec.parts
-        if part.parent
-    ]
-    return [*dict.fromkeys(lines), "the original photos", "backups and exports of this index"]
-
-
-def _notes(gallery: Store, traces: Traces, receipt: Receipt, unread: list[str]) -> list[str]:
-    notes = []
-    with gallery.reading():
-        others = {
-            text
-            for name in traces.names
-            for text in _texts_with(gallery, name)
-            if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
-        }
-    if others:
-        notes.append(
-            f"a name of this person also stands in {len(others)} texts of others (names, paths, columns), which stay"
-        )
-    if receipt.withheld:
-        notes.append(f"{receipt.withheld} paths name this person and are not shown whole: `*` stands for the name")
-    if unread:
-        notes.append(f"indexes that could not be looked through: {', '.join(unread)}")
-    if traces.short_names:
-        notes.append("a name is too short to be looked for in binary files; no table holds it")
-    if receipt.data_sets:
-        notes.append(
-            "data sets hold names compressed: their rows were looked through, their bytes only for vectors and crops"
-        )
-    if gallery.encrypted:
-        notes.append("the index is encrypted: its file shows nothing to look for")
-    return notes
-
-
-def look_again(gallery: Store, receipt: Receipt, identity: str | None) -> dict[str, int]:
-    """`look` by a receipt's ids, and a name where it is given; raises GalleryError where that person is enrolled again."""
-    if identity is not None and gallery.enrolled([identity]):
-        raise GalleryError(
-            f"expected {identity!r} to be forgotten, they are enrolled in {gallery.folder.name}: run `forget` again"
-        )
-    traces = Traces({normal(identity), spelling(identity)} if identity is not None else set())
-    for face_id in receipt.face_ids:
-        traces.add_face(face_id, [], None)
-    return look(gallery, traces, folders_of(receipt, identity))
-
-
-def folders_of(receipt: Receipt, identity: str | None) -> list[Path]:
-    """The data sets of a receipt that are there; where their paths name the person, only with that name."""
-    folders = [Path(folder.replace("*", identity or "*")) for folder in receipt.data_sets]
-    return [folder for folder in folders if folder.is_dir()]
-
-
-def earlier_ids(gallery: Store, traces: Traces) -> set[str]:
-    """Those face_ids in earlier receipts, where `forget` puts them, that are the same person's."""
-    ids: set[str] = set()
-    for path in gallery.folder.parent.glob(f"{gallery.folder.name}-forgotten-*.json"):
-        with contextlib.suppress(DataError):
-            ids.update(traces.before.refused(Receipt.read(path).face_ids))
-    return ids
+        store.set_fact("sources", json.dumps(list(dict.fromkeys(kept))))

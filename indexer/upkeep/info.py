@@ -1,4 +1,4 @@
-"""How an index stands."""
+"""The state of an index."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from facegallery.indexer.calibrate import Calibration, staleness
 from facegallery.indexer.derived.choose import wish_of
 from facegallery.indexer.derived.derive import behind, read_report
 from facegallery.indexer.store.store import Store
-from facegallery.indexer.upkeep.forget import PENDING
+from facegallery.indexer.upkeep.pending import PENDING
 from facegallery.indexer.upkeep.switch import other_spec
 from facegallery.indexer.upkeep.traces import files_below, size_of
 
 
-def info(gallery: Store) -> dict[str, Any]:
-    """Faces, people, model, how far it is behind its last build, calibration, sizes; of one snapshot."""
-    with gallery.reading():
-        spec, (built, added, changed), other = gallery.spec, behind(gallery), other_spec(gallery)
+def info(store: Store) -> dict[str, Any]:
+    """Return counts, model, distance from the last build, calibration and sizes, all of one snapshot."""
+    with store.reading():
+        spec, (built, added, changed), other = store.spec, behind(store), other_spec(store)
         text, wish, report, kinds = (
-            gallery.fact("calibration"),
-            wish_of(gallery),
-            read_report(gallery) or {},
-            gallery.kinds,
+            store.fact("calibration"),
+            wish_of(store),
+            read_report(store) or {},
+            store.kinds,
         )
         calibration = None if text is None else Calibration.from_json(text)
         return {
-            "index": gallery.folder.name,
-            "faces": gallery.faces,
-            "people": gallery.people,
+            "index": store.folder.name,
+            "faces": store.faces,
+            "people": store.people,
             "dimensions": spec.dimension,
             "model": spec.model_name,
             "fingerprint": spec.fingerprint,
-            "centred": gallery.mean is not None,
-            "encrypted": gallery.encrypted,
-            "generation": gallery.generation,
+            "centred": store.mean is not None,
+            "encrypted": store.encrypted,
+            "generation": store.generation,
             "built": built,
             "added_since": added,
             "changed_since": changed,
@@ -41,15 +41,15 @@ def info(gallery: Store) -> dict[str, Any]:
             "reason": report.get("reason"),
             "recall": wish.recall,
             "memory": wish.memory,
-            "columns": gallery.columns,
-            "column_kinds": {column: kinds.kind(column) for column in gallery.columns},
-            "changes_kept": len(gallery.lines()),
+            "columns": store.columns,
+            "column_kinds": {column: kinds.kind(column) for column in store.columns},
+            "changes_kept": len(store.lines()),
             "other_model": None if other is None else other.model_name,
             "threshold": calibration and calibration.threshold,
             "fpir": calibration and calibration.fpir,
-            "calibration_stale": calibration and staleness(calibration, gallery),
+            "calibration_stale": calibration and staleness(calibration, store),
             "calibration_weak": calibration and calibration.weak,
-            "forgotten": gallery.execute("SELECT count(*) FROM forgotten")[0][0],
-            "forgetting_pending": gallery.fact(PENDING) is not None,
-            "bytes": sum(map(size_of, files_below(gallery.folder))),
+            "forgotten": store.execute("SELECT count(*) FROM forgotten")[0][0],
+            "forgetting_pending": store.fact(PENDING) is not None,
+            "bytes": sum(map(size_of, files_below(store.folder))),
         }

@@ -1,6 +1,6 @@
-"""Another model for a gallery that stays: vectors of the same faces beside the old ones, a report of what changes, one atomic switch.
+"""Switching a gallery to another model: new vectors of the same faces, a comparison, one atomic switch.
 
-After it the old vectors stay beside the new ones until `compact` drops them, so that the way back is the same switch.
+The old vectors stay beside the new ones until `compact` deletes them, so that the same switch leads back.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from facegallery.indexer.metrics import BLOCK_SCORES
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.store import Store
 
-ASKED = 10_000  # faces that a report asks at most
+ASKED = 10_000  # faces that are compared, at most
 BATCH = 1024
 
 
 @dataclass(frozen=True)
 class ChangedAnswer:
-    """A face that would be answered with another person."""
+    """A face that the other model answers with another person."""
 
     face_id: str
     identity: str
@@ -34,7 +34,10 @@ class ChangedAnswer:
 
 @dataclass
 class SwitchComparison:
-    """Enrolled faces asked against all others, by both models; right is an answer with the face's own person."""
+    """Answers of both models when enrolled faces are compared with all others.
+
+    An answer is right when it is the person of the face.
+    """
 
     index: str
     before: str  # names of the models
@@ -50,100 +53,114 @@ class SwitchComparison:
 
     @property
     def text(self) -> str:
+        """One line for the terminal."""
         return (
-            f"{self.index}: {self.asked} of {self.faces} faces asked against all others; the answer is the same for {self.same}, another for "
-            f"{len(self.differently)}; right with {self.before} {self.right_before}, with {self.after} {self.right_after} "
+            f"{self.index}: {self.asked} of {self.faces} faces compared with all others; "
+            f"the answer is the same for {self.same}, another for {len(self.differently)}; "
+            f"right with {self.before} {self.right_before}, with {self.after} {self.right_after} "
             f"({self.gained} gained, {self.lost} lost)"
         )
 
 
-def prepare(gallery: Store, spec: FaceSpec) -> None:
-    """Makes room for vectors by `spec`; those that are there already by it stay. Raises GalleryError where that is the gallery's own, or
-    a face has no crop."""
-    if spec.fingerprint == gallery.spec.fingerprint:
+def prepare(store: Store, spec: FaceSpec) -> None:
+    """Make room for vectors by `spec`; keep those that already exist by it.
+
+    Raises GalleryError where `spec` is the gallery's own contract, or a face has no crop.
+    """
+    if spec.fingerprint == store.spec.fingerprint:
         raise GalleryError(
-            f"expected another model than the one {gallery.folder.name} uses, received the same: there is nothing to do"
+            f"expected another model than the one {store.folder.name} uses, received the same: there is nothing to do"
         )
-    with gallery.writing():
-        other = other_spec(gallery)
+    with store.writing():
+        other = other_spec(store)
         if other is None or other.fingerprint != spec.fingerprint:
-            drop_other(gallery)
-            gallery.set_fact("other_spec", spec.to_json())
-    ((lacking,),) = gallery.execute(
+            drop_other(store)
+            store.set_fact("other_spec", spec.to_json())
+    ((lacking,),) = store.execute(
         "SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops) AND id NOT IN (SELECT id FROM other_vectors)"
     )
     if lacking:
         raise GalleryError(
-            f"expected a stored crop of every face of {gallery.folder.name}, {lacking} have none: build it anew from their photos, with crops"
+            f"expected a stored crop of every face of {store.folder.name}, {lacking} have none: "
+            "build the index again from their photos, with crops"
         )
 
 
-def other_spec(gallery: Store) -> FaceSpec | None:
-    """The contract of the vectors that stand beside the gallery's own, or None."""
-    text = gallery.fact("other_spec")
+def other_spec(store: Store) -> FaceSpec | None:
+    """Return the contract of the second set of vectors, or None."""
+    text = store.fact("other_spec")
     return None if text is None else FaceSpec.from_json(text)
 
 
-def other_mean(gallery: Store) -> np.ndarray | None:
-    """What centring takes from the other model's vectors: what it took when they were in use, else their mean; None without centring."""
-    if gallery.mean is None:
+def other_mean(store: Store) -> np.ndarray | None:
+    """Return the vector that centring subtracts from the other model's vectors; None without centring.
+
+    It is the one that was used when they were the gallery's own, otherwise their mean.
+    """
+    if store.mean is None:
         return None
-    return np.frombuffer(gallery.fact("other_mean") or gallery_mean(gallery, "other_vectors"), "<f8")
+    return np.frombuffer(store.fact("other_mean") or gallery_mean(store, "other_vectors"), "<f8")
 
 
-def missing(gallery: Store) -> int:
-    """How many faces have no vector by the other model yet."""
-    return gallery.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM other_vectors)")[0][0]
+def missing(store: Store) -> int:
+    """Return the number of faces without a vector by the other model."""
+    return store.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM other_vectors)")[0][0]
 
 
-def pending(gallery: Store) -> Iterator[list[tuple[int, bytes]]]:
-    """Blocks of (id, PNG) of the faces that have no vector by the other model yet; store each before the next."""
+def pending(store: Store) -> Iterator[list[tuple[int, bytes]]]:
+    """Yield blocks of (id, PNG) of faces without a vector by the other model; store each block before the next."""
     sql = (
-        "SELECT faces.id, face_id, image FROM faces WHERE id NOT IN (SELECT id FROM other_vectors) AND id IN (SELECT id FROM crops) "
-        "ORDER BY id LIMIT ?"
+        "SELECT faces.id, face_id, image FROM faces "
+        "WHERE id NOT IN (SELECT id FROM other_vectors) AND id IN (SELECT id FROM crops) ORDER BY id LIMIT ?"
     )
-    while block := gallery.execute(sql, (BATCH,)):
-        crops = [(id, gallery.crop_of(id, face_id, image)) for id, face_id, image in block]
+    while block := store.execute(sql, (BATCH,)):
+        crops = [(id, store.crop_of(id, face_id, image)) for id, face_id, image in block]
         yield [(id, png) for id, png in crops if png is not None]
 
 
-def store(gallery: Store, ids: Sequence[int], xb: np.ndarray) -> None:
-    """Vectors by the other model, float32 (n, d); faces that were removed meanwhile are passed over. Raises DataError for another d."""
-    if (other := other_spec(gallery)) is None or xb.shape != (len(ids), other.dimension):
+def store_vectors(store: Store, ids: Sequence[int], xb: np.ndarray) -> None:
+    """Store vectors by the other model, float32 (n, d), for the faces `ids`.
+
+    Skips faces that were removed meanwhile. Raises DataError for another d.
+    """
+    if (other := other_spec(store)) is None or xb.shape != (len(ids), other.dimension):
         raise DataError(
-            f"expected vectors by the other model of {gallery.folder.name}, received an array of {xb.shape}: embed with it"
+            f"expected vectors by the other model of {store.folder.name}, received an array of {xb.shape}: "
+            "embed with that model"
         )
     vectors = [(id, x.astype("<f4").tobytes()) for id, x in zip(ids, xb, strict=True)]
-    with gallery.writing():
-        gallery.execute_many(
+    with store.writing():
+        store.execute_many(
             "INSERT OR REPLACE INTO other_vectors SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM faces WHERE id = ?1)",
             [(id, data, checksum(id, data)) for id, data in vectors],
         )
 
 
-def compare(gallery: Store, seed: int = 0) -> SwitchComparison:
-    """Who would be answered differently: every enrolled face (at most ASKED, drawn by `seed`) asked against all others."""
-    with gallery.reading():
-        spec, other = gallery.spec, other_spec(gallery)
-        if other is None or missing(gallery):
+def compare(store: Store, seed: int = 0) -> SwitchComparison:
+    """Compare the answers of both models: at most ASKED enrolled faces, drawn by `seed`, against all others.
+
+    Raises DataError where vectors are missing or nobody is enrolled.
+    """
+    with store.reading():
+        spec, other = store.spec, other_spec(store)
+        if other is None or missing(store):
             raise DataError(
-                f"expected vectors of every face of {gallery.folder.name} by another model, some are missing: run `reembed`"
+                f"expected vectors of every face of {store.folder.name} by another model, some are missing: "
+                "run `reembed`"
             )
-        if not gallery.faces:
-            raise DataError(
-                f"expected faces in {gallery.folder.name} to compare models by, it has none: add some first"
-            )
-        ids, owners = gallery.owners()
+        if not store.faces:
+            raise DataError(f"expected faces in {store.folder.name} to compare models by, it has none: add faces first")
+        ids, owners = store.owners()
         asked = np.arange(len(ids))
         if len(ids) > ASKED:
             asked = np.sort(np.random.default_rng(seed).choice(len(ids), ASKED, replace=False))
-        before = _answers(gallery, "vectors", gallery.mean, asked, owners)
-        after = _answers(gallery, "other_vectors", other_mean(gallery), asked, owners)
-        names: dict[int, str] = dict(gallery.execute("SELECT id, name FROM people"))
+        before = _answers(store, "vectors", store.mean, asked, owners)
+        after = _answers(store, "other_vectors", other_mean(store), asked, owners)
+        names: dict[int, str] = dict(store.execute("SELECT id, name FROM people"))
         truth, differ = owners[asked], np.flatnonzero(before != after)
-        faces = gallery.fetch(ids[asked[differ]])
+        faces = store.fetch(ids[asked[differ]])
         return SwitchComparison(
-            gallery.folder.name,
+            store.folder.name,
             spec.model_name,
             other.model_name,
             len(ids),
@@ -160,9 +177,9 @@ def compare(gallery: Store, seed: int = 0) -> SwitchComparison:
         )
 
 
-def _answers(gallery: Store, table: str, mean: np.ndarray | None, asked: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """int64 (len(asked),): the owner of the face nearest to each asked one, itself left out."""
-    xb = np.concatenate([centred(x, mean) for _, x in gallery.vectors(table=table)])
+def _answers(store: Store, table: str, mean: np.ndarray | None, asked: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Return the person id of the face nearest to each asked face, except itself: int64 (len(asked),)."""
+    xb = np.concatenate([centred(x, mean) for _, x in store.vectors(table=table)])
     answers, step = np.empty(len(asked), np.int64), max(1, BLOCK_SCORES // len(xb))
     for i in range(0, len(asked), step):
         block = asked[i : i + step]
@@ -172,38 +189,43 @@ def _answers(gallery: Store, table: str, mean: np.ndarray | None, asked: np.ndar
     return answers
 
 
-def switch(gallery: Store) -> None:
-    """The other model's vectors become the gallery's own, and its own the other's, in one transaction; people, ids and log stay."""
-    with gallery.writing():
-        spec, other = gallery.spec, other_spec(gallery)
-        if other is None or missing(gallery):
+def switch(store: Store) -> None:
+    """Exchange the gallery's own vectors with the other model's, in one transaction.
+
+    People, ids and log stay. Raises GalleryError where vectors are missing or nobody is enrolled.
+    """
+    with store.writing():
+        spec, other = store.spec, other_spec(store)
+        if other is None or missing(store):
             raise GalleryError(
-                f"expected vectors of every face of {gallery.folder.name} by another model, some are missing: run `reembed` again"
+                f"expected vectors of every face of {store.folder.name} by another model, some are missing: "
+                "run `reembed` again"
             )
-        if not gallery.faces:
+        if not store.faces:
             raise GalleryError(
-                f"expected faces in {gallery.folder.name} to switch to another model, it has none: build it anew with that model"
+                f"expected faces in {store.folder.name} to switch to another model, it has none: "
+                "build the index again with that model"
             )
-        mean = other_mean(gallery)
+        mean = other_mean(store)
         for old, new in (
             ("vectors", "moved_vectors"),
             ("other_vectors", "vectors"),
             ("moved_vectors", "other_vectors"),
         ):
-            gallery.execute(f"ALTER TABLE {old} RENAME TO {new}")
-        gallery.renamed("vectors", "other_vectors")
-        gallery.set_fact("spec", other.to_json())
-        gallery.set_fact("other_spec", spec.to_json())
-        gallery.set_fact("switched", int(time.time()))
+            store.execute(f"ALTER TABLE {old} RENAME TO {new}")
+        store.swap_totals("vectors", "other_vectors")
+        store.set_fact("spec", other.to_json())
+        store.set_fact("other_spec", spec.to_json())
+        store.set_fact("switched", int(time.time()))
         if mean is not None:
-            gallery.set_fact("other_mean", gallery.fact("mean"))
-            gallery.set_fact("mean", mean.tobytes())
-        derive(gallery)
-    tidy(gallery)
+            store.set_fact("other_mean", store.fact("mean"))
+            store.set_fact("mean", mean.tobytes())
+        derive(store)
+    tidy(store)
 
 
-def drop_other(gallery: Store) -> None:
-    """Gives up the other model's vectors, within a transaction."""
-    gallery.execute("DELETE FROM other_vectors")
+def drop_other(store: Store) -> None:
+    """Delete the other model's vectors, within a transaction of `writing`."""
+    store.execute("DELETE FROM other_vectors")
     for key in ("other_spec", "other_mean", "switched"):
-        gallery.set_fact(key, None)
+        store.set_fact(key, None)

@@ -1,4 +1,4 @@
-"""Looking for what must not be left: names, ids, and every 32-byte piece of vectors and crops, in the bytes of files."""
+"""Searching the bytes of files for a forgotten person: names, ids, and each 32-byte piece of vectors and crops."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from facegallery.indexer.store.reader import name_key, normal
 PIECE = 32
 BLOCK = 16 << 20
 PNG_HEAD = 64  # bytes that many PNGs of one size share
-VARIED = 16  # different bytes that a piece of a crop has at least: others stand in many pictures
-SHORTEST = 5  # bytes of a text that can be told from chance in gigabytes of numbers
+VARIED = 16  # least number of different bytes in a piece of a crop: plainer pieces occur in many pictures
+SHORTEST = 5  # bytes of a text that is unlikely to occur by chance in gigabytes of numbers
 HASH_BITS = 20
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files of a folder and of those in it, by name, links left out; what goes meanwhile is passed over."""
+    """Return the files in a folder and its subfolders, by name, without links; skip files that disappear meanwhile."""
     paths = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
     return sorted(path for path in paths if path.is_file() and not path.is_symlink())
 
 
 def size_of(path: Path) -> int:
-    """In bytes; 0 for a file that has gone."""
+    """Return the size in bytes; 0 for a file that disappeared."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
 
 
 def without_names(path: str, names: Iterable[str]) -> str:
-    """A path with `*` for each folder or file that is called like one of the names, with an ending or without."""
+    """Replace each part of a path that is one of the names, with or without an ending, by `*`."""
     spelt = set(map(normal, names))
     parts = []
     for part in path.split("/"):
@@ -49,18 +49,18 @@ def without_names(path: str, names: Iterable[str]) -> str:
 
 @dataclass
 class Traces:
-    """What one person left: kept in memory only."""
+    """What one person left; kept in memory only."""
 
     names: set[str] = field(default_factory=set)
     face_ids: set[str] = field(default_factory=set)
     pieces: set[bytes] = field(default_factory=set)  # of PIECE bytes
     heads: set[bytes] = field(default_factory=set)  # the first PIECE bytes of each vector
-    before: Forgotten = field(default_factory=Forgotten)  # what was forgotten of the person, now and by earlier calls
+    before: Forgotten = field(default_factory=Forgotten)  # hashes of the person, of this and of earlier calls
     sources: list[str] = field(default_factory=list)  # paths that the gallery named before the person was erased
     outputs: list[WrittenFile] = field(default_factory=list)  # likewise
 
     def add_face(self, face_id: str, vectors: Sequence[bytes], png: bytes | None) -> None:
-        """All that is looked for of one face."""
+        """Add everything to search for of one face."""
         self.face_ids.add(face_id)
         self.pieces.update(_pieces(face_id.encode()))
         for vector in vectors:
@@ -69,23 +69,23 @@ class Traces:
         self.pieces.update(piece for piece in _pieces((png or b"")[PNG_HEAD:]) if len(set(piece)) >= VARIED)
 
     def add_photo(self, image_sha256: str) -> None:
-        """The hash of a photo that shows nobody else."""
+        """Add the hash of a photo that shows nobody else."""
         self.pieces.update(_pieces(image_sha256.encode()))
 
     @property
     def short_names(self) -> set[str]:
-        """Names too short to be looked for among numbers."""
+        """Names too short to be searched for among numbers."""
         return {name for name in self.names if len(name.encode()) < SHORTEST}
 
     def is_named(self, identity: str | None) -> bool:
-        """Whether that is, or was when they were forgotten, a name of the person."""
+        """Return whether `identity` is a name of the person, or was when they were forgotten."""
         return identity is not None and any(
             name in self.names or self.before.holds(name_key(name))
             for name in dict.fromkeys((normal(identity), spelling(identity)))
         )
 
     def count(self, path: Path, elsewhere: Sequence[str] = ()) -> int:
-        """How often something of this stands in a file. elsewhere: texts of others that hold a name, and may."""
+        """Count the traces in a file. elsewhere: texts of others that contain a name, and may."""
         finder = _Finder(self.pieces)
         names = [name.encode() for name in self.names - self.short_names]
         longer = [text.encode() for text in elsewhere]
@@ -106,8 +106,11 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 
 def _blocks(path: Path, margin: int) -> Iterator[tuple[bytes, int, int]]:
-    """(bytes, start, end): a file in blocks with `margin` bytes more on both sides; what begins in [start, end) belongs to this block."""
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # one that has gone holds nothing
+    """Yield (bytes, start, end): blocks of a file with `margin` more bytes on both sides.
+
+    What begins in [start, end) belongs to this block.
+    """
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # a deleted file holds nothing
         size = os.fstat(file.fileno()).st_size
         for at in range(0, size, BLOCK):
             first = max(0, at - margin)
@@ -123,7 +126,7 @@ def _places(block: bytes, text: bytes) -> Iterator[int]:
 
 
 def _within(block: bytes, at: int, end: int, longer: Sequence[bytes]) -> bool:
-    """Whether what stands there lies inside one of the longer texts."""
+    """Return whether block[at:end] is inside one of the longer texts."""
     for text in longer:
         first = max(0, end - len(text))
         if any(first + start <= at for start in _places(block[first : at + len(text)], text)):
@@ -132,7 +135,7 @@ def _within(block: bytes, at: int, end: int, longer: Sequence[bytes]) -> bool:
 
 
 class _Finder:
-    """Pieces by a hash of their first eight bytes, at every offset."""
+    """Search for pieces at every offset, by a hash of their first eight bytes."""
 
     def __init__(self, pieces: set[bytes]):
         self._pieces = pieces
@@ -142,7 +145,7 @@ class _Finder:
         self._seen[_hash(self._heads)] = True
 
     def places(self, block: bytes) -> Iterator[int]:
-        """Where a piece begins."""
+        """Yield the offsets at which a piece begins."""
         if not len(self._heads):
             return
         for shift in range(min(8, max(0, len(block) - PIECE + 1))):

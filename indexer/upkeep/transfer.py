@@ -1,4 +1,4 @@
-"""A gallery to and from files: backups while it is in use, and data sets of what it holds now."""
+"""Moving a gallery to and from files: backups while it is in use, and data sets of its current content."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from facegallery.indexer.store.reader import AMONG, check_name, name_key
 from facegallery.indexer.store.store import Store, versions
 from facegallery.indexer.upkeep.verify import problems
 
-# in an order in which each row's references are there before it
+# each row comes after the rows that it refers to
 TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash")
 
 
@@ -49,21 +49,21 @@ class TransferSummary:
     folder: str
     faces: int
     people: int
-    forgotten: int = 0  # left out of a restore, because they were forgotten since
-    without_crop: int = 0  # faces of an export with crops that have none
+    forgotten: int = 0  # not restored, because they were forgotten since
+    without_crop: int = 0  # exported without a crop, though crops were asked for
 
 
 # backups --------------------------------------------------------------------
 
 
-def backup(gallery: Store, path: Path) -> TransferSummary:
-    """One file with everything of the newest commit, encrypted as the gallery is; readers and writers go on meanwhile.
+def backup(store: Store, path: Path) -> TransferSummary:
+    """Write one file with everything of the newest commit, encrypted as the gallery is.
 
-    Raises InputError where the file is there.
+    Readers and writers continue meanwhile. Raises InputError where the file exists.
     """
     path = Path(path)
     there = InputError(
-        f"expected a new file for the backup, {path} is there: choose another name, nothing is overwritten"
+        f"expected a new file for the backup, {path} exists: choose another name, nothing is overwritten"
     )
     try:
         drop_stale_temporaries(make_folder(path.parent))
@@ -73,10 +73,10 @@ def backup(gallery: Store, path: Path) -> TransferSummary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             with held(temporary):
-                gallery.execute("VACUUM INTO ?", (str(temporary),))
+                store.execute("VACUUM INTO ?", (str(temporary),))
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
-                faces, people = _counts(gallery, temporary)
+                faces, people = _counts(store, temporary)
                 place(temporary, path)
             sync_folder(path.parent)
         finally:
@@ -89,32 +89,34 @@ def backup(gallery: Store, path: Path) -> TransferSummary:
     return TransferSummary(str(path), faces, people)
 
 
-def _counts(gallery: Store, copy: Path) -> tuple[int, int]:
-    """How many faces and people a copy holds: the gallery may have changed since."""
-    gallery.execute("ATTACH ? AS copy", (str(copy),))
+def _counts(store: Store, copy: Path) -> tuple[int, int]:
+    """Return how many faces and people a copy holds: the gallery may have changed since."""
+    store.execute("ATTACH ? AS copy", (str(copy),))
     try:
-        ((faces, people),) = gallery.execute(
+        ((faces, people),) = store.execute(
             "SELECT (SELECT count(*) FROM copy.faces), (SELECT count(DISTINCT person) FROM copy.faces)"
         )
         return faces, people
     finally:
-        gallery.execute("DETACH copy")
+        store.execute("DETACH copy")
 
 
-def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = False) -> TransferSummary:
-    """The index `folder` from a backup, in one transaction; people who were forgotten since stay forgotten, whatever the index is called
-    that they were forgotten from, unless `readmit`.
+def restore(path: Path, folder: Path, *, replace: bool = False, readmit: bool = False) -> TransferSummary:
+    """Restore the index `folder` from a backup, in one transaction.
 
-    Raises DataError where the file is no backup, GalleryError where the index is there and `replace` was not given, or is another's, or
-    where nobody can say who was forgotten.
+    replace: replace an existing index. readmit: also restore people who were forgotten since the backup, from this or a
+    renamed index; otherwise they stay forgotten.
+
+    Raises DataError where the file is not a backup. Raises GalleryError where the index exists without `replace`, is
+    another index, or the list of forgotten people is lost.
     """
     folder, path = Path(folder), Path(path)
     check_name(folder.name)
     if (folder / FILE).exists() and not replace:
-        with Store(folder, False) as there:
+        with Store(folder, writable=False) as there:
             if there.generation:
                 raise GalleryError(
-                    f"expected a new name, {folder.name} is there: choose another --name, or --replace it by its backup"
+                    f"expected a new name, {folder.name} exists: choose another --name, or --replace it by its backup"
                 )
     try:
         with contextlib.ExitStack() as stack:
@@ -122,19 +124,19 @@ def restore(path: Path, folder: Path, replace: bool = False, readmit: bool = Fal
             kin = _kin(source, folder)
             stack.enter_context(forgotten.locked(folder, *kin))
             try:
-                return _restore(source, path, folder, kin, readmit)
-            except Damaged:  # the index, not its backup
+                return _restore(source, path, folder, kin, readmit=readmit)
+            except Damaged:  # the index, not the backup
                 if not replace:
                     raise
-                lists.begin(folder, readmit, source.encrypted)
+                lists.begin(folder, readmit=readmit, encrypted=source.encrypted)
                 remove_file(folder)
-                return _restore(source, path, folder, kin, readmit)
+                return _restore(source, path, folder, kin, readmit=readmit)
     except OSError as error:
         raise from_os_error(error) from None
 
 
 def _kin(source: Store, folder: Path) -> list[Path]:
-    """The other indexes of the root that a backup may be of: those that share its salt, and those that cannot say it."""
+    """Return the other indexes of the root that the backup may be of: they share its salt, or do not tell theirs."""
     salts = source.forgotten().salts
     names = {forgotten.name_of(salt) for salt in salts}
 
@@ -148,12 +150,12 @@ def _kin(source: Store, folder: Path) -> list[Path]:
     return [other for other, listed in others if is_kin(other, listed)]
 
 
-def _restore(source: Store, path: Path, folder: Path, kin: Sequence[Path], readmit: bool) -> TransferSummary:
+def _restore(source: Store, path: Path, folder: Path, kin: Sequence[Path], *, readmit: bool) -> TransferSummary:
     if not (folder / FILE).exists() or not (folder / FILE).stat().st_size:
-        lists.begin(folder, readmit, source.encrypted)
+        lists.begin(folder, readmit=readmit, encrypted=source.encrypted)
     salts = source.forgotten().salts
-    known = [lists.recover(other, readmit).of_salts(salts) for other in kin]
-    with create_store(folder, source.encrypted) as target:
+    known = [lists.recover(other, readmit=readmit).of_salts(salts) for other in kin]
+    with create_store(folder, encrypt=source.encrypted) as target:
         if target.encrypted != source.encrypted:
             raise GalleryError(
                 f"expected both to be encrypted or neither, {path} and {folder.name} differ: choose another --name"
@@ -161,15 +163,21 @@ def _restore(source: Store, path: Path, folder: Path, kin: Sequence[Path], readm
         if target.generation and target.fact("salt") != source.fact("salt"):
             raise GalleryError(f"expected a backup of {folder.name}, {path} is of another index: choose another --name")
         with target.changing_forgotten():
-            here = target.forgotten() if target.generation else lists.begin(folder, readmit, target.encrypted)
-            left_out = _copy(source, target, functools.reduce(operator.or_, known, here), readmit)
+            if target.generation:
+                here = target.forgotten()
+            else:
+                here = lists.begin(folder, readmit=readmit, encrypted=target.encrypted)
+            left_out = _copy(source, target, functools.reduce(operator.or_, known, here), readmit=readmit)
             derive(target)
         tidy(target)
         return TransferSummary(str(folder), target.faces, target.people, left_out)
 
 
 def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Store:
-    """A copy of a backup as a sound gallery of this version; in the folder of the index, where any later writer clears it away."""
+    """Open a copy of a backup as a sound gallery of this version.
+
+    The copy is in the folder of the index, where any later writer deletes it.
+    """
     stack.callback(_drop_empty_folder, inside)
     drop_stale_temporaries(make_folder(inside))
     folder = temporary_beside(inside / "restore")
@@ -181,25 +189,25 @@ def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Store:
             plain = file.read(len(PLAIN)) == PLAIN
         shutil.copyfile(path, folder / FILE)
     except FileNotFoundError:
-        raise DataError(f"expected a backup, {path} is not there: check the path") from None
+        raise DataError(f"expected a backup, {path} does not exist: check the path") from None
     except OSError as error:
         raise OSError(error.errno, error.strerror, error.filename or str(folder / FILE)) from None
     if not plain:
         (folder / CIPHER_FILE).write_text(f"{CIPHER}\n")
     try:
-        gallery = stack.enter_context(Store(folder, True))
-        gallery.check_version()
-        with gallery.writing():  # migrates it
-            if not gallery.generation:
+        store = stack.enter_context(Store(folder, writable=True))
+        store.check_version()
+        with store.writing():  # migrates the copy
+            if not store.generation:
                 raise DataError(f"expected a backup of an index, {path} holds none: check the path")
-        with gallery.reading():
-            for line in problems(gallery):
+        with store.reading():
+            for line in problems(store):
                 raise damaged(path, line)
-        return gallery
+        return store
     except GalleryError as error:
         line = str(error).replace(str(folder / FILE), str(path)).replace(folder.name, path.name)
         if isinstance(error, Damaged):
-            line = f"expected a sound backup, {path} is damaged or none ({line[:200]}): use another"
+            line = f"expected a sound backup, {path} is damaged or is no backup ({line[:200]}): use another file"
         raise DataError(line if plain else f"{line}; or {path.name} is no backup") from None
 
 
@@ -208,8 +216,8 @@ def _drop_empty_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def _copy(source: Store, target: Store, known: Forgotten, readmit: bool) -> int:
-    """Everything of one gallery in the other, but those in `known` who were forgotten since; returns how many faces stay forgotten."""
+def _copy(source: Store, target: Store, known: Forgotten, *, readmit: bool) -> int:
+    """Copy everything except people in `known` who were forgotten since; return how many faces stay forgotten."""
     before = source.forgotten()
     generation = target.generation
     target.clear()
@@ -230,53 +238,53 @@ def _copy(source: Store, target: Store, known: Forgotten, readmit: bool) -> int:
     return left_out
 
 
-def _texts_of(gallery: Store) -> set[str]:
-    """face_ids of all who are enrolled, and their names as they are hashed."""
-    pairs = gallery.rows("SELECT face_id, name FROM faces JOIN people ON people.id = person")
+def _texts_of(store: Store) -> set[str]:
+    """Return the face_ids of all enrolled people, and their names as they are hashed."""
+    pairs = store.rows("SELECT face_id, name FROM faces JOIN people ON people.id = person")
     return {text for face_id, name in pairs for text in (face_id, name_key(name))}
 
 
-def _drop_forgotten(gallery: Store, since: Forgotten) -> int:
-    """Takes out every face, enrolled or removed, whose id or whose person's name is on the list; returns how many."""
-    pairs = gallery.execute(
+def _drop_forgotten(store: Store, since: Forgotten) -> int:
+    """Delete each face, enrolled or removed, that is on the list by its id or its person's name; return how many."""
+    pairs = store.execute(
         "SELECT face_id, name FROM faces JOIN people ON people.id = person UNION SELECT face_id, identity FROM trash"
     )
     names = {name for name in {name for _, name in pairs} if since.holds(name_key(name))}
     face_ids = {face_id for face_id, name in pairs if name in names or since.holds(face_id)}
     among = (json.dumps(sorted(face_ids)),)
-    gallery.drop([id for (id,) in gallery.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
-    # names and removed faces of the forgotten stand in the log too: it cannot be kept
-    gallery.drop_log(math.inf)
+    store.drop([id for (id,) in store.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
+    # the log, too, has names and removed faces of the forgotten: it cannot be kept
+    store.drop_log(math.inf)
     return len(face_ids)
 
 
 # data sets ------------------------------------------------------------------
 
 
-def export(gallery: Store, out: Path, crops: bool = False) -> TransferSummary:
-    """The gallery as it is now as a data set: corrected names, vectors, and crops where they are wanted and were kept.
+def export(store: Store, out: Path, *, crops: bool = False) -> TransferSummary:
+    """Write the gallery as a data set: corrected names, vectors, and with `crops` the stored crops.
 
     The same call again writes what has changed since. Waits for another process that writes to the folder.
     """
     check_is_ours(out)
-    with locked(make_folder(out)), gallery.reading():
+    with locked(make_folder(out)), store.reading():
         by_image: dict[str, list[tuple[int, bytes]]] = {}
-        for id, image, stored in gallery.rows("SELECT id, image, checksum FROM faces ORDER BY id"):
+        for id, image, stored in store.rows("SELECT id, image, checksum FROM faces ORDER BY id"):
             by_image.setdefault(image, []).append((id, stored))
         entries = [Entry(image, len(faces), _mark(faces)) for image, faces in by_image.items()]
-        spec, extra = gallery.spec, gallery.columns
+        spec, extra = store.spec, store.columns
         writer = DataSetWriter(out, spec, {"command": "export", "crops kept": crops}, entries, extra, prune=True)
         for shard, inputs in writer.pending():
             began = time.monotonic()
-            rows = gallery.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops)
+            rows = store.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops=crops)
             for row in rows:
-                row.split = "gallery"  # whatever split it was added from
+                row.split = "gallery"  # instead of the split that it was added from
             writer.write(shard, to_table(rows, spec, extra), time.monotonic() - began, versions())
-        ((without,),) = gallery.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops)")
-        return TransferSummary(str(out), gallery.faces, gallery.people, without_crop=without if crops else 0)
+        ((without,),) = store.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops)")
+        return TransferSummary(str(out), store.faces, store.people, without_crop=without if crops else 0)
 
 
 def _mark(faces: list[tuple[int, bytes]]) -> int:
-    """A number that changes with the faces of a photo: it stands in the plan where a photo has its time."""
+    """Return a number that changes with the faces of a photo; the plan keeps it where it has a photo's time."""
     digest: Any = hashlib.blake2b(b"".join(stored for _, stored in faces), digest_size=7)
     return int.from_bytes(digest.digest(), "little")

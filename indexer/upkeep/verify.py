@@ -1,4 +1,4 @@
-"""Check that an index is what was written: that no row of gallery.db is missing, each row by its checksum, each derived file by its hash."""
+"""Verifying an index: no row of gallery.db is missing, each row has its checksum, each derived file its hash."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ from facegallery.indexer.store.migrations import COUNTED
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.store.totals import SINCE, count
 
-PROBLEMS = 20  # that are spelt out
+PROBLEMS = 20  # shown
 
 
 @dataclass
 class Verified:
-    """What was looked at, what is wrong with the truth, which derived files were wrong and are made anew, and what could not be checked."""
+    """Result of `verify`. rebuilt: derived files that were damaged. notes: what could not be checked."""
 
     index: str
     faces: int
     people: int
     problems: list[str] = field(default_factory=list)
-    mended: list[str] = field(default_factory=list)
+    rebuilt: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
+        """The lines as one text."""
         return "\n".join(self.lines)
 
     @property
     def lines(self) -> list[str]:
+        """Lines for the terminal."""
         lines = [f"damaged: {line}" for line in self.problems[:PROBLEMS]]
         if len(self.problems) > PROBLEMS:
             lines.append(f"and {len(self.problems) - PROBLEMS} more")
-        lines += [f"was damaged and is made anew: {path}" for path in self.mended]
+        lines += [f"was damaged and is rebuilt: {path}" for path in self.rebuilt]
         lines += [f"not checked: {line}" for line in self.notes]
         return [
             *lines,
@@ -46,66 +48,68 @@ class Verified:
         ]
 
 
-def verify(gallery: Store) -> Verified:
-    """Reads everything; derived files that are damaged are made again where the truth is sound and the folder can be written."""
-    with gallery.reading():
-        done = Verified(
-            gallery.folder.name, gallery.faces, gallery.people, list(problems(gallery)), notes=list(_notes(gallery))
-        )
-        spoilt = [str(path) for path in unsound(gallery)]
-    if not spoilt:
+def verify(store: Store) -> Verified:
+    """Read and check everything.
+
+    Damaged derived files are rebuilt where gallery.db is sound and the folder is writable.
+    """
+    with store.reading():
+        done = Verified(store.folder.name, store.faces, store.people, list(problems(store)), notes=list(_notes(store)))
+        damaged = [str(path) for path in unsound(store)]
+    if not damaged:
         return done
-    if done.problems or not gallery.writable:
-        done.problems += [f"{path} (derived from gallery.db)" for path in spoilt]
+    if done.problems or not store.writable:
+        done.problems += [f"{path} (derived from gallery.db)" for path in damaged]
         return done
-    if compact(gallery) and not unsound(gallery):
-        done.mended = spoilt
+    if compact(store) and not unsound(store):
+        done.rebuilt = damaged
     else:
-        done.problems += spoilt
+        done.problems += damaged
     return done
 
 
-def problems(gallery: Store) -> Iterator[str]:
-    """A line for each thing that is not as it was written, in the snapshot that is open."""
-    for (line,) in gallery.execute("PRAGMA integrity_check(20)"):
+def problems(store: Store) -> Iterator[str]:
+    """Yield a line for each thing that is not as it was written, in the open snapshot."""
+    for (line,) in store.execute("PRAGMA integrity_check(20)"):
         if line != "ok":
-            yield f"{gallery.path}: {line}"
+            yield f"{store.path}: {line}"
     for check in (_facts, _totals, _owners, _lists, _rows, _other_vectors, _trash):
         try:
-            yield from check(gallery)
+            yield from check(store)
         except GalleryError as error:
             yield str(error)
 
 
-def _facts(gallery: Store) -> Iterator[str]:
-    for key, value, stored in gallery.execute("SELECT key, value, checksum FROM meta"):
+def _facts(store: Store) -> Iterator[str]:
+    for key, value, stored in store.execute("SELECT key, value, checksum FROM meta"):
         if checksum(key, value) != stored:
-            yield f"{gallery.path}: the entry {key!r} was changed"
+            yield f"{store.path}: the entry {key!r} was changed"
     for key in ("spec", "generation", "salt", "inputs", "build", "built", "built_to"):
-        gallery.needed_fact(key)
+        store.needed_fact(key)
 
 
-def _notes(gallery: Store) -> Iterator[str]:
-    """What an index that an older version made does not tell."""
-    if gallery.version < COUNTED:
+def _notes(store: Store) -> Iterator[str]:
+    """Yield what cannot be checked of an index that an older version made."""
+    if store.version < COUNTED:
         yield "whether another program deleted rows; this is checked from the next change of the index on"
-    elif (since := gallery.fact(SINCE)) is not None:
-        yield f"whether another program deleted rows before {time.strftime('%Y-%m-%d', time.gmtime(since))}, when an older version made the index"
+    elif (since := store.fact(SINCE)) is not None:
+        day = time.strftime("%Y-%m-%d", time.gmtime(since))
+        yield f"whether another program deleted rows before {day}, when an older version made the index"
 
 
-def _totals(gallery: Store) -> Iterator[str]:
-    """Rows that are missing or too many, and counts of columns' values that do not fit the faces."""
-    if gallery.version < COUNTED:
+def _totals(store: Store) -> Iterator[str]:
+    """Yield missing and surplus rows, and counts of columns' values that do not fit the faces."""
+    if store.version < COUNTED:
         return
-    for line in gallery.totals.differences(count(gallery)):
-        yield f"{gallery.path}: {line}"
-    if gallery.kinds != Counts.over(gallery.rows("SELECT extra FROM faces")):
-        yield f"{gallery.path}: the kinds of its columns do not fit its faces"
+    for line in store.totals.differences(count(store)):
+        yield f"{store.path}: {line}"
+    if store.kinds != Counts.over(store.rows("SELECT extra FROM faces")):
+        yield f"{store.path}: the kinds of its columns do not fit its faces"
 
 
-def _owners(gallery: Store) -> Iterator[str]:
-    gallery.check_owners()
-    gallery.check_counter()
+def _owners(store: Store) -> Iterator[str]:
+    store.check_owners()
+    store.check_counter()
     for sql, what in [
         (
             "SELECT name FROM people WHERE NOT EXISTS (SELECT 1 FROM faces WHERE person = people.id)",
@@ -118,42 +122,42 @@ def _owners(gallery: Store) -> Iterator[str]:
             "another model's vector without a face",
         ),
     ]:
-        if gallery.execute(f"{sql} LIMIT 1"):
-            yield f"{gallery.path}: {what}"
+        if store.execute(f"{sql} LIMIT 1"):
+            yield f"{store.path}: {what}"
 
 
-def _lists(gallery: Store) -> Iterator[str]:
-    gallery.changes(0, b"")
-    gallery.forgotten_hashes()
-    gallery.check_log()
+def _lists(store: Store) -> Iterator[str]:
+    store.changes(0, b"")
+    store.forgotten_hashes()
+    store.check_log()
     yield from ()
 
 
-def _rows(gallery: Store) -> Iterator[str]:
-    """Every face with its vector and crop; one that is wrong does not hide the others."""
+def _rows(store: Store) -> Iterator[str]:
+    """Check every face with its vector and crop; a damaged face does not hide the others."""
     last = 0
-    while ids := [id for (id,) in gallery.execute("SELECT id FROM faces WHERE id > ? ORDER BY id LIMIT 1024", (last,))]:
-        if max(ids) <= last:  # out of order, which `integrity_check` names
+    while ids := [id for (id,) in store.execute("SELECT id FROM faces WHERE id > ? ORDER BY id LIMIT 1024", (last,))]:
+        if max(ids) <= last:  # out of order: `integrity_check` reports it
             return
         last = max(ids)
         try:
-            gallery.table_rows(ids)
+            store.table_rows(ids)
         except Damaged:
             for id in ids:
                 try:
-                    gallery.table_rows([id])
+                    store.table_rows([id])
                 except Damaged as error:
                     yield str(error)
 
 
-def _other_vectors(gallery: Store) -> Iterator[str]:
-    for id, vector, stored in gallery.rows("SELECT id, vector, checksum FROM other_vectors"):
+def _other_vectors(store: Store) -> Iterator[str]:
+    for id, vector, stored in store.rows("SELECT id, vector, checksum FROM other_vectors"):
         if checksum(id, vector) != stored:
-            yield f"{gallery.path}: another model's vector of face number {id} was changed"
+            yield f"{store.path}: another model's vector of face number {id} was changed"
 
 
-def _trash(gallery: Store) -> Iterator[str]:
-    for line in gallery.lines():
-        gallery.removed_by(line.id)
-    if gallery.execute("SELECT 1 FROM trash WHERE line NOT IN (SELECT id FROM log)"):
-        yield f"{gallery.path}: a removed face without its line in the log"
+def _trash(store: Store) -> Iterator[str]:
+    for line in store.lines():
+        store.removed_by(line.id)
+    if store.execute("SELECT 1 FROM trash WHERE line NOT IN (SELECT id FROM log)"):
+        yield f"{store.path}: a removed face without its line in the log"

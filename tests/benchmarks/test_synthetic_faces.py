@@ -7,8 +7,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import synthetic
-from benchmarks.synthetic import BLOCK, STRANGERS, blocks, faces, probes
+from benchmarks.common import synthetic
+from benchmarks.common.synthetic import BLOCK, STRANGERS, blocks, faces, probes
 from facegallery.embedder.errors import DataError, InputError
 from tests import synthetic as sets
 

@@ -13,18 +13,18 @@ import httpx
 import pytest
 from PIL import Image
 
-from benchmarks.served import processes
+from benchmarks.common.served import processes
 from tests.conftest import ROOT
 from tests.embedder.photos.test_workers import is_gone
-from tests.served import build, free_port, running
+from tests.served import free_port, running
 
 SECONDS = 10.5  # half a second for a machine that does other things
 DECODER = "facegallery.embedder.photos.decode"
 
 
 @pytest.fixture(scope="module")
-def folder(att, tmp_path_factory):
-    return build(att, tmp_path_factory.mktemp("endings"))
+def folder(att_gallery, tmp_path_factory):
+    return att_gallery(tmp_path_factory.mktemp("endings"))
 
 
 def decoders(pid):

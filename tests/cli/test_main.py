@@ -24,25 +24,27 @@ from tests.embedder.photos.test_decoder import bomb
 PEOPLE = 10
 
 
-@pytest.fixture(scope="module")
-def photos(att, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def photos(att, once) -> Path:
     """Ten people x 10 photos, as `prepare` lays them out: the first photo in the gallery, nine probes."""
     from facegallery.embedder.photos.prepare import prepare
 
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(1, PEOPLE + 1):
-        shutil.copytree(att / f"s{i}", folder / "raw" / f"s{i}")
-    prepare("att", folder / "raw", folder / "set")
-    return folder / "set"
+    def make(folder: Path) -> None:
+        for i in range(1, PEOPLE + 1):
+            shutil.copytree(att / f"s{i}", folder / "raw" / f"s{i}")
+        prepare("att", folder / "raw", folder / "set")
+
+    return once("ten-people", make) / "set"
 
 
-@pytest.fixture(scope="module")
-def vectors(photos, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def vectors(photos, once) -> Path:
     from facegallery.workflows.photos import embed, make_embedder
 
-    folder = tmp_path_factory.mktemp("vectors") / "v"
-    embed(photos, folder, make_embedder("msceleb"))
-    return folder
+    def make(folder: Path) -> None:
+        embed(photos, folder / "v", make_embedder("msceleb"))
+
+    return once("ten-people-vectors", make) / "v"
 
 
 @pytest.fixture

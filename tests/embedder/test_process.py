@@ -13,7 +13,7 @@ from facegallery.embedder import process
 from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.weights import fetch
 from tests.conftest import ROOT
-from tests.served import build, running
+from tests.served import running
 
 NAMES = (
     "resource",
@@ -121,9 +121,9 @@ def test_photos_are_decoded_and_embedded_by_our_own_code(trap, att, tmp_path):
     assert list(marks.iterdir()) == []
 
 
-def test_a_server_of_two_processes_runs_our_own_code(trap, att, tmp_path, monkeypatch):
+def test_a_server_of_two_processes_runs_our_own_code(trap, att_gallery, tmp_path, monkeypatch):
     folder, marks = trap
-    built = build(att, tmp_path / "server")
+    built = att_gallery(tmp_path / "server")
     monkeypatch.chdir(folder)
     with running(built, "--workers", "2") as server:
         for i in range(1, 7):

@@ -1,12 +1,12 @@
 """What names, paths and file names hold never reaches a terminal as a control; ordinary Unicode stays."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import unicodedata
-from contextlib import closing
 
 import apsw
 import pytest
@@ -16,6 +16,7 @@ from facegallery.indexer.evaluation.evaluate import predictions
 from facegallery.indexer.store.checksums import FACE_COLUMNS, face_checksum
 from facegallery.indexer.store.database import FILE
 from tests import synthetic
+from tests.command import run_in_this_process
 from tests.conftest import ROOT
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\r\nerror: b\t\x7f\x9b31m\u202egnp\u2066\u2028\u2029\x85[red]$x$&<b>"
@@ -85,7 +86,7 @@ def hostile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     vectors = synthetic.write(folder / "vectors", synthetic.rows(4, 2))
     run(folder, "build-index", vectors, "--name", "odd")
-    with closing(apsw.Connection(str(folder / "indexes" / "odd" / FILE))) as db:
+    with contextlib.closing(apsw.Connection(str(folder / "indexes" / "odd" / FILE))) as db:
         db.execute("UPDATE people SET name = name || ?", (HOSTILE,))
         db.execute("UPDATE faces SET image = image || ?", (HOSTILE,))
         for row in db.execute(
@@ -96,14 +97,14 @@ def hostile(tmp_path_factory):
     return folder
 
 
+def variables(folder):
+    return {"FACEGALLERY_INDEXES": str(folder / "indexes"), "FACEGALLERY_DATA": str(folder / "data")}
+
+
 def run(folder, *arguments):
-    environment = os.environ | {
-        "FACEGALLERY_INDEXES": str(folder / "indexes"),
-        "FACEGALLERY_DATA": str(folder / "data"),
-    }
-    return subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)], capture_output=True, env=environment, cwd=folder
-    )
+    """The command in a process of its own."""
+    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, env=os.environ | variables(folder), cwd=folder)
 
 
 COMMANDS = [
@@ -140,14 +141,14 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0][:12])
 def test_no_command_lets_a_control_through(hostile, command):
-    done = run(hostile, *command)
-    for stream in (done.stdout, done.stderr):
-        written = stream.decode()  # valid UTF-8
+    with contextlib.chdir(hostile):
+        done = run_in_this_process(*command, **variables(hostile))  # decoded: valid UTF-8
+    for written in (done.out, done.err):
         assert not set(RAW) & set(written), written
         assert "\nerror: b" not in written, written
     if "--json" in command:
-        json.loads(done.stdout)
-    assert done.returncode != 70, done.stderr
+        json.loads(done.out)
+    assert done.code != 70, done.err
 
 
 def test_a_traceback_is_escaped_too(hostile):

@@ -22,10 +22,11 @@ from facegallery.indexer.build import BuildOptions, Selection, build
 from facegallery.indexer.derived.derive import Sink, centred
 from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.searcher import Searcher
-from facegallery.indexer.upkeep.forget import forget_and_look
 from facegallery.workflows.upkeep import build_index
 from tests import synthetic
 from tests.conftest import ROOT
+from tests.doses import doses
+from tests.indexer.forgetting import forgotten
 from tests.synthetic import D
 
 
@@ -218,9 +219,9 @@ def test_nothing_to_enrol(tmp_path):
         synthetic.row("b.jpg", None, synthetic.vectors(1, 1)[0]),
     ]
     data = synthetic.write(tmp_path / "v", rows)
-    with pytest.raises(DataError, match="1 rows are without a vector, 1 rows are without an identity"):
+    with pytest.raises(DataError, match="1 rows .*vector, 1 rows .*identity"):
         build(data, tmp_path / "i")
-    with pytest.raises(DataError, match="split 'probe' in .*, it has no splits at all"):
+    with pytest.raises(DataError, match="'probe'"):
         build(data, tmp_path / "i", BuildOptions("probe"))
     with pytest.raises(GalleryError, match="there is none"):
         open_store(tmp_path / "i")
@@ -228,9 +229,7 @@ def test_nothing_to_enrol(tmp_path):
 
 def test_a_refused_build_leaves_nothing_and_says_how_people_are_named(tmp_path):
     data = synthetic.write(tmp_path / "v", [synthetic.row("b.jpg", None, synthetic.vectors(1, 1)[0])])
-    with pytest.raises(
-        DataError, match="embed the folder above, so that folders name people, or use `add --identity`"
-    ) as caught:
+    with pytest.raises(DataError, match="`add --identity`") as caught:
         build(data, tmp_path / "indexes" / "i")
     assert "\n" not in str(caught.value) and not (tmp_path / "indexes").exists()
 
@@ -249,9 +248,7 @@ def test_photos_where_vectors_belong_are_named_so(tmp_path, monkeypatch):
     photo = tmp_path / "photos" / "Ann" / "1.jpg"
     photo.parent.mkdir(parents=True), photo.write_bytes(b"x")
     for given in (tmp_path / "photos", photo):
-        with pytest.raises(
-            DataError, match="these are photos: run `embed .* --model M --out VECTORS` and give VECTORS"
-        ) as caught:
+        with pytest.raises(DataError, match="`embed .* --model M --out VECTORS`") as caught:
             build_index(given, "i")
         assert "\n" not in str(caught.value) and not (tmp_path / "indexes").exists()
 
@@ -263,7 +260,7 @@ def test_inputs_that_are_no_vectors(tmp_path):
     with pytest.raises(DataError, match="is not there"):
         build(tmp_path / "nowhere", tmp_path / "i")
     long = synthetic.write(tmp_path / "long", [synthetic.row("a.jpg", "ann", 2 * synthetic.vectors(1, 1)[0])])
-    with pytest.raises(DataError, match="length 1 .*, received one of 2"):
+    with pytest.raises(DataError, match="length 1 .*received one of 2"):
         build(long, tmp_path / "i")
     with pytest.raises(InputError, match="index name"):
         build(crops, tmp_path / "-i")
@@ -345,7 +342,7 @@ def test_a_build_that_fails_late_leaves_no_index(tmp_path, damaged):
     build(synthetic.write(tmp_path / "all", rows), tmp_path / "i")
     one = synthetic.write(tmp_path / "one", rows[:1])
     with open_store(tmp_path / "i", write=True) as gallery:
-        forget_and_look(gallery, rows[0].identity)
+        forgotten(gallery, rows[0].identity)
     if damaged:
         (tmp_path / "i" / "gallery.db").write_bytes(b"no gallery" * 1000)
     else:
@@ -353,7 +350,7 @@ def test_a_build_that_fails_late_leaves_no_index(tmp_path, damaged):
     with pytest.raises(DataError, match="forgotten"):
         build(one, tmp_path / "i", BuildOptions(replace=damaged))
     assert not (tmp_path / "i" / "gallery.db").exists()
-    with pytest.raises(GalleryError, match="there is none: run `build-index VECTORS --name other`$"):
+    with pytest.raises(GalleryError, match="`build-index VECTORS --name other`$"):
         open_store(tmp_path / "other")
     with pytest.raises(DataError, match="forgotten"):
         build(one, tmp_path / "i")
@@ -423,7 +420,10 @@ def test_the_same_command_mends_derived_files(tmp_path, spoil):
 
 def test_two_at_once_end_in_one_index(tmp_path):
     data = synthetic.write(tmp_path / "v", synthetic.rows(30, 4))
-    code = "import sys; from pathlib import Path; from facegallery.indexer.build import build; print(build(*map(Path, sys.argv[1:])).changed)"
+    code = (
+        "import sys; from pathlib import Path; from facegallery.indexer.build import build; "
+        "print(build(*map(Path, sys.argv[1:])).changed)"
+    )
     run = [sys.executable, "-c", code, data, tmp_path / "i"]
     runs = [subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert sorted(run.communicate()[0].strip() for run in runs) == ["False", "False", "True"]
@@ -452,13 +452,14 @@ def start(*arguments: object) -> subprocess.Popen:
     return run
 
 
-def test_killed_at_ten_random_moments(tmp_path):
+@pytest.mark.parametrize("kills", doses(3, 10))
+def test_killed_at_random_moments(tmp_path, kills):
     data = synthetic.write(tmp_path / "v", synthetic.rows(5000, 4), per_shard=2000)
     run, began = start(data, tmp_path / "whole"), time.monotonic()
     assert run.communicate()[0] == "done\n"
     seconds, whole = time.monotonic() - began, state(tmp_path / "whole")
     rng, unfinished = random.Random(8), 0
-    for _ in range(10):
+    for _ in range(kills):
         run = start(data, tmp_path / "i")
         time.sleep(rng.uniform(0, seconds))
         run.send_signal(signal.SIGKILL)
@@ -471,13 +472,13 @@ def test_killed_at_ten_random_moments(tmp_path):
             assert "there is none: run `build-index" in str(error)
         else:
             shutil.rmtree(tmp_path / "i")
-    assert unfinished >= 2
+    assert unfinished >= kills // 3
     build(data, tmp_path / "i")
     assert state(tmp_path / "i") == whole
 
 
-# Every file opened, fsync, rename, removal, begin, commit and fact set is a place to die: a fork of this process dies at the n-th,
-# another goes on from there.
+# A fork of this process dies at the n-th step, another one resumes from there. A step is each file that is opened, each
+# fsync, rename, removal, begin, commit and fact that is set.
 STEPS = """
 import os, shutil, signal, sys, warnings
 from pathlib import Path
@@ -514,7 +515,8 @@ def forked(work, at=-1):
         os._exit(1)
     os._exit(0)
 
-for owner, names in [(os, ["fsync", "replace", "open", "mkdir"]), (shutil, ["rmtree"]), (store.Store, ["execute", "set_fact"])]:
+calls = ["fsync", "replace", "open", "mkdir"]
+for owner, names in [(os, calls), (shutil, ["rmtree"]), (store.Store, ["execute", "set_fact"])]:
     for name in names:
         deadly(owner, name)
 
@@ -568,7 +570,7 @@ def test_killed_at_every_step(tmp_path, base):
 
 
 def same_answer(now: dict, whole: dict, replaced: bool) -> bool:
-    """Equal; after --replace ran twice, because it was killed after its commit, but for the numbers that go on: ids and generation."""
+    """Equal, except for ids and generation, which rise where --replace ran twice after a kill."""
     if not replaced or now["report"]["generation"] == whole["report"]["generation"]:
         return now == whole
     strip = [[line[1:2] + line[3:-1] for line in s["faces"]] for s in (now, whole)]
@@ -615,7 +617,7 @@ def test_a_full_disk(tmp_path):
         )
     try:
         data = synthetic.write(tmp_path / "v", synthetic.rows(8000, 1), per_shard=4000)
-        with pytest.raises(SystemFault, match="the disk is full: free some space"):
+        with pytest.raises(SystemFault, match="full"):
             build(data, disk / "i")
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         assert build(data, disk / "i").n == 8000
@@ -636,7 +638,7 @@ def test_faiss_meets_a_full_disk():
 def test_a_folder_that_cannot_be(tmp_path):
     data = synthetic.write(tmp_path / "v", synthetic.rows(2, 1))
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemFault, match="a file stands where a folder is needed"):
+    with pytest.raises(SystemFault, match="folder"):
         build(data, tmp_path / "file" / "i")
 
 

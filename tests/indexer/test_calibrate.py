@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facegallery.embedder.errors import DataError, InputError
-from facegallery.indexer.calibrate import KEPT, Calibration, fit, is_stale, kept_ranks, leave_own_out
+from facegallery.indexer.calibrate import (
+    KEPT,
+    Calibration,
+    Enrolled,
+    OwnScores,
+    fit,
+    is_stale,
+    kept_ranks,
+    leave_own_out,
+)
 from facegallery.indexer.metrics import nearest_people
 from tests import synthetic
 
@@ -20,12 +29,14 @@ CONTRACT = "0123456789abcdef"
 
 def of_strangers(scores, fpir, **changes) -> Calibration:
     """Fitted to photos of real strangers alone: independent samples."""
-    fields = {"people": 50, "faces": 60} | changes
-    return fit(NONE, NONE, NONE, np.asarray(scores, np.float32), fpir, fingerprint=CONTRACT, **fields)
+    genuine = changes.pop("genuine", None)
+    enrolled = Enrolled(**{"people": 50, "faces": 60, "fingerprint": CONTRACT} | changes)
+    return fit(OwnScores(NONE, NONE, NONE), np.asarray(scores, np.float32), fpir, enrolled, genuine)
 
 
 def of_people(people, nearest, scores, fpir=0.1, held_out=NONE) -> Calibration:
-    return fit(np.asarray(scores), np.asarray(people), np.asarray(nearest), held_out, fpir, 50, 60, CONTRACT)
+    own = OwnScores(np.asarray(scores), np.asarray(people), np.asarray(nearest))
+    return fit(own, held_out, fpir, Enrolled(50, 60, CONTRACT))
 
 
 def falling(n):
@@ -132,7 +143,7 @@ def promised_and_came(people, photos, fpir, repeats=100, strangers=1000) -> tupl
         rng = np.random.default_rng(seed)
         xq = synthetic.unit(rng.normal(size=(strangers, 12)) * 1.16**0.5)
         xb, yb = synthetic.vectors(people, photos, 12, seed=seed + 1000), np.repeat(np.arange(people), photos)
-        found = fit(*leave_own_out(xb, yb, np.arange(len(xb))), NONE, fpir, people, len(xb), CONTRACT)
+        found = fit(leave_own_out(xb, yb, np.arange(len(xb))), NONE, fpir, Enrolled(people, len(xb), CONTRACT))
         share = (nearest_people(xb, yb, xq, 1)[1] >= found.threshold).mean()
         intervals = (one.interval(strangers) for one in (found, replace(found, effect=1.0)))
         held.append([low <= share <= high for low, high in intervals])
@@ -238,7 +249,7 @@ def test_what_cannot_be_fitted():
         with pytest.raises(DataError, match="^expected .*received .*: "):
             of_strangers(scores, 0.1)
     for people, nearest in [([0, 1], [1]), ([0], [1]), ([0, 1], [1, 1])]:
-        with pytest.raises(DataError, match="leave the person asked out"):
+        with pytest.raises(DataError, match="own"):
             of_people(people, nearest, [0.1, 0.2])
     with pytest.raises(DataError, match="genuine"):
         of_strangers(falling(9), 0.1, genuine=np.asarray([np.nan]))
@@ -298,5 +309,6 @@ def test_what_is_no_calibration(text):
 
 
 def test_a_search_that_reads_one_does_not_wait_for_scipy():
-    code = "import sys, facegallery.indexer.calibrate; print(sorted({'faiss', 'apsw', 'scipy', 'tensorflow'} & set(sys.modules)))"
+    heavy = "{'faiss', 'apsw', 'scipy', 'tensorflow'}"
+    code = f"import sys, facegallery.indexer.calibrate; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

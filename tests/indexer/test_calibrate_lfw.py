@@ -1,11 +1,11 @@
-"""What a calibration promises about strangers, held against strangers: half of LFW's people enrolled, a hundred times over."""
+"""A calibration's promise about strangers, tested on strangers: half of LFW's people, a hundred times."""
 
 import shutil
 
 import numpy as np
 import pytest
 
-from benchmarks.calibration import Faces, by_image, experiment, summary
+from benchmarks.accuracy.calibration import Faces, by_image, experiment, summary
 
 pytestmark = pytest.mark.lfw
 

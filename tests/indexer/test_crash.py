@@ -1,6 +1,7 @@
-"""Writers that are killed, or whose disk fails: at 200 random moments, and at every write, fsync, rename and removal.
+"""Writers that are killed, or whose disk fails: at random moments, and at their writes, fsyncs, renames and removals.
 
-FACEGALLERY_EVERY_STEP=1 takes every step in the place of a few of them: an hour.
+A small dose takes a few moments and steps, a full one 200 moments and one step in STRIDE. FACEGALLERY_EVERY_STEP=1 makes
+the full dose every step: an hour.
 """
 
 import json
@@ -15,10 +16,12 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.crash import SCENARIOS
+from tests.doses import doses
 
 MEMORY = Path("/dev/shm")
 EVERY_STEP = bool(os.environ.get("FACEGALLERY_EVERY_STEP"))
 STRIDE, SLOW = 29, {"encrypted": 73}  # where each opening derives the key anew
+FEW = 2  # steps of each mode
 KILLS = 200
 
 
@@ -40,16 +43,18 @@ def counts(module: str, *arguments: object) -> dict[str, int]:
     return found
 
 
+@pytest.mark.parametrize("few", doses(FEW, None))
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_whatever_step_is_the_last_everything_acknowledged_is_there_and_nothing_half(folder, scenario):
+def test_whatever_step_is_the_last_everything_acknowledged_is_there_and_nothing_half(folder, scenario, few):
     stride = 1 if EVERY_STEP else SLOW.get(scenario, STRIDE)
-    found = counts("tests.crash", folder, scenario, "--stride", stride)
+    found = counts("tests.crash", folder, scenario, *(["--places", few] if few else ["--stride", stride]))
     assert found["steps"] > 50
     for mode in ("kill", "power", "fail", "full"):
-        assert found[mode] >= found["steps"] // stride, mode
+        assert found[mode] >= (few or found["steps"] // stride), mode
 
 
-def test_a_writer_killed_at_random_moments_loses_nothing_that_it_acknowledged(folder):
-    found = counts("tests.writer", folder, KILLS)
-    assert found["kills"] == KILLS and found["acknowledged"] > KILLS // 5
-    assert sum(n for what, n in found.items() if what.startswith("during")) > KILLS // 5
+@pytest.mark.parametrize("kills", doses(KILLS // 10, KILLS))
+def test_a_writer_killed_at_random_moments_loses_nothing_that_it_acknowledged(folder, kills):
+    found = counts("tests.writer", folder, kills)
+    assert found["kills"] == kills and found["acknowledged"] > kills // 5
+    assert sum(n for what, n in found.items() if what.startswith("during")) > kills // 5

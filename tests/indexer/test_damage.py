@@ -1,4 +1,4 @@
-"""What happens to an index whose files are not what was written: no wrong answer, a name for what is wrong, and derived files made anew.
+"""An index with damaged files: no wrong answer, an error that names the damage, and rebuilt derived files.
 
 FACEGALLERY_DAMAGES=20 damages it twenty times as often.
 """
@@ -22,7 +22,8 @@ from facegallery.indexer.search import candidates
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
-from facegallery.indexer.upkeep.forget import finish_pending, forget
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 
@@ -91,7 +92,7 @@ def index(tmp_path_factory) -> Index:
         gallery.add(more)
         switch.prepare(gallery, FaceSpec(parts=(Part("other", "cd" * 32, 24, "fixed"),)))
         ids = [id for id, _ in next(switch.pending(gallery))][:20]
-        switch.store(gallery, ids, synthetic.vectors(20, 1, 24))
+        switch.store_vectors(gallery, ids, synthetic.vectors(20, 1, 24))
     older = []
     for change in [
         free_pages,
@@ -168,13 +169,13 @@ def problems(folder: Path) -> str:
     try:
         with open_store(folder, write=True) as gallery:
             done = verify(gallery)
-            return done.text if done.problems or done.mended else ""
+            return done.text if done.problems or done.rebuilt else ""
     except FaceGalleryError as error:
         return str(error)
 
 
 def examine(index: Index, name: str = "gallery.db") -> bool:
-    """Whether the damage was seen; fails for a wrong answer, an error that does not name the file, or damage that `verify` passes over."""
+    """Whether the damage was seen; fails for a wrong answer, an error without the file, or damage `verify` misses."""
     now = ask(index.folder)
     errors = [answer for answer in now if isinstance(answer, FaceGalleryError)]
     assert all(name in str(error) for error in errors), errors

@@ -1,6 +1,7 @@
 """A gallery under any sequence of changes and questions against a plain dict and NumPy loops.
 
-FACEGALLERY_STEPS=20000 takes that many steps, random ones (pytest's --hypothesis-seed chooses which) instead of always the same.
+A small dose takes 100 steps, the full one 2,000, always the same. FACEGALLERY_STEPS=20000 makes the full dose that many
+steps, random ones (pytest's --hypothesis-seed chooses which).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -52,9 +54,11 @@ from facegallery.indexer.store.log import Change
 from facegallery.indexer.store.rows import Added, Conflict
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import forget as forgetting
-from facegallery.indexer.upkeep import transfer
+from facegallery.indexer.upkeep import pending, transfer
+from facegallery.indexer.upkeep import receipt as receipts
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
+from tests.doses import doses
 
 STEPS_A_RUN = 50
 Lists = tuple[set[str], set[str]]  # face_ids and names that were forgotten from indexes that had other names
@@ -137,7 +141,7 @@ def nfc(name: str) -> str:
 
 
 def pieces_of(row: Row, hashes: bool = True) -> set[bytes]:
-    """What must be in no file once the face is forgotten, in pieces of 32 bytes. hashes: of the photo, too, which may show others."""
+    """Pieces of 32 bytes that no file may hold once the face is forgotten; with `hashes` also the photo's."""
     crop = (row.crop or b"").removeprefix(synthetic.png(b""))  # every crop begins so
     whole = [row.face_id.encode(), np.asarray(row.vector).tobytes(), crop, (row.image_sha256 or "").encode() * hashes]
     return {data[i : i + PIECE] for data in whole for i in range(0, len(data) - PIECE + 1, PIECE)}
@@ -383,7 +387,7 @@ class Oracle:
         return done
 
     def restored(self, backup: Oracle, others: Lists) -> tuple[Oracle, int]:
-        """A backup in place of this one or beside it, and how many of its faces were forgotten meanwhile, here or from other indexes."""
+        """Restore a backup here or beside it; how many of its faces were forgotten, here or from other indexes."""
         new = backup.copy()
         faces, names = (
             (self.forgotten | others[0]) - backup.forgotten,
@@ -749,7 +753,7 @@ class Model(RuleBasedStateMachine):
     def add(self, batches: list, readmit: bool, command: str | None, writer: int) -> None:
         for rows in map(self._rows, batches):
             self._agree(
-                lambda rows=rows: self.writers[writer].add(iter(rows), readmit, command),
+                lambda rows=rows: self.writers[writer].add(iter(rows), readmit=readmit, command=command),
                 lambda o, rows=rows: o.add(rows, readmit, command),
             )
 
@@ -905,7 +909,7 @@ class Model(RuleBasedStateMachine):
     @rule(writer=writers)
     def verify(self, writer: int) -> None:
         done = verify(self.writers[writer])
-        assert (done.faces, done.people, done.problems, done.mended) == (
+        assert (done.faces, done.people, done.problems, done.rebuilt) == (
             len(self.oracle.faces),
             len(self.oracle.people),
             [],
@@ -962,7 +966,7 @@ class Model(RuleBasedStateMachine):
         key = (str(crops), *sorted(self.oracle.columns))
         out = self.exports.setdefault(key, self._new_path("export"))
         held = list(self.oracle.faces.values())
-        done = transfer.export(self.writers[0], out, crops)
+        done = transfer.export(self.writers[0], out, crops=crops)
         assert done.without_crop == sum(h.row.crop is None for h in held) * crops
         got = [row for table in DataSet(out).shards() for row in to_rows(table)] if any(out.glob("part-*")) else []
         want = [replace(h.row, identity=h.person, split="gallery", crop=h.row.crop if crops else None) for h in held]
@@ -1008,8 +1012,8 @@ class Model(RuleBasedStateMachine):
 
         def run() -> tuple:
             traces = forgetting.forget(gallery, name)
-            finished = forgetting.finish_pending(gallery)
-            receipt = forgetting.receipt_of(gallery, traces, {}, not finished)
+            finished = pending.finish_pending(gallery)
+            receipt = receipts.receipt_of(gallery, traces, {}, pending=not finished)
             return traces.names, traces.face_ids, finished, finished and receipt.found > 0
 
         def expected(oracle: Oracle) -> tuple:
@@ -1064,7 +1068,7 @@ class Model(RuleBasedStateMachine):
         gallery.close()
         self.frozen = None
         with open_store(self.folder) as gallery:
-            assert gallery.fact(forgetting.PENDING) is None
+            assert gallery.fact(pending.PENDING) is None
         self._look_for_the_gone()
 
     @staticmethod
@@ -1118,12 +1122,13 @@ def _plain(row: Row) -> tuple:
     )
 
 
-def test_a_gallery_answers_as_a_dict_and_numpy_do():
-    long_run, before = "FACEGALLERY_STEPS" in os.environ, Model.steps
+@pytest.mark.parametrize("steps", doses(100, STEPS))
+def test_a_gallery_answers_as_a_dict_and_numpy_do(steps):
+    long_run, before = "FACEGALLERY_STEPS" in os.environ and steps == STEPS, Model.steps
     run_state_machine_as_test(
         Model,
         settings=settings(
-            max_examples=max(1, STEPS // STEPS_A_RUN),
+            max_examples=max(1, steps // STEPS_A_RUN),
             stateful_step_count=STEPS_A_RUN,
             deadline=None,
             database=None,
@@ -1134,4 +1139,4 @@ def test_a_gallery_answers_as_a_dict_and_numpy_do():
     )
     taken = Model.steps - before
     print(f"{taken} steps, no difference")
-    assert taken >= STEPS * 0.75
+    assert taken >= steps * 0.75

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.indexer import metrics
-from facegallery.indexer.metrics import hits_at, nearest_people, top_k, wilson
+from facegallery.indexer.metrics import hits_at, nearest_people, wilson
 from tests import synthetic
 
 
@@ -82,7 +82,7 @@ def test_hits_by_hand():
     truth = np.array(["a", "a", "a", None], object)
     hits = hits_at(ranked, truth)
     assert hits.tolist() == [[True, True, True], [False, True, True], [False] * 3, [False] * 3]
-    assert [top_k(hits, k) for k in (1, 2, 3, 99)] == [0.25, 0.5, 0.5, 0.5]
+    assert hits.mean(axis=0).tolist() == [0.25, 0.5, 0.5]
 
 
 @settings(deadline=None)
@@ -95,9 +95,9 @@ def test_hits_against_a_loop(ranked, truth):
 def test_hits_and_shares_refuse_what_does_not_fit():
     with pytest.raises(DataError, match="ranked"):
         hits_at(np.array([["a"]], object), np.array(["a", "b"], object))
-    for hits, k in [(np.zeros((0, 5), bool), 1), (np.zeros((2, 5), bool), 0)]:
+    for ranks, k in [(np.zeros(0, int), 1), (np.zeros(2, int), 0)]:
         with pytest.raises(InputError):
-            top_k(hits, k)
+            metrics.cmc(ranks, k)
 
 
 # Newcombe (1998), table I: method 3, without continuity correction
@@ -144,10 +144,10 @@ def test_ranks_cmc_and_mrr_by_hand():
 
 @settings(deadline=None)
 @given(hnp.arrays(np.int64, (7, 5), elements=st.integers(0, 6)), hnp.arrays(np.int64, 7, elements=st.integers(0, 6)))
-def test_cmc_is_top_k_for_every_k(ranked, truth):
+def test_cmc_is_the_share_of_hits_for_every_k(ranked, truth):
     hits = hits_at(ranked, truth)
     ranks = metrics.ranks_of(hits)
-    assert metrics.cmc(ranks, 5).tolist() == [top_k(hits, k) for k in range(1, 6)]
+    assert metrics.cmc(ranks, 5).tolist() == hits.mean(axis=0).tolist()
     slow = [
         next((1 / (j + 1) for j, r in enumerate(row) if r == t), 0)
         for row, t in zip(ranked.tolist(), truth.tolist(), strict=True)

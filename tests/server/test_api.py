@@ -22,7 +22,6 @@ from facegallery.server.routes.stream import _in_order, _split
 from facegallery.server.settings import Settings
 from facegallery.workflows.probes import Question
 from facegallery.workflows.search import search
-from tests.served import build
 from tests.served import running as serving
 
 
@@ -540,8 +539,8 @@ def test_every_answer_is_as_the_openapi_document_says(server, client):
             assert method["description"], (name, path)
 
 
-def test_another_model_is_taken_up_while_it_serves(att, tmp_path):
-    with serving(build(att, tmp_path)) as server, server.client() as client:
+def test_another_model_is_taken_up_while_it_serves(att_gallery, tmp_path):
+    with serving(att_gallery(tmp_path)) as server, server.client() as client:
         before = client.post("/v1/indexes/att/search", content=server.probe(7)).json()
         server.command("reembed", "att", "--model", "casia", "--quiet")
         assert client.get("/v1/indexes/att").json()["model"] == "casia"
@@ -555,8 +554,8 @@ def test_another_model_is_taken_up_while_it_serves(att, tmp_path):
         )
 
 
-def test_told_to_end_it_answers_what_it_has_begun(att, tmp_path):
-    with serving(build(att, tmp_path)) as server, server.client() as client:
+def test_told_to_end_it_answers_what_it_has_begun(att_gallery, tmp_path):
+    with serving(att_gallery(tmp_path)) as server, server.client() as client:
         photos = [base64.b64encode(server.probe(i)).decode() for i in range(1, 41)]
         lines = "\n".join(json.dumps({"id": str(i), "photo": photo}) for i, photo in enumerate(photos)).encode()
         with client.stream("POST", "/v1/indexes/att/search/stream", content=lines) as answer:

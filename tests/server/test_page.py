@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.served import build, running
+from tests.served import running
 
 pytestmark = pytest.mark.browser
 REFUSED = re.compile("status of (409|429)")  # what Chromium itself says of answers that a test wants
@@ -35,8 +35,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def server(att, tmp_path_factory):
-    folder = build(att, tmp_path_factory.mktemp("page"))
+def server(att_gallery, tmp_path_factory):
+    folder = att_gallery(tmp_path_factory.mktemp("page"))
     a, b = (Image.open(folder / "photos" / "probe" / f"s{i}" / "2.pgm").resize((276, 336)) for i in (5, 3))
     both = Image.new("L", (760, 460), 90)
     both.paste(a, (50, 60))

@@ -13,12 +13,12 @@ from facegallery.server.connections import HEAD_SECONDS
 from facegallery.server.run import Certificate, _check_tls
 from facegallery.server.settings import Settings, is_loopback
 from tests.conftest import ROOT
-from tests.served import build, free_port, running
+from tests.served import free_port, running
 
 
 @pytest.fixture(scope="module")
-def folder(att, tmp_path_factory):
-    return build(att, tmp_path_factory.mktemp("run"))
+def folder(att_gallery, tmp_path_factory):
+    return att_gallery(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +155,8 @@ def test_a_key_made_by_the_command_is_good_at_once_and_a_limit_is_for_all_proces
     assert server.command("keys", "revoke", "five") == "five: revoked"
 
 
-def test_what_was_acknowledged_is_there_after_kill_9(att, tmp_path):
-    folder, names = build(att, tmp_path), []
+def test_what_was_acknowledged_is_there_after_kill_9(att_gallery, tmp_path):
+    folder, names = att_gallery(tmp_path), []
     for turn in range(2):
         with running(folder) as server, server.client() as client:
             for i in range(1, 6):

@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import httpx
+import pytest
 
-CASES = os.environ.get("FACEGALLERY_SCHEMA_CASES", "12")  # of each operation and phase
+from tests.doses import doses
+
+CASES = int(os.environ.get("FACEGALLERY_SCHEMA_CASES", "12"))  # of each operation and phase
 HOOKS = """
 import schemathesis
 
@@ -26,7 +29,12 @@ positive_data_acceptance.enabled = false
 """
 
 
-def test_whatever_is_asked_the_answer_is_as_documented_and_never_a_fault(server, tmp_path):
+SMALL, FULL = ("examples,fuzzing", 1, 20), ("examples,coverage,fuzzing", CASES, 500)  # and the fewest cases in all
+
+
+@pytest.mark.parametrize("dose", doses(SMALL, FULL))
+def test_whatever_is_asked_the_answer_is_as_documented_and_never_a_fault(server, tmp_path, dose):
+    phases, n, least = dose
     (tmp_path / "hooks.py").write_text(HOOKS)
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     command = [
@@ -38,11 +46,11 @@ def test_whatever_is_asked_the_answer_is_as_documented_and_never_a_fault(server,
         "-H",
         f"Authorization: Bearer {server.key}",
         "-n",
-        CASES,
+        str(n),
         "--seed",
         "1",
         "--phases",
-        "examples,coverage,fuzzing",
+        phases,
         "--no-color",
         "--generation-database",
         "none",
@@ -51,7 +59,7 @@ def test_whatever_is_asked_the_answer_is_as_documented_and_never_a_fault(server,
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stdout[done.stdout.find("= FAILURES") :][:6000]
     cases = re.search(r"(\d+) generated", done.stdout)
-    assert cases and int(cases[1]) > 500, done.stdout[-2000:]
+    assert cases and int(cases[1]) > least, done.stdout[-2000:]
     print(f"{cases[1]} cases")
     assert httpx.get(f"{server.url}/readyz").status_code == 200
     assert "Traceback" not in (server.indexes.parent / "log").read_text()

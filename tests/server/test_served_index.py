@@ -48,7 +48,7 @@ def test_vectors_of_another_contract_are_never_compared(served, own_indexes):
         rng = np.random.default_rng(9)
         for batch in switch.pending(gallery):
             vectors = synthetic.unit(rng.normal(size=(len(batch), synthetic.D))).astype(np.float32)
-            switch.store(gallery, [i for i, _ in batch], vectors)
+            switch.store_vectors(gallery, [i for i, _ in batch], vectors)
         switch.switch(gallery)
     assert set(nearest(served, ROWS[0], old)) == {None}
     found = nearest(served, ROWS[0], other.fingerprint)
@@ -66,8 +66,8 @@ def test_an_index_that_was_restored_after_damage_is_opened_anew(served, tmp_path
         db.execute("UPDATE meta SET value = x'00' WHERE key = 'salt'")
         db.commit()
     with pytest.raises(Damaged):
-        served.write(lambda gallery: gallery.forgotten_hash("x")).result()
-    transfer.restore(tmp_path / "backup", own_indexes / "club", True)
+        served.write(lambda gallery: gallery.forgotten()).result()
+    transfer.restore(tmp_path / "backup", own_indexes / "club", replace=True)
     assert served.write(lambda gallery: gallery.add([new])).result().added == 1
     with open_store(own_indexes / "club") as gallery:
         assert gallery.faces == len(ROWS) + 1

@@ -49,7 +49,9 @@ def reembed(folder, spec):
         switch.prepare(gallery, spec)
         draw = np.random.default_rng(9)
         for batch in switch.pending(gallery):
-            switch.store(gallery, [i for i, _ in batch], synthetic.unit(draw.normal(size=(len(batch), synthetic.D))))
+            switch.store_vectors(
+                gallery, [i for i, _ in batch], synthetic.unit(draw.normal(size=(len(batch), synthetic.D)))
+            )
         switch.switch(gallery)
 
 

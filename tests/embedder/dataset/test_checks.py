@@ -3,9 +3,6 @@
 import dataclasses
 import io
 import json
-import os
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +22,7 @@ from facegallery.embedder.errors import DataError
 from facegallery.embedder.faces.align import from_png, plain, to_png
 from facegallery.embedder.spec import SPEC_KEY, CropRule
 from tests import crops, synthetic
-from tests.conftest import ROOT
+from tests.command import run_in_this_process
 
 SPEC = synthetic.spec()
 CONTRACT = {SPEC_KEY: SPEC.to_json().encode()}
@@ -301,7 +298,7 @@ def test_other_files_of_json_may_be_nested_as_deeply(tmp_path):
     from facegallery.embedder.weights import trained_on
     from facegallery.indexer.calibrate import Calibration
     from facegallery.indexer.store import outputs
-    from facegallery.indexer.upkeep.forget import Receipt
+    from facegallery.indexer.upkeep.receipt import Receipt
     from facegallery.trainer.train import _read_json
 
     deep = tmp_path / "deep.json"
@@ -349,15 +346,8 @@ def test_a_crop_has_the_size_of_its_contract():
 
 
 def command(*words: object, **environment: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "cli.py", *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | environment,
-    )
-    return done.returncode, done.stderr
+    done = run_in_this_process(*words, **environment)
+    return done.code, done.err
 
 
 SOME = (

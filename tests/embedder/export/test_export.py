@@ -81,7 +81,15 @@ def contract(path: Path) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras, while it saves
-@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.keras"])
+@pytest.mark.parametrize(
+    "model, name",
+    [
+        *((model, name) for model in MODELS for name in ("m.onnx", "m.xml")),
+        ("msceleb", "m.keras"),
+        pytest.param("duo", "m.keras", marks=pytest.mark.slow),
+    ],
+    indirect=["model"],
+)
 def test_the_vectors_are_those_of_embed(model, ours, images, tmp_path, name):
     files = export(model, tmp_path / "out" / name)
     assert sorted(files) == sorted((tmp_path / "out").iterdir()) and {f.stat().st_mode & 0o777 for f in files} == {

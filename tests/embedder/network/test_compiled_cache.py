@@ -97,7 +97,7 @@ def test_where_nothing_can_be_written_nothing_is_kept(tmp_path, first):
 
 def test_several_processes_at_once(kept):
     """Each writes, as none was there when it began; what is left is whole."""
-    code = "import sys; from tests.embedder.network.test_compiled_cache import *; OpenvinoEngine(lay, kept=Kept(Path(sys.argv[1]), 'one', 'ab' * 32))"
+    code = "import sys; from tests.embedder.network.test_compiled_cache import *; OpenvinoEngine(lay, kept=CompiledCache(Path(sys.argv[1]), 'one', 'ab' * 32))"
     command = [sys.executable, "-c", code, str(kept.folder)]
     running = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]

@@ -132,11 +132,11 @@ def test_every_bomb_ends_in_seconds_and_little_memory():
 EVERY = """
 import sys
 from pathlib import Path
-from facegallery.embedder.photos.pixels import Refused, decode
+from facegallery.embedder.photos.pixels import PhotoRefused, decode
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
         decode(path.read_bytes())
-    except Refused:
+    except PhotoRefused:
         pass
 print(*sorted(name for name in sys.modules if name.startswith("PIL.") and name.endswith("ImagePlugin")))
 """

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import synthetic as made_up
+from benchmarks.common import synthetic as made_up
 from facegallery.embedder.errors import InputError
 from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.derived import choose, derive
@@ -66,7 +66,7 @@ def nearest(rows, xq: np.ndarray, k: int) -> list[list[str]]:
 
 def recall(folder: Path, rows, xq: np.ndarray, k: int) -> float:
     with Searcher(folder) as searcher:
-        assert searcher._candidates._codes
+        assert searcher.candidates.codes
         found = searcher.search(xq, k, faces=True)
     assert all(len(hits) == min(k, len(rows)) for hits in found)
     return float(
@@ -116,7 +116,7 @@ def test_a_person_has_the_score_of_their_best_face(index, rows, xq, k):
     for row in rows:
         best.setdefault(row.identity, []).append(row)
     with Searcher(index) as searcher:
-        codes = searcher._candidates._codes
+        codes = searcher.candidates.codes
         codes.nprobe, codes.depth = 1, 5
         found = searcher.search(xq, k)
         faces = searcher.search(xq, k, faces=True)
@@ -161,11 +161,11 @@ def test_a_filter_is_exact(index, rows, xq):
 def test_damaged_codes_are_not_followed(own, rows, xq, spoil, caplog):
     spoil(built_folder(own, 1) / CODES)
     with Searcher(own) as searcher:
-        assert searcher._candidates._codes is None
+        assert searcher.candidates.codes is None
         found = searcher.search(xq[:20], 5, faces=True)
     assert [[h.face_id for h in hits] for hits in found] == nearest(rows, xq[:20], 5) and "damaged" in caplog.text
     with open_store(own, write=True) as gallery:
-        assert [Path(path).name for path in verify(gallery).mended] == [CODES]
+        assert [Path(path).name for path in verify(gallery).rebuilt] == [CODES]
     assert recall(own, rows, xq, 5) > 0.98
 
 

@@ -2,7 +2,7 @@ import faiss
 import numpy as np
 import pytest
 
-from benchmarks import synthetic
+from benchmarks.common import synthetic
 from facegallery.indexer.derived import codes as compress
 from facegallery.indexer.derived.codes import Codes, Coding, HeldOut, K, Setting
 

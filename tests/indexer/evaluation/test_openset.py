@@ -78,7 +78,7 @@ def system(seed: int = 0) -> OpenSet:
 
 
 def naive_resamples(systems, fpir, resamples, seed=1):
-    """One resample at a time: people and strangers drawn with replacement, with all of their photos, the same for both systems."""
+    """One resample at a time: people and strangers drawn with all of their photos, the same for both systems."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(resamples):
         rows = [
@@ -140,7 +140,7 @@ def test_one_person_tells_little():
 
 def test_what_does_not_fit_is_refused():
     for genuine, strangers in [([], [0.1]), ([0.1], []), ([np.nan], [0.1]), ([0.5], [np.nan])]:
-        with pytest.raises(DataError, match="give probes of enrolled people and photos of strangers"):
+        with pytest.raises(DataError, match="strangers"):
             answers(genuine, strangers)
-    with pytest.raises(DataError, match="same probes and strangers"):
+    with pytest.raises(DataError, match="same"):
         openset.compare(answers([0.5, 0.6], [0.1]), answers([0.5, 0.6], [0.1], [1, 0]))

@@ -11,7 +11,7 @@ FPIR = 0.1
 
 
 def photos(people, count: int, seed: int) -> ProbePhotos:
-    """So many photos of each of 40 made-up people, of which `people` are taken; another seed gives other photos of the same ones."""
+    """Photos of 40 made-up people, of which `people` are returned; another seed gives other photos of the same."""
     centres = np.random.default_rng(0).normal(size=(40, synthetic.D))
     xb = np.repeat(centres, count, axis=0) + 0.8 * np.random.default_rng(seed).normal(size=(40 * count, synthetic.D))
     names = np.array([f"p{i // count}" for i in range(40 * count)], object)
@@ -109,7 +109,7 @@ def test_numbers_that_cannot_be_are_one_line():
     for sizes in ([0], [26], [5, 99]):
         with pytest.raises(InputError, match="1 to 25 people"):
             by_size(GALLERY, PROBES, STRANGERS, sizes)
-    with pytest.raises(DataError, match="give a larger size"):
+    with pytest.raises(DataError, match="larger"):
         by_size(GALLERY, photos(range(40, 40), 1, 1), STRANGERS, [3])
     for counts in ([0], [5], [1, 9]):
         with pytest.raises(InputError, match="from 1 up to 4"):

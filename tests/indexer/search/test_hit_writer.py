@@ -184,7 +184,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("a small file system needs root; test_a_file_that_may_not_grow stands in")
     try:
-        with pytest.raises(SystemFault, match=f"{disk}/hits.parquet: the disk is full: free some space"):
+        with pytest.raises(SystemFault, match=f"{disk}/hits.parquet: .*full"):
             write(disk, 3000)
         assert list(disk.iterdir()) == []
         write(disk, 20)

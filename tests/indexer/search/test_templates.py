@@ -241,9 +241,7 @@ def test_other_scores_are_refused(index):
             {"score": "mean", "faces": True},
             {"score": "template", "faces": True},
         ):
-            with pytest.raises(
-                InputError, match=r"expected a score of best, mean, template \(best alone for faces\), received"
-            ):
+            with pytest.raises(InputError, match="best, mean, template"):
                 searcher.search(QUERIES, 1, **options)
 
 
@@ -255,5 +253,5 @@ def test_rows_are_read_at_any_positions(tmp_path):
         rng = np.random.default_rng(5)
         for n in (0, 1, 3, 30):
             at = rng.integers(len(ROWS), size=n)
-            assert (searcher._candidates.rows(at) == np.stack([row.vector for row in ROWS])[at]).all()
+            assert (searcher.candidates.rows(at) == np.stack([row.vector for row in ROWS])[at]).all()
         assert candidates.GATHER == templates.GATHER

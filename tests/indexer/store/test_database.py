@@ -31,7 +31,9 @@ from facegallery.indexer.store.database import check_file_system, environment_ke
 from facegallery.indexer.store.migrations import MIGRATIONS
 from facegallery.indexer.store.store import Store, versions
 from facegallery.indexer.upkeep import transfer
-from facegallery.indexer.upkeep.forget import finish_pending, forget, receipt_of
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
+from facegallery.indexer.upkeep.receipt import receipt_of
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 from tests.conftest import ROOT
@@ -131,7 +133,7 @@ def copied(original: Path, into: Path) -> Path:
 
 
 def shown(folder: Path, rows: list[Row]) -> set[bytes]:
-    """Names, photos, ids, columns and pieces of vectors and crops that stand in files of the folder, and SQLite's own mark."""
+    """Names, photos, ids, columns and pieces of vectors and crops in files of the folder, and SQLite's mark."""
     found = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     wanted = [b"SQLite format"]
     for row in rows:
@@ -196,7 +198,7 @@ def test_every_verb_does_with_an_encrypted_index_what_it_does_with_a_plain_one(s
     assert picture(secret) == picture(plain) == picture(secret.parent / "new") == picture(plain.parent / "new")
     assert shown(secret.parent, rows) == set() and (secret.parent / "new" / "encrypted").exists()
     with open_store(secret, write=True) as gallery:
-        assert receipt_of(gallery, forget(gallery, "Zoë number 0-8"), {}, False).found == 0
+        assert receipt_of(gallery, forget(gallery, "Zoë number 0-8"), {}, pending=False).found == 0
         assert verify(gallery).problems == []
 
 
@@ -229,7 +231,7 @@ def test_an_index_stays_what_it_is_when_it_is_built_again(tmp_path, monkeypatch,
         build(tmp_path / "s" / "vectors", secret, BuildOptions(replace=True)).encrypted
         and shown(secret, faces()) == set()
     )
-    with pytest.raises(GalleryError, match="a new name for --encrypt, club is there and not encrypted"):
+    with pytest.raises(GalleryError, match="--encrypt"):
         build(tmp_path / "p" / "vectors", plain, BuildOptions(encrypt=True, replace=True))
     assert not (plain / "encrypted").exists()
 
@@ -263,14 +265,14 @@ def no_marker(folder: Path, patch: pytest.MonkeyPatch) -> None:
         (
             unset,
             GalleryError,
-            "expected the key of club, received none: set FACEGALLERY_KEY, or FACEGALLERY_KEY_FILE to a file that holds it",
+            "key of club",
         ),
-        (wrong, GalleryError, "expected the key that club was encrypted with, received another"),
-        (empty_file, InputError, "key (FACEGALLERY_KEY_FILE), it is empty: put one in"),
+        (wrong, GalleryError, "encrypted with"),
+        (empty_file, InputError, "empty"),
         (
             no_file,
             InputError,
-            "nowhere (FACEGALLERY_KEY_FILE), it cannot be read (No such file or directory): mend the path",
+            "nowhere (FACEGALLERY_KEY_FILE)",
         ),
         (no_marker, GalleryError, "or it is encrypted and lost its file `encrypted`"),
     ],
@@ -298,7 +300,7 @@ def test_a_key_that_does_not_open_is_one_clear_line(
 
 
 def test_nothing_is_begun_without_a_key(tmp_path, no_key):
-    with pytest.raises(GalleryError, match="expected the key of club, received none"):
+    with pytest.raises(GalleryError, match="key of club"):
         make(tmp_path, encrypt=True)
     assert not (tmp_path / "club").exists()
     assert make(tmp_path).exists()
@@ -443,7 +445,7 @@ def test_a_network_is_refused_before_anything_is_made(plain, tmp_path, monkeypat
     ):
         with pytest.raises(
             SystemFault,
-            match=rf"expected a local disk for an index, .* lies on a network file system \({kind}\): move it",
+            match=rf"local disk .*\({kind}\)",
         ):
             way()
     assert not (tmp_path / "new").exists()
@@ -496,7 +498,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def written(plain) -> Iterator[Callable]:
-    """Lets another process do a verb, and have the index open meanwhile. In this one it would share the reader's view of SQLite's log."""
+    """Change the index in another process, which keeps it open: this one would share the reader's view."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, plain], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -548,7 +550,7 @@ def test_no_verb_writes_where_it_cannot(view, plain, tmp_path):
     ways += [
         lambda: build(data, view, BuildOptions(replace=True)),
         lambda: build(data, view.parent / "new"),
-        lambda: transfer.restore(tmp_path / "backup", view, True),
+        lambda: transfer.restore(tmp_path / "backup", view, replace=True),
     ]
     ways.append(lambda: transfer.restore(tmp_path / "backup", view.parent / "new"))
     with open_store(view) as reader:
@@ -628,9 +630,7 @@ def test_a_second_writer_gives_up_in_one_line(plain, monkeypatch):
         for verb in VERBS:
             if verb not in (VERBS[9],):  # a backup is a reader
                 began = time.monotonic()
-                with pytest.raises(
-                    GalleryError, match="another process is writing to it: wait until it has ended and try again"
-                ):
+                with pytest.raises(GalleryError, match="another process"):
                     verb(second)
                 assert 0.03 < time.monotonic() - began < 5
         VERBS[9](second)
@@ -729,7 +729,7 @@ def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextli
         assert not list(folder.parent.rglob("_tmp-*")) and not (folder.parent / "backup").exists()
         with open_store(folder, write=True) as gallery:
             done = verify(gallery)
-            assert done.problems == [] and done.mended == []
+            assert done.problems == [] and done.rebuilt == []
         assert verb == "forget" or picture(folder) == before
     raise AssertionError("it never succeeded")
 
@@ -857,13 +857,17 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
         row.crop = row.crop if crops else None
     today = make(tmp_path / "today", rows, centre=centre)
     old = version_1(tmp_path / "old" / "club", rows, tmp_path / "today" / "vectors", centre)
-    open_store(old, write).close()
+    open_store(old, write=write).close()
     assert sql(old, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert picture(old) == picture(today)
-    keys = "SELECT key, value FROM meta WHERE key NOT IN ('salt', 'totals', 'totals_since', 'generation', 'report', 'mean') ORDER BY key"
+    left_out = "'salt', 'totals', 'totals_since', 'generation', 'report', 'mean'"
+    keys = f"SELECT key, value FROM meta WHERE key NOT IN ({left_out}) ORDER BY key"
     assert sql(old, keys) == sql(today, keys)
     assert [len(sql(index, "SELECT 1 FROM meta WHERE key = 'totals_since'")) for index in (old, today)] == [1, 0]
-    columns = "id, face_id, person, image, image_sha256, split, face, box, landmarks, confidence, sharpness, extra, faces.checksum"
+    columns = (
+        "id, face_id, person, image, image_sha256, split, face, box, landmarks, confidence, sharpness, extra, "
+        "faces.checksum"
+    )
     for query in (
         f"SELECT {columns} FROM faces ORDER BY id",
         "SELECT * FROM vectors ORDER BY id",
@@ -892,7 +896,7 @@ def test_what_version_1_did_not_have_works_in_an_index_of_it(tmp_path):
     with open_store(old, write=True) as gallery:
         assert gallery.add(faces(1, seed=1)).added == 2 and [change.verb for change in gallery.undo()] == ["add"]
         traces = forget(gallery, "Zoë number 0-7")
-        assert finish_pending(gallery) and (done := receipt_of(gallery, traces, {}, False)).found == 0
+        assert finish_pending(gallery) and (done := receipt_of(gallery, traces, {}, pending=False)).found == 0
         assert "data set or photos: /data/vectors of Ann" in done.not_cleaned
         assert gallery.add(faces()).forgotten == 2
         forget(gallery, "Zoë number 0-8")
@@ -904,7 +908,7 @@ def test_a_version_1_of_someone_is_forgotten_with_the_folder_that_bears_their_na
     old = version_1(tmp_path / "club", faces(), Path("/data/Zoë number 0-7"))
     with open_store(old, write=True) as gallery:
         traces = forget(gallery, "Zoë number 0-7")
-        assert finish_pending(gallery) and receipt_of(gallery, traces, {}, False).found == 0
+        assert finish_pending(gallery) and receipt_of(gallery, traces, {}, pending=False).found == 0
     assert not any(b"0-7" in path.read_bytes() for path in old.rglob("*") if path.is_file())
 
 
@@ -925,7 +929,7 @@ def test_a_migration_that_was_stopped_before_its_rebuild_is_sound(tmp_path, monk
     assert all("missing or damaged" in record.getMessage() for record in caplog.records)
     with open_store(old, write=True) as gallery:
         done = verify(gallery)
-        assert done.problems == [] and done.mended == [str(old / "built-1" / "report.json")]
+        assert done.problems == [] and done.rebuilt == [str(old / "built-1" / "report.json")]
     caplog.clear()
     assert picture(old) == picture(today) and caplog.records == []
 
@@ -946,7 +950,7 @@ def test_a_changed_row_of_version_1_is_refused_by_name(tmp_path, statement):
     before = sql(old, "SELECT * FROM faces"), sql(old, "SELECT * FROM meta")
     for write in (False, True):
         with pytest.raises(GalleryError, match=rf"gallery\.db is damaged \(face {faces()[4].face_id} was changed\)"):
-            open_store(old, write)
+            open_store(old, write=write)
     assert (
         sql(old, "PRAGMA user_version") == [(1,)]
         and (sql(old, "SELECT * FROM faces"), sql(old, "SELECT * FROM meta")) == before

@@ -20,11 +20,13 @@ from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten, Unreadable, list_path, locked
 from facegallery.indexer.store.lists import begin, elsewhere, lists, recover
 from facegallery.indexer.store.store import Store
-from facegallery.indexer.upkeep.forget import finish_pending, forget, receipt_of
+from facegallery.indexer.upkeep.forget import forget
 from facegallery.indexer.upkeep.transfer import backup, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 from tests.conftest import ROOT
+from tests.doses import doses
+from tests.indexer.forgetting import forgotten
 
 ROWS = synthetic.rows(6, 2)
 GONE = "person 3"
@@ -49,8 +51,7 @@ def index(vectors, tmp_path) -> Path:
 
 def forgets(folder: Path, name: str = GONE):
     with open_store(folder, write=True) as gallery:
-        traces = forget(gallery, name)
-        return receipt_of(gallery, traces, {}, not finish_pending(gallery, 1000))
+        return forgotten(gallery, name)
 
 
 def people(folder: Path) -> set[str]:
@@ -206,14 +207,13 @@ LISTS: list[Callable[[Path], object]] = [
 def test_where_nobody_can_say_who_was_forgotten_it_is_asked_for(index, vectors, tmp_path, lose):
     lose(list_path(index))
     spoil(index, garbage)
-    refusal = r"expected to know who was forgotten from club, .* with --readmit people who were forgotten may come back"
     for _ in range(2):
         for again in (
             lambda: build(vectors, index, BuildOptions(replace=True)),
             lambda: restore(tmp_path / "backup", index, replace=True),
             lambda: restore(tmp_path / "backup", index.parent / "other"),
         ):
-            with pytest.raises(Unreadable, match=refusal) as told:
+            with pytest.raises(Unreadable, match="club.*--readmit") as told:
                 again()
             assert told.value.exit_code == 5 and "\n" not in str(told.value)
     assert not (index.parent / "other").exists()
@@ -299,7 +299,7 @@ def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, 
         assert restore(tmp_path / "backup", folder, replace=True).forgotten == 2
     spoil(folder, missing)
     monkeypatch.setenv("FACEGALLERY_KEY", "another key")
-    with pytest.raises(Unreadable, match="sealed by a key that FACEGALLERY_KEY and FACEGALLERY_KEY_FILE do not give"):
+    with pytest.raises(Unreadable, match="sealed .*FACEGALLERY_KEY"):
         build(vectors, folder, BuildOptions(replace=True, encrypt=True))
     monkeypatch.delenv("FACEGALLERY_KEY")
     with pytest.raises(Unreadable):
@@ -359,7 +359,7 @@ def test_locks_exclude_threads_and_are_taken_again_by_the_same(tmp_path, monkeyp
             with locked(folder):
                 refused.append(False)
         except GalleryError as error:
-            refused.append("another process changes that index" in str(error))
+            refused.append("another process" in str(error))
 
     with locked(tmp_path / "a", tmp_path / "b"), locked(tmp_path / "a"):
         for name in ("a", "b", "c"):
@@ -373,7 +373,7 @@ def test_a_forget_of_an_index_that_was_replaced_meanwhile_is_refused(index, vect
     with open_store(index, write=True) as gallery:
         spoil(index, missing)
         build(vectors, index, BuildOptions(replace=True))
-        with pytest.raises(Replaced, match="it was replaced meanwhile: run the same command again"):
+        with pytest.raises(Replaced, match="replaced"):
             forget(gallery, "person 1")
     assert "person 1" in people(index)
 
@@ -383,7 +383,8 @@ import sys, time
 from pathlib import Path
 from facegallery.embedder.errors import GalleryError
 from facegallery.indexer.build import BuildOptions, build
-from facegallery.indexer.upkeep.forget import finish_pending, forget
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.upkeep.transfer import restore
 from tests import synthetic
@@ -417,8 +418,9 @@ else:
 """
 
 
+@pytest.mark.parametrize("delays", doses((0.01,), (-0.05, 0, 0.02, 0.05)))
 @pytest.mark.parametrize("verb", ["build", "build over damage", "restore", "restore elsewhere", "add"])
-def test_whoever_was_forgotten_is_gone_whatever_is_done_beside(tmp_path, vectors, verb):
+def test_whoever_was_forgotten_is_gone_whatever_is_done_beside(tmp_path, vectors, verb, delays):
     """Acknowledged, they are in no index afterwards; another index says that it holds them, or does not."""
     import time
 
@@ -426,7 +428,7 @@ def test_whoever_was_forgotten_is_gone_whatever_is_done_beside(tmp_path, vectors
     build(vectors, index)
     with open_store(index, write=True) as gallery:
         backup(gallery, tmp_path / "backup")
-    for delay in (-0.05, 0, 0.02, 0.05):
+    for delay in delays:
         build(vectors, index, BuildOptions(replace=True, readmit=True))
         shutil.rmtree(index.parent / "other", ignore_errors=True)
         at = time.time() + 2.5

@@ -17,11 +17,12 @@ from facegallery.indexer.store.migrations import MIGRATIONS
 from facegallery.indexer.store.totals import TABLES, count
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
-from facegallery.indexer.upkeep.forget import finish_pending, forget_and_look
 from facegallery.indexer.upkeep.info import info
+from facegallery.indexer.upkeep.pending import finish_pending
 from facegallery.indexer.upkeep.transfer import backup, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
+from tests.indexer.forgetting import forgotten
 
 
 def rows(name: str, people: int, seed: int = 0):
@@ -45,7 +46,7 @@ def made(tmp_path_factory) -> Path:
         other = replace(gallery.spec, parts=(replace(gallery.spec.parts[0], sha256="cd" * 32),))
         switch.prepare(gallery, other)
         for block in switch.pending(gallery):
-            switch.store(gallery, [id for id, _ in block], synthetic.vectors(len(block), 1, seed=5))
+            switch.store_vectors(gallery, [id for id, _ in block], synthetic.vectors(len(block), 1, seed=5))
     return folder / "club"
 
 
@@ -140,7 +141,7 @@ VERBS = {
     "rename": lambda g: g.rename("Ann", "Bea"),
     "merge": lambda g: g.merge("Ann", "person 2"),
     "split": lambda g: g.split([g.list_faces("Ann")[0]["face_id"]], "Eve"),
-    "forget": lambda g: (forget_and_look(g, "Ann"), finish_pending(g)),
+    "forget": lambda g: (forgotten(g, "Ann"), finish_pending(g)),
     "compact": lambda g: compact_and_drop(g, 0.0),
     "switch": switch.switch,
     "give up the other model": lambda g: compact_and_drop(g, 0.0),
@@ -180,7 +181,7 @@ def test_a_backup_that_lacks_a_face_is_refused(index, tmp_path):
     with sqlite3.connect(tmp_path / "backup.db") as db:
         db.execute("DELETE FROM crops WHERE id = (SELECT min(id) FROM crops)")
     db.close()
-    with pytest.raises(Exception, match="is damaged or none"):
+    with pytest.raises(Exception, match="damaged"):
         restore(tmp_path / "backup.db", tmp_path / "again")
 
 
@@ -208,16 +209,12 @@ def test_an_older_gallery_says_what_cannot_be_known(index):
     with open_store(index) as gallery:
         found = verify(gallery)
         assert info(gallery)["column_kinds"] == {"year": "number"} and gallery.version == 4
-        assert found.problems == [] and "checked from the next change of the index on" in found.text
+        assert found.problems == [] and "not checked" in found.text
     with open_store(index, write=True) as gallery:
         gallery.add(rows("third", 2, seed=2))
         assert gallery.version == len(MIGRATIONS)
         found = verify(gallery)
-        assert (
-            found.problems == []
-            and gallery.totals == count(gallery)
-            and "whether another program deleted rows before 20" in found.text
-        )
+        assert found.problems == [] and gallery.totals == count(gallery) and "before 20" in found.text
     sql(index, "DELETE FROM trash")
     assert "rows of the table trash were deleted by another program" in problems(index)
 

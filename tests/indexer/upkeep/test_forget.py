@@ -1,7 +1,6 @@
 import hashlib
 import json
 import os
-import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -22,10 +21,13 @@ from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
-from facegallery.indexer.upkeep.forget import Receipt, finish_pending, forget, look, look_again, receipt_of
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
+from facegallery.indexer.upkeep.receipt import Receipt, look, look_again, receipt_of
 from facegallery.indexer.upkeep.traces import files_below
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
+from tests.indexer.forgetting import forgotten
 
 D = 32
 OTHER = FaceSpec(parts=(Part("other", "cd" * 32, 24, "fixed"),))
@@ -61,25 +63,6 @@ def original(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("original")
     build(synthetic.write(folder / "vectors", ROWS, synthetic.spec(D), extra=["place"]), folder / "club")
     return folder / "club"
-
-
-@pytest.fixture
-def index(original, tmp_path) -> Path:
-    return Path(
-        shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
-    )
-
-
-@pytest.fixture
-def gallery(index):
-    with open_store(index, write=True) as gallery:
-        yield gallery
-
-
-def forgotten(gallery: Store, name: str) -> Receipt:
-    """As the command does it."""
-    traces = forget(gallery, name)
-    return receipt_of(gallery, traces, {}, not finish_pending(gallery, 1000))
 
 
 def pieces(rows: Sequence[Row], vectors: Sequence[np.ndarray] = ()) -> list[bytes]:
@@ -207,7 +190,7 @@ def test_vectors_of_another_model_go_too(gallery, index):
     other = synthetic.vectors(len(ROWS), 1, 24, seed=5)
     switch.prepare(gallery, OTHER)
     for block in switch.pending(gallery):
-        switch.store(gallery, [id for id, _ in block], other[[id - 1 for id, _ in block]])
+        switch.store_vectors(gallery, [id for id, _ in block], other[[id - 1 for id, _ in block]])
     gallery.remove(face_id=MINE[0].face_id)  # the trash keeps one model's vector
     switch.switch(gallery)
     gallery.remove(face_id=MINE[1].face_id)
@@ -231,7 +214,7 @@ def test_what_deleting_left_in_free_pages_goes_too(index):
         assert (
             finish_pending(gallery, 1000) and look(gallery, traces)[str(gallery.path)] > 0 and left(index, pieces(MINE))
         )
-        assert receipt_of(gallery, traces, {}, False).found == 0
+        assert receipt_of(gallery, traces, {}, pending=False).found == 0
         assert left(index, pieces(MINE)) == [] and verify(gallery).problems == []
 
 
@@ -257,7 +240,7 @@ def test_a_source_is_named_but_for_a_folder_that_is_called_like_the_person(galle
     assert done.withheld == (shown is not None) and (source in json.dumps(asdict(done), ensure_ascii=False)) == (
         shown is None
     )
-    assert any("1 paths name this person and are not shown whole" in note for note in done.notes) == (shown is not None)
+    assert any("1 paths" in note for note in done.notes) == (shown is not None)
     assert line in forgotten(gallery, OTHERS[0]).not_cleaned
 
 
@@ -344,9 +327,7 @@ def test_a_second_time_finds_nothing_and_an_unknown_name_is_refused(gallery, ind
     assert (again.found, again.face_ids, len(first.face_ids)) == (0, [], 3)
     before = [row.face_id for row in THEIRS if gallery.known([row.face_id])]
     for name in ("Nobody", "Ann", "", "club"):
-        with pytest.raises(
-            GalleryError, match=f"expected a person of club, nobody is called {name!r}: see `list club`"
-        ):
+        with pytest.raises(GalleryError, match=f"person of club, .*{name!r}"):
             forget(gallery, name)
     assert [row.face_id for row in THEIRS if gallery.known([row.face_id])] == before and gallery.fact(
         "forgetting"
@@ -414,7 +395,7 @@ def test_a_reader_of_an_older_state_puts_off_the_end(gallery, index):
             before = reader.list_people()
             traces = forget(gallery, ANN)
             assert not finish_pending(gallery, 10) and reader.list_people() == before
-            done = receipt_of(gallery, traces, {}, True)
+            done = receipt_of(gallery, traces, {}, pending=True)
             assert done.pending and gallery.fact("forgetting")
             with open_store(index) as other:
                 assert other.enrolled([ANN]) == set() and other.fact("forgetting"), "it does not wait"
@@ -483,7 +464,7 @@ def test_a_receipt_names_nobody_and_says_what_was_not_cleaned(tmp_path):
     with open_store(tmp_path / "club", write=True) as gallery:
         gallery.set_fact("sources", json.dumps([str(tmp_path / "one"), str(tmp_path / "two"), f"/photos/{ANN}"]))
         traces = forget(gallery, ANN)
-        done = receipt_of(gallery, traces, {str(tmp_path / "one"): 3}, not finish_pending(gallery, 1000))
+        done = receipt_of(gallery, traces, {str(tmp_path / "one"): 3}, pending=not finish_pending(gallery, 1000))
     text = done.to_json()
     assert all(name not in text for name in (ANN, *SIMILAR, *OTHERS)) and not any(row.image in text for row in ROWS)
     assert done.not_cleaned == [
@@ -518,9 +499,9 @@ def test_receipts_are_read_again(gallery, tmp_path):
     assert Receipt.read(tmp_path / "r.json") == done
     for text in ("", "[]", "{}", '{"index": "x"}', '{"a": 1}', "\xff"):
         (tmp_path / "bad").write_text(text, encoding="latin-1")
-        with pytest.raises(DataError, match=r"expected a receipt of `forget`, .*/bad is none \(.*\): check the path"):
+        with pytest.raises(DataError, match="receipt .*/bad"):
             Receipt.read(tmp_path / "bad")
-    with pytest.raises(DataError, match="nowhere is none"):
+    with pytest.raises(DataError, match="nowhere"):
         Receipt.read(tmp_path / "nowhere")
 
 
@@ -528,9 +509,7 @@ def test_another_look_finds_what_came_back(gallery, index, tmp_path):
     done = forgotten(gallery, ANN)
     assert sum(look_again(gallery, done, ANN).values()) == sum(look_again(gallery, done, None).values()) == 0
     gallery.add(MINE[:1], readmit=True)
-    with pytest.raises(
-        GalleryError, match=f"expected '{ANN}' to be forgotten, they are enrolled in club: run `forget` again"
-    ):
+    with pytest.raises(GalleryError, match=f"'{ANN}' .*`forget`"):
         look_again(gallery, done, ANN)
     assert sum(look_again(gallery, done, None).values()) > 0
     forgotten(gallery, ANN)
@@ -557,10 +536,8 @@ def test_what_cannot_be_looked_for_is_told(tmp_path, monkeypatch):
         )
         with open_store(folder, write=True) as gallery:
             done = forgotten(gallery, "Al")
-        assert (
-            "a name is too short to be looked for in binary files; no table holds it" in done.notes
-        ) and done.found == 0
-        assert ("the index is encrypted: its file shows nothing to look for" in done.notes) == encrypt
+        assert ("too short" in str(done.notes)) and done.found == 0
+        assert ("encrypted" in str(done.notes)) == encrypt
         assert left(folder, pieces(rows[:3])) == []
 
 
@@ -568,7 +545,7 @@ def test_files_that_go_while_they_are_looked_through_hold_nothing(gallery, index
     traces = forget(gallery, ANN)
     assert finish_pending(gallery, 1000)
     monkeypatch.setattr(
-        "facegallery.indexer.upkeep.forget.files_below",
+        "facegallery.indexer.upkeep.receipt.files_below",
         lambda folder: [*files_below(folder), folder / "index.faiss-gone"],
     )
     files = {path: n for path, n in look(gallery, traces).items() if Path(path).suffix}

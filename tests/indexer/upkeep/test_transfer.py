@@ -28,11 +28,13 @@ from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.migrations import MIGRATIONS
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import transfer
-from facegallery.indexer.upkeep.forget import finish_pending, forget
+from facegallery.indexer.upkeep.forget import forget
+from facegallery.indexer.upkeep.pending import finish_pending
 from facegallery.indexer.upkeep.transfer import backup, export, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 from tests.conftest import ROOT
+from tests.indexer.conftest import copied
 
 PEOPLE, PHOTOS = 12, 2
 QUERIES = synthetic.vectors(20, 1, seed=3)
@@ -70,9 +72,7 @@ def original(tmp_path_factory) -> Path:
 def index(original, tmp_path) -> Path:
     """A copy of it."""
     shutil.copytree(original.parent / "_forgotten", tmp_path / "_forgotten")
-    return Path(
-        shutil.copytree(original, tmp_path / "club", symlinks=True, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
-    )
+    return copied(original, tmp_path / "club")
 
 
 def changed(folder: Path, *verbs: Callable[[Store], object]) -> None:
@@ -155,9 +155,7 @@ def test_a_backup_is_one_private_file_with_everything(index, tmp_path):
 
 def test_a_backup_overwrites_nothing(index, tmp_path):
     (tmp_path / "b").write_text("mine")
-    with pytest.raises(
-        InputError, match="a new file for the backup, .*/b is there: choose another name, nothing is overwritten"
-    ):
+    with pytest.raises(InputError, match="/b .*nothing is overwritten"):
         saved(index, tmp_path / "b")
     assert (tmp_path / "b").read_text() == "mine"
 
@@ -371,16 +369,12 @@ def test_a_forget_that_waits_for_a_reader_still_waits_after_a_restore(index, tmp
 
 def test_only_a_new_name_or_its_own_index_is_taken(index, tmp_path):
     path, before = saved(index, tmp_path / "b"), picture(index)
-    with pytest.raises(
-        GalleryError, match="expected a new name, club is there: choose another --name, or --replace it by its backup"
-    ):
+    with pytest.raises(GalleryError, match="--name.*--replace"):
         restore(path, index)
     with pytest.raises(InputError, match="expected an index name"):
         restore(path, tmp_path / "-x")
     build(synthetic.write(tmp_path / "v", faces(), extra=["place"]), tmp_path / "another")
-    with pytest.raises(
-        GalleryError, match="expected a backup of another, .*/b is of another index: choose another --name"
-    ):
+    with pytest.raises(GalleryError, match="of another index"):
         restore(path, tmp_path / "another", replace=True)
     assert picture(index) == before and sound(tmp_path / "another")
 
@@ -437,7 +431,7 @@ def sql(statement: str) -> Callable[[Path, Path], None]:
         (half, "is damaged or none"),
         (
             newer,
-            f"expected an index of version {len(MIGRATIONS)} or older, .*/b has version 99: install a newer facegallery",
+            f"expected an index of version {len(MIGRATIONS)} or older, .*/b has version 99",
         ),
         (sql("UPDATE people SET name = 'x' WHERE id = 3"), "is damaged or none"),
         (sql("UPDATE faces SET image = 'x' WHERE id = 3"), "is damaged"),
@@ -479,7 +473,7 @@ def test_what_is_no_sound_backup_is_refused_in_one_line_and_nothing_is_changed(
 
 
 def test_a_backup_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="expected a backup, .*/nowhere is not there: check the path"):
+    with pytest.raises(DataError, match="expected a backup, .*/nowhere"):
         restore(tmp_path / "nowhere", tmp_path / "new")
     with pytest.raises(FaceGalleryError, match=f"{tmp_path}: Is a directory"):
         restore(tmp_path, tmp_path / "new")
@@ -571,7 +565,7 @@ def test_a_restore_that_was_stopped_is_begun_again_by_the_same_command(index, tm
 
 def exported(folder: Path, out: Path, crops: bool = False) -> tuple[transfer.TransferSummary, list[Row]]:
     with open_store(folder) as gallery:
-        done = export(gallery, out, crops)
+        done = export(gallery, out, crops=crops)
     return done, [row for table in DataSet(out).shards() for row in to_rows(table)]
 
 
@@ -678,7 +672,7 @@ def test_a_photo_whose_other_face_was_renamed_is_written_again(index, tmp_path):
 
 def test_another_contract_column_or_option_asks_for_another_folder(index, tmp_path):
     exported(index, tmp_path / "out")
-    with pytest.raises(DataError, match="crops kept was False and is now True: choose another --out"):
+    with pytest.raises(DataError, match="crops kept .*False .*True"):
         exported(index, tmp_path / "out", True)
     more = faces(1, seed=1)
     more[0].extra = {"year": "1999"}
@@ -749,7 +743,10 @@ def kill_everywhere(index: Path, work: Path) -> None:
 
 
 def test_killed_at_any_write_the_same_call_again_finishes_it(index, tmp_path):
-    code = "import sys; from pathlib import Path; from tests.indexer.upkeep.test_transfer import kill_everywhere; kill_everywhere(*map(Path, sys.argv[1:]))"
+    code = (
+        "import sys; from pathlib import Path; from tests.indexer.upkeep.test_transfer import kill_everywhere; "
+        "kill_everywhere(*map(Path, sys.argv[1:]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, index, tmp_path / "work"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )

@@ -1,0 +1,279 @@
+"""What does a recipe win? Trains it on people of LFW and measures the model beside the one it starts from, on people apart.
+
+    python benchmarks/accuracy/recipes.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv --pairs lfw_pairs.txt --folder WORK
+
+CROPS: `align LFW --border 20 --out CROPS`, every photo of LFW under its person. The settings, all measured in float32:
+
+closed     trained on the gallery's photos; the probes of the `test` people among the whole gallery
+open       three folds of all people, by hash of the name: trained on two, probes of the third's `test` people among the whole gallery
+strangers  trained on the `dev` people's photos and the gallery photos of the first 700 `test` people, who are enrolled; DIR at FPIR with the
+           probes of the other `test` people and everyone with one photo as strangers
+halves     LFW's ten folds: trained on the people who are in none of the five tested folds, each half in turn
+
+Compared with `source`, the model that training starts from, and with `plain`, the same without zoom and weights: the networks as they came.
+Of a model of several networks each is measured alone too. WORK keeps models and vectors: the same command again goes on. The figures are
+printed, and written to WORK/accuracy.json.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from facegallery.embedder.network.quiet import import_tensorflow  # noqa: E402
+
+import_tensorflow()
+from facegallery.embedder.compute import Compute  # noqa: E402
+from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter  # noqa: E402
+from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table  # noqa: E402
+from facegallery.embedder.faces import align  # noqa: E402
+from facegallery.embedder.network.runtime import Embedder, unit  # noqa: E402
+from facegallery.embedder.weights.store import open_model, open_spec  # noqa: E402
+from facegallery.indexer.evaluation import openset, verification  # noqa: E402
+from facegallery.indexer.evaluation.openset import OpenSet  # noqa: E402
+from facegallery.indexer.metrics import compare, hits_at, nearest_people, wilson  # noqa: E402
+from facegallery.trainer.recipe import read as read_recipe  # noqa: E402
+from facegallery.trainer.train import train  # noqa: E402
+
+PATH = click.Path(path_type=Path, exists=True)
+FOLDS, ENROLLED = 3, 700
+Json = dict[str, Any]
+Systems = dict[str, np.ndarray]  # by name: the model, and each of its networks where there are several
+
+
+class Bench:
+    """The photos, whose they are, and the models that were trained on some of them."""
+
+    def __init__(
+        self,
+        crops: Path,
+        one_shot: Path,
+        people: Path,
+        recipe: str,
+        source: str,
+        after: Path | None,
+        epochs: tuple[int, ...] | None,
+        work: Path,
+    ):
+        self.data, self.recipe, self.source, self.epochs, self.work = (
+            DataSet(crops),
+            read_recipe(recipe),
+            source,
+            epochs,
+            work,
+        )
+        self.after = after
+        rows = [row for table in self.data.shards() for row in to_rows(table) if row.identity]
+        self.rows = [row for row in rows if row.crop]
+        self.faceless: dict[str, np.ndarray | None] = {Path(row.image).stem: None for row in rows if not row.crop}
+        self.names = np.array([row.identity for row in self.rows])
+        place = {row.image: i for i, row in enumerate(self.rows)}
+        shots = list(csv.DictReader(one_shot.open()))
+        self.gallery, self.probes = (
+            np.array([place[s["image"]] for s in shots if s["split"] == split]) for split in ("gallery", "probe")
+        )
+        role = {line["identity"]: line["role"] for line in csv.DictReader(people.open())}
+        self.roles, self.test = (
+            np.array([role.get(name, "single") for name in self.names]),
+            [n for n, r in role.items() if r == "test"],
+        )
+        self.fold = np.array([int(hashlib.sha256(name.encode()).hexdigest(), 16) % FOLDS for name in self.names])
+        self.seconds: dict[str, float] = {}
+
+    def of(self, indices: np.ndarray) -> np.ndarray:
+        """bool (n,)."""
+        return np.isin(np.arange(len(self.rows)), indices)
+
+    def vectors(self, title: str, wanted: np.ndarray, reference: str | None = None) -> Systems:
+        """By the system that training starts from, float32 (n, d), zeros but for the photos that were wanted, bool (n,), now or before."""
+        spec = open_model(reference or str(self.work / title)).spec
+        if title == "plain":
+            spec = replace(spec, parts=tuple(replace(part, zoom=1.0, weight=1.0) for part in spec.parts))
+        path = self.work / f"{title}.npy"
+        embed = Embedder(open_spec(spec), Compute("cpu", "f32"))
+        whole = np.load(path) if path.exists() else np.zeros((len(self.rows), spec.dimension), np.float32)
+        missing = np.flatnonzero(wanted & ~whole.any(axis=1))
+        for i in range(0, len(missing), 256):
+            some = missing[i : i + 256]
+            whole[some] = embed(np.stack([align.plain(self.rows[k].crop or b"", self.data.spec.crop) for k in some]))
+        np.save(path, whole)
+        begun = open_model(self.source).spec
+        if len(spec.parts) == 1:
+            return {begun.model_name: whole}
+        splits = np.split(whole, np.cumsum([part.dimension for part in spec.parts])[:-1], axis=1)
+        return {part.name: unit(x) for part, x in zip(begun.parts, splits, strict=True)} | {begun.model_name: whole}
+
+    def before(self, wanted: np.ndarray) -> dict[str, Systems]:
+        """Of the model that is trained, and of the same without zoom and weights, as its networks came."""
+        return {kind: self.vectors(kind, wanted, self.source) for kind in ("source", "plain")}
+
+    def trained(self, title: str, chosen: np.ndarray, wanted: np.ndarray) -> Systems:
+        """By a model that is trained on the chosen photos, bool (n,)."""
+        if not (self.work / title / "record.json").exists():
+            rows = [replace(self.rows[i], split="train") for i in np.flatnonzero(chosen)]
+            crops = subset(self.data, rows, self.work / f"{title}-crops")
+            began = time.monotonic()
+            source = str(self.after / title) if self.after else self.source
+            train(crops, self.recipe, source, self.work / title, epochs=self.epochs, say=say)
+            self.seconds[title] = round(time.monotonic() - began)
+        return self.vectors(title, wanted)
+
+    # settings ---------------------------------------------------------------
+
+    def closed(self) -> Json:
+        wanted = self.of(np.concatenate([self.gallery, self.probes]))
+        after = self.trained("closed", self.of(self.gallery), wanted)
+        return self._compared(self.before(wanted), {name: self._hits(x) for name, x in after.items()})
+
+    def open(self) -> Json:
+        wanted = self.of(np.concatenate([self.gallery, self.probes]))
+        after: Systems = {}
+        for fold in range(FOLDS):
+            mine = self.fold[self.probes] == fold
+            for name, x in self.trained(f"open-{fold}", self.fold != fold, wanted).items():
+                after.setdefault(name, np.zeros((len(self.probes), 5), bool))[mine] = self._hits(x)[mine]
+        return self._compared(self.before(wanted), after)
+
+    def strangers(self) -> Json:
+        enrolled = set(self.test[:ENROLLED])
+        gallery, probes = (np.array([i for i in of if self.names[i] in enrolled]) for of in (self.gallery, self.probes))
+        others = np.array([i for i in self.probes if self.roles[i] == "test" and self.names[i] not in enrolled])
+        strangers = np.concatenate([others, np.flatnonzero(self.roles == "single")])
+        wanted = self.of(np.concatenate([gallery, probes, strangers]))
+
+        def scored(x: np.ndarray) -> OpenSet:
+            (first, scores), (_, highest) = (
+                nearest_people(x[gallery], self.names[gallery], x[q], 1) for q in (probes, strangers)
+            )
+            genuine = np.where(first[:, 0] == self.names[probes], scores[:, 0], -np.inf).astype(np.float32)
+            return OpenSet(genuine, self.names[probes], highest[:, 0], self.names[strangers])
+
+        after, before = self.trained("strangers", self.of(gallery) | (self.roles == "dev"), wanted), self.before(wanted)
+        result: Json = {"enrolled": len(gallery), "strangers": len(strangers)}
+        for name, x in after.items():
+            result[name] = {
+                kind: [asdict(d) for d in openset.compare(scored(old[name]), scored(x))] for kind, old in before.items()
+            }
+        return result
+
+    def halves(self, pairs: verification.Pairs) -> Json:
+        stems = np.array([Path(row.image).stem for row in self.rows])
+
+        def scores(x: np.ndarray) -> np.ndarray:
+            return pairs.scores(self.faceless | dict(zip(stems.tolist(), x, strict=True)))
+
+        tested = np.isin(stems, [*pairs.first, *pairs.second])
+        after: Systems = {}
+        for half in range(2):
+            mine = pairs.folds // 5 == half
+            photos = {
+                stem for of in (pairs.first, pairs.second) for stem, is_mine in zip(of, mine, strict=True) if is_mine
+            }
+            asked = np.isin(stems, list(photos))
+            others = ~np.isin(self.names, self.names[asked])
+            for name, x in self.trained(f"halves-{half}", others, asked).items():
+                after.setdefault(name, np.empty(len(pairs.same)))[mine] = scores(x)[mine]
+        result: Json = {}
+        for kind, old in self.before(tested).items():
+            for name, new in after.items():
+                one, other = (verification.verify_folds(s, pairs.same, pairs.folds) for s in (scores(old[name]), new))
+                accuracies = {"before": [one.accuracy, one.std], "after": [other.accuracy, other.std]}
+                result.setdefault(name, {})[kind] = accuracies | {
+                    "paired": asdict(verification.compare_folds(one, other))
+                }
+        return result
+
+    def _hits(self, x: np.ndarray) -> np.ndarray:
+        """bool (probes, 5)."""
+        nearest, _ = nearest_people(x[self.gallery], self.names[self.gallery], x[self.probes], 5)
+        return hits_at(nearest, self.names[self.probes])
+
+    def _compared(self, before: dict[str, Systems], after: Systems) -> Json:
+        """By system, group of people, k, and what it is compared with; `after` are hits."""
+        result: Json = {}
+        for name, new in after.items():
+            olds = {kind: self._hits(old[name]) for kind, old in before.items()}
+            for group, (top, k) in product(("test", "dev"), (("top1", 0), ("top5", 4))):
+                mine = self.roles[self.probes] == group
+                b, owners = new[mine, k], self.names[self.probes][mine]
+                figures = {"after": float(b.mean()), "interval": wilson(int(b.sum()), len(b)), "probes": len(b)}
+                for kind, old in olds.items():
+                    figures[kind] = {
+                        "before": float(old[mine, k].mean()),
+                        "paired": asdict(compare(old[mine, k], b, owners)),
+                    }
+                result.setdefault(name, {}).setdefault(group, {})[top] = figures
+        return result
+
+
+def say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:
+    """Some rows of a data set as one of their own."""
+    writer = DataSetWriter(folder, data.spec, {}, [Entry(row.image, 0, 0) for row in rows])
+    by_image = {row.image: row for row in rows}
+    for shard, entries in writer.pending():
+        writer.write(shard, to_table([by_image[e.path] for e in entries], data.spec), 0.0, {})
+    return folder
+
+
+@click.command()
+@click.argument("crops", type=PATH)
+@click.option("--one-shot", type=PATH, required=True, help="CSV identity,split,image.")
+@click.option("--people", type=PATH, required=True, help="CSV identity,role of those who have two photos.")
+@click.option("--pairs", type=PATH, required=True, help="LFW's pairs.txt.")
+@click.option("--recipe", default="distil", show_default=True)
+@click.option("--from", "source", default="msceleb", show_default=True)
+@click.option(
+    "--after", type=PATH, help="WORK of another recipe with the same --from: training goes on from its models."
+)
+@click.option("--epochs", help="Of each stage, such as 1,0, in the place of the recipe's.")
+@click.option("--settings", default="closed,open,strangers,halves", show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path), required=True)
+def main(
+    crops: Path,
+    one_shot: Path,
+    people: Path,
+    pairs: Path,
+    recipe: str,
+    source: str,
+    after: Path | None,
+    epochs: str | None,
+    settings: str,
+    folder: Path,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = tuple(map(int, epochs.split(","))) if epochs else None
+    bench = Bench(crops, one_shot, people, recipe, source, after, numbers, folder)
+    result: Json = {
+        "command": " ".join(sys.argv),
+        "recipe": recipe,
+        "from": source,
+        "epochs": numbers,
+        "seed": 0,
+        "seconds": bench.seconds,
+    }
+    for setting in settings.split(","):
+        result[setting] = (
+            bench.halves(verification.read_pairs(pairs)) if setting == "halves" else getattr(bench, setting)()
+        )
+        click.echo(f"{setting}: {json.dumps(result[setting])}")
+        (folder / "accuracy.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

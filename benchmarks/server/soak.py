@@ -1,0 +1,430 @@
+"""Does a server stay right, and its memory level, under mixed load for long; and is all that it acknowledged there after `kill -9`?
+
+    python benchmarks/server/soak.py PHOTOS --minutes 30 --kills 3 --json benchmarks/results/soak.json
+
+PHOTOS is a folder of LFW. Some people's photos are enrolled with their crops by the commands, and made-up faces (`synthetic`) beside them.
+Two processes serve them. Clients search by photo and by vector, enrol faces of other people's photos, correct and forget them, compact and
+calibrate, and read lists, crops and metrics (`clients`), all at once. Every change that is acknowledged must be seen by the next question,
+and nobody who is gone may be answered. What a client is refused for now (429, 503) is counted and asked again; any other answer than the
+expected one is an error, and makes the run fail at its end.
+
+Memory is that of all processes of the server, shared pages counted once (PSS). Its first quarter is left out as warming up; it is flat where
+the median of the last quarter is at most 10 % above that of the second.
+
+Then, while all of them ask on, all processes are killed at once, and the server is started again over what is on the disk: every person must
+have exactly the faces that were acknowledged, a change that was not answered must be done wholly or not at all and can be asked for again,
+no byte of a name or face that was forgotten may be in any file, and `verify` must find the index sound.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.common.clients import (  # noqa: E402
+    NOBODY,
+    Caller,
+    Clients,
+    Ledger,
+    Tally,
+    World,
+    Write,
+    check_receipt,
+    check_refused,
+    faces_of,
+    headers_of,
+    hits_of,
+    named,
+    search_photo,
+)
+from benchmarks.common.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
+from benchmarks.scale import gallery  # noqa: E402
+from facegallery.accounts import Accounts  # noqa: E402
+from facegallery.client import Client  # noqa: E402
+from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
+from facegallery.indexer.opening import open_store  # noqa: E402
+from facegallery.indexer.upkeep.compact import compact_and_drop  # noqa: E402
+from facegallery.indexer.upkeep.traces import files_below  # noqa: E402
+from facegallery.results import as_document  # noqa: E402
+
+INDEX = "soak"
+EACH = 3  # photos of a person, at most
+SAMPLED = 40  # people and photos that are searched for after a kill
+RECEIPTS = 3  # the last ones, by which traces are looked for again after a kill
+HOPELESS = 1000  # wrong answers after which a run ends
+SETTLED = 10  # minutes from which a run's memory must be flat
+NAMES, IDS = re.compile(rb"soak \d{8}"), re.compile(rb"[0-9a-f]{32}")
+
+
+# what is served -------------------------------------------------------------
+
+
+def command(*arguments: str, environment: dict[str, str]) -> dict[str, Any]:
+    """The answer of one of the program's commands, and its exit status as `status`."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *arguments, "--json"], capture_output=True, text=True, env=environment
+    )
+    try:
+        return json.loads(done.stdout) | {"status": done.returncode}
+    except ValueError:
+        raise SystemExit(
+            f"expected `{arguments[0]}` to answer, it ended with {done.returncode}: {done.stderr[-1000:]}"
+        ) from None
+
+
+def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World:
+    """An index of so many people and made-up faces; `pool` photos of others, who are enrolled while it is served."""
+    folders = sorted(folder for folder in photos.iterdir() if folder.is_dir())
+    if len(folders) < people + pool:
+        raise SystemExit(
+            f"expected {people + pool} people or more in {photos}, found {len(folders)}: give fewer --people or a smaller --pool"
+        )
+    chosen = random.Random(0).sample(folders, people + pool)
+    for folder in chosen[:people]:
+        (root / "photos" / folder.name).mkdir(parents=True)
+        for photo in sorted(folder.glob("*.jpg"))[:EACH]:
+            shutil.copy(photo, root / "photos" / folder.name)
+    environment = os.environ | {"FACEGALLERY_INDEXES": str(root)}
+    for arguments in (
+        ("embed", str(root / "photos"), "--out", str(root / "vectors")),
+        ("build-index", str(root / "vectors"), "--name", INDEX),
+    ):
+        if command(*arguments, environment=environment)["status"]:
+            raise SystemExit(f"expected `{arguments[0]}` to end well, it did not")
+    rows = [
+        row for row in DataSet(root / "vectors").table(["image", "identity", "vector"]).to_pylist() if row["vector"]
+    ]
+    with open_store(root / INDEX, write=True) as made:
+        if extra:
+            made.add(gallery.rows(extra, made.spec.dimension))
+        compact_and_drop(made, 0)
+    known = [(row["identity"], (root / "photos" / row["image"]).read_bytes()) for row in rows]
+    vectors = [(row["identity"], np.asarray(row["vector"], np.float32).tolist()) for row in rows]
+    return World(INDEX, known, vectors, [min(folder.glob("*.jpg")).read_bytes() for folder in chosen[people:]])
+
+
+def with_faces(client: Client, photos: list[bytes]) -> list[bytes]:
+    """Those whose first face is found."""
+    found = client.gallery(INDEX).search(photos).photos
+    return [photo for photo, answer in zip(photos, found, strict=True) if hits_of(as_document(answer))]
+
+
+# load -----------------------------------------------------------------------
+
+
+def watch(server: Server, tally: Tally, seconds: float, every: float) -> list[dict[str, float]]:
+    """What the server holds, while clients are at work."""
+    samples: list[dict[str, float]] = []
+    began, said, first = time.monotonic(), 0.0, list(processes(server.pid))
+    while (now := time.monotonic() - began) < seconds:
+        if tally.wrongs > HOPELESS:
+            raise SystemExit("\n".join(["expected a server that answers, all too much is wrong:", *tally.wrong[:10]]))
+        alive = list(processes(server.pid))
+        samples.append({"seconds": now, "processes": len(alive), **held(alive)})
+        if lost := set(first) - set(alive):
+            tally.note("processes", AssertionError(f"expected those that serve to live, {lost} ended"))
+            first = alive
+        if now - said >= 60:
+            said = now
+            requests = sum(map(len, tally.times.values()))
+            click.echo(
+                f"{now / 60:.0f} min: {requests:,} answers, {tally.wrongs} wrong, {samples[-1]['mb']:.0f} MB", err=True
+            )
+        time.sleep(min(every, max(0.0, seconds - now)))
+    return samples
+
+
+def level(samples: list[dict[str, float]]) -> dict[str, float]:
+    """Medians of the quarters, the most, and the growth from the second quarter to the last."""
+    found = {
+        f"{key}_{name}": median
+        for key in ("mb", "anonymous_mb", "files", "processes")
+        for name, median in zip(
+            ("first", "second", "third", "last"), quarters([one[key] for one in samples]), strict=True
+        )
+    }
+    return found | {"mb_most": max(one["mb"] for one in samples), "growth": found["mb_last"] / found["mb_second"]}
+
+
+# after a kill ---------------------------------------------------------------
+
+
+@contextmanager
+def noted(tally: Tally, what: str) -> Iterator[None]:
+    """Goes on with the next check where this one fails."""
+    try:
+        yield
+    except Exception as error:
+        tally.note(what, error)
+
+
+def settle(c: Caller, write: Write) -> str:
+    """A change that was not answered: 'done' wholly, or 'not done' at all. Then it is asked for again, as the manual says, until it is done."""
+    found = {name: faces_of(c, name) for name in write.before}
+    assert found in (write.before, write.after), (
+        f"{write.verb} was done by half: {write.before} -> {found}, not {write.after}"
+    )
+    was_done = found == write.after
+    answer = c.ask(
+        write.verb, "POST", write.path, write.body, ("200", "409 in-work", "409 done"), headers_of(write, write.mark)
+    )
+    if answer.label == "409 in-work" and (write.verb == "forget" or not was_done):
+        answer = c.ask(write.verb, "POST", write.path, write.body, headers=headers_of(write, write.mark[::-1]))
+    found = {name: faces_of(c, name) for name in write.before}
+    assert found == write.after, f"{write.verb} was asked for again: expected {write.after}, received {found}"
+    c.ledger.acknowledge(write)
+    if write.verb == "forget":
+        check_receipt(c, NOBODY if was_done else write.lost, answer)  # the ids of who is gone already are nowhere
+    return "done" if was_done else "not done"
+
+
+def check_people(c: Caller, base: dict[str, int]) -> int:
+    """Everybody has as many faces as was acknowledged, and nobody else is there; ours have just those faces."""
+    expected = base | {name: len(faces) for name, faces in c.ledger.faces.items()}
+    found = {one.identity: one.faces for one in c.gallery.people()}
+    differing = {
+        name: (expected.get(name), found.get(name))
+        for name in expected.keys() | found.keys()
+        if expected.get(name) != found.get(name)
+    }
+    assert not differing, f"expected people with so many faces, received others: {differing}"
+    for name, faces in c.ledger.faces.items():
+        assert (theirs := faces_of(c, name)) == faces, (
+            f"expected {name!r} to have {sorted(faces)}, received {sorted(theirs)}"
+        )
+    lines = c.ask("metrics", "GET", "/metrics").body.decode().splitlines()
+    counted = next(
+        float(line.split()[-1]) for line in lines if line.startswith(f'facegallery_faces{{index="{INDEX}"}}')
+    )
+    assert counted == sum(expected.values()), (
+        f"expected {sum(expected.values())} faces in the metrics, received {counted}"
+    )
+    return len(found)
+
+
+def check_searches(c: Caller) -> int:
+    """Some who stay, some of ours, and photos of those who were forgotten, which are refused and find none of them."""
+    for person, photo in random.sample(c.world.people, min(SAMPLED, len(c.world.people))):
+        search_photo(c, photo, person)
+    ours = random.sample(sorted(c.ledger.faces), min(SAMPLED, len(c.ledger.faces)))
+    for name in ours:
+        search_photo(c, c.world.photos[c.ledger.photo_of[min(c.ledger.faces[name])][0]], name)
+    for number, stamp in c.ledger.refused:
+        check_refused(c, number, stamp)
+    return min(SAMPLED, len(c.world.people)) + len(ours) + len(c.ledger.refused)
+
+
+def check_jobs(c: Caller) -> dict[str, str]:
+    """None is still at work of those that were when the server was killed."""
+    found = {id: c.typed.job(id) for id in c.ledger.jobs}
+    assert all(job.state != "running" for job in found.values()), f"expected jobs that have ended, received {found}"
+    c.ledger.jobs.clear()
+    return {f"{job.kind} {id}": f"{job.state}: {job.detail}" for id, job in found.items()}
+
+
+def check_files(c: Caller, server: Server, root: Path) -> dict[str, Any]:
+    """The index is sound, and nothing of those who were forgotten is in it or in server.db: by the command and by a look at all bytes."""
+    sound = command("verify", INDEX, environment=server.environment)
+    assert not sound["status"] and not sound["problems"] and not sound["rebuilt"], (
+        f"expected an index that is sound, received {sound}"
+    )
+    receipts = sorted(root.glob(f"{INDEX}-forgotten-*.json"), key=lambda path: path.stat().st_mtime)[-RECEIPTS:]
+    for receipt in receipts:
+        looked = command("verify", INDEX, "--forgotten", str(receipt), environment=server.environment)
+        assert not looked["status"] and not looked["found"], f"expected no trace by {receipt.name}, received {looked}"
+    names, ids = (
+        {name.encode() for name in c.ledger.forgotten_names},
+        {face.encode() for face in c.ledger.forgotten_faces},
+    )
+    files = files_below(root / INDEX)
+    left: dict[str, list[str]] = {}
+    for path in [*files, *server.data.glob("server.db*")]:
+        data = path.read_bytes()
+        traces = names.intersection(NAMES.findall(data)) | (
+            ids.intersection(IDS.findall(data)) if path in files else set()
+        )
+        left |= {path.name: sorted(trace.decode() for trace in traces)} if traces else {}
+    assert not left, f"expected no trace of those who were forgotten, found {left}"
+    return {"forgotten": len(names), "files": len(files), "receipts": len(receipts), "faces": sound["faces"]}
+
+
+def check_all(c: Caller, server: Server, root: Path, base: dict[str, int]) -> dict[str, Any]:
+    """All that must hold when nobody asks; what does not is noted."""
+    told: dict[str, Any] = {"flights": [], "people": 0, "ours": 0, "searches": 0, "jobs": {}, "files": {}}
+    told["left_over"] = len(
+        list((root / INDEX).glob("_tmp-*"))
+    )  # by a build that was killed; the next change removes it
+    for write in list(c.ledger.flights.values()):
+        with noted(c.tally, f"a {write.verb} without an answer"):
+            told["flights"].append(f"{write.verb}: {settle(c, write)}")
+    with noted(c.tally, "people"):
+        told["people"] = check_people(c, base)
+    with noted(c.tally, "searches"):
+        told["searches"] = check_searches(c)
+    with noted(c.tally, "jobs"):
+        told["jobs"] = check_jobs(c)
+    with noted(c.tally, "files"):
+        told["files"] = check_files(c, server, root)
+    return told | {"ours": len(c.ledger.faces)}
+
+
+# the run --------------------------------------------------------------------
+
+
+def soak(
+    world: World, server: Server, root: Path, minutes: float, kills: int, round_seconds: float, every: float
+) -> dict[str, Any]:
+    """All figures of a run over a server that is ready."""
+    with Client(f"http://127.0.0.1:{server.port}", server.key) as client:
+        world = World(INDEX, world.people, world.vectors, with_faces(client, list(world.photos)))
+        base = {one.identity: one.faces for one in client.gallery(INDEX).people()}
+    accounts = Accounts(server.data / "server.db")
+    keys = {name: accounts.make_key(name, role.scope, role.rate) for name, role in named()}
+    after = accounts.make_key("after", "admin", 0)
+    accounts.close()
+    ledger, tally = Ledger(len(world.photos)), Tally()
+    clients = Clients(server.port, keys, world, ledger, tally)
+    samples = watch(server, tally, 60 * minutes, every)
+    found: dict[str, Any] = {
+        "pool": len(world.photos),
+        "requests": tally.summary(),
+        "refused": dict(tally.refused),
+        "memory": level(samples),
+        "samples": samples,
+        "rounds": [],
+    }
+    for i in range(max(1, kills)):
+        began = time.monotonic()
+        if i:
+            clients = Clients(server.port, keys, world, ledger, tally)
+            time.sleep(round_seconds)
+        if kills:
+            clients.kill(server.kill)
+            began = time.monotonic()
+            server.start()
+        else:
+            clients.end()
+        told: dict[str, Any] = {"killed": bool(kills), "ready_s": time.monotonic() - began}
+        checker = Caller("after", server.port, after, world, ledger, tally)
+        found["rounds"].append(told | check_all(checker, server, root, base))
+        checker.close()
+        ledger.lay_open()
+    server.stop()
+    if minutes >= SETTLED and found["memory"]["growth"] > GROWTH:
+        tally.note("memory", AssertionError(f"expected it to be flat, it grew {found['memory']['growth']:.2f} x"))
+    return found | {
+        "acknowledged": dict(ledger.acknowledged),
+        "checks": dict(tally.checks),
+        "wrongs": tally.wrongs,
+        "wrong": tally.wrong,
+    }
+
+
+def tell(found: dict[str, Any]) -> None:
+    for kind, one in found["requests"].items():
+        click.echo(f"{kind}: {one['answers']:,}, p50 {one['p50_ms']:.0f} ms, p99 {one['p99_ms']:.0f} ms")
+    click.echo(f"refused for now: {found['refused'] or 'none'}")
+    m = found["memory"]
+    click.echo(
+        f"memory: {m['mb_first']:.0f} MB in the first quarter, {m['mb_second']:.0f}, {m['mb_third']:.0f}, {m['mb_last']:.0f} in the last one "
+        f"({m['growth']:.3f} x the second: {'flat' if m['growth'] <= GROWTH else 'it grows'}), at most {m['mb_most']:.0f}; in no file: "
+        f"{m['anonymous_mb_second']:.0f} and {m['anonymous_mb_last']:.0f} MB; files open: {m['files_second']:.0f} and {m['files_last']:.0f}"
+    )
+    click.echo(f"acknowledged: {', '.join(f'{n:,} {verb}' for verb, n in sorted(found['acknowledged'].items()))}")
+    for check, n in sorted(found["checks"].items()):
+        click.echo(f"{check}: {n:,}")
+    for i, one in enumerate(found["rounds"]):
+        how = f"kill {i + 1}: ready after {one['ready_s']:.1f} s" if one["killed"] else "at the end"
+        click.echo(
+            f"{how}; without an answer: {', '.join(one['flights']) or 'none'}; {one['people']:,} people as acknowledged, {one['ours']} of them face "
+            f"by face; {one['searches']} searches; "
+            f"jobs at work: {', '.join(f'{job} {end}' for job, end in one['jobs'].items()) or 'none'}; unfinished builds: {one['left_over']}"
+        )
+        if files := one["files"]:
+            click.echo(
+                f"  {files['forgotten']} forgotten names without a trace in {files['files']} files, nor by the last {files['receipts']} receipts; "
+                f"{files['faces']:,} faces, sound"
+            )
+    click.echo(f"wrong: {found['wrongs'] or 'nothing'}")
+    for line in found["wrong"]:
+        click.echo(f"  {line}")
+    click.echo(f"the server said: {found['log'].strip() or 'nothing'}")
+
+
+@click.command()
+@click.argument("photos", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--minutes", default=30.0, show_default=True, help="Of the load, before the first kill.")
+@click.option("--kills", default=3, show_default=True, help="Rounds of load that end with kill -9; 0: it ends without.")
+@click.option(
+    "--round-seconds", default=15.0, show_default=True, help="Of load, before the second kill and those that follow."
+)
+@click.option("--people", default=500, show_default=True, help="Enrolled, who stay.")
+@click.option(
+    "--pool", default=300, show_default=True, help="Other people, who are enrolled and forgotten again and again."
+)
+@click.option("--extra", default=20_000, show_default=True, help="Made-up faces beside them.")
+@click.option("--workers", default=2, show_default=True, help="Processes that serve.")
+@click.option("--every", default=10.0, show_default=True, help="Seconds from one look at the memory to the next.")
+@click.option("--port", default=8710, show_default=True)
+@click.option("--log", type=click.Path(path_type=Path), help="What the server says of faults; else its end is printed.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write all figures.")
+def main(
+    photos: Path,
+    minutes: float,
+    kills: int,
+    round_seconds: float,
+    people: int,
+    pool: int,
+    extra: int,
+    workers: int,
+    every: float,
+    port: int,
+    log: Path | None,
+    out: Path | None,
+) -> None:
+    if 60 * minutes < 8 * every:
+        raise click.UsageError(
+            f"expected time for 8 looks at the memory, received {minutes:g} minutes: give a smaller --every"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        world = build(photos, root, people, pool, extra)
+        said = log or root / "log"
+        server = Server(root, INDEX, port, ("--workers", str(workers)), said)
+        asked = {
+            "command": " ".join(sys.argv),
+            "minutes": minutes,
+            "people": people,
+            "extra": extra,
+            "workers": workers,
+        }
+        try:
+            found = asked | {"load": os.getloadavg()} | soak(world, server, root, minutes, kills, round_seconds, every)
+        finally:
+            server.kill()
+        found["log"] = said.read_text()[-4000:]
+    tell(found)
+    if out:
+        out.write_text(json.dumps(found, indent=1) + "\n")
+    if found["wrongs"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
