@@ -28,12 +28,12 @@ from facegallery.remote.deadlines import UNTIL, DeadlineTransport
 from facegallery.remote.errors import (
     Disconnected,
     GalleryRefused,
+    InvalidRequest,
     JobFailed,
-    PhotoRefused,
-    RequestInvalid,
     RequestRefused,
     ServerFault,
     ServerUnreachable,
+    UnusablePhoto,
 )
 from facegallery.remote.galleries import AsyncRemoteGallery, RemoteGallery
 from facegallery.remote.steps import Call, Flow, Gather, Pause, Request, Response, Step
@@ -44,9 +44,9 @@ __all__ = [
     "Client",
     "GalleryRefused",
     "JobFailed",
-    "PhotoRefused",
+    "UnusablePhoto",
     "RemoteGallery",
-    "RequestInvalid",
+    "InvalidRequest",
     "RequestRefused",
     "ServerFault",
     "ServerUnreachable",

@@ -24,9 +24,9 @@ from facegallery.client import (
     AsyncClient,
     AsyncRemoteGallery,
     Client,
+    InvalidRequest,
     JobFailed,
     RemoteGallery,
-    RequestInvalid,
     RequestRefused,
     ServerFault,
     ServerUnreachable,
@@ -338,10 +338,10 @@ def test_errors_are_those_of_a_local_gallery(server, client, gallery):
 
 
 def test_a_wrong_key_and_a_key_that_may_less(server):
-    with connect(server.url, "wrong") as stranger, pytest.raises(RequestInvalid):
+    with connect(server.url, "wrong") as stranger, pytest.raises(InvalidRequest):
         stranger.indexes()
     key = server.command("keys", "make", "reader", "--quiet")
-    with connect(server.url, key).gallery("att") as gallery, pytest.raises(RequestInvalid):
+    with connect(server.url, key).gallery("att") as gallery, pytest.raises(InvalidRequest):
         gallery.forget("s1")
     with pytest.raises(InputError):
         connect("127.0.0.1:8000", key)
@@ -352,7 +352,7 @@ def test_a_wrong_key_and_a_key_that_may_less(server):
 def test_a_job_that_fails_says_why(server, client):
     """A threshold cannot be fitted on one person."""
     gallery = client.gallery("att")
-    with pytest.raises((JobFailed, RequestInvalid)):
+    with pytest.raises((JobFailed, InvalidRequest)):
         gallery.calibrate(fpir=1e-15)
 
 
@@ -506,7 +506,7 @@ def test_a_job_that_failed_is_an_error(clients):
 
 def test_one_failure_ends_the_rest_of_a_call(clients, tmp_path):
     with scripted(answer_of(400, {"detail": "no", "type": "x:y"})) as (url, requests), clients(url) as client:
-        with pytest.raises(RequestInvalid):
+        with pytest.raises(InvalidRequest):
             client.gallery("att").search([b"%d" % i for i in range(500)])
     assert len(requests) < 20
 

@@ -1,8 +1,8 @@
 """Errors of a client: what the server refuses, and servers that do not answer.
 
 RequestRefused           the server answered with a problem
-├── RequestInvalid       an argument or the key; also an InputError
-├── PhotoRefused         a photo; also a DataError
+├── InvalidRequest       an argument or the key; also an InputError
+├── UnusablePhoto        a photo; also a DataError
 ├── GalleryRefused       the gallery; also a GalleryError
 └── ServerFault          the server; also a SystemFault
 ServerUnreachable        no answer; a SystemFault
@@ -37,11 +37,11 @@ class RequestRefused(FaceGalleryError):
         return str(self.problem.get("type", "")).rpartition(":")[2]
 
 
-class RequestInvalid(RequestRefused, InputError):
+class InvalidRequest(RequestRefused, InputError):
     """An argument is wrong, or the key is."""
 
 
-class PhotoRefused(RequestRefused, DataError):
+class UnusablePhoto(RequestRefused, DataError):
     """A photo cannot be used."""
 
 
@@ -72,7 +72,7 @@ class JobFailed(GalleryError):
 _KINDS: dict[str, type[RequestRefused]] = {
     **dict.fromkeys(("unknown", "index", "conflict", "forgotten", "command", "in-work", "done"), GalleryRefused),
     **dict.fromkeys(("busy", "rate", "fault", "damaged", "system", "not-ready"), ServerFault),
-    **dict.fromkeys(("several-faces", "large", "media-type"), PhotoRefused),
+    **dict.fromkeys(("several-faces", "large", "media-type"), UnusablePhoto),
 }
 
 
@@ -80,7 +80,7 @@ def refusal(problem: Mapping[str, Any]) -> RequestRefused:
     """Make the error for a problem."""
     kind = str(problem.get("type", "")).rpartition(":")[2]
     if "outcome" in problem:
-        return PhotoRefused(problem)
+        return UnusablePhoto(problem)
     status = problem.get("status")
     is_fault = not kind and (not isinstance(status, int) or not 400 <= status < 500)
-    return _KINDS.get(kind, ServerFault if is_fault else RequestInvalid)(problem)
+    return _KINDS.get(kind, ServerFault if is_fault else InvalidRequest)(problem)

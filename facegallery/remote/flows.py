@@ -15,7 +15,7 @@ from urllib.parse import quote
 from facegallery import results, schemas
 from facegallery.embedder.errors import DataError
 from facegallery.remote.enrolment import Enrolment, Tally, outcome_of, refused_enrolment
-from facegallery.remote.errors import JobFailed, PhotoRefused, RequestRefused, refusal
+from facegallery.remote.errors import JobFailed, RequestRefused, UnusablePhoto, refusal
 from facegallery.remote.steps import Call, Flow, Gather, Pause, ask, given, parse, send
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def several(texts: str | Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Question:
+class SearchArguments:
     """What is asked of every face: arguments of `search`."""
 
     k: int = 5
@@ -89,7 +89,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class AddOptions:
+class AddArguments:
     """What is enrolled, and as whom: arguments of `add`."""
 
     identity: str | None = None
@@ -112,7 +112,7 @@ class GalleryFlows:
 
     # search
 
-    def search(self, photos: PhotoInputs, question: Question) -> Flow[results.SearchResult]:
+    def search(self, photos: PhotoInputs, question: SearchArguments) -> Flow[results.SearchResult]:
         """Search for every face of photos."""
         from facegallery.remote import uploads
 
@@ -123,18 +123,18 @@ class GalleryFlows:
         each: list[list[results.PhotoResult]] = yield Gather(parts)
         return results.SearchResult(tuple(photo for part in each for photo in part))
 
-    def _search_one(self, photo: Upload, question: Question) -> Flow[results.PhotoResult]:
+    def _search_one(self, photo: Upload, question: SearchArguments) -> Flow[results.PhotoResult]:
         data: bytes | results.PhotoResult = yield Call(photo.read)
         if isinstance(data, results.PhotoResult):
             return data
         params = question.parameters | photo.pixels
         try:
             found = yield from self._ask(results.PhotoResult, "POST", "/search", content=data, params=params)
-        except PhotoRefused as refused:
+        except UnusablePhoto as refused:
             return _refused_photo(photo, refused)
         return photo.named(found)
 
-    def _search_many(self, photos: Sequence[Upload], question: Question) -> Flow[list[results.PhotoResult]]:
+    def _search_many(self, photos: Sequence[Upload], question: SearchArguments) -> Flow[list[results.PhotoResult]]:
         read: list[bytes | results.PhotoResult] = yield Call(lambda: [photo.read() for photo in photos])
         sent = [(i, data) for i, data in enumerate(read) if isinstance(data, bytes)]
         found: dict[int, results.PhotoResult] = {
@@ -153,7 +153,7 @@ class GalleryFlows:
         return [found[i] for i in range(len(photos))]
 
     def search_vectors(
-        self, vectors: Iterable[Iterable[float]], question: Question
+        self, vectors: Iterable[Iterable[float]], question: SearchArguments
     ) -> Flow[list[results.VectorResult]]:
         """Search for every vector of (n, d)."""
         rows = [list(map(float, vector)) for vector in vectors]
@@ -214,7 +214,7 @@ class GalleryFlows:
 
     # changes
 
-    def add(self, photos: PhotoInputs, options: AddOptions, progress: Progress) -> Flow[results.Added]:
+    def add(self, photos: PhotoInputs, options: AddArguments, progress: Progress) -> Flow[results.Added]:
         """Enrol photos, some at a time, as one change."""
         from facegallery.remote import uploads
 
@@ -232,7 +232,7 @@ class GalleryFlows:
         info: results.GalleryInfo = yield from self.info()
         return tally.result(info)
 
-    def _enrol(self, photo: Upload, options: AddOptions, command: str | None) -> Flow[Enrolment]:
+    def _enrol(self, photo: Upload, options: AddArguments, command: str | None) -> Flow[Enrolment]:
         data: bytes | results.PhotoResult = yield Call(photo.read)
         if isinstance(data, results.PhotoResult):
             return Enrolment(photo, outcome=data.outcome)
@@ -314,7 +314,7 @@ def _streamed(photo: Upload, line: schemas.StreamedResult) -> results.PhotoResul
     if line.answer is not None:
         return photo.named(line.answer)
     refused = refusal(line.problem or {})
-    if isinstance(refused, PhotoRefused):
+    if isinstance(refused, UnusablePhoto):
         return _refused_photo(photo, refused)
     raise refused
 
@@ -325,7 +325,7 @@ def _cut_off(lines: Sequence[schemas.StreamedResult], sent: int) -> dict[str, An
     return own or {"detail": f"expected {sent} results from the server, received {len(lines)}: search again"}
 
 
-def _refused_photo(photo: Upload, refused: PhotoRefused) -> results.PhotoResult:
+def _refused_photo(photo: Upload, refused: UnusablePhoto) -> results.PhotoResult:
     """Return the result of a photo that cannot be used. Raises the error where that is not the photo's fault."""
     if (outcome := outcome_of(refused)) is None:
         raise refused

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from facegallery import results
 from facegallery.embedder.progress import unseen
-from facegallery.remote.flows import AddOptions, GalleryFlows, Question
+from facegallery.remote.flows import AddArguments, GalleryFlows, SearchArguments
 
 if TYPE_CHECKING:
     from facegallery.client import AsyncClient, Client
@@ -51,11 +51,22 @@ class RemoteGallery:
     ) -> results.SearchResult:
         """Find the k people, or faces, nearest to each face in the photos.
 
-        where: filters such as "year>=1999"; faces: return faces instead of people; score: how the faces of a person are
-        scored; min_score: leave out hits with a lower score. A photo that cannot be read has an outcome that says so.
-        Raises RequestRefused where the server refuses the question, ServerUnreachable where it does not answer.
+        Args:
+            photos: what shows the faces; several photos are sent together.
+            k: hits for each face.
+            where: filters that all hits must meet, such as `"year>=1999"` or `["tag=beach", "age<30"]`.
+            faces: return faces instead of people.
+            score: of a person: by the best of their faces, the mean over them, or their template.
+            min_score: leave out hits with a lower score.
+
+        Returns:
+            The faces with their hits. A photo that cannot be used has no faces, and an outcome that says why.
+
+        Raises:
+            RequestRefused: the server refuses the question.
+            ServerUnreachable: the server does not answer.
         """
-        return self._client.run(self._flows.search(photos, Question(k, where, faces, score, min_score)))
+        return self._client.run(self._flows.search(photos, SearchArguments(k, where, faces, score, min_score)))
 
     def search_vectors(
         self,
@@ -68,10 +79,10 @@ class RemoteGallery:
         min_score: float | None = None,
     ) -> list[results.VectorResult]:
         """Find the k people, or faces, nearest to each vector of (n, d), of length 1, made by the gallery's model."""
-        return self._client.run(self._flows.search_vectors(vectors, Question(k, where, faces, score, min_score)))
+        return self._client.run(self._flows.search_vectors(vectors, SearchArguments(k, where, faces, score, min_score)))
 
     def compare(self, first: PhotoInput, second: PhotoInput) -> results.Compared:
-        """Compare the largest, most central faces of two photos. Raises PhotoRefused where a photo has no face."""
+        """Compare the largest, most central faces of two photos. Raises UnusablePhoto where a photo has no face."""
         return self._client.run(self._flows.compare(first, second))
 
     def people(self, *, containing: str = "") -> results.People:
@@ -99,13 +110,23 @@ class RemoteGallery:
         readmit: bool = False,
         progress: Progress | None = None,
     ) -> results.Added:
-        """Enrol the faces of photos, some photos at a time; those that are enrolled already are left as they are.
+        """Enrol the largest, most central face of each photo; faces that are enrolled already stay as they are.
 
-        identity: the person in all photos; without it the folders name the people. metadata: columns for filters, of
-        all photos, or the path of a CSV of a folder's. readmit: enrol faces that were forgotten, too. progress:
-        receives how many photos are done, of how many. One `undo` takes back all of it.
+        The photos are sent one by one, some at a time; one `undo` takes back all of them.
+
+        Args:
+            photos: a folder whose folders name the people, or photos of `identity`.
+            identity: the person in all photos.
+            metadata: columns to store, for filters: a dict for all photos, or the path of a CSV `image,...`.
+            readmit: enrol faces that were forgotten, too.
+            progress: called with the number of photos done and of all.
+
+        Raises:
+            InputError: single photos without `identity`.
+            DataError: a path where nothing is.
+            RequestRefused: the server refuses a name, or the key lacks the scope write.
         """
-        return self._client.run(self._flows.add(photos, AddOptions(identity, metadata, readmit), progress or unseen))
+        return self._client.run(self._flows.add(photos, AddArguments(identity, metadata, readmit), progress or unseen))
 
     def rename(self, old: str, new: str) -> results.Change:
         """Give a person another name, which nobody has."""
@@ -134,14 +155,22 @@ class RemoteGallery:
     def calibrate(self, *, fpir: float = 0.01) -> results.Calibrated:
         """Fit the score from which a hit counts, by the enrolled people. Needs a key with the scope admin.
 
-        fpir: share of strangers that may be identified as somebody. Raises JobFailed where it cannot be fitted.
+        Args:
+            fpir: share of strangers that may be identified as somebody.
+
+        Raises:
+            JobFailed: it cannot be fitted.
         """
         return self._client.run(self._flows.calibrate(fpir))
 
     def compact(self, *, keep_undo: float | None = None) -> results.Compacted:
         """Build the index again with all changes. Needs a key with the scope admin.
 
-        keep_undo: seconds; delete what `undo` needs of changes that are older. Raises JobFailed.
+        Args:
+            keep_undo: seconds; delete what `undo` needs of changes that are older. None keeps all.
+
+        Raises:
+            JobFailed: the index cannot be built.
         """
         return self._client.run(self._flows.compact(keep_undo))
 
@@ -176,7 +205,7 @@ class AsyncRemoteGallery:
         min_score: float | None = None,
     ) -> results.SearchResult:
         """Find the k people, or faces, nearest to each face in the photos."""
-        return await self._client.run(self._flows.search(photos, Question(k, where, faces, score, min_score)))
+        return await self._client.run(self._flows.search(photos, SearchArguments(k, where, faces, score, min_score)))
 
     async def search_vectors(
         self,
@@ -189,10 +218,12 @@ class AsyncRemoteGallery:
         min_score: float | None = None,
     ) -> list[results.VectorResult]:
         """Find the k people, or faces, nearest to each vector of (n, d), of length 1, made by the gallery's model."""
-        return await self._client.run(self._flows.search_vectors(vectors, Question(k, where, faces, score, min_score)))
+        return await self._client.run(
+            self._flows.search_vectors(vectors, SearchArguments(k, where, faces, score, min_score))
+        )
 
     async def compare(self, first: PhotoInput, second: PhotoInput) -> results.Compared:
-        """Compare the largest, most central faces of two photos. Raises PhotoRefused where a photo has no face."""
+        """Compare the largest, most central faces of two photos. Raises UnusablePhoto where a photo has no face."""
         return await self._client.run(self._flows.compare(first, second))
 
     async def people(self, *, containing: str = "") -> results.People:
@@ -220,9 +251,9 @@ class AsyncRemoteGallery:
         readmit: bool = False,
         progress: Progress | None = None,
     ) -> results.Added:
-        """Enrol the faces of photos, some photos at a time; those that are enrolled already are left as they are."""
+        """Enrol the largest, most central face of each photo; faces that are enrolled already stay as they are."""
         return await self._client.run(
-            self._flows.add(photos, AddOptions(identity, metadata, readmit), progress or unseen)
+            self._flows.add(photos, AddArguments(identity, metadata, readmit), progress or unseen)
         )
 
     async def rename(self, old: str, new: str) -> results.Change:

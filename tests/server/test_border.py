@@ -245,7 +245,7 @@ def test_a_photo_in_a_wrapping_is_told_what_to_send(server, client, path):
         client.post(url, content=base64.encodebytes(sink.getvalue())),
         client.post(url, content=b"data:image/jpeg;base64," + text),
     ):
-        assert "send the bytes of the photo themselves" in problem(answer, 415, "media-type")
+        assert "--data-binary" in problem(answer, 415, "media-type")
     assert (
         client.post(
             "/v1/indexes/att/search", content=photo, headers={"Content-Type": "application/x-www-form-urlencoded"}

@@ -178,7 +178,7 @@ async def enrolment_options(
 
 
 @dataclass(frozen=True)
-class Enrolment:
+class EnrolmentRequest:
     """A photo that is to be enrolled: whose key sent it, for which index, with which Idempotency-Key."""
 
     state: ServerState
@@ -188,12 +188,14 @@ class Enrolment:
     mark: str | None
 
 
-async def enrolment_of(state: CurrentState, key: Writer, index: Index, sent: Sent, mark: Mark = None) -> Enrolment:
+async def enrolment_of(
+    state: CurrentState, key: Writer, index: Index, sent: Sent, mark: Mark = None
+) -> EnrolmentRequest:
     """Return the enrolment that is requested."""
-    return Enrolment(state, key, index, sent, mark)
+    return EnrolmentRequest(state, key, index, sent, mark)
 
 
-RequestedEnrolment = Annotated[Enrolment, Depends(enrolment_of)]
+RequestedEnrolment = Annotated[EnrolmentRequest, Depends(enrolment_of)]
 Labels = Annotated[PhotoLabels, Depends(labels_of)]
 Options = Annotated[EnrolmentOptions, Depends(enrolment_options)]
 
