@@ -28,8 +28,8 @@ import numpy as np
 from PIL import Image
 
 from facegallery.client import Client, RequestRefused, ServerUnreachable
-from facegallery.results import as_document
 from facegallery.embedder.dataset.row import face_id
+from facegallery.results import as_document
 
 SAME = 0.9  # at least the cosine of a picture with itself, with noise or without, by networks of whatever precision
 NOISE = 4  # of 255
