@@ -426,14 +426,14 @@ def sql(statement: str) -> Callable[[Path, Path], None]:
     [
         (garbage, "b is no backup"),
         (empty, "b"),
-        (other_database, "damaged or none|holds none"),
+        (other_database, "damaged|holds none"),
         (unfinished, "holds none: check the path"),
-        (half, "is damaged or none"),
+        (half, "is damaged"),
         (
             newer,
             f"expected an index of version {len(MIGRATIONS)} or older, .*/b has version 99",
         ),
-        (sql("UPDATE people SET name = 'x' WHERE id = 3"), "is damaged or none"),
+        (sql("UPDATE people SET name = 'x' WHERE id = 3"), "is damaged"),
         (sql("UPDATE faces SET image = 'x' WHERE id = 3"), "is damaged"),
         (sql("UPDATE crops SET png = x'00' WHERE id = 3"), "is damaged"),
         (sql("UPDATE vectors SET vector = zeroblob(64)"), "is damaged"),
