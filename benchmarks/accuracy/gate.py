@@ -1,11 +1,12 @@
-"""Does the gate know the better of two networks by a few people? Asks it about changes whose worth many people show.
+"""Does the gate find the better of two networks from a few people? Ask it about changes whose effect many people show.
 
     python benchmarks/accuracy/gate.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv --folder WORK
 
-CROPS and WORK: of `benchmarks/accuracy/recipes.py --from duo` with the setting `open`. Of each fold's people, whom its models were not trained on, some
-are drawn again and again, each with two photos. Printed for each change of each network: DIR at FPIR 0.01 and top-1 among all people of a fold
-(every photo that is asked about is also a stranger to the gallery without its person), and the share of draws in which each measure says
-"better", equal ones counting half; `kept` is the gate's own word.
+CROPS and WORK are those of `benchmarks/accuracy/recipes.py --from duo` with the setting `open`. From the people of
+each fold, on whom its models were not trained, some are drawn repeatedly, each with two photos. For each change of
+each network this prints DIR at FPIR 0.01 and top-1 among all people of a fold (every probe is also a stranger to the
+gallery without its person), and the share of draws in which each measure says "better"; equal draws count half.
+`kept` is the gate's decision.
 """
 
 from __future__ import annotations

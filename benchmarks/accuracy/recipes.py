@@ -1,18 +1,20 @@
-"""What does a recipe win? Trains it on people of LFW and measures the model beside the one it starts from, on people apart.
+"""What does a recipe win? Train it on people of LFW, and compare the model with the one it starts from on other people.
 
-    python benchmarks/accuracy/recipes.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv --pairs lfw_pairs.txt --folder WORK
+    python benchmarks/accuracy/recipes.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv \\
+        --pairs lfw_pairs.txt --folder WORK
 
-CROPS: `align LFW --border 20 --out CROPS`, every photo of LFW under its person. The settings, all measured in float32:
+CROPS comes from `align LFW --border 20 --out CROPS`: every photo of LFW under its person. The settings, all in float32:
 
-closed     trained on the gallery's photos; the probes of the `test` people among the whole gallery
-open       three folds of all people, by hash of the name: trained on two, probes of the third's `test` people among the whole gallery
-strangers  trained on the `dev` people's photos and the gallery photos of the first 700 `test` people, who are enrolled; DIR at FPIR with the
-           probes of the other `test` people and everyone with one photo as strangers
-halves     LFW's ten folds: trained on the people who are in none of the five tested folds, each half in turn
+closed     train on the gallery's photos; ask about the probes of the `test` people among the whole gallery
+open       split all people into three folds by hash of the name: train on two, ask about the probes of the `test`
+           people in the third among the whole gallery
+strangers  train on the `dev` people's photos and on the gallery photos of the first 700 `test` people, who are
+           enrolled; DIR at FPIR, with the probes of the other `test` people and everyone with one photo as strangers
+halves     LFW's ten folds: train on the people who are in none of the five tested folds, for each half
 
-Compared with `source`, the model that training starts from, and with `plain`, the same without zoom and weights: the networks as they came.
-Of a model of several networks each is measured alone too. WORK keeps models and vectors: the same command again goes on. The figures are
-printed, and written to WORK/accuracy.json.
+The result is compared with `source`, the model that training starts from, and with `plain`, that model without zoom
+and weights. Each network of a model of several is also measured alone. WORK keeps models and vectors; the same
+command again resumes. The figures are printed and written to WORK/accuracy.json.
 """
 
 from __future__ import annotations
@@ -97,7 +99,10 @@ class Bench:
         return np.isin(np.arange(len(self.rows)), indices)
 
     def vectors(self, title: str, wanted: np.ndarray, reference: str | None = None) -> Systems:
-        """By the system that training starts from, float32 (n, d), zeros but for the photos that were wanted, bool (n,), now or before."""
+        """Embed the photos of `wanted`, bool (n,), by the model of `title`; return each system's float32 (n, d).
+
+        Rows of photos that were never wanted are zeros.
+        """
         spec = open_model(reference or str(self.work / title)).spec
         if title == "plain":
             spec = replace(spec, parts=tuple(replace(part, zoom=1.0, weight=1.0) for part in spec.parts))

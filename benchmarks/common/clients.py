@@ -1,8 +1,8 @@
-"""Clients of every kind that ask one server at once, and a ledger of what was acknowledged to them, which every later answer must agree with.
+"""Run clients of every kind against one server, and check every answer against a ledger of acknowledged changes.
 
-Searches ask about people who stay and about those whom other clients enrol, correct and forget meanwhile. Whoever changes a person has them
-alone (`Ledger.take`), so that it is always known what an answer may be. Every client has connections of its own, made anew now and then, so
-that a change is asked of one process and looked for in another.
+Searches ask about people who stay, and about people whom other clients enrol, correct and forget meanwhile. A client
+that changes a person holds that person alone (`Ledger.take`), so that the possible answers are always known. Every
+client opens new connections now and then, so that one process makes a change and another one is asked about it.
 """
 
 from __future__ import annotations
@@ -346,7 +346,10 @@ class Caller:
 
 
 def check_hits(c: Caller, hits: Sequence[Any], began: float, expected: str | None) -> None:
-    """hits: as the API has them; expected: who must be among them, with the score of one picture twice. None may be gone for longer than `began`."""
+    """Check hits as the API has them: `expected` is among them, with the score of one picture twice.
+
+    Nobody among them may have been gone at `began`.
+    """
     if back := [hit["identity"] for hit in hits if c.ledger.is_gone(hit["identity"], began)]:
         since = began - c.ledger.gone[back[0]]
         raise Wrong(f"a search answered {back[0]!r}, who was gone for {since:.3f} s when it was asked")
@@ -355,7 +358,8 @@ def check_hits(c: Caller, hits: Sequence[Any], began: float, expected: str | Non
         return
     if not any(hit["identity"] == expected and hit["score"] > SAME for hit in hits):
         raise Wrong(
-            f"expected {expected!r} among the hits, received {[(hit['identity'], round(hit['score'], 3)) for hit in hits]}"
+            f"expected {expected!r} among the hits, received "
+            f"{[(hit['identity'], round(hit['score'], 3)) for hit in hits]}"
         )
     c.tally.held("a search found who it had to")
 
@@ -420,10 +424,10 @@ def read(c: Caller) -> None:
         raise Wrong(f"expected {name!r} in the list of people, received {people}")
     c.ask("people", "GET", f"{c.world.path}/people?limit=50&containing=soak")
     for face in found:
-        thumbnail(c, face["face_id"], True)
+        thumbnail(c, face["face_id"], is_there=True)
 
 
-def thumbnail(c: Caller, face: str, is_there: bool) -> None:
+def thumbnail(c: Caller, face: str, *, is_there: bool) -> None:
     expected = ("200",) if is_there else ("404 unknown",)
     answer = c.ask("thumbnail", "GET", f"{c.world.path}/faces/{face}/thumbnail", expected=expected)
     if is_there and not answer.body.startswith(PNG):
@@ -434,7 +438,7 @@ def thumbnail(c: Caller, face: str, is_there: bool) -> None:
 
 
 def stamped(photo: bytes, number: int) -> bytes:
-    """The same picture with a little noise of its own, so that no byte of its crop is that of one which was enrolled before."""
+    """Add a little noise to a picture, so that its crop shares no bytes with one that was enrolled before."""
     pixels = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB")).astype(np.int16)
     pixels += np.random.default_rng(number).integers(-NOISE, NOISE, pixels.shape, np.int16, endpoint=True)
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(written := io.BytesIO(), "JPEG", quality=95)
@@ -470,7 +474,8 @@ def do(c: Caller, write: Write) -> Answer:
         )
         if again.status == 200 and again.body != answer.body:
             raise Wrong(
-                f"{write.verb} sent again: expected the same answer {answer.body[:300]!r}, received {again.body[:300]!r}"
+                f"{write.verb} sent again: expected the same answer {answer.body[:300]!r}, "
+                f"received {again.body[:300]!r}"
             )
         check_seen(c, write)
         c.tally.held("a change sent again was done once")
@@ -491,9 +496,9 @@ def check_seen(c: Caller, write: Write) -> None:
             )
         for face in random.sample(sorted(faces), min(1, len(faces))):
             search_photo(c, c.world.photos[c.ledger.photo_of[face][0]], name)
-            thumbnail(c, face, True)
+            thumbnail(c, face, is_there=True)
     for face in write.lost:
-        thumbnail(c, face, False)
+        thumbnail(c, face, is_there=False)
     c.tally.held("a change was seen at once")
 
 
@@ -578,7 +583,8 @@ def check_receipt(c: Caller, faces: Faces, answer: Answer) -> None:
     if receipt["found"] and not receipt["pending"]:
         files = {path.rpartition(f"/{c.world.index}/")[2]: n for path, n in receipt["files"].items() if n}
         raise Wrong(
-            f"expected a receipt that tells of no trace, or that forgetting is pending, received one of traces in {files}"
+            "expected a receipt that tells of no trace, or that forgetting is pending, "
+            f"received one of traces in {files}"
         )
     c.tally.held(
         "a receipt told of no trace" if not receipt["pending"] else "a receipt told that a reader holds the file"

@@ -1,4 +1,4 @@
-"""A photo in every format that is read, in the ways that programs write it, and in formats that are not read."""
+"""Write a photo in every format that is read, as different programs write it, and in formats that are not read."""
 
 from __future__ import annotations
 

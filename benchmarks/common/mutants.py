@@ -1,5 +1,7 @@
-"""Photos made bad in many ways, in every format that is read and in some that are not. A mutant depends on nothing but the photos, the seed and
-its number."""
+"""Damage photos in many ways, in every format that is read and in some that are not.
+
+A mutant depends only on the photos, the seed and its number.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,7 @@ def other_head(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def inside(data: bytes, rng: np.random.Generator) -> bytes:
-    """A format in another one: as the pixels of a BMP, a strip of a TIFF, an icon, a record of IPTC, a box or a comment."""
+    """Put a format into another: as the pixels of a BMP, a strip of a TIFF, an icon, IPTC, a box or a comment."""
     size = len(data)
     bmp = b"BM" + struct.pack(
         "<IIIIiiHHIIiiII", 54 + size, 0, 54, 40, 64, 64, 1, 24, rng.integers(4, 6), size, 0, 0, 0, 0

@@ -1,4 +1,4 @@
-"""Crops with the splits gallery and probe, and the group of each probe: what the benchmarks of one-shot identification read."""
+"""Read crops with the splits gallery and probe, and the group of each probe, for one-shot identification."""
 
 from __future__ import annotations
 

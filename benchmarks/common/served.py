@@ -1,4 +1,4 @@
-"""Servers for benchmarks, ours and peers': what their processes hold, and clients that ask one as fast as it answers."""
+"""Start servers, ours and peers', measure what their processes hold, and ask one as fast as it answers."""
 
 from __future__ import annotations
 
@@ -125,7 +125,14 @@ class Server(Program):
     """Ours, ready, with a data root of its own beside the indexes."""
 
     def __init__(
-        self, root: Path, name: str, port: int, options: Sequence[str] = (), log: Path | None = None, ready: bool = True
+        self,
+        root: Path,
+        name: str,
+        port: int,
+        options: Sequence[str] = (),
+        log: Path | None = None,
+        *,
+        ready: bool = True,
     ):
         """ready: wait until photos are answered at once, not only until it has printed its address."""
         self.data, self.path = root / f"data-{port}", f"/v1/indexes/{name}/search"
@@ -139,9 +146,9 @@ class Server(Program):
         }
         command = [sys.executable, str(ROOT / "cli.py"), "serve", name, "--port", str(port), *options]
         super().__init__(command, port, self.environment | {"PYTHONUNBUFFERED": "1"}, log or root / f"log-{port}")
-        self.start(ready)
+        self.start(ready=ready)
 
-    def start(self, ready: bool = True) -> None:
+    def start(self, *, ready: bool = True) -> None:
         """Raises SystemExit where it ends before it is ready."""
         self.begin(subprocess.PIPE)
         assert self._process.stdout
@@ -185,7 +192,7 @@ def _lives(pid: int) -> bool:
 
 
 def held(pids: Iterable[int]) -> dict[str, float]:
-    """What processes hold together: MB of memory, shared pages counted once (PSS), MB of it that is in no file, and open files."""
+    """Sum what processes hold: MB of memory with shared pages counted once (PSS), MB of it in no file, open files."""
     found = {"mb": 0.0, "anonymous_mb": 0.0, "files": 0.0}
     for pid in pids:
         try:

@@ -1,4 +1,4 @@
-"""Which programs a command starts, as the kernel sees it (strace), and programs on the PATH that tell when they are started."""
+"""See which programs a command starts: by strace, and by programs on the PATH that leave a mark when they start."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def trap_programs(folder: Path) -> tuple[str, Path]:
     for name in PROGRAMS:
         script = programs / name
         script.write_text(
-            f"#!/bin/sh\n: > '{marks}/{name}'\npython3 -c '{FORGED}; sys.stdout.buffer.write(len(t).to_bytes(4, \"little\") + t + bytes(3))'\n"
+            f"#!/bin/sh\n: > '{marks}/{name}'\n"
+            f"python3 -c '{FORGED}; sys.stdout.buffer.write(len(t).to_bytes(4, \"little\") + t + bytes(3))'\n"
         )
         script.chmod(0o755)
     return f"{programs}{os.pathsep}{os.environ['PATH']}", marks

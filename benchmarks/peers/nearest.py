@@ -1,7 +1,7 @@
-"""The nearest vectors by one engine: built once and kept, tuned to a recall on half of the queries, then timed on the others in turns.
+"""Find the nearest vectors by one engine: build once, tune to a recall on half of the queries, time the others.
 
-Arguments: engine, .npz with xq and gt (the exact nearest rows), .npy of the vectors, folder for what is built, recall@5 to reach,
-queries in a batch.
+Arguments: engine, .npz with xq and gt (the exact nearest rows), .npy of the vectors, folder for the engine's files,
+recall@5 to reach, queries in a batch.
 """
 
 from __future__ import annotations

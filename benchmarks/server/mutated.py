@@ -1,12 +1,16 @@
-"""Does a server stand photos that were made bad? Several clients send them to a search, and photos that are whole in between.
+"""Does a server withstand damaged photos? Several clients send them to a search, with whole photos in between.
 
     python benchmarks/server/mutated.py PHOTOS --n 10000 --json benchmarks/results/mutated.json
 
-PHOTOS are JPEGs of different people; `mutants` says what is done with them. 10,000 made-up faces are enrolled (`synthetic`), and one of each canary: a photo that
-is asked before, and then between the mutants, and must be answered in the same way. Ends with 1 where an answer is neither 200 as the OpenAPI
-document has it nor a problem of the kinds that it should be (503 `busy` is asked again), where a canary is answered otherwise, where fewer than
-nine of ten are recognised when they are sent whole in another format (but not in black and white), where a process of the server is not the same at the end (but one that decodes), or where its memory (PSS, summed) grew by more than a tenth from the second
-quarter of the run to the last one. Seed and number make a mutant again.
+PHOTOS are JPEGs of different people; `benchmarks/common/mutants.py` damages them. Enrolled are 10,000 made-up faces
+and one face of each canary: a photo that is asked before the mutants and between them, and must get the same answer.
+Seed and number make a mutant again. Exits with 1 where:
+
+- an answer is neither 200 as in the OpenAPI document nor a problem of the expected kinds (503 `busy` is asked again);
+- a canary gets another answer;
+- fewer than nine of ten whole photos are recognised in another format (black and white excepted);
+- a process of the server, other than a decoder, is not the same at the end;
+- memory (PSS, summed) grows by more than a tenth from the second quarter of the run to the last.
 """
 
 from __future__ import annotations
@@ -35,12 +39,14 @@ from pydantic import BaseModel, ValidationError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common import (
+    galleries,  # noqa: E402
+    synthetic,  # noqa: E402
+)
 from benchmarks.common.mutants import mutant, sound  # noqa: E402
 from benchmarks.common.rounds import evenly, files_of  # noqa: E402
 from benchmarks.common.served import GROWTH, Answer, Server, held, processes, quarters  # noqa: E402
 from benchmarks.common.traced import trap_programs  # noqa: E402
-from benchmarks.scale import gallery  # noqa: E402
 from facegallery.embedder.outcomes import REFUSED  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
 from facegallery.schemas import PhotoAnswer, Problem  # noqa: E402
@@ -348,17 +354,20 @@ def faults(found: Mapping[str, Any], before: set[int], after: set[int], ready: i
     told = [f"{each['kind']}, number {each['number']}: {each['answer']}: {each['wrong']}" for each in found["wrong"]]
     if before != after or ready != 200:
         told.append(
-            f"expected the processes {sorted(before)} at the end and /readyz to be 200, received {sorted(after)} and {ready}"
+            f"expected the processes {sorted(before)} at the end and /readyz to be 200, "
+            f"received {sorted(after)} and {ready}"
         )
     told += [f"a program that is not the server's was started: {line}" for line in found["others"]]
     if found["recognised"] < RECOGNISED:
         told.append(
-            f"expected {RECOGNISED:.0%} of whole photos in other formats to be recognised, {found['recognised']:.0%} were"
+            f"expected {RECOGNISED:.0%} of whole photos in other formats to be recognised, "
+            f"received {found['recognised']:.0%}"
         )
     _, second, _, last = found["memory_mb"]["quarters"]["all"]
     if last > GROWTH * second:
         told.append(
-            f"expected memory to stay below {GROWTH:g} times that of the second quarter, {second:.0f} MB; it was {last:.0f} MB in the last"
+            f"expected memory to stay below {GROWTH:g} times that of the second quarter, {second:.0f} MB; "
+            f"it was {last:.0f} MB in the last"
         )
     return told
 
@@ -389,9 +398,8 @@ def ends(root: Path, port: int, photos: Sequence[bytes], rounds: int, seed: int)
 
 
 def tell(found: Mapping[str, Any]) -> None:
-    click.echo(
-        f"{found['mutants']} mutants and {found['canaries']} canaries in {found['seconds']:.0f} s: {found['rate']:.1f}/s"
-    )
+    rate = f"{found['seconds']:.0f} s: {found['rate']:.1f}/s"
+    click.echo(f"{found['mutants']} mutants and {found['canaries']} canaries in {rate}")
     for answer, count in found["answers"].items():
         click.echo(f"{answer}: {count}")
     click.echo(
@@ -443,7 +451,7 @@ def main(
     whole = [Path(file).read_bytes() for file in evenly(files, n_canaries)]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PATH"], marks = trap_programs(Path(folder))
-        gallery.make(Path(folder) / "made", faces, synthetic.profile(model).d, open_model(model).spec)
+        galleries.make(Path(folder) / "made", faces, synthetic.profile(model).d, open_model(model).spec)
         with Server(Path(folder), "made", port, ("--workers", str(workers))) as server:
             canaries = Canaries(server, whole)
             before, began = lasting(server), time.monotonic()

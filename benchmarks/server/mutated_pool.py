@@ -1,13 +1,16 @@
-"""Do the processes that decode stand photos that were made bad? In every format, without a server, thousands a minute.
+"""Do the processes that decode withstand damaged photos? In every format, without a server, thousands a minute.
 
     python benchmarks/server/mutated_pool.py PHOTOS --n 20000 --json benchmarks/results/mutated-pool.json
 
-PHOTOS are JPEGs in a folder a person; a process of its own makes the photos that are sent, so that the memory that is measured is that of a program
-which decodes. `mutants` says what is done with them; between the mutants photos come that are whole, in any format: each
-must be answered with its own person's picture. No picture of another person may be an answer to any photo. Programs such as Ghostscript lie on
-the PATH and tell when they are started; with strace installed, every process that is started is seen. Ends with 1 where something is not as it
-should be: an answer, a program, a decoder's child, memory that grows by more than a tenth from the second quarter to the last one, or
-a process that does not end within 10 s of a signal that came at any moment. Seed and number make a mutant again.
+PHOTOS are JPEGs in a folder a person; `benchmarks/common/mutants.py` damages them. A separate process makes the
+photos, so that the measured memory is that of a program that decodes. Programs such as Ghostscript are on the PATH
+and leave a mark when they start; with strace installed, every started process is seen. Seed and number make a mutant
+again. Exits with 1 where:
+
+- a whole photo, in any format, does not give its own person's picture, or any photo gives another person's;
+- an answer is not one of the documented ones, or a program or a process that does not decode is started;
+- memory grows by more than a tenth from the second quarter to the last;
+- a process does not end within 10 s of a signal, whenever that comes.
 """
 
 from __future__ import annotations
@@ -53,8 +56,8 @@ SIGNAL_SECONDS, END_SECONDS = 10.0, 9.0
 MOST_PIXELS = 50_000_000
 MEMORY_SECONDS = 0.5
 DECODER = "facegallery.embedder.photos.decode"
-# glibc's own first threshold, fixed: where it is not, the first large picture that is freed moves it to up to 32 MB, and then up to 64 MB that are
-# free stay with the process, more or fewer by chance
+# glibc's own first threshold, fixed. Otherwise the first large picture that is freed moves it to up to 32 MB, and then
+# the process keeps up to 64 MB of free memory, more or less by chance
 FIXED = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
 
 
@@ -72,7 +75,10 @@ class People:
 
 
 def _look(pixels: np.ndarray) -> np.ndarray:
-    """A picture as a vector of unit length; a correlation is a dot product. Of a large one few pixels are looked at, so that it takes no memory."""
+    """Turn a picture into a vector of unit length, so that a correlation is a dot product.
+
+    Few pixels of a large picture are read, so that it takes no memory.
+    """
     step = max(1, min(pixels.shape[:2]) // (10 * SIDE))
     pixels = np.ascontiguousarray(pixels[::step, ::step])
     small = np.asarray(Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
@@ -101,7 +107,7 @@ class Told:
 Asked = tuple[Mutant, bool]  # a photo, and whether it is whole
 
 
-def wrong_with(people: People, bad: Mutant, photo: Photo, is_sound: bool) -> str:
+def wrong_with(people: People, bad: Mutant, photo: Photo, *, is_sound: bool) -> str:
     """What is not as it should be with an answer; nothing where it is."""
     if photo.outcome not in ANSWERS | {DIED, TIMEOUT}:
         return "another outcome"
@@ -134,7 +140,7 @@ def ask(pool: Decoder, people: People, photos: Iterable[Asked], folder: Path) ->
     def told() -> Told:
         bad, is_sound, began, future, ended = waiting.popleft()
         photo = future.result()
-        wrong = wrong_with(people, bad, photo, is_sound)
+        wrong = wrong_with(people, bad, photo, is_sound=is_sound)
         return Told(bad.number, bad.kind, photo.outcome, photo.why, (ended or [time.monotonic()])[0] - began, wrong)
 
     for bad, is_sound in photos:
@@ -290,9 +296,8 @@ def faults(found: Mapping[str, Any], seconds: float) -> list[str]:
 
 
 def tell(found: Mapping[str, Any]) -> None:
-    click.echo(
-        f"{found['photos']} photos in {found['seconds']:.0f} s: {found['photos'] / found['seconds']:.0f}/s; {found['outcomes']}"
-    )
+    rate = f"{found['seconds']:.0f} s: {found['photos'] / found['seconds']:.0f}/s"
+    click.echo(f"{found['photos']} photos in {rate}; {found['outcomes']}")
     for name, mb in found["memory_mb"].items():
         click.echo(f"memory by quarters, {name}: {', '.join(f'{each:.0f}' for each in mb)} MB")
     click.echo(

@@ -1,13 +1,16 @@
-"""How long after `serve NAME` is started does it answer the first photo, and the first vector?
+"""How long after `serve NAME` starts does it answer the first photo, and the first vector?
 
     python benchmarks/server/serve_start.py PHOTO --json benchmarks/results/serve_start.json
 
-100,000 made-up faces of the model's dimensions, two a person on average, are enrolled (`synthetic`). Each round starts a process and asks as
-soon as its port takes a connection, with the key of the line that it prints; photos and vectors in turns, after one round to warm up. Medians of
-seconds from the start to: the line is printed (the program and its packages are read, the index was opened once), the port listens (the server's
-packages, too), the answer (networks, index); and of all cores until then, which other work on the machine does not change. Asked are less than
-3 s. --cold: before each start the page cache is told to drop the files of the index, of the models and of Python with its packages; what another
-process has mapped stays.
+Enrolled are 100,000 made-up faces of the model's dimensions, two a person on average
+(`benchmarks/common/synthetic.py`). Each round starts a process and asks as soon as its port takes a connection, with
+the key of the line that it prints; photos and vectors in turns, after one round to warm up. Figures are medians of
+seconds from the start to three moments: the line is printed (program and packages are read, the index was opened
+once), the port listens (the server's packages, too), the first answer (networks, index); and the CPU seconds until
+then, which other work on the machine does not change. The aim is less than 3 s.
+
+--cold: before each start, drop the files of the index, of the models and of Python with its packages from the page
+cache. Files that another process has mapped stay.
 """
 
 from __future__ import annotations
@@ -29,9 +32,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common import (
+    galleries,  # noqa: E402
+    synthetic,  # noqa: E402
+)
 from benchmarks.common.served import ROOT, Server, processes  # noqa: E402
-from benchmarks.scale import gallery  # noqa: E402
 from facegallery.embedder.weights.store import data_root, open_model  # noqa: E402
 
 ASKED, MOST = 3.0, 120.0  # seconds
@@ -103,6 +108,7 @@ def main(
     faces: int,
     per_person: float,
     rounds: int,
+    *,
     cold: bool,
     seed: int,
     port: int,
@@ -116,7 +122,7 @@ def main(
     }
     told: dict[str, list[dict[str, float]]] = {what: [] for what in questions}
     with tempfile.TemporaryDirectory() as folder:
-        made = gallery.make(Path(folder) / "made", faces, d, open_model(model).spec, per_person)
+        made = galleries.make(Path(folder) / "made", faces, d, open_model(model).spec, per_person)
         files = (
             Path(folder),
             data_root() / "models",

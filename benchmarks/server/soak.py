@@ -1,19 +1,20 @@
-"""Does a server stay right, and its memory level, under mixed load for long; and is all that it acknowledged there after `kill -9`?
+"""Does a server stay right, and its memory level, under mixed load? Is all that it acknowledged there after kill -9?
 
     python benchmarks/server/soak.py PHOTOS --minutes 30 --kills 3 --json benchmarks/results/soak.json
 
-PHOTOS is a folder of LFW. Some people's photos are enrolled with their crops by the commands, and made-up faces (`synthetic`) beside them.
-Two processes serve them. Clients search by photo and by vector, enrol faces of other people's photos, correct and forget them, compact and
-calibrate, and read lists, crops and metrics (`clients`), all at once. Every change that is acknowledged must be seen by the next question,
-and nobody who is gone may be answered. What a client is refused for now (429, 503) is counted and asked again; any other answer than the
-expected one is an error, and makes the run fail at its end.
+PHOTOS is a folder of LFW. The commands enrol some people's photos with their crops, and made-up faces beside them
+(`benchmarks/common/synthetic.py`). Two processes serve them. Clients (`benchmarks/common/clients.py`) search by photo
+and by vector, enrol faces of other people's photos, correct and forget them, compact and calibrate, and read lists,
+crops and metrics, all at once. The next question must see every acknowledged change, and no answer may name a person
+who is gone. A request that is refused for now (429, 503) is counted and sent again; any other unexpected answer is an
+error, and makes the run fail at its end.
 
-Memory is that of all processes of the server, shared pages counted once (PSS). Its first quarter is left out as warming up; it is flat where
-the median of the last quarter is at most 10 % above that of the second.
+Memory is that of all processes of the server, shared pages counted once (PSS). The first quarter is left out as
+warming up. Memory is flat where the median of the last quarter is at most 10 % above that of the second.
 
-Then, while all of them ask on, all processes are killed at once, and the server is started again over what is on the disk: every person must
-have exactly the faces that were acknowledged, a change that was not answered must be done wholly or not at all and can be asked for again,
-no byte of a name or face that was forgotten may be in any file, and `verify` must find the index sound.
+Then, while all clients ask on, all processes are killed at once, and the server starts again over what is on the
+disk. Every person must have exactly the acknowledged faces. An unanswered change must be done wholly or not at all,
+and can be sent again. No byte of a forgotten name or face may be in any file, and `verify` must find the index sound.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.common import galleries  # noqa: E402
 from benchmarks.common.clients import (  # noqa: E402
     NOBODY,
     Caller,
@@ -54,7 +56,6 @@ from benchmarks.common.clients import (  # noqa: E402
     search_photo,
 )
 from benchmarks.common.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
-from benchmarks.scale import gallery  # noqa: E402
 from facegallery.accounts import Accounts  # noqa: E402
 from facegallery.client import Client, RequestRefused  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
@@ -92,7 +93,8 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
     folders = sorted(folder for folder in photos.iterdir() if folder.is_dir())
     if len(folders) < people + pool:
         raise SystemExit(
-            f"expected {people + pool} people or more in {photos}, found {len(folders)}: give fewer --people or a smaller --pool"
+            f"expected {people + pool} people or more in {photos}, found {len(folders)}: "
+            "give fewer --people or a smaller --pool"
         )
     chosen = random.Random(0).sample(folders, people + pool)
     for folder in chosen[:people]:
@@ -111,7 +113,7 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
     ]
     with open_store(root / INDEX, write=True) as made:
         if extra:
-            made.add(gallery.rows(extra, made.spec.dimension))
+            made.add(galleries.rows(extra, made.spec.dimension))
         compact_and_drop(made, 0)
     known = [(row["identity"], (root / "photos" / row["image"]).read_bytes()) for row in rows]
     vectors = [(row["identity"], np.asarray(row["vector"], np.float32).tolist()) for row in rows]
@@ -178,7 +180,10 @@ def noted(tally: Tally, what: str) -> Iterator[None]:
 
 
 def settle(c: Caller, write: Write) -> str:
-    """A change that was not answered: 'done' wholly, or 'not done' at all. Then it is asked for again, as the manual says, until it is done."""
+    """Find whether an unanswered change was 'done' wholly, or 'not done' at all.
+
+    Then send it again, as the docs say, until it is done.
+    """
     found = {name: faces_of(c, name) for name in write.before}
     assert found in (write.before, write.after), (
         f"{write.verb} was done by half: {write.before} -> {found}, not {write.after}"
@@ -242,7 +247,7 @@ def check_jobs(c: Caller) -> dict[str, str]:
 
 
 def check_files(c: Caller, server: Server, root: Path) -> dict[str, Any]:
-    """The index is sound, and nothing of those who were forgotten is in it or in server.db: by the command and by a look at all bytes."""
+    """Check by the command and by all bytes that the index is sound and that it and server.db hold nobody forgotten."""
     sound = command("verify", INDEX, environment=server.environment)
     assert not sound["status"] and not sound["problems"] and not sound["rebuilt"], (
         f"expected an index that is sound, received {sound}"
@@ -344,10 +349,13 @@ def tell(found: dict[str, Any]) -> None:
         click.echo(f"{kind}: {one['answers']:,}, p50 {one['p50_ms']:.0f} ms, p99 {one['p99_ms']:.0f} ms")
     click.echo(f"refused for now: {found['refused'] or 'none'}")
     m = found["memory"]
+    quarters_mb = ", ".join(f"{m[f'mb_{quarter}']:.0f}" for quarter in ("first", "second", "third", "last"))
+    verdict = "flat" if m["growth"] <= GROWTH else "it grows"
     click.echo(
-        f"memory: {m['mb_first']:.0f} MB in the first quarter, {m['mb_second']:.0f}, {m['mb_third']:.0f}, {m['mb_last']:.0f} in the last one "
-        f"({m['growth']:.3f} x the second: {'flat' if m['growth'] <= GROWTH else 'it grows'}), at most {m['mb_most']:.0f}; in no file: "
-        f"{m['anonymous_mb_second']:.0f} and {m['anonymous_mb_last']:.0f} MB; files open: {m['files_second']:.0f} and {m['files_last']:.0f}"
+        f"memory by quarters: {quarters_mb} MB (last / second {m['growth']:.3f}: {verdict}), "
+        f"at most {m['mb_most']:.0f}; "
+        f"in no file: {m['anonymous_mb_second']:.0f} and {m['anonymous_mb_last']:.0f} MB; "
+        f"files open: {m['files_second']:.0f} and {m['files_last']:.0f}"
     )
     click.echo(f"acknowledged: {', '.join(f'{n:,} {verb}' for verb, n in sorted(found['acknowledged'].items()))}")
     for check, n in sorted(found["checks"].items()):
@@ -355,14 +363,16 @@ def tell(found: dict[str, Any]) -> None:
     for i, one in enumerate(found["rounds"]):
         how = f"kill {i + 1}: ready after {one['ready_s']:.1f} s" if one["killed"] else "at the end"
         click.echo(
-            f"{how}; without an answer: {', '.join(one['flights']) or 'none'}; {one['people']:,} people as acknowledged, {one['ours']} of them face "
-            f"by face; {one['searches']} searches; "
-            f"jobs at work: {', '.join(f'{job} {end}' for job, end in one['jobs'].items()) or 'none'}; unfinished builds: {one['left_over']}"
+            f"{how}; without an answer: {', '.join(one['flights']) or 'none'}; "
+            f"{one['people']:,} people as acknowledged, "
+            f"{one['ours']} of them face by face; {one['searches']} searches; "
+            f"running jobs: {', '.join(f'{job} {end}' for job, end in one['jobs'].items()) or 'none'}; "
+            f"unfinished builds: {one['left_over']}"
         )
         if files := one["files"]:
             click.echo(
-                f"  {files['forgotten']} forgotten names without a trace in {files['files']} files, nor by the last {files['receipts']} receipts; "
-                f"{files['faces']:,} faces, sound"
+                f"  {files['forgotten']} forgotten names without a trace in {files['files']} files, "
+                f"nor by the last {files['receipts']} receipts; {files['faces']:,} faces, sound"
             )
     click.echo(f"wrong: {found['wrongs'] or 'nothing'}")
     for line in found["wrong"]:

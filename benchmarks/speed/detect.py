@@ -2,7 +2,8 @@
 
     python benchmarks/speed/detect.py PHOTOS --n 512 --torch-python ENV/bin/python --json benchmarks/results/detect.json
 
-ENV has torch, torchvision and facenet-pytorch (installed with --no-deps: it pins old ones). All run on the cores of this machine, in turns.
+ENV has torch, torchvision and facenet-pytorch (installed with --no-deps: it pins old ones). All run in turns, on all
+cores of this machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""How fast do crops become vectors? One network in int8, bfloat16 and float32, beside facenet-pytorch's code for the same network.
+"""How fast do crops become vectors? One network in int8, bfloat16 and float32, beside facenet-pytorch's code for it.
 
     python benchmarks/speed/embed.py CROPS --torch-python ENV/bin/python --json benchmarks/results/embed.json
 
-CROPS is a data set that `align` made; `weights quantise MODEL CROPS` comes first. ENV as in benchmarks/speed/detect.py.
+CROPS is a data set that `align` made. Run `weights quantise MODEL CROPS` first. ENV is that of
+`benchmarks/speed/detect.py`.
 """
 
 from __future__ import annotations
