@@ -137,8 +137,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     lines = []
-    columns = ("vectors", "FPIR", "interval holds", "mean interval", "widest upper end", "mean realised")
-    columns += ("median threshold", "effect", "DIR", "s")
+    columns = ["vectors", "FPIR", "interval holds", "mean interval", "widest upper end", "mean realised"]
+    columns += ["median threshold", "effect", "DIR", "s"]
     print(row_of(columns))
     print(row_of(["---"] * len(columns)).replace(" ", ""))
     for folders in given.vectors:

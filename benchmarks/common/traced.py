@@ -98,7 +98,8 @@ def _calls(log: Path) -> Iterator[tuple[str, str]]:
 def trap_programs(folder: Path) -> tuple[str, Path]:
     """A PATH whose first programs leave a mark in a folder, and forge an answer; and that folder, empty."""
     programs, marks = folder / "programs", folder / "marks"
-    programs.mkdir(), marks.mkdir()
+    programs.mkdir()
+    marks.mkdir()
     for name in PROGRAMS:
         script = programs / name
         script.write_text(

@@ -24,10 +24,7 @@ from faiss.contrib.exhaustive_search import knn_ground_truth
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import (
-    galleries,  # noqa: E402
-    synthetic,  # noqa: E402
-)
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.rounds import Peer, alternate  # noqa: E402
 from benchmarks.scale import gallery  # noqa: E402
 

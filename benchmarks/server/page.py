@@ -29,10 +29,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import (
-    galleries,  # noqa: E402
-    synthetic,  # noqa: E402
-)
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.served import Server  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
 

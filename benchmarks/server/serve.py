@@ -33,10 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import (
-    galleries,  # noqa: E402
-    synthetic,  # noqa: E402
-)
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.rounds import evenly, files_of  # noqa: E402
 from benchmarks.common.served import PeerServer, Program, Server, load  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402

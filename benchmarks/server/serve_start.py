@@ -32,10 +32,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import (
-    galleries,  # noqa: E402
-    synthetic,  # noqa: E402
-)
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.served import ROOT, Server, processes  # noqa: E402
 from facegallery.embedder.weights.store import data_root, open_model  # noqa: E402
 

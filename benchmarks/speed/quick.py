@@ -19,10 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import (
-    galleries,  # noqa: E402
-    synthetic,  # noqa: E402
-)
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.rounds import evenly, files_of, listing_of  # noqa: E402
 from benchmarks.scale import gallery  # noqa: E402
 from benchmarks.speed import cold, detect, embed, end_to_end  # noqa: E402
