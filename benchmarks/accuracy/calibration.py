@@ -34,7 +34,7 @@ RATES = (0.1, 0.01, 0.003)
 
 @dataclass(frozen=True)
 class Faces:
-    """float32 (p, d), (p, d), (s, d): first and second photos of the same people, and the only ones of others."""
+    """Hold the first and second photos of the same people, float32 (p, d), and the only photos of others (s, d)."""
 
     first: np.ndarray
     second: np.ndarray
@@ -54,7 +54,7 @@ def read_faces(folders: str) -> Faces:
 
 
 def by_image(folder: Path) -> dict[str, tuple[str, np.ndarray]]:
-    """photo -> (whose it is, its vector float32 (d,)), of those that have one."""
+    """Return photo -> (identity, vector float32 (d,)) of the photos that have both."""
     data = DataSet(folder)
     table = data.table(["face_id", "image", "identity", "outcome", "vector"])
     table = table.filter(table["vector"].is_valid())
@@ -65,7 +65,7 @@ def by_image(folder: Path) -> dict[str, tuple[str, np.ndarray]]:
 
 
 def one_split(faces: Faces, rng: np.random.Generator, rates: Sequence[float]) -> list[dict[str, float]]:
-    """Enrols a random half; for each rate what was promised and what came."""
+    """Enrol a random half; return for each rate what was promised and what came."""
     order = rng.permutation(len(faces.first))
     enrolled, others = np.split(order, [len(order) // 2])
     xb, yb = faces.first[enrolled], np.arange(len(enrolled))
@@ -98,7 +98,7 @@ def one_split(faces: Faces, rng: np.random.Generator, rates: Sequence[float]) ->
 
 
 def experiment(faces: Faces, splits: int, seed: int = 0, rates: Sequence[float] = RATES) -> dict[float, dict[str, Any]]:
-    """For each rate the numbers of `one_split`, each a float array (splits,)."""
+    """Return for each rate the numbers of `one_split`, each a float array (splits,)."""
     rng = np.random.default_rng(seed)
     runs = [one_split(faces, rng, rates) for _ in range(splits)]
     return {
@@ -108,7 +108,7 @@ def experiment(faces: Faces, splits: int, seed: int = 0, rates: Sequence[float] 
 
 
 def summary(found: dict[str, np.ndarray]) -> dict[str, float]:
-    """One line of the table."""
+    """Summarise one line of the table."""
     return {
         "held": int(found["held"].sum()),
         "splits": len(found["held"]),

@@ -55,7 +55,7 @@ def read(folders: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, str]:
 
 
 def half(xb: np.ndarray, people: np.ndarray, *, odd: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Every second person of those with one photo and of those with more: even ones to fit, odd ones to check."""
+    """Take every second person of those with one photo and of those with more: even ones to fit, odd ones to check."""
     several = np.bincount(people) > 1
     number = np.where(several, np.cumsum(several), np.cumsum(~several))
     keep = number[people] % 2 == odd
@@ -108,7 +108,7 @@ def crowd(xb: np.ndarray, people: np.ndarray) -> dict[str, float]:
 
 
 def spectrum(xb: np.ndarray) -> dict[str, float]:
-    """How many dimensions the vectors fill."""
+    """Measure how many dimensions the vectors fill."""
     variance = np.linalg.eigvalsh(np.cov(xb.T))[::-1].clip(0)
     share = np.cumsum(variance) / variance.sum()
     values = {
@@ -158,13 +158,13 @@ def matched(p: Profile, people: np.ndarray) -> Profile:
 
 
 def averaged(p: Profile, people: np.ndarray, seeds: range = SEEDS) -> dict[str, float]:
-    """The statistics of made-up vectors, averaged over several sets."""
+    """Average the statistics of several sets of made-up vectors."""
     tables = [statistics(twin(p, people, seed), people) for seed in seeds]
     return {key: float(np.mean([table[key] for table in tables])) for key in tables[0]}
 
 
 def misfit(made: dict[str, float], real: dict[str, float]) -> float:
-    """Root mean square difference of the scores and of the top-1 rates, which weigh three times.
+    """Return the root mean square difference of the scores and of the top-1 rates, which weigh three times.
 
     One genuine pair in 1,000 is LFW's wrong labels, and not counted.
     """

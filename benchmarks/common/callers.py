@@ -37,7 +37,7 @@ class Answer:
 
     @property
     def label(self) -> str:
-        """'200', '404 unknown'."""
+        """Return the status, with the kind of a problem: '200', '404 unknown'."""
         if self.status < 400:
             return str(self.status)
         try:
@@ -47,7 +47,7 @@ class Answer:
 
 
 class Caller:
-    """A client with a key: two connections, asked in turns. What is refused for now is asked again."""
+    """Ask by two connections in turns, with a key; send again what is refused for now."""
 
     def __init__(self, name: str, port: int, key: str, world: World, ledger: Ledger, tally: Tally):
         self.name, self.world, self.ledger, self.tally = name, world, ledger, tally
@@ -67,7 +67,7 @@ class Caller:
         expected: Collection[str] = ("200",),
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Raises Wrong for another answer than those, Killed where the server was."""
+        """Send a request; raise Wrong for an unexpected answer, Killed where the server was killed."""
         while True:
             answer = self._once(method, path, body, headers or {})
             if answer.label not in REFUSED:
@@ -108,7 +108,7 @@ class Caller:
                 connection.close()
 
     def work(self, step: Callable[[Caller], None], pause: float) -> None:
-        """`step`, again and again; what is wrong is noted."""
+        """Repeat `step`; note what is wrong."""
         while not self.ended.is_set() and not self.killed.is_set():
             try:
                 step(self)
@@ -147,7 +147,7 @@ def check_hits(c: Caller, hits: Sequence[Any], began: float, expected: str | Non
 
 
 def hits_of(answer: Any) -> list[Any]:
-    """Of the photo's first face."""
+    """Return the hits of the photo's first face."""
     return next((face["hits"] for face in answer["faces"] if face["face"] == 0), [])
 
 
@@ -157,7 +157,7 @@ def search_photo(c: Caller, photo: bytes, expected: str) -> None:
 
 
 def search(c: Caller) -> None:
-    """Somebody who stays, or one of those who change: found, unless they were changed meanwhile."""
+    """Search for a person who stays, or for one who changes, and who is found unless changed meanwhile."""
     seen = c.ledger.look() if random.random() < 0.5 else None
     if seen is None:
         person, photo = random.choice(c.world.people)
@@ -182,7 +182,7 @@ def search_vectors(c: Caller) -> None:
 
 
 def stream(c: Caller) -> None:
-    """By the client in Python, which tries again by itself: a stream of photos, and two photos compared."""
+    """Send a stream of photos by the Python client, which retries by itself, and compare two photos."""
     asked = random.sample(c.world.people, STREAMED)
     began = time.monotonic()
     for (person, _), (_, found) in zip(asked, c.typed.search_many(c.world.index, asked), strict=True):
@@ -197,7 +197,7 @@ def stream(c: Caller) -> None:
 
 
 def read(c: Caller) -> None:
-    """What a page and a supervisor ask for."""
+    """Ask what a page and a supervisor ask."""
     c.ask("metrics", "GET", "/metrics")
     c.ask("index", "GET", c.world.path)
     name = random.choice(c.world.people)[0]

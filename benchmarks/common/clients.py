@@ -53,7 +53,7 @@ def headers_of(write: Write, mark: str) -> dict[str, str]:
 
 
 def do(c: Caller, write: Write) -> Answer:
-    """Asks for it, keeps that it was acknowledged, and looks whether it can be seen."""
+    """Send a change, note that it was acknowledged, and check that it is seen."""
     c.ledger.begin(write)
     answer = c.ask(write.verb, "POST", write.path, write.body, headers=headers_of(write, write.mark))
     c.ledger.acknowledge(write)
@@ -78,7 +78,7 @@ def faces_of(c: Caller, name: str) -> Faces:
 
 
 def check_seen(c: Caller, write: Write) -> None:
-    """Every name of a change that was acknowledged has the faces it must have: in the list, and by a search."""
+    """Check that every person of an acknowledged change has the right faces, in the list and by a search."""
     for name, faces in write.after.items():
         if (found := faces_of(c, name)) != faces:
             raise Wrong(
@@ -93,7 +93,7 @@ def check_seen(c: Caller, write: Write) -> None:
 
 
 def enrol(c: Caller) -> None:
-    """A photo that is nobody's, of somebody new; of five one is of somebody who is there."""
+    """Enrol a photo under a new name, or, once in five times, under the name of a person who is there."""
     if (photo := c.ledger.take_photo()) is None:
         return
     name, stamp = (c.ledger.take() if random.random() < 0.2 else None) or c.ledger.name(), c.ledger.number()
@@ -106,7 +106,7 @@ def enrol(c: Caller) -> None:
 
 
 def correct(c: Caller) -> None:
-    """Renames, merges, splits, removes."""
+    """Rename, merge, split or remove."""
     if (name := c.ledger.take()) is None:
         return
     faces, others = c.ledger.faces[name], []
@@ -146,7 +146,7 @@ def correct(c: Caller) -> None:
 
 
 def forget(c: Caller) -> None:
-    """For good: no trace may be left, unless a reader of an older state holds the file up."""
+    """Forget a person; no trace may be left, unless a reader of an older state holds the file."""
     if (name := c.ledger.take()) is None:
         return
     try:
@@ -160,7 +160,7 @@ def forget(c: Caller) -> None:
 
 
 def check_refused(c: Caller, photo: int, stamp: int) -> None:
-    """What was forgotten may not be enrolled again."""
+    """Check that a forgotten face cannot be enrolled again."""
     write = enrolment(c, c.ledger.name(), photo, stamp)
     c.ask("enrol, forgotten", "POST", write.path, write.body, ("409 forgotten",))
     c.tally.held("a forgotten face was refused")
@@ -182,7 +182,7 @@ def check_receipt(c: Caller, faces: Faces, answer: Answer) -> None:
 
 
 def look_after(c: Caller) -> None:
-    """Compacts, each third time without what `undo` needs, and calibrates then: jobs, one after the other."""
+    """Compact, each third time without what `undo` needs, and then calibrate: one job after the other."""
     third = random.random() < 1 / 3
     jobs = [("compact", lambda: c.typed.compact(c.world.index, 0 if third else None))]
     if third:
@@ -219,10 +219,10 @@ ROLES = (
 
 
 class Clients:
-    """All of them, at work."""
+    """Run all clients."""
 
     def __init__(self, port: int, keys: dict[str, str], world: World, ledger: Ledger, tally: Tally):
-        """keys: by the names of `named`."""
+        """Start a thread for each client; keys are by the names of `named`."""
         self._callers = {name: Caller(name, port, keys[name], world, ledger, tally) for name, _ in named()}
         self._threads = [
             threading.Thread(target=self._callers[name].work, args=(role.step, role.pause), daemon=True)
@@ -232,14 +232,14 @@ class Clients:
             thread.start()
 
     def kill(self, server: Callable[[], None]) -> None:
-        """Ends the server by `server`; what was not answered is in the ledger's flights."""
+        """End the server by `server`; unanswered changes are in the ledger's flights."""
         for caller in self._callers.values():
             caller.killed.set()
         server()
         self._join()
 
     def end(self) -> None:
-        """Lets each do what it began."""
+        """Let each client finish what it began."""
         for caller in self._callers.values():
             caller.ended.set()
         self._join()
@@ -252,5 +252,5 @@ class Clients:
 
 
 def named() -> list[tuple[str, Role]]:
-    """Every client's name and what it does."""
+    """List every client's name and role."""
     return [(f"{role.step.__name__} {i + 1}", role) for role in ROLES for i in range(role.count)]

@@ -37,7 +37,7 @@ def noise(data: bytes, rng: np.random.Generator, start: int, end: int) -> bytes:
 
 
 def edge(rng: np.random.Generator, bits: int = 16) -> int:
-    """Of an edge: any order of magnitude."""
+    """Draw the length of an edge, of any order of magnitude."""
     return int(2 ** rng.uniform(0, bits))
 
 
@@ -46,7 +46,7 @@ def put(data: bytes, at: int, values: bytes) -> bytes:
 
 
 def exif(form: str) -> Change:
-    """Any orientation, of any type and number, and directories that lead anywhere, to themselves too."""
+    """Write any orientation, of any type and number, and directories that lead anywhere, to themselves too."""
 
     def change(data: bytes, rng: np.random.Generator) -> bytes:
         order = "<>"[rng.integers(2)]
@@ -66,7 +66,7 @@ def exif(form: str) -> Change:
 
 
 def _segment(data: bytes, rng: np.random.Generator, markers: Sequence[int]) -> tuple[int, int]:
-    """Where one of a JPEG's segments with these markers begins, and where it ends."""
+    """Find where a JPEG's segment with one of these markers begins and ends."""
     found, at = [], 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
@@ -82,19 +82,19 @@ def jpeg_sizes(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def jpeg_components(data: bytes, rng: np.random.Generator) -> bytes:
-    """How many, their sampling, their tables, the precision."""
+    """Change the number of components, their sampling, their tables or the precision."""
     at, end = _segment(data, rng, range(0xC0, 0xC3))
     return put(data, int(rng.choice([at + 4, at + 9, *range(at + 10, end)])), bytes([int(rng.integers(256))]))
 
 
 def jpeg_tables(data: bytes, rng: np.random.Generator) -> bytes:
-    """Huffman's and those of quantisation."""
+    """Change Huffman or quantisation tables."""
     at, end = _segment(data, rng, (0xC4, 0xDB))
     return noise(data, rng, at + 2, end)
 
 
 def _chunk(data: bytes, name: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """A PNG with another first chunk of that name, with the right checksum."""
+    """Change the first chunk of that name in a PNG, and fix its checksum."""
     at = data.index(name)
     size = int.from_bytes(data[at - 4 : at])
     return data[: at - 4] + _made_chunk(name, change(data[at + 4 : at + 4 + size])) + data[at + 8 + size :]
@@ -110,7 +110,7 @@ def png_sizes(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def png_components(data: bytes, rng: np.random.Generator) -> bytes:
-    """Depth, colours, filter, interlacing."""
+    """Change depth, colours, filter or interlacing."""
     return _chunk(data, b"IHDR", lambda old: put(old, int(rng.integers(8, 13)), bytes([int(rng.integers(20))])))
 
 
@@ -119,7 +119,7 @@ def png_stream(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def png_text(data: bytes, rng: np.random.Generator) -> bytes:
-    """That is a thousand times as long once it is unpacked."""
+    """Add a text that is a thousand times as long once it is unpacked."""
     packed = zlib.compress(bytes(BOMB), 1)
     kind, text = [(b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")][rng.integers(3)]
     return data[:33] + _made_chunk(kind, text + packed) + data[33:]
@@ -130,12 +130,12 @@ def webp_sizes(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def webp_lengths(data: bytes, rng: np.random.Generator) -> bytes:
-    """Of the file or of its chunk."""
+    """Change the length of the file or of its chunk."""
     return put(data, int(rng.choice([4, 16])), struct.pack("<I", edge(rng, 32)))
 
 
 def _gif_image(data: bytes) -> int:
-    """Where a GIF's first image begins."""
+    """Find where a GIF's first image begins."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     while data[at] == 0x21:
         at += 2
@@ -146,20 +146,20 @@ def _gif_image(data: bytes) -> int:
 
 
 def gif_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    """Of the screen, of the image or of both."""
+    """Change the size of the screen, of the image or of both."""
     sizes, which = struct.pack("<HH", edge(rng), edge(rng)), rng.integers(3)
     data = put(data, 6, sizes) if which != 1 else data
     return put(data, _gif_image(data) + 5, sizes) if which != 0 else data
 
 
 def gif_tables(data: bytes, rng: np.random.Generator) -> bytes:
-    """Palettes, and how long a code is."""
+    """Change palettes, and the length of a code."""
     at = _gif_image(data)
     return put(data, int(rng.choice([10, at + 9, at + 10])), bytes([int(rng.integers(256))]))
 
 
 def _tiff_tag(data: bytes, rng: np.random.Generator, tags: Sequence[int], values: Callable[[bytes], bytes]) -> bytes:
-    """A TIFF of Pillow's with another of its tags."""
+    """Change one of these tags in a TIFF that Pillow wrote."""
     at = int.from_bytes(data[4:8], "little")
     entries = [at + 2 + 12 * i for i in range(int.from_bytes(data[at : at + 2], "little"))]
     entries = [entry for entry in entries if int.from_bytes(data[entry : entry + 2], "little") in tags]
@@ -179,7 +179,7 @@ def tiff_sizes(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def tiff_tags(data: bytes, rng: np.random.Generator) -> bytes:
-    """Another tag, type, number or value."""
+    """Change a tag, its type, number or value."""
     tag, kind, count, value = int(rng.choice(TIFF_TAGS)), int(rng.integers(20)), edge(rng, 32), edge(rng, 32)
     which = rng.integers(4)
     fields = [("<H", 0, tag), ("<H", 2, kind), ("<I", 4, count), ("<I", 8, value)]
@@ -188,14 +188,14 @@ def tiff_tags(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def tiff_loop(data: bytes, rng: np.random.Generator) -> bytes:
-    """The next directory is this one, or anywhere."""
+    """Make the next directory this one, or point it anywhere."""
     at = int.from_bytes(data[4:8], "little")
     end = at + 2 + 12 * int.from_bytes(data[at : at + 2], "little")
     return put(data, end, struct.pack("<I", int(rng.choice([at, 0, edge(rng, 32)]))))
 
 
 def numbers(data: bytes, rng: np.random.Generator) -> bytes:
-    """Of the header: any number in one or two of its fields, in any order of bytes."""
+    """Put any number into one or two fields of the header, in any order of bytes."""
     for _ in range(rng.integers(1, 3)):
         form = str(rng.choice(["<H", ">H", "<I", ">I"]))
         data = put(
@@ -207,7 +207,7 @@ def numbers(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def bmp_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    """Width, height, bits, compression, colours, or where the pixels begin."""
+    """Change width, height, bits, compression, colours, or where the pixels begin."""
     fields = [("<i", 18), ("<i", 22), ("<H", 28), ("<I", 30), ("<I", 46), ("<I", 10), ("<I", 14)]
     form, at = fields[rng.integers(len(fields))]
     value = edge(rng, 31 if form != "<H" else 6)
@@ -215,7 +215,7 @@ def bmp_sizes(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def pnm_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    """Other numbers, comments without end, signs and more letters than numbers have, in the header."""
+    """Write other numbers, endless comments, signs or too many digits into the header."""
     first, *rest = data.split(b"\n", 3)
     size = (
         b"%d %d" % (edge(rng, 31), edge(rng, 31)),
@@ -231,7 +231,7 @@ def pnm_sizes(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _boxes(data: bytes, start: int = 0, end: int | None = None) -> list[int]:
-    """Where the boxes of an ISO media file or a JPEG 2000 begin, those in others too."""
+    """Find where the boxes of an ISO media file or a JPEG 2000 begin, nested ones included."""
     found, at, end = list[int](), start, len(data) if end is None else end
     while at + 8 <= end and len(found) < 200:
         size, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
@@ -254,7 +254,7 @@ def _boxes(data: bytes, start: int = 0, end: int | None = None) -> list[int]:
 
 
 def box_lengths(data: bytes, rng: np.random.Generator) -> bytes:
-    """Of one: to the end, 64 bits, more than there is, or that of the boxes around it."""
+    """Change the length of a box: to the end, 64 bits, more than there is, or that of the boxes around it."""
     boxes = _boxes(data)
     length = rng.choice([0, 1, 7, 8, 1 << 31, (1 << 32) - 1, edge(rng, 24)])
     return put(data, boxes[rng.integers(len(boxes))], struct.pack(">I", length))
@@ -267,7 +267,7 @@ def box_contents(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def box_again(data: bytes, rng: np.random.Generator) -> bytes:
-    """One box many times, or in itself."""
+    """Repeat one box many times, or put it into itself."""
     boxes = _boxes(data)
     at = boxes[rng.integers(len(boxes))]
     box = data[at : at + int.from_bytes(data[at : at + 4])][:5000]
@@ -283,7 +283,7 @@ def avif_sizes(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def jp2_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    """Of the picture, of where it begins, of its tiles, in the codestream; or in the box before it."""
+    """Change the size or the origin of the picture or of its tiles, in the codestream or in the box before it."""
     if b"ihdr" in data and rng.random() < 0.3:
         return put(data, data.index(b"ihdr") + 4, struct.pack(">II", edge(rng, 32), edge(rng, 32)))
     at = data.index(b"\xff\x4f\xff\x51") + 8
@@ -293,26 +293,26 @@ def jp2_sizes(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def jp2_markers(data: bytes, rng: np.random.Generator) -> bytes:
-    """How many components, levels, layers, what wavelet: all up to where tiles begin."""
+    """Change components, levels, layers or wavelet: any byte up to where tiles begin."""
     at = data.index(b"\xff\x4f\xff\x51")
     return noise(data, rng, at + 4, data.index(b"\xff\x90", at))
 
 
 def mpo_index(data: bytes, rng: np.random.Generator) -> bytes:
-    """Where the pictures are, and how many."""
+    """Change where the pictures are, and how many."""
     at = data.index(b"MPF\0")
     return noise(data, rng, at + 4, at + 90)
 
 
 def jpeg_scans(data: bytes, rng: np.random.Generator) -> bytes:
-    """The same scan, or an empty one, many times."""
+    """Repeat the same scan, or an empty one, many times."""
     at = data.index(b"\xff\xda")
     scan = data[at:-2] if rng.random() < 0.3 else data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4])]
     return data[:at] + scan * min(int(rng.integers(2, 5000)), (4 << 20) // len(scan)) + data[at:]
 
 
 def jpeg_segments(data: bytes, rng: np.random.Generator) -> bytes:
-    """Many, or one with a length that is not its own."""
+    """Add many segments, or one with a wrong length."""
     kind = bytes((0xFF, int(rng.choice([0xE0, 0xE1, 0xE2, 0xED, 0xFE, 0xDD, 0xCC]))))
     if rng.random() < 0.5:
         return data[:2] + (kind + b"\0\x04ab") * int(rng.integers(2, 200_000)) + data[2:]
@@ -320,7 +320,7 @@ def jpeg_segments(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def png_chunks(data: bytes, rng: np.random.Generator) -> bytes:
-    """Many small ones, of any kind."""
+    """Add many small chunks of any kind."""
     name = (b"tEXt", b"IDAT", b"acTL", b"fcTL", b"fdAT", b"tRNS", b"PLTE", b"eXIf", b"zzZz")[rng.integers(9)]
     return (
         data[:33]
@@ -330,7 +330,7 @@ def png_chunks(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def gif_blocks(data: bytes, rng: np.random.Generator) -> bytes:
-    """Comments, or frames, without end."""
+    """Add endless comments or frames."""
     at = _gif_image(data)
     block = b"!\xfe\x01a\0" if rng.random() < 0.5 else b",\0\0\0\0\1\0\1\0\0\2\2L\1\0"
     return data[:at] + block * int(rng.integers(2, 200_000)) + data[at:]

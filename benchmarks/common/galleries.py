@@ -18,7 +18,7 @@ BUCKETS = 1000  # values of the column that filters ask for
 
 
 def rows(n: int, d: int, start: int = 0, per_person: float = 2.0) -> Iterator[Row]:
-    """Faces `start` and those that follow, each with a column `bucket`."""
+    """Yield face `start` and those that follow, each with a column `bucket`."""
     i = start
     for xb, people in synthetic.blocks(n, LIKE.get(d, "casia"), d, per_person, start=start):
         for x, person in zip(xb, people.tolist(), strict=True):

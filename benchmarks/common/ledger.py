@@ -19,15 +19,15 @@ WRONG = 100  # that are spelt out
 
 
 class Wrong(Exception):
-    """An answer that may not be."""
+    """An unexpected answer."""
 
 
 class Killed(Exception):
-    """The server was, as the run wanted it."""
+    """The run killed the server."""
 
 
 class Tally:
-    """What clients were answered."""
+    """Count the answers that clients received."""
 
     def __init__(self) -> None:
         self.times: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
@@ -38,7 +38,7 @@ class Tally:
         self._lock = threading.Lock()
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """How many answers of each kind, and the 50th and 99th percentile of their times."""
+        """Return the number of answers of each kind, and the 50th and 99th percentile of their times."""
         with self._lock:
             taken = {kind: np.array(seconds) for kind, seconds in sorted(self.times.items())}
         return {
@@ -79,7 +79,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class World:
-    """What there is to ask about; photos are JPEGs."""
+    """Hold what clients can ask about; photos are JPEGs."""
 
     index: str
     people: Sequence[tuple[str, bytes]]  # enrolled photos of people whom nobody changes, each with its person
@@ -97,7 +97,7 @@ NOBODY: Faces = frozenset()
 
 @dataclass(frozen=True)
 class Write:
-    """A change, with the faces of all whom it is about, before it and after."""
+    """Hold a change, with the faces of all people concerned before it and after."""
 
     verb: str
     path: str
@@ -112,7 +112,7 @@ class Write:
 
 
 class Ledger:
-    """Whose faces are which, by what was acknowledged."""
+    """Hold the faces of each person, as the server acknowledged them."""
 
     def __init__(self, photos: int):
         self.faces: dict[str, Faces] = {}
@@ -133,21 +133,21 @@ class Ledger:
         self.lay_open()
 
     def lay_open(self) -> None:
-        """Everybody may be taken again, and every photo that is nobody's: when no client is at work."""
+        """Make every person and every free photo available again, when no client runs."""
         self._idle = sorted(self.faces)
         used = {self.photo_of[face][0] for faces in self.faces.values() for face in faces}
         self._free = deque(random.sample(rest := [n for n in range(self._photos) if n not in used], len(rest)))
 
     def number(self) -> int:
-        """A new one."""
+        """Return a new number."""
         return next(self._numbers)
 
     def name(self) -> str:
-        """One that nobody ever had; as long as all others, so that none is a part of another."""
+        """Return a name that was never used; all have the same length, so that none is a part of another."""
         return f"soak {self.number():08d}"
 
     def take(self) -> str | None:
-        """Somebody whom nobody else has, to be changed."""
+        """Take a person whom no other client holds, to change them."""
         with self._lock:
             if not self._idle:
                 return None
@@ -158,7 +158,7 @@ class Ledger:
             return name
 
     def give(self, *names: str) -> None:
-        """Takes back those who are still there, and of whom that is known."""
+        """Give back the people who are still there, and for whom that is known."""
         with self._lock:
             unknown = {name for write in self.flights.values() for name in write.before}
             self._idle += [name for name in names if name in self.faces and name not in unknown]
@@ -168,7 +168,7 @@ class Ledger:
             return self._free.popleft() if self._free else None
 
     def look(self) -> tuple[str, int, int] | None:
-        """Somebody whom nobody changes now, one of their photos, and a mark for `unchanged`."""
+        """Return a person whom no client changes now, one of their photos, and a mark for `unchanged`."""
         with self._lock:
             if not self._idle:
                 return None
@@ -198,7 +198,7 @@ class Ledger:
             self._trace(write)
 
     def _trace(self, write: Write) -> None:
-        """Keeps what else a person was called, which `forget` must find too."""
+        """Note the other names of a person, which `forget` must find too."""
         names = set().union(*({name, *self._former.pop(name, ())} for name, faces in write.after.items() if not faces))
         if write.verb == "forget":
             self.forgotten_names |= names

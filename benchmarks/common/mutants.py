@@ -23,7 +23,7 @@ LARGE_BYTES = 21 << 20
 
 @dataclass(frozen=True)
 class Mutant:
-    """A photo as it is sent."""
+    """Hold a damaged photo."""
 
     number: int
     kind: str  # format and what was done
@@ -32,7 +32,7 @@ class Mutant:
 
 
 def mutant(photos: Sequence[bytes], seed: int, number: int) -> Mutant:
-    """photos: JPEGs."""
+    """Damage one of these JPEGs."""
     rng = np.random.default_rng([seed, number])
     source, form = int(rng.integers(len(photos))), _form(rng)
     data = photo_in(photos[source], form, int(rng.integers(len(READ.get(form, "1")))))
@@ -48,7 +48,7 @@ def mutant(photos: Sequence[bytes], seed: int, number: int) -> Mutant:
 
 
 def sound(photos: Sequence[bytes], seed: int, number: int) -> Mutant:
-    """A photo that is whole, in any of the formats that are read."""
+    """Write one of these JPEGs in any of the formats that are read."""
     rng = np.random.default_rng([seed, number])
     source, form = int(rng.integers(len(photos))), str(rng.choice(list(READ)))
     way = int(rng.integers(len(READ[form])))
@@ -75,13 +75,13 @@ def cut(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def pieces(data: bytes, rng: np.random.Generator) -> bytes:
-    """One piece doubled, or two swapped."""
+    """Double one piece, or swap two."""
     a, b, c = sorted(rng.integers(len(data), size=3).tolist())
     return data[:b] + data[a:] if rng.random() < 0.5 else data[:a] + data[b:c] + data[a:b] + data[c:]
 
 
 def zeros(data: bytes, rng: np.random.Generator) -> bytes:
-    """Runs of them."""
+    """Write runs of zeros."""
     x = bytearray(data)
     for _ in range(rng.integers(1, 4)):
         at = int(rng.integers(len(x)))
@@ -91,7 +91,7 @@ def zeros(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def polyglot(data: bytes, rng: np.random.Generator) -> bytes:
-    """One file that is two."""
+    """Make one file that is two."""
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("../a.html", "<script>alert(1)</script>")
@@ -107,7 +107,7 @@ def whole(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def other_head(data: bytes, rng: np.random.Generator) -> bytes:
-    """The first bytes of another format, before the rest of this one."""
+    """Write the first bytes of another format before the rest of this one."""
     heads = (
         b"\xff\xd8\xff\xe0",
         b"\x89PNG\r\n\x1a\n",

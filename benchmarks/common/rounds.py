@@ -25,7 +25,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 
 
 def files_of(photos: Path) -> list[str]:
-    """Absolute paths of the photos of a folder or a CSV."""
+    """List the absolute paths of the photos of a folder or a CSV."""
     from facegallery.embedder.photos.listing import list_photos
 
     listing = list_photos(photos)
@@ -33,7 +33,7 @@ def files_of(photos: Path) -> list[str]:
 
 
 def listing_of(files: list[str]) -> Listing:
-    """Absolute paths as the photos of a run."""
+    """Make a listing of absolute paths."""
     from facegallery.embedder.dataset.row import Entry
     from facegallery.embedder.photos.listing import Listing
 
@@ -41,12 +41,12 @@ def listing_of(files: list[str]) -> Listing:
 
 
 def evenly(files: list[str], n: int) -> list[str]:
-    """n of them, spread over all; all where there are fewer."""
+    """Take n files, spread evenly; all where there are fewer."""
     return files[:: max(1, len(files) // n)][:n]
 
 
 def serve(work: Callable[[], dict[str, Any]]) -> None:
-    """A program's side: `work` returns what else is to be told, such as how much was done."""
+    """Run a program's side: `work` does the work once and returns further figures, such as how much was done."""
     print("ready", flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
@@ -55,7 +55,7 @@ def serve(work: Callable[[], dict[str, Any]]) -> None:
 
 
 class Peer:
-    """One program."""
+    """Hold one program."""
 
     def __init__(self, python: str, script: str, arguments: Sequence[str]):
         command = [python, str(PEERS / script), *arguments]
@@ -70,7 +70,7 @@ class Peer:
         return self._process.stdout.readline().strip()
 
     def go(self) -> dict[str, Any]:
-        """Does the work once."""
+        """Do the work once."""
         assert self._process.stdin
         self._process.stdin.write("go\n")
         self._process.stdin.flush()

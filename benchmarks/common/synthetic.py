@@ -34,7 +34,7 @@ BAD = 3.0  # how much stronger the photo's own part is in a bad photo
 
 @dataclass(frozen=True)
 class Profile:
-    """How a model's vectors lie: along each of r principal axes, and per photo."""
+    """Describe a model's vectors along each of r principal axes, and per photo."""
 
     d: int  # of the model itself
     mean: np.ndarray  # float64 (r,)
@@ -48,7 +48,7 @@ class Profile:
 
 @lru_cache
 def profile(like: str) -> Profile:
-    """The fitted numbers of a model."""
+    """Return the fitted numbers of a model."""
     known = json.loads(PROFILES.read_text())
     if like not in known:
         raise InputError(
@@ -63,7 +63,7 @@ def profile(like: str) -> Profile:
 def faces(
     n: int, like: str = "casia", d: int | None = None, per_person: float = 2.0, seed: int = 0, start: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Photos start ... start + n - 1 of an endless set: float32 (n, d) of unit length, and whose they are, int64 (n,).
+    """Make photos start ... start + n - 1 of an endless set: unit float32 (n, d), and their people, int64 (n,).
 
     A row depends only on its number and on like, d, per_person and seed; on one machine it always has the same bits.
     People are numbered from 0 in the order of their photos, which stand together. The number of photos of a person is
@@ -117,7 +117,7 @@ def probes(people: np.ndarray, like: str = "casia", d: int | None = None, seed: 
 
 
 def _checked(like: str, d: int | None, seed: int, per_person: float = 1.0, size: int = 1, **whole: int) -> int:
-    """The dimension of the vectors, once all arguments hold."""
+    """Check all arguments and return the dimension of the vectors."""
     d = profile(like).d if d is None else d
     for name, value, least in [
         ("d", d, 1),
@@ -144,7 +144,7 @@ def _people(rows: np.ndarray, per_person: float, seed: int) -> np.ndarray:
 
 
 def _normals(seed: int, stream: int, index: np.ndarray, width: int, take: int = 0) -> np.ndarray:
-    """Normal float32 (len(index), width): row i depends on the number index[i] alone."""
+    """Draw normal float32 (len(index), width): row i depends on the number index[i] alone."""
     out, order = np.empty((len(index), width), np.float32), np.argsort(index, kind="stable")
     numbers, begins = np.unique(index[order] // BLOCK, return_index=True)
     for number, rows in zip(numbers, np.split(order, begins[1:]), strict=True) if len(index) else ():
@@ -168,7 +168,7 @@ def _photos(p: Profile, people: np.ndarray, own: np.ndarray, seed: int) -> np.nd
 
 
 def _features(p: Profile, g: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Normal g (n, r), cut at the bound and bent by a parabola: float32 with mean 0 and the given variance (r,)."""
+    """Cut normal g (n, r) at the bound and bend it by a parabola: float32, mean 0, the given variance (r,)."""
     normal, a = NormalDist(), p.bound
     inside, edge, outside = 2 * normal.cdf(a) - 1, 2 * a * normal.pdf(a), 2 * normal.cdf(-a)
     second = inside - edge + a**2 * outside  # moments of g once it is cut
@@ -179,7 +179,7 @@ def _features(p: Profile, g: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def _turned(x: np.ndarray, d: int, seed: int) -> np.ndarray:
-    """Unit x (n, r) in d dimensions, by an orthonormal turn that is the same for a whole set."""
+    """Turn unit x (n, r) into d dimensions, by an orthonormal turn that is the same for a whole set."""
     n, r = x.shape
     if r > d:
         x, r = x[:, :d] / np.linalg.norm(x[:, :d], axis=1, keepdims=True), d
@@ -191,10 +191,10 @@ def _turned(x: np.ndarray, d: int, seed: int) -> np.ndarray:
 
 @lru_cache(8)
 def _turn(r: int, d: int, seed: int) -> np.ndarray:
-    """float32 (r, d), orthonormal rows."""
+    """Return float32 (r, d) with orthonormal rows."""
     return np.linalg.qr(np.random.default_rng([seed, TURN]).standard_normal((d, r)))[0].T.astype(np.float32)
 
 
 def twin(p: Profile, people: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Made-up vectors (n, r) of as many people with as many photos, along the principal axes."""
+    """Make vectors (n, r) of as many people with as many photos, along the principal axes."""
     return _photos(p, people, _normals(seed, PHOTOS, np.arange(len(people)), len(p.mean) + 2), seed)

@@ -15,7 +15,7 @@ CACHE = f"ds_model_{MODEL.lower()}_detector_{DETECTOR}_aligned_normalization_bas
 
 
 def home(folder: Path) -> None:
-    """DeepFace keeps its weights below this folder; made at random where there are none."""
+    """Make the folder below which DeepFace keeps its weights, at random where there are none."""
     os.environ["DEEPFACE_HOME"] = str(folder)
     weights = folder / ".deepface/weights/facenet512_weights.h5"
     if not weights.exists():

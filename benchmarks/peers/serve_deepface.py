@@ -17,7 +17,7 @@ from deepface_find import DETECTOR, MODEL, home
 
 
 def register(file: str, database: str) -> None:
-    """All faces, and the index over them."""
+    """Register all faces, and index them."""
     import numpy as np
     from deepface import DeepFace
     from deepface.modules.database.sqlite import SqliteClient

@@ -51,7 +51,7 @@ with Searcher(sys.argv[1]) as searcher:
 
 
 def median_ms(calls: list[Callable[[], Any]], repeats: int) -> list[float]:
-    """Medians of calls that alternate, in milliseconds."""
+    """Return the medians of calls that alternate, in milliseconds."""
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for call, taken in zip(calls, seconds, strict=True):
@@ -97,7 +97,7 @@ def add_and_raw(folder: Path, n: int, d: int, repeats: int) -> dict[str, float]:
 
 
 def _recorded(gallery: Store, batch: list[Row], first: int) -> list[tuple[str, list]]:
-    """The inserts that `add` would make of a batch, with ids from `first`; only its people are inserted."""
+    """Return the inserts that `add` would make of a batch, with ids from `first`; insert its people only."""
     inserts: list[tuple[str, list]] = []
     with pytest.MonkeyPatch.context() as patch, gallery.writing():
         gallery._people(row.identity or "" for row in batch)
@@ -108,14 +108,14 @@ def _recorded(gallery: Store, batch: list[Row], first: int) -> list[tuple[str, l
 
 
 def remove(folder: Path, repeats: int) -> dict[str, float]:
-    """Removing a person, with the line in the log and the faces kept for `undo`."""
+    """Time the removal of a person, with the line in the log and the faces kept for `undo`."""
     with open_store(folder, write=True) as gallery:
         names = iter([name for name, _ in gallery.list_people("person 0000100", repeats)])
         return {"remove_person_ms": median_ms([lambda: gallery.remove(identity=next(names))], repeats)[0]}
 
 
 def opened(folder: Path, q: np.ndarray, repeats: int) -> dict[str, float]:
-    """A new process: opening, and opening with the first answer."""
+    """Time opening, and opening with the first answer, in a new process."""
     np.save(folder.parent / "q.npy", q)
     runs = []
     for _ in range(repeats):
@@ -134,7 +134,7 @@ def opened(folder: Path, q: np.ndarray, repeats: int) -> dict[str, float]:
 
 
 def flat_index(searcher: Searcher) -> Any:
-    """A fresh faiss.IndexFlatIP over the faces of the moment."""
+    """Make a faiss.IndexFlatIP of the current faces."""
     index, held = faiss.IndexFlatIP(searcher.spec.dimension), searcher.candidates
     for _, xb in searcher.store.vectors():
         index.add(xb)
@@ -143,7 +143,7 @@ def flat_index(searcher: Searcher) -> Any:
 
 
 def queries(folder: Path, xq: np.ndarray, repeats: int) -> dict[str, float]:
-    """Whole answers beside a fresh IndexFlatIP over the same faces."""
+    """Time whole answers beside a new IndexFlatIP over the same faces."""
     with Searcher(folder) as searcher:
         index = flat_index(searcher)
         i = iter(range(10 * repeats))
@@ -168,7 +168,7 @@ def queries(folder: Path, xq: np.ndarray, repeats: int) -> dict[str, float]:
 
 
 def fall_behind(folder: Path, n: int, d: int) -> dict[str, int]:
-    """A tail of 1 % and 5 % removed faces, without a rebuild."""
+    """Add a tail of 1 % and remove 5 % without a rebuild."""
     with open_store(folder, write=True) as gallery:
         with gallery.writing():
             gallery.enrol(rows(n // 100, d, 4 * n))
@@ -222,7 +222,7 @@ def filtered(folder: Path, xq: np.ndarray) -> list[dict[str, Any]]:
 
 
 def exact_filtered(held: candidates.Candidates, kept: np.ndarray, xq: np.ndarray) -> list[np.ndarray]:
-    """Positions of the K best kept faces of each query, by a plain product in blocks."""
+    """Return the positions of the K best kept faces of each query, by a plain product in blocks."""
     scores = np.concatenate([xq @ held.rows(kept[i : i + 50_000]).T for i in range(0, len(kept), 50_000)], axis=1)
     return [kept[at] for at in np.argsort(-scores, axis=1, kind="stable")[:, :K]]
 
@@ -233,7 +233,7 @@ def _face_ids(searcher: Searcher, positions: list[np.ndarray]) -> list[set[str]]
 
 
 def crossover(folder: Path, xq: np.ndarray, repeats: int) -> list[dict[str, float]]:
-    """A scan of the kept faces beside FAISS with a selector, one query and 100 at once."""
+    """Time a scan of the kept faces beside FAISS with a selector, for one query and for 100 at once."""
     table, rng = [], np.random.default_rng(0)
     with Searcher(folder) as searcher:
         held = searcher.candidates
@@ -271,7 +271,7 @@ def timed(what: Callable[[], Any]) -> float:
 @click.option("--keep", is_flag=True, help="Use the gallery that an earlier run made there.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(n: int, d: int, folder: Path, repeats: int, *, keep: bool, out: Path | None) -> None:
-    """Measures a gallery of n made-up faces with d dimensions."""
+    """Measure a gallery of n made-up faces with d dimensions."""
     results: dict[str, Any] = {"n": n, "d": d, "machine": platform.machine(), "cores": faiss.omp_get_max_threads()}
     index = folder / f"faces-{n}-{d}"
     xq = synthetic.probes(np.arange(1000, 1256), LIKE.get(d, "casia"), d)

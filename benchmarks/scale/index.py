@@ -75,7 +75,7 @@ def nearest(
     queries: int = 1000,
     where: Path | None = None,
 ) -> Peer:
-    """An engine over what was made in a folder; where: another gallery of it."""
+    """Start an engine over a folder of `made`; where: another gallery of that folder."""
     where = where or folder / ("g" if engine.startswith("facegallery") else "peers")
     return Peer(
         python,

@@ -25,7 +25,7 @@ NAMES, IDS = re.compile(rb"soak \d{8}"), re.compile(rb"[0-9a-f]{32}")
 
 
 def command(*arguments: str, environment: dict[str, str]) -> dict[str, Any]:
-    """The answer of one of the program's commands, and its exit status as `status`."""
+    """Run a command; return its JSON answer, with its exit status as `status`."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "cli.py"), *arguments, "--json"], capture_output=True, text=True, env=environment
     )
@@ -39,7 +39,7 @@ def command(*arguments: str, environment: dict[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def noted(tally: Tally, what: str) -> Iterator[None]:
-    """Goes on with the next check where this one fails."""
+    """Note an error and continue with the next check."""
     try:
         yield
     except Exception as error:
@@ -70,7 +70,7 @@ def settle(c: Caller, write: Write) -> str:
 
 
 def check_people(c: Caller, base: dict[str, int]) -> int:
-    """Everybody has as many faces as was acknowledged, and nobody else is there; ours have just those faces."""
+    """Check that the people are those acknowledged, with as many faces, and ours with exactly those faces."""
     expected = base | {name: len(faces) for name, faces in c.ledger.faces.items()}
     found = {one.identity: one.faces for one in c.typed.people(INDEX)}
     differing = {
@@ -94,7 +94,7 @@ def check_people(c: Caller, base: dict[str, int]) -> int:
 
 
 def check_searches(c: Caller) -> int:
-    """Some who stay, some of ours, and photos of those who were forgotten, which are refused and find none of them."""
+    """Search for people who stay, for ours, and for forgotten ones, who must be refused and not be found."""
     for person, photo in random.sample(c.world.people, min(SAMPLED, len(c.world.people))):
         search_photo(c, photo, person)
     ours = random.sample(sorted(c.ledger.faces), min(SAMPLED, len(c.ledger.faces)))
@@ -106,7 +106,7 @@ def check_searches(c: Caller) -> int:
 
 
 def check_jobs(c: Caller) -> dict[str, str]:
-    """None is still at work of those that were when the server was killed."""
+    """Check that no job of before the kill still runs."""
     found = {id: c.typed.job(id) for id in c.ledger.jobs}
     assert all(job.state != "running" for job in found.values()), f"expected jobs that have ended, received {found}"
     c.ledger.jobs.clear()
@@ -140,7 +140,7 @@ def check_files(c: Caller, server: Server, root: Path) -> dict[str, Any]:
 
 
 def check_all(c: Caller, server: Server, root: Path, base: dict[str, int]) -> dict[str, Any]:
-    """All that must hold when nobody asks; what does not is noted."""
+    """Check all that must hold while no client asks; note what does not."""
     told: dict[str, Any] = {"flights": [], "people": 0, "ours": 0, "searches": 0, "jobs": {}, "files": {}}
     told["left_over"] = len(
         list((root / INDEX).glob("_tmp-*"))

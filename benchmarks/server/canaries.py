@@ -31,7 +31,7 @@ SAME_SCORE, SAME_PIXELS = 0.02, 2.0  # what batches of another size may change
 
 @dataclass
 class Told:
-    """How one photo was answered."""
+    """Hold how one photo was answered."""
 
     number: int
     kind: str
@@ -43,7 +43,7 @@ class Told:
 
 
 def ask(server: Server, connection: http.client.HTTPConnection, data: bytes) -> tuple[Answer, int]:
-    """The answer that is not `busy`, and how many were."""
+    """Send a photo until the answer is not `busy`; return it, and how many were."""
     for busy in itertools.count():
         answer = server.answer(connection, "POST", server.path, data, "application/octet-stream")
         if answer.status != 503 or _member(answer.body, "type") != f"{TYPES}busy":
@@ -53,7 +53,7 @@ def ask(server: Server, connection: http.client.HTTPConnection, data: bytes) -> 
 
 
 def read(answer: Answer) -> tuple[str, str]:
-    """Status and outcome or type; and what is wrong with the answer, nothing where it is as it should be."""
+    """Return status and outcome or type, and what is wrong with the answer ('' where nothing is)."""
     try:
         if answer.status == 200:
             return f"200 {_documented(PhotoAnswer, answer, 'application/json').outcome}", ""
@@ -67,7 +67,7 @@ def read(answer: Answer) -> tuple[str, str]:
 
 
 def _documented(model: type[BaseModel], answer: Answer, kind: str) -> Any:
-    """Raises ValueError where it has not all members, or others."""
+    """Parse an answer; raise ValueError where members are missing or added."""
     if answer.kind != kind:
         raise ValueError(f"expected {kind}, received {answer.kind!r}")
     try:
@@ -87,7 +87,7 @@ def _member(body: bytes, name: str) -> Any:
 
 
 def difference(first: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, float]:
-    """What differs between two answers to one photo, and by how much scores do at most."""
+    """Return what differs between two answers to one photo, and the largest difference of scores."""
     plain = [
         {**answer, "faces": [(face["face"], face["face_id"]) for face in answer["faces"]]} for answer in (first, now)
     ]
@@ -106,10 +106,10 @@ def difference(first: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, f
 
 
 class Canaries:
-    """Photos that must be answered as in the beginning."""
+    """Ask photos that must always get their first answer."""
 
     def __init__(self, server: Server, photos: Sequence[bytes]):
-        """Enrols each, so that its first hit is sure, then asks."""
+        """Enrol each photo, so that its first hit is sure, then ask it."""
         self._server, self._photos, connection = server, photos, server.connect(SECONDS)
         self.asked, self.worst, self._lock = 0, 0.0, threading.Lock()
         self.in_other_formats, self.missed = 0, list[str]()  # photos, and those in which the person was not found
@@ -147,19 +147,19 @@ class Canaries:
         return told
 
     def mistaken(self, answer: Answer, source: int) -> str:
-        """Who is surely found in a photo that shows another person."""
+        """Return who is surely found in a photo that shows another person."""
         others = _sure(answer) - {f"canary {source}"} if answer.status == 200 else set()
         alike = {hit["identity"] for face in self._first[source]["faces"] for hit in face["hits"]}
         return f"expected canary {source}, received {sorted(others - alike)}" if others - alike else ""
 
 
 def is_black_and_white(data: bytes) -> bool:
-    """Of one bit a pixel, in which no detector finds a small face."""
+    """Return whether a photo has one bit a pixel, in which no detector finds a small face."""
     with Image.open(io.BytesIO(data)) as image:
         return image.mode == "1"
 
 
 def _sure(answer: Answer) -> set[str]:
-    """Who is in a photo, without doubt."""
+    """Return the people who are in a photo without doubt."""
     hits = [hit for face in json.loads(answer.body)["faces"] for hit in face["hits"][:1]]
     return {hit["identity"] for hit in hits if hit["score"] >= SURE}

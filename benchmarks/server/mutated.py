@@ -55,7 +55,7 @@ CANARY_EVERY = 20  # mutants
 
 @dataclass
 class Watch:
-    """The server's processes, looked at often, and its memory."""
+    """Sample the server's processes, and its memory."""
 
     decoders: set[int] = field(default_factory=set)
     at_once: int = 0
@@ -77,7 +77,7 @@ class Watch:
                 self.memory.append((held(found.keys() - decoders)["mb"], held(decoders)["mb"]))
 
     def quarters(self) -> dict[str, list[float]]:
-        """Median MB in each quarter of the run."""
+        """Return the median MB in each quarter of the run."""
         if len(self.memory) < 4:
             raise SystemExit(
                 f"expected a run of at least 4 s, memory was looked at {len(self.memory)} times: choose a larger --n"
@@ -103,7 +103,7 @@ def watched(server: Server) -> Iterator[Watch]:
 
 
 def lasting(server: Server) -> set[int]:
-    """Processes of the server that no photo may end."""
+    """Return the processes of the server that no photo may end."""
     return {pid for pid, line in processes(server.pid).items() if line and DECODER not in line}
 
 
@@ -116,7 +116,7 @@ def one(
     number: int,
     odd: Path | None,
 ) -> Told:
-    """A mutant of a canary. odd: where it is kept if its answer is wrong."""
+    """Send a mutant of a canary; odd: folder that keeps it if its answer is wrong."""
     bad, began = mutant(photos, seed, number), time.monotonic()
     try:
         answer, busy = ask(server, connection, bad.data)
@@ -143,7 +143,7 @@ def one(
 def run(
     server: Server, photos: Sequence[bytes], canaries: Canaries, n: int, seed: int, clients: int, odd: Path | None
 ) -> list[Told]:
-    """Each client sends the next one when the last one is answered."""
+    """Let each client send the next photo when the last one is answered."""
     numbers, told, lock = iter(range(n)), list[Told](), threading.Lock()
 
     def work() -> None:
@@ -193,7 +193,7 @@ def figures_of(told: Sequence[Told], watch: Watch, canaries: Canaries, seconds: 
 
 
 def faults(found: Mapping[str, Any], before: set[int], after: set[int], ready: int) -> list[str]:
-    """What was not as expected."""
+    """List what was not as expected."""
     told = [f"{each['kind']}, number {each['number']}: {each['answer']}: {each['wrong']}" for each in found["wrong"]]
     if before != after or ready != 200:
         told.append(
@@ -216,7 +216,7 @@ def faults(found: Mapping[str, Any], before: set[int], after: set[int], ready: i
 
 
 def ends(root: Path, port: int, photos: Sequence[bytes], rounds: int, seed: int) -> list[float]:
-    """Seconds from SIGTERM, at a random moment of a server that starts or is asked for mutants, to its end."""
+    """Return seconds from SIGTERM to the end, for servers that start or answer mutants at that moment."""
     pick, took = random.Random(seed), list[float]()
     for turn in range(rounds):
         ready = turn % 3 > 0

@@ -62,14 +62,14 @@ FIXED = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
 
 
 class People:
-    """Photos of different people, and who a picture shows."""
+    """Hold photos of different people, and tell whom a picture shows."""
 
     def __init__(self, photos: Sequence[bytes]):
         self.photos = photos
         self._looks = np.stack([_look(np.asarray(Image.open(BytesIO(photo)).convert("RGB"))) for photo in photos])
 
     def likeness(self, pixels: np.ndarray, person: int) -> tuple[float, float]:
-        """How much a picture looks like a person's, and like the nearest of all others."""
+        """Return how much a picture looks like a person's, and like the nearest of all others."""
         scores = self._looks @ _look(pixels)
         return float(scores[person]), float(np.max(np.delete(scores, person), initial=-1))
 
@@ -87,7 +87,7 @@ def _look(pixels: np.ndarray) -> np.ndarray:
 
 
 def one_of_each(folder: Path, n: int) -> list[bytes]:
-    """A photo of each of n people."""
+    """Take a photo of each of n people."""
     found: dict[Path, Path] = {}
     for file in sorted(folder.rglob("*.jpg")):
         found.setdefault(file.parent, file)
@@ -108,7 +108,7 @@ Asked = tuple[Mutant, bool]  # a photo, and whether it is whole
 
 
 def wrong_with(people: People, bad: Mutant, photo: Photo, *, is_sound: bool) -> str:
-    """What is not as it should be with an answer; nothing where it is."""
+    """Return what is wrong with an answer ('' where nothing is)."""
     if photo.outcome not in ANSWERS | {DIED, TIMEOUT}:
         return "another outcome"
     if photo.pixels is None:
@@ -128,13 +128,13 @@ def made(photos: Sequence[bytes], n: int, seed: int) -> Iterator[Asked]:
 
 
 def received(file: IO[bytes], n: int) -> Iterator[Asked]:
-    """What another process made."""
+    """Yield what another process made."""
     for _ in range(n):
         yield pickle.load(file)
 
 
 def ask(pool: Decoder, people: People, photos: Iterable[Asked], folder: Path) -> Iterator[Told]:
-    """Bytes and files by turns, several at a time."""
+    """Send bytes and files in turns, several at a time."""
     waiting: deque[tuple[Mutant, bool, float, Future[Photo], list[float]]] = deque()
 
     def told() -> Told:
@@ -159,7 +159,7 @@ def ask(pool: Decoder, people: People, photos: Iterable[Asked], folder: Path) ->
 
 @dataclass
 class Watch:
-    """Memory, and the decoders' children where nothing else sees them."""
+    """Sample memory, and the decoders' children where nothing else sees them."""
 
     memory: list[tuple[float, float]] = field(default_factory=list)  # MB of this process, and of its decoders
     decoders: set[int] = field(default_factory=set)
@@ -177,7 +177,7 @@ class Watch:
 
 @dataclass
 class Tally:
-    """What was told, without what nobody asks for afterwards."""
+    """Count the answers, without what no figure needs."""
 
     photos: int = 0
     kinds: dict[str, Counter[str]] = field(default_factory=dict)
@@ -196,7 +196,7 @@ class Tally:
 
 
 def figures(people: People, photos: Iterable[Asked], seconds: float) -> dict[str, Any]:
-    """Ask all, and say how it went."""
+    """Send all photos, and return the figures."""
     tally = Tally()
     watch, ended = Watch(), threading.Event()
     watcher = threading.Thread(target=watch.look, args=(ended,))
@@ -232,7 +232,7 @@ def figures(people: People, photos: Iterable[Asked], seconds: float) -> dict[str
 
 
 def without_end(people: People, seed: int) -> None:
-    """Ask until a signal comes; decoders are stopped now and then, as if they hung."""
+    """Send photos until a signal comes; stop decoders now and then, as if they hung."""
     pick, stopped = random.Random(seed), 0
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     with ending_within(END_SECONDS), tempfile.TemporaryDirectory() as folder, Decoder(most_pixels=MOST_PIXELS) as pool:
@@ -244,7 +244,7 @@ def without_end(people: People, seed: int) -> None:
 
 
 def end_of(command: Sequence[str], after: float, number: signal.Signals) -> tuple[float, list[str]]:
-    """Seconds from a signal to the end of a command, and what is left of its processes then."""
+    """Return seconds from a signal to the end of a command, and the processes that are left then."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout
         process.stdout.readline()
@@ -265,7 +265,7 @@ def end_of(command: Sequence[str], after: float, number: signal.Signals) -> tupl
 
 
 def ends(command: Callable[[int], Sequence[str]], rounds: int, seed: int) -> tuple[list[float], list[str]]:
-    """Seconds that each end took, and what was wrong."""
+    """Return the seconds of each end, and what was wrong."""
     pick, seconds, wrong = random.Random(seed), list[float](), list[str]()
     for turn in range(rounds):
         number = (signal.SIGTERM, signal.SIGINT)[turn % 2]

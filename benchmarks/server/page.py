@@ -52,7 +52,7 @@ CLICK = "() => { window.began = performance.now(); document.querySelector('nav a
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium; raises SystemExit where there is none."""
+    """Start Debian's Chromium; raise SystemExit where there is none."""
     from playwright.sync_api import sync_playwright
 
     if not (chromium := shutil.which("chromium")):
@@ -65,7 +65,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def signed_in(found: Browser, server: Server) -> Iterator[Page]:
-    """A page of a context of its own, which holds nothing but a session."""
+    """Open a page in a new context that holds nothing but a session."""
     context = found.new_context(base_url=f"http://127.0.0.1:{server.port}")
     context.request.post("/v1/session", data={"key": server.key})
     context.add_init_script(WATCH)
@@ -74,7 +74,7 @@ def signed_in(found: Browser, server: Server) -> Iterator[Page]:
 
 
 def opened(found: Browser, server: Server) -> dict[str, float]:
-    """One round."""
+    """Run one round."""
     with signed_in(found, server) as page:
         page.goto("/")
         page.get_by_role("heading", name="Who is it?").wait_for()
@@ -86,7 +86,7 @@ def opened(found: Browser, server: Server) -> dict[str, float]:
 
 
 def _names(page: Page) -> float:
-    """When they were drawn."""
+    """Return when the names were drawn."""
     drawn: float = page.evaluate("window.drawn")
     if (count := page.locator(".people li").count()) != NAMES:
         raise SystemExit(f"expected {NAMES} names, the page shows {count}")
@@ -94,7 +94,7 @@ def _names(page: Page) -> float:
 
 
 def listed(server: Server, people: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Medians and slowest of the list of people, by what is asked, and how many came."""
+    """Time the list of people: median, slowest and number of people for each question."""
     last = f"{people - 1:07d}"
     questions: dict[str, dict[str, Any]] = {
         "first page": {},

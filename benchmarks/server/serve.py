@@ -55,7 +55,7 @@ SAME = 20  # questions to which all must give the same person
 
 
 class Asked(NamedTuple):
-    """One that takes part, and what it is asked."""
+    """Hold a server that takes part, and its questions."""
 
     server: Program
     path: str
@@ -63,7 +63,7 @@ class Asked(NamedTuple):
     kind: str
 
     def nearest(self, i: int) -> str:
-        """The person that its answer to the i-th question names first."""
+        """Return the first person in the answer to the i-th question."""
         answer = self.server.answer(self.server.connect(), "POST", self.path, self.bodies[i], self.kind)
         if answer.status != 200:
             raise SystemExit(
@@ -74,7 +74,7 @@ class Asked(NamedTuple):
 
 
 def save(file: Path, n: int, d: int) -> str:
-    """The faces that `galleries.make` enrols, for peers."""
+    """Write the faces that `galleries.make` enrols, for peers."""
     rows = list(galleries.rows(n, d))
     np.savez(file, vectors=np.array([row.vector for row in rows]), names=np.array([row.identity for row in rows]))
     return str(file)
@@ -85,7 +85,7 @@ def deepface_question(photo: bytes) -> bytes:
 
 
 def check(asked: Mapping[str, Asked]) -> None:
-    """Raises SystemExit where a peer finds others than ours."""
+    """Raise SystemExit where a peer finds other people than ours."""
     right = [asked[OURS].nearest(i) for i in range(SAME)]
     for name, one in asked.items():
         if (same := sum(one.nearest(i) == person for i, person in enumerate(right))) != SAME:
@@ -95,7 +95,7 @@ def check(asked: Mapping[str, Asked]) -> None:
 
 
 def measure(asked: Mapping[str, Asked], clients: int, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
-    """Medians of each, and how many times as fast ours is."""
+    """Return the medians of each server, and how many times as fast ours is."""
     told: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
     for turn in range(rounds + 1):
         for name, one in asked.items():

@@ -41,7 +41,7 @@ STAGES = ("printed", "listening", "answered")
 
 
 def started(root: Path, name: str, port: int, path: str, body: bytes, kind: str) -> dict[str, float]:
-    """Seconds from the start of a process to each of STAGES; seconds of all cores, and MB read from the disk."""
+    """Start a process; return seconds to each of STAGES, CPU seconds, and MB read from the disk."""
     began = time.perf_counter()
     with Server(root, name, port, ready=False) as server:
         printed = time.perf_counter() - began
@@ -81,7 +81,7 @@ def _read_mb(pids: Iterable[int]) -> float:
 
 
 def drop(folders: Iterable[Path]) -> None:
-    """Tells the page cache to keep none of these files."""
+    """Drop these files from the page cache."""
     for folder in folders:
         for path in folder.rglob("*"):
             if path.is_file():

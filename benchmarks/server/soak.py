@@ -55,7 +55,7 @@ SETTLED = 10  # minutes from which a run's memory must be flat
 
 
 def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World:
-    """An index of so many people and made-up faces; `pool` photos of others, who are enrolled while it is served."""
+    """Build an index of `people` people and `extra` made-up faces, and keep photos of `pool` others to enrol later."""
     folders = sorted(folder for folder in photos.iterdir() if folder.is_dir())
     if len(folders) < people + pool:
         raise SystemExit(
@@ -87,7 +87,7 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
 
 
 def with_faces(client: Client, photos: list[bytes]) -> list[bytes]:
-    """Those whose first face is found."""
+    """Keep the photos whose first face is found."""
     answers = client.search_many(INDEX, ((str(i), photo) for i, photo in enumerate(photos)))
     return [
         photo
@@ -100,7 +100,7 @@ def with_faces(client: Client, photos: list[bytes]) -> list[bytes]:
 
 
 def watch(server: Server, tally: Tally, seconds: float, every: float) -> list[dict[str, float]]:
-    """What the server holds, while clients are at work."""
+    """Sample the memory of the server while clients run."""
     samples: list[dict[str, float]] = []
     began, said, first = time.monotonic(), 0.0, list(processes(server.pid))
     while (now := time.monotonic() - began) < seconds:
@@ -122,7 +122,7 @@ def watch(server: Server, tally: Tally, seconds: float, every: float) -> list[di
 
 
 def level(samples: list[dict[str, float]]) -> dict[str, float]:
-    """Medians of the quarters, the most, and the growth from the second quarter to the last."""
+    """Return the medians of the quarters, the most, and the growth from the second quarter to the last."""
     found = {
         f"{key}_{name}": median
         for key in ("mb", "anonymous_mb", "files", "processes")
@@ -139,7 +139,7 @@ def level(samples: list[dict[str, float]]) -> dict[str, float]:
 def soak(
     world: World, server: Server, root: Path, minutes: float, kills: int, round_seconds: float, every: float
 ) -> dict[str, Any]:
-    """All figures of a run over a server that is ready."""
+    """Run the load over a server that is ready; return all figures."""
     with Client(f"http://127.0.0.1:{server.port}", server.key) as client:
         world = World(INDEX, world.people, world.vectors, with_faces(client, list(world.photos)))
         base = {one.identity: one.faces for one in client.people(INDEX)}

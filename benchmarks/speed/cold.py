@@ -30,7 +30,7 @@ DEEPFACE = str(PEERS / "deepface_find.py")
 def measure(
     photo: Path, n: int, model: str, folder: Path, rounds: int, deepface_python: str | None
 ) -> dict[str, dict[str, Any]]:
-    """Seconds and peak memory of each; `facegallery` is ours."""
+    """Return seconds and peak memory of each program; `facegallery` is ours."""
     folder, photo = folder.resolve(), photo.resolve()
     name = f"cold-{model}-{n}"
     if not (folder / name / "index.faiss").exists():

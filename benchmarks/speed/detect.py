@@ -20,7 +20,7 @@ from benchmarks.common.rounds import Peer, alternate, evenly, files_of, tell  # 
 
 
 def measure(files: list[str], rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:
-    """What each says of these photos; `facegallery` is ours."""
+    """Return each program's answer for these photos; `facegallery` is ours."""
     peers = {
         "facegallery": Peer(sys.executable, "ours_detect.py", files),
         "mtcnn, batched": Peer(sys.executable, "mtcnn_detect.py", files),

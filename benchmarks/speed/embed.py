@@ -25,14 +25,14 @@ from facegallery.embedder.faces import align  # noqa: E402
 
 
 def crops_of(folder: Path, n: int) -> np.ndarray:
-    """uint8 (n, 160, 160, 3): the first crops of a data set."""
+    """Read the first crops of a data set, uint8 (n, 160, 160, 3)."""
     data = DataSet(folder)
     rows = (row for table in data.shards() for row in to_rows(table) if row.crop)
     return np.stack([align.plain(row.crop, data.spec.crop) for row, _ in zip(rows, range(n), strict=False) if row.crop])
 
 
 def measure(crops: np.ndarray, model: str, rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:
-    """What each says of these crops; `facegallery auto` is ours as it comes."""
+    """Return each program's answer for these crops; `facegallery auto` is ours with its defaults."""
     with tempfile.TemporaryDirectory() as scratch:
         np.save(file := f"{scratch}/crops.npy", crops)
         peers = {

@@ -24,7 +24,7 @@ from benchmarks.common.rounds import ROOT, Peer, alternate, evenly, files_of, te
 
 
 def whole_command(files: list[str], model: str) -> dict[str, Any]:
-    """Seconds and peak memory in MB of `embed` as a process."""
+    """Return seconds and peak memory in MB of `embed` as a process."""
     with tempfile.TemporaryDirectory() as scratch:
         (folder := Path(scratch) / "photos").mkdir()
         for i, file in enumerate(files):
@@ -45,7 +45,7 @@ def whole_command(files: list[str], model: str) -> dict[str, Any]:
 def measure(
     files: list[str], model: str, rounds: int, torch_python: str | None, deepface_python: str | None, folder: Path
 ) -> dict[str, dict[str, Any]]:
-    """What each says of these photos; `facegallery` is ours. folder: where DeepFace's weights are, or are made."""
+    """Return each program's answer for these photos; `facegallery` is ours. folder: DeepFace's weights."""
     peers = {"facegallery": Peer(sys.executable, "ours_end_to_end.py", [model, *files])}
     if torch_python:
         peers["mtcnn and facenet-pytorch, batched"] = Peer(

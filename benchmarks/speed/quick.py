@@ -34,7 +34,7 @@ Line = tuple[str, str, str, str]  # what, whose, figure, times ours
 
 
 def aligned(files: list[str], folder: Path) -> Path:
-    """A data set of the crops of these photos."""
+    """Make a data set of the crops of these photos."""
     stage = PhotoStage(FaceSpec(), make_detector({}), None, Options())
     process_photos(listing_of(files), folder, stage, "align", lambda done, total: None)
     return folder
@@ -57,7 +57,7 @@ def of_cold(found: Mapping[str, dict[str, Any]]) -> Iterator[Line]:
 
 
 def of_gallery(folder: Path) -> Iterator[Line]:
-    """A query beside exact FAISS, and adding faces beside the same rows as plain inserts."""
+    """Time a query beside exact FAISS, and adding faces beside plain inserts of the same rows."""
     galleries.make(folder, FACES, 512)
     asked = gallery.queries(folder, synthetic.probes(np.arange(1000, 1256), "casia", 512), 7)
     added = gallery.add_and_raw(folder, FACES, 512, 3)
