@@ -119,10 +119,9 @@ def main(
     out: Path | None,
 ) -> None:
     folder = made(folder, n, like)
-    peers = {
-        engine: nearest(folder, engine, recall=recall, queries=queries)
-        for engine in ("facegallery", "facegallery_index", "flat")
-    }
+    report = json.loads((folder / "g" / "index.faiss").resolve().with_name("report.json").read_text())
+    ours = ["facegallery"] if report["kind"] == "exact" else ["facegallery", "facegallery_index"]
+    peers = {engine: nearest(folder, engine, recall=recall, queries=queries) for engine in (*ours, "flat")}
     if fallen_behind:  # its recall is of faces some of which are removed
         peers["facegallery, 1 % more and 5 % fewer"] = nearest(
             folder, "facegallery", recall=recall, queries=queries, where=behind(folder, n)
@@ -136,7 +135,6 @@ def main(
             f"{name}: {a['single_ms']:.2f} ms a query ({times[0]:.1f} x flat), "
             f"{1000 / a['batch_ms']:.0f}/s in batches of {queries} ({times[1]:.1f} x), recall {a['recall']:.4f}"
         )
-    report = json.loads((folder / "g" / "index.faiss").resolve().with_name("report.json").read_text())
     build = {"facegallery": json.loads((folder / "g.json").read_text())}
     build |= {
         name: {key: a[key] for key in ("build_s", "build_cpu_s")}
