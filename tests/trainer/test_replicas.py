@@ -89,5 +89,6 @@ def test_two_devices_train_as_one_does(start, data, tmp_path):
     assert max(np.abs(one[k] - two[k]).max() for k in one) < 1e-3 * moved
 
 
+@pytest.mark.slow
 def test_live_batch_norm_keeps_to_the_first_device(start, data, tmp_path):
     assert trained(data, start, tmp_path / "out", 2, "homework")[0] == "CPU:0"

@@ -307,14 +307,16 @@ def test_margin_trains_the_head_then_the_bottleneck_alone(tmp_path, data):
     assert stage_2[-1] < 0.8 * stage_2[0] and done.progress.softmax[1] == 1.0
 
 
-def test_the_score_of_a_stage_is_that_of_the_photos_as_they_are(tmp_path, data):
+@pytest.mark.parametrize(
+    "trains", ["head", "all", *(pytest.param(trains, marks=pytest.mark.slow) for trains in ("bottleneck", "upper"))]
+)
+def test_the_score_of_a_stage_is_that_of_the_photos_as_they_are(tmp_path, data, trains):
     """Whether it comes from kept features, of the head, the bottleneck or the upper layers, or from the crops."""
-    for trains in ("head", "bottleneck", "upper", "all"):
-        more = {"learning_rate": 0.01 if trains != "head" else 0.1, "decay": 1.0, "trains": trains}
-        one = run(tmp_path / trains, data, with_stages(MARGIN, {"epochs": 1}, {"epochs": 30, "views": 2, **more}))
-        score = one.train().progress.softmax[1]
-        assert score == one.head.accuracy(one.net.embed(batches.plain_crops(one.photos)), one.photos.labels) > 0.2
-        assert ("Conv2d_1a_3x3/kernel" in moved(one.net.arrays(), one.start)) == (trains == "all")
+    more = {"learning_rate": 0.01 if trains != "head" else 0.1, "decay": 1.0, "trains": trains}
+    one = run(tmp_path / trains, data, with_stages(MARGIN, {"epochs": 1}, {"epochs": 30, "views": 2, **more}))
+    score = one.train().progress.softmax[1]
+    assert score == one.head.accuracy(one.net.embed(batches.plain_crops(one.photos)), one.photos.labels) > 0.2
+    assert ("Conv2d_1a_3x3/kernel" in moved(one.net.arrays(), one.start)) == (trains == "all")
 
 
 def test_margin_that_was_stopped_goes_on_to_the_same_weights(tmp_path, data):

@@ -320,7 +320,15 @@ def stopped(at: int):
     return step
 
 
-@pytest.mark.parametrize("rule, precision", [(QUICK, "f32"), (QUICK, "bf16"), (HOMEWORK, "f32"), (HOMEWORK, "bf16")])
+@pytest.mark.parametrize(
+    "rule, precision",
+    [
+        (QUICK, "f32"),
+        (HOMEWORK, "bf16"),
+        pytest.param(QUICK, "bf16", marks=pytest.mark.slow),
+        pytest.param(HOMEWORK, "f32", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_goes_on_to_the_same_result(photos, tiny, tmp_path, monkeypatch, rule, precision):
     monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 0.0)
     compute = Compute("cpu", precision)
@@ -452,6 +460,7 @@ def test_killed_again_and_again_gives_the_weights_of_an_uninterrupted_run(tiny, 
 # the network itself ---------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_inception_resnet_trains_in_both_stages(photos, tmp_path, monkeypatch):
     """The real network with random weights: 22.8 million numbers, one small step of all layers."""
     monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
