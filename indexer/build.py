@@ -22,6 +22,7 @@ from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.row import Row, to_rows, vectors_of
 from facegallery.embedder.errors import DataError, GalleryError, from_os_error
 from facegallery.embedder.names import name_or_none, spelling_notes
+from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.derived.choose import Wish, keep, wish_of
 from facegallery.indexer.derived.derive import check_centring, compact, derive, gallery_mean, read_report, tidy, unsound
 from facegallery.indexer.opening import create_store
@@ -38,6 +39,11 @@ NO_NAME = "under an identity that cannot be a name"
 AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
 IN_MEMORY = {"kind": "exact", "reason": "every vector of an encrypted gallery is read and compared"}
 ENROLLED = "SELECT face_id, name FROM faces JOIN people ON people.id = person"
+EMPTY = {  # facts of an index that was built from nothing
+    "inputs": "none",
+    "build": json.dumps({"split": None, "left_out": {}}),
+    "sources": "[]",
+}
 NOTES = 20  # conflicts that are shown
 
 
@@ -98,45 +104,50 @@ class Report:
         )
 
 
-def build(
-    vectors: Path,
-    folder: Path,
-    split: str | None = None,
-    centre: bool = False,
-    replace: bool = False,
-    readmit: bool = False,
-    encrypt: bool = False,
-    recall: float | None = None,
-    memory: int | None = None,
-) -> Report:
-    """The index `folder` of the rows in the data set `vectors` that have outcome ok, a vector and an identity.
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an index is built."""
 
-    Rows of `split`, or of `gallery` where there are such rows, or all; faces that were forgotten only with `readmit`. recall and
-    memory as in choose.Wish; None keeps what was asked before. With another of them the same vectors are only indexed anew. Raises
-    InputError for a name that cannot be, DataError where no row is left, GalleryError where the index holds other inputs and
-    `replace` was not given, or is damaged; SystemFault where the disk refuses.
+    split: str | None = None  # rows to enrol; `gallery` where there are such rows, else all
+    centre: bool = False  # subtract the mean of the gallery's vectors from both sides
+    replace: bool = False  # the people of an index that is there
+    readmit: bool = False  # enrol faces that were forgotten, too
+    encrypt: bool = False
+    recall: float | None = None  # as `choose.Wish` has it; None keeps what was asked before
+    memory: int | None = None  # bytes, as `choose.Wish` has it; None keeps what was asked before
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is asked of the index, without what is to stay as it was."""
+        return {k: v for k, v in {"recall": self.recall, "memory": self.memory}.items() if v is not None}
+
+
+def build(vectors: Path | Selection, folder: Path, options: BuildOptions = BuildOptions()) -> Report:  # noqa: B008
+    """Build the index `folder` from the rows of a data set that have outcome ok, a vector and an identity.
+
+    vectors: the folder of a data set, or the rows chosen from one, whose split then counts. Faces that were forgotten
+    are left out unless `readmit`. With another `recall` or `memory` the same vectors are only indexed anew. Raises
+    InputError for a name that cannot be, DataError where no row is left, GalleryError where the index holds other
+    inputs and `replace` was not given, or is damaged; SystemFault where the disk refuses.
     """
     folder = Path(folder)
     check_name(folder.name)
-    asked: dict[str, Any] = {
-        key: value for key, value in {"recall": recall, "memory": memory}.items() if value is not None
-    }
-    Wish(**asked)  # fails before anything is done
-    selection = Selection(DataSet(vectors), split)
+    Wish(**options.asked)  # fails before anything is done
+    selection = vectors if isinstance(vectors, Selection) else Selection(DataSet(vectors), options.split)
     if not (folder / FILE).exists():
         _check_any(selection)
-    encrypt = encrypt or (folder / CIPHER_FILE).exists()
+    options = dataclasses.replace(options, encrypt=options.encrypt or (folder / CIPHER_FILE).exists())
     try:
         with forgotten.locked(folder):
             try:
-                return _build(selection, folder, centre, replace, readmit, encrypt, asked)
+                return _build(selection, folder, options)
             except Damaged:
-                if not replace:
+                if not options.replace:
                     raise
                 _check_any(selection)
-                lists.begin(folder, readmit=readmit, encrypted=encrypt)
+                lists.begin(folder, readmit=options.readmit, encrypted=options.encrypt)
                 remove_file(folder)
-                return _build(selection, folder, centre, replace, readmit, encrypt, asked)
+                return _build(selection, folder, options)
     except OSError as error:
         raise from_os_error(error) from None
 
@@ -159,22 +170,20 @@ def _nothing(selection: Selection, left_out: Mapping[str, int]) -> DataError:
     )
 
 
-def _build(
-    selection: Selection, folder: Path, centre: bool, replace: bool, readmit: bool, encrypt: bool, asked: dict[str, Any]
-) -> Report:
-    if encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
+def _build(selection: Selection, folder: Path, options: BuildOptions) -> Report:
+    if options.encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
         raise GalleryError(
             f"expected a new name for --encrypt, {folder.name} exists and is not encrypted: choose another --name"
         )
     done, dropped = Added(), 0
-    with _created(folder, readmit=readmit, encrypt=encrypt) as store:
+    with _created(folder, readmit=options.readmit, encrypt=options.encrypt) as store:
         with store.changing_forgotten():
-            others = replace or store.generation == 0 or not _is_same(store, selection, centre=centre)
+            others = options.replace or store.generation == 0 or not _is_same(store, selection, centre=options.centre)
             if others:
                 dropped = sum(not line.is_empty for line in store.lines())
-                done = _fill(store, selection, centre=centre, readmit=readmit)
+                done = _fill(store, selection, centre=options.centre, readmit=options.readmit)
             before = wish_of(store)
-            wish = dataclasses.replace(before, **asked)
+            wish = dataclasses.replace(before, **options.asked)
             changed = others or wish != before
             if changed:
                 keep(store, wish)
@@ -197,6 +206,31 @@ def _created(folder: Path, *, readmit: bool, encrypt: bool) -> Iterator[Store]:
             if is_new and store.generation == 0:
                 remove_file(folder)
             raise
+
+
+def create(folder: Path, spec: FaceSpec, *, encrypt: bool = False) -> None:
+    """Make an index without people, for vectors of `spec`; it can be searched, and `add` fills it.
+
+    Raises InputError for a name that cannot be, GalleryError where an index is there, SystemFault where the disk
+    refuses.
+    """
+    folder = Path(folder)
+    check_name(folder.name)
+    try:
+        with forgotten.locked(folder), _created(folder, readmit=False, encrypt=encrypt) as store:
+            with store.changing_forgotten():
+                if store.generation:
+                    raise GalleryError(f"expected no index in {folder}, there is one: open it, or choose another name")
+                store.clear()
+                store.set_fact("spec", spec.to_json())
+                _take_over(store, readmit=False)
+                store.enrol(())
+                for name, value in EMPTY.items():
+                    store.set_fact(name, value)
+                derive(store)
+            tidy(store)
+    except OSError as error:
+        raise from_os_error(error) from None
 
 
 # choosing rows --------------------------------------------------------------

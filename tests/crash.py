@@ -25,7 +25,7 @@ import numpy as np
 from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.derived import derive
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
@@ -227,7 +227,7 @@ def switching(folder: Path) -> list[Verb]:
 
 def building(folder: Path) -> list[Verb]:
     """Other vectors in the place of these."""
-    return [lambda: build(folder.parent / "vectors", folder, replace=True)]
+    return [lambda: build(folder.parent / "vectors", folder, BuildOptions(replace=True))]
 
 
 def building_first(folder: Path) -> list[Verb]:
@@ -257,7 +257,7 @@ def prepare(name: str, folder: Path) -> None:
     if name in ("building", "building-first"):
         synthetic.write(folder / "vectors", rows(5), extra=["place"])
     if name != "building-first":
-        build(first, folder / "club", encrypt=name == "encrypted")
+        build(first, folder / "club", BuildOptions(encrypt=name == "encrypted"))
     if name == "forgetting-while-read":
         for verb in forgetting(folder / "club")[:-1]:
             verb()

@@ -43,13 +43,18 @@ def add(
     compute: Compute,
 ) -> None:
     """Enrol the faces of SOURCE (photos, or vectors) in index NAME; those it knows already are passed over."""
+    from facegallery.results import as_document
+    from facegallery.workflows.enrol import AddOptions
     from facegallery.workflows.enrol import add as run
+    from facegallery.workflows.session import GallerySession
 
-    with out.progress("add") as tick:
-        done = run(name, source, identity, split, metadata, readmit, model, compute, tick, out.say, level)
-    for line in done.pop("notes"):
+    options = AddOptions(identity, split, metadata, readmit, level)
+    with out.progress("add") as tick, GallerySession(name, model=model, compute=compute) as session:
+        done = run(session, source, options, progress=tick)
+    document = as_document(done) | {"understood": done.understood and done.understood.result()}
+    for line in document.pop("notes"):
         out.say(line)
-    out.result(done, done.pop("text"))
+    out.result(document, done.text)
 
 
 @click.command()
@@ -184,9 +189,10 @@ class _Line:
 @common
 def info(out: Output, name: str) -> None:
     """What an index holds, by which model, how far it is behind its last build, and its calibration."""
+    from facegallery.results import as_document
     from facegallery.workflows.upkeep import info as run
 
-    found = run(name)
+    found = as_document(run(name))
     kinds = found["column_kinds"].items()
     shown = {
         **found,
@@ -204,10 +210,18 @@ def info(out: Output, name: str) -> None:
 @common
 def compare(out: Output, photos: tuple[Path, Path], model: str | None, name: str | None, compute: Compute) -> None:
     """How alike the faces of two PHOTOS are: their cosine."""
+    from facegallery.results import as_document
     from facegallery.workflows.compare import compare as run
+    from facegallery.workflows.compare import compare_in, networks_of
+    from facegallery.workflows.session import GallerySession
 
-    done = run(photos[0], photos[1], model, name, compute, out.say)
-    out.result(done, f"{done['score']:.4f}")
+    if name is None:
+        with networks_of(model or "msceleb", compute) as networks:
+            done = run(*photos, networks)
+    else:
+        with GallerySession(name, model=model, compute=compute) as session:
+            done = compare_in(session, *photos)
+    out.result(as_document(done), f"{done.score:.4f}")
 
 
 @click.command()
@@ -248,9 +262,9 @@ def compact(out: Output, name: str, keep_undo: str | None) -> None:
     """Build the index anew from all changes, beside the one in use, and swap."""
     from facegallery.workflows.upkeep import compact as run
 
-    done = run(name, seconds_of(keep_undo))
-    dropped = f"; {done['dropped']} old changes can no longer be taken back" if done["dropped"] else ""
-    out.result(done, f"{name}: generation {done['generation']}, {done['faces']} faces{dropped}")
+    done = run(name, keep_undo=seconds_of(keep_undo))
+    dropped = f"; {done.dropped} old changes can no longer be taken back" if done.dropped else ""
+    out.result(asdict(done), f"{name}: generation {done.generation}, {done.faces} faces{dropped}")
 
 
 @click.command()
@@ -279,7 +293,7 @@ def restore(out: Output, file: Path, name: str, replace: bool, readmit: bool) ->
     """An index from the FILE of a backup; people who were forgotten since, from any index it may be of, are left out."""
     from facegallery.workflows.upkeep import restore as run
 
-    done = run(file, name, replace, readmit)
+    done = run(file, name, replace=replace, readmit=readmit)
     forgotten = f"; {done.forgotten} faces were forgotten since and stay so" if done.forgotten else ""
     out.result(asdict(done), f"{name}: {done.faces} faces of {done.people} people{forgotten}")
 
@@ -293,7 +307,7 @@ def export(out: Output, name: str, folder: Path, crops: bool) -> None:
     """The index as it is now as a data set, with corrected names; the same command again writes what has changed."""
     from facegallery.workflows.upkeep import export as run
 
-    done = run(name, folder, crops)
+    done = run(name, folder, crops=crops)
     lacking = f"; {done.without_crop} faces have no stored crop" if done.without_crop else ""
     out.result(asdict(done), f"{folder}: {done.faces} faces of {done.people} people{lacking}")
 
@@ -310,11 +324,14 @@ def reembed(
     out: Output, name: str, model: str, views: str, report: Path | None, no_switch: bool, compute: Compute
 ) -> None:
     """Give an index another model, from its stored crops; the same command with the old one goes back."""
+    from facegallery.workflows.reembed import ReembedOptions
     from facegallery.workflows.reembed import reembed as run
+    from facegallery.workflows.session import GallerySession
 
-    with out.progress("reembed") as tick:
-        done, text = run(name, model, views, report, not no_switch, compute, tick, out.say)
-    out.result(done, text)
+    options = ReembedOptions(views, report, switch=not no_switch)
+    with out.progress("reembed") as tick, GallerySession(name, compute=compute) as session:
+        done = run(session, model, options, progress=tick)
+    out.result(done.result(), done.text)
 
 
 @click.command()
@@ -343,12 +360,17 @@ def calibrate(
     compute: Compute,
 ) -> None:
     """Fit the score from which a hit counts; from then on `search` says known or unknown."""
+    from facegallery.results import as_document
+    from facegallery.workflows.calibrate import CalibrationOptions
     from facegallery.workflows.calibrate import calibrate as run
+    from facegallery.workflows.session import GallerySession
 
-    done = run(name, fpir, probes, split, model, seed, compute, out.say)
-    for line in done.pop("warnings"):
+    with GallerySession(name, model=model, compute=compute) as session:
+        done = run(session, CalibrationOptions(fpir, probes, split, seed))
+    document = as_document(done)
+    for line in document.pop("warnings"):
         out.say(f"warning: {line}")
-    out.result(done, done.pop("text"))
+    out.result(document, done.text)
 
 
 @click.command()
@@ -363,13 +385,10 @@ def forget(out: Output, name: str, identity: str, also: tuple[Path, ...], receip
     Exits with 1 where something of the person is left in the index or in a data set of --also, or the end is pending. A name that cannot be
     typed is given as `list` shows it, such as 'Ann\\x00'.
     """
-    from facegallery.accounts import drop_answers
+    from facegallery.results import as_document
     from facegallery.workflows.forget import forget as run
 
-    try:
-        done, path = run(name, identity, also, receipt, out.say)
-    finally:
-        drop_answers()
+    done = run(name, identity, also=also, receipt=receipt)
     lines = [f"found {n} times in {file}" for file, n in done.files.items() if n]
     lines += [f"not cleaned: {what}" for what in done.not_cleaned] + [f"note: {note}" for note in done.notes]
     if done.pending:
@@ -377,9 +396,9 @@ def forget(out: Output, name: str, identity: str, also: tuple[Path, ...], receip
             "pending: another process still reads, or builds, an older state; the next command that opens the index finishes it"
         )
     lines.append(
-        f"{name}: {len(done.face_ids)} faces forgotten; {len(done.files)} files looked through, {done.found} traces left; {path}"
+        f"{name}: {len(done.face_ids)} faces forgotten; {len(done.files)} files looked through, {done.found} traces left; {done.receipt}"
     )
-    out.result(asdict(done) | {"found": done.found, "receipt": str(path)}, lines)
+    out.result(as_document(done), lines)
     sys.exit(1 if done.found or done.pending else 0)
 
 

@@ -255,18 +255,26 @@ def align(
     compute: Compute,
 ) -> None:
     """Detect faces with MTCNN and crop them to Parquet."""
-    from facegallery.embedder.pipeline import Options
     from facegallery.embedder.replaceable import check_replaceable
     from facegallery.embedder.spec import CropRule, canonical_margin
+    from facegallery.workflows.photos import AlignOptions
     from facegallery.workflows.photos import align as run
 
     rule = CropRule(margin=canonical_margin(margin), border=border, no_face=no_face)
     if sheet:
         check_replaceable(sheet, "picture")
-    settings = {"min_face": min_face, "max_side": max_side}
-    options = Options(all_faces=all_faces, prune=prune, retry=frozenset(retry))
+    options = AlignOptions(
+        all_faces=all_faces,
+        prune=prune,
+        retry=frozenset(retry),
+        metadata=metadata,
+        level=level,
+        rule=rule,
+        min_face=min_face,
+        max_side=max_side,
+    )
     with out.progress("align") as tick:
-        summary = run(photos, folder, rule, options, metadata, settings, compute, tick, out.say, level)
+        summary = run(photos, folder, options, compute=compute, progress=tick)
     if sheet:
         from facegallery.workflows.pictures import contact_sheet
 
@@ -365,14 +373,20 @@ def embed(
     compute: Compute,
 ) -> None:
     """Unit vectors of SOURCE (photos, a CSV, or crops from `align`) to Parquet; a row for every photo."""
-    from facegallery.embedder.pipeline import Options
+    from facegallery.workflows.photos import EmbedOptions, make_embedder
     from facegallery.workflows.photos import embed as run
-    from facegallery.workflows.photos import make_embedder
 
-    options = Options(all_faces=all_faces, keep_crops=not no_crops, prune=prune, retry=frozenset(retry))
-    embedder = make_embedder(model, compute, views, out.say)
+    options = EmbedOptions(
+        all_faces=all_faces,
+        keep_crops=not no_crops,
+        prune=prune,
+        retry=frozenset(retry),
+        metadata=metadata,
+        level=level,
+    )
+    embedder = make_embedder(model, compute, views)
     with out.progress("embed") as tick:
-        summary = run(source, folder, embedder, options, metadata, tick, out.say, level)
+        summary = run(source, folder, embedder, options, progress=tick)
     out.summary(summary, strict)
 
 
@@ -411,9 +425,10 @@ def build_index(
     encrypt: bool,
 ) -> None:
     """A gallery (SQLite) and its FAISS inner-product index from VECTORS."""
+    from facegallery.indexer.build import BuildOptions
     from facegallery.workflows.upkeep import build_index as run
 
-    report = run(vectors, name, split, centre, replace, readmit, encrypt, recall, memory, out.say)
+    report = run(vectors, name, BuildOptions(split, centre, replace, readmit, encrypt, recall, memory)).result()
     for line in [report["reason"], *report["notes"]]:
         out.say(line)
     out.result(report, report["text"])
@@ -465,20 +480,24 @@ def search(
     Exits with 3 where no photo could be read.
     """
     from facegallery.embedder.replaceable import check_replaceable
+    from facegallery.workflows.networks import ReadOptions
     from facegallery.workflows.probes import Question
     from facegallery.workflows.search import search as run
     from facegallery.workflows.search import search_to_parquet
+    from facegallery.workflows.session import GallerySession
 
-    question = Question(k, faces, score, where, min_score)
+    question, options = Question(k, faces, score, where, min_score), ReadOptions(one_face, keep_pixels=bool(picture))
+    session = GallerySession(name, model=model, compute=compute)
     if table:
-        with out.progress("search") as tick:
-            done = search_to_parquet(name, sources, table, question, one_face, model, compute, tick, out.say)
-        out.result(done, f"{table}: {done['rows']} answers to {done['faces']} faces")
-        _end_search(done["photos"], done["unread"])
+        with out.progress("search") as tick, session:
+            done = search_to_parquet(session, sources, table, question, options, progress=tick)
+        out.result(asdict(done), f"{table}: {done.rows} answers to {done.faces} faces")
+        _end_search(done.photos, done.unread)
         return
     if picture:
         check_replaceable(picture, "picture")
-    searched = run(name, sources, question, one_face, model, compute, bool(picture), out.say)
+    with session:
+        searched = run(session, sources, question, options)
     if picture:
         from facegallery.workflows.pictures import draw_answers
 
@@ -534,11 +553,9 @@ def demo(out: Output, folder: Path, do_serve: bool, port: int, compute: Compute)
     from facegallery import demo as demonstration
 
     if do_serve:
-        cli_serve.start(
-            cli_serve.settings([demonstration.index_to_serve(folder, compute, out.say)], compute, port=port)
-        )
+        cli_serve.start(cli_serve.settings([demonstration.index_to_serve(folder, compute)], compute, port=port))
         return
-    result = demonstration.run(folder, compute, out.say)
+    result = demonstration.run(folder, compute)
     out.result(result, result["text"].splitlines())
 
 

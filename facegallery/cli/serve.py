@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,6 +93,7 @@ def start(settings: Settings, workers: int = 1, tls_cert: Path | None = None, tl
     """Serves until it is told to end; the address is printed."""
     from facegallery.server.run import serve
 
+    logging.getLogger("facegallery").setLevel(logging.WARNING)  # of a server's lines only what went wrong
     serve(settings, workers, tls_cert, tls_key, click.echo)
 
 

@@ -22,7 +22,7 @@ from facegallery.embedder.pipeline import Options, PhotoStage, chunks
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.server.batches import Batcher, Full
 from facegallery.server.settings import Settings
-from facegallery.workflows.photos import Say, load_embedder, make_detector
+from facegallery.workflows.photos import load_embedder, make_detector
 from facegallery.workflows.probes import fitting_model
 
 PAIR = (
@@ -33,6 +33,7 @@ WAITING_BYTES = 256 << 20  # not yet decoded, of all photos together
 WAITING_LARGE = 4  # photos of the most pixels that are decoded and wait for the networks: 600 MB
 IN_DECODER = WORKERS + 1  # photos, of which one waits for a process; decoded they keep their place until there is room
 
+Say = Callable[[str], None]
 Faces = tuple[Photo, list[Row]]
 
 
@@ -67,7 +68,7 @@ class Intake:
 
     def __init__(self, searcher: Searcher, settings: Settings, say: Say, observe: Callable[[int], None]):
         model, compute = fitting_model(searcher), settings.compute
-        few = load_embedder(model, compute, say, few=True).load()
+        few = load_embedder(model, compute, few=True).load()
         many = Embedder(model, compute, batch=PAIR)
         detector = make_detector(searcher.spec.detector, compute).load()
         self._lock = threading.Lock()

@@ -10,7 +10,7 @@ import socket
 import ssl
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,9 +21,9 @@ from facegallery.embedder.errors import InputError, SystemFault
 from facegallery.embedder.process import ROOT, search_path
 from facegallery.server.meters import FOLDER
 from facegallery.server.settings import Settings
-from facegallery.workflows.photos import Say
 from facegallery.workflows.probes import open_index
 
+Say = Callable[[str], None]
 DRAIN_SECONDS = 6  # for requests that are in progress when the server is told to end
 CONNECTIONS = 1000  # of a process; more are refused
 HEADER_BYTES = 32 << 10

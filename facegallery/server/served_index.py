@@ -18,6 +18,7 @@ from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.errors import Damaged, Replaced
 from facegallery.indexer.store.reader import index_folder
 from facegallery.indexer.store.store import Store
+from facegallery.results import as_document
 from facegallery.server.batches import Batcher, Full
 from facegallery.workflows.probes import Question, indexes_root, open_index, open_store
 from facegallery.workflows.search import Judge
@@ -37,7 +38,7 @@ class PendingQuestion:
     contract: str | None = None
 
 
-Answer = dict[str, Any]  # to one vector: `facegallery.workflows.search.Answer` as JSON
+Answer = dict[str, Any]  # to one vector: `facegallery.results.VectorResult` as JSON
 Answers = list[Answer] | FaceGalleryError
 
 
@@ -96,7 +97,7 @@ class Served:
         if hasattr(self._own, "gallery") and self._own.file != file:
             self._leave()
         if not hasattr(self._own, "gallery"):
-            self._own.gallery, self._own.file = open_store(self.name, write), file
+            self._own.gallery, self._own.file = open_store(self.name, write=write), file
         try:
             return work(self._own.gallery)
         except (Damaged, SystemFault):
@@ -145,4 +146,4 @@ class Served:
 
 
 def _answers(searcher: Searcher, xq: np.ndarray, question: Question) -> list[Answer]:
-    return [answer.to_json() for answer in Judge(searcher, question, lambda line: None).answers(xq)]
+    return [as_document(answer) for answer in Judge(searcher, question).answers(xq)]

@@ -39,13 +39,10 @@ def photos(att, once) -> Path:
 
 @pytest.fixture(scope="session")
 def vectors(photos, once) -> Path:
-    from facegallery.embedder.compute import Compute
-    from facegallery.embedder.pipeline import Options
     from facegallery.workflows.photos import embed, make_embedder
 
     def make(folder: Path) -> None:
-        embedder = make_embedder("msceleb", Compute(), "plain", lambda line: None)
-        embed(photos, folder / "v", embedder, Options(), None, lambda done, total: None)
+        embed(photos, folder / "v", make_embedder("msceleb"))
 
     return once("ten-people-vectors", make) / "v"
 

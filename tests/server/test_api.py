@@ -23,8 +23,6 @@ from facegallery.workflows.probes import Question
 from facegallery.workflows.search import search
 from tests.served import running
 
-QUIETLY = {"say": lambda line: None}
-
 
 @pytest.fixture
 def client(server):
@@ -38,7 +36,7 @@ def asked(server, monkeypatch):
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(server.indexes))
 
     def call(path, **question):
-        (probe,) = search("att", [path], Question(**question), **QUIETLY).result()["probes"]
+        (probe,) = search("att", [path], Question(**question)).result()["probes"]
         return probe
 
     return call

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from facegallery.embedder.photos.decoder import Photo
 from facegallery.embedder.text import to_json
 from facegallery.indexer.store.log import Change
 from facegallery.indexer.store.store import Store
+from facegallery.results import as_document
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.intake import photo_name
 from facegallery.server.problems import HttpProblem, of_error
@@ -110,7 +111,9 @@ async def enrol(
         photo, rows, spec = await faces_of(whole, index, data, photo_name(data, image))
         row = _chosen(photo, rows, face)
         done = await asyncio.wrap_future(
-            index.write(lambda gallery: facegallery.workflows.enrol.enrol(gallery, row, spec, identity, readmit))
+            index.write(
+                lambda gallery: facegallery.workflows.enrol.enrol(gallery, row, spec, identity, readmit=readmit)
+            )
         )
         if done.conflicts:
             raise HttpProblem(
@@ -233,8 +236,8 @@ async def forget(whole: CurrentState, key: Admin, index: Index, asked: schemas.F
     """Removes a person for good: rows, vectors, crops, names. There is no undo; the receipt lies beside the index, too."""
 
     def do() -> tuple[dict[str, Any], list[str]]:
-        done, _ = facegallery.workflows.forget.forget(index.name, asked.identity, (), None, lambda line: None)
-        return asdict(done) | {"found": done.found}, done.face_ids
+        done = facegallery.workflows.forget.forget(index.name, asked.identity)
+        return as_document(replace(done, receipt=None)), list(done.face_ids)
 
     async def work() -> tuple[dict[str, Any], list[str]]:
         return await asyncio.wrap_future(index.write_apart(do))

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-import facegallery.workflows.calibrate
 import facegallery.workflows.upkeep
 from facegallery import schemas
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.problems import HttpProblem
 from facegallery.server.routes.dependencies import Admin, Asker, CurrentState, Index, JSONResponse
+from facegallery.workflows import calibrate as calibration
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
@@ -24,8 +24,8 @@ async def compact(whole: CurrentState, key: Admin, index: Index, asked: schemas.
     keep = None if days is None else days * 86400
 
     def work(tell: Callable[[int, int], None]) -> str:
-        done = facegallery.workflows.upkeep.compact(index.name, keep, tell)
-        return f"generation {done['generation']}, {done['faces']} faces, {done['dropped']} old changes dropped"
+        done = facegallery.workflows.upkeep.compact(index.name, keep_undo=keep, progress=tell)
+        return f"generation {done.generation}, {done.faces} faces, {done.dropped} old changes dropped"
 
     return JSONResponse(await whole.begin_job(key, index, "compact", work), 202)
 
@@ -36,9 +36,7 @@ async def calibrate(whole: CurrentState, key: Admin, index: Index, asked: schema
     fpir = (asked or schemas.Calibrate()).fpir
 
     def work(tell: Callable[[int, int], None]) -> str:
-        return facegallery.workflows.calibrate.calibrate(
-            index.name, fpir, (), None, None, 0, whole.settings.compute, lambda line: None
-        )["text"]
+        return calibration.calibrate(index.name, calibration.CalibrationOptions(fpir)).text
 
     return JSONResponse(await whole.begin_job(key, index, "calibrate", work), 202)
 
