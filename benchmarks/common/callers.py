@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-
 from benchmarks.common.ledger import Killed, Ledger, Tally, World, Wrong
-from facegallery.client import Client, RequestRefused
+from facegallery.client import Client, RequestRefused, ServerUnreachable
+from facegallery.results import as_document
 
 USES = (20, 200)  # requests after which a connection is made anew
 IDLE_SECONDS = 10  # after which it is made anew, before the server ends it
@@ -52,7 +51,8 @@ class Caller:
     def __init__(self, name: str, port: int, key: str, world: World, ledger: Ledger, tally: Tally):
         self.name, self.world, self.ledger, self.tally = name, world, ledger, tally
         self.ended, self.killed = threading.Event(), threading.Event()
-        self.typed = Client(f"http://127.0.0.1:{port}", key, SECONDS)
+        self.typed = Client(f"http://127.0.0.1:{port}", key, timeout=SECONDS)
+        self.gallery = self.typed.gallery(world.index)
         self._port, self._key = port, key
         self._connections: list[http.client.HTTPConnection | None] = [None, None]
         self._uses, self._last = [0, 0], [0.0, 0.0]
@@ -115,9 +115,7 @@ class Caller:
             except Killed:
                 return
             except Exception as error:
-                if self.killed.is_set() and isinstance(
-                    error, OSError | http.client.HTTPException | httpx.TransportError
-                ):
+                if self.killed.is_set() and isinstance(error, OSError | http.client.HTTPException | ServerUnreachable):
                     return
                 if isinstance(error, RequestRefused) and error.status in (429, 503):
                     self.tally.refuse(f"{error.status} {error.problem.get('type', '').rpartition(':')[2]}")
@@ -185,13 +183,12 @@ def stream(c: Caller) -> None:
     """Send a stream of photos by the Python client, which retries by itself, and compare two photos."""
     asked = random.sample(c.world.people, STREAMED)
     began = time.monotonic()
-    for (person, _), (_, found) in zip(asked, c.typed.search_many(c.world.index, asked), strict=True):
-        if isinstance(found, RequestRefused):
-            raise Wrong(f"a photo of a stream was answered with {found.problem}")
-        check_hits(c, hits_of(found.model_dump()), began, person)
+    found = c.gallery.search([photo for _, photo in asked])
+    for (person, _), photo in zip(asked, found.photos, strict=True):
+        check_hits(c, hits_of(as_document(photo)), began, person)
     c.tally.answered(f"stream of {STREAMED}", time.monotonic() - began)
     with c.tally.timed("verify, two photos"):
-        score = c.typed.verify(c.world.index, asked[0][1], asked[0][1]).score
+        score = c.gallery.compare(asked[0][1], asked[0][1]).score
     if score < SAME:
         raise Wrong(f"expected a photo to be as itself, received {score}")
 

@@ -72,7 +72,7 @@ def settle(c: Caller, write: Write) -> str:
 def check_people(c: Caller, base: dict[str, int]) -> int:
     """Check that the people are those acknowledged, with as many faces, and ours with exactly those faces."""
     expected = base | {name: len(faces) for name, faces in c.ledger.faces.items()}
-    found = {one.identity: one.faces for one in c.typed.people(INDEX)}
+    found = {one.identity: one.faces for one in c.gallery.people()}
     differing = {
         name: (expected.get(name), found.get(name))
         for name in expected.keys() | found.keys()

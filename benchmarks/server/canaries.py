@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.common.mutants import sound
 from benchmarks.common.served import Answer, Server
 from facegallery.embedder.outcomes import REFUSED
-from facegallery.schemas import PhotoAnswer, Problem
+from facegallery.results import PhotoResult
+from facegallery.schemas import Problem
 
 TYPES, PROBLEM = "urn:facegallery:problem:", "application/problem+json"
 OUTCOMES = (*REFUSED, "invalid")
@@ -56,7 +57,7 @@ def read(answer: Answer) -> tuple[str, str]:
     """Return status and outcome or type, and what is wrong with the answer ('' where nothing is)."""
     try:
         if answer.status == 200:
-            return f"200 {_documented(PhotoAnswer, answer, 'application/json').outcome}", ""
+            return f"200 {_documented(PhotoResult, answer, 'application/json').outcome}", ""
         problem = _documented(Problem, answer, PROBLEM)
     except ValueError as error:
         return f"{answer.status}", f"{error}: {answer.body[:300]!r}"
@@ -66,15 +67,15 @@ def read(answer: Answer) -> tuple[str, str]:
     return named, ""
 
 
-def _documented(model: type[BaseModel], answer: Answer, kind: str) -> Any:
+def _documented(model: type, answer: Answer, kind: str) -> Any:
     """Parse an answer; raise ValueError where members are missing or added."""
     if answer.kind != kind:
         raise ValueError(f"expected {kind}, received {answer.kind!r}")
     try:
-        found = model.model_validate_json(answer.body)
+        found = TypeAdapter(model).validate_json(answer.body)
     except ValidationError as error:
         raise ValueError(str(error).replace("\n", " ")) from None
-    if found.model_dump() != json.loads(answer.body):
+    if TypeAdapter(model).dump_python(found, mode="json") != json.loads(answer.body):
         raise ValueError("not the members that are documented")
     return found
 

@@ -41,10 +41,11 @@ from benchmarks.common.ledger import Ledger, Tally, World  # noqa: E402
 from benchmarks.common.served import GROWTH, Server, held, processes, quarters  # noqa: E402
 from benchmarks.server.after_kill import INDEX, check_all, command  # noqa: E402
 from facegallery.accounts import Accounts  # noqa: E402
-from facegallery.client import Client, RequestRefused  # noqa: E402
+from facegallery.client import Client  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
 from facegallery.indexer.opening import open_store  # noqa: E402
 from facegallery.indexer.upkeep.compact import compact_and_drop  # noqa: E402
+from facegallery.results import as_document  # noqa: E402
 
 EACH = 3  # photos of a person, at most
 HOPELESS = 1000  # wrong answers after which a run ends
@@ -88,12 +89,8 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
 
 def with_faces(client: Client, photos: list[bytes]) -> list[bytes]:
     """Keep the photos whose first face is found."""
-    answers = client.search_many(INDEX, ((str(i), photo) for i, photo in enumerate(photos)))
-    return [
-        photo
-        for photo, (_, answer) in zip(photos, answers, strict=True)
-        if not isinstance(answer, RequestRefused) and hits_of(answer.model_dump())
-    ]
+    found = client.gallery(INDEX).search(photos).photos
+    return [photo for photo, answer in zip(photos, found, strict=True) if hits_of(as_document(answer))]
 
 
 # load -----------------------------------------------------------------------
@@ -142,7 +139,7 @@ def soak(
     """Run the load over a server that is ready; return all figures."""
     with Client(f"http://127.0.0.1:{server.port}", server.key) as client:
         world = World(INDEX, world.people, world.vectors, with_faces(client, list(world.photos)))
-        base = {one.identity: one.faces for one in client.people(INDEX)}
+        base = {one.identity: one.faces for one in client.gallery(INDEX).people()}
     accounts = Accounts(server.data / "server.db")
     keys = {name: accounts.make_key(name, role.scope, role.rate) for name, role in named()}
     after = accounts.make_key("after", "admin", 0)
