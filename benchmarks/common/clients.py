@@ -11,6 +11,7 @@ import io
 import json
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
