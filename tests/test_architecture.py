@@ -28,6 +28,7 @@ ALLOWED = {
     "": (),
     "embedder": (),
     "embedder.draw": ("embedder",),
+    "embedder.photo_stage": ("embedder",),
     "embedder.pipeline": ("embedder",),
     "embedder.errors": (),
     "embedder.files": ("embedder.errors",),

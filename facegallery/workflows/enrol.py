@@ -112,8 +112,8 @@ def _understood(
 ) -> Understood:
     """Whose the faces to add are; all one person's where an identity is given."""
     if identity is None:
-        return understand(pairs, source, by_folders)
-    return understand(((path.rpartition("/")[2], identity) for path, _ in pairs), "by --identity,", False)
+        return understand(pairs, source, by_folders=by_folders)
+    return understand(((path.rpartition("/")[2], identity) for path, _ in pairs), "by --identity,", by_folders=False)
 
 
 def _of_split(listing: Listing, split: str | None) -> Listing:

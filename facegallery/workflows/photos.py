@@ -44,7 +44,7 @@ def load_embedder(model, compute: Compute, say: Say, few: bool = False) -> Embed
     """An opened model, ready to run; for a few photos sooner."""
     from facegallery.embedder.network.runtime import Embedder
 
-    embedder = Embedder(model, compute, few)
+    embedder = Embedder(model, compute, few=few)
     say(embedder.where)
     return embedder
 
@@ -69,7 +69,7 @@ def align(
     detector = make_detector(settings, compute)
     say(detector.where)
     stage = PhotoStage(FaceSpec(crop=rule), detector, None, options)
-    return process_photos(listing, out, stage, "align", on_progress, say=say)
+    return process_photos(listing, out, stage, "align", on_progress)
 
 
 def embed(
@@ -90,11 +90,11 @@ def embed(
             raise InputError(
                 "expected photos for --metadata, --all-faces, --retry and --identity-level, received crops: give those options to `align`"
             )
-        return process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress, say)
+        return process_crops(DataSet(source), out, embedder, on_progress, keep_crops=options.keep_crops)
     listing = list_photos(source, metadata, level)
     say_understood(listing.understood(), say)
     stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, options)
-    return process_photos(listing, out, stage, "embed", on_progress, say=say)
+    return process_photos(listing, out, stage, "embed", on_progress)
 
 
 def say_understood(understood: Understood, say: Say) -> None:
