@@ -15,7 +15,7 @@ from facegallery.embedder.pipeline import Options
 from facegallery.embedder.replaceable import check_replaceable
 from facegallery.embedder.spec import CropRule
 from facegallery.embedder.weights.fetch import fetch, pip_download
-from facegallery.embedder.weights.store import data_root
+from facegallery.embedder.weights.folder import data_root
 from facegallery.workflows.calibrate import calibrate
 from facegallery.workflows.evaluate import evaluate
 from facegallery.workflows.photos import align, embed, make_embedder
@@ -58,7 +58,7 @@ def run(folder: Path, compute: Compute, say: Say) -> dict[str, Any]:
         say(f"[{time.monotonic() - started:4.0f} s] {text}")
 
     stage(f"fetching the weights {MODEL} and the photos")
-    fetch(MODEL, None, say)
+    fetch(MODEL)
     photos = prepare("att", fetch_att(data_root() / "att"), folder / "photos")
     stage(
         f"{photos.people} people: {photos.splits['gallery']} gallery photos, {photos.splits['probe']} probes; cropping"
@@ -69,7 +69,7 @@ def run(folder: Path, compute: Compute, say: Say) -> dict[str, Any]:
     stage("pretrained network: embedding, building the index, evaluating")
     before = _score(crops, MODEL, folder / "vectors-before", "demo-before", compute, say)
     stage(f"top-1 {before['top1']:.4f}, top-5 {before['top5']:.4f}; finetuning in two stages")
-    _train(crops, folder / "model", compute, say)
+    _train(crops, folder / "model", compute)
     stage("finetuned network: embedding, building the index, evaluating")
     after = _score(crops, str(folder / "model"), folder / "vectors-after", "demo-after", compute, say)
     stage(f"top-1 {after['top1']:.4f}, top-5 {after['top5']:.4f}; searching {PROBES_DRAWN} probes")
@@ -89,7 +89,7 @@ def run(folder: Path, compute: Compute, say: Say) -> dict[str, Any]:
 
 def index_to_serve(folder: Path, compute: Compute, say: Say) -> str:
     """An index of AT&T's first photos, calibrated; its name."""
-    fetch(MODEL, None, say)
+    fetch(MODEL)
     prepare("att", fetch_att(data_root() / "att"), folder / "photos")
     vectors = folder / "vectors-served"
     embed(folder / "photos", vectors, make_embedder(MODEL, compute, "plain", say), Options(), None, _ignore, say)
@@ -105,14 +105,14 @@ def _score(crops: Path, model: str, vectors: Path, index: str, compute: Compute,
     return evaluate(index, vectors, compute=compute, say=say).result()
 
 
-def _train(crops: Path, model: Path, compute: Compute, say: Say) -> None:
+def _train(crops: Path, model: Path, compute: Compute) -> None:
     from facegallery.embedder.network.quiet import import_tensorflow
     from facegallery.trainer.recipe import read as read_recipe
 
     import_tensorflow()
-    from facegallery.trainer.train import train
+    from facegallery.trainer.train import TrainingOptions, train
 
-    train(crops, read_recipe(RECIPE), MODEL, model, epochs=EPOCHS, compute=compute, say=say)
+    train(crops, read_recipe(RECIPE), MODEL, model, TrainingOptions(epochs=EPOCHS, compute=compute))
 
 
 def _ignore(done: int, total: int) -> None:

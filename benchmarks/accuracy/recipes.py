@@ -36,8 +36,9 @@ from facegallery.embedder.network.quiet import import_tensorflow  # noqa: E402
 
 import_tensorflow()
 from facegallery.embedder.compute import Compute  # noqa: E402
-from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter  # noqa: E402
+from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
 from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table  # noqa: E402
+from facegallery.embedder.dataset.writer import DataSetWriter  # noqa: E402
 from facegallery.embedder.faces import align  # noqa: E402
 from facegallery.embedder.network.runtime import Embedder, unit  # noqa: E402
 from facegallery.embedder.weights.store import open_model, open_spec  # noqa: E402
@@ -45,7 +46,7 @@ from facegallery.indexer.evaluation import openset, verification  # noqa: E402
 from facegallery.indexer.evaluation.openset import OpenSet  # noqa: E402
 from facegallery.indexer.metrics import compare, hits_at, nearest_people, wilson  # noqa: E402
 from facegallery.trainer.recipe import read as read_recipe  # noqa: E402
-from facegallery.trainer.train import train  # noqa: E402
+from facegallery.trainer.train import TrainingOptions, train  # noqa: E402
 
 PATH = click.Path(path_type=Path, exists=True)
 FOLDS, ENROLLED = 3, 700
@@ -126,7 +127,7 @@ class Bench:
             crops = subset(self.data, rows, self.work / f"{title}-crops")
             began = time.monotonic()
             source = str(self.after / title) if self.after else self.source
-            train(crops, self.recipe, source, self.work / title, epochs=self.epochs, say=say)
+            train(crops, self.recipe, source, self.work / title, TrainingOptions(epochs=self.epochs))
             self.seconds[title] = round(time.monotonic() - began)
         return self.vectors(title, wanted)
 
@@ -216,10 +217,6 @@ class Bench:
                     }
                 result.setdefault(name, {}).setdefault(group, {})[top] = figures
         return result
-
-
-def say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -81,6 +82,17 @@ NUMBERS = Numbers()
 PROBLEMS_SHOWN = 20
 
 
+class LogLines(logging.Handler):
+    """Show the user what the package logs: a line each, as `Output.say` prints it."""
+
+    def __init__(self, out: Output):
+        super().__init__(logging.INFO)
+        self._out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._out.say(record.getMessage())
+
+
 class Output:
     """Results on stdout, everything else on stderr."""
 
@@ -90,6 +102,19 @@ class Output:
     def say(self, line: str) -> None:
         if not self.quiet:
             click.echo(printable(line), err=True)
+
+    @contextlib.contextmanager
+    def showing_logs(self) -> Iterator[None]:
+        """Print what the package logs while a command runs."""
+        logger, handler = logging.getLogger("facegallery"), LogLines(self)
+        before = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
+            logger.removeHandler(handler)
 
     def result(self, data: Any, text: str | Iterable[str]) -> None:
         """Print the data as JSON, or the text: one line, or several. What names and paths hold never makes a line of its own."""
@@ -147,7 +172,9 @@ def common(command: Callable) -> Callable:
     @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
-        return command(Output(as_json, quiet), *args, **kwargs)
+        out = Output(as_json, quiet)
+        with out.showing_logs():
+            return command(out, *args, **kwargs)
 
     return wrapped
 
