@@ -34,7 +34,8 @@ UNLOCKABLE_GRACE = 86400.0  # the same on a file system without locks
 # word. Older versions had no namespace; their start, in ticks since boot, has at least 5 digits, unlike a day or year.
 OWN_NAME = re.compile(
     TEMPORARY + r"(?P<pid>[0-9]+)\."
-    r"(?:(?P<start>[0-9]+|ended)\.(?P<namespace>[0-9a-f]{8})-(?:[0-9]+-.+|[a-z0-9_]{8}|[0-9a-f]{32}-[a-z]+)|(?P<old_start>[0-9]{5,})-.+)",
+    r"(?:(?P<start>[0-9]+|ended)\.(?P<namespace>[0-9a-f]{8})-(?:[0-9]+-.+|[a-z0-9_]{8}|[0-9a-f]{32}-[a-z]+)"
+    r"|(?P<old_start>[0-9]{5,})-.+)",
     re.DOTALL,
 )
 NAME_KEPT = 40  # characters of the target's name that the name of its temporary repeats

@@ -20,6 +20,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import sys
 import time
 from dataclasses import asdict, replace
@@ -253,6 +254,7 @@ def main(
     settings: str,
     folder: Path,
 ) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder.mkdir(parents=True, exist_ok=True)
     numbers = tuple(map(int, epochs.split(","))) if epochs else None
     bench = Bench(crops, one_shot, people, recipe, source, after, numbers, folder)
