@@ -34,6 +34,7 @@ ALLOWED = {
     "": ("client", "embedder", "functions", "gallery", "results"),
     "embedder": (),
     "embedder.draw": ("embedder",),
+    "embedder.photo_stage": ("embedder",),
     "embedder.pipeline": ("embedder",),
     "embedder.errors": (),
     "embedder.files": ("embedder.errors",),

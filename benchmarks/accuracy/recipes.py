@@ -22,6 +22,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import sys
 import time
 from dataclasses import asdict, replace
@@ -38,8 +39,9 @@ from facegallery.embedder.network.quiet import import_tensorflow  # noqa: E402
 
 import_tensorflow()
 from facegallery.embedder.compute import Compute  # noqa: E402
-from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter  # noqa: E402
+from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
 from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table  # noqa: E402
+from facegallery.embedder.dataset.writer import DataSetWriter  # noqa: E402
 from facegallery.embedder.faces import align  # noqa: E402
 from facegallery.embedder.network.runtime import Embedder, unit  # noqa: E402
 from facegallery.embedder.weights.store import open_model, open_spec  # noqa: E402
@@ -47,7 +49,7 @@ from facegallery.indexer.evaluation import openset, verification  # noqa: E402
 from facegallery.indexer.evaluation.openset import OpenSet  # noqa: E402
 from facegallery.indexer.metrics import compare, hits_at, nearest_people, wilson  # noqa: E402
 from facegallery.trainer.recipe import read as read_recipe  # noqa: E402
-from facegallery.trainer.train import train  # noqa: E402
+from facegallery.trainer.train import TrainingOptions, train  # noqa: E402
 
 PATH = click.Path(path_type=Path, exists=True)
 FOLDS, ENROLLED = 3, 700
@@ -131,7 +133,7 @@ class Bench:
             crops = subset(self.data, rows, self.work / f"{title}-crops")
             began = time.monotonic()
             source = str(self.after / title) if self.after else self.source
-            train(crops, self.recipe, source, self.work / title, epochs=self.epochs, say=say)
+            train(crops, self.recipe, source, self.work / title, TrainingOptions(epochs=self.epochs))
             self.seconds[title] = round(time.monotonic() - began)
         return self.vectors(title, wanted)
 
@@ -223,10 +225,6 @@ class Bench:
         return result
 
 
-def say(line: str) -> None:
-    click.echo(line, err=True)
-
-
 def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:
     """Write some rows of a data set as a data set of their own."""
     writer = DataSetWriter(folder, data.spec, {}, [Entry(row.image, 0, 0) for row in rows])
@@ -261,6 +259,7 @@ def main(
     settings: str,
     folder: Path,
 ) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder.mkdir(parents=True, exist_ok=True)
     numbers = tuple(map(int, epochs.split(","))) if epochs else None
     bench = Bench(crops, one_shot, people, recipe, source, after, numbers, folder)

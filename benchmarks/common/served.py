@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from facegallery.embedder.weights.store import data_root  # noqa: E402
+from facegallery.embedder.weights.folder import data_root  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "peers"

@@ -34,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.served import ROOT, Server, processes  # noqa: E402
-from facegallery.embedder.weights.store import data_root, open_model  # noqa: E402
+from facegallery.embedder.weights.folder import data_root  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 ASKED, MOST = 3.0, 120.0  # seconds
 STAGES = ("printed", "listening", "answered")

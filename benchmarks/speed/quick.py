@@ -26,7 +26,7 @@ from benchmarks.speed import cold, detect, embed, end_to_end  # noqa: E402
 from facegallery import demo  # noqa: E402
 from facegallery.embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
 from facegallery.embedder.spec import FaceSpec  # noqa: E402
-from facegallery.embedder.weights.store import data_root  # noqa: E402
+from facegallery.embedder.weights.folder import data_root  # noqa: E402
 from facegallery.workflows.photos import make_detector  # noqa: E402
 
 ROUNDS, PHOTOS, FACES, ASKED = 3, 128, 50_000, 10_000
