@@ -21,7 +21,7 @@ import apsw
 
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.files import make_folder, process_mark
-from facegallery.embedder.weights.store import data_root
+from facegallery.embedder.weights.folder import data_root
 from facegallery.indexer.store.database import WAIT_MS
 from facegallery.indexer.store.errors import guarded
 

@@ -35,7 +35,7 @@ from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import forget, pending, receipt, switch, transfer
 from facegallery.indexer.upkeep.verify import verify
 from tests import steps, synthetic
-from tests.indexer import forgetting
+from tests.indexer.forgetting import forgotten as forgotten_now
 from tests.steps import FAIL, FULL, MODES, STEPS, TORN
 
 PEOPLE, PHOTOS, CROP = 12, 2, 300
@@ -187,7 +187,7 @@ def forgetting_while_read(folder: Path) -> list[Verb]:
 def readmitting(folder: Path) -> list[Verb]:
     """Someone is forgotten, comes back, and is forgotten again under another name."""
     return [
-        alone(folder, lambda g: forgetting.forgotten(g, "person 3")),
+        alone(folder, lambda g: forgotten_now(g, "person 3")),
         alone(folder, lambda g: g.add(doomed(), readmit=True)),
         alone(folder, lambda g: g.rename("person 3", WANTED)),
         lambda: forgets(folder),
