@@ -57,7 +57,7 @@ def write(folder: Path, rows: Iterable[Row], border: int = 0, per_shard: int = 1
 
 
 def tiny(put: Callable[[Any, str, Any], None] = setattr) -> None:
-    """In place of the layers of `architecture`: every operation, in a network of a moment. put: a monkeypatch's setattr."""
+    """Replace the layers of `architecture` by a tiny network with every operation. put: a monkeypatch's setattr."""
     put(architecture, "lower", tiny_lower)
     put(architecture, "upper", tiny_upper)
 

@@ -28,7 +28,8 @@ TYPES_OF_RESULTS = ("embedder.photos.understood", "indexer.suspects")  # types t
 NETWORKS = tuple(f"workflows.{file}" for file in ("photos", "inputs", "networks"))
 OPENED = (*NETWORKS, "workflows.probes", "workflows.session")  # what reads photos and opens galleries
 STORE, DERIVED = "indexer.store", "indexer.derived"
-# a folder or a file -> what it may import of ours, besides itself; the longest key that fits a file counts. Short names: `embedder.spec`
+# a folder or a file -> what it may import of ours, besides itself; the longest key that fits a file counts. Names are
+# short: `embedder.spec`
 # is facegallery.embedder.spec
 ALLOWED = {
     "": ("client", "embedder", "functions", "gallery", "results"),
@@ -281,7 +282,8 @@ def test_no_files_need_each_other():
 
 def test_the_rule_would_catch_a_circle(tmp_path):
     (tmp_path / "x.py").write_text(
-        "if TYPE_CHECKING:\n    import facegallery.a\nelse:\n    import facegallery.b\ndef f():\n    from facegallery import c\n"
+        "if TYPE_CHECKING:\n    import facegallery.a\nelse:\n    import facegallery.b\n"
+        "def f():\n    from facegallery import c\n"
     )
     assert imports(tmp_path / "x.py", for_types=False) == {"b", "c"} == imports(tmp_path / "x.py") - {"a"}
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": {"d"}, "f": {"a"}}) == {
