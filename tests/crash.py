@@ -72,8 +72,10 @@ def content(folder: Path) -> dict[str, list] | None:
         if not list(db.execute("SELECT 1 FROM sqlite_schema WHERE name='meta'")):
             return None
         found = {
-            "faces": "SELECT f.id, face_id, name, image, image_sha256, split, face, box, extra, v.vector, png, o.vector "
-            "FROM faces f LEFT JOIN people p ON p.id = person LEFT JOIN vectors v USING (id) LEFT JOIN crops USING (id) "
+            "faces": "SELECT f.id, face_id, name, image, image_sha256, split, face, box, extra, "
+            "v.vector, png, o.vector "
+            "FROM faces f LEFT JOIN people p ON p.id = person LEFT JOIN vectors v USING (id) "
+            "LEFT JOIN crops USING (id) "
             "LEFT JOIN other_vectors o USING (id) ORDER BY f.id",
             "people": "SELECT name FROM people ORDER BY 1",
             "log": "SELECT verb, detail FROM log ORDER BY id",

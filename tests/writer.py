@@ -116,7 +116,7 @@ def write(
     note: Callable[[str, Change], object],
     until: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Change the index until `until` holds or the process is killed; note each change before ("begin") and after ("done").
+    """Change the index until `until` holds or the process is killed; note a change before ("begin") and after ("done").
 
     By its seed, in one connection or in one for each change; compacts by itself, often.
     """
