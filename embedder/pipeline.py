@@ -36,7 +36,6 @@ __all__ = ["Options", "PhotoStage", "Summary", "chunks", "hash_of", "process_cro
 
 # whose versions the marks of shards record
 PACKAGES = ("facegallery", "openvino", "tensorflow", "tensorflow-cpu", "keras", "mtcnn", "numpy", "pillow", "pyarrow")
-OnProgress = Progress  # the name that callers outside embedder still import
 
 
 @dataclass
