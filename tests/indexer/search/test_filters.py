@@ -425,9 +425,12 @@ def test_scan_and_selector_give_equal_answers(index, monkeypatch, path, gather):
     taken = []
     for name in ("_scanned", "_searched"):
         call = getattr(candidates.Candidates, name)
-        monkeypatch.setattr(
-            candidates.Candidates, name, lambda *args, call=call, name=name: taken.append(name) or call(*args)
-        )
+
+        def noted(*args, call=call, name=name, **options):
+            taken.append(name)
+            return call(*args, **options)
+
+        monkeypatch.setattr(candidates.Candidates, name, noted)
     wheres = [
         [("identity", "=", "Ann")],
         [("year", "!=", "x")],
