@@ -13,6 +13,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+# before FAISS is loaded, here or in a process that a test starts: its threads would spin while they wait for each other,
+# which costs six times the CPU where two processes of tests share two cores
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pytest
 from PIL import Image
