@@ -178,7 +178,7 @@ def test_one_job_of_a_kind_runs_and_a_lost_one_has_failed(accounts, tmp_path):
     assert accounts.job(first)["state"] == "done" and accounts.job(first)["result"] == {"generation": 2}
     assert accounts.job("0" * 16) is None
     second = accounts.begin_job("friends", "compact")
-    with sqlite3.connect(tmp_path / "server.db") as db:
+    with closing(sqlite3.connect(tmp_path / "server.db")) as db, db:
         db.execute("UPDATE jobs SET process = '4194305.1' WHERE id = ?", (second,))  # above any process number
     db.close()
     assert accounts.job(second)["state"] == "failed" and "ended" in accounts.job(second)["detail"]
@@ -187,7 +187,7 @@ def test_one_job_of_a_kind_runs_and_a_lost_one_has_failed(accounts, tmp_path):
 
 def test_a_file_of_an_earlier_version_is_opened(tmp_path):
     Accounts(tmp_path / "server.db").close()
-    with sqlite3.connect(tmp_path / "server.db") as db:
+    with closing(sqlite3.connect(tmp_path / "server.db")) as db, db:
         db.execute("ALTER TABLE jobs DROP COLUMN result")
     db.close()
     with closing(Accounts(tmp_path / "server.db")) as accounts:
