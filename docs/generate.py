@@ -1,7 +1,7 @@
-"""Write the parts of these pages that are read from the code: commands, routes, outcomes, and notebooks as pages.
+"""Write the parts of these pages that are read from the code: commands, routes, outcomes, results; notebooks as pages.
 
-`make docs` runs it before the site is built, and MkDocs runs it as a hook. What stands between `<!-- generated: NAME -->` and `<!-- end -->`
-is replaced; a test compares it with the code.
+MkDocs runs it as a hook before it builds the site. The text between `<!-- generated: NAME -->` and `<!-- end -->` is
+replaced; a test compares it with the code.
 """
 
 from __future__ import annotations
@@ -165,7 +165,11 @@ def listed_routes() -> Iterator[tuple[str, str, str, str]]:
 
     scopes = {
         annotated.__metadata__[0].dependency: scope
-        for annotated, scope in ((dependencies.Asker, "read"), (dependencies.Writer, "write"), (dependencies.Admin, "admin"))
+        for annotated, scope in (
+            (dependencies.Asker, "read"),
+            (dependencies.Writer, "write"),
+            (dependencies.Admin, "admin"),
+        )
     }
     for part in (search, stream, people, changes, jobs, session):
         for route in part.router.routes:
@@ -213,13 +217,19 @@ def _result(kind: type) -> Iterator[str]:
         yield f"| `{one.name}` | {_cell(str(one.type))} | {_cell(text)} |"
     for name, value in vars(kind).items():
         if isinstance(value, property) and not name.startswith("_"):
-            yield f"| `{name}` | {_cell(str(value.fget.__annotations__['return']))} | {_cell(inspect.getdoc(value) or '')} |"
+            said = " ".join((inspect.getdoc(value) or "").split())
+            yield f"| `{name}` | {_cell(str(value.fget.__annotations__['return']))} | {_cell(said)} |"
     yield ""
 
 
 def _comments(kind: type) -> dict[str, str]:
     """The comments that stand behind the fields of a dataclass and of those it extends."""
-    lines = [line for one in reversed(kind.__mro__[:-1]) if dataclasses.is_dataclass(one) for line in inspect.getsource(one).splitlines()]
+    lines = [
+        line
+        for one in reversed(kind.__mro__[:-1])
+        if dataclasses.is_dataclass(one)
+        for line in inspect.getsource(one).splitlines()
+    ]
     found = [re.match(r"    (\w+): .*?  # (.*)", line) for line in lines]
     return {match[1]: match[2] for match in found if match}
 
