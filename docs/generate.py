@@ -166,7 +166,7 @@ def listed_routes() -> Iterator[tuple[str, str, str, str]]:
     scopes = {
         annotated.__metadata__[0].dependency: scope
         for annotated, scope in (
-            (dependencies.Asker, "read"),
+            (dependencies.Reader, "read"),
             (dependencies.Writer, "write"),
             (dependencies.Admin, "admin"),
         )
