@@ -64,11 +64,11 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def differ(first: str, second: str, tolerance: float) -> bool:
-    """Whether texts differ in words, or in a number by more than the tolerance, as a share or, below 1, as it is."""
+    """Whether texts differ in words, in a whole number by more than 1, or in another by more than the tolerance."""
     if NUMBER.sub("#", first) != NUMBER.sub("#", second):
         return True
-    pairs = zip(map(float, NUMBER.findall(first)), map(float, NUMBER.findall(second)), strict=True)
-    return any(abs(a - b) > tolerance * max(1, abs(a), abs(b)) for a, b in pairs)
+    pairs = zip(NUMBER.findall(first), NUMBER.findall(second), strict=True)
+    return any(abs(float(a) - float(b)) > (tolerance if "." in a + b else 1) for a, b in pairs)
 
 
 def store(path: Path, texts: list[str]) -> None:

@@ -32,6 +32,7 @@ def test_numbers_are_compared_by_value_and_words_as_they_are():
     assert not differ("0.97 of 40", "0.98 of 40", TOLERANCE)
     assert differ("0.90 of 40", "0.98 of 40", TOLERANCE)
     assert differ("0.97 of 40", "0.97 in 40", TOLERANCE)
+    assert not differ("0.97 of 40", "0.97 of 41", TOLERANCE) and differ("0.97 of 40", "0.97 of 42", TOLERANCE)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
