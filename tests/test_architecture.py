@@ -117,7 +117,7 @@ GIT = ("git", "-c", "safe.directory=*", "ls-files", "-z")  # in a checkout of an
 ROOT_FILES = {
     *(".dockerignore", ".gitignore", ".pre-commit-config.yaml"),
     *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md"),
-    *("MANIFEST.in", "Makefile", "pyproject.toml", "ruff.toml", "setup.cfg"),
+    *("MANIFEST.in", "Makefile", "pyproject.toml", "mkdocs.yml", "ruff.toml", "setup.cfg"),
     "cli.py",
 }
 ROOT_FOLDERS = {

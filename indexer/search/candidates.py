@@ -35,7 +35,7 @@ ROOM = 1024  # least number of faces by which the tail's arrays grow
 GATHER = 1 << 14  # rows that are copied at once
 # Filtered faces are scanned by a matrix product of their copies if there are many queries or few such faces. Otherwise
 # FAISS scans them with a selector, which copies nothing but multiplies one pair at a time. Measured by
-# benchmarks/scale/gallery.py, see docs/gallery.md.
+# benchmarks/scale/gallery.py, see docs/reference/filters.md.
 MANY, SCAN_SHARE = 16, 0.001
 
 log = logging.getLogger(__name__)
