@@ -22,6 +22,7 @@ from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.row import Row, to_rows, vectors_of
 from facegallery.embedder.errors import DataError, GalleryError, from_os_error
 from facegallery.embedder.names import name_or_none, spelling_notes
+from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.derived.choose import Wish, keep, wish_of
 from facegallery.indexer.derived.derive import check_centring, compact, derive, gallery_mean, read_report, tidy, unsound
 from facegallery.indexer.opening import create_store
@@ -38,6 +39,11 @@ NO_NAME = "under an identity that cannot be a name"
 AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
 IN_MEMORY = {"kind": "exact", "reason": "every vector of an encrypted gallery is read and compared"}
 ENROLLED = "SELECT face_id, name FROM faces JOIN people ON people.id = person"
+EMPTY = {  # facts of an index that was built from nothing
+    "inputs": "none",
+    "build": json.dumps({"split": None, "left_out": {}}),
+    "sources": "[]",
+}
 NOTES = 20  # conflicts that are shown
 
 
@@ -197,6 +203,31 @@ def _created(folder: Path, *, readmit: bool, encrypt: bool) -> Iterator[Store]:
             if is_new and store.generation == 0:
                 remove_file(folder)
             raise
+
+
+def create(folder: Path, spec: FaceSpec, *, encrypt: bool = False) -> None:
+    """Make an index without people, for vectors of `spec`; it can be searched, and `add` fills it.
+
+    Raises InputError for a name that cannot be, GalleryError where an index is there, SystemFault where the disk
+    refuses.
+    """
+    folder = Path(folder)
+    check_name(folder.name)
+    try:
+        with forgotten.locked(folder), _created(folder, False, encrypt) as gallery:
+            with gallery.changing_forgotten():
+                if gallery.generation:
+                    raise GalleryError(f"expected no index in {folder}, there is one: open it, or choose another name")
+                gallery.clear()
+                gallery.set_fact("spec", spec.to_json())
+                _take_over(gallery, False)
+                gallery.enrol(())
+                for name, value in EMPTY.items():
+                    gallery.set_fact(name, value)
+                derive(gallery)
+            tidy(gallery)
+    except OSError as error:
+        raise from_os_error(error) from None
 
 
 # choosing rows --------------------------------------------------------------
