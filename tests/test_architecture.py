@@ -19,6 +19,8 @@ VERBS = (
     "reembed",
     "calibrate",
     "forget",
+    "indexes",
+    "verdict",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = tuple(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable"))
 STORE, DERIVED = "indexer.store", "indexer.derived"
@@ -69,6 +71,7 @@ ALLOWED = {
     "workflows.probes": ("embedder", "indexer", "workflows.photos"),
     **{f"workflows.{verb}": ("embedder", "indexer", "workflows.photos", "workflows.probes") for verb in VERBS},
     "workflows.forget": ("embedder", "indexer", "workflows.photos", "workflows.probes", "accounts"),
+    "workflows.people": ("embedder", "workflows.photos", "workflows.probes", "workflows.search"),
     "workflows.pictures": ("embedder", "indexer", "workflows.probes", "workflows.search"),
     "workflows.evaluate": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.pictures"),
     "workflows.pairs": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.evaluate"),
