@@ -76,7 +76,7 @@ def missing(folder: Path) -> GalleryError:
             f"expected people in {folder / FILE}, it is missing or empty: "
             "make the index again with `build-index --replace`"
         )
-    others = [path.parent for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder]
+    others = [path.parent for path in folder.parent.glob(f"[!_]*/{FILE}") if path.parent != folder]
     names = sorted(other.name for other in others if os.path.lexists(other / LINK) or (other / CIPHER_FILE).exists())
     near = get_close_matches(folder.name, names, 1)
     meant = f"; did you mean {near[0]}?" if near else ""

@@ -79,9 +79,9 @@ def cli() -> None:
     """Find people in photos: face retrieval as a vector database.
 
     \b
-    facegallery demo                                  # see everything run, on photos that it fetches
-    facegallery weights fetch msceleb                 # once
-    facegallery add people PHOTOS --create            # PHOTOS holds one folder for each person
+    facegallery demo                          # run every step on fetched photos
+    facegallery weights fetch msceleb         # once
+    facegallery add people PHOTOS --create    # one folder for each person
     facegallery search people PHOTO
     """
 

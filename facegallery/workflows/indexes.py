@@ -84,9 +84,16 @@ def index_to_delete(name: str) -> IndexEntry:
 
     Raises GalleryError where there is none, it is a link, or its folder holds anything else.
     """
+    return describe(_folder_to_delete(name))
+
+
+def _folder_to_delete(name: str) -> Path:
+    """Return the folder of an index; first remove what a stopped deletion left in the root."""
     folder = index_folder(indexes_root(), name)
+    if folder.parent.is_dir():
+        drop_stale_temporaries(folder.parent)
     _check_ours(folder)
-    return describe(folder)
+    return folder
 
 
 def _check_ours(folder: Path) -> None:
@@ -121,11 +128,7 @@ def delete_index(name: str, *, readmit: bool = False) -> DeletedIndex:
     `index_to_delete`, Unreadable without `readmit` where neither gallery.db nor the list can be read, Busy where
     another process changes the list.
     """
-    folder = index_folder(indexes_root(), name)
-    if not folder.parent.is_dir():
-        raise opening.missing(folder)
-    drop_stale_temporaries(folder.parent)
-    _check_ours(folder)
+    folder = _folder_to_delete(name)
     with system_faults(), forgotten.locked(folder):
         _keep_forgotten(folder, readmit=readmit)
         size = sum(map(size_of, files_below(folder)))

@@ -1,11 +1,10 @@
-"""The commands as a user runs them, each in a process of its own, on AT&T's photos."""
+"""The commands from photos to answers, as a user runs them, on AT&T's photos."""
 
 import functools
 import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -18,68 +17,9 @@ import pyarrow.dataset
 import pytest
 from PIL import Image
 
+from tests.cli.conftest import PEOPLE
 from tests.conftest import ROOT
 from tests.embedder.photos.test_decoder import bomb
-
-PEOPLE = 10
-
-
-@pytest.fixture(scope="session")
-def photos(att, once) -> Path:
-    """Ten people x 10 photos, as `prepare` lays them out: the first photo in the gallery, nine probes."""
-    from facegallery.embedder.photos.prepare import prepare
-
-    def make(folder: Path) -> None:
-        for i in range(1, PEOPLE + 1):
-            shutil.copytree(att / f"s{i}", folder / "raw" / f"s{i}")
-        prepare("att", folder / "raw", folder / "set")
-
-    return once("ten-people", make) / "set"
-
-
-@pytest.fixture(scope="session")
-def vectors(photos, once) -> Path:
-    from facegallery.embedder.compute import Compute
-    from facegallery.embedder.pipeline import Options
-    from facegallery.workflows.photos import embed, make_embedder
-
-    def make(folder: Path) -> None:
-        embedder = make_embedder("msceleb", Compute(), "plain", lambda line: None)
-        embed(photos, folder / "v", embedder, Options(), None, lambda done, total: None)
-
-    return once("ten-people-vectors", make) / "v"
-
-
-@pytest.fixture
-def index(run, vectors) -> str:
-    assert run("build-index", vectors, "--name", "att").code == 0
-    return "att"
-
-
-def test_help_is_fast_and_every_command_has_it(run):
-    def seconds():
-        began = time.perf_counter()
-        subprocess.run([sys.executable, str(ROOT / "cli.py"), "--help"], capture_output=True, check=True)
-        return time.perf_counter() - began
-
-    assert statistics.median(seconds() for _ in range(5)) < 0.3
-    import click
-
-    from facegallery.cli.main import cli
-
-    def walk(group, path=()):
-        for name, command in group.commands.items():
-            if isinstance(command, click.Group):
-                yield from walk(command, (*path, name))
-            else:
-                yield (*path, name), command
-
-    for path, command in walk(cli):
-        assert command.help, path
-        assert "None" not in command.get_help(click.Context(command)), path
-        options = {o for p in command.params for o in p.opts}
-        assert {"--json", "--quiet", "--debug"} <= options, path
-        assert all(getattr(p, "help", True) for p in command.params if isinstance(p, click.Option)), path
 
 
 def test_photos_to_answers(run, photos, tmp_path, own_indexes):
