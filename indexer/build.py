@@ -214,18 +214,18 @@ def create(folder: Path, spec: FaceSpec, *, encrypt: bool = False) -> None:
     folder = Path(folder)
     check_name(folder.name)
     try:
-        with forgotten.locked(folder), _created(folder, False, encrypt) as gallery:
-            with gallery.changing_forgotten():
-                if gallery.generation:
+        with forgotten.locked(folder), _created(folder, readmit=False, encrypt=encrypt) as store:
+            with store.changing_forgotten():
+                if store.generation:
                     raise GalleryError(f"expected no index in {folder}, there is one: open it, or choose another name")
-                gallery.clear()
-                gallery.set_fact("spec", spec.to_json())
-                _take_over(gallery, False)
-                gallery.enrol(())
+                store.clear()
+                store.set_fact("spec", spec.to_json())
+                _take_over(store, readmit=False)
+                store.enrol(())
                 for name, value in EMPTY.items():
-                    gallery.set_fact(name, value)
-                derive(gallery)
-            tidy(gallery)
+                    store.set_fact(name, value)
+                derive(store)
+            tidy(store)
     except OSError as error:
         raise from_os_error(error) from None
 

@@ -37,7 +37,7 @@ def judge_pair(name: str | None, score: float) -> Verdict:
             return Verdict(
                 None, None, None, f"{NO_THRESHOLD}: the calibration is of another model, run `calibrate {name}` again"
             )
-        if searcher.gallery.mean is not None:
+        if searcher.store.mean is not None:
             return Verdict(
                 None, None, None, f"{NO_THRESHOLD}: that of {name} is for centred vectors, which a pair of faces lacks"
             )
