@@ -19,6 +19,7 @@ from facegallery.indexer.build import create
 from facegallery.indexer.store import forgotten, lists, outputs
 from facegallery.indexer.store.database import CIPHER_FILE, FILE, LINK, environment_key
 from facegallery.indexer.store.reader import NAME, index_folder
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.traces import files_below, size_of
 from facegallery.workflows.probes import indexes_root
 
@@ -173,7 +174,7 @@ def begun(name: str, source: Path, model: str | None) -> Iterator[None]:
     Vectors name their own model; for photos it is `model`, a known name or a folder, msceleb unless given.
     """
     folder = index_folder(indexes_root(), name)
-    if lists.was_there(folder):
+    if _is_finished(folder):
         yield
         return
     create(folder, _spec_for(source, model or DEFAULT_MODEL))
@@ -183,6 +184,17 @@ def begun(name: str, source: Path, model: str | None) -> Iterator[None]:
         if describe(folder).faces == 0:
             delete_index(name)
         raise
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether an index is there, sound or not; one whose making was stopped is not."""
+    if not (folder / FILE).is_file():
+        return lists.was_there(folder)
+    try:
+        with Store(folder, writable=False) as store:
+            return store.generation > 0
+    except FaceGalleryError:
+        return True  # whoever opens it learns why it cannot be opened
 
 
 def _spec_for(source: Path, model: str) -> FaceSpec:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from facegallery.indexer.opening import create_store
 from facegallery.workflows.verdict import judge_pair
 
 
@@ -174,6 +175,14 @@ def test_a_gallery_begins_with_vectors_or_another_model(run, photos, vectors):
     assert json.loads(run("info", "other", "--json").out)["model"] == "casia"
     assert [run("undo", "other").code, run("list", "other").out] == [0, "nobody is enrolled\n"]
     assert run("search", "other", photos / "gallery" / "s1", "--json").code == 0
+
+
+def test_a_gallery_whose_making_was_stopped_begins_again(run, photos, own_indexes):
+    create_store(own_indexes / "new").close()
+    assert run("add", "new", photos).code == 5
+    assert json.loads(run("add", "new", photos, "--create", "--json").out)["added"] == 10
+    (own_indexes / "new" / "index.faiss").unlink()
+    assert json.loads(run("add", "new", photos, "--create", "--json").out)["again"] == 10
 
 
 @pytest.mark.parametrize("source, options, code", [("nowhere", (), 3), ("empty", (), 3), ("set", ("--model", "x"), 4)])
