@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import run_in_this_process
+
 PEOPLE = 10
 
 
@@ -25,13 +27,10 @@ def photos(att, once) -> Path:
 
 @pytest.fixture(scope="session")
 def vectors(photos, once) -> Path:
-    from facegallery.embedder.compute import Compute
-    from facegallery.embedder.pipeline import Options
-    from facegallery.workflows.photos import embed, make_embedder
+    """The vectors of those photos."""
 
     def make(folder: Path) -> None:
-        embedder = make_embedder("msceleb", Compute(), "plain", lambda line: None)
-        embed(photos, folder / "v", embedder, Options(), None, lambda done, total: None)
+        assert run_in_this_process("embed", photos, "--out", folder / "v").code == 0
 
     return once("ten-people-vectors", make) / "v"
 

@@ -235,7 +235,7 @@ def test_compare_two_photos(run, photos, vectors, index, tmp_path):
 def test_compare_takes_two_photos_and_no_folder_or_csv(run, tmp_path, how):
     (tmp_path / "one.csv").write_text("image,identity\na.jpg,ann\n")
     for path, what in ((tmp_path, "folder"), (tmp_path / "one.csv", "CSV")):
-        done = run("compare", tmp_path / "a.jpg", path, *how)
+        done = run("compare", path, tmp_path / "a.jpg", *how)
         assert done.code == 2 and str(path) in done.error and what in done.error and done.err.count("\n") == 1, done.err
 
 
