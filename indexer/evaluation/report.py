@@ -141,7 +141,7 @@ def page_of(
 
     result: as `evaluate --json` prints it. history: a line an epoch, empty where the model has no record.
     """
-    enrolled = f"{result['store']:,} faces of {result['people']:,} people"
+    enrolled = f"{result['gallery']:,} faces of {result['people']:,} people"
     asked = f"{result['probes']:,} photos of {result['people_asked']:,} people"
     asked += f", {result['without_vector']:,} without a face (misses)"
     known = dict(head) | {"enrolled": enrolled, "asked": asked}
