@@ -104,45 +104,50 @@ class Report:
         )
 
 
-def build(
-    vectors: Path,
-    folder: Path,
-    split: str | None = None,
-    centre: bool = False,
-    replace: bool = False,
-    readmit: bool = False,
-    encrypt: bool = False,
-    recall: float | None = None,
-    memory: int | None = None,
-) -> Report:
-    """The index `folder` of the rows in the data set `vectors` that have outcome ok, a vector and an identity.
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an index is built."""
 
-    Rows of `split`, or of `gallery` where there are such rows, or all; faces that were forgotten only with `readmit`. recall and
-    memory as in choose.Wish; None keeps what was asked before. With another of them the same vectors are only indexed anew. Raises
-    InputError for a name that cannot be, DataError where no row is left, GalleryError where the index holds other inputs and
-    `replace` was not given, or is damaged; SystemFault where the disk refuses.
+    split: str | None = None  # rows to enrol; `gallery` where there are such rows, else all
+    centre: bool = False  # subtract the mean of the gallery's vectors from both sides
+    replace: bool = False  # the people of an index that is there
+    readmit: bool = False  # enrol faces that were forgotten, too
+    encrypt: bool = False
+    recall: float | None = None  # as `choose.Wish` has it; None keeps what was asked before
+    memory: int | None = None  # bytes, as `choose.Wish` has it; None keeps what was asked before
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is asked of the index, without what is to stay as it was."""
+        return {k: v for k, v in {"recall": self.recall, "memory": self.memory}.items() if v is not None}
+
+
+def build(vectors: Path | Selection, folder: Path, options: BuildOptions = BuildOptions()) -> Report:  # noqa: B008
+    """Build the index `folder` from the rows of a data set that have outcome ok, a vector and an identity.
+
+    vectors: the folder of a data set, or the rows chosen from one, whose split then counts. Faces that were forgotten
+    are left out unless `readmit`. With another `recall` or `memory` the same vectors are only indexed anew. Raises
+    InputError for a name that cannot be, DataError where no row is left, GalleryError where the index holds other
+    inputs and `replace` was not given, or is damaged; SystemFault where the disk refuses.
     """
     folder = Path(folder)
     check_name(folder.name)
-    asked: dict[str, Any] = {
-        key: value for key, value in {"recall": recall, "memory": memory}.items() if value is not None
-    }
-    Wish(**asked)  # fails before anything is done
-    selection = Selection(DataSet(vectors), split)
+    Wish(**options.asked)  # fails before anything is done
+    selection = vectors if isinstance(vectors, Selection) else Selection(DataSet(vectors), options.split)
     if not (folder / FILE).exists():
         _check_any(selection)
-    encrypt = encrypt or (folder / CIPHER_FILE).exists()
+    options = dataclasses.replace(options, encrypt=options.encrypt or (folder / CIPHER_FILE).exists())
     try:
         with forgotten.locked(folder):
             try:
-                return _build(selection, folder, centre, replace, readmit, encrypt, asked)
+                return _build(selection, folder, options)
             except Damaged:
-                if not replace:
+                if not options.replace:
                     raise
                 _check_any(selection)
-                lists.begin(folder, readmit=readmit, encrypted=encrypt)
+                lists.begin(folder, readmit=options.readmit, encrypted=options.encrypt)
                 remove_file(folder)
-                return _build(selection, folder, centre, replace, readmit, encrypt, asked)
+                return _build(selection, folder, options)
     except OSError as error:
         raise from_os_error(error) from None
 
@@ -165,22 +170,20 @@ def _nothing(selection: Selection, left_out: Mapping[str, int]) -> DataError:
     )
 
 
-def _build(
-    selection: Selection, folder: Path, centre: bool, replace: bool, readmit: bool, encrypt: bool, asked: dict[str, Any]
-) -> Report:
-    if encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
+def _build(selection: Selection, folder: Path, options: BuildOptions) -> Report:
+    if options.encrypt and (folder / FILE).exists() and not (folder / CIPHER_FILE).exists():
         raise GalleryError(
             f"expected a new name for --encrypt, {folder.name} exists and is not encrypted: choose another --name"
         )
     done, dropped = Added(), 0
-    with _created(folder, readmit=readmit, encrypt=encrypt) as store:
+    with _created(folder, readmit=options.readmit, encrypt=options.encrypt) as store:
         with store.changing_forgotten():
-            others = replace or store.generation == 0 or not _is_same(store, selection, centre=centre)
+            others = options.replace or store.generation == 0 or not _is_same(store, selection, centre=options.centre)
             if others:
                 dropped = sum(not line.is_empty for line in store.lines())
-                done = _fill(store, selection, centre=centre, readmit=readmit)
+                done = _fill(store, selection, centre=options.centre, readmit=options.readmit)
             before = wish_of(store)
-            wish = dataclasses.replace(before, **asked)
+            wish = dataclasses.replace(before, **options.asked)
             changed = others or wish != before
             if changed:
                 keep(store, wish)

@@ -25,7 +25,7 @@ import numpy as np
 from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.derived import derive
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
@@ -35,7 +35,7 @@ from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import forget, pending, receipt, switch, transfer
 from facegallery.indexer.upkeep.verify import verify
 from tests import steps, synthetic
-from tests.indexer import forgetting
+from tests.indexer.forgetting import forgotten as forgotten_now
 from tests.steps import FAIL, FULL, MODES, STEPS, TORN
 
 PEOPLE, PHOTOS, CROP = 12, 2, 300
@@ -187,7 +187,7 @@ def forgetting_while_read(folder: Path) -> list[Verb]:
 def readmitting(folder: Path) -> list[Verb]:
     """Someone is forgotten, comes back, and is forgotten again under another name."""
     return [
-        alone(folder, lambda g: forgetting.forgotten(g, "person 3")),
+        alone(folder, lambda g: forgotten_now(g, "person 3")),
         alone(folder, lambda g: g.add(doomed(), readmit=True)),
         alone(folder, lambda g: g.rename("person 3", WANTED)),
         lambda: forgets(folder),
@@ -227,7 +227,7 @@ def switching(folder: Path) -> list[Verb]:
 
 def building(folder: Path) -> list[Verb]:
     """Other vectors in the place of these."""
-    return [lambda: build(folder.parent / "vectors", folder, replace=True)]
+    return [lambda: build(folder.parent / "vectors", folder, BuildOptions(replace=True))]
 
 
 def building_first(folder: Path) -> list[Verb]:
@@ -257,7 +257,7 @@ def prepare(name: str, folder: Path) -> None:
     if name in ("building", "building-first"):
         synthetic.write(folder / "vectors", rows(5), extra=["place"])
     if name != "building-first":
-        build(first, folder / "club", encrypt=name == "encrypted")
+        build(first, folder / "club", BuildOptions(encrypt=name == "encrypted"))
     if name == "forgetting-while-read":
         for verb in forgetting(folder / "club")[:-1]:
             verb()

@@ -16,9 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from facegallery.embedder.compute import Compute
 from facegallery.embedder.photos.prepare import prepare
-from facegallery.embedder.pipeline import Options
 from facegallery.workflows.photos import embed, make_embedder
 from facegallery.workflows.upkeep import build_index
 from tests.conftest import DATA, ROOT
@@ -64,8 +62,7 @@ def free_port() -> int:
 def embed_first_photos(att: Path, folder: Path) -> None:
     """Write the photos by split to folder/photos, and vectors and crops of the gallery's to folder/vectors."""
     prepare("att", att, folder / "photos")
-    embedder = make_embedder("msceleb", Compute(), "plain", lambda line: None)
-    embed(folder / "photos" / "gallery", folder / "vectors", embedder, Options(), None, lambda done, total: None)
+    embed(folder / "photos" / "gallery", folder / "vectors", make_embedder("msceleb"))
 
 
 def build(made: Path, folder: Path, name: str = "att") -> Path:
@@ -74,7 +71,7 @@ def build(made: Path, folder: Path, name: str = "att") -> Path:
     before = os.environ.get("FACEGALLERY_INDEXES")
     os.environ["FACEGALLERY_INDEXES"] = str(folder / "indexes")
     try:
-        build_index(folder / "vectors", name, None, False, False)
+        build_index(folder / "vectors", name)
     finally:
         os.environ.pop("FACEGALLERY_INDEXES") if before is None else os.environ.update(FACEGALLERY_INDEXES=before)
     return folder

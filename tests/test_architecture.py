@@ -22,14 +22,21 @@ VERBS = (
     "indexes",
     "verdict",
 )  # files of `workflows` that do not know each other
-OF_INDEXER = tuple(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable"))
+OF_INDEXER = (
+    *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable")),
+    "results",
+)
+TYPES_OF_RESULTS = ("embedder.photos.understood", "indexer.suspects")  # types that results hold; not imported to run
+NETWORKS = tuple(f"workflows.{file}" for file in ("photos", "inputs", "networks"))
+OPENED = (*NETWORKS, "workflows.probes", "workflows.session")  # what reads photos and opens galleries
 STORE, DERIVED = "indexer.store", "indexer.derived"
 # a folder or a file -> what it may import of ours, besides itself; the longest key that fits a file counts. Short names: `embedder.spec`
 # is facegallery.embedder.spec
 ALLOWED = {
-    "": (),
+    "": ("client", "embedder", "functions", "gallery", "results"),
     "embedder": (),
     "embedder.draw": ("embedder",),
+    "embedder.photo_stage": ("embedder",),
     "embedder.pipeline": ("embedder",),
     "embedder.errors": (),
     "embedder.files": ("embedder.errors",),
@@ -44,45 +51,59 @@ ALLOWED = {
     "embedder.export": ("embedder",),
     "embedder.dataset": ("embedder",),
     "indexer.store": OF_INDEXER,
-    "indexer.derived": (*OF_INDEXER, STORE, "indexer.metrics"),
-    "indexer.search": (*OF_INDEXER, STORE, DERIVED, "indexer.metrics", "indexer.calibrate", "indexer.opening"),
-    "indexer.suspects": (*OF_INDEXER, STORE, DERIVED, "indexer.search"),
-    "indexer.metrics": OF_INDEXER,
-    "indexer.calibrate": (*OF_INDEXER, STORE, "indexer.metrics"),
-    "indexer.upkeep": (
+    "indexer.derived": (*OF_INDEXER, STORE),
+    "indexer.search": (*OF_INDEXER, STORE, DERIVED, "indexer.metrics", "indexer.calibrate"),
+    "indexer.search.searcher": (
         *OF_INDEXER,
         STORE,
         DERIVED,
-        "indexer.opening",
         "indexer.search",
-        "indexer.metrics",
         "indexer.calibrate",
-        "indexer.suspects",
+        "indexer.opening",
     ),
+    "indexer.search.question": ("embedder.errors",),
+    "indexer.suspects": (*OF_INDEXER, STORE, "indexer.search.candidates"),
+    "indexer.metrics": ("embedder.errors",),
+    "indexer.calibrate": (*OF_INDEXER, STORE, "indexer.metrics"),
+    "indexer.upkeep": (*OF_INDEXER, STORE, DERIVED, "indexer.metrics", "indexer.calibrate"),
+    "indexer.upkeep.pending": (STORE, DERIVED),
+    "indexer.upkeep.transfer": (*OF_INDEXER, STORE, DERIVED, "indexer.upkeep.verify", "indexer.opening"),
     "indexer.opening": (*OF_INDEXER, STORE, DERIVED, "indexer.upkeep.pending"),
     "indexer.build": (*OF_INDEXER, STORE, DERIVED, "indexer.suspects", "indexer.opening"),
-    "indexer.evaluation": (*OF_INDEXER, STORE, "indexer.search", "indexer.metrics", "indexer.opening"),
+    "indexer.evaluation": (*OF_INDEXER, STORE, "indexer.search", "indexer.metrics"),
     "trainer": ("embedder", "indexer.metrics"),
     "accounts": ("embedder", STORE),
-    "schemas": ("embedder.outcomes",),
-    "client": ("schemas", "embedder.errors"),
-    "demo": ("embedder", "trainer", "workflows"),
+    "schemas": ("embedder.outcomes", "results"),
+    "interface": ("results", "embedder.progress"),
+    "gallery": ("embedder", "indexer", "workflows", "results", "interface"),
+    "functions": ("embedder", "trainer", "workflows", "results", "gallery"),
+    "results": ("embedder.errors", "embedder.outcomes", *TYPES_OF_RESULTS),
+    "client": ("remote", "schemas", "results", "interface", "embedder.errors", "embedder.progress"),
+    "remote": ("embedder", "schemas", "results", "interface", "workflows.inputs"),
+    "remote.galleries": ("client", "remote.flows", "results", "interface", "embedder.progress"),
+    "demo": ("embedder", "indexer.build", "trainer", "workflows"),
     "workflows.photos": ("embedder",),
-    "workflows.probes": ("embedder", "indexer", "workflows.photos"),
-    **{f"workflows.{verb}": ("embedder", "indexer", "workflows.photos", "workflows.probes") for verb in VERBS},
-    "workflows.forget": ("embedder", "indexer", "workflows.photos", "workflows.probes", "accounts"),
-    "workflows.people": ("embedder", "workflows.photos", "workflows.probes", "workflows.search"),
-    "workflows.pictures": ("embedder", "indexer", "workflows.probes", "workflows.search"),
-    "workflows.evaluate": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.pictures"),
-    "workflows.pairs": ("embedder", "indexer", "workflows.photos", "workflows.probes", "workflows.evaluate"),
+    "workflows.inputs": ("embedder",),
+    "workflows.networks": ("embedder", "workflows.photos", "workflows.inputs"),
+    "workflows.probes": ("embedder", "indexer", "results", *NETWORKS),
+    "workflows.session": ("embedder", "indexer", *NETWORKS, "workflows.probes"),
+    **{f"workflows.{verb}": ("embedder", "indexer", "results", *OPENED) for verb in VERBS},
+    "workflows.faces": ("embedder", "results", *NETWORKS),
+    "workflows.forget": ("embedder", "indexer", "results", "accounts", *OPENED),
+    "workflows.people": ("embedder", "results", *OPENED, "workflows.search"),
+    "workflows.pictures": ("embedder", "indexer", "results", *OPENED, "workflows.search"),
+    "workflows.evaluate": ("embedder", "indexer", *OPENED, "workflows.pictures"),
+    "workflows.pairs": ("embedder", "indexer", *OPENED, "workflows.evaluate"),
     "server": (
         "embedder",
         "indexer",
         "accounts",
         "schemas",
-        *(f"workflows.{file}" for file in ("photos", "probes", *VERBS)),
+        "results",
+        *OPENED,
+        *(f"workflows.{verb}" for verb in VERBS),
     ),
-    "cli": ("embedder", "indexer", "trainer", "workflows", "server", "accounts", "demo", "__version__"),
+    "cli": ("embedder", "indexer", "trainer", "results", "workflows", "server", "accounts", "demo", "__version__"),
 }
 FORBIDDEN = {
     "indexer": ("tensorflow", "keras", "openvino", "mtcnn"),
@@ -90,6 +111,7 @@ FORBIDDEN = {
     "trainer": ("faiss", "apsw", "mtcnn"),
     "accounts": ("fastapi", "uvicorn"),
     "client": ("fastapi", "uvicorn"),
+    "remote": ("fastapi", "uvicorn"),
     "schemas": ("fastapi", "uvicorn"),
 }
 # what git tracks at the root; a new entry needs a reason that holds for years
@@ -113,6 +135,7 @@ CONNECT = {
     "embedder.weights.download",
     "server.run",
     "client",
+    "remote.deadlines",
 }  # fetches weights; listens; asks the address that its user gives
 LIGHT = (
     "click",

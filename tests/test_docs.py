@@ -27,6 +27,7 @@ def commands() -> list[str]:
     return "".join(blocks).splitlines()
 
 
+@pytest.mark.slow
 def test_readme_commands_run_as_they_stand(att, tmp_path):
     (tmp_path / "data").mkdir()
     os.symlink(ROOT / "cli.py", tmp_path / "cli.py")

@@ -1,4 +1,4 @@
-"""Photos to a Parquet data set by this project, as `embed` does it. Arguments: model, files."""
+"""Turn photos into a Parquet data set by this project, as `embed` does. Arguments: model, files."""
 
 import shutil
 import sys
@@ -8,12 +8,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common.rounds import listing_of, serve  # noqa: E402
-from facegallery.embedder.compute import Compute  # noqa: E402
 from facegallery.embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
 from facegallery.workflows.photos import make_detector, make_embedder  # noqa: E402
 
 listing = listing_of(sys.argv[2:])
-embedder = make_embedder(sys.argv[1], Compute(), "plain", lambda line: None)
+embedder = make_embedder(sys.argv[1])
 stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options())
 scratch = Path(tempfile.mkdtemp())
 

@@ -86,14 +86,26 @@ def evaluate(
     """
     from facegallery.workflows.evaluate import EvaluationOptions
     from facegallery.workflows.evaluate import evaluate as run
+    from facegallery.workflows.session import GallerySession
 
     if against_vectors and not against:
         raise InputError("expected --against with --against-vectors, received the vectors alone: name the other index")
     wanted = EvaluationOptions(
-        strangers, score, by, sizes, photos, against, against_vectors, seed, report, typed_command()
+        strangers,
+        score,
+        by,
+        sizes,
+        photos,
+        against,
+        against_vectors,
+        seed,
+        report,
+        typed_command(),
+        split,
+        predictions,
     )
-    with out.progress("evaluate") as tick:
-        result = run(name, source, split, wanted, predictions, model, compute, tick, out.say).result()
+    with out.progress("evaluate") as tick, GallerySession(name, model=model, compute=compute) as session:
+        result = run(session, source, wanted, progress=tick).result()
     for line in result["warnings"]:
         out.say(f"warning: {line}")
     if report:

@@ -67,14 +67,20 @@ def add(
     SOURCE is a folder with one folder for each person, a photo, a CSV, or a data set of vectors. Faces that index NAME
     has already are skipped.
     """
+    from facegallery.results import as_document
+    from facegallery.workflows.enrol import AddOptions
     from facegallery.workflows.enrol import add as run
     from facegallery.workflows.indexes import begun
+    from facegallery.workflows.session import GallerySession
 
+    options = AddOptions(identity, split, metadata, readmit, level)
     with begun(name, source, model) if create else nullcontext(), out.progress("add") as tick:
-        done = run(name, source, identity, split, metadata, readmit, model, compute, tick, out.say, level)
-    for line in done.pop("notes"):
+        with GallerySession(name, model=model, compute=compute) as session:
+            done = run(session, source, options, progress=tick)
+    document = as_document(done) | {"understood": done.understood and done.understood.result()}
+    for line in document.pop("notes"):
         out.say(line)
-    out.result(done, done.pop("text"))
+    out.result(document, done.text)
 
 
 @click.command()
@@ -104,9 +110,10 @@ def info(out: Output, *, name: str) -> None:
 
     People, faces, model, how far it is behind its last build, and its calibration.
     """
+    from facegallery.results import as_document
     from facegallery.workflows.upkeep import info as run
 
-    found = run(name)
+    found = as_document(run(name))
     kinds = found["column_kinds"].items()
     shown = {
         **found,
@@ -160,9 +167,9 @@ def compact(out: Output, *, name: str, keep_undo: str | None) -> None:
     """
     from facegallery.workflows.upkeep import compact as run
 
-    done = run(name, seconds_of(keep_undo))
-    dropped = f"; {done['dropped']} old changes can no longer be taken back" if done["dropped"] else ""
-    out.result(done, f"{name}: generation {done['generation']}, {done['faces']} faces{dropped}")
+    done = run(name, keep_undo=seconds_of(keep_undo))
+    dropped = f"; {done.dropped} old changes can no longer be taken back" if done.dropped else ""
+    out.result(asdict(done), f"{name}: generation {done.generation}, {done.faces} faces{dropped}")
 
 
 def seconds_of(text: str | None) -> float | None:
@@ -206,7 +213,7 @@ def restore(out: Output, *, file: Path, name: str, replace: bool, readmit: bool)
     """
     from facegallery.workflows.upkeep import restore as run
 
-    done = run(file, name, replace, readmit)
+    done = run(file, name, replace=replace, readmit=readmit)
     forgotten = f"; {done.forgotten} faces were forgotten since and stay so" if done.forgotten else ""
     out.result(asdict(done), f"{name}: {done.faces} faces of {done.people} people{forgotten}")
 
@@ -225,7 +232,7 @@ def export(out: Output, *, name: str, folder: Path, crops: bool) -> None:
     """
     from facegallery.workflows.upkeep import export as run
 
-    done = run(name, folder, crops)
+    done = run(name, folder, crops=crops)
     lacking = f"; {done.without_crop} faces have no stored crop" if done.without_crop else ""
     out.result(asdict(done), f"{folder}: {done.faces} faces of {done.people} people{lacking}")
 
@@ -245,11 +252,14 @@ def reembed(
 
     Run the same command with the old model to go back, or again to resume an interrupted one.
     """
+    from facegallery.workflows.reembed import ReembedOptions
     from facegallery.workflows.reembed import reembed as run
+    from facegallery.workflows.session import GallerySession
 
-    with out.progress("reembed") as tick:
-        done, text = run(name, model, views, report, not no_switch, compute, tick, out.say)
-    out.result(done, text)
+    options = ReembedOptions(views, report, switch=not no_switch)
+    with out.progress("reembed") as tick, GallerySession(name, compute=compute) as session:
+        done = run(session, model, options, progress=tick)
+    out.result(done.result(), done.text)
 
 
 @click.command()
@@ -282,12 +292,17 @@ def calibrate(
 
     From then on `search`, `who` and `where` tell enrolled people from strangers.
     """
+    from facegallery.results import as_document
+    from facegallery.workflows.calibrate import CalibrationOptions
     from facegallery.workflows.calibrate import calibrate as run
+    from facegallery.workflows.session import GallerySession
 
-    done = run(name, fpir, probes, split, model, seed, compute, out.say)
-    for line in done.pop("warnings"):
+    with GallerySession(name, model=model, compute=compute) as session:
+        done = run(session, CalibrationOptions(fpir, probes, split, seed))
+    document = as_document(done)
+    for line in document.pop("warnings"):
         out.say(f"warning: {line}")
-    out.result(done, done.pop("text"))
+    out.result(document, done.text)
 
 
 @click.command()

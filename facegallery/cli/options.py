@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -82,6 +83,17 @@ PROBLEMS_SHOWN = 20
 NAME = click.argument("name")
 
 
+class LogLines(logging.Handler):
+    """Show the user what the package logs: a line each, as `Output.say` prints it."""
+
+    def __init__(self, out: Output):
+        super().__init__(logging.INFO)
+        self._out = out
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._out.say(record.getMessage())
+
+
 class Output:
     """Results on stdout, everything else on stderr."""
 
@@ -92,6 +104,19 @@ class Output:
         """Print a message to stderr, unless --quiet is given."""
         if not self.quiet:
             click.echo(printable(line), err=True)
+
+    @contextlib.contextmanager
+    def showing_logs(self) -> Iterator[None]:
+        """Print what the package logs while a command runs."""
+        logger, handler = logging.getLogger("facegallery"), LogLines(self)
+        before = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
+            logger.removeHandler(handler)
 
     def result(self, data: Any, text: str | Iterable[str]) -> None:
         """Print the data as JSON, or the text: one line, or several.
@@ -152,7 +177,9 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
     @functools.wraps(command)
     def wrapped(*, as_json: bool, quiet: bool, **options: Any) -> Any:
-        return command(Output(as_json=as_json, quiet=quiet), **options)
+        out = Output(as_json=as_json, quiet=quiet)
+        with out.showing_logs():
+            return command(out, **options)
 
     return wrapped
 

@@ -198,13 +198,10 @@ def forget(out: Output, *, name: str, identity: str, also: tuple[Path, ...], rec
     with 1 where something of the person is left in the index or in a data set of --also, or the end is pending. Give a
     name that cannot be typed as `list` shows it, such as 'Ann\\x00'.
     """
-    from facegallery.accounts import drop_answers
+    from facegallery.results import as_document
     from facegallery.workflows.forget import forget as run
 
-    try:
-        done, path = run(name, identity, also, receipt, out.say)
-    finally:
-        drop_answers()
+    done = run(name, identity, also=also, receipt=receipt)
     lines = [f"found {n} times in {file}" for file, n in done.files.items() if n]
     lines += [f"not cleaned: {what}" for what in done.not_cleaned] + [f"note: {note}" for note in done.notes]
     if done.pending:
@@ -214,7 +211,7 @@ def forget(out: Output, *, name: str, identity: str, also: tuple[Path, ...], rec
         )
     lines.append(
         f"{name}: {len(done.face_ids)} faces forgotten; {len(done.files)} files searched, "
-        f"{done.found} traces left; {path}"
+        f"{done.found} traces left; {done.receipt}"
     )
-    out.result(asdict(done) | {"found": done.found, "receipt": str(path)}, lines)
+    out.result(as_document(done), lines)
     sys.exit(1 if done.found or done.pending else 0)

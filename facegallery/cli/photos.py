@@ -90,18 +90,26 @@ def align(
 
     MTCNN finds the faces. The crops go into a Parquet data set, with a row for every photo.
     """
-    from facegallery.embedder.pipeline import Options
     from facegallery.embedder.replaceable import check_replaceable
     from facegallery.embedder.spec import CropRule, canonical_margin
+    from facegallery.workflows.photos import AlignOptions
     from facegallery.workflows.photos import align as run
 
     rule = CropRule(margin=canonical_margin(margin), border=border, no_face=no_face)
     if sheet:
         check_replaceable(sheet, "picture")
-    settings = {"min_face": min_face, "max_side": max_side}
-    options = Options(all_faces=all_faces, prune=prune, retry=frozenset(retry))
+    options = AlignOptions(
+        all_faces=all_faces,
+        prune=prune,
+        retry=frozenset(retry),
+        metadata=metadata,
+        level=level,
+        rule=rule,
+        min_face=min_face,
+        max_side=max_side,
+    )
     with out.progress("align") as tick:
-        summary = run(photos, folder, rule, options, metadata, settings, compute, tick, out.say, level)
+        summary = run(photos, folder, options, compute=compute, progress=tick)
     if sheet:
         from facegallery.workflows.pictures import contact_sheet
 
@@ -142,12 +150,18 @@ def embed(
     SOURCE is a folder of photos, a photo, a CSV, or a data set of crops from `align`. The vectors go into a Parquet
     data set, with a row for every photo.
     """
-    from facegallery.embedder.pipeline import Options
+    from facegallery.workflows.photos import EmbedOptions, make_embedder
     from facegallery.workflows.photos import embed as run
-    from facegallery.workflows.photos import make_embedder
 
-    options = Options(all_faces=all_faces, keep_crops=not no_crops, prune=prune, retry=frozenset(retry))
-    embedder = make_embedder(model, compute, views, out.say)
+    options = EmbedOptions(
+        all_faces=all_faces,
+        keep_crops=not no_crops,
+        prune=prune,
+        retry=frozenset(retry),
+        metadata=metadata,
+        level=level,
+    )
+    embedder = make_embedder(model, compute, views)
     with out.progress("embed") as tick:
-        summary = run(source, folder, embedder, options, metadata, tick, out.say, level)
+        summary = run(source, folder, embedder, options, progress=tick)
     out.summary(summary, strict=strict)

@@ -26,6 +26,7 @@ from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError
 
 if TYPE_CHECKING:
+    from facegallery.results import ComparedFace
     from facegallery.workflows.people import FoundPerson, PeopleSummary, PhotosOfPerson
 
 PHOTOS_SHOWN = 3  # of a person, in the summary of `search`
@@ -68,9 +69,10 @@ def build_index(
 
     VECTORS is a data set of `embed`. Writes a gallery (SQLite) and the FAISS inner-product index of its faces.
     """
+    from facegallery.indexer.build import BuildOptions
     from facegallery.workflows.upkeep import build_index as run
 
-    report = run(vectors, name, split, centre, replace, readmit, encrypt, recall, memory, out.say)
+    report = run(vectors, name, BuildOptions(split, centre, replace, readmit, encrypt, recall, memory)).result()
     for line in [report["reason"], *report["notes"]]:
         out.say(line)
     out.result(report, report["text"])
@@ -115,28 +117,32 @@ def search(
     where no photo could be read.
     """
     from facegallery.embedder.replaceable import check_replaceable
+    from facegallery.workflows.networks import ReadOptions
     from facegallery.workflows.people import summarise
     from facegallery.workflows.probes import Question
     from facegallery.workflows.search import search as run
     from facegallery.workflows.search import search_to_parquet
+    from facegallery.workflows.session import GallerySession
 
-    question = Question(k, faces, score, where, min_score)
+    question, options = Question(k, faces, score, where, min_score), ReadOptions(one_face, keep_pixels=bool(picture))
+    session = GallerySession(name, model=model, compute=compute)
     if table:
-        with out.progress("search") as tick:
-            done = search_to_parquet(name, sources, table, question, one_face, model, compute, tick, out.say)
-        out.result(done, f"{table}: {done['rows']} answers to {done['faces']} faces")
-        _end_search(done["photos"], done["unread"])
+        with out.progress("search") as tick, session:
+            done = search_to_parquet(session, sources, table, question, options, progress=tick)
+        out.result(asdict(done), f"{table}: {done.rows} answers to {done.faces} faces")
+        _end_search(done.photos, done.unread)
         return
     if picture:
         check_replaceable(picture, "picture")
-    searched = run(name, sources, question, one_face, model, compute, bool(picture), out.say)
+    with session:
+        searched = run(session, sources, question, options)
     if picture:
         from facegallery.workflows.pictures import draw_answers
 
         draw_answers(name, searched, picture)
         out.say(f"picture: {picture}")
     found = searched.result()
-    summary = summarise(found["probes"], threshold=min_score is not None)
+    summary = summarise(searched.results().photos, threshold=min_score is not None)
     out.result(found | {"summary": asdict(summary)}, answer_lines(found, face_ids=faces))
     if summary.photos > 1 and not out.as_json:
         for line in people_lines(summary, name, PHOTOS_SHOWN):
@@ -168,13 +174,14 @@ def who(
     person. After `calibrate`, or with --min-score, a face below that score is a stranger's; without either, strangers
     cannot be told from enrolled people. Exits with 3 where no photo could be read.
     """
-    from facegallery.workflows.people import Asking
+    from facegallery.workflows.networks import ReadOptions
     from facegallery.workflows.people import who as run
     from facegallery.workflows.probes import Question
+    from facegallery.workflows.session import GallerySession
 
-    asking = Asking(Question(k=1, where=where, min_score=min_score), one_face, model, compute)
-    with out.progress("who") as tick:
-        found = run(name, sources, asking, tick, out.say)
+    question = Question(k=1, where=where, min_score=min_score)
+    with out.progress("who") as tick, GallerySession(name, model=model, compute=compute) as session:
+        found = run(session, sources, question, ReadOptions(one_face), progress=tick)
     out.result({"index": name} | asdict(found), people_lines(found, name))
     _end_search(found.photos, found.unread)
 
@@ -203,12 +210,11 @@ def where(
     or vectors) with a face whose nearest person they are: a known one after `calibrate`, or one of at least
     --min-score. Exits with 3 where no photo of SOURCES could be read.
     """
-    from facegallery.workflows.people import Asking, photos_of
-    from facegallery.workflows.probes import Question
+    from facegallery.workflows.people import photos_of
+    from facegallery.workflows.session import GallerySession
 
-    asking = Asking(Question(k=1, min_score=min_score), model=model, compute=compute)
-    with out.progress("where") as tick:
-        found = photos_of(name, identity, sources, asking, tick, out.say)
+    with out.progress("where") as tick, GallerySession(name, model=model, compute=compute) as session:
+        found = photos_of(session, identity, sources, min_score=min_score, progress=tick)
     out.result({"index": name} | asdict(found), place_lines(found))
     _end_search(found.photos, found.unread)
 
@@ -225,22 +231,31 @@ def compare(out: Output, *, photos: tuple[Path, Path], model: str | None, name: 
     Prints their cosine, how many faces each photo has and which was compared: the largest, most central one. With
     --name, the calibration of that index says whether they are one person's.
     """
+    from facegallery.results import as_document
     from facegallery.workflows.compare import compare as run
-    from facegallery.workflows.verdict import judge_pair
+    from facegallery.workflows.compare import compare_in, networks_of
+    from facegallery.workflows.session import GallerySession
+    from facegallery.workflows.verdict import UNKNOWN, judge_pair
 
-    done = run(photos[0], photos[1], model, name, compute, out.say)
-    verdict = judge_pair(name, done["score"])
-    lines = [f"{done['score']:.4f}", *map(compared_line, done["faces"])]
-    out.result(done | asdict(verdict), [*lines, f"{verdict.verdict or 'no verdict'}: {verdict.reason}"])
+    if name is None:
+        with networks_of(model or "msceleb", compute) as networks:
+            done, verdict = run(*photos, networks), UNKNOWN
+    else:
+        with GallerySession(name, model=model, compute=compute) as session:
+            done = compare_in(session, *photos)
+            verdict = judge_pair(session, done.score)
+    lines = [f"{done.score:.4f}", *map(compared_line, done.faces)]
+    document = as_document(done) | asdict(verdict)
+    out.result(document, [*lines, f"{verdict.verdict or 'no verdict'}: {verdict.reason}"])
 
 
-def compared_line(face: dict[str, Any]) -> str:
+def compared_line(face: ComparedFace) -> str:
     """Return how many faces a photo has, and which was compared."""
-    text = f"{face['image']}: {counted(face['others'] + 1, 'face')}"
-    if face["box"] is None:
+    text = f"{face.image}: {counted(face.others + 1, 'face')}"
+    if face.box is None:
         return text
-    left, top, right, bottom = (round(float(side)) for side in face["box"])
-    which = "the largest, most central one, " if face["others"] else ""
+    left, top, right, bottom = map(round, face.box)
+    which = "the largest, most central one, " if face.others else ""
     return f"{text}, compared {which}{right - left} x {bottom - top} pixels at ({left}, {top})"
 
 
@@ -268,10 +283,10 @@ def demo(out: Output, *, folder: Path, do_serve: bool, port: int, compute: Compu
     if do_serve:
         from facegallery.cli import serve
 
-        index = demonstration.index_to_serve(folder, compute, out.say)
+        index = demonstration.index_to_serve(folder, compute)
         serve.start(serve.settings([index], compute, port=port))
         return
-    result = demonstration.run(folder, compute, out.say)
+    result = demonstration.run(folder, compute)
     out.result(result, result["text"].splitlines())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,9 +96,11 @@ def settings(names: Sequence[str], compute: Compute, **others: Any) -> Settings:
 
 def start(settings: Settings, workers: int = 1, tls_cert: Path | None = None, tls_key: Path | None = None) -> None:
     """Print the address and serve until SIGTERM or Ctrl-C."""
-    from facegallery.server.run import serve
+    from facegallery.server.run import Certificate, serve
 
-    serve(settings, workers, tls_cert, tls_key, click.echo)
+    logging.getLogger("facegallery").setLevel(logging.WARNING)  # of a server's lines only what went wrong
+    certificate = Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
+    serve(settings, workers, certificate, click.echo)
 
 
 @click.group(cls=SectionGroup)

@@ -57,18 +57,9 @@ def train(
 
     plan = read_recipe(recipe)
     import_tensorflow()
+    from facegallery.trainer.train import TrainingOptions
     from facegallery.trainer.train import train as run
 
-    done = run(
-        crops,
-        plan,
-        source,
-        folder,
-        validate=validate,
-        epochs=epochs,
-        seed=seed,
-        compute=compute,
-        keep_run=keep_run,
-        say=out.say,
-    )
+    options = TrainingOptions(validate, epochs, seed, compute, keep_run)
+    done = run(crops, plan, source, folder, options)
     out.result(done, [f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]])

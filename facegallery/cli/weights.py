@@ -24,7 +24,7 @@ def weights_list(out: Output) -> None:
 
     Each with its licence, training data, source and measured score.
     """
-    from facegallery.embedder.weights.store import catalogue
+    from facegallery.embedder.weights.known import catalogue
 
     entries = catalogue()
     lines = [line for entry in entries for line in ("", *(f"{key:>16}  {value}" for key, value in entry.items()))]
@@ -45,7 +45,7 @@ def weights_fetch(out: Output, *, name: str, archive: Path | None) -> None:
     from facegallery.embedder.weights.fetch import fetch
 
     import_tensorflow()
-    parts = fetch(name, archive, out.say)
+    parts = fetch(name, archive)
     out.result([asdict(part) for part in parts], [f"{part.name}: ready, sha256 {part.sha256}" for part in parts])
 
 
@@ -137,5 +137,5 @@ def weights_quantise(out: Output, *, model: str, crops: Path) -> None:
     from facegallery.embedder.network.quantise import quantise
     from facegallery.embedder.weights.store import open_model
 
-    found = quantise(open_model(model), crops, out.say)
+    found = quantise(open_model(model), crops)
     out.result(found, [f"{network['name']}: {network['text']}" for network in found])

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from facegallery.embedder.compute import Compute
+from facegallery import results
 from facegallery.embedder.errors import DataError
-from facegallery.indexer.calibrate import Enrolled, OwnScores, fit
+from facegallery.indexer.calibrate import Calibration, Enrolled, OwnScores, fit
 from facegallery.indexer.derived.derive import position_of
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Store
-from facegallery.workflows.photos import Say
+from facegallery.workflows.networks import ReadOptions
 from facegallery.workflows.probes import (
     PROBE_BATCH,
     ProbeReader,
@@ -22,68 +22,64 @@ from facegallery.workflows.probes import (
     answered,
     default_split,
     enrolled_notes,
-    open_store,
     splits_of,
 )
+from facegallery.workflows.session import Where, session_of
 
 OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
 
 
-def calibrate(
-    name: str,
-    fpir: float,
-    sources: Sequence[Path],
-    split: str | None,
-    model: str | None,
-    seed: int,
-    compute: Compute,
-    say: Say,
-) -> dict[str, Any]:
-    """Fits the score from which a hit counts, and keeps it in the gallery."""
-    with open_store(name, write=True) as gallery, Searcher(gallery.folder) as searcher:
-        own = _own_samples(gallery, searcher, seed)
-        reader = ProbeReader(searcher, model, compute, True, say)
-        strangers, genuine, notes = _held_out(searcher, reader, sources, split)
-        with gallery.reading():
-            newest = position_of(gallery).newest
-            now = Enrolled(gallery.people, gallery.faces, gallery.spec.fingerprint, newest)
-        done = fit(own, strangers, fpir, now, genuine)
-        with gallery.writing():
-            gallery.set_fact("calibration", done.to_json())
-    low, high = done.interval()
-    text = (
-        f"{name}: a hit counts from a score of {done.threshold:.4f}; of strangers, {done.exceeding} of {done.n} reach it: in the long run "
-        f"{low:.2%} to {high:.2%} (95 %), asked for {fpir:.2%}"
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What a calibration is fitted to."""
+
+    fpir: float = 0.01  # share of strangers that may be taken for somebody
+    probes: tuple[Path, ...] = ()  # photos or vectors of enrolled people and of strangers
+    split: str | None = None  # rows of the probes; `probe` where there are such, else all
+    seed: int = 0  # draws the enrolled faces that are asked, of a large gallery
+
+
+def calibrate(where: Where, options: CalibrationOptions = CalibrationOptions()) -> results.Calibrated:  # noqa: B008
+    """Fit the score from which a hit counts, and keep it in the gallery."""
+    with session_of(where) as session, session.store(write=True) as store:
+        searcher = session.searcher
+        own = _own_samples(store, searcher, options.seed)
+        strangers, genuine, notes = _held_out(searcher, session.reader(ReadOptions(one_face=True)), options)
+        with store.reading():
+            now = Enrolled(store.people, store.faces, store.spec.fingerprint, position_of(store).newest)
+        done = fit(own, strangers, options.fpir, now, genuine)
+        with store.writing():
+            store.set_fact("calibration", done.to_json())
+        return _result(session.name, done, notes)
+
+
+def _result(name: str, done: Calibration, notes: list[str]) -> results.Calibrated:
+    return results.Calibrated(
+        index=name,
+        fpir=done.fpir,
+        threshold=done.threshold,
+        interval=done.interval(),
+        samples=done.n,
+        held_out=done.held_out,
+        exceeding=done.exceeding,
+        design_effect=done.effect,
+        detection=done.detection,
+        genuine=done.genuine,
+        people=done.people,
+        weak=done.weak,
+        chance_limit=done.chance_limit,
+        warnings=(*done.warnings, *notes),
     )
-    if done.detection:
-        share, least, most = done.detection
-        text += f"; {share:.1%} ({least:.1%} to {most:.1%}) of {done.genuine} probes of enrolled people are identified"
-    return {
-        "index": name,
-        "fpir": fpir,
-        "threshold": done.threshold,
-        "interval": [low, high],
-        "samples": done.n,
-        "held_out": done.held_out,
-        "exceeding": done.exceeding,
-        "design_effect": done.effect,
-        "detection": done.detection,
-        "people": done.people,
-        "text": text,
-        "weak": done.weak,
-        "chance_limit": done.chance_limit,
-        "warnings": [*done.warnings, *notes],
-    }
 
 
-def _own_samples(gallery: Store, searcher: Searcher, seed: int) -> OwnScores:
-    """Enrolled faces asked of all other people: the best score float32 (n,), whose each is and whom it resembles most, int64 (n,)."""
-    with gallery.reading():
-        ids, owners = gallery.owners()
+def _own_samples(store: Store, searcher: Searcher, seed: int) -> OwnScores:
+    """Ask enrolled faces of all other people."""
+    with store.reading():
+        ids, owners = store.owners()
         if len(ids) > OWN_SAMPLES:
             chosen = np.sort(np.random.default_rng(seed).choice(len(ids), OWN_SAMPLES, replace=False))
             ids, owners = ids[chosen], owners[chosen]
-        faces = gallery.fetch(ids)
+        faces = store.fetch(ids)
     numbers: dict[str, int] = {}
     scores, people, nearest = [], [], []
     for block in _blocks(ids.tolist()):
@@ -102,17 +98,19 @@ def _blocks(ids: list[int]) -> Iterator[list[int]]:
 
 
 def _held_out(
-    searcher: Searcher, reader: ProbeReader, sources: Sequence[Path], split: str | None
+    searcher: Searcher, reader: ProbeReader, options: CalibrationOptions
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Of held-out probes: the best score of each stranger, and of each enrolled person's the true person's (-inf where another came first).
+    """Ask held-out probes.
 
-    Probes that are enrolled faces themselves count as neither; the last part says how many there are.
+    Returns the best score of each stranger, and the true person's of each probe of an enrolled person (-inf where
+    another came first), float32 each. Probes that are enrolled faces themselves count as neither: the notes say
+    how many.
     """
     strangers: list[float] = []
     genuine: list[float] = []
     enrolled, asked = 0, 0
-    for source in sources:
-        wanted, before = split or default_split(splits_of(source), "probe"), asked
+    for source in options.probes:
+        wanted, before = options.split or default_split(splits_of(source), "probe"), asked
         for probe, (hits, *_) in answered(searcher, reader.read(source, wanted), Question(k=1)):
             if not hits:
                 continue
@@ -126,6 +124,6 @@ def _held_out(
             else:
                 genuine.append(hits[0].score if hits[0].identity == truth else -np.inf)
         if asked == before:
-            where = f"{source}, split {wanted}" if wanted else source
-            raise DataError(f"expected probes with a face in {where}, found none: check --probes and --split")
+            place = f"{source}, split {wanted}" if wanted else source
+            raise DataError(f"expected probes with a face in {place}, found none: check --probes and --split")
     return np.array(strangers, np.float32), np.array(genuine, np.float32), enrolled_notes(enrolled, asked)

@@ -2,73 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
+from facegallery import results
 from facegallery.embedder.compute import Compute
-from facegallery.embedder.errors import DataError, InputError
-from facegallery.embedder.photos.listing import list_photos
-from facegallery.embedder.pipeline import Options, PhotoStage
+from facegallery.embedder.errors import DataError
 from facegallery.indexer.search.searcher import Searcher, exact_scores
-from facegallery.indexer.store.reader import index_folder
-from facegallery.workflows.photos import Say, make_detector, make_embedder
-from facegallery.workflows.probes import Probe, ProbeReader, indexes_root
+from facegallery.workflows.inputs import PhotoInput, PhotoItem, single_photo
+from facegallery.workflows.networks import Networks, ReadOptions
+from facegallery.workflows.photos import ANYWHERE
+from facegallery.workflows.probes import Probe
+from facegallery.workflows.session import Where, session_of
+
+ONE_FACE = ReadOptions(one_face=True)
+log = logging.getLogger(__name__)
 
 
-def compare(
-    first: Path, second: Path, model: str | None, name: str | None, compute: Compute, say: Say
-) -> dict[str, Any]:
-    """Cosine of the faces of two photos, each the largest, most central one; says where a photo has others.
+@contextmanager
+def networks_of(model: str, compute: Compute = ANYWHERE) -> Iterator[Networks]:
+    """Open the networks of a model for a block."""
+    from facegallery.embedder.weights.store import open_model
+
+    networks = Networks(lambda: open_model(model), {}, compute)
+    try:
+        yield networks
+    finally:
+        networks.close()
+
+
+def compare(first: PhotoInput, second: PhotoInput, networks: Networks) -> results.Compared:
+    """Compare the largest, most central faces of two photos; log where a photo has others.
 
     Raises InputError for what is no single photo, DataError where a photo has no face.
     """
-    photos = first, second
-    _check_single(photos)
-    found = (
-        _probes_by_index(name, model, photos, compute, say) if name else _probes_by_model(model, photos, compute, say)
-    )
-    for path, probe in zip(photos, found, strict=True):
+    items = [single_photo(first), single_photo(second)]
+    probes = [Probe(p.name, rows, p.why, p.faces - len(rows)) for _, p, rows in networks.rows(items, ONE_FACE)]
+    return _compared(_names((first, second), items), probes, None)
+
+
+def compare_in(where: Where, first: PhotoInput, second: PhotoInput) -> results.Compared:
+    """Compare two faces as `compare` does, by the model and the crops of a gallery, and against its threshold."""
+    items = [single_photo(first), single_photo(second)]
+    with session_of(where) as session:
+        probes = list(session.reader(ONE_FACE).of_photos(items))
+        return _compared(_names((first, second), items), probes, _threshold(session.searcher))
+
+
+def _names(photos: Sequence[PhotoInput], items: Sequence[PhotoItem]) -> list[str]:
+    """What to call the photos: by their paths, as they are given."""
+    named = zip(photos, items, strict=True)
+    return [str(photo) if isinstance(photo, str | os.PathLike) else item.entry.path for photo, item in named]
+
+
+def _threshold(searcher: Searcher) -> float | None:
+    """The score from which a hit counts; None where the gallery has no calibration of its own model."""
+    calibration, _ = searcher.calibration()
+    if calibration is None or calibration.fingerprint != searcher.spec.fingerprint:
+        return None
+    return calibration.threshold
+
+
+def _compared(names: Sequence[str], probes: Sequence[Probe], threshold: float | None) -> results.Compared:
+    for name, probe in zip(names, probes, strict=True):
         if probe.rows[0].vector is None:
             why = f" ({probe.why})" if probe.why else ""
-            raise DataError(f"expected a face in {path}, its outcome is {probe.outcome}{why}: choose another photo")
-        if probe.others:
-            say(f"{path} has {probe.others + 1} faces: the largest, most central one is compared")
-    a, b = (np.asarray(probe.rows[0].vector, np.float32) for probe in found)
-    faces = [
-        {"image": str(path), "box": probe.rows[0].box, "others": probe.others}
-        for path, probe in zip(photos, found, strict=True)
-    ]
-    return {"score": float(exact_scores(a, b[None])[0]), "faces": faces}
+            raise DataError(f"expected a face in {name}, its outcome is {probe.outcome}{why}: choose another photo")
+        if probe.others > 0:
+            log.info(f"{name} has {probe.others + 1} faces: the largest, most central one is compared")
+    a, b = (np.asarray(probe.rows[0].vector, np.float32) for probe in probes)
+    first, second = (_face(name, probe) for name, probe in zip(names, probes, strict=True))
+    return results.Compared(float(exact_scores(a, b[None])[0]), (first, second), threshold)
 
 
-def _check_single(photos: Sequence[Path]) -> None:
-    """Raise InputError for a folder or a CSV, which may stand for any number of photos."""
-    for path in photos:
-        if path.is_dir() or path.suffix.lower() == ".csv":
-            what = "folder" if path.is_dir() else "CSV"
-            raise InputError(f"expected two photos, {path} is a {what}: give the photos themselves")
-
-
-def _probes_by_index(name: str, model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Probe]:
-    with Searcher(index_folder(indexes_root(), name)) as searcher:
-        reader = ProbeReader(searcher, model, compute, True, say)
-        return [next(reader.read(photo)) for photo in photos]
-
-
-def _probes_by_model(model: str | None, photos: Sequence[Path], compute: Compute, say: Say) -> list[Probe]:
-    from facegallery.embedder.photos.decoder import Decoder
-
-    embedder = make_embedder(model or "msceleb", compute, "plain", say, few=True)
-    stage, probes = (
-        PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, Options(keep_crops=False)),
-        [],
+def _face(name: str, probe: Probe) -> results.ComparedFace:
+    row = probe.rows[0]
+    return results.ComparedFace(
+        face=max(row.face, 0),
+        face_id=row.face_id,
+        box=results.box_of(row.box),
+        confidence=row.confidence,
+        others=max(0, probe.others),
+        image=name,
     )
-    with Decoder() as decoder:
-        for path in photos:
-            (entry,) = list_photos(path).entries
-            ((photo, rows),) = stage.rows(decoder.stream(path.parent, [entry.path]), {entry.path: entry})
-            probes.append(Probe(photo.name, rows, photo.why, max(0, photo.faces - len(rows))))
-    return probes

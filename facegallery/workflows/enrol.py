@@ -2,186 +2,317 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from facegallery.embedder.compute import Compute
+import numpy as np
+
+from facegallery import results
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
-from facegallery.embedder.dataset.row import Entry, Row
-from facegallery.embedder.errors import InputError
+from facegallery.embedder.dataset.row import Row
+from facegallery.embedder.errors import GalleryError, InputError
 from facegallery.embedder.faces import align as crops_of
 from facegallery.embedder.names import person_name, spelling_notes
-from facegallery.embedder.photos.listing import Listing, list_photos
+from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.photos.understood import Understood, understand
-from facegallery.embedder.pipeline import OnProgress, hash_of
+from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.spec import FaceSpec
-from facegallery.indexer.build import ENROLLED, Selection
-from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.build import ENROLLED, Selection, create
+from facegallery.indexer.search.searcher import checked
 from facegallery.indexer.store import lists
+from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten
 from facegallery.indexer.store.rows import Added
 from facegallery.indexer.store.store import Store, new_command
 from facegallery.indexer.suspects import Looked, look
-from facegallery.workflows.photos import Say, say_understood
-from facegallery.workflows.probes import PROBE_BATCH, ProbeReader, default_split, open_store
+from facegallery.workflows.inputs import PhotoInputs, PhotoItem, as_list, items_of, sources_of, with_columns
+from facegallery.workflows.networks import ReadOptions
+from facegallery.workflows.photos import log_understood, make_detector, model_spec
+from facegallery.workflows.probes import PROBE_BATCH, default_split, gallery_folder
+from facegallery.workflows.session import GallerySession, Where, session_of
 
+DEFAULT_MODEL = "msceleb"
+VECTOR = b"facegallery vector 1\0"  # begins what is hashed of a vector that is given without its photo
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AddOptions:
+    """What is enrolled, and as whom."""
+
+    identity: str | None = None  # the person in all photos; None: whom the folders name
+    split: str | None = None  # photos or rows to add; `gallery` where there are such, else all
+    metadata: Path | Mapping[str, object] | None = (
+        None  # a CSV `image,...` of columns to keep, or columns of all photos
+    )
+    readmit: bool = False  # enrol faces that were forgotten, too
+    level: int | None = None  # which folder names the person, as `embedder.photos.folders.labels_of` has it
+
+    @property
+    def table(self) -> Path | None:
+        """The CSV."""
+        return self.metadata if isinstance(self.metadata, Path) else None
+
+    @property
+    def columns(self) -> Mapping[str, object]:
+        """The columns of all photos."""
+        return self.metadata if isinstance(self.metadata, Mapping) else {}
+
+
+@dataclass
+class _Batch:
+    """Photos that are enrolled together, and what is said of them beforehand."""
+
+    items: list[PhotoItem] = field(default_factory=list)
+    labels: list[tuple[str, str | None]] = field(default_factory=list)  # (path, identity) of each photo
+    notes: list[str] = field(default_factory=list)
+    source: str = "such as"  # what names the people, as `Listing` has it
+    by_folders: bool = False
+
+
+def create_gallery(where: str | Path, model: str = DEFAULT_MODEL, *, encrypt: bool = False) -> Path:
+    """Make a gallery without people for the vectors of a model, and return its folder; `add` fills it.
+
+    Raises ModelError where the model is not stored, GalleryError where a gallery is there.
+    """
+    folder = gallery_folder(where)
+    create(folder, replace(model_spec(model), detector=make_detector({}).record), encrypt=encrypt)
+    return folder
+
+
+def ensure_gallery(where: str | Path, model: str | None = None, *, encrypt: bool = False) -> None:
+    """Make a gallery as `create_gallery` does where there is none.
+
+    Raises GalleryError where one is there for the vectors of another model than the one given.
+    """
+    from facegallery.embedder.weights.store import open_model
+
+    folder = gallery_folder(where)
+    if not (folder / FILE).exists():
+        create_gallery(where, model or DEFAULT_MODEL, encrypt=encrypt)
+    elif model is not None:
+        with GallerySession(where) as session, session.store() as store:
+            spec, wanted = store.spec, open_model(model).spec
+        wanted = replace(wanted, flip=spec.flip, margins=spec.margins).with_crop(spec)
+        if difference := spec.difference(wanted):
+            raise GalleryError(
+                f"expected a gallery of the model {model} in {folder}, it has another one, {spec.model_name} "
+                f"({difference}): leave the model out, or choose another name"
+            )
 
 
 def add(
-    name: str,
-    source: Path,
-    identity: str | None,
-    split: str | None,
-    metadata: Path | None,
-    readmit: bool,
-    model: str | None,
-    compute: Compute,
-    on_progress: OnProgress,
-    say: Say,
-    level: int | None = None,
-) -> dict[str, Any]:
-    """Enrols photos, or the rows of a data set of vectors; what is enrolled already is left as it is, unembedded.
-
-    level: which folder names the person, as `facegallery.embedder.photos.folders.labels_of` has it.
-    """
-    identity = None if identity is None else person_name(identity)
-    if level is not None and identity is not None:
+    where: Where,
+    photos: PhotoInputs,
+    options: AddOptions = AddOptions(),  # noqa: B008
+    *,
+    progress: Progress = unseen,
+) -> results.Added:
+    """Enrol photos, or the rows of data sets of vectors; what is enrolled already is not even embedded again."""
+    photos = as_list(photos)
+    options = replace(options, identity=None if options.identity is None else person_name(options.identity))
+    if options.level is not None and options.identity is not None:
         raise InputError("expected --identity or --identity-level, received both: give one")
-    with open_store(name, write=True) as gallery:
-        before = gallery.people
-        if source.is_dir() and is_data_set(source):
-            if metadata or level is not None:
-                raise InputError(
-                    "expected photos for --metadata and --identity-level, received vectors: give those options to `embed`"
-                )
-            selection = Selection(DataSet(source), split, named=identity is None)
-            understood = _understood(selection.labels(), "such as", identity)
-            say_understood(understood, say)
-            done, left = _add_vectors(gallery, selection, identity, readmit, model, compute, say)
+    with session_of(where) as session:
+        sources = _sources(photos, options)
+        with session.store(write=True) as store:
+            before, command, done, left = store.people, new_command(), Added(), Counter[str]()
+            understood = []
+            for source in sources:
+                adding = _Adding(session, store, options, command, done, left)
+                if isinstance(source, Path):
+                    understood.append(adding.vectors(source))
+                else:
+                    understood.append(adding.photos(source, progress))
+            if not done.added:
+                store.add(())  # for the log
+            _note_sources(store, photos)
+            return _result(store, done, left, understood[0], before)
+
+
+def _sources(photos: PhotoInputs, options: AddOptions) -> list[Path | _Batch]:
+    """What is to be added: data sets as paths, and between them all photos that follow each other as one batch."""
+    if isinstance(photos, str | os.PathLike):
+        return [path if _is_data_set(path := Path(photos)) else _listed(path, options)]
+    if options.table or options.level is not None:
+        raise InputError("expected the path of a folder for a CSV of metadata or a level, received several photos")
+    sources: list[Path | _Batch] = []
+    for source in sources_of(photos):
+        if isinstance(source, Path) and _is_data_set(source):
+            sources.append(source)
+            continue
+        batch = _listed(source, options) if isinstance(source, Path) else _given(source, options)
+        if sources and isinstance(last := sources[-1], _Batch):
+            last.items += batch.items
+            last.labels += batch.labels
+            last.notes += batch.notes
         else:
-            listing = _of_split(list_photos(source, metadata, level), split)
-            understood = _understood(
-                [(e.path, e.identity) for e in listing.entries], listing.source, identity, listing.by_folders
+            sources.append(batch)
+    return sources or [_Batch()]
+
+
+def _is_data_set(path: Path) -> bool:
+    return path.is_dir() and is_data_set(path)
+
+
+def _listed(path: Path, options: AddOptions) -> _Batch:
+    """The photos of a path of the split that is asked for; of `gallery` where there are such, unless one is given."""
+    listing = list_photos(path, options.table, options.level)
+    split = options.split or default_split({e.split for e in listing.entries}, "gallery")
+    items = [item for item in items_of(listing) if split is None or item.entry.split == split]
+    labels = [(item.entry.path, item.entry.identity) for item in items]
+    return _Batch(items, labels, listing.notes, listing.source, listing.by_folders)
+
+
+def _given(items: list[PhotoItem], options: AddOptions) -> _Batch:
+    if options.identity is None:
+        raise InputError(
+            "expected whose face single photos show, received photos alone: give identity, or a folder of people"
+        )
+    return _Batch(items, [(item.entry.path, None) for item in items])
+
+
+@dataclass
+class _Adding:
+    """One `add`: where to, and what was done so far."""
+
+    session: GallerySession
+    store: Store
+    options: AddOptions
+    command: str
+    done: Added
+    left: Counter[str]
+
+    def vectors(self, folder: Path) -> Understood:
+        """Enrol the rows of a data set."""
+        identity, options = self.options.identity, self.options
+        if options.metadata or options.level is not None:
+            raise InputError(
+                "expected photos for --metadata and --identity-level, received vectors: give those options to `embed`"
             )
-            for line in listing.notes:
-                say(line)
-            say_understood(understood, say)
-            done, left = _add_photos(gallery, listing, identity, readmit, model, compute, on_progress, say)
-        _note_source(gallery, source)
-        faces, people = gallery.faces, gallery.people
-        names = [name for name, _ in gallery.list_people()] if people > before else []
-        elsewhere = lists.elsewhere(gallery.folder, gallery.rows(JUST_ADDED, (done.command,))) if done.added else []
-        looked = look(gallery, done.face_ids) if done.face_ids else Looked()
-    spellings = spelling_notes([], names)  # a second for a million names, which other writers need not wait for
-    notes = (
-        [
-            f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s"
-            for c in done.conflicts
+        selection = Selection(DataSet(folder), options.split, named=identity is None)
+        understood = _understood(selection.labels(), "such as", identity)
+        log_understood(understood)
+        self.session.reader().check_spec(selection.spec)
+        self._add(row if identity is None else replace(row, identity=identity) for row in selection)
+        self.left.update({why: n for why, n in selection.left_out.items() if n})
+        return understood
+
+    def photos(self, batch: _Batch, progress: Progress) -> Understood:
+        """Enrol the faces of photos that the gallery does not know."""
+        identity = self.options.identity
+        understood = _understood(batch.labels, batch.source, identity, by_folders=batch.by_folders)
+        for line in batch.notes:
+            log.info(line)
+        log_understood(understood)
+        items = batch.items if identity is None else [item.labelled(identity=identity) for item in batch.items]
+        self.left["without a name"] += sum(not item.entry.identity for item in items)
+        named = with_columns((item for item in items if item.entry.identity), self.options.columns)
+        new, known = _unknown(self.store, named, self.options)
+        _join(self.done, known)
+        if new:
+            self._embed(new, progress)
+        return understood
+
+    def _embed(self, items: list[PhotoItem], progress: Progress) -> None:
+        reader = self.session.reader(ReadOptions(one_face=True, keep_crops=self.store.keeps_crops))
+        spec, probes, asked = self.session.searcher.spec, reader.of_photos(items), 0
+        while batch := list(islice(probes, PROBE_BATCH)):
+            rows = [row for probe in batch for row in probe.rows]
+            self.left.update(row.outcome for row in rows if row.vector is None)
+            check_model(self.store, spec)
+            self._add(row for row in rows if row.vector is not None)
+            asked += len(batch)
+            progress(asked, len(items))
+
+    def _add(self, rows: Iterable[Row]) -> None:
+        _join(self.done, self.store.add(rows, readmit=self.options.readmit, command=self.command))
+
+
+@dataclass(frozen=True)
+class GivenVectors:
+    """Vectors that were made elsewhere, float32 (n, d), and what is known of each."""
+
+    vectors: np.ndarray
+    identity: str | Sequence[str]  # of all, or of each
+    images: Sequence[str] | None = None
+    metadata: Sequence[Mapping[str, object]] | None = None
+
+    def rows(self) -> list[Row]:
+        """Return a row for each vector; its face's id is made of its bytes.
+
+        Raises InputError where there are more or fewer of the rest than vectors.
+        """
+        n = len(self.vectors)
+        names = [self.identity] * n if isinstance(self.identity, str) else list(self.identity)
+        columns = [{}] * n if self.metadata is None else list(self.metadata)
+        hashes = [hashlib.sha256(VECTOR + x.astype("<f4").tobytes()).hexdigest() for x in self.vectors]
+        images = [f"vector-{one[:16]}" for one in hashes] if self.images is None else list(self.images)
+        if not len(names) == len(columns) == len(images) == n:
+            raise InputError(
+                f"expected an identity, an image and metadata for each of {n} vectors, received {len(names)}, "
+                f"{len(images)} and {len(columns)}: give as many"
+            )
+        return [
+            Row(image, "ok", sha256, name, face=0, vector=x, extra=_texts(extra))
+            for image, sha256, name, x, extra in zip(images, hashes, names, self.vectors, columns, strict=True)
         ]
-        + spellings
-        + elsewhere
-        + done.unsure_notes
-        + looked.notes(name)
-    )
-    why = {"known already": done.again, "forgotten": done.forgotten, "another person's": len(done.conflicts), **left}
-    text = f"{name}: {done.added} faces added, now {faces} of {people} people" + "".join(
-        f"; {n} {what}" for what, n in why.items() if n
-    )
-    return {
-        "index": name,
-        **asdict(done),
-        "left_out": left,
-        "faces": faces,
-        "people": people,
-        "understood": understood.result(),
-        "suspects": [asdict(suspect) for suspect in looked.suspects],
-        "notes": notes,
-        "text": text,
-    }
+
+
+def add_vectors(where: Where, given: GivenVectors, *, readmit: bool = False) -> results.Added:
+    """Enrol vectors that were made elsewhere, by the gallery's model."""
+    with session_of(where) as session, session.store(write=True) as store:
+        before = store.people
+        checked(given.vectors, store.spec.dimension)
+        rows = given.rows()
+        done = store.add(rows, readmit=readmit)
+        understood = understand(((row.image, row.identity) for row in rows), "such as", by_folders=False)
+        return _result(store, done, Counter(), understood, before)
+
+
+def _texts(columns: Mapping[str, object]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in columns.items() if value is not None}
+
+
+def enrol(
+    store: Store, row: Row, spec: FaceSpec, identity: str, *, readmit: bool = False, command: str | None = None
+) -> Added:
+    """Enrol one face of a photo, with its pixels, under a name; its crop is kept where the gallery keeps crops.
+
+    command: of an earlier enrolment that `undo` takes back together with this one. spec: the contract that the row was
+    made by; raises Replaced where the gallery has another one by now.
+    """
+    check_model(store, spec)
+    png = crops_of.to_png(row.pixels) if store.keeps_crops and row.pixels is not None else None
+    return store.add([replace(row, identity=identity, crop=png, pixels=None)], readmit=readmit, command=command)
+
+
+def check_model(store: Store, spec: FaceSpec) -> None:
+    """Raise Replaced where the gallery has another model by now than the one that vectors were made with."""
+    if store.spec.fingerprint != spec.fingerprint:
+        raise Replaced(
+            f"expected a vector of the model that {store.folder.name} has now, it was changed meanwhile: send the "
+            "photo again"
+        )
 
 
 def _understood(
-    pairs: Iterable[tuple[str, str | None]], source: str, identity: str | None, by_folders: bool = True
+    pairs: Iterable[tuple[str, str | None]], source: str, identity: str | None, *, by_folders: bool = True
 ) -> Understood:
     """Whose the faces to add are; all one person's where an identity is given."""
     if identity is None:
-        return understand(pairs, source, by_folders)
-    return understand(((path.rpartition("/")[2], identity) for path, _ in pairs), "by --identity,", False)
-
-
-def _of_split(listing: Listing, split: str | None) -> Listing:
-    """Its photos of a split; of `gallery` where there are such, unless one is given."""
-    split = split or default_split({e.split for e in listing.entries}, "gallery")
-    return replace(listing, entries=[e for e in listing.entries if split is None or e.split == split])
-
-
-def _add_vectors(
-    gallery: Store,
-    selection: Selection,
-    identity: str | None,
-    readmit: bool,
-    model: str | None,
-    compute: Compute,
-    say: Say,
-) -> tuple[Added, dict[str, int]]:
-    with Searcher(gallery.folder) as searcher:
-        ProbeReader(searcher, model, compute, True, say).check_spec(selection.spec)
-    rows = (row if identity is None else replace(row, identity=identity) for row in selection)
-    done = gallery.add(rows, readmit=readmit)
-    return done, {why: n for why, n in selection.left_out.items() if n}
-
-
-def _add_photos(
-    gallery: Store,
-    listing: Listing,
-    identity: str | None,
-    readmit: bool,
-    model: str | None,
-    compute: Compute,
-    on_progress: OnProgress,
-    say: Say,
-) -> tuple[Added, dict[str, int]]:
-    entries = [e if identity is None else replace(e, identity=identity) for e in listing.entries]
-    left: Counter[str] = Counter({"without a name": sum(not e.identity for e in entries)})
-    new, total = _unknown(gallery, Listing(listing.root, [e for e in entries if e.identity]), readmit)
-    command = new_command()
-    if new:
-        with Searcher(gallery.folder) as searcher:
-            reader = ProbeReader(searcher, model, compute, True, say, keep_crops=gallery.keeps_crops)
-            probes = reader.of_photos(Listing(listing.root, new))
-            asked = 0
-            while batch := list(islice(probes, PROBE_BATCH)):
-                rows = [row for probe in batch for row in probe.rows]
-                left.update(row.outcome for row in rows if row.vector is None)
-                _join(
-                    total,
-                    gallery.add((row for row in rows if row.vector is not None), readmit=readmit, command=command),
-                )
-                asked += len(batch)
-                on_progress(asked, len(new))
-    if not total.added:
-        gallery.add(())  # for the log
-    return total, {why: n for why, n in left.items() if n}
-
-
-def enrol(gallery: Store, row: Row, spec: FaceSpec, identity: str, readmit: bool) -> Added:
-    """One face of a photo, with its pixels, under a name; its crop is kept where the gallery keeps crops.
-
-    spec: the contract that the row was made by; raises Replaced where the gallery has another one by now.
-    """
-    if gallery.spec.fingerprint != spec.fingerprint:
-        raise Replaced(
-            f"expected a vector of the model that {gallery.folder.name} has now, it was changed meanwhile: send the photo again"
-        )
-    png = crops_of.to_png(row.pixels) if gallery.keeps_crops and row.pixels is not None else None
-    return gallery.add([replace(row, identity=identity, crop=png, pixels=None)], readmit=readmit)
+        return understand(pairs, source, by_folders=by_folders)
+    named = ((path.rpartition("/")[2], identity) for path, _ in pairs)
+    return understand(named, "by --identity,", by_folders=False)
 
 
 def _join(total: Added, part: Added) -> None:
@@ -196,17 +327,17 @@ def _join(total: Added, part: Added) -> None:
     total.unsure += part.unsure
 
 
-def _unknown(gallery: Store, listing: Listing, readmit: bool) -> tuple[list[Entry], Added]:
-    """The photos whose bytes the gallery does not know, and what it knows of the others."""
+def _unknown(store: Store, items: Iterable[PhotoItem], options: AddOptions) -> tuple[list[PhotoItem], Added]:
+    """The photos that the gallery does not know, and what it knows of the others."""
     done, new = Added(), []
-    listed = Forgotten() if readmit else gallery.forgotten()
-    rows = ((entry, _photo_row(listing.root, entry)) for entry in listing.entries)
+    listed = Forgotten() if options.readmit else store.forgotten()
+    rows: Iterator[tuple[PhotoItem, Row | None]] = ((item, _first_row(item)) for item in items)
     while block := list(islice(rows, PROBE_BATCH)):
         face_ids = [row.face_id for _, row in block if row is not None]
-        known, refused = gallery.known(face_ids), listed.refused(face_ids)
-        for entry, row in block:
+        known, refused = store.known(face_ids), listed.refused(face_ids)
+        for item, row in block:
             if row is None or row.face_id not in known | dict.fromkeys(refused):
-                new.append(entry)
+                new.append(item)
             elif row.face_id in refused:
                 done.forgotten += 1
             else:
@@ -214,15 +345,48 @@ def _unknown(gallery: Store, listing: Listing, readmit: bool) -> tuple[list[Entr
     return new, done
 
 
-def _photo_row(root: Path, entry: Entry) -> Row | None:
+def _first_row(item: PhotoItem) -> Row | None:
     """The first face of a photo, by the hash of its bytes; None where they cannot be read."""
-    sha256 = hash_of(root, entry)
-    return None if sha256 is None else Row(entry.path, "ok", sha256, entry.identity, face=0)
+    sha256 = item.sha256()
+    return None if sha256 is None else Row(item.entry.path, "ok", sha256, item.entry.identity, face=0)
 
 
-def _note_source(gallery: Store, source: Path) -> None:
-    """So that a receipt of `forget` can name what fed the gallery."""
-    with gallery.writing():
-        sources = json.loads(gallery.fact("sources") or "[]")
-        if (path := str(source.resolve())) not in sources:
-            gallery.set_fact("sources", json.dumps([*sources, path]))
+def _note_sources(store: Store, photos: PhotoInputs) -> None:
+    """Note what fed the gallery, so that a receipt of `forget` can name it: of single files in a list their folders."""
+    if isinstance(photos, str | os.PathLike):
+        paths = {str(Path(photos).resolve())}
+    else:
+        given = photos if isinstance(photos, list) else []
+        files = [Path(one) for one in given if isinstance(one, str | os.PathLike)]
+        paths = {str((path if path.is_dir() else path.parent).resolve()) for path in files}
+    with store.writing():
+        known = json.loads(store.fact("sources") or "[]")
+        if new := sorted(paths - set(known)):
+            store.set_fact("sources", json.dumps([*known, *new]))
+
+
+def _result(store: Store, done: Added, left: Counter[str], understood: Understood, before: int) -> results.Added:
+    faces, people = store.faces, store.people
+    names = [name for name, _ in store.list_people()] if people > before else []
+    elsewhere = lists.elsewhere(store.folder, store.rows(JUST_ADDED, (done.command,))) if done.added else []
+    looked = look(store, done.face_ids) if done.face_ids else Looked()
+    spellings = spelling_notes([], names)  # a second for a million names
+    conflicts = [
+        f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts
+    ]
+    return results.Added(
+        index=store.folder.name,
+        added=done.added,
+        again=done.again,
+        forgotten=done.forgotten,
+        conflicts=tuple(done.conflicts),
+        face_ids=tuple(done.face_ids),
+        unsure=tuple(done.unsure),
+        command=done.command,
+        left_out={why: n for why, n in left.items() if n},
+        faces=faces,
+        people=people,
+        understood=understood,
+        suspects=tuple(looked.suspects),
+        notes=(*conflicts, *spellings, *elsewhere, *done.unsure_notes, *looked.notes(store.folder.name)),
+    )

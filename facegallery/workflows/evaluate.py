@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.names import spelling_notes
+from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.replaceable import check_replaceable
 from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.weights import trained_on
@@ -30,22 +31,23 @@ from facegallery.indexer.evaluation.evaluate import (
 from facegallery.indexer.evaluation.pair_scores import PairScores, crossed
 from facegallery.indexer.evaluation.subsets import ProbeOutcome, ProbePhotos
 from facegallery.indexer.store import outputs
-from facegallery.workflows.photos import ANYWHERE, Say
+from facegallery.workflows.networks import ReadOptions
 from facegallery.workflows.probes import (
     Probe,
-    ProbeReader,
     Question,
     answered,
     default_split,
     enrolled_notes,
-    open_index,
     splits_of,
 )
+from facegallery.workflows.session import GallerySession, Where, session_of
 
 if TYPE_CHECKING:
-    from facegallery.embedder.pipeline import OnProgress
     from facegallery.indexer.search.searcher import Searcher
     from facegallery.indexer.store.reader import StoredFace
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ class EvaluationOptions:
     seed: int = 0
     report: Path | None = None  # the folder of a page
     command: str = ""  # what the page says it comes from
+    split: str | None = None  # rows to ask; `probe` where there are such, else all
+    predictions: Path | None = None  # a file for the five answers to each probe
+
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether the answers must keep the probes' vectors."""
+        return bool(self.sizes or self.photos or self.report)
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,16 @@ class EvaluationResult:
     seen: dict[str, int] | None  # people who were trained on; None where the model has no record of them
     warnings: list[str]
     crossed: PairScores | None = None  # for a report
+
+    @property
+    def top1(self) -> float:
+        """Share of the probes whose first answer is right."""
+        return float(self.evaluation.cmc[0])
+
+    @property
+    def top5(self) -> float:
+        """Share of the probes with the right answer among the first five."""
+        return float(self.evaluation.cmc[min(5, len(self.evaluation.cmc)) - 1])
 
     def result(self) -> dict[str, Any]:
         """As `evaluate --json` prints it."""
@@ -103,89 +122,152 @@ class EvaluationResult:
 
 
 def evaluate(
-    name: str,
+    where: Where,
     source: Path,
-    split: str | None = None,
-    wanted: EvaluationOptions = EvaluationOptions(),
-    predictions: Path | None = None,  # noqa: B008
-    model: str | None = None,
-    compute: Compute = ANYWHERE,
-    on_progress: OnProgress | None = None,
-    say: Say = print,
+    options: EvaluationOptions = EvaluationOptions(),  # noqa: B008
+    *,
+    progress: Progress = unseen,
 ) -> EvaluationResult:
-    """The probes of a data set or a folder asked of an index; every probe with an enrolled identity counts, the others are strangers."""
-    keep = bool(wanted.sizes or wanted.photos or wanted.report)
-    check_folder(wanted.report)
-    if predictions is not None:
-        check_replaceable(predictions, "predictions")
-    with open_index(name) as searcher:
-        split = split or default_split(splits_of(source), "probe")
-        reader = ProbeReader(searcher, model, compute, True, say, keep_pixels=wanted.report is not None)
-        found = _ask(searcher, reader.read(source, split), wanted, keep, on_progress)
+    """Ask an index the probes of a data set or a folder.
+
+    Every probe with an enrolled identity counts, the others are strangers.
+    """
+    check_folder(options.report)
+    if options.predictions is not None:
+        check_replaceable(options.predictions, "predictions")
+    with session_of(where) as session:
+        asking = _Asking(session, options, progress)
+        split = options.split or default_split(splits_of(source), "probe")
+        found = asking.ask(asking.reader.read(source, split))
         if not found:
             raise DataError(
                 f"expected probes{f' with split {split}' if split else ''} in {source}, found none: check --split"
             )
-        strangers = [
-            a for path in wanted.strangers for a in _ask(searcher, _all_of(reader, path), wanted, keep, on_progress)
-        ]
-        evaluation = Evaluation.of(searcher.store, found, strangers, wanted.seed)
-        groups = _groups(evaluation, wanted.by)
-        enrolled = searcher.all_faces() if keep else ([], np.empty((0, searcher.spec.dimension), np.float32))
-        sizes, photos, pairs = _parts(searcher, enrolled, evaluation, wanted)
-        comparison = _compared(evaluation, source, split, wanted, compute, on_progress, say) if wanted.against else None
-        if reader.note:
-            say(reader.note)
-        seen, warnings = _seen(searcher.spec, model, evaluation)
-        warnings += _enrolled_strangers(found, strangers, evaluation)
-        known = searcher.store.known({a.face_id for a in found if a.embedded})
-        warnings += enrolled_notes(sum(a.face_id in known for a in found), len(found))
-        names = [a.identity for a in evaluation.strangers if a.identity]
-        warnings += spelling_notes(names, [name for name, _ in searcher.store.list_people()])
-        measured = EvaluationResult(
-            name,
-            split,
-            searcher.store.faces,
-            found,
-            evaluation,
-            groups,
-            sizes,
-            photos,
-            wanted.against,
-            comparison,
-            seen,
-            warnings,
-            pairs,
-        )
-        if wanted.report is not None:
-            _write_report(
-                wanted.report, measured, searcher, reader, [source, *wanted.strangers], enrolled, wanted, model
-            )
-            outputs.note(searcher.store.folder, "report", wanted.report)
-            if searcher.store.encrypted:
-                say(f"{wanted.report} is not encrypted, though {name} is: it holds faces of it")
-        if predictions is not None:
-            outputs.note(searcher.store.folder, "predictions", predictions)
-    if predictions is not None:
-        write_predictions(predictions, found, evaluation.result())
+        strangers = [answer for path in options.strangers for answer in asking.ask(asking.all_of(path))]
+        measured = asking.measured(source, split, found, strangers)
+        asking.write(measured, source)
+    if options.predictions is not None:
+        write_predictions(options.predictions, found, measured.evaluation.result())
     return measured
 
 
-def _ask(
-    searcher: Searcher, probes: Iterator[Probe], wanted: EvaluationOptions, keep: bool, on_progress: OnProgress | None
-) -> list[ProbeAnswer]:
-    found = []
-    for probe, (hits, *_) in answered(searcher, probes, Question(k=RANKS, score=wanted.score)):
-        found.append(
-            ProbeAnswer.of(probe.rows[0], hits, by=wanted.by, keep_vector=keep, spelled=searcher.store.spelled)
+Enrolled = tuple[list["StoredFace"], np.ndarray]  # all enrolled faces, and their vectors float32 (n, d)
+
+
+class _Asking:
+    """One evaluation: the index that is asked, and how."""
+
+    def __init__(self, session: GallerySession, options: EvaluationOptions, progress: Progress):
+        self.searcher, self.options, self.progress = session.searcher, options, progress
+        self.name, self.model = session.name, session.reference
+        self.reader = session.reader(ReadOptions(one_face=True, keep_pixels=options.report is not None))
+        self.compute = session.compute
+        self._enrolled: Enrolled | None = None
+
+    def ask(self, probes: Iterator[Probe]) -> list[ProbeAnswer]:
+        """Ask about probes, one face a photo."""
+        return _ask(self.searcher, probes, self.options, self.progress)
+
+    def all_of(self, source: Path) -> Iterator[Probe]:
+        """Yield the probes of a source, of the split `probe` where it has that."""
+        return self.reader.read(source, default_split(splits_of(source), "probe"))
+
+    @property
+    def enrolled(self) -> Enrolled:
+        """The enrolled faces, where they are needed."""
+        if self._enrolled is None:
+            none: Enrolled = [], np.empty((0, self.searcher.spec.dimension), np.float32)
+            self._enrolled = self.searcher.all_faces() if self.options.needs_vectors else none
+        return self._enrolled
+
+    def measured(
+        self, source: Path, split: str | None, found: list[ProbeAnswer], strangers: list[ProbeAnswer]
+    ) -> EvaluationResult:
+        """Compute all that was asked for from the answers."""
+        options, gallery = self.options, self.searcher.store
+        evaluation = Evaluation.of(gallery, found, strangers, options.seed)
+        groups = _groups(evaluation, options.by)
+        sizes, photos, pairs = _parts(self.searcher, self.enrolled, evaluation, options)
+        comparison = self._compared(evaluation, source, split) if options.against else None
+        self.reader.log_note()
+        seen, warnings = _seen(self.searcher.spec, self.model, evaluation)
+        return EvaluationResult(
+            index=self.name,
+            split=split,
+            faces=gallery.faces,
+            answers=found,
+            evaluation=evaluation,
+            groups=groups,
+            by_size=sizes,
+            by_photos=photos,
+            against=options.against,
+            comparison=comparison,
+            seen=seen,
+            warnings=warnings + self._warnings(found, strangers, evaluation),
+            crossed=pairs,
         )
-        if on_progress:
-            on_progress(len(found), 0)
+
+    def _warnings(self, found: list[ProbeAnswer], strangers: list[ProbeAnswer], evaluation: Evaluation) -> list[str]:
+        gallery = self.searcher.store
+        known = gallery.known({a.face_id for a in found if a.embedded})
+        names = [a.identity for a in evaluation.strangers if a.identity]
+        return [
+            *_enrolled_strangers(found, strangers, evaluation),
+            *enrolled_notes(sum(a.face_id in known for a in found), len(found)),
+            *spelling_notes(names, [name for name, _ in gallery.list_people()]),
+        ]
+
+    def _compared(self, first: Evaluation, source: Path, split: str | None) -> ModelComparison:
+        """Ask the index `options.against` about the same photos."""
+        options = self.options
+        assert options.against is not None
+        asked = {a.photo for a in (*first.probes, *first.strangers)}
+        with GallerySession(options.against, compute=self.compute) as session:
+            reader = session.reader(ReadOptions(one_face=True))
+            if options.against_vectors:
+                probes: Iterator[Probe] = (probe for path in options.against_vectors for probe in reader.read(path))
+            else:
+                probes = (
+                    probe for path, which in _sources(source, split, options) for probe in reader.read(path, which)
+                )
+            kept = (probe for probe in probes if (probe.rows[0].image_sha256 or probe.image) in asked)
+            found = _ask(session.searcher, kept, replace(options, sizes=(), photos=(), report=None), self.progress)
+            return compare_evaluations(first, Evaluation.of(session.searcher.store, found, (), options.seed))
+
+    def write(self, measured: EvaluationResult, source: Path) -> None:
+        """Write the report, and note what is written with people of the gallery."""
+        options, gallery = self.options, self.searcher.store
+        if options.report is not None:
+            self._write_report(options.report, measured, [source, *options.strangers])
+            outputs.note(gallery.folder, "report", options.report)
+            if gallery.encrypted:
+                log.info(f"{options.report} is not encrypted, though {self.name} is: it holds faces of it")
+        if options.predictions is not None:
+            outputs.note(gallery.folder, "predictions", options.predictions)
+
+    def _write_report(self, folder: Path, measured: EvaluationResult, sources: Sequence[Path]) -> None:
+        from facegallery.indexer.evaluation import report
+        from facegallery.workflows import pictures
+
+        shown = pictures.Shown(self.searcher, self.reader, self.enrolled, self.options.score)
+        sheets = pictures.contact_sheets(shown, sources, measured.evaluation)
+        history = trained_on.history(self.searcher.spec, _folder(self.model))
+        head = report.facts(datetime.now(UTC), self.options.command, self.searcher.spec)
+        page = report.page_of(measured.evaluation, measured.crossed, measured.result(), history, sheets, head)
+        report.write(folder, page)
+
+
+def _ask(
+    searcher: Searcher, probes: Iterator[Probe], options: EvaluationOptions, progress: Progress
+) -> list[ProbeAnswer]:
+    found: list[ProbeAnswer] = []
+    for probe, (hits, *_) in answered(searcher, probes, Question(k=RANKS, score=options.score)):
+        keep = options.needs_vectors
+        found.append(
+            ProbeAnswer.of(probe.rows[0], hits, by=options.by, keep_vector=keep, spelled=searcher.store.spelled)
+        )
+        progress(len(found), 0)
     return found
-
-
-def _all_of(reader: ProbeReader, source: Path) -> Iterator[Probe]:
-    return reader.read(source, default_split(splits_of(source), "probe"))
 
 
 def _groups(evaluation: Evaluation, by: str | None) -> list[Group]:
@@ -193,15 +275,16 @@ def _groups(evaluation: Evaluation, by: str | None) -> list[Group]:
         return []
     if all(a.group is None for a in (*evaluation.probes, *evaluation.strangers)):
         raise InputError(
-            f"expected a column {by!r} in the probes, none has it: give `embed` the CSV that has it with --metadata, or another --by"
+            f"expected a column {by!r} in the probes, none has it: give `embed` the CSV that has it with --metadata, "
+            "or another --by"
         )
     return by_group(evaluation)
 
 
 def _parts(
-    searcher: Searcher, enrolled: tuple[list[StoredFace], np.ndarray], evaluation: Evaluation, wanted: EvaluationOptions
+    searcher: Searcher, enrolled: Enrolled, evaluation: Evaluation, wanted: EvaluationOptions
 ) -> tuple[list[ProbeOutcome], list[ProbeOutcome], PairScores | None]:
-    """The same probes asked of smaller galleries, and of galleries of fewer photos a person; and beside every enrolled face."""
+    """The same probes asked of smaller galleries and of galleries of fewer photos a person, and beside every face."""
     faces, xb = enrolled
     if not faces:
         return [], [], None
@@ -219,57 +302,11 @@ def _photos(searcher: Searcher, answers: Sequence[ProbeAnswer]) -> ProbePhotos:
 
 
 def check_folder(report: Path | None) -> None:
-    """Before what takes long."""
+    """Raise InputError where a report cannot be written, before what takes long."""
     if report is not None and report.exists() and not report.is_dir():
         raise InputError(f"expected a folder for --report, {report} is a file: choose another")
     if report is not None:
         check_replaceable(report / "index.html", "page")
-
-
-def _write_report(
-    folder: Path,
-    measured: EvaluationResult,
-    searcher: Searcher,
-    reader: ProbeReader,
-    sources: Sequence[Path],
-    enrolled: tuple[list[StoredFace], np.ndarray],
-    wanted: EvaluationOptions,
-    model: str | None,
-) -> None:
-    from facegallery.indexer.evaluation import report
-    from facegallery.workflows import pictures
-
-    sheets = pictures.contact_sheets(searcher, reader, sources, measured.evaluation, enrolled, wanted.score)
-    history = trained_on.history(searcher.spec, _folder(model))
-    head = report.facts(datetime.now(UTC), wanted.command, searcher.spec)
-    page = report.page_of(measured.evaluation, measured.crossed, measured.result(), history, sheets, head)
-    report.write(folder, page)
-
-
-# another index --------------------------------------------------------------
-
-
-def _compared(
-    first: Evaluation,
-    source: Path,
-    split: str | None,
-    wanted: EvaluationOptions,
-    compute: Compute,
-    on_progress: OnProgress | None,
-    say: Say,
-) -> ModelComparison:
-    """The same photos asked of the index `wanted.against`."""
-    assert wanted.against is not None
-    asked = {a.photo for a in (*first.probes, *first.strangers)}
-    with open_index(wanted.against) as searcher:
-        reader = ProbeReader(searcher, None, compute, True, say)
-        if wanted.against_vectors:
-            probes: Iterator[Probe] = (probe for path in wanted.against_vectors for probe in reader.read(path))
-        else:
-            probes = (probe for path, which in _sources(source, split, wanted) for probe in reader.read(path, which))
-        kept = (probe for probe in probes if (probe.rows[0].image_sha256 or probe.image) in asked)
-        found = _ask(searcher, kept, wanted, False, on_progress)
-        return compare_evaluations(first, Evaluation.of(searcher.store, found, (), wanted.seed))
 
 
 def _sources(source: Path, split: str | None, wanted: EvaluationOptions) -> Iterator[tuple[Path, str | None]]:
@@ -296,7 +333,10 @@ def _folder(model: str | None) -> Path | None:
 def trained_people(
     spec: FaceSpec, asked: Mapping[str, Iterable[str]], folder: Path | None = None
 ) -> tuple[dict[str, int] | None, list[str]]:
-    """How many people of each kind the model was trained on, or had its best epoch chosen by, and a warning; None without a record."""
+    """Count the people of each kind whom the model was trained on, or who chose its best epoch, and warn of them.
+
+    The counts are None where the model has no record of them.
+    """
     if not (trainings := trained_on.of_model(spec, folder)):
         return None, []
     counts: dict[str, int] = {}
@@ -310,7 +350,10 @@ def trained_people(
             for found, what in ((trained, "were trained on"), (validated, "chose its best epoch"))
             if found
         ]
-    warning = f"{spec.model_name} knows those it is tested with: {', '.join(parts)}; what follows says less of people it has never seen"
+    warning = (
+        f"{spec.model_name} knows those it is tested with: {', '.join(parts)}; what follows says less of people it has "
+        "never seen"
+    )
     return counts, [warning] if parts else []
 
 

@@ -65,7 +65,11 @@ def _verified(found: Verification) -> dict[str, Any]:
 def evaluate_pairs(
     vectors: Path, file: Path, against: Path | None = None, report: Path | None = None, command: str = ""
 ) -> PairsMeasured:
-    """The official pairs on a data set of vectors; `against`: another model's vectors of the same photos; `report`: as of `Wanted`."""
+    """Verify the official pairs on a data set of vectors.
+
+    against: another model's vectors of the same photos. report: the folder of a page. command: what the page says it
+    comes from.
+    """
     check_folder(report)
     pairs = read_pairs(file)
     faces = _by_stem(vectors, {*pairs.first, *pairs.second})
@@ -108,7 +112,10 @@ def _several(folder: Path, stems: Collection[str]) -> int:
 
 
 def _by_stem(folder: Path, stems: Iterable[str]) -> dict[str, np.ndarray | None]:
-    """Vectors of the photos with these stems, None where one has no face; raises DataError where two photos share a stem."""
+    """The vectors of photos by their stems, None where one has no face.
+
+    Raises DataError where two photos share a stem.
+    """
     if not is_data_set(folder):
         raise DataError(f"expected vectors of LFW's photos, {folder} is no data set: run `embed` with --out")
     wanted = set(stems)

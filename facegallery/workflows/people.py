@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from facegallery.embedder.compute import Compute
 from facegallery.embedder.dataset.dataset import is_data_set
 from facegallery.embedder.outcomes import READ
-from facegallery.workflows.photos import Say
-from facegallery.workflows.probes import ProbeReader, Question, answered_by, open_index, open_store
+from facegallery.embedder.progress import Progress, unseen
+from facegallery.results import Hit, PhotoResult, VectorResult
+from facegallery.workflows.networks import ReadOptions
+from facegallery.workflows.probes import Question, answered_by
 from facegallery.workflows.search import NO_ANSWER, Judge, Searched
+from facegallery.workflows.session import Where, session_of
 
-if TYPE_CHECKING:
-    from facegallery.embedder.pipeline import OnProgress
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Sighting:
     image: str
     score: float
     known: bool | None  # None without a calibration
-    box: tuple[float, ...] | None
+    box: tuple[float, float, float, float] | None
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,6 @@ class PhotosOfPerson:
     unread: int
 
 
-@dataclass(frozen=True)
-class Asking:
-    """How photos are asked about: the question, the faces of a photo, the model and where it runs."""
-
-    question: Question
-    one_face: bool = False
-    model: str | None = None  # where the gallery's model lies, if it is not stored
-    compute: Compute = Compute()
-
-
 @dataclass
 class _Tally:
     faces: int = 0
@@ -94,96 +85,106 @@ class _Tally:
         self.photos[number] = image
 
 
-def summarise(probes: Iterable[Mapping[str, Any]], *, threshold: bool = False) -> PeopleSummary:
+def summarise(photos: Iterable[PhotoResult], *, threshold: bool = False) -> PeopleSummary:
     """Count the answers of a search by person; a face counts for its nearest person, or as a stranger's.
 
-    probes: the documents of photos as `search --json` has them. threshold: whether answers below a minimal score were
-    left out.
+    threshold: whether answers below a minimal score were left out.
     """
     tallies: dict[str, _Tally] = {}
-    strangers, judged, photos, faceless, unread = _Tally(), threshold, 0, 0, 0
-    for photos, probe in enumerate(probes, 1):
-        unread += probe["outcome"] not in READ
-        faceless += probe["outcome"] in READ and not probe["faces"]
-        for face in probe["faces"]:
-            judged = judged or face["known"] is not None
+    strangers, judged, number, faceless, unread = _Tally(), threshold, 0, 0, 0
+    for number, photo in enumerate(photos, 1):
+        unread += photo.outcome not in READ
+        faceless += photo.outcome in READ and not photo.faces
+        for face in photo.faces:
+            judged = judged or face.known is not None
             best = nearest(face)
             if best is None:
-                strangers.count(photos, probe["image"], 0.0)
+                strangers.count(number, photo.image, 0.0)
             else:
-                tallies.setdefault(best["identity"], _Tally()).count(photos, probe["image"], best["score"])
-    people = [
-        FoundPerson(name, one.faces, round(one.score, 6), tuple(one.photos.values())) for name, one in tallies.items()
-    ]
+                tallies.setdefault(best.identity, _Tally()).count(number, photo.image, best.score)
+    people = [FoundPerson(name, one.faces, one.score, tuple(one.photos.values())) for name, one in tallies.items()]
     people.sort(key=lambda one: (-len(one.photos), one.identity))
     return PeopleSummary(
         tuple(people),
         strangers.faces if judged else None,
         tuple(strangers.photos.values()),
-        photos,
+        number,
         faceless,
         unread,
     )
 
 
-def nearest(face: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def nearest(face: VectorResult) -> Hit | None:
     """Return the best hit of a face; None where it is a stranger's."""
-    return face["hits"][0] if face["hits"] and face["known"] is not False else None
+    return face.hits[0] if face.hits and face.known is not False else None
 
 
-def who(name: str, sources: Sequence[Path], asking: Asking, on_progress: OnProgress, say: Say) -> PeopleSummary:
+def who(
+    where: Where,
+    sources: Sequence[Path],
+    question: Question = Question(k=1),  # noqa: B008
+    options: ReadOptions = ReadOptions(),  # noqa: B008
+    *,
+    progress: Progress = unseen,
+) -> PeopleSummary:
     """Name the people in photos, folders of photos and data sets of vectors; any number in bounded memory."""
-    threshold = asking.question.min_score is not None
-    return summarise(_answered(name, sources, asking, on_progress, say), threshold=threshold)
+    answered = _answered(where, sources, question, options, progress)
+    return summarise(answered, threshold=question.min_score is not None)
 
 
 def photos_of(
-    name: str, identity: str, sources: Sequence[Path], asking: Asking, on_progress: OnProgress, say: Say
+    where: Where,
+    identity: str,
+    sources: Sequence[Path] = (),
+    *,
+    min_score: float | None = None,
+    progress: Progress = unseen,
 ) -> PhotosOfPerson:
     """Find all photos of a person: those enrolled, and those of `sources` with a face whose nearest person they are.
 
     Raises Unknown where nobody is called `identity`.
     """
-    with open_store(name) as store, store.reading():
-        identity = store.spelled(identity)
-        faces = store.list_faces(identity)
+    found: list[Sighting] = []
+    number = unread = 0
+    with session_of(where) as session:
+        with session.store() as store, store.reading():
+            identity = store.spelled(identity)
+            faces = store.list_faces(identity)
+        if sources:
+            question = Question(k=1, min_score=min_score)
+            for photo in _answered(session, sources, question, ReadOptions(), progress):
+                number += 1
+                unread += photo.outcome not in READ
+                found += _sightings(photo, identity)
     enrolled: dict[str, list[str]] = {}
     for face in faces:
         enrolled.setdefault(face["image"], []).append(face["face_id"])
-    found: list[Sighting] = []
-    photos = unread = 0
-    for probe in _answered(name, sources, asking, on_progress, say) if sources else ():
-        photos += 1
-        unread += probe["outcome"] not in READ
-        found += _sightings(probe, identity)
     shown = tuple(EnrolledPhoto(image, tuple(ids)) for image, ids in enrolled.items())
-    return PhotosOfPerson(identity, shown, tuple(found), photos, unread)
+    return PhotosOfPerson(identity, shown, tuple(found), number, unread)
 
 
-def _sightings(probe: Mapping[str, Any], identity: str) -> Iterator[Sighting]:
-    for face in probe["faces"]:
+def _sightings(photo: PhotoResult, identity: str) -> Iterator[Sighting]:
+    for face in photo.faces:
         best = nearest(face)
-        if best is not None and best["identity"] == identity:
-            box = None if face["box"] is None else tuple(face["box"])
-            yield Sighting(probe["image"], best["score"], face["known"], box)
+        if best is not None and best.identity == identity:
+            yield Sighting(photo.image, best.score, face.known, face.box)
 
 
 def _answered(
-    name: str, sources: Sequence[Path], asking: Asking, on_progress: OnProgress, say: Say
-) -> Iterator[dict[str, Any]]:
-    """The documents of photos as `search --json` has them, each photo by its path."""
-    with open_index(name) as searcher:
-        judge = Judge(searcher, asking.question, say)
-        reader = ProbeReader(searcher, asking.model, asking.compute, asking.one_face, say)
-        done = 0
+    where: Where, sources: Sequence[Path], question: Question, options: ReadOptions, progress: Progress
+) -> Iterator[PhotoResult]:
+    """The answers about photos, each photo by its path."""
+    with session_of(where) as session:
+        judge, reader, done = Judge(session.searcher, question), session.reader(options), 0
+        for line in judge.notes:
+            log.info(line)
         for source in sources:
             for answered in answered_by(reader.read(source), judge.answers, NO_ANSWER):
-                (probe,) = Searched([answered]).result()["probes"]
+                (photo,) = Searched([answered]).results().photos
                 done += 1
-                on_progress(done, 0)
-                yield probe | {"image": _path_of(source, probe["image"])}
-        if reader.note:
-            say(reader.note)
+                progress(done, 0)
+                yield replace(photo, image=_path_of(source, photo.image))
+        reader.log_note()
 
 
 def _path_of(source: Path, image: str) -> str:

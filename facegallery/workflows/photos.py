@@ -1,8 +1,10 @@
-"""Find, crop and embed the faces of photos."""
+"""Find, crop and embed the faces of photos, to data sets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,93 +13,132 @@ from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.photos.understood import Understood
+from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.spec import CropRule, FaceSpec
 
 if TYPE_CHECKING:
-    from facegallery.embedder.faces.mtcnn import Detector
+    from facegallery.embedder.faces.mtcnn import Detector, MtcnnDetector
     from facegallery.embedder.network.runtime import Embedder
-    from facegallery.embedder.pipeline import OnProgress, Options, Summary
+    from facegallery.embedder.pipeline import Options, Summary
+    from facegallery.embedder.weights.store import Model
 
-Say = Callable[[str], None]
 ANYWHERE = Compute()
+log = logging.getLogger(__name__)
 
 
-def quietly(line: str) -> None:
-    """A `Say` that says nothing."""
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What `embed` does with each photo, and what it knows of it beside its path."""
+
+    all_faces: bool = False  # a row for every face; face 0 keeps the folder's name
+    keep_crops: bool = True
+    prune: bool = False  # drop the rows of photos that are gone
+    retry: frozenset[str] = frozenset()  # lasting outcomes of earlier runs whose photos are processed again
+    metadata: Path | None = None  # a CSV `image,...` whose other columns go into the rows
+    level: int | None = None  # which folder names the person, as `embedder.photos.folders.labels_of` has it
+
+    @property
+    def each(self) -> Options:
+        """What is done with each photo."""
+        from facegallery.embedder.pipeline import Options  # takes half a second
+
+        return Options(self.all_faces, self.keep_crops, self.prune, retry=self.retry)
 
 
-def make_detector(settings: Mapping[str, Any], compute: Compute = ANYWHERE) -> Detector:
-    """The MTCNN detector, with `min_face` and `max_side` where they are given, as a contract's record has them."""
+@dataclass(frozen=True)
+class AlignOptions(EmbedOptions):
+    """What `align` does with each photo, and what it knows of it beside its path."""
+
+    rule: CropRule = CropRule()
+    min_face: int | None = None  # pixels; None: the detector's own
+    max_side: int | None = None  # pixels of the copy on which larger photos are detected; None: the detector's own
+
+    @property
+    def detector(self) -> dict[str, int]:
+        """The settings of the detector that are given."""
+        return {k: v for k, v in {"min_face": self.min_face, "max_side": self.max_side}.items() if v is not None}
+
+
+def make_detector(settings: Mapping[str, Any], compute: Compute = ANYWHERE) -> MtcnnDetector:
+    """Make the MTCNN detector, with `min_face` and `max_side` where they are given, as a contract's record has them."""
     from facegallery.embedder.faces.mtcnn import MAX_SIDE, MIN_FACE, MtcnnDetector
 
     return MtcnnDetector(settings.get("min_face", MIN_FACE), settings.get("max_side", MAX_SIDE), compute)
 
 
-def make_embedder(reference: str, compute: Compute, views: str, say: Say, few: bool = False) -> Embedder:
-    """The model called `reference`, ready to run, for a few photos sooner; says what runs where."""
+def make_embedder(reference: str, compute: Compute = ANYWHERE, views: str = "plain") -> Embedder:
+    """Make the network of the model called `reference`, and log what runs where."""
     from facegallery.embedder.weights.store import open_model
 
-    return load_embedder(open_model(reference).with_views(views), compute, say, few)
+    return load_embedder(open_model(reference).with_views(views), compute)
 
 
-def load_embedder(model, compute: Compute, say: Say, few: bool = False) -> Embedder:
-    """An opened model, ready to run; for a few photos sooner."""
+def model_spec(reference: str) -> FaceSpec:
+    """Return the contract of the vectors that the model called `reference` makes here."""
+    from facegallery.embedder.network.runtime import Embedder
+    from facegallery.embedder.weights.store import open_model
+
+    return Embedder(open_model(reference)).spec
+
+
+def load_embedder(model: Model, compute: Compute, *, few: bool = False) -> Embedder:
+    """Make the network of an opened model, and log what runs where; few: ready sooner, but slower for many crops."""
     from facegallery.embedder.network.runtime import Embedder
 
-    embedder = Embedder(model, compute, few)
-    say(embedder.where)
+    embedder = Embedder(model, compute, few=few)
+    log.info(embedder.where)
     return embedder
 
 
 def align(
     photos: Path,
     out: Path,
-    rule: CropRule,
-    options: Options,
-    metadata: Path | None,
-    settings: dict[str, int],
-    compute: Compute,
-    on_progress: OnProgress,
-    say: Say,
-    level: int | None = None,
+    options: AlignOptions = AlignOptions(),  # noqa: B008
+    *,
+    compute: Compute = ANYWHERE,
+    progress: Progress = unseen,
 ) -> Summary:
-    """Photos -> a data set of crops. level: which folder names the person, as `facegallery.embedder.photos.folders.labels_of` has it."""
+    """Crop the faces of photos to a data set."""
     from facegallery.embedder.pipeline import PhotoStage, process_photos
 
-    listing = list_photos(photos, metadata, level)
-    say_understood(listing.understood(), say)
-    detector = make_detector(settings, compute)
-    say(detector.where)
-    stage = PhotoStage(FaceSpec(crop=rule), detector, None, options)
-    return process_photos(listing, out, stage, "align", on_progress, say=say)
+    listing = list_photos(photos, options.metadata, options.level)
+    log_understood(listing.understood())
+    detector: Detector = make_detector(options.detector, compute)
+    log.info(detector.where)
+    stage = PhotoStage(FaceSpec(crop=options.rule), detector, None, options.each)
+    return process_photos(listing, out, stage, "align", progress)
 
 
 def embed(
     source: Path,
     out: Path,
     embedder: Embedder,
-    options: Options,
-    metadata: Path | None,
-    on_progress: OnProgress,
-    say: Say = quietly,
-    level: int | None = None,
+    options: EmbedOptions = EmbedOptions(),  # noqa: B008
+    *,
+    progress: Progress = unseen,
 ) -> Summary:
-    """Photos, or a data set of crops -> a data set of unit vectors. level: as for `align`."""
+    """Embed photos, or the crops of a data set, to a data set of unit vectors."""
     from facegallery.embedder.pipeline import PhotoStage, process_crops, process_photos
 
     if source.is_dir() and is_data_set(source):
-        if metadata or options.all_faces or options.retry or level is not None:
-            raise InputError(
-                "expected photos for --metadata, --all-faces, --retry and --identity-level, received crops: give those options to `align`"
-            )
-        return process_crops(DataSet(source), out, embedder, options.keep_crops, on_progress, say)
-    listing = list_photos(source, metadata, level)
-    say_understood(listing.understood(), say)
-    stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, options)
-    return process_photos(listing, out, stage, "embed", on_progress, say=say)
+        _check_for_crops(options)
+        return process_crops(DataSet(source), out, embedder, progress, keep_crops=options.keep_crops)
+    listing = list_photos(source, options.metadata, options.level)
+    log_understood(listing.understood())
+    stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, options.each)
+    return process_photos(listing, out, stage, "embed", progress)
 
 
-def say_understood(understood: Understood, say: Say) -> None:
-    """Says whose the photos are taken to be, before anything is done with them."""
+def _check_for_crops(options: EmbedOptions) -> None:
+    """Raise InputError for options that only photos can have."""
+    if options.metadata or options.all_faces or options.retry or options.level is not None:
+        raise InputError(
+            "expected photos for --metadata, --all-faces, --retry and --identity-level, received crops: give those "
+            "options to `align`"
+        )
+
+
+def log_understood(understood: Understood) -> None:
+    """Log whose the photos are taken to be, before anything is done with them."""
     for line in understood.lines:
-        say(line)
+        log.info(line)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -12,48 +12,58 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from facegallery.embedder.compute import Compute
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.dataset.row import Row, to_rows
-from facegallery.embedder.photos.decoder import Decoder
-from facegallery.embedder.photos.listing import Listing, list_photos
+from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.search.question import Question
-from facegallery.workflows.photos import Say, load_embedder, make_detector
+from facegallery.workflows.inputs import PhotoItem, items_of
+from facegallery.workflows.networks import Networks, ReadOptions
 
 if TYPE_CHECKING:
-    from facegallery.embedder.network.runtime import Embedder
-    from facegallery.embedder.pipeline import PhotoStage
     from facegallery.embedder.weights.store import Model
-    from facegallery.indexer.search.searcher import Hit, Searcher
+    from facegallery.indexer.search.searcher import Searcher
     from facegallery.indexer.store.store import Store
+    from facegallery.results import Hit
 
 PROBE_BATCH = 512
 TOLD = 20  # photos of which it is said why they are not asked about
-FEW = 32  # photos of a source for which a network that is ready sooner wins
 T = TypeVar("T")
 SEVERAL = "{} photos have several faces: of each, the largest, most central one is taken"
+log = logging.getLogger(__name__)
 
 
 def indexes_root() -> Path:
-    """`indexes/` under the working folder, or FACEGALLERY_INDEXES."""
+    """Return `indexes/` under the working folder, or FACEGALLERY_INDEXES."""
     return Path(os.environ.get("FACEGALLERY_INDEXES", "indexes"))
 
 
-def open_index(name: str) -> Searcher:
-    """The index called `name`, ready for questions."""
+def gallery_folder(where: str | Path) -> Path:
+    """Return the folder of a gallery: a plain name lies under `indexes_root`, a path is taken as it is.
+
+    Raises InputError for a name that cannot be a gallery's.
+    """
+    from facegallery.indexer.store.reader import check_name, index_folder
+
+    path = Path(where)
+    if isinstance(where, str) and os.sep not in where:
+        return index_folder(indexes_root(), where)
+    check_name(path.resolve().name)
+    return path
+
+
+def open_index(where: str | Path) -> Searcher:
+    """Open an index for questions."""
     from facegallery.indexer.search.searcher import Searcher
-    from facegallery.indexer.store.reader import index_folder
 
-    return Searcher(index_folder(indexes_root(), name))
+    return Searcher(gallery_folder(where))
 
 
-def open_store(name: str, write: bool = False) -> Store:
-    """The gallery called `name`."""
+def open_store(where: str | Path, *, write: bool = False) -> Store:
+    """Open the store of an index."""
     from facegallery.indexer import opening
-    from facegallery.indexer.store.reader import index_folder
 
-    return opening.open_store(index_folder(indexes_root(), name), write=write)
+    return opening.open_store(gallery_folder(where), write=write)
 
 
 @dataclass
@@ -73,96 +83,65 @@ class Probe:
 class ProbeReader:
     """Photos, folders and vector data sets -> probes whose vectors fit a gallery's contract."""
 
-    def __init__(
-        self,
-        searcher: Searcher,
-        model: str | None,
-        compute: Compute,
-        one_face: bool,
-        say: Say,
-        keep_pixels: bool = False,
-        keep_crops: bool = False,
-    ):
-        self._searcher, self._reference, self._compute, self._say = searcher, model, compute, say
-        self._one_face, self._keep_pixels, self._keep_crops = one_face, keep_pixels, keep_crops
-        self._stage: PhotoStage | None = None
-        self._few = True
+    def __init__(self, searcher: Searcher, networks: Networks, options: ReadOptions = ReadOptions()):  # noqa: B008
+        self._searcher, self._networks, self._options = searcher, networks, options
         self._told = 0
         self.several = 0  # photos read so far that have faces which are not asked about
 
-    def read(self, source: Path, split: str | None = None) -> Iterator[Probe]:
-        """The probes of one source, in order; raises GalleryError where its vectors are of another contract."""
-        if source.is_dir() and is_data_set(source):
+    def read(self, source: Path | Sequence[PhotoItem], split: str | None = None) -> Iterator[Probe]:
+        """Yield the probes of one source, in order; raises GalleryError where its vectors are of another contract."""
+        if not isinstance(source, Path):
+            yield from self.of_photos(source)
+        elif source.is_dir() and is_data_set(source):
             yield from self._of_vectors(DataSet(source), split)
         else:
-            listing = list_photos(source)
-            entries = [e for e in listing.entries if split is None or e.split == split]
-            yield from self.of_photos(replace(listing, entries=entries))
+            items = items_of(list_photos(source))
+            yield from self.of_photos([item for item in items if split is None or item.entry.split == split])
 
     def _of_vectors(self, vectors: DataSet, split: str | None) -> Iterator[Probe]:
         self.check_spec(vectors.spec)
+        one_face = self._options.one_face
         for table in vectors.shards():
             rows = [row for row in to_rows(table) if split is None or row.split == split]
-            self.several += sum(row.face == 1 for row in rows) if self._one_face else 0
-            yield from group_by_image(row for row in rows if not self._one_face or row.face <= 0)
+            self.several += sum(row.face == 1 for row in rows) if one_face else 0
+            yield from group_by_image(row for row in rows if not one_face or row.face <= 0)
 
-    def of_photos(self, listing: Listing) -> Iterator[Probe]:
-        """The probes of photos, in order."""
-        few = len(listing.entries) <= FEW
-        with Decoder() as decoder:
-            photos = decoder.stream(listing.root, [e.path for e in listing.entries])
-            stage = self._photo_stage(few)
-            for photo, rows in stage.rows(photos, {e.path: e for e in listing.entries}):
-                if photo.why:
-                    self._tell(f"{photo.name}: {photo.outcome} ({photo.why})")
-                self.several += photo.faces > len(rows)
-                yield Probe(photo.name, rows, photo.why, max(0, photo.faces - len(rows)))
+    def of_photos(self, items: Sequence[PhotoItem]) -> Iterator[Probe]:
+        """Yield the probes of photos, in order."""
+        if (model := self._networks.model) is not None:
+            self.check_spec(model.spec)
+        for _, photo, rows in self._networks.rows(items, self._options):
+            if photo.why:
+                self._tell(f"{photo.name}: {photo.outcome} ({photo.why})")
+            self.several += photo.faces > len(rows)
+            yield Probe(photo.name, rows, photo.why, max(0, photo.faces - len(rows)))
 
     def _tell(self, problem: str) -> None:
-        """Says why a photo is not asked about; of many only of the first."""
+        """Log why a photo is not asked about; of many only of the first."""
         self._told += 1
         if self._told <= TOLD:
-            self._say(problem if self._told < TOLD else f"{problem}; no more of these are shown, --json has them all")
+            log.info(problem if self._told < TOLD else f"{problem}; no more of these are shown, --json has them all")
 
     @property
     def note(self) -> str | None:
         """A line where photos had faces that were not asked about."""
         return SEVERAL.format(self.several) if self.several else None
 
-    def _photo_stage(self, few: bool) -> PhotoStage:
-        """Kept from one source to the next, unless it is for a few photos and now there are many."""
-        if self._stage is None or (self._few and not few):
-            model = fitting_model(self._searcher, self._reference)
-            self.check_spec(model.spec)
-
-            def load() -> Embedder:
-                embedder = load_embedder(model, self._compute, self._say, few)
-                return embedder.load() if few else embedder
-
-            with ThreadPoolExecutor(1) as thread:
-                loading = thread.submit(load)
-                from facegallery.embedder.pipeline import Options, PhotoStage  # meanwhile: it takes as long
-
-                detector = make_detector(self._searcher.spec.detector, self._compute)
-                if few:
-                    detector.load()
-                embedder = loading.result()
-            crop = self._searcher.spec.crop
-            spec = replace(embedder.spec, crop=crop if self._keep_crops else replace(crop, border=0))
-            options = Options(all_faces=not self._one_face, keep_crops=self._keep_crops, keep_pixels=self._keep_pixels)
-            self._stage, self._few = PhotoStage(spec, detector, embedder, options), few
-        return self._stage
+    def log_note(self) -> None:
+        """Log `note`, where there is one."""
+        if self.note:
+            log.info(self.note)
 
     def check_spec(self, spec: FaceSpec) -> None:
-        """Refuses vectors that cannot be compared, and says where others differ in what is only recorded."""
+        """Refuse vectors that cannot be compared, and log where others differ in what is only recorded."""
         before = len(self._searcher.warnings)
         self._searcher.check_spec(spec)
         for line in self._searcher.warnings[before:]:
-            self._say(line)
+            log.info(line)
 
 
 def fitting_model(searcher: Searcher, reference: str | None = None) -> Model:
-    """The gallery's own model, or the one called `reference`, with the gallery's crops and views."""
+    """Open the gallery's own model, or the one called `reference`, with the gallery's crops and views."""
     from facegallery.embedder.weights.store import open_model, open_spec
 
     wanted = searcher.spec
@@ -171,8 +150,8 @@ def fitting_model(searcher: Searcher, reference: str | None = None) -> Model:
     return replace(model, spec=spec)
 
 
-def group_by_image(rows) -> Iterator[Probe]:
-    """Rows that follow each other with the same image, as one probe."""
+def group_by_image(rows: Iterable[Row]) -> Iterator[Probe]:
+    """Yield rows that follow each other with the same image as one probe."""
     probe: Probe | None = None
     for row in rows:
         if probe is not None and probe.image == row.image:
@@ -188,14 +167,14 @@ def group_by_image(rows) -> Iterator[Probe]:
 def answered(
     searcher: Searcher, probes: Iterator[Probe], question: Question
 ) -> Iterator[tuple[Probe, list[list[Hit]]]]:
-    """Each probe with the hits of each of its rows; rows without a vector have none."""
+    """Yield each probe with the hits of each of its rows; rows without a vector have none."""
     return answered_by(probes, lambda xq: searcher.answer(xq, question), [])
 
 
 def answered_by(
     probes: Iterator[Probe], ask: Callable[[np.ndarray], Sequence[T]], without: T
 ) -> Iterator[tuple[Probe, list[T]]]:
-    """Each probe with what `ask` answers to each of its rows; `without` for those without a vector."""
+    """Yield each probe with what `ask` answers to each of its rows; `without` for those without a vector."""
     while batch := list(islice(probes, PROBE_BATCH)):
         asked = [row.vector for probe in batch for row in probe.rows if row.vector is not None]
         found = iter(ask(np.asarray(asked, np.float32)) if asked else [])
@@ -204,21 +183,22 @@ def answered_by(
 
 
 def enrolled_notes(enrolled: int, probes: int) -> list[str]:
-    """A warning where probes are enrolled faces themselves, which find themselves whatever the model is worth."""
+    """Return a warning where probes are enrolled faces: these find themselves whatever the model is worth."""
     if not enrolled:
         return []
     return [
-        f"{enrolled} of {probes} probes are enrolled photos themselves (same face): leave them out with --split, or give other photos"
+        f"{enrolled} of {probes} probes are enrolled photos themselves (same face): leave them out with --split, "
+        "or give other photos"
     ]
 
 
 def default_split(splits: set[str | None], wanted: str) -> str | None:
-    """`wanted` where a source has that split, else None: all of it."""
+    """Return `wanted` where a source has that split, else None: all of it."""
     return wanted if wanted in splits else None
 
 
 def splits_of(source: Path) -> set[str | None]:
-    """The splits that a data set's rows or a folder's photos have."""
+    """Return the splits that a data set's rows or a folder's photos have."""
     if source.is_dir() and is_data_set(source):
         return {s for table in DataSet(source).shards(["split"]) for s in table["split"].to_pylist()}
     return {e.split for e in list_photos(source).entries}

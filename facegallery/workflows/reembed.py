@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,57 +11,85 @@ import numpy as np
 
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.faces import align as crops_of
-from facegallery.embedder.pipeline import OnProgress
+from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.replaceable import check_replaceable, write_own
 from facegallery.indexer.store import outputs
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
-from facegallery.workflows.photos import Say, load_embedder
-from facegallery.workflows.probes import open_store
+from facegallery.indexer.upkeep.switch import SwitchComparison
+from facegallery.workflows.photos import load_embedder
+from facegallery.workflows.session import Where, session_of
 
 if TYPE_CHECKING:
     from facegallery.embedder.weights.store import Model
 
 
+@dataclass(frozen=True)
+class ReembedOptions:
+    """How a gallery gets another model."""
+
+    views: str = "plain"  # of each crop
+    report: Path | None = None  # the file that says who would be answered differently
+    switch: bool = True  # else the gallery keeps its own model, and the same call with `switch` switches
+
+
+@dataclass(frozen=True)
+class Reembedded:
+    """What the other model changes, and whether the gallery has it now."""
+
+    index: str
+    comparison: SwitchComparison
+    switched: bool
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        now = f"{self.index} answers with {self.comparison.after} now" if self.switched else "nothing is switched yet"
+        return f"{self.comparison.text}; {now}"
+
+    def result(self) -> dict[str, Any]:
+        """As `reembed --json` prints it."""
+        return asdict(self.comparison) | {"switched": self.switched}
+
+
 def reembed(
-    name: str,
+    where: Where,
     reference: str,
-    views: str,
-    report: Path | None,
-    do_switch: bool,
-    compute: Compute,
-    on_progress: OnProgress,
-    say: Say,
-) -> tuple[dict[str, Any], str]:
-    """Vectors by another model beside the gallery's own, the report of what changes, and the switch; stopped anywhere, it goes on."""
+    options: ReembedOptions = ReembedOptions(),  # noqa: B008
+    *,
+    progress: Progress = unseen,
+) -> Reembedded:
+    """Make vectors by another model beside the gallery's own, report what changes, and switch.
+
+    Where it was stopped, the same call resumes.
+    """
     from facegallery.embedder.weights.store import open_model
 
-    if report is not None:
-        check_replaceable(report, "comparison")
-    model = open_model(reference).with_views(views)
-    with open_store(name, write=True) as gallery:
-        switch.prepare(gallery, model.spec.with_crop(gallery.spec))
-        _embed_missing(gallery, model, compute, on_progress, say)
-        comparison = switch.compare(gallery)
-        if report is not None:
-            write_own(report, "comparison", json.dumps(asdict(comparison), ensure_ascii=False, indent=1).encode())
-            outputs.note(gallery.folder, "report", report)
-        if do_switch:
-            _embed_missing(gallery, model, compute, on_progress, say)  # of faces that came meanwhile
-            switch.switch(gallery)
-    text = comparison.text + (
-        f"; {name} answers with {comparison.after} now" if do_switch else "; nothing is switched yet"
-    )
-    return asdict(comparison) | {"switched": do_switch}, text
+    if options.report is not None:
+        check_replaceable(options.report, "comparison")
+    model = open_model(reference).with_views(options.views)
+    with session_of(where) as session, session.store(write=True) as store:
+        switch.prepare(store, model.spec.with_crop(store.spec))
+        _embed_missing(store, model, session.compute, progress)
+        comparison = switch.compare(store)
+        if options.report is not None:
+            text = json.dumps(asdict(comparison), ensure_ascii=False, indent=1)
+            write_own(options.report, "comparison", text.encode())
+            outputs.note(store.folder, "report", options.report)
+        if options.switch:
+            _embed_missing(store, model, session.compute, progress)  # of faces that came meanwhile
+            switch.switch(store)
+            session.let_go()
+        return Reembedded(session.name, comparison, options.switch)
 
 
-def _embed_missing(gallery: Store, model: Model, compute: Compute, on_progress: OnProgress, say: Say) -> None:
-    total = switch.missing(gallery)
+def _embed_missing(store: Store, model: Model, compute: Compute, progress: Progress) -> None:
+    total = switch.missing(store)
     if not total:
         return
-    embedder, done = load_embedder(model, compute, say), 0
-    for block in switch.pending(gallery):
-        crops = np.stack([crops_of.plain(png, gallery.spec.crop) for _, png in block])
-        switch.store_vectors(gallery, [id for id, _ in block], embedder(crops))
+    embedder, done = load_embedder(model, compute), 0
+    for block in switch.pending(store):
+        crops = np.stack([crops_of.plain(png, store.spec.crop) for _, png in block])
+        switch.store_vectors(store, [id for id, _ in block], embedder(crops))
         done += len(block)
-        on_progress(done, total)
+        progress(done, total)

@@ -2,133 +2,142 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facegallery.embedder.compute import Compute
+from facegallery import results
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.outcomes import READ
-from facegallery.workflows.photos import ANYWHERE, Say
-from facegallery.workflows.probes import Probe, ProbeReader, Question, answered_by, open_index
+from facegallery.embedder.progress import Progress, unseen
+from facegallery.workflows.inputs import PhotoInputs, sources_of
+from facegallery.workflows.networks import ReadOptions
+from facegallery.workflows.probes import Probe, Question, answered_by
+from facegallery.workflows.session import GallerySession, Where, session_of
 
 if TYPE_CHECKING:
-    from facegallery.embedder.pipeline import OnProgress
-    from facegallery.indexer.search.searcher import Hit, Searcher
+    from facegallery.embedder.dataset.row import Row
+    from facegallery.indexer.search.searcher import Searcher
+
+log = logging.getLogger(__name__)
+NO_ANSWER = results.VectorResult(None, None, None, None, None, None, ())  # to a photo without a face
 
 
 @dataclass(frozen=True)
 class Searched:
     """What a search found: each probe with the answer to each of its rows."""
 
-    probes: list[tuple[Probe, list[Answer]]]
+    probes: list[tuple[Probe, list[results.VectorResult]]]
+
+    def results(self) -> results.SearchResult:
+        """Return the same without what only pictures need."""
+        return results.SearchResult(tuple(_photo_result(probe, answers) for probe, answers in self.probes))
 
     def result(self) -> dict[str, Any]:
         """As `search --json` prints it."""
-        return {"probes": [_probe_json(probe, answers) for probe, answers in self.probes]}
+        return {"probes": [_probe_json(photo) for photo in self.results().photos]}
+
+
+@dataclass(frozen=True)
+class HitsWritten:
+    """How much `search_to_parquet` wrote."""
+
+    out: str
+    photos: int
+    unread: int  # photos that could not be read
+    faces: int
+    rows: int
 
 
 def search(
-    name: str,
-    sources: Sequence[Path],
-    question: Question,
-    one_face: bool = False,
-    model: str | None = None,
-    compute: Compute = ANYWHERE,
-    keep_pixels: bool = False,
-    say: Say = print,
+    where: Where,
+    photos: PhotoInputs,
+    question: Question = Question(),  # noqa: B008
+    options: ReadOptions = ReadOptions(),  # noqa: B008
 ) -> Searched:
-    """The k nearest people (or faces) to every face of every source; keep_pixels: as a picture of them needs."""
-    with open_index(name) as searcher:
-        judge = Judge(searcher, question, say)
-        reader = ProbeReader(searcher, model, compute, one_face, say, keep_pixels)
-        probes = (probe for source in sources for probe in reader.read(source))
-        found = list(answered_by(probes, judge.answers, NO_ANSWER))
-        if reader.note:
-            say(reader.note)
-    return Searched(found)
+    """Find the k people (or faces) nearest to every face of photos and data sets."""
+    with session_of(where) as session:
+        return Searched(list(_answered(session, photos, question, options)))
 
 
 def search_to_parquet(
-    name: str,
-    sources: Sequence[Path],
+    where: Where,
+    photos: PhotoInputs,
     out: Path,
-    question: Question,
-    one_face: bool,
-    model: str | None,
-    compute: Compute,
-    on_progress: OnProgress,
-    say: Say,
-) -> dict[str, Any]:
-    """`search` for any number of probes in bounded memory: a row for each hit, in the order of the probes."""
+    question: Question = Question(),  # noqa: B008
+    options: ReadOptions = ReadOptions(),  # noqa: B008
+    *,
+    progress: Progress = unseen,
+) -> HitsWritten:
+    """Search for any number of probes in bounded memory: a row for each hit, in the order of the probes."""
     from facegallery.indexer.search.hit_writer import HitWriter
     from facegallery.indexer.store import outputs
 
     if out.suffix.lower() != ".parquet":
         raise InputError(f"expected a file .parquet for --out, received {out}: end it with .parquet")
-    faces = photos = unread = 0
-    with open_index(name) as searcher, HitWriter(out) as writer:
-        outputs.note(searcher.store.folder, "hits", out)
-        judge = Judge(searcher, question, say)
-        reader = ProbeReader(searcher, model, compute, one_face, say)
-        probes = (probe for source in sources for probe in reader.read(source))
-        for photos, (probe, answers) in enumerate(answered_by(probes, judge.answers, NO_ANSWER), 1):
+    faces = number = unread = 0
+    with session_of(where) as session, HitWriter(out) as writer:
+        outputs.note(session.folder, "hits", out)
+        for number, (probe, answers) in enumerate(_answered(session, photos, question, options), 1):
             for row, answer in zip(probe.rows, answers, strict=True):
-                writer.add(row, answer.hits, answer.verdict)
+                writer.add(row, answer.hits, results.fields_of(answer, but=("hits",)))
             faces += sum(row.vector is not None for row in probe.rows)
             unread += probe.outcome not in READ
-            on_progress(photos, 0)
-        if reader.note:
-            say(reader.note)
-    return {"out": str(out), "photos": photos, "unread": unread, "faces": faces, "rows": writer.rows}
+            progress(number, 0)
+    return HitsWritten(str(out), number, unread, faces, writer.rows)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What is said of one face.
-
-    verdict: known, chance (that a stranger scores as high), chance_limit (the smallest chance that the calibration can tell), weak and
-    stale (why the calibration is, a line each), margin (to the best other person); each null where it cannot be told.
-    """
-
-    verdict: dict[str, Any]
-    hits: tuple[Hit, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**self.verdict, "hits": [asdict(hit) for hit in self.hits]}
-
-
-UNTOLD: dict[str, Any] = dict.fromkeys(("known", "chance", "chance_limit", "weak", "stale", "margin"))
-NO_ANSWER = Answer(UNTOLD, ())  # to a photo without a face
+def _answered(
+    session: GallerySession, photos: PhotoInputs, question: Question, options: ReadOptions
+) -> Iterator[tuple[Probe, list[results.VectorResult]]]:
+    """Each probe with the answer to each of its rows."""
+    sources, judge, reader = sources_of(photos), Judge(session.searcher, question), session.reader(options)
+    for line in judge.notes:
+        log.info(line)
+    probes = (probe for source in sources for probe in reader.read(source))
+    yield from answered_by(probes, judge.answers, NO_ANSWER)
+    reader.log_note()
 
 
 class Judge:
-    """Searches, and says whether answers count, by the gallery's calibration; says once where there is none, or it is weak or stale."""
+    """Search, and say whether answers count by the gallery's calibration.
 
-    def __init__(self, searcher: Searcher, question: Question, say: Say):
+    `notes` says where there is no calibration, or it is weak or stale.
+    """
+
+    def __init__(self, searcher: Searcher, question: Question):
         self._searcher, self._question = searcher, question
         self._calibration, self._stale = searcher.calibration()
-        name = searcher.store.folder.name
-        if self._calibration is None:
-            say(f"scores only: no threshold for `unknown` is fitted, run `calibrate {name}`")
-        elif self._calibration.fingerprint != searcher.spec.fingerprint:
-            say(f"scores only: the calibration is of another model, run `calibrate {name}` again")
+        self.notes = [f"scores only: {why}"] if (why := self._why_scores_only()) else []
+        if self.notes:
             self._calibration = None
-        elif question.score != "best":
-            say("scores only: the calibration is for --score best")
-            self._calibration = self._stale = None
-        elif self._stale:
-            say(f"the calibration is stale, {self._stale}: run `calibrate {name}` again")
+        name = searcher.store.folder.name
+        if self._calibration is not None and self._stale:
+            self.notes.append(f"the calibration is stale, {self._stale}: run `calibrate {name}` again")
         if self._calibration is not None and self._calibration.weak:
-            say(
-                f"the calibration is weak, {self._calibration.weak}: enrol more, or run `calibrate {name} --probes` with photos of strangers"
+            self.notes.append(
+                f"the calibration is weak, {self._calibration.weak}: enrol more, or run `calibrate {name} --probes` "
+                "with photos of strangers"
             )
 
-    def answers(self, xq: np.ndarray) -> list[Answer]:
-        """The answers to the question about each query, float32 (n, d)."""
+    def _why_scores_only(self) -> str | None:
+        """Why no answer is known or unknown; None where the calibration holds."""
+        name = self._searcher.store.folder.name
+        if self._calibration is None:
+            return f"no threshold for `unknown` is fitted, run `calibrate {name}`"
+        if self._calibration.fingerprint != self._searcher.spec.fingerprint:
+            return f"the calibration is of another model, run `calibrate {name}` again"
+        if self._question.score != "best":
+            self._stale = None
+            return "the calibration is for --score best"
+        return None
+
+    def answers(self, xq: np.ndarray) -> list[results.VectorResult]:
+        """Return the answers to the question about each query, float32 (n, d)."""
         question = self._question
         asked = replace(question, k=max(2, question.k) if question.k > 0 else question.k, min_score=None)
         found = self._searcher.answer(xq, asked)
@@ -138,9 +147,9 @@ class Judge:
         return [self._answer(hits, other) for hits, other in zip(found, others, strict=True)]
 
     def _ask_for_others(
-        self, xq: np.ndarray, found: Sequence[Sequence[Hit]], others: list[float | None], k: int
+        self, xq: np.ndarray, found: Sequence[Sequence[results.Hit]], others: list[float | None], k: int
     ) -> None:
-        """The score of the best other person where all faces that were found are of one, and there may be more."""
+        """Fill in the score of the best other person where all k faces found are of one and there may be more."""
         lacking = [
             i for i, (hits, other) in enumerate(zip(found, others, strict=True)) if other is None and len(hits) == k
         ]
@@ -148,41 +157,54 @@ class Judge:
         for i, hits in zip(lacking, people, strict=True):
             others[i] = next((hit.score for hit in hits if hit.identity != found[i][0].identity), None)
 
-    def _answer(self, hits: Sequence[Hit], other: float | None) -> Answer:
+    def _answer(self, hits: Sequence[results.Hit], other: float | None) -> results.VectorResult:
         least = self._question.min_score
         shown = tuple(hit for hit in hits[: self._question.k] if least is None or hit.score >= least)
         margin = max(0.0, hits[0].score - other) if other is not None else None
-        return Answer(self._verdict(shown) | {"margin": margin}, shown)
-
-    def _verdict(self, hits: Sequence[Hit]) -> dict[str, Any]:
         if (calibration := self._calibration) is None:
-            return UNTOLD | {"stale": self._stale}
-        verdict = UNTOLD | {"known": False, "weak": calibration.weak, "stale": self._stale}
-        if hits:
-            score, limit = hits[0].score, calibration.chance_limit
-            verdict |= {
-                "known": calibration.known(score),
-                "chance": max(calibration.chance(score), limit),
-                "chance_limit": limit,
-            }
-        return verdict
+            return replace(NO_ANSWER, stale=self._stale, margin=margin, hits=shown)
+        answer = results.VectorResult(
+            known=False,
+            chance=None,
+            chance_limit=None,
+            weak=calibration.weak,
+            stale=self._stale,
+            margin=margin,
+            hits=shown,
+        )
+        if not shown:
+            return answer
+        score, limit = shown[0].score, calibration.chance_limit
+        chance = max(calibration.chance(score), limit)
+        return replace(answer, known=calibration.known(score), chance=chance, chance_limit=limit)
 
 
-def _probe_json(probe: Probe, answers: list[Answer]) -> dict[str, Any]:
-    faces = [
-        {
-            "face_id": row.face_id,
-            "box": [round(float(v), 2) for v in row.box] if row.box is not None else None,
-            "confidence": row.confidence,
-            **answer.to_json(),
-        }
-        for row, answer in zip(probe.rows, answers, strict=True)
-        if row.vector is not None
-    ]
+def _photo_result(probe: Probe, answers: Sequence[results.VectorResult]) -> results.PhotoResult:
+    pairs = zip(probe.rows, answers, strict=True)
+    faces = tuple(_found_face(row, answer) for row, answer in pairs if row.vector is not None)
+    return results.PhotoResult(
+        probe.image, probe.outcome, probe.why, probe.others, faces, identity=probe.rows[0].identity
+    )
+
+
+def _found_face(row: Row, answer: results.VectorResult) -> results.FoundFace:
+    return results.FoundFace(
+        face=max(row.face, 0),
+        face_id=row.face_id,
+        box=results.box_of(row.box),
+        confidence=row.confidence,
+        image=row.image,
+        **results.fields_of(answer),
+    )
+
+
+def _probe_json(photo: results.PhotoResult) -> dict[str, Any]:
+    faces = [results.as_document(face) for face in photo.faces]
+    shown = "face_id", "box", "confidence", "known", "chance", "chance_limit", "weak", "stale", "margin", "hits"
     return {
-        "image": probe.image,
-        "identity": probe.rows[0].identity,
-        "outcome": probe.outcome,
-        "why": probe.why or None,
-        "faces": faces,
+        "image": photo.image,
+        "identity": photo.identity,
+        "outcome": photo.outcome,
+        "why": photo.why or None,
+        "faces": [{name: face[name] for name in shown} for face in faces],
     }

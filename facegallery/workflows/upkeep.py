@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from facegallery import results
 from facegallery.embedder.dataset.dataset import DataSet
-from facegallery.embedder.errors import DataError
-from facegallery.embedder.photos.understood import understand
-from facegallery.indexer import opening
+from facegallery.embedder.errors import DataError, InputError
+from facegallery.embedder.photos.understood import Understood, understand
+from facegallery.embedder.progress import Progress, unseen
+from facegallery.indexer.build import BuildOptions, Report, Selection, build
 from facegallery.indexer.store import outputs
-from facegallery.indexer.store.reader import check_name, index_folder
+from facegallery.indexer.store.reader import index_folder
 from facegallery.indexer.upkeep import transfer
 from facegallery.indexer.upkeep.compact import compact_and_drop
 from facegallery.indexer.upkeep.info import info as info_of
 from facegallery.indexer.upkeep.verify import Verified
 from facegallery.indexer.upkeep.verify import verify as verify_gallery
-from facegallery.workflows.photos import Say, quietly, say_understood
-from facegallery.workflows.probes import indexes_root, open_store
-
-if TYPE_CHECKING:
-    from facegallery.embedder.pipeline import OnProgress
+from facegallery.workflows.photos import log_understood
+from facegallery.workflows.probes import indexes_root
+from facegallery.workflows.session import Where, session_of
 
 
-def build_index(
-    vectors: Path,
-    name: str,
-    split: str | None,
-    centre: bool,
-    replace_old: bool,
-    readmit: bool = False,
-    encrypt: bool = False,
-    recall: float | None = None,
-    memory: int | None = None,
-    say: Say = quietly,
-) -> dict[str, Any]:
-    """A gallery and its index from a data set of vectors; the report, with its notes and a line of text."""
-    from facegallery.indexer.build import Selection, build
+@dataclass(frozen=True)
+class IndexBuilt:
+    """What `build_index` did."""
 
+    report: Report
+    understood: Understood  # whose the vectors are
+
+    def result(self) -> dict[str, Any]:
+        """As `build-index --json` prints it."""
+        report = self.report
+        return asdict(report) | {"notes": report.notes, "text": report.text, "understood": self.understood.result()}
+
+
+def build_index(vectors: Path, name: str, options: BuildOptions = BuildOptions()) -> IndexBuilt:  # noqa: B008
+    """Build a gallery and its index from a data set of vectors."""
     folder = index_folder(indexes_root(), name)
-    understood = understand(Selection(_open_vectors(vectors), split).labels(), "such as")
-    say_understood(understood, say)
-    report = build(vectors, folder, split, centre, replace_old, readmit, encrypt, recall, memory)
-    return asdict(report) | {"notes": report.notes, "text": report.text, "understood": understood.result()}
+    selection = Selection(_open_vectors(vectors), options.split)
+    understood = understand(selection.labels(), "such as")
+    log_understood(understood)
+    return IndexBuilt(build(selection, folder, options), understood)
 
 
 def _open_vectors(vectors: Path) -> DataSet:
@@ -55,50 +55,56 @@ def _open_vectors(vectors: Path) -> DataSet:
     try:
         return DataSet(vectors)
     except DataError:
-        photos = (
-            has_photo_suffix(str(vectors))
-            if Path(vectors).is_file()
-            else next(iter(Walk(Path(vectors))), None) is not None
-        )
-        if photos:
+        is_file = Path(vectors).is_file()
+        if has_photo_suffix(str(vectors)) if is_file else next(iter(Walk(Path(vectors))), None) is not None:
             raise DataError(
-                f"expected vectors, {vectors}: these are photos: run `embed {vectors} --model M --out VECTORS` and give VECTORS"
+                f"expected vectors, {vectors}: these are photos: run `embed {vectors} --model M --out VECTORS` and "
+                "give VECTORS"
             ) from None
         raise
 
 
-def info(name: str) -> dict[str, Any]:
-    """What an index holds and how it stands."""
-    with open_store(name) as gallery:
-        return info_of(gallery)
+def check_one(**given: object) -> None:
+    """Raise InputError where not exactly one of these is given."""
+    if sum(value is not None for value in given.values()) != 1:
+        raise InputError(f"expected one of {', '.join(given)}, received none or several: give one")
 
 
-def verify(name: str) -> Verified:
-    """Reads everything; damaged derived files are made anew where the folder can be written."""
-    folder = index_folder(indexes_root(), name)
-    with opening.open_store(folder, write=os.access(folder, os.W_OK)) as gallery:
-        return verify_gallery(gallery)
+def info(where: Where) -> results.GalleryInfo:
+    """Return what an index holds and how it stands."""
+    with session_of(where) as session, session.store() as store:
+        found = info_of(store)
+    return results.GalleryInfo(**found | {"columns": tuple(found["columns"])})
 
 
-def compact(name: str, keep_undo: float | None, on_progress: OnProgress = lambda done, total: None) -> dict[str, Any]:
-    """A new generation; before it, changes older than `keep_undo` seconds are dropped from the log."""
-    with open_store(name, write=True) as gallery:
-        dropped = compact_and_drop(gallery, keep_undo, on_progress)
-        return {"index": name, "generation": gallery.generation, "faces": gallery.faces, "dropped": dropped}
+def verify(where: Where) -> Verified:
+    """Read everything; make damaged derived files anew where the folder can be written."""
+    with session_of(where) as session, session.store(write=os.access(session.folder, os.W_OK)) as store:
+        return verify_gallery(store)
 
 
-def backup(name: str, path: Path) -> transfer.TransferSummary:
-    with open_store(name) as gallery:
-        done = transfer.backup(gallery, path)
-        outputs.note(gallery.folder, "backup", path)
+def compact(where: Where, *, keep_undo: float | None = None, progress: Progress = unseen) -> results.Compacted:
+    """Build a new generation; before that, drop changes older than `keep_undo` seconds from the log."""
+    with session_of(where) as session, session.store(write=True) as store:
+        dropped = compact_and_drop(store, keep_undo, progress)
+        return results.Compacted(session.name, store.generation, store.faces, dropped)
+
+
+def backup(where: Where, path: Path) -> transfer.TransferSummary:
+    """Write everything of an index to one file."""
+    with session_of(where) as session, session.store() as store:
+        done = transfer.backup(store, path)
+        outputs.note(store.folder, "backup", path)
         return done
 
 
-def restore(path: Path, name: str, replace_old: bool, readmit: bool = False) -> transfer.TransferSummary:
-    return transfer.restore(path, index_folder(indexes_root(), check_name(name)), replace=replace_old, readmit=readmit)
+def restore(path: Path, name: str, *, replace: bool = False, readmit: bool = False) -> transfer.TransferSummary:
+    """Make an index from the file of a backup."""
+    return transfer.restore(path, index_folder(indexes_root(), name), replace=replace, readmit=readmit)
 
 
-def export(name: str, folder: Path, crops: bool) -> transfer.TransferSummary:
-    with open_store(name) as gallery:
-        outputs.note(gallery.folder, "export", folder)
-        return transfer.export(gallery, folder, crops=crops)
+def export(where: Where, folder: Path, *, crops: bool = False) -> transfer.TransferSummary:
+    """Write an index as it is now as a data set."""
+    with session_of(where) as session, session.store() as store:
+        outputs.note(store.folder, "export", folder)
+        return transfer.export(store, folder, crops=crops)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from facegallery.workflows.probes import open_index
+from facegallery.workflows.session import Where, session_of
 
 TYPICAL = 0.5  # chance from which a score is an ordinary stranger's
 NO_THRESHOLD = "no threshold is known"
@@ -25,11 +25,13 @@ class Verdict:
     reason: str
 
 
-def judge_pair(name: str | None, score: float) -> Verdict:
-    """Judge the cosine of two faces by the calibration of the index called `name`."""
-    if name is None:
-        return Verdict(None, None, None, f"{NO_THRESHOLD}: give --name with a calibrated index")
-    with open_index(name) as searcher:
+UNKNOWN = Verdict(None, None, None, f"{NO_THRESHOLD}: give --name with a calibrated index")
+
+
+def judge_pair(where: Where, score: float) -> Verdict:
+    """Judge the cosine of two faces by the calibration of an index."""
+    with session_of(where) as session:
+        searcher, name = session.searcher, session.name
         calibration, stale = searcher.calibration()
         if calibration is None:
             return Verdict(None, None, None, f"{NO_THRESHOLD}: run `calibrate {name}`")

@@ -125,8 +125,8 @@ class Candidates:
                 "%s is missing or damaged: searching an index made in memory; `verify` or `compact` rebuilds it", path
             )
         position = position_of(self.store)
+        index = make_index(self.store)  # checks the owners
         ids, owners = self.store.owners()
-        index = make_index(self.store)
         self._use(_Loaded(index, ids, owners, self.store.people, position.newest, position.seq))
 
     def _use(self, loaded: _Loaded) -> None:

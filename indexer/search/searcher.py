@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,11 @@ from facegallery.indexer.search import filters, templates
 from facegallery.indexer.search.candidates import Candidates, Shortlist, log
 from facegallery.indexer.search.question import ANSWERS, Question
 from facegallery.indexer.store.reader import StoredFace
+from facegallery.results import Hit
 
 SPARE = 16  # candidates beyond the first guess
 GROWTH = 4
 FLOAT_STEP = 2.0**-23  # of float32 at 1
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer: a person by their faces, or a face."""
-
-    rank: int  # from 1
-    identity: str
-    score: float  # cosine: the float32 dot product of the stored vectors, or of the centred ones in a centred gallery
-    face_id: str  # of the person's best face
-    image: str
 
 
 class _Damage(Exception):

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.database import Database
 from facegallery.indexer.store.errors import damaged
+from facegallery.results import Change
 
 LOG = "SELECT id, command, time, verb, detail, checksum FROM log"
-
-
-@dataclass(frozen=True)
-class Change:
-    """Summary of a change, or of one that `undo` took back."""
-
-    verb: str
-    faces: int
-    people: tuple[str, ...]
-    # the id that its lines in the log share; None where there was nothing to change
-    command: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,9 @@ from facegallery.embedder.errors import DataError
 from facegallery.indexer.store.checksums import FACE_COLUMNS, chained, checksum, face_checksum
 from facegallery.indexer.store.forgotten import Forgotten
 from facegallery.indexer.store.reader import AMONG, BLOCK, Faces, name_key
+from facegallery.results import Conflict
 
 EXTRA = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """A face that was offered for another person than it is enrolled under; the first person keeps it."""
-
-    face_id: str
-    image: str
-    kept: str
-    refused: str
 
 
 @dataclass

@@ -18,7 +18,7 @@ import pytest
 
 from facegallery.embedder.errors import DataError, GalleryError, InputError, SystemFault
 from facegallery.embedder.spec import FaceSpec
-from facegallery.indexer.build import Selection, build
+from facegallery.indexer.build import BuildOptions, Selection, build
 from facegallery.indexer.derived.derive import Sink, centred
 from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.searcher import Searcher
@@ -113,7 +113,7 @@ def test_files_are_the_owners_alone(tmp_path):
 
 def test_centring_is_frozen_and_stored_vectors_stay(tmp_path):
     xb = synthetic.vectors(8, 2)
-    build(synthetic.write(tmp_path / "v", synthetic.rows(8, 2)), tmp_path / "i", centre=True)
+    build(synthetic.write(tmp_path / "v", synthetic.rows(8, 2)), tmp_path / "i", BuildOptions(centre=True))
     mean = xb.astype(np.float64).mean(axis=0)
     want = xb - mean
     want /= np.linalg.norm(want, axis=1, keepdims=True)
@@ -129,7 +129,7 @@ def test_centring_needs_faces_that_differ(tmp_path):
     x = synthetic.vectors(1, 1)[0]
     data = synthetic.write(tmp_path / "v", [synthetic.row(f"{i}.jpg", "ann", x) for i in range(3)])
     with pytest.raises(DataError, match="--centre"):
-        build(data, tmp_path / "i", centre=True)
+        build(data, tmp_path / "i", BuildOptions(centre=True))
     with pytest.raises(GalleryError, match="there is none"):
         open_store(tmp_path / "i")
     assert (centred(x[None], x.astype(np.float64)) == 0).all()
@@ -160,7 +160,7 @@ def mixed() -> list:
     ],
 )
 def test_rows_are_chosen_and_the_others_counted(tmp_path, split, names, left_out):
-    report = build(synthetic.write(tmp_path / "v", mixed(), per_shard=2), tmp_path / "i", split)
+    report = build(synthetic.write(tmp_path / "v", mixed(), per_shard=2), tmp_path / "i", BuildOptions(split))
     with open_store(tmp_path / "i") as gallery:
         assert [name for (name,) in gallery.rows("SELECT name FROM people ORDER BY id")] == names
     assert report.left_out == left_out and report.n + sum(left_out.values()) == 7
@@ -222,7 +222,7 @@ def test_nothing_to_enrol(tmp_path):
     with pytest.raises(DataError, match="1 rows .*vector, 1 rows .*identity"):
         build(data, tmp_path / "i")
     with pytest.raises(DataError, match="'probe'"):
-        build(data, tmp_path / "i", "probe")
+        build(data, tmp_path / "i", BuildOptions("probe"))
     with pytest.raises(GalleryError, match="there is none"):
         open_store(tmp_path / "i")
 
@@ -239,7 +239,7 @@ def test_a_refused_build_leaves_an_index_that_is_there_as_it_was(tmp_path):
     before = state(tmp_path / "i")
     nameless = synthetic.write(tmp_path / "n", [synthetic.row("b.jpg", None, synthetic.vectors(1, 1)[0])])
     with pytest.raises(DataError, match="without an identity"):
-        build(nameless, tmp_path / "i", replace=True)
+        build(nameless, tmp_path / "i", BuildOptions(replace=True))
     assert state(tmp_path / "i") == before
 
 
@@ -249,7 +249,7 @@ def test_photos_where_vectors_belong_are_named_so(tmp_path, monkeypatch):
     photo.parent.mkdir(parents=True), photo.write_bytes(b"x")
     for given in (tmp_path / "photos", photo):
         with pytest.raises(DataError, match="`embed .* --model M --out VECTORS`") as caught:
-            build_index(given, "i", None, False, False)
+            build_index(given, "i")
         assert "\n" not in str(caught.value) and not (tmp_path / "indexes").exists()
 
 
@@ -285,7 +285,7 @@ def test_the_same_inputs_are_a_no_op_others_are_refused(tmp_path):
     assert first.changed and not again.changed and "nothing was done" in again.text
     for other in [(b, None, False), (a, None, True)]:
         with pytest.raises(GalleryError, match="--replace"):
-            build(other[0], tmp_path / "i", *other[1:])
+            build(other[0], tmp_path / "i", BuildOptions(*other[1:]))
     assert state(tmp_path / "i") == before and (tmp_path / "i" / "gallery.db").stat().st_mtime_ns == time_of
 
 
@@ -325,14 +325,14 @@ def test_other_inputs_are_refused_with_every_way_on(tmp_path):
 def test_replace_says_which_changes_it_replaces(tmp_path):
     data = synthetic.write(tmp_path / "v", synthetic.rows(5, 2))
     build(data, tmp_path / "i")
-    assert build(data, tmp_path / "i", replace=True).dropped == 0
+    assert build(data, tmp_path / "i", BuildOptions(replace=True)).dropped == 0
     with open_store(tmp_path / "i", write=True) as gallery:
         gallery.rename(gallery.list_people()[0][0], "Ann")
         gallery.add(())
         assert gallery.add(synthetic.rows(6, 1)[5:]).added == 1
-    report = build(data, tmp_path / "i", replace=True)
+    report = build(data, tmp_path / "i", BuildOptions(replace=True))
     assert report.dropped == 2 and any(line.startswith("2 changes") for line in report.notes)
-    assert build(data, tmp_path / "i", replace=True).dropped == 0
+    assert build(data, tmp_path / "i", BuildOptions(replace=True)).dropped == 0
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -348,13 +348,13 @@ def test_a_build_that_fails_late_leaves_no_index(tmp_path, damaged):
     else:
         shutil.rmtree(tmp_path / "i")
     with pytest.raises(DataError, match="forgotten"):
-        build(one, tmp_path / "i", replace=damaged)
+        build(one, tmp_path / "i", BuildOptions(replace=damaged))
     assert not (tmp_path / "i" / "gallery.db").exists()
     with pytest.raises(GalleryError, match="`build-index VECTORS --name other` or .*--create`$"):
         open_store(tmp_path / "other")
     with pytest.raises(DataError, match="forgotten"):
         build(one, tmp_path / "i")
-    assert build(one, tmp_path / "i", readmit=True).n == 1
+    assert build(one, tmp_path / "i", BuildOptions(readmit=True)).n == 1
 
 
 def test_a_gallery_that_a_kill_left_empty_is_not_offered(tmp_path):
@@ -366,7 +366,7 @@ def test_a_gallery_that_a_kill_left_empty_is_not_offered(tmp_path):
 def test_replace_puts_the_new_in_the_place_of_the_old(tmp_path):
     a, b = (synthetic.write(tmp_path / str(s), synthetic.rows(5, 2, seed=s)) for s in (0, 1))
     build(a, tmp_path / "i")
-    report = build(b, tmp_path / "i", replace=True)
+    report = build(b, tmp_path / "i", BuildOptions(replace=True))
     now = state(tmp_path / "i")
     assert (report.generation, report.changed, len(now["faces"])) == (2, True, 10)
     assert now["names"] == {
@@ -401,7 +401,7 @@ def test_replace_mends_a_damaged_gallery(tmp_path, spoil):
         db.close()
     with pytest.raises(GalleryError, match="--replace"):
         Searcher(tmp_path / "i")
-    assert build(data, tmp_path / "i", replace=True).n == 120
+    assert build(data, tmp_path / "i", BuildOptions(replace=True)).n == 120
     with Searcher(tmp_path / "i") as searcher:
         assert searcher.search(synthetic.vectors(40, 3)[:1], 1)[0][0].identity == "person 0"
 
@@ -436,10 +436,10 @@ def test_two_at_once_end_in_one_index(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 import faiss
 print("go", flush=True)
-build(Path(sys.argv[1]), Path(sys.argv[2]), replace=len(sys.argv) > 3)
+build(Path(sys.argv[1]), Path(sys.argv[2]), BuildOptions(replace=len(sys.argv) > 3))
 print("done", flush=True)
 """
 
@@ -523,7 +523,7 @@ for owner, names in [(os, calls), (shutil, ["rmtree"]), (store.Store, ["execute"
 def whole(target):
     if base:
         b.build(old, target)
-    return b.build(new, target, replace=base)
+    return b.build(new, target, b.BuildOptions(replace=base))
 
 def sound():
     rows = [synthetic.rows(6, 2, seed=s) for s in (0, 1)]
@@ -544,14 +544,14 @@ while True:
     shutil.rmtree(folder, ignore_errors=True)
     if base:
         assert forked(lambda: b.build(old, folder)) == 0
-    status = forked(lambda: b.build(new, folder, replace=base), n)
+    status = forked(lambda: b.build(new, folder, b.BuildOptions(replace=base)), n)
     if status == 0:
         break
     assert os.WIFSIGNALED(status), status
     assert forked(sound) == 0, n
     if folder.exists():
         shutil.copytree(folder, folder.with_name(f"killed-{n}"), symlinks=True)
-    assert forked(lambda: b.build(new, folder.with_name(f"killed-{n}"), replace=base)) == 0, n
+    assert forked(lambda: b.build(new, folder.with_name(f"killed-{n}"), b.BuildOptions(replace=base))) == 0, n
 print(n)
 """
 

@@ -40,7 +40,7 @@ from hypothesis.stateful import (
 from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.row import Row, to_rows
 from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.derived import derive
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.search import candidates
@@ -991,7 +991,9 @@ class Model(RuleBasedStateMachine):
 
         def run() -> tuple:
             report = build(
-                data, self.folder, centre=self.oracle.centre, replace=True, readmit=readmit, encrypt=self.encrypt
+                data,
+                self.folder,
+                BuildOptions(centre=self.oracle.centre, replace=True, readmit=readmit, encrypt=self.encrypt),
             )
             left = report.left_out
             return report.n, left.get("the same face again", 0), left.get("of a forgotten face", 0), report.conflicts

@@ -10,7 +10,7 @@ import pytest
 
 from facegallery.embedder.errors import InputError
 from facegallery.server.connections import HEAD_SECONDS
-from facegallery.server.run import _check_tls
+from facegallery.server.run import Certificate, _check_tls
 from facegallery.server.settings import Settings, is_loopback
 from tests.conftest import ROOT
 from tests.served import free_port, running
@@ -43,18 +43,18 @@ def test_only_addresses_of_this_machine_are_loopback():
     assert [
         is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "0.0.0.0", "::", "10.0.0.1")
     ] == [True] * 4 + [False] * 3
-    with pytest.raises(InputError, match="expected an address"):
+    with pytest.raises(InputError, match="--host"):
         is_loopback("example.org")
     assert Settings(("x",), "0.0.0.0").allowed_hosts == {"0.0.0.0"} and "localhost" in Settings(("x",)).allowed_hosts
 
 
 def test_a_start_that_cannot_be_says_why_in_one_line(server):
     code, said = refused(server, "att", "--host", "0.0.0.0", "--port", str(free_port()))
-    assert code == 2 and "expected keys before others may reach the server" in said
+    assert code == 2 and "keys make" in said
     code, said = refused(server, "nobody", "--port", str(free_port()))
-    assert code == 5 and "there is none: run `build-index" in said
+    assert code == 5 and "nobody" in said
     code, said = refused(server, "att", "--port", server.url.rsplit(":", 1)[1])
-    assert code == 6 and "choose another --port" in said
+    assert code == 6 and "--port" in said
     assert refused(server, "att", "--host", "example.org")[0] == 2
     assert refused(server, "att", "--tls-cert", "x.pem")[0] == 2
 
@@ -65,7 +65,7 @@ def test_a_certificate_that_is_none_is_told_before_anything_starts(server, tmp_p
     for workers, certificate, key in (("1", junk, junk), ("2", junk, missing), ("2", missing, junk)):
         files = ("--tls-cert", str(certificate), "--tls-key", str(key))
         code, said = refused(server, "att", "--port", str(free_port()), "--workers", workers, *files)
-        assert code == 2 and f"received {certificate} and {key}" in said and len(said.splitlines()) == 1
+        assert code == 2 and f"{certificate} and {key}" in said and len(said.splitlines()) == 1
 
 
 NEEDS_OPENSSL = pytest.mark.skipif(not shutil.which("openssl"), reason="OpenSSL's program makes the certificates")
@@ -81,10 +81,10 @@ def certificate(folder, name, *protect):
 def test_a_certificate_needs_its_own_key_without_a_password(tmp_path):
     for name, protect in (("ours", ["-nodes"]), ("other", ["-nodes"]), ("locked", ["-passout", "pass:secret"])):
         certificate(tmp_path, name, *protect)
-    _check_tls(tmp_path / "ours.pem", tmp_path / "ours.key")
+    _check_tls(Certificate(tmp_path / "ours.pem", tmp_path / "ours.key"))
     for file, key in (("ours.pem", "other.key"), ("locked.pem", "locked.key"), ("ours.key", "ours.pem")):
-        with pytest.raises(InputError, match=f"received .*{file} and .*{key} .*: mend --tls-cert or --tls-key"):
-            _check_tls(tmp_path / file, tmp_path / key)
+        with pytest.raises(InputError, match=f"{file} and .*{key} .*--tls-cert"):
+            _check_tls(Certificate(tmp_path / file, tmp_path / key))
 
 
 @NEEDS_OPENSSL

@@ -5,23 +5,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from facegallery.embedder.compute import Compute
-from facegallery.embedder.pipeline import Options
 from facegallery.indexer.build import build
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.upkeep.info import info
-from facegallery.workflows.calibrate import calibrate
+from facegallery.workflows.calibrate import CalibrationOptions, calibrate
 from facegallery.workflows.evaluate import evaluate
-from facegallery.workflows.photos import ANYWHERE, embed, make_embedder
+from facegallery.workflows.networks import ReadOptions
+from facegallery.workflows.photos import embed, make_embedder
 from facegallery.workflows.probes import Question
 from facegallery.workflows.search import Judge, search, search_to_parquet
 from facegallery.workflows.upkeep import build_index
 from tests import synthetic
-
-
-def quietly(*_: object) -> None:
-    pass
 
 
 @pytest.fixture
@@ -31,14 +26,13 @@ def photos(att, tmp_path) -> Path:
         for number in range(1, 4):
             (folder := tmp_path / "photos" / f"s{person}").mkdir(parents=True, exist_ok=True)
             shutil.copy(att / f"s{person}" / f"{number}.pgm", folder)
-    embedder = make_embedder("msceleb", Compute(), "plain", quietly)
-    embed(tmp_path / "photos", tmp_path / "vectors", embedder, Options(), None, quietly)
-    build_index(tmp_path / "vectors", "people", None, False, False)
+    embed(tmp_path / "photos", tmp_path / "vectors", make_embedder("msceleb"))
+    build_index(tmp_path / "vectors", "people")
     return tmp_path / "photos"
 
 
 def answers(sources, **settings):
-    found = search("people", sources, Question(k=4), say=quietly, **settings)
+    found = search("people", sources, Question(k=4), **settings)
     return [
         [(hit["identity"], hit["score"]) for hit in probe["faces"][0]["hits"]] for probe in found.result()["probes"]
     ]
@@ -48,7 +42,7 @@ def test_a_photo_is_answered_the_same_alone_and_among_many(photos, monkeypatch):
     """Few photos and many are embedded by other networks: one after the other in one search, and each alone."""
     alone = answers([photos / "s2" / "1.pgm"])
     assert alone[0][0] == ("s2", pytest.approx(1, abs=1e-6)) and len(alone[0]) == 4
-    monkeypatch.setattr("facegallery.workflows.probes.FEW", 1)
+    monkeypatch.setattr("facegallery.workflows.networks.FEW", 1)
     among = answers([photos / "s2" / "1.pgm", photos, photos / "s2" / "1.pgm"])
     assert len(among) == 14 and [among[0], among[4], among[13]] == alone * 3
 
@@ -97,9 +91,9 @@ def enrolled(folder: Path) -> list:
 def test_the_margin_is_to_the_best_other_person(club, question):
     rows, xq = enrolled(club), np.concatenate([synthetic.vectors(1, 1, seed=3), synthetic.vectors(12, 2, seed=8)])
     with Searcher(club) as searcher:
-        answers = Judge(searcher, Question(**question), lambda line: None).answers(xq)
+        answers = Judge(searcher, Question(**question)).answers(xq)
         plain = searcher.search(xq, question["k"], question.get("faces", False), min_score=question.get("min_score"))
-    assert [answer.verdict["margin"] for answer in answers] == [margin_of(rows, q) for q in xq]
+    assert [answer.margin for answer in answers] == [margin_of(rows, q) for q in xq]
     assert [list(answer.hits) for answer in answers] == plain
 
 
@@ -107,73 +101,49 @@ def test_the_margin_is_to_the_best_other_person(club, question):
 def test_the_margin_is_among_the_faces_that_a_filter_keeps(club, faces):
     (q,) = synthetic.vectors(1, 1, seed=3)
     with Searcher(club) as searcher:
-        (answer,) = Judge(
-            searcher, Question(2, faces, where=("identity=Ann", "identity=person 4")), lambda line: None
-        ).answers(q[None])
-        (alone,) = Judge(searcher, Question(2, faces, where=("year>=0",)), lambda line: None).answers(q[None])
-    assert answer.verdict["margin"] == margin_of(
-        [row for row in enrolled(club) if row.identity in ("Ann", "person 4")], q
-    )
-    assert alone.verdict["margin"] is None and alone.hits
+        (answer,) = Judge(searcher, Question(2, faces, where=("identity=Ann", "identity=person 4"))).answers(q[None])
+        (alone,) = Judge(searcher, Question(2, faces, where=("year>=0",))).answers(q[None])
+    assert answer.margin == margin_of([row for row in enrolled(club) if row.identity in ("Ann", "person 4")], q)
+    assert alone.margin is None and alone.hits
 
 
 @pytest.mark.parametrize("score", ["mean", "template"])
 def test_the_margin_by_all_faces(club, score):
     with Searcher(club) as searcher:
         xq = synthetic.vectors(12, 2, seed=8)
-        answers = Judge(searcher, Question(1, score=score), lambda line: None).answers(xq)
+        answers = Judge(searcher, Question(1, score=score)).answers(xq)
         two = searcher.search(xq, 2, score=score)
-    assert [a.verdict["margin"] for a in answers] == [hits[0].score - hits[1].score for hits in two]
+    assert [a.margin for a in answers] == [hits[0].score - hits[1].score for hits in two]
 
 
 def test_a_photo_without_a_face_is_neither_known_nor_unknown(club, tmp_path):
-    calibrate("club", 0.1, (), None, None, 0, ANYWHERE, print)
+    calibrate("club", CalibrationOptions(0.1))
     probes = [
         synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0]),
         synthetic.row("wall.jpg", None, None, outcome="no_face"),
     ]
     synthetic.write(tmp_path / "probes", probes)
-    search_to_parquet(
-        "club",
-        [tmp_path / "probes"],
-        tmp_path / "hits.parquet",
-        Question(1),
-        False,
-        None,
-        ANYWHERE,
-        lambda *_: None,
-        print,
-    )
+    search_to_parquet("club", [tmp_path / "probes"], tmp_path / "hits.parquet", Question(1))
     lines = pq.read_table(tmp_path / "hits.parquet").to_pylist()
     assert [(line["image"], line["known"]) for line in lines] == [("face.jpg", True), ("wall.jpg", None)]
     assert lines[1]["chance"] is lines[1]["margin"] is lines[1]["weak"] is None
 
 
 def test_a_weak_calibration_is_marked_in_every_answer(club, tmp_path):
-    calibrate("club", 0.01, (), None, None, 0, ANYWHERE, print)
+    calibrate("club", CalibrationOptions(0.01))
     synthetic.write(tmp_path / "probes", [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0])])
-    (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print).result()["probes"]
+    (probe,) = search("club", [tmp_path / "probes"], Question(1)).result()["probes"]
     (face,) = probe["faces"]
     assert face["chance"] == face["chance_limit"] == 1 / 12, "eleven people, however many photos they have"
     assert face["weak"] == "only 11 people are enrolled, too few for a rate of 0.01" and face["stale"] is None
-    search_to_parquet(
-        "club",
-        [tmp_path / "probes"],
-        tmp_path / "hits.parquet",
-        Question(1),
-        False,
-        None,
-        ANYWHERE,
-        lambda *_: None,
-        print,
-    )
+    search_to_parquet("club", [tmp_path / "probes"], tmp_path / "hits.parquet", Question(1))
     (line,) = pq.read_table(tmp_path / "hits.parquet").to_pylist()
     assert (line["chance"], line["chance_limit"], line["weak"], line["stale"]) == (1 / 12, 1 / 12, face["weak"], None)
 
 
 @pytest.mark.parametrize("change", ["two people more", "many photos more", "photos exchanged"])
 def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
-    calibrate("club", 0.01, (), None, None, 0, ANYWHERE, print)
+    calibrate("club", CalibrationOptions(0.01))
     more = {"two people more": ("New 1", "New 2"), "many photos more": ["Ann"] * 8, "photos exchanged": ["Ann"] * 3}[
         change
     ]
@@ -188,19 +158,19 @@ def test_a_stale_calibration_is_marked_in_every_answer(club, tmp_path, change):
         )
         assert info(gallery)["calibration_stale"]
     synthetic.write(tmp_path / "probes", [synthetic.row("face.jpg", "Ann", synthetic.vectors(1, 1, seed=3)[0])])
-    (probe,) = search("club", [tmp_path / "probes"], Question(1), say=print).result()["probes"]
+    (probe,) = search("club", [tmp_path / "probes"], Question(1)).result()["probes"]
     assert probe["faces"][0]["stale"].startswith("it was made at ")
 
 
-def test_an_evaluation_says_where_it_takes_one_face_of_several(club, tmp_path):
+def test_an_evaluation_says_where_it_takes_one_face_of_several(club, tmp_path, caplog):
+    caplog.set_level("INFO", "facegallery")
     xb = synthetic.vectors(10, 2, seed=8)
     rows = [
         synthetic.row(f"{i // 2}.jpg", f"person {i // 2}" if i % 2 == 0 else None, x, face=i % 2)
         for i, x in enumerate(xb)
     ]
     synthetic.write(tmp_path / "probes", rows)
-    said: list[str] = []
-    evaluate("club", tmp_path / "probes", say=said.append)
-    assert said == ["10 photos have several faces: of each, the largest, most central one is taken"]
-    search("club", [tmp_path / "probes"], Question(1), one_face=True, say=said.append)
-    assert said[-1] == said[0] and len(said) == 3
+    evaluate("club", tmp_path / "probes")
+    assert caplog.messages == ["10 photos have several faces: of each, the largest, most central one is taken"]
+    search("club", [tmp_path / "probes"], Question(1), ReadOptions(one_face=True))
+    assert caplog.messages[-1] == caplog.messages[0] and len(caplog.messages) == 3

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.common import synthetic as made_up
 from facegallery.embedder.errors import InputError
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.derived import choose, derive
 from facegallery.indexer.derived.derive import CODES, built_folder, read_report
 from facegallery.indexer.opening import open_store
@@ -176,8 +176,8 @@ def test_another_wish_only_indexes_anew(vectors, own):
             assert report
             return report["kind"], report["generation"], gallery.faces
 
-    assert not build(vectors, own).changed and not build(vectors, own, recall=0.99).changed
-    report = build(vectors, own, recall=1)
+    assert not build(vectors, own).changed and not build(vectors, own, BuildOptions(recall=0.99)).changed
+    report = build(vectors, own, BuildOptions(recall=1))
     assert (
         report.changed
         and report.reason == "every vector is compared: recall 1 was asked for"
@@ -186,21 +186,21 @@ def test_another_wish_only_indexes_anew(vectors, own):
     with open_store(own, write=True) as gallery:
         assert derive.compact(gallery), "a rebuild keeps to what was asked"
     assert built() == ("exact", 3, N) and not build(vectors, own).changed
-    assert build(vectors, own, replace=True).recall == 1 and built()[0] == "exact"
-    assert build(vectors, own, recall=0.9, memory=10**6).changed and built()[0] == "compressed"
+    assert build(vectors, own, BuildOptions(replace=True)).recall == 1 and built()[0] == "exact"
+    assert build(vectors, own, BuildOptions(recall=0.9, memory=10**6)).changed and built()[0] == "compressed"
 
 
 def test_memory_bounds_the_codes(vectors, own):
     fine = json.loads((built_folder(own, 1) / "report.json").read_bytes())["tried"]
     least = min(s["parts"] for s in fine)
-    report = build(vectors, own, memory=N * (least // 2 + 8))
+    report = build(vectors, own, BuildOptions(memory=N * (least // 2 + 8)))
     with open_store(own) as gallery:
         made = read_report(gallery)
     assert made and {s["parts"] for s in made["tried"]} == {least} and report.memory == N * (least // 2 + 8)
 
 
 def test_a_gallery_that_outgrew_its_memory_is_searched_exactly(vectors, own, rows, xq):
-    report = build(vectors, own, memory=1000)
+    report = build(vectors, own, BuildOptions(memory=1000))
     assert (
         report.kind == "exact"
         and f"smallest codes of {N} faces take 0." in report.reason
@@ -218,7 +218,7 @@ def test_a_gallery_that_outgrew_its_memory_is_searched_exactly(vectors, own, row
 def test_where_nothing_keeps_the_recall_search_is_exact(vectors, large, tmp_path, monkeypatch):
     monkeypatch.setattr(choose.compress, "DEPTHS", (5,))
     monkeypatch.setattr(choose.compress, "SHARES", (1 / 64,))
-    report = build(vectors, tmp_path / "i", recall=0.999)
+    report = build(vectors, tmp_path / "i", BuildOptions(recall=0.999))
     assert (
         report.kind == "exact"
         and "no compressed way reached recall@5 0.999 over 1000 held-out faces (at best 0." in report.reason
@@ -229,5 +229,5 @@ def test_where_nothing_keeps_the_recall_search_is_exact(vectors, large, tmp_path
 @pytest.mark.parametrize("wish", [{"recall": 0}, {"recall": -1}, {"recall": 1.01}, {"memory": 0}])
 def test_wishes_that_cannot_be_are_refused(vectors, tmp_path, wish):
     with pytest.raises(InputError, match="expected .* received"):
-        build(vectors, tmp_path / "i", **wish)
+        build(vectors, tmp_path / "i", BuildOptions(**wish))
     assert not (tmp_path / "i").exists()

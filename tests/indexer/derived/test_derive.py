@@ -15,7 +15,7 @@ import pytest
 from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import DataError, GalleryError, SystemFault
 from facegallery.embedder.files import temporary_prefix
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.derived import derive
 from facegallery.indexer.derived.derive import (
     behind,
@@ -200,7 +200,7 @@ def test_nothing_is_due_before_the_first_build(tmp_path):
 def test_an_encrypted_gallery_has_nothing_derived(tmp_path, monkeypatch):
     monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     monkeypatch.setattr(derive, "LEAST", 0)
-    build(synthetic.write(tmp_path / "v", ROWS), tmp_path / "club", encrypt=True)
+    build(synthetic.write(tmp_path / "v", ROWS), tmp_path / "club", BuildOptions(encrypt=True))
     with open_store(tmp_path / "club", write=True) as gallery:
         gallery.add(MORE)
         assert not is_due(gallery) and gallery.generation == 1

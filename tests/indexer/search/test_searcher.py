@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from facegallery.embedder.errors import DataError, GalleryError, InputError
 from facegallery.embedder.spec import CropRule
 from facegallery.indexer import build as builder
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.search.candidates import Candidates
 from facegallery.indexer.search.searcher import Hit, Searcher
 from tests import synthetic
@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 
 def make(folder: Path, rows, d: int = synthetic.D, **options) -> Path:
     data = synthetic.write(folder / "vectors", rows, synthetic.spec(d))
-    build(data, folder / "indexes" / "i", **options)
+    build(data, folder / "indexes" / "i", BuildOptions(**options))
     return folder / "indexes" / "i"
 
 
@@ -232,7 +232,7 @@ def test_an_open_searcher_sees_a_replacement_at_once(copy, tmp_path):
     data = synthetic.write(tmp_path / "new", new)
     with Searcher(copy) as searcher:
         before = searcher.search(QUERIES, 3)
-        build(data, copy, replace=True)
+        build(data, copy, BuildOptions(replace=True))
         after = searcher.search(QUERIES, 3)
     assert [plain(hits) for hits in before] == [synthetic.nearest(synthetic.rows(30, 4), q, 3) for q in QUERIES]
     assert [plain(hits) for hits in after] == [synthetic.nearest(new, q, 3) for q in QUERIES]
@@ -247,7 +247,7 @@ def test_files_that_go_between_the_snapshot_and_the_reading(copy, tmp_path, monk
         if len(reads) == 1:
             with monkeypatch.context() as patch:
                 patch.setattr(Candidates, "_load_built", read)
-                build(data, copy, replace=True)
+                build(data, copy, BuildOptions(replace=True))
         return read(self, generation)
 
     monkeypatch.setattr(Candidates, "_load_built", just_replaced)
@@ -266,14 +266,14 @@ def test_the_old_index_answers_until_the_new_one_is_committed(copy, tmp_path, mo
             during.extend(searcher.search(QUERIES, 3))
 
     monkeypatch.setattr(builder, "derive", watched)
-    build(data, copy, replace=True)
+    build(data, copy, BuildOptions(replace=True))
     assert [plain(hits) for hits in during] == [synthetic.nearest(synthetic.rows(30, 4), q, 3) for q in QUERIES]
 
 
 def test_a_replacement_of_another_contract_ends_an_open_searcher(copy, tmp_path):
     other = synthetic.write(tmp_path / "new", synthetic.rows(9, 2), synthetic.spec(crop=CropRule(margin="32px")))
     with Searcher(copy) as searcher:
-        build(other, copy, replace=True)
+        build(other, copy, BuildOptions(replace=True))
         with pytest.raises(GalleryError, match="replaced"):
             searcher.search(QUERIES, 3)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import InputError
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.derived.derive import compact
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.search import candidates, templates
@@ -82,7 +82,7 @@ def made(folder: Path, rows: Sequence[Row], d: int = synthetic.D, **options) -> 
             folder / "vectors", rows, synthetic.spec(d), extra=sorted({c for row in rows for c in row.extra})
         ),
         folder / "club",
-        **options,
+        BuildOptions(**options),
     )
     return folder / "club"
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import FaceGalleryError, GalleryError, InputError, SystemFault, from_os_error
 from facegallery.indexer import opening
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.derived import derive
 from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.searcher import Searcher
@@ -58,7 +58,9 @@ def faces(people: int = PEOPLE, seed: int = 0) -> list[Row]:
 
 def make(folder: Path, rows: list[Row] | None = None, **options) -> Path:
     """folder/club, built from folder/vectors."""
-    build(synthetic.write(folder / "vectors", rows or faces(), extra=["place"]), folder / "club", **options)
+    build(
+        synthetic.write(folder / "vectors", rows or faces(), extra=["place"]), folder / "club", BuildOptions(**options)
+    )
     return folder / "club"
 
 
@@ -225,9 +227,12 @@ def test_an_index_stays_what_it_is_when_it_is_built_again(tmp_path, monkeypatch,
     monkeypatch.setenv("FACEGALLERY_KEY", KEY)
     secret, plain = make(tmp_path / "s", encrypt=True), make(tmp_path / "p")
     assert build(tmp_path / "s" / "vectors", secret).changed is False
-    assert build(tmp_path / "s" / "vectors", secret, replace=True).encrypted and shown(secret, faces()) == set()
+    assert (
+        build(tmp_path / "s" / "vectors", secret, BuildOptions(replace=True)).encrypted
+        and shown(secret, faces()) == set()
+    )
     with pytest.raises(GalleryError, match="--encrypt"):
-        build(tmp_path / "p" / "vectors", plain, encrypt=True, replace=True)
+        build(tmp_path / "p" / "vectors", plain, BuildOptions(encrypt=True, replace=True))
     assert not (plain / "encrypted").exists()
 
 
@@ -286,7 +291,7 @@ def test_a_key_that_does_not_open_is_one_clear_line(
         lambda: build(data, secret),
     ]
     if spoil is not no_marker:  # a damaged file is replaced, one that cannot be read for want of a key is not
-        ways.append(lambda: build(data, secret, replace=True))
+        ways.append(lambda: build(data, secret, BuildOptions(replace=True)))
     for way in ways:
         with pytest.raises(kind) as caught:
             way()
@@ -543,7 +548,7 @@ def test_no_verb_writes_where_it_cannot(view, plain, tmp_path):
 
     ways = [opened(verb) for verb in VERBS]
     ways += [
-        lambda: build(data, view, replace=True),
+        lambda: build(data, view, BuildOptions(replace=True)),
         lambda: build(data, view.parent / "new"),
         lambda: transfer.restore(tmp_path / "backup", view, replace=True),
     ]
@@ -879,7 +884,7 @@ def test_an_index_of_version_1_opens_as_if_it_were_built_today(tmp_path, crops, 
         "migrated once"
     )
     assert caplog.records == []
-    assert build(tmp_path / "today" / "vectors", old, centre=centre).changed is False
+    assert build(tmp_path / "today" / "vectors", old, BuildOptions(centre=centre)).changed is False
 
 
 def test_what_version_1_did_not_have_works_in_an_index_of_it(tmp_path):
@@ -952,7 +957,7 @@ def test_a_changed_row_of_version_1_is_refused_by_name(tmp_path, statement):
     )
     with pytest.raises(GalleryError, match="was changed"):
         build(synthetic.write(tmp_path / "v", faces(), extra=["place"]), old)
-    assert build(tmp_path / "v", old, replace=True).n == 24
+    assert build(tmp_path / "v", old, BuildOptions(replace=True)).n == 24
 
 
 def test_a_version_1_that_can_only_be_read_is_one_line(plain, view):

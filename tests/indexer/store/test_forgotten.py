@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facegallery.embedder.errors import GalleryError
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten, Unreadable, list_path, locked
@@ -147,11 +147,11 @@ def spoil(folder: Path, how: Callable[[Path], None]) -> None:
 @pytest.mark.parametrize("how", SPOILS)
 def test_an_index_built_again_leaves_out_who_was_forgotten(index, vectors, how):
     spoil(index, how)
-    report = build(vectors, index, replace=True)
+    report = build(vectors, index, BuildOptions(replace=True))
     assert report.left_out == {"of a forgotten face": 2} and GONE not in people(index) and is_refused(index)
-    assert build(vectors, index, replace=True).n == 10, "and once more"
-    assert build(vectors, index, replace=True, readmit=True).n == 12 and GONE in people(index)
-    assert build(vectors, index, replace=True).n == 12
+    assert build(vectors, index, BuildOptions(replace=True)).n == 10, "and once more"
+    assert build(vectors, index, BuildOptions(replace=True, readmit=True)).n == 12 and GONE in people(index)
+    assert build(vectors, index, BuildOptions(replace=True)).n == 12
 
 
 @pytest.mark.parametrize("how", SPOILS)
@@ -184,9 +184,9 @@ def test_the_list_of_a_lost_index_is_kept_for_a_backup_of_another(index, vectors
     assert GONE not in people(index) and is_refused(index)
     forgets(index, "person 1")
     spoil(index, garbage)
-    assert build(vectors, index, replace=True).left_out == {"of a forgotten face": 4} and people(index) == {
-        f"person {i}" for i in (0, 2, 4, 5)
-    }
+    assert build(vectors, index, BuildOptions(replace=True)).left_out == {"of a forgotten face": 4} and people(
+        index
+    ) == {f"person {i}" for i in (0, 2, 4, 5)}
 
 
 # the list is lost, too ------------------------------------------------------
@@ -209,7 +209,7 @@ def test_where_nobody_can_say_who_was_forgotten_it_is_asked_for(index, vectors, 
     spoil(index, garbage)
     for _ in range(2):
         for again in (
-            lambda: build(vectors, index, replace=True),
+            lambda: build(vectors, index, BuildOptions(replace=True)),
             lambda: restore(tmp_path / "backup", index, replace=True),
             lambda: restore(tmp_path / "backup", index.parent / "other"),
         ):
@@ -217,10 +217,10 @@ def test_where_nobody_can_say_who_was_forgotten_it_is_asked_for(index, vectors, 
                 again()
             assert told.value.exit_code == 5 and "\n" not in str(told.value)
     assert not (index.parent / "other").exists()
-    assert build(vectors, index, replace=True, readmit=True).n == 12
+    assert build(vectors, index, BuildOptions(replace=True, readmit=True)).n == 12
     forgets(index)
     spoil(index, garbage)
-    assert build(vectors, index, replace=True).n == 10, "the list is kept again"
+    assert build(vectors, index, BuildOptions(replace=True)).n == 10, "the list is kept again"
 
 
 @pytest.mark.parametrize("lose", LISTS)
@@ -230,7 +230,7 @@ def test_a_list_that_is_damaged_is_written_again_from_a_sound_gallery(index, vec
     open_store(index, write=True).close()
     assert list_path(index).read_bytes() == before
     lose(list_path(index))
-    assert build(vectors, index, replace=True).n == 10 and list_path(index).read_bytes() == before
+    assert build(vectors, index, BuildOptions(replace=True)).n == 10 and list_path(index).read_bytes() == before
 
 
 def test_an_index_of_an_older_version_gets_its_file_when_it_is_written(index, vectors):
@@ -240,7 +240,7 @@ def test_an_index_of_an_older_version_gets_its_file_when_it_is_written(index, ve
     db.close()
     assert is_refused(index)
     spoil(index, garbage)
-    assert build(vectors, index, replace=True).n == 10
+    assert build(vectors, index, BuildOptions(replace=True)).n == 10
 
 
 def test_a_first_build_that_was_stopped_asks_nobody(tmp_path, vectors):
@@ -286,7 +286,7 @@ def test_a_new_index_says_whom_another_has_forgotten(index, vectors):
 def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, monkeypatch):
     monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     folder = tmp_path / "indexes" / "club"
-    build(vectors, folder, encrypt=True)
+    build(vectors, folder, BuildOptions(encrypt=True))
     with open_store(folder, write=True) as gallery:
         salt = gallery.fact("salt")
         backup(gallery, tmp_path / "backup")
@@ -294,16 +294,16 @@ def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, 
     assert salt.hex() not in list_path(folder).read_text() and '"sealed"' in list_path(folder).read_text()
     for how in (missing, gone):
         spoil(folder, how)
-        assert build(vectors, folder, replace=True, encrypt=True).n == 10
+        assert build(vectors, folder, BuildOptions(replace=True, encrypt=True)).n == 10
         spoil(folder, how)
         assert restore(tmp_path / "backup", folder, replace=True).forgotten == 2
     spoil(folder, missing)
     monkeypatch.setenv("FACEGALLERY_KEY", "another key")
     with pytest.raises(Unreadable, match="sealed .*FACEGALLERY_KEY"):
-        build(vectors, folder, replace=True, encrypt=True)
+        build(vectors, folder, BuildOptions(replace=True, encrypt=True))
     monkeypatch.delenv("FACEGALLERY_KEY")
     with pytest.raises(Unreadable):
-        build(vectors, folder, replace=True)
+        build(vectors, folder, BuildOptions(replace=True))
 
 
 # lists ----------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_locks_exclude_threads_and_are_taken_again_by_the_same(tmp_path, monkeyp
 def test_a_forget_of_an_index_that_was_replaced_meanwhile_is_refused(index, vectors):
     with open_store(index, write=True) as gallery:
         spoil(index, missing)
-        build(vectors, index, replace=True)
+        build(vectors, index, BuildOptions(replace=True))
         with pytest.raises(Replaced, match="replaced"):
             forget(gallery, "person 1")
     assert "person 1" in people(index)
@@ -382,7 +382,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 from facegallery.embedder.errors import GalleryError
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.upkeep.forget import forget
 from facegallery.indexer.upkeep.pending import finish_pending
 from facegallery.indexer.opening import open_store
@@ -397,10 +397,10 @@ for _ in range(20):
             with open_store(index, write=True) as gallery:
                 forget(gallery, "person 3"), finish_pending(gallery)
         elif verb == "build":
-            build(folder / "vectors", index, replace=True)
+            build(folder / "vectors", index, BuildOptions(replace=True))
         elif verb == "build over damage":
             (index / "gallery.db").write_bytes(b"?" * 99999)
-            build(folder / "vectors", index, replace=True)
+            build(folder / "vectors", index, BuildOptions(replace=True))
         elif verb == "restore":
             restore(folder / "backup", index, replace=True)
         elif verb == "restore elsewhere":
@@ -429,7 +429,7 @@ def test_whoever_was_forgotten_is_gone_whatever_is_done_beside(tmp_path, vectors
     with open_store(index, write=True) as gallery:
         backup(gallery, tmp_path / "backup")
     for delay in delays:
-        build(vectors, index, replace=True, readmit=True)
+        build(vectors, index, BuildOptions(replace=True, readmit=True))
         shutil.rmtree(index.parent / "other", ignore_errors=True)
         at = time.time() + 2.5
         runs = [
@@ -438,7 +438,7 @@ def test_whoever_was_forgotten_is_gone_whatever_is_done_beside(tmp_path, vectors
         ]
         assert [run.wait(120) for run in runs] == [0, 0]
         if verb == "build over damage":
-            build(vectors, index, replace=True)
+            build(vectors, index, BuildOptions(replace=True))
         held = [
             folder.name
             for folder in index.parent.glob("[!_]*")

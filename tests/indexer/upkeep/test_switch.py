@@ -9,7 +9,7 @@ import pytest
 from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import DataError, GalleryError
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.indexer.build import build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
@@ -53,7 +53,7 @@ FIRST, LATER = ROWS[: PEOPLE * PHOTOS], ROWS[PEOPLE * PHOTOS :]
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "centred"])
 def original(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("original")
-    build(synthetic.write(folder / "vectors", FIRST), folder / "club", centre=request.param)
+    build(synthetic.write(folder / "vectors", FIRST), folder / "club", BuildOptions(centre=request.param))
     return folder / "club"
 
 

@@ -1,0 +1,538 @@
+"""Open a gallery that lies in a folder, and do with it whatever can be done with one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from facegallery import results
+from facegallery.embedder.compute import Compute
+from facegallery.embedder.errors import GalleryError
+from facegallery.embedder.progress import Progress, unseen
+from facegallery.embedder.spec import FaceSpec
+from facegallery.indexer.store.errors import Replaced, Unknown
+from facegallery.indexer.store.store import Store
+from facegallery.indexer.upkeep.transfer import TransferSummary
+from facegallery.indexer.upkeep.verify import Verified
+from facegallery.interface import Metadata, Score
+from facegallery.workflows import calibrate, compare, enrol, evaluate, forget, reembed, search, upkeep
+from facegallery.workflows.inputs import PhotoInput, PhotoInputs, as_list
+from facegallery.workflows.networks import ReadOptions
+from facegallery.workflows.probes import Question
+from facegallery.workflows.session import GallerySession
+
+T = TypeVar("T")
+AnyPath = str | PathLike[str]
+
+
+def open_gallery(
+    gallery: AnyPath,
+    *,
+    create: bool = False,
+    model: AnyPath | None = None,
+    encrypt: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Gallery:
+    """Open the gallery of a name, which lies under `indexes/` or FACEGALLERY_INDEXES, or of a path.
+
+    Args:
+        gallery: a plain name, or the path of the gallery's folder.
+        create: make an empty gallery where there is none.
+        model: with `create`, the model of the new gallery: a known name or a model's folder, msceleb unless given.
+            A gallery that is there names its model by itself; give it only if the model is not stored.
+        encrypt: encrypt a new gallery with the key in FACEGALLERY_KEY, or in the file that FACEGALLERY_KEY_FILE names.
+        device: where the network runs: auto, cpu or gpu.
+        precision: of the network's numbers: auto, f32, bf16 or int8.
+
+    Raises:
+        GalleryError: there is no such gallery, it is damaged, or it has another model than the one given.
+        InputError: the name cannot be a gallery's.
+        ModelError: the model is not stored.
+
+    ```python
+    import facegallery as fg
+
+    with fg.open("people", create=True) as gallery:
+        gallery.add("photos/")
+        print(gallery.info().people)
+    ```
+    """
+    reference = None if model is None else str(model)
+    if create:
+        enrol.ensure_gallery(_where(gallery), reference, encrypt=encrypt)
+        reference = reference if reference and Path(reference).is_dir() else None
+    return Gallery(gallery, model=reference, device=device, precision=precision)
+
+
+class Gallery:
+    """A gallery of people in a folder: search it, enrol and correct people, look after it.
+
+    Use it as a context manager, or close it. The detector, the network and the index stay loaded from one call to the
+    next; every call sees what other programs have changed meanwhile. Threads may share a gallery: their calls are done
+    one after the other. Nothing is printed: what the command line would say is logged under the name `facegallery`.
+
+    Wherever photos are expected, these may be given, or a sequence of them:
+
+    - the path of a photo, of a folder (`<person>/<photo>`), of a CSV (`image,identity,...`) or of a data set of
+      vectors;
+    - the bytes of a photo's file;
+    - an array uint8 (h, w, 3) in RGB, upright;
+    - a PIL image, which is turned as its EXIF says.
+
+    A face's id is made from the bytes of the file, or, of an array or a PIL image, from its pixels: the same photo
+    given as a file and as pixels has different ids.
+    """
+
+    def __init__(
+        self,
+        gallery: AnyPath,
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ):
+        """Open a gallery that is there; see `facegallery.open`."""
+        self._session: GallerySession | None = GallerySession(
+            _where(gallery), model=model, compute=Compute(device, precision)
+        )
+        self._name, self._folder = self._session.name, self._session.folder
+        self._lock = threading.RLock()
+        try:
+            self._read(lambda store: None)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Gallery {str(self._folder)!r}{' (closed)' if self._session is None else ''}>"
+
+    def close(self) -> None:
+        """Close files, end processes and let go the networks; a closed gallery refuses every other call."""
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+            self._session = None
+
+    @property
+    def name(self) -> str:
+        """The gallery's name."""
+        return self._name
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which it lies."""
+        return self._folder
+
+    @property
+    def spec(self) -> FaceSpec:
+        """What makes vectors comparable with the gallery's: model, crop rule and the rest."""
+        return self._read(lambda store: store.spec)
+
+    # search
+
+    def search(
+        self,
+        photos: PhotoInputs,
+        *,
+        k: int = 5,
+        where: str | Sequence[str] = (),
+        faces: bool = False,
+        score: Score = "best",
+        min_score: float | None = None,
+        one_face: bool = False,
+    ) -> results.SearchResult:
+        """Find the k people, or faces, nearest to each face in the photos.
+
+        Args:
+            photos: what shows the faces; of a data set its vectors are taken.
+            k: answers for each face.
+            where: filters that the answers' faces must all meet, such as `"year>=1999"` or `["tag=beach", "age<30"]`.
+            faces: answer with faces instead of people.
+            score: of a person: by the best of their faces, the mean over them, or their template.
+            min_score: leave out answers below it.
+            one_face: search only for the largest, most central face of each photo.
+
+        Returns:
+            The faces with their answers; whether an answer counts (`known`) where the gallery is calibrated.
+
+        Raises:
+            InputError: an option or a filter that cannot be.
+            DataError: a path where nothing is.
+            GalleryError: vectors of another model, or a damaged gallery.
+
+        ```python
+        for face in gallery.search("party.jpg", k=3):
+            print(face.box, face.known, face.hits[0].identity, face.hits[0].score)
+        ```
+        """
+        question = Question(k, faces, score, _several(where), min_score)
+        given, options = as_list(photos), ReadOptions(one_face=one_face)
+        return self._do(lambda session: search.search(session, given, question, options).results())
+
+    def search_vectors(
+        self,
+        vectors: Any,
+        *,
+        k: int = 5,
+        where: str | Sequence[str] = (),
+        faces: bool = False,
+        score: Score = "best",
+        min_score: float | None = None,
+    ) -> list[results.VectorResult]:
+        """Find the k people, or faces, nearest to each vector.
+
+        Args:
+            vectors: float (n, d) of unit length, by the gallery's model.
+            k, where, faces, score, min_score: as for `search`.
+
+        Raises:
+            DataError: vectors of another size or length.
+
+        ```python
+        vectors = fg.embed("party.jpg").vectors
+        print(gallery.search_vectors(vectors, k=1)[0].hits)
+        ```
+        """
+        question, xq = Question(k, faces, score, _several(where), min_score), np.asarray(vectors, np.float32)
+        return self._do(lambda session: search.Judge(session.searcher, question).answers(xq))
+
+    def compare(self, first: PhotoInput, second: PhotoInput) -> results.Compared:
+        """Compare the largest, most central faces of two photos, by the gallery's model.
+
+        Raises:
+            DataError: a photo without a face.
+            InputError: what is no single photo.
+
+        ```python
+        print(gallery.compare("party.jpg", "photos/s1/1.pgm").score)
+        ```
+        """
+        return self._do(lambda session: compare.compare_in(session, first, second))
+
+    # people
+
+    def people(self, *, containing: str = "") -> results.People:
+        """List the enrolled people by name; those alone whose name contains a text.
+
+        ```python
+        for person in gallery.people():
+            print(person.identity, person.faces)
+        ```
+        """
+
+        def ask(store: Store) -> results.People:
+            with store.reading():
+                found = store.list_people(containing=containing)
+                first = store.first_faces([name for name, _ in found])
+            return results.People(tuple(results.Person(name, n, first.get(name)) for name, n in found))
+
+        return self._read(ask)
+
+    def faces(self, identity: str) -> results.EnrolledFaces:
+        """List the enrolled faces of a person, oldest first. Raises GalleryError where nobody is called so.
+
+        ```python
+        print(gallery.faces("s1")[0].image)
+        ```
+        """
+
+        def ask(store: Store) -> results.EnrolledFaces:
+            with store.reading():
+                found = store.list_faces(identity)
+                return results.EnrolledFaces(store.spelled(identity), tuple(map(results.EnrolledFace.of, found)))
+
+        return self._read(ask)
+
+    def thumbnail(self, face_id: str) -> bytes:
+        """Return the stored crop of an enrolled face as PNG. Raises GalleryError where there is none."""
+
+        def ask(store: Store) -> bytes:
+            if (png := store.crop(face_id)) is None:
+                raise Unknown(
+                    f"expected a face of {self.name} whose crop is kept, there is none with the id {face_id}: see "
+                    "`faces` for the ids of a person"
+                )
+            return png
+
+        return self._read(ask)
+
+    def info(self) -> results.GalleryInfo:
+        """Return what the gallery holds, by which model, and its calibration."""
+        return self._do(upkeep.info)
+
+    def log(self, *, limit: int = 20) -> list[results.LogLine]:
+        """Return the last changes, newest first, as `undo` takes them back."""
+        return self._read(lambda store: [results.LogLine(**line) for line in store.list_log(limit)])
+
+    # changes
+
+    def add(
+        self,
+        photos: PhotoInputs,
+        *,
+        identity: str | None = None,
+        metadata: Metadata | None = None,
+        readmit: bool = False,
+        progress: Progress | None = None,
+        split: str | None = None,
+        level: int | None = None,
+    ) -> results.Added:
+        """Enrol the largest, most central face of each photo; faces that are enrolled already stay as they are.
+
+        Args:
+            photos: a folder whose folders name the people, or photos of `identity`; of a data set its rows.
+            identity: the person in all photos.
+            metadata: columns to keep, for filters: a dict for all photos given, or the path of a CSV `image,...`.
+            readmit: enrol faces that were forgotten, too.
+            progress: called with the number of photos done and of all.
+            split: photos or rows to add; `gallery` where there are such, else all.
+            level: which folder names the person, counted from the root; None: the nearest to the photo.
+
+        Raises:
+            InputError: single photos without `identity`.
+            DataError: a path where nothing is, or a name that cannot be a person's.
+
+        ```python
+        gallery.add("photos/")
+        gallery.add("party.jpg", identity="Ann Lee", metadata={"year": 1999})
+        ```
+        """
+        columns = metadata if isinstance(metadata, Mapping) else None if metadata is None else Path(metadata)
+        options = enrol.AddOptions(identity, split, columns, readmit, level)
+        given = as_list(photos)
+        return self._do(lambda session: enrol.add(session, given, options, progress=progress or unseen))
+
+    def add_vectors(
+        self,
+        vectors: Any,
+        *,
+        identity: str | Sequence[str],
+        images: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, object]] | None = None,
+        readmit: bool = False,
+    ) -> results.Added:
+        """Enrol vectors that were made elsewhere, by the gallery's model.
+
+        Args:
+            vectors: float (n, d) of unit length.
+            identity: the person of all vectors, or of each.
+            images: what to call the photo of each vector; a name made of its bytes unless given. A face's id is made of
+                the vector's bytes.
+            metadata: columns of each vector, for filters.
+            readmit: enrol faces that were forgotten, too.
+
+        Raises:
+            DataError: vectors of another size or length.
+            InputError: another number of identities, images or metadata than of vectors.
+        """
+        given = enrol.GivenVectors(np.asarray(vectors, np.float32), identity, images, metadata)
+        return self._do(lambda session: enrol.add_vectors(session, given, readmit=readmit))
+
+    def rename(self, old: str, new: str) -> results.Change:
+        """Give a person another name, which nobody has. Raises GalleryError where nobody is called `old`."""
+        return self._write(lambda store: store.rename(old, new))
+
+    def merge(self, source: str, into: str) -> results.Change:
+        """Give all faces of one person to another. Raises GalleryError where either is not enrolled."""
+        return self._write(lambda store: store.merge(source, into))
+
+    def split(self, face_ids: Sequence[str], *, to: str) -> results.Change:
+        """Give chosen faces to another person, enrolled already or new. Raises GalleryError for an unknown face."""
+        return self._write(lambda store: store.split(_several(face_ids), to))
+
+    def remove(
+        self, *, identity: str | None = None, face_id: str | None = None, image: str | None = None
+    ) -> results.Change:
+        """Take out a person, one face, or the faces of one photo; `undo` brings them back, after `forget` nothing does.
+
+        Raises GalleryError where there is none, InputError where not exactly one of the three is given.
+        """
+        upkeep.check_one(identity=identity, face_id=face_id, image=image)
+        return self._write(lambda store: store.remove(identity, face_id, image))
+
+    def undo(self, command: str | None = None) -> list[results.Change]:
+        """Take back the last change, and return what it was.
+
+        With the `command` of a change, take back that one only if it is the last. Raises GalleryError where there is
+        nothing to undo, or another change came after `command`.
+
+        ```python
+        change = gallery.rename("s1", "Ann")
+        gallery.undo(change.command)
+        ```
+        """
+        return self._write(lambda store: store.undo(command))
+
+    def forget(self, identity: str, *, also: Sequence[AnyPath] = (), receipt: AnyPath | None = None) -> results.Receipt:
+        """Remove a person for good: rows, vectors, crops, names. There is no undo.
+
+        Args:
+            identity: whom to forget.
+            also: data sets to take the person out of, too.
+            receipt: where to write the receipt; beside the gallery, unless given.
+
+        Raises GalleryError where nobody is, or was, called so.
+        """
+        path = None if receipt is None else Path(receipt)
+        folders = tuple(map(Path, also))
+        return self._do(lambda session: forget.forget(session, identity, also=folders, receipt=path))
+
+    # the gallery as a whole
+
+    def calibrate(
+        self,
+        *,
+        fpir: float = 0.01,
+        probes: Sequence[AnyPath] = (),
+        split: str | None = None,
+        seed: int = 0,
+    ) -> results.Calibrated:
+        """Fit the score from which a hit counts; from then on `search` says known or unknown.
+
+        Args:
+            fpir: share of strangers that may be taken for somebody.
+            probes: photos or vectors of enrolled people and of strangers, to fit it on as well.
+            split: rows of the probes; `probe` where there are such, else all.
+            seed: draws the enrolled faces that are asked, in a large gallery.
+
+        Raises:
+            DataError: fewer than two people.
+
+        ```python
+        print(gallery.calibrate(fpir=0.1).threshold)
+        ```
+        """
+        options = calibrate.CalibrationOptions(fpir, tuple(map(Path, probes)), split, seed)
+        return self._do(lambda session: calibrate.calibrate(session, options))
+
+    def evaluate(
+        self,
+        probes: AnyPath,
+        *,
+        strangers: Sequence[AnyPath] = (),
+        split: str | None = None,
+        by: str | None = None,
+        report: AnyPath | None = None,
+        progress: Progress | None = None,
+    ) -> evaluate.EvaluationResult:
+        """Measure how well the gallery answers probes whose people are known.
+
+        Args:
+            probes: a folder of photos by person, or a data set of vectors.
+            strangers: more photos or vectors, of people who are not enrolled.
+            split: rows to ask; `probe` where there are such, else all.
+            by: a column of the probes: the same for each of its values.
+            report: a folder for a page with figures, charts and the worst mistakes.
+            progress: called with the number of probes done, and 0.
+
+        Raises:
+            DataError: no probe is of an enrolled person.
+
+        ```python
+        print(gallery.evaluate("probes/").top1)
+        ```
+        """
+        options = evaluate.EvaluationOptions(
+            strangers=tuple(map(Path, strangers)),
+            split=split,
+            by=by,
+            report=None if report is None else Path(report),
+        )
+        source = Path(probes)
+        return self._do(lambda session: evaluate.evaluate(session, source, options, progress=progress or unseen))
+
+    def reembed(
+        self,
+        model: AnyPath,
+        *,
+        views: str = "plain",
+        report: AnyPath | None = None,
+        switch: bool = True,
+        progress: Progress | None = None,
+    ) -> reembed.Reembedded:
+        """Give the gallery another model, from its stored crops; with the old one it goes back.
+
+        Args:
+            model: a known name, or a model's folder.
+            views: what each network sees of a crop: plain, mirror, margins or all.
+            report: a file that says who would be answered differently, as JSON.
+            switch: False: only compare.
+            progress: called with the number of faces done and of all.
+
+        Raises:
+            GalleryError: it is the gallery's own model, or a face has no stored crop.
+            ModelError: the model is not stored.
+        """
+        options = reembed.ReembedOptions(views, None if report is None else Path(report), switch)
+        return self._do(lambda session: reembed.reembed(session, str(model), options, progress=progress or unseen))
+
+    def compact(self, *, keep_undo: float | None = None, progress: Progress | None = None) -> results.Compacted:
+        """Build the index anew from all changes, beside the one in use, and swap.
+
+        Args:
+            keep_undo: drop what `undo` needs where it is older than so many seconds.
+            progress: called with the number of faces written and of all.
+        """
+        return self._do(lambda session: upkeep.compact(session, keep_undo=keep_undo, progress=progress or unseen))
+
+    def verify(self) -> Verified:
+        """Check every row and file; make damaged derived files anew where they can be."""
+        return self._do(upkeep.verify)
+
+    def backup(self, path: AnyPath) -> TransferSummary:
+        """Write everything to one new file, while others use the gallery; of an encrypted one, encrypted."""
+        return self._do(lambda session: upkeep.backup(session, Path(path)))
+
+    def export(self, folder: AnyPath, *, crops: bool = False) -> TransferSummary:
+        """Write the gallery as it is now as a data set, with the stored crops if wanted."""
+        return self._do(lambda session: upkeep.export(session, Path(folder), crops=crops))
+
+    # inside
+
+    def _do(self, work: Callable[[GallerySession], T]) -> T:
+        """Do one piece of work, alone; once more where the gallery was given another model meanwhile."""
+        with self._lock:
+            if self._session is None:
+                raise GalleryError(f"expected an open gallery, {self.name} was closed: open it again")
+            try:
+                return work(self._session)
+            except Replaced:
+                self._session.close()
+                return work(self._session)
+
+    def _read(self, question: Callable[[Store], T]) -> T:
+        def ask(session: GallerySession) -> T:
+            with session.store() as store:
+                return question(store)
+
+        return self._do(ask)
+
+    def _write(self, change: Callable[[Store], T]) -> T:
+        def make(session: GallerySession) -> T:
+            with session.store(write=True) as store:
+                return change(store)
+
+        return self._do(make)
+
+
+def _where(gallery: AnyPath) -> str | Path:
+    return gallery if isinstance(gallery, str) else Path(gallery)
+
+
+def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)

@@ -1,0 +1,103 @@
+"""Declare what every gallery can do, whether it lies in a folder or behind a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+    from facegallery import results
+    from facegallery.embedder.progress import Progress
+
+    PhotoInput = str | PathLike[str] | bytes | np.ndarray | Image
+    PhotoInputs = PhotoInput | Iterable[PhotoInput]
+
+Metadata = Mapping[str, object] | str | PathLike[str]
+Score = Literal["best", "mean", "template"]
+
+
+class GalleryInterface(Protocol):
+    """The methods that a local gallery and one behind a server share.
+
+    A photo is a path (of a file, a folder, a CSV or a data set of vectors), the bytes of a file, an array uint8
+    (h, w, 3) in RGB, or a PIL image; wherever photos are expected, a sequence of these may be given. An asynchronous
+    gallery has the same methods, to be awaited.
+    """
+
+    def search(
+        self,
+        photos: PhotoInputs,
+        *,
+        k: int = 5,
+        where: str | Sequence[str] = (),
+        faces: bool = False,
+        score: Score = "best",
+        min_score: float | None = None,
+    ) -> results.SearchResult:
+        """Find the k people, or faces, nearest to each face in the photos."""
+
+    def search_vectors(
+        self,
+        vectors: Any,
+        *,
+        k: int = 5,
+        where: str | Sequence[str] = (),
+        faces: bool = False,
+        score: Score = "best",
+        min_score: float | None = None,
+    ) -> list[results.VectorResult]:
+        """Find the k people, or faces, nearest to each vector of (n, d), unit length, by the gallery's model."""
+
+    def compare(self, first: PhotoInput, second: PhotoInput) -> results.Compared:
+        """Compare the largest, most central faces of two photos."""
+
+    def people(self, *, containing: str = "") -> results.People:
+        """List the enrolled people by name."""
+
+    def faces(self, identity: str) -> results.EnrolledFaces:
+        """List the enrolled faces of a person, oldest first."""
+
+    def thumbnail(self, face_id: str) -> bytes:
+        """Return the stored crop of an enrolled face as PNG."""
+
+    def info(self) -> results.GalleryInfo:
+        """Return what the gallery holds and how it stands."""
+
+    def add(
+        self,
+        photos: PhotoInputs,
+        *,
+        identity: str | None = None,
+        metadata: Metadata | None = None,
+        readmit: bool = False,
+        progress: Progress | None = None,
+    ) -> results.Added:
+        """Enrol the faces of photos; those that are enrolled already are left as they are."""
+
+    def rename(self, old: str, new: str) -> results.Change:
+        """Give a person another name."""
+
+    def merge(self, source: str, into: str) -> results.Change:
+        """Give all faces of one person to another."""
+
+    def split(self, face_ids: Sequence[str], *, to: str) -> results.Change:
+        """Give chosen faces to another person, enrolled already or new."""
+
+    def remove(self, *, identity: str | None = None, face_id: str | None = None) -> results.Change:
+        """Take a person, or one face, out; `undo` brings them back."""
+
+    def undo(self, command: str | None = None) -> list[results.Change]:
+        """Take back the last change, or only the one with this command."""
+
+    def forget(self, identity: str) -> results.Receipt:
+        """Remove a person for good. There is no undo."""
+
+    def calibrate(self, *, fpir: float = 0.01) -> results.Calibrated:
+        """Fit the score from which a hit counts."""
+
+    def compact(self, *, keep_undo: float | None = None) -> results.Compacted:
+        """Build the index anew from all changes; drop what undo needs where it is older than `keep_undo` seconds."""
