@@ -19,6 +19,8 @@ VERBS = (
     "reembed",
     "calibrate",
     "forget",
+    "indexes",
+    "verdict",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = (
     *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable")),
@@ -89,6 +91,7 @@ ALLOWED = {
     **{f"workflows.{verb}": ("embedder", "indexer", "results", *OPENED) for verb in VERBS},
     "workflows.faces": ("embedder", "results", *NETWORKS),
     "workflows.forget": ("embedder", "indexer", "results", "accounts", *OPENED),
+    "workflows.people": ("embedder", "results", *OPENED, "workflows.search"),
     "workflows.pictures": ("embedder", "indexer", "results", *OPENED, "workflows.search"),
     "workflows.evaluate": ("embedder", "indexer", *OPENED, "workflows.pictures"),
     "workflows.pairs": ("embedder", "indexer", *OPENED, "workflows.evaluate"),
