@@ -99,14 +99,18 @@ def as_list(photos: PhotoInputs) -> PhotoInputs:
     return photos if is_single(photos) else list(photos)  # type: ignore[arg-type]
 
 
-def single_photo(photo: PhotoInput) -> PhotoItem:
-    """Return one photo; raises InputError for a folder, a CSV and whatever else may stand for any number of photos."""
-    if not is_single(photo):
-        raise InputError(f"{EXPECTED}, received {_kind(photo)}: give one photo")
-    if isinstance(photo, str | os.PathLike) and _holds_many(path := Path(photo)):
-        what = "folder" if path.is_dir() else "CSV"
-        raise InputError(f"expected one photo, {path} is a {what}: give the photo itself")
-    return _item(photo)
+def single_photos(*photos: PhotoInput) -> list[PhotoItem]:
+    """Return photos, one for each argument.
+
+    Raises InputError for a folder, a CSV and whatever else may stand for any number of photos, before anything is read.
+    """
+    for photo in photos:
+        if not is_single(photo):
+            raise InputError(f"{EXPECTED}, received {_kind(photo)}: give one photo")
+        if isinstance(photo, str | os.PathLike) and _holds_many(path := Path(photo)):
+            what = "folder" if path.is_dir() else "CSV"
+            raise InputError(f"expected two photos, {path} is a {what}: give the photos themselves")
+    return [_item(photo) for photo in photos]
 
 
 def has_data_set(sources: Iterable[Path | list[PhotoItem]]) -> Path | None:
