@@ -1,4 +1,4 @@
-"""Where networks run, and how exactly. Imports nothing heavy: every command's `--help` reads it."""
+"""Define the device and the precision that networks run with; import nothing heavy, since `--help` reads this file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ DEVICES, PRECISIONS = ("auto", "cpu", "gpu"), ("auto", "f32", "bf16", "int8")
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and a precision: as asked for, of DEVICES and PRECISIONS, or as `engines.choose` settles them.
+    """A device and a precision: as the user asks for them (DEVICES, PRECISIONS), or as `engines.choose` resolves them.
 
-    Settled, the device is 'CPU:0' or 'GPU:0' and the precision 'f32', 'bf16' or 'int8'.
+    Resolved, the device is 'CPU:0' or 'GPU:0' and the precision 'f32', 'bf16' or 'int8'.
     """
 
     device: str = "auto"
@@ -19,4 +19,8 @@ class Compute:
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the resolved device is a GPU."""
         return self.device.startswith("GPU")
+
+
+AUTO = Compute()

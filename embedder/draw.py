@@ -1,4 +1,4 @@
-"""Pictures for people: a contact sheet of photos with boxes beside their crops, and a probe beside its matches."""
+"""Draw pictures for people: a contact sheet of photos beside their crops, and a probe beside its matches."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ INK, PAPER, GREEN, RED, GREY = (20, 20, 20), (255, 255, 255), (0, 140, 60), (200
 
 @dataclass
 class Tile:
-    """One cell: a picture (uint8 RGB, any size; None draws an empty cell), two lines of text, the colour of its frame."""
+    """A cell of a grid: a picture, its caption and its frame.
+
+    picture: uint8 RGB (h, w, 3) of any size; None draws an empty cell. caption: at most two lines. frame: RGB colour.
+    """
 
     picture: np.ndarray | None
     caption: str = ""
     frame: tuple[int, int, int] = GREY
-    box: Sequence[float] | None = None  # drawn on the picture, in its pixels
+    box: Sequence[float] | None = None  # x0 y0 x1 y1 in pixels of the picture; drawn on it
 
 
 def grid(rows: Sequence[Sequence[Tile]]) -> Image.Image:
-    """Rows of tiles, from left to right."""
+    """Draw rows of tiles as one RGB picture."""
     columns = max(map(len, rows))
     step_x, step_y = TILE + GAP, TILE + CAPTION + GAP
     sheet = Image.new("RGB", (columns * step_x + GAP, len(rows) * step_y + GAP), PAPER)
@@ -60,7 +63,7 @@ def _draw(sheet: Image.Image, tile: Tile, x: int, y: int) -> None:
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings: it has the letters of most names."""
+    """Load DejaVu Sans, which matplotlib ships: it has the letters of most names."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
@@ -76,15 +79,18 @@ def _fit(text: str, font: ImageFont.FreeTypeFont) -> str:
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Write a picture with our sign, complete or not at all; raise InputError for another suffix, or where a file of others is there."""
+    """Write a picture, signed as ours, atomically.
+
+    Raise InputError for a suffix other than .png and .jpg, and where `path` is a file that this program did not write.
+    """
     if path.suffix.lower() not in PICTURES:
         raise InputError(f"expected a picture's name such as answers.png, received {path.name}: choose .png or .jpg")
     check_replaceable(path, "picture")
     sink = io.BytesIO()
     if path.suffix.lower() == ".png":
-        signed = PngInfo()
-        signed.add_text("Software", SIGN)
-        sheet.save(sink, "PNG", pnginfo=signed)
+        info = PngInfo()
+        info.add_text("Software", SIGN)
+        sheet.save(sink, "PNG", pnginfo=info)
     else:
         sheet.save(sink, "JPEG", comment=SIGN.encode())
     write_own(path, "picture", sink.getvalue())

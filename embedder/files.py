@@ -1,7 +1,8 @@
-"""Files that are complete or not there at all, the temporary files they are written to, and locks that the kernel frees.
+"""Write files atomically, name and clean up temporary files, and lock folders.
 
-A temporary is called `_tmp-PID.START.NAMESPACE-...` (older versions: `_tmp-PID.START-...`) and is locked by the process that writes it,
-so that another process, in another container too, can tell an unfinished file from a leftover. Any other name is the user's.
+A temporary is named `_tmp-PID.START.NAMESPACE-...` (older versions: `_tmp-PID.START-...`). The process that writes it
+holds a lock on it, so that another process, even in another container, can tell an unfinished file from a leftover.
+Files with any other name belong to the user.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,18 +24,21 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+log = logging.getLogger(__name__)
+
 LOCK = "_lock"
 TEMPORARY = "_tmp-"
-GRACE = 60.0  # seconds: from making a temporary to locking it, and for links, which cannot be locked
-UNLOCKABLE_GRACE = 86400.0  # where the file system has no locks
-# What follows is a number and a target's name, the 8 characters of `tempfile`, or 32 hex digits and what is built. Older versions had no
-# namespace; ticks since the machine's start had 5 digits or more after 100 seconds, which no day, month or year has.
+GRACE = 60.0  # seconds that an unlocked temporary, or a link, which cannot be locked, is left alone
+UNLOCKABLE_GRACE = 86400.0  # the same on a file system without locks
+# The prefix is followed by a number and the target's name, by the 8 characters of `tempfile`, or by 32 hex digits and a
+# word. Older versions had no namespace; their start, in ticks since boot, has at least 5 digits, unlike a day or year.
 OWN_NAME = re.compile(
     TEMPORARY + r"(?P<pid>[0-9]+)\."
-    r"(?:(?P<start>[0-9]+|ended)\.(?P<namespace>[0-9a-f]{8})-(?:[0-9]+-.+|[a-z0-9_]{8}|[0-9a-f]{32}-[a-z]+)|(?P<old_start>[0-9]{5,})-.+)",
+    r"(?:(?P<start>[0-9]+|ended)\.(?P<namespace>[0-9a-f]{8})-(?:[0-9]+-.+|[a-z0-9_]{8}|[0-9a-f]{32}-[a-z]+)"
+    r"|(?P<old_start>[0-9]{5,})-.+)",
     re.DOTALL,
 )
-NAME_KEPT = 40  # characters of the target's name in its temporary's
+NAME_KEPT = 40  # characters of the target's name that the name of its temporary repeats
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _number = itertools.count()
 
@@ -42,21 +47,22 @@ _number = itertools.count()
 
 
 def overwrite(temporary: Path, path: Path) -> None:
-    """Give a finished temporary its name, whatever has it."""
+    """Rename a finished temporary to `path`; replace any file there."""
     os.replace(temporary, path)
 
 
 def write_atomic(path: Path, data: bytes, finish: Callable[[Path, Path], None] = overwrite) -> None:
-    """Write a file: complete and on disk, or not there at all. finish: as in `atomic`."""
+    """Write a file so that it is complete and on disk, or not there at all. finish: as for `atomic`."""
     with atomic(path, finish) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def atomic(path: Path, finish: Callable[[Path, Path], None] = overwrite) -> Iterator[BinaryIO]:
-    """Open a file for data that does not fit in memory: complete and on disk after the block, or not there at all.
+    """Open a file for writing so that it is complete and on disk after the block, or not there at all.
 
-    finish: gives the finished temporary its name.
+    finish: called with the finished temporary and `path`; renames the temporary. Use this function for data that does
+    not fit in memory.
     """
     temporary = temporary_beside(path)
     try:
@@ -76,20 +82,20 @@ def atomic(path: Path, finish: Callable[[Path, Path], None] = overwrite) -> Iter
 
 
 def place(temporary: Path, path: Path) -> None:
-    """Give a finished temporary its name; raise FileExistsError where something has it, even since a moment ago."""
+    """Rename a finished temporary to `path`; raise FileExistsError if `path` exists, even if it has just appeared."""
     try:
         os.link(temporary, path)
     except FileExistsError:
         raise
     except OSError:  # a file system without links
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # nobody else gets the name from here on
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # reserves the name
         os.replace(temporary, path)
         return
     temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames in a folder durable."""
+    """Flush a folder to disk, so that renames in it survive a crash."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -98,7 +104,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder that only its owner may enter, and those above it where they are missing."""
+    """Create a folder and its missing parents with mode 0700; return the folder."""
     for missing in reversed([f for f in (folder, *folder.parents) if not f.exists()]):
         missing.mkdir(exist_ok=True, mode=0o700)
     return folder
@@ -108,7 +114,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def process_mark(pid: int) -> str:
-    """Name a process by its number, its start (numbers come again) and the namespace in which it has that number."""
+    """Return `PID.START.NAMESPACE`, which names one process: start time and namespace tell reused numbers apart."""
     try:
         start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -118,7 +124,7 @@ def process_mark(pid: int) -> str:
 
 @cache
 def _namespace() -> str:
-    """8 hex digits for this boot of this machine and this namespace of process numbers; two containers differ."""
+    """Return 8 hex digits for this boot and this namespace of process numbers; two containers differ."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         text = f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
@@ -128,25 +134,25 @@ def _namespace() -> str:
 
 
 def temporary_prefix() -> str:
-    """How the names of this process's temporary files and folders begin."""
+    """Return the prefix of the names of this process's temporary files and folders."""
     return f"{TEMPORARY}{process_mark(os.getpid())}-"
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name that no other thread or process uses, in the folder of the file that it will become."""
+    """Return a path in the folder of `path` that no other thread or process uses."""
     return path.parent / f"{temporary_prefix()}{next(_number)}-{path.name[-NAME_KEPT:].lstrip('_')}"
 
 
 @contextlib.contextmanager
 def temporary_folder(inside: Path) -> Iterator[Path]:
-    """Make a folder that is locked while the block runs and removed after it."""
+    """Create a folder that is locked while the block runs and removed afterwards."""
     with tempfile.TemporaryDirectory(dir=inside, prefix=temporary_prefix()) as name, held(Path(name)):
         yield Path(name)
 
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Lock a temporary file or folder while the block runs, so that no other process takes it for a leftover."""
+    """Lock a temporary file or folder while the block runs, so that no other process removes it."""
     fd = os.open(path, os.O_RDONLY)
     try:
         hold(fd)
@@ -156,18 +162,18 @@ def held(path: Path) -> Iterator[None]:
 
 
 def hold(fd: int) -> None:
-    """Lock an open temporary until it is closed; without locks its process's mark has to do."""
+    """Lock an open temporary until it is closed; do nothing on a file system without locks."""
     with contextlib.suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_SH)
 
 
 def is_temporary(name: str) -> bool:
-    """Whether this program gives temporaries such a name; every other file or folder is the user's."""
+    """Whether a name has the form of this program's temporaries; any other file belongs to the user."""
     return OWN_NAME.fullmatch(name) is not None
 
 
 def drop_stale_temporaries(folder: Path) -> None:
-    """Remove the temporaries that no process writes any more."""
+    """Remove the temporaries in a folder that no running process writes."""
     for path in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):  # another process has just removed or finished it
             if is_temporary(path.name) and _is_stale(path):
@@ -175,20 +181,20 @@ def drop_stale_temporaries(folder: Path) -> None:
 
 
 def _is_stale(path: Path) -> bool:
-    """Whether nobody holds the lock of a temporary, and its process is known to have ended, or it is not new."""
+    """Whether a temporary is unlocked and its process has ended, or is unknown and the temporary is old."""
     locked = _is_locked(path)
     if locked:
         return False
     name = OWN_NAME.fullmatch(path.name)
     assert name is not None
-    if name["namespace"] in (None, _namespace()):  # none in the names of older versions
+    if name["namespace"] in (None, _namespace()):  # None: named by an older version
         return process_mark(int(name["pid"])).split(".")[1] != (name["start"] or name["old_start"])
     age = time.time() - path.lstat().st_ctime
     return age > (GRACE if locked is False else UNLOCKABLE_GRACE)
 
 
 def _is_locked(path: Path) -> bool | None:
-    """Whether a process holds the lock of a temporary; None where that cannot be known."""
+    """Whether a process holds the lock of a temporary; None where the file system has no locks."""
     if path.is_symlink():
         return False
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -207,10 +213,10 @@ def _is_locked(path: Path) -> bool | None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, on_wait: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """Hold the lock of a folder; the kernel frees it however the process ends.
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder while the block runs; the kernel frees it however the process ends.
 
-    A folder that nobody may write to needs none. on_wait: receives one line, who holds the lock, before this process waits for it.
+    Log a line, with the process that holds the lock, before waiting for it. Take no lock of a read-only folder.
     """
     path = folder / LOCK
     if not os.access(folder, os.W_OK):
@@ -218,20 +224,20 @@ def locked(folder: Path, on_wait: Callable[[str], None] = lambda line: None) -> 
         return
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
         try:
-            _take(file, path, on_wait)
+            _take(file, path)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            on_wait(f"{folder} lies on a file system without locks: write to it with one command at a time")
+            log.warning("%s lies on a file system without locks: write to it with one command at a time", folder)
         _write_holder(file)
         yield
 
 
-def _take(file: BinaryIO, path: Path, on_wait: Callable[[str], None]) -> None:
+def _take(file: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        on_wait(f"{path.parent} is being written by {_holder(file)}: waiting until it has finished")
+        log.info("%s is being written by %s: waiting until it has finished", path.parent, _holder(file))
         fcntl.flock(file, fcntl.LOCK_EX)
 
 

@@ -1,7 +1,7 @@
 """Run a module of this package or an installed one, from a search path that the environment does not decide.
 
-Run as `python -I .../facegallery/embedder/launch.py MODULE PATHS ARGUMENT...`; PATHS is a JSON list that replaces `sys.path`. This
-package itself is loaded from beside this file, so that nothing on the path can replace it.
+Run as `python -I .../facegallery/embedder/launch.py MODULE PATHS ARGUMENT...`; PATHS is a JSON list that replaces
+`sys.path`. This package itself is loaded from the folder of this file, so that nothing on the path can replace it.
 """
 
 import json
@@ -12,6 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 
 
 def main() -> None:
+    """Replace `sys.path`, load this package, and run the module of the command line as `__main__`."""
     module, paths, *arguments = sys.argv[1:]
     sys.path[:] = json.loads(paths)
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -1,4 +1,4 @@
-"""People's names: one spelling for each, whichever way it came in, and a warning where two look alike."""
+"""Give each person's name one spelling, and warn where two names look alike."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from collections.abc import Iterable
 
 from facegallery.embedder.errors import DataError, InputError
 
-SHOWN = 3  # pairs of a warning
+SHOWN = 3  # pairs that a warning shows
 MOST_CHARACTERS = 500
 JOINERS = "\u200c\u200d"  # zero-width non-joiner and joiner
-BLANK = "\u2800"  # an empty Braille cell, which is no white space to Unicode
+BLANK = "\u2800"  # an empty Braille cell, which Unicode does not count as white space
 # Unicode's Default_Ignorable_Code_Point without the joiners and the variation selectors
 INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufff8"
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufeff\uffa0\ufff0-\ufff8"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff]"
 )
 SELECTORS = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-CONTROL = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]"
-)  # Cc without what is white space: tab, line feed, ..., next line
+# Cc without the white space: tab, line feed, ..., next line
+CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def spelling(name: str) -> str:
-    """Returns the one spelling of a name; '' where nothing of it can be seen. Never raises, and `spelling(spelling(n)) == spelling(n)`.
+    """Return the one spelling of a name; '' where no character of it is visible.
 
-    NFC; runs of white space become one space, none is left at the ends; characters that nobody sees are removed. Joiners and variation
-    selectors stay where a script needs them, as in Persian, Malayalam and Japanese names.
+    Never raises, and `spelling(spelling(n)) == spelling(n)`. The spelling is in NFC; runs of white space become one
+    space, none is left at the ends; invisible characters are removed. Joiners and variation selectors stay where a
+    script needs them, as in Persian, Malayalam and Japanese names.
     """
     if name.isascii() and name.isprintable():
         return " ".join(name.split())
     before, text = None, name
-    while text != before:  # what is removed may have kept apart what NFC reorders
+    while text != before:  # a removed character may have separated two that NFC reorders
         before, text = text, _cleaned(text)
     return text
 
@@ -44,15 +45,15 @@ def _cleaned(name: str) -> str:
 
 
 def person_name(name: str, where: str = "") -> str:
-    """Returns the `spelling` of a name that somebody is to be enrolled under.
+    """Return the `spelling` of a name under which a person is to be enrolled.
 
-    where: what the error is to name, such as 'line 3 of list.csv'. Raises DataError for a name that is blank, longer than
-    `MOST_CHARACTERS`, or holds control characters; InputError for bytes that are no text.
+    where: the place that an error names, such as 'line 3 of list.csv'. Raise DataError for a name that is blank, longer
+    than `MOST_CHARACTERS`, or holds control characters; InputError for bytes that are not valid text.
     """
     clean, place = spelling(name), f" in {where}" if where else ""
     if not clean:
         raise DataError(
-            f"expected a person's name{place}, received {name[:40]!r}, of which nothing can be seen: give one"
+            f"expected a person's name{place}, received {name[:40]!r}, which has no visible character: give one"
         )
     if len(clean) > MOST_CHARACTERS:
         raise DataError(
@@ -68,7 +69,7 @@ def person_name(name: str, where: str = "") -> str:
 
 
 def name_or_none(name: str | None) -> str | None:
-    """Returns the `person_name`; None where there is no name, or it breaks the rule."""
+    """Return the `person_name`; None where there is no name, or the name breaks the rule."""
     try:
         return person_name(name) if name else None
     except (DataError, InputError):
@@ -76,7 +77,7 @@ def name_or_none(name: str | None) -> str | None:
 
 
 def _without_stray_marks(text: str) -> str:
-    """Removes joiners and variation selectors that change nothing that can be seen."""
+    """Remove joiners and variation selectors that change nothing visible."""
     if not any(mark in text for mark in JOINERS) and not SELECTORS.search(text):
         return text
     kept: list[str] = []
@@ -98,7 +99,11 @@ def _without_stray_marks(text: str) -> str:
 
 
 def _joins(before: list[str], after: str) -> bool:
-    """Whether a joiner between these texts shows: after a virama, between Arabic (Syriac, ...) letters, or in an emoji sequence."""
+    """Whether a joiner between two texts is visible.
+
+    A joiner is visible after a virama, between two letters of a script such as Arabic or Syriac, and in an emoji
+    sequence.
+    """
     if not before:
         return False
     if (
@@ -115,7 +120,10 @@ def _joins(before: list[str], after: str) -> bool:
 
 
 def spelt_otherwise(names: Iterable[str], enrolled: Iterable[str]) -> list[tuple[str, str]]:
-    """Names and enrolled ones that differ only by case or by compatible characters: likely one person, counted as two."""
+    """Return pairs of names that differ only by case or by compatible characters: likely one person.
+
+    names: new names, each compared with `enrolled`; enrolled names are compared with each other, too.
+    """
     by_key: dict[str, list[str]] = {}
     for name in enrolled:
         by_key.setdefault(_folded(name), []).append(name)
@@ -126,7 +134,7 @@ def spelt_otherwise(names: Iterable[str], enrolled: Iterable[str]) -> list[tuple
 
 
 def spelling_notes(names: Iterable[str], enrolled: Iterable[str]) -> list[str]:
-    """`spelt_otherwise` as one line for the user; empty where there is nothing to tell."""
+    """Return the pairs of `spelt_otherwise` as one line for the user; an empty list where there are none."""
     if not (twins := spelt_otherwise(names, enrolled)):
         return []
     shown = ", ".join(f"{a!r} and {b!r}" for a, b in twins[:SHOWN])

@@ -1,5 +1,7 @@
-"""Processes that this package starts: isolated from the working folder and the environment, each with a pipe to and
-one from it that nobody else has, and ended together with all that it started.
+"""Start and end the processes of this package.
+
+Each process is isolated from the working folder and the environment, and has one pipe to it and one from it that no
+other process has. A process ends together with all processes that it started.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from typing import Any
 from facegallery.embedder.errors import SystemFault
 
 LAUNCHER = Path(__file__).absolute().with_name("launch.py")
-ROOT = LAUNCHER.parents[2]  # of our package
+ROOT = LAUNCHER.parents[2]  # folder of the package facegallery
 PIPE_BYTES = 1 << 20
-# one thread each; memory is kept from photo to photo: glibc would give it back each time, and new pages cost as much
-# as decoding
+# One thread each. Memory is kept from photo to photo: glibc would return it each time, and new pages cost as much as
+# decoding.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -33,11 +35,11 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
 }
 GREETING = b"ready\n"
-HEAD_BYTES = 64 << 10  # of a question or an answer, at most
-WHY = 200  # letters of a reason
-START_SECONDS = 60.0  # from the start of a process to its greeting
-LOOK_SECONDS = 0.25  # from one look at whether somebody else killed it to the next
-END_SECONDS = 2.0  # that a killed process is waited for; the kernel may hold one in a read from a dead network drive
+HEAD_BYTES = 64 << 10  # most bytes of the head of a question or an answer
+WHY = 200  # most characters of a reason
+START_SECONDS = 60.0  # longest time from the start of a process to its greeting
+LOOK_SECONDS = 0.25  # how often a waiting thread looks whether the process was killed
+END_SECONDS = 2.0  # longest wait for a killed process, which the kernel may hold in a read from a dead network drive
 SYSTEM_FOLDERS = tuple(os.path.join(folder, "") for folder in {sys.prefix, sys.base_prefix, sys.exec_prefix})
 PR_SET_PDEATHSIG = 1
 
@@ -46,24 +48,26 @@ _unreaped: list[Child] = []
 
 
 class Ended(Exception):
-    """The other process ended, or closed its pipe."""
+    """The other process has ended or closed its pipe."""
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The command line that runs a module of ours, or an installed one, isolated: see `search_path`."""
+    """Return the command line that runs a module of this package, or an installed one, isolated; see `search_path`."""
     flags = ["-I", "-X", f"utf8={sys.flags.utf8_mode}"]
     return [sys.executable, *flags, str(LAUNCHER), module, json.dumps(search_path()), *arguments]
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of this process without those that tell Python what to run."""
+    """Return the variables of this process without those that tell Python what to run. more: variables to add."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | dict(more or {})
 
 
 def search_path() -> list[str]:
-    """This process's `sys.path` for another one: the standard library and installed packages first, then our own
-    folder, then all others, such as those of PYTHONPATH, so that an installation that needs them works. The working
-    folder is not among them."""
+    """Return this process's `sys.path` for another process.
+
+    The standard library and installed packages come first, then the folder of this package, then all others, such as
+    those of PYTHONPATH, which some installations need. The working folder is left out.
+    """
     first = [path for path in sys.path if _is_installed(path)]
     others = [path for path in sys.path if os.path.isabs(path) and not _is_working_folder(path)]
     return list(dict.fromkeys([*first, str(ROOT), *others]))
@@ -72,7 +76,7 @@ def search_path() -> list[str]:
 def _is_working_folder(path: str) -> bool:
     try:
         return os.path.samefile(path, os.curdir)
-    except OSError:  # one of the two is gone
+    except OSError:  # one of the two folders is gone
         return False
 
 
@@ -92,16 +96,16 @@ def _user_site() -> str:
 class Process:
     """A module of this package that runs in a process of its own and answers questions over two pipes.
 
-    It leads a session: the terminal's Ctrl-C does not reach it, and `kill` ends all that it started, too. It ends with
-    this process. One thread may ask at a time; any other may `kill`.
+    The process leads a session: Ctrl-C in the terminal does not reach it, and `kill` also ends all processes that it
+    started. It ends with this process. One thread may ask at a time; any other thread may `kill`.
     """
 
     def __init__(
         self, module: str, *arguments: str, environment: Mapping[str, str] | None = None, folder: str | None = None
     ):
-        """environment: more variables; folder: the one it works in, else this process's.
+        """Start the process and wait for its greeting; raise SystemFault where it does not start.
 
-        Raises SystemFault where it does not start.
+        environment: variables to add. folder: its working folder; this process's by default.
         """
         their_input, self._input = os.pipe()
         self._output, their_output = os.pipe()
@@ -144,10 +148,11 @@ class Process:
 
     @property
     def pid(self) -> int:
+        """The number of the process."""
         return self._process.pid
 
     def is_quiet(self) -> bool:
-        """Whether it runs and has said nothing that was not asked for."""
+        """Whether the process runs and has written nothing unasked."""
         try:
             os.read(self._output, 1)
         except BlockingIOError:
@@ -157,7 +162,7 @@ class Process:
         return False
 
     def write(self, data: bytes | memoryview, until: float) -> None:
-        """All of `data`, before the time `until` (of `time.monotonic`); raises TimeoutError, or Ended."""
+        """Write all of `data`; raise TimeoutError after the time `until` (of `time.monotonic`), or Ended."""
         left = memoryview(data)
         while left:
             try:
@@ -168,12 +173,13 @@ class Process:
                 raise Ended from None
 
     def read(self, size: int, until: float) -> bytearray:
-        """Exactly `size` bytes; raises as `write` does."""
+        """Read exactly `size` bytes; raise as `write`."""
         data = bytearray(size)
         self.read_into(memoryview(data), until)
         return data
 
     def read_into(self, view: memoryview, until: float) -> None:
+        """Fill `view` with bytes from the process; raise as `write`."""
         while view:
             try:
                 got = os.readv(self._output, [view])
@@ -198,13 +204,13 @@ class Process:
         raise Ended
 
     def kill(self) -> None:
-        """End it and all that it started; whoever waits for it gets Ended. Not after `close`."""
+        """Kill the process and all that it started; threads that wait for it get Ended. Do not call after `close`."""
         self._killed = True
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> int | None:
-        """Kill it, close the pipes, and return its exit code; None where it does not end even so."""
+        """Kill the process, close the pipes, and return its exit code; None where the kernel does not end it soon."""
         self.kill()
         _close(self._input, self._output)
         return _reap(self._process)
@@ -215,7 +221,7 @@ def _started(line: Sequence[str], ends: tuple[int, int], more: Mapping[str, str]
         line,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,  # until it has greeted: why it could not start
+        stderr=subprocess.PIPE,  # read for the reason where the process does not greet
         pass_fds=ends,
         env=environment(ENVIRONMENT | dict(more)),
         cwd=folder,
@@ -237,8 +243,8 @@ def _reap(process: Child) -> int | None:
 
 
 def _widen(pipe: int) -> None:
-    """A photo is more than a pipe holds: fewer turns from one process to the other."""
-    with suppress(AttributeError, OSError):  # not on this system, or not so much
+    """Enlarge a pipe to hold a photo, so that the processes switch less often."""
+    with suppress(AttributeError, OSError):  # the system cannot, or allows less
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
@@ -246,23 +252,26 @@ def _widen(pipe: int) -> None:
 
 
 def channel() -> tuple[int, int, list[str]]:
-    """(where questions come from, where answers go, further arguments) of a process that `Process` started, by its command line."""
+    """Return (pipe of questions, pipe of answers, further arguments) in a process that `Process` started.
+
+    The values come from the command line.
+    """
     end_with_parent()
     questions, answers, *arguments = sys.argv[1:]
     ends = int(questions), int(answers)
     for end in ends:
-        os.set_inheritable(end, False)
+        os.set_inheritable(end, False)  # noqa: FBT003
     return *ends, arguments
 
 
 def frame(head: dict[str, Any]) -> bytes:
-    """The head of a question or an answer as it goes through a pipe: its length in four bytes, little-endian, then JSON."""
+    """Encode the head of a question or an answer: its length in four bytes, little-endian, then JSON."""
     text = json.dumps(head).encode()
     return len(text).to_bytes(4, "little") + text
 
 
 def greet(answers: int) -> None:
-    """Say that it started well; from now on nobody reads what goes to stderr."""
+    """Report that the process has started; from now on, what it writes to stderr is dropped."""
     os.write(answers, GREETING)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -280,27 +289,27 @@ def end_with_parent(number: int = signal.SIGKILL) -> None:
 
 @contextmanager
 def ending_within(seconds: float) -> Iterator[None]:
-    """Ensure that Ctrl-C or SIGTERM ends this process within `seconds`, whatever it is doing, however long its end takes.
+    """Ensure that this process ends within `seconds` of Ctrl-C or SIGTERM, whatever it is doing.
 
-    Does nothing outside the main thread. A signal without a Python handler is left alone: SIGTERM then ends a process
-    at once.
+    Do nothing outside of the main thread. A signal without a Python handler is left alone: SIGTERM then ends the
+    process at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    threading.Thread(target=_end_after, args=(heard, seconds), daemon=True).start()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_end_after, args=(reading, seconds), daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(told)
+        os.close(writing)
 
 
-def _end_after(heard: int, seconds: float) -> None:
-    with open(heard, "rb", buffering=0) as signals:
+def _end_after(pipe: int, seconds: float) -> None:
+    with open(pipe, "rb", buffering=0) as signals:
         while number := signals.read(1):
             if number[0] in (signal.SIGINT, signal.SIGTERM):
                 time.sleep(seconds)

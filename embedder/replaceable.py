@@ -1,4 +1,4 @@
-"""Which files a command may replace: those that this program wrote, told by what they hold. A photo, or a file of others, never is."""
+"""Decide which files a command may replace: only those that this program wrote, recognised by their content."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from pathlib import Path
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.files import place, write_atomic
 
-SIGN = "facegallery"  # in what we write: PNG's Software, JPEG's comment, the page's generator, Parquet's metadata
-HEAD = 1 << 16  # bytes in which a sign stands
-MOST_JSON = 256 << 20  # bytes of a document of ours that is read to tell it
+SIGN = "facegallery"  # stands in PNG's Software, JPEG's comment, the page's generator, Parquet's metadata
+HEAD = 1 << 16  # bytes at the start or end of a file that are searched for the sign
+MOST_JSON = 256 << 20  # bytes of the largest JSON document that is recognised
 PICTURES = (".png", ".jpg", ".jpeg")
-
-
 NOUNS = {
     "picture": "a picture",
     "predictions": "predictions",
@@ -29,7 +27,7 @@ NOUNS = {
 
 
 def check_replaceable(path: Path, kind: str) -> None:
-    """Raise InputError where something is at `path` that is not a file of that kind by this program, or an empty one.
+    """Raise InputError where `path` exists and is neither empty nor a file of this kind by this program.
 
     kind: picture, predictions, hits, page, receipt or comparison.
     """
@@ -40,15 +38,15 @@ def check_replaceable(path: Path, kind: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError:
-        pass  # whatever it is, it cannot be read
+        pass  # a file that cannot be read is not recognised
     raise InputError(
-        f"expected a new file, or {NOUNS[kind]} that this program wrote, {path} is something else: choose another name, or delete it if an "
-        "earlier version wrote it; nothing was replaced"
+        f"expected a new file, or {NOUNS[kind]} that this program wrote, {path} is something else: "
+        "choose another name, or delete it if an earlier version wrote it; nothing was replaced"
     )
 
 
 def place_own(temporary: Path, path: Path, kind: str) -> None:
-    """Give a finished temporary its name; raise InputError, as `check_replaceable`, for a file that has appeared since the start."""
+    """Rename a finished temporary to `path`; raise InputError, as `check_replaceable`, for a new file there."""
     try:
         place(temporary, path)
     except FileExistsError:
@@ -57,7 +55,7 @@ def place_own(temporary: Path, path: Path, kind: str) -> None:
 
 
 def write_own(path: Path, kind: str, data: bytes) -> None:
-    """Write a file of a kind, complete and on disk or not at all, where `check_replaceable` allows it."""
+    """Write a file of a kind atomically; raise InputError as `check_replaceable`."""
     write_atomic(path, data, partial(place_own, kind=kind))
 
 

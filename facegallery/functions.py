@@ -253,20 +253,17 @@ def train(
 
     plan = read_recipe(str(recipe))
     import_tensorflow()
+    from facegallery.trainer.train import TrainingOptions
     from facegallery.trainer.train import train as run
 
-    record = run(
-        Path(crops),
-        plan,
-        str(base),
-        Path(out),
+    options = TrainingOptions(
         validate=None if validate is None else Path(validate),
         epochs=None if epochs is None else tuple(epochs),
         seed=seed,
         compute=Compute(device, precision),
         keep_run=keep_run,
-        say=log.info,
     )
+    record = run(Path(crops), plan, str(base), Path(out), options)
     networks = tuple(map(_trained_network, record["networks"]))
     return results.Trained(str(out), networks, record["data"]["photos"], record["data"]["people"])
 

@@ -419,6 +419,10 @@ class Enrolled:
     again: int = field(metadata={"description": "Was enrolled already."})
     face: PhotoFace
     command: str | None = field(metadata=COMMAND)
+    unsure: bool = field(
+        default=False,
+        metadata={"description": "Whether the photo has another face nearly as large as the one that was taken."},
+    )
 
 
 @dataclass(frozen=True)
@@ -620,3 +624,6 @@ class Job:
     began: float
     ended: float | None
     detail: str | None
+    result: Calibrated | Compacted | None = field(
+        default=None, metadata={"description": "What the job returned; null before its end, or where it failed."}
+    )

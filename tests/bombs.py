@@ -1,6 +1,7 @@
 """Photos made to take a decoder's memory or time; as a program, decodes each in a process with the decoder's limits.
 
-It prints a line for each: its name, what became of it, seconds of processor time, and megabytes. A program that was started is named beside what became of it.
+It prints a line for each: its name, the outcome, seconds of processor time, and megabytes. If the photo started a
+program, the line names it beside the outcome.
 """
 
 from __future__ import annotations

@@ -13,6 +13,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+# before FAISS is loaded, here or in a process that a test starts: its threads would spin while they wait for each other,
+# which costs six times the CPU where two processes of tests share two cores
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,7 +51,7 @@ def att() -> Path:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """`once(name, make)`: a folder that `make` fills once for all processes of a run; tests read it and change nothing."""
+    """`once(name, make)`: a folder that `make` fills once for all processes of a run, to be read and not changed."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -125,13 +129,14 @@ def archives(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def lfw(tmp_path_factory) -> Path:
-    """LFW's original photos (`Name/Name_0001.jpg`), with lfw_one_shot.csv beside or in the folder; missing is an error, not a skip."""
+    """LFW's original photos (`Name/Name_0001.jpg`) with lfw_one_shot.csv; tests fail without them, they do not skip."""
     given = os.environ.get("FACEGALLERY_LFW")
     if given:
         return Path(given)
     if not (SHARED / "lfw.tar").is_file():
         pytest.fail(
-            "these tests need LFW's original photos: set FACEGALLERY_LFW to the folder that holds Name/Name_0001.jpg and lfw_one_shot.csv"
+            "these tests need LFW's original photos: set FACEGALLERY_LFW to the folder that holds "
+            "Name/Name_0001.jpg and lfw_one_shot.csv"
         )
     folder = tmp_path_factory.mktemp("lfw")
     with tarfile.open(SHARED / "lfw.tar") as bundle:

@@ -1,6 +1,9 @@
-"""Changes of an index that die or fail at each of their steps, and what must hold afterwards. A script: `python -m tests.crash --help`.
+"""Changes of an index that die or fail at each of their steps, and what must hold afterwards.
 
-A fork of this process makes the changes of a scenario, acknowledging each; another looks at what is left, and goes on from there.
+As a script: `python -m tests.crash --help`.
+
+A fork of this process makes the changes of a scenario and acknowledges each. Another fork checks what is left and
+resumes from there.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import forget, pending, receipt, switch, transfer
 from facegallery.indexer.upkeep.verify import verify
 from tests import steps, synthetic
-from tests.indexer import forgetting
+from tests.indexer.forgetting import forgotten as forgotten_now
 from tests.steps import FAIL, FULL, MODES, STEPS, TORN
 
 PEOPLE, PHOTOS, CROP = 12, 2, 300
@@ -69,8 +72,10 @@ def content(folder: Path) -> dict[str, list] | None:
         if not list(db.execute("SELECT 1 FROM sqlite_schema WHERE name='meta'")):
             return None
         found = {
-            "faces": "SELECT f.id, face_id, name, image, image_sha256, split, face, box, extra, v.vector, png, o.vector FROM faces f "
-            "LEFT JOIN people p ON p.id = person LEFT JOIN vectors v USING (id) LEFT JOIN crops USING (id) "
+            "faces": "SELECT f.id, face_id, name, image, image_sha256, split, face, box, extra, "
+            "v.vector, png, o.vector "
+            "FROM faces f LEFT JOIN people p ON p.id = person LEFT JOIN vectors v USING (id) "
+            "LEFT JOIN crops USING (id) "
             "LEFT JOIN other_vectors o USING (id) ORDER BY f.id",
             "people": "SELECT name FROM people ORDER BY 1",
             "log": "SELECT verb, detail FROM log ORDER BY id",
@@ -187,7 +192,7 @@ def forgetting_while_read(folder: Path) -> list[Verb]:
 def readmitting(folder: Path) -> list[Verb]:
     """Someone is forgotten, comes back, and is forgotten again under another name."""
     return [
-        alone(folder, lambda g: forgetting.forgotten(g, "person 3")),
+        alone(folder, lambda g: forgotten_now(g, "person 3")),
         alone(folder, lambda g: g.add(doomed(), readmit=True)),
         alone(folder, lambda g: g.rename("person 3", WANTED)),
         lambda: forgets(folder),

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facegallery.embedder.dataset.dataset import DataSetWriter
 from facegallery.embedder.dataset.row import Entry, Row, to_table
+from facegallery.embedder.dataset.writer import DataSetWriter, WriterOptions
 from facegallery.embedder.network import architecture
 from facegallery.embedder.network.architecture import Builder
 from facegallery.embedder.spec import CropRule, FaceSpec
@@ -49,7 +49,7 @@ def write(folder: Path, rows: Iterable[Row], border: int = 0, per_shard: int = 1
     """A finished data set of crops."""
     rows = list(rows)
     spec = FaceSpec(crop=CropRule(border=border))
-    writer = DataSetWriter(folder, spec, {}, [Entry(r.image, 1, 1) for r in rows], per_shard=per_shard)
+    writer = DataSetWriter(folder, spec, {}, [Entry(r.image, 1, 1) for r in rows], WriterOptions(per_shard=per_shard))
     by_image = {r.image: r for r in rows}
     for shard, entries in writer.pending():
         writer.write(shard, to_table([by_image[e.path] for e in entries], spec), 0.0, {})
@@ -57,7 +57,7 @@ def write(folder: Path, rows: Iterable[Row], border: int = 0, per_shard: int = 1
 
 
 def tiny(put: Callable[[Any, str, Any], None] = setattr) -> None:
-    """In place of the layers of `architecture`: every operation, in a network of a moment. put: a monkeypatch's setattr."""
+    """Replace the layers of `architecture` by a tiny network with every operation. put: a monkeypatch's setattr."""
     put(architecture, "lower", tiny_lower)
     put(architecture, "upper", tiny_upper)
 
@@ -69,7 +69,7 @@ def tiny_lower(make: Builder, x: Any) -> Any:
 def tiny_upper(make: Builder, x: Any) -> Any:
     branches = [make.conv(x, 8, 3, f"Mixed_7a_Branch_{i}", 2, "valid") for i in range(2)]  # (n, 4, 4, 8)
     x = make.concatenate(branches, "Mixed_7a_Concatenate")
-    return make.bottleneck(make.residual(x, x, 0.5, True, "Block8_1"))
+    return make.bottleneck(make.residual(x, x, 0.5, "Block8_1", relu=True))
 
 
 def random_arrays(dimension: int = 8, folded: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
@@ -79,4 +79,4 @@ def random_arrays(dimension: int = 8, folded: bool = False, seed: int = 0) -> di
     from facegallery.embedder.network import keras_network
 
     keras.utils.set_random_seed(seed)
-    return keras_network.get_weights(keras_network.build(dimension, folded))
+    return keras_network.get_weights(keras_network.build(dimension, folded=folded))

@@ -47,7 +47,8 @@ def main() -> None:
             case "die":
                 os._exit(int(value))
             case "child":  # a process of its own, which tells what it inherited
-                script = "import os; print(os.getpid(), *[os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')[:-1]])"
+                links = "[os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')[:-1]]"
+                script = f"import os; print(os.getpid(), *{links})"
                 told = subprocess.run(
                     [sys.executable, "-c", script], close_fds=False, capture_output=True, text=True
                 ).stdout

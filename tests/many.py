@@ -1,4 +1,7 @@
-"""Readers that search an index while a writer changes it. A script: `python -m tests.many FOLDER SECONDS` says how many answers were no commit's."""
+"""Readers that search an index while a writer changes it.
+
+As a script, `python -m tests.many FOLDER SECONDS` prints how many answers were no commit's.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +104,7 @@ def commits(journal: Path) -> tuple[list[Owners], list[float], list[float], Coun
 
 
 def wrong(answers: np.ndarray, states: list[Owners], begun: list[float], done: list[float]) -> int:
-    """How many of a reader's answers are those of no commit that was current meanwhile, or of one before the last answer's."""
+    """Count a reader's answers that are of no commit current at that time, or of one before the last answer's."""
     known: dict[tuple[int, int], list[Line]] = {}
     count, last = 0, 0
     for began, ended, question, *hits in answers.tolist():

@@ -1,4 +1,7 @@
-"""Inception-ResNet-v1 once more, from the paper's figures, in plain TensorFlow ops: an oracle that shares no code with ours; and weights for it."""
+"""Inception-ResNet-v1 from the paper's figures, in plain TensorFlow operations, and weights for it.
+
+An oracle that shares no code with ours.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ B8 = [["Branch_0_Conv2d_1x1"], ["Branch_1_Conv2d_0a_1x1", "Branch_1_Conv2d_0b_1x
 
 
 def features(x: Any, conv: Callable[[Any, str, int, str], Any], up: Callable[[Any, str], Any]) -> Any:
-    """(n, 160, 160, 3) -> (n, 1792). conv: x, layer, stride, padding, with batch norm and ReLU; up: x, layer, with bias alone."""
+    """(n, 160, 160, 3) -> (n, 1792).
+
+    conv: x, layer, stride, padding, with batch norm and ReLU. up: x, layer, with bias alone.
+    """
 
     def chain(x, prefix, *names):
         for name in names:

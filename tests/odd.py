@@ -70,7 +70,7 @@ def segment(marker: int, body: bytes) -> bytes:
 
 
 def tiff(entries: list[tuple[int, int, int, bytes]], order: str = "<", data: bytes = b"") -> bytes:
-    """A TIFF or the body of an EXIF of (tag, type, count, value) entries; values of more than four bytes follow the directory."""
+    """A TIFF, or the body of an EXIF, of (tag, type, count, value) entries; long values follow the directory."""
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, len(entries))
     body, tail = b"", b""
     for tag, kind, count, value in sorted(entries):

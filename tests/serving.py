@@ -1,4 +1,4 @@
-"""A server of one file on this machine, that does as it is told."""
+"""Serve one file on this machine, with the faults that a test asks for."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ def scope_of(layer: str) -> str:
 def save(arrays: dict[str, np.ndarray], crops: np.ndarray, folder: Path) -> np.ndarray:
     """Writes `model.ckpt-7.*` and `model.pb`; the unit vectors (n, d) that TensorFlow makes of standardised crops.
 
-    Batch norm is apart, with both its phases in the graph. The checkpoint also has a head, slots and averages, as other trainers leave them.
+    Batch norm is apart, with both its phases in the graph. The checkpoint also has a head, slots and averages, as
+    other trainers leave them.
     """
 
     def variable(layer, name, array):

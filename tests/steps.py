@@ -1,7 +1,8 @@
 """Counts all that a process writes, ours and SQLite's, and stops or fails at the n-th of these steps.
 
-Steps are the writes, syncs, truncations and removals that SQLite asks of the system, through a VFS below its own, and our files opened for
-writing, their writes, syncs, renames, links and removals. Nothing is synced in fact: what has not been is what `POWER` loses.
+Steps are the writes, syncs, truncations and removals that SQLite asks of the system, seen by a VFS below its own, and
+for our own files the opening for writing, writes, syncs, renames, links and removals. Nothing is really synced: what
+was not synced is what `POWER` loses.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Disk:
         self._entries.append((Path(os.path.abspath(str(path))).parent, undo))
 
     def lose(self, rng: np.random.Generator) -> None:
-        """Keeps any of the writes, and the first so many of the names, as a file system that keeps a journal of names does."""
+        """Keep any of the writes and the first so many of the names, as a file system with a journal of names does."""
         for _, fd, offset, old, new in reversed(self._writes):
             if new is None:
                 os.pwrite(fd, old, offset)

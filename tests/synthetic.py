@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from facegallery.embedder.dataset.checks import png_head
-from facegallery.embedder.dataset.dataset import DataSetWriter
 from facegallery.embedder.dataset.row import Entry, Row, to_table
+from facegallery.embedder.dataset.writer import DataSetWriter, WriterOptions
 from facegallery.embedder.spec import FaceSpec, Part
 
 D = 16
@@ -68,7 +68,9 @@ def write(
     by_path: dict[str, list[Row]] = {}
     for r in rows:
         by_path.setdefault(r.image, []).append(r)
-    writer = DataSetWriter(folder, contract, {}, [Entry(path, 1, 0) for path in by_path], extra, per_shard)
+    writer = DataSetWriter(
+        folder, contract, {}, [Entry(path, 1, 0) for path in by_path], WriterOptions(tuple(extra), per_shard)
+    )
     for shard, entries in writer.pending():
         table = to_table([r for e in entries for r in by_path[e.path]], contract, extra)
         writer.write(shard, table, 0.0, {})

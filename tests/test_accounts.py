@@ -1,10 +1,11 @@
 import sqlite3
 import stat
 import time
+from contextlib import closing
 
 import pytest
 
-from facegallery.accounts import SESSIONS, Accounts, Key
+from facegallery.accounts import MAX_SESSIONS, Accounts, AuditEntry, Key
 from facegallery.embedder.errors import InputError
 
 
@@ -45,12 +46,12 @@ def test_a_key_that_cannot_be_is_refused(accounts, name, scope, rate):
 
 def test_a_name_is_used_once_until_it_is_revoked(accounts):
     secret = accounts.make_key("laptop", "read", 0)
-    with pytest.raises(InputError, match="there is one called 'laptop'"):
+    with pytest.raises(InputError, match="unused"):
         accounts.make_key("laptop", "read", 0)
     session = accounts.begin_session(accounts.holder(secret), 60)
     accounts.revoke("laptop")
     assert accounts.holder(secret) is None and accounts.in_session(session) is None
-    with pytest.raises(InputError, match="name of a key"):
+    with pytest.raises(InputError, match="keys list"):
         accounts.revoke("laptop")
     accounts.make_key("laptop", "read", 0)
 
@@ -66,7 +67,7 @@ def test_the_key_of_a_start_ends_with_the_next(accounts):
 
 def test_no_key_is_called_as_those_of_starts_are(accounts):
     for name in ("start 8000", "start 127.0.0.1:8000", "start "):
-        with pytest.raises(InputError, match="expected a name that does not begin with 'start '.*: choose another"):
+        with pytest.raises(InputError, match="reserved"):
             accounts.make_key(name, "admin", 0)
     assert accounts.holder(accounts.make_key("starter", "read", 0)) and accounts.holder(
         accounts.make_key("start", "read", 0)
@@ -84,10 +85,10 @@ def test_a_session_ends_by_time_or_by_hand(accounts):
 def test_of_too_many_sessions_of_a_key_the_oldest_end(accounts):
     key, other = holder(accounts), holder(accounts, "read")
     others = accounts.begin_session(other, 60)
-    sessions = [accounts.begin_session(key, 60) for _ in range(SESSIONS + 3)]
+    sessions = [accounts.begin_session(key, 60) for _ in range(MAX_SESSIONS + 3)]
     assert [accounts.in_session(session) for session in sessions] == [None] * 3 + [
         key
-    ] * SESSIONS and accounts.in_session(others) == other
+    ] * MAX_SESSIONS and accounts.in_session(others) == other
 
 
 def test_a_key_asks_no_more_often_than_it_may(accounts, tmp_path):
@@ -95,7 +96,7 @@ def test_a_key_asks_no_more_often_than_it_may(accounts, tmp_path):
     other = Accounts(tmp_path / "server.db")  # another process
     while time.time() % 1 > 0.5:
         time.sleep(0.01)
-    assert [one.may_ask(key) for one in (accounts, other, accounts, other, accounts)] == [
+    assert [one.count_request(key) for one in (accounts, other, accounts, other, accounts)] == [
         True,
         True,
         True,
@@ -103,15 +104,15 @@ def test_a_key_asks_no_more_often_than_it_may(accounts, tmp_path):
         False,
     ]
     time.sleep(1 - time.time() % 1 + 0.01)
-    assert other.may_ask(key)
-    assert all(accounts.may_ask(holder(accounts, "read")) for _ in range(1))
+    assert other.count_request(key)
+    assert all(accounts.count_request(holder(accounts, "read")) for _ in range(1))
     other.close()
 
 
 def test_a_write_sent_again_has_its_first_answer(accounts):
     key = holder(accounts)
     assert accounts.begin_write(key, "m", b"asked") == (True, None, None, True)
-    assert accounts.begin_write(key, "m", b"asked") == (False, None, None, True)  # is at work
+    assert accounts.begin_write(key, "m", b"asked") == (False, None, None, True)  # is running
     accounts.end_write(key, "m", 200, b"{}")
     assert accounts.begin_write(key, "m", b"asked") == (False, 200, b"{}", True)
     assert accounts.begin_write(key, "m", b"other") == (False, 200, b"{}", False)
@@ -121,7 +122,7 @@ def test_a_write_sent_again_has_its_first_answer(accounts):
     assert accounts.begin_write(key, "n", b"asked")[0]
 
 
-def test_kept_answers_go_when_somebody_is_forgotten(accounts, tmp_path):
+def test_stored_answers_go_when_somebody_is_forgotten(accounts, tmp_path):
     key = holder(accounts)
     accounts.begin_write(key, "m", b"asked")
     accounts.end_write(key, "m", 200, b'{"people": ["Ada Lovelace"]}')
@@ -130,11 +131,11 @@ def test_kept_answers_go_when_somebody_is_forgotten(accounts, tmp_path):
     assert all(b"Lovelace" not in path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_a_write_at_work_while_somebody_is_forgotten_is_done_once_and_its_answer_not_kept(accounts, tmp_path):
+def test_a_write_that_runs_while_somebody_is_forgotten_is_done_once_and_its_answer_not_stored(accounts, tmp_path):
     key = holder(accounts)
     accounts.begin_write(key, "m", b"asked")
     accounts.drop_answers()
-    assert accounts.begin_write(key, "m", b"asked") == (False, None, None, True)  # is at work
+    assert accounts.begin_write(key, "m", b"asked") == (False, None, None, True)  # is running
     accounts.end_write(key, "m", 200, b'{"people": ["Ada Lovelace"]}')
     assert accounts.begin_write(key, "m", b"asked") == (False, 200, None, True)
     assert all(b"Lovelace" not in path.read_bytes() for path in tmp_path.iterdir())
@@ -142,8 +143,8 @@ def test_a_write_at_work_while_somebody_is_forgotten_is_done_once_and_its_answer
 
 def test_the_audit_says_who_what_when_and_which_faces(accounts):
     began = time.time()
-    accounts.note("laptop", "enrol", "friends", 200, ["ab" * 16])
-    accounts.note("laptop", "forget", "friends", 404, [])
+    accounts.note(AuditEntry("laptop", "enrol", "friends", 200, ["ab" * 16]))
+    accounts.note(AuditEntry("laptop", "forget", "friends", 404))
     newest, oldest = accounts.audit(10)
     assert (oldest["key"], oldest["what"], oldest["index"], oldest["status"], oldest["faces"]) == (
         "laptop",
@@ -156,11 +157,11 @@ def test_the_audit_says_who_what_when_and_which_faces(accounts):
     assert len(accounts.audit(1)) == 1
 
 
-def test_one_job_of_a_kind_is_at_work_and_a_lost_one_is_told(accounts, tmp_path):
+def test_one_job_of_a_kind_runs_and_a_lost_one_has_failed(accounts, tmp_path):
     first = accounts.begin_job("friends", "compact")
     assert accounts.begin_job("friends", "compact") is None
     assert accounts.begin_job("friends", "calibrate") and accounts.begin_job("others", "compact")
-    accounts.tell_job(first, 3, 10)
+    accounts.report_job(first, 3, 10)
     assert accounts.job(first) | {"began": 0} == {
         "id": first,
         "index": "friends",
@@ -171,12 +172,24 @@ def test_one_job_of_a_kind_is_at_work_and_a_lost_one_is_told(accounts, tmp_path)
         "began": 0,
         "ended": None,
         "detail": None,
+        "result": None,
     }
-    accounts.end_job(first, "done", "generation 2")
-    assert accounts.job(first)["state"] == "done" and accounts.job("0" * 16) is None
+    accounts.end_job(first, "done", "generation 2", '{"generation": 2}')
+    assert accounts.job(first)["state"] == "done" and accounts.job(first)["result"] == {"generation": 2}
+    assert accounts.job("0" * 16) is None
     second = accounts.begin_job("friends", "compact")
-    with sqlite3.connect(tmp_path / "server.db") as db:
+    with closing(sqlite3.connect(tmp_path / "server.db")) as db, db:
         db.execute("UPDATE jobs SET process = '4194305.1' WHERE id = ?", (second,))  # above any process number
     db.close()
     assert accounts.job(second)["state"] == "failed" and "ended" in accounts.job(second)["detail"]
     assert accounts.begin_job("friends", "compact")
+
+
+def test_a_file_of_an_earlier_version_is_opened(tmp_path):
+    Accounts(tmp_path / "server.db").close()
+    with closing(sqlite3.connect(tmp_path / "server.db")) as db, db:
+        db.execute("ALTER TABLE jobs DROP COLUMN result")
+    db.close()
+    with closing(Accounts(tmp_path / "server.db")) as accounts:
+        accounts.end_job(id := accounts.begin_job("friends", "compact"), "done", "generation 2", "[1]")
+        assert accounts.job(id)["result"] == [1]

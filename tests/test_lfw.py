@@ -89,14 +89,15 @@ sys.argv = ["cli.py", *sys.argv[1:]]
 from facegallery.cli.main import main
 from facegallery.embedder.machine import cores
 code = main()
-own = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])  # not ru_maxrss: that has the peak of who started this process too
+# not ru_maxrss: that has the peak of the process that started this one, too
+own = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 print(own + cores() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
 
 
 def peak_mb(photos, out) -> float:
-    """Peak resident memory of `embed` in MB, its processes on each core as large as the largest; without those that decode."""
+    """Peak resident memory of `embed` in MB without decoders, its processes on each core as large as the largest."""
     arguments = ["embed", str(photos), "--out", str(out), "--quiet", "--no-crops"]
     done = subprocess.run([sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

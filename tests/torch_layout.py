@@ -1,4 +1,4 @@
-"""State dicts as `torch.save` writes them, in both layouts, put together from the steps of the pickle machine; no torch is needed."""
+"""State dicts as `torch.save` writes them, in both layouts, made of pickle opcodes; torch is not needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A writer that changes an index by chance, and the model that says what the index must hold after each of its commits."""
+"""A writer that changes an index by chance, and the model of what the index must hold after each commit."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def write(
     note: Callable[[str, Change], object],
     until: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Changes the index until it is told to end, or killed; notes each change before it ("begin") and after it ("done").
+    """Change the index until `until` holds or the process is killed; note a change before ("begin") and after ("done").
 
     By its seed, in one connection or in one for each change; compacts by itself, often.
     """
@@ -149,7 +149,7 @@ def start(folder: Path) -> None:
 
 
 def kills(folder: Path, seeds: range, seconds: float = 0.12) -> Counter[str]:
-    """Starts a writer for each seed and kills it at a moment drawn by chance; raises AssertionError where the index is not what it must be."""
+    """Start a writer for each seed and kill it at a random moment; raise AssertionError if the index is wrong."""
     assert crash.forked(lambda: start(folder)) == 0
     model, counts = Model(FIRST), Counter[str]()
     for seed in seeds:

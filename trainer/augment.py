@@ -1,6 +1,6 @@
-"""Augmentation of one crop, in TensorFlow operations and without state: the same seeds give the same crop.
+"""Augment one crop with TensorFlow operations and without state: the same seeds give the same crop.
 
-A canvas is the stored crop with its border, (160 + 2b, 160 + 2b, 3); what comes out is uint8 (160, 160, 3).
+A canvas is a stored crop with its border b, uint8 (160 + 2b, 160 + 2b, 3); the result is uint8 (160, 160, 3).
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import tensorflow as tf
 from facegallery.embedder.spec import INPUT_SIZE
 from facegallery.trainer.recipe import Augmentation, split_variant
 
-VARIANT, DRAW, PIXELS = 1 << 32, 2 << 32, 3 << 32  # streams of chance, apart from any seed below 2^31
+VARIANT, DRAW, PIXELS = 1 << 32, 2 << 32, 3 << 32  # random streams, added to seeds below 2^31
 
 
 def seeds(seed: int, stream: int, at: tf.Tensor) -> tf.Tensor:
-    """int64 (2,): the seed of one draw."""
+    """Return the seed of one draw: int64 (2,)."""
     return tf.stack([tf.constant(seed + stream, tf.int64), tf.cast(at, tf.int64)])
 
 
 def centre(canvas: tf.Tensor, border: int) -> tf.Tensor:
-    """The plain crop, without its border."""
+    """Return the plain crop of a canvas, without its border."""
     return canvas[border : border + INPUT_SIZE, border : border + INPUT_SIZE]
 
 
 def augment(
     canvas: tf.Tensor, border: int, rule: Augmentation, seed: int, sample: tf.Tensor, position: tf.Tensor
 ) -> tf.Tensor:
-    """uint8 canvas -> uint8 (160, 160, 3): its variant by `sample`, then what is drawn anew at each `position`."""
+    """Augment a canvas: make the variant of `sample`, then draw the rest anew at each `position`."""
     draws = tf.unstack(tf.random.stateless_uniform([8], seeds(seed, DRAW, position)))
     moves = border and (rule.shift or rule.scale != (1.0, 1.0))
     x = jitter(canvas, border, rule, draws[:3]) if moves else tf.cast(centre(canvas, border), tf.float32)
@@ -46,7 +46,7 @@ def augment(
 
 
 def variant(x: tf.Tensor, rule: Augmentation, which: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Copy `which` of 2 len(variants): the list as it stands, then the list again of the mirror image."""
+    """Make copy `which` of 2 len(variants): the variants of the crop, then those of its mirror image."""
     half = len(rule.variants)
     which = tf.cast(which, tf.int32)
     x = tf.cond(which >= half, lambda: tf.reverse(x, [1]), lambda: x)
@@ -65,35 +65,35 @@ def _copy(x: tf.Tensor, text: str, seed: tf.Tensor) -> tf.Tensor:
 
 
 def gamma(x: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
-    """255 (x / 255)^exponent, as skimage's adjust_gamma."""
+    """Return 255 (x / 255)^exponent, as skimage's adjust_gamma."""
     return 255.0 * tf.pow(x / 255.0, exponent)
 
 
 def stretch(x: tf.Tensor) -> tf.Tensor:
-    """Darkest value to 0, brightest to 255, over all colours together, as skimage's rescale_intensity."""
+    """Scale the darkest value to 0 and the brightest to 255, over all colours, as skimage's rescale_intensity."""
     low, high = tf.reduce_min(x), tf.reduce_max(x)
     return (x - low) * (255.0 / tf.maximum(high - low, 1.0))
 
 
 def contrast(x: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Distances from the mean, times a factor, within 0..255."""
+    """Multiply distances from the mean by a factor; clip to 0..255."""
     mean = tf.reduce_mean(x)
     return tf.clip_by_value((x - mean) * factor + mean, 0.0, 255.0)
 
 
 def noise(x: tf.Tensor, most: int, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """`count` of `most` random pixels white; a pixel may be met twice, as in the homework."""
+    """Set `count` of `most` random pixels to white; a pixel may be drawn twice, as in the homework."""
     places = tf.random.stateless_uniform([most, 2], seed, 0, INPUT_SIZE, tf.int32)[:count]
     return tf.tensor_scatter_nd_update(x, places, tf.fill([count, 3], 255.0))
 
 
 def jitter(canvas: tf.Tensor, border: int, rule: Augmentation, draws: list[tf.Tensor]) -> tf.Tensor:
-    """A square of side 160 x scale, shifted, inside the canvas, made 160 x 160 (bilinear)."""
+    """Cut a shifted square of side 160 x scale from the canvas and resize it to 160 x 160 (bilinear)."""
     side = INPUT_SIZE + 2 * border
     scale = tf.minimum(_between(*rule.scale, draws[0]), side / INPUT_SIZE)
     room = (side - scale * INPUT_SIZE) / 2
     shifts = [tf.clip_by_value(_between(-rule.shift, rule.shift, d), -room, room) for d in draws[1:]]
-    x0, y0 = (room + shift + (scale - 1) / 2 for shift in shifts)  # pixel centres: out i is in at x0 + scale i
+    x0, y0 = (room + shift + (scale - 1) / 2 for shift in shifts)  # pixel i of the result lies at x0 + scale i
     zero = tf.zeros_like(scale)
     transform = tf.stack([scale, zero, x0, zero, scale, y0, zero, zero])[None]
     moved = tf.raw_ops.ImageProjectiveTransformV3(

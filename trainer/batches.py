@@ -1,7 +1,7 @@
-"""Crops of people to train on, and people to validate with; batches of them as one endless, seeded stream.
+"""Choose crops of people to train on and to validate with, and stream the training crops in seeded batches.
 
-The sample at position p of the stream is number p % N of pass p // N, N = photos x copies: the position is all that
-a resumed run must know.
+The stream is endless. The sample at its position p is number p % N of pass p // N, N = photos x copies, so that the
+position is all that a resumed run must know.
 """
 
 from __future__ import annotations
@@ -27,44 +27,57 @@ from facegallery.embedder.spec import INPUT_SIZE, FaceSpec
 from facegallery.trainer import augment
 from facegallery.trainer.recipe import Augmentation
 
-LEAST_PEOPLE = 20  # for a validation that means something
+LEAST_PEOPLE = 20  # people that a meaningful validation needs
 PLAIN_BATCH, CANVASES = 32, 256
 
 
 @dataclass(frozen=True)
 class TrainingCrops:
-    """Crops as PNG bytes (n,), each with the number of its person; `border` pixels beyond 160 on each side."""
+    """Crops with the person of each.
+
+    pngs: PNG bytes (n,). labels: int32 (n,), the number of each crop's person in `people`. border: pixels beyond 160 on
+    each side. digest: of faces and people.
+    """
 
     pngs: tf.Tensor
-    labels: np.ndarray  # int32 (n,)
+    labels: np.ndarray
     people: tuple[str, ...]
     border: int
-    digest: str  # of faces and people
+    digest: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def numbered(self, usable: np.ndarray) -> TrainingCrops:
-        """Those that are usable, bool (n,), each labelled with its own number."""
+        """Return the crops that are usable, bool (n,), each labelled with its own number."""
         return replace(self, pngs=self.pngs[usable], labels=np.arange(usable.sum(), dtype=np.int32))
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on and validates with."""
+    """Crops to train on and to validate with.
+
+    why: one line about the people of the validation, or why there are none. chosen: one line about how many crops are
+    used, and how many are left out and why.
+    """
 
     spec: FaceSpec
     train: TrainingCrops
     validation: TrainingCrops | None
-    why: str  # one line: where the validation people come from, or why there are none
-    chosen: str = ""  # one line: which crops are trained on, and how many are left out and why
+    why: str
+    chosen: str = ""
 
 
 # choosing rows --------------------------------------------------------------
 
 
 def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
-    """Training rows are those of split `train`, or `gallery` where there is no `train`, or all where there are no splits."""
+    """Choose the crops of a data set for training and validation.
+
+    Training rows are those of split `train`, or `gallery` where there is no `train`, or all where there are no splits.
+    validate: a data set of other people to validate with. Raise DataError where there are too few people, or the crops
+    do not fit.
+    """
     data = DataSet(crops)
     _check_spec(data.spec, crops)
     splits = _splits(data)
@@ -82,7 +95,8 @@ def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
         why = f"no validation: fewer than {LEAST_PEOPLE} people can be spared that have two photos"
     if len(people := {row["identity"] for row in train}) < 2:
         raise DataError(
-            f"expected crops of two people or more to train on, {crops} has {len(people)}: align more photos, with crops"
+            f"expected crops of two people or more to train on, {crops} has {len(people)}: "
+            "align more photos, with crops"
         )
     border = data.spec.crop.border
     held_border = DataSet(validate).spec.crop.border if validate else border
@@ -92,7 +106,8 @@ def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
 def _check_spec(spec: FaceSpec, folder: Path) -> None:
     if (spec.crop.size, spec.colour) != (INPUT_SIZE, "RGB"):
         raise DataError(
-            f"expected RGB crops of {INPUT_SIZE} pixels, {folder} has {spec.colour} of {spec.crop.size}: align the photos again"
+            f"expected RGB crops of {INPUT_SIZE} pixels, {folder} has {spec.colour} of {spec.crop.size}: "
+            "align the photos again"
         )
 
 
@@ -101,20 +116,24 @@ def _splits(data: DataSet) -> set[str | None]:
 
 
 def _training_split(splits: set[str | None], folder: Path) -> str | None:
-    """'train', 'gallery', or None: rows without a split."""
+    """Return 'train' or 'gallery', or None for rows without a split."""
     named = sorted(s for s in splits if s is not None)
     for split in ("train", "gallery"):
         if split in named:
             return split
     if named:
         raise DataError(
-            f"expected a split train or gallery, or none at all, {folder} has {', '.join(named)}: these are not trained on"
+            f"expected a split train or gallery, or none at all, {folder} has {', '.join(named)}: "
+            "align photos of one of these splits"
         )
     return None
 
 
-def _rows(data: DataSet, split: str | None, every: bool = False) -> list[dict[str, Any]]:
-    """Usable rows of one split (or of all), each face of a person once; shards without any keep their crops on disk."""
+def _rows(data: DataSet, split: str | None, *, every: bool = False) -> list[dict[str, Any]]:
+    """Return the usable rows of one split, or of all if `every`, each face of a person once.
+
+    Crops are read only of shards that have usable rows.
+    """
     columns = ["face_id", "identity", "split", "outcome"]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for number in sorted(data.marks):
@@ -132,7 +151,7 @@ def _rows(data: DataSet, split: str | None, every: bool = False) -> list[dict[st
 
 
 def _chosen(data: DataSet, split: str | None, used: int) -> str:
-    """How many crops a run uses, and how many it leaves out for which reason, as one line."""
+    """Return one line about how many crops a run uses, and how many it leaves out for which reason."""
     left: Counter[str] = Counter()
     for number in sorted(data.marks):
         for row in data.shard(number, ["identity", "split", "outcome"]).to_pylist():
@@ -152,7 +171,10 @@ def _chosen(data: DataSet, split: str | None, used: int) -> str:
 
 
 def _pairs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, where there are two people and one of them has two; else none: nothing could be retrieved, or nothing else."""
+    """Return the rows if they are of two people or more and somebody has two crops; else [].
+
+    With fewer, there would be nothing to retrieve, or nobody else to mistake.
+    """
     counts = Counter(r["identity"] for r in rows)
     return rows if len(counts) > 1 and max(counts.values()) > 1 else []
 
@@ -162,18 +184,23 @@ def _given(folder: Path, spec: FaceSpec) -> list[dict[str, Any]]:
     _check_spec(data.spec, folder)
     if data.spec.crop.margin != spec.crop.margin:
         raise DataError(
-            f"expected validation crops of margin {spec.crop.margin}, {folder} has {data.spec.crop.margin}: align them alike"
+            f"expected validation crops of margin {spec.crop.margin}, {folder} has {data.spec.crop.margin}: "
+            "align them alike"
         )
     if not _pairs(rows := _rows(data, None, every=True)):
         raise DataError(
-            f"expected two people or more to validate with, somebody with two photos among them, {folder} has {len(rows)} usable crops of "
-            f"{len({r['identity'] for r in rows})}: give more photos, or leave --validate out"
+            f"expected two people or more to validate with, somebody with two photos among them, {folder} has "
+            f"{len(rows)} usable crops of {len({r['identity'] for r in rows})}: "
+            "give more photos, or leave --validate out"
         )
     return rows
 
 
 def _hold_out(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(training rows, rows of a tenth of the people with two photos, 20 or more, by hash); never more than half of all people."""
+    """Split rows into (training, held out): a tenth of the people with two photos, 20 or more, by hash.
+
+    Nobody is held out where that would be more than half of all people.
+    """
     counts = Counter(row["identity"] for row in rows)
     several = [name for name, count in counts.items() if count > 1]
     number = max(LEAST_PEOPLE, math.ceil(len(several) / 10))
@@ -195,7 +222,7 @@ def _photos(rows: list[dict[str, Any]], border: int) -> TrainingCrops:
 
 
 def _check_png(data: bytes, side: int, face: str) -> None:
-    """Raises DataError unless the header is that of a PNG of side x side."""
+    """Raise DataError unless the header is that of a PNG of side x side."""
     size = (int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
     if data[:8] != b"\x89PNG\r\n\x1a\n" or size != (side, side):
         raise DataError(f"expected a PNG of {side} x {side}, the crop of face {face} is not: align the photos again")
@@ -210,25 +237,25 @@ def _permutation(seed: int, turn: int, n: int) -> np.ndarray:
 
 
 def samples(seed: int, n: int, start: int, count: int) -> np.ndarray:
-    """int64 (count,): which of n samples stand at positions start, start + 1, ... of the stream."""
+    """Return which of n samples stand at positions start, start + 1, ... of the stream: int64 (count,)."""
     positions = np.arange(start, start + count)
     return np.array([_permutation(seed, int(p // n), n)[p % n] for p in positions], np.int64)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Augmented crops, decoded on the fly."""
+    """Augmented crops, decoded as they are needed."""
 
     photos: TrainingCrops
     rule: Augmentation
     seed: int
 
     def __len__(self) -> int:
-        """Samples of one pass."""
+        """The number of samples in one pass."""
         return len(self.photos) * self.rule.copies
 
     def batches(self, start: int, batch: int, steps: int) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
-        """uint8 (batch, 160, 160, 3) and int32 (batch,), `steps` times from position `start`."""
+        """Yield `steps` batches uint8 (batch, 160, 160, 3) and int32 (batch,) from position `start`."""
         chosen = samples(self.seed, len(self), start, batch * steps)
         positions = np.arange(start, start + batch * steps)
         labels = self.photos.labels[chosen // self.rule.copies]
@@ -236,14 +263,17 @@ class Stream:
             yield crops, labels[i * batch : (i + 1) * batch]
 
     def view(self, number: int) -> Iterator[tf.Tensor]:
-        """One pass over all samples in order, in batches of 32: view 0 as they are (their variants only), others augmented."""
+        """Yield one pass over all samples in order, in batches of 32.
+
+        View 0 has the plain crops and their variants, other views augmented ones.
+        """
         order = np.arange(len(self))
         rule = plain(self.rule) if number == 0 else self.rule
         yield from _decoded(self.photos, order, order + number * len(self), rule, self.seed, PLAIN_BATCH)
 
 
 def plain(rule: Augmentation) -> Augmentation:
-    """The rule's variants, without what is drawn anew."""
+    """Return the rule's variants, without what is drawn anew."""
     return Augmentation(rule.variants, 0.0, (1.0, 1.0), (1.0, 1.0), 0, 0.0, (1.0, 1.0))
 
 
@@ -251,13 +281,13 @@ NOTHING = Augmentation((), 0.0, (1.0, 1.0), (1.0, 1.0), 0, 0.0, (1.0, 1.0))
 
 
 def plain_crops(photos: TrainingCrops) -> Iterator[tf.Tensor]:
-    """uint8 (up to 32, 160, 160, 3): every photo as it is, in order."""
+    """Yield every photo's plain crop, in order: uint8 (up to 32, 160, 160, 3)."""
     order = np.arange(len(photos))
     yield from _decoded(photos, order, order, NOTHING, 0, PLAIN_BATCH)
 
 
 def canvases(photos: TrainingCrops) -> Iterator[np.ndarray]:
-    """uint8 (up to 256, s, s, 3): every photo's crop with its border, in order."""
+    """Yield every photo's crop with its border, in order: uint8 (up to 256, s, s, 3)."""
     for i in range(0, len(photos), CANVASES):
         with _damage_named():
             yield np.stack([tf.io.decode_png(png, channels=3).numpy() for png in photos.pngs[i : i + CANVASES]])

@@ -1,7 +1,7 @@
-"""The network as training runs it: TensorFlow operations over the Keras model's variables, in float32 or bfloat16.
+"""Run the network as training does: TensorFlow operations over the Keras model's variables, in float32 or bfloat16.
 
-In bfloat16 the convolutions' inputs, kernels and gradients are rounded to it and their sums are not; variables, standardisation,
-batch norm's statistics, the bottleneck and all that follows stay float32.
+In bfloat16 the inputs, kernels and gradients of convolutions are rounded and their sums are not. Variables,
+standardisation, batch norm's statistics, the bottleneck and all that follows stay float32.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ import keras
 import tensorflow as tf
 
 from facegallery.embedder.network import architecture
-from facegallery.embedder.network.architecture import EPSILON
+from facegallery.embedder.network.architecture import EPSILON, Kernel
 
 DTYPES = {"f32": tf.float32, "bf16": tf.bfloat16}
+Drop = Callable[[tf.Tensor], tf.Tensor]
 
 
 class _StepBuilder:
-    """live: batch norm by the batch, moving its statistics; else it is multiplied into kernel and bias, and costs nothing."""
+    """Runs the operations of the network.
 
-    def __init__(self, model: keras.Model, dtype: tf.DType, live: bool, drop: Callable[[tf.Tensor], tf.Tensor]):
+    live: normalise by the batch and move the statistics; otherwise batch norm is folded into kernel and bias, which
+    costs nothing. drop: applied before the bottleneck.
+    """
+
+    def __init__(self, model: keras.Model, dtype: tf.DType, drop: Drop, *, live: bool):
         self._model, self._layers = model, {layer.name: layer for layer in model.layers}
         self._dtype, self._live, self._drop = dtype, live, drop
 
@@ -34,11 +39,11 @@ class _StepBuilder:
         self,
         x: tf.Tensor,
         filters: int,
-        kernel: int | tuple[int, int],
+        kernel: Kernel,
         name: str,
         strides: int = 1,
         padding: str = "same",
-    ):
+    ) -> tf.Tensor:
         layer, norm = self._layers[name], self._layers.get(f"{name}_BatchNorm")
         if norm is None:
             return tf.nn.relu(self._convolution(x, layer.kernel.value, layer.bias.value, strides, padding))
@@ -55,13 +60,13 @@ class _StepBuilder:
     def concatenate(self, branches: Sequence[tf.Tensor], name: str) -> tf.Tensor:
         return tf.concat(branches, 3)
 
-    def residual(self, x: tf.Tensor, up: tf.Tensor, scale: float, relu: bool, prefix: str) -> tf.Tensor:
+    def residual(self, x: tf.Tensor, up: tf.Tensor, scale: float, prefix: str, *, relu: bool) -> tf.Tensor:
         layer = self._layers[f"{prefix}_Conv2d_1x1"]
         x += self._convolution(up, scale * layer.kernel.value, scale * layer.bias.value)
         return tf.nn.relu(x) if relu else x
 
     def bottleneck(self, x: tf.Tensor) -> tf.Tensor:
-        return bottleneck(self._model, self._drop(_averaged(x)), self._live)
+        return bottleneck(self._model, self._drop(_averaged(x)), live=self._live)
 
 
 class _PoolingBuilder(_StepBuilder):
@@ -72,41 +77,46 @@ class _PoolingBuilder(_StepBuilder):
 
 
 def _averaged(x: tf.Tensor) -> tf.Tensor:
-    """(n, h, w, channels) -> float32 (n, channels)."""
+    """Return the mean over the places: (n, h, w, channels) -> float32 (n, channels)."""
     return tf.reduce_mean(tf.cast(x, tf.float32), [1, 2])
 
 
 def maps(model: keras.Model, x: tf.Tensor, precision: str) -> tf.Tensor:
-    """float32 (n, 160, 160, 3), standardised -> what the lower layers give in inference mode: (n, 8, 8, 896)."""
+    """Run the lower layers in inference mode: standardised float32 (n, 160, 160, 3) -> maps (n, 8, 8, 896)."""
     dtype = DTYPES[precision]
-    return architecture.lower(_StepBuilder(model, dtype, False, _whole), tf.cast(x, dtype))
+    return architecture.lower(_StepBuilder(model, dtype, _whole, live=False), tf.cast(x, dtype))
 
 
 def pooled(model: keras.Model, maps: tf.Tensor, precision: str) -> tf.Tensor:
-    """On from there to what the bottleneck is given: float32 (n, channels)."""
+    """Run the upper layers in inference mode up to the bottleneck's input: maps -> float32 (n, channels)."""
     dtype = DTYPES[precision]
-    return architecture.upper(_PoolingBuilder(model, dtype, False, _whole), tf.cast(maps, dtype))
+    return architecture.upper(_PoolingBuilder(model, dtype, _whole, live=False), tf.cast(maps, dtype))
 
 
-def upper(model: keras.Model, maps: tf.Tensor, precision: str, drop: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-    """From what `maps` gives to float32 (n, d); `drop` before the bottleneck."""
+def upper(model: keras.Model, maps: tf.Tensor, precision: str, drop: Drop) -> tf.Tensor:
+    """Run the upper layers in inference mode: maps -> prelogits float32 (n, d). drop: applied before the bottleneck."""
     dtype = DTYPES[precision]
-    return architecture.upper(_StepBuilder(model, dtype, False, drop), tf.cast(maps, dtype))
+    return architecture.upper(_StepBuilder(model, dtype, drop, live=False), tf.cast(maps, dtype))
 
 
-def bottleneck(model: keras.Model, features: tf.Tensor, live: bool = False) -> tf.Tensor:
-    """What `pooled` gives -> float32 (n, d). live: batch norm by the batch, moving its statistics."""
+def bottleneck(model: keras.Model, features: tf.Tensor, *, live: bool = False) -> tf.Tensor:
+    """Run the bottleneck: float32 (n, channels) -> prelogits float32 (n, d).
+
+    live: normalise by the batch and move the statistics.
+    """
     return model.get_layer("Bottleneck_BatchNorm")(model.get_layer("Bottleneck")(features), training=live)
 
 
-def prelogits(
-    model: keras.Model, x: tf.Tensor, precision: str, live: bool, drop: Callable[[tf.Tensor], tf.Tensor]
-) -> tf.Tensor:
-    """float32 (n, 160, 160, 3), standardised -> float32 (n, d), computed in 'f32' or 'bf16'; `drop` before the bottleneck."""
+def prelogits(model: keras.Model, x: tf.Tensor, precision: str, drop: Drop, *, live: bool) -> tf.Tensor:
+    """Run the whole network: standardised float32 (n, 160, 160, 3) -> prelogits float32 (n, d).
+
+    precision: 'f32' or 'bf16'. drop: applied before the bottleneck. live: normalise by the batch and move the
+    statistics.
+    """
     dtype = DTYPES[precision]
-    return architecture.lay(_StepBuilder(model, dtype, live, drop), tf.cast(x, dtype))
+    return architecture.lay(_StepBuilder(model, dtype, drop, live=live), tf.cast(x, dtype))
 
 
 def _whole(x: tf.Tensor) -> tf.Tensor:
-    """Drops nothing."""
+    """Drop nothing."""
     return x

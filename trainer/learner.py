@@ -1,4 +1,4 @@
-"""One network and its head, and one step of training: micro-batches, gradients, centres, moving averages."""
+"""Train one network and its head step by step: micro-batches, gradients, centres, moving averages."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from facegallery.embedder.spec import Part
 from facegallery.trainer import forward, losses, replicas
 from facegallery.trainer.recipe import Stage
 
-ACCUMULATOR = 0.1  # Adagrad's start
-KEPT = {"f32": tf.float32, "bf16": tf.float16}  # of maps, by the precision of what computed them
-HEAD, DROPOUT_1, DROPOUT_2 = 4 << 32, 5 << 32, 6 << 32  # streams of chance, beside those of augment.py
+ACCUMULATOR = 0.1  # initial value of Adagrad's accumulators
+KEPT = {"f32": tf.float32, "bf16": tf.float16}  # type of kept maps, by the precision of the network
+HEAD, DROPOUT_1, DROPOUT_2 = 4 << 32, 5 << 32, 6 << 32  # random streams, beside those of augment.py
 
 
 class TrainableNetwork:
-    """Inception-ResNet-v1, computed in 'f32' or 'bf16'; dropout and batch norm are ours to switch."""
+    """Inception-ResNet-v1 for training, in 'f32' or 'bf16'."""
 
     def __init__(self, arrays: dict[str, np.ndarray], part: Part, precision: str = "f32"):
         self.model, self.part, self.precision = keras_network.load(arrays), part, precision
         self.folded = keras_network.is_folded(arrays)
         self.dimension = int(arrays["Bottleneck/kernel"].shape[-1])
-        self._infer = tf.function(lambda crops: self.prelogits(crops, False, 1.0, None), reduce_retracing=True)
+        self._infer = tf.function(lambda crops: self.prelogits(crops), reduce_retracing=True)
         self._maps = tf.function(self._kept_maps, reduce_retracing=True)
         self._pool = tf.function(lambda maps: forward.pooled(self.model, maps, precision), reduce_retracing=True)
 
@@ -38,32 +38,46 @@ class TrainableNetwork:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Kernels, biases and betas, in the network's order; not the moving statistics."""
+        """Kernels, biases and betas, in the network's order, without the moving statistics."""
         return self.model.trainable_variables
 
     def trained_by(self, trains: str) -> list[keras.Variable]:
-        """Those of `variables` that a stage trains."""
+        """Return the variables that a stage trains: 'head', 'bottleneck', 'upper' or 'all'."""
         layers = {"head": (), "bottleneck": ("Bottleneck",), "upper": architecture.UPPER, "all": ("",)}[trains]
         named = {id(v): name for name, v in keras_network.variables_by_name(self.model).items()}
         return [v for v in self.variables if named[id(v)].startswith(layers)]
 
-    def prelogits(self, crops: tf.Tensor, live: bool, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
-        """uint8 (n, 160, 160, 3) -> float32 (n, d). live: batch norm by the batch, moving its statistics; keep: before the bottleneck."""
+    def prelogits(
+        self, crops: tf.Tensor, keep: float = 1.0, seed: tf.Tensor | None = None, *, live: bool = False
+    ) -> tf.Tensor:
+        """Return the prelogits of crops: uint8 (n, 160, 160, 3) -> float32 (n, d).
+
+        keep, seed: of the dropout before the bottleneck. live: normalise by the batch and move the statistics.
+        """
         x = seen(crops, self.part)
-        return forward.prelogits(self.model, x, self.precision, live, lambda x: dropout(x, keep, seed))
+        return forward.prelogits(self.model, x, self.precision, lambda x: dropout(x, keep, seed), live=live)
 
     def above(self, trains: str, features: tf.Tensor, keep: float = 1.0, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """What the layers below those that a stage trains gave -> prelogits float32 (n, d). keep: before the bottleneck of 'upper'."""
+        """Return prelogits float32 (n, d) from the output of the layers below those that a stage trains.
+
+        keep, seed: of the dropout before the bottleneck, where the upper layers train.
+        """
         if trains == "upper":
             return forward.upper(self.model, features, self.precision, lambda x: dropout(x, keep, seed))
         return forward.bottleneck(self.model, features) if trains == "bottleneck" else features
 
     def maps(self, batches: Iterable[tf.Tensor]) -> Iterator[np.ndarray]:
-        """Crops -> what the lower layers give (n, 8, 8, 896), in inference mode: float32, or float16 in 'bf16'."""
+        """Yield the output (n, 8, 8, 896) of the lower layers in inference mode.
+
+        It is float32, or float16 in 'bf16'.
+        """
         return (self._maps(crops).numpy() for crops in batches)
 
     def below(self, trains: str, maps: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """On to what the layers are given that a stage trains: the maps, pooled ones (n, channels), or prelogits (n, d) where it is the head."""
+        """Yield the input of the layers that a stage trains, from maps.
+
+        It is the maps for 'upper', pooled maps (n, channels) for 'bottleneck', prelogits (n, d) for 'head'.
+        """
         for some in maps:
             if trains == "upper":
                 yield some
@@ -72,67 +86,79 @@ class TrainableNetwork:
                 yield (forward.bottleneck(self.model, pooled) if trains == "head" else pooled).numpy()
 
     def embed(self, batches: Iterable[tf.Tensor]) -> np.ndarray:
-        """Prelogits (n, d) in inference mode."""
+        """Return prelogits (n, d) of batches of crops in inference mode."""
         return np.concatenate([self._infer(crops).numpy() for crops in batches])
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """Return copies of the network's arrays by name."""
         return keras_network.get_weights(self.model)
 
     def assign(self, arrays: dict[str, np.ndarray]) -> None:
+        """Set the network's arrays by name."""
         keras_network.set_weights(self.model, arrays)
 
 
 def dropout(x: tf.Tensor, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
-    """Keeps a share of the numbers, divided by it; stateless."""
+    """Keep a share of the numbers, divided by the share; stateless. Without a seed, keep all."""
     return x if keep == 1.0 or seed is None else tf.nn.experimental.stateless_dropout(x, 1 - keep, seed)
 
 
 class Head(Protocol):
-    """What features are trained for, and what of it trains with them. A label is a number of the training photos' labels."""
+    """What features are trained for. Labels are numbers: of people, or of photos.
 
-    score: str  # what `accuracy` tells, in words
+    score: what `accuracy` measures, in words.
+    """
+
+    score: str
 
     @property
-    def variables(self) -> list[keras.Variable]: ...
-
-    def judged(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Features (n, d), labels (n,) -> the loss of each and whether it is right (n,)."""
+    def variables(self) -> list[keras.Variable]:
+        """The variables that train with the network."""
         ...
 
-    def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float: ...
+    def judged(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the loss of each feature, and whether it is right: features (n, d), labels (n,) -> (n,), (n,)."""
+        ...
+
+    def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
+        """Return a score of features (n, d) with labels (n,)."""
+        ...
 
 
 class Softmax:
-    """The logits layer: truncated normal of deviation 0.1, biases 0 (facenet's train_softmax); or scaled cosines with a margin (CosFace)."""
+    """The logits layer of facenet's train_softmax, or scaled cosines with a margin (CosFace).
+
+    The kernel begins as a truncated normal of deviation 0.1, the biases as 0.
+    """
 
     score = "softmax accuracy"
 
     def __init__(self, dimension: int, people: int, seed: int, scale: float = 0.0, margin: float = 0.0):
-        """scale: of the cosines; 0 takes the features' length and biases in."""
+        """scale: of the cosines; with 0, logits depend on the features' length and have biases."""
         self.scale, self.margin = scale, margin
         start = tf.random.stateless_truncated_normal([dimension, people], [seed + HEAD, 0], stddev=0.1)
-        self.kernel, self.bias = (
-            keras.Variable(start, name="head_kernel"),
-            keras.Variable(tf.zeros([people]), name="head_bias"),
-        )
+        self.kernel = keras.Variable(start, name="head_kernel")
+        self.bias = keras.Variable(tf.zeros([people]), name="head_bias")
 
     @property
     def variables(self) -> list[keras.Variable]:
+        """The kernel, and the biases without a scale."""
         return [self.kernel] if self.scale else [self.kernel, self.bias]
 
     def judged(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the cross-entropy of each feature, and whether its person has the largest logit."""
         logits = self.logits(features)
         lessened = losses.less_margin(logits, labels, self.scale * self.margin) if self.margin else logits
         return losses.cross_entropy(lessened, labels), tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
 
     def logits(self, features: tf.Tensor) -> tf.Tensor:
-        """(n, d) -> (n, people)."""
+        """Return the logits: (n, d) -> (n, people)."""
         if self.scale:
             return losses.cosine_logits(features, self.kernel.value, self.scale)
         return tf.matmul(features, self.kernel.value) + self.bias.value
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
-        """Share of features (n, d) whose largest logit is their person's."""
+        """Return the share of features (n, d) with the largest logit at their person."""
         blocks = [
             tf.argmax(self.logits(tf.constant(features[i : i + 1024])), axis=1).numpy()
             for i in range(0, len(features), 1024)
@@ -141,7 +167,7 @@ class Softmax:
 
 
 class Distilled:
-    """A teacher's unit vectors (labels, d), which the features' directions are to become; nothing in it trains."""
+    """Teachers' unit vectors (labels, d), which the features' directions are to become; nothing in it trains."""
 
     score = "cosine to the teacher"
     variables: list[keras.Variable] = []  # noqa: RUF012
@@ -151,36 +177,45 @@ class Distilled:
         self._targets = tf.constant(targets)
 
     def judged(self, features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Right are those that are nearer to their own vector than to the others' of the batch."""
+        """Return 1 - cosine of each feature to its own vector.
+
+        A feature is right if no vector of another photo in the batch is nearer.
+        """
         targets = tf.gather(self._targets, labels)
         cosines = tf.matmul(tf.math.l2_normalize(features, axis=1), targets, transpose_b=True)
         own = tf.linalg.diag_part(cosines)
         return 1 - own, tf.greater_equal(own, tf.reduce_max(cosines, axis=1))
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
-        """The mean cosine."""
+        """Return the mean cosine to the teacher."""
         return float(np.mean(np.einsum("ij,ij->i", unit(features), self.targets[labels])))
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What one batch adds up to."""
+    """The sums over one batch.
 
-    loss: float  # mean over the batch: cross-entropy, center loss, L2
+    loss: mean over the batch of cross-entropy and center loss, with L2. cross_entropy: mean. correct, photos: numbers.
+    """
+
+    loss: float
     cross_entropy: float
     correct: int
     photos: int
 
 
 class NotFinite(Exception):
-    """A loss or gradient is NaN or infinite; nothing was changed by this step."""
+    """A loss or gradient is NaN or infinite; the step changed nothing."""
 
 
 class Learner:
-    """One stage's optimiser, centres and averages around a net and a head. Inputs are crops, or what frozen layers made of them."""
+    """One stage's optimiser, centres and averages around a network and a head.
 
-    def __init__(self, net: TrainableNetwork, head: Head, stage: Stage, live: bool, seed: int, labels: int):
-        """labels: how many there are; each has a centre."""
+    Inputs are crops, or what frozen layers make of them.
+    """
+
+    def __init__(self, net: TrainableNetwork, head: Head, stage: Stage, labels: int, seed: int, *, live: bool):
+        """labels: number of labels, each with a centre. live: normalise by the batch and move the statistics."""
         self.net, self.head, self.stage, self.live, self.seed, self.steps = net, head, stage, live, seed, 0
         self.variables = [*net.trained_by(stage.trains), *head.variables]
         self.kernels = [i for i, v in enumerate(self.variables) if v.name in ("kernel", "head_kernel")]
@@ -202,11 +237,15 @@ class Learner:
 
     @property
     def takes_features(self) -> bool:
-        """Whether inputs are what the frozen layers below gave."""
+        """Whether inputs are the output of the frozen layers."""
         return not self.live and self.stage.trains != "all"
 
     def step(self, inputs: tf.Tensor, labels: np.ndarray, position: int, rate: float) -> Sums:
-        """One batch, in micro-batches: crops (n, 160, 160, 3) or features (n, ...), labels (n,), at a position of the stream."""
+        """Train on one batch, in micro-batches.
+
+        inputs: crops (n, 160, 160, 3) or features (n, ...). labels: (n,). position: of the stream. rate: the learning
+        rate. Raise NotFinite.
+        """
         n, parts, sums = len(labels), [], np.zeros(3)
         share = tf.constant(1 / n)
         labels = tf.constant(labels)
@@ -231,7 +270,10 @@ class Learner:
     def _add_gradients(
         self, inputs: tf.Tensor, labels: tf.Tensor, position: tf.Tensor, share: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Adds the gradients of a micro-batch on each device; returns all features after dropout, and what `_differentiate` sums up."""
+        """Add the gradients of a micro-batch on each device.
+
+        Return all features after dropout, and the sums of `_differentiate`.
+        """
         features, sums, gradients = self._strategy.run(self._differentiate, args=(inputs, labels, position, share))
         of_each = self._strategy.experimental_local_results
         for total, gradient in zip(self._gradients, gradients, strict=True):
@@ -241,7 +283,10 @@ class Learner:
     def _differentiate(
         self, inputs: tf.Tensor, labels: tf.Tensor, position: tf.Tensor, share: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """A micro-batch's features after dropout, and over all devices (cross-entropy, center loss, correct) and the gradients."""
+        """Return a micro-batch's features after dropout, and the sums and gradients over all devices.
+
+        The sums are cross-entropy, center loss and the number of correct features.
+        """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._values)
             features = dropout(self._features(inputs, position), self.stage.keep, self._seed(DROPOUT_2, position))
@@ -261,13 +306,13 @@ class Learner:
         keep, seed = self.stage.keep if self.moves_network else 1.0, self._seed(DROPOUT_1, position)
         if self.takes_features:
             return self.net.above(self.stage.trains, inputs, keep, seed)
-        return self.net.prelogits(inputs, self.live, keep, seed)
+        return self.net.prelogits(inputs, keep, seed, live=self.live)
 
     def _seed(self, stream: int, position: tf.Tensor) -> tf.Tensor:
         return tf.stack([tf.constant(self.seed + stream, tf.int64), position])
 
     def _add_decay(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Adds the L2 gradients; returns the L2 loss of what trains, and the length of the whole gradient."""
+        """Add the gradients of L2; return the L2 loss of what trains, and the length of the whole gradient."""
         weight = self.stage.weight_decay
         for i in self.kernels if weight else []:
             self._gradients[i].assign_add(weight * self._values[i])
@@ -275,7 +320,7 @@ class Learner:
         return l2, tf.linalg.global_norm([tf.convert_to_tensor(g) for g in self._gradients])
 
     def _move(self, average: tf.Tensor) -> None:
-        """The optimiser's step, then the averages; the gradients start anew."""
+        """Apply the optimiser, then update the averages and reset the gradients."""
         self._strategy.run(self._apply)
         for mean, value in zip(self._averages, self._values, strict=bool(self._averages)):
             mean.assign_sub((1 - average) * (mean - value))
@@ -283,7 +328,7 @@ class Learner:
             gradient.assign(tf.zeros_like(gradient))
 
     def _apply(self) -> None:
-        """On each device; Keras adds up what they bring."""
+        """Apply the optimiser on each device; Keras adds up the devices' gradients."""
         share = 1 / self._strategy.num_replicas_in_sync
         self.optimiser.apply([share * tf.convert_to_tensor(g) for g in self._gradients], self.variables)
 
@@ -293,8 +338,8 @@ class Learner:
         )
         self._centres.assign(moved)
 
-    def network_weights(self, average: bool) -> dict[str, np.ndarray]:
-        """The network's arrays; with `average`, what trained is its moving average."""
+    def network_weights(self, *, average: bool) -> dict[str, np.ndarray]:
+        """Return the network's arrays; with `average`, moving averages of those that trained."""
         arrays = self.net.arrays()
         if average and self._averages and self.stage.trains != "head":
             means = {id(v): mean for v, mean in zip(self.variables, self._averages, strict=True)}
@@ -306,7 +351,7 @@ class Learner:
         return arrays
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that moves, but the network itself."""
+        """Return the arrays of all that moves, except the network."""
         arrays = {f"head/{v.name.removeprefix('head_')}": v.numpy() for v in self.head.variables} | {
             "centres": self._centres.numpy(),
             "steps": np.array(self.steps),
@@ -315,7 +360,7 @@ class Learner:
         return arrays | {f"optimiser/{i:04d}": v.numpy() for i, v in enumerate(self.optimiser.variables)}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """The opposite of `state`."""
+        """Set the arrays of `state`."""
         for variable in self.head.variables:
             variable.assign(arrays[f"head/{variable.name.removeprefix('head_')}"])
         self._centres.assign(arrays["centres"])

@@ -1,4 +1,7 @@
-"""Reads a recipe: what is trained, in which stages, with which numbers. Every key is required, and no other is known."""
+"""Read recipes: what is trained, in which stages, with which numbers.
+
+Every key is required, and no other is allowed.
+"""
 
 from __future__ import annotations
 
@@ -12,61 +15,67 @@ from typing import Any
 from facegallery.embedder.errors import InputError
 
 SHIPPED = Path(__file__).parent / "recipes"
-VARIANTS = ("original", "gamma", "stretch", "noise")  # a number follows gamma and noise
+VARIANTS = ("original", "gamma", "stretch", "noise")  # gamma and noise are followed by a number
 WITH_NUMBER = {"gamma": (0.01, 100.0), "noise": (0.0, 25600.0)}
 
 
 def whole(low: int, high: int) -> Any:
+    """Declare a key with a whole number."""
     return field(metadata={"kind": int, "low": low, "high": high, "text": f"a whole number of {low} to {high}"})
 
 
 def number(low: float, high: float) -> Any:
+    """Declare a key with a number."""
     return field(metadata={"kind": float, "low": low, "high": high, "text": f"a number of {low:g} to {high:g}"})
 
 
 def pair(low: float, high: float) -> Any:
+    """Declare a key with two numbers, the second not below the first."""
     return field(
         metadata={"kind": tuple, "low": low, "high": high, "text": f"[from, to], rising, of {low:g} to {high:g}"}
     )
 
 
 def choice(*values: str) -> Any:
+    """Declare a key with one of some words."""
     return field(metadata={"kind": str, "values": values, "text": "one of " + ", ".join(values)})
 
 
 def yes_no() -> Any:
+    """Declare a key with true or false."""
     return field(metadata={"kind": bool, "text": "true or false"})
 
 
 def checked_later(kind: type, text: str) -> Any:
+    """Declare a key with a value that is checked further."""
     return field(metadata={"kind": kind, "text": text})
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a photo is changed. Variants are fixed copies, each again mirrored; the rest is drawn anew each time."""
+    """How a photo is changed: variants are fixed copies, each also mirrored; the rest is drawn anew each time."""
 
     variants: tuple[str, ...] = checked_later(list, "a list of 'original', 'gamma 2', 'stretch', 'noise 500'")
     mirror: float = number(0, 1)  # chance
-    gamma: tuple[float, float] = pair(0.1, 10)  # exponent, drawn evenly in its logarithm
+    gamma: tuple[float, float] = pair(0.1, 10)  # exponent; its logarithm is drawn evenly
     contrast: tuple[float, float] = pair(0.1, 10)  # factor around the crop's mean
-    noise: int = whole(0, 25600)  # white pixels, at most
-    shift: float = number(0, 80)  # pixels; only where crops have a border
-    scale: tuple[float, float] = pair(0.5, 2)  # side of what is seen over 160; only where crops have a border
+    noise: int = whole(0, 25600)  # most white pixels
+    shift: float = number(0, 80)  # pixels; needs crops with a border
+    scale: tuple[float, float] = pair(0.5, 2)  # side of the visible part over 160; needs crops with a border
 
     @property
     def copies(self) -> int:
-        """Samples that one photo makes."""
+        """How many samples one photo makes."""
         return max(1, 2 * len(self.variants))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What trains, by which loss, how long."""
+    """What trains, by which loss, for how long."""
 
     trains: str = choice("head", "bottleneck", "upper", "all")
     epochs: int = whole(0, 100_000)
-    steps: int = whole(0, 1_000_000)  # batches an epoch; 0: one pass over the samples
+    steps: int = whole(0, 1_000_000)  # batches of an epoch; 0 is one pass over the samples
     batch: int = whole(1, 100_000)
     micro_batch: int = whole(1, 100_000)
     views: int = whole(1, 1000)
@@ -84,7 +93,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training: augmentation, then the stages in turn."""
+    """A whole training: the augmentation and the stages."""
 
     name: str
     live_batch_norm: bool = yes_no()
@@ -97,18 +106,19 @@ class Recipe:
     stages: tuple[Stage, ...] = checked_later(list, "tables [[stages]]")
 
     def with_epochs(self, epochs: tuple[int, ...] | None) -> Recipe:
-        """The recipe with other numbers of epochs, one a stage."""
+        """Return the recipe with other numbers of epochs, one for each stage; raise InputError for another count."""
         if epochs is None:
             return self
         if len(epochs) != len(self.stages) or any(e < 0 for e in epochs):
             raise InputError(
-                f"expected {len(self.stages)} numbers of epochs, one a stage of {self.name}, received {list(epochs)}: 0 skips a stage"
+                f"expected {len(self.stages)} numbers of epochs, one a stage of {self.name}, received {list(epochs)}: "
+                "give one for each stage, 0 skips a stage"
             )
         return replace(self, stages=tuple(replace(s, epochs=e) for s, e in zip(self.stages, epochs, strict=True)))
 
 
 def read(reference: str | Path) -> Recipe:
-    """A shipped recipe by name, or one of the user's by path. Raises InputError that names key and file."""
+    """Read a shipped recipe by its name, or a user's by its path; raise InputError that names the key and the file."""
     path = SHIPPED / f"{reference}.toml"
     if Path(reference).name != str(reference) or not path.is_file():
         path = Path(reference)
@@ -120,7 +130,7 @@ def read(reference: str | Path) -> Recipe:
             f"expected a recipe ({names}) or a .toml file, received {str(reference)!r}: check the name"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a recipe in TOML, {path} is not ({error}): mend it") from None
+        raise InputError(f"expected a recipe in TOML, {path} is not ({error}): correct the file") from None
     return _recipe(values, path)
 
 
@@ -128,7 +138,7 @@ def _recipe(values: dict[str, Any], path: Path) -> Recipe:
     checked = _checked(Recipe, values, path, "")
     checked["teacher"] = tuple(map(str, checked["teacher"]))
     if checked["teacher"] and checked["live_batch_norm"]:
-        raise _wrong("live_batch_norm", path, "false where there is a teacher", True)
+        raise _wrong("live_batch_norm", path, "false where there is a teacher", received=True)
     if checked["margin"] and not checked["scale"]:
         raise _wrong("margin", path, "0 where scale is 0, which leaves lengths in the logits", checked["margin"])
     checked["augmentation"] = _augmentation(checked["augmentation"], path)
@@ -138,15 +148,17 @@ def _recipe(values: dict[str, Any], path: Path) -> Recipe:
         Stage(**_checked(Stage, s, path, f"stages {i}: ")) for i, s in enumerate(checked["stages"], 1)
     )
     for i, stage in enumerate(stages := checked["stages"]):
-        allowed = _trainable(stages[:i], checked["live_batch_norm"], bool(checked["teacher"]))
+        allowed = _trainable(stages[:i], live=checked["live_batch_norm"], teacher=bool(checked["teacher"]))
         if stage.trains not in allowed:
             raise _wrong(f"stages {i + 1}: trains", path, " or ".join(allowed) + " here", stage.trains)
     return Recipe(name=path.stem, **checked)
 
 
-def _trainable(earlier: Sequence[Stage], live: bool, teacher: bool) -> list[str]:
-    """What a stage may train after these. A teacher's first stage solves the bottleneck; the upper layers train from maps of lower ones that
-    have not moved."""
+def _trainable(earlier: Sequence[Stage], *, live: bool, teacher: bool) -> list[str]:
+    """Return what a stage may train after `earlier` ones.
+
+    A teacher's first stage solves the bottleneck. The upper layers train from maps of lower layers that have not moved.
+    """
     if live:
         return ["head", "all"]
     if teacher and not earlier:
@@ -174,7 +186,7 @@ def _is_variant(text: Any) -> bool:
 
 
 def split_variant(text: str) -> tuple[str, float | None]:
-    """'gamma 2' -> ('gamma', 2.0), 'stretch' -> ('stretch', None); nan where no number follows."""
+    """Parse a variant: 'gamma 2' -> ('gamma', 2.0), 'stretch' -> ('stretch', None); nan for other text."""
     kind, _, value = text.partition(" ")
     try:
         return kind, float(value) if value else None
@@ -183,11 +195,12 @@ def split_variant(text: str) -> tuple[str, float | None]:
 
 
 def _checked(cls: type, values: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
-    """The values of a table, each of its field's type and range."""
+    """Return the values of a table; raise InputError where one is missing, unknown, or of another type or range."""
     known = {f.name: f for f in fields(cls) if f.metadata}
     if unknown := sorted(values.keys() - known.keys()):
         raise InputError(
-            f"expected the keys of a recipe, {path} has {where}{unknown[0]!r}: remove it, or mend its spelling ({', '.join(known)})"
+            f"expected the keys of a recipe, {path} has {where}{unknown[0]!r}: "
+            f"remove the key, or correct its spelling ({', '.join(known)})"
         )
     if missing := [name for name in known if name not in values]:
         raise InputError(
@@ -197,7 +210,7 @@ def _checked(cls: type, values: dict[str, Any], path: Path, where: str) -> dict[
 
 
 def _value(value: Any, rule: Any, key: str, path: Path) -> Any:
-    """`value` where it fits `rule`; a whole number is also a number."""
+    """Return `value` if it fits `rule`; a whole number is also a number."""
     kind, low, high = rule["kind"], rule.get("low"), rule.get("high")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -221,4 +234,5 @@ def _value(value: Any, rule: Any, key: str, path: Path) -> Any:
 
 
 def _wrong(key: str, path: Path, expected: str, received: Any) -> InputError:
-    return InputError(f"expected {key} in {path} to be {expected}, received {str(received)[:60]!r}: mend the recipe")
+    shown = str(received)[:60]
+    return InputError(f"expected {key} in {path} to be {expected}, received {shown!r}: correct the recipe")

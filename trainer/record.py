@@ -1,4 +1,4 @@
-"""What a training run leaves to read: its arguments, the record, the metrics, the curves. Nothing here names people."""
+"""Write what a training run leaves to read: its arguments, record, metrics and curves. None of them names people."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import os
 import platform
 import subprocess
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.files import write_atomic
-from facegallery.embedder.machine import cores
+from facegallery.embedder.machine import cores, installed
 from facegallery.embedder.process import ROOT
 from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.text import printable
@@ -26,7 +25,7 @@ PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pyarrow", "safete
 
 
 def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int, precision: str) -> dict[str, Any]:
-    """What decides a run's result; a run goes on only with the same."""
+    """Return what decides a run's result; a run is resumed only with the same arguments."""
     return {
         "from": [part.sha256 for part in source.parts],
         "training data": data.train.digest,
@@ -40,18 +39,18 @@ def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int, precision
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    """Raises DataError that names the first argument in which a run in `out` differs."""
-    old, new = {"precision": "f32"} | _flat(before), _flat(now)  # before it was recorded it was always f32
+    """Raise DataError that names the first argument in which the run in `out` differs."""
+    old, new = {"precision": "f32"} | _flat(before), _flat(now)  # before the precision was recorded, it was f32
     for key in [*new, *(k for k in old if k not in new)]:
         if old.get(key) != new.get(key):
             raise DataError(
-                f"expected the run that {out} was begun with, {key} was {_short(old.get(key))} and is now {_short(new.get(key))}: "
-                "choose another --out, or give what was given before"
+                f"expected the run that {out} was begun with, {key} was {_short(old.get(key))} and is now "
+                f"{_short(new.get(key))}: choose another --out, or give what was given before"
             )
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """{'a': [{'b': 1}]} -> {'a 1 b': 1}."""
+    """Flatten nested values: {'a': [{'b': 1}]} -> {'a 1 b': 1}."""
     if isinstance(value, dict):
         return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{key} {name}".strip()).items()}
     if isinstance(value, list) and any(isinstance(v, dict) for v in value):
@@ -67,18 +66,12 @@ def _short(value: Any) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and git revision."""
+    """Return versions, machine and git revision."""
     return {"versions": _versions(), "machine": _machine(), "git": _git()}
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version()} | installed(PACKAGES)
 
 
 def _machine() -> dict[str, Any]:
@@ -86,8 +79,8 @@ def _machine() -> dict[str, Any]:
 
 
 def _git() -> str | None:
-    """The commit of this code, with '+' where files were changed; None outside a repository."""
-    if not (ROOT / ".git").exists():  # installed: a repository around it, such as the user's, is another one
+    """Return the commit of this code, with '+' where files were changed; None outside of a repository."""
+    if not (ROOT / ".git").exists():  # installed: a repository around the package is the user's
         return None
     try:
         commit = _git_says(ROOT, "rev-parse", "HEAD")
@@ -97,7 +90,10 @@ def _git() -> str | None:
 
 
 def _git_says(folder: Path, *command: str) -> str:
-    """Raises what `subprocess.run` does. No program that a configuration names is started, and no variable leads to another repository."""
+    """Return the output of a git command; raise what `subprocess.run` raises.
+
+    No program of git's configuration is started, and no variable leads to another repository.
+    """
     line = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *command]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     done = subprocess.run(
@@ -107,7 +103,7 @@ def _git_says(folder: Path, *command: str) -> str:
 
 
 def micro_batches(recipe: Recipe) -> list[str]:
-    """For each stage, what is in memory at once and what that changes."""
+    """Return, for each stage, a line about what is in memory at once and what that changes."""
     lines = []
     for i, stage in enumerate(recipe.stages, 1):
         size = min(stage.micro_batch, stage.batch)
@@ -116,22 +112,26 @@ def micro_batches(recipe: Recipe) -> list[str]:
             effect = "batch norm sees the whole batch"
             if size < stage.batch:
                 moves = -(-stage.batch // size)
-                effect = f"batch norm sees {size} photos at a time, not {stage.batch}, and its moving statistics move {moves} times a batch"
+                effect = (
+                    f"batch norm sees {size} photos at a time, not {stage.batch}, "
+                    f"and its moving statistics move {moves} times a batch"
+                )
         lines.append(f"stage {i}: batches of {stage.batch} in micro-batches of {size}; {effect}")
     return lines
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, atomically."""
     write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def write_metrics(path: Path, history: list[dict[str, Any]]) -> None:
-    """One JSON line an epoch; the whole file anew, so that a resumed run leaves no epoch twice."""
+    """Write one JSON line for each epoch; the whole file anew, so that a resumed run writes no epoch twice."""
     write_atomic(path, "".join(json.dumps(line) + "\n" for line in history).encode())
 
 
 def draw_curves(path: Path, history: list[dict[str, Any]]) -> None:
-    """PNG: loss, and accuracy with validation top-1, over all epochs; a panel a network."""
+    """Draw loss, accuracy and validation figures over all epochs as a PNG, a row for each network."""
     import io
 
     from matplotlib.figure import Figure

@@ -1,4 +1,7 @@
-"""Several GPUs at once: each holds the network and takes a share of every batch; gradients are added up (tf.distribute.MirroredStrategy)."""
+"""Train on several GPUs: each holds the network and takes a share of every batch; gradients are added up.
+
+This is tf.distribute.MirroredStrategy.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from facegallery.trainer.recipe import Recipe
 
 
 def devices(device: str, recipe: Recipe) -> list[str]:
-    """All devices of the kind of 'CPU:0' or 'GPU:0', but no more than a batch has photos.
+    """Return all devices of the kind of 'CPU:0' or 'GPU:0', but no more than the smallest batch has photos.
 
-    Only that one where batch norm is live, since each would move its statistics alone.
+    With live batch norm, return that device alone, since each device would move its statistics for itself.
     """
     if recipe.live_batch_norm:
         return [device]
@@ -24,7 +27,7 @@ def devices(device: str, recipe: Recipe) -> list[str]:
 
 @contextmanager
 def placed(names: list[str]) -> Iterator[None]:
-    """Variables that are made within lie on these devices, a copy on each; what is computed within runs there."""
+    """Create the variables of the block on these devices, a copy on each, and run its computations there."""
     if len(names) == 1:
         with tf.device(names[0]):
             yield
@@ -34,7 +37,7 @@ def placed(names: list[str]) -> Iterator[None]:
 
 
 def shares(n: int, most: int, devices: int) -> list[list[slice]]:
-    """n photos, as many as devices or more, in rounds of one slice a device, each of `most` photos or fewer."""
+    """Split n photos, at least as many as devices, into rounds of one slice a device, each of at most `most` photos."""
     if devices == 1:
         return [[slice(i, min(i + most, n))] for i in range(0, n, most)]
     rounds = -(-n // (most * devices))
@@ -44,7 +47,7 @@ def shares(n: int, most: int, devices: int) -> list[list[slice]]:
 
 
 def spread(values: list[tf.Tensor]) -> tf.Tensor:
-    """One value for each device of the strategy in force."""
+    """Distribute one value to each device of the current strategy."""
     strategy = tf.distribute.get_strategy()
     return strategy.experimental_distribute_values_from_function(
         lambda context: values[context.replica_id_in_sync_group]
@@ -52,5 +55,5 @@ def spread(values: list[tf.Tensor]) -> tf.Tensor:
 
 
 def summed(values: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Over all devices; called on each."""
+    """Return the sums of values over all devices; to be called on each device."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)

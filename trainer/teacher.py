@@ -1,6 +1,7 @@
-"""What a distilled network learns: the vectors that other networks give to the training crops (Hinton, Vinyals, Dean 2015).
+"""Compute what a distilled network learns: other networks' vectors of the crops (Hinton, Vinyals, Dean 2015).
 
-Networks stand side by side, each with unit vectors, so that a student of one pass learns what several know. No names are needed.
+The teachers' unit vectors are joined, so that a student learns in one pass what several teachers know. No names are
+needed.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from facegallery.trainer.batches import TrainingCrops, canvases
 
 ITSELF, SFACE = "itself", "sface"
 BLOCK = 4096  # photos whose features are in memory as float64
-LEAST_PHOTOS = 100  # a linear map of some 1,800 features is solved from them
+LEAST_PHOTOS = 100  # photos from which a linear map of about 1,800 features is solved
 
 
 def vectors(name: str, part: Part, photos: TrainingCrops, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (n, d) of unit length, mirror images averaged in, and whether each photo has one (n,).
+    """Return a teacher's vectors, float32 (n, d) of unit length, and whether each photo has one (n,).
 
-    'itself' is the network that is trained, as it was before; others are known models by name, or 'sface'. Raises ModelError where
-    weights are missing.
+    Mirror images are averaged in. name: 'itself' (the network before training), 'sface' or a known model. Raise
+    ModelError where weights are missing.
     """
     of_crops = _teacher(name, part, photos.border, compute)
     answers = [of_crops(block) for block in canvases(photos)]
@@ -36,14 +37,16 @@ def vectors(name: str, part: Part, photos: TrainingCrops, compute: Compute) -> t
 
 
 def side_by_side(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """What several teachers say of the same photos, each with equal weight: float32 (n, d) of unit length, and whether all know it (n,).
+    """Join the answers of several teachers about the same photos, each with equal weight.
 
-    Raises DataError where they know fewer than LEAST_PHOTOS.
+    Return float32 (n, d) of unit length, and whether all teachers have a vector (n,). Raise DataError where they have
+    fewer than LEAST_PHOTOS.
     """
     usable = np.logical_and.reduce([found for _, found in answers])
     if usable.sum() < LEAST_PHOTOS:
         raise DataError(
-            f"expected {LEAST_PHOTOS} crops or more that a teacher finds a face on, received {usable.sum()}: align more photos"
+            f"expected {LEAST_PHOTOS} crops or more that a teacher finds a face on, received {usable.sum()}: "
+            "align more photos"
         )
     return unit(np.concatenate([x for x, _ in answers], axis=1)).astype(np.float32), usable
 
@@ -51,7 +54,7 @@ def side_by_side(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.n
 def _teacher(
     name: str, part: Part, border: int, compute: Compute
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Crops with their border -> unit vectors (n, d), found (n,)."""
+    """Return the function from crops with their border to unit vectors (n, d) and found (n,)."""
     if name == SFACE:
         from facegallery.embedder.faces.sface import SFace
 
@@ -67,7 +70,7 @@ def _teacher(
 
 
 def sha256s(networks: Sequence[str]) -> list[str]:
-    """Of the teachers' weights, but the network's own."""
+    """Return the sha256 of the teachers' weights, except the network's own."""
     found = []
     for name in networks:
         if name in store.TEACHERS:
@@ -78,16 +81,15 @@ def sha256s(networks: Sequence[str]) -> list[str]:
 
 
 def solve(views: Sequence[np.ndarray], targets: np.ndarray, ridge: float) -> dict[str, np.ndarray]:
-    """The bottleneck that gives features, for each view (n, m), the targets (n, d) by least squares: `Bottleneck/kernel` (m, d) and its batch norm.
+    """Solve the bottleneck that maps features to targets by least squares.
 
-    Ridge regression on features of mean 0 and deviation 1; `ridge` is relative to the number of rows.
+    views: features (n, m) of each view. targets: (n, d). ridge: relative to the number of rows. Return
+    `Bottleneck/kernel` (m, d) and its batch norm. The solution is ridge regression on features of mean 0 and deviation
+    1.
     """
     mean, deviation = views[0].mean(axis=0, dtype=np.float64), views[0].std(axis=0, dtype=np.float64) + 1e-3
-    centre, moments, products = (
-        targets.mean(axis=0, dtype=np.float64),
-        np.zeros((len(mean),) * 2),
-        np.zeros((len(mean), targets.shape[1])),
-    )
+    centre = targets.mean(axis=0, dtype=np.float64)
+    moments, products = np.zeros((len(mean),) * 2), np.zeros((len(mean), targets.shape[1]))
     for view in views:
         for i in range(0, len(view), BLOCK):
             x = (view[i : i + BLOCK] - mean) / deviation

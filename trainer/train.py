@@ -1,9 +1,9 @@
-"""Crops -> a finetuned model: runs a recipe's stages for every network of the source, and writes the run's record.
+"""Train a model on crops: run a recipe's stages for every network of the source, and write the run's record.
 
 MODEL/spec.json, <16 hex>.safetensors    the model
-MODEL/people.json                        salted hashes of the people it was trained on, and chosen by
+MODEL/people.json                        salted hashes of the people that it was trained on and chosen by
 MODEL/record.json                        arguments, versions, times, scores; written last: the run is complete
-MODEL/metrics.jsonl, curves.png          a line an epoch; the same drawn
+MODEL/metrics.jsonl, curves.png          a line for each epoch; the same as a drawing
 MODEL/run/                               head, centres, names, checkpoints, views; deleted on completion unless kept
 """
 
@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from facegallery.embedder.compute import Compute
+from facegallery.embedder.compute import AUTO, Compute
 from facegallery.embedder.errors import DataError, InputError, from_os_error
 from facegallery.embedder.files import drop_stale_temporaries, is_temporary, make_folder
 from facegallery.embedder.machine import cores
@@ -34,62 +36,83 @@ from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights import store, trained_on
 from facegallery.trainer import batches, record, replicas
 from facegallery.trainer.batches import Data
+from facegallery.trainer.checkpoints import RunState
+from facegallery.trainer.delivery import Trained
 from facegallery.trainer.recipe import Recipe
-from facegallery.trainer.stages import Progress, Run, Trained
+from facegallery.trainer.stages import Run, RunSettings
 
 ARGUMENTS, LOCK = "arguments.json", "lock"  # in MODEL/run
 
-Say = Callable[[str], None]
 Result = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
-def quiet(_: str) -> None:
-    """Says nothing."""
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of a training.
 
-
-def train(
-    crops: Path,
-    recipe: Recipe,
-    source: str,
-    out: Path,
-    validate: Path | None = None,
-    epochs: tuple[int, ...] | None = None,
-    seed: int = 0,
-    compute: Compute = Compute(),
-    keep_run: bool = False,
-    say: Say = quiet,
-) -> Result:  # noqa: B008
-    """Trains every network of `source` on `crops` into the model folder `out`; returns the run's record.
-
-    The same call again goes on where it was stopped, and does nothing where it is complete. epochs: other numbers, one a
-    stage. validate: crops of people to choose the best epoch by. Raises DataError where `out` holds another run.
+    validate: crops of other people, by whom the best epoch is chosen. epochs: instead of the recipe's, one number for
+    each stage. seed: 0 to 2147483647. compute: device and precision. keep_run: keep MODEL/run.
     """
-    if not 0 <= seed < 1 << 31:
-        raise InputError(f"expected a seed of 0 to 2147483647, received {seed}: give another")
-    if compute.precision == "int8":
+
+    validate: Path | None = None
+    epochs: tuple[int, ...] | None = None
+    seed: int = 0
+    compute: Compute = AUTO
+    keep_run: bool = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A training whose inputs were read and checked."""
+
+    out: Path
+    model: store.Model
+    recipe: Recipe
+    data: Data
+    settings: RunSettings
+    devices: list[str]
+
+
+DEFAULT = TrainingOptions()
+
+
+def train(crops: Path, recipe: Recipe, source: str, out: Path, options: TrainingOptions = DEFAULT) -> Result:
+    """Train every network of the model `source` on `crops` into the folder `out`; return the run's record.
+
+    The same call again resumes where it was stopped, and does nothing where the run is complete. Raise InputError for
+    options that do not fit, DataError where the crops do not fit or `out` holds another run, ModelError for the
+    weights.
+    """
+    if not 0 <= options.seed < 1 << 31:
+        raise InputError(f"expected a seed of 0 to 2147483647, received {options.seed}: give another")
+    if options.compute.precision == "int8":
         raise InputError("expected --precision auto, f32 or bf16 to train in, received int8: leave it out")
-    recipe, compute = recipe.with_epochs(epochs), choose(compute)
+    recipe, compute = recipe.with_epochs(options.epochs), choose(options.compute)
     model = store.open_model(source)
     _check_batch_norm(model, recipe)
     _check_teacher(recipe)
-    data = batches.read(crops, validate, seed)
-    given = record.arguments(recipe, model.spec, data, seed, compute.precision)
+    data = batches.read(crops, options.validate, options.seed)
+    given = record.arguments(recipe, model.spec, data, options.seed, compute.precision)
     try:
         if done := _completed(out, given):
-            say(f"{out} is complete: this run has been done before, nothing to do")
+            log.info("%s is complete: this run has been done before, nothing to do", out)
             return done
         with _locked(_run_folder(out)):
-            if done := _completed(out, given):  # by a process that ended meanwhile
+            if done := _completed(out, given):  # by a process that has ended since
                 return done
             _prepare(out, given, data)
-            names = replicas.devices(compute.device, recipe)
-            _announce(model, recipe, data, compute, names, say)
-            keras.utils.set_random_seed(seed)
-            tf.config.experimental.enable_op_determinism()
-            trained = _train_parts(model, recipe, data, seed, compute, names, keep_run, out, say)
-            paths = {"crops": str(crops), "validate": str(validate) if validate else None}
-            head = {"arguments": given, **paths, "source": source, "device": " ".join(names), "keep_run": keep_run}
-            return _finish(out, model.spec, trained, data, recipe, head, say)
+            settings = RunSettings(options.seed, options.keep_run, compute)
+            job = _Job(out, model, recipe, data, settings, replicas.devices(compute.device, recipe))
+            head = {
+                "arguments": given,
+                "crops": str(crops),
+                "validate": str(options.validate) if options.validate else None,
+                "source": source,
+                "device": " ".join(job.devices),
+                "keep_run": options.keep_run,
+            }
+            return _finish(job, _train_parts(job), head)
     except OSError as error:
         raise from_os_error(error) from error
 
@@ -98,45 +121,47 @@ def _check_batch_norm(model: store.Model, recipe: Recipe) -> None:
     for i, part in enumerate(model.spec.parts):
         if recipe.live_batch_norm and keras_network.is_folded(model.arrays(i)):
             raise InputError(
-                f"expected weights with live batch norm for {recipe.name}, {part.name} has it folded: use another recipe"
+                f"expected weights with live batch norm for {recipe.name}, {part.name} has it folded: "
+                "use another recipe"
             )
 
 
 def _check_teacher(recipe: Recipe) -> None:
     if recipe.teacher and not recipe.stages[0].epochs:
         raise InputError(
-            f"expected 1 epoch for stage 1 of {recipe.name}, which makes the bottleneck for its teachers, received 0: skip the other stages only"
+            f"expected 1 epoch for stage 1 of {recipe.name}, which makes the bottleneck for its teachers, received 0: "
+            "skip the other stages only"
         )
 
 
-def _announce(model: store.Model, recipe: Recipe, data: Data, compute: Compute, names: list[str], say: Say) -> None:
-    say(
-        f"training {model.spec.model_name} with {recipe.name} on {' '.join(names)} (TensorFlow {tf.__version__}, {compute.precision}, {cores()} cores): "
-        f"{len(data.train):,} photos of {len(data.train.people):,} people; {data.why}"
-    )
-    say(data.chosen)
+def _announce(job: _Job) -> None:
+    recipe, data = job.recipe, job.data
+    how = f"TensorFlow {tf.__version__}, {job.settings.compute.precision}, {cores()} cores"
+    what = f"{len(data.train):,} photos of {len(data.train.people):,} people; {data.why}"
+    devices = " ".join(job.devices)
+    log.info("training %s with %s on %s (%s): %s", job.model.spec.model_name, recipe.name, devices, how, what)
+    log.info("%s", data.chosen)
     if recipe.pull_back < 1:
-        say(f"weights will be pulled back towards those before training: {recipe.pull_back:g} of their way is kept")
+        log.info("weights will be pulled back towards those before training: %g of their way is kept", recipe.pull_back)
     for note in spelling_notes(data.validation.people if data.validation else (), data.train.people):
-        say(f"warning: {note}")
-    _warn_of_centres(recipe, data, say)
+        log.warning("%s", note)
+    _warn_of_centres(recipe, data)
 
 
-def _warn_of_centres(recipe: Recipe, data: Data, say: Say) -> None:
-    """The homework's center step is not divided by a person's photos in the batch: with few people it overshoots."""
+def _warn_of_centres(recipe: Recipe, data: Data) -> None:
+    """Warn where few people make the homework's center step overshoot: it is not divided by a person's photos."""
     for i, stage in enumerate(recipe.stages, 1):
         step = (1 - stage.center_alpha) * stage.batch
         if stage.center_loss and stage.center_update == "homework" and step > len(data.train.people):
-            say(
-                f"stage {i}: the homework's center step overshoots with fewer than {step:.0f} people: the loss may become infinite"
-            )
+            what = "the homework's center step overshoots with fewer than"
+            log.warning("stage %d: %s %.0f people: the loss may become infinite", i, what, step)
 
 
 # the folder -----------------------------------------------------------------
 
 
 def _completed(out: Path, given: dict[str, Any]) -> Result | None:
-    """The record of the same run, where it is complete; raises DataError where it was another."""
+    """Return the record of the same run if it is complete, else None; raise DataError for another run."""
     path = out / "record.json"
     if not path.is_file():
         return None
@@ -148,12 +173,16 @@ def _completed(out: Path, given: dict[str, Any]) -> Result | None:
 
 
 def _run_folder(out: Path) -> Path:
-    """Make MODEL/run; raise DataError where MODEL, or MODEL/run without a run's arguments, holds anything else."""
+    """Create MODEL/run.
+
+    Raise DataError where MODEL, or MODEL/run without a run's arguments, holds anything else.
+    """
     run = out / "run"
     for folder, own in ((out, "run"), (run, LOCK)):
         if not _is_begun(run) and folder.exists() and (not folder.is_dir() or _holds_others(folder, own)):
             raise DataError(
-                f"expected an empty folder or a training run for --out, {folder} holds other files: choose another folder"
+                f"expected an empty folder or a training run for --out, {folder} holds other files: "
+                "choose another folder"
             )
     return make_folder(run)
 
@@ -167,7 +196,10 @@ def _holds_others(folder: Path, own: str) -> bool:
 
 
 def _drop_run(out: Path) -> None:
-    """Remove MODEL/run, its arguments last, so that what is left after a kill is known as ours; a user's folder of that name stays."""
+    """Remove MODEL/run, its arguments last, so that what a kill leaves is recognised.
+
+    A user's folder of that name stays.
+    """
     run = out / "run"
     if not run.is_dir() or (not _is_begun(run) and _holds_others(run, LOCK)):
         return
@@ -180,7 +212,7 @@ def _drop_run(out: Path) -> None:
 
 
 def _prepare(out: Path, given: dict[str, Any], data: Data) -> None:
-    """Begin a run, or check that it is the one that was begun; with its lock held."""
+    """Begin a run, or check that it is the run that was begun; the caller holds its lock."""
     run = out / "run"
     for folder in (out, run, *run.glob("part-*")):
         drop_stale_temporaries(folder)
@@ -200,7 +232,7 @@ def _read_json(path: Path) -> Any:
 
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    """One process a run; the lock goes with the process, however it ends."""
+    """Hold the lock of a run; raise DataError where another process holds it. The kernel frees it."""
     with open(os.open(run / LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -214,29 +246,20 @@ def _locked(run: Path) -> Iterator[None]:
 # the parts ------------------------------------------------------------------
 
 
-def _train_parts(
-    model: store.Model,
-    recipe: Recipe,
-    data: Data,
-    seed: int,
-    compute: Compute,
-    names: list[str],
-    keep: bool,
-    out: Path,
-    say: Say,
-) -> list[Trained]:
+def _train_parts(job: _Job) -> list[Trained]:
+    """Train every network of the model, or read the result where it was trained before."""
+    _announce(job)
+    keras.utils.set_random_seed(job.settings.seed)
+    tf.config.experimental.enable_op_determinism()
     trained: list[Trained] = []
-    for i, part in enumerate(model.spec.parts):
-        folder = make_folder(out / "run" / f"part-{i}")
-        before = [line for t in trained for line in t.progress.history]
-
-        def report(history: list[dict[str, Any]], before: list[dict[str, Any]] = before) -> None:
-            record.write_metrics(out / trained_on.EPOCHS, before + history)
-
+    for i, part in enumerate(job.model.spec.parts):
+        folder = make_folder(job.out / "run" / f"part-{i}")
         done = _read_done(folder)
         if done is None:
-            with replicas.placed(names):
-                done = Run(folder, part, model.arrays(i), recipe, data, seed, keep, say, report, compute).train()
+            before = [line for t in trained for line in t.progress.history]
+            settings = replace(job.settings, report=partial(_write_metrics, job.out, before))
+            with replicas.placed(job.devices):
+                done = Run(folder, part, job.model.arrays(i), job.recipe, job.data, settings).train()
             record.write_json(folder / "done.json", asdict(done))
             keras.backend.clear_session()
         for view in folder.glob("*-view-*.npy"):
@@ -245,31 +268,37 @@ def _train_parts(
     return trained
 
 
+def _write_metrics(out: Path, before: list[dict[str, Any]], history: list[dict[str, Any]]) -> None:
+    """Write the epochs of the networks before, and of this one."""
+    record.write_metrics(out / trained_on.EPOCHS, before + history)
+
+
 def _read_done(folder: Path) -> Trained | None:
     if not (folder / "done.json").is_file():
         return None
     done = _read_json(folder / "done.json")
-    return Trained(
-        Part(**done["part"]), tuple(Part(**p) for p in done["after"]), done["delivered"], Progress(**done["progress"])
-    )
+    after = tuple(Part(**fields) for fields in done["after"])
+    return Trained(Part(**done["part"]), after, done["delivered"], RunState(**done["progress"]))
 
 
 def _spec(source: FaceSpec, data: Data, parts: list[Part]) -> FaceSpec:
-    """The source's contract with the crops' rule (without the border, which is training's) and the new parts."""
+    """Return the source's contract with the crops' rule and the new parts.
+
+    The rule has no border, which only training uses.
+    """
     spec = source.with_crop(data.spec)
     parts = [replace(part, weight=before.weight) for part, before in zip(parts, source.parts, strict=True)]
     return replace(spec, parts=tuple(parts), crop=replace(spec.crop, border=0), runtime="", precision="")
 
 
-def _finish(
-    out: Path, source: FaceSpec, trained: list[Trained], data: Data, recipe: Recipe, head: dict[str, Any], say: Say
-) -> Result:
-    """Writes the model, then the curves, last the record; drops the run's folder unless it is kept."""
+def _finish(job: _Job, trained: list[Trained], head: dict[str, Any]) -> Result:
+    """Write the model, then the curves, last the record; drop the run's folder unless it is kept."""
+    out, source, data, stages = job.out, job.model.spec, job.data, job.recipe.stages
     _record_people(out, source, head["source"], trained, data)
     _record_epochs(source, trained)
     store.write_model(out, _spec(source, data, [t.part for t in trained]))
-    for k in range(len(recipe.stages)):
-        if all(len(t.after) == len(recipe.stages) for t in trained):
+    for k in range(len(stages)):
+        if all(len(t.after) == len(stages) for t in trained):
             store.write_model(out / "run" / f"after-stage-{k + 1}", _spec(source, data, [t.after[k] for t in trained]))
     history = [line for t in trained for line in t.progress.history]
     record.write_metrics(out / trained_on.EPOCHS, history)
@@ -283,7 +312,7 @@ def _finish(
     done = {
         **head,
         "data": counts,
-        "micro_batches": record.micro_batches(recipe),
+        "micro_batches": record.micro_batches(job.recipe),
         **record.environment(),
         "networks": [_summary(t) for t in trained],
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -292,12 +321,12 @@ def _finish(
     if not head["keep_run"]:
         _drop_run(out)
     seconds = sum(sum(t.progress.seconds) for t in trained)
-    say(f"{out} is complete after {seconds / 60:.1f} minutes")
+    log.info("%s is complete after %.1f minutes", out, seconds / 60)
     return done
 
 
 def _record_people(out: Path, source: FaceSpec, reference: str, trained: list[Trained], data: Data) -> None:
-    """Beside all weights that came of this run, and in `out`: its people, and those of the trainings before it."""
+    """Write the people of this run, and of those before it, beside the new weights and into `out`."""
     before = trained_on.of_model(source, Path(reference))
     own = trained_on.Training.of(data.train.people, data.validation.people if data.validation else ())
     made = [
@@ -313,14 +342,14 @@ def _record_people(out: Path, source: FaceSpec, reference: str, trained: list[Tr
 
 
 def _record_epochs(source: FaceSpec, trained: list[Trained]) -> None:
-    """Beside the weights that each network came to."""
+    """Write the epochs of each network beside its new weights."""
     for old, t in zip(source.parts, trained, strict=True):
         if t.part.sha256 != old.sha256:
             record.write_metrics(store.stored_file(t.part).parent / trained_on.EPOCHS, t.progress.history)
 
 
 def _summary(trained: Trained) -> dict[str, Any]:
-    """One network's part of the record."""
+    """Return one network's part of the record."""
     p = trained.progress
     lines = [(line["validation_top1"], line["validation_tar"]) for line in p.history if "validation_top1" in line]
     return {

@@ -1,4 +1,4 @@
-"""What frozen layers make of every photo, plain and augmented: computed once, kept on disk, read as it is needed."""
+"""Keep what frozen layers make of every photo, plain and augmented, on disk: computed once, read as it is needed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ import tensorflow as tf
 from facegallery.embedder.files import atomic
 from facegallery.trainer.batches import samples
 
-READ = 256  # rows at once
+READ = 256  # rows that are read at once
 
 
 @dataclass(frozen=True)
 class Views:
-    """Features in place of crops: for each view (N, ...). Each pass takes the next view."""
+    """Features instead of crops; each pass takes the next view.
+
+    features: (N, ...) for each view. labels: int32 (N,).
+    """
 
     features: Sequence[np.ndarray]
-    labels: np.ndarray  # int32 (N,)
+    labels: np.ndarray
     seed: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batches(self, start: int, batch: int, steps: int) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
-        """(batch, ...) and int32 (batch,), in the order of `Stream.batches`."""
+        """Yield batches of features (batch, ...) and labels int32 (batch,), in the order of `Stream.batches`."""
         chosen = samples(self.seed, len(self), start, batch * steps)
         views = np.arange(start, start + batch * steps) // len(self) % len(self.features)
         for i in range(0, batch * steps, batch):
@@ -37,7 +40,7 @@ class Views:
 
 
 def keep(path: Path, n: int, blocks: Iterable[np.ndarray]) -> None:
-    """Writes n rows that come in blocks as one .npy file, which is whole, on disk, or not there at all."""
+    """Write n rows, which come in blocks, as one .npy file, atomically."""
     with atomic(path) as file:
         for i, block in enumerate(blocks):
             if i == 0:
@@ -51,11 +54,11 @@ def keep(path: Path, n: int, blocks: Iterable[np.ndarray]) -> None:
 
 
 def kept(path: Path) -> np.ndarray:
-    """What `keep` wrote, left on disk."""
+    """Open a file of `keep` without loading it into memory."""
     return np.load(path, mmap_mode="r")
 
 
 def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows of an array, some at a time."""
+    """Yield the rows of an array, READ at a time."""
     for i in range(0, len(rows), READ):
         yield rows[i : i + READ]

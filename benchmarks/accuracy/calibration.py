@@ -1,10 +1,11 @@
-"""Does `calibrate` keep its word? Half of the people are enrolled, everybody else is a stranger, a hundred times over.
+"""Does `calibrate` hold its rate? Enrol half of the people, ask about all others as strangers, a hundred times.
 
     python benchmarks/accuracy/calibration.py VECTORS... [--splits 100] [--seed 0] [--json FILE]
 
-VECTORS are data sets that `embed` made of LFW's folders (identities with several photos and with one); `A,B` is the unit-length
-concatenation of two. Of each person with two photos or more the first is enrolled, or the second asked, as a stranger where the person
-is in the other half; of those with one photo it is asked. Thresholds are fitted on the enrolled photos alone.
+VECTORS are data sets that `embed` made of LFW's folders (identities with several photos and with one). `A,B` is the
+unit-length concatenation of two. Of a person with two photos or more, the first is enrolled; where the person is in
+the other half, the second is a stranger's photo. The only photo of a person is a stranger's photo, too. Thresholds
+are fitted on the enrolled photos alone.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RATES = (0.1, 0.01, 0.003)
 
 @dataclass(frozen=True)
 class Faces:
-    """float32 (p, d), (p, d), (s, d): first and second photos of the same people, and the only ones of others."""
+    """Hold the first and second photos of the same people, float32 (p, d), and the only photos of others (s, d)."""
 
     first: np.ndarray
     second: np.ndarray
@@ -41,7 +42,7 @@ class Faces:
 
 
 def read_faces(folders: str) -> Faces:
-    """A data set, or the concatenation of several that hold the same photos; a person's photos in the order of their names."""
+    """Read a data set, or the concatenation of several of the same photos; a person's photos are in order of name."""
     sets = [by_image(Path(folder)) for folder in folders.split(",")]
     photos: dict[str, list[np.ndarray]] = defaultdict(list)
     for image in sorted(set.intersection(*map(set, sets))):
@@ -53,7 +54,7 @@ def read_faces(folders: str) -> Faces:
 
 
 def by_image(folder: Path) -> dict[str, tuple[str, np.ndarray]]:
-    """photo -> (whose it is, its vector float32 (d,)), of those that have one."""
+    """Return photo -> (identity, vector float32 (d,)) of the photos that have both."""
     data = DataSet(folder)
     table = data.table(["face_id", "image", "identity", "outcome", "vector"])
     table = table.filter(table["vector"].is_valid())
@@ -64,7 +65,7 @@ def by_image(folder: Path) -> dict[str, tuple[str, np.ndarray]]:
 
 
 def one_split(faces: Faces, rng: np.random.Generator, rates: Sequence[float]) -> list[dict[str, float]]:
-    """Enrols a random half; for each rate what was promised and what came."""
+    """Enrol a random half; return for each rate what was promised and what came."""
     order = rng.permutation(len(faces.first))
     enrolled, others = np.split(order, [len(order) // 2])
     xb, yb = faces.first[enrolled], np.arange(len(enrolled))
@@ -97,7 +98,7 @@ def one_split(faces: Faces, rng: np.random.Generator, rates: Sequence[float]) ->
 
 
 def experiment(faces: Faces, splits: int, seed: int = 0, rates: Sequence[float] = RATES) -> dict[float, dict[str, Any]]:
-    """For each rate the numbers of `one_split`, each a float array (splits,)."""
+    """Return for each rate the numbers of `one_split`, each a float array (splits,)."""
     rng = np.random.default_rng(seed)
     runs = [one_split(faces, rng, rates) for _ in range(splits)]
     return {
@@ -107,7 +108,7 @@ def experiment(faces: Faces, splits: int, seed: int = 0, rates: Sequence[float] 
 
 
 def summary(found: dict[str, np.ndarray]) -> dict[str, float]:
-    """One line of the table."""
+    """Summarise one line of the table."""
     return {
         "held": int(found["held"].sum()),
         "splits": len(found["held"]),
@@ -123,6 +124,11 @@ def summary(found: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
+def row_of(cells: Sequence[str]) -> str:
+    """Write a row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vectors", nargs="+", metavar="VECTORS")
@@ -131,10 +137,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     lines = []
-    print(
-        "| vectors | FPIR | interval holds | mean interval | widest upper end | mean realised | median threshold | effect | DIR | s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    columns = ["vectors", "FPIR", "interval holds", "mean interval", "widest upper end", "mean realised"]
+    columns += ["median threshold", "effect", "DIR", "s"]
+    print(row_of(columns))
+    print(row_of(["---"] * len(columns)).replace(" ", ""))
     for folders in given.vectors:
         name, start = "+".join(Path(f).name for f in folders.split(",")), time.perf_counter()
         found = experiment(read_faces(folders), given.splits, given.seed)
@@ -142,12 +148,10 @@ def main() -> None:
         for rate, arrays in found.items():
             s = summary(arrays)
             lines.append({"vectors": name, "fpir": rate, **s})
-            print(
-                f"| {name} | {rate:g} | {s['held']} of {s['splits']} | {s['mean_low']:.4f}..{s['mean_high']:.4f} | {s['max_high']:.4f} "
-                f"| {s['mean_realised']:.4f} | {s['median_threshold']:.4f} | {s['mean_effect']:.2f} | {s['mean_detection']:.4f} "
-                f"| {seconds:.0f} |",
-                flush=True,
-            )
+            cells = [name, f"{rate:g}", f"{s['held']} of {s['splits']}", f"{s['mean_low']:.4f}..{s['mean_high']:.4f}"]
+            cells += [f"{s[key]:.4f}" for key in ("max_high", "mean_realised", "median_threshold")]
+            cells += [f"{s['mean_effect']:.2f}", f"{s['mean_detection']:.4f}", f"{seconds:.0f}"]
+            print(row_of(cells), flush=True)
     if given.json:
         given.json.write_text(json.dumps(lines, indent=1))
 

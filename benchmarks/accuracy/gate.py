@@ -1,11 +1,12 @@
-"""Does the gate know the better of two networks by a few people? Asks it about changes whose worth many people show.
+"""Does the gate find the better of two networks from a few people? Ask it about changes whose effect many people show.
 
     python benchmarks/accuracy/gate.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv --folder WORK
 
-CROPS and WORK: of `benchmarks/accuracy/recipes.py --from duo` with the setting `open`. Of each fold's people, whom its models were not trained on, some
-are drawn again and again, each with two photos. Printed for each change of each network: DIR at FPIR 0.01 and top-1 among all people of a fold
-(every photo that is asked about is also a stranger to the gallery without its person), and the share of draws in which each measure says
-"better", equal ones counting half; `kept` is the gate's own word.
+CROPS and WORK are those of `benchmarks/accuracy/recipes.py --from duo` with the setting `open`. From the people of
+each fold, on whom its models were not trained, some are drawn repeatedly, each with two photos. For each change of
+each network this prints DIR at FPIR 0.01 and top-1 among all people of a fold (every probe is also a stranger to the
+gallery without its person), and the share of draws in which each measure says "better"; equal draws count half.
+`kept` is the gate's decision.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MEASURES = ("top-1", f"TAR at FAR {FAR}", "soft TAR", "kept")
 
 
 def changes(work: Path, source: str, fold: int, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, before, after) of each network, unit vectors (n, d) of the rows (n,)."""
+    """Yield (name, before, after) of each network: unit vectors (n, d) of the rows (n,)."""
     parts, noise = open_model(source).spec.parts, np.random.default_rng(fold)
     models = {"plain": source, "source": source, f"open-{fold}": str(work / f"open-{fold}")}
     for part, *vectors in zip(
@@ -49,13 +50,13 @@ def changes(work: Path, source: str, fold: int, rows: np.ndarray) -> Iterator[tu
 
 
 def networks(vectors: np.ndarray, model: str) -> list[np.ndarray]:
-    """Unit vectors (n, d) of each network of a model, of the whole model's."""
+    """Split the vectors of a model into the unit vectors (n, d) of each network."""
     ends = np.cumsum([part.dimension for part in open_model(model).spec.parts])[:-1]
     return [unit(x) for x in np.split(vectors, ends, axis=1)]
 
 
 def everybody(vectors: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """DIR and top-1 of people's second photos (rows n to 2 n, in the order of the first n), among their first."""
+    """Return DIR and top-1 of people's second photos (rows n to 2 n, in the order of the first n) among their first."""
     scores = np.split(vectors, 2)[1] @ np.split(vectors, 2)[0].T
     genuine = scores.diagonal().copy()
     np.fill_diagonal(scores, -np.inf)
@@ -65,7 +66,7 @@ def everybody(vectors: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 def better(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> list[float]:
-    """1, 0.5 or 0 for each of MEASURES."""
+    """Return 1, 0.5 or 0 for each of MEASURES."""
     old, new = judge(before, labels), judge(after, labels)
     pairs = [(old.top1, new.top1), (tar(before, labels), tar(after, labels)), (old.tar, new.tar)]
     return [(b > a) + 0.5 * (b == a) for a, b in pairs] + [float(is_kept(new, old.tar, hits(before, labels)))]

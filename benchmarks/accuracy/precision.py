@@ -1,9 +1,9 @@
-"""What does a faster precision cost in accuracy? One-shot top-1 of the same crops, beside float32, with McNemar's exact test.
+"""What does a faster precision cost in accuracy? One-shot top-1 beside float32, with McNemar's exact test.
 
     python benchmarks/accuracy/precision.py CROPS --people lfw_people.csv --model msceleb
 
-CROPS is a data set of crops with the splits gallery and probe; `weights quantise MODEL OTHER_CROPS` comes first. The CSV `identity,role` groups
-the probes; all of the gallery is searched for each.
+CROPS is a data set of crops with the splits gallery and probe. Run `weights quantise MODEL OTHER_CROPS` first. The CSV
+`identity,role` groups the probes; each probe searches the whole gallery.
 """
 
 from __future__ import annotations

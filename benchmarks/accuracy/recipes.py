@@ -1,18 +1,20 @@
-"""What does a recipe win? Trains it on people of LFW and measures the model beside the one it starts from, on people apart.
+"""What does a recipe win? Train it on people of LFW, and compare the model with the one it starts from on other people.
 
-    python benchmarks/accuracy/recipes.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv --pairs lfw_pairs.txt --folder WORK
+    python benchmarks/accuracy/recipes.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv \\
+        --pairs lfw_pairs.txt --folder WORK
 
-CROPS: `align LFW --border 20 --out CROPS`, every photo of LFW under its person. The settings, all measured in float32:
+CROPS comes from `align LFW --border 20 --out CROPS`: every photo of LFW under its person. The settings, all in float32:
 
-closed     trained on the gallery's photos; the probes of the `test` people among the whole gallery
-open       three folds of all people, by hash of the name: trained on two, probes of the third's `test` people among the whole gallery
-strangers  trained on the `dev` people's photos and the gallery photos of the first 700 `test` people, who are enrolled; DIR at FPIR with the
-           probes of the other `test` people and everyone with one photo as strangers
-halves     LFW's ten folds: trained on the people who are in none of the five tested folds, each half in turn
+closed     train on the gallery's photos; ask about the probes of the `test` people among the whole gallery
+open       split all people into three folds by hash of the name: train on two, ask about the probes of the `test`
+           people in the third among the whole gallery
+strangers  train on the `dev` people's photos and on the gallery photos of the first 700 `test` people, who are
+           enrolled; DIR at FPIR, with the probes of the other `test` people and everyone with one photo as strangers
+halves     LFW's ten folds: train on the people who are in none of the five tested folds, for each half
 
-Compared with `source`, the model that training starts from, and with `plain`, the same without zoom and weights: the networks as they came.
-Of a model of several networks each is measured alone too. WORK keeps models and vectors: the same command again goes on. The figures are
-printed, and written to WORK/accuracy.json.
+The result is compared with `source`, the model that training starts from, and with `plain`, that model without zoom
+and weights. Each network of a model of several is also measured alone. WORK keeps models and vectors; the same
+command again resumes. The figures are printed and written to WORK/accuracy.json.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import sys
 import time
 from dataclasses import asdict, replace
@@ -36,8 +39,9 @@ from facegallery.embedder.network.quiet import import_tensorflow  # noqa: E402
 
 import_tensorflow()
 from facegallery.embedder.compute import Compute  # noqa: E402
-from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter  # noqa: E402
+from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
 from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table  # noqa: E402
+from facegallery.embedder.dataset.writer import DataSetWriter  # noqa: E402
 from facegallery.embedder.faces import align  # noqa: E402
 from facegallery.embedder.network.runtime import Embedder, unit  # noqa: E402
 from facegallery.embedder.weights.store import open_model, open_spec  # noqa: E402
@@ -45,7 +49,7 @@ from facegallery.indexer.evaluation import openset, verification  # noqa: E402
 from facegallery.indexer.evaluation.openset import OpenSet  # noqa: E402
 from facegallery.indexer.metrics import compare, hits_at, nearest_people, wilson  # noqa: E402
 from facegallery.trainer.recipe import read as read_recipe  # noqa: E402
-from facegallery.trainer.train import train  # noqa: E402
+from facegallery.trainer.train import TrainingOptions, train  # noqa: E402
 
 PATH = click.Path(path_type=Path, exists=True)
 FOLDS, ENROLLED = 3, 700
@@ -54,7 +58,7 @@ Systems = dict[str, np.ndarray]  # by name: the model, and each of its networks 
 
 
 class Bench:
-    """The photos, whose they are, and the models that were trained on some of them."""
+    """Hold the photos, their people, and the models that were trained on some of them."""
 
     def __init__(
         self,
@@ -93,11 +97,14 @@ class Bench:
         self.seconds: dict[str, float] = {}
 
     def of(self, indices: np.ndarray) -> np.ndarray:
-        """bool (n,)."""
+        """Return bool (n,): whether each row is among these indices."""
         return np.isin(np.arange(len(self.rows)), indices)
 
     def vectors(self, title: str, wanted: np.ndarray, reference: str | None = None) -> Systems:
-        """By the system that training starts from, float32 (n, d), zeros but for the photos that were wanted, bool (n,), now or before."""
+        """Embed the photos of `wanted`, bool (n,), by the model of `title`; return each system's float32 (n, d).
+
+        Rows of photos that were never wanted are zeros.
+        """
         spec = open_model(reference or str(self.work / title)).spec
         if title == "plain":
             spec = replace(spec, parts=tuple(replace(part, zoom=1.0, weight=1.0) for part in spec.parts))
@@ -116,17 +123,17 @@ class Bench:
         return {part.name: unit(x) for part, x in zip(begun.parts, splits, strict=True)} | {begun.model_name: whole}
 
     def before(self, wanted: np.ndarray) -> dict[str, Systems]:
-        """Of the model that is trained, and of the same without zoom and weights, as its networks came."""
+        """Embed by the model that training starts from, and by that model without zoom and weights."""
         return {kind: self.vectors(kind, wanted, self.source) for kind in ("source", "plain")}
 
     def trained(self, title: str, chosen: np.ndarray, wanted: np.ndarray) -> Systems:
-        """By a model that is trained on the chosen photos, bool (n,)."""
+        """Embed by a model that is trained on the chosen photos, bool (n,)."""
         if not (self.work / title / "record.json").exists():
             rows = [replace(self.rows[i], split="train") for i in np.flatnonzero(chosen)]
             crops = subset(self.data, rows, self.work / f"{title}-crops")
             began = time.monotonic()
             source = str(self.after / title) if self.after else self.source
-            train(crops, self.recipe, source, self.work / title, epochs=self.epochs, say=say)
+            train(crops, self.recipe, source, self.work / title, TrainingOptions(epochs=self.epochs))
             self.seconds[title] = round(time.monotonic() - began)
         return self.vectors(title, wanted)
 
@@ -196,12 +203,12 @@ class Bench:
         return result
 
     def _hits(self, x: np.ndarray) -> np.ndarray:
-        """bool (probes, 5)."""
+        """Return hits, bool (probes, 5)."""
         nearest, _ = nearest_people(x[self.gallery], self.names[self.gallery], x[self.probes], 5)
         return hits_at(nearest, self.names[self.probes])
 
     def _compared(self, before: dict[str, Systems], after: Systems) -> Json:
-        """By system, group of people, k, and what it is compared with; `after` are hits."""
+        """Compare `after` (hits) by system, group of people, k, and the system it is compared with."""
         result: Json = {}
         for name, new in after.items():
             olds = {kind: self._hits(old[name]) for kind, old in before.items()}
@@ -218,12 +225,8 @@ class Bench:
         return result
 
 
-def say(line: str) -> None:
-    click.echo(line, err=True)
-
-
 def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:
-    """Some rows of a data set as one of their own."""
+    """Write some rows of a data set as a data set of their own."""
     writer = DataSetWriter(folder, data.spec, {}, [Entry(row.image, 0, 0) for row in rows])
     by_image = {row.image: row for row in rows}
     for shard, entries in writer.pending():
@@ -239,9 +242,9 @@ def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:
 @click.option("--recipe", default="distil", show_default=True)
 @click.option("--from", "source", default="msceleb", show_default=True)
 @click.option(
-    "--after", type=PATH, help="WORK of another recipe with the same --from: training goes on from its models."
+    "--after", type=PATH, help="WORK of another recipe with the same --from: training continues from its models."
 )
-@click.option("--epochs", help="Of each stage, such as 1,0, in the place of the recipe's.")
+@click.option("--epochs", help="Of each stage, such as 1,0, instead of the recipe's.")
 @click.option("--settings", default="closed,open,strangers,halves", show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), required=True)
 def main(
@@ -256,6 +259,7 @@ def main(
     settings: str,
     folder: Path,
 ) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder.mkdir(parents=True, exist_ok=True)
     numbers = tuple(map(int, epochs.split(","))) if epochs else None
     bench = Bench(crops, one_shot, people, recipe, source, after, numbers, folder)

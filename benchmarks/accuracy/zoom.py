@@ -1,9 +1,10 @@
-"""How much of a crop should a network see? One-shot top-1 and top-5 at several zooms, beside the whole crop, with McNemar's exact test.
+"""How much of a crop should a network see? One-shot top-1 and top-5 at several zooms, with McNemar's exact test.
 
     python benchmarks/accuracy/zoom.py CROPS --people lfw_people.csv --model msceleb
 
-CROPS is a data set of crops with the splits gallery and probe. The CSV `identity,role` groups the probes (choose on `dev`, read `test`); all of the
-gallery is searched for each. A zoom z of crops with a margin m shows a margin of (1 + m) / z - 1.
+CROPS is a data set of crops with the splits gallery and probe. The CSV `identity,role` groups the probes (choose on
+`dev`, read `test`); each probe searches the whole gallery. A zoom z of crops with a margin m shows a margin of (1 +
+m) / z - 1.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def main(crops: Path, people: Path, model: str, zooms: str, precision: str) -> N
             lost, gained, p = mcnemar(first[of_group], hits[of_group, 0])
             shares = " / ".join(f"{hits[of_group, k].mean():.4f}" for k in (0, 4))
             print(
-                f"{model}, zoom {zoom:g}, {group}: top-1 / top-5 {shares} of {of_group.sum()}; {lost} lost and {gained} gained, p {p:.2g}"
+                f"{model}, zoom {zoom:g}, {group}: top-1 / top-5 {shares} of {of_group.sum()}; "
+                f"{lost} lost and {gained} gained, p {p:.2g}"
             )
 
 

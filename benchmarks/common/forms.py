@@ -1,4 +1,4 @@
-"""A photo in every format that is read, in the ways that programs write it, and in formats that are not read."""
+"""Write a photo in every format that is read, as different programs write it, and in formats that are not read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _by(form: str, mode: str = "RGB", **options: object) -> Save:
 
 
 def _several(form: str, **options: object) -> Save:
-    """The photo, then another picture."""
+    """Write the photo, then another picture."""
 
     def save(image: Image.Image) -> bytes:
         with io.BytesIO() as out:
@@ -35,7 +35,7 @@ def _several(form: str, **options: object) -> Save:
 
 
 def _deep(form: str, **options: object) -> Save:
-    """Grey, 16 bits."""
+    """Write grey of 16 bits."""
 
     def save(image: Image.Image) -> bytes:
         with io.BytesIO() as out:
@@ -46,7 +46,7 @@ def _deep(form: str, **options: object) -> Save:
 
 
 def _plain(image: Image.Image) -> bytes:
-    """PNM in letters."""
+    """Write PNM in letters."""
     numbers = " ".join(map(str, np.asarray(image).ravel()))
     return f"P3\n# a photo\n{image.width} {image.height}\n255\n{numbers}\n".encode()
 
@@ -57,7 +57,7 @@ def _photoshop(image: Image.Image) -> bytes:
 
 
 def _iptc(image: Image.Image) -> bytes:
-    """Declared 64 x 64, with a photo of any size in it."""
+    """Declare 64 x 64 around a photo of any size."""
     inside = _by("TIFF")(image)
 
     def field(record: int, number: int, value: bytes) -> bytes:
@@ -146,6 +146,6 @@ OTHERS: dict[str, Save] = {
 
 @lru_cache(maxsize=4000)
 def photo_in(data: bytes, form: str, way: int) -> bytes:
-    """A photo in one of the ways of READ, or in a form of OTHERS."""
+    """Write a photo in one of the ways of READ, or in a form of OTHERS."""
     with Image.open(io.BytesIO(data)) as image:
         return (READ[form][way] if form in READ else OTHERS[form])(image.convert("RGB"))

@@ -1,34 +1,29 @@
-"""Photos made bad in many ways, in every format that is read and in some that are not. A mutant depends on nothing but the photos, the seed and
-its number."""
+"""Damage photos in many ways, in every format that is read and in some that are not.
+
+A mutant depends only on the photos, the seed and its number.
+"""
 
 from __future__ import annotations
 
 import io
 import struct
-import warnings
 import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
+from benchmarks.common.format_damage import HEAD, OWN, Change, noise, numbers
 from benchmarks.common.forms import OTHERS, READ, photo_in
 
-Change = Callable[[bytes, np.random.Generator], bytes]
 JPEGS, NOT_READ = 0.2, 0.1  # shares of all; the other formats have the rest in equal parts
-HEAD = 64  # bytes
 LARGE = 1 / 500  # share that is longer than any photo may be
 LARGE_BYTES = 21 << 20
-BOMB = 64 << 20  # bytes of a text that is packed in a PNG
-TIFF_TAGS = (256, 257, 258, 259, 262, 273, 274, 277, 278, 279, 284, 317, 322, 323, 324, 325, 330, 338, 347, 34665)
-ORIENTATION, EXIF_IFD = 0x0112, 0x8769
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A photo as it is sent."""
+    """Hold a damaged photo."""
 
     number: int
     kind: str  # format and what was done
@@ -37,7 +32,7 @@ class Mutant:
 
 
 def mutant(photos: Sequence[bytes], seed: int, number: int) -> Mutant:
-    """photos: JPEGs."""
+    """Damage one of these JPEGs."""
     rng = np.random.default_rng([seed, number])
     source, form = int(rng.integers(len(photos))), _form(rng)
     data = photo_in(photos[source], form, int(rng.integers(len(READ.get(form, "1")))))
@@ -53,7 +48,7 @@ def mutant(photos: Sequence[bytes], seed: int, number: int) -> Mutant:
 
 
 def sound(photos: Sequence[bytes], seed: int, number: int) -> Mutant:
-    """A photo that is whole, in any of the formats that are read."""
+    """Write one of these JPEGs in any of the formats that are read."""
     rng = np.random.default_rng([seed, number])
     source, form = int(rng.integers(len(photos))), str(rng.choice(list(READ)))
     way = int(rng.integers(len(READ[form])))
@@ -67,22 +62,12 @@ def _form(rng: np.random.Generator) -> str:
     return str(rng.choice(list(OTHERS) if share < JPEGS + NOT_READ else [form for form in READ if form != "JPEG"]))
 
 
-def saved(data: bytes, form: str, **options: object) -> bytes:
-    with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image, io.BytesIO() as out:
-        warnings.simplefilter("ignore")  # of Pillow, of what was made bad on purpose
-        image.save(out, form, **options)
-        return out.getvalue()
-
-
-# of every format ------------------------------------------------------------
-
-
 def flipped(data: bytes, rng: np.random.Generator) -> bytes:
-    return _noise(data, rng, 0, len(data))
+    return noise(data, rng, 0, len(data))
 
 
 def head(data: bytes, rng: np.random.Generator) -> bytes:
-    return _noise(data, rng, 0, min(HEAD, len(data)))
+    return noise(data, rng, 0, min(HEAD, len(data)))
 
 
 def cut(data: bytes, rng: np.random.Generator) -> bytes:
@@ -90,13 +75,13 @@ def cut(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def pieces(data: bytes, rng: np.random.Generator) -> bytes:
-    """One piece doubled, or two swapped."""
+    """Double one piece, or swap two."""
     a, b, c = sorted(rng.integers(len(data), size=3).tolist())
     return data[:b] + data[a:] if rng.random() < 0.5 else data[:a] + data[b:c] + data[a:b] + data[c:]
 
 
 def zeros(data: bytes, rng: np.random.Generator) -> bytes:
-    """Runs of them."""
+    """Write runs of zeros."""
     x = bytearray(data)
     for _ in range(rng.integers(1, 4)):
         at = int(rng.integers(len(x)))
@@ -106,7 +91,7 @@ def zeros(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def polyglot(data: bytes, rng: np.random.Generator) -> bytes:
-    """One file that is two."""
+    """Make one file that is two."""
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("../a.html", "<script>alert(1)</script>")
@@ -122,7 +107,7 @@ def whole(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def other_head(data: bytes, rng: np.random.Generator) -> bytes:
-    """The first bytes of another format, before the rest of this one."""
+    """Write the first bytes of another format before the rest of this one."""
     heads = (
         b"\xff\xd8\xff\xe0",
         b"\x89PNG\r\n\x1a\n",
@@ -148,7 +133,7 @@ def other_head(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def inside(data: bytes, rng: np.random.Generator) -> bytes:
-    """A format in another one: as the pixels of a BMP, a strip of a TIFF, an icon, a record of IPTC, a box or a comment."""
+    """Put a format into another: as the pixels of a BMP, a strip of a TIFF, an icon, IPTC, a box or a comment."""
     size = len(data)
     bmp = b"BM" + struct.pack(
         "<IIIIiiHHIIiiII", 54 + size, 0, 54, 40, 64, 64, 1, 24, rng.integers(4, 6), size, 0, 0, 0, 0
@@ -191,316 +176,6 @@ def inside(data: bytes, rng: np.random.Generator) -> bytes:
     return outer[rng.integers(len(outer))]
 
 
-def _noise(data: bytes, rng: np.random.Generator, start: int, end: int) -> bytes:
-    x = np.frombuffer(data, np.uint8).copy()
-    at = rng.integers(start, end, size=rng.geometric(0.05))
-    x[at] ^= rng.integers(1, 256, size=len(at), dtype=np.uint8)
-    return x.tobytes()
-
-
-def _length(rng: np.random.Generator, bits: int = 16) -> int:
-    """Of an edge: any order of magnitude."""
-    return int(2 ** rng.uniform(0, bits))
-
-
-def _put(data: bytes, at: int, values: bytes) -> bytes:
-    return data[:at] + values + data[at + len(values) :]
-
-
-# of one ---------------------------------------------------------------------
-
-
-def exif(form: str) -> Change:
-    """Any orientation, of any type and number, and directories that lead anywhere, to themselves too."""
-
-    def change(data: bytes, rng: np.random.Generator) -> bytes:
-        order = "<>"[rng.integers(2)]
-        kind, count = (3, 1) if rng.random() < 0.5 else (int(rng.integers(20)), int(rng.integers(1 << 32)))
-        value, to, after = rng.integers(12), rng.choice([8, 20, 1 << 31]), rng.choice([0, 8, 1 << 31])
-        entries = struct.pack(f"{order}HHIHH", ORIENTATION, kind, count, value, 0) + struct.pack(
-            f"{order}HHII", EXIF_IFD, 4, 1, to
-        )
-        start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
-        return saved(
-            data,
-            form,
-            exif=b"Exif\0\0" + start + struct.pack(f"{order}H", 2) + entries + struct.pack(f"{order}I", after),
-        )
-
-    return change
-
-
-def _segment(data: bytes, rng: np.random.Generator, markers: Sequence[int]) -> tuple[int, int]:
-    """Where one of a JPEG's segments with these markers begins, and where it ends."""
-    found, at = [], 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        if data[at + 1] in markers:
-            found.append((at, end))
-        at = end
-    return found[rng.integers(len(found))]
-
-
-def jpeg_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    at, _ = _segment(data, rng, range(0xC0, 0xC3))
-    return _put(data, at + 5, struct.pack(">HH", _length(rng), _length(rng)))
-
-
-def jpeg_components(data: bytes, rng: np.random.Generator) -> bytes:
-    """How many, their sampling, their tables, the precision."""
-    at, end = _segment(data, rng, range(0xC0, 0xC3))
-    return _put(data, int(rng.choice([at + 4, at + 9, *range(at + 10, end)])), bytes([int(rng.integers(256))]))
-
-
-def jpeg_tables(data: bytes, rng: np.random.Generator) -> bytes:
-    """Huffman's and those of quantisation."""
-    at, end = _segment(data, rng, (0xC4, 0xDB))
-    return _noise(data, rng, at + 2, end)
-
-
-def _chunk(data: bytes, name: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """A PNG with another first chunk of that name, with the right checksum."""
-    at = data.index(name)
-    size = int.from_bytes(data[at - 4 : at])
-    return data[: at - 4] + _made_chunk(name, change(data[at + 4 : at + 4 + size])) + data[at + 8 + size :]
-
-
-def _made_chunk(name: bytes, content: bytes) -> bytes:
-    return len(content).to_bytes(4) + name + content + zlib.crc32(name + content).to_bytes(4)
-
-
-def png_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    bits = int(rng.choice([16, 31]))
-    return _chunk(data, b"IHDR", lambda old: struct.pack(">II", _length(rng, bits), _length(rng, bits)) + old[8:])
-
-
-def png_components(data: bytes, rng: np.random.Generator) -> bytes:
-    """Depth, colours, filter, interlacing."""
-    return _chunk(data, b"IHDR", lambda old: _put(old, int(rng.integers(8, 13)), bytes([int(rng.integers(20))])))
-
-
-def png_stream(data: bytes, rng: np.random.Generator) -> bytes:
-    return _chunk(data, b"IDAT", lambda old: _noise(old, rng, 0, len(old)))
-
-
-def png_text(data: bytes, rng: np.random.Generator) -> bytes:
-    """That is a thousand times as long once it is unpacked."""
-    packed = zlib.compress(bytes(BOMB), 1)
-    kind, text = [(b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")][rng.integers(3)]
-    return data[:33] + _made_chunk(kind, text + packed) + data[33:]
-
-
-def webp_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    return _put(data, data.index(b"\x9d\x01\x2a") + 3, struct.pack("<HH", _length(rng), _length(rng)))
-
-
-def webp_lengths(data: bytes, rng: np.random.Generator) -> bytes:
-    """Of the file or of its chunk."""
-    return _put(data, int(rng.choice([4, 16])), struct.pack("<I", _length(rng, 32)))
-
-
-def _gif_image(data: bytes) -> int:
-    """Where a GIF's first image begins."""
-    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    while data[at] == 0x21:
-        at += 2
-        while data[at]:
-            at += data[at] + 1
-        at += 1
-    return at
-
-
-def gif_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    """Of the screen, of the image or of both."""
-    sizes, which = struct.pack("<HH", _length(rng), _length(rng)), rng.integers(3)
-    data = _put(data, 6, sizes) if which != 1 else data
-    return _put(data, _gif_image(data) + 5, sizes) if which != 0 else data
-
-
-def gif_tables(data: bytes, rng: np.random.Generator) -> bytes:
-    """Palettes, and how long a code is."""
-    at = _gif_image(data)
-    return _put(data, int(rng.choice([10, at + 9, at + 10])), bytes([int(rng.integers(256))]))
-
-
-def _tiff_tag(data: bytes, rng: np.random.Generator, tags: Sequence[int], values: Callable[[bytes], bytes]) -> bytes:
-    """A TIFF of Pillow's with another of its tags."""
-    at = int.from_bytes(data[4:8], "little")
-    entries = [at + 2 + 12 * i for i in range(int.from_bytes(data[at : at + 2], "little"))]
-    entries = [entry for entry in entries if int.from_bytes(data[entry : entry + 2], "little") in tags]
-    entry = entries[rng.integers(len(entries))]
-    return _put(data, entry, values(data[entry : entry + 12]))
-
-
-def tiff_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    for tag in (256, 257):
-        data = _tiff_tag(
-            data,
-            rng,
-            (tag,),
-            lambda old: old[:2] + struct.pack("<HII", 4, 1, _length(rng, 32 if rng.random() < 0.1 else 16)),
-        )
-    return data
-
-
-def tiff_tags(data: bytes, rng: np.random.Generator) -> bytes:
-    """Another tag, type, number or value."""
-    tag, kind, count, value = int(rng.choice(TIFF_TAGS)), int(rng.integers(20)), _length(rng, 32), _length(rng, 32)
-    which = rng.integers(4)
-    fields = [("<H", 0, tag), ("<H", 2, kind), ("<I", 4, count), ("<I", 8, value)]
-    form, at, new = fields[which]
-    return _tiff_tag(data, rng, range(1 << 16), lambda old: _put(old, at, struct.pack(form, new)))
-
-
-def tiff_loop(data: bytes, rng: np.random.Generator) -> bytes:
-    """The next directory is this one, or anywhere."""
-    at = int.from_bytes(data[4:8], "little")
-    end = at + 2 + 12 * int.from_bytes(data[at : at + 2], "little")
-    return _put(data, end, struct.pack("<I", int(rng.choice([at, 0, _length(rng, 32)]))))
-
-
-def numbers(data: bytes, rng: np.random.Generator) -> bytes:
-    """Of the header: any number in one or two of its fields, in any order of bytes."""
-    for _ in range(rng.integers(1, 3)):
-        form = str(rng.choice(["<H", ">H", "<I", ">I"]))
-        data = _put(
-            data,
-            int(rng.integers(2, HEAD)),
-            struct.pack(form, _length(rng, 16 if "H" in form else 32) % (1 << (16 if "H" in form else 32))),
-        )
-    return data
-
-
-def bmp_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    """Width, height, bits, compression, colours, or where the pixels begin."""
-    fields = [("<i", 18), ("<i", 22), ("<H", 28), ("<I", 30), ("<I", 46), ("<I", 10), ("<I", 14)]
-    form, at = fields[rng.integers(len(fields))]
-    value = _length(rng, 31 if form != "<H" else 6)
-    return _put(data, at, struct.pack(form, -value if form == "<i" and rng.random() < 0.3 else value))
-
-
-def pnm_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    """Other numbers, comments without end, signs and more letters than numbers have, in the header."""
-    first, *rest = data.split(b"\n", 3)
-    size = (
-        b"%d %d" % (_length(rng, 31), _length(rng, 31)),
-        b"-5 5",
-        b"0 0",
-        b"9" * 5000 + b" 1",
-        b"#" + b"x" * 100_000,
-        b"250 250\n#\n250",
-    )
-    kind = bytes((80, 49 + int(rng.integers(7)))) if rng.random() < 0.3 else first[:2]
-    highest = (b"255", b"65535", b"0", b"99999", b"1")[rng.integers(5)]
-    return b"\n".join([kind, size[rng.integers(len(size))], highest, *rest[2:]])
-
-
-def _boxes(data: bytes, start: int = 0, end: int | None = None) -> list[int]:
-    """Where the boxes of an ISO media file or a JPEG 2000 begin, those in others too."""
-    found, at, end = list[int](), start, len(data) if end is None else end
-    while at + 8 <= end and len(found) < 200:
-        size, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
-        found.append(at)
-        skip = {
-            b"meta": 12,
-            b"jp2h": 8,
-            b"iprp": 8,
-            b"ipco": 8,
-            b"moov": 8,
-            b"trak": 8,
-            b"mdia": 8,
-            b"minf": 8,
-            b"stbl": 8,
-        }.get(name)
-        if skip:
-            found += _boxes(data, at + skip, min(at + size, end))
-        at += max(size, 8)
-    return found
-
-
-def box_lengths(data: bytes, rng: np.random.Generator) -> bytes:
-    """Of one: to the end, 64 bits, more than there is, or that of the boxes around it."""
-    boxes = _boxes(data)
-    length = rng.choice([0, 1, 7, 8, 1 << 31, (1 << 32) - 1, _length(rng, 24)])
-    return _put(data, boxes[rng.integers(len(boxes))], struct.pack(">I", length))
-
-
-def box_contents(data: bytes, rng: np.random.Generator) -> bytes:
-    boxes = _boxes(data)
-    at = boxes[rng.integers(len(boxes))]
-    return _noise(data, rng, min(at + 8, len(data) - 1), min(at + 60, len(data)))
-
-
-def box_again(data: bytes, rng: np.random.Generator) -> bytes:
-    """One box many times, or in itself."""
-    boxes = _boxes(data)
-    at = boxes[rng.integers(len(boxes))]
-    box = data[at : at + int.from_bytes(data[at : at + 4])][:5000]
-    if rng.random() < 0.5:
-        return data[:at] + box * int(rng.integers(2, 2000)) + data[at:]
-    for _ in range(rng.integers(1, 300)):
-        box = struct.pack(">I", len(box) + 8) + data[at + 4 : at + 8] + box
-    return data[:at] + box + data[at:]
-
-
-def avif_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    return _put(data, data.index(b"ispe") + 8, struct.pack(">II", _length(rng, 31), _length(rng, 31)))
-
-
-def jp2_sizes(data: bytes, rng: np.random.Generator) -> bytes:
-    """Of the picture, of where it begins, of its tiles, in the codestream; or in the box before it."""
-    if b"ihdr" in data and rng.random() < 0.3:
-        return _put(data, data.index(b"ihdr") + 4, struct.pack(">II", _length(rng, 32), _length(rng, 32)))
-    at = data.index(b"\xff\x4f\xff\x51") + 8
-    for _ in range(rng.integers(1, 4)):
-        data = _put(data, at + 4 * int(rng.integers(8)), struct.pack(">I", _length(rng, 32)))
-    return data
-
-
-def jp2_markers(data: bytes, rng: np.random.Generator) -> bytes:
-    """How many components, levels, layers, what wavelet: all up to where tiles begin."""
-    at = data.index(b"\xff\x4f\xff\x51")
-    return _noise(data, rng, at + 4, data.index(b"\xff\x90", at))
-
-
-def mpo_index(data: bytes, rng: np.random.Generator) -> bytes:
-    """Where the pictures are, and how many."""
-    at = data.index(b"MPF\0")
-    return _noise(data, rng, at + 4, at + 90)
-
-
-def jpeg_scans(data: bytes, rng: np.random.Generator) -> bytes:
-    """The same scan, or an empty one, many times."""
-    at = data.index(b"\xff\xda")
-    scan = data[at:-2] if rng.random() < 0.3 else data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4])]
-    return data[:at] + scan * min(int(rng.integers(2, 5000)), (4 << 20) // len(scan)) + data[at:]
-
-
-def jpeg_segments(data: bytes, rng: np.random.Generator) -> bytes:
-    """Many, or one with a length that is not its own."""
-    kind = bytes((0xFF, int(rng.choice([0xE0, 0xE1, 0xE2, 0xED, 0xFE, 0xDD, 0xCC]))))
-    if rng.random() < 0.5:
-        return data[:2] + (kind + b"\0\x04ab") * int(rng.integers(2, 200_000)) + data[2:]
-    return data[:2] + kind + struct.pack(">H", _length(rng)) + b"Photoshop 3.0\0MPF\0ICC_PROFILE\0" + data[2:]
-
-
-def png_chunks(data: bytes, rng: np.random.Generator) -> bytes:
-    """Many small ones, of any kind."""
-    name = (b"tEXt", b"IDAT", b"acTL", b"fcTL", b"fdAT", b"tRNS", b"PLTE", b"eXIf", b"zzZz")[rng.integers(9)]
-    return (
-        data[:33]
-        + _made_chunk(name, bytes(rng.integers(0, 256, rng.integers(30), np.uint8))) * int(rng.integers(1, 20_000))
-        + data[33:]
-    )
-
-
-def gif_blocks(data: bytes, rng: np.random.Generator) -> bytes:
-    """Comments, or frames, without end."""
-    at = _gif_image(data)
-    block = b"!\xfe\x01a\0" if rng.random() < 0.5 else b",\0\0\0\0\1\0\1\0\0\2\2L\1\0"
-    return data[:at] + block * int(rng.integers(2, 200_000)) + data[at:]
-
-
 EVERY: dict[str, Change] = {
     "flipped": flipped,
     "head": head,
@@ -511,33 +186,4 @@ EVERY: dict[str, Change] = {
     "polyglot": polyglot,
     "other head": other_head,
     "inside": inside,
-}
-JPEG: dict[str, Change] = {
-    "sizes": jpeg_sizes,
-    "components": jpeg_components,
-    "tables": jpeg_tables,
-    "scans": jpeg_scans,
-    "segments": jpeg_segments,
-    "exif": exif("JPEG"),
-}
-BOXES: dict[str, Change] = {"box lengths": box_lengths, "box contents": box_contents, "box again": box_again}
-OWN: dict[str, dict[str, Change]] = {
-    "JPEG": JPEG,
-    "MPO": JPEG | {"index": mpo_index},
-    "PNG": {
-        "sizes": png_sizes,
-        "components": png_components,
-        "stream": png_stream,
-        "text": png_text,
-        "chunks": png_chunks,
-        "exif": exif("PNG"),
-    },
-    "WEBP": {"sizes": webp_sizes, "lengths": webp_lengths, "exif": exif("WEBP")},
-    "GIF": {"sizes": gif_sizes, "tables": gif_tables, "blocks": gif_blocks},
-    "TIFF": {"sizes": tiff_sizes, "tags": tiff_tags, "loop": tiff_loop},
-    "BMP": {"sizes": bmp_sizes},
-    "PNM": {"sizes": pnm_sizes},
-    "JPEG2000": BOXES | {"sizes": jp2_sizes, "markers": jp2_markers},
-    "AVIF": BOXES | {"sizes": avif_sizes, "exif": exif("AVIF")},
-    "HEIF": BOXES | {"sizes": avif_sizes},
 }

@@ -1,4 +1,4 @@
-"""Crops with the splits gallery and probe, and the group of each probe: what the benchmarks of one-shot identification read."""
+"""Read crops with the splits gallery and probe, and the group of each probe, for one-shot identification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facegallery.embedder.faces import align
 
 
 def read(crops: Path, people: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """uint8 (n, 160, 160, 3), names (n,), splits (n,), and the role of each probe (m,) by the CSV `identity,role`."""
+    """Read crops uint8 (n, 160, 160, 3), names (n,), splits (n,), and each probe's role (m,) from `identity,role`."""
     data = DataSet(crops)
     rows = [row for table in data.shards() for row in to_rows(table) if row.crop]
     pixels = np.stack([align.plain(row.crop, data.spec.crop) for row in rows if row.crop])

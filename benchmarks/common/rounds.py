@@ -1,7 +1,8 @@
-"""Programs that do the same work in turns: each runs in an environment of its own, in a process that stays, and is told when to go.
+"""Run programs that do the same work in turns, each in its own environment and in a process that stays.
 
-A program prints a line when it is ready, then does its work once for every line on its stdin and answers with a line of JSON that has
-`seconds`. So peers with packages that cannot be installed together are measured in one run, alternating, under the same load.
+A program prints a line when it is ready. It then does its work once for every line on its stdin, and answers with a
+line of JSON that has `seconds`. So packages that cannot be installed together are measured in one run, under the same
+load.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 
 
 def files_of(photos: Path) -> list[str]:
-    """Absolute paths of the photos of a folder or a CSV."""
+    """List the absolute paths of the photos of a folder or a CSV."""
     from facegallery.embedder.photos.listing import list_photos
 
     listing = list_photos(photos)
@@ -32,7 +33,7 @@ def files_of(photos: Path) -> list[str]:
 
 
 def listing_of(files: list[str]) -> Listing:
-    """Absolute paths as the photos of a run."""
+    """Make a listing of absolute paths."""
     from facegallery.embedder.dataset.row import Entry
     from facegallery.embedder.photos.listing import Listing
 
@@ -40,12 +41,12 @@ def listing_of(files: list[str]) -> Listing:
 
 
 def evenly(files: list[str], n: int) -> list[str]:
-    """n of them, spread over all; all where there are fewer."""
+    """Take n files, spread evenly; all where there are fewer."""
     return files[:: max(1, len(files) // n)][:n]
 
 
 def serve(work: Callable[[], dict[str, Any]]) -> None:
-    """A program's side: `work` returns what else is to be told, such as how much was done."""
+    """Run a program's side: `work` does the work once and returns further figures, such as how much was done."""
     print("ready", flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
@@ -54,7 +55,7 @@ def serve(work: Callable[[], dict[str, Any]]) -> None:
 
 
 class Peer:
-    """One program."""
+    """Hold one program."""
 
     def __init__(self, python: str, script: str, arguments: Sequence[str]):
         command = [python, str(PEERS / script), *arguments]
@@ -69,7 +70,7 @@ class Peer:
         return self._process.stdout.readline().strip()
 
     def go(self) -> dict[str, Any]:
-        """Does the work once."""
+        """Do the work once."""
         assert self._process.stdin
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -83,7 +84,10 @@ class Peer:
 def alternate(
     peers: Mapping[str, Peer], rounds: int, medians: Sequence[str] = ("seconds",)
 ) -> dict[str, dict[str, Any]]:
-    """Each in turn, after one round to warm up; the last answer of each with these numbers at their median, and all seconds."""
+    """Run each peer in turn, after one round to warm up.
+
+    Return the last answer of each, with the numbers in `medians` at their median, and all seconds.
+    """
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
     for i in range(rounds + 1):
         for name, peer in peers.items():
@@ -101,7 +105,10 @@ def alternate(
 
 
 def whole_processes(commands: Mapping[str, Sequence[str]], rounds: int, warm: int = 1) -> dict[str, dict[str, Any]]:
-    """Each command in turn, after `warm` rounds: the median of its seconds from start to end, all of them, and its peak memory in MB."""
+    """Run each command in turn, after `warm` rounds.
+
+    Return the median of its seconds from start to end, all of them, and its peak memory in MB.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     peaks: dict[str, float] = {}
     for i in range(warm + rounds):
@@ -127,7 +134,7 @@ def whole_processes(commands: Mapping[str, Sequence[str]], rounds: int, warm: in
 
 
 def tell(found: Mapping[str, dict[str, Any]], ours: str, what: str, out: Path | None) -> None:
-    """A line for each of what it did a second (answers count it as `what`), and how many times as fast `ours` is; all of it to a JSON file."""
+    """Print what each did a second (`what` counts it), and how many times as fast `ours` is; write all to JSON."""
     for name, answer in found.items():
         times = answer["seconds"] / found[ours]["seconds"]
         crops = f", {answer['crops']} crops" if what != "crops" else ""

@@ -1,4 +1,4 @@
-"""Servers for benchmarks, ours and peers': what their processes hold, and clients that ask one as fast as it answers."""
+"""Start servers, ours and peers', measure what their processes hold, and ask one as fast as it answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from facegallery.embedder.weights.store import data_root  # noqa: E402
+from facegallery.embedder.weights.folder import data_root  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
@@ -30,7 +30,7 @@ GROWTH = 1.1  # of memory that is flat, from the second quarter of a run to the 
 
 @dataclass(frozen=True)
 class Answer:
-    """To one request."""
+    """Hold the answer to one request."""
 
     status: int  # 0 where the connection ended before it
     kind: str = ""  # content type
@@ -38,7 +38,7 @@ class Answer:
 
 
 class Program:
-    """One that listens at a port of loopback; what it says of faults goes to a file."""
+    """Hold a program that listens at a port of loopback; its messages go to a file."""
 
     key, path = "", ""
 
@@ -48,14 +48,14 @@ class Program:
             raise SystemExit(f"expected nobody to listen at port {port}, somebody answers: choose another")
 
     def begin(self, output: int | None = None) -> None:
-        """output: where stdout goes, if not to the log."""
+        """Start the program; output: where stdout goes, if not to the log."""
         with open(self._log, "a") as log:
             self._process = subprocess.Popen(
                 self._command, stdout=output or log, stderr=log, text=True, env=self._environment
             )
 
     def wait(self, path: str) -> None:
-        """Until `path` is answered; raises SystemExit where the program ends before."""
+        """Wait until `path` is answered; raise SystemExit where the program ends before."""
         while self.ask(self.connect(), "GET", path) != 200:
             if self._process.poll() is not None:
                 raise SystemExit(
@@ -84,7 +84,7 @@ class Program:
         body: bytes | None = None,
         kind: str = "image/jpeg",
     ) -> Answer:
-        """Of a body that the server does not read to its end, too."""
+        """Send a request and return the answer, also where the server does not read the whole body."""
         try:
             with suppress(BrokenPipeError):
                 connection.request(method, path, body, {"Authorization": f"Bearer {self.key}", "Content-Type": kind})
@@ -109,7 +109,7 @@ class Program:
         self._process.wait()
 
     def kill(self) -> None:
-        """`kill -9` of all its processes, the first one first, which would start others anew."""
+        """Kill all processes (`kill -9`), the first one first, since it would start others again."""
         if self._process.poll() is not None:
             return
         killed = processes(self.pid)
@@ -122,12 +122,19 @@ class Program:
 
 
 class Server(Program):
-    """Ours, ready, with a data root of its own beside the indexes."""
+    """Start this project's server, with its own data root beside the indexes, and wait until it is ready."""
 
     def __init__(
-        self, root: Path, name: str, port: int, options: Sequence[str] = (), log: Path | None = None, ready: bool = True
+        self,
+        root: Path,
+        name: str,
+        port: int,
+        options: Sequence[str] = (),
+        log: Path | None = None,
+        *,
+        ready: bool = True,
     ):
-        """ready: wait until photos are answered at once, not only until it has printed its address."""
+        """Start the server; ready: wait until photos are answered at once, not only until the address is printed."""
         self.data, self.path = root / f"data-{port}", f"/v1/indexes/{name}/search"
         self.data.mkdir(exist_ok=True)
         if not (self.data / "models").exists():
@@ -139,10 +146,10 @@ class Server(Program):
         }
         command = [sys.executable, str(ROOT / "cli.py"), "serve", name, "--port", str(port), *options]
         super().__init__(command, port, self.environment | {"PYTHONUNBUFFERED": "1"}, log or root / f"log-{port}")
-        self.start(ready)
+        self.start(ready=ready)
 
-    def start(self, ready: bool = True) -> None:
-        """Raises SystemExit where it ends before it is ready."""
+    def start(self, *, ready: bool = True) -> None:
+        """Start the server; raise SystemExit where it ends before it is ready."""
         self.begin(subprocess.PIPE)
         assert self._process.stdout
         self.key = self._process.stdout.readline().strip().rpartition("=")[2]
@@ -155,7 +162,7 @@ class Server(Program):
 
 
 class PeerServer(Program):
-    """Another program's, in an environment of its own; `ready` is a path that it answers once it is."""
+    """Start a peer's server in its own environment; it answers the path `ready` once it is ready."""
 
     def __init__(self, root: Path, python: str, script: str, arguments: Sequence[str], port: int, ready: str):
         super().__init__([python, str(PEERS / script), *arguments, str(port)], port, os.environ, root / f"log-{port}")
@@ -165,7 +172,7 @@ class PeerServer(Program):
 
 
 def processes(pid: int) -> dict[int, str]:
-    """The command lines of a process and of all that it started, by their ids, the first one first."""
+    """Return id -> command line of a process and of all that it started, the first one first."""
     found: dict[int, str] = {}
     if _lives(pid):
         with suppress(OSError):
@@ -185,7 +192,7 @@ def _lives(pid: int) -> bool:
 
 
 def held(pids: Iterable[int]) -> dict[str, float]:
-    """What processes hold together: MB of memory, shared pages counted once (PSS), MB of it that is in no file, and open files."""
+    """Sum what processes hold: MB of memory with shared pages counted once (PSS), MB of it in no file, open files."""
     found = {"mb": 0.0, "anonymous_mb": 0.0, "files": 0.0}
     for pid in pids:
         try:
@@ -200,7 +207,7 @@ def held(pids: Iterable[int]) -> dict[str, float]:
 
 
 def quarters(values: Sequence[float]) -> list[float]:
-    """Medians of the quarters of a run, from 4 values or more."""
+    """Return the medians of the quarters of a run, from 4 values or more."""
     cuts = [len(values) * i // 4 for i in range(5)]
     return [statistics.median(values[start:end]) for start, end in itertools.pairwise(cuts)]
 
@@ -208,7 +215,7 @@ def quarters(values: Sequence[float]) -> list[float]:
 def load(
     server: Program, clients: int, seconds: float, path: str, bodies: Sequence[bytes], kind: str
 ) -> dict[str, float]:
-    """Answers a second, and milliseconds of the 50th and 99th percentile; raises SystemExit where one was refused."""
+    """Return answers a second and the 50th and 99th percentile in ms; raise SystemExit where a request is refused."""
     times: list[list[float]] = [[] for _ in range(clients)]
     refused: list[int] = []
     until = time.monotonic() + seconds

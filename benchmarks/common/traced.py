@@ -1,4 +1,4 @@
-"""Which programs a command starts, as the kernel sees it (strace), and programs on the PATH that tell when they are started."""
+"""See which programs a command starts: by strace, and by programs on the PATH that leave a mark when they start."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FORGED = 'import json, sys; t = json.dumps({"outcome": "ok", "why": "", "sha256"
 
 @dataclass
 class Started:
-    """Processes that a traced command started."""
+    """Hold the processes that a traced command started."""
 
     programs: list[str] = field(default_factory=list)  # command lines that are none of ours
     by_decoders: list[str] = field(default_factory=list)  # calls of decoders that start a process
@@ -41,7 +41,7 @@ class Started:
 
 
 def traced(command: Sequence[str], log: Path) -> list[str]:
-    """The command under strace, where there is one, which writes to `log`."""
+    """Put a command under strace, where that is installed; strace writes to `log`."""
     if not (strace := shutil.which("strace")):
         return list(command)
     return [
@@ -62,7 +62,7 @@ def traced(command: Sequence[str], log: Path) -> list[str]:
 
 
 def started(log: Path, allowed: Sequence[str] = ()) -> Started:
-    """What a log of `traced` tells; allowed: parts of further command lines that may be there."""
+    """Read a log of `traced`; allowed: parts of other command lines that may be there."""
     found, decoders = Started(), set[str]()
     for number, (pid, call) in enumerate(_calls(log)):
         if call.startswith(("execve", "execveat")) and "ENOENT" not in call:
@@ -82,7 +82,7 @@ def started(log: Path, allowed: Sequence[str] = ()) -> Started:
 
 
 def _calls(log: Path) -> Iterator[tuple[str, str]]:
-    """Who called, and what, with calls whose end was told later in one piece."""
+    """Yield process and call, with calls joined that strace wrote in two lines."""
     begun: dict[str, str] = {}
     for line in log.read_text(errors="replace").splitlines():
         pid, _, call = line.partition(" ")
@@ -96,13 +96,15 @@ def _calls(log: Path) -> Iterator[tuple[str, str]]:
 
 
 def trap_programs(folder: Path) -> tuple[str, Path]:
-    """A PATH whose first programs leave a mark in a folder, and forge an answer; and that folder, empty."""
+    """Return a PATH whose first programs leave a mark in a folder and forge an answer, and that folder, empty."""
     programs, marks = folder / "programs", folder / "marks"
-    programs.mkdir(), marks.mkdir()
+    programs.mkdir()
+    marks.mkdir()
     for name in PROGRAMS:
         script = programs / name
         script.write_text(
-            f"#!/bin/sh\n: > '{marks}/{name}'\npython3 -c '{FORGED}; sys.stdout.buffer.write(len(t).to_bytes(4, \"little\") + t + bytes(3))'\n"
+            f"#!/bin/sh\n: > '{marks}/{name}'\n"
+            f"python3 -c '{FORGED}; sys.stdout.buffer.write(len(t).to_bytes(4, \"little\") + t + bytes(3))'\n"
         )
         script.chmod(0o755)
     return f"{programs}{os.pathsep}{os.environ['PATH']}", marks

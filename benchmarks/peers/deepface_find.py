@@ -1,7 +1,8 @@
-"""`DeepFace.find` of one photo as a whole process, its cache of representations warm; `deepface_find.py PHOTO FOLDER`.
+"""Run `DeepFace.find` on one photo as a whole process with its cache warm: `deepface_find.py PHOTO FOLDER`.
 
-`deepface_find.py prepare FOLDER XB PHOTO` makes the folder first: a database of as many links to PHOTO as the .npy XB has vectors (n, 512),
-which are what its cache says of them, and Facenet512's weights, at random where they are not there: the time is the same.
+`deepface_find.py prepare FOLDER XB PHOTO` makes FOLDER first. It holds a database of as many links to PHOTO as the
+.npy XB has vectors (n, 512), a cache that gives each link its vector, and the weights of Facenet512. Missing weights
+are made at random: the time is the same.
 """
 
 import os
@@ -14,7 +15,7 @@ CACHE = f"ds_model_{MODEL.lower()}_detector_{DETECTOR}_aligned_normalization_bas
 
 
 def home(folder: Path) -> None:
-    """DeepFace keeps its weights below this folder; made at random where there are none."""
+    """Make the folder below which DeepFace keeps its weights, at random where there are none."""
     os.environ["DEEPFACE_HOME"] = str(folder)
     weights = folder / ".deepface/weights/facenet512_weights.h5"
     if not weights.exists():

@@ -1,4 +1,7 @@
-"""Photos to vectors in a file by `DeepFace.represent`. Arguments: folder with its weights (made at random where there are none), files."""
+"""Turn photos into vectors in a file by `DeepFace.represent`.
+
+Arguments: folder of its weights (made at random where there are none), files.
+"""
 
 import sys
 import tempfile

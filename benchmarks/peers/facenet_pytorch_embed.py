@@ -1,4 +1,7 @@
-"""Crops to unit vectors by facenet-pytorch's network (random weights: the speed is the same). Arguments: a .npy of uint8 crops, f32 or bf16."""
+"""Turn crops into unit vectors by facenet-pytorch's network, with random weights: the speed is the same.
+
+Arguments: a .npy of uint8 crops, f32 or bf16.
+"""
 
 import sys
 from pathlib import Path

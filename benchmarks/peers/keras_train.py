@@ -1,4 +1,7 @@
-"""One batch through Keras' own `train_on_batch`, float32, batch norm in inference mode. Arguments: a .npy of uint8 (n, 160, 160, 3), model."""
+"""Train one batch by Keras' own `train_on_batch`, in float32 with batch norm in inference mode.
+
+Arguments: a .npy of uint8 (n, 160, 160, 3), model.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The crops of `mtcnn_detect.py` as a .npy, for the network that follows. Arguments: the .npy, files."""
+"""Write the crops of `mtcnn_detect.py` to a .npy, for the network that follows. Arguments: the .npy, files."""
 
 import sys
 

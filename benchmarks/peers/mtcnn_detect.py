@@ -18,7 +18,7 @@ net = MTCNN()
 
 
 def crops(names: list[str]) -> list[Image.Image]:
-    """The largest face of each photo, 160 x 160; photos without one are passed over."""
+    """Crop the largest face of each photo to 160 x 160; photos without a face are skipped."""
     by_size, found = defaultdict(list), []
     for name in names:
         photo = Image.open(name).convert("RGB")

@@ -1,5 +1,8 @@
-"""Photos to unit vectors in a file, by the `mtcnn` package and then facenet-pytorch's network in float32 (random weights: the speed is the same), both in
-batches. In one process TensorFlow and torch crash, so that the first runs in another. Arguments: Python of an environment with `mtcnn`, files."""
+"""Turn photos into unit vectors in a file, by the `mtcnn` package and then facenet-pytorch's network, both in batches.
+
+The network runs in float32 with random weights: the speed is the same. TensorFlow and torch crash in one process, so
+that `mtcnn` runs in another. Arguments: Python of an environment with `mtcnn`, files.
+"""
 
 import sys
 import tempfile

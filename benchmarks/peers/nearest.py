@@ -1,7 +1,7 @@
-"""The nearest vectors by one engine: built once and kept, tuned to a recall on half of the queries, then timed on the others in turns.
+"""Find the nearest vectors by one engine: build once, tune to a recall on half of the queries, time the others.
 
-Arguments: engine, .npz with xq and gt (the exact nearest rows), .npy of the vectors, folder for what is built, recall@5 to reach,
-queries in a batch.
+Arguments: engine, .npz with xq and gt (the exact nearest rows), .npy of the vectors, folder for the engine's files,
+recall@5 to reach, queries in a batch.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def flat(xb: np.ndarray, folder: Path) -> Search:
 
 
 def facegallery_index(xb: np.ndarray, folder: Path) -> Search:
-    """Candidates and their exact scores: what the other engines give."""
+    """Return candidates and their exact scores, like the other engines."""
     searcher = _searcher(folder)  # it owns what its candidates are scored by
     return lambda xq, effort: searcher.candidates.codes.search(xq, K)[1]
 
 
 def facegallery(xb: np.ndarray, folder: Path) -> Search:
-    """`Searcher.search`: a snapshot, the hits read from the gallery and their checksums proved."""
+    """Run `Searcher.search`: a snapshot, hits read from the gallery, checksums checked."""
     searcher = _searcher(folder)
     return lambda xq, effort: np.array(
         [[int(Path(h.image).stem) for h in hits] for hits in searcher.search(xq, K, faces=True)]
@@ -162,7 +162,7 @@ ALWAYS = ("flat", "facegallery_index", "facegallery", "milvus_lite", "qdrant_loc
 
 
 def anonymous_mb() -> float:
-    """Memory of this process that no file backs."""
+    """Return the memory of this process that no file backs."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 

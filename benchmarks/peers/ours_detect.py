@@ -1,4 +1,4 @@
-"""Detect and crop photos, by this project. Arguments: files."""
+"""Detect and crop photos by this project. Arguments: files."""
 
 import sys
 from pathlib import Path

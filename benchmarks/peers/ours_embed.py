@@ -1,4 +1,4 @@
-"""Crops to unit vectors by this project. Arguments: a .npy of uint8 (n, 160, 160, 3), model, precision."""
+"""Turn crops into unit vectors by this project. Arguments: a .npy of uint8 (n, 160, 160, 3), model, precision."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Photos to a Parquet data set by this project, as `embed` does it. Arguments: model, files."""
+"""Turn photos into a Parquet data set by this project, as `embed` does. Arguments: model, files."""
 
 import shutil
 import sys

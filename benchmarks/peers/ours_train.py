@@ -1,4 +1,7 @@
-"""One batch of stage 2 of `quick` by this project. Arguments: a .npy of uint8 (n, 160, 160, 3), model, precision."""
+"""Train one batch of stage 2 of `quick` by this project.
+
+Arguments: a .npy of uint8 (n, 160, 160, 3), model, precision.
+"""
 
 import sys
 from pathlib import Path

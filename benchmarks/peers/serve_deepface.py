@@ -1,9 +1,10 @@
-"""DeepFace's own API by gunicorn with one worker, as its image starts it: `POST /search` of a photo among faces that are registered.
+"""Serve DeepFace's own API by gunicorn with one worker, as its image does: `POST /search` among registered faces.
 
-Arguments: .npz with vectors (n, 512) and the names of their people, folder for its weights and its database, port. The vectors go straight
-into the database (SQLite), as `/register` would leave them; its weights are at random where they are not there (`deepface_find`): the time
-is the same, the answers mean nothing. It is to be asked with `search_method` `ann`, for its FAISS index: `exact` reads all faces from the
-database for each photo and compares lists of Python, which would be unfairly slow.
+Arguments: .npz with vectors (n, 512) and the names of their people, folder of its weights and its database, port. The
+vectors go straight into the database (SQLite), as `/register` would leave them. Missing weights are made at random
+(`deepface_find`): the time is the same, the answers mean nothing. Ask with `search_method` `ann`, which uses its
+FAISS index. `exact` reads all faces from the database for each photo and compares lists of Python, which would be
+unfairly slow.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from deepface_find import DETECTOR, MODEL, home
 
 
 def register(file: str, database: str) -> None:
-    """All faces, and the index over them."""
+    """Register all faces, and index them."""
     import numpy as np
     from deepface import DeepFace
     from deepface.modules.database.sqlite import SqliteClient

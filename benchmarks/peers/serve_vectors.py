@@ -1,10 +1,12 @@
-"""The nearest faces by another engine over HTTP: FastAPI and uvicorn as in this project's server, asked and answered like `search/vectors`.
+"""Serve the nearest faces by another engine over HTTP, by FastAPI and uvicorn as this project does.
 
-Arguments: engine, .npz with vectors and the names of their people, folder for what is built, port. Nobody needs a key here, hits are faces
-(ours are people), and nothing is checked but the types of the question. The engine is asked in the event loop, which is faster than threads
-for all three:
+Arguments: engine, .npz with vectors and the names of their people, folder for the engine's files, port. Questions and
+answers are those of `search/vectors`, with three differences: no key is needed, hits are faces (ours are people), and
+only the types of a question are checked. The engine runs in the event loop, which is faster than threads for all
+three:
 
-    milvus_lite   pymilvus over a local file, its default index (HNSW), loaded again once it is built: several times as fast as before
+    milvus_lite   pymilvus over a local file, its default index (HNSW), loaded again after it is built: several times as
+                  fast as before
     qdrant_local  qdrant-client without a server: NumPy, exact
     qdrant_edge   qdrant-edge-py, qdrant's engine in this process, optimized: HNSW for 10,000 faces of 512 dimensions
 

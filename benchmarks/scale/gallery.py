@@ -1,8 +1,9 @@
-"""What a gallery costs at scale: adding, removing, opening, searching with a tail and removed faces, filters, compaction.
+"""What does a gallery cost at scale: adding, removing, opening, searching, filtering, compacting?
 
     python benchmarks/scale/gallery.py --n 1000000 --folder /tmp/bench --json benchmarks/results/gallery.json
 
-Faces are made up as `synthetic` describes. Peers run in the same process, alternating: plain SQLite inserts of the same rows, plain
+Faces are made up (`benchmarks/common/synthetic.py`). Searches run on a fresh index, and on one with a tail of new
+faces and with removed ones. Peers run in the same process, in turns: plain SQLite inserts of the same rows, plain
 faiss.IndexFlatIP over the same vectors. Times are medians in milliseconds.
 """
 
@@ -10,12 +11,11 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common.galleries import BUCKETS, LIKE, make, rows  # noqa: E402
 from facegallery.embedder.dataset.row import Row  # noqa: E402
-from facegallery.embedder.spec import FaceSpec, Part  # noqa: E402
 from facegallery.indexer.derived import derive  # noqa: E402
-from facegallery.indexer.opening import create_store, open_store  # noqa: E402
+from facegallery.indexer.opening import open_store  # noqa: E402
 from facegallery.indexer.search import candidates  # noqa: E402
 from facegallery.indexer.search.searcher import Searcher  # noqa: E402
 from facegallery.indexer.store.store import Store  # noqa: E402
 from facegallery.indexer.upkeep.verify import verify  # noqa: E402
 
-LIKE = {128: "msceleb", 512: "casia", 640: "duo"}
-BUCKETS = 1000  # values of the column that filters ask for
 K = 5
 OPEN = """
 import json, sys, time
@@ -52,47 +50,8 @@ with Searcher(sys.argv[1]) as searcher:
 """
 
 
-def rows(n: int, d: int, start: int = 0, per_person: float = 2.0) -> Iterator[Row]:
-    """Faces `start` and those that follow, each with a column `bucket`."""
-    i = start
-    for xb, people in synthetic.blocks(n, LIKE.get(d, "casia"), d, per_person, start=start):
-        for x, person in zip(xb, people.tolist(), strict=True):
-            yield Row(
-                f"p{person}/{i}.jpg",
-                "ok",
-                f"{i:064x}",
-                f"person {person:07d}",
-                "gallery",
-                0,
-                vector=x,
-                extra={"bucket": str(i * 7919 % BUCKETS)},
-            )
-            i += 1
-
-
-def make(folder: Path, n: int, d: int, spec: FaceSpec | None = None, per_person: float = 2.0) -> dict[str, float]:
-    """A built gallery, its vectors said to be of `spec`; seconds of filling and of building, and of all cores while building."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with create_store(folder) as gallery:
-        began = time.perf_counter()
-        with gallery.writing():
-            gallery._migrate()
-            gallery.set_fact("spec", (spec or FaceSpec((Part("made-up", "ab" * 32, d, "fixed"),))).to_json())
-            for key, value in {"salt": b"salt" * 8, "inputs": "", "build": '{"split": null, "left_out": {}}'}.items():
-                gallery.set_fact(key, value)
-            gallery.enrol(rows(n, d, per_person=per_person))
-            filled, used = time.perf_counter(), time.process_time()
-            derive.derive(gallery)
-        derive.tidy(gallery)
-        return {
-            "fill_s": filled - began,
-            "build_s": time.perf_counter() - filled,
-            "build_cpu_s": time.process_time() - used,
-        }
-
-
 def median_ms(calls: list[Callable[[], Any]], repeats: int) -> list[float]:
-    """Medians of calls that alternate, in milliseconds."""
+    """Return the medians of calls that alternate, in milliseconds."""
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for call, taken in zip(calls, seconds, strict=True):
@@ -103,7 +62,10 @@ def median_ms(calls: list[Callable[[], Any]], repeats: int) -> list[float]:
 
 
 def add_and_raw(folder: Path, n: int, d: int, repeats: int) -> dict[str, float]:
-    """`Gallery.add` of 1,000 faces beside the same rows as plain inserts into the same tables, and into a table of vectors alone."""
+    """Time `add` of 1,000 faces beside plain inserts of the same rows.
+
+    The inserts go into the same tables, and into a table of vectors alone.
+    """
     with open_store(folder, write=True) as gallery, pytest.MonkeyPatch.context() as patch:
         patch.setattr(derive, "LEAST", 10 * n)
         batches = iter([list(rows(1000, d, n + 1000 * i)) for i in range(2 * repeats)])
@@ -135,7 +97,7 @@ def add_and_raw(folder: Path, n: int, d: int, repeats: int) -> dict[str, float]:
 
 
 def _recorded(gallery: Store, batch: list[Row], first: int) -> list[tuple[str, list]]:
-    """The inserts that `add` would make of a batch, with ids from `first`; only its people are inserted."""
+    """Return the inserts that `add` would make of a batch, with ids from `first`; insert its people only."""
     inserts: list[tuple[str, list]] = []
     with pytest.MonkeyPatch.context() as patch, gallery.writing():
         gallery._people(row.identity or "" for row in batch)
@@ -146,14 +108,14 @@ def _recorded(gallery: Store, batch: list[Row], first: int) -> list[tuple[str, l
 
 
 def remove(folder: Path, repeats: int) -> dict[str, float]:
-    """Removing a person, with the line in the log and the faces kept for `undo`."""
+    """Time the removal of a person, with the line in the log and the faces kept for `undo`."""
     with open_store(folder, write=True) as gallery:
         names = iter([name for name, _ in gallery.list_people("person 0000100", repeats)])
         return {"remove_person_ms": median_ms([lambda: gallery.remove(identity=next(names))], repeats)[0]}
 
 
 def opened(folder: Path, q: np.ndarray, repeats: int) -> dict[str, float]:
-    """A new process: opening, and opening with the first answer."""
+    """Time opening, and opening with the first answer, in a new process."""
     np.save(folder.parent / "q.npy", q)
     runs = []
     for _ in range(repeats):
@@ -172,7 +134,7 @@ def opened(folder: Path, q: np.ndarray, repeats: int) -> dict[str, float]:
 
 
 def flat_index(searcher: Searcher) -> Any:
-    """A fresh faiss.IndexFlatIP over the faces of the moment."""
+    """Make a faiss.IndexFlatIP of the current faces."""
     index, held = faiss.IndexFlatIP(searcher.spec.dimension), searcher.candidates
     for _, xb in searcher.store.vectors():
         index.add(xb)
@@ -181,7 +143,7 @@ def flat_index(searcher: Searcher) -> Any:
 
 
 def queries(folder: Path, xq: np.ndarray, repeats: int) -> dict[str, float]:
-    """Whole answers beside a fresh IndexFlatIP over the same faces."""
+    """Time whole answers beside a new IndexFlatIP over the same faces."""
     with Searcher(folder) as searcher:
         index = flat_index(searcher)
         i = iter(range(10 * repeats))
@@ -206,7 +168,7 @@ def queries(folder: Path, xq: np.ndarray, repeats: int) -> dict[str, float]:
 
 
 def fall_behind(folder: Path, n: int, d: int) -> dict[str, int]:
-    """A tail of 1 % and 5 % removed faces, without a rebuild."""
+    """Add a tail of 1 % and remove 5 % without a rebuild."""
     with open_store(folder, write=True) as gallery:
         with gallery.writing():
             gallery.enrol(rows(n // 100, d, 4 * n))
@@ -222,7 +184,7 @@ def fall_behind(folder: Path, n: int, d: int) -> dict[str, int]:
 
 
 def filtered(folder: Path, xq: np.ndarray) -> list[dict[str, Any]]:
-    """Filters of several shares: recall against an exact scan of the kept faces, the first query and those that follow."""
+    """Time filters that keep several shares of the faces, and take their recall against an exact scan."""
     found = []
     with Searcher(folder) as searcher:
         searcher.search(xq[:1], K)
@@ -260,7 +222,7 @@ def filtered(folder: Path, xq: np.ndarray) -> list[dict[str, Any]]:
 
 
 def exact_filtered(held: candidates.Candidates, kept: np.ndarray, xq: np.ndarray) -> list[np.ndarray]:
-    """Positions of the K best kept faces of each query, by a plain product in blocks."""
+    """Return the positions of the K best kept faces of each query, by a plain product in blocks."""
     scores = np.concatenate([xq @ held.rows(kept[i : i + 50_000]).T for i in range(0, len(kept), 50_000)], axis=1)
     return [kept[at] for at in np.argsort(-scores, axis=1, kind="stable")[:, :K]]
 
@@ -271,7 +233,7 @@ def _face_ids(searcher: Searcher, positions: list[np.ndarray]) -> list[set[str]]
 
 
 def crossover(folder: Path, xq: np.ndarray, repeats: int) -> list[dict[str, float]]:
-    """A scan of the kept faces beside FAISS with a selector, one query and 100 at once."""
+    """Time a scan of the kept faces beside FAISS with a selector, for one query and for 100 at once."""
     table, rng = [], np.random.default_rng(0)
     with Searcher(folder) as searcher:
         held = searcher.candidates
@@ -308,8 +270,8 @@ def timed(what: Callable[[], Any]) -> float:
 @click.option("--repeats", default=15, show_default=True)
 @click.option("--keep", is_flag=True, help="Use the gallery that an earlier run made there.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
-def main(n: int, d: int, folder: Path, repeats: int, keep: bool, out: Path | None) -> None:
-    """Measures a gallery of n made-up faces with d dimensions."""
+def main(n: int, d: int, folder: Path, repeats: int, *, keep: bool, out: Path | None) -> None:
+    """Measure a gallery of n made-up faces with d dimensions."""
     results: dict[str, Any] = {"n": n, "d": d, "machine": platform.machine(), "cores": faiss.omp_get_max_threads()}
     index = folder / f"faces-{n}-{d}"
     xq = synthetic.probes(np.arange(1000, 1256), LIKE.get(d, "casia"), d)

@@ -1,8 +1,9 @@
-"""How do build time, query time and memory grow with the gallery? Our whole search beside exact FAISS, from 10,000 faces to 4 million.
+"""How do build time, query time and memory grow with the gallery, from 10,000 faces to 4 million?
 
-    python benchmarks/scale/growth.py --folder /tmp/bench --json benchmarks/results/growth.json --plot docs/growth.png
+    python benchmarks/scale/growth.py --folder /tmp/bench --json benchmarks/results/growth.json --plot growth.png
 
-Faces are made up as `synthetic` describes, of 128 dimensions as those of `msceleb`; 4 million take 10 GB of disk. What is built stays for the next run.
+Our whole search runs beside exact FAISS. Faces are made up (`benchmarks/common/synthetic.py`) and have 128
+dimensions, like those of `msceleb`; 4 million take 10 GB of disk. The folder keeps the galleries for the next run.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COLUMNS = {
 
 
 def measured(folder: Path, n: int, like: str, rounds: int) -> dict[str, Any]:
-    """Of n faces: seconds to build from gallery.db, and what `peers/nearest.py` tells of our search and of exact FAISS."""
+    """Return seconds to build n faces from gallery.db, and the figures of `peers/nearest.py` for ours and FAISS."""
     folder = made(folder, n, like)
     found = alternate(
         {engine: nearest(folder, engine) for engine in ("facegallery", "flat")}, rounds, ("single_ms", "batch_ms")

@@ -1,9 +1,11 @@
-"""How fast are a gallery's nearest faces found, at equal recall? Our index and whole search beside exact FAISS and other engines, in turns.
+"""How fast are the nearest faces found, at equal recall? Our search beside exact FAISS and other engines, in turns.
 
-    python benchmarks/scale/index.py --n 1000000 --like casia --folder /tmp/bench --peers-python ENV/bin/python --json benchmarks/results/index.json
+    python benchmarks/scale/index.py --n 1000000 --like casia --folder /tmp/bench --peers-python ENV/bin/python \\
+        --json benchmarks/results/index.json
 
-Faces are made up as `synthetic` describes; probes are other photos of people among them. ENV has hnswlib, usearch, lancedb, pymilvus with
-milvus-lite, and qdrant-client; `--engines` names those that take part. What is built stays in the folder for the next run.
+Faces are made up (`benchmarks/common/synthetic.py`); probes are other photos of people among them. ENV has hnswlib,
+usearch, lancedb, pymilvus with milvus-lite, and qdrant-client; `--engines` names those that take part. The folder
+keeps the galleries for the next run.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from faiss.contrib.exhaustive_search import knn_ground_truth
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.rounds import Peer, alternate  # noqa: E402
 from benchmarks.scale import gallery  # noqa: E402
 
@@ -30,7 +32,10 @@ PROBES, TRUE = 2000, 10
 
 
 def made(where: Path, n: int, like: str) -> Path:
-    """A folder in `where`, made once: xb.npy (n, d), truth.npz with xq and gt (its exact nearest rows), and the gallery `g` of the same faces."""
+    """Make a folder of n faces in `where`, once.
+
+    It holds xb.npy (n, d), truth.npz with xq and gt (its exact nearest rows), and the gallery `g` of the same faces.
+    """
     folder = where / f"{like}-{n}"
     if (folder / "xb.npy").exists():
         return folder
@@ -47,13 +52,13 @@ def made(where: Path, n: int, like: str) -> Path:
     people = np.random.default_rng(5).choice(n // 2, PROBES, replace=n // 2 < PROBES)
     xq = synthetic.probes(people, like)
     np.savez(folder / "truth.npz", xq=xq, gt=knn_ground_truth(xq, blocks(), TRUE, faiss.METRIC_INNER_PRODUCT)[1])
-    (folder / "g.json").write_text(json.dumps(gallery.make(folder / "g", n, d)))
+    (folder / "g.json").write_text(json.dumps(galleries.make(folder / "g", n, d)))
     os.rename(folder / "_xb.npy", folder / "xb.npy")
     return folder
 
 
 def behind(folder: Path, n: int) -> Path:
-    """A copy of the gallery of n faces, made once, to which 1 % were added and of which 5 % were removed without a rebuild."""
+    """Copy the gallery of n faces, once, then add 1 % and remove 5 % without a rebuild."""
     copy = folder / "g-behind"
     if not copy.exists():
         shutil.copytree(folder / "g", folder / "_g-behind", symlinks=True)
@@ -70,7 +75,7 @@ def nearest(
     queries: int = 1000,
     where: Path | None = None,
 ) -> Peer:
-    """An engine over what was made in a folder; where: another gallery of it."""
+    """Start an engine over a folder of `made`; where: another gallery of that folder."""
     where = where or folder / ("g" if engine.startswith("facegallery") else "peers")
     return Peer(
         python,
@@ -109,14 +114,14 @@ def main(
     queries: int,
     peers_python: str | None,
     engines: str,
+    *,
     fallen_behind: bool,
     out: Path | None,
 ) -> None:
     folder = made(folder, n, like)
-    peers = {
-        engine: nearest(folder, engine, recall=recall, queries=queries)
-        for engine in ("facegallery", "facegallery_index", "flat")
-    }
+    report = json.loads((folder / "g" / "index.faiss").resolve().with_name("report.json").read_text())
+    ours = ["facegallery"] if report["kind"] == "exact" else ["facegallery", "facegallery_index"]
+    peers = {engine: nearest(folder, engine, recall=recall, queries=queries) for engine in (*ours, "flat")}
     if fallen_behind:  # its recall is of faces some of which are removed
         peers["facegallery, 1 % more and 5 % fewer"] = nearest(
             folder, "facegallery", recall=recall, queries=queries, where=behind(folder, n)
@@ -127,9 +132,9 @@ def main(
     for name, a in found.items():
         times = [found["flat"][key] / a[key] for key in ("single_ms", "batch_ms")]
         print(
-            f"{name}: {a['single_ms']:.2f} ms a query ({times[0]:.1f} x flat), {1000 / a['batch_ms']:.0f}/s in batches of {queries} ({times[1]:.1f} x), recall {a['recall']:.4f}"
+            f"{name}: {a['single_ms']:.2f} ms a query ({times[0]:.1f} x flat), "
+            f"{1000 / a['batch_ms']:.0f}/s in batches of {queries} ({times[1]:.1f} x), recall {a['recall']:.4f}"
         )
-    report = json.loads((folder / "g" / "index.faiss").resolve().with_name("report.json").read_text())
     build = {"facegallery": json.loads((folder / "g.json").read_text())}
     build |= {
         name: {key: a[key] for key in ("build_s", "build_cpu_s")}

@@ -1,18 +1,21 @@
-"""Does a server stand photos that were made bad? Several clients send them to a search, and photos that are whole in between.
+"""Does a server withstand damaged photos? Several clients send them to a search, with whole photos in between.
 
     python benchmarks/server/mutated.py PHOTOS --n 10000 --json benchmarks/results/mutated.json
 
-PHOTOS are JPEGs of different people; `mutants` says what is done with them. 10,000 made-up faces are enrolled (`synthetic`), and one of each canary: a photo that
-is asked before, and then between the mutants, and must be answered in the same way. Ends with 1 where an answer is neither 200 as the OpenAPI
-document has it nor a problem of the kinds that it should be (503 `busy` is asked again), where a canary is answered otherwise, where fewer than
-nine of ten are recognised when they are sent whole in another format (but not in black and white), where a process of the server is not the same at the end (but one that decodes), or where its memory (PSS, summed) grew by more than a tenth from the second
-quarter of the run to the last one. Seed and number make a mutant again.
+PHOTOS are JPEGs of different people; `benchmarks/common/mutants.py` damages them. Enrolled are 10,000 made-up faces
+and one face of each canary: a photo that is asked before the mutants and between them, and must get the same answer.
+Seed and number make a mutant again. Exits with 1 where:
+
+- an answer is neither 200 as in the OpenAPI document nor a problem of the expected kinds (503 `busy` is asked again);
+- a canary gets another answer;
+- fewer than nine of ten whole photos are recognised in another format (black and white excepted);
+- a process of the server, other than a decoder, is not the same at the end;
+- memory (PSS, summed) grows by more than a tenth from the second quarter of the run to the last.
 """
 
 from __future__ import annotations
 
 import http.client
-import io
 import itertools
 import json
 import os
@@ -30,54 +33,29 @@ from pathlib import Path
 from typing import Any
 
 import click
-from PIL import Image
-from pydantic import BaseModel, ValidationError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import synthetic  # noqa: E402
-from benchmarks.common.mutants import mutant, sound  # noqa: E402
+from benchmarks.common import galleries, synthetic  # noqa: E402
+from benchmarks.common.mutants import mutant  # noqa: E402
 from benchmarks.common.rounds import evenly, files_of  # noqa: E402
-from benchmarks.common.served import GROWTH, Answer, Server, held, processes, quarters  # noqa: E402
+from benchmarks.common.served import GROWTH, Server, held, processes, quarters  # noqa: E402
 from benchmarks.common.traced import trap_programs  # noqa: E402
-from benchmarks.scale import gallery  # noqa: E402
-from facegallery.embedder.outcomes import REFUSED  # noqa: E402
+from benchmarks.server.canaries import SECONDS, Canaries, Told, ask, read  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
-from facegallery.schemas import PhotoAnswer, Problem  # noqa: E402
 
-TYPES, PROBLEM = "urn:facegallery:problem:", "application/problem+json"
-OUTCOMES = (*REFUSED, "invalid")
-EXPECTED = {(413, "large"), *((422, kind) for kind in OUTCOMES)}
 REPLACED = ("the decoder", "took longer than")  # what is said of a photo whose decoder ended
 OURS = ("cli.py", "facegallery/embedder/launch.py", "multiprocessing")  # processes of a server
-SURE, RECOGNISED = (
-    0.8,
-    0.9,
-)  # a score that only the person has; share of whole photos in other formats in which the person is found
+RECOGNISED = 0.9  # share of whole photos in other formats in which the person is found
 END_SECONDS = 10.0  # from SIGTERM at any moment
 DECODER = "facegallery.embedder.photos.decode"
-SECONDS = 120.0  # within which an answer must come
-BUSY_SECONDS, LOOK_SECONDS, MEMORY_SECONDS = 0.2, 0.1, 1.0
+LOOK_SECONDS, MEMORY_SECONDS = 0.1, 1.0
 CANARY_EVERY = 20  # mutants
-SAME_SCORE, SAME_PIXELS = 0.02, 2.0  # what batches of another size may change
-
-
-@dataclass
-class Told:
-    """How one photo was answered."""
-
-    number: int
-    kind: str
-    answer: str  # status and outcome or type
-    seconds: float
-    busy: int = 0  # answers of 503 before it
-    replaced: bool = False  # its decoder
-    wrong: str = ""  # what is not as it should be
 
 
 @dataclass
 class Watch:
-    """The server's processes, looked at often, and its memory."""
+    """Sample the server's processes, and its memory."""
 
     decoders: set[int] = field(default_factory=set)
     at_once: int = 0
@@ -99,7 +77,7 @@ class Watch:
                 self.memory.append((held(found.keys() - decoders)["mb"], held(decoders)["mb"]))
 
     def quarters(self) -> dict[str, list[float]]:
-        """Median MB in each quarter of the run."""
+        """Return the median MB in each quarter of the run."""
         if len(self.memory) < 4:
             raise SystemExit(
                 f"expected a run of at least 4 s, memory was looked at {len(self.memory)} times: choose a larger --n"
@@ -125,137 +103,8 @@ def watched(server: Server) -> Iterator[Watch]:
 
 
 def lasting(server: Server) -> set[int]:
-    """Processes of the server that no photo may end."""
+    """Return the processes of the server that no photo may end."""
     return {pid for pid, line in processes(server.pid).items() if line and DECODER not in line}
-
-
-# answers --------------------------------------------------------------------
-
-
-def ask(server: Server, connection: http.client.HTTPConnection, data: bytes) -> tuple[Answer, int]:
-    """The answer that is not `busy`, and how many were."""
-    for busy in itertools.count():
-        answer = server.answer(connection, "POST", server.path, data, "application/octet-stream")
-        if answer.status != 503 or _member(answer.body, "type") != f"{TYPES}busy":
-            return answer, busy
-        time.sleep(BUSY_SECONDS)
-    raise AssertionError
-
-
-def read(answer: Answer) -> tuple[str, str]:
-    """Status and outcome or type; and what is wrong with the answer, nothing where it is as it should be."""
-    try:
-        if answer.status == 200:
-            return f"200 {_documented(PhotoAnswer, answer, 'application/json').outcome}", ""
-        problem = _documented(Problem, answer, PROBLEM)
-    except ValueError as error:
-        return f"{answer.status}", f"{error}: {answer.body[:300]!r}"
-    kind, named = problem.type.removeprefix(TYPES), f"{answer.status} {problem.type.removeprefix(TYPES)}"
-    if (answer.status, kind) not in EXPECTED or problem.status != answer.status or not problem.detail:
-        return named, f"not a problem that was expected: {answer.body[:300]!r}"
-    return named, ""
-
-
-def _documented(model: type[BaseModel], answer: Answer, kind: str) -> Any:
-    """Raises ValueError where it has not all members, or others."""
-    if answer.kind != kind:
-        raise ValueError(f"expected {kind}, received {answer.kind!r}")
-    try:
-        found = model.model_validate_json(answer.body)
-    except ValidationError as error:
-        raise ValueError(str(error).replace("\n", " ")) from None
-    if found.model_dump() != json.loads(answer.body):
-        raise ValueError("not the members that are documented")
-    return found
-
-
-def _member(body: bytes, name: str) -> Any:
-    try:
-        return json.loads(body).get(name)
-    except (ValueError, AttributeError):
-        return None
-
-
-def difference(first: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, float]:
-    """What differs between two answers to one photo, and by how much scores do at most."""
-    plain = [
-        {**answer, "faces": [(face["face"], face["face_id"]) for face in answer["faces"]]} for answer in (first, now)
-    ]
-    if plain[0] != plain[1]:
-        return f"expected {plain[0]}, received {plain[1]}", 0
-    worst = 0.0
-    for old, new in zip(first["faces"], now["faces"], strict=True):
-        if max(abs(a - b) for a, b in zip(old["box"], new["box"], strict=True)) > SAME_PIXELS:
-            return f"expected the box {old['box']}, received {new['box']}", worst
-        scores = [{hit["identity"]: hit["score"] for hit in face["hits"]} for face in (old, new)]
-        apart = [abs(scores[0][name] - scores[1][name]) for name in scores[0].keys() & scores[1].keys()]
-        worst = max([worst, *apart])
-        if old["hits"][0]["identity"] != new["hits"][0]["identity"] or worst > SAME_SCORE:
-            return f"expected {old['hits'][:2]}, received {new['hits'][:2]}", worst
-    return "", worst
-
-
-# the run --------------------------------------------------------------------
-
-
-class Canaries:
-    """Photos that must be answered as in the beginning."""
-
-    def __init__(self, server: Server, photos: Sequence[bytes]):
-        """Enrols each, so that its first hit is sure, then asks."""
-        self._server, self._photos, connection = server, photos, server.connect(SECONDS)
-        self.asked, self.worst, self._lock = 0, 0.0, threading.Lock()
-        self.in_other_formats, self.missed = 0, list[str]()  # photos, and those in which the person was not found
-        enrol = server.path.removesuffix("search") + "faces?face=0&identity=canary%20"
-        for i, photo in enumerate(photos):
-            if (status := server.ask(connection, "POST", f"{enrol}{i}", photo)) != 200:
-                raise SystemExit(f"expected canary {i} to be enrolled, received {status}: choose other photos")
-        self._first = [json.loads(ask(server, connection, photo)[0].body) for photo in photos]
-
-    def ask(self, connection: http.client.HTTPConnection, number: int) -> Told:
-        i, began = number % len(self._photos), time.monotonic()
-        answer, busy = ask(self._server, connection, self._photos[i])
-        named, wrong = read(answer)
-        told = Told(number, "canary", named, time.monotonic() - began, busy, wrong=wrong)
-        if not told.wrong:
-            told.wrong, apart = difference(self._first[i], json.loads(answer.body))
-            with self._lock:
-                self.asked, self.worst = self.asked + 1, max(self.worst, apart)
-        return told
-
-    def ask_in_any_format(self, connection: http.client.HTTPConnection, seed: int, number: int) -> Told:
-        whole, began = sound(self._photos, seed, number), time.monotonic()
-        answer, busy = ask(self._server, connection, whole.data)
-        named, wrong = read(answer)
-        told = Told(
-            number, "canary in " + whole.kind.partition(" sound")[0], named, time.monotonic() - began, busy, wrong=wrong
-        )
-        if not wrong and answer.status != 200:
-            told.wrong = f"a photo that is whole, way {whole.kind[-1]}: {answer.body[:300]!r}"
-        told.wrong = told.wrong or self.mistaken(answer, whole.source)
-        if not told.wrong and not _is_black_and_white(whole.data):
-            with self._lock:
-                self.in_other_formats += 1
-                self.missed += [] if _sure(answer) else [f"{whole.kind} of canary {whole.source}"]
-        return told
-
-    def mistaken(self, answer: Answer, source: int) -> str:
-        """Who is surely found in a photo that shows another person."""
-        others = _sure(answer) - {f"canary {source}"} if answer.status == 200 else set()
-        alike = {hit["identity"] for face in self._first[source]["faces"] for hit in face["hits"]}
-        return f"expected canary {source}, received {sorted(others - alike)}" if others - alike else ""
-
-
-def _is_black_and_white(data: bytes) -> bool:
-    """Of one bit a pixel, in which no detector finds a small face."""
-    with Image.open(io.BytesIO(data)) as image:
-        return image.mode == "1"
-
-
-def _sure(answer: Answer) -> set[str]:
-    """Who is in a photo, without doubt."""
-    hits = [hit for face in json.loads(answer.body)["faces"] for hit in face["hits"][:1]]
-    return {hit["identity"] for hit in hits if hit["score"] >= SURE}
 
 
 def one(
@@ -267,7 +116,7 @@ def one(
     number: int,
     odd: Path | None,
 ) -> Told:
-    """A mutant of a canary. odd: where it is kept if its answer is wrong."""
+    """Send a mutant of a canary; odd: folder that keeps it if its answer is wrong."""
     bad, began = mutant(photos, seed, number), time.monotonic()
     try:
         answer, busy = ask(server, connection, bad.data)
@@ -294,7 +143,7 @@ def one(
 def run(
     server: Server, photos: Sequence[bytes], canaries: Canaries, n: int, seed: int, clients: int, odd: Path | None
 ) -> list[Told]:
-    """Each client sends the next one when the last one is answered."""
+    """Let each client send the next photo when the last one is answered."""
     numbers, told, lock = iter(range(n)), list[Told](), threading.Lock()
 
     def work() -> None:
@@ -344,27 +193,30 @@ def figures_of(told: Sequence[Told], watch: Watch, canaries: Canaries, seconds: 
 
 
 def faults(found: Mapping[str, Any], before: set[int], after: set[int], ready: int) -> list[str]:
-    """What was not as expected."""
+    """List what was not as expected."""
     told = [f"{each['kind']}, number {each['number']}: {each['answer']}: {each['wrong']}" for each in found["wrong"]]
     if before != after or ready != 200:
         told.append(
-            f"expected the processes {sorted(before)} at the end and /readyz to be 200, received {sorted(after)} and {ready}"
+            f"expected the processes {sorted(before)} at the end and /readyz to be 200, "
+            f"received {sorted(after)} and {ready}"
         )
     told += [f"a program that is not the server's was started: {line}" for line in found["others"]]
     if found["recognised"] < RECOGNISED:
         told.append(
-            f"expected {RECOGNISED:.0%} of whole photos in other formats to be recognised, {found['recognised']:.0%} were"
+            f"expected {RECOGNISED:.0%} of whole photos in other formats to be recognised, "
+            f"received {found['recognised']:.0%}"
         )
     _, second, _, last = found["memory_mb"]["quarters"]["all"]
     if last > GROWTH * second:
         told.append(
-            f"expected memory to stay below {GROWTH:g} times that of the second quarter, {second:.0f} MB; it was {last:.0f} MB in the last"
+            f"expected memory to stay below {GROWTH:g} times that of the second quarter, {second:.0f} MB; "
+            f"it was {last:.0f} MB in the last"
         )
     return told
 
 
 def ends(root: Path, port: int, photos: Sequence[bytes], rounds: int, seed: int) -> list[float]:
-    """Seconds from SIGTERM, at a random moment of a server that starts or is asked for mutants, to its end."""
+    """Return seconds from SIGTERM to the end, for servers that start or answer mutants at that moment."""
     pick, took = random.Random(seed), list[float]()
     for turn in range(rounds):
         ready = turn % 3 > 0
@@ -389,9 +241,8 @@ def ends(root: Path, port: int, photos: Sequence[bytes], rounds: int, seed: int)
 
 
 def tell(found: Mapping[str, Any]) -> None:
-    click.echo(
-        f"{found['mutants']} mutants and {found['canaries']} canaries in {found['seconds']:.0f} s: {found['rate']:.1f}/s"
-    )
+    rate = f"{found['seconds']:.0f} s: {found['rate']:.1f}/s"
+    click.echo(f"{found['mutants']} mutants and {found['canaries']} canaries in {rate}")
     for answer, count in found["answers"].items():
         click.echo(f"{answer}: {count}")
     click.echo(
@@ -443,7 +294,7 @@ def main(
     whole = [Path(file).read_bytes() for file in evenly(files, n_canaries)]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PATH"], marks = trap_programs(Path(folder))
-        gallery.make(Path(folder) / "made", faces, synthetic.profile(model).d, open_model(model).spec)
+        galleries.make(Path(folder) / "made", faces, synthetic.profile(model).d, open_model(model).spec)
         with Server(Path(folder), "made", port, ("--workers", str(workers))) as server:
             canaries = Canaries(server, whole)
             before, began = lasting(server), time.monotonic()

@@ -1,13 +1,16 @@
-"""Do the processes that decode stand photos that were made bad? In every format, without a server, thousands a minute.
+"""Do the processes that decode withstand damaged photos? In every format, without a server, thousands a minute.
 
     python benchmarks/server/mutated_pool.py PHOTOS --n 20000 --json benchmarks/results/mutated-pool.json
 
-PHOTOS are JPEGs in a folder a person; a process of its own makes the photos that are sent, so that the memory that is measured is that of a program
-which decodes. `mutants` says what is done with them; between the mutants photos come that are whole, in any format: each
-must be answered with its own person's picture. No picture of another person may be an answer to any photo. Programs such as Ghostscript lie on
-the PATH and tell when they are started; with strace installed, every process that is started is seen. Ends with 1 where something is not as it
-should be: an answer, a program, a decoder's child, memory that grows by more than a tenth from the second quarter to the last one, or
-a process that does not end within 10 s of a signal that came at any moment. Seed and number make a mutant again.
+PHOTOS are JPEGs in a folder a person; `benchmarks/common/mutants.py` damages them. A separate process makes the
+photos, so that the measured memory is that of a program that decodes. Programs such as Ghostscript are on the PATH
+and leave a mark when they start; with strace installed, every started process is seen. Seed and number make a mutant
+again. Exits with 1 where:
+
+- a whole photo, in any format, does not give its own person's picture, or any photo gives another person's;
+- an answer is not one of the documented ones, or a program or a process that does not decode is started;
+- memory grows by more than a tenth from the second quarter to the last;
+- a process does not end within 10 s of a signal, whenever that comes.
 """
 
 from __future__ import annotations
@@ -53,26 +56,29 @@ SIGNAL_SECONDS, END_SECONDS = 10.0, 9.0
 MOST_PIXELS = 50_000_000
 MEMORY_SECONDS = 0.5
 DECODER = "facegallery.embedder.photos.decode"
-# glibc's own first threshold, fixed: where it is not, the first large picture that is freed moves it to up to 32 MB, and then up to 64 MB that are
-# free stay with the process, more or fewer by chance
+# glibc's own first threshold, fixed. Otherwise the first large picture that is freed moves it to up to 32 MB, and then
+# the process keeps up to 64 MB of free memory, more or less by chance
 FIXED = {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
 
 
 class People:
-    """Photos of different people, and who a picture shows."""
+    """Hold photos of different people, and tell whom a picture shows."""
 
     def __init__(self, photos: Sequence[bytes]):
         self.photos = photos
         self._looks = np.stack([_look(np.asarray(Image.open(BytesIO(photo)).convert("RGB"))) for photo in photos])
 
     def likeness(self, pixels: np.ndarray, person: int) -> tuple[float, float]:
-        """How much a picture looks like a person's, and like the nearest of all others."""
+        """Return how much a picture looks like a person's, and like the nearest of all others."""
         scores = self._looks @ _look(pixels)
         return float(scores[person]), float(np.max(np.delete(scores, person), initial=-1))
 
 
 def _look(pixels: np.ndarray) -> np.ndarray:
-    """A picture as a vector of unit length; a correlation is a dot product. Of a large one few pixels are looked at, so that it takes no memory."""
+    """Turn a picture into a vector of unit length, so that a correlation is a dot product.
+
+    Few pixels of a large picture are read, so that it takes no memory.
+    """
     step = max(1, min(pixels.shape[:2]) // (10 * SIDE))
     pixels = np.ascontiguousarray(pixels[::step, ::step])
     small = np.asarray(Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
@@ -81,7 +87,7 @@ def _look(pixels: np.ndarray) -> np.ndarray:
 
 
 def one_of_each(folder: Path, n: int) -> list[bytes]:
-    """A photo of each of n people."""
+    """Take a photo of each of n people."""
     found: dict[Path, Path] = {}
     for file in sorted(folder.rglob("*.jpg")):
         found.setdefault(file.parent, file)
@@ -101,8 +107,8 @@ class Told:
 Asked = tuple[Mutant, bool]  # a photo, and whether it is whole
 
 
-def wrong_with(people: People, bad: Mutant, photo: Photo, is_sound: bool) -> str:
-    """What is not as it should be with an answer; nothing where it is."""
+def wrong_with(people: People, bad: Mutant, photo: Photo, *, is_sound: bool) -> str:
+    """Return what is wrong with an answer ('' where nothing is)."""
     if photo.outcome not in ANSWERS | {DIED, TIMEOUT}:
         return "another outcome"
     if photo.pixels is None:
@@ -122,19 +128,19 @@ def made(photos: Sequence[bytes], n: int, seed: int) -> Iterator[Asked]:
 
 
 def received(file: IO[bytes], n: int) -> Iterator[Asked]:
-    """What another process made."""
+    """Yield what another process made."""
     for _ in range(n):
         yield pickle.load(file)
 
 
 def ask(pool: Decoder, people: People, photos: Iterable[Asked], folder: Path) -> Iterator[Told]:
-    """Bytes and files by turns, several at a time."""
+    """Send bytes and files in turns, several at a time."""
     waiting: deque[tuple[Mutant, bool, float, Future[Photo], list[float]]] = deque()
 
     def told() -> Told:
         bad, is_sound, began, future, ended = waiting.popleft()
         photo = future.result()
-        wrong = wrong_with(people, bad, photo, is_sound)
+        wrong = wrong_with(people, bad, photo, is_sound=is_sound)
         return Told(bad.number, bad.kind, photo.outcome, photo.why, (ended or [time.monotonic()])[0] - began, wrong)
 
     for bad, is_sound in photos:
@@ -153,7 +159,7 @@ def ask(pool: Decoder, people: People, photos: Iterable[Asked], folder: Path) ->
 
 @dataclass
 class Watch:
-    """Memory, and the decoders' children where nothing else sees them."""
+    """Sample memory, and the decoders' children where nothing else sees them."""
 
     memory: list[tuple[float, float]] = field(default_factory=list)  # MB of this process, and of its decoders
     decoders: set[int] = field(default_factory=set)
@@ -171,7 +177,7 @@ class Watch:
 
 @dataclass
 class Tally:
-    """What was told, without what nobody asks for afterwards."""
+    """Count the answers, without what no figure needs."""
 
     photos: int = 0
     kinds: dict[str, Counter[str]] = field(default_factory=dict)
@@ -190,7 +196,7 @@ class Tally:
 
 
 def figures(people: People, photos: Iterable[Asked], seconds: float) -> dict[str, Any]:
-    """Ask all, and say how it went."""
+    """Send all photos, and return the figures."""
     tally = Tally()
     watch, ended = Watch(), threading.Event()
     watcher = threading.Thread(target=watch.look, args=(ended,))
@@ -226,7 +232,7 @@ def figures(people: People, photos: Iterable[Asked], seconds: float) -> dict[str
 
 
 def without_end(people: People, seed: int) -> None:
-    """Ask until a signal comes; decoders are stopped now and then, as if they hung."""
+    """Send photos until a signal comes; stop decoders now and then, as if they hung."""
     pick, stopped = random.Random(seed), 0
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     with ending_within(END_SECONDS), tempfile.TemporaryDirectory() as folder, Decoder(most_pixels=MOST_PIXELS) as pool:
@@ -238,7 +244,7 @@ def without_end(people: People, seed: int) -> None:
 
 
 def end_of(command: Sequence[str], after: float, number: signal.Signals) -> tuple[float, list[str]]:
-    """Seconds from a signal to the end of a command, and what is left of its processes then."""
+    """Return seconds from a signal to the end of a command, and the processes that are left then."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout
         process.stdout.readline()
@@ -259,7 +265,7 @@ def end_of(command: Sequence[str], after: float, number: signal.Signals) -> tupl
 
 
 def ends(command: Callable[[int], Sequence[str]], rounds: int, seed: int) -> tuple[list[float], list[str]]:
-    """Seconds that each end took, and what was wrong."""
+    """Return the seconds of each end, and what was wrong."""
     pick, seconds, wrong = random.Random(seed), list[float](), list[str]()
     for turn in range(rounds):
         number = (signal.SIGTERM, signal.SIGINT)[turn % 2]
@@ -290,9 +296,8 @@ def faults(found: Mapping[str, Any], seconds: float) -> list[str]:
 
 
 def tell(found: Mapping[str, Any]) -> None:
-    click.echo(
-        f"{found['photos']} photos in {found['seconds']:.0f} s: {found['photos'] / found['seconds']:.0f}/s; {found['outcomes']}"
-    )
+    rate = f"{found['seconds']:.0f} s: {found['photos'] / found['seconds']:.0f}/s"
+    click.echo(f"{found['photos']} photos in {rate}; {found['outcomes']}")
     for name, mb in found["memory_mb"].items():
         click.echo(f"memory by quarters, {name}: {', '.join(f'{each:.0f}' for each in mb)} MB")
     click.echo(
@@ -326,7 +331,8 @@ def main(
             pickle.dump(asked, sys.stdout.buffer)
         return sys.stdout.flush()
     if part == "ask":
-        return click.echo(json.dumps(figures(People(whole), received(sys.stdin.buffer, n), seconds)))
+        click.echo(json.dumps(figures(People(whole), received(sys.stdin.buffer, n), seconds)))
+        return
     again = [
         sys.executable,
         __file__,

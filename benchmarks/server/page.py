@@ -1,11 +1,12 @@
-"""How soon is the page there where 100,000 people are enrolled, and how long does the list of people take?
+"""How soon does the page appear where 100,000 people are enrolled, and how long does the list of people take?
 
     python benchmarks/server/page.py --json benchmarks/results/page.json
 
-100,000 made-up people with one face each (`synthetic`), without crops. In Debian's Chromium, each time in a context of its own, without a cache
-and with a session: milliseconds from the address to the first contentful paint, and to the people view's first page of names, drawn; and to that
-from a click in the search view. Beside it `GET /v1/indexes/NAME/people` from a client that keeps its connection: pages by cursor, and names that
-contain a text. Medians.
+Enrolled are 100,000 made-up people with one face each (`benchmarks/common/synthetic.py`), without crops. Measured in
+Debian's Chromium, each time in a new context without a cache and with a session: milliseconds from the address to the
+first contentful paint, from the address to the first page of names in the people view, and from a click in the search
+view to those names. Beside it `GET /v1/indexes/NAME/people` from a client that keeps its connection: pages by cursor,
+and names that contain a text. Figures are medians.
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.served import Server  # noqa: E402
-from benchmarks.scale import gallery  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ CLICK = "() => { window.began = performance.now(); document.querySelector('nav a
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium; raises SystemExit where there is none."""
+    """Start Debian's Chromium; raise SystemExit where there is none."""
     from playwright.sync_api import sync_playwright
 
     if not (chromium := shutil.which("chromium")):
@@ -65,7 +65,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def signed_in(found: Browser, server: Server) -> Iterator[Page]:
-    """A page of a context of its own, which holds nothing but a session."""
+    """Open a page in a new context that holds nothing but a session."""
     context = found.new_context(base_url=f"http://127.0.0.1:{server.port}")
     context.request.post("/v1/session", data={"key": server.key})
     context.add_init_script(WATCH)
@@ -74,7 +74,7 @@ def signed_in(found: Browser, server: Server) -> Iterator[Page]:
 
 
 def opened(found: Browser, server: Server) -> dict[str, float]:
-    """One round."""
+    """Run one round."""
     with signed_in(found, server) as page:
         page.goto("/")
         page.get_by_role("heading", name="Who is it?").wait_for()
@@ -86,7 +86,7 @@ def opened(found: Browser, server: Server) -> dict[str, float]:
 
 
 def _names(page: Page) -> float:
-    """When they were drawn."""
+    """Return when the names were drawn."""
     drawn: float = page.evaluate("window.drawn")
     if (count := page.locator(".people li").count()) != NAMES:
         raise SystemExit(f"expected {NAMES} names, the page shows {count}")
@@ -94,7 +94,7 @@ def _names(page: Page) -> float:
 
 
 def listed(server: Server, people: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Medians and slowest of the list of people, by what is asked, and how many came."""
+    """Time the list of people: median, slowest and number of people for each question."""
     last = f"{people - 1:07d}"
     questions: dict[str, dict[str, Any]] = {
         "first page": {},
@@ -131,7 +131,7 @@ def listed(server: Server, people: int, repeats: int) -> dict[str, dict[str, flo
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write all figures.")
 def main(model: str, people: int, rounds: int, repeats: int, port: int, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        gallery.make(Path(folder) / "made", people, synthetic.profile(model).d, open_model(model).spec, per_person=1)
+        galleries.make(Path(folder) / "made", people, synthetic.profile(model).d, open_model(model).spec, per_person=1)
         with Server(Path(folder), "made", port) as server:
             lists = listed(server, people, repeats)
             with browser() as found:
@@ -141,9 +141,8 @@ def main(model: str, people: int, rounds: int, repeats: int, port: int, out: Pat
         click.echo(
             f"GET people, {what}: {one['ms']:.1f} ms, slowest {one['slowest_ms']:.1f} ms, {one['people']} people"
         )
-    click.echo(
-        f"the page: first paint after {medians['first_paint_ms']:.0f} ms; names {medians['names_after_click_ms']:.0f} ms after a click"
-    )
+    paint, names = medians["first_paint_ms"], medians["names_after_click_ms"]
+    click.echo(f"the page: first paint after {paint:.0f} ms; names {names:.0f} ms after a click")
     paint, names = medians["people_first_paint_ms"], medians["people_names_ms"]
     click.echo(f"the people view by its address: first paint after {paint:.0f} ms, names after {names:.0f} ms")
     if out:

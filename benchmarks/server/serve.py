@@ -1,15 +1,17 @@
-"""How many photos a second does a server answer, when 1, 8 or 32 clients ask at once: in shared batches, each alone, and others' servers?
+"""How many photos a second does a server answer to 1, 8 or 32 clients? In shared batches, each alone, and peers.
 
-    python benchmarks/server/serve.py PHOTOS --model casia --vectors-python ENV/bin/python --deepface-python ENV2/bin/python --json FILE
+    python benchmarks/server/serve.py PHOTOS --model casia --vectors-python ENV/bin/python \\
+        --deepface-python ENV2/bin/python --json FILE
 
-10,000 made-up faces of the model's dimensions are enrolled (`synthetic`). Servers run side by side, ours with `--batch 16` and with
-`--batch 1 --wait-ms 0`, and are asked in turns, by clients that each send a photo when the last one is answered; the others rest meanwhile.
-Then the same with vectors. Median over rounds of photos a second, and of the 50th and 99th percentile of the times.
+Enrolled are 10,000 made-up faces of the model's dimensions (`benchmarks/common/synthetic.py`). The servers run side
+by side, ours with `--batch 16` and with `--batch 1 --wait-ms 0`. They are asked in turns, while the others rest; each
+client sends a photo when the last one is answered. Then the same with vectors. Figures are medians over rounds:
+photos a second, and the 50th and 99th percentile of the times.
 
-ENV has fastapi, uvicorn, pymilvus, milvus-lite, qdrant-client and qdrant-edge-py: other engines over the same faces, served the same way
-(`peers/serve_vectors.py`); each must find the nearest person that ours finds before it is timed. ENV2 has deepface, flask, flask_cors,
-gunicorn, python-dotenv, tf-keras, tensorflow-cpu, mtcnn and faiss-cpu: DeepFace's API with MTCNN and Facenet512, over as many faces of 512
-dimensions (`peers/serve_deepface.py`).
+ENV has fastapi, uvicorn, pymilvus, milvus-lite, qdrant-client and qdrant-edge-py: other engines over the same faces,
+served in the same way (`peers/serve_vectors.py`). Each must find the nearest person that ours finds before it is
+timed. ENV2 has deepface, flask, flask_cors, gunicorn, python-dotenv, tf-keras, tensorflow-cpu, mtcnn and faiss-cpu:
+DeepFace's API with MTCNN and Facenet512, over as many faces of 512 dimensions (`peers/serve_deepface.py`).
 """
 
 from __future__ import annotations
@@ -31,10 +33,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.rounds import evenly, files_of  # noqa: E402
 from benchmarks.common.served import PeerServer, Program, Server, load  # noqa: E402
-from benchmarks.scale import gallery  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 OURS, JSON = "batched", "application/json"
@@ -54,7 +55,7 @@ SAME = 20  # questions to which all must give the same person
 
 
 class Asked(NamedTuple):
-    """One that takes part, and what it is asked."""
+    """Hold a server that takes part, and its questions."""
 
     server: Program
     path: str
@@ -62,18 +63,19 @@ class Asked(NamedTuple):
     kind: str
 
     def nearest(self, i: int) -> str:
-        """The person that its answer to the i-th question names first."""
+        """Return the first person in the answer to the i-th question."""
         answer = self.server.answer(self.server.connect(), "POST", self.path, self.bodies[i], self.kind)
         if answer.status != 200:
             raise SystemExit(
-                f"expected an answer of {self.server.port}{self.path}, received {answer.status}: {answer.body.decode()[:500]}"
+                f"expected an answer of {self.server.port}{self.path}, "
+                f"received {answer.status}: {answer.body.decode()[:500]}"
             )
         return json.loads(answer.body)["answers"][0]["hits"][0]["identity"]
 
 
 def save(file: Path, n: int, d: int) -> str:
-    """The faces that `gallery.make` enrols, for peers."""
-    rows = list(gallery.rows(n, d))
+    """Write the faces that `galleries.make` enrols, for peers."""
+    rows = list(galleries.rows(n, d))
     np.savez(file, vectors=np.array([row.vector for row in rows]), names=np.array([row.identity for row in rows]))
     return str(file)
 
@@ -83,7 +85,7 @@ def deepface_question(photo: bytes) -> bytes:
 
 
 def check(asked: Mapping[str, Asked]) -> None:
-    """Raises SystemExit where a peer finds others than ours."""
+    """Raise SystemExit where a peer finds other people than ours."""
     right = [asked[OURS].nearest(i) for i in range(SAME)]
     for name, one in asked.items():
         if (same := sum(one.nearest(i) == person for i, person in enumerate(right))) != SAME:
@@ -93,7 +95,7 @@ def check(asked: Mapping[str, Asked]) -> None:
 
 
 def measure(asked: Mapping[str, Asked], clients: int, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
-    """Medians of each, and how many times as fast ours is."""
+    """Return the medians of each server, and how many times as fast ours is."""
     told: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
     for turn in range(rounds + 1):
         for name, one in asked.items():
@@ -139,7 +141,7 @@ def main(
     }
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         root = Path(folder)
-        gallery.make(root / "made", faces, d, open_model(model).spec)
+        galleries.make(root / "made", faces, d, open_model(model).spec)
 
         ours: dict[str, Program] = {
             name: running.enter_context(Server(root, "made", next(ports), options)) for name, options in SERVERS.items()
@@ -165,9 +167,8 @@ def main(
                 medians = found[f"{what}, {clients} clients"] = measure(asked, clients, seconds, rounds)
                 for name, m in medians.items():
                     ratio = "" if name == OURS else f"; {OURS} is {m['times']:.2f} x as fast"
-                    click.echo(
-                        f"{what}, {clients} clients, {name}: {m['rate']:.1f}/s, p50 {m['p50']:.1f} ms, p99 {m['p99']:.1f} ms{ratio}"
-                    )
+                    times = f"p50 {m['p50']:.1f} ms, p99 {m['p99']:.1f} ms"
+                    click.echo(f"{what}, {clients} clients, {name}: {m['rate']:.1f}/s, {times}{ratio}")
     if out:
         out.write_text(json.dumps(found, indent=1) + "\n")
 

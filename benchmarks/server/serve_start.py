@@ -1,13 +1,16 @@
-"""How long after `serve NAME` is started does it answer the first photo, and the first vector?
+"""How long after `serve NAME` starts does it answer the first photo, and the first vector?
 
     python benchmarks/server/serve_start.py PHOTO --json benchmarks/results/serve_start.json
 
-100,000 made-up faces of the model's dimensions, two a person on average, are enrolled (`synthetic`). Each round starts a process and asks as
-soon as its port takes a connection, with the key of the line that it prints; photos and vectors in turns, after one round to warm up. Medians of
-seconds from the start to: the line is printed (the program and its packages are read, the index was opened once), the port listens (the server's
-packages, too), the answer (networks, index); and of all cores until then, which other work on the machine does not change. Asked are less than
-3 s. --cold: before each start the page cache is told to drop the files of the index, of the models and of Python with its packages; what another
-process has mapped stays.
+Enrolled are 100,000 made-up faces of the model's dimensions, two a person on average
+(`benchmarks/common/synthetic.py`). Each round starts a process and asks as soon as its port takes a connection, with
+the key of the line that it prints; photos and vectors in turns, after one round to warm up. Figures are medians of
+seconds from the start to three moments: the line is printed (program and packages are read, the index was opened
+once), the port listens (the server's packages, too), the first answer (networks, index); and the CPU seconds until
+then, which other work on the machine does not change. The aim is less than 3 s.
+
+--cold: before each start, drop the files of the index, of the models and of Python with its packages from the page
+cache. Files that another process has mapped stay.
 """
 
 from __future__ import annotations
@@ -29,17 +32,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.served import ROOT, Server, processes  # noqa: E402
-from benchmarks.scale import gallery  # noqa: E402
-from facegallery.embedder.weights.store import data_root, open_model  # noqa: E402
+from facegallery.embedder.weights.folder import data_root  # noqa: E402
+from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 ASKED, MOST = 3.0, 120.0  # seconds
 STAGES = ("printed", "listening", "answered")
 
 
 def started(root: Path, name: str, port: int, path: str, body: bytes, kind: str) -> dict[str, float]:
-    """Seconds from the start of a process to each of STAGES; seconds of all cores, and MB read from the disk."""
+    """Start a process; return seconds to each of STAGES, CPU seconds, and MB read from the disk."""
     began = time.perf_counter()
     with Server(root, name, port, ready=False) as server:
         printed = time.perf_counter() - began
@@ -79,7 +82,7 @@ def _read_mb(pids: Iterable[int]) -> float:
 
 
 def drop(folders: Iterable[Path]) -> None:
-    """Tells the page cache to keep none of these files."""
+    """Drop these files from the page cache."""
     for folder in folders:
         for path in folder.rglob("*"):
             if path.is_file():
@@ -103,6 +106,7 @@ def main(
     faces: int,
     per_person: float,
     rounds: int,
+    *,
     cold: bool,
     seed: int,
     port: int,
@@ -116,7 +120,7 @@ def main(
     }
     told: dict[str, list[dict[str, float]]] = {what: [] for what in questions}
     with tempfile.TemporaryDirectory() as folder:
-        made = gallery.make(Path(folder) / "made", faces, d, open_model(model).spec, per_person)
+        made = galleries.make(Path(folder) / "made", faces, d, open_model(model).spec, per_person)
         files = (
             Path(folder),
             data_root() / "models",

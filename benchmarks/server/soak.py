@@ -1,19 +1,20 @@
-"""Does a server stay right, and its memory level, under mixed load for long; and is all that it acknowledged there after `kill -9`?
+"""Does a server stay right, and its memory level, under mixed load? Is all that it acknowledged there after kill -9?
 
     python benchmarks/server/soak.py PHOTOS --minutes 30 --kills 3 --json benchmarks/results/soak.json
 
-PHOTOS is a folder of LFW. Some people's photos are enrolled with their crops by the commands, and made-up faces (`synthetic`) beside them.
-Two processes serve them. Clients search by photo and by vector, enrol faces of other people's photos, correct and forget them, compact and
-calibrate, and read lists, crops and metrics (`clients`), all at once. Every change that is acknowledged must be seen by the next question,
-and nobody who is gone may be answered. What a client is refused for now (429, 503) is counted and asked again; any other answer than the
-expected one is an error, and makes the run fail at its end.
+PHOTOS is a folder of LFW. The commands enrol some people's photos with their crops, and made-up faces beside them
+(`benchmarks/common/synthetic.py`). Two processes serve them. Clients (`benchmarks/common/clients.py`) search by photo
+and by vector, enrol faces of other people's photos, correct and forget them, compact and calibrate, and read lists,
+crops and metrics, all at once. The next question must see every acknowledged change, and no answer may name a person
+who is gone. A request that is refused for now (429, 503) is counted and sent again; any other unexpected answer is an
+error, and makes the run fail at its end.
 
-Memory is that of all processes of the server, shared pages counted once (PSS). Its first quarter is left out as warming up; it is flat where
-the median of the last quarter is at most 10 % above that of the second.
+Memory is that of all processes of the server, shared pages counted once (PSS). The first quarter is left out as
+warming up. Memory is flat where the median of the last quarter is at most 10 % above that of the second.
 
-Then, while all of them ask on, all processes are killed at once, and the server is started again over what is on the disk: every person must
-have exactly the faces that were acknowledged, a change that was not answered must be done wholly or not at all and can be asked for again,
-no byte of a name or face that was forgotten may be in any file, and `verify` must find the index sound.
+Then, while all clients ask on, all processes are killed at once, and the server starts again over what is on the
+disk. Every person must have exactly the acknowledged faces. An unanswered change must be done wholly or not at all,
+and can be sent again. No byte of a forgotten name or face may be in any file, and `verify` must find the index sound.
 """
 
 from __future__ import annotations
@@ -21,14 +22,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,62 +34,34 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common.clients import (  # noqa: E402
-    NOBODY,
-    Caller,
-    Clients,
-    Ledger,
-    Tally,
-    World,
-    Write,
-    check_receipt,
-    check_refused,
-    faces_of,
-    headers_of,
-    hits_of,
-    named,
-    search_photo,
-)
-from benchmarks.common.served import GROWTH, ROOT, Server, held, processes, quarters  # noqa: E402
-from benchmarks.scale import gallery  # noqa: E402
+from benchmarks.common import galleries  # noqa: E402
+from benchmarks.common.callers import Caller, hits_of  # noqa: E402
+from benchmarks.common.clients import Clients, named  # noqa: E402
+from benchmarks.common.ledger import Ledger, Tally, World  # noqa: E402
+from benchmarks.common.served import GROWTH, Server, held, processes, quarters  # noqa: E402
+from benchmarks.server.after_kill import INDEX, check_all, command  # noqa: E402
 from facegallery.accounts import Accounts  # noqa: E402
-from facegallery.client import Client, RequestRefused  # noqa: E402
+from facegallery.client import Client  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
 from facegallery.indexer.opening import open_store  # noqa: E402
 from facegallery.indexer.upkeep.compact import compact_and_drop  # noqa: E402
-from facegallery.indexer.upkeep.traces import files_below  # noqa: E402
+from facegallery.results import as_document  # noqa: E402
 
-INDEX = "soak"
 EACH = 3  # photos of a person, at most
-SAMPLED = 40  # people and photos that are searched for after a kill
-RECEIPTS = 3  # the last ones, by which traces are looked for again after a kill
 HOPELESS = 1000  # wrong answers after which a run ends
 SETTLED = 10  # minutes from which a run's memory must be flat
-NAMES, IDS = re.compile(rb"soak \d{8}"), re.compile(rb"[0-9a-f]{32}")
 
 
 # what is served -------------------------------------------------------------
 
 
-def command(*arguments: str, environment: dict[str, str]) -> dict[str, Any]:
-    """The answer of one of the program's commands, and its exit status as `status`."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *arguments, "--json"], capture_output=True, text=True, env=environment
-    )
-    try:
-        return json.loads(done.stdout) | {"status": done.returncode}
-    except ValueError:
-        raise SystemExit(
-            f"expected `{arguments[0]}` to answer, it ended with {done.returncode}: {done.stderr[-1000:]}"
-        ) from None
-
-
 def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World:
-    """An index of so many people and made-up faces; `pool` photos of others, who are enrolled while it is served."""
+    """Build an index of `people` people and `extra` made-up faces, and keep photos of `pool` others to enrol later."""
     folders = sorted(folder for folder in photos.iterdir() if folder.is_dir())
     if len(folders) < people + pool:
         raise SystemExit(
-            f"expected {people + pool} people or more in {photos}, found {len(folders)}: give fewer --people or a smaller --pool"
+            f"expected {people + pool} people or more in {photos}, found {len(folders)}: "
+            "give fewer --people or a smaller --pool"
         )
     chosen = random.Random(0).sample(folders, people + pool)
     for folder in chosen[:people]:
@@ -111,7 +80,7 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
     ]
     with open_store(root / INDEX, write=True) as made:
         if extra:
-            made.add(gallery.rows(extra, made.spec.dimension))
+            made.add(galleries.rows(extra, made.spec.dimension))
         compact_and_drop(made, 0)
     known = [(row["identity"], (root / "photos" / row["image"]).read_bytes()) for row in rows]
     vectors = [(row["identity"], np.asarray(row["vector"], np.float32).tolist()) for row in rows]
@@ -119,20 +88,16 @@ def build(photos: Path, root: Path, people: int, pool: int, extra: int) -> World
 
 
 def with_faces(client: Client, photos: list[bytes]) -> list[bytes]:
-    """Those whose first face is found."""
-    answers = client.search_many(INDEX, ((str(i), photo) for i, photo in enumerate(photos)))
-    return [
-        photo
-        for photo, (_, answer) in zip(photos, answers, strict=True)
-        if not isinstance(answer, RequestRefused) and hits_of(answer.model_dump())
-    ]
+    """Keep the photos whose first face is found."""
+    found = client.gallery(INDEX).search(photos).photos
+    return [photo for photo, answer in zip(photos, found, strict=True) if hits_of(as_document(answer))]
 
 
 # load -----------------------------------------------------------------------
 
 
 def watch(server: Server, tally: Tally, seconds: float, every: float) -> list[dict[str, float]]:
-    """What the server holds, while clients are at work."""
+    """Sample the memory of the server while clients run."""
     samples: list[dict[str, float]] = []
     began, said, first = time.monotonic(), 0.0, list(processes(server.pid))
     while (now := time.monotonic() - began) < seconds:
@@ -154,7 +119,7 @@ def watch(server: Server, tally: Tally, seconds: float, every: float) -> list[di
 
 
 def level(samples: list[dict[str, float]]) -> dict[str, float]:
-    """Medians of the quarters, the most, and the growth from the second quarter to the last."""
+    """Return the medians of the quarters, the most, and the growth from the second quarter to the last."""
     found = {
         f"{key}_{name}": median
         for key in ("mb", "anonymous_mb", "files", "processes")
@@ -165,138 +130,16 @@ def level(samples: list[dict[str, float]]) -> dict[str, float]:
     return found | {"mb_most": max(one["mb"] for one in samples), "growth": found["mb_last"] / found["mb_second"]}
 
 
-# after a kill ---------------------------------------------------------------
-
-
-@contextmanager
-def noted(tally: Tally, what: str) -> Iterator[None]:
-    """Goes on with the next check where this one fails."""
-    try:
-        yield
-    except Exception as error:
-        tally.note(what, error)
-
-
-def settle(c: Caller, write: Write) -> str:
-    """A change that was not answered: 'done' wholly, or 'not done' at all. Then it is asked for again, as the manual says, until it is done."""
-    found = {name: faces_of(c, name) for name in write.before}
-    assert found in (write.before, write.after), (
-        f"{write.verb} was done by half: {write.before} -> {found}, not {write.after}"
-    )
-    was_done = found == write.after
-    answer = c.ask(
-        write.verb, "POST", write.path, write.body, ("200", "409 in-work", "409 done"), headers_of(write, write.mark)
-    )
-    if answer.label == "409 in-work" and (write.verb == "forget" or not was_done):
-        answer = c.ask(write.verb, "POST", write.path, write.body, headers=headers_of(write, write.mark[::-1]))
-    found = {name: faces_of(c, name) for name in write.before}
-    assert found == write.after, f"{write.verb} was asked for again: expected {write.after}, received {found}"
-    c.ledger.acknowledge(write)
-    if write.verb == "forget":
-        check_receipt(c, NOBODY if was_done else write.lost, answer)  # the ids of who is gone already are nowhere
-    return "done" if was_done else "not done"
-
-
-def check_people(c: Caller, base: dict[str, int]) -> int:
-    """Everybody has as many faces as was acknowledged, and nobody else is there; ours have just those faces."""
-    expected = base | {name: len(faces) for name, faces in c.ledger.faces.items()}
-    found = {one.identity: one.faces for one in c.typed.people(INDEX)}
-    differing = {
-        name: (expected.get(name), found.get(name))
-        for name in expected.keys() | found.keys()
-        if expected.get(name) != found.get(name)
-    }
-    assert not differing, f"expected people with so many faces, received others: {differing}"
-    for name, faces in c.ledger.faces.items():
-        assert (theirs := faces_of(c, name)) == faces, (
-            f"expected {name!r} to have {sorted(faces)}, received {sorted(theirs)}"
-        )
-    lines = c.ask("metrics", "GET", "/metrics").body.decode().splitlines()
-    counted = next(
-        float(line.split()[-1]) for line in lines if line.startswith(f'facegallery_faces{{index="{INDEX}"}}')
-    )
-    assert counted == sum(expected.values()), (
-        f"expected {sum(expected.values())} faces in the metrics, received {counted}"
-    )
-    return len(found)
-
-
-def check_searches(c: Caller) -> int:
-    """Some who stay, some of ours, and photos of those who were forgotten, which are refused and find none of them."""
-    for person, photo in random.sample(c.world.people, min(SAMPLED, len(c.world.people))):
-        search_photo(c, photo, person)
-    ours = random.sample(sorted(c.ledger.faces), min(SAMPLED, len(c.ledger.faces)))
-    for name in ours:
-        search_photo(c, c.world.photos[c.ledger.photo_of[min(c.ledger.faces[name])][0]], name)
-    for number, stamp in c.ledger.refused:
-        check_refused(c, number, stamp)
-    return min(SAMPLED, len(c.world.people)) + len(ours) + len(c.ledger.refused)
-
-
-def check_jobs(c: Caller) -> dict[str, str]:
-    """None is still at work of those that were when the server was killed."""
-    found = {id: c.typed.job(id) for id in c.ledger.jobs}
-    assert all(job.state != "running" for job in found.values()), f"expected jobs that have ended, received {found}"
-    c.ledger.jobs.clear()
-    return {f"{job.kind} {id}": f"{job.state}: {job.detail}" for id, job in found.items()}
-
-
-def check_files(c: Caller, server: Server, root: Path) -> dict[str, Any]:
-    """The index is sound, and nothing of those who were forgotten is in it or in server.db: by the command and by a look at all bytes."""
-    sound = command("verify", INDEX, environment=server.environment)
-    assert not sound["status"] and not sound["problems"] and not sound["rebuilt"], (
-        f"expected an index that is sound, received {sound}"
-    )
-    receipts = sorted(root.glob(f"{INDEX}-forgotten-*.json"), key=lambda path: path.stat().st_mtime)[-RECEIPTS:]
-    for receipt in receipts:
-        looked = command("verify", INDEX, "--forgotten", str(receipt), environment=server.environment)
-        assert not looked["status"] and not looked["found"], f"expected no trace by {receipt.name}, received {looked}"
-    names, ids = (
-        {name.encode() for name in c.ledger.forgotten_names},
-        {face.encode() for face in c.ledger.forgotten_faces},
-    )
-    files = files_below(root / INDEX)
-    left: dict[str, list[str]] = {}
-    for path in [*files, *server.data.glob("server.db*")]:
-        data = path.read_bytes()
-        traces = names.intersection(NAMES.findall(data)) | (
-            ids.intersection(IDS.findall(data)) if path in files else set()
-        )
-        left |= {path.name: sorted(trace.decode() for trace in traces)} if traces else {}
-    assert not left, f"expected no trace of those who were forgotten, found {left}"
-    return {"forgotten": len(names), "files": len(files), "receipts": len(receipts), "faces": sound["faces"]}
-
-
-def check_all(c: Caller, server: Server, root: Path, base: dict[str, int]) -> dict[str, Any]:
-    """All that must hold when nobody asks; what does not is noted."""
-    told: dict[str, Any] = {"flights": [], "people": 0, "ours": 0, "searches": 0, "jobs": {}, "files": {}}
-    told["left_over"] = len(
-        list((root / INDEX).glob("_tmp-*"))
-    )  # by a build that was killed; the next change removes it
-    for write in list(c.ledger.flights.values()):
-        with noted(c.tally, f"a {write.verb} without an answer"):
-            told["flights"].append(f"{write.verb}: {settle(c, write)}")
-    with noted(c.tally, "people"):
-        told["people"] = check_people(c, base)
-    with noted(c.tally, "searches"):
-        told["searches"] = check_searches(c)
-    with noted(c.tally, "jobs"):
-        told["jobs"] = check_jobs(c)
-    with noted(c.tally, "files"):
-        told["files"] = check_files(c, server, root)
-    return told | {"ours": len(c.ledger.faces)}
-
-
 # the run --------------------------------------------------------------------
 
 
 def soak(
     world: World, server: Server, root: Path, minutes: float, kills: int, round_seconds: float, every: float
 ) -> dict[str, Any]:
-    """All figures of a run over a server that is ready."""
+    """Run the load over a server that is ready; return all figures."""
     with Client(f"http://127.0.0.1:{server.port}", server.key) as client:
         world = World(INDEX, world.people, world.vectors, with_faces(client, list(world.photos)))
-        base = {one.identity: one.faces for one in client.people(INDEX)}
+        base = {one.identity: one.faces for one in client.gallery(INDEX).people()}
     accounts = Accounts(server.data / "server.db")
     keys = {name: accounts.make_key(name, role.scope, role.rate) for name, role in named()}
     after = accounts.make_key("after", "admin", 0)
@@ -344,10 +187,13 @@ def tell(found: dict[str, Any]) -> None:
         click.echo(f"{kind}: {one['answers']:,}, p50 {one['p50_ms']:.0f} ms, p99 {one['p99_ms']:.0f} ms")
     click.echo(f"refused for now: {found['refused'] or 'none'}")
     m = found["memory"]
+    quarters_mb = ", ".join(f"{m[f'mb_{quarter}']:.0f}" for quarter in ("first", "second", "third", "last"))
+    verdict = "flat" if m["growth"] <= GROWTH else "it grows"
     click.echo(
-        f"memory: {m['mb_first']:.0f} MB in the first quarter, {m['mb_second']:.0f}, {m['mb_third']:.0f}, {m['mb_last']:.0f} in the last one "
-        f"({m['growth']:.3f} x the second: {'flat' if m['growth'] <= GROWTH else 'it grows'}), at most {m['mb_most']:.0f}; in no file: "
-        f"{m['anonymous_mb_second']:.0f} and {m['anonymous_mb_last']:.0f} MB; files open: {m['files_second']:.0f} and {m['files_last']:.0f}"
+        f"memory by quarters: {quarters_mb} MB (last / second {m['growth']:.3f}: {verdict}), "
+        f"at most {m['mb_most']:.0f}; "
+        f"in no file: {m['anonymous_mb_second']:.0f} and {m['anonymous_mb_last']:.0f} MB; "
+        f"files open: {m['files_second']:.0f} and {m['files_last']:.0f}"
     )
     click.echo(f"acknowledged: {', '.join(f'{n:,} {verb}' for verb, n in sorted(found['acknowledged'].items()))}")
     for check, n in sorted(found["checks"].items()):
@@ -355,14 +201,16 @@ def tell(found: dict[str, Any]) -> None:
     for i, one in enumerate(found["rounds"]):
         how = f"kill {i + 1}: ready after {one['ready_s']:.1f} s" if one["killed"] else "at the end"
         click.echo(
-            f"{how}; without an answer: {', '.join(one['flights']) or 'none'}; {one['people']:,} people as acknowledged, {one['ours']} of them face "
-            f"by face; {one['searches']} searches; "
-            f"jobs at work: {', '.join(f'{job} {end}' for job, end in one['jobs'].items()) or 'none'}; unfinished builds: {one['left_over']}"
+            f"{how}; without an answer: {', '.join(one['flights']) or 'none'}; "
+            f"{one['people']:,} people as acknowledged, "
+            f"{one['ours']} of them face by face; {one['searches']} searches; "
+            f"running jobs: {', '.join(f'{job} {end}' for job, end in one['jobs'].items()) or 'none'}; "
+            f"unfinished builds: {one['left_over']}"
         )
         if files := one["files"]:
             click.echo(
-                f"  {files['forgotten']} forgotten names without a trace in {files['files']} files, nor by the last {files['receipts']} receipts; "
-                f"{files['faces']:,} faces, sound"
+                f"  {files['forgotten']} forgotten names without a trace in {files['files']} files, "
+                f"nor by the last {files['receipts']} receipts; {files['faces']:,} faces, sound"
             )
     click.echo(f"wrong: {found['wrongs'] or 'nothing'}")
     for line in found["wrong"]:

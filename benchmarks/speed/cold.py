@@ -1,9 +1,9 @@
-"""How long does one question take from the shell? `search` of a photo as a whole process, beside `DeepFace.find` with its cache warm.
+"""How long does one question take from the shell? `search` of a photo, beside `DeepFace.find` with its cache warm.
 
     python benchmarks/speed/cold.py PHOTO --deepface-python ENV/bin/python --json benchmarks/results/cold.json
 
-Both ask 10,000 made-up faces of 512 dimensions, as `synthetic` describes them. ENV has deepface, flask, tf-keras, tensorflow-cpu and mtcnn. What is made
-stays in the folder for the next run.
+Both run as whole processes and search 10,000 made-up faces of 512 dimensions (`benchmarks/common/synthetic.py`). ENV
+has deepface, flask, tf-keras, tensorflow-cpu and mtcnn. The folder keeps the faces for the next run.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.rounds import PEERS, ROOT, whole_processes  # noqa: E402
-from benchmarks.scale import gallery  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
 
 DEEPFACE = str(PEERS / "deepface_find.py")
@@ -31,11 +30,11 @@ DEEPFACE = str(PEERS / "deepface_find.py")
 def measure(
     photo: Path, n: int, model: str, folder: Path, rounds: int, deepface_python: str | None
 ) -> dict[str, dict[str, Any]]:
-    """Seconds and peak memory of each; `facegallery` is ours."""
+    """Return seconds and peak memory of each program; `facegallery` is ours."""
     folder, photo = folder.resolve(), photo.resolve()
     name = f"cold-{model}-{n}"
     if not (folder / name / "index.faiss").exists():
-        gallery.make(folder / name, n, synthetic.profile(model).d, open_model(model).spec)
+        galleries.make(folder / name, n, synthetic.profile(model).d, open_model(model).spec)
     os.environ["FACEGALLERY_INDEXES"] = str(folder)
     commands = {"facegallery": [sys.executable, str(ROOT / "cli.py"), "search", name, str(photo)]}
     if deepface_python:
@@ -69,9 +68,8 @@ def main(
 ) -> None:
     found = measure(photo, n, model, folder, rounds, deepface_python)
     for who, answer in found.items():
-        print(
-            f"{who}: {answer['seconds']:.2f} s, {answer['peak_mb']:.0f} MB; facegallery is {answer['seconds'] / found['facegallery']['seconds']:.1f} x as fast"
-        )
+        times = answer["seconds"] / found["facegallery"]["seconds"]
+        print(f"{who}: {answer['seconds']:.2f} s, {answer['peak_mb']:.0f} MB; facegallery is {times:.1f} x as fast")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"n": n, "model": model, "load": os.getloadavg(), "answers": found}, indent=1))

@@ -2,7 +2,8 @@
 
     python benchmarks/speed/detect.py PHOTOS --n 512 --torch-python ENV/bin/python --json benchmarks/results/detect.json
 
-ENV has torch, torchvision and facenet-pytorch (installed with --no-deps: it pins old ones). All run on the cores of this machine, in turns.
+ENV has torch, torchvision and facenet-pytorch (installed with --no-deps: it pins old ones). All run in turns, on all
+cores of this machine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from benchmarks.common.rounds import Peer, alternate, evenly, files_of, tell  # 
 
 
 def measure(files: list[str], rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:
-    """What each says of these photos; `facegallery` is ours."""
+    """Return each program's answer for these photos; `facegallery` is ours."""
     peers = {
         "facegallery": Peer(sys.executable, "ours_detect.py", files),
         "mtcnn, batched": Peer(sys.executable, "mtcnn_detect.py", files),

@@ -1,8 +1,9 @@
-"""How fast do crops become vectors? One network in int8, bfloat16 and float32, beside facenet-pytorch's code for the same network.
+"""How fast do crops become vectors? One network in int8, bfloat16 and float32, beside facenet-pytorch's code for it.
 
     python benchmarks/speed/embed.py CROPS --torch-python ENV/bin/python --json benchmarks/results/embed.json
 
-CROPS is a data set that `align` made; `weights quantise MODEL CROPS` comes first. ENV as in benchmarks/speed/detect.py.
+CROPS is a data set that `align` made. Run `weights quantise MODEL CROPS` first. ENV is that of
+`benchmarks/speed/detect.py`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from facegallery.embedder.faces import align  # noqa: E402
 
 
 def crops_of(folder: Path, n: int) -> np.ndarray:
-    """uint8 (n, 160, 160, 3): the first crops of a data set."""
+    """Read the first crops of a data set, uint8 (n, 160, 160, 3)."""
     data = DataSet(folder)
     rows = (row for table in data.shards() for row in to_rows(table) if row.crop)
     return np.stack([align.plain(row.crop, data.spec.crop) for row, _ in zip(rows, range(n), strict=False) if row.crop])
 
 
 def measure(crops: np.ndarray, model: str, rounds: int, torch_python: str | None) -> dict[str, dict[str, Any]]:
-    """What each says of these crops; `facegallery auto` is ours as it comes."""
+    """Return each program's answer for these crops; `facegallery auto` is ours with its defaults."""
     with tempfile.TemporaryDirectory() as scratch:
         np.save(file := f"{scratch}/crops.npy", crops)
         peers = {

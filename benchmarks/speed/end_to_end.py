@@ -1,8 +1,11 @@
-"""How fast do photos become vectors in a file? `embed` with one network, beside the packages that people put together for it.
+"""How fast do photos become vectors in a file? `embed` with one network, beside packages that people combine for it.
 
-    python benchmarks/speed/end_to_end.py PHOTOS --torch-python ENV/bin/python --deepface-python ENV2/bin/python --json benchmarks/results/end_to_end.json
+    python benchmarks/speed/end_to_end.py PHOTOS --torch-python ENV/bin/python --deepface-python ENV2/bin/python \\
+        --json benchmarks/results/end_to_end.json
 
-ENV as in benchmarks/speed/detect.py, ENV2 as in benchmarks/speed/cold.py; mtcnn comes with this project. All run on the cores of this machine, in turns, with their networks loaded. Then the whole command, for its peak memory.
+ENV is that of `benchmarks/speed/detect.py`, ENV2 that of `benchmarks/speed/cold.py`; mtcnn comes with this project.
+All run in turns, on all cores of this machine, with their networks loaded. `--memory` measures the whole command's
+peak memory.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from benchmarks.common.rounds import ROOT, Peer, alternate, evenly, files_of, te
 
 
 def whole_command(files: list[str], model: str) -> dict[str, Any]:
-    """Seconds and peak memory in MB of `embed` as a process."""
+    """Return seconds and peak memory in MB of `embed` as a process."""
     with tempfile.TemporaryDirectory() as scratch:
         (folder := Path(scratch) / "photos").mkdir()
         for i, file in enumerate(files):
@@ -42,7 +45,7 @@ def whole_command(files: list[str], model: str) -> dict[str, Any]:
 def measure(
     files: list[str], model: str, rounds: int, torch_python: str | None, deepface_python: str | None, folder: Path
 ) -> dict[str, dict[str, Any]]:
-    """What each says of these photos; `facegallery` is ours. folder: where DeepFace's weights are, or are made."""
+    """Return each program's answer for these photos; `facegallery` is ours. folder: DeepFace's weights."""
     peers = {"facegallery": Peer(sys.executable, "ours_end_to_end.py", [model, *files])}
     if torch_python:
         peers["mtcnn and facenet-pytorch, batched"] = Peer(
@@ -88,9 +91,8 @@ def main(
     tell(measure(evenly(files, n), model, rounds, torch_python, deepface_python, folder), "facegallery", "photos", out)
     for count in map(int, filter(None, memory.split(","))):
         done = whole_command(evenly(files, count), model)
-        print(
-            f"embed, {count} photos as a process: {done['seconds']:.1f} s, {done['peak_mb']:.0f} MB at the peak of its largest process"
-        )
+        peak = f"{done['peak_mb']:.0f} MB at the peak of its largest process"
+        print(f"embed, {count} photos as a process: {done['seconds']:.1f} s, {peak}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A quick look at speed, in minutes, in one table: `make bench`.
+"""How fast is each part? A table in minutes: `make bench`.
 
     python benchmarks/speed/quick.py [PHOTOS] --torch-python ENV/bin/python --deepface-python ENV2/bin/python
 
-PHOTOS: a folder of yours, or AT&T's photos. Peers take part where their pythons are given, `mtcnn` always; the scripts beside this one say what they
-need, and measure more of it.
+PHOTOS is a folder of yours, or AT&T's photos. `mtcnn` always takes part, the other packages where their Python is
+given. The benchmarks beside this one say what those environments need, and measure more.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.common import synthetic  # noqa: E402
+from benchmarks.common import galleries, synthetic  # noqa: E402
 from benchmarks.common.rounds import evenly, files_of, listing_of  # noqa: E402
 from benchmarks.scale import gallery  # noqa: E402
 from benchmarks.speed import cold, detect, embed, end_to_end  # noqa: E402
 from facegallery import demo  # noqa: E402
 from facegallery.embedder.pipeline import Options, PhotoStage, process_photos  # noqa: E402
 from facegallery.embedder.spec import FaceSpec  # noqa: E402
-from facegallery.embedder.weights.store import data_root  # noqa: E402
+from facegallery.embedder.weights.folder import data_root  # noqa: E402
 from facegallery.workflows.photos import make_detector  # noqa: E402
 
 ROUNDS, PHOTOS, FACES, ASKED = 3, 128, 50_000, 10_000
@@ -34,7 +34,7 @@ Line = tuple[str, str, str, str]  # what, whose, figure, times ours
 
 
 def aligned(files: list[str], folder: Path) -> Path:
-    """A data set of the crops of these photos."""
+    """Make a data set of the crops of these photos."""
     stage = PhotoStage(FaceSpec(), make_detector({}), None, Options())
     process_photos(listing_of(files), folder, stage, "align", lambda done, total: None)
     return folder
@@ -57,8 +57,8 @@ def of_cold(found: Mapping[str, dict[str, Any]]) -> Iterator[Line]:
 
 
 def of_gallery(folder: Path) -> Iterator[Line]:
-    """A query beside exact FAISS, and adding faces beside the same rows as plain inserts."""
-    gallery.make(folder, FACES, 512)
+    """Time a query beside exact FAISS, and adding faces beside plain inserts of the same rows."""
+    galleries.make(folder, FACES, 512)
     asked = gallery.queries(folder, synthetic.probes(np.arange(1000, 1256), "casia", 512), 7)
     added = gallery.add_and_raw(folder, FACES, 512, 3)
     for what, ours, theirs, who in (

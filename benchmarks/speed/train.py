@@ -2,8 +2,8 @@
 
     python benchmarks/speed/train.py CROPS --json benchmarks/results/train.json
 
-CROPS is a data set that `align` made. A step is one batch of 64: forward, backward and Adam; ours adds center loss, L2 and the moving
-average, and Keras has none of them.
+CROPS is a data set that `align` made. A step is one batch of 64: forward, backward and Adam. Ours adds center loss,
+L2 and the moving average; Keras has none of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a reader refuses: Parquet columns and JSON that no run of ours writes, each in one line that names the file and the column.
+"""Refuse Parquet columns and JSON that no run writes, each in one line that names the file and the column.
 
-All checks are columnar, so that a million rows cost no more than a look at each column.
+All checks are columnar, so that a million rows cost one pass over each column.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facegallery.embedder.dataset.row import FIELDS, LATER_FIELDS, first_not_unit
-from facegallery.embedder.errors import DataError
+from facegallery.embedder.errors import DataError, reason
 from facegallery.embedder.spec import CropRule, FaceSpec
 
 MOST_SHARDS = 10_000_000
 LONGEST = {"image": 4096, "image_sha256": 128, "identity": 1024, "split": 255, "outcome": 32}  # bytes
 LONGEST_EXTRA = 1 << 16  # bytes of a cell of the user's own columns
-FARTHEST = 1e6  # pixels of a box
+FARTHEST = 1e6  # largest coordinate of a box or landmark, pixels
 TYPES = {f.name: f.type for f in FIELDS + LATER_FIELDS}
-NUMBERS = {"box": 4, "landmarks": 10}
+NUMBERS = {"box": 4, "landmarks": 10}  # how many numbers a cell has
 ADVICE = "run the command that wrote it into a new --out"
 
 
 def refuse(path: Path, column: str, expected: str, received: str) -> DataError:
+    """Return a DataError about a column of a file."""
     return DataError(f"expected {expected} in column `{column[:80]}` of {path}, received {received}: {ADVICE}")
 
 
 def damaged(path: Path, error: Exception) -> DataError:
-    reason = (str(error).splitlines() or [""])[0][:120]
+    """Return a DataError about a file that Arrow cannot read."""
     return DataError(
-        f"expected a complete Parquet file, {path} is missing or damaged ({reason}): run the command that wrote it again"
+        f"expected a complete Parquet file, {path} is missing or damaged ({reason(error, 120)}): "
+        "run the command that wrote it again"
     )
 
 
 def parse_json(text: str | bytes, path: Path) -> Any:
-    """A JSON document; raises DataError where it is none, or nested too deeply."""
+    """Parse a JSON document; raise DataError for other text, and for too many levels."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -51,7 +53,7 @@ def parse_json(text: str | bytes, path: Path) -> Any:
 
 
 def check_schema(schema: pa.Schema, path: Path) -> None:
-    """Raises DataError unless every column is there once, with a type that holds the same values as ours."""
+    """Raise DataError unless every column is there once, with a type equivalent to ours."""
     names = schema.names
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
@@ -66,7 +68,10 @@ def check_schema(schema: pa.Schema, path: Path) -> None:
 
 
 def _is_equivalent(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a column of other tools holds the same kind of value: large and dictionary types, wider numbers, or nothing."""
+    """Whether a column written by another tool holds the same kind of value as `wanted`.
+
+    Large, dictionary and null types, and wider numbers, are equivalent.
+    """
     if pa.types.is_dictionary(found):
         found = found.value_type
     if pa.types.is_null(found):
@@ -85,7 +90,7 @@ def _is_equivalent(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def as_ours(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
-    """A table of equivalent types -> one of the schema's own, whose texts are valid UTF-8."""
+    """Convert a table of equivalent types to the schema's types; raise DataError for invalid UTF-8."""
     try:
         table.validate(full=True)
         if all(table.schema.field(name).type == schema.field(name).type for name in table.column_names):
@@ -105,7 +110,7 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
 
 
 def check_rows(table: pa.Table, spec: FaceSpec, path: Path) -> None:
-    """Raises DataError where a value of these columns, of our own types, could not come from a run of this contract."""
+    """Raise DataError where a value could not come from a run of this contract; the table has our types."""
     for name in table.column_names:
         column = table[name]
         if name == "vector":
@@ -122,7 +127,7 @@ def check_rows(table: pa.Table, spec: FaceSpec, path: Path) -> None:
 
 
 def _check_needed(table: pa.Table, spec: FaceSpec, path: Path) -> None:
-    """What must be there, and what belongs together."""
+    """Raise DataError where a value is missing, or two columns contradict each other."""
     names = set(table.column_names)
     for name in names & {"face_id", "image", "outcome", "face"}:
         if table[name].null_count:
@@ -153,12 +158,13 @@ def _check_text(column: pa.ChunkedArray, name: str, path: Path) -> None:
 
 
 def _check_finite(column: pa.ChunkedArray, name: str, path: Path) -> None:
-    if not pc.all(pc.is_finite(column), min_count=0).as_py():  # of the values; nulls are skipped
+    """Raise DataError for NaN and infinity; nulls are allowed."""
+    if not pc.all(pc.is_finite(column), min_count=0).as_py():
         raise refuse(path, name, "finite numbers", "NaN or infinity")
 
 
 def _check_lists(column: pa.ChunkedArray, name: str, path: Path) -> None:
-    """Lists of so many finite pixels, or null."""
+    """Raise DataError unless each cell is null or a list of the right number of finite pixels."""
     valid = column.drop_null()
     if not pc.all(pc.equal(pc.list_value_length(valid), NUMBERS[name]), min_count=0).as_py():
         raise refuse(path, name, f"{NUMBERS[name]} numbers in every face", "others")
@@ -168,7 +174,7 @@ def _check_lists(column: pa.ChunkedArray, name: str, path: Path) -> None:
 
 
 def _check_vectors(column: pa.ChunkedArray, dimension: int, path: Path) -> None:
-    """Unit vectors of the contract's dimension, or null; all null where the data set holds crops."""
+    """Raise DataError unless each cell is null or a unit vector of the contract's dimension."""
     for chunk in column.chunks:
         valid = chunk.drop_null()
         if not len(valid):
@@ -180,7 +186,7 @@ def _check_vectors(column: pa.ChunkedArray, dimension: int, path: Path) -> None:
                 f"{dimension} numbers in every vector" if dimension else "no vectors beside crops",
                 "others",
             )
-        flat = valid.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)  # null -> NaN
+        flat = valid.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)  # (n, d); nulls become NaN
         bad = first_not_unit(np.asarray(flat, np.float32))
         if bad is not None:
             length = np.linalg.norm(np.asarray(flat[bad], np.float64))
@@ -188,7 +194,10 @@ def _check_vectors(column: pa.ChunkedArray, dimension: int, path: Path) -> None:
 
 
 def check_crops(column: pa.ChunkedArray, rule: CropRule, path: Path) -> None:
-    """Headers of PNGs of the contract's size, 8-bit RGB, in no more bytes than the pixels need; or null."""
+    """Raise DataError unless each cell is null or begins as an 8-bit RGB PNG of the contract's size.
+
+    A PNG may take no more bytes than its pixels need.
+    """
     side = rule.size + 2 * rule.border
     head = png_head(side)
     valid = column.drop_null()
@@ -200,7 +209,7 @@ def check_crops(column: pa.ChunkedArray, rule: CropRule, path: Path) -> None:
 
 
 def png_head(side: int) -> bytes:
-    """The first 29 bytes of every PNG that we write of a square crop."""
+    """Return the first 29 bytes of every PNG that `align` writes of a square crop."""
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", side, side, 8, 2, 0, 0, 0)
 
 
@@ -208,16 +217,16 @@ def png_head(side: int) -> bytes:
 
 
 def check_plan(table: pa.Table, schema: pa.Schema, optional: Collection[str], path: Path) -> pa.Table:
-    """The lines of a plan with all columns of the schema, those of later versions null; raises DataError for any other file."""
+    """Return the lines of a plan with all columns of the schema; raise DataError for any other file.
+
+    optional: columns that earlier versions did not write; they become null.
+    """
     metadata = table.schema.metadata
     for field in schema:
         if table.column_names.count(field.name) != 1:
             if field.name not in optional or field.name in table.column_names:
-                raise DataError(
-                    f"expected a column `{field.name}` once in {path}, received {table.column_names[:20]}: {ADVICE}"[
-                        :400
-                    ]
-                )
+                found = str(table.column_names[:20])[:300]
+                raise DataError(f"expected a column `{field.name}` once in {path}, received {found}: {ADVICE}")
             table = table.append_column(field, pa.nulls(len(table), field.type))
         elif not _is_equivalent(table.schema.field(field.name).type, field.type):
             raise refuse(path, field.name, f"{field.type}", f"{table.schema.field(field.name).type}"[:80])

@@ -1,7 +1,7 @@
-"""Reading Parquet files that anybody may have made: what a file holds once decoded is known from its pages' headers before a page is decoded.
+"""Read Parquet files by unknown writers: compute a file's decoded size from its page headers before decoding a page.
 
-A file states its sizes several times, and only the headers of the pages bind the decoder: a footer may say anything. An encoded page may
-still stand for much more: a value of 1 MB that is repeated 100,000 times by a dictionary takes bytes.
+A file states its sizes several times, and only the headers of the pages bind the decoder: a footer may state anything.
+An encoded page may still stand for far more data: a dictionary repeats a value of 1 MB 100,000 times in a few bytes.
 """
 
 from __future__ import annotations
@@ -18,31 +18,27 @@ import pyarrow.parquet as pq
 from facegallery.embedder.dataset.checks import ADVICE, damaged
 from facegallery.embedder.errors import DataError
 
-MOST_FOOTER = 1 << 20  # bytes; 300 are a column
+MOST_FOOTER = 1 << 20  # bytes; a column takes about 300
 MOST_LIST = 10_000  # row groups or columns
-MOST_PAGES = 1 << 16  # of a file; of crops each has 1 MB
-FIRST, MOST_HEADER = 1 << 10, 1 << 16  # bytes in which a page's header is looked for
+MOST_PAGES = 1 << 16  # pages of a file; a page of crops has 1 MB
+FIRST, MOST_HEADER = 1 << 10, 1 << 16  # bytes that are read at first, and at most, to parse a page's header
 END = b"PAR1"
-INT32, INT64, BYTES, STRUCT, TRUTHS = 5, 6, 8, 12, (1, 2)  # Thrift's kinds of fields
-NUMBERS = (INT32, BYTES, INT64)  # kinds that begin with a number
-LEAST_BYTES, TIMES = 256 << 20, 4  # a file may be decoded to LEAST_BYTES and TIMES its own size
-OF_VALUE = 16  # bytes: a number, its place in lists, whether it is there
-DICTIONARY, DATA = (
-    2,
-    {0: (5, 2), 3: (8, 4)},
-)  # kinds of pages; of those with data: fields that hold their header, and its encoding
-PLAIN, BY_DICTIONARY = (
-    (0, 6),
-    (2, 8),
-)  # encodings: those in which a value takes its own bytes, and references to a dictionary
+INT32, INT64, BYTES, STRUCT, TRUTHS = 5, 6, 8, 12, (1, 2)  # Thrift's field types
+NUMBERS = (INT32, BYTES, INT64)  # field types that begin with a number
+LEAST_BYTES, TIMES = 256 << 20, 4  # a file may decode to at most LEAST_BYTES + TIMES x its size
+OF_VALUE = 16  # bytes of a decoded number, its place in lists, and its validity
+DICTIONARY = 2  # type of a page that holds a dictionary
+DATA = {0: (5, 2), 3: (8, 4)}  # type of a data page -> the fields of its header and of its encoding
+PLAIN = (0, 6)  # encodings in which a value takes its own bytes
+BY_DICTIONARY = (2, 8)  # encodings that refer to a dictionary
 
 
 @dataclass(frozen=True)
 class OpenedParquet:
-    """An open Parquet file."""
+    """An open Parquet file; a context manager that closes it."""
 
     path: Path
-    source: Any  # Arrow's file
+    source: Any  # pyarrow.NativeFile
     size: int  # bytes
     file: pq.ParquetFile
     schema: pa.Schema
@@ -55,10 +51,15 @@ class OpenedParquet:
 
     @property
     def rows(self) -> int:
+        """The number of rows that the footer states."""
         return self.file.metadata.num_rows
 
     def read(self, columns: Sequence[str], most_rows: int) -> pa.Table:
-        """These columns, decoded; raises DataError, before the memory is spent, where they are longer or larger than any that we write."""
+        """Decode these columns.
+
+        Raise DataError, before the memory is spent, where the columns have more than `most_rows` rows or more bytes
+        than any file of ours.
+        """
         metadata = self.file.metadata
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         _check_rows(sum(group.num_rows for group in groups), most_rows, self.path)
@@ -74,11 +75,8 @@ class OpenedParquet:
             table = file.read(columns=list(columns), use_threads=False)
             if decoded + sum(map(_bytes_of, table.columns)) > most:
                 raise _too_large(most, self.path)
-            table = (
-                table.cast(pa.schema([self.schema.field(name) for name in table.column_names]))
-                if file is not self.file
-                else table
-            )
+            if file is not self.file:
+                table = table.cast(pa.schema([self.schema.field(name) for name in table.column_names]))
         except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
             raise damaged(self.path, error) from None
         if table.num_rows != self.rows:
@@ -87,7 +85,7 @@ class OpenedParquet:
 
 
 def open_parquet(path: Path) -> OpenedParquet:
-    """Raises DataError where there is no Parquet file, or one whose footer is longer than any that we write."""
+    """Open a Parquet file; raise DataError for another file, or a footer longer than any of ours."""
     try:
         source = _source_of(path)
         size = source.size()
@@ -103,7 +101,7 @@ def open_parquet(path: Path) -> OpenedParquet:
 
 
 def _source_of(path: Path) -> pa.NativeFile:
-    """What Arrow reads: a file, or the bytes of one whose path is not UTF-8, which Arrow cannot take."""
+    """Open a file for Arrow, which cannot take a path that is not UTF-8: such a file is read into memory."""
     try:
         str(path).encode()
         return pa.OSFile(str(path))
@@ -112,7 +110,7 @@ def _source_of(path: Path) -> pa.NativeFile:
 
 
 def check_written(table: pa.Table, data: bytes, most_rows: int, path: Path) -> None:
-    """Raises DataError where these bytes of a table are more than a reader takes."""
+    """Raise DataError where a reader would refuse a table or its encoded bytes."""
     _check_rows(len(table), most_rows, path)
     _check_footer(data[-8:], path)
     if table.nbytes > (most := LEAST_BYTES + TIMES * len(data)):
@@ -122,12 +120,13 @@ def check_written(table: pa.Table, data: bytes, most_rows: int, path: Path) -> N
 def _check_rows(rows: int, most: int, path: Path) -> None:
     if rows > most:
         raise DataError(
-            f"expected at most {most:,} rows in {path}, received {rows:,}: give it fewer photos, or fewer faces of a photo"
+            f"expected at most {most:,} rows in {path}, received {rows:,}: "
+            "give it fewer photos, or fewer faces of a photo"
         )
 
 
 def _check_footer(end: bytes, path: Path) -> None:
-    """end: the last 8 bytes of a file."""
+    """Raise DataError for too long a footer. end: the last 8 bytes of a file."""
     if (length := int.from_bytes(end[:4], "little")) > MOST_FOOTER:
         raise DataError(
             f"expected at most {MOST_FOOTER:,} bytes of metadata in {path}, received {length:,}: give it fewer columns"
@@ -141,7 +140,7 @@ def _too_large(most: int, path: Path) -> DataError:
 
 
 def _chunks(group: pq.RowGroupMetaData, columns: Collection[str]) -> Iterator[pq.ColumnChunkMetaData]:
-    """The parts of a row group that hold these columns."""
+    """Yield the column chunks of a row group that hold these columns."""
     for i in range(group.num_columns):
         chunk = group.column(i)
         name = chunk.path_in_schema
@@ -150,7 +149,7 @@ def _chunks(group: pq.RowGroupMetaData, columns: Collection[str]) -> Iterator[pq
 
 
 def _bytes_of(column: pa.ChunkedArray) -> int:
-    """How many bytes a column of texts in a dictionary has without it; 0 of any other."""
+    """Return the bytes that a dictionary-encoded column of texts has once decoded; 0 for any other column."""
     kind = column.type
     if not pa.types.is_dictionary(kind) or not (_is_text(kind.value_type)):
         return 0
@@ -165,9 +164,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _measure(source: Any, chunks: Sequence[pq.ColumnChunkMetaData]) -> tuple[int, dict[str, int]]:
-    """(bytes of all pages and of all numbers, by column the most that texts of a dictionary have).
+    """Return (bytes of all pages and values, most bytes of dictionary-encoded texts by column).
 
-    Raises ValueError where the header of a page is none.
+    Raise ValueError where a page has no valid header.
     """
     decoded = pages = 0
     spread: dict[str, int] = {}
@@ -194,7 +193,7 @@ def _measure(source: Any, chunks: Sequence[pq.ColumnChunkMetaData]) -> tuple[int
 
 
 def _pages(source: Any, chunk: pq.ColumnChunkMetaData) -> Iterator[tuple[int, int, int, int]]:
-    """The pages that Arrow finds, in order: (kind, bytes once decompressed, number of values, encoding)."""
+    """Yield (type, decompressed bytes, number of values, encoding) of each page, as Arrow finds the pages."""
     at, left = chunk.data_page_offset, chunk.num_values
     if 0 < (chunk.dictionary_page_offset or 0) < at:
         at = chunk.dictionary_page_offset
@@ -220,7 +219,7 @@ def _more(source: Any, at: int, length: int) -> bytes:
 
 
 def _facts(header: dict[int, Any]) -> tuple[int, int, int, int]:
-    """What `_pages` says of a page; raises ValueError where its header does not."""
+    """Return what `_pages` yields for a page header; raise ValueError where the header lacks a field."""
     try:
         kind, size, compressed = header[1], header[2], header[3]
         count, encoding = 0, 0
@@ -228,7 +227,7 @@ def _facts(header: dict[int, Any]) -> tuple[int, int, int, int]:
             place, of_encoding = DATA[kind]
             count, encoding = header[place][1], header[place][of_encoding]
         if size < 0 or compressed < 0 or count < 0:
-            raise ValueError("a page of less than nothing")
+            raise ValueError("a page of negative size")
     except (KeyError, TypeError):
         raise ValueError("a page whose header lacks its size") from None
     return kind, size, count, encoding
@@ -242,9 +241,9 @@ def _whole_struct(data: bytes) -> tuple[dict[int, Any], int]:
 
 
 def _struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
-    """The 32-bit numbers and structs of a Thrift struct in the compact protocol, by field, and where it ends.
+    """Parse a Thrift struct in the compact protocol; return (32-bit numbers and structs by field, end offset).
 
-    Raises IndexError where the data end first, ValueError for what no header of a page has.
+    Raise IndexError where the data end first, ValueError for what no page header has.
     """
     fields: dict[int, Any] = {}
     number = 0

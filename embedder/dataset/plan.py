@@ -1,4 +1,4 @@
-"""The plan of a data set: which input goes to which shard, and with which options it was begun."""
+"""Plan a data set: which input goes to which shard, and with which options the data set was begun."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facegallery.embedder.errors import DataError
 from facegallery.embedder.files import write_atomic
 
 OPTIONS_KEY = b"facegallery.options"
-EARLIER_OPTIONS_KEY = b"facedb.options"  # in data sets of before the package was called facegallery
+EARLIER_OPTIONS_KEY = b"facedb.options"  # in data sets written when the package was called facedb
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -38,7 +38,7 @@ LATER = ("inode", "ctime_ns")  # columns that plans of older versions lack
 
 @dataclass(frozen=True)
 class Planned:
-    """Where an input's rows go, unless it was dropped."""
+    """Where the rows of an input go, unless the input was dropped."""
 
     entry: Entry
     shard: int
@@ -46,19 +46,18 @@ class Planned:
 
 
 def plans(folder: Path) -> Iterator[tuple[Path, pa.Table]]:
-    """The plan files of a data set and their lines, oldest first; raises DataError where one is damaged."""
+    """Yield the plan files of a data set and their lines, oldest first; raise DataError for a damaged file."""
     for number in numbers(folder, "_plan-*.parquet"):
         path = folder / f"_plan-{number:04d}.parquet"
         with open_parquet(path) as file:
             there = set(file.schema.names)
-            lines = file.read(
-                [name for name in SCHEMA.names if name in there], file.size
-            )  # each line has a path of its own
+            columns = [name for name in SCHEMA.names if name in there]
+            lines = file.read(columns, most_rows=file.size)  # a line takes at least one byte
         yield path, check_plan(lines, SCHEMA, LATER, path)
 
 
 def read_plans(folder: Path) -> dict[str, Planned]:
-    """What all plans together say of each input; a later line of a path replaces an earlier one."""
+    """Return the plan of each input by its path; a later line replaces an earlier one."""
     planned: dict[str, Planned] = {}
     for path, table in plans(folder):
         for line in table.to_pylist():
@@ -80,10 +79,11 @@ def _extra(text: str, path: Path) -> tuple[tuple[str, str], ...]:
 
 
 def write_plan(folder: Path, changes: Sequence[Planned], options: Mapping[str, Any]) -> None:
-    """Add a plan file; raises DataError where the data set would have too many shards."""
+    """Add a plan file; raise DataError where the data set would have too many shards."""
     if any(change.shard >= MOST_SHARDS for change in changes):
         raise DataError(
-            f"expected fewer than {MOST_SHARDS:,} shards in {folder}, received more photos: embed them into several folders"
+            f"expected fewer than {MOST_SHARDS:,} shards in {folder}, received more photos: "
+            "embed them into several folders"
         )
     lines = [
         asdict(p.entry) | {"shard": p.shard, "dropped": p.dropped, "extra": json.dumps(p.entry.extra)} for p in changes
@@ -94,7 +94,7 @@ def write_plan(folder: Path, changes: Sequence[Planned], options: Mapping[str, A
 
 
 def check_options(folder: Path, options: Mapping[str, Any]) -> None:
-    """Raises DataError, which names the option, where the data set was begun with another one."""
+    """Raise DataError, naming the option, where the data set was begun with another value."""
     first = next(plans(folder), None)
     if first is None:
         return
@@ -106,35 +106,38 @@ def check_options(folder: Path, options: Mapping[str, Any]) -> None:
     for key in [*options, *(k for k in before if k not in options)]:
         if before.get(key) != options.get(key):
             raise DataError(
-                f"expected the options that {folder} was begun with, {str(key)[:80]} was {str(before.get(key))[:200]} and is now "
-                f"{options.get(key)}: choose another --out, or give the option as it was"
+                f"expected the options that {folder} was begun with, {str(key)[:80]} was {str(before.get(key))[:200]} "
+                f"and is now {options.get(key)}: choose another --out, or give the option as it was"
             )
 
 
 def changes_of(
     planned: Mapping[str, Planned], now: Mapping[str, Entry], per_shard: int, dropped: Collection[str]
 ) -> list[Planned]:
-    """Plan lines that a run adds: changed inputs in their old shard, new ones in new shards, and those that are dropped."""
+    """Return the plan lines that a run adds.
+
+    Changed inputs stay in their shard, new ones go to new shards, and those in `dropped` are marked as dropped.
+    """
     changes = [
-        Planned(entry, p.shard, False)
+        Planned(entry, p.shard, dropped=False)
         for path, p in planned.items()
         if (entry := now.get(path)) is not None and (p.dropped or not is_same(p.entry, entry))
     ]
-    changes += [Planned(planned[path].entry, planned[path].shard, True) for path in dropped]
+    changes += [Planned(planned[path].entry, planned[path].shard, dropped=True) for path in dropped]
     first = 1 + max((p.shard for p in planned.values()), default=-1)
     new = [entry for path, entry in now.items() if path not in planned]
-    return changes + [Planned(entry, first + i // per_shard, False) for i, entry in enumerate(new)]
+    return changes + [Planned(entry, first + i // per_shard, dropped=False) for i, entry in enumerate(new)]
 
 
 def is_same(before: Entry, now: Entry) -> bool:
-    """Whether an input is as it was planned; plans of older versions do not know its inode and ctime."""
+    """Whether an input is as it was planned; plans of older versions lack its inode and ctime."""
     return _labels(before) == _labels(now) and (
         before.inode is None or (before.inode, before.ctime_ns) == (now.inode, now.ctime_ns)
     )
 
 
 def may_be_same(before: Entry, now: Entry) -> bool:
-    """Whether only the times or the inode of an input differ, so that its content has to be compared."""
+    """Whether only times or the inode of an input differ, so that its content has to be compared."""
     return (before.size, *_labels(before)[3:]) == (now.size, *_labels(now)[3:])
 
 
@@ -143,7 +146,7 @@ def _labels(entry: Entry) -> tuple[Any, ...]:
 
 
 def by_shard(planned: Mapping[str, Planned]) -> dict[int, list[Entry]]:
-    """The inputs of each shard, in order, without those that were dropped."""
+    """Return the inputs of each shard, in order, without the dropped ones."""
     found: dict[int, list[Entry]] = {}
     for p in planned.values():
         entries = found.setdefault(p.shard, [])
@@ -153,7 +156,7 @@ def by_shard(planned: Mapping[str, Planned]) -> dict[int, list[Entry]]:
 
 
 def digest_of(entries: Sequence[Entry]) -> str:
-    """32 hex digits for the inputs of a shard; those planned by older versions keep the digest they had."""
+    """Return 32 hex digits over the inputs of a shard; inputs planned by older versions keep their digest."""
     fields = [
         {key: value for key, value in asdict(e).items() if key not in LATER or value is not None} for e in entries
     ]
@@ -161,6 +164,6 @@ def digest_of(entries: Sequence[Entry]) -> str:
 
 
 def numbers(folder: Path, pattern: str) -> list[int]:
-    """The numbers in the names of a folder's plans or marks, rising."""
+    """Return the numbers in the names of a folder's plans or marks, in rising order."""
     names = (path.name.split("-")[1].split(".")[0] for path in folder.glob(pattern))
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 10)

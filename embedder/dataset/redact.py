@@ -1,4 +1,4 @@
-"""Taking people out of a data set that exists: its shards, their marks and its plans are written anew, each in one step."""
+"""Remove people from an existing data set: rewrite its shards, marks and plans, each atomically."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ IsDoomed = Callable[[str | None, str | None], bool]
 
 
 def drop_rows(folder: Path, is_doomed: IsDoomed) -> int:
-    """Takes out the rows for which is_doomed(face_id, identity), with all of the photos that bear a doomed identity; returns how many.
+    """Remove the rows for which is_doomed(face_id, identity) is true; return how many were removed.
 
-    Stopped at any moment, the same call again finishes it. Waits for a run that writes to the folder. Raises DataError where the folder is
-    no data set.
+    All rows of a photo that bears a doomed identity are removed. After a stop at any moment, the same call again
+    finishes the removal. Wait for a run that writes to the folder. Raise DataError where the folder is not a data set.
     """
-    DataSet(folder)  # before a lock is made in it
+    DataSet(folder)  # checked before a lock file is made in it
     with locked(folder):
         return _drop_rows(folder, is_doomed)
 
@@ -45,7 +45,7 @@ def _drop_rows(folder: Path, is_doomed: IsDoomed) -> int:
 
 
 def count_rows(folder: Path, is_doomed: IsDoomed) -> int:
-    """How many rows and lines of plans `drop_rows` would take out for a face or an identity of their own."""
+    """Return how many rows and plan lines `drop_rows` would remove for a face or an identity of their own."""
     data = DataSet(folder)
     rows = (pair for table in data.shards(["face_id", "identity"]) for pair in _pairs(table, "face_id", "identity"))
     lines = sum(is_doomed(None, identity) for _, table in plans(folder) for identity in table["identity"].to_pylist())
@@ -53,7 +53,7 @@ def count_rows(folder: Path, is_doomed: IsDoomed) -> int:
 
 
 def _drop_unfinished(data: DataSet) -> None:
-    """Shards without a mark, and halves of files: no reader sees them, but they may hold anybody."""
+    """Remove shards without a mark, and temporaries: no reader sees them, but they may hold anybody."""
     drop_stale_temporaries(data.folder)
     marked = {shard_path(data.folder, shard) for shard in data.marks}
     for path in data.folder.glob("part-*.parquet"):
@@ -62,6 +62,7 @@ def _drop_unfinished(data: DataSet) -> None:
 
 
 def _rewrite_shard(data: DataSet, shard: int, entries: list[Entry], photos: set[str], is_doomed: IsDoomed) -> int:
+    """Rewrite a shard without the doomed rows; return how many rows were removed."""
     table, path, mark = data.shard(shard, check=False), shard_path(data.folder, shard), data.marks[shard]
     kept = [
         image not in photos and not is_doomed(face_id, None) for face_id, image in _pairs(table, "face_id", "image")
@@ -71,7 +72,7 @@ def _rewrite_shard(data: DataSet, shard: int, entries: list[Entry], photos: set[
     if not all(kept):
         table = table.filter(pa.array(kept, pa.bool_()))
         write_atomic(path, to_bytes(table))
-    if mark["inputs"] == digest_of(entries):  # else it waits for another run, and still has to
+    if mark["inputs"] == digest_of(entries):  # otherwise the shard is pending, and stays so
         mark |= {"inputs": digest_of([entry for entry in entries if entry.path not in photos])}
     mark |= {
         "rows": len(table),

@@ -1,4 +1,4 @@
-"""The rows of a data set: one face, or one photo without a usable one; the columns, and rows as Arrow tables."""
+"""Define the rows of a data set, one for each face or photo without a face, and convert them to Arrow tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facegallery.embedder.errors import DataError
 from facegallery.embedder.spec import SPEC_KEY, FaceSpec
 
 UNIT_TOLERANCE = 1e-5
-EARLIER_SPEC_KEY = b"facedb.spec"  # in data sets of before the package was called facegallery
+EARLIER_SPEC_KEY = b"facedb.spec"  # in data sets written when the package was called facedb
 
 FIELDS = [
     pa.field("face_id", pa.string()),
@@ -37,14 +37,19 @@ LATER_FIELDS = [  # data sets of earlier versions lack them
 ]
 LATER = frozenset(f.name for f in LATER_FIELDS)
 COLUMNS = tuple(f.name for f in FIELDS + LATER_FIELDS)
-# Share of a face's area from which another face may be the person's: of 316 photos with several faces 48 show one so large, 13 of the 15
-# in which the wrong face was taken among them
+# Share of a face's area from which another face may be the person's. Of 316 photos with several faces, 48 show another
+# face so large; they include 13 of the 15 photos in which the wrong face was taken.
 RIVAL = 0.8
 
 
 @dataclass
 class Row:
-    """One face, or one photo without a usable one; the columns of DESIGN's table."""
+    """One face, or one photo without a usable face; the fields are the columns of a data set.
+
+    pixels: the crop while a run lasts, uint8 RGB (s, s, 3); not a column. photo_faces: how many faces the detector
+    found in the photo. largest_other: area of the photo's largest other face as a share of this face's; 0 where there
+    is none.
+    """
 
     image: str
     outcome: str
@@ -59,24 +64,23 @@ class Row:
     crop: bytes | None = None  # PNG
     vector: np.ndarray | None = None
     extra: dict[str, str] = field(default_factory=dict)
-    pixels: np.ndarray | None = None  # the crop while a run lasts, uint8 (s, s, 3); no column
-    photo_faces: int | None = None  # that the detector found in the photo
-    largest_other: float | None = (
-        None  # area of the photo's largest other face as a share of this one's; 0 where there is none
-    )
+    pixels: np.ndarray | None = None
+    photo_faces: int | None = None
+    largest_other: float | None = None
 
     @property
     def face_id(self) -> str:
+        """The id of the face: 32 hex digits."""
         return face_id(self.image_sha256 or self.image, self.face)
 
     @property
     def is_unsure(self) -> bool:
-        """Whether the photo shows another face that is nearly as large, or larger: the one that was taken may be somebody else's."""
+        """Whether another face of the photo is nearly as large or larger, so that the wrong one may have been taken."""
         return self.face == 0 and (self.largest_other or 0) >= RIVAL
 
 
 def face_id(image_sha256: str, face: int) -> str:
-    """32 hex digits: the same face of the same bytes has the same id."""
+    """Return 32 hex digits: the same face of the same bytes has the same id."""
     return hashlib.blake2b(f"{image_sha256}:{face}".encode(), digest_size=16).hexdigest()
 
 
@@ -90,12 +94,15 @@ class Entry:
     identity: str | None = None
     split: str | None = None
     extra: tuple[tuple[str, str], ...] = ()
-    inode: int | None = None  # None where it is not a file's own, or an older version planned it
+    inode: int | None = None  # None where the input is not a file of its own, or an older version planned it
     ctime_ns: int | None = None
 
 
 def schema_of(spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Schema:
-    """DESIGN's columns, then the user's own as strings; the contract in the metadata."""
+    """Return the Arrow schema: our columns, the user's own as strings, the contract in the metadata.
+
+    Raise DataError where a column of the user's has the name of one of ours.
+    """
     clash = sorted(set(extra) & set(COLUMNS))
     if clash:
         raise DataError(
@@ -106,13 +113,13 @@ def schema_of(spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Schema:
 
 
 def contract_of(schema: pa.Schema) -> bytes:
-    """Return the contract that a shard's metadata hold, as JSON; empty where they hold none."""
+    """Return the contract, as JSON, in a shard's metadata; empty where there is none."""
     metadata = schema.metadata or {}
     return metadata.get(SPEC_KEY.encode(), metadata.get(EARLIER_SPEC_KEY, b""))
 
 
 def to_table(rows: Sequence[Row], spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Table:
-    """Rows as an Arrow table of `schema_of`."""
+    """Convert rows to an Arrow table of `schema_of`."""
     schema = schema_of(spec, extra)
     columns = [[getattr(row, name) for row in rows] for name in COLUMNS]
     columns += [[row.extra.get(name) for row in rows] for name in extra]
@@ -120,7 +127,7 @@ def to_table(rows: Sequence[Row], spec: FaceSpec, extra: Sequence[str] = ()) -> 
 
 
 def to_rows(table: pa.Table) -> list[Row]:
-    """The opposite of `to_table`."""
+    """Convert an Arrow table to rows; the inverse of `to_table`."""
     extra = [name for name in table.column_names if name not in COLUMNS]
     return [
         Row(**{k: d[k] for k in COLUMNS if k != "face_id"}, extra={k: d[k] for k in extra if d[k] is not None})
@@ -129,7 +136,10 @@ def to_rows(table: pa.Table) -> list[Row]:
 
 
 def vectors_of(table: pa.Table, dimension: int) -> np.ndarray:
-    """float32 (n, d) of a table without null vectors; raises DataError where one has another size or is not of unit length."""
+    """Return the vectors, float32 (n, d), of a table without null vectors.
+
+    Raise DataError where a vector has another size or is not of unit length.
+    """
     column = table["vector"].combine_chunks()
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
     if column.null_count or not (lengths == dimension).all():
@@ -141,17 +151,17 @@ def vectors_of(table: pa.Table, dimension: int) -> np.ndarray:
     if bad is not None:
         length = np.linalg.norm(vectors[bad].astype(np.float64))
         raise DataError(
-            f"expected vectors of length 1, received {length:.6g} in face {table['face_id'][bad]}: embed the photos again"
+            f"expected vectors of length 1, received {length:.6g} in face {table['face_id'][bad]}: "
+            "embed the photos again"
         )
     return vectors
 
 
 def first_not_unit(vectors: np.ndarray) -> int | None:
-    """The first row of float32 (n, d) that is not of unit length within UNIT_TOLERANCE."""
+    """Return the first row of float32 (n, d) whose length is not 1 within UNIT_TOLERANCE, or None."""
     with np.errstate(over="ignore", invalid="ignore"):
-        quick = (
-            np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1) <= UNIT_TOLERANCE
-        )  # half the tolerance, less float32's errors
+        # |x|^2 within the tolerance: |x| is within half of it, which leaves room for the errors of float32
+        quick = np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1) <= UNIT_TOLERANCE
     doubtful = np.flatnonzero(~quick)
     lengths = np.linalg.norm(vectors[doubtful].astype(np.float64), axis=1)
     bad = doubtful[~(np.abs(lengths - 1) <= UNIT_TOLERANCE)]
@@ -159,7 +169,7 @@ def first_not_unit(vectors: np.ndarray) -> int | None:
 
 
 def to_bytes(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file; the same rows give the same bytes."""
+    """Encode a table as a Parquet file; the same rows give the same bytes."""
     sink = pa.BufferOutputStream()
     compression = {name: "NONE" if name in ("crop", "vector") else "ZSTD" for name in table.column_names}
     plain = [name for name in table.column_names if name not in ("crop", "vector")]

@@ -1,6 +1,7 @@
-"""A model as one file for other programs: uint8 RGB crops (n, 160, 160, 3) -> float32 unit vectors (n, d), n as it comes.
+"""Export a model as one file for other programs: uint8 RGB crops (n, 160, 160, 3) -> float32 unit vectors (n, d).
 
-Standardisation, the averaging of views and the joining of several networks are inside, so that nobody can leave them out, and so is the contract.
+The file takes any n. It holds the standardisation, the averaging of views, the joining of several networks, and the
+contract, so that nobody can leave them out.
 """
 
 from __future__ import annotations
@@ -21,35 +22,52 @@ from facegallery.embedder.weights.store import Model
 
 
 class Format(Protocol):
-    """The operations around the networks; x and crops are whatever they pass on."""
+    """The operations around the networks in one file format; crops and x are its tensors."""
 
     crops: Any
 
     def along(self, crops: Any, matrix: np.ndarray, axis: int) -> Any:
-        """float32: the image's rows (axis 1) or columns (axis 2) as sums of those of the crops, by float32 (from, to)."""
+        """Resample rows (axis 1) or columns (axis 2) of crops by a float32 matrix (from, to); the result is float32."""
         ...
 
-    def standardise(self, crops: Any, how: str) -> Any: ...
+    def standardise(self, crops: Any, how: str) -> Any:
+        """Standardise crops as `preprocess.standardise`."""
+        ...
 
     def network(self, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
-        """Standardised crops -> vectors of any length; `name` is its own in the file."""
+        """Return the function from standardised crops to vectors of any length. name: the network's in the file."""
         ...
 
-    def mirror(self, crops: Any) -> Any: ...
+    def mirror(self, crops: Any) -> Any:
+        """Mirror crops, left to right."""
+        ...
 
-    def add(self, a: Any, b: Any) -> Any: ...
+    def add(self, a: Any, b: Any) -> Any:
+        """Add two tensors."""
+        ...
 
-    def scale(self, x: Any, factor: float) -> Any: ...
+    def scale(self, x: Any, factor: float) -> Any:
+        """Multiply a tensor by a number."""
+        ...
 
-    def join(self, vectors: list[Any]) -> Any: ...
+    def join(self, vectors: list[Any]) -> Any:
+        """Concatenate vectors (n, d_i) to (n, sum of d_i)."""
+        ...
 
-    def unit(self, x: Any) -> Any: ...
+    def unit(self, x: Any) -> Any:
+        """Scale vectors to length 1."""
+        ...
 
-    def save(self, vectors: Any, contract: str, path: Path) -> None: ...
+    def save(self, vectors: Any, contract: str, path: Path) -> None:
+        """Write the file, with the contract as JSON in its metadata."""
+        ...
 
 
 def export(model: Model, path: Path) -> list[Path]:
-    """Writes the file, or the pair of them that OpenVINO has; raises InputError where the suffix is no format or one of them is there."""
+    """Write a model as .onnx, .keras or OpenVINO's .xml and .bin, by the suffix of `path`; return the files.
+
+    Raise InputError for another suffix, and where a file exists; nothing is overwritten.
+    """
     files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     for file in files:
         if os.path.lexists(file):
@@ -65,7 +83,7 @@ def export(model: Model, path: Path) -> list[Path]:
 
 
 def _place(scratch: Path, files: list[Path]) -> None:
-    """Give the files their names, the one that names the other last; all of them, or none where something has one of the names by now."""
+    """Rename the temporary files to their names, all or none; the file that names the other comes last."""
     placed: list[Path] = []
     for file in reversed(files):
         os.chmod(scratch / file.name, 0o600)
@@ -110,7 +128,7 @@ def _format_of(path: Path) -> Format:
 
 
 def lay(make: Format, model: Model) -> Any:
-    """The model's unit vectors of `make.crops`, as `runtime.Embedder` makes them."""
+    """Build the model's unit vectors of `make.crops`, as `runtime.Embedder` computes them."""
     vectors = []
     for i, part in enumerate(model.spec.parts):
         network = make.network(model.arrays(i), f"network_{i}")
@@ -124,7 +142,7 @@ def lay(make: Format, model: Model) -> Any:
 
 
 def _seen(make: Format, crops: Any, part: Part, zoom: float) -> Any:
-    """What a network is given of crops, as `runtime.seen`."""
+    """Prepare crops for a network, as `preprocess.seen`."""
     if zoom != 1:
         low, share = sampling(INPUT_SIZE, zoom)
         matrix, place = np.zeros((INPUT_SIZE, INPUT_SIZE), np.float32), np.arange(INPUT_SIZE)

@@ -1,4 +1,4 @@
-"""A model as a Keras 3 file of layers that Keras itself has: `keras.saving.load_model` needs no code of ours."""
+"""Export a model as a Keras 3 file of Keras' own layers, which `keras.saving.load_model` opens without this package."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from keras import layers
 
 from facegallery.embedder.network import keras_network
+from facegallery.embedder.network.preprocess import ALONG
 from facegallery.embedder.spec import INPUT_SIZE, SPEC_KEY
 
 
 class KerasFormat:
-    """Layers of one functional model."""
+    """Builds layers of one functional model; the methods are those of `export.Format`."""
 
     def __init__(self) -> None:
         self.crops = layers.Input((INPUT_SIZE, INPUT_SIZE, 3), dtype="uint8", name="crops")
 
     def along(self, crops: Any, matrix: np.ndarray, axis: int) -> Any:
-        equation = ("nhwc,hk->nkwc", "nhwc,wk->nhkc")[axis - 1]
         layer = layers.EinsumDense(
-            equation, [None, *(INPUT_SIZE if i == axis else s for i, s in enumerate(crops.shape) if i)][1:]
+            ALONG[axis], [None, *(INPUT_SIZE if i == axis else s for i, s in enumerate(crops.shape) if i)][1:]
         )
         x = layer(layers.Rescaling(1.0)(crops))
         layer.set_weights([matrix])
@@ -33,15 +33,14 @@ class KerasFormat:
     def standardise(self, crops: Any, how: str) -> Any:
         if how == "fixed":
             return layers.Rescaling(1 / 128, -127.5 / 128)(crops)
-        least = 1 / (
-            INPUT_SIZE * INPUT_SIZE * 3
-        )  # variance; added here, where `embed` takes the larger of both: the same but on a blank crop
+        # The least variance is added here, where `preprocess` takes the larger one: they differ only on a blank crop.
+        least = 1 / (INPUT_SIZE * INPUT_SIZE * 3)
         return layers.LayerNormalization(axis=(1, 2, 3), epsilon=least, center=False, scale=False)(
             layers.Rescaling(1.0)(crops)
         )
 
     def network(self, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
-        net = keras_network.load(dict(arrays))
+        net = keras_network.load(arrays)
         net.name = name
         return net
 

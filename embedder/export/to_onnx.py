@@ -1,4 +1,4 @@
-"""A model as ONNX, batch norm folded into the convolutions, float32."""
+"""Export a model as ONNX, float32, with batch norm folded into the convolutions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from facegallery.embedder.network.architecture import folded, lay
+from facegallery.embedder.network.architecture import Kernel, folded, lay
+from facegallery.embedder.network.preprocess import ALONG
 from facegallery.embedder.spec import INPUT_SIZE, SPEC_KEY
 
 OPSET, IR = 17, 8  # read by ONNX Runtime 1.12 and later
@@ -19,7 +20,7 @@ IMAGE = [1, 2, 3]  # axes
 
 
 class OnnxFormat:
-    """Nodes of one graph, each by the name of what it gives."""
+    """Builds nodes of one graph, whose tensors are names; the methods are those of `export.Format`."""
 
     crops = "crops"
 
@@ -28,24 +29,24 @@ class OnnxFormat:
         self._constants: dict[str, onnx.TensorProto] = {}
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Adds an operation; the name of what it gives."""
+        """Add an operation; return the name of its output."""
         name = f"{kind}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        """An array by its name, once."""
+        """Add an array by its name, once; return the name."""
         self._constants.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
     def number(self, value: float) -> str:
+        """Add a float32 number as a constant; return its name."""
         return self.constant(f"number_{value:g}", np.array(value, np.float32))
 
     def along(self, crops: str, matrix: np.ndarray, axis: int) -> str:
-        equation = ("nhwc,hk->nkwc", "nhwc,wk->nhkc")[axis - 1]
         x = self.node("Cast", crops, to=TensorProto.FLOAT)
         return self.node(
-            "Einsum", x, self.constant(f"sampling_{zlib.crc32(matrix.tobytes()):08x}", matrix), equation=equation
+            "Einsum", x, self.constant(f"sampling_{zlib.crc32(matrix.tobytes()):08x}", matrix), equation=ALONG[axis]
         )
 
     def standardise(self, crops: str, how: str) -> str:
@@ -88,7 +89,7 @@ class OnnxFormat:
 
 
 class _OnnxBuilder:
-    """Operations on (n, c, h, w); x is a name."""
+    """Builds operations on (n, c, h, w); tensors are names."""
 
     def __init__(self, graph: OnnxFormat, arrays: Mapping[str, np.ndarray], prefix: str):
         self._graph, self._arrays, self._prefix = graph, arrays, prefix
@@ -106,9 +107,7 @@ class _OnnxBuilder:
         constants = self._constants(name, kernel.transpose(3, 2, 0, 1) * scale, bias * scale)
         return self._graph.node("Conv", x, *constants, strides=[strides] * 2, pads=[h, w, h, w])
 
-    def conv(
-        self, x: str, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same"
-    ) -> str:
+    def conv(self, x: str, filters: int, kernel: Kernel, name: str, strides: int = 1, padding: str = "same") -> str:
         return self._graph.node("Relu", self._convolution(x, name, 1, strides, padding))
 
     def max_pool(self, x: str, name: str) -> str:
@@ -117,7 +116,7 @@ class _OnnxBuilder:
     def concatenate(self, branches: Sequence[str], name: str) -> str:
         return self._graph.node("Concat", *branches, axis=1)
 
-    def residual(self, x: str, up: str, scale: float, relu: bool, prefix: str) -> str:
+    def residual(self, x: str, up: str, scale: float, prefix: str, *, relu: bool) -> str:
         y = self._graph.node("Add", x, self._convolution(up, f"{prefix}_Conv2d_1x1", scale))
         return self._graph.node("Relu", y) if relu else y
 

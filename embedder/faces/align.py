@@ -1,4 +1,4 @@
-"""Which face of a photo, and which pixels around it."""
+"""Choose a face of a photo, crop the photo around it, and encode the crop."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from facegallery.embedder.errors import DataError
+from facegallery.embedder.errors import DataError, reason
 from facegallery.embedder.faces.mtcnn import DetectedFace
 from facegallery.embedder.spec import MOST_SIDE, CropRule, margin_of
 
 Box = tuple[float, float, float, float]
 PNG, RGB, UP = b"\x89PNG\r\n\x1a\n", 2, 2  # the format's first bytes, a colour type and a filter
-LAPLACIAN_WEIGHTS = (0.299, 0.587, 0.114)  # luma of ITU-R 601
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
 def order_faces(faces: Sequence[DetectedFace], width: int, height: int) -> list[DetectedFace]:
-    """Face 0 is the homework's choice: the largest `area - 2 x squared distance from the centre`; then by falling confidence."""
+    """Return the faces in order: first the one of highest `centrality`, then the others by falling confidence.
+
+    width, height: of the photo, in pixels. The first face is the one that the homework crops.
+    """
     if not faces:
         return []
     first = max(range(len(faces)), key=lambda i: centrality(faces[i].box, width, height))
@@ -30,23 +33,23 @@ def order_faces(faces: Sequence[DetectedFace], width: int, height: int) -> list[
 
 
 def centrality(box: Box, width: int, height: int) -> float:
-    """area - 2 x squared distance of the box's centre from the photo's, in pixels."""
+    """Return area - 2 x squared distance of the box's centre from the photo's centre, in pixels."""
     x0, y0, x1, y1 = box
     dx, dy = (x0 + x1) / 2 - width / 2, (y0 + y1) / 2 - height / 2
     return (x1 - x0) * (y1 - y0) - 2 * (dx * dx + dy * dy)
 
 
 def largest_other(number: int, faces: Sequence[DetectedFace]) -> float:
-    """The area of the largest of the other faces as a share of this one's; 0 where there is none."""
+    """Return the area of the largest other face as a share of face `number`'s; 0 where there is no other."""
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (face.box for face in faces)]
     return max((area for i, area in enumerate(areas) if i != number), default=0.0) / max(areas[number], 1e-9)
 
 
 def crop_box(box: Box, rule: CropRule, width: int, height: int) -> tuple[int, int, int, int]:
-    """The pixels (left, top, right, bottom) of a crop, at least one each way.
+    """Return the pixels (left, top, right, bottom) of a crop, at least one pixel each way.
 
-    The box's corner and size are rounded to whole pixels first, as the `mtcnn` package gives them; then comes the margin,
-    clamped to the photo and cut to whole pixels.
+    The box's corner and size are rounded to whole pixels first, as the `mtcnn` package rounds them. Then the margin is
+    added, clamped to the photo and truncated to whole pixels.
     """
     x, y, w, h = round(box[0]), round(box[1]), round(box[2] - box[0]), round(box[3] - box[1])
     value, pixels = margin_of(rule.margin)
@@ -56,7 +59,10 @@ def crop_box(box: Box, rule: CropRule, width: int, height: int) -> tuple[int, in
 
 
 def cut(photo: np.ndarray, box: Box, rule: CropRule) -> np.ndarray:
-    """uint8 (h, w, 3) -> uint8 (s, s, 3), s = size + 2 x border; the centre is exactly the crop without a border."""
+    """Crop a face: uint8 RGB (h, w, 3) -> uint8 RGB (s, s, 3), s = size + 2 x border.
+
+    The centre of a crop with a border is exactly the crop without one.
+    """
     height, width = photo.shape[:2]
     left, top, right, bottom = crop_box(box, rule, width, height)
     size = rule.size, rule.size
@@ -70,7 +76,7 @@ def cut(photo: np.ndarray, box: Box, rule: CropRule) -> np.ndarray:
 
 
 def _with_border(photo: np.ndarray, box: tuple[int, int, int, int], rule: CropRule) -> np.ndarray:
-    """The same sampling grid carried `border` steps further on each side; the photo's edges are repeated beyond it."""
+    """Resample the photo `border` steps further on each side of the grid; repeat the photo's edges beyond it."""
     left, top, right, bottom = box
     dx, dy = rule.border * (right - left) / rule.size, rule.border * (bottom - top) / rule.size
     px, py = math.ceil(dx) + 1, math.ceil(dy) + 1
@@ -83,19 +89,22 @@ def _with_border(photo: np.ndarray, box: tuple[int, int, int, int], rule: CropRu
 
 
 def centre(crop: np.ndarray, rule: CropRule) -> np.ndarray:
-    """The crop without its border."""
+    """Return the crop without its border: uint8 (s, s, 3) -> uint8 (size, size, 3)."""
     return crop[rule.border : rule.border + rule.size, rule.border : rule.border + rule.size]
 
 
 def sharpness(crop: np.ndarray) -> float:
-    """Variance of the Laplacian of the grey crop: low where it is blurred."""
-    grey = crop.astype(np.float32) @ np.asarray(LAPLACIAN_WEIGHTS, np.float32)
+    """Return the variance of the Laplacian of the grey crop: low for a blurred crop."""
+    grey = crop.astype(np.float32) @ np.asarray(LUMA, np.float32)
     middle = grey[1:-1, 1:-1]
     return float((grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle).var())
 
 
 def to_png(crop: np.ndarray) -> bytes:
-    """uint8 RGB (h, w, 3) -> PNG, rows less those above them; half the time of Pillow, which tries all ways of the format on each row."""
+    """Encode uint8 RGB (h, w, 3) as PNG with the filter `up` on each row.
+
+    This takes half the time of Pillow, which tries all filters on each row.
+    """
     height, width = crop.shape[:2]
     flat = crop.reshape(height, 3 * width)
     rows = np.empty((height, 1 + 3 * width), np.uint8)
@@ -109,36 +118,45 @@ def to_png(crop: np.ndarray) -> bytes:
 
 
 def from_png(data: bytes) -> np.ndarray:
-    """PNG -> uint8 RGB (h, w, 3); raises DataError where the bytes are no whole PNG of at most MOST_SIDE pixels each way."""
+    """Decode a PNG to uint8 RGB (h, w, 3).
+
+    Raise DataError for other bytes, and for more than MOST_SIDE pixels a side.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             if max(image.size) > MOST_SIDE:
                 raise DataError(
-                    f"expected a crop of at most {MOST_SIDE} pixels a side, received {image.size}: align the photos again"
+                    f"expected a crop of at most {MOST_SIDE} pixels a side, received {image.size}: "
+                    "align the photos again"
                 )
             return np.asarray(image.convert("RGB"))
     except DataError:
         raise
-    except Exception as error:  # Pillow's readers raise whatever they meet
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise DataError(f"expected a crop as a PNG, it cannot be decoded ({reason}): align the photos again") from None
+    except Exception as error:  # Pillow's readers raise errors of any kind
+        raise DataError(
+            f"expected a crop as a PNG, it cannot be decoded ({reason(error)}): align the photos again"
+        ) from None
 
 
-def read_crop(data: bytes, rule: CropRule, whose: str) -> np.ndarray:
-    """PNG of a crop -> uint8 RGB (s, s, 3), s = size + 2 x border; raises DataError, which names whose it is, for any other picture."""
+def read_crop(data: bytes, rule: CropRule, owner: str) -> np.ndarray:
+    """Decode the PNG of a crop: uint8 RGB (s, s, 3), s = size + 2 x border.
+
+    owner: the photo or face that an error names. Raise DataError for any other picture.
+    """
     try:
         pixels = from_png(data)
     except DataError as error:
-        raise DataError(f"the crop of {whose[:200]}: {error}") from None
+        raise DataError(f"{error} (the crop of {owner[:200]})") from None
     side = rule.size + 2 * rule.border
     if pixels.shape[:2] != (side, side):
         height, width = pixels.shape[:2]
         raise DataError(
-            f"expected crops of {side} x {side} pixels, that of {whose[:200]} has {width} x {height}: align the photos again"
+            f"expected crops of {side} x {side} pixels, that of {owner[:200]} has {width} x {height}: "
+            "align the photos again"
         )
     return pixels
 
 
-def plain(data: bytes, rule: CropRule, whose: str = "a face") -> np.ndarray:
-    """PNG of a crop -> uint8 RGB (size, size, 3), without its border; raises DataError, which names whose it is."""
-    return centre(read_crop(data, rule, whose), rule)
+def plain(data: bytes, rule: CropRule, owner: str = "a face") -> np.ndarray:
+    """Decode the PNG of a crop without its border: uint8 RGB (size, size, 3). owner, errors: as for `read_crop`."""
+    return centre(read_crop(data, rule, owner), rule)

@@ -1,44 +1,47 @@
-"""Boxes of a cascade, rows of float64 `photo, x0, y0, x1, y1, score, ...`; the rules are those of the `mtcnn` package 1.0."""
+"""Suppress, move and square the boxes of a cascade by the rules of the `mtcnn` package 1.0.
+
+Boxes are rows of float64 (m, 6 or more): photo, x0, y0, x1, y1, score, ...
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 PHOTO, BOX, SCORE = 0, slice(1, 5), 5
-BLOCK, PAIRS = 128, 1 << 14  # boxes of a group that are compared with the better ones at a time, and pairs at a time
+BLOCK, PAIRS = 128, 1 << 14  # boxes of a group, and pairs of boxes, that are compared at a time
 
 
-def suppress(rows: np.ndarray, groups: np.ndarray, threshold: float, smaller: bool = False) -> np.ndarray:
-    """Rows by group and falling score, without those that overlap a better one of their group by more than `threshold`.
+def suppress(rows: np.ndarray, groups: np.ndarray, threshold: float, *, smaller: bool = False) -> np.ndarray:
+    """Return rows by group and falling score, without those that overlap a better one of their group too much.
 
-    groups: int (n,). The overlap is measured against the union, or against the smaller of the two. Unlike in the greedy way, one
-    that was suppressed still suppresses others.
+    groups: int (m,), the group of each row. threshold: the largest overlap that is kept, as a share of the union of two
+    boxes, or of the smaller box if `smaller`. Unlike in greedy suppression, a suppressed box still suppresses others.
     """
     order = np.lexsort((-rows[:, SCORE], groups))
     rows, groups = rows[order], groups[order]
     starts = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
     sizes = np.diff(starts, append=len(rows))
     kept = np.ones(len(rows), bool)
-    for width in np.unique(_rounded(sizes[sizes > 1])):  # groups of about one size together, filled up with empty boxes
+    for width in np.unique(_rounded(sizes[sizes > 1])):  # groups of similar size together, padded with empty boxes
         alike = (_rounded(sizes) == width) & (sizes > 1)
         index = starts[alike, None] + np.arange(width)
         inside = np.arange(width) < sizes[alike, None]
         boxes = np.where(inside[..., None], rows[np.where(inside, index, 0), BOX], 0.0)
-        kept[index[inside]] = ~_beaten(boxes, threshold, smaller)[inside]
+        kept[index[inside]] = ~_beaten(boxes, threshold, smaller=smaller)[inside]
     return rows[kept]
 
 
 def _rounded(sizes: np.ndarray) -> np.ndarray:
-    """The next power of two."""
+    """Return the next power of two of each number."""
     return 1 << np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
 
 
-def _beaten(boxes: np.ndarray, threshold: float, smaller: bool) -> np.ndarray:
-    """(g, n, 4) by falling score -> bool (g, n): overlaps one of those before it."""
+def _beaten(boxes: np.ndarray, threshold: float, *, smaller: bool) -> np.ndarray:
+    """Tell which boxes overlap one before them in their group: (g, n, 4) by falling score -> bool (g, n)."""
     groups, n = boxes.shape[:2]
     step = max(1, PAIRS // (n * min(n, BLOCK)))
     blocks = [
-        _overlaps_better(boxes[g : g + step], i, threshold, smaller)
+        _overlaps_better(boxes[g : g + step], i, threshold, smaller=smaller)
         for g in range(0, groups, step)
         for i in range(0, n, BLOCK)
     ]
@@ -46,8 +49,8 @@ def _beaten(boxes: np.ndarray, threshold: float, smaller: bool) -> np.ndarray:
     return np.concatenate([np.concatenate(blocks[i : i + rows], axis=1) for i in range(0, len(blocks), rows)])
 
 
-def _overlaps_better(boxes: np.ndarray, first: int, threshold: float, smaller: bool) -> np.ndarray:
-    """`_beaten` of the boxes `first` to `first + BLOCK`."""
+def _overlaps_better(boxes: np.ndarray, first: int, threshold: float, *, smaller: bool) -> np.ndarray:
+    """Return `_beaten` of the boxes from `first` to `first + BLOCK`."""
     x0, y0, x1, y1 = np.ascontiguousarray(np.moveaxis(boxes[:, : first + BLOCK], 2, 0))
     mine = np.s_[:, first : first + BLOCK, None]
     area = (x1 - x0) * (y1 - y0)
@@ -60,7 +63,7 @@ def _overlaps_better(boxes: np.ndarray, first: int, threshold: float, smaller: b
 
 
 def moved(rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Rows whose boxes a network moved by `offsets` (n, 4), shares of their sides."""
+    """Return rows with their boxes moved by offsets (m, 4), shares of the boxes' sides."""
     width, height = rows[:, 3] - rows[:, 1] + 1, rows[:, 4] - rows[:, 2] + 1
     rows = rows.copy()
     rows[:, BOX] += offsets * np.stack([width, height, width, height], axis=1)
@@ -68,7 +71,7 @@ def moved(rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def squared(rows: np.ndarray) -> np.ndarray:
-    """Rows whose boxes grew to squares about their centres."""
+    """Return rows with their boxes grown to squares about their centres."""
     sides = rows[:, 3:5] - rows[:, 1:3]
     longest = sides.max(axis=1, keepdims=True)
     rows = rows.copy()

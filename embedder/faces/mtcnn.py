@@ -1,4 +1,4 @@
-"""Faces in photos: MTCNN (Zhang et al. 2016) as one cascade over many photos of any size."""
+"""Detect faces in photos: MTCNN (Zhang et al. 2016) as one cascade over many photos of any size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from facegallery.embedder.compute import Compute
+from facegallery.embedder.compute import AUTO, Compute
 from facegallery.embedder.faces import mtcnn_nets as nets
 from facegallery.embedder.faces.boxes import BOX, PHOTO, SCORE, moved, squared, suppress
 from facegallery.embedder.faces.pyramid import (
@@ -27,20 +27,20 @@ from facegallery.embedder.faces.pyramid import (
 )
 from facegallery.embedder.network.compiled_cache import CompiledCache
 from facegallery.embedder.network.engines import Engine, OpenvinoEngine, TensorflowEngine, choose, has_bf16, in_batches
-from facegallery.embedder.weights.store import models_folder
+from facegallery.embedder.weights.folder import models_folder
 
-MIN_FACE = 20
-THRESHOLDS = (0.6, 0.7, 0.7)
-MAX_SIDE = 1024
-CANVAS = 320
-BATCHES = 256, 64, 8  # windows of the first network, patches of the second and the third that go together
-MARGIN = 0.25  # of the log-odds, for what bf16 errs by
+MIN_FACE = 20  # pixels
+THRESHOLDS = (0.6, 0.7, 0.7)  # least probability of a face, of each network
+MAX_SIDE = 1024  # pixels
+CANVAS = 320  # pixels
+BATCHES = 256, 64, 8  # windows of the first network, and patches of the second and third, in a batch
+MARGIN = 0.25  # by which the log-odds in bf16 may lie below the threshold
 _loading = Lock()
 
 
 @dataclass(frozen=True)
 class DetectedFace:
-    """One detected face, in unrounded pixels of the photo."""
+    """A detected face, in unrounded pixels of the photo."""
 
     box: tuple[float, float, float, float]  # x0 y0 x1 y1
     landmarks: tuple[float, ...]  # x, y of the person's right eye, left eye, nose, right and left mouth corner
@@ -48,34 +48,42 @@ class DetectedFace:
 
 
 class Detector(Protocol):
-    """What finds faces; `record` is kept beside the vectors, `where` is a line for the user."""
+    """A detector of faces.
+
+    record: settings that are kept beside the vectors. where: what runs where, as one line for the user.
+    """
 
     compute: Compute
     record: dict[str, Any]
     where: str
 
     def load(self) -> Detector:
-        """Makes it ready, which otherwise the first call does."""
+        """Load the networks, which otherwise the first call does."""
         ...
 
     def __call__(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
-        """uint8 RGB (h, w, 3) each -> the faces of each."""
+        """Return the faces of each photo, uint8 RGB (h, w, 3)."""
         ...
 
 
 class MtcnnDetector:
-    """The cascade by the weights of the `mtcnn` package, whose answers it gives.
+    """The cascade with the weights of the `mtcnn` package; it finds the same faces.
 
-    The first network looks at all sizes of all photos on canvases of one fixed size, the second and third at all candidates together. A
-    photo whose longer side exceeds `max_side` is detected on a smaller copy.
+    The first network looks at all sizes of all photos, laid out on canvases of one fixed size; the second and third
+    look at the candidates of all photos together. A photo whose longer side exceeds `max_side` is detected on a smaller
+    copy.
 
-    float32 decides: in bf16 other boxes win among near-equal ones, and 1.8 % of LFW's overlap the package's by less than 0.9. But where the
-    CPU multiplies bf16 natively it screens for the first two networks: float32 is asked only where the log-odds in bf16 exceed the threshold
-    less MARGIN: near the threshold bf16 errs by less than 0.16 in 99.9 % of LFW's places.
+    float32 decides. In bf16 other boxes win among near-equal ones: 1.8 % of LFW's boxes overlap the package's by less
+    than 0.9. Where the CPU multiplies bf16 natively, bf16 screens for the first two networks: they run in float32 only
+    where the log-odds in bf16 exceed the threshold less MARGIN. Near the threshold, bf16 errs by less than 0.16 in 99.9
+    % of LFW's places.
     """
 
-    def __init__(self, min_face: int = MIN_FACE, max_side: int = MAX_SIDE, compute: Compute = Compute()):  # noqa: B008
-        """Loads no network yet, and can be pickled: what is sent are the settings."""
+    def __init__(self, min_face: int = MIN_FACE, max_side: int = MAX_SIDE, compute: Compute = AUTO):
+        """Store the settings; no network is loaded yet, so that the detector can be pickled.
+
+        min_face, max_side: pixels.
+        """
         self.compute = choose(compute)
         self._min_face, self._max_side, self._loaded = min_face, max_side, False
         self.record = {
@@ -89,7 +97,7 @@ class MtcnnDetector:
         self.where = f"MTCNN on {self.compute.device}, faces of at least {min_face} px, photos of at most {max_side} px"
 
     def load(self) -> MtcnnDetector:
-        """Makes the networks ready, once."""
+        """Load the networks, once."""
         with _loading:
             if not self._loaded:
                 self._load()
@@ -115,7 +123,7 @@ class MtcnnDetector:
         return {name: getattr(self, name) for name in settings} | {"_loaded": False}
 
     def __call__(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
-        """The faces of each photo, by falling confidence."""
+        """Return the faces of each photo, uint8 RGB (h, w, 3), by falling confidence."""
         self.load()
         small = [shrink(photo, self._max_side) for photo in photos]
         wide = [centred(photo) for photo, _ in small]
@@ -126,30 +134,31 @@ class MtcnnDetector:
         return found
 
     def _first(self, photos: Sequence[np.ndarray]) -> np.ndarray:
-        """(m, 6): squares that may hold a face."""
+        """Return squares that may hold a face: rows (m, 6)."""
         canvases = lay_out(photos, self._min_face, CANVAS, self._memory)
         rows, groups = self._proposals(canvases)
         rows = suppress(rows, groups, 0.5)
         return squared(suppress(rows, rows[:, PHOTO], 0.7))
 
     def _proposals(self, canvases: Canvases) -> tuple[np.ndarray, np.ndarray]:
-        """What the first network says of every piece: rows (m, 6), and a number of the photo and level of each."""
+        """Run the first network on every piece; return rows (m, 6), and a number of the photo and level of each."""
         if not canvases.pieces:
             return np.empty((0, 6)), np.empty(0, np.int64)
         everywhere = [(canvases.pixels[i : i + 1], canvases.gaps[i : i + 1]) for i in range(len(canvases.pixels))]
         answers = np.concatenate((self._screens[0] if self._screens else self._pnet)(everywhere))
         owners = _owners(canvases, answers.shape[:3])
-        cells = np.nonzero((answers[..., -1] > _least(THRESHOLDS[0], bool(self._screens))) & (owners >= 0))
+        least = _least(THRESHOLDS[0], screened=bool(self._screens))
+        cells = np.nonzero((answers[..., -1] > least) & (owners >= 0))
         found = answers[cells]
         if self._screens and len(found):
-            some = range(0, len(found), 8 * BATCHES[0])  # windows are 80 times the size of what they answer
+            some = range(0, len(found), 8 * BATCHES[0])  # in blocks, since windows take 80 times the memory of answers
             seen = (windows(canvases, tuple(axis[i : i + some.step] for axis in cells)) for i in some)
             found = np.concatenate([in_batches(self._pnet, of_some, BATCHES[0]) for of_some in seen])[:, 0, 0]
         likely = found[:, -1] > _least(THRESHOLDS[0])
         return _rows(canvases, owners[cells][likely], [axis[likely] for axis in cells[1:]], found[likely])
 
     def _second(self, photos: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """(m, 6): squares that hold a face."""
+        """Return the squares that hold a face by the second network: rows (m, 6)."""
         if not len(rows):
             return rows
         seen = self._patches(photos, rows, 24)
@@ -163,7 +172,10 @@ class MtcnnDetector:
         return squared(suppress(rows, rows[:, PHOTO], 0.7))
 
     def _third(self, photos: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """(m, 16): boxes of faces and five x, five y of each; by falling score within a photo."""
+        """Return boxes and landmarks by the third network: rows (m, 16), by falling score within a photo.
+
+        The last ten columns are five x, then five y.
+        """
         if not len(rows):
             return rows
         answers = in_batches(self._onet, (self._patches(photos, rows, 48),), BATCHES[2])
@@ -173,7 +185,7 @@ class MtcnnDetector:
         return suppress(rows, rows[:, PHOTO], 0.7, smaller=True)
 
     def _patches(self, photos: Sequence[np.ndarray], rows: np.ndarray, size: int) -> np.ndarray:
-        """float32 (m, size, size, 4) of rows that are ordered by photo."""
+        """Sample float32 patches (m, size, size, 4) of rows that are ordered by photo."""
         found = self._memory.room(f"patches {size}", len(rows), size, size, 4)
         numbers, starts = np.unique(rows[:, PHOTO].astype(int), return_index=True)
         for photo, start, end in zip(numbers, starts, [*starts[1:], len(rows)], strict=True):
@@ -191,19 +203,19 @@ def _engine(net: nets.MtcnnNet, shape: tuple[int, ...], compute: Compute, precis
     return OpenvinoEngine(lambda: nets.in_openvino(net, nets.load(net), shape), precision, kept=kept)
 
 
-def _least(probability: float, screened: bool = False) -> float:
-    """The log-odds above which a network sees a face, or may see one where it screens."""
+def _least(probability: float, *, screened: bool = False) -> float:
+    """Return the log-odds from which a network sees a face, or may see one if it only screens."""
     return float(np.log(probability / (1 - probability))) - MARGIN * screened
 
 
 def _likely(rows: np.ndarray, odds: np.ndarray, threshold: float) -> np.ndarray:
-    """Rows with the log-odds (n,) as their scores, those above a probability."""
+    """Set the scores of rows to log-odds (m,); return the rows above a probability."""
     rows[:, SCORE] = odds
     return rows[rows[:, SCORE] > _least(threshold)]
 
 
 def _owners(canvases: Canvases, shape: tuple[int, ...]) -> np.ndarray:
-    """int32 (canvases, rows, columns): the number of the piece that an answer is about, or -1."""
+    """Return the number of the piece that each answer is about, or -1: int32 (canvases, rows, columns)."""
     owners = np.full(shape, -1, np.int32)
     for i, (piece, (canvas, top, left)) in enumerate(zip(canvases.pieces, canvases.where, strict=True)):
         first, (height, width) = (top // STRIDE, left // STRIDE), piece.answers
@@ -214,7 +226,7 @@ def _owners(canvases: Canvases, shape: tuple[int, ...]) -> np.ndarray:
 def _rows(
     canvases: Canvases, numbers: np.ndarray, places: Sequence[np.ndarray], answers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Answers (m, 5) about pieces at places (y, x) of their canvases -> rows (m, 6), and a number of the photo and level of each."""
+    """Convert answers (m, 5) at places (y, x) of canvases to rows (m, 6), and a number of photo and level of each."""
     y, x = places
     pieces = np.array(
         [
@@ -229,7 +241,7 @@ def _rows(
 
 
 def shrink(photo: np.ndarray, max_side: int) -> tuple[np.ndarray, float]:
-    """(photo, 1.0), or a smaller copy and the factor that brings its coordinates back."""
+    """Return (photo, 1.0), or a smaller copy and the factor that scales its coordinates back."""
     height, width = photo.shape[:2]
     factor = max(height, width) / max_side
     if factor <= 1:
@@ -239,7 +251,7 @@ def shrink(photo: np.ndarray, max_side: int) -> tuple[np.ndarray, float]:
 
 
 def _face(row: np.ndarray, factor: float, width: int, height: int) -> DetectedFace:
-    """A face of a photo of that size, in the pixels of one that is `factor` times larger."""
+    """Convert a row to a face. width, height: of the photo in which it was detected; factor: as `shrink` returns it."""
     x0, y0, x1, y1 = (row[BOX].clip(0, [width - 1, height - 1] * 2) * factor).tolist()
     points = row[SCORE + 1 :].reshape(2, 5).T.ravel() * factor
     return DetectedFace((x0, y0, x1, y1), tuple(points.tolist()), float(1 / (1 + np.exp(-row[SCORE]))))

@@ -1,7 +1,7 @@
-"""MTCNN's three networks (Zhang et al. 2016) with the weights of the `mtcnn` package 1.0, as OpenVINO or TensorFlow graphs.
+"""Load MTCNN's three networks (Zhang et al. 2016) from the `mtcnn` package 1.0, as OpenVINO or TensorFlow graphs.
 
-Each takes float32 RGB less CENTRE, (n, h, w, 4), the fourth channel being ignored, and gives along its last axis four box offsets,
-ten landmarks (the third alone) and the log-odds that it sees a face.
+Each takes float32 RGB less CENTRE, (n, h, w, 4), and ignores the fourth channel. Along its last axis it returns four
+box offsets, ten landmarks (the third network alone) and the log-odds of a face.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MtcnnNet:
-    """conv and dense take kernel, bias and PReLU slopes from the weights in turn; gaps takes the second input off; then come the heads."""
+    """A network: its file of weights and its layers.
+
+    conv and dense take kernel, bias and PReLU slopes from the weights in turn; gaps subtracts the second input. The
+    heads follow the last layer.
+    """
 
     file: str
     sha256: str
@@ -48,26 +52,25 @@ ONET = MtcnnNet(
     ("conv", "pool 3 same", "conv", "pool 3 valid", "conv", "pool 2 same", "conv", "flatten", "dense"),
 )
 NETS = (PNET, RNET, ONET)
-LANES = 16
+LANES = 16  # numbers that the CPU multiplies at once
 
 
 # weights --------------------------------------------------------------------
 
 
 def load(net: MtcnnNet) -> list[np.ndarray]:
-    """The package's arrays, in the order of the layers; raises ModelError where its file is not the one that is known.
+    """Return the package's arrays, in the order of the layers; raise ModelError where its file is not the known one.
 
-    The file is a pickle: what is read are the bytes that were hashed, from the package's own folder.
+    The file is a pickle. The bytes that are unpickled are those that were hashed, from the package's own folder.
     """
     import joblib
     import lz4.frame
 
     arrays = joblib.load(io.BytesIO(lz4.frame.decompress(verified(net))))
     kernel, bias, slopes, following, *rest = arrays
-    bias = (
-        bias + kernel.sum((0, 1, 2)) * (CENTRE - 127.5) / 128
-    )  # the package's (x - 127.5) / 128 is part of the first convolution
-    more = -len(bias) % LANES  # channels of zeros: others are slow
+    # the package's (x - 127.5) / 128 becomes part of the first convolution
+    bias = bias + kernel.sum((0, 1, 2)) * (CENTRE - 127.5) / 128
+    more = -len(bias) % LANES  # channels of zeros, since other numbers of channels are slow
     first = (
         np.pad(kernel / 128, ((0, 0), (0, 0), (0, 1), (0, more))),
         np.pad(bias, (0, more)),
@@ -77,7 +80,7 @@ def load(net: MtcnnNet) -> list[np.ndarray]:
 
 
 def package_folder() -> Path:
-    """Where the package keeps its weights; it is not imported, which would import TensorFlow."""
+    """Return the folder of the package's weights, without importing the package, which imports TensorFlow."""
     found = importlib.util.find_spec("mtcnn")
     if found is None or found.origin is None:
         raise ModelError(
@@ -87,20 +90,23 @@ def package_folder() -> Path:
 
 
 def verified(net: MtcnnNet) -> bytes:
-    """The package's file of weights; raises ModelError where it is not the one that is known."""
+    """Return the bytes of the package's file of weights; raise ModelError where the file is not the known one."""
     path = package_folder() / net.file
     data = path.read_bytes() if path.is_file() else b""
     found = hashlib.sha256(data).hexdigest()
     if found != net.sha256:
         raise ModelError(
-            f"expected {path.name} of mtcnn 1.0 (sha256 {net.sha256[:16]}...), found {found[:16] if data else 'no file'}: "
-            "run `pip install --force-reinstall mtcnn`"
+            f"expected {path.name} of mtcnn 1.0 (sha256 {net.sha256[:16]}...), "
+            f"found {found[:16] if data else 'no file'}: run `pip install --force-reinstall mtcnn`"
         )
     return data
 
 
 def _head(rest: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """All heads as one; of the last, two classes, the difference: softmax of two numbers is the sigmoid of that."""
+    """Join all heads as one dense layer: (kernel, bias).
+
+    The last head has two classes. It becomes their difference, whose sigmoid is the softmax of the two.
+    """
     kernels, biases = [*rest[::2]], [*rest[1::2]]
     kernels[-1], biases[-1] = kernels[-1][..., 1:] - kernels[-1][..., :1], biases[-1][1:] - biases[-1][:1]
     return np.concatenate(kernels, axis=-1), np.concatenate(biases)
@@ -110,14 +116,15 @@ def _head(rest: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_openvino(net: MtcnnNet, arrays: Sequence[np.ndarray], shape: Sequence[int]) -> openvino.Model:
-    """The network for one shape (n, h, w, 4)."""
+    """Build the network for one input shape (n, h, w, 4)."""
     import openvino as ov
     from openvino import opset13 as op
 
     def dense(x: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:
-        """A convolution, of OIHW kernels, or a matrix product."""
+        """Add a matrix product, or a convolution of an HWIO kernel."""
         if kernel.ndim == 2:
-            return op.add(op.matmul(x, op.constant(kernel), False, False), op.constant(bias))
+            product = op.matmul(x, op.constant(kernel), transpose_a=False, transpose_b=False)
+            return op.add(product, op.constant(bias))
         turned = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
         return op.add(
             op.convolution(x, op.constant(turned), [1, 1], [0, 0], [0, 0], [1, 1]),
@@ -128,7 +135,7 @@ def in_openvino(net: MtcnnNet, arrays: Sequence[np.ndarray], shape: Sequence[int
         return op.transpose(x, op.constant(np.array(axes)))
 
     def activated(x: Any, slopes: np.ndarray) -> Any:
-        """PReLU as x + (slope - 1) x min(x, 0): OpenVINO's own, which it makes part of the convolution, is slower."""
+        """Add PReLU as x + (slope - 1) x min(x, 0): OpenVINO's own, fused with the convolution, is slower."""
         factors = op.constant((slopes.ravel() - 1).reshape(1, -1, *[1] * (len(x.shape) - 2)))
         return op.add(x, op.multiply(op.minimum(x, op.constant(np.float32(0))), factors))
 
@@ -147,13 +154,13 @@ def in_openvino(net: MtcnnNet, arrays: Sequence[np.ndarray], shape: Sequence[int
                 auto_pad = "same_upper" if edge == "same" else "valid"
                 x = op.max_pool(x, [2, 2], [1, 1], [0, 0], [0, 0], [int(size)] * 2, auto_pad=auto_pad).output(0)
             case ["flatten"]:
-                x = op.reshape(turned(x, 0, 3, 2, 1), op.constant(np.array([shape[0], -1])), False)
+                x = op.reshape(turned(x, 0, 3, 2, 1), op.constant(np.array([shape[0], -1])), special_zero=False)
     x = dense(x, *_head(weights))
     return ov.Model([turned(x, 0, 2, 3, 1) if len(x.shape) == 4 else x], inputs, net.file)
 
 
 def in_tensorflow(net: MtcnnNet, arrays: Sequence[np.ndarray], shape: Sequence[int]) -> Any:
-    """The same as a compiled TensorFlow function of (photo[, gaps])."""
+    """Build the same network as a compiled TensorFlow function of (photo[, gaps])."""
     import tensorflow as tf
 
     def dense(x: Any, kernel: np.ndarray, bias: np.ndarray) -> Any:

@@ -1,5 +1,7 @@
-"""Photos as a cascade's first network sees them: copies of falling size, cut into pieces and laid side by side on canvases of one fixed size;
-and the patches that the other two networks see."""
+"""Lay out photos for a cascade: pyramids of copies on canvases for the first network, patches for the others.
+
+The copies of falling size are cut into pieces, which are packed side by side on canvases of one fixed size.
+"""
 
 from __future__ import annotations
 
@@ -13,70 +15,77 @@ from numpy.lib.stride_tricks import as_strided
 from PIL import Image
 from scipy.sparse import csr_matrix, vstack
 
-CELL, STRIDE = 12, 2  # pixels that one answer of the first network sees, and from one answer to the next
+CELL, STRIDE = 12, 2  # pixels that one answer of the first network sees, and between two answers
 OVERLAP = CELL - STRIDE
 SCALE_FACTOR = 0.709
-GAP = 1e4  # what is taken from a response that saw pixels beyond its piece
-CENTRE = 128  # what photos are less here: networks in bf16 err half as much on numbers about zero
+GAP = 1e4  # subtracted from a response that saw pixels beyond its piece
+CENTRE = 128  # subtracted from all pixels: networks in bf16 err half as much on numbers about zero
 GREY = 127.5 - CENTRE
-CACHED, STRIPE = 4 << 20, 32  # bytes up to which a photo is narrowed at once, and rows at a time of a larger one
+CACHED, STRIPE = 4 << 20, 32  # most bytes of a photo that is narrowed at once; rows at a time of a larger photo
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a level that lies on a canvas."""
+    """A part of a level that lies on a canvas. photo, level: numbers; the other fields: pixels of the level."""
 
     photo: int
     level: int
     scale: float
-    top: int  # in the level
+    top: int
     left: int
     height: int
     width: int
 
     @property
     def answers(self) -> tuple[int, int]:
-        """How many rows and columns of answers the network gives for it."""
+        """How many rows and columns of answers the network gives for the piece."""
         return -(-(self.height - 2) // STRIDE) - 4, -(-(self.width - 2) // STRIDE) - 4
 
 
 @dataclass
 class Canvases:
-    """pixels: float32 (n, s, s, 4), anything between the pieces; gaps: float32 (n, s - 2, s - 2, 1), GAP where a piece ends at an odd place; where: of each piece."""
+    """The canvases of a batch of photos.
+
+    pixels: float32 (n, s, s, 4), with any content between the pieces. gaps: float32 (n, s - 2, s - 2, 1), GAP where a
+    piece ends at an odd place. where: canvas, top and left of each piece.
+    """
 
     pixels: np.ndarray
     gaps: np.ndarray
     pieces: list[Piece]
-    where: list[tuple[int, int, int]]  # canvas, top, left
+    where: list[tuple[int, int, int]]
 
 
 def scales(height: int, width: int, min_face: int) -> list[float]:
-    """The sizes at which a photo is looked at, as shares; a face of `min_face` pixels fills a cell in the first."""
+    """Return the sizes at which a photo is searched, as shares; in the first, `min_face` pixels fill a cell."""
     n = round(-((np.log(min(height, width) / CELL) / np.log(SCALE_FACTOR)) + 1))
     return [CELL / min_face * SCALE_FACTOR**i for i in range(n)]
 
 
 class Memory(threading.local):
-    """Arrays that are used again, by each thread its own: to get new memory takes longer than to write to it."""
+    """Arrays that each thread uses again, since allocating memory takes longer than writing to it."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
 
     def room(self, name: str, n: int, *shape: int) -> np.ndarray:
-        """float32 (n, *shape) of any finite content."""
+        """Return a float32 array (n, *shape) of any finite content."""
         if name not in self._arrays or len(self._arrays[name]) < n:
             self._arrays[name] = np.zeros((n, *shape), np.float32)
         return self._arrays[name][:n]
 
 
 def centred(photo: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 3) -> int8 (h, w, 4), less CENTRE; a pixel is one machine word, whose fourth byte says nothing."""
+    """Subtract CENTRE: uint8 RGB (h, w, 3) -> int8 (h, w, 4).
+
+    A pixel is one machine word; its fourth byte has no meaning.
+    """
     words = np.frombuffer(Image.fromarray(photo).tobytes("raw", "RGBX"), np.uint32) ^ np.uint32(0x80808080)
     return words.view(np.int8).reshape(*photo.shape[:2], 4)
 
 
 def lay_out(photos: Sequence[np.ndarray], min_face: int, side: int, memory: Memory) -> Canvases:
-    """int8 (h, w, 4) each -> all their levels on canvases of `side` pixels."""
+    """Lay out all levels of photos, int8 (h, w, 4) each, on canvases of `side` pixels."""
     levels = [_levels(photo, scales(photo.shape[0], photo.shape[1], min_face)) for photo in photos]
     pieces = [
         Piece(i, j, scale, top, left, height, width)
@@ -104,13 +113,13 @@ def lay_out(photos: Sequence[np.ndarray], min_face: int, side: int, memory: Memo
 
 
 def _levels(photo: np.ndarray, shares: Sequence[float]) -> list[tuple[float, np.ndarray]]:
-    """(scale, float32 (h, w, 4)) of each size: every pixel the mean of the area that it covers."""
+    """Return (scale, float32 (h, w, 4)) of each size; a pixel is the mean of the area that it covers."""
     height, width = photo.shape[:2]
     widths = [int(width * share) for share in shares]
     if not shares:
         return []
     across, words = _areas(width, tuple(widths)), photo.view(np.uint32)[..., 0]
-    columns = [np.empty((height, w), np.complex128) for w in widths]  # four floats that move together
+    columns = [np.empty((height, w), np.complex128) for w in widths]  # four float32 of a pixel as one number
     step = height if height * sum(widths) * 16 <= CACHED else STRIPE
     for top in range(0, height, step):
         turned = np.ascontiguousarray(words[top : top + step].T).view(np.int8).astype(np.float32)
@@ -126,7 +135,7 @@ def _levels(photo: np.ndarray, shares: Sequence[float]) -> list[tuple[float, np.
 
 @lru_cache(512)
 def _areas(n: int, sizes: tuple[int, ...]) -> csr_matrix:
-    """(sum of sizes, n): for each size m the means over m equal parts of n numbers."""
+    """Return the matrix (sum of sizes, n) that takes, for each size m, the means over m equal parts of n numbers."""
     return vstack([_area(n, m) for m in sizes]).tocsr()
 
 
@@ -138,13 +147,16 @@ def _area(n: int, m: int) -> csr_matrix:
 
 
 def _cuts(n: int, side: int) -> Iterable[tuple[int, int]]:
-    """(start, length) of the parts that a side of n pixels is cut into, overlapping by what one answer sees."""
+    """Return (start, length) of the parts of a side of n pixels; two parts overlap by what one answer sees."""
     starts = range(0, max(n - OVERLAP, 1), side - OVERLAP)
     return [(start, min(side, n - start)) for start in starts]
 
 
 def pack(sizes: Sequence[tuple[int, int]], side: int) -> tuple[list[tuple[int, int, int]], int]:
-    """Where rectangles (height, width) lie: (canvas, top, left), all even, and how many canvases they fill; shelf by shelf, tallest first."""
+    """Pack rectangles (height, width) on canvases, shelf by shelf, tallest first.
+
+    Return (canvas, top, left) of each rectangle, all even, and the number of canvases.
+    """
     where: list[tuple[int, int, int]] = [(0, 0, 0)] * len(sizes)
     shelves: list[list[int]] = []  # canvas, top, height, used width
     used: list[int] = []  # height of each canvas
@@ -164,7 +176,10 @@ def pack(sizes: Sequence[tuple[int, int]], side: int) -> tuple[list[tuple[int, i
 
 
 def windows(canvases: Canvases, cells: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """What single answers of the first network see: of int (m,) canvases, rows and columns the pixels (m, 12, 12, 4) and gaps (m, 10, 10, 1)."""
+    """Return what single answers of the first network see: pixels (m, 12, 12, 4) and gaps (m, 10, 10, 1).
+
+    cells: int (m,) each: canvases, rows and columns of the answers.
+    """
 
     def cut(array: np.ndarray, size: int) -> np.ndarray:
         canvas, y, x, channel = array.strides
@@ -175,9 +190,9 @@ def windows(canvases: Canvases, cells: tuple[np.ndarray, ...]) -> tuple[np.ndarr
 
 
 def patches(photo: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
-    """int8 (h, w, 4), float (m, 4) as x0 y0 x1 y1 -> float32 (m, size, size, 4), sampled with bilinear weights, grey outside the photo.
+    """Sample patches of a photo: int8 (h, w, 4), boxes float (m, 4) x0 y0 x1 y1 -> float32 (m, size, size, 4).
 
-    The sampling grid is that of `tf.image.crop_and_resize`.
+    Samples are bilinear on the grid of `tf.image.crop_and_resize`, and grey outside of the photo.
     """
     height, width = photo.shape[:2]
     top, down, rows = _samples(boxes[:, 1], boxes[:, 3], height, size)
@@ -186,7 +201,7 @@ def patches(photo: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
     across, down = np.repeat(across, 4, axis=1)[:, None, :], down[:, :, None]
 
     def pixels(step: int) -> np.ndarray:
-        """Those `step` behind; beyond the photo's edge any, of which no share is taken."""
+        """Return the pixels `step` behind `at`; a pixel beyond the photo's edge, whose share is 0, may be any."""
         return words[step:].take(at, mode="clip").view(np.int8).astype(np.float32)
 
     found = _mixed(_mixed(pixels(0), pixels(1), across), _mixed(pixels(width), pixels(width + 1), across), down)
@@ -197,7 +212,11 @@ def patches(photo: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
 
 
 def _samples(start: np.ndarray, end: np.ndarray, n: int, size: int) -> tuple[np.ndarray, ...]:
-    """Along one side of n pixels: int (m, size) pixel before each sample, the share of the one after, and whether it is inside."""
+    """Locate samples along a side of n pixels.
+
+    Return, (m, size) each: int, the pixel before a sample; float32, the share of the pixel after it; bool, whether the
+    sample is inside.
+    """
     share = (n - 1) / n
     at = (start[:, None] + (end - start)[:, None] * np.linspace(0, 1, size)) * share
     inside = (at >= 0) & (at <= n - 1)
@@ -207,7 +226,7 @@ def _samples(start: np.ndarray, end: np.ndarray, n: int, size: int) -> tuple[np.
 
 
 def _mixed(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """first + (second - first) x share, in the place of the second."""
+    """Return first + (second - first) x share; overwrite `second` with it."""
     second -= first
     second *= share
     second += first

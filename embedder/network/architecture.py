@@ -1,6 +1,7 @@
-"""Inception-ResNet-v1 (Szegedy et al. 2016, as in davidsandberg/facenet), whatever runs it: (n, 160, 160, 3) -> (n, d).
+"""Define Inception-ResNet-v1 (Szegedy et al. 2016, as in davidsandberg/facenet) for any runtime.
 
-Layer names are those of the Keras 2 files of facenet, so that weights load by name.
+The network maps (n, 160, 160, 3) to (n, d). Layer names are those of facenet's Keras 2 files, so that weights load by
+name.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-EPSILON = 1e-3  # of batch norm
-UPPER = ("Mixed_7a", "Block8", "Bottleneck")  # how the names of `upper`'s layers begin
+Kernel = int | tuple[int, int]
+EPSILON = 1e-3  # added to the variance by batch norm
+UPPER = ("Mixed_7a", "Block8", "Bottleneck")  # prefixes of the names of the layers in `upper`
 
 # kind -> its branches, each a list of (filters, kernel, name)
-BLOCKS: dict[str, list[list[tuple]]] = {
+BLOCKS: dict[str, list[list[tuple[int, Kernel, str]]]] = {
     "Block35": [
         [(32, 1, "Conv2d_1x1")],
         [(32, 1, "Conv2d_0a_1x1"), (32, 3, "Conv2d_0b_3x3")],
@@ -30,7 +32,7 @@ BLOCKS: dict[str, list[list[tuple]]] = {
     ],
 }
 # kind -> its branches beside the max pooling; the last convolution of each has stride 2
-REDUCTIONS: dict[str, list[list[tuple]]] = {
+REDUCTIONS: dict[str, list[list[tuple[int, Kernel, str]]]] = {
     "Mixed_6a": [
         [(384, 3, "Conv2d_1a_3x3")],
         [(192, 1, "Conv2d_0a_1x1"), (192, 3, "Conv2d_0b_3x3"), (256, 3, "Conv2d_1a_3x3")],
@@ -44,38 +46,36 @@ REDUCTIONS: dict[str, list[list[tuple]]] = {
 
 
 class Builder(Protocol):
-    """The operations of the network; x is whatever they pass on."""
+    """The operations of the network on tensors of some runtime."""
 
-    def conv(
-        self, x: Any, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same"
-    ) -> Any:
-        """Convolution, batch norm or bias, ReLU."""
+    def conv(self, x: Any, filters: int, kernel: Kernel, name: str, strides: int = 1, padding: str = "same") -> Any:
+        """Add a convolution, batch norm or bias, and ReLU."""
         ...
 
     def max_pool(self, x: Any, name: str) -> Any:
-        """The largest of 3 x 3, at every second place."""
+        """Add max pooling over 3 x 3 with stride 2."""
         ...
 
     def concatenate(self, branches: Sequence[Any], name: str) -> Any:
-        """Along the channels."""
+        """Join branches along the channels."""
         ...
 
-    def residual(self, x: Any, up: Any, scale: float, relu: bool, prefix: str) -> Any:
-        """x + scale x (1 x 1 convolution of `up`, with bias), then ReLU."""
+    def residual(self, x: Any, up: Any, scale: float, prefix: str, *, relu: bool) -> Any:
+        """Add x + scale x (1 x 1 convolution of `up`, with bias), then ReLU if `relu`."""
         ...
 
     def bottleneck(self, x: Any) -> Any:
-        """Mean over the places, matrix product, batch norm: (n, d)."""
+        """Add the mean over the places, a matrix product and batch norm: (n, d)."""
         ...
 
 
 def lay(make: Builder, x: Any) -> Any:
-    """The network over standardised crops; what comes is the bottleneck's, before its length is made 1."""
+    """Build the network over standardised crops; return the bottleneck's output, before its length is made 1."""
     return upper(make, lower(make, x))
 
 
 def lower(make: Builder, x: Any) -> Any:
-    """From standardised crops to the maps (n, 8, 8, 896) that the last reduction is given: most of the time that the network takes."""
+    """Build the layers from standardised crops to the maps (n, 8, 8, 896); they take most of the network's time."""
     x = make.conv(x, 32, 3, "Conv2d_1a_3x3", 2, "valid")  # (n, 79, 79, 32)
     x = make.conv(x, 32, 3, "Conv2d_2a_3x3", 1, "valid")  # (n, 77, 77, 32)
     x = make.conv(x, 64, 3, "Conv2d_2b_3x3")  # (n, 77, 77, 64)
@@ -92,7 +92,7 @@ def lower(make: Builder, x: Any) -> Any:
 
 
 def upper(make: Builder, x: Any) -> Any:
-    """From those maps to the bottleneck's output: more than half of the weights."""
+    """Build the layers from the maps to the bottleneck's output (n, d); they hold more than half of the weights."""
     x = _reduction(make, x, "Mixed_7a")  # (n, 3, 3, 1792)
     for i in range(1, 6):
         x = _block(make, x, "Block8", i, 0.20)
@@ -100,7 +100,7 @@ def upper(make: Builder, x: Any) -> Any:
     return make.bottleneck(x)
 
 
-def _block(make: Builder, x: Any, kind: str, index: int, scale: float, relu: bool = True) -> Any:
+def _block(make: Builder, x: Any, kind: str, index: int, scale: float, *, relu: bool = True) -> Any:
     prefix = f"{kind}_{index}"
     branches = []
     for b, steps in enumerate(BLOCKS[kind]):
@@ -108,7 +108,7 @@ def _block(make: Builder, x: Any, kind: str, index: int, scale: float, relu: boo
         for filters, kernel, name in steps:
             y = make.conv(y, filters, kernel, f"{prefix}_Branch_{b}_{name}")
         branches.append(y)
-    return make.residual(x, make.concatenate(branches, f"{prefix}_Concatenate"), scale, relu, prefix)
+    return make.residual(x, make.concatenate(branches, f"{prefix}_Concatenate"), scale, prefix, relu=relu)
 
 
 def _reduction(make: Builder, x: Any, kind: str) -> Any:
@@ -124,12 +124,12 @@ def _reduction(make: Builder, x: Any, kind: str) -> Any:
 
 
 def is_folded(arrays: Mapping[str, np.ndarray]) -> bool:
-    """Whether these weights have batch norm inside the convolutions."""
+    """Whether batch norm is folded into the convolutions of these weights."""
     return "Conv2d_1a_3x3/bias" in arrays
 
 
 def folded(arrays: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A layer's kernel and bias, its batch norm taken into both; raises KeyError where an array is missing."""
+    """Return a layer's kernel and bias with batch norm folded in; raise KeyError where an array is missing."""
     kernel = arrays[f"{name}/kernel"]
     if f"{name}_BatchNorm/beta" not in arrays:
         return kernel, arrays[f"{name}/bias"]

@@ -1,6 +1,6 @@
-"""Networks that were compiled before, kept beside their weights, so that a process which asks about one photo need not compile them again.
+"""Keep compiled networks beside their weights, so that a process that embeds one photo need not compile them again.
 
-data/models/<16 hex of the weights>/<kind>.blob   what it was made by and what follows, as two sha256 in hex; then OpenVINO's own format
+data/models/<16 hex of the weights>/<kind>.blob   two sha256 in hex, of origin and body; then OpenVINO's format
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from facegallery.embedder.files import drop_stale_temporaries, make_folder, writ
 if TYPE_CHECKING:
     import openvino
 
-Network = tuple[
-    "openvino.CompiledModel", "np.ndarray | None"
-]  # and the memory that holds its weights, needed as long as it is
+Network = tuple["openvino.CompiledModel", "np.ndarray | None"]  # with the memory of its weights, which must outlive it
 FOLDER = Path(__file__).parent
-MAKERS = tuple(  # of graphs
+MAKERS = tuple(  # files that build graphs, or the format of the cache
     FOLDER / name
     for name in (
         "architecture.py",
@@ -35,23 +33,31 @@ MAKERS = tuple(  # of graphs
         "../faces/pyramid.py",
     )
 )
-HEAD = 128
+HEAD = 128  # bytes
 
 
 @dataclass(frozen=True)
 class CompiledCache:
-    """Where a compiled network is kept: `folder` is one of `data/models`, never a model's own, which may come from elsewhere."""
+    """Where a compiled network is kept.
+
+    folder: a folder of `data/models`, never a model's own, which may come from elsewhere. kind: tells the networks of a
+    folder apart. weights: the sha256 of the weights, and whatever else determines the graph.
+    """
 
     folder: Path
-    kind: str  # of several in one folder
-    weights: str  # sha256, and what else tells its graph from others
+    kind: str
+    weights: str
 
     @property
     def path(self) -> Path:
+        """The file of the network."""
         return self.folder / f"{self.kind}.blob"
 
     def read(self, core: openvino.Core, settings: dict[str, Any]) -> Network | None:
-        """The network as this OpenVINO compiled it on such a CPU from these weights; None where there is none, or it is damaged."""
+        """Return the network that this OpenVINO compiled on such a CPU from these weights, or None.
+
+        None means that there is no file, or a damaged one, or one that somebody else could have written.
+        """
         import openvino
 
         try:
@@ -66,7 +72,7 @@ class CompiledCache:
             return None
 
     def write(self, core: openvino.Core, settings: dict[str, Any], network: openvino.CompiledModel) -> None:
-        """Keeps a network in the place of what is there; where there is no room for it, or no right to write, it is not kept."""
+        """Replace the kept network; do nothing where there is no room or no permission."""
         try:
             body = network.export_model().getvalue()
             drop_stale_temporaries(make_folder(self.folder))
@@ -83,7 +89,7 @@ class CompiledCache:
 def compiled(
     core: openvino.Core, graph: Callable[[], openvino.Model], settings: dict[str, Any], kept: CompiledCache | None
 ) -> Network:
-    """The network that `graph` lays; where it is kept, without laying it."""
+    """Return the network of a graph, from the cache where it is kept; otherwise compile the graph and keep it."""
     if kept is not None and (found := kept.read(core, settings)) is not None:
         return found
     network = core.compile_model(graph(), "CPU", settings)
@@ -93,20 +99,20 @@ def compiled(
 
 
 def _own(path: Path) -> bool:
-    """Whether nobody else could have written a file."""
+    """Whether no other user could have written a file."""
     status = path.stat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 @lru_cache
 def _makers() -> str:
-    """Of the code that lays graphs: other code makes other networks."""
+    """Return the sha256 of the code that builds graphs, since other code makes other networks."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in MAKERS)).hexdigest()
 
 
 @lru_cache
 def _machine(core: openvino.Core) -> list[str]:
-    """OpenVINO's version and what tells one kind of CPU from another."""
+    """Return OpenVINO's version and what tells one type of CPU from another."""
     import openvino
 
     found = [openvino.get_version(), core.get_property("CPU", "FULL_DEVICE_NAME")]

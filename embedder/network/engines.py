@@ -1,4 +1,4 @@
-"""Networks of one fixed shape, run on OpenVINO (CPUs) or TensorFlow (GPUs)."""
+"""Run networks of one fixed shape on OpenVINO (CPUs) or TensorFlow (GPUs), and choose the device and precision."""
 
 from __future__ import annotations
 
@@ -23,18 +23,15 @@ GPU_FILES = ("/dev/nvidia0", "/dev/dxg")
 
 
 class Engine(Protocol):
-    """A network that is ready to run; several threads may use it at once."""
+    """A network that is ready to run; several threads may call it at once."""
 
     def __call__(self, batches: Sequence[Batch]) -> list[np.ndarray]:
-        """The inputs of each batch -> its output."""
+        """Return the output for the inputs of each batch."""
         ...
 
 
 class OpenvinoEngine:
-    """A graph compiled for the CPU: as many streams as there are cores, of one thread each, unless told otherwise.
-
-    kept: where it is looked for first, and kept.
-    """
+    """A graph compiled for the CPU."""
 
     def __init__(
         self,
@@ -43,6 +40,10 @@ class OpenvinoEngine:
         streams: int | None = None,
         kept: compiled_cache.CompiledCache | None = None,
     ):
+        """Compile the graph, or load it from the cache.
+
+        streams: how many inferences run at once; by default as many as cores, of one thread each. kept: the cache.
+        """
         settings = {
             "INFERENCE_PRECISION_HINT": precision,
             "NUM_STREAMS": streams or cores(),
@@ -63,7 +64,7 @@ class OpenvinoEngine:
         return found
 
     def _requests(self, n: int) -> list[openvino.InferRequest]:
-        """This thread's own, as many as there are cores."""
+        """Return requests of this thread's own: one a batch, at most one a core."""
         if not hasattr(self._own, "requests"):
             self._own.requests = []
         while len(self._own.requests) < min(n, cores()):
@@ -81,7 +82,7 @@ _core_lock = threading.Lock()
 
 
 def core() -> openvino.Core:
-    """OpenVINO, once a process."""
+    """Return OpenVINO's core, created once for the process."""
     with _core_lock:
         if not _core:
             import openvino
@@ -104,7 +105,7 @@ def has_vnni() -> bool:
 
 
 class TensorflowEngine:
-    """A compiled TensorFlow function on one device."""
+    """A compiled TensorFlow function on one device, such as 'GPU:0'."""
 
     def __init__(self, run: Callable[..., Any], device: str):
         self._run, self._device = run, device
@@ -118,7 +119,7 @@ class TensorflowEngine:
 
 
 def filled_up(rows: np.ndarray, n: int) -> np.ndarray:
-    """Rows, and zeros to a multiple of n."""
+    """Pad rows (m, ...) with zeros to a multiple of n rows."""
     if len(rows) % n == 0:
         return rows
     filled = np.zeros((-(-len(rows) // n) * n, *rows.shape[1:]), rows.dtype)
@@ -127,17 +128,19 @@ def filled_up(rows: np.ndarray, n: int) -> np.ndarray:
 
 
 def in_batches(engine: Engine, inputs: Batch, n: int) -> np.ndarray:
-    """`engine`, whose batches hold n rows of each input, over any number of rows but none; the output of each."""
+    """Run `engine` over any number of rows but 0; return the output of each row.
+
+    inputs: arrays with the same number of rows. n: rows of a batch; the last batch is padded with zeros.
+    """
     filled = [filled_up(rows, n) for rows in inputs]
-    return np.concatenate(engine([tuple(rows[i : i + n] for rows in filled) for i in range(0, len(filled[0]), n)]))[
-        : len(inputs[0])
-    ]
+    batches = [tuple(rows[i : i + n] for rows in filled) for i in range(0, len(filled[0]), n)]
+    return np.concatenate(engine(batches))[: len(inputs[0])]
 
 
 def choose(compute: Compute) -> Compute:
-    """Settle what was left open: bf16 on CPUs that multiply it natively, else f32; whether int8 is better depends on the model.
+    """Resolve 'auto': bf16 on CPUs that multiply it natively, else f32; int8 depends on the model and is not chosen.
 
-    Raise SystemFault for a GPU that is not there, InputError for a precision that the device does not offer here.
+    Raise SystemFault for a GPU that does not exist, InputError for a precision that the device does not offer here.
     """
     device = choose_device(compute.device)
     if device.startswith("GPU"):
@@ -152,9 +155,9 @@ def choose(compute: Compute) -> Compute:
 
 
 def choose_device(device: str) -> str:
-    """'auto', 'cpu' or 'gpu' -> 'CPU:0' or 'GPU:0'; raises SystemFault for a GPU that is not there.
+    """Resolve 'auto', 'cpu' or 'gpu' to 'CPU:0' or 'GPU:0'; raise SystemFault for a GPU that does not exist.
 
-    TensorFlow is asked only where there might be one: its import takes seconds.
+    TensorFlow, whose import takes seconds, is asked only where there might be a GPU.
     """
     if device in ("CPU:0", "GPU:0"):
         return device

@@ -1,6 +1,6 @@
-"""What a network loses in int8, measured on real crops and kept beside its weights; whether it may run so.
+"""Keep what int8 needs beside a network's weights, and the gate that says whether a network may run in int8.
 
-data/models/<first 16 hex>/int8.json   the weights' sha256, ranges and shifts, the gate's figures, a sha256 of all that; no names
+data/models/<first 16 hex>/int8.json   the weights' sha256, ranges and shifts, the gate's figures, their sha256
 """
 
 from __future__ import annotations
@@ -10,26 +10,29 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from facegallery.embedder.errors import FaceGalleryError, InputError, ModelError
 from facegallery.embedder.files import make_folder, write_atomic
 from facegallery.embedder.network.engines import has_vnni
 from facegallery.embedder.spec import Part
-from facegallery.embedder.weights.store import stored_file
+from facegallery.embedder.weights.folder import stored_file
 
-VERSION = 2  # of the graph that the ranges are for, and of what it is given
-LEAST_MEAN, LEAST = 0.999, 0.98  # cosine to float32
-MOST_LOST = 0.0015  # of top-1
+VERSION = 2  # version of the graph and of the preprocessing that the ranges are for
+LEAST_MEAN, LEAST = 0.999, 0.98  # least cosine to float32, in the mean and of each crop
+MOST_LOST = 0.0015  # most loss of top-1
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """What int8 needs beside the weights, by layer."""
+    """Ranges and shifts by layer, which int8 needs beside the weights.
 
-    ranges: Mapping[str, float] = field(default_factory=dict)  # what a ReLU gives at most; larger values are cut off
-    shifts: Mapping[str, Sequence[float]] = field(
-        default_factory=dict
-    )  # of a convolution's biases, for the rounding of its weights
+    ranges: the largest output of a ReLU; larger values are clipped. shifts: added to a convolution's biases, to make up
+    for the rounding of its weights.
+    """
+
+    ranges: Mapping[str, float] = field(default_factory=dict)
+    shifts: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 FLOAT = Quantisation()
@@ -37,17 +40,22 @@ FLOAT = Quantisation()
 
 @dataclass(frozen=True)
 class Gate:
-    """int8 beside float32, on crops that no range was taken from."""
+    """Figures of int8 beside float32, on crops that were not used for the ranges.
+
+    probes: crops whose nearest other crop should be of the same person; 0 where too few people have two crops.
+    right_f32, right_int8: for how many probes it is.
+    """
 
     crops: int
     mean_cosine: float
     least_cosine: float
-    probes: int  # crops whose nearest other crop should be of the same person; 0 where too few people have two
+    probes: int
     right_f32: int
     right_int8: int
 
     @property
     def passed(self) -> bool:
+        """Whether the network may run in int8."""
         return (
             self.mean_cosine >= LEAST_MEAN
             and self.least_cosine >= LEAST
@@ -56,7 +64,11 @@ class Gate:
 
     @property
     def text(self) -> str:
-        cosines = f"cosine to float32 {self.mean_cosine:.5f} in the mean, {self.least_cosine:.4f} at least, over {self.crops} crops"
+        """The figures as one line for the user."""
+        cosines = (
+            f"cosine to float32 {self.mean_cosine:.5f} in the mean, {self.least_cosine:.4f} at least, "
+            f"over {self.crops} crops"
+        )
         top1 = f"top-1 {self.right_int8} of {self.probes}, in float32 {self.right_f32}"
         verdict = (
             "passed, --precision auto takes int8 on CPUs with VNNI"
@@ -68,31 +80,35 @@ class Gate:
 
 @dataclass(frozen=True)
 class Export:
-    """What int8 needs beside the weights."""
+    """The content of int8.json. weights: sha256."""
 
-    weights: str  # sha256
+    weights: str
     quantisation: Quantisation
     gate: Gate
     version: int = VERSION
 
 
 def file_of(part: Part) -> Path:
+    """Return the path of a network's int8.json."""
     return stored_file(part).parent / "int8.json"
 
 
 def write(part: Part, quantisation: Quantisation, gate: Gate) -> None:
-    """Keeps them for these weights, in the place of earlier ones."""
+    """Write the int8 export of a network; replace an earlier one."""
     fields = asdict(Export(part.sha256, quantisation, gate))
     make_folder(file_of(part).parent)
     write_atomic(file_of(part), json.dumps(fields | {"sha256": _digest(fields)}).encode())
 
 
-def _digest(fields: dict) -> str:
+def _digest(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read(part: Part) -> Export:
-    """Raises InputError where there is none for these weights, ModelError where it was damaged or edited."""
+    """Return the int8 export of a network.
+
+    Raise InputError where there is none for these weights, ModelError where it was damaged or edited.
+    """
     path, remedy = file_of(part), "run `weights quantise MODEL CROPS`, or leave --precision out"
     try:
         fields = json.loads(path.read_bytes())
@@ -110,13 +126,14 @@ def read(part: Part) -> Export:
         raise ModelError(f"expected an int8 export as it was written, {path} was damaged or changed: {remedy}")
     if (export.weights, export.version) != (part.sha256, VERSION):
         raise InputError(
-            f"expected an int8 export of {part.name} ({part.sha256[:16]}), {path} is of other weights or an older version: {remedy}"
+            f"expected an int8 export of {part.name} ({part.sha256[:16]}), "
+            f"{path} is of other weights or an older version: {remedy}"
         )
     return export
 
 
 def advised(parts: Sequence[Part]) -> bool:
-    """Whether this CPU is fast in int8 and every network's gate was passed."""
+    """Whether this CPU is fast in int8 and every network passed its gate."""
     try:
         return has_vnni() and all(read(part).gate.passed for part in parts)
     except FaceGalleryError:

@@ -1,7 +1,7 @@
-"""Inception-ResNet-v1 as an OpenVINO graph, batch norm folded into the convolutions: what runs on CPUs.
+"""Build Inception-ResNet-v1 as an OpenVINO graph for CPUs, with batch norm folded into the convolutions.
 
-In int8, what a ReLU gives is one of 256 steps between 0 and a range of its own, weights are one of 255 steps for each output channel; OpenVINO
-sees that in the graph and runs the convolutions between such tensors on integers.
+In int8, the output of a ReLU is one of 256 steps between 0 and the layer's range, and a weight is one of 255 steps of
+its output channel. OpenVINO sees this in the graph and runs the convolutions between such tensors on integers.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import openvino as ov
 from openvino import opset13 as op
 
 from facegallery.embedder.errors import ModelError
-from facegallery.embedder.network.architecture import folded, lay
+from facegallery.embedder.network.architecture import Kernel, folded, lay
 from facegallery.embedder.network.int8 import FLOAT, Quantisation
 from facegallery.embedder.spec import INPUT_SIZE
 
-STEPS, WEIGHT_STEPS = 255, 127  # of what a ReLU gives, of a weight on each side of 0
+STEPS, WEIGHT_STEPS = 255, 127  # steps of a ReLU's output, and of a weight on each side of 0
 
 
 class _Tensor(NamedTuple):
     node: Any
-    name: str  # of the layer whose range it has; "" where none has
+    name: str  # the layer whose range the tensor has; "" where it has none
 
 
 class _OpenvinoBuilder:
-    """Operations on (n, c, h, w) with the weights themselves; those between tensors with a range in int8."""
+    """Builds operations on (n, c, h, w); convolutions of tensors that have a range run in int8."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], int8: Quantisation):
         self._arrays, self._int8 = arrays, int8
-        self.activations: dict[str, Any] = {}  # what each ReLU gives
-        self.joined: list[set[str]] = []  # layers that must have one range, as their channels lie in one tensor
+        self.activations: dict[str, Any] = {}  # the output of each ReLU
+        self.joined: list[set[str]] = []  # layers that share a range, since their channels are joined in one tensor
 
     def _convolution(
         self, x: _Tensor, name: str, kernel: np.ndarray, bias: np.ndarray, strides: int, padding: str
@@ -61,7 +61,7 @@ class _OpenvinoBuilder:
         self,
         x: _Tensor,
         filters: int,
-        kernel: int | tuple[int, int],
+        kernel: Kernel,
         name: str,
         strides: int = 1,
         padding: str = "same",
@@ -75,7 +75,7 @@ class _OpenvinoBuilder:
         self.joined.append({branch.name for branch in branches})
         return _Tensor(op.concat([branch.node for branch in branches], 1), branches[0].name)
 
-    def residual(self, x: _Tensor, up: _Tensor, scale: float, relu: bool, prefix: str) -> _Tensor:
+    def residual(self, x: _Tensor, up: _Tensor, scale: float, prefix: str, *, relu: bool) -> _Tensor:
         name = f"{prefix}_Conv2d_1x1"
         kernel, bias = folded(self._arrays, name)
         y = op.add(x.node, self._convolution(up, name, kernel * scale, bias * scale, 1, "valid"))
@@ -83,12 +83,13 @@ class _OpenvinoBuilder:
 
     def bottleneck(self, x: _Tensor) -> Any:
         kernel, bias = (array.astype(np.float32) for array in folded(self._arrays, "Bottleneck"))
-        mean = op.reduce_mean(x.node, op.constant(np.array([2, 3])), False)
-        return op.add(op.matmul(mean, op.constant(kernel), False, False), op.constant(bias))
+        mean = op.reduce_mean(x.node, op.constant(np.array([2, 3])), keep_dims=False)
+        product = op.matmul(mean, op.constant(kernel), transpose_a=False, transpose_b=False)
+        return op.add(product, op.constant(bias))
 
 
 class _MeasuringBuilder(_OpenvinoBuilder):
-    """The network in float32, and by how much the rounding of weights would move what each convolution gives in the mean."""
+    """Builds the network in float32, and the mean error of each convolution if its weights were rounded."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         super().__init__(arrays, FLOAT)
@@ -97,14 +98,13 @@ class _MeasuringBuilder(_OpenvinoBuilder):
     def _multiplied(self, x: _Tensor, name: str, weights: Any, strides: int, padding: str) -> Any:
         if x.name:
             error = op.subtract(_rounded(weights.data), weights)
-            self.moves[name] = op.reduce_mean(
-                super()._multiplied(x, name, error, strides, padding), op.constant(np.array([0, 2, 3])), False
-            )
+            moved = super()._multiplied(x, name, error, strides, padding)
+            self.moves[name] = op.reduce_mean(moved, op.constant(np.array([0, 2, 3])), keep_dims=False)
         return super()._multiplied(x, name, weights, strides, padding)
 
 
 def _rounded(kernel: np.ndarray) -> Any:
-    """(filters, channels, h, w) as integers of -127 to 127, times a step for each filter."""
+    """Round a kernel (filters, channels, h, w) to integers of -127 to 127, times a step for each filter."""
     steps = np.maximum(np.abs(kernel).max(axis=(1, 2, 3), keepdims=True), 1e-12) / WEIGHT_STEPS
     return op.multiply(op.convert(op.constant(np.rint(kernel / steps).astype(np.int8)), np.float32), op.constant(steps))
 
@@ -123,28 +123,35 @@ def _parameter(batch: int) -> Any:
 
 
 def append(arrays: Mapping[str, np.ndarray], crops: Any) -> Any:
-    """The network behind a node of any graph that gives float32 (n, 160, 160, 3), standardised: a node of float32 (n, d)."""
+    """Add the network to a graph behind a node of standardised float32 (n, 160, 160, 3); return a node (n, d)."""
     return _lay(_OpenvinoBuilder(arrays, FLOAT), crops)
 
 
 def build(arrays: Mapping[str, np.ndarray], batch: int, int8: Quantisation = FLOAT) -> ov.Model:
-    """float32 (batch, 160, 160, 3), standardised -> float32 (batch, d); raises ModelError where an array is missing."""
+    """Build the network: standardised float32 (batch, 160, 160, 3) -> float32 (batch, d).
+
+    int8: ranges and shifts; without them the network is float32. Raise ModelError where an array is missing.
+    """
     crops = _parameter(batch)
     return ov.Model([_lay(_OpenvinoBuilder(arrays, int8), crops)], [crops], "inception_resnet_v1")
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """A float32 graph that gives what each ReLU gives, (batch, c, h, w), then the mean moves (c,) by which shifts make up for."""
+    """A float32 graph that measures the ranges and shifts of int8.
+
+    Its outputs are the ReLUs of `layers`, (batch, c, h, w), then the mean errors (c,) of `convolutions` after rounding.
+    joined: layers that need one range.
+    """
 
     graph: ov.Model
     layers: list[str]
     convolutions: list[str]
-    joined: list[set[str]]  # layers that need one range
+    joined: list[set[str]]
 
 
 def build_measuring(arrays: Mapping[str, np.ndarray], batch: int) -> Measuring:
-    """For crops as `build` takes them."""
+    """Build the measuring graph for crops as `build` takes them."""
     make, crops = _MeasuringBuilder(arrays), _parameter(batch)
     _lay(make, crops)
     graph = ov.Model([*make.activations.values(), *make.moves.values()], [crops], "measuring")

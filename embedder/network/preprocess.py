@@ -1,4 +1,4 @@
-"""What a network is given of crops, and unit vectors from what it gives: NumPy alone."""
+"""Prepare crops for a network, and normalise its output to unit vectors, with NumPy alone."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 
 from facegallery.embedder.spec import Part
 
+ALONG = {1: "nhwc,hk->nkwc", 2: "nhwc,wk->nhkc"}  # einsum of crops and a matrix that resamples rows, or columns
+
 
 def standardise(crops: np.ndarray, how: str) -> np.ndarray:
-    """uint8 (n, h, w, 3) -> float32, as the weights were trained.
+    """Standardise crops as in training: uint8 (n, h, w, 3) -> float32.
 
     fixed: (x - 127.5) / 128. per_image: each crop to mean 0 and deviation 1, the deviation at least 1 / sqrt(size)
     (facenet's `prewhiten`).
@@ -26,7 +28,10 @@ def standardise(crops: np.ndarray, how: str) -> np.ndarray:
 
 
 def middle(crops: np.ndarray, zoom: float) -> np.ndarray:
-    """uint8 (n, s, s, 3) -> the middle 1 / zoom of each, made s x s again (bilinear): float32, or the crops themselves for a zoom of 1."""
+    """Enlarge the middle 1 / zoom of each crop to its full size (bilinear): uint8 (n, s, s, 3) -> float32.
+
+    With zoom 1, return the crops themselves.
+    """
     if zoom == 1:
         return crops
     low, share = sampling(crops.shape[1], zoom)
@@ -36,18 +41,21 @@ def middle(crops: np.ndarray, zoom: float) -> np.ndarray:
 
 
 def sampling(size: int, zoom: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pixels of a middle lie: the pixel before each, and float32 how far towards the next; pixel centres at half numbers."""
+    """Return, for the pixels of an enlarged middle, the pixel before each and the share of the next one, float32.
+
+    Pixel centres lie at half numbers.
+    """
     at = (np.arange(size) + 0.5 - size / 2) / zoom + size / 2 - 0.5
     low = np.minimum(at.astype(np.intp), size - 2)
     return low, (at - low).astype(np.float32)
 
 
 def seen(crops: np.ndarray, part: Part, zoom: float | None = None) -> np.ndarray:
-    """uint8 (n, s, s, 3) -> float32: what a network is given of crops; another zoom than its own may be given."""
+    """Prepare crops for a network: uint8 (n, s, s, 3) -> standardised float32. zoom: instead of the network's own."""
     return standardise(middle(crops, zoom or part.zoom), part.standardisation)
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """float (n, d) -> rows of length 1, float64."""
+    """Scale rows to length 1: float (n, d) -> float64 (n, d)."""
     x = x.astype(np.float64)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-10)

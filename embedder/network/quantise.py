@@ -1,10 +1,11 @@
-"""int8 for a model: ranges and shifts from some crops, the gate on others."""
+"""Quantise a model to int8: ranges and shifts from some crops, the gate from others."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,18 @@ from facegallery.embedder.network.preprocess import seen, unit
 from facegallery.embedder.network.runtime import BATCH, on_openvino
 from facegallery.embedder.weights.store import Model
 
+log = logging.getLogger(__name__)
+
 LEAST_CROPS = 64
-FOR_RANGES, FOR_GATE = 512, 4096  # crops at most
-LEAST_PEOPLE = 20  # with two crops or more, for a top-1 that means something
-SAMPLES = 4096  # values of each layer and batch
+FOR_RANGES, FOR_GATE = 512, 4096  # most crops
+LEAST_PEOPLE = 20  # people with two crops that a meaningful top-1 needs
+SAMPLES = 4096  # values that are sampled of each layer and batch
 
 
-def quantise(model: Model, crops: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Measures every network of a model in int8 and keeps the results beside its weights; the gate of each.
+def quantise(model: Model, crops: Path) -> list[dict[str, Any]]:
+    """Measure every network of a model in int8, keep the results beside its weights, and return the gate of each.
 
-    Raises InputError on a CPU without VNNI, DataError where there are too few crops.
+    Raise InputError on a CPU without VNNI, DataError where there are too few crops.
     """
     choose(Compute("cpu", "int8"))
     data = DataSet(crops)
@@ -43,7 +46,7 @@ def quantise(model: Model, crops: Path, say: Callable[[str], None]) -> list[dict
     found = []
     for i, part in enumerate(model.spec.parts):
         arrays = model.arrays(i)
-        say(f"{part.name}: ranges of {len(images)} crops, then {len(asked)} others in float32 and int8")
+        log.info("%s: ranges of %d crops, then %d others in float32 and int8", part.name, len(images), len(asked))
         quantisation = calibrate(arrays, seen(images, part))
         exact = unit(on_openvino(arrays, part, "f32")(asked))
         fast = unit(on_openvino(arrays, part, "int8", quantisation)(asked))
@@ -56,7 +59,7 @@ def quantise(model: Model, crops: Path, say: Callable[[str], None]) -> list[dict
 
 
 def read_people(data: DataSet) -> dict[str, str | None]:
-    """face_id -> identity of the usable faces of a data set; raises DataError where they are few."""
+    """Return the identity of each usable face of a data set by face_id; raise DataError where there are few."""
     people: dict[str, str | None] = {}
     for table in data.shards(["face_id", "identity", "outcome"]):
         people |= {row["face_id"]: row["identity"] for row in table.to_pylist() if row["outcome"] == "ok"}
@@ -68,7 +71,10 @@ def read_people(data: DataSet) -> dict[str, str | None]:
 
 
 def split(people: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
-    """Faces (for ranges, for the gate), by hash: of people with one face first for ranges, of people with several for the gate."""
+    """Split faces into those for the ranges and those for the gate, by hash.
+
+    People with one face go to the ranges first, people with several to the gate.
+    """
     count = Counter(people.values())
 
     def order(face: str) -> tuple[bool, str, str]:
@@ -81,7 +87,7 @@ def split(people: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
 
 
 def read_crops(data: DataSet, faces: Sequence[str]) -> np.ndarray:
-    """uint8 (n, 160, 160, 3) of these faces; raises DataError where their crops were not kept."""
+    """Return the crops of faces, uint8 (n, 160, 160, 3); raise DataError where the crops were not kept."""
     place, crops = {face: i for i, face in enumerate(faces)}, {}
     for table in data.shards(["face_id", "crop"]):
         for row in table.filter(pc.is_in(table["face_id"], pa.array(faces))).to_pylist():
@@ -94,7 +100,10 @@ def read_crops(data: DataSet, faces: Sequence[str]) -> np.ndarray:
 
 
 def calibrate(arrays: Mapping[str, np.ndarray], x: np.ndarray) -> Quantisation:
-    """Ranges and shifts from crops float32 (n, 160, 160, 3), standardised; those beyond the last full batch are left out."""
+    """Measure ranges and shifts on standardised crops float32 (n, 160, 160, 3).
+
+    Crops beyond the last full batch are left out.
+    """
     graph = build_measuring(arrays, BATCH)
     network = core().compile_model(graph.graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     draw = np.random.default_rng(0)
@@ -118,7 +127,10 @@ def calibrate(arrays: Mapping[str, np.ndarray], x: np.ndarray) -> Quantisation:
 
 
 def best_range(values: np.ndarray) -> float:
-    """Of 80 ranges up to the largest of `values` (n,), >= 0, the one with the least squared error of rounding and cutting off."""
+    """Return the range with the least squared error of rounding and clipping values (n,), which are >= 0.
+
+    The candidates are 80 ranges up to the largest value.
+    """
     values = np.sort(values[values > 0]).astype(np.float64)
     if not len(values):
         return 1.0
@@ -131,7 +143,7 @@ def best_range(values: np.ndarray) -> float:
 
 
 def measure(exact: np.ndarray, fast: np.ndarray, identities: Sequence[str | None]) -> Gate:
-    """The gate's figures from unit vectors (n, d) in float32 and int8."""
+    """Compute the gate's figures from unit vectors (n, d) in float32 and int8, and the identities (n,)."""
     cosines = np.einsum("ij,ij->i", exact, fast)
     count = Counter(identity for identity in identities if identity is not None)
     asked = np.array([identity is not None and count[identity] > 1 for identity in identities])
@@ -143,7 +155,7 @@ def measure(exact: np.ndarray, fast: np.ndarray, identities: Sequence[str | None
 
 
 def nearest_other(x: np.ndarray) -> np.ndarray:
-    """int (n,): the nearest row of each, itself left out."""
+    """Return the nearest other row of each row of unit vectors (n, d): int (n,)."""
     scores = x @ x.T
     np.fill_diagonal(scores, -np.inf)
     return scores.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""TensorFlow's import without its start-up chatter."""
+"""Import TensorFlow without its start-up messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; what it logs meanwhile is dropped unless TF_CPP_MIN_LOG_LEVEL is set."""
+    """Import TensorFlow; drop what it logs meanwhile unless TF_CPP_MIN_LOG_LEVEL is set."""
     if "tensorflow" in sys.modules:
         return
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
@@ -24,4 +24,4 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            del os.environ["TF_CPP_MIN_LOG_LEVEL"]  # read by now; other processes decide for themselves
+            del os.environ["TF_CPP_MIN_LOG_LEVEL"]  # TensorFlow has read it; other processes decide for themselves

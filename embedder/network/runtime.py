@@ -1,4 +1,4 @@
-"""Crops -> unit vectors: OpenVINO on CPUs, TensorFlow on GPUs, one interface."""
+"""Embed crops as unit vectors, on OpenVINO (CPUs) or TensorFlow (GPUs), by one interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facegallery.embedder.compute import Compute
+from facegallery.embedder.compute import AUTO, Compute
 from facegallery.embedder.machine import cores
 from facegallery.embedder.network import int8
 from facegallery.embedder.network.compiled_cache import CompiledCache
@@ -19,22 +19,21 @@ from facegallery.embedder.network.engines import OpenvinoEngine, choose, filled_
 from facegallery.embedder.network.int8 import FLOAT, Quantisation
 from facegallery.embedder.network.preprocess import seen, unit
 from facegallery.embedder.spec import Part
-from facegallery.embedder.weights.store import Model, stored_file
+from facegallery.embedder.weights.folder import stored_file
+from facegallery.embedder.weights.store import Model
 
 if TYPE_CHECKING:
     import openvino
 
-BATCH = 8  # as fast as 32 on CPUs, and little is lost on a few faces
-Network = Callable[
-    ..., np.ndarray
-]  # uint8 (n, 160, 160, 3), and another zoom than its own -> float32 (n, d) of any length
+BATCH = 8  # as fast as 32 on CPUs, and cheaper for a few faces
+Network = Callable[..., np.ndarray]  # uint8 (n, 160, 160, 3)[, zoom instead of its own] -> float32 (n, d), any length
 _loading = Lock()
 
 
 def on_openvino(
     arrays: Mapping[str, np.ndarray], part: Part, precision: str, quantisation: Quantisation = FLOAT, batch: int = BATCH
 ) -> Network:
-    """A network on the CPU. quantisation: what 'int8' needs."""
+    """Compile a network for the CPU. quantisation: ranges and shifts for 'int8'."""
     from facegallery.embedder.network.openvino_network import build
 
     engine = OpenvinoEngine(lambda: build(arrays, batch, quantisation), "f32" if precision == "int8" else precision)
@@ -48,14 +47,18 @@ def on_openvino(
 
 
 class Embedder:
-    """uint8 (n, 160, 160, 3) -> float32 (n, d) of unit length, by the model's contract; several threads may use it at once."""
+    """Embeds crops by a model's contract: uint8 (n, 160, 160, 3) -> float32 (n, d) of unit length.
 
-    def __init__(self, model: Model, compute: Compute = Compute(), few: bool = False, batch: int = BATCH):  # noqa: B008
-        """Reads no weights yet, and can be pickled: what is sent are the settings.
+    Several threads may call it at once. spec: the contract, with runtime and precision.
+    """
 
-        'auto' takes int8 where it was measured for this model and found good; raises InputError for 'int8' where it was not measured.
-        few: for a handful of crops: ready sooner, at a lower rate; 'auto' is not int8 then, which takes longest to get ready.
-        batch: crops that a CPU takes at a time; the last of them are filled up, at the price of crops.
+    def __init__(self, model: Model, compute: Compute = AUTO, *, few: bool = False, batch: int = BATCH):
+        """Store the settings; no weights are loaded yet, so that the embedder can be pickled.
+
+        The precision 'auto' becomes int8 where the model passed its gate; 'int8' raises InputError where the model was
+        not measured. few: prepare for a handful of crops, ready sooner at a lower rate; 'auto' is then not int8, which
+        takes longest to prepare. batch: crops that a CPU takes at a time; a last incomplete batch costs as much as a
+        full one.
         """
         self.compute = choose(compute)
         if compute.precision == "auto" and not few and not self.compute.on_gpu and int8.advised(model.spec.parts):
@@ -71,8 +74,8 @@ class Embedder:
         return self.__dict__ | {"_networks": []}
 
     def load(self) -> Embedder:
-        """Loads and verifies the weights, once; raises ModelError where they are not what the contract names."""
-        if self._networks:  # it does not wait for what another one loads
+        """Load and verify the weights, once; raise ModelError where they are not those of the contract."""
+        if self._networks:  # loaded: do not wait for another embedder that loads
             return self
         with _loading:
             if not self._networks:
@@ -85,7 +88,7 @@ class Embedder:
         return on_openvino(model.arrays(i), part, self.compute.precision, self._quantisations[i], self._batch)
 
     def _few_on_cpu(self, model: Model, i: int, part: Part) -> Network:
-        """One crop after the other, each on all cores, by a network that is kept compiled."""
+        """Load a network that embeds crop by crop, each on all cores, from the cache of compiled networks."""
 
         def lay() -> openvino.Model:
             from facegallery.embedder.network.openvino_network import build  # not needed where the network is kept
@@ -99,7 +102,7 @@ class Embedder:
             verified.result()
 
         def run(crops: np.ndarray, zoom: float = part.zoom) -> np.ndarray:
-            several = filled_up(crops, 2)  # NumPy sums a single row in another order
+            several = filled_up(crops, 2)  # since NumPy sums a single row in another order
             return in_batches(engine, (seen(several, part, zoom)[: len(crops)],), 1)
 
         return run
@@ -110,7 +113,11 @@ class Embedder:
         return runtime_tensorflow.compiled(model.arrays(i), part, self.compute.device)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """Batches have one fixed shape, the last one filled up, so that a crop's vector does not depend on its neighbours' number."""
+        """Embed crops.
+
+        Batches have one fixed shape, and the last one is padded, so that a crop's vector does not depend on how many
+        others there are.
+        """
         if not len(crops):
             return np.empty((0, self.spec.dimension), np.float32)
         self.load()
@@ -119,7 +126,7 @@ class Embedder:
         return unit(np.concatenate(weighted, axis=1)).astype(np.float32)
 
     def _averaged(self, network: Network, part: Part, crops: np.ndarray) -> np.ndarray:
-        """One network's unit vectors (n, d) of crops, over its views."""
+        """Return one network's unit vectors (n, d) of crops, averaged over its views."""
         views = [
             unit(network(crops[:, :, ::-1] if mirrored else crops, zoom)) for zoom, mirrored in self.spec.views(part)
         ]
@@ -127,5 +134,6 @@ class Embedder:
 
     @property
     def where(self) -> str:
-        """One line: what runs where."""
-        return f"{self.spec.model_name} on {self.compute.device} ({self.spec.runtime}, {self.compute.precision}, {cores()} cores)"
+        """What runs where, as one line for the user."""
+        how = f"{self.spec.runtime}, {self.compute.precision}, {cores()} cores"
+        return f"{self.spec.model_name} on {self.compute.device} ({how})"

@@ -1,4 +1,4 @@
-"""Crops -> unit vectors on TensorFlow: the reference, what is trained, and what runs on a GPU."""
+"""Prepare crops and run networks on TensorFlow: the reference, for training and for GPUs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ BATCH = 32
 
 
 def standardise(crops: tf.Tensor, how: str) -> tf.Tensor:
-    """uint8 or float (n, h, w, 3) in 0..255 -> float32, as the weights were trained.
-
-    fixed: (x - 127.5) / 128. per_image: each crop to mean 0 and deviation 1, the deviation at least 1 / sqrt(size)
-    (facenet's `prewhiten`).
-    """
+    """Standardise crops, uint8 or float (n, h, w, 3) in 0..255, as `preprocess.standardise`."""
     x = tf.cast(crops, tf.float32)
     if how == "fixed":
         return (x - 127.5) / 128.0
@@ -31,7 +27,7 @@ def standardise(crops: tf.Tensor, how: str) -> tf.Tensor:
 
 
 def middle(crops: tf.Tensor, zoom: float) -> tf.Tensor:
-    """uint8 or float (n, s, s, 3) -> the middle 1 / zoom of each, made s x s again (bilinear): float32, or the crops themselves for a zoom of 1."""
+    """Enlarge the middle of crops, uint8 or float (n, s, s, 3), as `preprocess.middle`."""
     if zoom == 1:
         return crops
     x = tf.cast(crops, tf.float32)
@@ -43,12 +39,12 @@ def middle(crops: tf.Tensor, zoom: float) -> tf.Tensor:
 
 
 def seen(crops: tf.Tensor, part: Part, zoom: float | None = None) -> tf.Tensor:
-    """uint8 or float (n, s, s, 3) in 0..255 -> float32: what a network is given of crops; another zoom than its own may be given."""
+    """Prepare crops, uint8 or float (n, s, s, 3) in 0..255, for a network, as `preprocess.seen`."""
     return standardise(middle(crops, zoom or part.zoom), part.standardisation)
 
 
 def compiled(arrays: Mapping[str, np.ndarray], part: Part, device: str) -> Callable[..., np.ndarray]:
-    """A `runtime.Network`, which runs in batches of one fixed shape."""
+    """Return a `runtime.Network` on a device, such as 'GPU:0', that runs in batches of one fixed shape."""
     with tf.device(device):
         net = keras_network.load(dict(arrays))
 

@@ -1,21 +1,22 @@
-"""The arrays of Inception-ResNet-v1: their names and shapes are known before a number of a weights file is read."""
+"""Know the names and shapes of Inception-ResNet-v1's arrays before a number of a weights file is read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from facegallery.embedder.errors import ModelError
+from facegallery.embedder.errors import ModelError, reason
 from facegallery.embedder.network import architecture
+from facegallery.embedder.network.architecture import Kernel
 
 Shape = tuple[int, ...]
-MOST_BYTES = 1 << 30  # of a weights file: ten times the network, which leaves room for a head and an optimizer
+MOST_BYTES = 1 << 30  # of a weights file: ten times the network, to leave room for a head and an optimizer
 MOST_DIMENSIONS = 4096
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 class _Recorder:
-    """Records the shape of every array; x is a number of channels."""
+    """Builder that records the shape of every array; its tensors are numbers of channels."""
 
     def __init__(self, dimension: int):
         self.shapes: dict[str, Shape] = {}
@@ -25,9 +26,7 @@ class _Recorder:
         self.shapes[f"{name}/kernel"], self.shapes[f"{name}/bias"] = kernel, kernel[-1:]
         self.shapes |= {f"{name}_BatchNorm/{weight}": kernel[-1:] for weight in NORM}
 
-    def conv(
-        self, x: int, filters: int, kernel: int | tuple[int, int], name: str, strides: int = 1, padding: str = "same"
-    ) -> int:
+    def conv(self, x: int, filters: int, kernel: Kernel, name: str, strides: int = 1, padding: str = "same") -> int:
         size = (kernel, kernel) if isinstance(kernel, int) else kernel
         self._add(name, (*size, x, filters))
         return filters
@@ -38,7 +37,7 @@ class _Recorder:
     def concatenate(self, branches: Sequence[int], name: str) -> int:
         return sum(branches)
 
-    def residual(self, x: int, up: int, scale: float, relu: bool, prefix: str) -> int:
+    def residual(self, x: int, up: int, scale: float, prefix: str, *, relu: bool) -> int:
         self.shapes[f"{prefix}_Conv2d_1x1/kernel"], self.shapes[f"{prefix}_Conv2d_1x1/bias"] = (1, 1, up, x), (x,)
         return x
 
@@ -49,7 +48,7 @@ class _Recorder:
 
 
 def known_shapes(dimension: int) -> dict[str, Shape]:
-    """Return every array that weights may have by our layer names, with batch norm apart or folded into weights and biases."""
+    """Return the shape of every array that weights may have, with batch norm apart or folded."""
     recorder = _Recorder(dimension)
     architecture.lay(recorder, 3)
     return recorder.shapes
@@ -64,13 +63,16 @@ def check_size(path: Path) -> None:
 
 
 def check_shapes(found: Iterable[tuple[str, Shape]]) -> None:
-    """Raise ModelError unless every (name, shape) belongs to the network, and none stands twice. Missing ones are not looked for."""
+    """Raise ModelError unless every (name, shape) belongs to the network, and none occurs twice.
+
+    Missing arrays are not looked for.
+    """
     pairs = list(found)
     shapes = dict(pairs)
     if "Bottleneck/kernel" not in shapes:
         raise ModelError(
-            f"expected the weights of Inception-ResNet-v1, received {len(shapes)} arrays, none called 'Bottleneck/kernel': "
-            "not these weights, give a file of facenet or facenet-pytorch"
+            f"expected the weights of Inception-ResNet-v1, received {len(shapes)} arrays, none called "
+            "'Bottleneck/kernel': not these weights, give a file of facenet or facenet-pytorch"
         )
     bottleneck = shapes["Bottleneck/kernel"]
     known = known_shapes(bottleneck[-1] if bottleneck and 0 < bottleneck[-1] <= MOST_DIMENSIONS else MOST_DIMENSIONS)
@@ -87,6 +89,5 @@ def check_shapes(found: Iterable[tuple[str, Shape]]) -> None:
 
 
 def damaged(path: Path, error: Exception) -> ModelError:
-    """The one line for a file that a library cannot read."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-    return ModelError(f"expected readable weights, {path} is damaged ({reason}): get it again")
+    """Return a ModelError about a file that a library cannot read."""
+    return ModelError(f"expected readable weights, {path} is damaged ({reason(error)}): get it again")

@@ -1,4 +1,4 @@
-"""Bounds that are checked before a decoder sees a photo: its pixels, and how much there is to read around them."""
+"""Bound a photo before a decoder sees it: its pixels, and how much there is to read around them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from facegallery.embedder.outcomes import TOO_LARGE, UNREADABLE
 from facegallery.embedder.photos.kinds import PhotoRefused
 
 MAX_PIXELS = 100_000_000
-MOST_MISSING = 0.1  # of the rows of a photo whose file is cut or broken: with more, a face may be missing by half
-DNG_VERSION, SUBFILE = 50706, 254  # TIFF's tags; the first picture of a raw photo is a small one
+MOST_MISSING = 0.1  # share of the rows that a cut or broken photo may lack; with more, half a face may be missing
+DNG_VERSION, SUBFILE = 50706, 254  # TIFF tags; the first picture of a raw photo is a small copy
 RAW = "a raw photo of a camera: save it as JPEG or TIFF first"
 MOST_TAGS = 4096
 MOST_NUMBERS = 50_000  # of one TIFF tag
-PALETTE = 320  # the tag with 196,608 where colours have 16 bits
-LISTS = frozenset(  # tags that Pillow walks through number by number: sizes, depths, places, samples
+PALETTE = 320  # the tag that has 196,608 numbers where colours have 16 bits
+LISTS = frozenset(  # tags that Pillow reads number by number: sizes, depths, places, samples
     [
         *range(254, 270),
         *range(273, 285),
@@ -42,13 +42,13 @@ LISTS = frozenset(  # tags that Pillow walks through number by number: sizes, de
         532,
     ]
 )
-SHORT, BLOBS = 3, frozenset([1, 2, 7])  # kinds: BLOBS stay bytes or text, all others become a tuple of numbers
+SHORT, BLOBS = 3, frozenset([1, 2, 7])  # types: BLOBS stay bytes or text, all others become a tuple of numbers
 MOST_HEADER = 64 << 10  # bytes
-MOST_BLOCKS = 100_000  # of a GIF before its picture
+MOST_BLOCKS = 100_000  # blocks of a GIF before its picture
 
 
 def check_size(width: int, height: int, most: int) -> None:
-    """Refuses more pixels than `most`, and none."""
+    """Raise PhotoRefused for more than `most` pixels, and for none."""
     if not width or not height:
         raise PhotoRefused(UNREADABLE, f"{width} x {height} pixels")
     if width * height > most:
@@ -56,7 +56,7 @@ def check_size(width: int, height: int, most: int) -> None:
 
 
 def check_tiff(data: bytes, most: int) -> None:
-    """Refuses a TIFF whose directory or tiles are larger than those of photos."""
+    """Raise PhotoRefused for a TIFF with a larger directory, or larger tiles, than photos have."""
     order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
     number, value, first = ("Q", "Q", 8) if big else ("H", "I", 4)
     counted, long, size = struct.calcsize("=" + number), struct.calcsize("=" + value), 20 if big else 12
@@ -82,23 +82,23 @@ def check_tiff(data: bytes, most: int) -> None:
 
 
 def _may_be_long(tag: int, kind: int, numbers: int) -> bool:
-    """Whether a tag costs no more than its bytes: a text or a profile, or the palette of 16 bits."""
+    """Whether a long tag costs no more than its bytes: a text, a profile, or a palette of 16 bits."""
     if tag in LISTS:
         return tag == PALETTE and kind == SHORT and numbers <= 3 << 16
     return kind in BLOBS
 
 
 def _number(data: bytes, code: str, at: int) -> int:
-    """The number at an offset; raises Refused where the file ends before it."""
+    """Return the number at an offset; raise PhotoRefused where the file ends before it."""
     if at + struct.calcsize(code) > len(data):
         raise PhotoRefused(UNREADABLE, "a TIFF that ends before its directory does: the file is cut or broken")
     return struct.unpack_from(code, data, at)[0]
 
 
 def check_gif(data: bytes) -> None:
-    """Refuses a GIF with more blocks before its first picture than are read in a moment."""
+    """Raise PhotoRefused for a GIF with more than MOST_BLOCKS blocks before its first picture."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10:11] > b"\x7f" else 0)
-    inside = False  # of an extension, whose blocks follow each other up to an empty one
+    inside = False  # an extension, whose blocks follow one another up to an empty one
     for _ in range(MOST_BLOCKS):
         byte = data[at : at + 1]
         if byte == b"" or (byte in (b",", b";") and not inside):

@@ -1,4 +1,4 @@
-"""Pixels of any colour mode -> uint8 RGB."""
+"""Convert pictures of any colour mode to uint8 RGB."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-BAND = 1 << 22  # pixels that are converted at once, so that no second copy of a large photo is made
-DEPTHS = (8, 10, 12, 14, 16, 24, 31, 32)  # bits that cameras, scanners and programs use in wider files
+BAND = 1 << 22  # pixels that are converted at once, to avoid a second copy of a large photo
+DEPTHS = (8, 10, 12, 14, 16, 24, 31, 32)  # bits that cameras, scanners and programs fill in wider files
 Convert = Callable[[Image.Image], np.ndarray]
 
 
-def to_rgb(image: Image.Image, signed: bool = False) -> np.ndarray:
-    """A decoded picture -> uint8 RGB (h, w, 3).
+def to_rgb(image: Image.Image, *, signed: bool = False) -> np.ndarray:
+    """Convert a decoded picture to uint8 RGB (h, w, 3).
 
-    Numbers of more than 8 bits are scaled by the bits in use, alpha is laid on white.
-    signed: whether the numbers of a 32-bit picture may be below 0, which is black.
+    Numbers of more than 8 bits are scaled by the bits in use; transparent pictures are laid on white. signed: whether
+    the numbers of a 32-bit picture may be negative, which is black.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return np.asarray(image)
-    convert = _conversion(image, signed)
+    convert = _conversion(image, signed=signed)
     width, height = image.size
     if width * height <= BAND:
         return convert(image)
@@ -33,16 +33,16 @@ def to_rgb(image: Image.Image, signed: bool = False) -> np.ndarray:
 
 
 def bands(image: Image.Image) -> Iterator[Image.Image]:
-    """A picture from the top in pieces of at most BAND pixels, or one row."""
+    """Yield a picture from the top in pieces of at most BAND pixels, or one row."""
     rows = max(1, BAND // image.width)
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _conversion(image: Image.Image, signed: bool) -> Convert:
-    """What makes RGB of each part of a picture, as the whole of it asks for."""
+def _conversion(image: Image.Image, *, signed: bool) -> Convert:
+    """Return the function that converts each band of a picture."""
     if image.mode.startswith("I"):
-        return _of_integers(image, signed)
+        return _of_integers(image, signed=signed)
     if image.mode == "F":
         return _of_floats(image)
     if (image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info) and _see_through(image):
@@ -51,32 +51,33 @@ def _conversion(image: Image.Image, signed: bool) -> Convert:
 
 
 def full_scale(peak: int) -> int:
-    """The number that is white, of a picture whose highest number is `peak`: that of the fewest bits, of those in use, that hold it.
+    """Return the number that is white in a picture whose highest number is `peak`.
 
-    A file of 16 bits does not say that a camera filled 12 of them. A photo of 16 bits that is so dark as to fill 12 becomes brighter,
-    which costs a face nothing; one of 12 bits that is not scaled is black.
+    It is the highest number of the fewest bits in use (DEPTHS) that hold the peak. A file of 16 bits does not state
+    that a camera filled 12 of them. A photo of 16 bits so dark that it fills 12 becomes brighter, which harms no face;
+    a photo of 12 bits that is not scaled would be black.
     """
     return next((1 << bits) - 1 for bits in DEPTHS if peak < 1 << bits)
 
 
-def _numbers(band: Image.Image, signed: bool) -> np.ndarray:
-    """The numbers of a band, none below 0."""
+def _numbers(band: Image.Image, *, signed: bool) -> np.ndarray:
+    """Return the numbers of a band, none below 0."""
     numbers = np.asarray(band)
     if numbers.dtype.itemsize < 4:
         return numbers
     return np.maximum(numbers, 0) if signed else numbers.view(np.uint32)
 
 
-def _of_integers(image: Image.Image, signed: bool) -> Convert:
-    scale = full_scale(max(int(_numbers(band, signed).max()) for band in bands(image)))
+def _of_integers(image: Image.Image, *, signed: bool) -> Convert:
+    scale = full_scale(max(int(_numbers(band, signed=signed).max()) for band in bands(image)))
     if scale < 1 << 16:
         table = grey_of(np.arange(scale + 1), scale)
-        return lambda band: _three(table[_numbers(band, signed)])
-    return lambda band: _three(grey_of(_numbers(band, signed), scale))
+        return lambda band: _three(table[_numbers(band, signed=signed)])
+    return lambda band: _three(grey_of(_numbers(band, signed=signed), scale))
 
 
 def _of_floats(image: Image.Image) -> Convert:
-    """Floats whose mean is at most 1 have their white at 1; others where integers would have it."""
+    """Convert floats: white is 1 where their mean is at most 1, otherwise as for integers."""
 
     def finite(band: Image.Image) -> np.ndarray:
         return np.nan_to_num(np.asarray(band), nan=0, posinf=0, neginf=0)
@@ -88,7 +89,7 @@ def _of_floats(image: Image.Image) -> Convert:
 
 
 def grey_of(numbers: np.ndarray, scale: float) -> np.ndarray:
-    """0 to `scale` -> uint8; what is outside is black or white."""
+    """Scale numbers of 0 to `scale` to uint8; clip the others."""
     return (np.clip(numbers / scale, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -97,7 +98,7 @@ def _three(grey: np.ndarray) -> np.ndarray:
 
 
 def _see_through(image: Image.Image) -> bool:
-    """Whether alpha tells parts of a picture from others: where it is the same everywhere, the picture is meant to be seen."""
+    """Whether alpha varies within a picture; where it is the same everywhere, the picture is opaque."""
     alphas = [band.convert("RGBA").getchannel("A").getextrema() for band in bands(image)]
     return len({alpha for low_high in alphas for alpha in low_high}) > 1
 
@@ -108,12 +109,15 @@ def _on_white(band: Image.Image) -> np.ndarray:
 
 
 def highest(image: Image.Image) -> int:
-    """The highest number in any band of a picture of 8 bits."""
+    """Return the highest number in any band of a picture of 8 bits."""
     return max(int(np.asarray(image.getchannel(band)).max()) for band in image.getbands())
 
 
 def of_two_bytes(high: Image.Image, low: Image.Image) -> Image.Image:
-    """16-bit colours that fill few of their bits, from the pictures of their high and low bytes; alpha is the high byte's."""
+    """Combine pictures of the high and low bytes of 16-bit colours that fill few of their bits.
+
+    Alpha is that of the high bytes.
+    """
     colours = high.convert("RGB")
     scale = full_scale(highest(colours) << 8 | 255)
     table = grey_of(np.arange(scale + 1), scale)

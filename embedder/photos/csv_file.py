@@ -1,4 +1,4 @@
-"""Reading CSVs as spreadsheets and people write them: each cell is read right, or the line that cannot be is named."""
+"""Read CSVs as spreadsheets and people write them; every error names the line that cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.photos.filenames import to_file
 
-KNOWN = ("image", "identity", "split")  # columns that are found in any case
+KNOWN = ("image", "identity", "split")  # columns whose names are read in upper and lower case
 DELIMITERS = ",;\t"
 BOMS = (
     (b"\xef\xbb\xbf", "utf-8"),
@@ -27,7 +27,10 @@ HINT = re.compile(r"sep=([,;\t])\s*", re.IGNORECASE)  # the first line that Exce
 
 @dataclass(frozen=True)
 class CsvLine:
-    """One record: the number of the line in the file on which it begins, from 1, and its cells by column, '' where one is empty."""
+    """One record of a CSV.
+
+    number: of the line in the file on which the record begins, from 1. cells: by column; '' for an empty cell.
+    """
 
     number: int
     cells: dict[str, str]
@@ -38,7 +41,7 @@ class CsvLine:
 
 @dataclass(frozen=True)
 class CsvTable:
-    """A CSV: its columns in order, and its lines without the blank ones."""
+    """A CSV: its columns in order, and its records without the blank ones."""
 
     path: Path
     columns: list[str]
@@ -51,11 +54,11 @@ class CsvTable:
 
 
 def read_csv(path: Path) -> CsvTable:
-    """Reads a CSV with a header that has a column `image`, which every line fills in.
+    """Read a CSV with a header that has a column `image`, which every line fills in.
 
-    Cells are separated by commas, semicolons or tabs, whichever the header uses; spaces around them are dropped. UTF-8, with or without a
-    byte order mark, or UTF-16 or UTF-32 with one. Raises DataError, naming the line, for what cannot be read right: surplus cells, a quote
-    that is left open, a column that is there twice, another encoding.
+    Cells are separated by commas, semicolons or tabs, whichever the header uses; spaces around them are dropped. The
+    encoding is UTF-8, or UTF-16 or UTF-32 with a byte order mark. Raise DataError, naming the line, for surplus cells,
+    an unclosed quote, a column that occurs twice, and another encoding.
     """
     text = _text(path)
     records = _records(path, text, _delimiter(text))
@@ -88,7 +91,7 @@ def _line_number(text: str, at: int) -> int:
 
 
 def _delimiter(text: str) -> str:
-    """The one of DELIMITERS that makes a cell `image` of the header, or else the most cells."""
+    """Return the one of DELIMITERS that gives the header a cell `image`, or else the most cells."""
     if hint := HINT.match(text):
         return hint[1]
     header = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
@@ -97,7 +100,7 @@ def _delimiter(text: str) -> str:
 
 
 def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(number of its first line, cells) of each record that is not blank."""
+    """Yield (number of the first line, cells) of each record that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     while True:
         number = reader.line_num + 1
@@ -107,15 +110,15 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
             return
         except csv.Error as error:
             raise DataError(
-                f"expected a CSV, the record that begins on line {number} of {path} cannot be read ({error}): close its quotes, and write a "
-                'quote within a cell twice ("")'
+                f"expected a CSV, the record that begins on line {number} of {path} cannot be read ({error}): "
+                'close its quotes, and write a quote within a cell twice ("")'
             ) from None
         if any(cells) and not (number == 1 and HINT.match(text)):
             yield number, cells
 
 
 def _columns(path: Path, number: int, header: list[str]) -> list[str]:
-    """The header's names, '' where a column has none; those of KNOWN in small letters."""
+    """Return the names of the header, '' for a column without one; names in KNOWN are in lower case."""
     names = [name.lower() if name.lower() in KNOWN else name for name in header]
     while names and not names[-1]:
         names.pop()
@@ -133,8 +136,8 @@ def _columns(path: Path, number: int, header: list[str]) -> list[str]:
 def _line(path: Path, number: int, columns: list[str], cells: list[str]) -> CsvLine:
     if any(cells[len(columns) :]):
         raise DataError(
-            f"expected {len(columns)} cells, line {number} of {path} has {len(cells)}: put a cell that holds the separator in quotes, such as "
-            '"King, Tony"'
+            f"expected {len(columns)} cells, line {number} of {path} has {len(cells)}: "
+            'put a cell that holds the separator in quotes, such as "King, Tony"'
         )
     line = CsvLine(number, {name: cell for name, cell in zip(columns, cells, strict=False) if name})
     if not line["image"]:
@@ -143,7 +146,10 @@ def _line(path: Path, number: int, columns: list[str], cells: list[str]) -> CsvL
 
 
 def photo_path(root: Path, cell: str) -> str:
-    """The path relative to `root` that a cell names, with `/`; backslashes separate folders where no file has them in its name."""
+    """Return the path, relative to `root` and with `/`, that a cell names.
+
+    Backslashes separate folders unless a file has them in its name.
+    """
     if "\\" in cell and not os.path.lexists(root / to_file(cell)):
         cell = cell.replace("\\", "/")
     path = os.path.normpath(cell)

@@ -1,4 +1,4 @@
-"""A process that decodes photos, so that a bad one can be killed: `facegallery.embedder.process` runs it, `facegallery.embedder.photos.decoder` asks.
+"""Decode photos in a process that can be killed; `process` runs it, `decoder` asks it.
 
 A question is a frame: the length of its head (four bytes, little-endian), the head (JSON: `id`, `name`, `size`,
 `is_file`), then `size` bytes: a photo, or the path of its file. An answer is a frame, too: its head repeats the `id`
@@ -20,10 +20,7 @@ from facegallery.embedder.photos.kinds import PhotoRefused
 from facegallery.embedder.photos.pixels import decode, read
 from facegallery.embedder.process import WHY, channel, frame, greet
 
-MEMORY, MEMORY_A_PIXEL = (
-    512 << 20,
-    28,
-)  # bytes: of the program, and of all copies of a photo that decoding needs at once
+MEMORY, MEMORY_A_PIXEL = 512 << 20, 28  # bytes: of the program, and of all copies of a pixel that exist at once
 OPEN_FILES = 64
 FORBIDDEN = (
     "subprocess.Popen",
@@ -39,12 +36,12 @@ FORBIDDEN = (
 
 
 def memory_for(most_pixels: int) -> int:
-    """Bytes of address space that decoding photos of at most so many pixels needs."""
+    """Return the bytes of address space that decoding photos of at most so many pixels needs."""
     return MEMORY + MEMORY_A_PIXEL * most_pixels
 
 
 def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tuple[dict[str, Any], bytes | memoryview]:
-    """The head and the pixels that a photo is answered with; without its bytes, `name` is the path of its file."""
+    """Return the head and the pixels of the answer to a photo. data: its bytes; without them, `name` is its path."""
     digest = None
     try:
         data, digest = read(name) if data is None else (data, hashlib.sha256(data).hexdigest())
@@ -58,7 +55,7 @@ def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tupl
 
 
 def limit(most_pixels: int) -> None:
-    """Take from this process what decoding does not need: memory, files, sockets, and processes of its own."""
+    """Limit this process to what decoding needs: no more memory, files, sockets or child processes."""
     memory = memory_for(most_pixels)
     for what, most in (
         (resource.RLIMIT_AS, memory),
@@ -79,6 +76,7 @@ def _refuse(event: str, _: tuple[Any, ...]) -> None:
 
 
 def main() -> None:
+    """Answer questions until the other program closes its pipe."""
     questions, answers, (most,) = channel()
     limit(int(most))
     greet(answers)
@@ -92,7 +90,7 @@ def main() -> None:
 
 
 def _read(end: int, size: int) -> bytes:
-    """Exactly `size` bytes; none where the other program has closed its end."""
+    """Read exactly `size` bytes; return b"" where the other program has closed its end."""
     with memoryview(data := bytearray(size)) as view:
         left = view
         while left:

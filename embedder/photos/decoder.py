@@ -1,4 +1,4 @@
-"""The pixels of photos, decoded in processes that can be killed: a typed outcome for each photo."""
+"""Decode photos in processes that can be killed; each photo gets a typed outcome."""
 
 from __future__ import annotations
 
@@ -29,32 +29,39 @@ KEYS = frozenset(("id", "outcome", "why", "sha256", "shape"))
 SHA256 = re.compile("[0-9a-f]{64}")
 SECONDS_TO_DECODE = 30.0
 WORKERS = min(4, cores())
-ONE_BLOCK = {"PILLOW_BLOCKS_MAX": "1", "MALLOC_ARENA_MAX": "2"}  # of Pillow's memory is kept from photo to photo
+ONE_BLOCK = {"PILLOW_BLOCKS_MAX": "1", "MALLOC_ARENA_MAX": "2"}  # Pillow keeps one block of memory between photos
 
 
 @dataclass
 class Photo:
-    """What became of one photo: pixels where the outcome is ok, else why not."""
+    """The outcome of one photo: pixels, uint8 RGB (h, w, 3), where it is ok, otherwise the reason why not.
+
+    faces: how many faces the detector found; 0 before detection.
+    """
 
     name: str
     outcome: str
     why: str = ""
     sha256: str | None = None
-    pixels: np.ndarray | None = None  # uint8 RGB (h, w, 3)
-    faces: int = 0  # found in it
+    pixels: np.ndarray | None = None
+    faces: int = 0
 
 
 class Malformed(Exception):
-    """What a decoder said is no answer to its question."""
+    """A decoder's answer does not answer its question."""
 
 
 class Decoder:
-    """A small pool of processes that decode photos. One that takes too long, ends or answers wrongly is killed and
-    replaced, and its photo's outcome is `timeout` or `decoder_died`."""
+    """A small pool of processes that decode photos.
+
+    A process that takes too long, ends or answers wrongly is killed and replaced, and its photo's outcome is `timeout`
+    or `decoder_died`.
+    """
 
     program = "facegallery.embedder.photos.decode"
 
     def __init__(self, workers: int = WORKERS, seconds: float = SECONDS_TO_DECODE, most_pixels: int = MAX_PIXELS):
+        """Start no process yet. seconds: longest time for a photo. most_pixels: larger photos are refused."""
         self._seconds, self._most_pixels = seconds, most_pixels
         self._idle: queue.SimpleQueue[Process | None] = queue.SimpleQueue()
         self._workers = workers
@@ -68,7 +75,7 @@ class Decoder:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End at once: photos that are being decoded are dropped."""
+        """End the processes at once; photos that are being decoded are dropped."""
         with self._lock:
             self._closed = True
             for process in self._running:
@@ -78,10 +85,11 @@ class Decoder:
             self._drop(process)
 
     def submit(self, root: Path, name: str) -> Future[Photo]:
+        """Decode the file `name` in the folder `root`."""
         return self._threads.submit(self._decode, root, name)
 
     def stream(self, root: Path, names: Iterable[str], ahead: int = 2 * WORKERS) -> Iterator[Photo]:
-        """The photos in order; at most `ahead` wait decoded, and decoding begins at once."""
+        """Yield the photos in order; decoding begins at once, and at most `ahead` decoded photos wait."""
         todo = iter(names)
         waiting = deque(self.submit(root, name) for name in islice(todo, ahead))
         return self._stream(root, todo, waiting)
@@ -94,21 +102,21 @@ class Decoder:
             yield waiting.popleft().result()
 
     def submit_bytes(self, name: str, data: bytes) -> Future[Photo]:
-        """A photo that is no file."""
-        return self._threads.submit(self._asked, name, data, False)
+        """Decode the bytes of a photo. name: of the result."""
+        return self._threads.submit(self._asked, name, data, is_file=False)
 
     def _decode(self, root: Path, name: str) -> Photo:
         path = path_inside(root, name)
         if path is None:
             return Photo(name, OUTSIDE, "a link or path that leaves the folder")
-        return self._asked(name, os.fsencode(path), True)
+        return self._asked(name, os.fsencode(path), is_file=True)
 
-    def _asked(self, name: str, data: bytes, is_file: bool) -> Photo:
-        """Raises SystemFault where no decoder can be started."""
+    def _asked(self, name: str, data: bytes, *, is_file: bool) -> Photo:
+        """Return a photo by the next idle process; raise SystemFault where no process can be started."""
         before, idle, process = self._idle.get(), None, None
         try:
             process = self._sound(before)
-            photo = self._ask(process, name, data, is_file)
+            photo = self._ask(process, name, data, is_file=is_file)
             idle = process
         except TimeoutError:
             photo = Photo(name, TIMEOUT, f"took longer than {self._seconds:g} s")
@@ -123,7 +131,7 @@ class Decoder:
         return photo
 
     def _sound(self, process: Process | None) -> Process:
-        """A process that waits for a question: this one, if it still does, or a new one."""
+        """Return the process if it waits for a question, otherwise a new one."""
         if process is not None:
             if process.is_quiet():
                 return process
@@ -140,8 +148,8 @@ class Decoder:
             self._running.discard(process)
         process.close()
 
-    def _ask(self, process: Process, name: str, data: bytes, is_file: bool) -> Photo:
-        """Raises TimeoutError, Ended or Malformed: the process is of no use any more."""
+    def _ask(self, process: Process, name: str, data: bytes, *, is_file: bool) -> Photo:
+        """Ask a process; raise TimeoutError, Ended or Malformed, after which the process must be killed."""
         until, id = time.monotonic() + self._seconds, secrets.randbits(62)
         process.write(frame({"id": id, "name": name[-WHY:], "size": len(data), "is_file": is_file}), until)
         process.write(data, until)
@@ -157,7 +165,7 @@ class Decoder:
 
 
 def _checked(text: bytes | bytearray, id: int, most_pixels: int) -> dict[str, Any]:
-    """The head of an answer; raises Malformed where it is not one to the question `id`."""
+    """Return the head of an answer; raise Malformed where it does not answer the question `id`."""
     try:
         head = json.loads(text)
     except (ValueError, RecursionError):

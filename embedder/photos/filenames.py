@@ -1,6 +1,7 @@
-"""File names that are not UTF-8, as text that JSON, Parquet and terminals can carry, and back.
+r"""Convert file names that are not UTF-8 to text that JSON, Parquet and terminals can carry, and back.
 
-A byte that is no UTF-8 is written as `\\xe9`. A backslash of the name itself is written as `\\x5c` where it could be mistaken for that.
+A byte that is not UTF-8 is written as `\\xe9`. A backslash of the name itself is written as `\\x5c` where it could be
+mistaken for such an escape.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ WRITTEN = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
 
 
 def to_text(name: str) -> str:
-    """A name as `os` gives it -> valid Unicode; two names never become one."""
+    """Convert a name of the operating system to valid Unicode; different names stay different."""
     if "\\" not in name and not NOT_UTF8.search(name):
         return name
     return NOT_UTF8.sub(lambda match: _written(match[0]), LITERAL.sub(lambda _: r"\x5c", name))
@@ -22,13 +23,12 @@ def to_text(name: str) -> str:
 def _written(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
-    return "".join(
-        f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass")
-    )  # from JSON, never from a folder
+    # a high surrogate, which comes from JSON, never from a folder
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def to_file(text: str) -> str:
-    """The opposite of `to_text`."""
+    """Convert text back to a name of the operating system; the inverse of `to_text`."""
     return WRITTEN.sub(_read, text) if "\\" in text else text
 
 

@@ -1,4 +1,4 @@
-"""What a photo's folders say of it: its split and whose it is; and which folders are a program's own and hold no photos of the user's."""
+"""Read a photo's split and person from its folders, and leave out the folders of programs and systems."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from facegallery.embedder.photos.sniff import RAW, has_photo_suffix, is_photo, m
 from facegallery.embedder.text import printable
 
 SPLITS = frozenset(["gallery", "probe", "train", "val", "test"])
-# Made by file servers, operating systems and photo programs; compared in small letters. Hidden ones (.thumbnails, .Trash-1000,
-# .picasaoriginals, .dtrash, .AppleDouble, .@__thumb, ...) are left out by their point.
+# Made by file servers, operating systems and photo programs; compared in lower case. Hidden folders (.thumbnails,
+# .Trash-1000, .picasaoriginals, .dtrash, .AppleDouble, .@__thumb, ...) are left out by their leading point.
 SYSTEM = frozenset(
     [
         "@eadir",
@@ -41,16 +41,16 @@ SYSTEM = frozenset(
     ]
 )
 CATALOGUES = (".lrdata", ".lrcat-data", ".cocatalogdb", ".cosessiondb", ".dtmedia")  # previews of Lightroom, ...
-LIBRARIES = (".photoslibrary", ".photolibrary", ".migratedphotolibrary", ".aplibrary")  # of Apple's programs
-ORIGINALS = frozenset(["originals", "masters"])  # all that is the user's of a library
+LIBRARIES = (".photoslibrary", ".photolibrary", ".migratedphotolibrary", ".aplibrary")  # libraries of Apple's programs
+ORIGINALS = frozenset(["originals", "masters"])  # the folders of a library that hold the user's photos
 
 
 def labels_of(name: str, level: int | None = None) -> tuple[str | None, str | None]:
-    """Returns (split, identity) of a relative path: 'probe/Ann/1.jpg' -> ('probe', 'Ann'), '2019/Ann/1.jpg' -> (None, 'Ann').
+    """Return (split, identity) of a relative path: 'probe/Ann/1.jpg' -> ('probe', 'Ann').
 
-    The first folder is the split where it is one of SPLITS. Of the others the person's is the nearest to the photo, or the one at `level`,
-    counted from the root, the first being 1. The identity is None where there is no such folder, it lies in a photo program's library,
-    or its name breaks the rule for names.
+    The first folder is the split where it is one of SPLITS. Of the others, the folder nearest to the photo names the
+    person, or the one at `level`, counted from the root, the first being 1. The identity is None where there is no such
+    folder, the folder lies in a photo program's library, or its name breaks the rule for names.
     """
     return _labels(name.rpartition("/")[0], level)
 
@@ -71,7 +71,7 @@ def _at(folders: list[str], level: int | None) -> str | None:
 
 
 def is_system(inside: str, name: str) -> bool:
-    """Whether the folder `name`, in the folder `inside`, is a program's own."""
+    """Whether the folder `name`, in the folder `inside`, belongs to a program."""
     name = name.lower()
     if inside.lower().endswith(LIBRARIES):
         return name not in ORIGINALS
@@ -80,31 +80,33 @@ def is_system(inside: str, name: str) -> bool:
 
 @dataclass
 class LeftOut:
-    """How many of a kind were met, and the first of them."""
+    """A count of names of one kind, and the first of them, for a note.
 
-    what: str  # with a place for the number
+    what: the note, with {n} for the number and {s} for the plural.
+    """
+
+    what: str
     advice: str = ""
     count: int = 0
     first: str = ""
 
     def add(self, name: str) -> None:
+        """Count a name."""
         self.first = self.first or to_text(name)
         self.count += 1
 
     @property
     def notes(self) -> list[str]:
-        """One line, or none."""
-        many = "" if self.count == 1 else "s"
-        return (
-            [f"{self.what.format(n=self.count, s=many)}, such as '{printable(self.first)}'{self.advice}"]
-            if self.count
-            else []
-        )
+        """The count as one line for the user; an empty list where it is 0."""
+        if not self.count:
+            return []
+        what = self.what.format(n=self.count, s="" if self.count == 1 else "s")
+        return [f"{what}, such as '{printable(self.first)}'{self.advice}"]
 
 
 @dataclass
 class Walk:
-    """The photos below a folder, and what was left out."""
+    """The photos below a folder, and counts of what was left out."""
 
     root: Path
     unread: list[str] = field(default_factory=list)
@@ -121,6 +123,7 @@ class Walk:
 
     @property
     def notes(self) -> list[str]:
+        """Lines for the user about what was left out."""
         more = (
             f" and {self.links.count - 1} others: links to folders" if self.links.count > 1 else ": a link to a folder"
         )
@@ -129,7 +132,7 @@ class Walk:
         return self.unread + links + [line for kind in kinds for line in kind.notes]
 
     def __iter__(self) -> Iterator[str]:
-        """Relative paths of the photos; links to folders are not followed."""
+        """Yield the relative paths of the photos; links to folders are not followed."""
         for folder, folders, files in os.walk(self.root, onerror=self._refuse):
             inside = os.path.relpath(folder, self.root)
             prefix = "" if inside == "." else f"{inside}/"

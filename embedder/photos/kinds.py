@@ -1,4 +1,4 @@
-"""What the bytes of a file are: one of the formats that are read, or something else that can be named."""
+"""Identify the format of a file by its first bytes, or name what the file is instead of a photo."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from facegallery.embedder.outcomes import UNREADABLE
 
 BLANK = b"\0\t\n\r "
-PNM_ALONE = re.compile(rb"P[1-6]\s+[#\d]")  # of a file that is not called a photo: texts may begin with P1, too
-MOST_JUNK = 512  # bytes before a JPEG: blanks, or the header lines of the download that it was cut from
+PNM_ALONE = re.compile(rb"P[1-6]\s+[#\d]")  # a PNM without the suffix of one; other texts may begin with P1, too
+MOST_JUNK = 512  # most bytes before a JPEG: blanks, or the header lines of a download
 
 
 class PhotoRefused(Exception):
-    """A photo that gives no pixels: its outcome and why."""
+    """A photo has no pixels; `outcome` is its outcome, the message is the reason."""
 
     def __init__(self, outcome: str, why: str):
         super().__init__(why)
@@ -23,7 +23,7 @@ class PhotoRefused(Exception):
 
 @dataclass(frozen=True)
 class Kind:
-    """A format that is read: the suffixes that its files have, and how they begin."""
+    """A supported format: its suffixes, and how its files begin."""
 
     name: str
     suffixes: tuple[str, ...]
@@ -35,7 +35,7 @@ def _starts(*magic: bytes) -> Callable[[bytes], bool]:
 
 
 def _brand(*wanted: bytes) -> Callable[[bytes], bool]:
-    """Whether an ISO media file (`ftyp`) names one of the brands, as its own or as one it is compatible with."""
+    """Match an ISO media file (`ftyp`) that names one of the brands, as its own or as a compatible one."""
 
     def begins(head: bytes) -> bool:
         size = int.from_bytes(head[:4], "big")
@@ -45,7 +45,8 @@ def _brand(*wanted: bytes) -> Callable[[bytes], bool]:
     return begins
 
 
-# the closed list: a file that begins in no other way is never given to a decoder; AVIF before HEIF, which it may be compatible with
+# The closed list of formats: no decoder sees a file that begins in another way. AVIF comes before HEIF, since an AVIF
+# may name HEIF as a compatible brand.
 KINDS = (
     Kind("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".mpo"), _starts(b"\xff\xd8\xff")),
     Kind("PNG", (".png", ".apng"), _starts(b"\x89PNG\r\n\x1a\n")),
@@ -68,7 +69,7 @@ KINDS = (
 )
 SUFFIXES = frozenset(suffix for kind in KINDS for suffix in kind.suffixes)
 
-# what is found under the name of a photo, from its first bytes
+# what files with the name of a photo are instead, by their first bytes
 NO_PHOTOS: tuple[tuple[str, str], ...] = (
     (r"%!PS|\xc5\xd0\xd3\xc6", "EPS (PostScript), which is a program and is not run: save it as PNG or JPEG"),
     (r"%PDF", "a PDF document: save the picture in it as PNG or JPEG"),
@@ -103,7 +104,10 @@ _NAMED = [(re.compile(pattern.encode("latin-1")), what) for pattern, what in NO_
 
 
 def identify(data: bytes) -> tuple[Kind, bytes]:
-    """The format of a file, and its bytes from where the photo begins; raises Refused with what it is instead."""
+    """Return the format of a file, and its bytes from where the photo begins.
+
+    Raise PhotoRefused, with what the file is instead.
+    """
     head = data[:4096]
     if kind := _kind(head):
         return kind, data
@@ -114,13 +118,15 @@ def identify(data: bytes) -> tuple[Kind, bytes]:
     start = blanks if _kind(head[blanks:]) else head.find(b"\xff\xd8\xff", 0, MOST_JUNK)
     if start > 0 and (kind := _kind(head[start:])):
         return kind, data[start:]
-    raise PhotoRefused(
-        UNREADABLE, f"it is {_unknown(head)}, not a photo in a format that is read ({', '.join(k.name for k in KINDS)})"
-    )
+    formats = ", ".join(kind.name for kind in KINDS)
+    raise PhotoRefused(UNREADABLE, f"it is {_unknown(head)}, not a photo in a format that is read ({formats})")
 
 
 def begins_as_photo(head: bytes) -> bool:
-    """Whether a file that is not called a photo begins as one; stricter than `identify`, which looks for one behind other bytes, too."""
+    """Whether a file without a photo's suffix begins as one.
+
+    This is stricter than `identify`, which also searches for a photo behind other bytes.
+    """
     kind = _kind(head)
     return kind is not None and (kind.name != "PNM" or bool(PNM_ALONE.match(head)))
 

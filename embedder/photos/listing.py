@@ -1,4 +1,4 @@
-"""Which photos a folder or a CSV holds, and what their paths say of them."""
+"""List the photos of a folder or a CSV, with the labels that paths and CSV give them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,30 @@ from facegallery.embedder.text import printable
 
 @dataclass
 class Listing:
-    """The photos of a run, in order, with notes for the user about what was left out."""
+    """The photos of a run, in order, with notes for the user about what was left out.
+
+    extra: the user's own columns. source: the words before the names of people in a message. by_folders: whether the
+    folder nearest to a photo names its person, which may be wrong.
+    """
 
     root: Path
     entries: list[Entry] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    source: str = "from folders such as"  # what names the people
-    by_folders: bool = True  # whether the nearest folder does, which may be wrong
+    source: str = "from folders such as"
+    by_folders: bool = True
 
     def understood(self) -> Understood:
-        """Whose the photos are."""
-        return understand(((e.path, e.identity) for e in self.entries), self.source, self.by_folders)
+        """Return which people are in the photos."""
+        return understand(((e.path, e.identity) for e in self.entries), self.source, by_folders=self.by_folders)
 
 
 def list_photos(source: str | Path, metadata: Path | None = None, level: int | None = None) -> Listing:
-    """The photos of a folder (`<split>/<identity>/<photo>`, `<identity>/<photo>` or flat), of one file, or of a CSV.
+    """List the photos of a folder, of one file, or of a CSV.
 
-    metadata: a CSV `image,...` whose other columns are added to the rows. level: which folder names the person, as `labels_of` has it.
-    Raises DataError where there is no photo.
+    A folder is `<split>/<identity>/<photo>`, `<identity>/<photo>` or flat. metadata: a CSV `image,...` whose other
+    columns are added to the rows. level: which folder names the person, as for `labels_of`. Raise DataError where there
+    is no photo, InputError for a level without a folder.
     """
     path = Path(source)
     if level is not None and not path.is_dir():
@@ -55,12 +60,15 @@ def list_photos(source: str | Path, metadata: Path | None = None, level: int | N
     if not listing.entries:
         left_out = f"; {'; '.join(listing.notes)}" if listing.notes else ""
         raise DataError(
-            f"expected photos in {path}, found none (.jpg, .png, .heic, .tif, ... are looked for{left_out}): check the folder"
+            f"expected photos in {path}, found none (.jpg, .png, .heic, .tif, ... are searched{left_out}): "
+            "check the folder"
         )
     return listing
 
 
-def _entry(root: Path, name: str, identity: str | None, split: str | None, extra: tuple = ()) -> Entry:
+def _entry(
+    root: Path, name: str, identity: str | None, split: str | None, extra: tuple[tuple[str, str], ...] = ()
+) -> Entry:
     try:
         s = os.stat(root / to_file(name))
     except (OSError, ValueError):  # ValueError: a NUL in the name
@@ -83,7 +91,7 @@ def _list_folder(root: Path, level: int | None) -> Listing:
 
 
 def _is_flat(name: str, split: str | None) -> bool:
-    """Whether no folder lies above a photo, but its split's."""
+    """Whether a photo lies in no folder but its split's."""
     return name.count("/") <= (split is not None)
 
 
@@ -93,7 +101,7 @@ def is_outside(root: Path, name: str) -> bool:
 
 
 def path_inside(root: Path, name: str) -> str | None:
-    """The path without links; None where it leaves the root."""
+    """Return the path with links resolved; None where it leaves the root."""
     if "\0" in name:
         return None
     home = os.path.realpath(root)
@@ -102,7 +110,7 @@ def path_inside(root: Path, name: str) -> str | None:
 
 
 def identity_of(table: CsvTable, line: CsvLine) -> str | None:
-    """The person that a line names; raises DataError, naming the line, where that cannot be a name."""
+    """Return the person that a line names, or None; raise DataError, naming the line, for an invalid name."""
     return person_name(line["identity"], f"line {line.number} of {table.path}") if spelling(line["identity"]) else None
 
 
@@ -123,20 +131,21 @@ def _list_csv(path: Path) -> Listing:
 
 
 def _more(columns: Iterable[str], line: CsvLine) -> tuple[tuple[str, str], ...]:
-    """The user's own columns that a line fills in."""
+    """Return the user's own columns that a line fills in."""
     return tuple((name, line[name]) for name in columns if line[name])
 
 
 def _repeated(path: Path, first: dict[str, CsvLine], twice: list[tuple[str, CsvLine]]) -> list[str]:
-    """One line about photos that several lines name; those that say two people come first."""
+    """Return one line about photos that several lines name; photos with two people come first."""
     if not twice:
         return []
     other = [(name, line) for name, line in twice if spelling(line["identity"]) != spelling(first[name]["identity"])]
     name, line = (other or twice)[0]
-    said = f", {len(other)} of them as other people's" if other else ""
+    people = f", {len(other)} of them as other people's" if other else ""
+    lines = f"{first[name].number} and {line.number}"
     return [
-        f"{len(twice)} lines of {path.name} name a photo twice{said}, such as '{printable(name)}' on lines {first[name].number} and {line.number}: the first "
-        "line counts"
+        f"{len(twice)} lines of {path.name} name a photo twice{people}, such as '{printable(name)}' on lines {lines}: "
+        "the first line counts"
     ]
 
 

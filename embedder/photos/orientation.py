@@ -1,4 +1,4 @@
-"""How a photo is to be turned, read from its EXIF or XMP; whatever else these hold, and however malformed, does not matter."""
+"""Read from EXIF or XMP how a photo is to be turned; ignore whatever else they hold, however malformed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from PIL.Image import Transpose
 
-ORIENTATION = 274  # EXIF's and TIFF's tag
+ORIENTATION = 274  # tag of EXIF and TIFF
 MOST_VALUES = 16
 # TIFF's type -> struct's code
 TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I"}
-RATIONAL = 5  # always outside of its entry
+RATIONAL = 5  # a type whose values lie outside of the entry
 TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -26,7 +26,7 @@ XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*["'<]""")
 
 
 def orientation(exif: bytes = b"", xmp: bytes = b"") -> int:
-    """1 to 8 as EXIF defines them: EXIF's where it has one, else XMP's, else 1 (the pixels are upright)."""
+    """Return 1 to 8 as EXIF defines them: EXIF's value, else XMP's, else 1 (the pixels are upright)."""
     found = from_exif(exif)
     if found is None and (match := XMP.search(xmp)):
         found = int(match[1])
@@ -34,7 +34,7 @@ def orientation(exif: bytes = b"", xmp: bytes = b"") -> int:
 
 
 def from_exif(exif: bytes) -> int | None:
-    """The orientation in EXIF's first directory; None where it has none that is valid."""
+    """Return the orientation in EXIF's first directory; None where there is no valid one."""
     exif = re.sub(rb"^(Exif\0\0)+", b"", exif)
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 10:
@@ -49,18 +49,21 @@ def from_exif(exif: bytes) -> int | None:
 
 
 def _value(exif: bytes, at: int, order: str) -> Any:
-    """The values of the directory's entry at `at`; None where they lie outside of `exif` or have no known type."""
+    """Return the values of the directory entry at `at`.
+
+    Return None where the values lie outside of `exif`, or their type is unknown.
+    """
     kind, count = struct.unpack_from(order + "HI", exif, at + 2)
     if kind not in TYPES or not 0 < count <= MOST_VALUES:
         return None
-    code = f"{order}{count}{TYPES[kind]}"  # of text all, as one value; of rationals the numerators
+    code = f"{order}{count}{TYPES[kind]}"  # a text is one value; of rationals, the numerators are read
     size = struct.calcsize(code)
     start = at + 8 if size <= 4 and kind != RATIONAL else struct.unpack_from(order + "I", exif, at + 8)[0]
     return struct.unpack_from(code, exif, start) if start + size <= len(exif) else None
 
 
 def valid(value: Any) -> int | None:
-    """1 to 8 from a tag's value as SHORT, LONG, text or several of them, of which the first counts; else None."""
+    """Return 1 to 8 from a tag's value, a number, a text or the first of several; else None."""
     if isinstance(value, tuple):
         return valid(value[0]) if value else None
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""The pixels of one photo from its bytes, and why a photo is refused."""
+"""Decode the pixels of one photo from its bytes, or refuse the photo with a reason."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from facegallery.embedder.photos.orientation import TURNS
 from facegallery.embedder.photos.readers import OpenedImage, open_photo
 
 MAX_BYTES = 200 << 20
-FEW_BITS = 64  # the high byte of 16-bit colours is below this where they fill 14 bits or fewer
+FEW_BITS = 64  # the high bytes of 16-bit colours are below this where the colours fill 14 bits or fewer
 
 
 def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
-    """The bytes of a photo -> uint8 RGB (h, w, 3), turned as its EXIF says; raises Refused."""
+    """Decode the bytes of a photo to uint8 RGB (h, w, 3), turned as its EXIF says.
+
+    most: larger photos are refused, in pixels. Raise PhotoRefused.
+    """
     kind, data = identify(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        Image.MAX_IMAGE_PIXELS = most // 2  # Pillow refuses twice as many, wherever it makes a picture
+        Image.MAX_IMAGE_PIXELS = most // 2  # Pillow refuses twice as many, in any picture that it makes
         try:
             return _decode(open_photo(kind, data, most), most)
         except PhotoRefused:
@@ -35,7 +38,7 @@ def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
             raise PhotoRefused(TOO_LARGE, f"a {kind.name} of more than {most:,} pixels") from None
         except MemoryError:
             raise PhotoRefused(TOO_LARGE, "not enough memory to decode it") from None
-        except Exception as error:  # Pillow's readers raise whatever they meet
+        except Exception as error:  # Pillow's readers raise errors of any kind
             raise PhotoRefused(UNREADABLE, f"a broken {kind.name}: {error}".rstrip(": ")) from None
 
 
@@ -47,13 +50,13 @@ def _decode(opened: OpenedImage, most: int) -> np.ndarray:
         low.load()
         image = of_two_bytes(image, low)
     if opened.orientation in TURNS:
-        opened.image = image = image.transpose(TURNS[opened.orientation])  # the other one is let go
-    pixels = to_rgb(image, opened.signed)
+        opened.image = image = image.transpose(TURNS[opened.orientation])  # frees the picture before turning
+    pixels = to_rgb(image, signed=opened.signed)
     return 255 - pixels if opened.negative else pixels
 
 
 def _loaded(opened: OpenedImage) -> Image.Image:
-    """The decoded picture; of a file that is cut or broken, if enough of its rows are there."""
+    """Return the decoded picture; a cut or broken file is accepted where enough of its rows are there."""
     image = opened.image
     try:
         image.load()
@@ -71,11 +74,11 @@ def _loaded(opened: OpenedImage) -> Image.Image:
 
 
 def _missing_rows(image: Image.Image) -> int:
-    """The rows that a reader did not come to; columns, for pictures in tiles, as rows of the same share."""
-    image.tile = []  # type: ignore[attr-defined]  # what is there is looked at, nothing is read
+    """Return how many rows were not decoded; missing columns of tiles count as the same share of rows."""
+    image.tile = []  # type: ignore[attr-defined]  # so that no more of the file is read
     try:
         box = image.getbbox(alpha_only=False)
-    except Exception:  # nothing was made
+    except Exception:  # there are no pixels
         box = None
     left, top, right, bottom = box or (0, 0, 0, 0)
     rows, columns = max(top, image.height - bottom), max(left, image.width - right)
@@ -83,7 +86,7 @@ def _missing_rows(image: Image.Image) -> int:
 
 
 def read(path: str) -> tuple[bytes, str]:
-    """(bytes, sha256) of a photo's file; raises Refused."""
+    """Read a photo's file; return (bytes, sha256). Raise PhotoRefused."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
@@ -104,5 +107,5 @@ def read(path: str) -> tuple[bytes, str]:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Without waiting for whoever writes to a pipe."""
+    """Open a file without waiting for a process that writes to a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)

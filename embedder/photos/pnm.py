@@ -1,4 +1,4 @@
-"""Reads PBM, PGM and PPM, binary and plain, of any highest value."""
+"""Read PBM, PGM and PPM, binary and plain, of any highest value."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from facegallery.embedder.outcomes import UNREADABLE
 from facegallery.embedder.photos.bounds import MOST_HEADER, MOST_MISSING, check_size
 from facegallery.embedder.photos.kinds import PhotoRefused
 
-MOST_PER_VALUE = 16  # bytes of a plain one, with its blanks and comments
+MOST_PER_VALUE = 16  # bytes of a value in a plain PNM, with blanks and comments
 _SPACE = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEADER = re.compile(rb"P([1-6])" + _SPACE + rb"(\d{1,9})" + _SPACE + rb"(\d{1,9})")
 _HIGHEST = re.compile(_SPACE + rb"(\d{1,5})")
 
 
 def read_pnm(data: bytes, most: int) -> np.ndarray:
-    """The bytes of a PNM -> uint8 (h, w) or (h, w, 3); rows that are missing at the end are 0; raises Refused."""
+    """Decode a PNM to uint8 (h, w) or (h, w, 3); missing rows at the end are 0. Raise PhotoRefused."""
     head = data[:MOST_HEADER]
     match = _HEADER.match(head)
     if match is None:
@@ -59,13 +59,11 @@ def _text(body: memoryview) -> bytes:
 
 
 def _whole(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The first values in `shape`, with zeros for the last few where they are missing; raises Refused where too many are."""
+    """Reshape the values, with zeros for the last few that are missing; raise PhotoRefused where too many are."""
     size = int(np.prod(shape))
     missing = max(0, size - len(values))
     if missing > MOST_MISSING * size:
         raise PhotoRefused(UNREADABLE, f"cut, {missing:,} of {size:,} values are missing")
-    return (
-        np.concatenate([values, np.zeros(missing, values.dtype)])[:size].reshape(shape)
-        if missing
-        else values[:size].reshape(shape)
-    )
+    if missing:
+        values = np.concatenate([values, np.zeros(missing, values.dtype)])
+    return values[:size].reshape(shape)

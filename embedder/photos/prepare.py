@@ -1,4 +1,7 @@
-"""Other people's layouts -> `DEST/<split>/<identity>/<photo>`, by hard links or copies; the source is only read."""
+"""Lay out other people's folders as `DEST/<split>/<identity>/<photo>` by hard links or copies.
+
+The source is only read.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ METADATA = "metadata.csv"
 
 @dataclass(frozen=True)
 class Placed:
-    """One photo's place in the prepared folder."""
+    """One photo's place in the prepared folder. source: path relative to SRC. more: the user's own columns."""
 
-    source: str  # relative to SRC
+    source: str
     split: str
     identity: str
     more: tuple[tuple[str, str], ...] = ()
@@ -37,7 +40,7 @@ class Placed:
 
 @dataclass
 class Prepared:
-    """What `prepare` did."""
+    """What `prepare` did: number of people, photos by split, notes for the user."""
 
     folder: str
     people: int = 0
@@ -48,9 +51,10 @@ class Prepared:
 def prepare(
     layout: str, source: Path, destination: Path, table: Path | None = None, level: int | None = None
 ) -> Prepared:
-    """Lays out the photos of `source`; the same call again adds what is new. Raises DataError, naming the file, rather than overwrite one.
+    """Lay out the photos of `source` in `destination`; the same call again adds new photos.
 
-    level: which folder names the person, as `facegallery.embedder.photos.folders.labels_of` has it.
+    layout: a key of LAYOUTS, or 'csv' with `table`. level: which folder names the person, as for `labels_of`. Raise
+    DataError, naming the file, rather than overwrite one; InputError for arguments that contradict each other.
     """
     if not source.is_dir():
         raise DataError(f"expected a folder of photos, {source} is not there: check the path")
@@ -61,7 +65,8 @@ def prepare(
     notes: list[str] = []
     if level is not None and (table is not None or layout == "homework"):
         raise InputError(
-            "expected --identity-level for photos in people's folders, received a CSV or the layout homework: leave it out"
+            "expected --identity-level for photos in people's folders, received a CSV or the layout homework: "
+            "leave it out"
         )
     placed = _by_csv(source, table, notes) if table is not None else LAYOUTS[layout](source, notes, level)
     if not placed:
@@ -72,7 +77,7 @@ def prepare(
 
 
 def _usable(source: Path, names: Iterable[str], notes: list[str]) -> set[str]:
-    """The photos that can be placed; notes name those that are not there, and links that lead outside the folder."""
+    """Return the photos that can be placed; add notes about missing photos and links that leave the folder."""
     usable, absent, outside = set(), [], []
     for name in names:
         if not (source / to_file(name)).is_file():
@@ -90,7 +95,7 @@ def _usable(source: Path, names: Iterable[str], notes: list[str]) -> set[str]:
 
 
 def _homework(source: Path, notes: list[str], _: int | None) -> list[Placed]:
-    """`0_1.jpg ...` gallery, `0_2.jpg ...` probes; gaps and other files are named."""
+    """Place `0_1.jpg ...` as gallery and `0_2.jpg ...` as probes; add notes about gaps and other files."""
     placed, others = [], []
     for path in sorted(source.iterdir()):
         match = HOMEWORK_NAME.fullmatch(path.name)
@@ -117,7 +122,10 @@ def _gaps(placed: list[Placed]) -> list[str]:
 
 
 def _first_and_rest(source: Path, notes: list[str], level: int | None) -> list[Placed]:
-    """A folder a person: the first photo (1 before 10) is the gallery's, the rest are probes; splits that are there stay."""
+    """Place the first photo of each person's folder (1 before 10) in the gallery, the rest as probes.
+
+    Photos in folders of splits keep their split.
+    """
     listing = list_photos(source, level=level)
     notes += listing.notes + listing.understood().lines
     nameless = [e.path for e in listing.entries if e.identity is None]
@@ -134,12 +142,15 @@ def _first_and_rest(source: Path, notes: list[str], level: int | None) -> list[P
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Sort key in which 's2/10' comes after 's2/9' and 's10' after 's9'."""
+    """Return a sort key in which 's2/10' comes after 's2/9' and 's10' after 's9'."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _by_csv(source: Path, table: Path | None, notes: list[str]) -> list[Placed]:
-    """A CSV `image,identity[,split][,more]` with paths relative to `source`; without a split all is gallery."""
+    """Place the photos of a CSV `image,identity[,split][,more]`, whose paths are relative to `source`.
+
+    Photos without a split go to the gallery.
+    """
     assert table is not None
     listed = read_csv(table)
     if "identity" not in listed.columns:
@@ -151,8 +162,8 @@ def _by_csv(source: Path, table: Path | None, notes: list[str]) -> list[Placed]:
         split, who, image = line["split"] or "gallery", identity_of(listed, line), photo_path(source, line["image"])
         if split not in SPLITS or who is None:
             raise DataError(
-                f"expected an identity and a split of {', '.join(sorted(SPLITS))}, line {line.number} of {table} has {who or ''!r}, {split!r}: "
-                "correct it"
+                f"expected an identity and a split of {', '.join(sorted(SPLITS))}, line {line.number} of {table} has "
+                f"{who or ''!r}, {split!r}: correct it"
             )
         if is_outside(source, image) or not (source / to_file(image)).is_file():
             absent.append(image)
@@ -186,14 +197,15 @@ def _write(source: Path, destination: Path, placed: list[Placed], notes: list[st
 
 
 def _targets(placed: list[Placed]) -> dict[Placed, str]:
-    """Where each photo goes; two of one name in one folder get their parents' names in front."""
+    """Return the place of each photo; two of one name in one folder get their parents' names in front."""
     count = Counter((p.split, p.identity, Path(p.source).name) for p in placed)
     targets = {}
     for item in placed:
         who, name = item.identity, Path(item.source).name
         if "/" in who or "\0" in who or who.startswith("."):
             raise DataError(
-                f"expected a name that can be a folder's, received {who!r}: use `embed` on the CSV itself, or change the name"
+                f"expected a name that can be a folder's, received {who!r}: "
+                "use `embed` on the CSV itself, or change the name"
             )
         unique = name if count[item.split, who, name] == 1 else item.source.replace("/", "_")
         targets[item] = f"{item.split}/{who}/{unique}"
@@ -201,7 +213,7 @@ def _targets(placed: list[Placed]) -> dict[Placed, str]:
 
 
 def _place(source: Path, target: Path) -> None:
-    """A hard link, or a copy where links cannot be; what is there already must be the same bytes."""
+    """Make a hard link, or a copy where links are impossible; raise DataError where another photo has the name."""
     make_folder(target.parent)
     real = source.resolve()
     try:
@@ -220,7 +232,7 @@ def _check_same(real: Path, target: Path, source: Path) -> None:
 
 
 def _copy(real: Path, target: Path, source: Path) -> None:
-    """Complete or not at all; hidden until then, so that no walk meets it."""
+    """Copy a file atomically; its temporary is hidden, so that no walk finds it."""
     if target.exists():
         return _check_same(real, target, source)
     temporary = target.with_name(f"._tmp-{process_mark(os.getpid())}-{threading.get_ident()}")
@@ -233,7 +245,7 @@ def _copy(real: Path, target: Path, source: Path) -> None:
 
 
 def _metadata(placed: list[Placed], targets: dict[Placed, str]) -> str:
-    """The CSV's other columns, by the photos' places in DEST."""
+    """Return the CSV's other columns as a CSV by the photos' places in DEST."""
     columns = ["image", *(key for key, _ in placed[0].more)]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
@@ -243,7 +255,7 @@ def _metadata(placed: list[Placed], targets: dict[Placed, str]) -> str:
 
 
 def _check_metadata(path: Path, text: str) -> None:
-    """Raise DataError where a file is there with a line that the new text has not, so that nothing of it is lost."""
+    """Raise DataError where a file is there with a line that the new text lacks, so that nothing is lost."""
     if not os.path.lexists(path):
         return
     columns, *lines = csv.reader(io.StringIO(text, newline=""))
@@ -252,9 +264,10 @@ def _check_metadata(path: Path, text: str) -> None:
         if own == columns and set(map(tuple, before)) <= set(map(tuple, lines)):
             return
     except (ValueError, OSError, csv.Error):
-        pass  # it cannot be read, so it is not ours
+        pass  # a file that cannot be read is not ours
     raise DataError(
-        f"expected no {METADATA} in DEST, or one of an earlier run for the same photos, {path} is another: choose an empty DEST, or rename the file"
+        f"expected no {METADATA} in DEST, or one of an earlier run for the same photos, {path} is another: "
+        "choose an empty DEST, or rename the file"
     )
 
 

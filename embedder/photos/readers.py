@@ -1,4 +1,4 @@
-"""Opens a photo with the one reader of Pillow that its format has; no other reader is imported, nor any program started."""
+"""Open a photo with Pillow's reader of its format; import no other reader and start no program."""
 
 from __future__ import annotations
 
@@ -18,39 +18,48 @@ from facegallery.embedder.photos.orientation import ORIENTATION, orientation, va
 from facegallery.embedder.photos.pnm import read_pnm
 from facegallery.embedder.photos.strip import Stripped, check_scans, precision, strip_jpeg, strip_png
 
-SLOW_PIXELS = 2_000_000  # of what is decoded in Python
-HELD_BACK = 18  # rows of a JPEG that its reader gives only once the next ones are there
-PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # TIFF's tags
+SLOW_PIXELS = 2_000_000  # most pixels of a format that is decoded in Python
+HELD_BACK = 18  # rows of a JPEG that its reader returns only once it has read the next ones
+PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # TIFF tags
 _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2})Exif", re.DOTALL)
 HEIF_NEEDED = "HEIF (HEIC) needs another package: pip install pillow-heif"
 
 
 @dataclass
 class OpenedImage:
-    """A photo before its pixels are decoded."""
+    """A photo before its pixels are decoded.
+
+    held_back: rows that may be missing although the file has them. negative: white is 0. signed: numbers may be
+    negative. complete: opens the photo again where its end is missing. low_bytes: opens the low bytes of 16-bit
+    colours, whose high bytes `image` has.
+    """
 
     image: Image.Image
     orientation: int = 1
-    held_back: int = 0  # rows that may be missing although the file has them
-    negative: bool = False  # its white is 0
-    signed: bool = False  # its numbers may be below 0
-    complete: Callable[[], Image.Image] | None = None  # the photo once more, where its end is missing
-    low_bytes: Callable[[], Image.Image] | None = None  # of 16-bit colours, whose high bytes `image` has
+    held_back: int = 0
+    negative: bool = False
+    signed: bool = False
+    complete: Callable[[], Image.Image] | None = None
+    low_bytes: Callable[[], Image.Image] | None = None
 
 
 class Jpeg(JpegImagePlugin.JpegImageFile):
+    """Pillow's reader of JPEG without its reader of EXIF, which `orientation` reads."""
+
     def _read_dpi_from_exif(self) -> None:
-        """EXIF is read by us."""
+        """Read nothing."""
 
 
 class Tiff(TiffImagePlugin.TiffImageFile):
+    """Pillow's reader of TIFF without its turning, which `pixels` does for every format."""
+
     def load_end(self) -> None:
-        """Turned by us, as every format is."""
+        """Set the size without turning the picture."""
         self._size = self.im.size
 
 
 def open_photo(kind: Kind, data: bytes, most: int) -> OpenedImage:
-    """A photo whose size is within `most` pixels; raises Refused, or what Pillow raises."""
+    """Open a photo of at most `most` pixels; raise PhotoRefused, or what Pillow raises."""
     opened = READERS[kind.name](data, most)
     check_size(*opened.image.size, most)
     return opened
@@ -69,7 +78,7 @@ def _jpeg(data: bytes, most: int) -> OpenedImage:
 
 
 def _finished(jpeg: Stripped) -> Image.Image:
-    """A JPEG whose end is missing, with an end; raises Refused where its scans hold too little of the whole picture."""
+    """Return a JPEG, whose end is missing, with an end; raise PhotoRefused where its scans hold too little."""
     if jpeg.many_scans and precision(jpeg.data) > 1:
         raise PhotoRefused(UNREADABLE, "cut: the scans that make its picture sharp are missing")
     return Jpeg(io.BytesIO(jpeg.data + b"\xff\xd9"))
@@ -79,7 +88,7 @@ def _png(data: bytes, most: int) -> OpenedImage:
     stripped = strip_png(data)
     image = _pillow("PngImagePlugin", "PngImageFile", stripped.data)
     opened = OpenedImage(image, orientation(stripped.exif, stripped.xmp))
-    if image.info.get("interlace"):  # its rows come in no order
+    if image.info.get("interlace"):  # rows are not stored in order
         opened.held_back = -image.height
     return _of_two_bytes(opened, lambda: _pillow("PngImagePlugin", "PngImageFile", stripped.data))
 
@@ -89,16 +98,13 @@ def _tiff(data: bytes, most: int) -> OpenedImage:
     image = Tiff(io.BytesIO(data))
     turn = valid(image.tag_v2.get(ORIENTATION)) or orientation(xmp=_bytes(image, "xmp"))
     opened = OpenedImage(image, turn, signed=2 in np.atleast_1d(image.tag_v2.get(SAMPLE_FORMAT, 1)))
-    opened.negative = image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode in (
-        "I;16",
-        "I;16B",
-        "F",
-    )  # 8 bits are inverted by Pillow
+    # Pillow itself inverts pictures of 8 bits
+    opened.negative = image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode in ("I;16", "I;16B", "F")
     return _of_two_bytes(opened, lambda: Tiff(io.BytesIO(data)))
 
 
 def _of_two_bytes(opened: OpenedImage, again: Callable[[], Image.Image]) -> OpenedImage:
-    """With how to read the low bytes of 16-bit colours: as if the file had the other byte order."""
+    """Add the reader of the low bytes of 16-bit colours: the file read with the other byte order."""
     tiles = getattr(opened.image, "tile", [])
     modes = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in tiles]
     if modes and all(mode.startswith("RGB") and ";16" in mode for mode in modes):
@@ -150,13 +156,13 @@ def _avif(data: bytes, most: int) -> OpenedImage:
     if not features.check("avif"):
         raise PhotoRefused(NEEDS_PLUGIN, "AVIF needs a Pillow that was built with it: pip install -U Pillow")
     plugin = importlib.import_module("PIL.AvifImagePlugin")
-    plugin.DEFAULT_MAX_THREADS = 1  # type: ignore[attr-defined]  # photos are decoded side by side already
+    plugin.DEFAULT_MAX_THREADS = 1  # type: ignore[attr-defined]  # since photos are decoded in parallel
     image = plugin.AvifImageFile(io.BytesIO(without_exif(data)))
     return OpenedImage(image, orientation(_bytes(image, "exif")))
 
 
 def without_exif(data: bytes) -> bytes:
-    """An AVIF whose EXIF no reader finds: only the container's own properties say how it is turned."""
+    """Hide the EXIF of an AVIF from readers: only the container's own properties say how it is turned."""
     return _EXIF_ITEM.sub(rb"\1none", data)
 
 
@@ -168,7 +174,7 @@ def _heif(data: bytes, most: int) -> OpenedImage:
     options = plugin.options
     options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
     options.DECODE_THREADS = 1
-    return OpenedImage(plugin.HeifImageFile(io.BytesIO(data)))  # turned by its reader
+    return OpenedImage(plugin.HeifImageFile(io.BytesIO(data)))  # its reader turns it
 
 
 def _bytes(image: Image.Image, key: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Which files are photos: by their extension, or by their first bytes where the extension is missing or says nothing."""
+"""Tell photos from other files, by their suffix, or by their first bytes where the suffix is missing or unknown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RAW = frozenset(
         ".x3f",
     ]
 )
-# What stands beside photos, and copies that programs keep of them: never opened to see what it is
+# Suffixes of files beside photos, and of copies that programs keep of them; such files are never opened to look
 BESIDE = frozenset(
     [
         ".aae",
@@ -69,26 +69,27 @@ BESIDE = frozenset(
         ".zip",
     ]
 )
-COPIES = ("~", "_original")  # how the name of an editor's, or exiftool's, copy ends
-HEAD = 256  # bytes that tell a format
+COPIES = ("~", "_original")  # ends of the names of an editor's, or exiftool's, copies
+HEAD = 256  # bytes that suffice to identify a format
 
 
 def has_photo_suffix(name: str) -> bool:
+    """Whether a name has the suffix of a supported format."""
     return suffix_of(name) in SUFFIXES
 
 
 def suffix_of(name: str) -> str:
-    """The extension in small letters, with its point; '' where there is none."""
+    """Return the suffix in lower case, with its point; '' where there is none."""
     return os.path.splitext(name)[1].lower()
 
 
 def may_be_photo(name: str) -> bool:
-    """Whether a file without a photo's extension is worth a look at its first bytes."""
+    """Whether a file without a photo's suffix should be opened to look at its first bytes."""
     return suffix_of(name) not in BESIDE | RAW and not name.lower().endswith(COPIES)
 
 
 def is_photo(path: str) -> bool:
-    """Whether a regular file begins as one of the formats that are read; links, pipes and devices are not opened."""
+    """Whether a regular file begins as a supported format; links, pipes and devices are not opened."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

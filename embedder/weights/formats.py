@@ -1,7 +1,7 @@
-"""Weights of Inception-ResNet-v1 as others ship them, one reader a format: a path -> arrays by our layer names.
+"""Read weights of Inception-ResNet-v1 in the formats that others ship: a path -> arrays by our layer names.
 
-Constants are read; nothing in a file is ever run. Every name and shape is checked before the first number is read, so that a file costs
-no more memory than itself and the network, whatever it declares.
+Readers read constants and never run anything in a file. They check every name and shape before reading the first
+number, so that a file costs no more memory than itself and the network, whatever it declares.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from facegallery.embedder.weights.reader_process import read_apart
 
 Arrays = dict[str, np.ndarray]
 FLOATS = ("float32", "float64", "float16")
-MOST_HEADER = 1 << 20  # bytes of a safetensors file's header; the network's has 50,000
+MOST_HEADER = 1 << 20  # bytes of the header of a safetensors file; the network's header has 50,000
 
 
 def read_frozen_graph(path: Path) -> Arrays:
-    """Read a frozen TensorFlow 1 graph of facenet, with batch norm apart or folded into weights and offsets.
+    """Read a frozen TensorFlow 1 graph of facenet, with batch norm apart or folded.
 
-    Nodes are looked at one by one; no graph is built, so an operation is never run, whatever it is.
+    The reader looks at the nodes one by one and builds no graph, so that no operation of the file can run.
     """
     import tensorflow as tf
 
@@ -49,7 +49,7 @@ def read_frozen_graph(path: Path) -> Arrays:
 
 
 def _check_epsilon(epsilon: Any, name: str) -> None:
-    """epsilon: a number, or a tensor of a graph."""
+    """Raise ModelError unless a number, or a tensor of a graph, is the network's epsilon."""
     if not isinstance(epsilon, float):
         import tensorflow as tf
 
@@ -70,9 +70,10 @@ def _check_type(kind: str, name: str) -> None:
 
 
 def read_checkpoint(path: Path) -> Arrays:
-    """Read a TensorFlow 1 checkpoint of facenet by its .index: the variables, without head, optimizer and moving averages.
+    """Read a TensorFlow 1 checkpoint of facenet by its .index.
 
-    Those are what facenet's Saver keeps (its trainable ones, with the statistics of batch norm) and what its frozen graphs hold.
+    The variables are read without head, optimizer and moving averages: those that facenet's Saver keeps (the trainable
+    ones and the statistics of batch norm) and that its frozen graphs hold.
     """
     import tensorflow as tf
 
@@ -97,7 +98,10 @@ SLIM_NORM = {
 
 
 def _layer_name(name: str) -> str | None:
-    """'InceptionResnetV1/Repeat/block35_1/Branch_0/Conv2d_1x1/weights' -> 'Block35_1_Branch_0_Conv2d_1x1/kernel'; None for others."""
+    """Return our name of a slim variable; None for variables that the network does not have.
+
+    'InceptionResnetV1/Repeat/block35_1/Branch_0/Conv2d_1x1/weights' -> 'Block35_1_Branch_0_Conv2d_1x1/kernel'
+    """
     root, *parts = name.split("/")
     *scope, last = [p for p in parts if not p.startswith("Repeat")] or [""]
     norm = scope[-1:] == ["BatchNorm"]
@@ -124,7 +128,8 @@ def read_torch(path: Path) -> Arrays:
         names = TORCH_NORM if module.endswith((".bn", "last_bn")) else TORCH_WEIGHTS
         if layer is None or weight not in names:
             raise ModelError(
-                f"expected the layers of facenet-pytorch's InceptionResnetV1, {path} has {name[:100]!r}: not these weights"
+                f"expected the layers of facenet-pytorch's InceptionResnetV1, {path} has {name[:100]!r}: "
+                "not these weights"
             )
         return f"{layer}_BatchNorm/{names[weight]}" if names is TORCH_NORM else f"{layer}/{names[weight]}"
 
@@ -160,7 +165,7 @@ TORCH_BLOCKS = {"repeat_1": "Block35", "repeat_2": "Block17", "repeat_3": "Block
 
 
 def _torch_layers() -> dict[str, str]:
-    """'repeat_1.0.branch1.1' -> 'Block35_1_Branch_1_Conv2d_0b_3x3', and so on."""
+    """Return our name of each layer: 'repeat_1.0.branch1.1' -> 'Block35_1_Branch_1_Conv2d_0b_3x3'."""
     blocks = {f"{module}.{i}": (kind, f"{kind}_{i + 1}") for module, kind in TORCH_BLOCKS.items() for i in range(10)}
     blocks |= {"block8": ("Block8", "Block8_6")} | {kind.lower(): (kind, kind) for kind in REDUCTIONS}
     layers = dict(TORCH_STEM)
@@ -178,7 +183,10 @@ def read_safetensors(path: Path) -> Arrays:
 
 
 def parse_safetensors(data: bytes, path: Path) -> Arrays:
-    """Return the arrays in the bytes of a safetensors file; raise ModelError where they are not the network's, or the file is damaged."""
+    """Return the arrays in the bytes of a safetensors file.
+
+    path: named by errors. Raise ModelError where the arrays are not the network's, or the file is damaged.
+    """
     from safetensors.numpy import load
 
     try:
@@ -186,12 +194,15 @@ def parse_safetensors(data: bytes, path: Path) -> Arrays:
         return load(data)
     except ModelError:
         raise
-    except Exception as error:  # JSON, Rust and NumPy have their own
+    except Exception as error:  # JSON, Rust and NumPy raise errors of their own
         raise damaged(path, error) from None
 
 
 def header_shapes(data: bytes) -> dict[str, Shape]:
-    """Return the shape of each array by the header of a safetensors file; raise ValueError where it is none, or of other numbers."""
+    """Return the shape of each array by the header of a safetensors file.
+
+    Raise ValueError for a damaged header, and for numbers that are not floats.
+    """
     size = int.from_bytes(data[:8], "little")
     if not 2 <= size <= min(MOST_HEADER, len(data) - 8):
         raise ValueError(f"a header of {size} bytes")
@@ -214,14 +225,14 @@ READERS: dict[str, Callable[[Path], Arrays]] = {
 
 
 def locate(path: Path) -> Path:
-    """The file that is read for a path: of a checkpoint, which may be given by its prefix or by any of its files, the .index."""
+    """Return the file to read for a path: of a checkpoint, given by its prefix or any of its files, the .index."""
     prefix = re.sub(r"\.(meta|data-\d{5}-of-\d{5})$", "", path.name)
     index = path.parent / f"{prefix}.index"
     return index if path.suffix not in READERS and index.is_file() else path
 
 
 def read(path: Path) -> Arrays:
-    """The arrays of a weights file, by its suffix; raises ModelError in one line where it cannot be read."""
+    """Read a weights file by its suffix; raise ModelError, in one line, where it cannot be read."""
     reader = READERS.get(path.suffix)
     if reader is None:
         raise ModelError(f"expected weights as {', '.join(READERS)}, received {path.name}: convert it to one of these")
@@ -230,12 +241,15 @@ def read(path: Path) -> Arrays:
         return _without_gamma({name: np.asarray(array, np.float32) for name, array in reader(path).items()})
     except (ModelError, FileNotFoundError, PermissionError, ModuleNotFoundError):
         raise
-    except Exception as error:  # each library has its own way to say that a file is damaged
+    except Exception as error:  # each library reports damage by errors of its own
         raise damaged(path, error) from None
 
 
 def _without_gamma(arrays: Arrays) -> Arrays:
-    """Batch norm's factor, which our layers lack, as part of what it is given: gamma (W x - mean) = (gamma W) x - gamma mean."""
+    """Fold batch norm's factor, which our layers lack, into its input.
+
+    gamma (W x - mean) = (gamma W) x - gamma mean
+    """
     for name in [n for n in arrays if n.endswith("_BatchNorm/gamma")]:
         gamma, norm = arrays.pop(name), name.removesuffix("/gamma")
         if not (gamma == 1).all():

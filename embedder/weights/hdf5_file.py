@@ -1,4 +1,7 @@
-"""The datasets of an HDF5 file, all of them checked before one is read: their numbers lie in the file itself, as plain as Keras writes them."""
+"""Read the datasets of an HDF5 file after checking all of them.
+
+Only numbers that lie in the file itself are accepted, as plain as Keras writes them.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ FLOAT_BYTES = (2, 4, 8)
 
 @contextmanager
 def open_datasets(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
-    """Give the datasets of numbers by their paths, still unread.
+    """Provide the unread datasets of floats by their paths.
 
-    Raise ModelError where a link or a dataset leads out of the file, or to numbers that are packed, virtual or not stored.
+    Raise ModelError where a link or a dataset leads out of the file, or a dataset is chunked, compressed, virtual or
+    not stored.
     """
     import h5py
 
@@ -37,7 +41,10 @@ def open_datasets(path: Path) -> Iterator[dict[str, h5py.Dataset]]:
 def _collect(
     group: h5py.Group, prefix: str, depth: int, found: dict[str, h5py.Dataset], path: Path, seen: set[int]
 ) -> None:
-    """Add the float datasets of a group. seen: addresses of the groups that were visited, since one can be linked many times."""
+    """Add the float datasets of a group to `found`.
+
+    seen: addresses of the visited groups, since one group can be linked many times.
+    """
     import h5py
 
     if (address := h5py.h5o.get_info(group.id).addr) in seen:
@@ -66,13 +73,13 @@ def _collect(
 
 
 def _fault(item: h5py.Dataset, path: Path) -> str | None:
-    """Return why a dataset is not to be read; None where it is as Keras writes it."""
+    """Return why a dataset is refused; None where it is as Keras writes it."""
     import h5py
 
     if item.external or item.is_virtual:
-        return "expected numbers in the file itself, they are to come from another"
+        return "expected numbers in the file itself, they are in another file"
     if item.chunks is not None or item.id.get_create_plist().get_nfilters():
-        return "expected numbers as they are, they are chunked or compressed: save the model without"
+        return "expected plain numbers, they are chunked or compressed: save the model without compression"
     if item.dtype.kind not in "fiu":
         return None if h5py.check_dtype(ref=item.dtype) is None else "expected numbers, these are references"
     if item.dtype.kind == "f" and item.dtype.itemsize not in FLOAT_BYTES:

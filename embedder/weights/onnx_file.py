@@ -1,6 +1,7 @@
-"""The constants of an ONNX file, without the package onnx: a file is a protobuf message, and constants are all that is read of it.
+"""Read the constants of an ONNX file without the package onnx; the file is a protobuf message.
 
-Numbers of fields and of element types are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto (Apache-2.0).
+The numbers of fields and of element types are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+(Apache-2.0).
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from facegallery.embedder.network.shapes import MOST_BYTES, check_size
 
 GRAPH, INITIALIZER = 7, 5
 DIMS, ELEMENT, FLOATS, NAME, RAW = 1, 2, 4, 8, 9
-LOCATION, EXTERNAL = 14, 1  # where the numbers of a tensor lie
-LONGEST = 63  # bits before the last byte of a whole number
+LOCATION, EXTERNAL = 14, 1  # the field of a tensor's location, and its value for another file
+LONGEST = 63  # most bits before the last byte of a whole number
 MOST_AXES = 8
 ELEMENTS = {1: "<f4", 3: "<i1", 7: "<i8"}
-WHOLE, BYTES, SIZES = 0, 2, {1: 8, 5: 4}  # ways to write a value, and the sizes of those that have one
+WHOLE, BYTES, SIZES = 0, 2, {1: 8, 5: 4}  # wire types of values, and the sizes of those of fixed size
 
 
 def constants(path: Path) -> dict[str, np.ndarray]:
-    """The initializers of a graph by name, of float32, int8 and int64; raises ModelError where the file is cut or has others."""
+    """Return the initializers of a graph by name: float32, int8 and int64 arrays.
+
+    Raise ModelError where the file is cut or holds other types.
+    """
     check_size(path)
     try:
         graph = next(value for number, value in _fields(memoryview(path.read_bytes())) if number == GRAPH)
@@ -36,7 +40,10 @@ def constants(path: Path) -> dict[str, np.ndarray]:
 
 
 def dequantised(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Float32 arrays: X of `X_quantized`, `X_scales` and `X_zero_point`, in the shape `X_shape` where there is one; others as they are."""
+    """Return float32 arrays: X from `X_quantized`, `X_scales` and `X_zero_point`, reshaped to `X_shape` if given.
+
+    Other arrays stay as they are.
+    """
     names = [name.removesuffix("_quantized") for name in tensors if name.endswith("_quantized")]
     parts = {f"{name}_{part}" for name in names for part in ("quantized", "scales", "zero_point", "shape")}
     found = {name: tensor for name, tensor in tensors.items() if name not in parts}
@@ -49,7 +56,7 @@ def dequantised(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _spread(blocks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """One number a block -> one an element; all blocks of an axis are equally long."""
+    """Repeat one number a block to one number an element; all blocks of an axis are equally long."""
     for axis, size in enumerate(shape):
         blocks = blocks.repeat(size // blocks.shape[axis], axis)
     return blocks
@@ -60,7 +67,7 @@ def _tensor(message: memoryview) -> tuple[str, np.ndarray]:
     found = dict(fields)
     shape = [size for number, value in fields if number == DIMS for size in _wholes(value)]
     if found.get(LOCATION) == EXTERNAL:
-        raise ValueError("its numbers are to come from another file")
+        raise ValueError("its numbers are in another file")
     if len(shape) > MOST_AXES or any(size > MOST_BYTES for size in shape):
         raise ValueError(f"a tensor of shape {str(shape)[:50]}")
     element = ELEMENTS[found[ELEMENT]]
@@ -68,7 +75,7 @@ def _tensor(message: memoryview) -> tuple[str, np.ndarray]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field of a protobuf message: a whole number, or bytes."""
+    """Yield (number, value) of each field of a protobuf message; a value is a whole number, or bytes."""
     at = 0
     while at < len(message):
         key, at = whole(message, at)
@@ -85,7 +92,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
 
 
 def whole(message: memoryview, at: int) -> tuple[int, int]:
-    """Read a number of 7 bits a byte; return it and where it ends. Raise ValueError beyond 64 bits, IndexError at the end."""
+    """Read a number of 7 bits a byte; return the number and the offset after it.
+
+    Raise ValueError beyond 64 bits, IndexError at the end of the message.
+    """
     number = shift = 0
     while True:
         byte = message[at]
@@ -97,7 +107,7 @@ def whole(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def _wholes(value: int | memoryview) -> Iterator[int]:
-    """One number, or several that are packed."""
+    """Yield one number, or the numbers of a packed field."""
     if isinstance(value, int):
         yield value
         return

@@ -1,7 +1,7 @@
-"""Weights files of formats whose libraries may end the process on a damaged file, read in a process of their own.
+"""Read weights files in a process of their own, for formats whose libraries may crash on a damaged file.
 
-Run as `facegallery.embedder.weights.reader_process FILE`: it writes the arrays as safetensors to standard output, or why there are none, as JSON, to standard
-error.
+Run as `facegallery.embedder.weights.reader_process FILE`: it writes the arrays as safetensors to standard output, or
+the reason why there are none, as JSON, to standard error.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from facegallery.embedder.errors import ModelError
 from facegallery.embedder.process import command, environment
 
 SECONDS = 300  # to read one file
-MOST_MEMORY = 16 << 30  # bytes of address space, of which TensorFlow takes several without using them
+MOST_MEMORY = 16 << 30  # bytes of address space; TensorFlow reserves several GB without using them
 Arrays = dict[str, np.ndarray]
 
 
 def read_apart(path: Path) -> Arrays:
-    """Read a weights file in another process; raise ModelError where it is refused, ValueError where the process ended."""
+    """Read a weights file in another process.
+
+    Raise ModelError where the file is refused, ValueError where the process ended or took longer than SECONDS.
+    """
     from safetensors.numpy import load
 
     try:
@@ -47,15 +50,15 @@ def read_apart(path: Path) -> Arrays:
 
 
 def main(readers: dict[str, Callable[[Path], Arrays]], path: Path) -> int:
-    """Read `path` by the reader of its suffix and return an exit code."""
+    """Read `path` by the reader of its suffix, write the answer, and return an exit code."""
     from safetensors.numpy import save
 
     answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # so that what a library prints does not mix with the answer
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     try:
         data = save(readers[path.suffix](path))
-    except Exception as error:  # each library has its own way to say that a file is damaged
+    except Exception as error:  # each library reports damage by errors of its own
         from facegallery.embedder.network.shapes import damaged
 
         fault = error if isinstance(error, ModelError) else damaged(path, error)

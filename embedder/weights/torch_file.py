@@ -1,7 +1,8 @@
-"""The tensors of a PyTorch state dict, read without running its pickle.
+"""Read the tensors of a PyTorch state dict without running its pickle.
 
-A pickle is a program for a small stack machine. Here only the steps that a state dict needs are taken, and the only names that it may call
-are stood for by functions of ours; anything else is refused. Both layouts of `torch.save` are known: a zip, and what came before 1.6.
+A pickle is a program for a small stack machine. This reader takes only the steps that a state dict needs; functions of
+ours stand for the only names that the pickle may call; anything else is refused. Both layouts of `torch.save` are read:
+a zip, and the one before version 1.6.
 """
 
 from __future__ import annotations
@@ -20,16 +21,13 @@ import numpy as np
 from facegallery.embedder.errors import ModelError
 
 Choose = Callable[[dict[str, tuple[int, ...]]], Collection[str]]
-MOST_PICKLED, MOST_STEPS, MOST_AXES = (
-    4 << 20,
-    500_000,
-    8,
-)  # bytes and steps; facenet-pytorch's file has 124,000 and 30,000
+MOST_PICKLED, MOST_STEPS = 4 << 20, 500_000  # bytes and steps; facenet-pytorch's file has 124,000 and 30,000
+MOST_AXES = 8
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of the older layout
 
 
 class _Storage(NamedTuple):
-    """A flat run of numbers, kept outside the pickle."""
+    """A flat run of numbers that is stored outside of the pickle."""
 
     dtype: np.dtype
     key: str
@@ -57,15 +55,17 @@ def _rebuild_parameter(tensor: _Tensor, *_: object) -> _Tensor:
 
 
 def _ordered_dict(pairs: Sequence[Sequence[Any]] = ()) -> dict[str, Any]:
-    if not all(
-        isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs
-    ):  # one long list may stand in it many times
-        raise ValueError("pairs that are none")
+    # the lengths are checked since one long list may occur many times
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise ValueError("items that are not pairs")
     return _filled({}, [item for pair in pairs for item in pair])
 
 
 def _filled(target: dict[str, Any], items: Sequence[Any]) -> dict[str, Any]:
-    """Set keys and values that follow one another. Only text is a key: the hash of deeply nested tuples overflows the stack."""
+    """Set keys and values that follow one another; only text is a key.
+
+    The hash of deeply nested tuples would overflow the stack.
+    """
     if not all(isinstance(key, str) for key in items[::2]):
         raise ValueError("a key that is not text")
     target.update(zip(items[::2], items[1::2], strict=True))
@@ -73,7 +73,7 @@ def _filled(target: dict[str, Any], items: Sequence[Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """What an unpickled object is called in a message: a tuple that holds itself many times has no end as text."""
+    """Return a name of an unpickled object for a message; a tuple that holds itself has no end as text."""
     return value[:50] if isinstance(value, str) else type(value).__name__
 
 
@@ -93,8 +93,8 @@ CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()
 def read_state(path: Path, choose: Choose = dict.keys) -> dict[str, np.ndarray]:
     """Read float32 arrays by the names of a state dict.
 
-    choose: gets the shapes by name before any number is read, and returns the names of those that are wanted.
-    Raise ModelError where the file holds anything else, or declares more numbers than it has bytes for.
+    choose: called with the shapes by name before any number is read; returns the names to read. Raise ModelError where
+    the file holds anything else, or declares more numbers than it has bytes for.
     """
     with open(path, "rb") as file:
         return _read_zip(path, choose) if zipfile.is_zipfile(file) else _read_older(file, path, choose)
@@ -111,11 +111,15 @@ def _chosen(found: Any, path: Path, choose: Choose) -> dict[str, _Tensor]:
 
 
 def _check_room(storages: Iterable[_Storage], path: Path) -> None:
-    """Members of a zip may share their bytes, and a storage may declare any number of them."""
+    """Raise ModelError where storages declare more bytes than the file has.
+
+    Members of a zip may share their bytes, and a storage may declare any number of them.
+    """
     declared = sum(storage.numel * storage.dtype.itemsize for storage in storages)
     if declared > path.stat().st_size:
         raise ModelError(
-            f"expected numbers of at most the file's own size, {path} declares {declared:,} bytes of another size: get it again"
+            f"expected numbers of at most the file's own size, {path} declares {declared:,} bytes, another size: "
+            "get it again"
         )
 
 
@@ -128,7 +132,8 @@ def _read_zip(path: Path, choose: Choose) -> dict[str, np.ndarray]:
             )
         if archive.getinfo(pickled).file_size > MOST_PICKLED:
             raise ModelError(
-                f"expected a pickle of at most {MOST_PICKLED:,} bytes in {path}, its size is larger: save `model.state_dict()` alone"
+                f"expected a pickle of at most {MOST_PICKLED:,} bytes in {path}, its size is larger: "
+                "save `model.state_dict()` alone"
             )
         with archive.open(pickled) as stream:
             program = io.BytesIO(stream.read(MOST_PICKLED))
@@ -141,20 +146,21 @@ def _read_zip(path: Path, choose: Choose) -> dict[str, np.ndarray]:
             member = archive.getinfo(f"{pickled.removesuffix('data.pkl')}data/{storage.key}")
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != storage.numel * storage.dtype.itemsize:
                 raise ModelError(
-                    f"expected {storage.numel} numbers in {member.filename} of {path}, received another size: get it again"
+                    f"expected {storage.numel} numbers in {member.filename} of {path}, received another size: "
+                    "get it again"
                 )
             content[storage.key] = archive.read(member)
     return {name: _array(tensor, content) for name, tensor in tensors.items()}
 
 
 def _read_older(opened: IO[bytes], path: Path, choose: Choose) -> dict[str, np.ndarray]:
-    file: Any = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)  # a read of more than there is costs nothing
+    file: Any = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)  # reading beyond its end allocates nothing
     start = [_Machine(path).run(file)[0] for _ in range(2)]
     if start != [MAGIC, PROTOCOL]:
         raise ModelError(
             f"expected a file of `torch.save`, {path} is something else: save `model.state_dict()` with it"
         )
-    _Machine(path).run(file)  # of the system that it was saved on
+    _Machine(path).run(file)  # the system that the file was saved on
     found, storages = _Machine(path).run(file)
     tensors = _chosen(found, path, choose)
     _check_room(storages.values(), path)
@@ -175,21 +181,22 @@ def _array(tensor: _Tensor, content: dict[str, bytes]) -> np.ndarray:
     inside = min((tensor.offset, last, *tensor.size, *tensor.stride), default=0) >= 0 and last < len(flat)
     if math.prod(tensor.size) and not (inside and math.prod(tensor.size) <= len(flat)):
         raise ModelError(
-            f"expected a tensor inside its storage of {len(flat)} numbers, received size {tensor.size}: get the file again"
+            f"expected a tensor inside its storage of {len(flat)} numbers, received size {tensor.size}: "
+            "get the file again"
         )
     steps = [step * flat.itemsize for step in tensor.stride]
     return np.array(np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.size, steps), np.float32, order="C")
 
 
 class _Machine:
-    """The steps of one pickle that a state dict needs."""
+    """Runs the steps of one pickle that a state dict needs."""
 
     def __init__(self, path: Path):
         self._path, self._stack, self._marks, self._memo = path, list[Any](), list[int](), dict[int, Any]()
         self._storages: dict[str, _Storage] = {}
 
     def run(self, file: IO[bytes]) -> tuple[Any, dict[str, _Storage]]:
-        """What the pickle describes, and the storages that it names; the file is left after its end."""
+        """Return the object of the pickle, and the storages that it names; leave `file` after the pickle's end."""
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             if count > MOST_STEPS:
                 self._refuse(f"more than {MOST_STEPS:,} steps")
@@ -212,9 +219,8 @@ class _Machine:
             case "MEMOIZE":
                 self._memo[len(self._memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET":
-                stack.append(
-                    self._memo[argument] if argument in self._memo else self._refuse("an object that it never made")
-                )
+                known = argument in self._memo
+                stack.append(self._memo[argument] if known else self._refuse("an object that it never made"))
             case "TUPLE":
                 stack.append(tuple(self._since_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
@@ -233,13 +239,11 @@ class _Machine:
                 stack.append(self._storage(*stack.pop()))
             case "REDUCE":
                 call, arguments = self._pop(2)
-                stack.append(
-                    call(*arguments)
-                    if any(call is known for known in CALLS.values())
-                    else self._refuse(f"to call {_short(call)}")
-                )
+                if not any(call is known for known in CALLS.values()):
+                    self._refuse(f"to call {_short(call)}")
+                stack.append(call(*arguments))
             case "BUILD":
-                stack.pop()  # the attributes of an OrderedDict: versions of the layers
+                stack.pop()  # the attributes of an OrderedDict, which are versions of the layers
             case _ if name in VALUES:
                 stack.append(argument)
             case _ if name in CONSTANTS:
@@ -270,5 +274,6 @@ class _Machine:
 
     def _refuse(self, what: str) -> Any:
         raise ModelError(
-            f"expected a state dict of tensors, {self._path} asks for {what}: nothing of it was run; save `model.state_dict()` alone"
+            f"expected a state dict of tensors, {self._path} asks for {what}: nothing of it was run; "
+            "save `model.state_dict()` alone"
         )

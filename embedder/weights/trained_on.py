@@ -1,10 +1,11 @@
-"""How a model was trained, beside its weights: its epochs, and whom it saw as salted hashes, enough to warn that a test is no test.
+"""Record how a model was trained: its epochs, and its people as salted hashes, to warn that a test is no test.
 
-A name can be guessed: whoever has the file can try names, at a millisecond each. The hashes are short, so that of a thousand million
-names that are tried about one for each thousand people matches by chance; they hide names from a reader, not from a search.
+A name can be guessed: whoever has the file can try names, at a millisecond each. The hashes are short: of a thousand
+million names that are tried, about one for each thousand people matches by chance. They hide names from a reader, not
+from a search.
 
-metrics.jsonl    a line an epoch of the training that the weights came of; it names nobody
-people.json      [{"salt": hex, "trained": [hex, ...], "validated": [hex, ...]}, ...], an entry for each training that led here
+metrics.jsonl    a line for each epoch of the training that made the weights; it names nobody
+people.json      [{"salt": hex, "trained": [hex, ...], "validated": [hex, ...]}, ...], an entry for each training
 """
 
 from __future__ import annotations
@@ -23,30 +24,31 @@ from facegallery.embedder.errors import ModelError
 from facegallery.embedder.files import write_atomic
 from facegallery.embedder.machine import cores
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.embedder.weights.store import stored_file, stored_specs
+from facegallery.embedder.weights.folder import stored_file, stored_specs
 
 FILE, EPOCHS = "people.json", "metrics.jsonl"
 SALT_BYTES, HASH_BYTES = 16, 5
-COST = 1 << 9  # of scrypt: half a megabyte and a millisecond a name
+COST = 1 << 9  # scrypt's n: half a megabyte and a millisecond a name
 
 
 @dataclass(frozen=True)
 class Training:
-    """The people of one training."""
+    """The people of one training, as salted hashes. validated: people by whom the best epoch was chosen."""
 
     salt: str
     trained: tuple[str, ...]
-    validated: tuple[str, ...]  # the best epoch was chosen by them
+    validated: tuple[str, ...]
 
     @classmethod
     def of(cls, trained: Iterable[str], validated: Iterable[str] = ()) -> Training:
+        """Hash the names of a training's people with a new salt."""
         salt = os.urandom(SALT_BYTES).hex()
         lists = [tuple(sorted(_hashes(names, salt).values())) for names in (trained, validated)]
         return cls(salt, *lists)
 
 
 def _hashes(names: Iterable[str], salt: str) -> dict[str, str]:
-    """Hashes of distinct names, on all cores."""
+    """Return the hash of each distinct name, computed on all cores."""
 
     def one(name: str) -> str:
         key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).encode()
@@ -58,11 +60,12 @@ def _hashes(names: Iterable[str], salt: str) -> dict[str, str]:
 
 
 def write(folder: Path, trainings: Sequence[Training]) -> None:
+    """Write people.json into a folder."""
     write_atomic(folder / FILE, (json.dumps([asdict(t) for t in trainings]) + "\n").encode())
 
 
 def read(folder: Path) -> list[Training]:
-    """Empty where a model has no record: it is a pretrained one, or was trained elsewhere."""
+    """Read people.json; return [] where there is none: the model is pretrained, or was trained elsewhere."""
     path = folder / FILE
     try:
         return [Training(t["salt"], tuple(t["trained"]), tuple(t["validated"])) for t in json.loads(path.read_bytes())]
@@ -75,18 +78,18 @@ def read(folder: Path) -> list[Training]:
 
 
 def of_part(part: Part) -> list[Training]:
-    """Of a stored part."""
+    """Return the trainings of a stored network."""
     return read(stored_file(part).parent)
 
 
 def of_model(spec: FaceSpec, folder: Path | None = None) -> list[Training]:
-    """Of all parts of a model, and of the model's folder where one is given."""
+    """Return the trainings of all networks of a model, and of its folder where one is given."""
     found = [t for part in spec.parts for t in of_part(part)] + (read(folder) if folder else [])
     return list({t.salt: t for t in found}.values())
 
 
 def history(spec: FaceSpec, folder: Path | None = None) -> list[dict[str, Any]]:
-    """A line an epoch, of the model's folder or else of its stored parts; empty where there is no record."""
+    """Return a line for each epoch, of the model's folder or else of its stored networks; [] without a record."""
     for paths in ([folder / EPOCHS] if folder else [], [stored_file(part).parent / EPOCHS for part in spec.parts]):
         if lines := [line for path in paths if path.is_file() for line in _epochs(path)]:
             return lines
@@ -103,7 +106,7 @@ def _epochs(path: Path) -> list[dict[str, Any]]:
 
 
 def known(names: Iterable[str], trainings: Sequence[Training]) -> tuple[set[str], set[str]]:
-    """Those of the names that were trained on, and those that only chose the best epoch."""
+    """Return the names that were trained on, and those that only chose the best epoch."""
     names = set(names)
     trained: set[str] = set()
     validated: set[str] = set()
@@ -115,5 +118,5 @@ def known(names: Iterable[str], trainings: Sequence[Training]) -> tuple[set[str]
 
 
 def stored() -> list[tuple[Part, list[Training]]]:
-    """Every stored part that has a record."""
+    """Return every stored network that has a record, with its trainings."""
     return [(spec.parts[0], found) for spec in stored_specs() if (found := of_part(spec.parts[0]))]

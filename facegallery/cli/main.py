@@ -64,7 +64,7 @@ def weights() -> None:
 @common
 def weights_list(out: Output) -> None:
     """Known and stored weights, with licence, training data, source and measured score."""
-    from facegallery.embedder.weights.store import catalogue
+    from facegallery.embedder.weights.known import catalogue
 
     entries = catalogue()
     lines = [line for entry in entries for line in ("", *(f"{key:>16}  {value}" for key, value in entry.items()))]
@@ -84,7 +84,7 @@ def weights_fetch(out: Output, name: str, archive: Path | None) -> None:
     from facegallery.embedder.weights.fetch import fetch
 
     import_tensorflow()
-    parts = fetch(name, archive, out.say)
+    parts = fetch(name, archive)
     out.result([asdict(part) for part in parts], [f"{part.name}: ready, sha256 {part.sha256}" for part in parts])
 
 
@@ -171,7 +171,7 @@ def weights_quantise(out: Output, model: str, crops: Path) -> None:
     from facegallery.embedder.network.quantise import quantise
     from facegallery.embedder.weights.store import open_model
 
-    found = quantise(open_model(model), crops, out.say)
+    found = quantise(open_model(model), crops)
     out.result(found, [f"{network['name']}: {network['text']}" for network in found])
 
 
@@ -324,20 +324,11 @@ def train(
 
     plan = read_recipe(recipe)
     import_tensorflow()
+    from facegallery.trainer.train import TrainingOptions
     from facegallery.trainer.train import train as run
 
-    done = run(
-        crops,
-        plan,
-        source,
-        folder,
-        validate=validate,
-        epochs=epochs,
-        seed=seed,
-        compute=compute,
-        keep_run=keep_run,
-        say=out.say,
-    )
+    options = TrainingOptions(validate, epochs, seed, compute, keep_run)
+    done = run(crops, plan, source, folder, options)
     out.result(done, [f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]])
 
 

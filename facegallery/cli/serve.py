@@ -91,10 +91,11 @@ def settings(names: Sequence[str], compute: Compute, **others: Any) -> Settings:
 
 def start(settings: Settings, workers: int = 1, tls_cert: Path | None = None, tls_key: Path | None = None) -> None:
     """Serves until it is told to end; the address is printed."""
-    from facegallery.server.run import serve
+    from facegallery.server.run import Certificate, serve
 
     logging.getLogger("facegallery").setLevel(logging.WARNING)  # of a server's lines only what went wrong
-    serve(settings, workers, tls_cert, tls_key, click.echo)
+    certificate = Certificate(tls_cert, tls_key) if tls_cert and tls_key else None
+    serve(settings, workers, certificate, click.echo)
 
 
 @click.group()

@@ -1,4 +1,4 @@
-"""What many requests ask for at about the same time, done together."""
+"""Answer requests that arrive at about the same time together."""
 
 from __future__ import annotations
 
@@ -7,64 +7,64 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Full(Exception):
-    """As many wait as may."""
+class QueueFull(Exception):
+    """No more items may wait."""
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a Batcher forms batches.
+
+    threads: number of threads; size: largest batch; wait: seconds that an item waits for others at most, while
+    `expects` returns true; room: items that may wait; observe: receives the size of each batch.
+    """
+
+    threads: int
+    size: int
+    wait: float = 0
+    room: int = 1024
+    observe: Callable[[int], None] = lambda size: None
+    expects: Callable[[], bool] = lambda: True
 
 
 class Batcher(Generic[T, R]):
-    """Threads that take what waits, at most `most` at a time, and give it to a function together.
+    """Threads that take waiting items in batches and pass each batch to a function.
 
-    An item waits for a free thread, and while `expects` says that others may come, for them `wait` seconds at most. make: called once in each
-    thread, gives the function, from items to as many answers; where it raises, every item of the batch gets the error. observe: is told the
-    size of each batch.
+    make: called once in each thread, returns the function, which maps a sequence of items to as many results. Where
+    the function raises, every item of the batch gets the error, and the thread calls `make` again.
     """
 
-    def __init__(
-        self,
-        make: Callable[[], Callable[[Sequence[T]], Sequence[R]]],
-        threads: int,
-        most: int,
-        wait: float = 0,
-        room: int = 1024,
-        observe: Callable[[int], None] = lambda size: None,
-        expects: Callable[[], bool] = lambda: True,
-    ):
-        self._make, self._most, self._wait, self._room, self._observe, self._expects = (
-            make,
-            most,
-            wait,
-            room,
-            observe,
-            expects,
-        )
+    def __init__(self, make: Callable[[], Callable[[Sequence[T]], Sequence[R]]], options: BatchOptions):
+        self._make, self._options = make, options
         self._waiting: deque[tuple[float, T, Future[R]]] = deque()
         self._changed, self._closed = threading.Condition(), False
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(options.threads)]
         for thread in self._threads:
             thread.start()
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Return the number of waiting items."""
         return len(self._waiting)
 
     def submit(self, item: T) -> Future[R]:
-        """Raises Full where there is no room."""
+        """Add an item to the queue. Raises QueueFull where there is no room."""
         future: Future[R] = Future()
         with self._changed:
-            if self._closed or len(self._waiting) >= self._room:
-                raise Full
+            if self._closed or len(self._waiting) >= self._options.room:
+                raise QueueFull
             self._waiting.append((time.monotonic(), item, future))
             self._changed.notify()
         return future
 
     def close(self) -> None:
-        """Does what waits, and ends."""
+        """Finish the waiting items and end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -78,34 +78,34 @@ class Batcher(Generic[T, R]):
             if not batch:
                 continue
             try:
-                self._observe(len(batch))
+                self._options.observe(len(batch))
                 run = run or self._make()
-                answers = run([item for item, _ in batch])
-                if len(answers) != len(batch):
-                    raise AssertionError(f"{len(answers)} answers to {len(batch)} items")
+                results = run([item for item, _ in batch])
+                if len(results) != len(batch):
+                    raise AssertionError(f"{len(results)} results for {len(batch)} items")
             except BaseException as error:
-                run = None  # what it holds may be broken: made anew
+                run = None  # what it holds may be broken
                 for _, future in batch:
                     future.set_exception(error)
                 continue
-            for (_, future), answer in zip(batch, answers, strict=True):
-                future.set_result(answer)
+            for (_, future), result in zip(batch, results, strict=True):
+                future.set_result(result)
 
     def _is_enough(self) -> bool:
-        return len(self._waiting) >= self._most or self._closed or not self._expects()
+        return len(self._waiting) >= self._options.size or self._closed or not self._options.expects()
 
     def _next(self) -> list[tuple[T, Future[R]]]:
-        """The items that go together; none at the end."""
+        """Wait for the next batch; an empty list once the queue is closed and empty."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return []
-                until = self._waiting[0][0] + self._wait
+                until = self._waiting[0][0] + self._options.wait
                 enough = self._changed.wait_for(self._is_enough, until - time.monotonic())
                 if self._waiting and (enough or time.monotonic() >= until):
                     break
-            taken = [self._waiting.popleft()[1:] for _ in range(min(self._most, len(self._waiting)))]
+            taken = [self._waiting.popleft()[1:] for _ in range(min(self._options.size, len(self._waiting)))]
             if self._waiting:
                 self._changed.notify()
             return taken

@@ -1,4 +1,4 @@
-"""Bodies and parameters of requests: JSON that is small before it is parsed, and photos as bytes and nothing else."""
+"""Check the bodies and parameters of requests: JSON of a limited size, and photos as plain bytes."""
 
 from __future__ import annotations
 
@@ -13,46 +13,50 @@ from fastapi.routing import APIRoute
 
 from facegallery.server.problems import HttpProblem
 
-MOST_VALUES = 20_000  # of a document that holds no vectors
-MOST_BRACKETS = 2_000  # of lists and objects
+MAX_VALUES = 20_000  # in a document without vectors
+MAX_BRACKETS = 2_000  # lists and objects in a document
 BASE64 = (b"/9j/", b"iVBORw", b"R0lGOD", b"UklGR", b"Qk", b"SUkq", b"TU0A", b"AAAA")  # how photos begin in base64
 SEND = "send the bytes of the photo themselves as the body, such as curl --data-binary @FILE"
+ACCEPT = {"Accept": "image/*, application/octet-stream"}
 
 
-def parse_document(data: bytes, most_values: int = MOST_VALUES) -> Any:
-    """Parse a document; raise Problem where it is none, larger or deeper than any question, or holds a number that is not finite or a name twice.
+def parse_document(data: bytes, most_values: int = MAX_VALUES) -> Any:
+    """Parse a JSON document.
 
-    Values are counted by the commas between them first: that costs nothing beside parsing.
+    Raises HttpProblem (422) for bytes that are no JSON, a document that is larger or deeper than any request needs,
+    a number that is not finite, and an object that has a name twice. Commas are counted before parsing, because that
+    costs nothing beside parsing.
     """
-    if data.count(b",") > most_values or data.count(b"[") + data.count(b"{") > MOST_BRACKETS:
-        raise _wrong(f"a document of at most {most_values:,} values and {MOST_BRACKETS:,} lists, received a larger one")
+    if data.count(b",") > most_values or data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
+        raise _invalid(
+            f"a document of at most {most_values:,} values and {MAX_BRACKETS:,} lists, received a larger one"
+        )
     try:
         return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_object)
     except RecursionError:
-        raise _wrong("a document of a few levels, received a deeper one") from None
+        raise _invalid("a document of a few levels, received a deeper one") from None
     except ValueError as error:  # of JSON and of UTF-8
-        raise _wrong(
-            f"a JSON document, received something else ({(str(error).splitlines() or ['none'])[0][:100]})"
-        ) from None
+        reason = (str(error).splitlines() or ["none"])[0][:100]
+        raise _invalid(f"a JSON document, received something else ({reason})") from None
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name stands twice in an object")
+        raise ValueError("an object has a name twice")
     return found
 
 
-def _wrong(what: str) -> HttpProblem:
-    return HttpProblem(422, "invalid", f"expected {what}: see the OpenAPI document")
+def _invalid(expected: str) -> HttpProblem:
+    return HttpProblem(422, "invalid", f"expected {expected}: see the OpenAPI document")
 
 
 def check_photo(content_type: str, data: bytes) -> None:
-    """Raise Problem where a body is a photo in a wrapping, with what to send instead."""
+    """Raise HttpProblem (415) for a photo inside a form, a data URI, JSON or base64; it says what to send instead."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind.startswith("multipart/"):
         raise _unsupported("a form (multipart)")
@@ -65,17 +69,13 @@ def check_photo(content_type: str, data: bytes) -> None:
         raise _unsupported("base64")
 
 
-def _unsupported(what: str) -> HttpProblem:
-    return HttpProblem(
-        415,
-        "media-type",
-        f"expected the bytes of a photo as the body, received {what}: {SEND}",
-        {"Accept": "image/*, application/octet-stream"},
-    )
+def _unsupported(received: str) -> HttpProblem:
+    detail = f"expected the bytes of a photo as the body, received {received}: {SEND}"
+    return HttpProblem(415, "media-type", detail, ACCEPT)
 
 
 def _query_fields(dependant: Dependant) -> Iterator[tuple[str, str]]:
-    """Yield the name and the type of every parameter of the query, of what a route depends on too."""
+    """Yield name and type of each query parameter of a route and of its dependencies."""
     for field in dependant.query_params:
         yield field.alias, str(field.field_info.annotation)
     for other in dependant.dependencies:
@@ -88,20 +88,20 @@ class _StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that parses JSON by `parse_document` and takes no parameter of the query that it does not name, nor one value twice."""
+    """A route that parses JSON by `parse_document` and refuses unknown and repeated query parameters."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         fields = dict(_query_fields(self.dependant))
-        several = {name for name, kind in fields.items() if "list" in kind}
+        lists = {name for name, kind in fields.items() if "list" in kind}
 
-        async def strictly(request: Request) -> Response:
+        async def handle_strictly(request: Request) -> Response:
             given = [name for name, _ in request.query_params.multi_items()]
             for name in given:
                 if name not in fields:
-                    raise _wrong(f"the parameters {', '.join(fields) or '(none)'}, received {name[:100]!r}")
-                if name not in several and given.count(name) > 1:
-                    raise _wrong(f"the parameter {name} once, received it several times")
+                    raise _invalid(f"the parameters {', '.join(fields) or '(none)'}, received {name[:100]!r}")
+                if name not in lists and given.count(name) > 1:
+                    raise _invalid(f"the parameter {name} once, received it several times")
             return await handle(_StrictRequest(request.scope, request.receive))
 
-        return strictly
+        return handle_strictly

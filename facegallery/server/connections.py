@@ -1,4 +1,4 @@
-"""Connections: how many an address may have, and how long one may stay on which nothing is asked."""
+"""Limit the connections of each address, and close connections on which no request arrives in time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from facegallery.server.meters import Meters
     from facegallery.server.settings import Settings
 
-HEAD_SECONDS = 10.0  # from the begin of a connection, or the first byte of a further request, to the end of its head
-ADDRESS_CONNECTIONS = 256  # of an address, in a process; more are closed at once
+HEAD_SECONDS = 10.0  # time for the head of a request, from the connection or, later, from its first byte
+ADDRESS_CONNECTIONS = 256  # per address and process; further ones are closed at once
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """The event loop: a TLS handshake must be done in time, too, before there is a `HttpConnection`."""
+    """The event loop, which limits the time of a TLS handshake: HttpConnection exists only after it."""
 
     async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
         if options.get("ssl"):
@@ -28,7 +28,7 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 class ConnectionLimits:
-    """How many connections each address has."""
+    """Counts the connections of each address."""
 
     def __init__(self, settings: Settings, meters: Meters):
         self.body_seconds, self.closed = settings.body_seconds, meters.closed
@@ -36,7 +36,7 @@ class ConnectionLimits:
         self._open: Counter[str] = Counter()
 
     def enter(self, address: str) -> bool:
-        """Whether it may have one more; if so it has."""
+        """Count one more connection of an address; return False, and count nothing, where it has too many."""
         who = self._who(address)
         if who and self._open[who] >= ADDRESS_CONNECTIONS:
             return False
@@ -44,13 +44,14 @@ class ConnectionLimits:
         return True
 
     def leave(self, address: str) -> None:
+        """Count one connection of an address less."""
         who = self._who(address)
         self._open[who] -= 1
         if not self._open[who]:
             del self._open[who]
 
     def _who(self, address: str) -> str:
-        """Who has an address: of IPv6 one has 64 bits of them; empty for a proxy, which stands for many."""
+        """Name the owner of an address, who has 64 bits of them in IPv6; empty for a proxy, which serves many."""
         found = ipaddress.ip_address(address)
         if isinstance(found, ipaddress.IPv6Address):
             found = found.ipv4_mapped or found
@@ -60,29 +61,29 @@ class ConnectionLimits:
 
 
 class HttpConnection(H11Protocol):
-    """One connection. uvicorn itself ends it only where nothing at all comes after an answer."""
+    """A connection with time limits. uvicorn alone closes one only where nothing arrives after a response."""
 
-    _is_let_in = False
-    _due: asyncio.TimerHandle | None = None  # while nothing is being answered and something should come
+    _is_counted = False
+    _due: asyncio.TimerHandle | None = None  # set while the client should send something
 
     @property
-    def _lines(self) -> ConnectionLimits:
-        return self.app.lines  # type: ignore[union-attr]  # of the guard
+    def _limits(self) -> ConnectionLimits:
+        return self.app.limits  # type: ignore[union-attr]  # the Guard
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         address = transport.get_extra_info("peername")
-        if not address or not self._lines.enter(address[0]):  # none: it has gone already
+        if not address or not self._limits.enter(address[0]):  # None: the client has gone already
             self.transport = transport
             if address:
-                self._lines.closed("many")
+                self._limits.closed("many")
             return transport.abort()
-        self._is_let_in, self._address = True, address[0]
+        self._is_counted, self._address = True, address[0]
         super().connection_made(transport)
         self._expect(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._is_let_in:
-            self._lines.leave(self._address)
+        if self._is_counted:
+            self._limits.leave(self._address)
             self._expect_nothing()
             super().connection_lost(exc)
 
@@ -91,10 +92,10 @@ class HttpConnection(H11Protocol):
         if self._is_answering:
             self._expect_nothing()
         elif not self._due and not self.transport.is_closing():
-            self._expect(HEAD_SECONDS if self.conn.their_state is h11.IDLE else self._lines.body_seconds)
+            self._expect(HEAD_SECONDS if self.conn.their_state is h11.IDLE else self._limits.body_seconds)
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()  # which may begin with the next request
+        super().on_response_complete()  # which may start the next request
         self._expect_nothing()
 
     @property
@@ -113,18 +114,17 @@ class HttpConnection(H11Protocol):
         self._due = None
         if self.transport.is_closing():
             return
-        self._lines.closed("slow")
+        self._limits.closed("slow")
         if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
             self._say_slow()
         self.transport.close()
 
     def _say_slow(self) -> None:
-        from facegallery.embedder.text import to_json  # late: a process can be told to end before they are loaded
+        from facegallery.embedder.text import to_json  # imported late, see worker.py
         from facegallery.server.problems import MEDIA, HttpProblem
 
-        body = to_json(
-            HttpProblem(408, "slow", f"expected the head of a request within {HEAD_SECONDS:g} s: send it faster").body
-        ).encode()
+        detail = f"expected the head of a request within {HEAD_SECONDS:g} s, received a part of it: send it faster"
+        body = to_json(HttpProblem(408, "slow", detail).body).encode()
         headers = [("Content-Type", MEDIA), ("Content-Length", str(len(body))), ("Connection", "close")]
         for event in (
             h11.Response(status_code=408, headers=headers, reason=b"Request Timeout"),

@@ -1,4 +1,4 @@
-"""Log lines of the server: what clients send, and what names hold, never begins a line of its own or reaches a terminal as a control."""
+"""Escape the server's log lines, so that text from clients cannot begin a line or control a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOGGERS = ("facegallery.server", "uvicorn.error")
 
 
 def escape_logs() -> None:
-    """Escape the messages and the tracebacks of our loggers and uvicorn's."""
+    """Escape messages and tracebacks of this program's loggers and of uvicorn's."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if _escape not in logger.filters:
@@ -26,9 +26,9 @@ def _escape(record: logging.LogRecord) -> bool:
 
 
 def _lines(error: BaseException) -> list[str]:
-    """A traceback, in which a message is one line."""
+    """Split a traceback into lines; a message takes one line."""
     found: list[str] = []
     for piece in traceback.format_exception(error):
-        own = piece.startswith("  File ")  # two lines of our code; others hold a message
-        found += map(printable, piece.rstrip("\n").split("\n") if own else [piece.rstrip("\n")])
+        is_code = piece.startswith("  File ")  # two lines of source; the other pieces hold a message
+        found += map(printable, piece.rstrip("\n").split("\n") if is_code else [piece.rstrip("\n")])
     return found

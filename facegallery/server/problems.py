@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): one line of what was expected, what came and what to do."""
+"""Send errors as problem details (RFC 9457). A detail is one line: what was expected and received, what to do."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from facegallery.indexer.store.errors import Busy, Damaged, Replaced, Unknown
 MEDIA = "application/problem+json"
 TYPES = "urn:facegallery:problem:"
 RETRY_SECONDS = 1
+FAULT = "an internal error: see the log of the server"
 
 
 class HttpProblem(HTTPException):
-    """An answer that is no success. kind: the end of its `type`; extra: further members."""
+    """A response that is an error. kind: the last part of its `type`; extra: further members of the document."""
 
     def __init__(self, status: int, kind: str, detail: str, headers: dict[str, str] | None = None, **extra: Any):
         super().__init__(status, detail, headers or {})
@@ -25,15 +26,17 @@ class HttpProblem(HTTPException):
 
 
 def busy(detail: str) -> HttpProblem:
+    """Make the problem of a server that is busy for the moment."""
     return HttpProblem(503, "busy", detail, {"Retry-After": str(RETRY_SECONDS)})
 
 
 def fault() -> HttpProblem:
-    return HttpProblem(500, "fault", "a fault of ours: the log of the server says more")
+    """Make the problem of an error in this program, which tells nothing of its cause."""
+    return HttpProblem(500, "fault", FAULT)
 
 
 def of_error(error: FaceGalleryError) -> HttpProblem:
-    """What a command would have printed, as a status."""
+    """Make the problem of an error that the command line would print."""
     match error:
         case Busy() | Replaced():
             return busy(str(error))

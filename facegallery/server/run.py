@@ -1,4 +1,4 @@
-"""Starts worker processes and tells the user where they listen."""
+"""Start the server processes, and print the address that they listen at."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import ssl
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,58 +24,73 @@ from facegallery.server.meters import FOLDER
 from facegallery.server.settings import Settings
 from facegallery.workflows.probes import open_index
 
-Say = Callable[[str], None]
-DRAIN_SECONDS = 6  # for requests that are in progress when the server is told to end
-CONNECTIONS = 1000  # of a process; more are refused
+DRAIN_SECONDS = 6  # for requests in progress when the server receives SIGTERM
+CONNECTIONS = 1000  # per process; more are refused
 HEADER_BYTES = 32 << 10
+NO_TLS = "; without TLS others on the network can read keys and photos: give --tls-cert and --tls-key, or use a proxy"
 
 
-def serve(settings: Settings, workers: int, certificate: Path | None, private_key: Path | None, say: Say) -> None:
-    """Serves until it is told to end (SIGTERM, Ctrl-C), then ends what was begun.
+@dataclass(frozen=True)
+class Certificate:
+    """A TLS certificate and its key, PEM files without a password."""
 
-    Raises InputError where nobody but this machine could be let in safely: without keys off loopback, or by a certificate that is none;
-    GalleryError for an index that is not there; SystemFault where the port is taken.
+    file: Path
+    key: Path
+
+
+def serve(settings: Settings, workers: int, certificate: Certificate | None, show: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish the requests in progress.
+
+    show: receives the line with the address, once. Raises InputError for a certificate that cannot be used, and where
+    others could reach the server and there are no keys; GalleryError where an index is missing; SystemFault where the
+    port is taken.
     """
     for name in settings.names:
         open_index(name).close()
     _check_port(settings)
-    if certificate and private_key:
-        _check_tls(certificate, private_key)
+    if certificate:
+        _check_tls(certificate)
     settings.to_environment()
     if workers > 1:
         _isolate()
     with contextlib.closing(Accounts()) as accounts, _shared_meters(workers):
-        say(_where(settings, accounts))
-        signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once it has drained
+        show(_address_line(settings, accounts))
+        signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once all requests have ended
         try:
-            uvicorn.run(
-                "facegallery.server.worker:create",
-                factory=True,
-                host=settings.host,
-                port=settings.port,
-                workers=workers,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                date_header=False,
-                proxy_headers=False,
-                ws="none",
-                loop="facegallery.server.connections:Loop",
-                http="facegallery.server.connections:HttpConnection",
-                h11_max_incomplete_event_size=HEADER_BYTES,
-                timeout_graceful_shutdown=DRAIN_SECONDS,
-                timeout_keep_alive=30,
-                limit_concurrency=CONNECTIONS,
-                ssl_certfile=certificate,
-                ssl_keyfile=private_key,
-            )
+            _run(settings, workers, certificate)
         finally:
             accounts.end_start_key(settings.at)
 
 
+def _run(settings: Settings, workers: int, certificate: Certificate | None) -> None:
+    uvicorn.run(
+        "facegallery.server.worker:create",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=workers,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        ws="none",
+        loop="facegallery.server.connections:Loop",
+        http="facegallery.server.connections:HttpConnection",
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_keep_alive=30,
+        limit_concurrency=CONNECTIONS,
+        ssl_certfile=certificate.file if certificate else None,
+        ssl_keyfile=certificate.key if certificate else None,
+    )
+
+
 def _isolate() -> None:
-    """Keep code of the working folder, or of where environment variables point, from the processes that uvicorn starts: they take over `sys.path`,
-    but before that Python would look in the working folder first."""
+    """Keep code of the working folder, and of environment variables, from the processes that uvicorn starts.
+
+    They inherit `sys.path`, but until they have read it Python would look in the working folder first.
+    """
     for name in [name for name in os.environ if name.startswith("PYTHON") and name != "PYTHONUTF8"]:
         del os.environ[name]
     os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
@@ -85,22 +101,18 @@ def _end(*_: object) -> NoReturn:
     raise SystemExit(0)
 
 
-def _where(settings: Settings, accounts: Accounts) -> str:
-    """The line that is printed: on loopback with a key that is good for this run."""
+def _address_line(settings: Settings, accounts: Accounts) -> str:
+    """Make the line that is printed: on loopback with a key that is valid until the server ends."""
     scheme = "https" if settings.tls else "http"
     if settings.on_loopback and settings.start_key:
         return f"open {scheme}://{settings.at}/#key={accounts.start_key(settings.at)}"
-    accounts.end_start_key(settings.at)  # of a server that was killed
+    accounts.end_start_key(settings.at)  # left by a server that was killed
     if not settings.on_loopback and all(key["name"].startswith(START) for key in accounts.list_keys()):
         raise InputError(
-            f"expected keys before others may reach the server at {settings.host}, there are none: make one with `keys make NAME`"
+            f"expected keys before others can reach the server at {settings.host}, there are none: make one with "
+            "`keys make NAME`"
         )
-    hint = (
-        ""
-        if settings.tls
-        else "; without TLS keys and photos can be read on the way: --tls-cert and --tls-key, or a proxy"
-    )
-    return f"listening at {scheme}://{settings.at}{hint}"
+    return f"listening at {scheme}://{settings.at}{'' if settings.tls else NO_TLS}"
 
 
 def _check_port(settings: Settings) -> None:
@@ -115,21 +127,20 @@ def _check_port(settings: Settings) -> None:
             ) from None
 
 
-def _check_tls(certificate: Path, private_key: Path) -> None:
-    """Worker processes that cannot read them would be started again for ever."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-            certificate, private_key, password=""
-        )  # or OpenSSL asks at the terminal
+def _check_tls(certificate: Certificate) -> None:
+    """Raise InputError for a certificate that cannot be used: worker processes would fail and be started for ever."""
+    try:  # with a password, because OpenSSL would ask for one at the terminal
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate.file, certificate.key, password="")
     except OSError as error:
         raise InputError(
-            f"expected a certificate and its key without a password (PEM), received {certificate} and {private_key} ({error.strerror}): "
-            "mend --tls-cert or --tls-key"
+            f"expected a certificate and its key without a password (PEM), received {certificate.file} and "
+            f"{certificate.key} ({error.strerror}): change --tls-cert or --tls-key"
         ) from None
 
 
 @contextlib.contextmanager
 def _shared_meters(workers: int) -> Iterator[None]:
+    """Give several processes a folder in which they count together."""
     if workers == 1:
         yield
         return

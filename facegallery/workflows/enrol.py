@@ -283,14 +283,17 @@ def _texts(columns: Mapping[str, object]) -> dict[str, str]:
     return {str(name): str(value) for name, value in columns.items() if value is not None}
 
 
-def enrol(store: Store, row: Row, spec: FaceSpec, identity: str, *, readmit: bool = False) -> Added:
+def enrol(
+    store: Store, row: Row, spec: FaceSpec, identity: str, *, readmit: bool = False, command: str | None = None
+) -> Added:
     """Enrol one face of a photo, with its pixels, under a name; its crop is kept where the gallery keeps crops.
 
-    spec: the contract that the row was made by; raises Replaced where the gallery has another one by now.
+    command: of an earlier enrolment that `undo` takes back together with this one. spec: the contract that the row was
+    made by; raises Replaced where the gallery has another one by now.
     """
     check_model(store, spec)
     png = crops_of.to_png(row.pixels) if store.keeps_crops and row.pixels is not None else None
-    return store.add([replace(row, identity=identity, crop=png, pixels=None)], readmit=readmit)
+    return store.add([replace(row, identity=identity, crop=png, pixels=None)], readmit=readmit, command=command)
 
 
 def check_model(store: Store, spec: FaceSpec) -> None:

@@ -189,17 +189,22 @@ def _orientation(image: Image) -> int:
 
 
 def _of_pixels(pixels: np.ndarray) -> PhotoItem:
-    """Pixels as a photo; its hash covers their height, width and values."""
+    """Pixels as a photo."""
     height, width = pixels.shape[:2]
     try:
         check_size(width, height, MAX_PIXELS)
     except PhotoRefused as error:
         return _refused(error)
-    pixels = np.ascontiguousarray(pixels)
-    digest = hashlib.sha256(PIXELS + struct.pack("<QQ", height, width))
-    digest.update(pixels.data)
-    entry = _entry(digest.hexdigest(), pixels.nbytes)
-    return PhotoItem(entry, decoded=Photo(entry.path, OK, sha256=digest.hexdigest(), pixels=pixels))
+    pixels, sha256 = np.ascontiguousarray(pixels), hash_of_pixels(pixels)
+    entry = _entry(sha256, pixels.nbytes)
+    return PhotoItem(entry, decoded=Photo(entry.path, OK, sha256=sha256, pixels=pixels))
+
+
+def hash_of_pixels(pixels: np.ndarray) -> str:
+    """Return the hash of pixels, uint8 RGB (h, w, 3): hex, of their height, width and values."""
+    digest = hashlib.sha256(PIXELS + struct.pack("<QQ", *pixels.shape[:2]))
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def _refused(error: PhotoRefused) -> PhotoItem:

@@ -85,7 +85,7 @@ def load_embedder(model: Model, compute: Compute, *, few: bool = False) -> Embed
     """Make the network of an opened model, and log what runs where; few: ready sooner, but slower for many crops."""
     from facegallery.embedder.network.runtime import Embedder
 
-    embedder = Embedder(model, compute, few)
+    embedder = Embedder(model, compute, few=few)
     log.info(embedder.where)
     return embedder
 
@@ -106,7 +106,7 @@ def align(
     detector: Detector = make_detector(options.detector, compute)
     log.info(detector.where)
     stage = PhotoStage(FaceSpec(crop=options.rule), detector, None, options.each)
-    return process_photos(listing, out, stage, "align", progress, say=log.info)
+    return process_photos(listing, out, stage, "align", progress)
 
 
 def embed(
@@ -122,11 +122,11 @@ def embed(
 
     if source.is_dir() and is_data_set(source):
         _check_for_crops(options)
-        return process_crops(DataSet(source), out, embedder, options.keep_crops, progress, log.info)
+        return process_crops(DataSet(source), out, embedder, progress, keep_crops=options.keep_crops)
     listing = list_photos(source, options.metadata, options.level)
     log_understood(listing.understood())
     stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, options.each)
-    return process_photos(listing, out, stage, "embed", progress, say=log.info)
+    return process_photos(listing, out, stage, "embed", progress)
 
 
 def _check_for_crops(options: EmbedOptions) -> None:

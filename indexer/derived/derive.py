@@ -42,9 +42,8 @@ BUILDING = "-built"  # ending of the name of an unfinished folder
 FLAT = 1e-6  # a vector this close to the mean has no direction of its own
 HASHED_AT_OPEN = 64 << 20  # larger files are checked by size when opened, and by hash by `verify`
 # A writer rebuilds when more than LEAST faces and more than this share of the built ones were added, or removed, since
-# the last build.
-# 5 % more faces slow a query by 5 %, and opening an index of a million takes some 0.4 s; see docs/gallery.md.
-# Codes are so fast that 2 % more faces, compared one by one, double the time of a query.
+# the last build. 5 % more faces slow a query by 5 %, and opening an index of a million takes some 0.4 s; see
+# docs/explanation/how-it-works.md. Codes are so fast that 2 % more faces, compared one by one, double a query's time.
 LEAST, ADDED_SHARE, ADDED_SHARE_OF_CODES, REMOVED_SHARE = 1000, 0.05, 0.02, 0.10
 
 log = logging.getLogger(__name__)

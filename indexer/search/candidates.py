@@ -35,7 +35,7 @@ ROOM = 1024  # least number of faces by which the tail's arrays grow
 GATHER = 1 << 14  # rows that are copied at once
 # Filtered faces are scanned by a matrix product of their copies if there are many queries or few such faces. Otherwise
 # FAISS scans them with a selector, which copies nothing but multiplies one pair at a time. Measured by
-# benchmarks/scale/gallery.py, see docs/gallery.md.
+# benchmarks/scale/gallery.py, see docs/reference/filters.md.
 MANY, SCAN_SHARE = 16, 0.001
 
 log = logging.getLogger(__name__)
@@ -125,8 +125,8 @@ class Candidates:
                 "%s is missing or damaged: searching an index made in memory; `verify` or `compact` rebuilds it", path
             )
         position = position_of(self.store)
+        index = make_index(self.store)  # checks the owners
         ids, owners = self.store.owners()
-        index = make_index(self.store)
         self._use(_Loaded(index, ids, owners, self.store.people, position.newest, position.seq))
 
     def _use(self, loaded: _Loaded) -> None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facegallery.embedder.dataset.dataset import DataSetWriter, check_is_ours
 from facegallery.embedder.dataset.row import Entry, to_table
+from facegallery.embedder.dataset.writer import DataSetWriter, WriterOptions, check_is_ours
 from facegallery.embedder.errors import DataError, GalleryError, InputError, from_os_error
 from facegallery.embedder.files import (
     drop_stale_temporaries,
@@ -273,7 +273,8 @@ def export(store: Store, out: Path, *, crops: bool = False) -> TransferSummary:
             by_image.setdefault(image, []).append((id, stored))
         entries = [Entry(image, len(faces), _mark(faces)) for image, faces in by_image.items()]
         spec, extra = store.spec, store.columns
-        writer = DataSetWriter(out, spec, {"command": "export", "crops kept": crops}, entries, extra, prune=True)
+        settings = WriterOptions(tuple(extra), prune=True)
+        writer = DataSetWriter(out, spec, {"command": "export", "crops kept": crops}, entries, settings)
         for shard, inputs in writer.pending():
             began = time.monotonic()
             rows = store.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops=crops)

@@ -1,4 +1,4 @@
-"""A small run of what `benchmarks/server/mutated_pool.py` does with 20,000 photos, and that it would see what it looks for."""
+"""Run `benchmarks/server/mutated_pool.py` with few photos, and check that it would see what it looks for."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.common import forms, mutants, traced
+from benchmarks.common import format_damage, forms, mutants, traced
 from facegallery.embedder.photos.decoder import Photo
 from facegallery.embedder.photos.pixels import PhotoRefused, decode
 from tests.conftest import ROOT
@@ -50,7 +50,7 @@ def test_every_format_that_is_read_shows_its_own_person_and_no_other_format_is_r
 def test_a_mutant_is_the_same_again_and_each_change_is_made():
     data = [forms._by("JPEG")(Image.effect_mandelbrot((60, 50), (-2, -1.5, 1, 1.5), 50))]
     assert mutants.mutant(data, 1, 5) == mutants.mutant(data, 1, 5)
-    for form, changes in mutants.OWN.items():
+    for form, changes in format_damage.OWN.items():
         for name, change in (changes if form in forms.READ else {}).items():
             made = [change(forms.photo_in(data[0], form, 0), np.random.default_rng(seed)) for seed in range(3)]
             assert any(each != forms.photo_in(data[0], form, 0) for each in made), (form, name)
@@ -61,11 +61,11 @@ def test_an_answer_with_another_persons_picture_is_found(people):
 
     mine, others = (decode(people.photos[i]) for i in (0, 1))
     whole, bad = mutants.Mutant(0, "JPEG sound 0", b"", 0), mutants.Mutant(1, "JPEG head", b"", 0)
-    assert wrong_with(people, whole, Photo("x", "ok", pixels=mine), True) == ""
-    assert "another person" in wrong_with(people, bad, Photo("x", "ok", pixels=others), False)
-    assert "not its own" in wrong_with(people, whole, Photo("x", "ok", pixels=others), True)
-    assert wrong_with(people, whole, Photo("x", "unreadable"), True) and not wrong_with(
-        people, bad, Photo("x", "unreadable"), False
+    assert wrong_with(people, whole, Photo("x", "ok", pixels=mine), is_sound=True) == ""
+    assert "another person" in wrong_with(people, bad, Photo("x", "ok", pixels=others), is_sound=False)
+    assert "not its own" in wrong_with(people, whole, Photo("x", "ok", pixels=others), is_sound=True)
+    assert wrong_with(people, whole, Photo("x", "unreadable"), is_sound=True) and not wrong_with(
+        people, bad, Photo("x", "unreadable"), is_sound=False
     )
 
 
@@ -90,13 +90,13 @@ def test_the_process_whose_memory_is_measured_keeps_nothing_of_what_was_asked(pe
 
 
 def test_a_photo_in_black_and_white_counts_for_no_recognition(people):
-    from benchmarks.server.mutated import _is_black_and_white
+    from benchmarks.server.canaries import is_black_and_white
 
     ways = [
         (form, way)
         for form in forms.READ
         for way in range(len(forms.READ[form]))
-        if _is_black_and_white(forms.photo_in(people.photos[0], form, way))
+        if is_black_and_white(forms.photo_in(people.photos[0], form, way))
     ]
     assert ways == [("TIFF", 7), ("PNM", 2)]
 

@@ -7,13 +7,14 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.accuracy import synthetic_fit
 from benchmarks.common import synthetic
 from benchmarks.common.synthetic import BLOCK, STRANGERS, blocks, faces, probes
 from facegallery.embedder.errors import DataError, InputError
 from tests import synthetic as sets
 
 MODELS = {"msceleb": 128, "casia": 512, "duo": 640}
-# real LFW photos, mean of both halves: genuine mean; impostor mean, sd and the score of one pair in 10,000; top-1 of 2,166
+# real LFW photos, mean of both halves: genuine mean; impostor mean, sd, score of one pair in 10,000; top-1 of 2,166
 REAL = {
     "msceleb": (0.755, 0.022, 0.140, 0.633, 0.950),
     "casia": (0.699, 0.052, 0.136, 0.596, 0.933),
@@ -84,7 +85,7 @@ def test_a_probe_does_not_depend_on_the_others(people):
 
 
 def scores(like, d=None, n=2166):
-    """Genuine and impostor cosines, and the share of probes whose best face is their own, of n people with one photo each."""
+    """Genuine and impostor cosines, and top-1, of n people with one photo each."""
     xb, people = faces(n, like, d, per_person=1)
     table = probes(people, like, d) @ xb.T
     genuine = table.diagonal().copy()
@@ -145,7 +146,7 @@ def test_nothing_asked_nothing_made():
 def test_fit_and_check_of_a_data_set(tmp_path, monkeypatch):
     """What is fitted to made-up faces of six dimensions resembles them."""
     monkeypatch.setattr(synthetic, "PROFILES", tmp_path / "synthetic.json")
-    monkeypatch.setattr(synthetic, "SEEDS", range(1))
+    monkeypatch.setattr(synthetic_fit, "SEEDS", range(1))
     synthetic.profile.cache_clear()
     people = np.repeat(np.arange(400), np.tile([3, 1], 200))
     rng = np.random.default_rng(0)
@@ -156,9 +157,9 @@ def test_fit_and_check_of_a_data_set(tmp_path, monkeypatch):
         sets.row(f"p{who:03}/{i:04}.jpg", f"p{who:03}", x) for i, (who, x) in enumerate(zip(people, xb, strict=True))
     ]
     folder = sets.write(tmp_path / "vectors", rows, sets.spec(6))
-    assert CliRunner().invoke(synthetic.main, ["fit", str(folder)], catch_exceptions=False).exit_code == 0
+    assert CliRunner().invoke(synthetic_fit.main, ["fit", str(folder)], catch_exceptions=False).exit_code == 0
     assert list(json.loads((tmp_path / "synthetic.json").read_text())) == ["made-up"]
-    done = CliRunner().invoke(synthetic.main, ["check", str(folder)], catch_exceptions=False)
+    done = CliRunner().invoke(synthetic_fit.main, ["check", str(folder)], catch_exceptions=False)
     table = {
         line[:32].strip(): [float(v) for v in line[32:].split()]
         for line in done.output.splitlines()
@@ -167,5 +168,5 @@ def test_fit_and_check_of_a_data_set(tmp_path, monkeypatch):
     for key, tolerance in {"genuine, mean": 0.03, "impostor, sd": 0.03, "participation ratio": 0.6}.items():
         assert table[key][2] == pytest.approx(table[key][0], abs=tolerance)
     with pytest.raises(DataError, match="people with one photo"):
-        synthetic.statistics(xb[people % 2 == 0], people[people % 2 == 0])
+        synthetic_fit.statistics(xb[people % 2 == 0], people[people % 2 == 0])
     synthetic.profile.cache_clear()

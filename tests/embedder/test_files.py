@@ -1,13 +1,16 @@
+import contextlib
+import logging
 import os
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
 
 import pytest
 
 from facegallery.embedder import files
-from facegallery.embedder.dataset.dataset import check_is_ours
+from facegallery.embedder.dataset.writer import check_is_ours
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.files import (
     atomic,
@@ -38,6 +41,27 @@ def holding(name: str, path, *before: str) -> subprocess.Popen:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     return process
+
+
+@contextlib.contextmanager
+def killed_when_logged(process: subprocess.Popen) -> Iterator[list[str]]:
+    """Collect the lines that are logged; at the first, kill the process with -9, so that the kernel frees its lock."""
+    said: list[str] = []
+
+    class Killer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+            kill(process)
+
+    logger, killer = logging.getLogger("facegallery.embedder.files"), Killer()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(killer)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(killer)
+        logger.setLevel(level)
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -171,20 +195,13 @@ def test_temporaries_have_names_of_their_own(tmp_path):
 
 def test_the_second_process_waits_and_says_for_whom(tmp_path, before):
     process = holding("locked", tmp_path, *before)
-    said, started = [], time.monotonic()
-
-    def killed_meanwhile(line: str) -> None:
-        said.append(line)
-        kill(process)  # with -9: the kernel frees the lock
-
-    with locked(tmp_path, killed_meanwhile):
-        assert (
-            len(said) == 1 and f"{tmp_path} is being written by process {1 if before else process.pid} on " in said[0]
-        )
-    assert time.monotonic() - started < 10
-    with locked(tmp_path, said.append):
-        pass
-    assert len(said) == 1, "nobody is waited for"
+    started = time.monotonic()
+    with killed_when_logged(process) as said, locked(tmp_path):
+        assert len(said) == 1 and f"{tmp_path} " in said[0] and f" {1 if before else process.pid} " in said[0]
+        assert time.monotonic() - started < 10
+    with killed_when_logged(process) as said, locked(tmp_path):
+        assert said == []
+    assert len(said) == 0, "nobody is waited for"
 
 
 def test_a_folder_that_cannot_be_written_needs_no_lock(tmp_path, monkeypatch):
@@ -197,6 +214,5 @@ def test_a_folder_that_cannot_be_written_needs_no_lock(tmp_path, monkeypatch):
 def test_what_a_lock_says_may_be_anything(tmp_path, content):
     process = holding("locked", tmp_path)
     (tmp_path / files.LOCK).write_bytes(content)
-    said = []
-    with locked(tmp_path, lambda line: (said.append(line), kill(process))):
-        assert said == [f"{tmp_path} is being written by another process: waiting until it has finished"]
+    with killed_when_logged(process) as said, locked(tmp_path):
+        assert len(said) == 1 and "another process" in said[0]

@@ -100,13 +100,13 @@ def test_align_then_embed_gives_the_same_vectors(photos, tmp_path, embedder, det
     direct = embed(photos, tmp_path / "direct", embedder, detector)
     stage = PhotoStage(FaceSpec(crop=CropRule(border=20)), detector, None, Options())
     process_photos(list_photos(photos), tmp_path / "crops", stage, "align", nothing)
-    summary = process_crops(DataSet(tmp_path / "crops"), tmp_path / "v", embedder, False, nothing)
+    summary = process_crops(DataSet(tmp_path / "crops"), tmp_path / "v", embedder, nothing, keep_crops=False)
     assert summary.fingerprint == direct.fingerprint and summary.outcomes == direct.outcomes
     a, b = DataSet(tmp_path / "direct").table(), DataSet(tmp_path / "v").table()
     same(a.drop_columns(["crop"]), b.drop_columns(["crop"]))
     assert b["crop"].null_count == b.num_rows and DataSet(tmp_path / "v").spec.crop.border == 20
     with pytest.raises(DataError, match="has none"):
-        process_crops(DataSet(tmp_path / "v"), tmp_path / "w", embedder, True, nothing)
+        process_crops(DataSet(tmp_path / "v"), tmp_path / "w", embedder, nothing)
 
 
 def test_all_faces_of_a_photo(att, tmp_path, detector):
@@ -167,15 +167,15 @@ def test_chunks_are_bounded_in_pixels():
 KILLED = """
 import sys
 from pathlib import Path
-from facegallery.embedder import pipeline
+from facegallery.embedder import photo_stage, pipeline
 from facegallery.embedder.network import quiet
 from facegallery.embedder.weights import store
 quiet.import_tensorflow()
 from facegallery.embedder.faces.mtcnn import MtcnnDetector
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.network.runtime import Embedder
-pipeline.MANY = 0  # processes of their own, which have to end too
-pipeline.CHUNK_PIXELS = 16 * 92 * 112
+photo_stage.MANY = 0  # processes of their own, which have to end too
+photo_stage.CHUNK_PIXELS = 16 * 92 * 112
 embedder = Embedder(store.open_model("msceleb"))
 stage = pipeline.PhotoStage(embedder.spec, MtcnnDetector(), embedder, pipeline.Options())
 print("ready", flush=True)

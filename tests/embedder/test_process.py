@@ -69,7 +69,10 @@ def trap(tmp_path):
     """A folder in which each module that a process of ours could look for leaves a mark, and the marks."""
     folder, marks = tmp_path / "trap", tmp_path / "marks"
     folder.mkdir(), marks.mkdir()
-    code = f"import sys, _io\n_io.open({str(marks)!r} + '/' + __name__ + str(len(sys.path)), 'w').close()\nraise ImportError('trapped')\n"
+    code = (
+        f"import sys, _io\n_io.open({str(marks)!r} + '/' + __name__ + str(len(sys.path)), 'w').close()\n"
+        "raise ImportError('trapped')\n"
+    )
     for name in NAMES:
         (folder / f"{name}.py").write_text(code)
         (folder / "package").mkdir(exist_ok=True)
@@ -99,8 +102,8 @@ def command(trap, *arguments, **environment):
 MANY = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from facegallery.embedder import pipeline
-pipeline.MANY = 0  # processes for the networks, too
+from facegallery.embedder import photo_stage
+photo_stage.MANY = 0  # processes for the networks, too
 os.environ |= {name: sys.argv[2] for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONPYCACHEPREFIX")}
 os.environ |= {"PYTHONSTARTUP": sys.argv[2] + "/numpy.py", "PYTHONINSPECT": "1", "PYTHONWARNINGS": "error::numpy.Oops"}
 sys.argv = ["cli.py", *sys.argv[3:]]
@@ -168,7 +171,10 @@ def test_our_folder_comes_after_what_is_installed_and_others_come_last(monkeypat
 def test_an_installation_that_only_a_variable_leads_to_works(tmp_path):
     """A module that is found by PYTHONPATH alone can be the work of a process."""
     (tmp_path / "elsewhere.py").write_text("def double(n):\n    return 2 * n\n")
-    script = "import elsewhere\nfrom facegallery.embedder.photos.workers import Workers\nprint(Workers(elsewhere.double).submit(21).result())"
+    script = (
+        "import elsewhere\nfrom facegallery.embedder.photos.workers import Workers\n"
+        "print(Workers(elsewhere.double).submit(21).result())"
+    )
     variables = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/", env=variables)
     assert done.stdout == "42\n", done.stderr

@@ -82,7 +82,7 @@ def _answer():
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """An index whose names and photos, written by another program or an older version, hold controls; and vectors that ask it."""
+    """An index with names and photos of another program or an older version that hold controls; and vectors."""
     folder = tmp_path_factory.mktemp("hostile")
     vectors = synthetic.write(folder / "vectors", synthetic.rows(4, 2))
     run(folder, "build-index", vectors, "--name", "odd")
@@ -90,7 +90,8 @@ def hostile(tmp_path_factory):
         db.execute("UPDATE people SET name = name || ?", (HOSTILE,))
         db.execute("UPDATE faces SET image = image || ?", (HOSTILE,))
         for row in db.execute(
-            f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, name, faces.id FROM faces JOIN people ON people.id = person"
+            f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, name, faces.id "
+            "FROM faces JOIN people ON people.id = person"
         ).fetchall():
             db.execute("UPDATE faces SET checksum = ? WHERE id = ?", (face_checksum(row[-2], row[:-2]), row[-1]))
     shutil.copy(vectors / "part-00000.parquet", folder / os.fsdecode(b"x\x1b[2J\n\xe9.parquet"))

@@ -1,7 +1,7 @@
 """Writers that are killed, or whose disk fails: at random moments, and at their writes, fsyncs, renames and removals.
 
-A small dose takes a few moments and steps, a full one 200 moments and one step in STRIDE. FACEGALLERY_EVERY_STEP=1 makes
-the full dose every step: an hour.
+A small dose takes a few moments and steps, a full one 200 moments and one step in STRIDE. FACEGALLERY_EVERY_STEP=1
+makes the full dose every step: an hour.
 """
 
 import json

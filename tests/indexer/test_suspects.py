@@ -88,7 +88,7 @@ def test_only_what_was_added_is_looked_at(tmp_path):
 def test_too_much_work_is_not_begun_and_said(tmp_path, monkeypatch):
     monkeypatch.setattr("facegallery.indexer.suspects.MOST_WORK", 10)
     report = built(tmp_path, rows())
-    assert report.suspects == [] and any("not looked for" in note for note in report.notes) and MOST_WORK > 10
+    assert report.suspects == [] and any("too long" in note for note in report.notes) and MOST_WORK > 10
 
 
 def test_a_few_wrong_faces_do_not_move_the_spread():

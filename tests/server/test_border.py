@@ -1,4 +1,4 @@
-"""What a server takes and what it refuses at its border: methods, JSON, wrappings of photos, sizes; and what it tells whom."""
+"""What a server accepts and refuses: methods, JSON, photos inside other formats, sizes; and what it tells whom."""
 
 import base64
 import json
@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import httpx
 import pytest
 
-from facegallery.client import Client, RequestRefused, _pause
+from facegallery.client import Client, RequestRefused
+from facegallery.remote.steps import pause_of
 from tests.served import free_port, running
 
 VECTOR = [1.0] + [0.0] * 127
@@ -244,7 +245,7 @@ def test_a_photo_in_a_wrapping_is_told_what_to_send(server, client, path):
         client.post(url, content=base64.encodebytes(sink.getvalue())),
         client.post(url, content=b"data:image/jpeg;base64," + text),
     ):
-        assert "send the bytes of the photo themselves" in problem(answer, 415, "media-type")
+        assert "--data-binary" in problem(answer, 415, "media-type")
     assert (
         client.post(
             "/v1/indexes/att/search", content=photo, headers={"Content-Type": "application/x-www-form-urlencoded"}
@@ -280,7 +281,7 @@ def test_headers_have_a_limit_however_they_come(server, size, split):
     assert status in (b"431", b"400")
 
 
-# what is told whom ----------------------------------------------------------
+# what who learns -------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -385,7 +386,7 @@ def test_hosts_are_not_told(server):
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header, least, most):
-    assert least <= _pause(header) <= most
+    assert least <= pause_of(header) <= most
 
 
 class Proxy(BaseHTTPRequestHandler):
@@ -437,12 +438,13 @@ def proxy():
 def test_what_a_proxy_answers_is_refused_in_one_line(proxy, answer):
     Proxy.answers = [answer]
     with Client(proxy, "key") as faces:
+        gallery = faces.gallery("att")
         asks = {
             "indexes": faces.indexes,
-            "search": lambda: faces.search("att", b"x"),
-            "people": lambda: list(faces.people("att")),
-            "many": lambda: list(faces.search_many("att", [("1", b"x")])),
-            "undo": lambda: faces.undo("att"),
+            "search": lambda: gallery.search(b"x"),
+            "people": gallery.people,
+            "many": lambda: gallery.search([b"x", b"y"]),
+            "undo": gallery.undo,
         }
         if answer[2] == b"[]":
             del asks["undo"]  # nothing was taken back

@@ -5,8 +5,8 @@ from facegallery.server.meters import Meters
 from facegallery.server.settings import Settings
 
 
-def taken(lines, address, n):
-    return sum(lines.enter(address) for _ in range(n))
+def taken(limits, address, n):
+    return sum(limits.enter(address) for _ in range(n))
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ def taken(lines, address, n):
     ],
 )
 def test_an_address_is_one_of_ipv4_or_64_bits_of_ipv6(first, second, is_one):
-    lines = ConnectionLimits(Settings(("x",), "::"), Meters())
-    assert taken(lines, first, ADDRESS_CONNECTIONS + 5) == ADDRESS_CONNECTIONS
-    assert lines.enter(second) is not is_one
-    lines.leave(first)
-    assert lines.enter(first)
+    limits = ConnectionLimits(Settings(("x",), "::"), Meters())
+    assert taken(limits, first, ADDRESS_CONNECTIONS + 5) == ADDRESS_CONNECTIONS
+    assert limits.enter(second) is not is_one
+    limits.leave(first)
+    assert limits.enter(first)
 
 
 def test_what_comes_from_a_proxy_of_this_machine_is_not_one_address():

@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 
 from facegallery.accounts import Accounts
 from facegallery.server.app import answer_problems
-from facegallery.server.guard import Desk, Guard, Held, _Body
+from facegallery.server.guard import BodyLimits, Desk, Guard, HeldBytes, _Body
 from facegallery.server.logs import escape_logs
 from facegallery.server.meters import Meters
 from facegallery.server.problems import HttpProblem
@@ -306,7 +306,7 @@ def test_a_body_has_a_limit_in_bytes_and_seconds(ask):
     status, headers, body = ask(
         "POST", key="write", path="/v1/indexes/x/search", body=[b"x" * 10] * 11, photo_bytes=100
     )
-    assert status == 413 and "at most 100 bytes" in body["detail"]
+    assert status == 413 and "100 bytes" in body["detail"]
     status, headers, body = ask("POST", key="write", body=[b"x"] * 50, pause=0.05, body_seconds=0.2)
     assert status == 408 and body["type"].endswith(":slow")
     assert (
@@ -333,15 +333,15 @@ def test_all_bodies_together_have_a_limit(ask):
     ]
     status, headers, problem = ask("POST", search, body=body, key="write", held_bytes=50)
     assert status == 503 and headers[b"retry-after"] == b"1"
-    assert problem["type"].endswith(":busy") and "at most 50 bytes" in problem["detail"]
+    assert problem["type"].endswith(":busy") and "50 bytes" in problem["detail"]
     assert (
         ask("POST", f"{search}/stream", body=body, key="write", held_bytes=50)[0] == 200
     )  # its route says what it holds
 
 
 def test_no_request_lets_go_what_others_hold():
-    held = Held(100)
-    one, other = (_Body(None, 100, 1, held, True) for _ in range(2))
+    held = HeldBytes(100)
+    one, other = (_Body(None, BodyLimits(100, 1, is_stream=True), held) for _ in range(2))
     one.hold(60), other.hold(30)
     other.hold(-50)
     assert held.bytes == 60

@@ -14,8 +14,8 @@ from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import ModelError
 from facegallery.embedder.photos.decoder import WORKERS
 from facegallery.embedder.spec import FaceSpec
-from facegallery.server.batches import Full
-from facegallery.server.intake import PAIR, Elastic, Intake
+from facegallery.server.batches import QueueFull
+from facegallery.server.intake import NETWORK_BATCH, Intake, SentPhoto, SwitchingEmbedder
 from facegallery.server.settings import Settings
 from facegallery.workflows.probes import open_index
 
@@ -41,34 +41,33 @@ def crops(n: int) -> np.ndarray:
 def test_the_network_for_many_answers_once_it_is_ready_and_an_end_waits_for_it():
     few, many = Network(1), Network(2)
     few.may.set()
-    network = Elastic(few, many, pytest.fail)
-    assert network(crops(PAIR)).tolist() == [1] * (PAIR)
+    network = SwitchingEmbedder(few, many)
+    assert network(crops(NETWORK_BATCH)).tolist() == [1] * (NETWORK_BATCH)
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(network.close)
         with pytest.raises(TimeoutError):
             ended.result(0.1)
         many.may.set()
         ended.result(10)
-    assert network(crops(PAIR)).tolist() == [2] * (PAIR) and network(crops(1)).tolist() == [1]
+    assert network(crops(NETWORK_BATCH)).tolist() == [2] * (NETWORK_BATCH) and network(crops(1)).tolist() == [1]
 
 
-def test_where_the_network_for_many_cannot_be_loaded_the_other_goes_on():
-    said: list[str] = []
+def test_where_the_network_for_many_cannot_be_loaded_the_other_answers(caplog):
     few, many = Network(1), Network(2, ModelError("expected weights, received none: fetch them"))
     few.may.set(), many.may.set()
-    network = Elastic(few, many, said.append)
+    network = SwitchingEmbedder(few, many)
     network.close()
-    assert network(crops(PAIR)).tolist() == [1] * (PAIR) and said == ["expected weights, received none: fetch them"]
+    assert network(crops(NETWORK_BATCH)).tolist() == [1] * (NETWORK_BATCH) and "fetch them" in caplog.text
 
 
 def test_an_intake_that_is_closed_answers_what_is_in_it(server, monkeypatch):
     for name, folder in (("FACEGALLERY_DATA", server.root), ("FACEGALLERY_INDEXES", server.indexes)):
         monkeypatch.setenv(name, str(folder))
     with open_index("att") as searcher:
-        intake = Intake(searcher, Settings(("att",)), lambda line: None, lambda size: None)
+        intake = Intake(searcher, Settings(("att",)), lambda size: None)
 
     async def ask_and_close():
-        asked = [asyncio.create_task(intake.faces(server.probe(i), f"{i}")) for i in range(1, 41)]
+        asked = [asyncio.create_task(intake.faces(SentPhoto(server.probe(i), f"{i}"))) for i in range(1, 41)]
         await asyncio.sleep(0)
         await asyncio.get_running_loop().run_in_executor(None, intake.close)
         return await asyncio.gather(*asked)
@@ -76,8 +75,8 @@ def test_an_intake_that_is_closed_answers_what_is_in_it(server, monkeypatch):
     answers = asyncio.run(ask_and_close())
     assert [photo.name for photo, _ in answers] == [f"{i}" for i in range(1, 41)]
     assert sum(rows[0].vector is not None for _, rows in answers) > 35
-    with pytest.raises(Full):
-        asyncio.run(intake.faces(server.probe(1), "late"))
+    with pytest.raises(QueueFull):
+        asyncio.run(intake.faces(SentPhoto(server.probe(1), "late")))
 
 
 def photo(color: int, side: int) -> bytes:
@@ -91,7 +90,7 @@ def intake(server, monkeypatch):
     for name, folder in (("FACEGALLERY_DATA", server.root), ("FACEGALLERY_INDEXES", server.indexes)):
         monkeypatch.setenv(name, str(folder))
     with open_index("att") as searcher:
-        found = Intake(searcher, Settings(("att",), photo_pixels=300 * 300), lambda line: None, lambda size: None)
+        found = Intake(searcher, Settings(("att",), photo_pixels=300 * 300), lambda size: None)
     yield found
     found.close()
 
@@ -104,7 +103,7 @@ def test_a_photo_that_can_never_fit_is_too_large_and_one_at_the_limit_is_answere
         return [
             photo.outcome
             for photo, _ in await asyncio.gather(
-                *(intake.faces(photo(i, side), f"{i}") for i, side in enumerate(sides))
+                *(intake.faces(SentPhoto(photo(i, side), f"{i}")) for i, side in enumerate(sides))
             )
         ]
 
@@ -113,7 +112,7 @@ def test_a_photo_that_can_never_fit_is_too_large_and_one_at_the_limit_is_answere
 
 def test_photos_that_wait_for_room_are_decoded_once(intake, monkeypatch):
     """The networks take nothing for a second: what is decoded then waits, and the others are not decoded."""
-    decoded, submit, find, most = [], intake._decoder.submit_bytes, intake._of_photos, [0]
+    decoded, submit, find, most = [], intake._decoder.submit_bytes, intake._faces_of, [0]
 
     def counted(name, data):
         decoded.append(name)
@@ -125,10 +124,10 @@ def test_photos_that_wait_for_room_are_decoded_once(intake, monkeypatch):
         return find(photos)
 
     monkeypatch.setattr(intake._decoder, "submit_bytes", counted)
-    monkeypatch.setattr(intake, "_of_photos", slowly)
+    monkeypatch.setattr(intake, "_faces_of", slowly)
 
     async def ask():
-        asked = [asyncio.create_task(intake.faces(photo(i, 300), f"{i}")) for i in range(30)]
+        asked = [asyncio.create_task(intake.faces(SentPhoto(photo(i, 300), f"{i}"))) for i in range(30)]
         await asyncio.sleep(0.2)
         early = len(decoded)
         return early, [photo.name for photo, _ in await asyncio.gather(*asked)]
@@ -141,15 +140,15 @@ def test_photos_that_wait_for_room_are_decoded_once(intake, monkeypatch):
 def test_an_end_waits_for_no_decoder_that_hangs(intake):
     async def ask_and_close():
         while len(intake._decoder._running) < WORKERS:
-            await intake.faces(photo(0, 50), "first")
+            await intake.faces(SentPhoto(photo(0, 50), "first"))
         for process in intake._decoder._running:
             os.kill(process.pid, signal.SIGSTOP)
-        asked = asyncio.create_task(intake.faces(photo(1, 50), "second"))
+        asked = asyncio.create_task(intake.faces(SentPhoto(photo(1, 50), "second")))
         await asyncio.sleep(0.2)
         began = time.monotonic()
         await asyncio.get_running_loop().run_in_executor(None, intake.close, 0.5)
         seconds = time.monotonic() - began
-        with pytest.raises(Full):
+        with pytest.raises(QueueFull):
             await asked
         return seconds
 

@@ -12,7 +12,7 @@ meters.batch(3)
 meters.request("/v1/x", "POST", 503, 0.1)
 meters.request("/v1/x", "TRACE", 200, 0.1)
 meters.request("/readyz", "GET", 503, 0.1)
-meters.at_work.inc()
+meters.in_progress.inc()
 """
 TELL = "import sys; sys.stdout.write(meters.text({'att': {'faces': 2, 'people': 1, 'generation': 7}}).decode())"
 
@@ -26,10 +26,10 @@ def told(folder, code: str) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-def test_what_processes_counted_is_summed_and_what_dead_ones_had_at_work_is_not(tmp_path):
+def test_what_processes_counted_is_summed_and_what_dead_ones_had_in_progress_is_not(tmp_path):
     told(tmp_path, BEGIN + "import os; os._exit(0)")
     found = told(tmp_path, BEGIN + TELL)
-    assert found["facegallery_photos_at_work"] == 1 and found["facegallery_refused_total"] == 2
+    assert found["facegallery_photos_in_progress"] == 1 and found["facegallery_refused_total"] == 2
     assert found["facegallery_batch_photos_count"] == 2 and found["facegallery_batch_photos_sum"] == 6
     assert (
         found['facegallery_batch_photos_bucket{le="2.0"}'] == 0

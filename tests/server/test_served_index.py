@@ -11,7 +11,7 @@ from facegallery.indexer.build import build
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.store.errors import Damaged, Replaced
 from facegallery.indexer.upkeep import switch, transfer
-from facegallery.server.served_index import Served
+from facegallery.server.served_index import ServedIndex
 from facegallery.workflows.probes import Question
 from tests import synthetic
 
@@ -23,7 +23,7 @@ for i, row in enumerate(ROWS):
 @pytest.fixture
 def served(tmp_path, own_indexes):
     build(synthetic.write(tmp_path / "v", ROWS), own_indexes / "club")
-    with closing(Served("club")) as found:
+    with closing(ServedIndex("club")) as found:
         yield found
 
 
@@ -33,7 +33,7 @@ def nearest(served, row, contract=None):
     found = []
     for _ in range(20):
         try:
-            found.append(served.ask(xq, Question(k=1), contract).result()[0]["hits"][0]["identity"])
+            found.append(served.ask(xq, Question(k=1), contract).result()[0].hits[0].identity)
         except Replaced:
             found.append(None)
     return found

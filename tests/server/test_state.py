@@ -1,4 +1,4 @@
-"""Networks of indexes that get another model while photos are asked: every request gets those of a contract that its index had meanwhile."""
+"""Indexes that get another model while photos are asked about: each request gets a contract that its index had."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ NAMES, ROUNDS = ("one", "two"), 25
 class Networks:
     """What stands for the networks, which take seconds to load: a contract, and whether they were closed."""
 
-    def __init__(self, searcher, settings, say, observe):
+    def __init__(self, searcher, settings, observe):
         self.spec, self.is_closed = searcher.spec, False
 
     def close(self, seconds=0.0):
@@ -73,7 +73,7 @@ def test_two_indexes_of_one_model_are_reembedded_under_load(folders):
                 found = await whole.intake(whole.indexes[name])
             except Replaced:  # while it was opened: asked again, as the routes do
                 continue
-            time.sleep(0.001)  # the loop does other things, too, before a request that was loaded for goes on
+            time.sleep(0.001)  # the loop does other things before a request whose networks were loaded continues
             asked += 1
             wrong += found.spec.fingerprint not in (synthetic.spec().fingerprint, OTHER.fingerprint)
             wrong += whole.is_current(found) and found.is_closed

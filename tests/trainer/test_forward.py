@@ -59,7 +59,7 @@ def gradients(run, net: keras.Model, x: tf.Tensor) -> tuple[tf.Tensor, dict[str,
 def test_vectors_and_gradients_are_those_of_the_keras_model(tiny, photos, precision, folded, live):
     net, other = model(folded), model(folded)
     expected, right = gradients(lambda x: other(x, training=live), other, photos)
-    got, found = gradients(lambda x: forward.prelogits(net, x, precision, live, same), net, photos)
+    got, found = gradients(lambda x: forward.prelogits(net, x, precision, same, live=live), net, photos)
     assert got.dtype == tf.float32 and far(got, expected) < FAR[precision]
     assert found.keys() == right.keys() and all(far(found[k], right[k]) < GRADIENTS_FAR[precision] for k in right)
     before, after = (
@@ -72,15 +72,15 @@ def test_vectors_and_gradients_are_those_of_the_keras_model(tiny, photos, precis
 def test_inception_resnet_in_f32_is_the_keras_model_and_in_bf16_near(photos):
     net = model(False)
     expected = net(photos, training=False)
-    assert far(forward.prelogits(net, photos, "f32", False, same), expected) < FAR["f32"]
-    assert 1e-5 < far(forward.prelogits(net, photos, "bf16", False, same), expected) < FAR["bf16"]
+    assert far(forward.prelogits(net, photos, "f32", same, live=False), expected) < FAR["f32"]
+    assert 1e-5 < far(forward.prelogits(net, photos, "bf16", same, live=False), expected) < FAR["bf16"]
 
 
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("precision", forward.DTYPES)
 def test_the_parts_make_the_whole(tiny, photos, folded, precision):
     net = model(folded)
-    whole, maps = forward.prelogits(net, photos, precision, False, same), forward.maps(net, photos, precision)
+    whole, maps = forward.prelogits(net, photos, precision, same, live=False), forward.maps(net, photos, precision)
     assert maps.shape == (6, 9, 9, 8) and maps.dtype == forward.DTYPES[precision]
     assert np.abs(forward.upper(net, maps, precision, same) - whole).max() < 1e-6
     assert np.abs(forward.bottleneck(net, forward.pooled(net, maps, precision)) - whole).max() < 1e-5
@@ -97,5 +97,5 @@ def test_inception_resnets_maps_lead_to_its_vectors(photos):
 
 def test_dropout_comes_before_the_bottleneck(tiny, photos):
     seen = []
-    forward.prelogits(model(False), photos, "bf16", False, lambda x: seen.append(x) or x)
+    forward.prelogits(model(False), photos, "bf16", lambda x: seen.append(x) or x, live=False)
     assert [(x.shape, x.dtype) for x in seen] == [((6, 16), tf.float32)]

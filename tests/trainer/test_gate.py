@@ -14,7 +14,7 @@ def test_hits_are_photos_whose_nearest_first_one_is_their_persons():
 
 
 def test_soft_tar_by_hand():
-    """Person 0's pair has cos 10, person 1's cos 40; the others' largest is cos 70, which is the threshold at a FAR of 0.01."""
+    """Person 0's pair has cos 10, person 1's cos 40; the others' largest, cos 70, is the threshold at a FAR of 0.01."""
     others = np.cos(ANGLES[:, None] - ANGLES)[[0, 0, 1, 1, 0, 1, 2, 3], [2, 3, 2, 3, 4, 4, 4, 4]]
     softness = 0.5 * others.std()
     each = [
@@ -51,7 +51,7 @@ def test_what_is_kept_has_a_better_tar_and_does_not_lose_people():
 
 
 def test_few_people_show_a_small_change():
-    """Twenty people, and noise that the share of pairs above the threshold hardly shows: the soft one sees it almost always."""
+    """Twenty people, and noise that the share of pairs above the threshold hardly shows; the soft rate shows it."""
     rng, seen = np.random.default_rng(1), []
     for _ in range(40):
         labels = np.repeat(np.arange(20), 3)

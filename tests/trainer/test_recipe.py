@@ -50,10 +50,10 @@ def test_distil_learns_from_a_teacher_and_frozen_statistics(tmp_path):
     )
     text, mine = (recipe.SHIPPED / "distil.toml").read_text(), tmp_path / "mine.toml"
     mine.write_text(text.replace("live_batch_norm = false", "live_batch_norm = true"))
-    with pytest.raises(InputError, match="live_batch_norm .* false where there is a teacher"):
+    with pytest.raises(InputError, match="live_batch_norm"):
         recipe.read(mine)
     mine.write_text(text.replace('trains = "head"', 'trains = "all"'))
-    with pytest.raises(InputError, match="stages 1: trains in .* to be head here, received 'all'"):
+    with pytest.raises(InputError, match="stages 1: trains .*'all'"):
         recipe.read(mine)
 
 
@@ -64,7 +64,7 @@ def test_the_upper_layers_train_before_all_do(tmp_path):
     mine.write_text(
         text.replace('trains = "bottleneck"', 'trains = "upper"').replace('trains = "head"', 'trains = "all"')
     )
-    with pytest.raises(InputError, match="stages 2: trains in .* head or bottleneck or all here"):
+    with pytest.raises(InputError, match="stages 2: trains .*head or bottleneck or all"):
         recipe.read(mine)
 
 

@@ -15,7 +15,7 @@ from tests import crops
 from tests.conftest import ROOT
 
 TRAIN = """
-import sys
+import logging, sys
 from dataclasses import replace
 from pathlib import Path
 from facegallery.embedder.network import quiet
@@ -26,12 +26,14 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from facegallery.embedder.compute import Compute
 from tests import crops
 from facegallery.trainer import recipe
-from facegallery.trainer.train import train
+from facegallery.trainer.train import TrainingOptions, train
 crops.tiny()
 chosen = recipe.read(sys.argv[5])
 how = {"epochs": 2, "steps": 3, "batch": 12, "micro_batch": 6, "center_loss": 0.01, "views": 2}
 stages = tuple(replace(stage, **how, learning_rate=0.01 / 10**i) for i, stage in enumerate(chosen.stages))
-train(Path(sys.argv[1]), replace(chosen, stages=stages), sys.argv[2], Path(sys.argv[3]), compute=Compute("cpu", "f32"), say=print)
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+options = TrainingOptions(compute=Compute("cpu", "f32"))
+train(Path(sys.argv[1]), replace(chosen, stages=stages), sys.argv[2], Path(sys.argv[3]), options)
 """
 
 
@@ -81,7 +83,7 @@ def trained(data: Path, start: str, out: Path, devices: int, chosen: str) -> tup
 
 
 def test_two_devices_train_as_one_does(start, data, tmp_path):
-    """Two logical CPUs take the micro-batches that one takes after each other, so only the order of sums differs; Adam enlarges that."""
+    """Two logical CPUs share the micro-batches of one, so that only the order of sums differs; Adam enlarges that."""
     (_, one), (device, two) = (trained(data, start, tmp_path / str(n), n, "quick") for n in (1, 2))
     assert device == "CPU:0 CPU:1"
     begun = store.open_model(start).arrays(0)
@@ -89,5 +91,6 @@ def test_two_devices_train_as_one_does(start, data, tmp_path):
     assert max(np.abs(one[k] - two[k]).max() for k in one) < 1e-3 * moved
 
 
+@pytest.mark.slow
 def test_live_batch_norm_keeps_to_the_first_device(start, data, tmp_path):
     assert trained(data, start, tmp_path / "out", 2, "homework")[0] == "CPU:0"

@@ -1,4 +1,5 @@
 import contextlib
+import logging
 from dataclasses import replace
 
 import keras
@@ -10,10 +11,11 @@ from facegallery.embedder.errors import ModelError
 from facegallery.embedder.network import keras_network
 from facegallery.embedder.spec import Part
 from facegallery.embedder.weights import store
-from facegallery.trainer import batches, checkpoints, recipe, stages
+from facegallery.trainer import batches, checkpoints, delivery, recipe, stages
+from facegallery.trainer.delivery import pulled_back
 from facegallery.trainer.gate import Judged
 from facegallery.trainer.learner import Distilled, Learner, NotFinite, Softmax, TrainableNetwork, _optimiser, dropout
-from facegallery.trainer.stages import Run, pulled_back
+from facegallery.trainer.stages import Run, RunSettings
 from tests import crops
 
 QUICK, HOMEWORK, MARGIN = (recipe.read(name) for name in ("quick", "homework", "margin"))
@@ -52,7 +54,7 @@ def batch():
 
 def learner(stage, live=False, folded=False, seed=0, precision="f32") -> Learner:
     net = TrainableNetwork(crops.random_arrays(8, folded), Part("tiny", "", 8, "fixed"), precision)
-    return Learner(net, Softmax(8, 6, seed), stage, live, seed, 6)
+    return Learner(net, Softmax(8, 6, seed), stage, 6, seed, live=live)
 
 
 def moved(a: dict, b: dict) -> set[str]:
@@ -208,12 +210,10 @@ def test_state_is_all_that_moves(batch, precision):
 # a run ----------------------------------------------------------------------
 
 
-def run(folder, data, rule, keep=False, lines=None) -> Run:
+def run(folder, data, rule, keep=False) -> Run:
     start = crops.random_arrays()
     part = store.store_part(start, "tiny", "fixed")
-    return Run(
-        folder, part, start, rule, data, 0, keep, (lines if lines is not None else []).append, lambda history: None
-    )
+    return Run(folder, part, start, rule, data, RunSettings(keep=keep))
 
 
 def with_stages(rule, *changes, **more):
@@ -273,23 +273,23 @@ def test_stage_2_begins_with_weights_and_head_only(tmp_path, data, monkeypatch):
     )
 
 
-def test_without_validation_the_last_weights_are_pulled_back(tmp_path, data):
-    lines: list[str] = []
+def test_without_validation_the_last_weights_are_pulled_back(tmp_path, data, caplog):
+    caplog.set_level(logging.INFO, "facegallery")
     rule = with_stages(
         QUICK, {"epochs": 1, "views": 1}, {"epochs": 2, "learning_rate": 0.01}, delivered="raw", pull_back=0.25
     )
-    one = run(tmp_path / "run", data, rule, lines=lines)
+    one = run(tmp_path / "run", data, rule)
     done = one.train()
     got, last = store.open_model(done.part.sha256).arrays(0), one.net.arrays()
     assert all(np.abs(got[k] - (one.start[k] + 0.25 * (last[k] - one.start[k]))).max() < 1e-6 for k in got) and moved(
         got, one.start
     )
-    assert "0.25 of their way" in done.delivered and lines[-1].endswith(done.delivered)
+    assert "0.25 of their way" in done.delivered and caplog.messages[-1].endswith(done.delivered)
     assert pulled_back(one.start, last, 1.0) is last
 
 
 def test_margin_trains_the_head_then_the_bottleneck_alone(tmp_path, data):
-    """Features of the frozen layers; the whole network then retrieves better with those that it had to tell apart by a margin."""
+    """Features of the frozen layers; the network then retrieves better with those that a margin kept apart."""
     one = run(
         tmp_path / "run",
         data,
@@ -307,14 +307,16 @@ def test_margin_trains_the_head_then_the_bottleneck_alone(tmp_path, data):
     assert stage_2[-1] < 0.8 * stage_2[0] and done.progress.softmax[1] == 1.0
 
 
-def test_the_score_of_a_stage_is_that_of_the_photos_as_they_are(tmp_path, data):
+@pytest.mark.parametrize(
+    "trains", ["head", "all", *(pytest.param(trains, marks=pytest.mark.slow) for trains in ("bottleneck", "upper"))]
+)
+def test_the_score_of_a_stage_is_that_of_the_photos_as_they_are(tmp_path, data, trains):
     """Whether it comes from kept features, of the head, the bottleneck or the upper layers, or from the crops."""
-    for trains in ("head", "bottleneck", "upper", "all"):
-        more = {"learning_rate": 0.01 if trains != "head" else 0.1, "decay": 1.0, "trains": trains}
-        one = run(tmp_path / trains, data, with_stages(MARGIN, {"epochs": 1}, {"epochs": 30, "views": 2, **more}))
-        score = one.train().progress.softmax[1]
-        assert score == one.head.accuracy(one.net.embed(batches.plain_crops(one.photos)), one.photos.labels) > 0.2
-        assert ("Conv2d_1a_3x3/kernel" in moved(one.net.arrays(), one.start)) == (trains == "all")
+    more = {"learning_rate": 0.01 if trains != "head" else 0.1, "decay": 1.0, "trains": trains}
+    one = run(tmp_path / trains, data, with_stages(MARGIN, {"epochs": 1}, {"epochs": 30, "views": 2, **more}))
+    score = one.train().progress.softmax[1]
+    assert score == one.head.accuracy(one.net.embed(batches.plain_crops(one.photos)), one.photos.labels) > 0.2
+    assert ("Conv2d_1a_3x3/kernel" in moved(one.net.arrays(), one.start)) == (trains == "all")
 
 
 def test_margin_that_was_stopped_goes_on_to_the_same_weights(tmp_path, data):
@@ -338,7 +340,7 @@ def test_margin_that_was_stopped_goes_on_to_the_same_weights(tmp_path, data):
 
 def test_what_validation_judges_and_keeps_is_pulled_back(tmp_path, data, monkeypatch):
     scores, seen = iter([0.5, 0.6, 0.7]), []
-    monkeypatch.setattr(stages, "judged", lambda net, photos: seen.append(net.arrays()) or told(next(scores)))
+    monkeypatch.setattr(delivery, "judged", lambda net, photos: seen.append(net.arrays()) or told(next(scores)))
     rule = with_stages(
         QUICK, {"epochs": 1, "views": 1}, {"epochs": 2, "learning_rate": 0.01}, delivered="raw", pull_back=0.25
     )
@@ -361,7 +363,7 @@ def validated(data):
 
 def test_the_best_epoch_is_kept(tmp_path, data, monkeypatch):
     scores, seen = iter([0.5, 0.6, 0.9, 0.7]), []
-    monkeypatch.setattr(stages, "judged", lambda net, photos: seen.append(net.arrays()) or told(next(scores)))
+    monkeypatch.setattr(delivery, "judged", lambda net, photos: seen.append(net.arrays()) or told(next(scores)))
     rule = with_stages(QUICK, {"epochs": 2, "views": 1}, {"epochs": 3, "learning_rate": 0.01})
     done = run(tmp_path / "run", validated(data), rule).train()
     assert done.progress.best == {"top1": 0.5, "tar": 0.9, "stage": 2, "epoch": 2}
@@ -371,7 +373,7 @@ def test_the_best_epoch_is_kept(tmp_path, data, monkeypatch):
 
 def test_the_pretrained_weights_are_candidate_zero(tmp_path, data, monkeypatch):
     scores = iter([0.8, 0.8, 0.7])
-    monkeypatch.setattr(stages, "judged", lambda net, photos: told(next(scores)))
+    monkeypatch.setattr(delivery, "judged", lambda net, photos: told(next(scores)))
     one = run(tmp_path / "run", validated(data), with_stages(QUICK, {"epochs": 1, "views": 1}, {"epochs": 2}))
     done = one.train()
     assert done.part == one.part and "pretrained" in done.delivered and done.progress.moved
@@ -379,7 +381,7 @@ def test_the_pretrained_weights_are_candidate_zero(tmp_path, data, monkeypatch):
 
 def test_the_average_is_judged_and_delivered_and_training_goes_on_raw(tmp_path, data, monkeypatch):
     scores, seen = iter([0.1, 0.9]), []
-    monkeypatch.setattr(stages, "judged", lambda net, photos: seen.append(net.arrays()) or told(next(scores)))
+    monkeypatch.setattr(delivery, "judged", lambda net, photos: seen.append(net.arrays()) or told(next(scores)))
     rule = with_stages(
         QUICK, {"epochs": 0}, {"epochs": 1, "learning_rate": 0.01, "average": 0.9}, delivered="average", pull_back=1.0
     )
@@ -387,7 +389,7 @@ def test_the_average_is_judged_and_delivered_and_training_goes_on_raw(tmp_path, 
     done = one.train()
     got = store.open_model(done.part.sha256).arrays(0)
     assert not moved(got, seen[1]) and moved(got, one.net.arrays())
-    assert not moved(got, one._last.network_weights(True))
+    assert not moved(got, one._last.network_weights(average=True))
 
 
 def test_a_network_is_judged_by_its_unit_vectors(data):
@@ -397,13 +399,13 @@ def test_a_network_is_judged_by_its_unit_vectors(data):
                 np.eye(6, 8, dtype=np.float32)[[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 0]] * 3 + 0.01
             )  # the last is taken for person 0
 
-    assert stages.judged(Fixed(), data.train).top1 == pytest.approx(5 / 6)
+    assert delivery.judged(Fixed(), data.train).top1 == pytest.approx(5 / 6)
 
 
 def test_weights_that_miss_people_are_not_kept_for_their_tar(tmp_path, data, monkeypatch):
     """After a stop too: whom the pretrained network tells apart is kept on disk."""
     scores = iter([told(0.5, 10), told(0.6, 9), told(0.9, 2), told(0.8, 10)])
-    monkeypatch.setattr(stages, "judged", lambda net, photos: next(scores))
+    monkeypatch.setattr(delivery, "judged", lambda net, photos: next(scores))
     rule = with_stages(QUICK, {"epochs": 1, "views": 1}, {"epochs": 3, "learning_rate": 0.01})
     first = run(tmp_path / "run", validated(data), rule)
     first.report = lambda history: (_ for _ in ()).throw(KeyboardInterrupt) if len(history) == 2 else None
@@ -497,9 +499,9 @@ def test_a_distilled_networks_loss_is_its_distance_to_the_teacher():
     assert head.accuracy(features.numpy(), np.array([1, 0])) == pytest.approx(0.8) and head.variables == []
 
 
-def test_stage_1_solves_the_bottleneck_and_stage_2_comes_nearer(tmp_path, data, taught):
-    lines: list[str] = []
-    one = run(tmp_path / "run", data, replace(DISTIL, augmentation=batches.NOTHING), lines=lines)
+def test_stage_1_solves_the_bottleneck_and_stage_2_comes_nearer(tmp_path, data, taught, caplog):
+    caplog.set_level(logging.INFO, "facegallery")
+    one = run(tmp_path / "run", data, replace(DISTIL, augmentation=batches.NOTHING))
     before = one.net.arrays()
     done = one.train()
     solved, after = checkpoints.read(tmp_path / "run" / "solved.safetensors")[0], one.net.arrays()
@@ -516,7 +518,7 @@ def test_stage_1_solves_the_bottleneck_and_stage_2_comes_nearer(tmp_path, data, 
             "Bottleneck_BatchNorm/beta",
         }
     )
-    assert "tiny: 1 photos are left out: the teacher finds no face on their crops" in lines
+    assert any("1 photos are left out" in line for line in caplog.messages)
     first, *_, last = done.progress.history
     assert first["stage"] == 1 and first["loss"] == pytest.approx(1 - done.progress.softmax[0], abs=1e-6)
     assert first["accuracy"] == 1.0  # eleven photos, learnt by heart

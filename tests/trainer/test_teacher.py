@@ -56,7 +56,7 @@ def test_sface_is_a_teacher_and_photos_without_a_face_are_told(few, tmp_path):
     photos = batches.read(made.write(tmp_path / "crops", [made.row(p, 0, side=200) for p in range(5)], border=20)).train
     found, usable = vectors("sface", store.KNOWN["msceleb"].part, photos, EXACT)
     assert not usable.any() and not found.any()
-    with pytest.raises(DataError, match="4 crops or more that a teacher finds a face on, received 0"):
+    with pytest.raises(DataError, match="teacher"):
         side_by_side([(found, usable)])
 
 
@@ -100,7 +100,7 @@ def test_without_a_ridge_a_linear_map_is_found_again():
 
 
 def test_the_ridge_is_that_of_least_squares_with_more_rows():
-    """sqrt(ridge n) times the identity below the features of all views, standardised by the plain one, and zeros below the targets."""
+    """sqrt(ridge n) times the identity below the standardised features of all views, and zeros below the targets."""
     rng = np.random.default_rng(1)
     views, targets, ridge = rng.normal(1, 3, (3, 50, 8)), rng.normal(size=(50, 4)), 0.2
     mean, deviation = views[0].mean(0), views[0].std(0) + 1e-3

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from facegallery.embedder.errors import DataError, InputError, ModelError, Syste
 from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.weights import store, trained_on
 from facegallery.trainer import checkpoints, recipe, stages
-from facegallery.trainer.train import train
+from facegallery.trainer.train import TrainingOptions, train
 from tests import crops
 from tests.conftest import ROOT
 from tests.doses import doses
@@ -64,10 +65,11 @@ def arrays(reference: str | Path, part: int = 0) -> dict[str, np.ndarray]:
 # one run --------------------------------------------------------------------
 
 
-def test_a_run_leaves_a_model_a_record_metrics_and_curves(photos, tiny, tmp_path):
-    lines: list[str] = []
+def test_a_run_leaves_a_model_a_record_metrics_and_curves(photos, tiny, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "facegallery")
     out = tmp_path / "out"
-    done = train(photos, QUICK, tiny, out, say=lines.append)
+    done = train(photos, QUICK, tiny, out)
+    lines = caplog.messages
     spec = FaceSpec.from_json((out / "spec.json").read_bytes())
     part = spec.parts[0]
     assert tree(out) == {
@@ -142,20 +144,20 @@ def test_a_model_knows_whom_it_and_its_parents_were_trained_on(photos, tiny, tmp
     assert stored.keys() == {"tiny-quick", "tiny-quick-quick"} and stored["tiny-quick"] == {"person 003"}
 
 
-def test_names_that_are_nearly_the_same_are_told(tiny, tmp_path):
+def test_names_that_are_nearly_the_same_are_told(tiny, tmp_path, caplog):
     rows = [crops.row(p, f, identity=name) for p, name in enumerate(("Ann", "ann", "Bob")) for f in range(2)]
     given = crops.write(
         tmp_path / "given", [crops.row(p, f, identity=name) for p, name in ((3, "BOB"), (4, "Cy")) for f in range(2)]
     )
-    lines: list[str] = []
-    done = train(crops.write(tmp_path / "crops", rows), QUICK, tiny, tmp_path / "out", given, say=lines.append)
-    (warning,) = [line for line in lines if line.startswith("warning: ")]
+    caplog.set_level(logging.INFO, "facegallery")
+    done = train(crops.write(tmp_path / "crops", rows), QUICK, tiny, tmp_path / "out", TrainingOptions(validate=given))
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "'Ann' and 'ann', 'BOB' and 'Bob'" in warning and done["data"]["people"] == 3
 
 
 def test_the_run_folder_is_kept_on_request(photos, tiny, tmp_path):
     out = tmp_path / "out"
-    train(photos, QUICK, tiny, out, keep_run=True)
+    train(photos, QUICK, tiny, out, TrainingOptions(keep_run=True))
     assert json.loads((out / "run" / "people.json").read_text()) == [f"person {p:03d}" for p in range(PEOPLE)]
     after = [store.open_model(str(out / "run" / f"after-stage-{k}")) for k in (1, 2)]
     assert after[0].spec.parts[0].sha256 == tiny and after[1].spec.parts[0].name == "tiny-quick-stage2"
@@ -164,17 +166,21 @@ def test_the_run_folder_is_kept_on_request(photos, tiny, tmp_path):
     assert {"head-1.safetensors", "head-2.safetensors"} <= {p.name for p in (out / "run" / "part-0").iterdir()}
 
 
-def test_the_same_again_is_a_no_op_and_another_is_refused_by_name(photos, tiny, tmp_path):
+def test_the_same_again_is_a_no_op_and_another_is_refused_by_name(photos, tiny, tmp_path, caplog):
     out = tmp_path / "out"
     done = train(photos, QUICK, tiny, out)
     before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
-    lines: list[str] = []
-    assert train(photos, QUICK, tiny, out, say=lines.append) == done and len(lines) == 1 and "nothing to do" in lines[0]
+    caplog.set_level(logging.INFO, "facegallery")
+    assert train(photos, QUICK, tiny, out) == done
+    assert len(caplog.messages) == 1 and "complete" in caplog.messages[0]
     assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
     other = crops.write(tmp_path / "other", [crops.row(p, 0) for p in range(3)])
     for call, words in (
-        (lambda: train(photos, QUICK, tiny, out, seed=1), ["seed was 0 and is now 1"]),
-        (lambda: train(photos, QUICK, tiny, out, epochs=(2, 3)), ["recipe stages 2 epochs was 2 and is now 3"]),
+        (lambda: train(photos, QUICK, tiny, out, TrainingOptions(seed=1)), ["seed was 0 and is now 1"]),
+        (
+            lambda: train(photos, QUICK, tiny, out, TrainingOptions(epochs=(2, 3))),
+            ["recipe stages 2 epochs was 2 and is now 3"],
+        ),
         (lambda: train(photos, HOMEWORK, tiny, out), ["recipe name was quick and is now homework"]),
         (lambda: train(other, QUICK, tiny, out), ["training data was"]),
     ):
@@ -185,7 +191,7 @@ def test_the_same_again_is_a_no_op_and_another_is_refused_by_name(photos, tiny, 
 
 def test_the_same_seed_gives_the_same_weights(photos, tiny, tmp_path):
     shas = [
-        train(photos, QUICK, tiny, tmp_path / str(i), seed=seed)["networks"][0]["sha256"]
+        train(photos, QUICK, tiny, tmp_path / str(i), TrainingOptions(seed=seed))["networks"][0]["sha256"]
         for i, seed in enumerate((0, 0, 1))
     ]
     assert shas[0] == shas[1] != shas[2]
@@ -216,12 +222,10 @@ def test_several_networks_become_one_model(photos, tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
-def test_validation_people_choose_the_epoch(tiny, tmp_path):
+def test_validation_people_choose_the_epoch(tiny, tmp_path, caplog):
     folder = crops.write(tmp_path / "crops", [crops.row(p, f) for p in range(44) for f in range(2)], per_shard=64)
-    lines: list[str] = []
-    done = train(
-        folder, short("quick", {"epochs": 1, "views": 1}, {"epochs": 2}), tiny, tmp_path / "out", say=lines.append
-    )
+    caplog.set_level(logging.INFO, "facegallery")
+    done = train(folder, short("quick", {"epochs": 1, "views": 1}, {"epochs": 2}), tiny, tmp_path / "out")
     scores = done["networks"][0]["validation_top1"]
     assert (
         "20 people held out" in done["data"]["validation"]
@@ -230,13 +234,13 @@ def test_validation_people_choose_the_epoch(tiny, tmp_path):
     )
     assert (
         scores["best"]["top1"] == max([scores["epochs"][0], *scores["epochs"]])
-        and sum("validation top-1" in line for line in lines) >= 4
+        and sum("validation top-1" in line for line in caplog.messages) >= 4
     )
 
 
-def test_homework_runs_in_both_stages(photos, tiny, tmp_path):
-    lines: list[str] = []
-    done = train(photos, HOMEWORK, tiny, tmp_path / "out", say=lines.append)
+def test_homework_runs_in_both_stages(photos, tiny, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "facegallery")
+    done = train(photos, HOMEWORK, tiny, tmp_path / "out")
     assert (
         done["networks"][0]["delivered"] == "the last weights"
         and "batch norm sees 5 photos at a time, not 8" in done["micro_batches"][1]
@@ -258,14 +262,18 @@ def test_refusals_are_one_line_and_leave_nothing(photos, tiny, tmp_path, monkeyp
         (DataError, "two people", lambda: train(one, QUICK, tiny, tmp_path / "out")),
         (DataError, "is not there", lambda: train(tmp_path / "none", QUICK, tiny, tmp_path / "out")),
         (ModelError, "expected a model", lambda: train(photos, QUICK, "nobody", tmp_path / "out")),
-        (SystemFault, "expected a GPU", lambda: train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("gpu"))),
-        (InputError, "seed", lambda: train(photos, QUICK, tiny, tmp_path / "out", seed=-1)),
+        (
+            SystemFault,
+            "expected a GPU",
+            lambda: train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(compute=Compute("gpu"))),
+        ),
+        (InputError, "seed", lambda: train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(seed=-1))),
         (
             InputError,
             "to train in",
-            lambda: train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("cpu", "int8")),
+            lambda: train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(compute=Compute("cpu", "int8"))),
         ),
-        (InputError, "epochs", lambda: train(photos, QUICK, tiny, tmp_path / "out", epochs=(1,))),
+        (InputError, "epochs", lambda: train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(epochs=(1,)))),
         (SystemFault, "another path", lambda: train(photos, QUICK, tiny, tmp_path / "full" / "a.txt" / "out")),
     ):
         with pytest.raises(kind, match=words) as caught:
@@ -278,7 +286,7 @@ def test_refusals_are_one_line_and_leave_nothing(photos, tiny, tmp_path, monkeyp
 def test_a_users_own_run_folder_is_refused_and_left_as_it_is(photos, tiny, tmp_path, mine):
     own = tmp_path / "out" / "run" / mine if mine else tmp_path / "out" / "run"
     own.parent.mkdir(parents=True), own.write_text("mine")
-    with pytest.raises(DataError, match="holds other files: choose another folder") as caught:
+    with pytest.raises(DataError, match="other files") as caught:
         train(photos, QUICK, tiny, tmp_path / "out")
     assert "\n" not in str(caught.value) and own.read_text() == "mine"
     assert tree(tmp_path / "out") == {
@@ -320,18 +328,27 @@ def stopped(at: int):
     return step
 
 
-@pytest.mark.parametrize("rule, precision", [(QUICK, "f32"), (QUICK, "bf16"), (HOMEWORK, "f32"), (HOMEWORK, "bf16")])
-def test_a_stopped_run_goes_on_to_the_same_result(photos, tiny, tmp_path, monkeypatch, rule, precision):
+@pytest.mark.parametrize(
+    "rule, precision",
+    [
+        (QUICK, "f32"),
+        (HOMEWORK, "bf16"),
+        pytest.param(QUICK, "bf16", marks=pytest.mark.slow),
+        pytest.param(HOMEWORK, "f32", marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_result(photos, tiny, tmp_path, monkeypatch, rule, precision, caplog):
     monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 0.0)
     compute = Compute("cpu", precision)
-    whole = train(photos, rule, tiny, tmp_path / "whole", compute=compute)
-    total, lines = 3 * sum(s.epochs for s in rule.stages), []
+    whole = train(photos, rule, tiny, tmp_path / "whole", TrainingOptions(compute=compute))
+    total = 3 * sum(s.epochs for s in rule.stages)
+    caplog.set_level(logging.INFO, "facegallery")
     for at in (1, 2, 4, total - 4):  # the last is the last step of all
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(stages.Learner, "step", stopped(at))
-            train(photos, rule, tiny, tmp_path / "out", compute=compute, say=lines.append)
-    done = train(photos, rule, tiny, tmp_path / "out", compute=compute, say=lines.append)
-    assert any("going on in stage" in line for line in lines)
+            train(photos, rule, tiny, tmp_path / "out", TrainingOptions(compute=compute))
+    done = train(photos, rule, tiny, tmp_path / "out", TrainingOptions(compute=compute))
+    assert any("resuming in stage" in line for line in caplog.messages)
     assert done["networks"][0]["sha256"] == whole["networks"][0]["sha256"]
     metrics = [
         [{**json.loads(m), "photos_per_second": 0} for m in (tmp_path / o / "metrics.jsonl").read_text().splitlines()]
@@ -343,46 +360,46 @@ def test_a_stopped_run_goes_on_to_the_same_result(photos, tiny, tmp_path, monkey
 def test_a_stopped_run_with_other_arguments_is_refused(photos, tiny, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(stages.Learner, "step", stopped(3))
-        train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("cpu", "f32"))
+        train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(compute=Compute("cpu", "f32")))
     with pytest.raises(DataError, match="seed was 0 and is now 2"):
-        train(photos, QUICK, tiny, tmp_path / "out", seed=2, compute=Compute("cpu", "f32"))
+        train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(seed=2, compute=Compute("cpu", "f32")))
     with pytest.raises(DataError, match="precision was f32 and is now bf16"):
-        train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("cpu", "bf16"))
+        train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(compute=Compute("cpu", "bf16")))
 
 
 def test_a_run_from_before_precisions_were_recorded_was_f32(photos, tiny, tmp_path):
     compute, path = Compute("cpu", "f32"), tmp_path / "out" / "record.json"
-    train(photos, QUICK, tiny, tmp_path / "out", compute=compute)
+    train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(compute=compute))
     old = json.loads(path.read_text())
     assert old["arguments"].pop("precision") == "f32"
     path.write_text(json.dumps(old))
-    assert train(photos, QUICK, tiny, tmp_path / "out", compute=compute) == old
+    assert train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(compute=compute)) == old
     with pytest.raises(DataError, match="precision was f32 and is now bf16"):
-        train(photos, QUICK, tiny, tmp_path / "out", compute=Compute("cpu", "bf16"))
+        train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(compute=Compute("cpu", "bf16")))
 
 
-def test_precisions_move_the_weights_the_same_way(photos, tiny, tmp_path):
-    lines: list[str] = []
+def test_precisions_move_the_weights_the_same_way(photos, tiny, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "facegallery")
     start, ways = arrays(tiny), []
     for precision in ("f32", "bf16"):
         out = tmp_path / precision
-        done = train(photos, QUICK, tiny, out, compute=Compute("cpu", precision), say=lines.append)
+        done = train(photos, QUICK, tiny, out, TrainingOptions(compute=Compute("cpu", precision)))
         assert done["arguments"]["precision"] == precision
         ways.append(np.concatenate([(a - start[k]).ravel() for k, a in sorted(arrays(out).items())]))
-    assert "f32, " in lines[0] and any("bf16, " in line for line in lines)
+    assert "f32, " in caplog.messages[0] and any("bf16, " in line for line in caplog.messages)
     a, b = (way / np.linalg.norm(way) for way in ways)
     assert 0.8 < a @ b < 1 - 1e-6
 
 
 STAGE_2 = 40  # epochs of the killed run, more than the kills let pass
 CHILD = """
-import sys, time
+import logging, sys, time
 from facegallery.embedder.network import quiet
 quiet.import_tensorflow()
 from tests import crops
 from tests.trainer.test_train import kill_recipe
 from facegallery.trainer import learner, stages
-from facegallery.trainer.train import train
+from facegallery.trainer.train import TrainingOptions, train
 from pathlib import Path
 crops.tiny()
 stages.CHECKPOINT_SECONDS = 0.03
@@ -392,7 +409,8 @@ def slow(self, *args):
     return old(self, *args)
 learner.Learner.step = slow
 folder, source, out = sys.argv[1:]
-train(Path(folder), kill_recipe(), source, Path(out), keep_run=True, say=lambda line: print(line, flush=True))
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+train(Path(folder), kill_recipe(), source, Path(out), TrainingOptions(keep_run=True))
 """
 
 
@@ -410,7 +428,7 @@ def child(*arguments: object) -> subprocess.Popen:
 
 @pytest.mark.parametrize("kills", doses(TWO_KILLS, TEN_KILLS))
 def test_killed_again_and_again_gives_the_weights_of_an_uninterrupted_run(tiny, tmp_path, kills):
-    """kill -9 at random moments, in both stages, while checkpoints are written all the time; with people to validate."""
+    """kill -9 at random moments, in both stages, while checkpoints are written; with people to validate."""
     folder = crops.write(tmp_path / "crops", [crops.row(p, f) for p in range(41) for f in range(2)], per_shard=128)
     whole = child(folder, tiny, tmp_path / "whole")
     chance, said = random.Random(5), ""
@@ -429,7 +447,7 @@ def test_killed_again_and_again_gives_the_weights_of_an_uninterrupted_run(tiny, 
     said += last.communicate()[0]
     whole.communicate()
     assert last.returncode == whole.returncode == 0
-    assert "going on in stage 1" in said and "going on in stage 2" in said
+    assert "resuming in stage 1" in said and "resuming in stage 2" in said
     a, b = (arrays(tmp_path / o / "run" / "after-stage-2") for o in ("whole", "out"))
     assert all(np.abs(a[k] - b[k]).max() < 1e-5 for k in a) and any(
         np.abs(a[k] - v).max() > 1e-3 for k, v in arrays(tiny).items()
@@ -452,12 +470,13 @@ def test_killed_again_and_again_gives_the_weights_of_an_uninterrupted_run(tiny, 
 # the network itself ---------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_inception_resnet_trains_in_both_stages(photos, tmp_path, monkeypatch):
     """The real network with random weights: 22.8 million numbers, one small step of all layers."""
     monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     source = store.store_part(crops.random_arrays(128), "random", "per_image").sha256
     rule = short("quick", {"epochs": 2, "views": 1}, {"epochs": 1, "steps": 1, "micro_batch": 8})
-    done = train(photos, rule, source, tmp_path / "out", keep_run=True)
+    done = train(photos, rule, source, tmp_path / "out", TrainingOptions(keep_run=True))
     before, after = arrays(source), arrays(tmp_path / "out" / "run" / "after-stage-2")
     still = {n for n in before if n.endswith(("moving_mean", "moving_variance"))}
     assert {n for n in before if np.array_equal(before[n], after[n])} == still and done["networks"][0][

@@ -34,7 +34,7 @@ def people(
 
 @pytest.fixture
 def index(run, tmp_path, own_indexes) -> str:
-    """40 people, 3 photos each; probes of them and of 10 others are in the same data set, those of 20 more in another."""
+    """40 people, 3 photos each; probes of them and of 10 others in the same data set, those of 20 more in another."""
     rows = people(0, 40, 3, "gallery") + people(0, 50, 2, "probe", seed=2)
     synthetic.write(tmp_path / "v", rows, extra=["sex"])
     synthetic.write(tmp_path / "s", people(35, 70, 1, None, seed=3), extra=["sex"])

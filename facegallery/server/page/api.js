@@ -1,17 +1,22 @@
-// Questions to the server that this page came from.
+// Requests to the server that this page came from.
 
+import { explain, kindOf } from './messages.js';
+
+/** A request that failed; its message is for people. body: the problem that the server sent. */
 export class Problem extends Error {
-  constructor(status, body) {
-    super(body?.detail || `the server answered with ${status}`);
+  constructor(status, body = {}, message = explain(status, body)) {
+    super(message);
     this.status = status;
     this.body = body || {};
+    this.kind = kindOf(body);
   }
 }
 
 const SESSION = '/v1/session';
-const AGAIN = 3; // times that a server which is busy for now is asked again
+const AGAIN = 3; // times that a request is sent again to a server that is busy
 const PHOTO_MB = 20;
 
+/** A new Idempotency-Key. */
 const mark = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
 
 async function ask(method, path, { query = {}, json, photo, again = true } = {}) {
@@ -24,20 +29,21 @@ async function ask(method, path, { query = {}, json, photo, again = true } = {})
   if (method !== 'GET' && again) headers['Idempotency-Key'] = mark();
   if (json !== undefined) headers['Content-Type'] = 'application/json';
   if (photo) headers['Content-Type'] = photo.type || 'application/octet-stream';
-  if (photo?.size > PHOTO_MB << 20) throw new Problem(413, { detail: `This photo has more than ${PHOTO_MB} MB: make it smaller.` });
-  const answer = await patiently(url, { method, headers, body: photo || (json === undefined ? undefined : JSON.stringify(json)) });
+  if (photo?.size > PHOTO_MB << 20) throw new Problem(413, {}, `This photo has more than ${PHOTO_MB} MB. Make it smaller.`);
+  const answer = await send(url, { method, headers, body: photo || (json === undefined ? undefined : JSON.stringify(json)) });
   const body = answer.status === 204 ? null : await answer.json().catch(() => null);
   if (answer.status === 401 && path !== SESSION) {
     dispatchEvent(new Event('signed-out'));
-    throw new Problem(401, { detail: 'Nobody is signed in any more: sign in again.' });
+    throw new Problem(401, body, 'Your session has ended. Sign in again.');
   }
   if (!answer.ok) throw new Problem(answer.status, body);
   return body;
 }
 
-async function patiently(url, request) {
+/** Sends a request, and again while the server is busy. */
+async function send(url, request) {
   for (let times = 0; ; times++) {
-    const answer = await fetch(url, request).catch(() => { throw new Problem(0, { detail: 'The server cannot be reached: is it still running?' }); });
+    const answer = await fetch(url, request).catch(() => { throw new Problem(0, {}, 'The server cannot be reached. It may have been stopped.'); });
     if (![429, 503].includes(answer.status) || times === AGAIN) return answer;
     await new Promise(done => setTimeout(done, 1000 * (Number(answer.headers.get('Retry-After')) || 1)));
   }

@@ -1,4 +1,4 @@
-// The page: who asks, which index, which view.
+// The page: sign-in, the index and the view.
 
 import * as api from './api.js';
 import * as health from './health.js';
@@ -26,7 +26,7 @@ function address() {
   try {
     return location.hash.split('/').map(decodeURIComponent);
   } catch {
-    return []; // no text
+    return []; // not valid percent-encoding
   }
 }
 
@@ -61,7 +61,7 @@ async function enter() {
   show();
 }
 
-/** Whether the form for a key is shown. */
+/** Tells whether the form for a key is shown. */
 const asksForKey = () => main.querySelector('input[name=key]') !== null;
 
 function askForKey() {
@@ -76,7 +76,7 @@ function askForKey() {
     event.preventDefault();
     attempt(async () => { await api.signIn(input.value.trim()); await enter(); }, wrong);
   });
-  main.replaceChildren(make('h1', {}, 'Sign in'), make('p', {}, 'With a key of this server. The address that `serve` prints signs in by itself.'), form);
+  main.replaceChildren(make('h1', {}, 'Sign in'), make('p', {}, 'Enter a key of this server. The address that the server shows at its start signs in by itself.'), form);
   input.focus();
 }
 
@@ -84,7 +84,7 @@ select.addEventListener('change', () => { app.index = select.value; app.go('sear
 document.getElementById('leave').addEventListener('click', () => attempt(async () => { await api.signOut(); location.hash = ''; location.reload(); }));
 
 document.querySelector('.skip').addEventListener('click', event => { event.preventDefault(); main.focus(); });
-for (const kind of ['dragover', 'drop']) { // else the browser leaves the page for the file
+for (const kind of ['dragover', 'drop']) { // otherwise the browser would open the file instead of the page
   addEventListener(kind, event => { if (event.dataTransfer.types.includes('Files')) event.preventDefault(); });
 }
 addEventListener('signed-out', askForKey);

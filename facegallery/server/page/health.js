@@ -1,6 +1,7 @@
-// How the index stands, and what looks after it.
+// The state of the index, and its maintenance.
 
 import * as api from './api.js';
+import { describeJob } from './messages.js';
 import { askFor, attempt, button, make, number, percent, tell } from './parts.js';
 
 export async function show(main, app) {
@@ -16,18 +17,18 @@ export async function show(main, app) {
     'Since the last build': changed ? `${number(found.added_since)} added, ${number(found.changed_since)} changed` : 'nothing has changed',
     Search: `${found.kind}, generation ${found.generation}`,
     Disk: `${number(Math.round(found.bytes / 1e6))} MB${found.encrypted ? ', encrypted' : ''}`,
-    Forgotten: found.forgetting_pending ? 'one forgetting waits for a reader to end' : `${number(found.forgotten)} marks are kept, that nobody comes back`,
+    Forgotten: found.forgetting_pending ? 'a removal is not finished: another program still reads the index' : `${number(found.forgotten)} faces and names are refused`,
   };
   const state = make('p', { className: 'job' });
   main.append(...[
     make('dl', { className: 'lines' }, Object.entries(lines).flatMap(([name, text]) => [make('dt', {}, name), make('dd', {}, text)])),
     app.may('admin') && make('p', { className: 'actions' },
-      button('Calibrate\u00a0…', () => askFor('Calibrate', 'Share of strangers that may be taken for somebody', 'Calibrate', async text => {
+      button('Calibrate\u00a0…', () => askFor('Calibrate', 'Share of strangers that may be identified as somebody', 'Calibrate', async text => {
         const fpir = Number(text);
-        if (!(fpir > 0 && fpir < 1)) throw new api.Problem(422, { detail: 'Expected a share such as 0.01.' });
+        if (!(fpir > 0 && fpir < 1)) throw new api.Problem(422, {}, 'Enter a share between 0 and 1, such as 0.01.');
         follow(await api.calibrate(index, fpir));
       }, { value: String(found.fpir ?? 0.01) })),
-      button('Build anew', () => attempt(async () => follow(await api.compact(index))))),
+      button('Rebuild', () => attempt(async () => follow(await api.compact(index))))),
     state,
   ].filter(Boolean));
 
@@ -42,17 +43,17 @@ export async function show(main, app) {
         trouble.replaceChildren();
       } catch (problem) {
         if (problem.status === 401 || problem.status === 404) return tell(problem.message);
-        trouble.replaceChildren(problem.message); // the job goes on, and is asked for again
+        trouble.replaceChildren(problem.message); // the job is still running, and is asked for again
       }
     }
-    tell(job.state === 'done' ? `Done: ${job.detail}` : `Failed: ${job.detail}`);
+    tell(describeJob(job));
     if (!signal.aborted) show(main, app);
   }
 }
 
 function calibration(found) {
-  if (found.threshold === null) return 'not calibrated: scores only';
-  const text = `a hit counts from ${found.threshold.toFixed(3)}; ${percent(found.fpir)} of strangers may be taken for somebody`;
-  const weak = found.calibration_weak ? `. Weak, ${found.calibration_weak}: enrol more people` : '';
-  return text + weak + (found.calibration_stale ? `. Stale, ${found.calibration_stale}: calibrate again` : '');
+  if (found.threshold === null) return 'not calibrated, so faces have scores only';
+  const text = `a hit counts from ${found.threshold.toFixed(3)}; ${percent(found.fpir)} of strangers may be identified as somebody`;
+  const weak = found.calibration_weak ? `. This is uncertain (${found.calibration_weak}): enrol more people` : '';
+  return text + weak + (found.calibration_stale ? `. This is out of date (${found.calibration_stale}): calibrate again` : '');
 }

@@ -1,4 +1,4 @@
-// Small pieces that the views share: elements, news, the dialog.
+// What the views share: elements, messages, the dialog.
 
 /** An element: make('p', { className: 'x', onclick: f }, 'text', child, ...). Text is never read as markup. */
 export function make(tag, settings = {}, ...children) {
@@ -14,7 +14,7 @@ export function make(tag, settings = {}, ...children) {
 
 const [dialog, news, said] = ['dialog', 'news', 'said'].map(id => document.getElementById(id));
 
-/** A button; while what it does is being done, it does it no second time. */
+/** A button that ignores clicks while its action is running. */
 export function button(text, onclick, settings = {}) {
   let busy = false;
   const press = async () => {
@@ -25,7 +25,7 @@ export function button(text, onclick, settings = {}) {
   return make('button', { type: 'button', onclick: press, ...settings }, text);
 }
 
-/** A picture of an enrolled face; asked for again where the server was too busy. */
+/** A picture of an enrolled face; loaded again where the server was busy. */
 export function picture(src, settings) {
   const image = make('img', { loading: 'lazy', ...settings, src });
   let left = 2;
@@ -33,7 +33,7 @@ export function picture(src, settings) {
   return image;
 }
 
-/** Tells what happened, for eyes and screen readers; with a button for what can be done about it. */
+/** Shows a message, which screen readers read, too; action: a button below it. */
 let fading;
 export function tell(text, action) {
   clearTimeout(fading);
@@ -41,12 +41,12 @@ export function tell(text, action) {
   if (!action) fading = setTimeout(() => news.replaceChildren(), 8000);
 }
 
-/** Tells those who listen what others see. */
+/** Reads a text to users of screen readers. */
 export function announce(text) {
   said.textContent = text;
 }
 
-/** Runs what a button does; tells a problem in the place where it happened, or else as news. */
+/** Runs an action, and shows its problem in a place, or as a message where there is none. */
 export async function attempt(work, place) {
   try {
     place?.replaceChildren();
@@ -59,7 +59,7 @@ export async function attempt(work, place) {
   }
 }
 
-/** Opens the dialog with these contents. News go into it, since nothing else is read or pressed while it is open. */
+/** Opens the dialog. Messages move into it, because everything else is out of reach while it is open. */
 export function open(title, ...contents) {
   const close = button('Close', () => dialog.close(), { className: 'quiet close' });
   dialog.replaceChildren(make('h2', { id: 'dialog-title' }, title), ...contents.flat().filter(Boolean), close, news, said);
@@ -68,7 +68,7 @@ export function open(title, ...contents) {
   return dialog;
 }
 
-/** Whether the dialog is open. */
+/** Tells whether the dialog is open. */
 export const isAsked = () => dialog.open;
 
 const takeNewsOut = () => dialog.open || document.body.append(news, said);
@@ -79,12 +79,12 @@ export function closeDialog() {
   takeNewsOut();
 }
 
-/** Where what had the focus is gone, this has it. */
+/** Focuses an element where the focused one was removed. */
 export function refocus(element) {
   if (document.activeElement === document.body) element?.focus({ preventScroll: true });
 }
 
-/** Asks for one line of text. done: gets it; where it fails the dialog stays, with the reason. */
+/** Asks for a line of text. done: receives it; where it throws, the dialog stays open and shows the reason. */
 export function askFor(title, label, action, done, { value = '', note, danger = false, must, list } = {}) {
   const input = make('input', { name: 'answer', value, required: true, maxLength: 500, autocomplete: 'off', 'aria-describedby': note && 'note' });
   const wrong = make('p', { className: 'wrong', role: 'alert' });
@@ -101,7 +101,7 @@ export function askFor(title, label, action, done, { value = '', note, danger = 
   form.addEventListener('submit', async event => {
     event.preventDefault();
     const text = input.value.trim();
-    if (!text) return wrong.replaceChildren(`${label}?`);
+    if (!text) return wrong.replaceChildren(`Enter something: ${label}.`);
     submit.disabled = true;
     const ended = await attempt(async () => { await done(text); return true; }, wrong);
     submit.disabled = false;

@@ -1,4 +1,4 @@
-// Everybody who is enrolled, and what can be corrected.
+// The enrolled people, and corrections.
 
 import * as api from './api.js';
 import { askFor, attempt, button, closeDialog, make, number, open, picture, refocus, tell } from './parts.js';
@@ -6,9 +6,12 @@ import { askFor, attempt, button, closeDialog, make, number, open, picture, refo
 const PAGE = 60;
 const MOST = 1000; // names that one answer holds
 
+const taken = name => ({ conflict: `${name} is enrolled already. If both are one person, choose “Same person as”.` });
+const missing = name => ({ unknown: `Nobody is called ${name}.`, conflict: `${name} is the same person.` });
+const reworded = (problem, texts) => texts[problem.kind] ? new api.Problem(problem.status, problem.body, texts[problem.kind]) : problem;
 const photos = n => n === 1 ? '1 photo' : `${number(n)} photos`;
 
-/** Some names that contain a text, for suggestions. */
+/** Some names that contain a text, as suggestions. */
 export async function names(index, text) {
   if (!text) return [];
   return (await attempt(() => api.people(index, text, undefined, 8)))?.people.map(person => person.identity) || [];
@@ -25,14 +28,14 @@ export function show(main, app, wanted) {
     make('label', { htmlFor: 'containing' }, 'Find'), query), count, list, more);
   let cursor, asked = 0, looked = 0, typing;
 
-  /** The first names, and after a change as many as were there. */
+  /** Shows the first people; after a change as many as before. */
   async function begin(many = PAGE) {
     const mine = ++asked;
     const page = await attempt(() => api.people(index, query.value.trim(), undefined, Math.min(many, MOST)));
     if (mine !== asked || !page) return;
     list.replaceChildren();
     add(page);
-    count.textContent = page.people.length ? '' : query.value ? 'Nobody of that name.' : 'Nobody is enrolled yet: search for a photo and enrol a face.';
+    count.textContent = page.people.length ? '' : query.value ? 'Nobody has such a name.' : 'Nobody is enrolled yet. Search with a photo and enrol a face.';
   }
 
   async function next() {
@@ -69,24 +72,24 @@ export function show(main, app, wanted) {
           button('Remove', () => attempt(() => run(() => api.remove(index, { face_id: face.face_id }), 'One photo removed.', identity)), { 'aria-label': `Remove ${face.image}` }))))),
       make('p', { className: 'actions' },
         change && button('Correct the name\u00a0…', () => askFor('Correct the name', 'New name', 'Rename',
-          name => run(() => api.rename(index, identity, name), `${identity} is called ${name} now.`, name), { value: identity })),
+          name => run(() => api.rename(index, identity, name), `${identity} is now called ${name}.`, name, taken(name)), { value: identity })),
         change && button('Same person as\u00a0…', () => askFor('Merge two people', `All photos of ${identity} go to`, 'Merge',
-          name => run(() => api.merge(index, identity, name), `${identity} is one person with ${name} now.`, name), { list: text => names(index, text) })),
+          name => run(() => api.merge(index, identity, name), `${identity} was merged with ${name}.`, name, missing(name)), { list: text => names(index, text) })),
         change && button('Remove', () => attempt(() => run(() => api.remove(index, { identity }), `${identity} removed.`))),
         app.may('admin') && button('Forget for good\u00a0…', () => forget(identity), { className: 'danger' })));
   }
 
   const give = (identity, face) => askFor('Who is it?', 'Name', 'Change',
-    name => run(() => api.split(index, [face.face_id], name), `The photo is ${name}'s now.`, identity), { list: text => names(index, text) });
+    name => run(() => api.split(index, [face.face_id], name), `The photo is now ${name}'s.`, identity), { list: text => names(index, text) });
 
-  const forget = identity => askFor(`Forget ${identity} for good?`, `Type ${identity} to go on`, 'Forget for good', async () => {
+  const forget = identity => askFor(`Forget ${identity} for good?`, `Type ${identity} to confirm`, 'Forget for good', async () => {
     const receipt = await api.forget(index, identity);
     await changed();
-    open('Forgotten', make('p', {}, `Gone from this index: ${photos(receipt.face_ids.length)}, vectors, crops and the name. `
-      + `${Object.keys(receipt.files).length} files were looked through, ${receipt.found} traces are left.`),
-    receipt.pending && make('p', {}, 'A part of it goes only when others have ended reading; the view “Index” tells when none is left.'),
+    open('Forgotten', make('p', {}, `Removed from this index: ${photos(receipt.face_ids.length)}, their vectors and crops, and the name. `
+      + `${Object.keys(receipt.files).length} files were checked, ${receipt.found} traces are left.`),
+    receipt.pending && make('p', {}, 'A part is removed once other programs have stopped reading the index. The view “Index” shows when it is finished.'),
     receipt.notes.map(line => make('p', {}, line)),
-    receipt.not_cleaned.length && make('div', {}, make('p', {}, 'Not cleaned, look there yourself:'),
+    receipt.not_cleaned.length && make('div', {}, make('p', {}, 'Not removed, check these yourself:'),
       make('ul', {}, receipt.not_cleaned.map(line => make('li', {}, line)))));
   }, {
     must: identity, danger: true,
@@ -94,15 +97,15 @@ export function show(main, app, wanted) {
       + 'This cannot be undone. Original photos, backups and exports elsewhere stay.',
   });
 
-  /** A change, told with a way back; a problem is the caller's, who shows it where it was asked for. */
-  async function run(work, text, identity) {
-    const { command } = await work();
+  /** Makes a change and shows a message with `Undo`. problems: what to say instead of a problem, by its kind. */
+  async function run(work, text, identity, problems = {}) {
+    const { command } = await work().catch(problem => { throw reworded(problem, problems); });
     closeDialog();
     await changed(identity);
-    tell(text, command && button('Undo', () => attempt(async () => { await api.undo(index, command); await changed(identity); tell('Taken back.'); })));
+    tell(text, command && button('Undo', () => attempt(async () => { await api.undo(index, command); await changed(identity); tell('Undone.'); })));
   }
 
-  /** Reads the names anew, and goes back to a person or to the heading where what had the focus is gone. */
+  /** Reloads the names, and focuses a person, or the heading, where the focused element was removed. */
   async function changed(identity) {
     document.dispatchEvent(new Event('gallery-changed'));
     await begin(Math.max(PAGE, list.children.length));

@@ -1,11 +1,12 @@
-// A photo -> the faces in it, and who they look like.
+// Search with a photo: its faces, and whom they resemble.
 
 import * as api from './api.js';
 import { announce, askFor, attempt, button, closeDialog, isAsked, make, open, percent, picture, refocus, tell } from './parts.js';
+import { explainOutcome } from './messages.js';
 import { names } from './people.js';
 
 const K = 5;
-let kept = null; // the last photo and its answer, for the way back to this view
+let kept = null; // the last photo and its answer, to show again when this view is opened again
 document.addEventListener('gallery-changed', () => { kept = null; });
 
 export function show(main, app) {
@@ -29,13 +30,13 @@ export function show(main, app) {
   const pick = files => {
     const [photo, ...others] = [...files].filter(isPhoto);
     if (photo) { closeDialog(); look(photo); }
-    else if (files.length) tell('That is no photo: choose a JPEG, PNG or WebP file.');
-    if (others.length) tell(`One photo at a time: ${photo.name} is looked at, ${others.length === 1 ? 'one other is' : `${others.length} others are`} not.`);
+    else if (files.length) tell('This is not a photo. Choose a JPEG, PNG or WebP file.');
+    if (others.length) tell(`One photo at a time: ${photo.name} is searched, ${others.length === 1 ? 'one other is' : `${others.length} others are`} not.`);
   };
 
   let looks = 0;
 
-  /** again: after a change, the last answer stays until the new one is there. */
+  /** Searches with a photo. again: after a change; the last answer stays until the new one has come. */
   async function look(photo, again = false) {
     const mine = ++looks; // a later photo's answer may come first
     kept = null;
@@ -54,7 +55,7 @@ export function show(main, app) {
     const shown = pixels ? withBoxes(photo, pixels, answer)
       : make('p', {}, 'This browser cannot show this kind of photo. Save it as a JPEG to see whose face is which.');
     const found = answer.faces.length;
-    const heading = found === 0 ? nobody(answer) : found === 1 ? 'One face' : `${found} faces`;
+    const heading = found === 0 ? explainOutcome(answer.outcome) : found === 1 ? 'One face' : `${found} faces`;
     const sure = pixels || found === 1; // which face it is
     results.replaceChildren(make('h2', {}, heading), shown, ...answer.faces.map(face => card(face, pixels, photo, sure)));
     if (answer.left_out) results.append(make('p', {}, `${answer.left_out} smaller faces are left out.`));
@@ -92,28 +93,28 @@ export function show(main, app) {
       await save();
     } catch (problem) {
       if (problem.body?.face_id) return another(photo, face, name, problem.body);
-      if (problem.body?.type?.endsWith(':forgotten')) {
-        return askFor('This face was forgotten', `Type ${name} to enrol it all the same`, 'Enrol again', () => enrol(photo, face, name, true), { must: name });
+      if (problem.kind === 'forgotten') {
+        return askFor('This face was forgotten', `Type ${name} to enrol it again`, 'Enrol again', () => enrol(photo, face, name, true), { must: name });
       }
       if (isAsked()) throw problem;
       tell(problem.message);
     }
   }
 
-  /** The photo of a face that is another's: asks whether it is to be this one's. */
+  /** Asks what to do with a photo that is enrolled as somebody else. */
   function another(photo, face, name, { face_id, identity }) {
     open(`This photo is enrolled as ${identity}`, make('p', { className: 'actions' }, button(`It is ${name}: correct it`, () => attempt(async () => {
       const { command } = await api.split(index, [face_id], name);
-      await seen(photo, face, `The photo is ${name}'s now.`, command);
+      await seen(photo, face, `The photo is now ${name}'s.`, command);
     }), { className: 'main' })));
   }
 
-  /** Looks at the photo again after a change, which is told with a way back. */
+  /** Searches again after a change, and shows a message with `Undo`. */
   async function seen(photo, face, text, command) {
     await look(photo, true);
     closeDialog();
     refocus(document.getElementById(`face-${face.face}`));
-    tell(text, command && button('Undo', () => attempt(async () => { await api.undo(index, command); await seen(photo, face, 'Taken back.'); })));
+    tell(text, command && button('Undo', () => attempt(async () => { await api.undo(index, command); await seen(photo, face, 'Undone.'); })));
   }
 
   function compare(face, hit, pixels, photo, sure) {
@@ -134,11 +135,6 @@ export function show(main, app) {
 
 const isPhoto = file => file.type.startsWith('image/') || /\.(hei[cf]|tiff?)$/i.test(file.name);
 
-const nobody = answer => ({
-  no_face: 'No face was found in this photo.',
-  too_small: 'This photo is too small.',
-})[answer.outcome] || 'No face was found in this photo.';
-
 function title(face) {
   const best = face.hits[0];
   if (!best) return 'Nobody is enrolled.';
@@ -148,12 +144,12 @@ function title(face) {
 
 function explanation(face) {
   if (!face.hits.length) return '';
-  if (face.known === null) return 'This index is not calibrated, so nobody can say whether that is near enough.';
-  const often = `A stranger scores as high in ${cases(face)}.${face.stale ? ` The calibration is stale: ${face.stale}.` : ''}`;
+  if (face.known === null) return 'This index is not calibrated, so it is not known whether that is near enough.';
+  const often = `A stranger scores as high in ${cases(face)}.${face.stale ? ` The calibration is out of date: ${face.stale}.` : ''}`;
   return face.known ? often : `The nearest, ${face.hits[0].identity}, is not near enough. ${often}`;
 }
 
-/** How often, or at most how often where the calibration can tell no less, and why it is weak. */
+/** How often a stranger scores as high, or at most how often, and why that is uncertain. */
 function cases(face) {
   const often = face.chance <= face.chance_limit ? `at most 1 of ${Math.round(1 / face.chance_limit)} cases` : `${percent(face.chance)} of the cases`;
   return face.weak ? `${often}: ${face.weak}` : often;
@@ -187,10 +183,10 @@ function cut(pixels, box, size = 128) {
   return canvas;
 }
 
-/** Shows the camera; `use` gets the photo. */
+/** Shows the camera; use: receives the photo. */
 async function shoot(use) {
   const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'user', width: { ideal: 1280 } } }).catch(() => null);
-  if (!stream) return tell('The camera cannot be used: allow it in the browser, or choose a file.');
+  if (!stream) return tell('The camera cannot be used. Allow it in the browser, or choose a file.');
   const video = make('video', { autoplay: true, playsInline: true, muted: true, srcObject: stream, 'aria-label': 'What the camera sees' });
   const take = button('Take the photo', () => {
     const canvas = make('canvas', { width: video.videoWidth, height: video.videoHeight });

@@ -1,248 +1,344 @@
-"""Change who is in an index: each change is done once for its mark and noted in the audit."""
+"""Change who is in an index. A change is made once for its Idempotency-Key, and is recorded in the audit log."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, StringConstraints
 
-import facegallery.workflows.enrol
-import facegallery.workflows.forget
 from facegallery import schemas
-from facegallery.accounts import Key
-from facegallery.embedder.dataset.row import Row
+from facegallery.accounts import AuditEntry, Key, Write
+from facegallery.embedder.dataset.row import COLUMNS, Row
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.photos.decoder import Photo
 from facegallery.embedder.text import to_json
-from facegallery.indexer.store.log import Change
+from facegallery.indexer.store.rows import Added
 from facegallery.indexer.store.store import Store
-from facegallery.results import as_document
+from facegallery.results import Change, Enrolled, Receipt, as_document
 from facegallery.server.bodies import StrictRoute
-from facegallery.server.intake import photo_name
+from facegallery.server.intake import SentPhoto
 from facegallery.server.problems import HttpProblem, of_error
 from facegallery.server.routes.dependencies import (
     PHOTO,
     Admin,
     CurrentState,
-    ImageName,
     Index,
     Mark,
-    PhotoBytes,
+    Sent,
     Writer,
-    faces_of,
+    face_of,
+    rows_of,
 )
-from facegallery.server.served_index import Served
+from facegallery.server.routes.search import no_face
+from facegallery.server.served_index import ServedIndex
 from facegallery.server.state import ServerState
+from facegallery.workflows import enrol as enrolling
+from facegallery.workflows import forget as forgetting
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
+RESERVED = {*COLUMNS, "columns"}
+Work = Callable[
+    [], Awaitable[tuple[Any, Sequence[str]]]
+]  # returns the result and the ids of the faces that it is about
 
 
-async def change(
-    whole: ServerState, key: Key, index: Served, mark: str | None, what: str, asked: bytes, work: Callable[[], Any]
-) -> Response:
-    """A change, once for each mark, with a line of the audit; `work` gives a future of (answer, face_ids)."""
-    asked = sha256(f"{what} {index.name} ".encode() + asked).digest()
+@dataclass(frozen=True)
+class ChangeRequest:
+    """A change as it was requested: by which key, of which index, with which Idempotency-Key.
+
+    what: the kind of the change, for the audit log; asked: all that distinguishes it from other changes.
+    """
+
+    key: Key
+    index: ServedIndex
+    mark: str | None
+    what: str
+    asked: bytes
+
+    @property
+    def hash(self) -> bytes:
+        return sha256(f"{self.what} {self.index.name} ".encode() + self.asked).digest()
+
+
+async def make_change(state: ServerState, request: ChangeRequest, work: Work) -> Response:
+    """Make a change once for each Idempotency-Key, and add a line to the audit log."""
+    key, mark = request.key, request.mark
     if mark is not None:
-        is_new, status, answer, is_same = await whole.desk.ask(lambda accounts: accounts.begin_write(key, mark, asked))
-        if not is_new:
-            return _again(status, answer, is_same)
-    status, faces, body = 500, [], b""
+        write = await state.desk.ask(lambda accounts: accounts.begin_write(key, mark, request.hash))
+        if not write.is_new:
+            return _repeat(write)
+    status, body = 500, b""
+    faces: Sequence[str] = ()
     try:
-        answer, faces = await work()
-        status, body = 200, to_json(answer).encode()
+        result, faces = await work()
+        status, body = 200, to_json(as_document(result)).encode()
         return Response(body, media_type="application/json")
     except (HttpProblem, FaceGalleryError) as error:
         problem = error if isinstance(error, HttpProblem) else of_error(error)
         status = problem.status_code
         raise problem from None
     finally:
-        if mark is not None and (status < 500 or status == 503):  # after a fault nobody knows whether it was done
-            kept = status if status < 400 else None  # what was refused may be asked again
-            await asyncio.shield(whole.desk.ask(lambda accounts: accounts.end_write(key, mark, kept, body)))
-        await asyncio.shield(whole.desk.ask(lambda accounts: accounts.note(key.name, what, index.name, status, faces)))
+        if mark is not None and (status < 500 or status == 503):  # after other faults it may have been made
+            stored = status if status < 400 else None  # a refused change may be sent again
+            await asyncio.shield(state.desk.ask(lambda accounts: accounts.end_write(key, mark, stored, body)))
+        entry = AuditEntry(key.name, request.what, request.index.name, status, faces)
+        await asyncio.shield(state.desk.ask(lambda accounts: accounts.note(entry)))
 
 
-def _again(status: int | None, answer: bytes | None, is_same: bool) -> Response:
-    if status is not None and answer is None:
-        raise HttpProblem(
-            409, "done", "the change was done; its answer is no longer kept, since somebody was forgotten"
+def _repeat(write: Write) -> Response:
+    """Return the response to an earlier change with the same Idempotency-Key."""
+    if write.status is not None and write.answer is None:
+        detail = "the change was made; its response was deleted because a person was forgotten since: look at the index"
+        raise HttpProblem(409, "done", detail)
+    if not write.is_same:
+        detail = (
+            "expected the same change as before with this Idempotency-Key, received another: send another "
+            "Idempotency-Key"
         )
-    if not is_same:
-        raise HttpProblem(
-            422,
-            "mark",
-            "expected the same change as before with this Idempotency-Key, received another: give it a key of its own",
+        raise HttpProblem(422, "mark", detail)
+    if write.status is None:
+        detail = (
+            "expected a change that has ended, this one is running, or was when the server ended: look whether it was "
+            "made, and if not send it with another Idempotency-Key"
         )
-    if status is None:
-        raise HttpProblem(
-            409,
-            "in-work",
-            "expected a change that has ended, this one is at work, or was when the server ended: look whether it was "
-            "done, and if not ask with another Idempotency-Key",
-            {"Retry-After": "1"},
-        )
-    return Response(answer, status, media_type="application/json", headers={"Idempotency-Replayed": "true"})
+        raise HttpProblem(409, "in-work", detail, {"Retry-After": "1"})
+    headers = {"Idempotency-Replayed": "true"}
+    return Response(write.answer, write.status, media_type="application/json", headers=headers)
 
 
-@router.post("/indexes/{index}/faces", response_model=schemas.Enrolled, openapi_extra=PHOTO, tags=["people"])
-async def enrol(
-    whole: CurrentState,
-    key: Writer,
-    index: Index,
-    data: PhotoBytes,
+# enrol ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PhotoLabels:
+    """What is stored with an enrolled face: the split of its photo, and columns of the user's own."""
+
+    split: str | None
+    columns: dict[str, str]
+
+
+async def labels_of(
+    split: Annotated[
+        str | None, Query(max_length=100, pattern=schemas.TEXT, description="Split of the photo, such as gallery.")
+    ] = None,
+    column: Annotated[
+        list[Annotated[str, StringConstraints(max_length=1000, pattern=schemas.TEXT)]] | None,
+        Query(max_length=100, description="A column of your own for filters, as name=value; may be repeated."),
+    ] = None,
+) -> PhotoLabels:
+    """Return the labels of a photo. Raises HttpProblem for a column with an empty, reserved or repeated name."""
+    pairs = [(name, value) for name, _, value in (text.partition("=") for text in column or ())]
+    if any(not name or name in RESERVED for name, _ in pairs) or len(dict(pairs)) < len(pairs):
+        detail = f"expected columns as name=value with names of your own, each once, received {column!r:.200}"
+        raise HttpProblem(422, "invalid", f"{detail}: change `column`")
+    return PhotoLabels(split, dict(pairs))
+
+
+@dataclass(frozen=True)
+class EnrolmentOptions:
+    """Which face is enrolled, and how."""
+
+    identity: str
+    face: int | None
+    readmit: bool
+    command: str | None
+
+
+async def enrolment_options(
+    *,
     identity: Annotated[
         str,
-        Query(min_length=1, max_length=500, pattern=schemas.TEXT, description=f"Whose face it is. {schemas.SPELLING}"),
+        Query(
+            min_length=1,
+            max_length=500,
+            pattern=schemas.TEXT,
+            description=f"The person in the photo. {schemas.SPELLING}",
+        ),
     ],
-    face: Annotated[int | None, Query(ge=0, le=999, description="Which, where there are several.")] = None,
-    readmit: Annotated[bool, Query(description="Take back a face that was forgotten.")] = False,
-    image: ImageName = None,
-    mark: Mark = None,
-):
-    """Enrols the face of a photo. Of several faces one must be named by its number."""
-
-    async def work() -> tuple[dict[str, Any], list[str]]:
-        photo, rows, spec = await faces_of(whole, index, data, photo_name(data, image))
-        row = _chosen(photo, rows, face)
-        done = await asyncio.wrap_future(
-            index.write(
-                lambda gallery: facegallery.workflows.enrol.enrol(gallery, row, spec, identity, readmit=readmit)
-            )
-        )
-        if done.conflicts:
-            raise HttpProblem(
-                409,
-                "conflict",
-                f"expected a face that nobody has, it is enrolled as {done.conflicts[0].kept!r}: give it to another with `split`",
-                face_id=row.face_id,
-                identity=done.conflicts[0].kept,
-            )
-        if done.forgotten:
-            raise HttpProblem(
-                409, "forgotten", "expected a face that was not forgotten, this one was: `readmit` takes it back"
-            )
-        return {"added": done.added, "again": done.again, "face": schemas.as_face(row), "command": done.command}, [
-            row.face_id
-        ]
-
-    asked = json.dumps([identity, face, readmit, image, sha256(data).hexdigest()]).encode()
-    return await change(whole, key, index, mark, "enrol", asked, work)
+    face: Annotated[
+        int | None, Query(ge=0, le=999, description="Number of the face, where the photo has several.")
+    ] = None,
+    readmit: Annotated[bool, Query(description="Enrol the face even if it was forgotten.")] = False,
+    command: Annotated[
+        str | None,
+        Query(
+            pattern="^[0-9a-f]{32}$",
+            description="`command` of an earlier enrolment: `undo` takes back both as one change.",
+        ),
+    ] = None,
+) -> EnrolmentOptions:
+    """Return the options of an enrolment."""
+    return EnrolmentOptions(identity, face, readmit, command)
 
 
-def _chosen(photo: Photo, rows: list[Row], face: int | None) -> Row:
+@dataclass(frozen=True)
+class EnrolmentRequest:
+    """A photo that is to be enrolled: whose key sent it, for which index, with which Idempotency-Key."""
+
+    state: ServerState
+    key: Key
+    index: ServedIndex
+    sent: SentPhoto
+    mark: str | None
+
+
+async def enrolment_of(
+    state: CurrentState, key: Writer, index: Index, sent: Sent, mark: Mark = None
+) -> EnrolmentRequest:
+    """Return the enrolment that is requested."""
+    return EnrolmentRequest(state, key, index, sent, mark)
+
+
+RequestedEnrolment = Annotated[EnrolmentRequest, Depends(enrolment_of)]
+Labels = Annotated[PhotoLabels, Depends(labels_of)]
+Options = Annotated[EnrolmentOptions, Depends(enrolment_options)]
+
+
+@router.post("/indexes/{index}/faces", response_model=Enrolled, openapi_extra=PHOTO, tags=["people"])
+async def enrol(enrolment: RequestedEnrolment, options: Options, labels: Labels):
+    """Enrol the face of a photo. Where the photo has several faces, `face` says which."""
+    state, index, sent = enrolment.state, enrolment.index, enrolment.sent
+
+    async def work() -> tuple[Enrolled, Sequence[str]]:
+        photo, rows, spec = await rows_of(state, index, sent)
+        row = replace(_choose(photo, rows, options.face), split=labels.split, extra=labels.columns)
+
+        def write(store: Store) -> Added:
+            if options.command is not None:
+                _check_command(store, options.command)
+            readmit, command = options.readmit, options.command
+            return enrolling.enrol(store, row, spec, options.identity, readmit=readmit, command=command)
+
+        done = await asyncio.wrap_future(index.write(write))
+        _check_enrolled(done, row)
+        return Enrolled(done.added, done.again, face_of(row), done.command, row.is_unsure), [row.face_id]
+
+    asked = json.dumps(
+        [asdict(options), asdict(labels), sent.name, sent.by_pixels, sha256(sent.data).hexdigest()]
+    ).encode()
+    return await make_change(state, ChangeRequest(enrolment.key, index, enrolment.mark, "enrol", asked), work)
+
+
+def _choose(photo: Photo, rows: list[Row], face: int | None) -> Row:
     if rows[0].vector is None:
-        raise HttpProblem(
-            422,
-            photo.outcome,
-            f"expected a face in the photo, its outcome is {photo.outcome} ({photo.why}): choose another",
-        )
+        raise no_face(photo.outcome, photo.why, "the photo")
     if face is None and len(rows) > 1:
-        found = list(map(schemas.as_face, rows))
-        raise HttpProblem(
-            422, "several-faces", f"expected one face, the photo has {len(rows)}: say which with `face`", faces=found
-        )
+        detail = f"expected one face, the photo has {len(rows)}: say which with `face`"
+        raise HttpProblem(422, "several-faces", detail, faces=as_document(list(map(face_of, rows))))
     if (face or 0) >= len(rows):
-        raise HttpProblem(422, "invalid", f"expected a face from 0 to {len(rows) - 1}, received {face}: mend `face`")
+        detail = f"expected a face from 0 to {len(rows) - 1}, received {face}: change `face`"
+        raise HttpProblem(422, "invalid", detail)
     return rows[face or 0]
 
 
-async def corrected(
-    whole: ServerState,
-    key: Key,
-    index: Served,
-    mark: str | None,
-    asked: BaseModel,
-    do: Callable[[Store], Change],
-    faces: Callable[[Store], list[str]],
+def _check_command(store: Store, command: str) -> None:
+    """Raise HttpProblem unless a command enrolled faces, and nothing else."""
+    verbs = {verb for (verb,) in store.execute("SELECT DISTINCT verb FROM log WHERE command = ?", (command,))}
+    if verbs != {"add"}:
+        detail = "expected the `command` of an earlier enrolment that was not undone, received another: leave it out"
+        raise HttpProblem(409, "command", detail)
+
+
+def _check_enrolled(done: Added, row: Row) -> None:
+    """Raise HttpProblem for a face that belongs to another person, or was forgotten."""
+    if done.conflicts:
+        kept = done.conflicts[0].kept
+        detail = f"expected a face of nobody, it is enrolled as {kept!r}: use `split` to give it to another person"
+        raise HttpProblem(409, "conflict", detail, face_id=row.face_id, identity=kept)
+    if done.forgotten:
+        detail = "expected a face that was not forgotten, this one was: send `readmit` to enrol it again"
+        raise HttpProblem(409, "forgotten", detail, face_id=row.face_id)
+
+
+# people ---------------------------------------------------------------------
+
+
+async def correct(
+    state: ServerState, request: ChangeRequest, do: Callable[[Store], Any], faces: Callable[[Store], Sequence[str]]
 ) -> Response:
-    """A verb of the gallery, by the document that asks for it; `faces` are those that it is about."""
+    """Call a method of the store that changes people. faces: returns the ids of the faces that it is about."""
 
-    def work(gallery: Store) -> tuple[dict[str, Any], list[str]]:
-        about = faces(gallery)
-        return asdict(do(gallery)), about
+    def work(store: Store) -> tuple[Change, Sequence[str]]:
+        about = faces(store)
+        return Change(**asdict(do(store))), about
 
-    async def write() -> tuple[dict[str, Any], list[str]]:
-        return await asyncio.wrap_future(index.write(work))
+    async def write() -> tuple[Change, Sequence[str]]:
+        return await asyncio.wrap_future(request.index.write(work))
 
-    return await change(whole, key, index, mark, type(asked).__name__.lower(), asked.model_dump_json().encode(), write)
-
-
-def _ids_of(identity: str) -> Callable[[Store], list[str]]:
-    return lambda gallery: [face["face_id"] for face in gallery.list_faces(identity)]
+    return await make_change(state, request, write)
 
 
-@router.post("/indexes/{index}/people/rename", response_model=schemas.Change, tags=["people"])
-async def rename(whole: CurrentState, key: Writer, index: Index, asked: schemas.Rename, mark: Mark = None):
-    """Gives a person another name, which nobody has."""
-    return await corrected(
-        whole, key, index, mark, asked, lambda gallery: gallery.rename(asked.old, asked.new), _ids_of(asked.old)
+def _request_of(key: Key, index: ServedIndex, mark: str | None, asked: BaseModel) -> ChangeRequest:
+    return ChangeRequest(key, index, mark, type(asked).__name__.lower(), asked.model_dump_json().encode())
+
+
+def _ids_of(identity: str) -> Callable[[Store], Sequence[str]]:
+    return lambda store: [face["face_id"] for face in store.list_faces(identity)]
+
+
+@router.post("/indexes/{index}/people/rename", response_model=Change, tags=["people"])
+async def rename(state: CurrentState, key: Writer, index: Index, asked: schemas.Rename, mark: Mark = None):
+    """Give a person another name, which nobody has."""
+    request = _request_of(key, index, mark, asked)
+    return await correct(state, request, lambda store: store.rename(asked.old, asked.new), _ids_of(asked.old))
+
+
+@router.post("/indexes/{index}/people/merge", response_model=Change, tags=["people"])
+async def merge(state: CurrentState, key: Writer, index: Index, asked: schemas.Merge, mark: Mark = None):
+    """Give all faces of a person to another one."""
+    request = _request_of(key, index, mark, asked)
+    return await correct(state, request, lambda store: store.merge(asked.source, asked.into), _ids_of(asked.source))
+
+
+@router.post("/indexes/{index}/people/split", response_model=Change, tags=["people"])
+async def split(state: CurrentState, key: Writer, index: Index, asked: schemas.Split, mark: Mark = None):
+    """Give chosen faces to another person, who may be new."""
+    request = _request_of(key, index, mark, asked)
+    return await correct(
+        state, request, lambda store: store.split(asked.face_ids, asked.to), lambda store: asked.face_ids
     )
 
 
-@router.post("/indexes/{index}/people/merge", response_model=schemas.Change, tags=["people"])
-async def merge(whole: CurrentState, key: Writer, index: Index, asked: schemas.Merge, mark: Mark = None):
-    """Gives all faces of one person to another."""
-    return await corrected(
-        whole, key, index, mark, asked, lambda gallery: gallery.merge(asked.source, asked.into), _ids_of(asked.source)
-    )
-
-
-@router.post("/indexes/{index}/people/split", response_model=schemas.Change, tags=["people"])
-async def split(whole: CurrentState, key: Writer, index: Index, asked: schemas.Split, mark: Mark = None):
-    """Gives chosen faces to another person, enrolled already or new."""
-    return await corrected(
-        whole,
-        key,
-        index,
-        mark,
-        asked,
-        lambda gallery: gallery.split(asked.face_ids, asked.to),
-        lambda gallery: asked.face_ids,
-    )
-
-
-@router.post("/indexes/{index}/people/remove", response_model=schemas.Change, tags=["people"])
-async def remove(whole: CurrentState, key: Writer, index: Index, asked: schemas.Remove, mark: Mark = None):
-    """Takes a person out, or one face; undo brings them back."""
+@router.post("/indexes/{index}/people/remove", response_model=Change, tags=["people"])
+async def remove(state: CurrentState, key: Writer, index: Index, asked: schemas.Remove, mark: Mark = None):
+    """Remove a person or one face; `undo` brings them back."""
     if (asked.identity is None) == (asked.face_id is None):
-        raise HttpProblem(422, "invalid", "expected an identity or a face_id, received both or none: give one")
-    faces = _ids_of(asked.identity) if asked.identity is not None else lambda gallery: [str(asked.face_id)]
-    return await corrected(
-        whole, key, index, mark, asked, lambda gallery: gallery.remove(asked.identity, asked.face_id), faces
-    )
+        raise HttpProblem(422, "invalid", "expected an identity or a face_id, received both or neither: send one")
+    faces = _ids_of(asked.identity) if asked.identity is not None else lambda store: [str(asked.face_id)]
+    request = _request_of(key, index, mark, asked)
+    return await correct(state, request, lambda store: store.remove(asked.identity, asked.face_id), faces)
 
 
-@router.post("/indexes/{index}/undo", response_model=list[schemas.Change], tags=["people"])
-async def undo(whole: CurrentState, key: Writer, index: Index, asked: schemas.Undo | None = None, mark: Mark = None):
-    """Takes the last change back, if it is the one that is meant."""
+@router.post("/indexes/{index}/undo", response_model=list[Change], tags=["people"])
+async def undo(state: CurrentState, key: Writer, index: Index, asked: schemas.Undo | None = None, mark: Mark = None):
+    """Undo the last change; where `command` is given, only if it is that change."""
     asked = asked or schemas.Undo()
 
-    async def work() -> tuple[list[dict[str, Any]], list[str]]:
-        return [
-            asdict(one) for one in await asyncio.wrap_future(index.write(lambda gallery: gallery.undo(asked.command)))
-        ], []
+    async def work() -> tuple[list[Change], Sequence[str]]:
+        undone = await asyncio.wrap_future(index.write(lambda store: store.undo(asked.command)))
+        return [Change(**asdict(one)) for one in undone], ()
 
-    return await change(whole, key, index, mark, "undo", asked.model_dump_json().encode(), work)
+    return await make_change(state, _request_of(key, index, mark, asked), work)
 
 
-@router.post("/indexes/{index}/people/forget", response_model=schemas.Receipt, tags=["people"])
-async def forget(whole: CurrentState, key: Admin, index: Index, asked: schemas.Forget, mark: Mark = None):
-    """Removes a person for good: rows, vectors, crops, names. There is no undo; the receipt lies beside the index, too."""
+@router.post("/indexes/{index}/people/forget", response_model=Receipt, tags=["people"])
+async def forget(state: CurrentState, key: Admin, index: Index, asked: schemas.Forget, mark: Mark = None):
+    """Remove a person for good: rows, vectors, crops, names. It cannot be undone; the receipt is stored as well."""
 
-    def do() -> tuple[dict[str, Any], list[str]]:
-        done = facegallery.workflows.forget.forget(index.name, asked.identity)
-        return as_document(replace(done, receipt=None)), list(done.face_ids)
+    def do() -> tuple[Receipt, Sequence[str]]:
+        done = replace(forgetting.forget(index.name, asked.identity), receipt=None)  # a path of this machine
+        return done, done.face_ids
 
-    async def work() -> tuple[dict[str, Any], list[str]]:
+    async def work() -> tuple[Receipt, Sequence[str]]:
         return await asyncio.wrap_future(index.write_apart(do))
 
     try:
-        return await change(whole, key, index, mark, "forget", asked.model_dump_json().encode(), work)
+        return await make_change(state, _request_of(key, index, mark, asked), work)
     finally:
-        await asyncio.shield(whole.desk.ask(lambda accounts: accounts.drop_answers()))
+        await asyncio.shield(state.desk.ask(lambda accounts: accounts.drop_answers()))

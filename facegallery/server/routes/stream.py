@@ -1,4 +1,4 @@
-"""Search many photos, a line of JSON each."""
+"""Search many photos in one request, with a line of JSON for each."""
 
 from __future__ import annotations
 
@@ -15,89 +15,111 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
 from facegallery import schemas
+from facegallery.accounts import Key
 from facegallery.embedder.errors import FaceGalleryError
 from facegallery.embedder.text import to_json
+from facegallery.results import PhotoResult, as_document
 from facegallery.server.bodies import StrictRoute, parse_document
+from facegallery.server.intake import SentPhoto
 from facegallery.server.problems import HttpProblem, of_error
-from facegallery.server.routes.dependencies import Asker, CurrentState, Index, QuestionOf, photo_answer
+from facegallery.server.routes.dependencies import CurrentState, Index, QuestionOf, Reader, search_photo
+from facegallery.server.served_index import ServedIndex
+from facegallery.server.state import ServerState
+from facegallery.workflows.probes import Question
 
 T = TypeVar("T")
-AHEAD = 16  # photos of a stream that are at work
-RETRY_SECONDS, RETRY_AT_MOST = 0.1, 2.0  # until a photo of a stream is tried again: each time twice as long
-GIVE_UP_SECONDS = 60.0  # after which a photo of a stream is not tried again
-LINE = "application/x-ndjson"
-LINES = {
+AHEAD = 16  # photos of a stream that are in progress
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds before a photo is tried again; each pause is twice the last one
+GIVE_UP_SECONDS = 60.0  # time for which a photo is tried again
+NDJSON = "application/x-ndjson"
+REQUEST = {
     "requestBody": {
         "required": False,
-        "content": {LINE: {"schema": {}, "example": '{"id": "1", "photo": "/9j/4AAQ..."}\n'}},
+        "content": {NDJSON: {"schema": {}, "example": '{"id": "1", "photo": "/9j/4AAQ..."}\n'}},
+    }
+}
+RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {NDJSON: {"schema": {"type": "string"}}},
+        "description": "A line for each photo, in order: its id, and its answer or a problem.",
     }
 }
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
+Hold = Callable[[int], None]  # receives how many bytes more, or fewer, are held in memory
 
 
 @router.post(
     "/indexes/{index}/search/stream",
-    openapi_extra=LINES,
+    openapi_extra=REQUEST,
     tags=["search"],
     response_class=StreamingResponse,
-    responses={
-        200: {
-            "content": {LINE: {"schema": {"type": "string"}}},
-            "description": "A line for each, in order: id and answer, or problem.",
-        }
-    },
+    responses=RESPONSE,
 )
-async def search_many_photos(request: Request, whole: CurrentState, key: Asker, index: Index, question: QuestionOf):
-    """Any number of photos, a line of JSON each (`id`, `photo` in base64); answers come as they are ready, in order."""
-    hold: Callable[[int], None] = request.state.hold
+async def search_many_photos(request: Request, state: CurrentState, key: Reader, index: Index, question: QuestionOf):
+    """Search any number of photos, a line of JSON each (`id`, `photo` in base64); results come as they are ready."""
+    stream = PhotoStream(state, key, index, question, request.state.hold)
+    lines = _in_order(stream.tasks(request.stream()), AHEAD, lambda: _disconnected(request.receive))
+    return NdjsonResponse(lines, media_type=NDJSON)
 
-    async def one(asked: schemas.StreamedPhoto, data: bytes) -> bytes:
-        async def answer() -> dict[str, Any]:
-            await whole.desk.admit(key)
-            return await photo_answer(whole, index, data, asked.id, question)
 
+class PhotoStream:
+    """One request with many photos."""
+
+    def __init__(self, state: ServerState, key: Key, index: ServedIndex, question: Question, hold: Hold):
+        self._state, self._key, self._index, self._question, self._hold = state, key, index, question, hold
+
+    async def tasks(self, parts: AsyncIterator[bytes]) -> AsyncIterator[asyncio.Task[bytes]]:
+        """Begin a task for each line of a body; its result is a line of the response."""
+        longest = self._state.settings.photo_bytes * 4 // 3 + 1000
         try:
-            return _line({"id": asked.id, "answer": await _patiently(answer)})
-        except HttpProblem as problem:
-            return _line({"id": asked.id, "problem": problem.body})
-        except FaceGalleryError as error:
-            return _line({"id": asked.id, "problem": of_error(error).body})
+            async for line in _split(parts, longest, self._hold):
+                yield self._task_of(line)
+        except HttpProblem as problem:  # of the whole body: it is too slow, or too much is held
+            yield asyncio.create_task(_refuse(problem))
 
-    async def refused(problem: HttpProblem) -> bytes:
-        return _line({"id": None, "problem": problem.body})
-
-    async def bad_line(detail: str) -> bytes:
-        try:
-            await _patiently(lambda: whole.desk.admit(key))  # it counts as a photo does
-        except HttpProblem as problem:
-            return await refused(problem)
-        return await refused(HttpProblem(422, "invalid", detail))
-
-    def task_of(line: bytes) -> asyncio.Task[bytes]:
+    def _task_of(self, line: bytes) -> asyncio.Task[bytes]:
         try:
             asked = schemas.StreamedPhoto.model_validate(parse_document(line))
             data, asked.photo = base64.b64decode(asked.photo, validate=True), ""
         except (HttpProblem, ValidationError, binascii.Error) as error:
-            detail = f"expected a line with id and photo (base64), received another ({str(error).splitlines()[0][:100]}): mend it"
-            return asyncio.create_task(bad_line(detail))
-        hold(size := len(data))
-        task = asyncio.create_task(one(asked, data))
-        task.add_done_callback(lambda _: hold(-size))
+            reason = str(error).splitlines()[0][:100]
+            detail = f"expected a line with id and photo (base64), received another ({reason}): send such lines"
+            return asyncio.create_task(self._refuse_line(detail))
+        self._hold(size := len(data))
+        task = asyncio.create_task(self._search(SentPhoto(data, asked.id, asked.pixels)))
+        task.add_done_callback(lambda _: self._hold(-size))
         return task
 
-    async def tasks() -> AsyncIterator[asyncio.Task[bytes]]:
+    async def _search(self, sent: SentPhoto) -> bytes:
+        async def search() -> PhotoResult:
+            await self._state.desk.admit(self._key)
+            return await search_photo(self._state, self._index, sent, self._question)
+
         try:
-            async for line in _split(request.stream(), whole.settings.photo_bytes * 4 // 3 + 1000, hold):
-                yield task_of(line)
-        except HttpProblem as problem:  # of the whole: it came too slowly, or too much is held
-            yield asyncio.create_task(refused(problem))
+            return _line({"id": sent.name, "answer": await _retry_busy(search)})
+        except HttpProblem as problem:
+            return _line({"id": sent.name, "problem": problem.body})
+        except FaceGalleryError as error:
+            return _line({"id": sent.name, "problem": of_error(error).body})
 
-    return NdjsonResponse(_in_order(tasks(), AHEAD, lambda: _gone(request.receive)), media_type=LINE)
+    async def _refuse_line(self, detail: str) -> bytes:
+        try:
+            await _retry_busy(lambda: self._state.desk.admit(self._key))  # it counts like a photo
+        except HttpProblem as problem:
+            return await _refuse(problem)
+        return await _refuse(HttpProblem(422, "invalid", detail))
 
 
-async def _patiently(answer: Callable[[], Awaitable[T]]) -> T:
-    """An answer, asked for again while the server is busy or the key asks too often; raises Problem for others, and after GIVE_UP_SECONDS."""
-    pause, until = RETRY_SECONDS, time.monotonic() + GIVE_UP_SECONDS
+async def _refuse(problem: HttpProblem) -> bytes:
+    return _line({"id": None, "problem": problem.body})
+
+
+async def _retry_busy(answer: Callable[[], Awaitable[T]]) -> T:
+    """Call a function again while the server is busy or the key exceeds its rate.
+
+    Raises HttpProblem for other problems, and for these after GIVE_UP_SECONDS.
+    """
+    pause, until = FIRST_PAUSE, time.monotonic() + GIVE_UP_SECONDS
     while True:
         try:
             return await answer()
@@ -105,11 +127,11 @@ async def _patiently(answer: Callable[[], Awaitable[T]]) -> T:
             if problem.status_code not in (429, 503) or time.monotonic() + pause > until:
                 raise
         await asyncio.sleep(pause)
-        pause = min(2 * pause, RETRY_AT_MOST)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
-    """Return when the client has gone; what it still sends is dropped."""
+async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
+    """Return once the client has disconnected; discard what it still sends."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -117,9 +139,9 @@ async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
 async def _in_order(
     tasks: AsyncIterator[asyncio.Task[bytes]], ahead: int, leave: Callable[[], Awaitable[Any]]
 ) -> AsyncIterator[bytes]:
-    """The results of tasks, in order and as soon as they are done, while at most `ahead` run and others are still to come.
+    """Yield the results of tasks in order, each as soon as it is ready, while at most `ahead` of them run.
 
-    leave: called once all have come; when it returns, those that still run are cancelled.
+    leave: called once all tasks have begun; when it returns, the tasks that still run are cancelled.
     """
     waiting: deque[asyncio.Task[bytes]] = deque()
     coming: asyncio.Task[asyncio.Task[bytes]] | None = asyncio.ensure_future(anext(tasks))  # type: ignore[arg-type]
@@ -149,27 +171,30 @@ async def _in_order(
 
 
 class NdjsonResponse(StreamingResponse):
-    """One that is sent while the request's body is still read: it leaves that to whoever makes the lines."""
+    """A response that is sent while the body of the request is still arriving, and does not read that body itself."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self.stream_response(send)
 
 
-def _line(answer: dict[str, Any]) -> bytes:
-    return to_json(answer).encode() + b"\n"
+def _line(result: dict[str, Any]) -> bytes:
+    return to_json(as_document(result)).encode() + b"\n"
 
 
-async def _split(parts: AsyncIterator[bytes], most: int, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
-    """Lines that are not empty; one that is too long is cut, and then no JSON. hold: is told how many bytes more, or fewer, wait for their end."""
+async def _split(parts: AsyncIterator[bytes], longest: int, hold: Hold) -> AsyncIterator[bytes]:
+    """Yield the lines that are not empty. A line that is too long is cut, and so is no JSON.
+
+    hold: receives how many bytes more, or fewer, wait for the end of their line.
+    """
     rest = bytearray()
     async for part in parts:
         if b"\n" not in part:
-            hold(len(part := part[: most + 1 - len(rest)]))
+            hold(len(part := part[: longest + 1 - len(rest)]))
             rest += part
             continue
         first, *others = part.split(b"\n")
         hold(len(others[-1]) - len(rest))
-        rest += first[: most + 1 - len(rest)]
+        rest += first[: longest + 1 - len(rest)]
         for line in (bytes(rest), *others[:-1]):
             if line.strip():
                 yield line

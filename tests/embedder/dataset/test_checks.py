@@ -1,4 +1,4 @@
-"""Data sets that no run of ours wrote: each is refused in one line that names the file, by every command that reads one."""
+"""Data sets that no run wrote: every command that reads one refuses it in one line that names the file."""
 
 import dataclasses
 import io
@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter
+from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.plan import numbers, read_plans
 from facegallery.embedder.dataset.row import Entry, to_rows
+from facegallery.embedder.dataset.writer import DataSetWriter, WriterOptions
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.faces.align import from_png, plain, to_png
 from facegallery.embedder.spec import SPEC_KEY, CropRule
@@ -260,7 +261,7 @@ PLANS: dict[str, Callable[[pa.Table], pa.Table]] = {
 def test_a_hostile_plan_is_refused_in_one_line(folder, what):
     rewritten(folder, PLANS[what], "_plan-0000.parquet")
     with pytest.raises(DataError) as caught:
-        DataSetWriter(folder, SPEC, {}, [Entry(row.image, 1, 0) for row in ROWS], ["tag"], 6)
+        DataSetWriter(folder, SPEC, {}, [Entry(row.image, 1, 0) for row in ROWS], WriterOptions(("tag",), 6))
         read_plans(folder)
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 700
 

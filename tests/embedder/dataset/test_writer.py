@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from facegallery.embedder.dataset import plan
-from facegallery.embedder.dataset.dataset import DataSet, DataSetWriter
+from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.plan import digest_of, read_plans
 from facegallery.embedder.dataset.row import Entry, Row, to_table
+from facegallery.embedder.dataset.writer import DataSetWriter, WriterOptions
 from facegallery.embedder.outcomes import PASSING
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.spec import FaceSpec
@@ -32,7 +33,10 @@ def run(
     folder: Path, planned: list[Entry], outcomes: dict[str, str], retry=PASSING, hash_of=lambda entry: None, **options
 ) -> list[str]:
     """What a run has to do now; photos have the outcomes given, or ok."""
-    writer, done = DataSetWriter(folder, SPEC, {}, planned, per_shard=4, retry=retry, hash_of=hash_of, **options), []
+    writer, done = (
+        DataSetWriter(folder, SPEC, {}, planned, WriterOptions(per_shard=4, retry=retry, hash_of=hash_of, **options)),
+        [],
+    )
     for shard, inputs in writer.pending():
         kept = writer.kept(shard)
         done += [e.path for e in writer.todo(shard)]
@@ -148,7 +152,7 @@ def test_a_damaged_shard_or_mark_is_written_again(tmp_path):
 def test_a_run_that_was_killed_between_its_plan_and_its_shard_is_finished(tmp_path):
     run(tmp_path, entries(4), {})
     changed = [replace(entries(4)[0], size=11), *entries(4)[1:]]
-    DataSetWriter(tmp_path, SPEC, {}, changed, per_shard=4)  # the plan alone
+    DataSetWriter(tmp_path, SPEC, {}, changed, WriterOptions(per_shard=4))  # the plan alone
     assert run(tmp_path, changed, {}) == [f"{i}.jpg" for i in range(4)], (
         "which rows are whose is not known: all are done"
     )

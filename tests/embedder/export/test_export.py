@@ -115,7 +115,7 @@ def test_a_file_that_is_there_and_an_unknown_suffix_are_refused(tmp_path):
     (tmp_path / "m.bin").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"m.bin is there"):
         export(model, tmp_path / "m.xml")
-    with pytest.raises(InputError, match=r"\.onnx, \.xml \(OpenVINO\) or \.keras, received m\.tflite"):
+    with pytest.raises(InputError, match=r"m\.tflite"):
         export(model, tmp_path / "m.tflite")
     assert [p.name for p in tmp_path.iterdir()] == ["m.bin"] and (tmp_path / "m.bin").read_bytes() == b"mine"
 
@@ -145,7 +145,10 @@ def test_the_command_takes_the_folder_of_a_model_too(run, tmp_path):
 
 
 def test_without_onnx_the_extra_is_named(tmp_path):
-    hidden = "import sys; sys.modules['onnx'] = None; from facegallery.cli.main import main; sys.argv[1:] = sys.argv[2:]; sys.exit(main())"
+    hidden = (
+        "import sys; sys.modules['onnx'] = None; from facegallery.cli.main import main; "
+        "sys.argv[1:] = sys.argv[2:]; sys.exit(main())"
+    )
     command = [sys.executable, "-c", hidden, "-", "weights", "export", "casia", "--out", str(tmp_path / "m.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 6 and "pip install onnx" in done.stderr

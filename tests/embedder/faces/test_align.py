@@ -32,7 +32,7 @@ def test_the_homeworks_choice_of_face():
     [("0.25", (27, 12, 72, 87)), ("32px", (16, 4, 84, 96)), ("0", (32, 20, 68, 80))],
 )
 def test_the_margin_in_hand_computed_pixels(margin, expected):
-    # 36.4 x 59.8 at 32.4, 20.2 is 36 x 60 at 32, 20; 0.25 adds 4.5 and 7.5 on each side, 32px adds 16; the result is cut
+    # 36.4 x 59.8 at 32.4, 20.2 is 36 x 60 at 32, 20; 0.25 adds 4.5 and 7.5 on each side, 32px adds 16; then it is cut
     assert align.crop_box((32.4, 20.2, 68.8, 80.0), CropRule(margin=margin), 100, 100) == expected
 
 

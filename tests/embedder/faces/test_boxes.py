@@ -47,7 +47,7 @@ def test_suppression_is_what_pairs_say(n, groups, seed, threshold, smaller, bloc
     rows, group = some_rows(n, groups, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boxes, "BLOCK", block)
-        kept = suppress(rows.copy(), group, threshold, smaller)
+        kept = suppress(rows.copy(), group, threshold, smaller=smaller)
     assert kept.tolist() == naive(rows, group, threshold, smaller)
 
 

@@ -1,5 +1,6 @@
 """The teacher network: its constants, its graph and its faces against independent answers."""
 
+import logging
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from facegallery.embedder.faces.sface import SFace
 from facegallery.embedder.network.engines import OpenvinoEngine, in_batches
 from facegallery.embedder.spec import CropRule
 from facegallery.embedder.weights import fetch, onnx_file, store
+from facegallery.embedder.weights.known import catalogue
 from tests.conftest import coloured
 
 KNOWN = store.TEACHERS["sface"]
@@ -85,18 +87,18 @@ def test_a_cut_or_other_file_is_refused(tmp_path):
 # fetching -------------------------------------------------------------------
 
 
-def test_fetch_offline_and_what_is_kept(shipped, tmp_path, monkeypatch):
+def test_fetch_offline_and_what_is_kept(shipped, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path))
     with pytest.raises(ModelError, match="weights fetch sface"):
         SFace()
-    said = []
-    assert fetch.fetch("sface", shipped, said.append) == [KNOWN.part]
-    fetch.fetch("sface", None, said.append)
-    assert said[-1] == "sface: already here, sha256 as pinned"
+    caplog.set_level(logging.INFO, "facegallery")
+    assert fetch.fetch("sface", shipped) == [KNOWN.part]
+    fetch.fetch("sface")
+    assert "already" in caplog.messages[-1]
     stored = store.stored_file(KNOWN.part)
     assert list((tmp_path / "models").rglob("*")) == [stored.parent, stored]
     assert store.verify() == [(KNOWN.part, True)]
-    listed = next(entry for entry in store.catalogue() if entry["name"] == "sface")
+    listed = next(entry for entry in catalogue() if entry["name"] == "sface")
     assert "teacher" in listed["use"] and "Apache-2.0" in listed["licence"] and listed["stored"] == "yes"
     with pytest.raises(ModelError, match="expected a model"):
         store.open_model("sface")
@@ -104,7 +106,7 @@ def test_fetch_offline_and_what_is_kept(shipped, tmp_path, monkeypatch):
     assert store.verify() == [(KNOWN.part, False)]
     with pytest.raises(ModelError, match="damaged or was changed"):
         SFace()
-    fetch.fetch("sface", shipped, said.append)
+    fetch.fetch("sface", shipped)
     assert store.verify() == [(KNOWN.part, True)]
 
 
@@ -115,7 +117,7 @@ def test_a_wrong_archive_and_a_cut_file_are_refused(shipped, tmp_path, monkeypat
     other.write_bytes(b"not it")
     for file, word in ((cut, "wrong or truncated"), (other, "sha256")):
         with pytest.raises(ModelError, match=word):
-            fetch.fetch("sface", file, lambda line: None)
+            fetch.fetch("sface", file)
     assert not list((tmp_path / "models").iterdir())
 
 

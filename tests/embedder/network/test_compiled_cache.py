@@ -80,7 +80,7 @@ def test_what_made_it_must_be_the_same(kept, first, monkeypatch):
             patch.setattr(compiled_cache, name, lambda *_: "another")
             OpenvinoEngine(never, kept=kept)
     OpenvinoEngine(lay, kept=replace(kept, weights="cd" * 32))
-    only_file(kept)  # in the place of the first
+    only_file(kept)  # instead of the first
 
 
 def test_one_that_others_could_have_written_is_not_trusted(kept, first):
@@ -97,7 +97,10 @@ def test_where_nothing_can_be_written_nothing_is_kept(tmp_path, first):
 
 def test_several_processes_at_once(kept):
     """Each writes, as none was there when it began; what is left is whole."""
-    code = "import sys; from tests.embedder.network.test_compiled_cache import *; OpenvinoEngine(lay, kept=CompiledCache(Path(sys.argv[1]), 'one', 'ab' * 32))"
+    code = (
+        "import sys; from tests.embedder.network.test_compiled_cache import *; "
+        "OpenvinoEngine(lay, kept=CompiledCache(Path(sys.argv[1]), 'one', 'ab' * 32))"
+    )
     command = [sys.executable, "-c", code, str(kept.folder)]
     running = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
@@ -109,7 +112,7 @@ def test_several_processes_at_once(kept):
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_few_crops_get_the_vectors_of_many(crops, name, precision):
     compute = Compute("cpu", precision)
-    many, few = (Embedder(store.open_model(name), compute, few) for few in (False, True))
+    many, few = (Embedder(store.open_model(name), compute, few=few) for few in (False, True))
     expected = many(crops)
     assert np.array_equal(few(crops[:7]), expected[:7])
     assert all(np.array_equal(few(crops[i : i + 1])[0], expected[i]) for i in range(7))

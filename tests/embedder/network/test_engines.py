@@ -38,7 +38,7 @@ def test_the_precision_is_what_was_asked_or_what_the_cpu_does_fast(monkeypatch):
     monkeypatch.setattr(engines, "choose_device", lambda device: "GPU:0")
     assert choose(Compute()) == Compute("GPU:0", "f32")
     for precision in ("bf16", "int8"):
-        with pytest.raises(InputError, match="expected --precision auto or f32 on a GPU"):
+        with pytest.raises(InputError, match="--precision"):
             choose(Compute(precision=precision))
 
 

@@ -184,7 +184,7 @@ def test_top1_is_judged_among_people_with_two_crops_where_there_are_enough():
 
 
 @needs_vnni
-@pytest.mark.parametrize("name", ["msceleb", "casia"])
+@pytest.mark.parametrize("name", ["msceleb", pytest.param("casia", marks=pytest.mark.slow)])
 def test_int8_is_near_float32_and_faster(crops, name):
     model = store.open_model(name)
     arrays, part = model.arrays(0), model.spec.parts[0]
@@ -221,6 +221,7 @@ def kind_of(node: openvino.Node) -> tuple[str, str]:
 
 
 @needs_vnni
+@pytest.mark.slow
 def test_the_command_makes_what_auto_then_takes(own_models, att, run, tmp_path):
     crops, out = tmp_path / "crops", tmp_path / "vectors"
     assert run("align", att, "--out", crops, "--quiet").code == 0

@@ -68,7 +68,7 @@ def test_margins_average_half_the_zoom_where_a_network_zooms(crops, duo):
     less = replace(model, spec=replace(model.spec, parts=(replace(part, zoom=1 + (part.zoom - 1) / 2),)))
     expected = unit(sum(Embedder(m, EXACT)(x) for m in (model, less) for x in (crops[:4], crops[:4, :, ::-1])))
     for few in (False, True):
-        found = Embedder(replace(model, spec=model.spec.with_views("all")), EXACT, few)(crops[:4])
+        found = Embedder(replace(model, spec=model.spec.with_views("all")), EXACT, few=few)(crops[:4])
         assert np.abs(found - expected).max() < 1e-5
     both = store.open_model("duo")
     found = Embedder(replace(both, spec=both.spec.with_views("margins")))(crops)

@@ -222,9 +222,7 @@ def test_a_decoder_that_cannot_start_is_told_once_and_why():
     with Missing(1) as pool:
         began = time.monotonic()
         for _ in range(2):
-            with pytest.raises(
-                SystemFault, match="expected tests.nowhere to start, it ended .*No module named tests.nowhere: see"
-            ):
+            with pytest.raises(SystemFault, match="No module named tests.nowhere"):
                 told(pool, "tell")
         assert time.monotonic() - began < 10
 
@@ -260,8 +258,10 @@ import os, socket, subprocess
 from facegallery.embedder.photos.decode import limit
 limit(1000)
 done = []
-for name, do in {{"popen": lambda: subprocess.run(["true"]), "system": lambda: os.system("true"), "fork": os.fork, "socket": socket.socket,
-                  "spawn": lambda: os.posix_spawn("/bin/true", ["true"], {{}}), "exec": lambda: os.execv("/bin/true", ["true"])}}.items():
+for name, do in {{"popen": lambda: subprocess.run(["true"]), "system": lambda: os.system("true"),
+                  "fork": os.fork, "socket": socket.socket,
+                  "spawn": lambda: os.posix_spawn("/bin/true", ["true"], {{}}),
+                  "exec": lambda: os.execv("/bin/true", ["true"])}}.items():
     try:
         do()
         done.append(name)

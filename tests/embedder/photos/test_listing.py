@@ -95,7 +95,8 @@ def test_a_csv_gives_names_splits_and_columns(tmp_path):
         ("x/1.jpg", "Ann", "probe", (("tag", "red"),))
     ]
     assert listing.notes == [
-        "2 lines of list.csv name a photo twice, 1 of them as other people's, such as 'x/1.jpg' on lines 2 and 3: the first line counts"
+        "2 lines of list.csv name a photo twice, 1 of them as other people's, such as 'x/1.jpg' on lines 2 and 3: "
+        "the first line counts"
     ]
     assert listing.extra == ["tag"] and listing.understood().text == "1 person such as 'Ann'"
     for text, word in (

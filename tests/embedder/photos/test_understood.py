@@ -5,7 +5,7 @@ from facegallery.embedder.photos.understood import understand
 
 
 def told(*paths, by_folders=True):
-    return understand(((path, labels_of(path)[1]) for path in paths), "from folders such as", by_folders)
+    return understand(((path, labels_of(path)[1]) for path in paths), "from folders such as", by_folders=by_folders)
 
 
 def test_one_line_says_who_was_found():

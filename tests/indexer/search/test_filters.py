@@ -425,9 +425,12 @@ def test_scan_and_selector_give_equal_answers(index, monkeypatch, path, gather):
     taken = []
     for name in ("_scanned", "_searched"):
         call = getattr(candidates.Candidates, name)
-        monkeypatch.setattr(
-            candidates.Candidates, name, lambda *args, call=call, name=name: taken.append(name) or call(*args)
-        )
+
+        def noted(*args, call=call, name=name, **options):
+            taken.append(name)
+            return call(*args, **options)
+
+        monkeypatch.setattr(candidates.Candidates, name, noted)
     wheres = [
         [("identity", "=", "Ann")],
         [("year", "!=", "x")],
@@ -439,7 +442,7 @@ def test_scan_and_selector_give_equal_answers(index, monkeypatch, path, gather):
     with Searcher(index) as searcher:
         for where in wheres:
             for k, faces in ((1, False), (3, True), (90, True)):
-                found = searcher.search(QUERIES, k, faces, where=[f"{c}{op}{v}" for c, op, v in where])
+                found = searcher.search(QUERIES, k, faces=faces, where=[f"{c}{op}{v}" for c, op, v in where])
                 assert [plain(hits) for hits in found] == [expected(where, q, k, faces) for q in QUERIES]
     assert (
         set(taken)

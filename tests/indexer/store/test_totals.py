@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def problems(folder: Path) -> str:
 
 def sql(folder: Path, *statements: str) -> None:
     """By another program: Python's own sqlite3."""
-    with sqlite3.connect(folder / "gallery.db") as db:
+    with closing(sqlite3.connect(folder / "gallery.db")) as db, db:
         for statement in statements:
             assert db.execute(statement).rowcount, statement
     db.close()
@@ -76,7 +77,7 @@ FACE = "(SELECT min(id) FROM faces WHERE person IN (SELECT person FROM faces GRO
 def test_a_whole_face_that_was_deleted_is_noticed(index, table):
     assert problems(index) == ""
     tables = [t for t in ("crops", "other_vectors", "vectors", "faces") if t == table or table == "faces"]
-    with sqlite3.connect(index / "gallery.db") as db:
+    with closing(sqlite3.connect(index / "gallery.db")) as db, db:
         ((id,),) = db.execute(f"SELECT {FACE}")
     sql(index, *(f"DELETE FROM {t} WHERE id = {id}" for t in tables))
     assert f"1 rows of the table {table} were deleted by another program" in problems(index)
@@ -120,7 +121,7 @@ def test_an_entry_is_noticed(index, key):
 
 
 def test_a_row_exchanged_for_one_of_before_is_noticed(index):
-    with sqlite3.connect(index / "gallery.db") as db:
+    with closing(sqlite3.connect(index / "gallery.db")) as db, db:
         old = db.execute("SELECT * FROM people WHERE name = 'Ann'").fetchone()
     with open_store(index, write=True) as gallery:
         gallery.rename("Ann", "Bea")
@@ -178,7 +179,7 @@ def test_a_backup_and_its_restore_keep_the_totals(index, tmp_path):
 def test_a_backup_that_lacks_a_face_is_refused(index, tmp_path):
     with open_store(index) as gallery:
         backup(gallery, tmp_path / "backup.db")
-    with sqlite3.connect(tmp_path / "backup.db") as db:
+    with closing(sqlite3.connect(tmp_path / "backup.db")) as db, db:
         db.execute("DELETE FROM crops WHERE id = (SELECT min(id) FROM crops)")
     db.close()
     with pytest.raises(Exception, match="damaged"):
@@ -188,7 +189,7 @@ def test_a_backup_that_lacks_a_face_is_refused(index, tmp_path):
 def as_version_4(index: Path) -> None:
     """Without totals and kinds."""
     sql(index, "DELETE FROM meta WHERE key = 'totals'", "DELETE FROM meta WHERE key = 'kinds'")
-    with sqlite3.connect(index / "gallery.db") as db:
+    with closing(sqlite3.connect(index / "gallery.db")) as db, db:
         db.execute("PRAGMA user_version=4")
     db.close()
 
@@ -220,7 +221,7 @@ def test_an_older_gallery_says_what_cannot_be_known(index):
 
 
 def test_every_table_is_counted_or_has_a_checksum_of_its_own(made):
-    with sqlite3.connect(made / "gallery.db") as db:
+    with closing(sqlite3.connect(made / "gallery.db")) as db, db:
         tables = {
             name
             for (name,) in db.execute(

@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import pytest
 
 from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.row import Row, to_rows
+from facegallery.embedder.dataset.writer import WriterOptions
 from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError, InputError
 from facegallery.indexer.build import build
 from facegallery.indexer.derived import derive
@@ -426,14 +428,14 @@ def sql(statement: str) -> Callable[[Path, Path], None]:
     [
         (garbage, "b is no backup"),
         (empty, "b"),
-        (other_database, "damaged or none|holds none"),
+        (other_database, "damaged|holds none"),
         (unfinished, "holds none: check the path"),
-        (half, "is damaged or none"),
+        (half, "is damaged"),
         (
             newer,
             f"expected an index of version {len(MIGRATIONS)} or older, .*/b has version 99",
         ),
-        (sql("UPDATE people SET name = 'x' WHERE id = 3"), "is damaged or none"),
+        (sql("UPDATE people SET name = 'x' WHERE id = 3"), "is damaged"),
         (sql("UPDATE faces SET image = 'x' WHERE id = 3"), "is damaged"),
         (sql("UPDATE crops SET png = x'00' WHERE id = 3"), "is damaged"),
         (sql("UPDATE vectors SET vector = zeroblob(64)"), "is damaged"),
@@ -616,9 +618,7 @@ def test_corrected_names_are_exported(index, tmp_path):
 
 
 def test_only_what_has_changed_is_written_again(index, tmp_path, monkeypatch):
-    monkeypatch.setattr("facegallery.embedder.dataset.dataset.SHARD_PHOTOS", 4)
-    extra, _, *others = transfer.Writer.__init__.__defaults__
-    monkeypatch.setattr(transfer.Writer.__init__, "__defaults__", (extra, 4, *others))
+    monkeypatch.setattr(transfer, "WriterOptions", functools.partial(WriterOptions, per_shard=4))
     exported(index, tmp_path / "out", True)
     first = stamps(tmp_path / "out")
     assert len(first) == 2 * 6  # 23 photos, four in a shard
@@ -718,8 +718,7 @@ def forked(work: Callable[[], object], at: int = 0) -> int:
 
 def kill_everywhere(index: Path, work: Path) -> None:
     """Exports and backups, killed at each of their writes and begun again. To be called where there are no threads."""
-    extra, _, *others = transfer.Writer.__init__.__defaults__
-    transfer.Writer.__init__.__defaults__ = (extra, 12, *others)
+    transfer.WriterOptions = functools.partial(WriterOptions, per_shard=12)
     counts = {}
     for verb in (backup, export):
         n = 0

@@ -1,0 +1,1 @@
+"""Talk to a server: its requests and responses, and galleries that are used over HTTP."""
