@@ -16,6 +16,7 @@ from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import GalleryError
 from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.spec import FaceSpec
+from facegallery.indexer.search.question import Question
 from facegallery.indexer.store.errors import Replaced, Unknown
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.transfer import TransferSummary
@@ -24,7 +25,6 @@ from facegallery.interface import Metadata, Score
 from facegallery.workflows import calibrate, compare, enrol, evaluate, forget, reembed, search, upkeep
 from facegallery.workflows.inputs import PhotoInput, PhotoInputs, as_list
 from facegallery.workflows.networks import ReadOptions
-from facegallery.workflows.probes import Question
 from facegallery.workflows.session import GallerySession
 
 T = TypeVar("T")

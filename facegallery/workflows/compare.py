@@ -13,7 +13,7 @@ from facegallery import results
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError
 from facegallery.indexer.search.searcher import Searcher, exact_scores
-from facegallery.workflows.inputs import PhotoInput, PhotoItem, single_photo
+from facegallery.workflows.inputs import PhotoInput, PhotoItem, two_photos
 from facegallery.workflows.networks import Networks, ReadOptions
 from facegallery.workflows.photos import ANYWHERE
 from facegallery.workflows.probes import Probe
@@ -40,14 +40,14 @@ def compare(first: PhotoInput, second: PhotoInput, networks: Networks) -> result
 
     Raises InputError for what is no single photo, DataError where a photo has no face.
     """
-    items = [single_photo(first), single_photo(second)]
+    items = two_photos(first, second)
     probes = [Probe(p.name, rows, p.why, p.faces - len(rows)) for _, p, rows in networks.rows(items, ONE_FACE)]
     return _compared(_names((first, second), items), probes, None)
 
 
 def compare_in(where: Where, first: PhotoInput, second: PhotoInput) -> results.Compared:
     """Compare two faces as `compare` does, by the model and the crops of a gallery, and against its threshold."""
-    items = [single_photo(first), single_photo(second)]
+    items = two_photos(first, second)
     with session_of(where) as session:
         probes = list(session.reader(ONE_FACE).of_photos(items))
         return _compared(_names((first, second), items), probes, _threshold(session.searcher))

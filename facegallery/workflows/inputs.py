@@ -100,13 +100,23 @@ def as_list(photos: PhotoInputs) -> PhotoInputs:
 
 
 def single_photo(photo: PhotoInput) -> PhotoItem:
-    """Return one photo; raises InputError for a folder, a CSV and whatever else may stand for any number of photos."""
-    if not is_single(photo):
-        raise InputError(f"{EXPECTED}, received {_kind(photo)}: give one photo")
-    if isinstance(photo, str | os.PathLike) and _holds_many(path := Path(photo)):
-        what = "folder" if path.is_dir() else "CSV"
-        raise InputError(f"expected one photo, {path} is a {what}: give the photo itself")
+    """Return one photo; raises InputError for a folder, a CSV and what else may stand for any number of photos."""
+    _check_single(photo, "expected one photo", "give the photo itself")
     return _item(photo)
+
+
+def two_photos(first: PhotoInput, second: PhotoInput) -> list[PhotoItem]:
+    """Return two photos; raises InputError as `single_photo` does before either is read."""
+    for photo in (first, second):
+        _check_single(photo, "expected two photos", "give the photos themselves")
+    return [_item(first), _item(second)]
+
+
+def _check_single(photo: PhotoInput, expected: str, advice: str) -> None:
+    if not is_single(photo):
+        raise InputError(f"{EXPECTED}, received {_kind(photo)}: {advice}")
+    if isinstance(photo, str | os.PathLike) and _holds_many(path := Path(photo)):
+        raise InputError(f"{expected}, {path} is a {'folder' if path.is_dir() else 'CSV'}: {advice}")
 
 
 def has_data_set(sources: Iterable[Path | list[PhotoItem]]) -> Path | None:

@@ -92,7 +92,7 @@ def test_the_margin_is_to_the_best_other_person(club, question):
     rows, xq = enrolled(club), np.concatenate([synthetic.vectors(1, 1, seed=3), synthetic.vectors(12, 2, seed=8)])
     with Searcher(club) as searcher:
         answers = Judge(searcher, Question(**question)).answers(xq)
-        plain = searcher.search(xq, question["k"], question.get("faces", False), min_score=question.get("min_score"))
+        plain = searcher.answer(xq, Question(**question))
     assert [answer.margin for answer in answers] == [margin_of(rows, q) for q in xq]
     assert [list(answer.hits) for answer in answers] == plain
 
