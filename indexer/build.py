@@ -108,27 +108,28 @@ class Report:
 class BuildOptions:
     """How an index is built."""
 
-    split: str | None = None  # rows to enrol; `gallery` where there are such rows, else all
-    centre: bool = False  # subtract the mean of the gallery's vectors from both sides
-    replace: bool = False  # the people of an index that is there
-    readmit: bool = False  # enrol faces that were forgotten, too
+    split: str | None = None  # rows to enrol; by default `gallery` where there are such rows, else all
+    centre: bool = False  # subtract the mean of the gallery's vectors from gallery and probes
+    replace: bool = False  # replace an existing index
+    readmit: bool = False  # also enrol faces that were forgotten
     encrypt: bool = False
-    recall: float | None = None  # as `choose.Wish` has it; None keeps what was asked before
-    memory: int | None = None  # bytes, as `choose.Wish` has it; None keeps what was asked before
+    recall: float | None = None  # as in `choose.Wish`; None keeps what was requested before
+    memory: int | None = None  # bytes, as in `choose.Wish`; None keeps what was requested before
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What is asked of the index, without what is to stay as it was."""
+        """The requested recall and memory, without those that stay as before."""
         return {k: v for k, v in {"recall": self.recall, "memory": self.memory}.items() if v is not None}
 
 
 def build(vectors: Path | Selection, folder: Path, options: BuildOptions = BuildOptions()) -> Report:  # noqa: B008
     """Build the index `folder` from the rows of a data set that have outcome ok, a vector and an identity.
 
-    vectors: the folder of a data set, or the rows chosen from one, whose split then counts. Faces that were forgotten
-    are left out unless `readmit`. With another `recall` or `memory` the same vectors are only indexed anew. Raises
-    InputError for a name that cannot be, DataError where no row is left, GalleryError where the index holds other
-    inputs and `replace` was not given, or is damaged; SystemFault where the disk refuses.
+    vectors: the folder of a data set, or a selection of its rows, whose split then counts. Forgotten faces are left out
+    unless `readmit`. With another `recall` or `memory`, the same vectors are only indexed again.
+
+    Raises InputError for a name that an index cannot have, DataError where no row is left, SystemFault for a disk
+    error. Raises GalleryError where the index is damaged or was built from other inputs, without `replace`.
     """
     folder = Path(folder)
     check_name(folder.name)
@@ -209,10 +210,10 @@ def _created(folder: Path, *, readmit: bool, encrypt: bool) -> Iterator[Store]:
 
 
 def create(folder: Path, spec: FaceSpec, *, encrypt: bool = False) -> None:
-    """Make an index without people, for vectors of `spec`; it can be searched, and `add` fills it.
+    """Create an index without people, for vectors of `spec`; it can be searched, and `add` fills it.
 
-    Raises InputError for a name that cannot be, GalleryError where an index is there, SystemFault where the disk
-    refuses.
+    Raises InputError for a name that an index cannot have, GalleryError where an index exists, SystemFault for a disk
+    error.
     """
     folder = Path(folder)
     check_name(folder.name)
