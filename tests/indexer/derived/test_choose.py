@@ -218,8 +218,8 @@ def test_a_gallery_that_outgrew_its_memory_is_searched_exactly(vectors, own, row
 
 
 def test_where_nothing_keeps_the_recall_search_is_exact(vectors, large, tmp_path, monkeypatch):
-    monkeypatch.setattr(choose.compress, "DEPTHS", (5,))
-    monkeypatch.setattr(choose.compress, "SHARES", (1 / 64,))
+    monkeypatch.setattr(choose.codes, "DEPTHS", (5,))
+    monkeypatch.setattr(choose.codes, "SHARES", (1 / 64,))
     report = build(vectors, tmp_path / "i", BuildOptions(recall=0.999))
     assert (
         report.kind == "exact"
