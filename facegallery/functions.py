@@ -244,7 +244,7 @@ def train(
 
     ```python
     fg.align("photos/", "crops/", border=20)
-    model = fg.train("crops/", "model/", epochs=(1, 0))
+    print(fg.train("crops/", "model/").networks[0].delivered)
     faces = fg.embed("party.jpg", model="model/")
     ```
     """

@@ -143,7 +143,8 @@ def test_embed_gives_the_vectors_of_a_data_set(att, photo, tmp_path):
     for i in (1, 2):
         (tmp_path / "photos" / f"s{i}").mkdir(parents=True)
         shutil.copy(att / f"s{i}" / "1.pgm", tmp_path / "photos" / f"s{i}")
-    from facegallery.embedder.dataset.dataset import DataSet, to_rows
+    from facegallery.embedder.dataset.dataset import DataSet
+    from facegallery.embedder.dataset.row import to_rows
 
     seen: list[tuple[int, int]] = []
     done = fg.embed(tmp_path / "photos", out=tmp_path / "v", progress=lambda done, total: seen.append((done, total)))
@@ -247,9 +248,9 @@ def test_train_makes_a_model_that_embeds(att, photo, tmp_path):
         for number in range(1, 5):
             shutil.copy(att / f"s{i}" / f"{number}.pgm", tmp_path / "photos" / f"s{i}")
     fg.align(tmp_path / "photos", tmp_path / "crops", border=20)
-    done = fg.train(tmp_path / "crops", tmp_path / "model", epochs=(1, 0))
+    done = fg.train(tmp_path / "crops", tmp_path / "model", epochs=(1, 1))
     assert done.people == 8 and done.photos == 32 and done.networks[0].parent
-    again = fg.train(tmp_path / "crops", tmp_path / "model", epochs=(1, 0))
+    again = fg.train(tmp_path / "crops", tmp_path / "model", epochs=(1, 1))
     assert again == done, "what is complete is not done again"
     assert fg.embed(photo, model=tmp_path / "model")[0].vector is not None
 
