@@ -143,7 +143,8 @@ def test_embed_gives_the_vectors_of_a_data_set(att, photo, tmp_path):
     for i in (1, 2):
         (tmp_path / "photos" / f"s{i}").mkdir(parents=True)
         shutil.copy(att / f"s{i}" / "1.pgm", tmp_path / "photos" / f"s{i}")
-    from facegallery.embedder.dataset.dataset import DataSet, to_rows
+    from facegallery.embedder.dataset.dataset import DataSet
+    from facegallery.embedder.dataset.row import to_rows
 
     seen: list[tuple[int, int]] = []
     done = fg.embed(tmp_path / "photos", out=tmp_path / "v", progress=lambda done, total: seen.append((done, total)))
