@@ -18,10 +18,11 @@ import pytest
 
 from facegallery.embedder.errors import DataError, GalleryError, InputError, SystemFault
 from facegallery.embedder.spec import FaceSpec
-from facegallery.indexer.build import BuildOptions, Selection, build
+from facegallery.indexer.build import BuildOptions, build
 from facegallery.indexer.derived.derive import Sink, centred
 from facegallery.indexer.opening import create_store, open_store
 from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.selection import Selection
 from facegallery.workflows.upkeep import build_index
 from tests import synthetic
 from tests.conftest import ROOT
