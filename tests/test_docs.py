@@ -187,6 +187,17 @@ def test_the_outcomes_that_a_server_refuses_are_in_the_docs():
     assert set(REFUSED.values()) == {422}
 
 
+def test_the_problems_of_a_server_are_in_the_docs():
+    """Each kind of problem stands in a row of its status."""
+    source = "".join(path.read_text() for path in (ROOT / "facegallery" / "server").rglob("*.py"))
+    made = set(re.findall(r'HttpProblem\(\s*(\d+),\s*"([\w-]+)"', source))
+    rows = re.findall(r"^\| ([\d, ]+) \| (.*?) \|", TEXTS["docs/reference/http.md"], re.M)
+    documented = {
+        (status, kind) for statuses, kinds in rows for status in statuses.split(", ") for kind in quoted(kinds)
+    }
+    assert len(made) > 20 and made <= documented, made - documented
+
+
 def test_what_looks_like_an_outcome_in_the_docs_is_one():
     """Words such as `no_face` beside the word outcome."""
     names = {one.name for one in OUTCOMES}
