@@ -1,8 +1,7 @@
-"""What `--help` says: fast, whole, and the same as the commands and the docs."""
+"""What `--help` says: fast, whole, and the same as the commands. `tests/test_docs.py` compares the docs with them."""
 
 import re
 import resource
-import shlex
 import subprocess
 import sys
 
@@ -114,67 +113,3 @@ def test_a_command_that_is_not_there_is_a_line_and_2(run):
     assert nothing.code == 2 and "First steps" in nothing.err
     version = run("--version")
     assert version.code == 0 and re.fullmatch(r"facegallery \d+\.\d+\.\d+\n", version.out)
-
-
-# README and docs ----------------------------------------------------------------
-
-
-def command_lines(text: str) -> list[str]:
-    """What stands in backticks, and in each block of code what follows the program's name."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.S | re.M)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    called = [line for all in lines for line in re.findall(r"(?:python cli\.py|facegallery) ([^|;&)]*)", all)]
-    rest = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
-    return [*called, *(span.replace("\\|", "|") for span in re.findall(r"`([^`\n]+)`", rest))]
-
-
-def words_of(line: str) -> list[str]:
-    """The words of a command line, without the program's name and a comment; none where it is no command of ours."""
-    line = re.sub(r"^(python cli\.py|facegallery) ", "", line.strip())
-    try:
-        words = shlex.split(line, comments=True)
-    except ValueError:
-        return []
-    return words if words and words[0] in cli.commands else []
-
-
-def commands_of(words: list[str]) -> list[click.Command]:
-    """The commands that a line means: several where it names some of a group's, such as `weights list|fetch`."""
-    first = cli.commands[words[0]]
-    if not isinstance(first, click.Group):
-        return [first]
-    names = words[1].split("|") if len(words) > 1 else []
-    return [first.commands[name] for name in names if name in first.commands]
-
-
-def wrong_flags(text: str) -> list[str]:
-    """Lines and words of a page that name a command with an option that it lacks."""
-    wrong = []
-    for line in command_lines(text):
-        words = words_of(line)
-        given = {word.partition("=")[0] for word in words if re.fullmatch(r"--[a-z][a-z-]*(=.*)?", word)}
-        if given and (commands := commands_of(words)):
-            known = set().union(*map(flags, commands))
-            wrong += [f"{line}: {flag}" for flag in given - known]
-    return wrong
-
-
-@pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))])
-def test_the_options_of_commands_in_the_docs_are_theirs(page):
-    assert wrong_flags((ROOT / page).read_text()) == []
-
-
-def test_the_options_that_the_readme_names_are_somebodys():
-    known = set().union(*map(flags, COMMANDS.values()))
-    lines = command_lines((ROOT / "README.md").read_text())
-    named = {found[0] for line in lines if (found := re.match(r"--[a-z][a-z-]*", line))}
-    assert named and named <= known | {"--help", "--version"}
-
-
-def test_the_rule_would_catch_an_option_that_is_not_there():
-    page = (
-        "`search --k 5` and `embed --nothing`\n```bash\n"
-        "KEY=$(python cli.py add people P --identity x \\\n  --never)\nexport --this\n```\n"
-    )
-    assert [line.split()[-1] for line in wrong_flags(page)] == ["--never", "--nothing"]
-    assert wrong_flags("`weights list\\|export --out x` `pip install --never`") == []
