@@ -200,7 +200,7 @@ def readmitting(folder: Path) -> list[Verb]:
 
 
 def restoring(folder: Path) -> list[Verb]:
-    """A backup is made, and put in the place of what came after it."""
+    """A backup is made, and restored over what came after it."""
     path = folder.parent / "backup.db"
     return [
         alone(folder, lambda g: path.exists() or transfer.backup(g, path)),
@@ -231,7 +231,7 @@ def switching(folder: Path) -> list[Verb]:
 
 
 def building(folder: Path) -> list[Verb]:
-    """Other vectors in the place of these."""
+    """Other vectors instead of these."""
     return [lambda: build(folder.parent / "vectors", folder, BuildOptions(replace=True))]
 
 
@@ -547,7 +547,7 @@ def main() -> None:
     parser.add_argument("scenario", choices=SCENARIOS)
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--stride", type=int, default=1)
-    parser.add_argument("--places", type=int, help="about so many steps of each mode in the place of a stride")
+    parser.add_argument("--places", type=int, help="about so many steps of each mode instead of a stride")
     parser.add_argument("--only", type=int, help="this step alone")
     options = parser.parse_args()
     os.environ["FACEGALLERY_KEY"] = KEY.decode()

@@ -383,18 +383,18 @@ def test_replace_puts_the_new_in_the_place_of_the_old(tmp_path):
     assert synthetic.rows(5, 2)[0].vector.tobytes() not in (tmp_path / "i" / "gallery.db").read_bytes(), "secure_delete"
 
 
-@pytest.mark.parametrize("spoil", ["truncate", "overwrite", "empty", "remove", "fact"])
-def test_replace_mends_a_damaged_gallery(tmp_path, spoil):
+@pytest.mark.parametrize("damage", ["truncate", "overwrite", "empty", "remove", "fact"])
+def test_replace_mends_a_damaged_gallery(tmp_path, damage):
     data = synthetic.write(tmp_path / "v", synthetic.rows(40, 3))
     build(data, tmp_path / "i")
     path = tmp_path / "i" / "gallery.db"
-    if spoil == "truncate":
+    if damage == "truncate":
         os.truncate(path, path.stat().st_size // 2)
-    elif spoil == "overwrite":
+    elif damage == "overwrite":
         path.write_bytes(b"?" * path.stat().st_size)
-    elif spoil == "empty":
+    elif damage == "empty":
         os.truncate(path, 0)
-    elif spoil == "remove":
+    elif damage == "remove":
         path.unlink()
     else:
         db = apsw.Connection(str(path))
@@ -407,11 +407,11 @@ def test_replace_mends_a_damaged_gallery(tmp_path, spoil):
         assert searcher.search(synthetic.vectors(40, 3)[:1], 1)[0][0].identity == "person 0"
 
 
-@pytest.mark.parametrize("spoil", ["built-1/index.faiss", "built-1/report.json", "built-1", "index.faiss"])
-def test_the_same_command_mends_derived_files(tmp_path, spoil):
+@pytest.mark.parametrize("damage", ["built-1/index.faiss", "built-1/report.json", "built-1", "index.faiss"])
+def test_the_same_command_mends_derived_files(tmp_path, damage):
     data = synthetic.write(tmp_path / "v", synthetic.rows(5, 2))
     build(data, tmp_path / "i")
-    before, path = state(tmp_path / "i"), tmp_path / "i" / spoil
+    before, path = state(tmp_path / "i"), tmp_path / "i" / damage
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     report = build(data, tmp_path / "i")
     now = state(tmp_path / "i")

@@ -64,7 +64,7 @@ class Index:
             self.folder / name if name.startswith("gallery") else (self.folder / "index.faiss").resolve().parent / name
         )
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Everything as it was."""
         shutil.rmtree(self.folder)
         for path, data in self.files.items():
@@ -127,14 +127,14 @@ def sound(folder: Path, older: list[bytes]) -> Index:
     pages["free"] = [page for page in range(db.execute("PRAGMA page_count").get) if page not in used]
     db.close()
     made = Index(folder, files, older, ask(folder), tables(folder), pages)
-    made.mend()
+    made.repair()
     return made
 
 
 @pytest.fixture(autouse=True)
-def mended(index) -> Iterator[None]:
+def restored(index) -> Iterator[None]:
     yield
-    index.mend()
+    index.repair()
 
 
 def ask(folder: Path, questions=QUESTIONS) -> list:
@@ -200,7 +200,7 @@ def difference(now, before: dict) -> object:
     )
 
 
-def spoil(index: Index, name: str, damage: Damage, seed: int) -> str:
+def apply_damage(index: Index, name: str, damage: Damage, seed: int) -> str:
     """Damages one file; returns what was done."""
     data = bytearray(index.files[index.path(name)])
     done = damage(data, np.random.default_rng(seed))
@@ -277,13 +277,13 @@ def examine_each(index: Index, damage: Damage, times: int, name: str = "gallery.
     """How many of the damages were seen."""
     seen = 0
     for seed in range(times):
-        what = spoil(index, name, damage, seed)
+        what = apply_damage(index, name, damage, seed)
         try:
             seen += examine(index, name)
         except BaseException as error:
             error.add_note(what)
             raise
-        index.mend()
+        index.repair()
     return seen
 
 
@@ -331,7 +331,7 @@ def test_filters_over_damaged_rows_never_give_a_wrong_score(index):
     """A row that a filter no longer finds is not read, so that only `verify` can name it."""
     vectors = {row.face_id: row.vector for row in rows("first", 12, 0) + rows("more", 5, 5)}
     for seed in range(OTHERS):
-        what = spoil(index, "gallery.db", flip(index.pages["faces"]), seed)
+        what = apply_damage(index, "gallery.db", flip(index.pages["faces"]), seed)
         now = ask(index.folder, [FILTERED])
         for i, hits in enumerate(now):
             if isinstance(hits, FaceGalleryError):
@@ -341,7 +341,7 @@ def test_filters_over_damaged_rows_never_give_a_wrong_score(index):
             assert np.allclose(scores, [hit.score for hit in hits], atol=1e-6), what
         held = tables(index.folder)
         assert held == index.tables or "gallery.db" in problems(index.folder), what
-        index.mend()
+        index.repair()
 
 
 # the write-ahead log --------------------------------------------------------
@@ -376,11 +376,11 @@ def test_a_damaged_write_ahead_log_ends_at_an_earlier_commit(logged, damage):
     """SQLite's own rule: what follows a frame that is not whole was never written."""
     last, ends = logged[-1], set()
     for seed in range(OTHERS):
-        what = spoil(last, "gallery.db-wal", damage, seed)
+        what = apply_damage(last, "gallery.db-wal", damage, seed)
         now, held = ask(last.folder), tables(last.folder)
         ends.add(next((i for i, state in enumerate(logged) if state.answers == now and state.tables == held), what))
         assert not problems(last.folder), what
-        last.mend()
+        last.repair()
     assert ends <= {0, 1, 2, 3} and len(ends) > 1
 
 
@@ -400,18 +400,18 @@ def test_a_damaged_derived_file_is_worked_around_and_made_anew(index, name, dama
     path, seen = index.path(name), 0
     for seed in range(OTHERS // 6 if damage else 1):
         if damage:
-            spoil(index, name, damage, seed)
+            apply_damage(index, name, damage, seed)
         else:
             path.unlink()
         changed = not path.exists() or path.read_bytes() != index.files[path]
         caplog.clear()
         assert ask(index.folder) == index.answers
         assert ("is missing or damaged: searching an index made in memory" in caplog.text) == changed
-        assert bool(mended := problems(index.folder)) == changed and (name in mended or not changed)
+        assert bool(restored := problems(index.folder)) == changed and (name in restored or not changed)
         caplog.clear()
         assert ask(index.folder) == index.answers and not caplog.text and not problems(index.folder)
         seen += changed
-        index.mend()
+        index.repair()
     assert seen
 
 
@@ -427,12 +427,12 @@ def large(index, monkeypatch) -> Index:
 def test_flips_in_a_large_file_never_give_a_wrong_score(large):
     vectors = {row.face_id: row.vector for row in rows("first", 12, 0) + rows("more", 5, 5)}
     for seed in range(OTHERS):
-        what = spoil(large, "index.faiss", flip_anywhere, seed)
+        what = apply_damage(large, "index.faiss", flip_anywhere, seed)
         for i, hits in enumerate(ask(large.folder, QUESTIONS[:3])):
             scores = [np.dot(vectors[hit.face_id].astype(np.float64), XQ[i % len(XQ)]) for hit in hits]
             assert np.allclose(scores, [hit.score for hit in hits], atol=1e-6), what
         assert "index.faiss" in problems(large.folder), what
-        large.mend()
+        large.repair()
 
 
 @pytest.mark.parametrize("question", [*QUESTIONS, FILTERED])
@@ -444,7 +444,7 @@ def test_a_raised_score_makes_the_index_anew_in_memory(large, question, caplog):
         return "a far face where a query is"
 
     want = ask(large.folder, [question])
-    spoil(large, "index.faiss", damage, 0)
+    apply_damage(large, "index.faiss", damage, 0)
     with Searcher(large.folder) as searcher:  # one for all: what it keeps must fit the new one
         assert [searcher.search(x[None], **question)[0] for x in XQ] == want
     assert "gives scores that its faces do not have" in caplog.text

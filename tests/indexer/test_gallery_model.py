@@ -831,8 +831,8 @@ class Model(RuleBasedStateMachine):
             and outcome(lambda: ask(xq, 1, faces=True, score="mean")) is InputError
         )
         assert outcome(lambda: ask(xq, 1, where=["year"])) is InputError
-        for spoilt in (xq * 2, xq[:, :3], xq[0], np.where(np.arange(2)[:, None] == 1, np.nan, xq), np.zeros_like(xq)):
-            assert outcome(lambda spoilt=spoilt: ask(spoilt, 1)) is DataError
+        for damaged in (xq * 2, xq[:, :3], xq[0], np.where(np.arange(2)[:, None] == 1, np.nan, xq), np.zeros_like(xq)):
+            assert outcome(lambda damaged=damaged: ask(damaged, 1)) is DataError
         assert ask(xq[:0], 1) == []
 
     def _ask(

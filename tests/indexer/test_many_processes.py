@@ -1,4 +1,4 @@
-"""Eight readers search an index while a writer changes it; FACEGALLERY_SECONDS=300 goes on for that long."""
+"""Eight readers search an index while a writer changes it; FACEGALLERY_SECONDS=300 makes it that long."""
 
 import json
 import os

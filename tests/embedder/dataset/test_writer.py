@@ -137,14 +137,14 @@ def test_rows_of_vanished_photos_are_kept_whatever_their_outcome(tmp_path):
 def test_a_damaged_shard_or_mark_is_written_again(tmp_path):
     run(tmp_path, entries(9), {"5.jpg": "timeout"})
     rows = DataSet(tmp_path).table()
-    for spoil in (
+    for damage in (
         lambda: os.truncate(tmp_path / "part-00001.parquet", 100),
         lambda: (tmp_path / "_part-00001.json").write_text("[" * 100_000),
         lambda: (tmp_path / "part-00001.parquet").write_bytes(
             os.urandom((tmp_path / "part-00001.parquet").stat().st_size)
         ),
     ):
-        spoil()
+        damage()
         run(tmp_path, entries(9), {"5.jpg": "timeout"})
         assert DataSet(tmp_path).table().equals(rows)
 

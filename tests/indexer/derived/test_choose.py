@@ -159,9 +159,9 @@ def test_a_filter_is_exact(index, rows, xq):
     assert {h.face_id for h in hits} == {row.face_id for row in rows if row.identity == person}
 
 
-@pytest.mark.parametrize("spoil", [flip, lambda path: path.unlink()])
-def test_damaged_codes_are_not_followed(own, rows, xq, spoil, caplog):
-    spoil(built_folder(own, 1) / CODES)
+@pytest.mark.parametrize("damage", [flip, lambda path: path.unlink()])
+def test_damaged_codes_are_not_followed(own, rows, xq, damage, caplog):
+    damage(built_folder(own, 1) / CODES)
     with Searcher(own) as searcher:
         assert searcher.candidates.codes is None
         found = searcher.search(xq[:20], 5, faces=True)
@@ -221,10 +221,7 @@ def test_where_nothing_keeps_the_recall_search_is_exact(vectors, large, tmp_path
     monkeypatch.setattr(choose.codes, "DEPTHS", (5,))
     monkeypatch.setattr(choose.codes, "SHARES", (1 / 64,))
     report = build(vectors, tmp_path / "i", BuildOptions(recall=0.999))
-    assert (
-        report.kind == "exact"
-        and "recall@5 0.999 over 1000 held-out faces (at best 0." in report.reason
-    )
+    assert report.kind == "exact" and "recall@5 0.999 over 1000 held-out faces (at best 0." in report.reason
     assert not (built_folder(tmp_path / "i", 1) / CODES).exists()
 
 

@@ -378,7 +378,7 @@ def test_the_folder_of_a_process_that_died_before_its_commit_is_replaced(gallery
 # tidying --------------------------------------------------------------------
 
 
-def spoilt_link(folder: Path) -> None:
+def damaged_link(folder: Path) -> None:
     (folder / "index.faiss").unlink()
     (folder / "index.faiss").symlink_to("built-7/index.faiss")
 
@@ -389,10 +389,10 @@ def file_for_a_link(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda folder: None, lambda folder: (folder / "index.faiss").unlink(), spoilt_link, file_for_a_link]
+    "damage", [lambda folder: None, lambda folder: (folder / "index.faiss").unlink(), damaged_link, file_for_a_link]
 )
-def test_tidying_leaves_one_generation_and_nothing_foreign(gallery, index, spoil):
-    spoil(index)
+def test_tidying_leaves_one_generation_and_nothing_foreign(gallery, index, damage):
+    damage(index)
     for name in ("built-0", "built-7", "_tmp-999999999.12345-built"):
         (index / name).mkdir()
         (index / name / "index.faiss").write_bytes(b"old")
@@ -422,7 +422,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil, names",
+    "damage, names",
     [
         (lambda b: None, set()),
         (lambda b: flip(b / "index.faiss"), {"index.faiss"}),
@@ -436,8 +436,8 @@ def flip(path: Path) -> None:
         (lambda b: (shutil.rmtree(b), b.write_text("")), {"report.json"}),
     ],
 )
-def test_what_is_not_as_it_was_written_is_named(gallery, index, spoil, names):
-    spoil(built_folder(index, 1))
+def test_what_is_not_as_it_was_written_is_named(gallery, index, damage, names):
+    damage(built_folder(index, 1))
     assert {path.name for path in unsound(gallery)} == names
     assert (read_report(gallery) is None) == ("report.json" in names)
     done = verify(gallery)

@@ -476,7 +476,7 @@ def test_k_answers_where_all_that_is_near_was_removed(tmp_path, where, faces):
             )
 
 
-class Spoilt:
+class Damaging:
     """A mapped index whose vectors were changed since it was opened."""
 
     def __init__(self, flat):
@@ -490,7 +490,7 @@ class Spoilt:
 def test_a_filter_is_read_anew_when_the_mapped_index_turns_out_to_be_damaged(index, caplog):
     """Faces stand elsewhere in the one that is made in its place."""
     with Searcher(index) as searcher:
-        searcher.candidates._flat = Spoilt(searcher.candidates._flat)
+        searcher.candidates._flat = Damaging(searcher.candidates._flat)
         for q in QUERIES[:2]:
             found = searcher.search(q[None], 5, faces=True, where=["face=1"])
             assert [plain(hits) for hits in found] == [expected([("face", "=", "1")], q, 5, True)]

@@ -183,7 +183,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda built: (built / "index.faiss").unlink(),
         lambda built: os.truncate(built / "index.faiss", 1000),
@@ -198,11 +198,11 @@ def flip(path: Path) -> None:
         ),
     ],
 )
-def test_a_damaged_index_is_made_again_in_memory(index, copy, spoil, caplog):
+def test_a_damaged_index_is_made_again_in_memory(index, copy, damage, caplog):
     with Searcher(index) as searcher:
         want = searcher.search(QUERIES, 5)
     assert caplog.records == []
-    spoil(copy / "built-1")
+    damage(copy / "built-1")
     with Searcher(copy) as searcher:
         assert searcher.search(QUERIES, 5) == want == searcher.search(QUERIES, 5)
     assert [

@@ -260,7 +260,7 @@ def no_marker(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil, kind, words",
+    "damage, kind, words",
     [
         (
             unset,
@@ -278,10 +278,10 @@ def no_marker(folder: Path, patch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_key_that_does_not_open_is_one_clear_line(
-    secret, originals, tmp_path, monkeypatch, no_key, spoil, kind, words
+    secret, originals, tmp_path, monkeypatch, no_key, damage, kind, words
 ):
     monkeypatch.setenv("FACEGALLERY_KEY", KEY)
-    spoil(secret, monkeypatch)
+    damage(secret, monkeypatch)
     data, before = originals[0].parent / "vectors", (secret / "gallery.db").read_bytes()
     ways: list[Callable[[], object]] = [
         lambda: open_store(secret),
@@ -290,7 +290,7 @@ def test_a_key_that_does_not_open_is_one_clear_line(
         lambda: Searcher(secret),
         lambda: build(data, secret),
     ]
-    if spoil is not no_marker:  # a damaged file is replaced, one that cannot be read for want of a key is not
+    if damage is not no_marker:  # a damaged file is replaced, one that cannot be read for want of a key is not
         ways.append(lambda: build(data, secret, BuildOptions(replace=True)))
     for way in ways:
         with pytest.raises(kind) as caught:
@@ -330,9 +330,9 @@ def test_flipped_bits_of_an_encrypted_index_are_noticed_or_harmless(originals, t
     places = [*range(0, 32, 5), *rng.integers(len(data), size=20), len(data) - 1]
     for i, place in enumerate(places):
         copy = copied(originals[0], tmp_path / str(i))
-        spoilt = bytearray(data)
-        spoilt[place] ^= 1 << rng.integers(8)
-        (copy / "gallery.db").write_bytes(spoilt)
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << rng.integers(8)
+        (copy / "gallery.db").write_bytes(damaged)
         try:
             assert answers(copy) == before
             with open_store(copy) as gallery:
@@ -736,24 +736,24 @@ def until_there_is_room(folder: Path, verb: str, room: Callable[[int], contextli
 
 @pytest.mark.parametrize("verb", GROWING)
 def test_a_full_disk_is_one_line_and_nothing_is_lost(originals, disk, tmp_path, verb):
-    spoilt, whole = (copied(originals[1], at) for at in (disk, tmp_path / "whole"))
-    for folder in (spoilt, whole):
+    damaged, whole = (copied(originals[1], at) for at in (disk, tmp_path / "whole"))
+    for folder in (damaged, whole):
         with open_store(folder) as gallery:
             transfer.backup(gallery, folder.parent / "before")
-    failed = until_there_is_room(spoilt, verb, lambda size: free(disk, size))
+    failed = until_there_is_room(damaged, verb, lambda size: free(disk, size))
     GROWING[verb](whole)
-    assert failed > 0 and holds(spoilt, verb) == holds(whole, verb)
+    assert failed > 0 and holds(damaged, verb) == holds(whole, verb)
 
 
 @pytest.mark.parametrize("verb", GROWING)
 def test_files_that_may_not_grow_are_one_line_and_nothing_is_lost(originals, tmp_path, verb):
-    spoilt, whole = (copied(originals[1], at) for at in (tmp_path / "limited", tmp_path / "whole"))
-    for folder in (spoilt, whole):
+    damaged, whole = (copied(originals[1], at) for at in (tmp_path / "limited", tmp_path / "whole"))
+    for folder in (damaged, whole):
         with open_store(folder) as gallery:
             transfer.backup(gallery, folder.parent / "before")
-    failed = until_there_is_room(spoilt, verb, files_of_at_most)
+    failed = until_there_is_room(damaged, verb, files_of_at_most)
     GROWING[verb](whole)
-    assert failed > 0 and holds(spoilt, verb) == holds(whole, verb)
+    assert failed > 0 and holds(damaged, verb) == holds(whole, verb)
 
 
 # older versions -------------------------------------------------------------

@@ -138,7 +138,7 @@ def half_of_the_pages(folder: Path) -> None:
 SPOILS = [truncated, emptied, zeroed, garbage, missing, gone, another, without_salt, without_list, half_of_the_pages]
 
 
-def spoil(folder: Path, how: Callable[[Path], None]) -> None:
+def damage(folder: Path, how: Callable[[Path], None]) -> None:
     how(folder)
     for name in ("gallery.db-wal", "gallery.db-shm"):
         (folder / name).unlink(missing_ok=True)
@@ -146,7 +146,7 @@ def spoil(folder: Path, how: Callable[[Path], None]) -> None:
 
 @pytest.mark.parametrize("how", SPOILS)
 def test_an_index_built_again_leaves_out_who_was_forgotten(index, vectors, how):
-    spoil(index, how)
+    damage(index, how)
     report = build(vectors, index, BuildOptions(replace=True))
     assert report.left_out == {"of a forgotten face": 2} and GONE not in people(index) and is_refused(index)
     assert build(vectors, index, BuildOptions(replace=True)).n == 10, "and once more"
@@ -157,11 +157,11 @@ def test_an_index_built_again_leaves_out_who_was_forgotten(index, vectors, how):
 @pytest.mark.parametrize("how", SPOILS)
 @pytest.mark.parametrize("name", ["club", "other"])
 def test_a_restored_index_leaves_out_who_was_forgotten_since(index, tmp_path, how, name):
-    spoil(index, how)
+    damage(index, how)
     folder = index.parent / name
     assert restore(tmp_path / "backup", folder, replace=True).forgotten == 2
     assert GONE not in people(folder) and is_refused(folder)
-    spoil(folder, missing)
+    damage(folder, missing)
     assert restore(tmp_path / "backup", folder, replace=True).forgotten == 2, "and once more"
     assert restore(tmp_path / "backup", folder, replace=True, readmit=True).forgotten == 0 and GONE in people(folder)
     assert restore(tmp_path / "backup", folder, replace=True).forgotten == (2 if name == "other" else 0), (
@@ -179,11 +179,11 @@ def test_the_list_of_a_lost_index_is_kept_for_a_backup_of_another(index, vectors
     build(vectors, tmp_path / "elsewhere" / "club")
     with open_store(tmp_path / "elsewhere" / "club", write=True) as gallery:
         backup(gallery, tmp_path / "another")
-    spoil(index, missing)
+    damage(index, missing)
     assert restore(tmp_path / "another", index, replace=True).forgotten == 2
     assert GONE not in people(index) and is_refused(index)
     forgets(index, "person 1")
-    spoil(index, garbage)
+    damage(index, garbage)
     assert build(vectors, index, BuildOptions(replace=True)).left_out == {"of a forgotten face": 4} and people(
         index
     ) == {f"person {i}" for i in (0, 2, 4, 5)}
@@ -206,7 +206,7 @@ LISTS: list[Callable[[Path], object]] = [
 @pytest.mark.parametrize("lose", LISTS)
 def test_where_nobody_can_say_who_was_forgotten_it_is_asked_for(index, vectors, tmp_path, lose):
     lose(list_path(index))
-    spoil(index, garbage)
+    damage(index, garbage)
     for _ in range(2):
         for again in (
             lambda: build(vectors, index, BuildOptions(replace=True)),
@@ -219,7 +219,7 @@ def test_where_nobody_can_say_who_was_forgotten_it_is_asked_for(index, vectors, 
     assert not (index.parent / "other").exists()
     assert build(vectors, index, BuildOptions(replace=True, readmit=True)).n == 12
     forgets(index)
-    spoil(index, garbage)
+    damage(index, garbage)
     assert build(vectors, index, BuildOptions(replace=True)).n == 10, "the list is kept again"
 
 
@@ -239,7 +239,7 @@ def test_an_index_of_an_older_version_gets_its_file_when_it_is_written(index, ve
     db.execute("DELETE FROM meta WHERE key = 'forgotten_list'")
     db.close()
     assert is_refused(index)
-    spoil(index, garbage)
+    damage(index, garbage)
     assert build(vectors, index, BuildOptions(replace=True)).n == 10
 
 
@@ -293,11 +293,11 @@ def test_the_salt_of_an_encrypted_index_is_sealed_by_its_key(tmp_path, vectors, 
     forgets(folder)
     assert salt.hex() not in list_path(folder).read_text() and '"sealed"' in list_path(folder).read_text()
     for how in (missing, gone):
-        spoil(folder, how)
+        damage(folder, how)
         assert build(vectors, folder, BuildOptions(replace=True, encrypt=True)).n == 10
-        spoil(folder, how)
+        damage(folder, how)
         assert restore(tmp_path / "backup", folder, replace=True).forgotten == 2
-    spoil(folder, missing)
+    damage(folder, missing)
     monkeypatch.setenv("FACEGALLERY_KEY", "another key")
     with pytest.raises(Unreadable, match="sealed .*FACEGALLERY_KEY"):
         build(vectors, folder, BuildOptions(replace=True, encrypt=True))
@@ -371,7 +371,7 @@ def test_locks_exclude_threads_and_are_taken_again_by_the_same(tmp_path, monkeyp
 
 def test_a_forget_of_an_index_that_was_replaced_meanwhile_is_refused(index, vectors):
     with open_store(index, write=True) as gallery:
-        spoil(index, missing)
+        damage(index, missing)
         build(vectors, index, BuildOptions(replace=True))
         with pytest.raises(Replaced, match="replaced"):
             forget(gallery, "person 1")
@@ -445,7 +445,7 @@ def test_whoever_was_forgotten_is_gone_whatever_is_done_beside(tmp_path, vectors
             if (folder / "gallery.db").exists() and GONE in people(folder)
         ]
         found = [] if not held else [*receipt(index).others]
-        assert set(held) <= set(found), "whoever forgets is told"
+        assert set(held) <= set(found), "the caller learns of a failure"
         assert "club" not in held and is_refused(index)
 
 
@@ -455,7 +455,7 @@ def receipt(index: Path):
 
 def test_lists_of_a_root_are_told_by_name(index, vectors):
     build(vectors, index.parent / "b.c")
-    list_path(index.parent / "b.c").write_text("x"), spoil(index.parent / "b.c", garbage)
+    list_path(index.parent / "b.c").write_text("x"), damage(index.parent / "b.c", garbage)
     found = dict(lists(index.parent))
     assert set(found) == {"b.c", "club"} and isinstance(found["b.c"], Unreadable) and found["club"]
     shutil.rmtree(index)

@@ -40,7 +40,7 @@ def original(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def index(original, tmp_path) -> Path:
-    """A copy of it to spoil."""
+    """A copy of it to damage."""
     return Path(shutil.copytree(original, tmp_path / "indexes" / "club", symlinks=True))
 
 
@@ -315,9 +315,9 @@ def test_flipped_bytes_are_noticed_or_harmless(original, tmp_path, where):
         used = used[used // 65536 == page - 1]
     for i in range(60):
         copy = Path(shutil.copytree(original, tmp_path / str(i), symlinks=True))
-        spoilt = bytearray(data)
-        spoilt[rng.choice(used)] ^= 1 << rng.integers(8)
-        (copy / "gallery.db").write_bytes(spoilt)
+        damaged = bytearray(data)
+        damaged[rng.choice(used)] ^= 1 << rng.integers(8)
+        (copy / "gallery.db").write_bytes(damaged)
         try:
             assert answers(copy) == before
             with open_store(copy) as gallery:

@@ -413,18 +413,18 @@ def newer(path: Path, index: Path) -> None:
 
 
 def sql(statement: str) -> Callable[[Path, Path], None]:
-    def spoil(path: Path, index: Path) -> None:
+    def damage(path: Path, index: Path) -> None:
         saved(index, path)
         db = apsw.Connection(str(path))
         db.execute(statement)
         db.close()
 
-    spoil.__name__ = statement
-    return spoil
+    damage.__name__ = statement
+    return damage
 
 
 @pytest.mark.parametrize(
-    "spoil, words",
+    "damage, words",
     [
         (garbage, "b is no backup"),
         (empty, "b"),
@@ -449,13 +449,13 @@ def sql(statement: str) -> Callable[[Path, Path], None]:
 )
 @pytest.mark.parametrize("key", [True, False])
 def test_what_is_no_sound_backup_is_refused_in_one_line_and_nothing_is_changed(
-    index, tmp_path, monkeypatch, spoil, words, key
+    index, tmp_path, monkeypatch, damage, words, key
 ):
     monkeypatch.delenv("FACEGALLERY_KEY", raising=False)
     if key:
         monkeypatch.setenv("FACEGALLERY_KEY", "a key")
     changed(index, lambda g: g.remove("person 3 of 0"))
-    spoil(tmp_path / "b", index)
+    damage(tmp_path / "b", index)
     before = picture(index)
     for folder in (index, tmp_path / "new"):
         with pytest.raises(DataError, match=words) as caught:
@@ -487,14 +487,14 @@ def test_flipped_bits_of_a_backup_are_noticed_or_harmless(index, tmp_path):
     before, data = picture(index), saved(index, tmp_path / "b").read_bytes()
     rng, used, noticed = np.random.default_rng(6), np.flatnonzero(np.frombuffer(data, np.uint8)), 0
     for i in range(40):
-        spoilt = bytearray(data)
-        spoilt[rng.choice(used)] ^= 1 << rng.integers(8)
-        (tmp_path / "spoilt").write_bytes(spoilt)
+        damaged = bytearray(data)
+        damaged[rng.choice(used)] ^= 1 << rng.integers(8)
+        (tmp_path / "damaged").write_bytes(damaged)
         try:
-            restore(tmp_path / "spoilt", tmp_path / f"new{i}")
+            restore(tmp_path / "damaged", tmp_path / f"new{i}")
         except DataError as error:
             noticed += 1
-            assert str(tmp_path / "spoilt") in str(error)
+            assert str(tmp_path / "damaged") in str(error)
         else:
             assert picture(tmp_path / f"new{i}") == before and sound(tmp_path / f"new{i}")
     assert noticed > 10
@@ -513,13 +513,13 @@ def vanish(folder: Path) -> None:
 
 
 def spoil_by(statement: str) -> Callable[[Path], None]:
-    def spoil(folder: Path) -> None:
+    def damage(folder: Path) -> None:
         db = apsw.Connection(str(folder / "gallery.db"))
         db.execute(statement)
         db.close()
 
-    spoil.__name__ = statement
-    return spoil
+    damage.__name__ = statement
+    return damage
 
 
 SPOILS = [
@@ -533,19 +533,19 @@ SPOILS = [
 ]
 
 
-@pytest.mark.parametrize("spoil", SPOILS)
-def test_a_backup_mends_a_damaged_index(index, tmp_path, spoil):
+@pytest.mark.parametrize("damage", SPOILS)
+def test_a_backup_mends_a_damaged_index(index, tmp_path, damage):
     before, path = picture(index), saved(index, tmp_path / "b")
-    spoil(index)
+    damage(index)
     assert restore(path, index, replace=True).faces == 24
     assert picture(index) == before and sound(index)
 
 
-@pytest.mark.parametrize("spoil", [s for s in SPOILS if s.__name__.startswith(("UPDATE", "DROP"))])
-def test_the_forgotten_stay_forgotten_in_a_damaged_index_that_still_says_so(index, tmp_path, spoil):
+@pytest.mark.parametrize("damage", [s for s in SPOILS if s.__name__.startswith(("UPDATE", "DROP"))])
+def test_the_forgotten_stay_forgotten_in_a_damaged_index_that_still_says_so(index, tmp_path, damage):
     path = saved(index, tmp_path / "b")
     changed(index, lambda g: forget(g, "person 3 of 0"))
-    spoil(index)
+    damage(index)
     assert restore(path, index, replace=True).forgotten == 2 and sound(index)
 
 
