@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(EXTRA)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo serve-demo test test-all bench check docs format release clean
+.PHONY: help setup weights demo serve-demo test test-slow test-data test-all bench check docs format release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,11 +31,20 @@ demo: setup  ## all of it on 400 small photos, in minutes
 serve-demo: setup  ## the page and the API over an index of those photos
 	$(BIN)/python cli.py demo --serve
 
-test: weights  ## the tests that need only the repo, the weights and AT&T; WORKERS=4 takes four processes
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not lfw and not browser'
+# a file of tests goes to one process, the longest files first (tests/conftest.py)
+PYTEST = $(BIN)/python -m pytest
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-all: weights  ## all tests; FACEGALLERY_LFW names the folder with LFW's photos, and Chromium is needed
-	$(BIN)/python -m pytest
+test: weights  ## the tests that need only the repo, the weights and AT&T, in small doses; WORKERS=4 takes four processes
+	$(PYTEST) $(PARALLEL) -m 'not slow and not lfw and not browser'
+
+test-slow: weights  ## the full doses of those tests (docs/testing.md)
+	$(PYTEST) $(PARALLEL) -m 'slow and not lfw and not browser'
+
+test-data: weights  ## the tests that need LFW's photos, in the folder FACEGALLERY_LFW, or Chromium
+	$(PYTEST) -m 'lfw or browser'
+
+test-all: test test-slow test-data  ## all tests
 
 bench: weights  ## a quick look at speed, in minutes, on AT&T's photos or PHOTOS=FOLDER; BENCH="--torch-python ..." for other packages
 	$(BIN)/python benchmarks/speed/quick.py $(PHOTOS) $(BENCH)

@@ -173,10 +173,17 @@ def listed_routes() -> Iterator[tuple[str, str, str, str]]:
     }
     for part in (search, stream, people, changes, jobs, session):
         for route in part.router.routes:
-            needed = [scopes[one.call] for one in route.dependant.dependencies if one.call in scopes]
+            needed = [scopes[call] for call in _calls(route.dependant) if call in scopes]
             text = inspect.getdoc(route.endpoint) or ""
             for method in sorted(route.methods):
                 yield method, route.path, " ".join(needed), text.split("\n\n")[0]
+
+
+def _calls(dependant: Any) -> Iterator[Any]:
+    """Yield the functions that a route depends on, and those that these depend on."""
+    for one in dependant.dependencies:
+        yield one.call
+        yield from _calls(one)
 
 
 # outcomes

@@ -318,7 +318,8 @@ def compare(
     """Compare the largest, most central faces of two photos.
 
     Args:
-        first, second: photos, as for `Gallery.search`, but no folders.
+        first: a photo, as for `Gallery.search`, but no folder.
+        second: another photo.
         model: a known name, a model's folder, or an opened model.
         device: where the network runs: auto, cpu or gpu.
         precision: of the network's numbers: auto, f32, bf16 or int8.

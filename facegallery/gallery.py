@@ -199,7 +199,7 @@ class Gallery:
 
         Args:
             vectors: float (n, d) of unit length, by the gallery's model.
-            k, where, faces, score, min_score: as for `search`.
+            k: this and the others as for `search`.
 
         Raises:
             DataError: vectors of another size or length.

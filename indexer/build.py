@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from facegallery.embedder.dataset.dataset import DataSet
-from facegallery.embedder.dataset.row import Row, to_rows, vectors_of
 from facegallery.embedder.errors import DataError, GalleryError, from_os_error
-from facegallery.embedder.names import name_or_none, spelling_notes
+from facegallery.embedder.names import spelling_notes
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.derived.choose import Wish, keep, wish_of
 from facegallery.indexer.derived.derive import check_centring, compact, derive, gallery_mean, read_report, tidy, unsound
 from facegallery.indexer.opening import create_store
+from facegallery.indexer.selection import NO_IDENTITY, Digest, Selection, digest_rows
 from facegallery.indexer.store import forgotten, lists
 from facegallery.indexer.store.database import CIPHER_FILE, FILE, remove_file
 from facegallery.indexer.store.errors import Damaged
@@ -34,8 +29,6 @@ from facegallery.indexer.store.rows import Added, Conflict
 from facegallery.indexer.store.store import Store, versions
 from facegallery.indexer.suspects import Looked, Suspect, look
 
-NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
-NO_NAME = "under an identity that cannot be a name"
 AGAIN, CONFLICT, FORGOTTEN = "the same face again", "the same face under another person", "of a forgotten face"
 IN_MEMORY = {"kind": "exact", "reason": "every vector of an encrypted gallery is read and compared"}
 ENROLLED = "SELECT face_id, name FROM faces JOIN people ON people.id = person"
@@ -108,27 +101,28 @@ class Report:
 class BuildOptions:
     """How an index is built."""
 
-    split: str | None = None  # rows to enrol; `gallery` where there are such rows, else all
-    centre: bool = False  # subtract the mean of the gallery's vectors from both sides
-    replace: bool = False  # the people of an index that is there
-    readmit: bool = False  # enrol faces that were forgotten, too
+    split: str | None = None  # rows to enrol; by default `gallery` where there are such rows, else all
+    centre: bool = False  # subtract the mean of the gallery's vectors from gallery and probes
+    replace: bool = False  # replace an existing index
+    readmit: bool = False  # also enrol faces that were forgotten
     encrypt: bool = False
-    recall: float | None = None  # as `choose.Wish` has it; None keeps what was asked before
-    memory: int | None = None  # bytes, as `choose.Wish` has it; None keeps what was asked before
+    recall: float | None = None  # as in `choose.Wish`; None keeps what was requested before
+    memory: int | None = None  # bytes, as in `choose.Wish`; None keeps what was requested before
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What is asked of the index, without what is to stay as it was."""
+        """The requested recall and memory, without those that stay as before."""
         return {k: v for k, v in {"recall": self.recall, "memory": self.memory}.items() if v is not None}
 
 
 def build(vectors: Path | Selection, folder: Path, options: BuildOptions = BuildOptions()) -> Report:  # noqa: B008
     """Build the index `folder` from the rows of a data set that have outcome ok, a vector and an identity.
 
-    vectors: the folder of a data set, or the rows chosen from one, whose split then counts. Faces that were forgotten
-    are left out unless `readmit`. With another `recall` or `memory` the same vectors are only indexed anew. Raises
-    InputError for a name that cannot be, DataError where no row is left, GalleryError where the index holds other
-    inputs and `replace` was not given, or is damaged; SystemFault where the disk refuses.
+    vectors: the folder of a data set, or a selection of its rows, whose split then counts. Forgotten faces are left out
+    unless `readmit`. With another `recall` or `memory`, the same vectors are only indexed again.
+
+    Raises InputError for a name that an index cannot have, DataError where no row is left, SystemFault for a disk
+    error. Raises GalleryError where the index is damaged or was built from other inputs, without `replace`.
     """
     folder = Path(folder)
     check_name(folder.name)
@@ -209,10 +203,10 @@ def _created(folder: Path, *, readmit: bool, encrypt: bool) -> Iterator[Store]:
 
 
 def create(folder: Path, spec: FaceSpec, *, encrypt: bool = False) -> None:
-    """Make an index without people, for vectors of `spec`; it can be searched, and `add` fills it.
+    """Create an index without people, for vectors of `spec`; it can be searched, and `add` fills it.
 
-    Raises InputError for a name that cannot be, GalleryError where an index is there, SystemFault where the disk
-    refuses.
+    Raises InputError for a name that an index cannot have, GalleryError where an index exists, SystemFault for a disk
+    error.
     """
     folder = Path(folder)
     check_name(folder.name)
@@ -233,101 +227,7 @@ def create(folder: Path, spec: FaceSpec, *, encrypt: bool = False) -> None:
         raise from_os_error(error) from None
 
 
-# choosing rows --------------------------------------------------------------
-
-
-class Selection:
-    """Rows of a data set to enrol, and the number of rows left out for each reason."""
-
-    def __init__(self, data: DataSet, split: str | None, *, named: bool = True):
-        """Select the rows of `split`, or of `gallery` where there are such rows, or all.
-
-        named: leave out rows without an identity. Raises DataError for a data set of crops, or without rows of `split`.
-        """
-        self.data, self.spec, self._named = data, data.spec, named
-        if not self.spec.dimension:
-            raise DataError(
-                f"expected vectors, {data.folder} holds crops: run `embed {data.folder} --out VECTORS` first"
-            )
-        splits = {s for table in data.shards(["split"]) for s in pc.unique(table["split"]).to_pylist()}
-        if split is not None and split not in splits:
-            known = ", ".join(sorted(s for s in splits if s)) or "no splits at all"
-            raise DataError(f"expected rows of split {split!r} in {data.folder}, it has {known}: check --split")
-        self.split = split if split is not None else "gallery" if "gallery" in splits else None
-        self.left_out: Counter[str] = Counter()
-
-    def __iter__(self) -> Iterator[Row]:
-        """Yield the chosen rows in order, with their vectors, float32 (d,); count the others again."""
-        self.left_out.clear()
-        for table in self.data.shards():
-            yield from self._rows(self._chosen(table))
-
-    def _chosen(self, table: pa.Table) -> pa.Table:
-        if self.split is not None:
-            table = self._keep(table, pc.equal(table["split"], self.split), OTHER_SPLIT)
-        usable = pc.and_(pc.equal(table["outcome"], "ok"), pc.is_valid(table["vector"]))
-        table = self._keep(table, usable, NO_VECTOR)
-        return self._keep(table, pc.not_equal(table["identity"], ""), NO_IDENTITY) if self._named else table
-
-    def _keep(self, table: pa.Table, mask: pa.ChunkedArray, why: str) -> pa.Table:
-        kept = table.filter(pc.fill_null(mask, fill_value=False))
-        self.left_out[why] += len(table) - len(kept)
-        return kept
-
-    def _rows(self, table: pa.Table) -> Iterator[Row]:
-        xb = vectors_of(table, self.spec.dimension)
-        at = table.schema.get_field_index("vector")
-        bare = table.set_column(at, table.schema.field(at), pa.nulls(len(table), table.schema.field(at).type))
-        for row, vector in zip(to_rows(bare), xb, strict=True):
-            row.vector, row.identity = vector, name_or_none(row.identity)
-            if row.identity is None and self._named:
-                self.left_out[NO_NAME] += 1
-            else:
-                yield row
-
-    def labels(self) -> Iterator[tuple[str, str | None]]:
-        """Yield (image, identity) of each photo of the split, with the name in the stored spelling."""
-        for table in self.data.shards(["image", "identity", "split", "face"]):
-            for image, identity, split, face in zip(
-                *(table[name].to_pylist() for name in table.column_names), strict=True
-            ):
-                if face <= 0 and self.split in (None, split):
-                    yield image, name_or_none(identity)
-
-
-def digest_rows(selection: Selection, *, centre: bool) -> Digest:
-    """Return a digest of what two builds must share to be the same."""
-    digest = Digest(selection, centre=centre)
-    for _ in digest.over(selection):
-        pass
-    return digest
-
-
-class Digest:
-    """Hash of the contract, the options, and each enrolled row, in order."""
-
-    def __init__(self, selection: Selection, *, centre: bool):
-        self._hash = hashlib.blake2b(digest_size=16)
-        self._line([selection.spec.fingerprint, selection.split, centre])
-
-    def update(self, row: Row) -> None:
-        """Add a row."""
-        assert row.vector is not None
-        self._line([row.face_id, row.identity, row.split, row.image, row.extra])
-        self._hash.update(row.vector.astype("<f4").tobytes())
-
-    def over(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Yield the rows unchanged, adding each."""
-        for row in rows:
-            self.update(row)
-            yield row
-
-    def _line(self, fields: list[Any]) -> None:
-        self._hash.update(json.dumps(fields, sort_keys=True).encode() + b"\n")
-
-    def hexdigest(self) -> str:
-        """Return the hash as hex digits."""
-        return self._hash.hexdigest()
+# filling the gallery --------------------------------------------------------
 
 
 def _is_same(store: Store, selection: Selection, *, centre: bool) -> bool:
@@ -339,9 +239,6 @@ def _is_same(store: Store, selection: Selection, *, centre: bool) -> bool:
         f"use `add {store.folder.name} {selection.data.folder}` to add faces, "
         "--replace to build the index again without the old ones, or another --name"
     )
-
-
-# filling the gallery --------------------------------------------------------
 
 
 def _fill(store: Store, selection: Selection, *, centre: bool, readmit: bool) -> Added:

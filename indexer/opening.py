@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 from facegallery.embedder.errors import GalleryError
@@ -75,9 +76,14 @@ def missing(folder: Path) -> GalleryError:
             f"expected people in {folder / FILE}, it is missing or empty: "
             "make the index again with `build-index --replace`"
         )
-    others = [path.parent for path in folder.parent.glob(f"*/{FILE}") if path.parent != folder]
+    others = [path.parent for path in folder.parent.glob(f"[!_]*/{FILE}") if path.parent != folder]
     names = sorted(other.name for other in others if os.path.lexists(other / LINK) or (other / CIPHER_FILE).exists())
+    near = get_close_matches(folder.name, names, 1)
+    meant = f"; did you mean {near[0]}?" if near else ""
     known = f"; there are {', '.join(names[:10])}" if names else ""
+    root = os.environ.get("FACEGALLERY_INDEXES")
+    setting = f"FACEGALLERY_INDEXES is {root}" if root else "FACEGALLERY_INDEXES is not set"
     return GalleryError(
-        f"expected an index in {folder}, there is none: run `build-index VECTORS --name {folder.name}`{known}"
+        f"expected an index in {folder.absolute()} ({setting}), there is none: run `build-index VECTORS --name "
+        f"{folder.name}` or `add {folder.name} PHOTOS --create`{meant}{known}"
     )

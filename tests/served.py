@@ -79,9 +79,13 @@ def build(made: Path, folder: Path, name: str = "att") -> Path:
 
 @contextmanager
 def running(
-    folder: Path, *options: str, names: tuple[str, ...] = ("att",), port: int | None = None
+    folder: Path,
+    *options: str,
+    names: tuple[str, ...] = ("att",),
+    port: int | None = None,
+    program: tuple[str, ...] = (str(ROOT / "cli.py"),),
 ) -> Iterator[Running]:
-    """The server over folder/indexes, ready."""
+    """The server over folder/indexes, ready; program: what Python runs."""
     root = folder / "data"
     root.mkdir(exist_ok=True)
     if not (root / "models").exists():
@@ -94,7 +98,7 @@ def running(
     }
     with open(folder / "log", "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "cli.py"), "serve", *names, "--port", str(port), *options],
+            [sys.executable, *program, "serve", *names, "--port", str(port), *options],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

@@ -19,6 +19,8 @@ VERBS = (
     "reembed",
     "calibrate",
     "forget",
+    "indexes",
+    "verdict",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = (
     *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable")),
@@ -68,7 +70,8 @@ ALLOWED = {
     "indexer.upkeep.pending": (STORE, DERIVED),
     "indexer.upkeep.transfer": (*OF_INDEXER, STORE, DERIVED, "indexer.upkeep.verify", "indexer.opening"),
     "indexer.opening": (*OF_INDEXER, STORE, DERIVED, "indexer.upkeep.pending"),
-    "indexer.build": (*OF_INDEXER, STORE, DERIVED, "indexer.suspects", "indexer.opening"),
+    "indexer.selection": OF_INDEXER,
+    "indexer.build": (*OF_INDEXER, STORE, DERIVED, "indexer.selection", "indexer.suspects", "indexer.opening"),
     "indexer.evaluation": (*OF_INDEXER, STORE, "indexer.search", "indexer.metrics"),
     "trainer": ("embedder", "indexer.metrics"),
     "accounts": ("embedder", STORE),
@@ -89,6 +92,7 @@ ALLOWED = {
     **{f"workflows.{verb}": ("embedder", "indexer", "results", *OPENED) for verb in VERBS},
     "workflows.faces": ("embedder", "results", *NETWORKS),
     "workflows.forget": ("embedder", "indexer", "results", "accounts", *OPENED),
+    "workflows.people": ("embedder", "results", *OPENED, "workflows.search"),
     "workflows.pictures": ("embedder", "indexer", "results", *OPENED, "workflows.search"),
     "workflows.evaluate": ("embedder", "indexer", *OPENED, "workflows.pictures"),
     "workflows.pairs": ("embedder", "indexer", *OPENED, "workflows.evaluate"),

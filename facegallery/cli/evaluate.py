@@ -1,16 +1,15 @@
-"""The commands that measure; `cli` takes them in."""
+"""The commands that measure."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from facegallery.cli.options import NUMBERS, PATH, Output, common, computing
+from facegallery.cli.options import NAME, NUMBERS, PATH, Output, common, computing, model_option, score_option
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import InputError
 
@@ -19,33 +18,30 @@ LEAST_SCORE = -2.0  # scores are cosines, of centred vectors a little beyond -1
 
 
 @click.command()
-@click.argument("name")
+@NAME
 @click.argument("source", type=PATH)
-@click.option("--split", help="Rows to ask; `probe` where there are such rows, else all.")
+@click.option("--split", help="Rows to ask about. [default: `probe` where there are such rows, else all]")
 @click.option("--strangers", type=PATH, multiple=True, help="More photos or vectors, of people who are not enrolled.")
+@score_option
+@click.option("--by", help="Measure for each value of this column of the probes, too.")
 @click.option(
-    "--score",
-    type=click.Choice(["best", "mean", "template"]),
-    default="best",
-    show_default=True,
-    help="A person's, from their faces.",
-)
-@click.option("--by", help="A column of the probes: the same for each of its values.")
-@click.option(
-    "--sizes", type=NUMBERS, default=(), help="People in smaller galleries, drawn at random, such as 100,400,1600."
+    "--sizes",
+    type=NUMBERS,
+    default=(),
+    help="Measure in smaller galleries drawn at random, too, of so many people, such as 100,400,1600.",
 )
 @click.option(
     "--photos",
     type=NUMBERS,
     default=(),
-    help="Photos a person in the gallery at most, such as 1,2,3,5; by each --score.",
+    help="Measure with at most so many enrolled photos of each person, too, such as 1,2,3,5; by each --score.",
 )
 @click.option("--against", help="Another index: is it really better on the same photos?")
 @click.option(
     "--against-vectors",
     type=PATH,
     multiple=True,
-    help="Vectors of the same photos by its model, where SOURCE is vectors.",
+    help="Vectors of the same photos by the other index's model, where SOURCE is vectors.",
 )
 @click.option("--predictions", type=PATH, help="Write the five answers to each probe, a line a probe.")
 @click.option(
@@ -54,18 +50,19 @@ LEAST_SCORE = -2.0  # scores are cosines, of centred vectors a little beyond -1
     help="Write DIR/index.html: figures, charts and the worst mistakes with their faces.",
     metavar="DIR",
 )
-@click.option("--model", help="Where the gallery's model lies, if it is not stored.")
+@model_option
 @click.option(
     "--seed",
     default=0,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Of the intervals' resamples and of --sizes.",
+    help="Seed of the intervals' resamples and of --sizes.",
 )
 @computing
 @common
 def evaluate(
     out: Output,
+    *,
     name: str,
     source: Path,
     split: str | None,
@@ -82,9 +79,10 @@ def evaluate(
     seed: int,
     compute: Compute,
 ) -> None:
-    """How well index NAME answers the probes in SOURCE (photos or vectors): top-k, CMC, MRR; DIR at FPIR where some are of strangers.
+    """Measure how well an index answers.
 
-    All intervals are 95 %, over people: 10,000 bootstrap resamples.
+    Asks index NAME about the probes in SOURCE (photos or vectors): top-k, CMC and MRR; DIR at FPIR where some probes
+    are of strangers. All intervals are 95 %, over people: 10,000 bootstrap resamples.
     """
     from facegallery.workflows.evaluate import EvaluationOptions
     from facegallery.workflows.evaluate import evaluate as run
@@ -93,7 +91,18 @@ def evaluate(
     if against_vectors and not against:
         raise InputError("expected --against with --against-vectors, received the vectors alone: name the other index")
     wanted = EvaluationOptions(
-        strangers, score, by, sizes, photos, against, against_vectors, seed, report, typed(), split, predictions
+        strangers,
+        score,
+        by,
+        sizes,
+        photos,
+        against,
+        against_vectors,
+        seed,
+        report,
+        typed_command(),
+        split,
+        predictions,
     )
     with out.progress("evaluate") as tick, GallerySession(name, model=model, compute=compute) as session:
         result = run(session, source, wanted, progress=tick).result()
@@ -110,40 +119,42 @@ def evaluate(
 @click.option("--against", type=PATH, help="Another model's vectors of the same photos: is it really better?")
 @click.option("--report", type=PATH, help="Write DIR/index.html: the figures and the ROC curve.", metavar="DIR")
 @common
-def evaluate_pairs(out: Output, vectors: Path, pairs: Path, against: Path | None, report: Path | None) -> None:
-    """Verification by LFW's protocol: VECTORS of `Name_0001.jpg` and so on, PAIRS the official pairs.txt in ten folds.
+def evaluate_pairs(out: Output, *, vectors: Path, pairs: Path, against: Path | None, report: Path | None) -> None:
+    """Measure verification of pairs by LFW's protocol.
 
-    The threshold of each fold comes from the other nine.
+    VECTORS are of photos called `Name_0001.jpg` and so on, PAIRS is the official pairs.txt in ten folds. The threshold
+    of each fold comes from the other nine.
     """
     from facegallery.workflows.pairs import evaluate_pairs as run
 
-    result = run(vectors, pairs, against, report, typed()).result()
+    result = run(vectors, pairs, against, report, typed_command()).result()
     for line in result["warnings"]:
         out.say(f"warning: {line}")
     out.result(result, pair_lines(result))
 
 
-def typed() -> str:
-    """The command as it was given."""
-    return shlex.join(["facegallery", *sys.argv[1:]])
+def typed_command() -> str:
+    """Return the command that runs as its user typed it."""
+    return shlex.join(["facegallery", *click.get_current_context().obj])
 
 
 # text -----------------------------------------------------------------------
 
 
 def between(interval: tuple[float, float]) -> str:
+    """Return a 95 % interval as text."""
     return f"(95 %: {interval[0]:.4f} to {interval[1]:.4f})"
 
 
 def lines_of(result: dict[str, Any]) -> Iterator[str]:
-    """An evaluation in a few lines."""
+    """Return an evaluation in a few lines."""
     for k in RANKS_SHOWN:
         at = min(k, len(result["cmc"])) - 1  # fewer people than k
         yield f"top-{k} {result['cmc'][at]:.4f}  {between(result['cmc_interval'][at])}"
     yield f"MRR {result['mrr']:.4f}  {between(result['mrr_interval'])}, a rank beyond {len(result['cmc'])} counts 0"
     yield (
-        f"{result['probes']} probes of {result['people_asked']} people against {result['gallery']} faces of {result['people']}; "
-        f"{result['without_vector']} probes without a face count as misses"
+        f"{result['probes']} probes of {result['people_asked']} people against {result['gallery']} faces of "
+        f"{result['people']}; {result['without_vector']} probes without a face count as misses"
     )
     if found := result["open_set"]:
         yield f"{found['strangers']} photos of {found['people']} strangers, {found['without_vector']} without a face:"
@@ -155,9 +166,9 @@ def lines_of(result: dict[str, Any]) -> Iterator[str]:
 
 
 def rate_line(rate: dict[str, Any], strangers: int) -> str:
-    start = (
-        f"{rate['threshold']:.4f}" if rate["threshold"] >= LEAST_SCORE else "any score"
-    )  # below it: of strangers without a face
+    """Return the detection of enrolled people at one rate of strangers."""
+    # a threshold below all scores is that of strangers without a face
+    start = f"{rate['threshold']:.4f}" if rate["threshold"] >= LEAST_SCORE else "any score"
     text = f"DIR {rate['dir']:.4f} at FPIR {rate['fpir']:g}  {between(rate['interval'])}, from {start} on"
     if rate["fpir"] * strangers < 1:
         return f"{text}: {strangers} strangers are too few for this rate, none of them may reach it"
@@ -165,12 +176,14 @@ def rate_line(rate: dict[str, Any], strangers: int) -> str:
 
 
 def dirs(rates: Any) -> str:
+    """Return the detection at each rate, to follow other figures of a line."""
     return "".join(
         f"; DIR {r['dir']:.4f} ({r['interval'][0]:.4f} to {r['interval'][1]:.4f}) at FPIR {r['fpir']:g}" for r in rates
     )
 
 
 def group_line(group: dict[str, Any]) -> str:
+    """Return the figures of the probes with one value of --by."""
     text = f"{group['value'] or '(no value)'}: {group['probes']} probes"
     if group["top1"] is not None:
         text += f", top-1 {group['top1']:.4f} {between(group['top1_interval'])}, top-5 {group['top5']:.4f}"
@@ -183,35 +196,44 @@ def group_line(group: dict[str, Any]) -> str:
 
 
 def part_line(part: dict[str, Any]) -> str:
+    """Return the figures of one of --sizes or --photos."""
     what = (
         f"{part['people']} people"
         if part["photos"] is None
         else f"up to {part['photos']} photos a person, {part['score']}"
     )
     return (
-        f"{what}: {part['probes']} probes, top-1 {part['top1']:.4f} {between(part['top1_interval'])}, top-5 {part['top5']:.4f}"
-        + dirs(part["rates"])
+        f"{what}: {part['probes']} probes, top-1 {part['top1']:.4f} {between(part['top1_interval'])}, "
+        f"top-5 {part['top5']:.4f}" + dirs(part["rates"])
     )
 
 
 def against_lines(result: dict[str, Any]) -> Iterator[str]:
+    """Return the comparison with the other index."""
     found = result["against"]
-    yield f"{found['index']} on the same {found['probes']} probes and {found['strangers']} strangers; {found['left_out']} photos only here:"
+    yield (
+        f"{found['index']} on the same {found['probes']} probes and {found['strangers']} strangers; "
+        f"{found['left_out']} photos only here:"
+    )
     yield from (f"top-{k} {paired_text(found[f'top{k}'], result['index'], found['index'])}" for k in (1, 5))
     for line in found["dir"]:
         gain = line["second"] - line["first"]
-        yield f"DIR at FPIR {line['fpir']:g}: {line['second']:.4f} instead of {line['first']:.4f}, {gain:+.4f} {between(line['interval'])}"
+        yield (
+            f"DIR at FPIR {line['fpir']:g}: {line['second']:.4f} instead of {line['first']:.4f}, {gain:+.4f} "
+            f"{between(line['interval'])}"
+        )
 
 
 def paired_text(paired: dict[str, Any], first: str, second: str) -> str:
+    """Return how much better `second` is than `first` on the same questions."""
     return (
-        f"{paired['difference']:+.4f} {between(paired['interval'])}; right in {second} alone {paired['second_only']}, in {first} alone "
-        f"{paired['first_only']}: McNemar p = {paired['p']:.2g}"
+        f"{paired['difference']:+.4f} {between(paired['interval'])}; right in {second} alone {paired['second_only']}, "
+        f"in {first} alone {paired['first_only']}: McNemar p = {paired['p']:.2g}"
     )
 
 
 def pair_lines(result: dict[str, Any]) -> Iterator[str]:
-    """The protocol in a few lines."""
+    """Return a verification in a few lines."""
     yield from verified_lines(result)
     yield f"{result['pairs']} pairs; {result['without_vector']} with a photo without a face count as different people"
     if found := result["against"]:
@@ -221,13 +243,9 @@ def pair_lines(result: dict[str, Any]) -> Iterator[str]:
 
 
 def verified_lines(found: dict[str, Any]) -> Iterator[str]:
+    """Return accuracy, TAR at FAR, AUC and EER."""
     yield f"accuracy {found['accuracy']:.4f} +- {found['std']:.4f}  ({len(found['folds'])} folds)"
     for tar in found["tar"]:
-        yield f"TAR {tar['tar']:.4f} +- {tar['std']:.4f} at FAR {tar['asked']:g}  (in the tested folds it came to {tar['far']:.4f})"
+        figures = f"TAR {tar['tar']:.4f} +- {tar['std']:.4f} at FAR {tar['asked']:g}"
+        yield f"{figures}  (FAR measured in the tested folds: {tar['far']:.4f})"
     yield f"AUC {found['auc']:.5f}, EER {found['eer']:.4f}"
-
-
-def register(group: click.Group) -> None:
-    """Adds these commands to the program's."""
-    for command in (evaluate, evaluate_pairs):
-        group.add_command(command)

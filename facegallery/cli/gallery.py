@@ -1,39 +1,59 @@
-"""The commands that change a gallery or look after it; `cli` takes them in."""
+"""The commands for an index as a whole: fill it, look after it, copy it, delete it."""
 
 from __future__ import annotations
 
 import re
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from facegallery.cli.options import PATH, Output, common, computing, level_option, views_option
+from facegallery.cli.options import (
+    NAME,
+    PATH,
+    Output,
+    common,
+    computing,
+    level_option,
+    model_option,
+    size_text,
+    views_option,
+)
+from facegallery.cli.people import change_text, index_line
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import InputError
 
-NAME = click.argument("name")
+if TYPE_CHECKING:
+    from facegallery.workflows.indexes import DeletedIndex
+
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 @click.command()
 @NAME
 @click.argument("source", type=PATH)
-@click.option("--identity", help="Whose all these photos are; without it, the folder's name of each.")
-@click.option("--split", help="Photos or rows to add; `gallery` where there are such, else all.")
+@click.option("--create", is_flag=True, help="Begin the gallery NAME where it is not there.")
+@click.option("--identity", help="The person in all these photos. [default: the name of each photo's folder]")
+@click.option("--split", help="Photos or rows to add. [default: `gallery` where there are such, else all]")
 @click.option("--metadata", type=PATH, help="CSV `image,...` whose columns are kept, for --where.")
 @click.option("--readmit", is_flag=True, help="Add faces that were forgotten, too.")
-@click.option("--model", help="Where the gallery's model lies, if it is not stored.")
+@click.option(
+    "--model",
+    help="With --create: the gallery's model, msceleb unless given. Else: its folder, where it is not stored.",
+)
 @level_option
 @computing
 @common
 def add(
     out: Output,
+    *,
     name: str,
     source: Path,
+    create: bool,
     identity: str | None,
     split: str | None,
     metadata: Path | None,
@@ -42,15 +62,21 @@ def add(
     level: int | None,
     compute: Compute,
 ) -> None:
-    """Enrol the faces of SOURCE (photos, or vectors) in index NAME; those it knows already are passed over."""
+    """Enrol the faces of photos; --create begins a gallery.
+
+    SOURCE is a folder with one folder for each person, a photo, a CSV, or a data set of vectors. Faces that index NAME
+    has already are skipped.
+    """
     from facegallery.results import as_document
     from facegallery.workflows.enrol import AddOptions
     from facegallery.workflows.enrol import add as run
+    from facegallery.workflows.indexes import begun
     from facegallery.workflows.session import GallerySession
 
     options = AddOptions(identity, split, metadata, readmit, level)
-    with out.progress("add") as tick, GallerySession(name, model=model, compute=compute) as session:
-        done = run(session, source, options, progress=tick)
+    with begun(name, source, model) if create else nullcontext(), out.progress("add") as tick:
+        with GallerySession(name, model=model, compute=compute) as session:
+            done = run(session, source, options, progress=tick)
     document = as_document(done) | {"understood": done.understood and done.understood.result()}
     for line in document.pop("notes"):
         out.say(line)
@@ -59,136 +85,31 @@ def add(
 
 @click.command()
 @NAME
-@click.option("--identity", help="All faces of this person.")
-@click.option("--face", "face_id", help="The face with this id.")
-@click.option("--image", help="The faces of this photo, by its path in the gallery.")
 @common
-def remove(out: Output, name: str, identity: str | None, face_id: str | None, image: str | None) -> None:
-    """Take faces out; `undo` brings them back, `forget` does not."""
-    from facegallery.workflows.probes import open_store
+def undo(out: Output, *, name: str) -> None:
+    """Take back the last change.
 
-    if sum(option is not None for option in (identity, face_id, image)) != 1:
-        raise InputError("expected one of --identity, --face and --image, received none or several: give one")
-    with open_store(name, write=True) as gallery:
-        _changed(out, gallery.remove(identity, face_id, image))
-
-
-@click.command()
-@NAME
-@click.argument("old")
-@click.argument("new")
-@common
-def rename(out: Output, name: str, old: str, new: str) -> None:
-    """Give the person OLD the name NEW."""
-    from facegallery.workflows.probes import open_store
-
-    with open_store(name, write=True) as gallery:
-        _changed(out, gallery.rename(old, new))
-
-
-@click.command()
-@NAME
-@click.argument("source")
-@click.argument("into")
-@common
-def merge(out: Output, name: str, source: str, into: str) -> None:
-    """Give all faces of the person SOURCE to the person INTO."""
-    from facegallery.workflows.probes import open_store
-
-    with open_store(name, write=True) as gallery:
-        _changed(out, gallery.merge(source, into))
-
-
-@click.command()
-@NAME
-@click.argument("face_ids", nargs=-1, required=True)
-@click.option("--to", required=True, help="Whose they are: an enrolled person or a new one.")
-@common
-def split(out: Output, name: str, face_ids: tuple[str, ...], to: str) -> None:
-    """Give chosen faces (see `list NAME --identity P`) to another person."""
-    from facegallery.workflows.probes import open_store
-
-    with open_store(name, write=True) as gallery:
-        _changed(out, gallery.split(face_ids, to))
-
-
-@click.command()
-@NAME
-@common
-def undo(out: Output, name: str) -> None:
-    """Take back the last add, remove, rename, merge or split, and say what it was; one that changed nothing counts, too."""
+    The last add, remove, rename, merge or split of index NAME; one that changed nothing counts, too.
+    """
     from facegallery.workflows.probes import open_store
 
     with open_store(name, write=True) as gallery:
         changes = gallery.undo()
-    out.result([asdict(c) for c in changes], [f"taken back: {_text(c)}" for c in changes])
-
-
-def _changed(out: Output, change: Any) -> None:
-    out.result(asdict(change), _text(change))
-
-
-def _text(change: Any) -> str:
-    if not (len(set(change.people)) > 1 if change.verb == "rename" else change.faces):
-        return f"{change.verb}: nothing changed"
-    people = ", ".join(change.people[:10]) + (f" and {len(change.people) - 10} more" if len(change.people) > 10 else "")
-    return f"{change.verb}: {change.faces} faces" + (f" ({people})" if people else "")
+    lines = [f"taken back: {change_text(change.verb, change.faces, change.people)}" for change in changes]
+    out.result([asdict(change) for change in changes], lines)
 
 
 # looking --------------------------------------------------------------------
 
 
-@click.command("list")
-@NAME
-@click.option("--identity", help="The faces of this person, with their ids.")
-@click.option("--log", is_flag=True, help="The last changes, newest first, as `undo` takes them back.")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Lines at most.")
-@click.option("--after", default="", help="People whose names follow this one.")
-@common
-def list_(out: Output, name: str, identity: str | None, log: bool, limit: int, after: str) -> None:
-    """The people of an index and how many faces each has; or a person's faces, or the last changes."""
-    from facegallery.workflows.probes import open_store
-
-    with open_store(name) as gallery, gallery.reading():
-        if log:
-            lines = gallery.list_log(limit)
-            text = [
-                f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(line['time']))}  {_text(_Line(line))}"
-                for line in lines
-            ]
-            out.result(lines, text or "no changes are kept")
-            _say_shown(out, len(lines), gallery.count_log(), "changes")
-        elif identity is not None:
-            every = gallery.list_faces(identity)
-            faces = every[:limit]
-            out.result(faces, [f"{face['face_id']}  {face['image']}" for face in faces])
-            _say_shown(out, len(faces), len(every), "faces")
-        else:
-            people = gallery.list_people(after, limit)
-            out.result(
-                [{"identity": p, "faces": n} for p, n in people],
-                [f"{n:>6}  {p}" for p, n in people] or "nobody is enrolled",
-            )
-            _say_shown(out, len(people), gallery.count_people(after), "people")
-
-
-def _say_shown(out: Output, shown: int, total: int, what: str) -> None:
-    if shown < total:
-        out.say(f"{shown:,} of {total:,} {what} are shown: --limit shows more")
-
-
-class _Line:
-    """A line of the log as a change."""
-
-    def __init__(self, line: dict[str, Any]):
-        self.verb, self.faces, self.people = line["verb"], line["faces"], line["people"]
-
-
 @click.command()
 @NAME
 @common
-def info(out: Output, name: str) -> None:
-    """What an index holds, by which model, how far it is behind its last build, and its calibration."""
+def info(out: Output, *, name: str) -> None:
+    """Show what an index holds and what state it is in.
+
+    People, faces, model, how far it is behind its last build, and its calibration.
+    """
     from facegallery.results import as_document
     from facegallery.workflows.upkeep import info as run
 
@@ -203,34 +124,15 @@ def info(out: Output, name: str) -> None:
 
 
 @click.command()
-@click.argument("photos", type=PATH, nargs=2)
-@click.option("--model", help="A model's name or folder; msceleb, unless --name is given.")
-@click.option("--name", help="Use this index's model and crops.")
-@computing
-@common
-def compare(out: Output, photos: tuple[Path, Path], model: str | None, name: str | None, compute: Compute) -> None:
-    """How alike the faces of two PHOTOS are: their cosine."""
-    from facegallery.results import as_document
-    from facegallery.workflows.compare import compare as run
-    from facegallery.workflows.compare import compare_in, networks_of
-    from facegallery.workflows.session import GallerySession
-
-    if name is None:
-        with networks_of(model or "msceleb", compute) as networks:
-            done = run(*photos, networks)
-    else:
-        with GallerySession(name, model=model, compute=compute) as session:
-            done = compare_in(session, *photos)
-    out.result(as_document(done), f"{done.score:.4f}")
-
-
-@click.command()
 @NAME
 @click.option("--forgotten", type=PATH, help="A receipt of `forget`: look for that person in every file again.")
 @click.option("--identity", help="With --forgotten: the name to look for, too.")
 @common
-def verify(out: Output, name: str, forgotten: Path | None, identity: str | None) -> None:
-    """Check every row and file; damaged files that can be are made anew. Exits with 5 where people's data is damaged."""
+def verify(out: Output, *, name: str, forgotten: Path | None, identity: str | None) -> None:
+    """Check every row and file of an index.
+
+    Damaged files that are derived from others are made again. Exits with 5 where people's data is damaged.
+    """
     from facegallery.workflows.forget import verify_forgotten
     from facegallery.workflows.upkeep import verify as run
 
@@ -238,9 +140,8 @@ def verify(out: Output, name: str, forgotten: Path | None, identity: str | None)
         found = verify_forgotten(name, forgotten, identity)
         total = sum(found.values())
         lines = [f"{path}: found {n} times" for path, n in found.items() if n]
-        out.result(
-            {"files": found, "found": total}, [*lines, f"{len(found)} files looked through, {total} traces found"]
-        )
+        document = {"files": found, "found": total}
+        out.result(document, [*lines, f"{len(found)} files searched, {total} traces found"])
         sys.exit(5 if total else 0)
     done = run(name)
     out.result(asdict(done), done.lines)
@@ -255,11 +156,15 @@ def verify(out: Output, name: str, forgotten: Path | None, identity: str | None)
 @click.option(
     "--keep-undo",
     default=None,
-    help="Drop what `undo` and the way back from `reembed` need, where it is older than this: 30d, 12h.",
+    metavar="AGE",
+    help="Delete what `undo` and the way back from `reembed` need, where it is older than this: 30d, 12h.",
 )
 @common
-def compact(out: Output, name: str, keep_undo: str | None) -> None:
-    """Build the index anew from all changes, beside the one in use, and swap."""
+def compact(out: Output, *, name: str, keep_undo: str | None) -> None:
+    """Rebuild an index from all changes.
+
+    The new index is built beside the one in use, which it then replaces.
+    """
     from facegallery.workflows.upkeep import compact as run
 
     done = run(name, keep_undo=seconds_of(keep_undo))
@@ -267,12 +172,24 @@ def compact(out: Output, name: str, keep_undo: str | None) -> None:
     out.result(asdict(done), f"{name}: generation {done.generation}, {done.faces} faces{dropped}")
 
 
+def seconds_of(text: str | None) -> float | None:
+    """Return '30d' as seconds; raise InputError for another spelling."""
+    if text is None:
+        return None
+    if not (found := re.fullmatch(r"(\d+)([dhms])", text)):
+        raise InputError(f"expected a time such as 30d, 12h or 0s for --keep-undo, received {text!r}: fix it")
+    return int(found[1]) * UNITS[found[2]]
+
+
 @click.command()
 @NAME
 @click.option("--out", "path", type=PATH, required=True, help="The new file.")
 @common
-def backup(out: Output, name: str, path: Path) -> None:
-    """Everything of an index in one file, while others use it; of an encrypted one, encrypted."""
+def backup(out: Output, *, name: str, path: Path) -> None:
+    """Write a whole index to one file.
+
+    Others may use the index meanwhile. The backup of an encrypted index is encrypted.
+    """
     from facegallery.workflows.upkeep import backup as run
 
     done = run(name, path)
@@ -285,12 +202,15 @@ def backup(out: Output, name: str, path: Path) -> None:
 @click.option(
     "--replace",
     is_flag=True,
-    help="Replace the index's people by those of the backup, which must be one of this index; those forgotten since stay so.",
+    help="Replace the people of the index that is there, of which FILE must be a backup.",
 )
 @click.option("--readmit", is_flag=True, help="Enrol people who were forgotten since the backup, too.")
 @common
-def restore(out: Output, file: Path, name: str, replace: bool, readmit: bool) -> None:
-    """An index from the FILE of a backup; people who were forgotten since, from any index it may be of, are left out."""
+def restore(out: Output, *, file: Path, name: str, replace: bool, readmit: bool) -> None:
+    """Make an index from a backup.
+
+    People who were forgotten since are left out, whichever index they were forgotten from.
+    """
     from facegallery.workflows.upkeep import restore as run
 
     done = run(file, name, replace=replace, readmit=readmit)
@@ -301,10 +221,15 @@ def restore(out: Output, file: Path, name: str, replace: bool, readmit: bool) ->
 @click.command()
 @NAME
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
-@click.option("--crops", is_flag=True, help="With the stored crops, so that `train` and `embed` accept it.")
+@click.option(
+    "--crops", is_flag=True, help="Write the stored crops too, so that `train` and `embed` take the data set."
+)
 @common
-def export(out: Output, name: str, folder: Path, crops: bool) -> None:
-    """The index as it is now as a data set, with corrected names; the same command again writes what has changed."""
+def export(out: Output, *, name: str, folder: Path, crops: bool) -> None:
+    """Write an index as a data set.
+
+    With corrected names. Run the same command again to write what has changed since.
+    """
     from facegallery.workflows.upkeep import export as run
 
     done = run(name, folder, crops=crops)
@@ -316,14 +241,17 @@ def export(out: Output, name: str, folder: Path, crops: bool) -> None:
 @NAME
 @click.option("--model", required=True, help="msceleb, casia, duo, or the folder of a trained model.")
 @views_option
-@click.option("--report", type=PATH, help="Write who would be answered differently, as JSON.")
+@click.option("--report", type=PATH, help="Write whose answers change, as JSON.")
 @click.option("--no-switch", is_flag=True, help="Stop after the report; the same command without it switches.")
 @computing
 @common
 def reembed(
-    out: Output, name: str, model: str, views: str, report: Path | None, no_switch: bool, compute: Compute
+    out: Output, *, name: str, model: str, views: str, report: Path | None, no_switch: bool, compute: Compute
 ) -> None:
-    """Give an index another model, from its stored crops; the same command with the old one goes back."""
+    """Give an index another model, from its stored crops.
+
+    Run the same command with the old model to go back, or again to resume an interrupted one.
+    """
     from facegallery.workflows.reembed import ReembedOptions
     from facegallery.workflows.reembed import reembed as run
     from facegallery.workflows.session import GallerySession
@@ -338,19 +266,20 @@ def reembed(
 @NAME
 @click.option("--fpir", default=0.01, show_default=True, help="Share of strangers that may be taken for somebody.")
 @click.option("--probes", type=PATH, multiple=True, help="Photos or vectors: of enrolled people, and of strangers.")
-@click.option("--split", help="Rows of --probes to use; `probe` where there are such, else all.")
-@click.option("--model", help="Where the gallery's model lies, if it is not stored.")
+@click.option("--split", help="Rows of --probes to use. [default: `probe` where there are such rows, else all]")
+@model_option
 @click.option(
     "--seed",
     default=0,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Draws the faces that are asked, in a large index.",
+    help="Seed of the choice of faces to ask about, in a large index.",
 )
 @computing
 @common
 def calibrate(
     out: Output,
+    *,
     name: str,
     fpir: float,
     probes: tuple[Path, ...],
@@ -359,7 +288,10 @@ def calibrate(
     seed: int,
     compute: Compute,
 ) -> None:
-    """Fit the score from which a hit counts; from then on `search` says known or unknown."""
+    """Fit the score from which a face counts as known.
+
+    From then on `search`, `who` and `where` tell enrolled people from strangers.
+    """
     from facegallery.results import as_document
     from facegallery.workflows.calibrate import CalibrationOptions
     from facegallery.workflows.calibrate import calibrate as run
@@ -375,61 +307,34 @@ def calibrate(
 
 @click.command()
 @NAME
-@click.option("--identity", required=True, help="Whom to forget.")
-@click.option("--also", type=PATH, multiple=True, help="A Parquet data set to take them out of, too.")
-@click.option("--receipt", type=PATH, help="Where to write the receipt; beside the index, unless given.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@click.option("--readmit", is_flag=True, help="Delete even where the list of forgotten people cannot be read.")
 @common
-def forget(out: Output, name: str, identity: str, also: tuple[Path, ...], receipt: Path | None) -> None:
-    """Remove a person for good: rows, vectors, crops, names; look for what is left, and write a receipt. There is no undo.
+def delete(out: Output, *, name: str, yes: bool, readmit: bool) -> None:
+    """Delete an index.
 
-    Exits with 1 where something of the person is left in the index or in a data set of --also, or the end is pending. A name that cannot be
-    typed is given as `list` shows it, such as 'Ann\\x00'.
+    Asks first, and deletes the folder of index NAME with all people in it. Keeps the list of forgotten people, so that
+    they stay forgotten in a new index of the same name; receipts of `forget`; and files written elsewhere, such as
+    backups.
     """
-    from facegallery.results import as_document
-    from facegallery.workflows.forget import forget as run
+    from facegallery.workflows.indexes import delete_index, index_to_delete
 
-    done = run(name, identity, also=also, receipt=receipt)
-    lines = [f"found {n} times in {file}" for file, n in done.files.items() if n]
-    lines += [f"not cleaned: {what}" for what in done.not_cleaned] + [f"note: {note}" for note in done.notes]
-    if done.pending:
-        lines.append(
-            "pending: another process still reads, or builds, an older state; the next command that opens the index finishes it"
-        )
-    lines.append(
-        f"{name}: {len(done.face_ids)} faces forgotten; {len(done.files)} files looked through, {done.found} traces left; {done.receipt}"
-    )
-    out.result(as_document(done), lines)
-    sys.exit(1 if done.found or done.pending else 0)
+    entry = index_to_delete(name)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError("expected --yes where there is no terminal to ask on, received none: add it")
+        click.echo(index_line(entry), err=True)
+        if not click.confirm("Delete it for good?", err=True):
+            out.result({"index": name, "deleted": False}, "nothing was deleted")
+            return
+    done = delete_index(name, readmit=readmit)
+    out.result(asdict(done) | {"deleted": True}, deleted_lines(done))
 
 
-def seconds_of(text: str | None) -> float | None:
-    """'30d' -> seconds; raises InputError for another spelling."""
-    if text is None:
-        return None
-    if not (found := re.fullmatch(r"(\d+)([dhms])", text)):
-        raise InputError(f"expected a time such as 30d, 12h or 0s for --keep-undo, received {text!r}: mend it")
-    return int(found[1]) * UNITS[found[2]]
-
-
-def register(group: click.Group) -> None:
-    """Adds these commands to the program's."""
-    for command in (
-        add,
-        remove,
-        rename,
-        merge,
-        split,
-        undo,
-        list_,
-        info,
-        compare,
-        verify,
-        compact,
-        backup,
-        restore,
-        export,
-        reembed,
-        calibrate,
-        forget,
-    ):
-        group.add_command(command)
+def deleted_lines(done: DeletedIndex) -> Iterator[str]:
+    """Return what was deleted, then what was kept."""
+    yield f"{done.index}: deleted {done.folder}, {size_text(done.bytes)}"
+    if done.forgotten:
+        yield f"kept: {done.forgotten}, the list of forgotten people"
+    yield from (f"kept: {path}, a receipt of `forget`" for path in done.receipts)
+    yield from (f"kept: {path}, written with people of this index" for path in done.written)

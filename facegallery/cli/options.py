@@ -1,4 +1,4 @@
-"""What every command shares: where it prints, its progress, --json, --quiet and --debug."""
+"""The options that commands share, and how a command prints: results, messages and progress."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 class Size(click.ParamType):
-    """A number of bytes: 500M, 4G."""
+    """A number of bytes, such as 500M or 4G."""
 
     name = "size"
 
@@ -37,7 +37,7 @@ class Size(click.ParamType):
 
 
 class Numbers(click.ParamType):
-    """Whole numbers: 2,1."""
+    """Whole numbers, such as 2,1."""
 
     name = "numbers"
 
@@ -51,7 +51,7 @@ class Numbers(click.ParamType):
 
 
 class Level(click.ParamType):
-    """Which folder names the person: a number, counted from the root, or `parent`, which is None."""
+    """The folder that names the person: a number counted from the root, or `parent`, which becomes None."""
 
     name = "N|parent"
 
@@ -65,7 +65,7 @@ class Level(click.ParamType):
 
 
 class Score(click.types.FloatParamType):
-    """A cosine; no NaN, below which every score and none would be."""
+    """A cosine; NaN is refused, since no score compares with it."""
 
     name = "score"
 
@@ -80,6 +80,7 @@ SIZE = Size()
 SCORE = Score()
 NUMBERS = Numbers()
 PROBLEMS_SHOWN = 20
+NAME = click.argument("name")
 
 
 class LogLines(logging.Handler):
@@ -96,10 +97,11 @@ class LogLines(logging.Handler):
 class Output:
     """Results on stdout, everything else on stderr."""
 
-    def __init__(self, as_json: bool, quiet: bool):
+    def __init__(self, *, as_json: bool, quiet: bool):
         self.as_json, self.quiet = as_json, quiet
 
     def say(self, line: str) -> None:
+        """Print a message to stderr, unless --quiet is given."""
         if not self.quiet:
             click.echo(printable(line), err=True)
 
@@ -117,13 +119,16 @@ class Output:
             logger.removeHandler(handler)
 
     def result(self, data: Any, text: str | Iterable[str]) -> None:
-        """Print the data as JSON, or the text: one line, or several. What names and paths hold never makes a line of its own."""
+        """Print the data as JSON, or the text: one line, or several.
+
+        Control characters, which names and paths may hold, are escaped: each text stays one line.
+        """
         lines = [text] if isinstance(text, str) else text
         click.echo(to_json(data, indent=1) if self.as_json else "\n".join(map(printable, lines)))
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """done, total -> a bar with rate and time left; nothing without a terminal."""
+        """Give a function (done, total) that draws a bar; without a terminal it draws nothing."""
         if self.quiet or not sys.stderr.isatty():
             yield lambda done, total: None
             return
@@ -146,8 +151,8 @@ class Output:
 
             yield update
 
-    def summary(self, summary: Any, strict: bool) -> None:
-        """What a run over photos did; exits with 1 under --strict where some failed."""
+    def summary(self, summary: Any, *, strict: bool) -> None:
+        """Print what a run over photos did; exit with 1 under --strict where some failed."""
         for line in summary.problems[:PROBLEMS_SHOWN]:
             self.say(line)
         if len(summary.problems) > PROBLEMS_SHOWN:
@@ -164,68 +169,124 @@ class Output:
             sys.exit(1)
 
 
-def common(command: Callable) -> Callable:
-    """--json, --quiet and --debug on every command; passes an Output first."""
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json, --quiet and --debug; the command receives an Output first."""
 
-    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-    @click.option("--quiet", is_flag=True, help="Nothing but results and errors.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+    @click.option("--quiet", is_flag=True, help="Print nothing but results and errors.")
     @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
     @functools.wraps(command)
-    def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
-        out = Output(as_json, quiet)
+    def wrapped(*, as_json: bool, quiet: bool, **options: Any) -> Any:
+        out = Output(as_json=as_json, quiet=quiet)
         with out.showing_logs():
-            return command(out, *args, **kwargs)
+            return command(out, **options)
 
     return wrapped
 
 
+def size_text(n: int) -> str:
+    """Return a number of bytes as people read it: 999 B, 1.2 kB, 34 MB."""
+    size, unit = float(n), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 9.95 else f"{size:.1f} {unit}"
+
+
 def at_least(least: int, value: int, option: str) -> int:
-    """The value; raises InputError where it is smaller."""
+    """Return the value; raise InputError where it is smaller."""
     if value < least:
         raise InputError(f"expected {option} of at least {least}, received {value}: give a larger one")
     return value
 
 
+def photo_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `align` and `embed` that choose photos, faces and rows."""
+    for option in (
+        level_option,
+        click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed."),
+        retry_option,
+        click.option("--prune", is_flag=True, help="Delete the rows of photos that no longer exist."),
+        click.option("--metadata", type=PATH, help="CSV `image,...` whose columns go into the rows."),
+        click.option(
+            "--all-faces", is_flag=True, help="Write a row for every face; face 0 keeps the name of the folder."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def asking_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --min-score, --where and --one-face: which faces are asked about, and which answers count."""
+    where = (
+        "Only enrolled faces such as year>=1999, taken<2024-05, tag=beach, tags:beach, number(age)>=30; may be "
+        "repeated, and all must hold."
+    )
+    for option in (
+        click.option("--one-face", is_flag=True, help="Ask only about the largest, most central face of each photo."),
+        click.option("--where", multiple=True, metavar="CONDITION", help=where),
+        click.option("--min-score", type=SCORE, help="Leave out answers below this score."),
+    ):
+        command = option(command)
+    return command
+
+
+def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --model: where a gallery's model lies, if it is not stored."""
+    return click.option("--model", help="Folder of the gallery's model, where it is not stored.")(command)
+
+
+def score_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --score: how the scores of a person's faces become one."""
+    return click.option(
+        "--score",
+        type=click.Choice(["best", "mean", "template"]),
+        default="best",
+        show_default=True,
+        help="A person's score: the best or the mean over their faces, or that of their mean vector.",
+    )(command)
+
+
 def retry_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--retry: lasting outcomes that are not final."""
+    """Add --retry: lasting outcomes whose photos are processed again."""
     text = (
-        "Process again the photos that had this outcome in an earlier run; may be repeated. Outcomes that may pass by themselves "
-        "(no permission, a missing plugin, too slow, ...) are tried again in any case."
+        "Process again the photos that had this outcome in an earlier run; may be repeated. Photos whose failure may "
+        "be temporary (no permission, a missing plugin, a timeout, ...) are always tried again."
     )
     return click.option("--retry", type=click.Choice(LASTING), multiple=True, help=text)(command)
 
 
 def views_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--views: how often each network sees a crop."""
+    """Add --views: how often each network sees a crop."""
     text = (
-        "What each network sees of a crop; vectors are averaged. mirror: its mirror image too, margins: a little more around the face too, "
-        "each twice the time; all: four times."
+        "What each network sees of a crop; the vectors are averaged. mirror: its mirror image too; margins: a little "
+        "more around the face too; each takes twice the time. all: both, four times."
     )
     return click.option("--views", type=click.Choice(VIEWS), default=VIEWS[0], show_default=True, help=text)(command)
 
 
 def level_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--identity-level: which folder names the person, given to the command as `level`."""
+    """Add --identity-level: which folder names the person; the command receives it as `level`."""
     text = (
-        "Which folder names the person: `parent`, the nearest to the photo, or a number counted from the root, 1 being the first. A first "
-        "folder called gallery, probe, train, val or test is the split and does not count. [default: parent]"
+        "The folder that names the person: `parent`, the nearest to the photo, or a number counted from the root, "
+        "which is 1. A first folder called gallery, probe, train, val or test is the split and does not count. "
+        "[default: parent]"
     )
     return click.option("--identity-level", "level", type=Level(), help=text)(command)
 
 
 def computing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--device and --precision, given to the command together as `compute`."""
+    """Add --device and --precision; the command receives both as `compute`."""
+    precision_help = (
+        "Precision of the network's numbers; auto: int8 where `weights quantise` found it good, else bf16 where the "
+        "CPU has it."
+    )
 
     @click.option(
         "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where the network runs."
     )
-    @click.option(
-        "--precision",
-        type=click.Choice(PRECISIONS),
-        default="auto",
-        show_default=True,
-        help="Of the network's numbers; auto: int8 where `weights quantise` found it good, else bf16 where the CPU has it.",
-    )
+    @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help=precision_help)
     @functools.wraps(command)
     def with_compute(*args: Any, device: str, precision: str, **options: Any) -> Any:
         return command(*args, compute=Compute(device, precision), **options)

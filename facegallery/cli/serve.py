@@ -1,4 +1,4 @@
-"""The commands of the server: start it, and its keys."""
+"""The commands of the server: start it, and manage its keys."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from facegallery.cli.groups import SectionGroup
 from facegallery.cli.options import PATH, Output, at_least, common, computing
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import InputError, SystemFault
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen at; others than loopback need keys."
 )
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Where it listens.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen at.")
 @click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes; each holds the networks."
+    "--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes; each loads the networks."
 )
-@click.option("--allow-host", "hosts", multiple=True, help="A name that clients call the server by.")
+@click.option("--allow-host", "hosts", multiple=True, help="A host name that clients use; may be repeated.")
 @click.option("--tls-cert", type=PATH, help="Certificate (PEM).")
-@click.option("--tls-key", type=PATH, help="Its key (PEM).")
+@click.option("--tls-key", type=PATH, help="Key of the certificate (PEM).")
 @click.option(
-    "--no-start-key", is_flag=True, help="Print no address that signs in; as a service, whose output is kept."
+    "--no-start-key", is_flag=True, help="Print no address that signs in: for a service, whose output is kept."
 )
 @click.option(
     "--batch",
@@ -40,11 +41,12 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Photos that go through the networks together; 1: each alone.",
 )
-@click.option("--wait-ms", default=4.0, show_default=True, help="How long a photo waits for others.")
+@click.option("--wait-ms", default=4.0, show_default=True, help="Milliseconds that a photo waits for others.")
 @computing
 @common
 def serve(
     out: Output,
+    *,
     names: tuple[str, ...],
     host: str,
     port: int,
@@ -57,7 +59,10 @@ def serve(
     no_start_key: bool,
     compute: Compute,
 ) -> None:
-    """Serve the indexes NAMES over HTTP: an API under /v1, and a page. Needs the extra `server`."""
+    """Serve indexes over HTTP, with a page for the browser.
+
+    The API lies under /v1. Needs the extra `server`.
+    """
     if (tls_cert is None) != (tls_key is None):
         raise InputError("expected --tls-cert and --tls-key, received one of them: give both")
     start(
@@ -79,18 +84,18 @@ def serve(
 
 
 def settings(names: Sequence[str], compute: Compute, **others: Any) -> Settings:
-    """What the server is told; raises SystemFault where its packages are missing."""
+    """Return the settings of a server; raise SystemFault where its packages are missing."""
     try:
         from facegallery.server.run import Settings
     except ModuleNotFoundError as error:
         raise SystemFault(
-            f"expected the extra `server`, {error.name} is missing: run `pip install -e '.[server]'` where the code is"
+            f"expected the extra `server`, {error.name} is missing: run `pip install 'facegallery[server]'`"
         ) from None
     return Settings(tuple(dict.fromkeys(names)), device=compute.device, precision=compute.precision, **others)
 
 
 def start(settings: Settings, workers: int = 1, tls_cert: Path | None = None, tls_key: Path | None = None) -> None:
-    """Serves until it is told to end; the address is printed."""
+    """Print the address and serve until SIGTERM or Ctrl-C."""
     from facegallery.server.run import Certificate, serve
 
     logging.getLogger("facegallery").setLevel(logging.WARNING)  # of a server's lines only what went wrong
@@ -98,9 +103,9 @@ def start(settings: Settings, workers: int = 1, tls_cert: Path | None = None, tl
     serve(settings, workers, certificate, click.echo)
 
 
-@click.group()
+@click.group(cls=SectionGroup)
 def keys() -> None:
-    """Keys of the server: make, list, revoke."""
+    """Make, list and revoke the keys of the server."""
 
 
 @keys.command("make")
@@ -110,12 +115,15 @@ def keys() -> None:
     type=click.Choice(("read", "write", "admin")),
     default="read",
     show_default=True,
-    help="read: search and look; write: enrol and correct too; admin: forget, calibrate and compact too.",
+    help="read: search and look; write: also enrol and correct; admin: also forget, calibrate and compact.",
 )
 @click.option("--rate", default=50.0, show_default=True, help="Requests a second; 0 for no limit.")
 @common
-def keys_make(out: Output, name: str, scope: str, rate: float) -> None:
-    """A new key; it is shown once, and kept as a hash."""
+def keys_make(out: Output, *, name: str, scope: str, rate: float) -> None:
+    """Make a key and print it.
+
+    The key is shown once; only its hash is stored.
+    """
     from facegallery.accounts import Accounts
 
     key = Accounts().make_key(name, scope, rate)
@@ -125,7 +133,7 @@ def keys_make(out: Output, name: str, scope: str, rate: float) -> None:
 @keys.command("list")
 @common
 def keys_list(out: Output) -> None:
-    """Names, scopes and rates; the keys themselves are nowhere."""
+    """List names, scopes and rates of the keys."""
     from facegallery.accounts import Accounts
 
     found = Accounts().list_keys()
@@ -138,8 +146,11 @@ def keys_list(out: Output) -> None:
 @keys.command("revoke")
 @click.argument("name")
 @common
-def keys_revoke(out: Output, name: str) -> None:
-    """End a key and its sessions; a server knows within two seconds."""
+def keys_revoke(out: Output, *, name: str) -> None:
+    """Revoke a key and end its sessions.
+
+    A running server refuses the key within two seconds.
+    """
     from facegallery.accounts import Accounts
 
     Accounts().revoke(name)
@@ -147,22 +158,19 @@ def keys_revoke(out: Output, name: str) -> None:
 
 
 @keys.command("audit")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Lines.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Lines at most.")
 @common
-def keys_audit(out: Output, limit: int) -> None:
-    """The last changes that were asked for over HTTP: when, by which key, what, of which index and faces."""
+def keys_audit(out: Output, *, limit: int) -> None:
+    """List the last changes requested over HTTP.
+
+    When, by which key, what, and of which index and faces.
+    """
     from facegallery.accounts import Accounts
 
     found = Accounts().audit(limit)
     lines = [
-        f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(one['time']))}  {one['status']}  {one['key']}  {one['what']} {one['index']} "
-        f"({len(one['faces'])} faces)"
+        f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(one['time']))}  {one['status']}  {one['key']}  "
+        f"{one['what']} {one['index']} ({len(one['faces'])} faces)"
         for one in found
     ]
     out.result(found, lines or "no changes are kept")
-
-
-def register(group: click.Group) -> None:
-    """Adds these commands to the program's."""
-    group.add_command(serve)
-    group.add_command(keys)

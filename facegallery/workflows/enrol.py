@@ -24,8 +24,9 @@ from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.photos.understood import Understood, understand
 from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.spec import FaceSpec
-from facegallery.indexer.build import ENROLLED, Selection, create
+from facegallery.indexer.build import ENROLLED, create
 from facegallery.indexer.search.searcher import checked
+from facegallery.indexer.selection import Selection
 from facegallery.indexer.store import lists
 from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.errors import Replaced

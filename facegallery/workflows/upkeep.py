@@ -12,7 +12,8 @@ from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.photos.understood import Understood, understand
 from facegallery.embedder.progress import Progress, unseen
-from facegallery.indexer.build import BuildOptions, Report, Selection, build
+from facegallery.indexer.build import BuildOptions, Report, build
+from facegallery.indexer.selection import Selection
 from facegallery.indexer.store import outputs
 from facegallery.indexer.store.reader import index_folder
 from facegallery.indexer.upkeep import transfer

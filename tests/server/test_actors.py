@@ -13,6 +13,9 @@ from PIL import Image
 
 from facegallery.server.connections import ADDRESS_CONNECTIONS, HEAD_SECONDS
 from facegallery.server.settings import Settings
+from tests import hasty as hasty_limits
+from tests.doses import doses
+from tests.served import running
 
 SEARCH, FACES = "/v1/indexes/att/search", "/v1/indexes/att/faces"
 NAMES = [
@@ -491,22 +494,39 @@ def test_connections_that_say_nothing_are_closed_and_delay_nobody(server, client
     assert closed(server, "slow") - before == 140
 
 
-def test_a_connection_that_asks_now_and_then_stays(server):
+@pytest.fixture(scope="module")
+def hasty(att_gallery, tmp_path_factory):
+    """A server that waits less long."""
+    with running(att_gallery(tmp_path_factory.mktemp("hasty")), program=("-m", "tests.hasty")) as found:
+        yield found
+
+
+@pytest.fixture(params=doses("hasty", "server"))
+def limited(request):
+    """A server and its limits: seconds for a head, and for a body."""
+    if request.param == "hasty":
+        return request.getfixturevalue("hasty"), hasty_limits.HEAD_SECONDS, hasty_limits.BODY_SECONDS
+    return request.getfixturevalue("server"), HEAD_SECONDS, Settings(("x",)).body_seconds
+
+
+def test_a_connection_that_asks_now_and_then_stays(limited):
     """Also where a request takes longer than its head may."""
+    server, head_seconds, _ = limited
     with opened(server) as connection:
-        for pause in (HEAD_SECONDS - 4, HEAD_SECONDS + 2):
+        for pause in (head_seconds / 2, head_seconds + 2):
             connection.sendall(HEAD + b"\r\n")
             assert answered(connection)
             time.sleep(pause)
         body = b"POST /v1/session HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 20\r\n\r\n"
         connection.sendall(body)
-        time.sleep(HEAD_SECONDS + 2)
+        time.sleep(head_seconds + 2)
         connection.sendall(b'{"key": "not a key"}')
         assert connection.recv(65536).split()[1] in (b"401", b"422")
 
 
-def test_the_rest_of_a_body_that_was_answered_is_not_waited_for_without_end(server):
+def test_the_rest_of_a_body_that_was_answered_is_not_waited_for_without_end(limited):
     """A bit of it every second would keep a connection for ever."""
+    server, _, body_seconds = limited
     with opened(
         server, b"POST /v1/indexes HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
     ) as connection:
@@ -516,7 +536,7 @@ def test_the_rest_of_a_body_that_was_answered_is_not_waited_for_without_end(serv
             while time.monotonic() - began < 45:
                 connection.sendall(b"x")
                 time.sleep(0.5)
-        assert time.monotonic() - began > Settings(("x",)).body_seconds - 2
+        assert time.monotonic() - began > body_seconds - 2
 
 
 def test_an_address_with_too_many_connections_keeps_no_other_one_out(server, client):

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facegallery.embedder.dataset.dataset import DataSet, to_rows
+from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.dataset.row import to_rows
 from facegallery.embedder.files import make_folder
 from facegallery.embedder.weights import trained_on
 from tests import synthetic

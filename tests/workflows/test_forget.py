@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from facegallery.embedder.dataset.dataset import DataSet, to_rows
+from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.redact import count_rows
+from facegallery.embedder.dataset.row import to_rows
 from facegallery.embedder.errors import GalleryError
 from facegallery.indexer.build import build
 from facegallery.indexer.opening import open_store

@@ -324,7 +324,7 @@ MANY = b"]q\0(" + b"N" * 30_000 + b"e" + b"]q\1(" + b"h\0" * 30_000 + b"e"  # a 
     [
         (SHARED + b")R", "to call tuple"),
         (SHARED + b"(h\0NNNNtQ", "a tuple of its own"),
-        (MANY + b"ccollections\nOrderedDict\nh\1\x85R", "pairs that are none"),
+        (MANY + b"ccollections\nOrderedDict\nh\1\x85R", "not pairs"),
     ],
 )
 def test_objects_that_share_themselves_take_no_time(tmp_path, body, match):

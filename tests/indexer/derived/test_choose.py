@@ -218,12 +218,12 @@ def test_a_gallery_that_outgrew_its_memory_is_searched_exactly(vectors, own, row
 
 
 def test_where_nothing_keeps_the_recall_search_is_exact(vectors, large, tmp_path, monkeypatch):
-    monkeypatch.setattr(choose.compress, "DEPTHS", (5,))
-    monkeypatch.setattr(choose.compress, "SHARES", (1 / 64,))
+    monkeypatch.setattr(choose.codes, "DEPTHS", (5,))
+    monkeypatch.setattr(choose.codes, "SHARES", (1 / 64,))
     report = build(vectors, tmp_path / "i", BuildOptions(recall=0.999))
     assert (
         report.kind == "exact"
-        and "no compressed way reached recall@5 0.999 over 1000 held-out faces (at best 0." in report.reason
+        and "recall@5 0.999 over 1000 held-out faces (at best 0." in report.reason
     )
     assert not (built_folder(tmp_path / "i", 1) / CODES).exists()
 

@@ -1,0 +1,167 @@
+"""The commands that turn photos into crops and vectors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from facegallery.cli.options import PATH, Output, common, computing, level_option, photo_options, views_option
+from facegallery.embedder.compute import Compute
+
+
+@click.command()
+@click.argument("layout", type=click.Choice(["homework", "lfw", "att", "folders", "csv"]))
+@click.argument("src", type=PATH)
+@click.argument("dest", type=PATH)
+@click.option(
+    "--csv", "table", type=PATH, help="CSV `image,identity[,split][,more]`: photos, their people and their splits."
+)
+@level_option
+@common
+def prepare(out: Output, *, layout: str, src: Path, dest: Path, table: Path | None, level: int | None) -> None:
+    """Lay out photos as one folder for each person.
+
+    Writes DEST/<split>/<identity>/<photo> as hard links or copies; SRC is only read. Without --csv, the first photo of
+    a person goes to the gallery and the others are probes (homework: N_1 and N_2).
+    """
+    from facegallery.embedder.photos.prepare import prepare as run
+
+    done = run(layout, src, dest, table, level)
+    for note in done.notes:
+        out.say(note)
+    counts = ", ".join(f"{n} {split}" for split, n in done.splits.items())
+    out.result(asdict(done), f"{done.folder}: {done.people} people; photos: {counts}")
+
+
+@click.command()
+@click.argument("photos", type=PATH)
+@click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
+@click.option(
+    "--margin", default="0.25", show_default=True, help="Margin around the box: a share of it, or pixels such as 32px."
+)
+@click.option(
+    "--border",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 1000),
+    help="Pixels kept beyond 160 on each side, for training's jitter.",
+)
+@click.option(
+    "--no-face",
+    type=click.Choice(["skip", "whole"]),
+    default="skip",
+    show_default=True,
+    help="What to do with a photo without a face; whole: take the whole photo as the crop.",
+)
+@click.option("--min-face", default=20, show_default=True, type=click.IntRange(min=1), help="Smallest face in pixels.")
+@click.option(
+    "--max-side",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(min=64),
+    help="Find the faces of larger photos on a copy of this size.",
+)
+@photo_options
+@click.option("--sheet", type=PATH, help="Draw photos with boxes beside their crops.")
+@computing
+@common
+def align(
+    out: Output,
+    *,
+    photos: Path,
+    folder: Path,
+    margin: str,
+    border: int,
+    no_face: str,
+    all_faces: bool,
+    min_face: int,
+    max_side: int,
+    metadata: Path | None,
+    prune: bool,
+    retry: tuple[str, ...],
+    strict: bool,
+    sheet: Path | None,
+    level: int | None,
+    compute: Compute,
+) -> None:
+    """Find the faces of photos and crop them.
+
+    MTCNN finds the faces. The crops go into a Parquet data set, with a row for every photo.
+    """
+    from facegallery.embedder.replaceable import check_replaceable
+    from facegallery.embedder.spec import CropRule, canonical_margin
+    from facegallery.workflows.photos import AlignOptions
+    from facegallery.workflows.photos import align as run
+
+    rule = CropRule(margin=canonical_margin(margin), border=border, no_face=no_face)
+    if sheet:
+        check_replaceable(sheet, "picture")
+    options = AlignOptions(
+        all_faces=all_faces,
+        prune=prune,
+        retry=frozenset(retry),
+        metadata=metadata,
+        level=level,
+        rule=rule,
+        min_face=min_face,
+        max_side=max_side,
+    )
+    with out.progress("align") as tick:
+        summary = run(photos, folder, options, compute=compute, progress=tick)
+    if sheet:
+        from facegallery.workflows.pictures import contact_sheet
+
+        contact_sheet(photos, folder, sheet)
+        out.say(f"sheet: {sheet}")
+    out.summary(summary, strict=strict)
+
+
+@click.command()
+@click.argument("source", type=PATH)
+@click.option(
+    "--model", default="msceleb", show_default=True, help="msceleb, casia, duo, or the folder of a trained model."
+)
+@click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
+@views_option
+@click.option("--no-crops", is_flag=True, help="Leave the crops out of the rows.")
+@photo_options
+@computing
+@common
+def embed(
+    out: Output,
+    *,
+    source: Path,
+    model: str,
+    folder: Path,
+    views: str,
+    all_faces: bool,
+    no_crops: bool,
+    metadata: Path | None,
+    prune: bool,
+    retry: tuple[str, ...],
+    strict: bool,
+    level: int | None,
+    compute: Compute,
+) -> None:
+    """Turn photos or crops into unit vectors.
+
+    SOURCE is a folder of photos, a photo, a CSV, or a data set of crops from `align`. The vectors go into a Parquet
+    data set, with a row for every photo.
+    """
+    from facegallery.workflows.photos import EmbedOptions, make_embedder
+    from facegallery.workflows.photos import embed as run
+
+    options = EmbedOptions(
+        all_faces=all_faces,
+        keep_crops=not no_crops,
+        prune=prune,
+        retry=frozenset(retry),
+        metadata=metadata,
+        level=level,
+    )
+    embedder = make_embedder(model, compute, views)
+    with out.progress("embed") as tick:
+        summary = run(source, folder, embedder, options, progress=tick)
+    out.summary(summary, strict=strict)

