@@ -25,6 +25,7 @@ from facegallery.interface import Metadata, Score
 from facegallery.workflows import calibrate, compare, enrol, evaluate, forget, reembed, search, upkeep
 from facegallery.workflows.inputs import PhotoInput, PhotoInputs, as_list
 from facegallery.workflows.networks import ReadOptions
+from facegallery.workflows.probes import gallery_folder
 from facegallery.workflows.session import GallerySession
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ class Gallery:
     ):
         """Open a gallery that is there; see `facegallery.open`."""
         self._session: GallerySession | None = GallerySession(
-            _where(gallery), model=model, compute=Compute(device, precision)
+            gallery_folder(_where(gallery)).absolute(), model=model, compute=Compute(device, precision)
         )
         self._name, self._folder = self._session.name, self._session.folder
         self._lock = threading.RLock()

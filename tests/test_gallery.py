@@ -142,6 +142,14 @@ def test_what_cannot_be_opened_is_refused_and_nothing_is_left(own_indexes, argum
     assert not list(own_indexes.glob("*/gallery.db"))
 
 
+def test_a_gallery_stays_open_where_the_working_folder_changes(made, probe, tmp_path, monkeypatch):
+    monkeypatch.chdir(made.parent.parent)
+    monkeypatch.setenv("FACEGALLERY_INDEXES", made.parent.name)
+    with fg.open("people") as gallery:
+        monkeypatch.chdir(tmp_path)
+        assert gallery.search(probe)[0].hits[0].identity == "s2" and gallery.folder == made
+
+
 def test_a_gallery_of_another_model_is_not_taken_for_the_one_that_is_wanted(made):
     with pytest.raises(GalleryError, match="msceleb"):
         fg.open(made, create=True, model="casia")
