@@ -19,7 +19,8 @@ from facegallery.embedder.pipeline import Summary
 from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.spec import CropRule, canonical_margin
 from facegallery.embedder.weights.store import Model, open_model
-from facegallery.gallery import AnyPath, Gallery
+from facegallery.folder import AnyPath
+from facegallery.gallery import Gallery
 from facegallery.workflows import compare as comparing
 from facegallery.workflows import photos as to_data_sets
 from facegallery.workflows.evaluate import EvaluationResult

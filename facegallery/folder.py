@@ -1,0 +1,221 @@
+"""Hold the session of a gallery that lies in a folder, and what only the owner of its files can do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from facegallery import results
+from facegallery.embedder.compute import Compute
+from facegallery.embedder.errors import GalleryError
+from facegallery.embedder.progress import Progress, unseen
+from facegallery.embedder.spec import FaceSpec
+from facegallery.indexer.store.errors import Replaced
+from facegallery.indexer.store.store import Store
+from facegallery.indexer.upkeep.transfer import TransferSummary
+from facegallery.indexer.upkeep.verify import Verified
+from facegallery.workflows import enrol, evaluate, reembed, upkeep
+from facegallery.workflows.probes import gallery_folder
+from facegallery.workflows.session import GallerySession
+
+T = TypeVar("T")
+AnyPath = str | PathLike[str]
+
+
+class FolderGallery:
+    """A gallery in a folder: open and close it, and do what only the owner of the files can do."""
+
+    def __init__(
+        self,
+        gallery: AnyPath,
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ):
+        """Open a gallery that is there; see `facegallery.open`."""
+        self._session: GallerySession | None = GallerySession(
+            gallery_folder(where(gallery)).absolute(), model=model, compute=Compute(device, precision)
+        )
+        self._name, self._folder = self._session.name, self._session.folder
+        self._lock = threading.RLock()
+        try:
+            self._read(lambda store: None)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Gallery {str(self._folder)!r}{' (closed)' if self._session is None else ''}>"
+
+    def close(self) -> None:
+        """Close files, end processes and let go the networks; a closed gallery refuses every other call."""
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+            self._session = None
+
+    @property
+    def name(self) -> str:
+        """The gallery's name."""
+        return self._name
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which it lies."""
+        return self._folder
+
+    @property
+    def spec(self) -> FaceSpec:
+        """What makes vectors comparable with the gallery's: model, crop rule and the rest."""
+        return self._read(lambda store: store.spec)
+
+    # changes and measurements
+
+    def log(self, *, limit: int = 20) -> list[results.LogLine]:
+        """Return the last changes, newest first, as `undo` takes them back."""
+        return self._read(lambda store: [results.LogLine(**line) for line in store.list_log(limit)])
+
+    def add_vectors(
+        self,
+        vectors: Any,
+        *,
+        identity: str | Sequence[str],
+        images: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, object]] | None = None,
+        readmit: bool = False,
+    ) -> results.Added:
+        """Enrol vectors that were made elsewhere, by the gallery's model.
+
+        Args:
+            vectors: float (n, d) of unit length.
+            identity: the person of all vectors, or of each.
+            images: what to call the photo of each vector; a name made of its bytes unless given. A face's id is made of
+                the vector's bytes.
+            metadata: columns of each vector, for filters.
+            readmit: enrol faces that were forgotten, too.
+
+        Raises:
+            DataError: vectors of another size or length.
+            InputError: another number of identities, images or metadata than of vectors.
+        """
+        given = enrol.GivenVectors(np.asarray(vectors, np.float32), identity, images, metadata)
+        return self._do(lambda session: enrol.add_vectors(session, given, readmit=readmit))
+
+    def evaluate(
+        self,
+        probes: AnyPath,
+        *,
+        strangers: Sequence[AnyPath] = (),
+        split: str | None = None,
+        by: str | None = None,
+        report: AnyPath | None = None,
+        progress: Progress | None = None,
+    ) -> evaluate.EvaluationResult:
+        """Measure how well the gallery answers probes whose people are known.
+
+        Args:
+            probes: a folder of photos by person, or a data set of vectors.
+            strangers: more photos or vectors, of people who are not enrolled.
+            split: rows to ask; `probe` where there are such, else all.
+            by: a column of the probes: the same for each of its values.
+            report: a folder for a page with figures, charts and the worst mistakes.
+            progress: called with the number of probes done, and 0.
+
+        Raises:
+            DataError: no probe is of an enrolled person.
+
+        ```python
+        print(gallery.evaluate("probes/").top1)
+        ```
+        """
+        options = evaluate.EvaluationOptions(
+            strangers=tuple(map(Path, strangers)),
+            split=split,
+            by=by,
+            report=None if report is None else Path(report),
+        )
+        source = Path(probes)
+        return self._do(lambda session: evaluate.evaluate(session, source, options, progress=progress or unseen))
+
+    def reembed(
+        self,
+        model: AnyPath,
+        *,
+        views: str = "plain",
+        report: AnyPath | None = None,
+        switch: bool = True,
+        progress: Progress | None = None,
+    ) -> reembed.Reembedded:
+        """Give the gallery another model, from its stored crops; with the old one it goes back.
+
+        Args:
+            model: a known name, or a model's folder.
+            views: what each network sees of a crop: plain, mirror, margins or all.
+            report: a file that says who would be answered differently, as JSON.
+            switch: False: only compare.
+            progress: called with the number of faces done and of all.
+
+        Raises:
+            GalleryError: it is the gallery's own model, or a face has no stored crop.
+            ModelError: the model is not stored.
+        """
+        options = reembed.ReembedOptions(views, None if report is None else Path(report), switch)
+        return self._do(lambda session: reembed.reembed(session, str(model), options, progress=progress or unseen))
+
+    def verify(self) -> Verified:
+        """Check every row and file; make damaged derived files anew where they can be."""
+        return self._do(upkeep.verify)
+
+    def backup(self, path: AnyPath) -> TransferSummary:
+        """Write everything to one new file, while others use the gallery; of an encrypted one, encrypted."""
+        return self._do(lambda session: upkeep.backup(session, Path(path)))
+
+    def export(self, folder: AnyPath, *, crops: bool = False) -> TransferSummary:
+        """Write the gallery as it is now as a data set, with the stored crops if wanted."""
+        return self._do(lambda session: upkeep.export(session, Path(folder), crops=crops))
+
+    # inside
+
+    def _do(self, work: Callable[[GallerySession], T]) -> T:
+        """Do one piece of work, alone; once more where the gallery was given another model meanwhile."""
+        with self._lock:
+            if self._session is None:
+                raise GalleryError(f"expected an open gallery, {self.name} was closed: open it again")
+            try:
+                return work(self._session)
+            except Replaced:
+                self._session.close()
+                return work(self._session)
+
+    def _read(self, question: Callable[[Store], T]) -> T:
+        def ask(session: GallerySession) -> T:
+            with session.store() as store:
+                return question(store)
+
+        return self._do(ask)
+
+    def _write(self, change: Callable[[Store], T]) -> T:
+        def make(session: GallerySession) -> T:
+            with session.store(write=True) as store:
+                return change(store)
+
+        return self._do(make)
+
+
+def where(gallery: AnyPath) -> str | Path:
+    return gallery if isinstance(gallery, str) else Path(gallery)

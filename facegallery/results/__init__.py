@@ -1,0 +1,79 @@
+"""Hold what the API returns: frozen dataclasses, the same from a folder, from a server and in its JSON documents.
+
+Results that hold many things are sequences of them, with `to_arrow()` and `to_pandas()`. The metadata of a field are
+arguments of pydantic's `Field`: the server's OpenAPI document takes descriptions, limits and examples from them. This
+module imports nothing heavy.
+"""
+
+from facegallery.results.base import FACE_ID, NAME, Box, ColumnKind, ResultList, as_document, box_of, fields_of
+from facegallery.results.faces import (
+    Face,
+    Faces,
+    FoundFace,
+    Hit,
+    PhotoFace,
+    PhotoFaces,
+    PhotoResult,
+    SearchResult,
+    VectorResult,
+)
+from facegallery.results.people import (
+    Added,
+    Change,
+    Conflict,
+    Enrolled,
+    EnrolledFace,
+    EnrolledFaces,
+    LogLine,
+    People,
+    Person,
+    Receipt,
+)
+from facegallery.results.whole import (
+    Calibrated,
+    Compacted,
+    Compared,
+    ComparedFace,
+    GalleryInfo,
+    Job,
+    Trained,
+    TrainedNetwork,
+)
+
+__all__ = [
+    "Added",
+    "Box",
+    "Calibrated",
+    "Change",
+    "ColumnKind",
+    "Compacted",
+    "Compared",
+    "ComparedFace",
+    "Conflict",
+    "Enrolled",
+    "EnrolledFace",
+    "EnrolledFaces",
+    "FACE_ID",
+    "Face",
+    "Faces",
+    "FoundFace",
+    "GalleryInfo",
+    "Hit",
+    "Job",
+    "LogLine",
+    "NAME",
+    "People",
+    "Person",
+    "PhotoFace",
+    "PhotoFaces",
+    "PhotoResult",
+    "Receipt",
+    "ResultList",
+    "SearchResult",
+    "Trained",
+    "TrainedNetwork",
+    "VectorResult",
+    "as_document",
+    "box_of",
+    "fields_of",
+]
