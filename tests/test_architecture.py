@@ -23,7 +23,7 @@ VERBS = (
     "verdict",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = (
-    *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "text", "replaceable")),
+    *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "progress", "text", "replaceable")),
     "results",
 )
 TYPES_OF_RESULTS = ("embedder.photos.understood", "indexer.suspects")  # types that results hold; not imported to run

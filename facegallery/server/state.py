@@ -10,6 +10,7 @@ from typing import Any
 
 from facegallery.accounts import AuditEntry, Key
 from facegallery.embedder.errors import FaceGalleryError
+from facegallery.embedder.progress import Progress
 from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.text import to_json
 from facegallery.indexer.store.store import Store
@@ -25,8 +26,6 @@ from facegallery.workflows.probes import open_index
 RETIRE_SECONDS = 30.0  # for photos that still wait for networks which no index needs any more
 CLOSE_SECONDS = 1.0  # for photos that nobody waits for any more
 log = logging.getLogger("facegallery.server")
-
-OnProgress = Callable[[int, int], None]
 
 
 class ServerState:
@@ -80,7 +79,7 @@ class ServerState:
         return found
 
     async def begin_job(
-        self, key: Key, index: ServedIndex, kind: str, work: Callable[[OnProgress], tuple[Any, str]]
+        self, key: Key, index: ServedIndex, kind: str, work: Callable[[Progress], tuple[Any, str]]
     ) -> dict[str, Any]:
         """Start a job and return its document. Raises HttpProblem while one of that kind is running on the index.
 
@@ -97,7 +96,7 @@ class ServerState:
         assert found is not None
         return found
 
-    def _run_job(self, id: str, title: str, work: Callable[[OnProgress], tuple[Any, str]]) -> None:
+    def _run_job(self, id: str, title: str, work: Callable[[Progress], tuple[Any, str]]) -> None:
         def report(done: int, total: int) -> None:
             self.desk.tell(lambda accounts: accounts.report_job(id, done, total))
 

@@ -31,6 +31,7 @@ from facegallery.embedder.files import (
     temporary_prefix,
     write_atomic,
 )
+from facegallery.embedder.progress import Progress, unseen
 from facegallery.indexer.derived import flat
 from facegallery.indexer.derived.choose import Choice, choose, wish_of
 from facegallery.indexer.store.database import LINK
@@ -47,12 +48,6 @@ HASHED_AT_OPEN = 64 << 20  # larger files are checked by size when opened, and b
 LEAST, ADDED_SHARE, ADDED_SHARE_OF_CODES, REMOVED_SHARE = 1000, 0.05, 0.02, 0.10
 
 log = logging.getLogger(__name__)
-
-OnProgress = Callable[[int, int], None]
-
-
-def _unseen(done: int, total: int) -> None:
-    """Ignore progress."""
 
 
 def built_folder(folder: Path, generation: int) -> Path:
@@ -95,7 +90,7 @@ def check_centring(store: Faces) -> None:
 
 
 @system_faults()
-def compact(store: Store, on_progress: OnProgress = _unseen) -> bool:
+def compact(store: Store, on_progress: Progress = unseen) -> bool:
     """Build the next generation beside the current one, and swap; writers wait only for the swap.
 
     on_progress: receives the number of written faces, and of all faces. Returns False where another process swapped
@@ -169,7 +164,7 @@ def adopt(store: Store, temporary: Path | None, position: Position) -> None:
     store.set_fact("changes", store.chain_of_changes())
 
 
-def _write(store: Store, generation: int, on_progress: OnProgress = _unseen) -> Path:
+def _write(store: Store, generation: int, on_progress: Progress = unseen) -> Path:
     """Write a folder with all derived files of the snapshot; it is on disk when this returns."""
     drop_stale_temporaries(store.folder)
     folder = store.folder / f"{temporary_prefix()}{uuid.uuid4().hex}{BUILDING}"  # one for each thread
@@ -241,7 +236,7 @@ def _write_file(path: Path, write: Callable[[Sink], None]) -> dict[str, Any]:
     return {"bytes": sink.bytes, "sha256": sink.hash.hexdigest()}
 
 
-def _write_exact(store: Faces, n: int, sink: Sink, on_progress: OnProgress) -> None:
+def _write_exact(store: Faces, n: int, sink: Sink, on_progress: Progress) -> None:
     store.check_owners()
     mean, done = store.mean, 0
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 
-from facegallery.indexer.derived.derive import OnProgress, compact
+from facegallery.embedder.progress import Progress, unseen
+from facegallery.indexer.derived.derive import compact
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.pending import finish_pending
 from facegallery.indexer.upkeep.switch import drop_other
 
 
-def compact_and_drop(
-    store: Store, keep_undo: float | None = None, on_progress: OnProgress = lambda done, total: None
-) -> int:
+def compact_and_drop(store: Store, keep_undo: float | None = None, on_progress: Progress = unseen) -> int:
     """Build the next generation beside the current one; return the number of deleted log lines.
 
     keep_undo: first delete what `undo` and the way back to another model need, where it is older than this many

@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from facegallery import schemas
+from facegallery.embedder.progress import Progress
 from facegallery.results import Calibrated, Compacted, Job
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.problems import HttpProblem
 from facegallery.server.routes.dependencies import Admin, CurrentState, Index, JSONResponse, Reader
-from facegallery.server.state import OnProgress
 from facegallery.workflows import calibrate as calibrating
 from facegallery.workflows import upkeep
 
@@ -25,7 +25,7 @@ async def compact(state: CurrentState, key: Admin, index: Index, asked: schemas.
     days = asked.keep_undo_days if asked else None
     keep = None if days is None else days * DAY
 
-    def work(report: OnProgress) -> tuple[Compacted, str]:
+    def work(report: Progress) -> tuple[Compacted, str]:
         done = upkeep.compact(index.name, keep_undo=keep, progress=report)
         return done, f"generation {done.generation}, {done.faces} faces, {done.dropped} old changes deleted"
 
@@ -37,7 +37,7 @@ async def calibrate(state: CurrentState, key: Admin, index: Index, asked: schema
     """Fit the score from which a hit counts, by the enrolled people; a job."""
     fpir = (asked or schemas.Calibrate()).fpir
 
-    def work(report: OnProgress) -> tuple[Calibrated, str]:
+    def work(report: Progress) -> tuple[Calibrated, str]:
         done = calibrating.calibrate(index.name, calibrating.CalibrationOptions(fpir))
         return done, done.text
 
