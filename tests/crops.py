@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from facegallery.embedder.dataset.row import Entry, Row, to_table
@@ -80,3 +82,8 @@ def random_arrays(dimension: int = 8, folded: bool = False, seed: int = 0) -> di
 
     keras.utils.set_random_seed(seed)
     return keras_network.get_weights(keras_network.build(dimension, folded=folded))
+
+
+def said(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
+    """Return the messages of this package, without those of TensorFlow. level: the least level of a message."""
+    return [r.getMessage() for r in caplog.records if r.name.startswith("facegallery") and r.levelno >= level]

@@ -17,6 +17,7 @@ from facegallery.trainer.gate import Judged
 from facegallery.trainer.learner import Distilled, Learner, NotFinite, Softmax, TrainableNetwork, _optimiser, dropout
 from facegallery.trainer.stages import Run, RunSettings
 from tests import crops
+from tests.crops import said
 
 QUICK, HOMEWORK, MARGIN = (recipe.read(name) for name in ("quick", "homework", "margin"))
 PLAIN = replace(
@@ -284,7 +285,7 @@ def test_without_validation_the_last_weights_are_pulled_back(tmp_path, data, cap
     assert all(np.abs(got[k] - (one.start[k] + 0.25 * (last[k] - one.start[k]))).max() < 1e-6 for k in got) and moved(
         got, one.start
     )
-    assert "0.25 of their way" in done.delivered and caplog.messages[-1].endswith(done.delivered)
+    assert "0.25 of their way" in done.delivered and said(caplog)[-1].endswith(done.delivered)
     assert pulled_back(one.start, last, 1.0) is last
 
 
@@ -518,7 +519,7 @@ def test_stage_1_solves_the_bottleneck_and_stage_2_comes_nearer(tmp_path, data, 
             "Bottleneck_BatchNorm/beta",
         }
     )
-    assert any("1 photos are left out" in line for line in caplog.messages)
+    assert any("1 photos are left out" in line for line in said(caplog))
     first, *_, last = done.progress.history
     assert first["stage"] == 1 and first["loss"] == pytest.approx(1 - done.progress.softmax[0], abs=1e-6)
     assert first["accuracy"] == 1.0  # eleven photos, learnt by heart

@@ -21,6 +21,7 @@ from facegallery.trainer import checkpoints, recipe, stages
 from facegallery.trainer.train import TrainingOptions, train
 from tests import crops
 from tests.conftest import ROOT
+from tests.crops import said
 from tests.doses import doses
 
 PEOPLE = 6
@@ -69,7 +70,7 @@ def test_a_run_leaves_a_model_a_record_metrics_and_curves(photos, tiny, tmp_path
     caplog.set_level(logging.INFO, "facegallery")
     out = tmp_path / "out"
     done = train(photos, QUICK, tiny, out)
-    lines = caplog.messages
+    lines = said(caplog)
     spec = FaceSpec.from_json((out / "spec.json").read_bytes())
     part = spec.parts[0]
     assert tree(out) == {
@@ -151,7 +152,7 @@ def test_names_that_are_nearly_the_same_are_told(tiny, tmp_path, caplog):
     )
     caplog.set_level(logging.INFO, "facegallery")
     done = train(crops.write(tmp_path / "crops", rows), QUICK, tiny, tmp_path / "out", TrainingOptions(validate=given))
-    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    (warning,) = said(caplog, logging.WARNING)
     assert "'Ann' and 'ann', 'BOB' and 'Bob'" in warning and done["data"]["people"] == 3
 
 
@@ -172,7 +173,7 @@ def test_the_same_again_is_a_no_op_and_another_is_refused_by_name(photos, tiny, 
     before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
     caplog.set_level(logging.INFO, "facegallery")
     assert train(photos, QUICK, tiny, out) == done
-    assert len(caplog.messages) == 1 and "complete" in caplog.messages[0]
+    assert len(said(caplog)) == 1 and "complete" in said(caplog)[0]
     assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
     other = crops.write(tmp_path / "other", [crops.row(p, 0) for p in range(3)])
     for call, words in (
@@ -234,7 +235,7 @@ def test_validation_people_choose_the_epoch(tiny, tmp_path, caplog):
     )
     assert (
         scores["best"]["top1"] == max([scores["epochs"][0], *scores["epochs"]])
-        and sum("validation top-1" in line for line in caplog.messages) >= 4
+        and sum("validation top-1" in line for line in said(caplog)) >= 4
     )
 
 
@@ -348,7 +349,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(photos, tiny, tmp_path, monkey
             patch.setattr(stages.Learner, "step", stopped(at))
             train(photos, rule, tiny, tmp_path / "out", TrainingOptions(compute=compute))
     done = train(photos, rule, tiny, tmp_path / "out", TrainingOptions(compute=compute))
-    assert any("resuming in stage" in line for line in caplog.messages)
+    assert any("resuming in stage" in line for line in said(caplog))
     assert done["networks"][0]["sha256"] == whole["networks"][0]["sha256"]
     metrics = [
         [{**json.loads(m), "photos_per_second": 0} for m in (tmp_path / o / "metrics.jsonl").read_text().splitlines()]
@@ -386,7 +387,7 @@ def test_precisions_move_the_weights_the_same_way(photos, tiny, tmp_path, caplog
         done = train(photos, QUICK, tiny, out, TrainingOptions(compute=Compute("cpu", precision)))
         assert done["arguments"]["precision"] == precision
         ways.append(np.concatenate([(a - start[k]).ravel() for k, a in sorted(arrays(out).items())]))
-    assert "f32, " in caplog.messages[0] and any("bf16, " in line for line in caplog.messages)
+    assert "f32, " in said(caplog)[0] and any("bf16, " in line for line in said(caplog))
     a, b = (way / np.linalg.norm(way) for way in ways)
     assert 0.8 < a @ b < 1 - 1e-6
 
@@ -431,23 +432,23 @@ def test_killed_again_and_again_gives_the_weights_of_an_uninterrupted_run(tiny, 
     """kill -9 at random moments, in both stages, while checkpoints are written; with people to validate."""
     folder = crops.write(tmp_path / "crops", [crops.row(p, f) for p in range(41) for f in range(2)], per_shard=128)
     whole = child(folder, tiny, tmp_path / "whole")
-    chance, said = random.Random(5), ""
+    chance, output = random.Random(5), ""
     for epochs in kills:
         process = child(folder, tiny, tmp_path / "out")
         for _ in range(epochs):
             while line := process.stdout.readline():
-                said += line
+                output += line
                 if "photos/s" in line:
                     break
         time.sleep(chance.uniform(0.0, 0.15))
         assert process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
-        said += process.communicate()[0]
+        output += process.communicate()[0]
     last = child(folder, tiny, tmp_path / "out")
-    said += last.communicate()[0]
+    output += last.communicate()[0]
     whole.communicate()
     assert last.returncode == whole.returncode == 0
-    assert "resuming in stage 1" in said and "resuming in stage 2" in said
+    assert "resuming in stage 1" in output and "resuming in stage 2" in output
     a, b = (arrays(tmp_path / o / "run" / "after-stage-2") for o in ("whole", "out"))
     assert all(np.abs(a[k] - b[k]).max() < 1e-5 for k in a) and any(
         np.abs(a[k] - v).max() > 1e-3 for k, v in arrays(tiny).items()
