@@ -7,6 +7,7 @@ replaced; a test compares it with the code.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
 import re
@@ -203,12 +204,26 @@ def outcomes() -> str:
 # results
 
 
+OF_LOCAL = (  # results that only a gallery in a folder, or a data set, gives
+    ("embedder.pipeline", "Summary"),
+    ("workflows.evaluate", "EvaluationResult"),
+    ("indexer.evaluation.evaluate", "Evaluation"),
+    ("indexer.evaluation.openset", "Rate"),
+    ("workflows.reembed", "Reembedded"),
+    ("indexer.upkeep.verify", "Verified"),
+    ("indexer.upkeep.transfer", "TransferSummary"),
+)
+
+
 def results() -> str:
     """Return a table of fields for each result of the Python API."""
     from facegallery import results as module
 
-    own = [one for one in vars(module).values() if dataclasses.is_dataclass(one) and one.__module__ == module.__name__]
-    return "\n".join(line for one in own for line in _result(one))
+    shared = [
+        one for one in vars(module).values() if dataclasses.is_dataclass(one) and one.__module__ == module.__name__
+    ]
+    local = [getattr(importlib.import_module(f"{PROGRAM}.{where}"), name) for where, name in OF_LOCAL]
+    return "\n".join(line for one in shared + local for line in _result(one))
 
 
 def _result(kind: type) -> Iterator[str]:
@@ -223,9 +238,10 @@ def _result(kind: type) -> Iterator[str]:
         text = one.metadata.get("description") or comments.get(one.name, "")
         yield f"| `{one.name}` | {_cell(str(one.type))} | {_cell(text)} |"
     for name, value in vars(kind).items():
-        if isinstance(value, property) and not name.startswith("_"):
+        function = value.fget if isinstance(value, property) else getattr(value, "func", None)
+        if function and not name.startswith("_"):
             said = " ".join((inspect.getdoc(value) or "").split())
-            yield f"| `{name}` | {_cell(str(value.fget.__annotations__['return']))} | {_cell(said)} |"
+            yield f"| `{name}` | {_cell(str(function.__annotations__['return']))} | {_cell(said)} |"
     yield ""
 
 
