@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+VECTOR = {"binary": True, "description": "float32 (d,), length 1"}
+CROP = {"binary": True, "description": "uint8 RGB (160, 160, 3)"}
+
+
 @dataclass(frozen=True)
 class Hit:
     """One answer: a person by the best of their faces, or one enrolled face."""
@@ -134,9 +138,8 @@ class Face:
     confidence: float  # of the detector, 0 to 1
     quality: float  # how sharp the crop is: the variance of its Laplacian; a blurred crop has less than a sharp one
     identity: str | None = None  # who the photo's folder says it shows
-    # float32 (d,) of length 1, and uint8 RGB (160, 160, 3)
-    vector: np.ndarray | None = field(default=None, compare=False, repr=False, metadata={"binary": True})
-    crop: np.ndarray | None = field(default=None, compare=False, repr=False, metadata={"binary": True})
+    vector: np.ndarray | None = field(default=None, compare=False, repr=False, metadata=VECTOR)
+    crop: np.ndarray | None = field(default=None, compare=False, repr=False, metadata=CROP)
 
 
 @dataclass(frozen=True)
