@@ -219,7 +219,12 @@ def results() -> str:
     """Return a table of fields for each result of the Python API."""
     from facegallery import results as module
 
-    shared = [one for one in vars(module).values() if isinstance(one, type) and dataclasses.is_dataclass(one)]
+    shared = [
+        one
+        for part in (module.faces, module.people, module.whole)
+        for one in vars(part).values()
+        if dataclasses.is_dataclass(one) and one.__module__ == part.__name__
+    ]
     local = [getattr(importlib.import_module(f"{PROGRAM}.{where}"), name) for where, name in OF_LOCAL]
     return "\n".join(line for one in shared + local for line in _result(one))
 

@@ -25,7 +25,8 @@ from tests.crops import said
 from tests.doses import doses
 
 PEOPLE = 6
-TWO_KILLS, TEN_KILLS = (3, 8), (2, 3, 1, 2, 3, 3, 1, 1, 2, 3)  # epochs that end before each; stage 1 has eight
+# the epochs of the two stages, more than the kills let pass, and how many of them end before each kill
+TWO_KILLS, TEN_KILLS = ((2, 12), (1, 4)), ((8, 40), (2, 3, 1, 2, 3, 3, 1, 1, 2, 3))
 
 
 def short(name: str, *changes: dict, **more) -> recipe.Recipe:
@@ -333,9 +334,9 @@ def stopped(at: int):
     "rule, precision",
     [
         (QUICK, "f32"),
-        (HOMEWORK, "bf16"),
         pytest.param(QUICK, "bf16", marks=pytest.mark.slow),
         pytest.param(HOMEWORK, "f32", marks=pytest.mark.slow),
+        pytest.param(HOMEWORK, "bf16", marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_same_result(photos, tiny, tmp_path, monkeypatch, rule, precision, caplog):
@@ -392,7 +393,6 @@ def test_precisions_move_the_weights_the_same_way(photos, tiny, tmp_path, caplog
     assert 0.8 < a @ b < 1 - 1e-6
 
 
-STAGE_2 = 40  # epochs of the killed run, more than the kills let pass
 CHILD = """
 import logging, sys, time
 from facegallery.embedder.network import quiet
@@ -409,16 +409,16 @@ def slow(self, *args):
     time.sleep(0.01)
     return old(self, *args)
 learner.Learner.step = slow
-folder, source, out = sys.argv[1:]
+folder, source, out, *epochs = sys.argv[1:]
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-train(Path(folder), kill_recipe(), source, Path(out), TrainingOptions(keep_run=True))
+train(Path(folder), kill_recipe(*map(int, epochs)), source, Path(out), TrainingOptions(keep_run=True))
 """
 
 
-def kill_recipe() -> recipe.Recipe:
-    return short(
-        "quick", {"epochs": 8, "steps": 25, "views": 2}, {"epochs": STAGE_2, "steps": 8, "learning_rate": 0.001}
-    )
+def kill_recipe(first: int, second: int) -> recipe.Recipe:
+    """So many epochs of the stages."""
+    stages = {"epochs": first, "steps": 25, "views": 2}, {"epochs": second, "steps": 8, "learning_rate": 0.001}
+    return short("quick", *stages)
 
 
 def child(*arguments: object) -> subprocess.Popen:
@@ -427,28 +427,29 @@ def child(*arguments: object) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("kills", doses(TWO_KILLS, TEN_KILLS))
-def test_killed_again_and_again_gives_the_weights_of_an_uninterrupted_run(tiny, tmp_path, kills):
+@pytest.mark.parametrize("dose", doses(TWO_KILLS, TEN_KILLS))
+def test_killed_again_and_again_gives_the_weights_of_an_uninterrupted_run(tiny, tmp_path, dose):
     """kill -9 at random moments, in both stages, while checkpoints are written; with people to validate."""
     folder = crops.write(tmp_path / "crops", [crops.row(p, f) for p in range(41) for f in range(2)], per_shard=128)
-    whole = child(folder, tiny, tmp_path / "whole")
-    chance, output = random.Random(5), ""
-    for epochs in kills:
-        process = child(folder, tiny, tmp_path / "out")
-        for _ in range(epochs):
+    stages, kills = dose
+    whole = child(folder, tiny, tmp_path / "whole", *stages)
+    chance, said = random.Random(5), ""
+    for ended in kills:
+        process = child(folder, tiny, tmp_path / "out", *stages)
+        for _ in range(ended):
             while line := process.stdout.readline():
-                output += line
+                said += line
                 if "photos/s" in line:
                     break
         time.sleep(chance.uniform(0.0, 0.15))
         assert process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
-        output += process.communicate()[0]
-    last = child(folder, tiny, tmp_path / "out")
-    output += last.communicate()[0]
+        said += process.communicate()[0]
+    last = child(folder, tiny, tmp_path / "out", *stages)
+    said += last.communicate()[0]
     whole.communicate()
     assert last.returncode == whole.returncode == 0
-    assert "resuming in stage 1" in output and "resuming in stage 2" in output
+    assert "resuming in stage 1" in said and "resuming in stage 2" in said
     a, b = (arrays(tmp_path / o / "run" / "after-stage-2") for o in ("whole", "out"))
     assert all(np.abs(a[k] - b[k]).max() < 1e-5 for k in a) and any(
         np.abs(a[k] - v).max() > 1e-3 for k, v in arrays(tiny).items()
@@ -464,7 +465,7 @@ def test_killed_again_and_again_gives_the_weights_of_an_uninterrupted_run(tiny, 
         (json.loads(m)["stage"], json.loads(m)["epoch"])
         for m in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     ]
-    assert epochs == [(1, e) for e in range(1, 9)] + [(2, e) for e in range(1, STAGE_2 + 1)]
+    assert epochs == [(stage, e) for stage, n in enumerate(stages, 1) for e in range(1, n + 1)]
     assert not list((tmp_path / "out").rglob("_tmp*"))
 
 
