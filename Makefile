@@ -49,10 +49,12 @@ test-all: test test-slow test-data  ## all tests
 bench: weights  ## a quick look at speed, in minutes, on AT&T's photos or PHOTOS=FOLDER; BENCH="--torch-python ..." for other packages
 	$(BIN)/python benchmarks/speed/quick.py $(PHOTOS) $(BENCH)
 
-check: setup  ## format, lint, types
+check: setup docs  ## format, lint, types, the arrows and circles of the imports, the exported names, the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py tests/test_repository.py
+	$(BIN)/python -m pytest tests/test_api.py -k public_names
 
 docs: $(VENV)/.ready-docs  ## the documentation as a site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
