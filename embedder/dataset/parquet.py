@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facegallery.embedder.dataset.checks import ADVICE, damaged
+from facegallery.embedder.dataset.footer import Chunk, row_groups
 from facegallery.embedder.errors import DataError
 
 MOST_FOOTER = 1 << 20  # bytes; a column takes about 300
@@ -60,18 +61,17 @@ class OpenedParquet:
         Raise DataError, before the memory is spent, where the columns have more than `most_rows` rows or more bytes
         than any file of ours.
         """
-        metadata = self.file.metadata
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        _check_rows(sum(group.num_rows for group in groups), most_rows, self.path)
         most = LEAST_BYTES + TIMES * self.size
         try:
-            decoded, spread = _measure(self.source, [c for group in groups for c in _chunks(group, columns)])
+            groups = row_groups(_footer(self.source, self.size))
+            _check_rows(sum(group.rows for group in groups), most_rows, self.path)
+            decoded, spread = _measure(self.source, [c for group in groups for c in group.chunks if _is_of(c, columns)])
             if decoded > most:
                 raise _too_large(most, self.path)
             file = self.file
             if decoded + sum(spread.values()) > most:
                 texts = [name for name, size in spread.items() if size]
-                file = pq.ParquetFile(self.source, metadata=metadata, read_dictionary=texts, pre_buffer=False)
+                file = pq.ParquetFile(self.source, metadata=self.file.metadata, read_dictionary=texts, pre_buffer=False)
             table = file.read(columns=list(columns), use_threads=False)
             if decoded + sum(map(_bytes_of, table.columns)) > most:
                 raise _too_large(most, self.path)
@@ -139,13 +139,15 @@ def _too_large(most: int, path: Path) -> DataError:
     )
 
 
-def _chunks(group: pq.RowGroupMetaData, columns: Collection[str]) -> Iterator[pq.ColumnChunkMetaData]:
-    """Yield the column chunks of a row group that hold these columns."""
-    for i in range(group.num_columns):
-        chunk = group.column(i)
-        name = chunk.path_in_schema
-        if name in columns or ("." in name and any(name.startswith(f"{column}.") for column in columns)):
-            yield chunk
+def _footer(source: pa.NativeFile, size: int) -> bytes:
+    """Return the footer of a file that Arrow has opened."""
+    length = int.from_bytes(_more(source, size - 8, 4), "little")
+    return _more(source, size - 8 - length, length)
+
+
+def _is_of(chunk: Chunk, columns: Collection[str]) -> bool:
+    """Return whether a chunk holds one of these columns, or a part of one."""
+    return chunk.column in columns or any(chunk.column.startswith(f"{column}.") for column in columns)
 
 
 def _bytes_of(column: pa.ChunkedArray) -> int:
@@ -163,7 +165,7 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _measure(source: Any, chunks: Sequence[pq.ColumnChunkMetaData]) -> tuple[int, dict[str, int]]:
+def _measure(source: Any, chunks: Sequence[Chunk]) -> tuple[int, dict[str, int]]:
     """Return (bytes of all pages and values, most bytes of dictionary-encoded texts by column).
 
     Raise ValueError where a page has no valid header.
@@ -171,7 +173,6 @@ def _measure(source: Any, chunks: Sequence[pq.ColumnChunkMetaData]) -> tuple[int
     decoded = pages = 0
     spread: dict[str, int] = {}
     for chunk in chunks:
-        texts = chunk.physical_type == "BYTE_ARRAY"
         size = values = references = dictionary = others = 0
         for kind, of_page, count, encoding in _pages(source, chunk):
             pages += 1
@@ -186,18 +187,16 @@ def _measure(source: Any, chunks: Sequence[pq.ColumnChunkMetaData]) -> tuple[int
             if pages > MOST_PAGES:
                 raise ValueError(f"more than {MOST_PAGES:,} pages")
         decoded += size + OF_VALUE * values
-        if texts:
+        if chunk.texts:
             decoded += others * size
-            spread[chunk.path_in_schema] = spread.get(chunk.path_in_schema, 0) + references * dictionary
+            spread[chunk.column] = spread.get(chunk.column, 0) + references * dictionary
     return decoded, spread
 
 
-def _pages(source: Any, chunk: pq.ColumnChunkMetaData) -> Iterator[tuple[int, int, int, int]]:
+def _pages(source: Any, chunk: Chunk) -> Iterator[tuple[int, int, int, int]]:
     """Yield (type, decompressed bytes, number of values, encoding) of each page, as Arrow finds the pages."""
-    at, left = chunk.data_page_offset, chunk.num_values
-    if 0 < (chunk.dictionary_page_offset or 0) < at:
-        at = chunk.dictionary_page_offset
-    end = at + chunk.total_compressed_size
+    at, left = chunk.at, chunk.values
+    end = at + chunk.size
     window, began = b"", at
     while left > 0 and at < end:
         if at - began >= len(window):

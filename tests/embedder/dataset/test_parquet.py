@@ -13,6 +13,7 @@ import pytest
 
 from facegallery.embedder.dataset import parquet
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.dataset.footer import row_groups
 from facegallery.embedder.dataset.parquet import open_parquet
 from facegallery.embedder.dataset.plan import read_plans
 from facegallery.embedder.dataset.row import Entry, to_bytes, to_table
@@ -147,6 +148,37 @@ PAGES: dict[str, dict[str, Any]] = {
 }
 
 
+def first_page(chunk: pq.ColumnChunkMetaData) -> int:
+    dictionary = chunk.dictionary_page_offset
+    return dictionary if dictionary and dictionary < chunk.data_page_offset else chunk.data_page_offset
+
+
+HISTOGRAMS = """
+import sys
+from pathlib import Path
+from facegallery.embedder.dataset.parquet import open_parquet
+from facegallery.embedder.errors import DataError
+path, good = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
+refused = 0
+for at in range(len(good) - 8 - int.from_bytes(good[-8:-4], "little"), len(good) - 8):
+    path.write_bytes(good[:at] + bytes([good[at] ^ 73]) + good[at + 1:])
+    try:
+        with open_parquet(path) as file:
+            file.read(["identity", "image"], 1000)
+    except DataError:
+        refused += 1
+print(refused)
+"""
+
+
+def test_a_footer_of_which_a_byte_is_damaged_ends_no_process(tmp_path):
+    """Arrow's view of a column ends the process where the histograms of a footer have another length."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"identity": ["a", "b", "a"], "image": ["1", "2", "3"]}), path)
+    done = subprocess.run([sys.executable, "-c", HISTOGRAMS, path], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and int(done.stdout) > 100, done.stderr
+
+
 @pytest.mark.parametrize("what", PAGES)
 def test_all_that_writers_write_is_measured_and_read(tmp_path, what):
     rng = np.random.default_rng(0)
@@ -163,10 +195,17 @@ def test_all_that_writers_write_is_measured_and_read(tmp_path, what):
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, **PAGES[what])
     with open_parquet(path) as file:
-        metadata = file.file.metadata
+        metadata = file.file.metadata  # as Arrow reads the same footer
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        chunks = [c for group in groups for c in parquet._chunks(group, table.column_names)]
-        pages = [list(parquet._pages(file.source, c)) for c in chunks]
+        stated = row_groups(parquet._footer(file.source, file.size))
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        ours = [chunk for group in stated for chunk in group.chunks]
+        assert [group.rows for group in stated] == [group.num_rows for group in groups]
+        assert [(c.column, c.texts, c.values, c.size, c.at) for c in ours] == [
+            (c.path_in_schema, c.physical_type == "BYTE_ARRAY", c.num_values, c.total_compressed_size, first_page(c))
+            for c in chunks
+        ]
+        pages = [list(parquet._pages(file.source, c)) for c in ours]
         assert [sum(page[2] for page in of_chunk) for of_chunk in pages] == [c.num_values for c in chunks]
         for of_chunk, chunk in zip(pages, chunks, strict=True):  # the footer counts the headers too
             assert 0 <= chunk.total_uncompressed_size - sum(page[1] for page in of_chunk) < 6500 * len(of_chunk)
