@@ -29,9 +29,11 @@ class TrainableNetwork:
         self.model, self.part, self.precision = keras_network.load(arrays), part, precision
         self.folded = keras_network.is_folded(arrays)
         self.dimension = int(arrays["Bottleneck/kernel"].shape[-1])
-        self._infer = tf.function(lambda crops: self.prelogits(crops), reduce_retracing=True)
-        self._maps = tf.function(self._kept_maps, reduce_retracing=True)
-        self._pool = tf.function(lambda maps: forward.pooled(self.model, maps, precision), reduce_retracing=True)
+        self._infer = tf.function(lambda crops: self.prelogits(crops), reduce_retracing=True, autograph=False)
+        self._maps = tf.function(self._kept_maps, reduce_retracing=True, autograph=False)
+        self._pool = tf.function(
+            lambda maps: forward.pooled(self.model, maps, precision), reduce_retracing=True, autograph=False
+        )
 
     def _kept_maps(self, crops: tf.Tensor) -> tf.Tensor:
         return tf.cast(forward.maps(self.model, seen(crops, self.part), self.precision), KEPT[self.precision])
@@ -226,9 +228,12 @@ class Learner:
         self._strategy = tf.distribute.get_strategy()
         self.optimiser = _optimiser(stage)
         self.optimiser.build(self.variables)
-        self._accumulate = tf.function(self._add_gradients, reduce_retracing=True)
-        self._decay, self._update = tf.function(self._add_decay), tf.function(self._move)
-        self._centre = tf.function(self._move_centres, reduce_retracing=True)
+        self._accumulate = tf.function(self._add_gradients, reduce_retracing=True, autograph=False)
+        self._decay, self._update = (
+            tf.function(self._add_decay, autograph=False),
+            tf.function(self._move, autograph=False),
+        )
+        self._centre = tf.function(self._move_centres, reduce_retracing=True, autograph=False)
 
     @property
     def moves_network(self) -> bool:

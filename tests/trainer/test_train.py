@@ -191,6 +191,7 @@ def test_the_same_again_is_a_no_op_and_another_is_refused_by_name(photos, tiny, 
         assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(photos, tiny, tmp_path):
     shas = [
         train(photos, QUICK, tiny, tmp_path / str(i), TrainingOptions(seed=seed))["networks"][0]["sha256"]

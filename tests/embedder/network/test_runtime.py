@@ -104,7 +104,7 @@ def test_flip_averages_the_mirror_image(crops):
     assert np.abs(flipped - expected).max() < 1e-6
 
 
-@pytest.mark.parametrize("name", ["msceleb", "casia"])
+@pytest.mark.parametrize("name", ["msceleb", pytest.param("casia", marks=pytest.mark.slow)])
 def test_openvino_gives_tensorflows_vectors(crops, name):
     """Batch norm live and folded; a batch that is not full."""
     model = store.open_model(name)

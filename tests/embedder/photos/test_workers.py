@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ from facegallery.embedder.photos.workers import Workers
 from facegallery.embedder.pipeline import Options, PhotoStage, process_photos
 from facegallery.embedder.weights import store
 from tests.conftest import ROOT
+from tests.doses import doses
 from tests.embedder.test_pipeline import nothing, same
 
 
@@ -116,15 +118,16 @@ def test_processes_end_with_a_process_that_is_killed():
     assert is_gone(pid)
 
 
-def test_many_photos_give_the_rows_of_few(att, tmp_path, monkeypatch):
-    embedder, tables = Embedder(store.open_model("msceleb")), []
+@pytest.mark.parametrize("n", doses(120, 400))
+def test_many_photos_give_the_rows_of_few(att, tmp_path, monkeypatch, n):
+    embedder, listed, tables = Embedder(store.open_model("msceleb")), list_photos(att), []
     for name, many in (("threads", 1 << 40), ("processes", 0)):
         monkeypatch.setattr(photo_stage, "MANY", many)
         stage = PhotoStage(embedder.spec, MtcnnDetector(), embedder, Options())
-        process_photos(list_photos(att), tmp_path / name, stage, "embed", nothing, 100)
+        process_photos(replace(listed, entries=listed.entries[:n]), tmp_path / name, stage, "embed", nothing, 100)
         assert (stage._workers is None) == bool(many)
         tables.append(DataSet(tmp_path / name).table())
-    assert tables[0].num_rows == 400
+    assert tables[0].num_rows == n
     same(*tables)
 
 
