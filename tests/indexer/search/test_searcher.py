@@ -210,11 +210,12 @@ def test_a_damaged_index_is_made_again_in_memory(index, copy, damage, caplog):
     ] == [(logging.WARNING, True, False)]
 
 
-def test_the_warning_is_one_line_on_stderr(copy):
+@pytest.mark.parametrize(("set_up", "lines"), [("", 0), ("import logging; logging.basicConfig(); ", 1)])
+def test_the_warning_is_one_line_for_who_asked_for_logs(copy, set_up, lines):
     shutil.rmtree(copy / "built-1")
-    code = f"from facegallery.indexer.search.searcher import Searcher; Searcher({str(copy)!r}).close()"
+    code = f"{set_up}from facegallery.indexer.search.searcher import Searcher; Searcher({str(copy)!r}).close()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "" and len(done.stderr.splitlines()) == 1 and "`verify`" in done.stderr
+    assert done.stdout == "" and len(done.stderr.splitlines()) == lines and ("`verify`" in done.stderr) == bool(lines)
 
 
 def test_the_index_of_another_gallery_ranks_nothing(copy, tmp_path, caplog):
