@@ -95,7 +95,7 @@ class Disk:
         self._entries: list[tuple[Path, Callable[[], object]]] = []  # folder, how to undo
 
     def wrote(self, fd: int, offset: int, old: bytes, new: bytes | None) -> None:
-        """`new` in the place of `old` at the offset, None where the file ends there now."""
+        """`new` instead of `old` at the offset; None if the file ends there now."""
         self._writes.append((_inode(fd), fd, offset, old, new))
 
     def synced(self, fd: int) -> None:
