@@ -33,7 +33,7 @@ serve-demo: setup  ## the page and the API over an index of those photos
 
 # a file of tests goes to one process, the longest files first (tests/conftest.py)
 PYTEST = $(BIN)/python -m pytest
-PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test: weights  ## the tests that need only the repo, the weights and AT&T, in small doses; WORKERS=4 takes four processes
 	$(PYTEST) $(PARALLEL) -m 'not slow and not lfw and not browser'
