@@ -13,6 +13,7 @@ BOOLEANS = {1: True, 2: False}  # field types that are values themselves
 BYTE, DOUBLE, BYTES, LISTS, STRUCT = 3, 7, 8, (9, 10), 12  # field types of Thrift
 INTEGERS = (4, 5, 6)
 DOUBLE_BYTES = 8
+MOST_BITS = 64  # of a number
 LONG_LIST = 15  # a list's length in its first byte; this one says that the length follows
 BYTE_ARRAY = 6  # type of a column of texts
 
@@ -74,12 +75,12 @@ def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
     if kind == BYTE:
         return data[at], at + 1
     if kind in INTEGERS:
-        value, at = _varint(data, at)
+        value, at = varint(data, at, MOST_BITS)
         return (value >> 1) ^ -(value & 1), at
     if kind == DOUBLE:
         return None, at + DOUBLE_BYTES
     if kind == BYTES:
-        length, at = _varint(data, at)
+        length, at = varint(data, at, MOST_BITS)
         return data[at : at + length], at + length
     if kind in LISTS:
         return _list(data, at)
@@ -92,7 +93,7 @@ def _list(data: bytes, at: int) -> tuple[list[Any], int]:
     length, kind = data[at] >> 4, data[at] & 15
     at += 1
     if length == LONG_LIST:
-        length, at = _varint(data, at)
+        length, at = varint(data, at, MOST_BITS)
     values = []
     for _ in range(length):
         # in a list, a boolean is a byte of its own
@@ -101,13 +102,17 @@ def _list(data: bytes, at: int) -> tuple[list[Any], int]:
     return values, at
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: bytes, at: int, most_bits: int) -> tuple[int, int]:
+    """Parse an unsigned number; return (number, end offset).
+
+    Raise IndexError where the data end first, ValueError for a number of more than `most_bits`.
+    """
     value = shift = 0
     while (byte := data[at]) > 127:
         value |= (byte & 127) << shift
         shift += 7
         at += 1
     value |= byte << shift
-    if value >> 64:
-        raise ValueError("a number of more than 64 bits")
+    if value >> most_bits:
+        raise ValueError(f"a number of more than {most_bits} bits")
     return value, at + 1

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facegallery.embedder.dataset.checks import ADVICE, damaged
-from facegallery.embedder.dataset.footer import Chunk, row_groups
+from facegallery.embedder.dataset.footer import Chunk, row_groups, varint
 from facegallery.embedder.errors import DataError
 
 MOST_FOOTER = 1 << 20  # bytes; a column takes about 300
@@ -26,6 +26,7 @@ FIRST, MOST_HEADER = 1 << 10, 1 << 16  # bytes that are read at first, and at mo
 END = b"PAR1"
 INT32, INT64, BYTES, STRUCT, TRUTHS = 5, 6, 8, 12, (1, 2)  # Thrift's field types
 NUMBERS = (INT32, BYTES, INT64)  # field types that begin with a number
+MOST_BITS = 32  # of a number in a page's header
 LEAST_BYTES, TIMES = 256 << 20, 4  # a file may decode to at most LEAST_BYTES + TIMES x its size
 OF_VALUE = 16  # bytes of a decoded number, its place in lists, and its validity
 DICTIONARY = 2  # type of a page that holds a dictionary
@@ -256,7 +257,7 @@ def _struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
             value = data[at]
             at += 1
             if value > 127:
-                value, at = _varint(data, at - 1)
+                value, at = varint(data, at - 1, MOST_BITS)
             if kind == INT32:
                 fields[number] = (value >> 1) ^ -(value & 1)
             elif kind == BYTES:
@@ -266,15 +267,3 @@ def _struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:
         elif kind not in TRUTHS:
             raise ValueError("a field of a kind that pages do not have")
     return fields, at + 1
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while (byte := data[at]) > 127:
-        value |= (byte & 127) << shift
-        shift += 7
-        at += 1
-    value |= byte << shift
-    if value >> 32:
-        raise ValueError("a number of more than 32 bits")
-    return value, at + 1
