@@ -14,7 +14,7 @@ from facegallery.folder import AnyPath, FolderGallery, where
 from facegallery.indexer.search.question import Question
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.store.store import Store
-from facegallery.interface import Metadata, Score
+from facegallery.interface import Metadata, Score, several
 from facegallery.workflows import calibrate, compare, enrol, forget, search, upkeep
 from facegallery.workflows.inputs import PhotoInput, PhotoInputs, as_list
 from facegallery.workflows.networks import ReadOptions
@@ -116,7 +116,7 @@ class Gallery(FolderGallery):
             print(face.box, face.known, face.hits[0].identity, face.hits[0].score)
         ```
         """
-        question = Question(k, faces, score, _several(where), min_score)
+        question = Question(k, faces, score, several(where), min_score)
         given, options = as_list(photos), ReadOptions(one_face=one_face)
         return self._do(lambda session: search.search(session, given, question, options).results())
 
@@ -144,7 +144,7 @@ class Gallery(FolderGallery):
         print(gallery.search_vectors(vectors, k=1)[0].hits)
         ```
         """
-        question, xq = Question(k, faces, score, _several(where), min_score), np.asarray(vectors, np.float32)
+        question, xq = Question(k, faces, score, several(where), min_score), np.asarray(vectors, np.float32)
         return self._do(lambda session: search.Judge(session.searcher, question).answers(xq))
 
     def compare(self, first: PhotoInput, second: PhotoInput) -> results.Compared:
@@ -259,7 +259,7 @@ class Gallery(FolderGallery):
 
     def split(self, face_ids: Sequence[str], *, to: str) -> results.Change:
         """Give chosen faces to another person, enrolled already or new. Raises GalleryError for an unknown face."""
-        return self._write(lambda store: store.split(_several(face_ids), to))
+        return self._write(lambda store: store.split(several(face_ids), to))
 
     def remove(
         self, *, identity: str | None = None, face_id: str | None = None, image: str | None = None
@@ -334,7 +334,3 @@ class Gallery(FolderGallery):
             progress: called with the number of faces written and of all.
         """
         return self._do(lambda session: upkeep.compact(session, keep_undo=keep_undo, progress=progress or unseen))
-
-
-def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
-    return (texts,) if isinstance(texts, str) else tuple(texts)

@@ -20,6 +20,11 @@ Metadata = Mapping[str, object] | str | PathLike[str]
 Score = Literal["best", "mean", "template"]
 
 
+def several(texts: str | Sequence[str]) -> tuple[str, ...]:
+    """Return texts, of which one may be given alone."""
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
 class GalleryInterface(Protocol):
     """The methods that a local gallery and one behind a server share.
 

@@ -180,8 +180,9 @@ def _of_another(path: Path) -> DataError:
 
 
 def is_data_set(folder: str | Path) -> bool:
-    """Whether a folder holds shards rather than photos."""
-    return any(Path(folder).glob("_plan-*.parquet"))
+    """Return whether a path is a folder that holds shards rather than photos."""
+    path = Path(folder)
+    return path.is_dir() and any(path.glob("_plan-*.parquet"))
 
 
 def read_mark(folder: Path, shard: int) -> dict[str, Any] | None:

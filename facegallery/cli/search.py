@@ -234,11 +234,12 @@ def compare(out: Output, *, photos: tuple[Path, Path], model: str | None, name: 
     from facegallery.results import as_document
     from facegallery.workflows.compare import compare as run
     from facegallery.workflows.compare import compare_in, networks_of
+    from facegallery.workflows.photos import DEFAULT_MODEL
     from facegallery.workflows.session import GallerySession
     from facegallery.workflows.verdict import UNKNOWN, judge_pair
 
     if name is None:
-        with networks_of(model or "msceleb", compute) as networks:
+        with networks_of(model or DEFAULT_MODEL, compute) as networks:
             done, verdict = run(*photos, networks), UNKNOWN
     else:
         with GallerySession(name, model=model, compute=compute) as session:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from facegallery import results, schemas
 from facegallery.embedder.errors import DataError
+from facegallery.interface import several
 from facegallery.remote.enrolment import Enrolment, Tally, outcome_of, refused_enrolment
 from facegallery.remote.errors import JobFailed, RequestRefused, UnusablePhoto, refusal
 from facegallery.remote.steps import Call, Flow, Gather, Pause, ask, given, parse, send
@@ -63,11 +64,6 @@ def job(id: str) -> Flow[results.Job]:
 
 
 # galleries ------------------------------------------------------------------
-
-
-def several(texts: str | Sequence[str]) -> list[str]:
-    """Return texts as a list, where one may stand alone."""
-    return [texts] if isinstance(texts, str) else list(texts)
 
 
 @dataclass(frozen=True)

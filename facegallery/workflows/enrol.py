@@ -36,11 +36,10 @@ from facegallery.indexer.store.store import Store, new_command
 from facegallery.indexer.suspects import Looked, look
 from facegallery.workflows.inputs import PhotoInputs, PhotoItem, as_list, items_of, sources_of, with_columns
 from facegallery.workflows.networks import ReadOptions
-from facegallery.workflows.photos import log_understood, make_detector, model_spec
+from facegallery.workflows.photos import DEFAULT_MODEL, log_understood, make_detector, model_spec
 from facegallery.workflows.probes import PROBE_BATCH, default_split, gallery_folder
 from facegallery.workflows.session import GallerySession, Where, session_of
 
-DEFAULT_MODEL = "msceleb"
 VECTOR = b"facegallery vector 1\0"  # begins what is hashed of a vector that is given without its photo
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
 log = logging.getLogger(__name__)
@@ -143,12 +142,12 @@ def add(
 def _sources(photos: PhotoInputs, options: AddOptions) -> list[Path | _Batch]:
     """What is to be added: data sets as paths, and between them all photos that follow each other as one batch."""
     if isinstance(photos, str | os.PathLike):
-        return [path if _is_data_set(path := Path(photos)) else _listed(path, options)]
+        return [path if is_data_set(path := Path(photos)) else _listed(path, options)]
     if options.table or options.level is not None:
         raise InputError("expected the path of a folder for a CSV of metadata or a level, received several photos")
     sources: list[Path | _Batch] = []
     for source in sources_of(photos):
-        if isinstance(source, Path) and _is_data_set(source):
+        if isinstance(source, Path) and is_data_set(source):
             sources.append(source)
             continue
         batch = _listed(source, options) if isinstance(source, Path) else _given(source, options)
@@ -159,10 +158,6 @@ def _sources(photos: PhotoInputs, options: AddOptions) -> list[Path | _Batch]:
         else:
             sources.append(batch)
     return sources or [_Batch()]
-
-
-def _is_data_set(path: Path) -> bool:
-    return path.is_dir() and is_data_set(path)
 
 
 def _listed(path: Path, options: AddOptions) -> _Batch:

@@ -21,10 +21,10 @@ from facegallery.indexer.store.database import CIPHER_FILE, FILE, LINK, environm
 from facegallery.indexer.store.reader import NAME, index_folder
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.traces import files_below, size_of
+from facegallery.workflows.photos import DEFAULT_MODEL
 from facegallery.workflows.probes import indexes_root
 
 OURS = re.compile(rf"{re.escape(FILE)}(-wal|-shm|-journal)?|{re.escape(LINK)}|{CIPHER_FILE}|built-\d+")
-DEFAULT_MODEL = "msceleb"
 SHOWN = 5  # files of somebody else that an error names
 
 
@@ -201,6 +201,6 @@ def _spec_for(source: Path, model: str) -> FaceSpec:
     """Return the contract of the vectors that `source` has, or that its photos will have."""
     from facegallery.embedder.weights.store import open_model
 
-    if source.is_dir() and is_data_set(source) and (spec := DataSet(source).spec).dimension:
+    if is_data_set(source) and (spec := DataSet(source).spec).dimension:
         return spec
     return open_model(model).spec

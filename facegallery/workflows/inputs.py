@@ -121,7 +121,7 @@ def _check_single(photo: PhotoInput, expected: str, advice: str) -> None:
 
 def has_data_set(sources: Iterable[Path | list[PhotoItem]]) -> Path | None:
     """Return the first source that is a data set; None where there is none."""
-    return next((one for one in sources if isinstance(one, Path) and one.is_dir() and is_data_set(one)), None)
+    return next((one for one in sources if isinstance(one, Path) and is_data_set(one)), None)
 
 
 def all_items(sources: Iterable[Path | list[PhotoItem]]) -> Iterable[PhotoItem]:

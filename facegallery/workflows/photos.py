@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from facegallery.embedder.weights.store import Model
 
 ANYWHERE = Compute()
+DEFAULT_MODEL = "msceleb"  # of a new gallery, and of two photos that are compared
 log = logging.getLogger(__name__)
 
 
@@ -120,7 +121,7 @@ def embed(
     """Embed photos, or the crops of a data set, to a data set of unit vectors."""
     from facegallery.embedder.pipeline import PhotoStage, process_crops, process_photos
 
-    if source.is_dir() and is_data_set(source):
+    if is_data_set(source):
         _check_for_crops(options)
         return process_crops(DataSet(source), out, embedder, progress, keep_crops=options.keep_crops)
     listing = list_photos(source, options.metadata, options.level)

@@ -235,7 +235,7 @@ def probe_faces(reader: ProbeReader, sources: Iterable[Path], wanted: Collection
     images, ids = {image for image, _ in wanted}, {face_id for _, face_id in wanted}
     found: dict[str, bytes] = {}
     for source in sources:
-        rows = _kept_rows(source, ids) if source.is_dir() and is_data_set(source) else _detected(reader, source, images)
+        rows = _kept_rows(source, ids) if is_data_set(source) else _detected(reader, source, images)
         for face_id, pixels in rows:
             if face_id in ids and (picture := jpeg(pixels)) is not None:
                 found[face_id] = picture

@@ -92,7 +92,7 @@ class ProbeReader:
         """Yield the probes of one source, in order; raises GalleryError where its vectors are of another contract."""
         if not isinstance(source, Path):
             yield from self.of_photos(source)
-        elif source.is_dir() and is_data_set(source):
+        elif is_data_set(source):
             yield from self._of_vectors(DataSet(source), split)
         else:
             items = items_of(list_photos(source))
@@ -199,6 +199,6 @@ def default_split(splits: set[str | None], wanted: str) -> str | None:
 
 def splits_of(source: Path) -> set[str | None]:
     """Return the splits that a data set's rows or a folder's photos have."""
-    if source.is_dir() and is_data_set(source):
+    if is_data_set(source):
         return {s for table in DataSet(source).shards(["split"]) for s in table["split"].to_pylist()}
     return {e.split for e in list_photos(source).entries}
