@@ -2,11 +2,9 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from facegallery.embedder.dataset.writer import DataSetWriter, WriterOptions
 from facegallery.embedder.errors import DataError
 from tests import synthetic
 from tests.conftest import ROOT
+from tests.faults import killed_fork
 
 ANN = "person 1"
 SPEC = synthetic.spec()
@@ -347,43 +346,21 @@ def test_a_damaged_shard_is_named_and_nothing_is_lost(tmp_path):
 
 # killed ---------------------------------------------------------------------
 
-
-def forked(work: Callable[[], object], at: int = 0) -> int:
-    """The status of a fork that is killed before its at-th change of a file."""
-    if pid := os.fork():
-        return os.waitpid(pid, 0)[1]
-    try:
-        left, calls = at, {name: getattr(os, name) for name in ("open", "replace", "unlink")}
-        for name in calls:
-
-            def deadly(*args, name=name, **kwargs):
-                nonlocal left
-                left -= name != "open" or bool(args[1] & os.O_WRONLY)
-                if at and left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return calls[name](*args, **kwargs)
-
-            setattr(os, name, deadly)
-        os.fsync = lambda fd: None  # a kill loses nothing of what was written
-        work()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+CALLS = ("open", "replace", "unlink")
 
 
 def kill_everywhere(folder: Path) -> None:
     """drop_rows, killed at each of its writes and begun again. To be called where there are no threads."""
     base, n = folder / "base", 0
-    assert forked(lambda: several(base, per_shard=9)) == 0
+    assert killed_fork(lambda: several(base, per_shard=9), 0, CALLS) == 0
     while True:
         n += 1
         work = Path(shutil.copytree(base, folder / f"killed-{n}"))
-        status = forked(lambda work=work: drop_rows(work, named(ANN, "person 2")), n)
+        status = killed_fork(lambda work=work: drop_rows(work, named(ANN, "person 2")), n, CALLS)
         if status == 0:
             break
         assert os.WIFSIGNALED(status), status
-        assert forked(lambda work=work: drop_rows(work, named(ANN, "person 2"))) == 0
+        assert killed_fork(lambda work=work: drop_rows(work, named(ANN, "person 2")), 0, CALLS) == 0
     print(json.dumps(n))
 
 

@@ -1,9 +1,6 @@
-import contextlib
 import os
-import resource
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from facegallery.indexer.search import hit_writer
 from facegallery.indexer.search.hit_writer import HitWriter
 from facegallery.indexer.search.searcher import Hit
 from tests import synthetic
+from tests.faults import files_of_at_most
 
 NONE = dict.fromkeys(("known", "chance", "margin", "chance_limit", "weak", "stale"))
 COLUMNS = [
@@ -142,16 +140,6 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     with pytest.raises(InputError, match=f"{tmp_path}/folder is something else"), HitWriter(tmp_path / "folder"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
-
-
-@contextlib.contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def write(folder: Path, n: int) -> None:

@@ -2,7 +2,6 @@ import contextlib
 import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from facegallery.indexer.upkeep.receipt import receipt_of
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 from tests.conftest import ROOT
+from tests.faults import files_of_at_most, sql
 
 PEOPLE, PHOTOS = 12, 2
 KEY = "a päss phrase"
@@ -62,15 +62,6 @@ def make(folder: Path, rows: list[Row] | None = None, **options) -> Path:
         synthetic.write(folder / "vectors", rows or faces(), extra=["place"]), folder / "club", BuildOptions(**options)
     )
     return folder / "club"
-
-
-def sql(folder: Path, statement: str, bindings: tuple = ()) -> list[tuple]:
-    """Behind the gallery's back."""
-    db = apsw.Connection(str(folder / "gallery.db"))
-    try:
-        return list(db.execute(statement, bindings))
-    finally:
-        db.close()
 
 
 def answers(folder: Path) -> list:
@@ -638,17 +629,6 @@ def test_a_second_writer_gives_up_in_one_line(plain, monkeypatch):
 
 
 # a full disk ----------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """For this process; Python ignores the signal."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

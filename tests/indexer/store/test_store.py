@@ -22,6 +22,7 @@ from facegallery.indexer.store.errors import one_line
 from facegallery.indexer.store.reader import check_name, index_folder
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
+from tests.faults import sql
 from tests.indexer.forgetting import forgotten
 
 PEOPLE, PHOTOS = 12, 2
@@ -42,15 +43,6 @@ def original(tmp_path_factory) -> Path:
 def index(original, tmp_path) -> Path:
     """A copy of it to damage."""
     return Path(shutil.copytree(original, tmp_path / "indexes" / "club", symlinks=True))
-
-
-def sql(folder: Path, statement: str, bindings: tuple = ()) -> list[tuple]:
-    """Behind the gallery's back."""
-    db = apsw.Connection(str(folder / "gallery.db"))
-    try:
-        return list(db.execute(statement, bindings))
-    finally:
-        db.close()
 
 
 def answers(folder: Path):

@@ -4,12 +4,10 @@ import math
 import os
 import resource
 import shutil
-import signal
 import stat
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +34,7 @@ from facegallery.indexer.upkeep.transfer import backup, export, restore
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 from tests.conftest import ROOT
+from tests.faults import killed_fork
 from tests.indexer.conftest import copied
 
 PEOPLE, PHOTOS = 12, 2
@@ -692,28 +691,12 @@ def test_a_changed_face_stops_an_export_by_name(index, tmp_path):
 
 def forked(work: Callable[[], object], at: int = 0) -> int:
     """The status of a fork that is killed before its at-th write of a file."""
-    if pid := os.fork():
-        return os.waitpid(pid, 0)[1]
-    try:
+
+    def in_one_thread() -> None:
         faiss.omp_set_num_threads(1)
-        left = at
-        calls = {name: getattr(os, name) for name in ("open", "link", "rename", "replace", "unlink")}
-        for name in calls:
-
-            def deadly(*args, name=name, **kwargs):
-                nonlocal left
-                left -= name != "open" or bool(args[1] & os.O_WRONLY)
-                if at and left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return calls[name](*args, **kwargs)
-
-            setattr(os, name, deadly)
-        os.fsync = lambda fd: None  # a kill loses nothing of what was written
         work()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+
+    return killed_fork(in_one_thread, at, ("open", "link", "rename", "replace", "unlink"))
 
 
 def kill_everywhere(index: Path, work: Path) -> None:
