@@ -323,10 +323,12 @@ def test_folders_csvs_data_sets_and_photos_together(shared, photos, probe, tmp_p
 def test_two_photos_of_one_name_are_kept_apart(shared, photos):
     found = shared.search([photos / "s1" / "1.pgm", photos / "s2" / "1.pgm", photos / "s1" / "1.pgm"], k=1)
     assert [(photo.image, photo.faces[0].hits[0].identity) for photo in found.photos] == [
-        ("1.pgm", "s1"),
-        ("1.pgm", "s2"),
-        ("1.pgm", "s1"),
+        ("s1/1.pgm", "s1"),
+        ("s2/1.pgm", "s2"),
+        ("s1/1.pgm", "s1"),
     ]
+    together = shared.search([photos / "s1" / "2.pgm", photos / "s1" / "1.pgm"], k=1)
+    assert [photo.image for photo in together.photos] == ["2.pgm", "1.pgm"]
 
 
 # answers --------------------------------------------------------------------

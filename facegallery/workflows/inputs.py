@@ -21,6 +21,7 @@ from facegallery.embedder.outcomes import OK, UNREADABLE
 from facegallery.embedder.photos.bounds import MAX_PIXELS, check_size
 from facegallery.embedder.photos.colours import to_rgb
 from facegallery.embedder.photos.decoder import Decoder, Photo
+from facegallery.embedder.photos.filenames import to_text
 from facegallery.embedder.photos.kinds import PhotoRefused
 from facegallery.embedder.photos.listing import Listing, list_photos
 from facegallery.embedder.photos.orientation import ORIENTATION, TURNS, orientation, valid
@@ -75,7 +76,8 @@ def items_of(listing: Listing) -> list[PhotoItem]:
 def sources_of(photos: PhotoInputs) -> list[Path | list[PhotoItem]]:
     """Sort what a user gives, in order: folders, CSVs and data sets as paths, the photos between them as lists.
 
-    Raises InputError for what is no photo, DataError for a path where nothing is.
+    A photo is called by its file name; where two files have one name, all are called by their paths below the folder
+    that holds them. Raises InputError for what is no photo, DataError for a path where nothing is.
     """
     sources: list[Path | list[PhotoItem]] = []
     for one in [photos] if is_single(photos) else photos:  # type: ignore[union-attr]
@@ -85,7 +87,21 @@ def sources_of(photos: PhotoInputs) -> list[Path | list[PhotoItem]]:
         if not (sources and isinstance(sources[-1], list)):
             sources.append([])
         sources[-1].append(_item(one))  # type: ignore[union-attr]
-    return sources
+    return [source if isinstance(source, Path) else _told_apart(source) for source in sources]
+
+
+def _told_apart(items: list[PhotoItem]) -> list[PhotoItem]:
+    """Return photos under one root where files of several folders have one name."""
+    files = {(item.root, item.entry.path) for item in items if item.root is not None}
+    roots = {root for root, _ in files}
+    if len({name for _, name in files}) == len(files):
+        return items
+    base = Path(os.path.commonpath([os.path.realpath(root) for root in roots]))
+    names = {root: to_text(os.path.relpath(os.path.realpath(root), base)) for root in roots}
+    return [
+        item if item.root is None else replace(item.labelled(path=f"{names[item.root]}/{item.entry.path}"), root=base)
+        for item in items
+    ]
 
 
 def is_single(photos: Any) -> bool:
