@@ -91,7 +91,8 @@ class LogLines(logging.Handler):
         self._out = out
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._out.say(record.getMessage())
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        self._out.say(warning + record.getMessage())
 
 
 class Output:
