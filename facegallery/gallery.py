@@ -15,7 +15,7 @@ from facegallery.indexer.search.question import Question
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.store.store import Store
 from facegallery.interface import Metadata, Score, several
-from facegallery.workflows import calibrate, compare, enrol, forget, search, upkeep
+from facegallery.workflows import calibrate, compare, enrol, forget, indexes, search, upkeep
 from facegallery.workflows.inputs import PhotoInput, PhotoInputs, as_list
 from facegallery.workflows.networks import ReadOptions
 
@@ -55,7 +55,7 @@ def open_gallery(
     """
     reference = None if model is None else str(model)
     if create:
-        enrol.ensure_gallery(where(gallery), reference, encrypt=encrypt)
+        indexes.ensure_gallery(where(gallery), reference, encrypt=encrypt)
         reference = reference if reference and Path(reference).is_dir() else None
     return Gallery(gallery, model=reference, device=device, precision=precision)
 

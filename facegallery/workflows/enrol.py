@@ -17,18 +17,17 @@ import numpy as np
 from facegallery import results
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.dataset.row import Row
-from facegallery.embedder.errors import GalleryError, InputError
+from facegallery.embedder.errors import InputError
 from facegallery.embedder.faces import align as crops_of
 from facegallery.embedder.names import person_name, spelling_notes
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.photos.understood import Understood, understand
 from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.spec import FaceSpec
-from facegallery.indexer.build import ENROLLED, create
+from facegallery.indexer.build import ENROLLED
 from facegallery.indexer.search.searcher import checked
 from facegallery.indexer.selection import Selection
 from facegallery.indexer.store import lists
-from facegallery.indexer.store.database import FILE
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten
 from facegallery.indexer.store.rows import Added
@@ -36,8 +35,8 @@ from facegallery.indexer.store.store import Store, new_command
 from facegallery.indexer.suspects import Looked, look
 from facegallery.workflows.inputs import PhotoInputs, PhotoItem, as_list, items_of, sources_of, with_columns
 from facegallery.workflows.networks import ReadOptions
-from facegallery.workflows.photos import DEFAULT_MODEL, log_understood, make_detector, model_spec
-from facegallery.workflows.probes import PROBE_BATCH, default_split, gallery_folder
+from facegallery.workflows.photos import log_understood
+from facegallery.workflows.probes import PROBE_BATCH, default_split
 from facegallery.workflows.session import GallerySession, Where, session_of
 
 VECTOR = b"facegallery vector 1\0"  # begins what is hashed of a vector that is given without its photo
@@ -77,37 +76,6 @@ class _Batch:
     notes: list[str] = field(default_factory=list)
     source: str = "such as"  # what names the people, as `Listing` has it
     by_folders: bool = False
-
-
-def create_gallery(where: str | Path, model: str = DEFAULT_MODEL, *, encrypt: bool = False) -> Path:
-    """Make a gallery without people for the vectors of a model, and return its folder; `add` fills it.
-
-    Raises ModelError where the model is not stored, GalleryError where a gallery is there.
-    """
-    folder = gallery_folder(where)
-    create(folder, replace(model_spec(model), detector=make_detector({}).record), encrypt=encrypt)
-    return folder
-
-
-def ensure_gallery(where: str | Path, model: str | None = None, *, encrypt: bool = False) -> None:
-    """Make a gallery as `create_gallery` does where there is none.
-
-    Raises GalleryError where one is there for the vectors of another model than the one given.
-    """
-    from facegallery.embedder.weights.store import open_model
-
-    folder = gallery_folder(where)
-    if not (folder / FILE).exists():
-        create_gallery(where, model or DEFAULT_MODEL, encrypt=encrypt)
-    elif model is not None:
-        with GallerySession(where) as session, session.store() as store:
-            spec, wanted = store.spec, open_model(model).spec
-        wanted = replace(wanted, flip=spec.flip, margins=spec.margins).with_crop(spec)
-        if difference := spec.difference(wanted):
-            raise GalleryError(
-                f"expected a gallery of the model {model} in {folder}, it has another one, {spec.model_name} "
-                f"({difference}): leave the model out, or choose another name"
-            )
 
 
 def add(

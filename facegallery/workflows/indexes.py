@@ -1,4 +1,4 @@
-"""List the indexes of the root folder, and delete one."""
+"""List the indexes of the root folder, make one, and delete one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.errors import FaceGalleryError, GalleryError, system_faults
 from facegallery.embedder.files import drop_stale_temporaries, is_temporary, sync_folder, temporary_beside
-from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer import opening
 from facegallery.indexer.build import create
 from facegallery.indexer.store import forgotten, lists, outputs
@@ -21,8 +20,9 @@ from facegallery.indexer.store.database import CIPHER_FILE, FILE, LINK, environm
 from facegallery.indexer.store.reader import NAME, index_folder
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.traces import files_below, size_of
-from facegallery.workflows.photos import DEFAULT_MODEL
-from facegallery.workflows.probes import indexes_root
+from facegallery.workflows.photos import DEFAULT_MODEL, make_detector, model_spec
+from facegallery.workflows.probes import gallery_folder, indexes_root
+from facegallery.workflows.session import GallerySession
 
 OURS = re.compile(rf"{re.escape(FILE)}(-wal|-shm|-journal)?|{re.escape(LINK)}|{CIPHER_FILE}|built-\d+")
 SHOWN = 5  # files of somebody else that an error names
@@ -167,6 +167,37 @@ def _keep_forgotten(folder: Path, *, readmit: bool) -> None:
         forgotten.write(folder, known, environment_key() if encrypted else None)
 
 
+def create_gallery(where: str | Path, model: str = DEFAULT_MODEL, *, encrypt: bool = False) -> Path:
+    """Make a gallery without people for the vectors of a model, and return its folder; `add` fills it.
+
+    Raises ModelError where the model is not stored, GalleryError where a gallery is there.
+    """
+    folder = gallery_folder(where)
+    create(folder, replace(model_spec(model), detector=make_detector({}).record), encrypt=encrypt)
+    return folder
+
+
+def ensure_gallery(where: str | Path, model: str | None = None, *, encrypt: bool = False) -> None:
+    """Make a gallery as `create_gallery` does where there is none.
+
+    Raises GalleryError where one is there for the vectors of another model than the one given.
+    """
+    from facegallery.embedder.weights.store import open_model
+
+    folder = gallery_folder(where)
+    if not (folder / FILE).exists():
+        create_gallery(where, model or DEFAULT_MODEL, encrypt=encrypt)
+    elif model is not None:
+        with GallerySession(where) as session, session.store() as store:
+            spec, wanted = store.spec, open_model(model).spec
+        wanted = replace(wanted, flip=spec.flip, margins=spec.margins).with_crop(spec)
+        if difference := spec.difference(wanted):
+            raise GalleryError(
+                f"expected a gallery of the model {model} in {folder}, it has another one, {spec.model_name} "
+                f"({difference}): leave the model out, or choose another name"
+            )
+
+
 @contextlib.contextmanager
 def begun(name: str, source: Path, model: str | None) -> Iterator[None]:
     """Begin the index called `name` where it is not there; delete it again where the block fails before a face is in.
@@ -177,7 +208,10 @@ def begun(name: str, source: Path, model: str | None) -> Iterator[None]:
     if _is_finished(folder):
         yield
         return
-    create(folder, _spec_for(source, model or DEFAULT_MODEL))
+    if is_data_set(source) and (spec := DataSet(source).spec).dimension:
+        create(folder, spec)
+    else:
+        create_gallery(name, model or DEFAULT_MODEL)
     try:
         yield
     except Exception:
@@ -195,12 +229,3 @@ def _is_finished(folder: Path) -> bool:
             return store.generation > 0
     except FaceGalleryError:
         return True  # whoever opens it learns why it cannot be opened
-
-
-def _spec_for(source: Path, model: str) -> FaceSpec:
-    """Return the contract of the vectors that `source` has, or that its photos will have."""
-    from facegallery.embedder.weights.store import open_model
-
-    if is_data_set(source) and (spec := DataSet(source).spec).dimension:
-        return spec
-    return open_model(model).spec
