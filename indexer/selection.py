@@ -17,6 +17,7 @@ from facegallery.embedder.errors import DataError
 from facegallery.embedder.names import name_or_none
 
 NO_VECTOR, NO_IDENTITY, OTHER_SPLIT = "without a vector", "without an identity", "of another split"
+LABELS = ("image", "identity", "split", "face")
 NO_NAME = "under an identity that cannot be a name"
 
 
@@ -33,7 +34,8 @@ class Selection:
             raise DataError(
                 f"expected vectors, {data.folder} holds crops: run `embed {data.folder} --out VECTORS` first"
             )
-        splits = {s for table in data.shards(["split"]) for s in pc.unique(table["split"]).to_pylist()}
+        self._labels = data.table(LABELS)  # read once for both of its uses: a shard takes longer to open than to read
+        splits = set(pc.unique(self._labels["split"]).to_pylist())
         if split is not None and split not in splits:
             known = ", ".join(sorted(s for s in splits if s)) or "no splits at all"
             raise DataError(f"expected rows of split {split!r} in {data.folder}, it has {known}: check --split")
@@ -71,12 +73,9 @@ class Selection:
 
     def labels(self) -> Iterator[tuple[str, str | None]]:
         """Yield (image, identity) of each photo of the split, with the name in the stored spelling."""
-        for table in self.data.shards(["image", "identity", "split", "face"]):
-            for image, identity, split, face in zip(
-                *(table[name].to_pylist() for name in table.column_names), strict=True
-            ):
-                if face <= 0 and self.split in (None, split):
-                    yield image, name_or_none(identity)
+        for image, identity, split, face in zip(*(self._labels[name].to_pylist() for name in LABELS), strict=True):
+            if face <= 0 and self.split in (None, split):
+                yield image, name_or_none(identity)
 
 
 def digest_rows(selection: Selection, *, centre: bool) -> Digest:

@@ -151,10 +151,10 @@ class _Nearest(NamedTuple):
 def _suspicious(candidates: Candidates, asked: np.ndarray, enrolled: np.ndarray) -> list[_Nearest]:
     sample = enrolled[:: math.ceil(len(enrolled) / SAMPLE)]
     spread = spread_of(candidates.rows(sample), candidates.owners[sample])
-    found = []
+    found, grouped = [], _grouped(candidates, enrolled)
     for start in range(0, len(asked), TILE):
         tile = asked[start : start + TILE]
-        for position, own, score, other in zip(tile, *_nearest(candidates, tile, enrolled), strict=True):
+        for position, own, score, other in zip(tile, *_nearest(candidates, tile, grouped), strict=True):
             if why := verdict(float(own), float(score), spread):
                 found.append(_Nearest(int(position), float(own), float(score), int(other), why))
     return sorted(found, key=lambda face: max(face.own, -1) - face.score)
@@ -176,9 +176,20 @@ def verdict(own: float, other: float, spread: Spread) -> str | None:
     return None
 
 
-def _nearest(
-    candidates: Candidates, tile: np.ndarray, enrolled: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class _Grouped(NamedTuple):
+    """Enrolled faces, those of one person together: positions and owners int64 (n,), vectors float32 (n, d)."""
+
+    positions: np.ndarray
+    owners: np.ndarray
+    xb: np.ndarray
+
+
+def _grouped(candidates: Candidates, enrolled: np.ndarray) -> _Grouped:
+    positions = enrolled[np.argsort(candidates.owners[enrolled], kind="stable")]
+    return _Grouped(positions, candidates.owners[positions], candidates.rows(positions))
+
+
+def _nearest(candidates: Candidates, tile: np.ndarray, grouped: _Grouped) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return, for each face of the tile, its best scores and the nearest face of other people.
 
     Scores float32 (q,) with the person's other faces, and with other people's; positions int64 (q,).
@@ -186,10 +197,10 @@ def _nearest(
     xq, owners = candidates.rows(tile), candidates.owners[tile]
     own, score = np.full(len(tile), -np.inf, np.float32), np.full(len(tile), -np.inf, np.float32)
     other = np.full(len(tile), -1, np.int64)
-    for start in range(0, len(enrolled), BLOCK):
-        block = enrolled[start : start + BLOCK]
-        scores = xq @ candidates.rows(block).T
-        q, b = np.nonzero(owners[:, None] == candidates.owners[block])
+    for start in range(0, len(grouped.positions), BLOCK):
+        block = grouped.positions[start : start + BLOCK]
+        scores = xq @ grouped.xb[start : start + BLOCK].T
+        q, b = _pairs_of_one_person(owners, grouped.owners[start : start + BLOCK])
         apart = tile[q] != block[b]
         np.maximum.at(own, q[apart], scores[q[apart], b[apart]])
         scores[q, b] = -np.inf
@@ -198,6 +209,14 @@ def _nearest(
         other = np.where(best > score, block[at], other)
         score = np.maximum(score, best)
     return own, score, other
+
+
+def _pairs_of_one_person(owners: np.ndarray, ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return all (q, b) with owners[q] == ordered[b], int64; the second owners are in ascending order."""
+    first, end = np.searchsorted(ordered, owners, "left"), np.searchsorted(ordered, owners, "right")
+    counts = end - first
+    before = np.cumsum(counts) - counts
+    return np.repeat(np.arange(len(owners)), counts), np.arange(counts.sum()) + np.repeat(first - before, counts)
 
 
 def _named(store: Faces, candidates: Candidates, found: Sequence[_Nearest]) -> list[Suspect]:
