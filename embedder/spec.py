@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields as fields_of
 from types import NoneType
 from typing import Any
 
@@ -15,8 +17,16 @@ from facegallery.embedder.errors import DataError, InputError, reason
 Types = type | tuple[type, ...]
 SPEC_KEY = "facegallery.spec"  # metadata key of files, whose value is a contract as JSON
 INPUT_SIZE = 160  # pixels
+WINDOW = 192  # pixels of the longest side of a window
 VIEWS = "plain", "mirror", "margins", "all"  # sets of views of a crop; the vectors of the views are averaged
-STANDARDISATIONS = ("fixed", "per_image")
+STANDARDISATIONS = ("fixed", "per_image", "affine")
+CROPS = ("box", "arcface")  # what a network sees: the box with its margin, or five points moved to ArcFace's template
+COLOURS = ("RGB", "BGR")
+NETWORKS = ("inception_resnet_v1", "sface")
+
+MOST_JSON = 1 << 20  # bytes
+MOST_SIDE = 4096  # pixels of a crop
+MOST_TEXT, MOST_PARTS, MOST_DIMENSION = 500, 16, 1 << 16
 
 
 def margin_of(text: str) -> tuple[float, bool]:
@@ -42,14 +52,29 @@ class Part:
     """One network of a model."""
 
     name: str
-    sha256: str  # hash of the safetensors file
+    sha256: str  # hash of the weights' file
     dimension: int
-    standardisation: str  # fixed: (x - 127.5) / 128; per_image: whitening of each crop
+    standardisation: str  # fixed: (x - 127.5) / 128; per_image: whitening of each crop; affine: (x - mean) / scale
     parent: str | None = None  # sha256 of the weights that these were finetuned from
     zoom: float = 1.0  # the network sees the middle 1 / zoom of the crop's width and height
     weight: float = 1.0  # factor of the network's unit vector where a model has several networks
+    network: str = "inception_resnet_v1"  # the architecture
+    crop: str = "box"  # or the template to which a face's five points are moved: arcface
+    size: int = INPUT_SIZE  # pixels of what the network sees
+    colour: str = "RGB"
+    mean: float = 0.0  # of the standardisation `affine`
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.network not in NETWORKS or self.crop not in CROPS or self.colour not in COLOURS:
+            raise InputError(
+                f"expected a network of {', '.join(NETWORKS)}, crops of {', '.join(CROPS)} and colours of "
+                f"{', '.join(COLOURS)}, received {self.network[:50]!r}, {self.crop[:50]!r} and {self.colour[:50]!r}"
+            )
+        if not 8 <= self.size <= MOST_SIDE:
+            raise InputError(f"expected an input of 8 to {MOST_SIDE} pixels, received {self.size}")
+        if not (math.isfinite(self.mean) and math.isfinite(self.scale) and self.scale):
+            raise InputError(f"expected a finite mean and scale, the scale not 0, received {self.mean}, {self.scale}")
         if not 1 <= self.zoom <= 4:
             raise InputError(f"expected a zoom of 1 to 4, received {self.zoom}")
         if not 0 < self.weight <= 100:
@@ -58,16 +83,26 @@ class Part:
 
 @dataclass(frozen=True)
 class CropRule:
-    """Which face of a photo to crop, and which pixels around the face."""
+    """Which face of a photo to crop, and which pixels around the face are stored.
+
+    A crop is the face's box with its margin, stretched to a square of `size` pixels and a border. A window holds the
+    same and what a template of five points needs, in the photo's own proportions: the photo's own pixels, or a smaller
+    copy whose longest side has `window` pixels. Networks of both kinds can see a face in a window.
+    """
 
     margin: str = "0.25"  # share of the box, or pixels: "32px"
     face: str = "largest-central"
     size: int = INPUT_SIZE
     border: int = 0  # pixels kept beyond `size` on each side, for jitter in training
     no_face: str = "skip"  # or "whole": a photo without a face is its own crop, as in the homework
+    window: int = 0  # pixels of a window's longest side; 0 for crops
 
     def __post_init__(self) -> None:
         margin_of(self.margin)
+        if self.window and not (self.size <= self.window <= MOST_SIDE and self.border == 0):
+            raise InputError(
+                f"expected a window of {self.size} to {MOST_SIDE} pixels without a border, received {self.window}"
+            )
         if not 0 <= self.border <= self.size:
             raise InputError(f"expected a border of 0 to {self.size} pixels, received {self.border}")
 
@@ -130,15 +165,17 @@ class FaceSpec:
             "colour order": self.colour,
             "flip averaging": self.flip,
         }
+        if self.parts and all(part.crop != "box" for part in self.parts):
+            del fields["input size"], fields["margin"]  # of boxes, which no network sees
         if self.margins:
             fields["margins averaging"] = True
         for i, part in enumerate(self.parts):
             fields[f"weights {i}"] = part.sha256
             fields[f"dimension {i}"] = part.dimension
             fields[f"standardisation {i}"] = part.standardisation
-            for name in ("zoom", "weight"):  # contracts of versions without these keep their fingerprint
-                if getattr(part, name) != 1:
-                    fields[f"{name} {i}"] = getattr(part, name)
+            for name, usual in LATER_MEANINGS.items():  # contracts of versions without these keep their fingerprint
+                if (value := getattr(part, name)) != usual:
+                    fields[f"{name} {i}"] = value
         return fields
 
     def difference(self, other: FaceSpec) -> str | None:
@@ -155,6 +192,11 @@ class FaceSpec:
 
     def _weights_name(self, i: int) -> str:
         return f"{self.parts[i].name} ({self.parts[i].sha256[:16]})" if i < len(self.parts) else "none"
+
+    @property
+    def sees_points(self) -> bool:
+        """Whether a network sees faces by their five points, so that windows are stored instead of crops."""
+        return any(part.crop != "box" for part in self.parts)
 
     @property
     def model_name(self) -> str:
@@ -195,9 +237,6 @@ class FaceSpec:
         return spec
 
 
-MOST_JSON = 1 << 20  # bytes
-MOST_SIDE = 4096  # pixels of a crop
-MOST_TEXT, MOST_PARTS, MOST_DIMENSION = 500, 16, 1 << 16
 PART_TYPES: dict[str, Types] = {
     "name": str,
     "sha256": str,
@@ -206,8 +245,26 @@ PART_TYPES: dict[str, Types] = {
     "parent": (str, NoneType),
     "zoom": (int, float),
     "weight": (int, float),
+    "network": str,
+    "crop": str,
+    "size": int,
+    "colour": str,
+    "mean": (int, float),
+    "scale": (int, float),
 }
-CROP_TYPES: dict[str, Types] = {"margin": str, "face": str, "size": int, "border": int, "no_face": str}
+LATER_MEANINGS = {
+    field.name: field.default
+    for field in fields_of(Part)
+    if field.name in ("zoom", "weight", "crop", "size", "colour", "mean", "scale")
+}
+CROP_TYPES: dict[str, Types] = {
+    "margin": str,
+    "face": str,
+    "size": int,
+    "border": int,
+    "no_face": str,
+    "window": int,
+}
 SPEC_TYPES: dict[str, Types] = {
     "parts": tuple,
     "crop": CropRule,
