@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facegallery.embedder.dataset.row import Entry, Row
-from facegallery.embedder.faces import align
+from facegallery.embedder.faces import align, picture
 from facegallery.embedder.faces.mtcnn import DetectedFace, Detector
 from facegallery.embedder.machine import cores
 from facegallery.embedder.outcomes import NO_FACE, TOO_SMALL
@@ -131,7 +131,7 @@ class PhotoStage:
         row.identity = entry.identity if number == 0 else None
         row.photo_faces, row.largest_other = photo.faces, align.largest_other(number, faces)
         row.box, row.landmarks, row.confidence = face.box, face.landmarks or None, face.confidence
-        row.pixels = align.cut(pixels, face.box, self.spec.crop)
+        row.pixels, row.region = picture.take(pixels, face.box, row.landmarks, self.spec.crop)
         row.sharpness = align.sharpness(align.centre(row.pixels, self.spec.crop))
         return row
 
@@ -141,7 +141,7 @@ class PhotoStage:
             add_vectors(rows, self._embedder, self.spec)
         for row in rows:
             if row.pixels is not None and self.options.keep_crops:
-                row.crop = align.to_png(row.pixels)
+                row.crop = align.to_png(row.pixels, row.region)
             if not self.options.keep_pixels:
                 row.pixels = None
 
@@ -169,7 +169,12 @@ def chunks(photos: Iterator[Photo]) -> Iterator[list[Photo]]:
 def add_vectors(rows: Sequence[Row], embedder: Embedder, spec: FaceSpec) -> None:
     """Set `vector` of each row that has pixels. spec: the contract of the crops."""
     faces = [row for row in rows if row.pixels is not None]
-    crops = [align.centre(row.pixels, spec.crop) for row in faces if row.pixels is not None]
     if faces:
-        for row, vector in zip(faces, embedder(np.stack(crops)), strict=True):
+        for row, vector in zip(faces, embedder([picture_of(row, spec) for row in faces], spec.crop), strict=True):
             row.vector = vector
+
+
+def picture_of(row: Row, spec: FaceSpec) -> picture.FacePicture:
+    """Return the picture of a row that has pixels."""
+    assert row.pixels is not None
+    return picture.stored(row.pixels, row.region, row.box, row.landmarks, spec.crop)

@@ -84,6 +84,7 @@ def _writer(listing: Listing, out: Path, stage: PhotoStage, command: str, per_sh
         "all faces": stage.options.all_faces,
         "crops kept": stage.options.keep_crops,
         "border": stage.spec.crop.border,
+        **({"window": stage.spec.crop.window} if stage.spec.crop.window else {}),
         "no face": stage.spec.crop.no_face,
         "detector": stage.spec.detector,
     }
@@ -208,7 +209,8 @@ def _process_crops(crops: DataSet, out: Path, embedder: Embedder, progress: Prog
                     f"expected crops in {crops.folder}, {row.image} has none: "
                     "run `align`, or `embed` without --no-crops"
                 )
-            row.pixels = align.read_crop(row.crop, spec.crop, row.image) if row.crop is not None else None
+            if row.crop is not None:
+                row.pixels, row.region = align.read_crop(row.crop, spec.crop, row.image), align.region_of(row.crop)
             row.crop = row.crop if keep_crops else None
         add_vectors(rows, embedder, spec)
         tick(len(rows))

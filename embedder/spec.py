@@ -125,6 +125,12 @@ class FaceSpec:
     runtime: str = ""
     precision: str = ""
 
+    @classmethod
+    def of(cls, *parts: Part) -> FaceSpec:
+        """Return the contract of these networks on photos: windows are stored where a network sees points."""
+        spec = cls(parts=parts)
+        return replace(spec, crop=CropRule(window=WINDOW)) if spec.sees_points else spec
+
     @property
     def dimension(self) -> int:
         """The length of a vector: the sum over the parts."""

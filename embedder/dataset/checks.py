@@ -198,14 +198,21 @@ def check_crops(column: pa.ChunkedArray, rule: CropRule, path: Path) -> None:
 
     A PNG may take no more bytes than its pixels need.
     """
-    side = rule.size + 2 * rule.border
-    head = png_head(side)
-    valid = column.drop_null()
-    if not pc.all(pc.equal(pc.binary_slice(valid, 0, len(head)), pa.scalar(head, pa.binary())), min_count=0).as_py():
+    side = rule.window or rule.size + 2 * rule.border
+    head, valid = png_head(side), column.drop_null()
+    from_, to = (SIZE_BYTES.start, SIZE_BYTES.stop) if rule.window else (0, 0)  # of a window, whose size is its own
+    fixed = ((head[:from_], 0), (head[to:], to))
+    if not all(
+        pc.all(pc.equal(pc.binary_slice(valid, at, at + len(part)), pa.scalar(part, pa.binary())), min_count=0).as_py()
+        for part, at in fixed
+    ):
         raise refuse(path, "crop", f"PNGs of {side} x {side} pixels in 8-bit RGB", "something else")
     most, longest = 2 * len(head) + 4 * side * side + 65536, pc.max(pc.binary_length(valid)).as_py() or 0
     if longest > most:
         raise refuse(path, "crop", f"PNGs of at most {most:,} bytes", f"one of {longest:,}")
+
+
+SIZE_BYTES = slice(16, 24)  # of a PNG: its width and height
 
 
 def png_head(side: int) -> bytes:

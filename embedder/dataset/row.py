@@ -46,9 +46,9 @@ RIVAL = 0.8
 class Row:
     """One face, or one photo without a usable face; the fields are the columns of a data set.
 
-    pixels: the crop while a run lasts, uint8 RGB (s, s, 3); not a column. photo_faces: how many faces the detector
-    found in the photo. largest_other: area of the photo's largest other face as a share of this face's; 0 where there
-    is none.
+    pixels, region: the crop while a run lasts, uint8 RGB (h, w, 3), and what it shows of the photo; not columns.
+    photo_faces: how many faces the detector found in the photo. largest_other: area of the photo's largest other face
+    as a share of this face's; 0 where there is none.
     """
 
     image: str
@@ -65,6 +65,7 @@ class Row:
     vector: np.ndarray | None = None
     extra: dict[str, str] = field(default_factory=dict)
     pixels: np.ndarray | None = None
+    region: tuple[int, int, int, int] | None = None  # left, top, right, bottom
     photo_faces: int | None = None
     largest_other: float | None = None
 

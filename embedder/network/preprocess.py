@@ -9,13 +9,18 @@ from facegallery.embedder.spec import Part
 ALONG = {1: "nhwc,hk->nkwc", 2: "nhwc,wk->nhkc"}  # einsum of crops and a matrix that resamples rows, or columns
 
 
-def standardise(crops: np.ndarray, how: str) -> np.ndarray:
+def standardise(crops: np.ndarray, how: str, mean: float = 0.0, scale: float = 1.0) -> np.ndarray:
     """Standardise crops as in training: uint8 (n, h, w, 3) -> float32.
 
     fixed: (x - 127.5) / 128. per_image: each crop to mean 0 and deviation 1, the deviation at least 1 / sqrt(size)
-    (facenet's `prewhiten`).
+    (facenet's `prewhiten`). affine: (x - mean) / scale.
     """
     x = crops.astype(np.float32, order="C")
+    if how == "affine":
+        if (mean, scale) != (0, 1):
+            x -= mean
+            x /= scale
+        return x
     if how == "fixed":
         x -= 127.5
         x /= 128.0
@@ -52,7 +57,7 @@ def sampling(size: int, zoom: float) -> tuple[np.ndarray, np.ndarray]:
 
 def seen(crops: np.ndarray, part: Part, zoom: float | None = None) -> np.ndarray:
     """Prepare crops for a network: uint8 (n, s, s, 3) -> standardised float32. zoom: instead of the network's own."""
-    return standardise(middle(crops, zoom or part.zoom), part.standardisation)
+    return standardise(middle(crops, zoom or part.zoom), part.standardisation, part.mean, part.scale)
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facegallery.embedder.compute import AUTO, Compute
+from facegallery.embedder.errors import InputError
+from facegallery.embedder.faces.picture import FacePicture, seen_by
 from facegallery.embedder.machine import cores
 from facegallery.embedder.network import int8
 from facegallery.embedder.network.compiled_cache import CompiledCache
 from facegallery.embedder.network.engines import OpenvinoEngine, choose, filled_up, in_batches
 from facegallery.embedder.network.int8 import FLOAT, Quantisation
 from facegallery.embedder.network.preprocess import seen, unit
-from facegallery.embedder.spec import Part
+from facegallery.embedder.spec import CropRule, Part
 from facegallery.embedder.weights.folder import stored_file
 from facegallery.embedder.weights.store import Model
 
@@ -26,17 +28,30 @@ if TYPE_CHECKING:
     import openvino
 
 BATCH = 8  # as fast as 32 on CPUs, and cheaper for a few faces
-Network = Callable[..., np.ndarray]  # uint8 (n, 160, 160, 3)[, zoom instead of its own] -> float32 (n, d), any length
+Network = Callable[..., np.ndarray]  # uint8 (n, s, s, 3)[, zoom instead of its own] -> float32 (n, d), any length
 _loading = Lock()
+
+
+def graph_of(
+    part: Part, arrays: Mapping[str, np.ndarray], batch: int, quantisation: Quantisation = FLOAT
+) -> openvino.Model:
+    """Build the OpenVINO graph of a network. quantisation: ranges and shifts for 'int8', of Inception-ResNet-v1."""
+    if part.network == "sface":
+        from facegallery.embedder.network import sface_network
+
+        return sface_network.build(arrays, batch)
+    from facegallery.embedder.network import openvino_network
+
+    return openvino_network.build(arrays, batch, quantisation)
 
 
 def on_openvino(
     arrays: Mapping[str, np.ndarray], part: Part, precision: str, quantisation: Quantisation = FLOAT, batch: int = BATCH
 ) -> Network:
-    """Compile a network for the CPU. quantisation: ranges and shifts for 'int8'."""
-    from facegallery.embedder.network.openvino_network import build
-
-    engine = OpenvinoEngine(lambda: build(arrays, batch, quantisation), "f32" if precision == "int8" else precision)
+    """Compile a network for the CPU. quantisation: as for `graph_of`."""
+    engine = OpenvinoEngine(
+        lambda: graph_of(part, arrays, batch, quantisation), "f32" if precision == "int8" else precision
+    )
 
     def run(crops: np.ndarray, zoom: float = part.zoom) -> np.ndarray:
         filled = filled_up(crops, batch)
@@ -47,7 +62,7 @@ def on_openvino(
 
 
 class Embedder:
-    """Embeds crops by a model's contract: uint8 (n, 160, 160, 3) -> float32 (n, d) of unit length.
+    """Embeds faces by a model's contract: pictures of n faces -> float32 (n, d) of unit length.
 
     Several threads may call it at once. spec: the contract, with runtime and precision.
     """
@@ -90,10 +105,8 @@ class Embedder:
     def _few_on_cpu(self, model: Model, i: int, part: Part) -> Network:
         """Load a network that embeds crop by crop, each on all cores, from the cache of compiled networks."""
 
-        def lay() -> openvino.Model:
-            from facegallery.embedder.network.openvino_network import build  # not needed where the network is kept
-
-            return build(model.arrays(i), 1)
+        def lay() -> openvino.Model:  # not needed where the network is kept
+            return graph_of(part, model.arrays(i), 1)
 
         with ThreadPoolExecutor(1) as thread:
             verified = thread.submit(model.verify, i)
@@ -112,21 +125,27 @@ class Embedder:
 
         return runtime_tensorflow.compiled(model.arrays(i), part, self.compute.device)
 
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """Embed crops.
+    def __call__(self, faces: np.ndarray | Sequence[FacePicture], rule: CropRule | None = None) -> np.ndarray:
+        """Embed faces.
 
-        Batches have one fixed shape, and the last one is padded, so that a crop's vector does not depend on how many
-        others there are.
+        faces: pictures as `rule` stores them, that of the contract unless given; or crops without a border, uint8 (n,
+        size, size, 3), from which only networks that see boxes get what they need. Batches have one fixed shape, and
+        the last one is padded, so that a face's vector does not depend on how many others there are.
         """
-        if not len(crops):
+        if not len(faces):
             return np.empty((0, self.spec.dimension), np.float32)
         self.load()
-        each = zip(self._networks, self.spec.parts, strict=True)
-        weighted = [part.weight * self._averaged(network, part, crops) for network, part in each]
+        seen: dict[tuple[str, int, str], np.ndarray] = {}
+        weighted = []
+        for network, part in zip(self._networks, self.spec.parts, strict=True):
+            key = part.crop, part.size, part.colour
+            if key not in seen:
+                seen[key] = _seen(part, faces, rule or self.spec.crop)
+            weighted.append(part.weight * self._averaged(network, part, seen[key]))
         return unit(np.concatenate(weighted, axis=1)).astype(np.float32)
 
     def _averaged(self, network: Network, part: Part, crops: np.ndarray) -> np.ndarray:
-        """Return one network's unit vectors (n, d) of crops, averaged over its views."""
+        """Return one network's unit vectors (n, d) of what it sees, averaged over its views."""
         views = [
             unit(network(crops[:, :, ::-1] if mirrored else crops, zoom)) for zoom, mirrored in self.spec.views(part)
         ]
@@ -137,3 +156,11 @@ class Embedder:
         """What runs where, as one line for the user."""
         how = f"{self.spec.runtime}, {self.compute.precision}, {cores()} cores"
         return f"{self.spec.model_name} on {self.compute.device} ({how})"
+
+
+def _seen(part: Part, faces: np.ndarray | Sequence[FacePicture], rule: CropRule) -> np.ndarray:
+    if not isinstance(faces, np.ndarray):
+        return seen_by(part, faces, rule)
+    if part.crop != "box":
+        raise InputError(f"expected faces with their points for {part.name}, received crops alone: give the photos")
+    return faces if part.colour == "RGB" else np.ascontiguousarray(faces[..., ::-1])

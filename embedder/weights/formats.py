@@ -198,6 +198,22 @@ def parse_safetensors(data: bytes, path: Path) -> Arrays:
         raise damaged(path, error) from None
 
 
+def parse_sface(data: bytes, path: Path) -> Arrays:
+    """Return SFace's arrays in the bytes of a safetensors file; errors as for `parse_safetensors`."""
+    from safetensors.numpy import load
+
+    from facegallery.embedder.network.sface_network import shapes
+
+    try:
+        if header_shapes(data) != shapes():
+            raise ModelError(f"expected the arrays of SFace, {path} has others: not these weights")
+        return load(data)
+    except ModelError:
+        raise
+    except Exception as error:  # JSON, Rust and NumPy raise errors of their own
+        raise damaged(path, error) from None
+
+
 def header_shapes(data: bytes) -> dict[str, Shape]:
     """Return the shape of each array by the header of a safetensors file.
 

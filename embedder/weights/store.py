@@ -22,7 +22,7 @@ from facegallery.embedder.weights.folder import (
     stored_specs,
 )
 from facegallery.embedder.weights.formats import Arrays
-from facegallery.embedder.weights.known import COMPOSED, KNOWN, PINNED_TEACHERS, TEACHERS, KnownWeights
+from facegallery.embedder.weights.known import COMPOSED, KNOWN, KnownWeights
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,6 @@ class Model:
         check_size(self.files[i])
         data = self.files[i].read_bytes()
         self._check(i, hashlib.sha256(data).hexdigest())
-        if self.spec.parts[i].sha256 in PINNED_TEACHERS:
-            from safetensors.numpy import load
-
-            return load(data)
         return self._checked(i, data)
 
     def _checked(self, i: int, data: bytes) -> Arrays:
@@ -52,7 +48,10 @@ class Model:
 
         The hash proves nothing about the content, since anybody can write a contract.
         """
-        arrays, part = formats.parse_safetensors(data, self.files[i]), self.spec.parts[i]
+        part = self.spec.parts[i]
+        if part.network == "sface":
+            return formats.parse_sface(data, self.files[i])
+        arrays = formats.parse_safetensors(data, self.files[i])
         if (found := arrays["Bottleneck/kernel"].shape[-1]) != part.dimension:
             raise ModelError(
                 f"expected weights {part.name} of dimension {part.dimension}, {self.files[i]} has {found}: "
@@ -85,11 +84,11 @@ def open_model(reference: str) -> Model:
     names = COMPOSED.get(reference, {reference: 1.0})
     if all(name in KNOWN for name in names):
         parts = tuple(replace(KNOWN[name].part, weight=weight) for name, weight in names.items())
-        return open_spec(FaceSpec(parts=parts))
+        return open_spec(FaceSpec.of(*parts))
     folder = Path(reference)
     if (folder / "spec.json").is_file():
         return open_spec(read_spec(folder / "spec.json"), folder)
-    specs = [*(FaceSpec(parts=(k.part,)) for k in KNOWN.values() if k.sha256), *stored_specs()]
+    specs = [*(FaceSpec.of(k.part) for k in KNOWN.values() if k.sha256), *stored_specs()]
     found = {s.parts[0].sha256: s for s in reversed(specs) if _is_called(s.parts[0], reference)}
     if len(found) > 1:
         hashes = ", ".join(sorted(sha256[:16] for sha256 in found))
@@ -132,13 +131,8 @@ def open_spec(spec: FaceSpec, folder: Path | None = None) -> Model:
     return Model(spec, tuple(files))
 
 
-def teacher_arrays(name: str) -> Arrays:
-    """Load a teacher's weights; raise ModelError where they are not stored, or damaged."""
-    return open_spec(FaceSpec(parts=(TEACHERS[name].part,))).arrays(0)
-
-
 def _remedy(part: Part) -> str:
-    if part.name in KNOWN | TEACHERS:
+    if part.name in KNOWN:
         return f"run `python cli.py weights fetch {part.name}`"
     made = f"finetuned from {part.parent[:16]}..." if part.parent else "imported"
     return f"they were {made}: give the model's folder with --model, or make it again"
@@ -163,14 +157,15 @@ def store_part(
     data, digest = _serialised(arrays, name, pinned)
     part = Part(name, digest, int(arrays["Bottleneck/kernel"].shape[-1]), standardisation, parent, zoom)
     _write_weights(part, data)
-    write_atomic(stored_file(part).parent / "spec.json", FaceSpec(parts=(part,)).to_json().encode())
+    write_atomic(stored_file(part).parent / "spec.json", FaceSpec.of(part).to_json().encode())
     return part
 
 
-def store_teacher(known: KnownWeights, arrays: Arrays) -> Part:
-    """Write a teacher's weights under their own hash; raise ModelError unless it is the pinned one."""
+def store_sface(known: KnownWeights, arrays: Arrays) -> Part:
+    """Write SFace's weights under their own hash; raise ModelError unless it is the pinned one."""
     data, _ = _serialised(arrays, known.name, known.sha256)
     _write_weights(known.part, data)
+    write_atomic(stored_file(known.part).parent / "spec.json", FaceSpec.of(known.part).to_json().encode())
     return known.part
 
 
@@ -216,7 +211,5 @@ def is_sound(part: Part) -> bool:
 
 
 def verify() -> list[tuple[Part, bool]]:
-    """Return every stored network, teachers included, and whether its file has its hash."""
-    parts = [spec.parts[0] for spec in stored_specs()]
-    parts += [known.part for known in TEACHERS.values() if stored_file(known.part).is_file()]
-    return [(part, is_sound(part)) for part in parts]
+    """Return every stored network, and whether its file has its hash."""
+    return [(spec.parts[0], is_sound(spec.parts[0])) for spec in stored_specs()]

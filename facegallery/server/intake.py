@@ -16,10 +16,12 @@ import numpy as np
 
 from facegallery.embedder.dataset.row import Entry, Row
 from facegallery.embedder.errors import FaceGalleryError
+from facegallery.embedder.faces.picture import FacePicture, plain_crop
 from facegallery.embedder.machine import cores
 from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.photos.decoder import WORKERS, Decoder, Photo
 from facegallery.embedder.pipeline import Options, PhotoStage, chunks
+from facegallery.embedder.spec import CropRule
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.server.batches import Batcher, BatchOptions, QueueFull
 from facegallery.server.settings import Settings
@@ -68,15 +70,16 @@ class SwitchingEmbedder:
 
     def _load(self, many: Embedder) -> None:
         try:
-            many(np.zeros((NETWORK_BATCH, self.spec.crop.size, self.spec.crop.size, 3), np.uint8))
+            side = self.spec.crop.size
+            many([plain_crop(np.zeros((side, side, 3), np.uint8))] * NETWORK_BATCH, CropRule())
         except FaceGalleryError as error:  # the embedder for single faces answers batches, too
             log.warning("%s", error)
         else:
             self._many = many
 
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """Embed crops, uint8 RGB (n, size, size, 3) -> float32 (n, d)."""
-        return (self._few if len(crops) == 1 else self._many)(crops)
+    def __call__(self, faces: Sequence[FacePicture], rule: CropRule | None = None) -> np.ndarray:
+        """Embed faces -> float32 (n, d); arguments as for `Embedder`."""
+        return (self._few if len(faces) == 1 else self._many)(faces, rule)
 
     def close(self) -> None:
         """Wait until loading has ended: OpenVINO aborts a process that exits while it loads a network."""

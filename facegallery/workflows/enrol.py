@@ -256,7 +256,7 @@ def enrol(
     made by; raises Replaced where the gallery has another one by now.
     """
     check_model(store, spec)
-    png = crops_of.to_png(row.pixels) if store.keeps_crops and row.pixels is not None else None
+    png = crops_of.to_png(row.pixels, row.region) if store.keeps_crops and row.pixels is not None else None
     return store.add([replace(row, identity=identity, crop=png, pixels=None)], readmit=readmit, command=command)
 
 

@@ -90,7 +90,8 @@ def _without_border(png: bytes | None) -> np.ndarray | None:
     if png is None:
         return None
     crop = crops_of.from_png(png)
-    return crops_of.centre(crop, CropRule(border=(len(crop) - INPUT_SIZE) // 2))
+    is_square = crop.shape[0] == crop.shape[1] >= INPUT_SIZE  # of windows a square is rare, and loses little
+    return crops_of.centre(crop, CropRule(border=(len(crop) - INPUT_SIZE) // 2)) if is_square else crop
 
 
 def contact_sheet(photos: Path, crops: Path, path: Path) -> None:

@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from facegallery.embedder.compute import Compute
-from facegallery.embedder.faces import align as crops_of
+from facegallery.embedder.faces import picture
 from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.replaceable import check_replaceable, write_own
 from facegallery.indexer.store import outputs
@@ -89,7 +87,8 @@ def _embed_missing(store: Store, model: Model, compute: Compute, progress: Progr
         return
     embedder, done = load_embedder(model, compute), 0
     for block in switch.pending(store):
-        crops = np.stack([crops_of.plain(png, store.spec.crop) for _, png in block])
-        switch.store_vectors(store, [id for id, _ in block], embedder(crops))
+        rule = store.spec.crop
+        faces = [picture.read(face.crop, face.box, face.landmarks, rule, f"face {face.face_id}") for face in block]
+        switch.store_vectors(store, [face.id for face in block], embedder(faces, rule))
         done += len(block)
         progress(done, total)

@@ -16,6 +16,7 @@ from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.derived.derive import centred, derive, gallery_mean, tidy
 from facegallery.indexer.metrics import BLOCK_SCORES
 from facegallery.indexer.store.checksums import checksum
+from facegallery.indexer.store.reader import floats_of
 from facegallery.indexer.store.store import Store
 
 ASKED = 10_000  # faces that are compared, at most
@@ -107,15 +108,32 @@ def missing(store: Store) -> int:
     return store.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM other_vectors)")[0][0]
 
 
-def pending(store: Store) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield blocks of (id, PNG) of faces without a vector by the other model; store each block before the next."""
+@dataclass(frozen=True)
+class PendingFace:
+    """A face without a vector by the other model.
+
+    crop: PNG. box, landmarks: in pixels of the photo; None where they are not known.
+    """
+
+    id: int
+    face_id: str
+    crop: bytes
+    box: list[float] | None
+    landmarks: list[float] | None
+
+
+def pending(store: Store) -> Iterator[list[PendingFace]]:
+    """Yield blocks of faces without a vector by the other model; store each block before the next."""
     sql = (
-        "SELECT faces.id, face_id, image FROM faces "
+        "SELECT faces.id, face_id, image, box, landmarks FROM faces "
         "WHERE id NOT IN (SELECT id FROM other_vectors) AND id IN (SELECT id FROM crops) ORDER BY id LIMIT ?"
     )
     while block := store.execute(sql, (BATCH,)):
-        crops = [(id, store.crop_of(id, face_id, image)) for id, face_id, image in block]
-        yield [(id, png) for id, png in crops if png is not None]
+        yield [
+            PendingFace(id, face_id, png, floats_of(box), floats_of(landmarks))
+            for id, face_id, image, box, landmarks in block
+            if (png := store.crop_of(id, face_id, image)) is not None
+        ]
 
 
 def store_vectors(store: Store, ids: Sequence[int], xb: np.ndarray) -> None:

@@ -1,0 +1,215 @@
+"""Cut from a photo what is stored of a face, and from what is stored what a network sees.
+
+What is stored is a crop or a window (`CropRule`), with the rectangle of the photo that it shows. A network sees the
+face's box with its margin, or the face's five points moved to a template by Umeyama's similarity transform (1991).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from facegallery.embedder.faces import align
+from facegallery.embedder.faces.align import Box, Region
+from facegallery.embedder.spec import CropRule, Part
+
+TEMPLATE_SIDE = 112  # pixels
+# ArcFace (Deng et al. 2019), as InsightFace publishes the points, in the order of rows' landmarks
+ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+CORNERS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * TEMPLATE_SIDE - 0.5
+SMALLEST, LARGEST = 1 / 3, 4.0  # sides of a template per longer side of the box: 0.9 to 1.6 on 6,900 faces
+SHRINK = 1.5  # a template that spans this many times its own pixels is taken from a smaller copy
+EDGE = 2  # pixels around what a template needs, for interpolation
+
+
+@dataclass(frozen=True)
+class FacePicture:
+    """What is stored of a face.
+
+    pixels: uint8 RGB (h, w, 3). shown: left, top, right and bottom of what they show, in pixels of the photo. box,
+    points: of the face in the photo, float32 (5, 2), None where none are known.
+    """
+
+    pixels: np.ndarray
+    shown: tuple[float, float, float, float]
+    box: Box
+    points: np.ndarray | None
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Pixels of the photo for each pixel, float64 (x, y)."""
+        left, top, right, bottom = self.shown
+        return np.array([(right - left) / self.pixels.shape[1], (bottom - top) / self.pixels.shape[0]])
+
+
+def points_of(landmarks: Sequence[float] | None, box: Box) -> np.ndarray | None:
+    """Return landmarks as points, float32 (5, 2).
+
+    None where there are none, or where they cannot be a face's: all in one place, or far larger than the box.
+    """
+    if landmarks is None or len(landmarks) != 2 * len(ARCFACE):
+        return None
+    points = np.asarray(landmarks, np.float32).reshape(-1, 2)
+    side = max(box[2] - box[0], box[3] - box[1])
+    if not np.isfinite(points).all() or np.ptp(points, axis=0).max() * LARGEST < side * SMALLEST:
+        return None
+    scale = abs(similarity(points)[0])
+    return points if scale and SMALLEST <= TEMPLATE_SIDE / scale / max(side, 1e-6) <= LARGEST else None
+
+
+def similarity(points: np.ndarray, target: np.ndarray = ARCFACE) -> tuple[complex, complex]:
+    """Return (a, b) such that a z + b maps points (k, 2), as z = x + iy, nearest to `target` by least squares.
+
+    Multiplying by a turns and scales the points; adding b moves them. The points must not be all in one place.
+    """
+    z, w = points.astype(np.float64) @ (1, 1j), target @ (1, 1j)
+    centred = z - z.mean()
+    a = np.vdot(centred, w - w.mean()) / np.vdot(centred, centred)
+    return complex(a), complex(w.mean() - a * z.mean())
+
+
+# from the photo to what is stored -------------------------------------------
+
+
+def take(photo: np.ndarray, box: Box, landmarks: Sequence[float] | None, rule: CropRule) -> tuple[np.ndarray, Region]:
+    """Cut from a photo, uint8 RGB (h, w, 3), what `rule` stores of a face: pixels, and the region of the photo.
+
+    The region of a crop is that without its border.
+    """
+    height, width = photo.shape[:2]
+    region = align.crop_box(box, rule, width, height)
+    if not rule.window:
+        return align.cut(photo, box, rule), region
+    left, top, right, bottom = region = _with_template(region, box, points_of(landmarks, box), width, height)
+    return _at_most(photo[top:bottom, left:right], rule.window), region
+
+
+def _with_template(region: Region, box: Box, points: np.ndarray | None, width: int, height: int) -> Region:
+    """Return the region extended to what a template of the points needs, within the photo."""
+    if points is None:
+        return region
+    a, b = similarity(points)
+    corners = (CORNERS @ (1, 1j) - b) / a
+    left, top, right, bottom = region
+    return (
+        max(0, min(left, math.floor(corners.real.min()) - EDGE)),
+        max(0, min(top, math.floor(corners.imag.min()) - EDGE)),
+        min(width, max(right, math.ceil(corners.real.max()) + EDGE + 1)),
+        min(height, max(bottom, math.ceil(corners.imag.max()) + EDGE + 1)),
+    )
+
+
+def _at_most(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Return the pixels, or a smaller copy whose longer side has `side` pixels."""
+    height, width = pixels.shape[:2]
+    factor = max(height, width) / side
+    if factor <= 1:
+        return np.ascontiguousarray(pixels)
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+
+# from what is stored to what a network sees ---------------------------------
+
+
+def stored(
+    pixels: np.ndarray,
+    region: Region | None,
+    box: Sequence[float] | None,
+    landmarks: Sequence[float] | None,
+    rule: CropRule,
+) -> FacePicture:
+    """Return the picture of a face from what is stored.
+
+    region: as `take` returns it; None for a crop of an earlier version, taken to lie inside its photo.
+    """
+    if box is None:
+        return plain_crop(align.centre(pixels, rule))
+    x0, y0, x1, y1 = box = tuple(float(np.float32(value)) for value in box)  # as rows store them
+    if region is None:
+        region = align.crop_box((x0, y0, x1, y1), rule, 1 << 30, 1 << 30)
+    left, top, right, bottom = region
+    dx, dy = (rule.border * (right - left) / rule.size, rule.border * (bottom - top) / rule.size)
+    return FacePicture(
+        pixels, (left - dx, top - dy, right + dx, bottom + dy), (x0, y0, x1, y1), points_of(landmarks, (x0, y0, x1, y1))
+    )
+
+
+def seen_by(part: Part, faces: Sequence[FacePicture], rule: CropRule) -> np.ndarray:
+    """Return what a network sees of faces, uint8 (n, size, size, 3) in the network's order of colours."""
+    one = _boxed if part.crop == "box" else _pointed
+    seen = np.stack([one(face, rule, part.size) for face in faces])
+    return seen if part.colour == "RGB" else np.ascontiguousarray(seen[..., ::-1])
+
+
+def _boxed(face: FacePicture, rule: CropRule, size: int) -> np.ndarray:
+    """Return the face's box with its margin, stretched to a square: the crop itself where that is what is stored."""
+    if not rule.window:
+        return _resized(align.centre(face.pixels, rule), None, size)
+    left, top, right, bottom = face.shown
+    inside = align.crop_box(face.box, rule, int(right), int(bottom))
+    corner = np.array([left, top, left, top])
+    box = (np.maximum(inside, corner) - corner) / np.tile(face.steps, 2)
+    return _resized(face.pixels, box, size)
+
+
+def _resized(pixels: np.ndarray, box: np.ndarray | None, size: int) -> np.ndarray:
+    """Stretch pixels, or a box of them, to (size, size, 3), antialiased."""
+    if box is not None and (box == box.astype(int)).all():
+        left, top, right, bottom = box.astype(int)
+        pixels, box = pixels[top:bottom, left:right], None
+    if box is None and pixels.shape[:2] == (size, size):
+        return pixels
+    of = None if box is None else tuple(box.tolist())
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=of))
+
+
+def _pointed(face: FacePicture, rule: CropRule, size: int) -> np.ndarray:
+    """Return the face with its points moved to the template; its box where it has no points."""
+    if face.points is None:
+        return _boxed(face, rule, size)
+    height, width = face.pixels.shape[:2]
+    points = (face.points - np.array(face.shown[:2]) + 0.5) / face.steps - 0.5
+    step, wanted = face.steps.max(), TEMPLATE_SIDE / size / abs(similarity(face.points)[0])  # pixels of the photo
+    step = wanted if wanted > SHRINK * step else step
+    to = np.maximum(1, np.rint(face.steps * (width, height) / step)).astype(int)
+    if (to == (width, height)).all():
+        return warped(face.pixels, points, size)
+    smaller = Image.fromarray(face.pixels).resize((int(to[0]), int(to[1])), Image.Resampling.BILINEAR)
+    return warped(np.asarray(smaller), (points + 0.5) * to / (width, height) - 0.5, size)
+
+
+def warped(pixels: np.ndarray, points: np.ndarray, size: int = TEMPLATE_SIDE) -> np.ndarray:
+    """Move five points (5, 2) to the template: uint8 RGB (h, w, 3) -> uint8 RGB (size, size, 3), bilinear.
+
+    The edges of the pixels are repeated beyond them.
+    """
+    scale = size / TEMPLATE_SIDE
+    a, b = similarity(points, (ARCFACE + 0.5) * scale - 0.5)
+    corners = (((CORNERS + 0.5) * scale - 0.5) @ (1, 1j) - b) / a
+    height, width = pixels.shape[:2]
+    beyond = max(-corners.real.min(), -corners.imag.min(), corners.real.max() - width, corners.imag.max() - height, 0)
+    pad = min(math.ceil(beyond) + EDGE, 2 * max(height, width))
+    a, b = a, b - a * pad * (1 + 1j)
+    back, shift = 1 / a, -b / a - (0.5 + 0.5j) / a + 0.5 + 0.5j  # the centres of Pillow's pixels lie at half numbers
+    matrix = back.real, -back.imag, shift.real, back.imag, back.real, shift.imag
+    wide = Image.fromarray(np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), "edge"))
+    return np.asarray(wide.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+
+
+def read(
+    png: bytes, box: Sequence[float] | None, landmarks: Sequence[float] | None, rule: CropRule, owner: str = "a face"
+) -> FacePicture:
+    """Decode what is stored of a face. owner: named by errors; raise DataError for a picture that no run stores."""
+    return stored(align.read_crop(png, rule, owner), align.region_of(png), box, landmarks, rule)
+
+
+def plain_crop(pixels: np.ndarray) -> FacePicture:
+    """Return a crop without a border, uint8 RGB (size, size, 3), of a face whose place in a photo is not known."""
+    height, width = pixels.shape[:2]
+    whole = (0.0, 0.0, float(width), float(height))
+    return FacePicture(pixels, whole, whole, None)
