@@ -50,7 +50,7 @@ def reembed(folder, spec):
         draw = np.random.default_rng(9)
         for batch in switch.pending(gallery):
             switch.store_vectors(
-                gallery, [i for i, _ in batch], synthetic.unit(draw.normal(size=(len(batch), synthetic.D)))
+                gallery, [face.id for face in batch], synthetic.unit(draw.normal(size=(len(batch), synthetic.D)))
             )
         switch.switch(gallery)
 

@@ -1,4 +1,4 @@
-"""The teacher network: its constants, its graph and its faces against independent answers."""
+"""SFace: its constants, its graph and its faces against independent answers."""
 
 import logging
 import zipfile
@@ -12,16 +12,17 @@ from onnx.reference import ReferenceEvaluator
 from scipy.optimize import least_squares
 
 from facegallery.embedder.errors import ModelError
-from facegallery.embedder.faces import align, sface
+from facegallery.embedder.faces import align, picture
 from facegallery.embedder.faces.mtcnn import MtcnnDetector
 from facegallery.embedder.faces.sface import SFace
+from facegallery.embedder.network import sface_network
 from facegallery.embedder.network.engines import OpenvinoEngine, in_batches
 from facegallery.embedder.spec import CropRule
 from facegallery.embedder.weights import fetch, onnx_file, store
 from facegallery.embedder.weights.known import catalogue
 from tests.conftest import coloured
 
-KNOWN = store.TEACHERS["sface"]
+KNOWN = store.KNOWN["sface"]
 rng = np.random.default_rng(0)
 
 
@@ -96,12 +97,11 @@ def test_fetch_offline_and_what_is_kept(shipped, tmp_path, monkeypatch, caplog):
     fetch.fetch("sface")
     assert "already" in caplog.messages[-1]
     stored = store.stored_file(KNOWN.part)
-    assert list((tmp_path / "models").rglob("*")) == [stored.parent, stored]
+    assert sorted((tmp_path / "models").rglob("*")) == [stored.parent, stored, stored.parent / "spec.json"]
     assert store.verify() == [(KNOWN.part, True)]
     listed = next(entry for entry in catalogue() if entry["name"] == "sface")
-    assert "teacher" in listed["use"] and "Apache-2.0" in listed["licence"] and listed["stored"] == "yes"
-    with pytest.raises(ModelError, match="expected a model"):
-        store.open_model("sface")
+    assert "Apache-2.0" in listed["licence"] and listed["stored"] == "yes"
+    assert store.open_model("sface").spec.parts == (KNOWN.part,)
     stored.write_bytes(stored.read_bytes()[:-1])
     assert store.verify() == [(KNOWN.part, False)]
     with pytest.raises(ModelError, match="damaged or was changed"):
@@ -149,8 +149,8 @@ def as_shipped(path: Path, batch: int) -> onnx.ModelProto:
 
 def test_the_graph_equals_the_shipped_one(shipped, crops):
     faces = np.ascontiguousarray(crops[:16, 24:136, 24:136].astype(np.float32))
-    arrays = store.teacher_arrays("sface")
-    ours = in_batches(OpenvinoEngine(lambda: sface.build(arrays, 8)), (faces,), 8)
+    arrays = store.open_model("sface").arrays(0)
+    ours = in_batches(OpenvinoEngine(lambda: sface_network.build(arrays, 8)), (faces,), 8)
 
     def theirs_read():
         import openvino
@@ -167,28 +167,28 @@ def test_the_graph_equals_the_shipped_one(shipped, crops):
 
 def test_the_similarity_is_the_least_squares_one():
     for _ in range(5):
-        points = sface.POINTS * rng.uniform(0.5, 2) + rng.uniform(-9, 9, (5, 2))
+        points = picture.ARCFACE * rng.uniform(0.5, 2) + rng.uniform(-9, 9, (5, 2))
 
         def residuals(p, points=points):
             x, y = points.T
             return np.concatenate(
-                [p[0] * x - p[1] * y + p[2] - sface.POINTS[:, 0], p[1] * x + p[0] * y + p[3] - sface.POINTS[:, 1]]
+                [p[0] * x - p[1] * y + p[2] - picture.ARCFACE[:, 0], p[1] * x + p[0] * y + p[3] - picture.ARCFACE[:, 1]]
             )
 
         best = least_squares(residuals, [1.0, 0, 0, 0], xtol=1e-12, ftol=1e-12, gtol=1e-12).x
-        a, b = sface.similarity(points)
+        a, b = picture.similarity(points)
         assert np.allclose([a.real, a.imag, b.real, b.imag], best, atol=1e-5)
 
 
 def test_a_turned_scaled_and_moved_face_comes_back_to_the_points():
     a, b = 1.3 * np.exp(0.4j), 20 - 7j
-    moved = (sface.POINTS @ (1, 1j) - b) / a
-    assert np.allclose(sface.similarity(np.stack([moved.real, moved.imag], axis=1)), (a, b))
+    moved = (picture.ARCFACE @ (1, 1j) - b) / a
+    assert np.allclose(picture.similarity(np.stack([moved.real, moved.imag], axis=1)), (a, b))
 
 
 def naive_warp(canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Pixel by pixel: where it comes from, and the four pixels around that."""
-    a, b = sface.similarity(points)
+    a, b = picture.similarity(points)
     last = np.array(canvas.shape[:2]) - 1
     out = np.empty((112, 112, 3))
     for v in range(112):
@@ -204,9 +204,9 @@ def naive_warp(canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def test_the_warp_equals_a_naive_one_also_beyond_the_edges(crops):
     for turn, shift in ((0.0, 30), (0.3, 5), (-0.5, 45)):
-        z = (sface.POINTS @ (1, 1j)) * 1.2 * np.exp(1j * turn) + shift * (1 + 0.3j)
+        z = (picture.ARCFACE @ (1, 1j)) * 1.2 * np.exp(1j * turn) + shift * (1 + 0.3j)
         points = np.stack([z.real, z.imag], axis=1)
-        ours, theirs = sface.warped(crops[0], points), naive_warp(crops[0], points)
+        ours, theirs = picture.warped(crops[0], points), naive_warp(crops[0], points)
         assert ours.shape == (112, 112, 3) and ours.dtype == np.uint8
         assert np.abs(ours - theirs).max() < 1.01  # Pillow cuts what is behind the point
 

@@ -47,7 +47,7 @@ def made(tmp_path_factory) -> Path:
         other = replace(gallery.spec, parts=(replace(gallery.spec.parts[0], sha256="cd" * 32),))
         switch.prepare(gallery, other)
         for block in switch.pending(gallery):
-            switch.store_vectors(gallery, [id for id, _ in block], synthetic.vectors(len(block), 1, seed=5))
+            switch.store_vectors(gallery, [face.id for face in block], synthetic.vectors(len(block), 1, seed=5))
     return folder / "club"
 
 
