@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -78,14 +79,16 @@ class Model:
 def open_model(reference: str) -> Model:
     """Open a model by a known name, a folder, an imported name, or a sha256 (16 or more digits).
 
-    Known names are msceleb, casia, vggface2 and duo. Raise ModelError, naming the command that gets the model, where it
-    is missing.
+    Several joined by '+' are one model, each with the weight of its vectors after a colon: 'sface+msceleb:0.7'. Raise
+    ModelError, naming the command that gets the model, where it is missing.
     """
+    folder = Path(reference)
+    if "+" in reference and not folder.exists():
+        return _joined(reference)
     names = COMPOSED.get(reference, {reference: 1.0})
     if all(name in KNOWN for name in names):
         parts = tuple(replace(KNOWN[name].part, weight=weight) for name, weight in names.items())
         return open_spec(FaceSpec.of(*parts))
-    folder = Path(reference)
     if (folder / "spec.json").is_file():
         return open_spec(read_spec(folder / "spec.json"), folder)
     specs = [*(FaceSpec.of(k.part) for k in KNOWN.values() if k.sha256), *stored_specs()]
@@ -107,6 +110,35 @@ def open_model(reference: str) -> Model:
         f"expected a model ({known}, a folder, an imported name or a sha256), received {reference!r}: "
         "see `weights list`"
     )
+
+
+def _joined(reference: str) -> Model:
+    """Open several models as one, by their references and weights."""
+    parts: list[Part] = []
+    files: list[Path] = []
+    for one in reference.split("+"):
+        name, weight = _name_and_weight(one)
+        model = open_model(name)
+        length = math.sqrt(sum(part.weight**2 for part in model.spec.parts))
+        parts += [replace(part, weight=round(weight * part.weight / length, 6)) for part in model.spec.parts]
+        files += model.files
+    if len({part.sha256 for part in parts}) < len(parts):
+        raise ModelError(f"expected different networks, {reference!r} has one of them twice: leave one out")
+    return Model(FaceSpec.of(*parts), tuple(files))
+
+
+def _name_and_weight(text: str) -> tuple[str, float]:
+    """Return ('msceleb', 0.7) for 'msceleb:0.7', and the weight 1 where none is given."""
+    name, colon, weight = text.rpartition(":")
+    if not colon:
+        return text, 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        value = 0.0
+    if not (name and 0 < value <= 100):
+        raise ModelError(f"expected NAME:WEIGHT with a weight above 0 and up to 100, received {text!r}")
+    return name, value
 
 
 def _is_called(part: Part, reference: str) -> bool:

@@ -1,0 +1,46 @@
+"""Models that are joined of several."""
+
+import numpy as np
+import pytest
+
+from facegallery.embedder.errors import ModelError
+from facegallery.embedder.faces import picture
+from facegallery.embedder.network.preprocess import unit
+from facegallery.embedder.network.runtime import Embedder
+from facegallery.embedder.spec import WINDOW, CropRule
+from facegallery.embedder.weights.store import open_model
+
+
+@pytest.fixture(scope="module")
+def faces(att):
+    from facegallery.embedder.faces.mtcnn import MtcnnDetector
+    from tests.conftest import coloured
+
+    photos = [coloured(att / f"s{i}" / "1.pgm") for i in range(1, 5)]
+    found = [of_photo[0] for of_photo in MtcnnDetector()(photos)]
+    rule = CropRule(window=WINDOW)
+    cut = [picture.take(photo, face.box, face.landmarks, rule) for photo, face in zip(photos, found, strict=True)]
+    return [picture.stored(*one, face.box, face.landmarks, rule) for one, face in zip(cut, found, strict=True)], rule
+
+
+def test_a_joined_model_is_the_weighted_vectors_side_by_side(faces):
+    joined = open_model("sface+msceleb:0.5")
+    assert [(part.name, part.weight) for part in joined.spec.parts] == [("sface", 1.0), ("msceleb", 0.5)]
+    assert joined.spec.crop.window == WINDOW
+    each = [Embedder(open_model(name))(*faces) for name in ("sface", "msceleb")]
+    expected = unit(np.concatenate([each[0], 0.5 * each[1]], axis=1))
+    assert (Embedder(joined)(*faces) * expected).sum(1).min() > 0.99999
+
+
+def test_a_model_of_several_networks_counts_as_one_vector():
+    weights = [part.weight for part in open_model("sface+duo:2").spec.parts]
+    assert weights[0] == 1 and np.hypot(*weights[1:]) == pytest.approx(2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "reference", ["sface+sface", "sface+duo+casia", "sface+", "sface+msceleb:0", "sface+msceleb:x"]
+)
+def test_what_cannot_be_joined_is_one_line(reference):
+    with pytest.raises(ModelError) as caught:
+        open_model(reference)
+    assert "\n" not in str(caught.value)
