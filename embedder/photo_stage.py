@@ -132,7 +132,7 @@ class PhotoStage:
         row.photo_faces, row.largest_other = photo.faces, align.largest_other(number, faces)
         row.box, row.landmarks, row.confidence = face.box, face.landmarks or None, face.confidence
         row.pixels, row.region = picture.take(pixels, face.box, row.landmarks, self.spec.crop)
-        row.sharpness = align.sharpness(align.centre(row.pixels, self.spec.crop))
+        row.sharpness = align.sharpness(picture.boxed(picture_of(row, self.spec), self.spec.crop, self.spec.crop.size))
         return row
 
     def _finish(self, rows: Sequence[Row]) -> None:

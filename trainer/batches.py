@@ -104,6 +104,8 @@ def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
 
 
 def _check_spec(spec: FaceSpec, folder: Path) -> None:
+    if spec.crop.window:
+        raise DataError(f"expected crops to train on, {folder} holds windows: run `align` over the photos")
     if (spec.crop.size, spec.colour) != (INPUT_SIZE, "RGB"):
         raise DataError(
             f"expected RGB crops of {INPUT_SIZE} pixels, {folder} has {spec.colour} of {spec.crop.size}: "

@@ -200,16 +200,19 @@ def check_crops(column: pa.ChunkedArray, rule: CropRule, path: Path) -> None:
     """
     side = rule.window or rule.size + 2 * rule.border
     head, valid = png_head(side), column.drop_null()
-    from_, to = (SIZE_BYTES.start, SIZE_BYTES.stop) if rule.window else (0, 0)  # of a window, whose size is its own
-    fixed = ((head[:from_], 0), (head[to:], to))
-    if not all(
-        pc.all(pc.equal(pc.binary_slice(valid, at, at + len(part)), pa.scalar(part, pa.binary())), min_count=0).as_py()
-        for part, at in fixed
-    ):
+    after = SIZE_BYTES.stop if rule.window else 0  # a window has a size of its own
+    sound = _have(valid, head[after:], after) and (not rule.window or _have(valid, head[: SIZE_BYTES.start], 0))
+    if not sound:
         raise refuse(path, "crop", f"PNGs of {side} x {side} pixels in 8-bit RGB", "something else")
     most, longest = 2 * len(head) + 4 * side * side + 65536, pc.max(pc.binary_length(valid)).as_py() or 0
     if longest > most:
         raise refuse(path, "crop", f"PNGs of at most {most:,} bytes", f"one of {longest:,}")
+
+
+def _have(cells: pa.ChunkedArray, part: bytes, at: int) -> bool:
+    """Return whether all cells have these bytes at an offset."""
+    of_cells = pc.binary_slice(cells, at, at + len(part))
+    return bool(pc.all(pc.equal(of_cells, pa.scalar(part, pa.binary())), min_count=0).as_py())
 
 
 SIZE_BYTES = slice(16, 24)  # of a PNG: its width and height

@@ -66,8 +66,10 @@ class Format(Protocol):
 def export(model: Model, path: Path) -> list[Path]:
     """Write a model as .onnx, .keras or OpenVINO's .xml and .bin, by the suffix of `path`; return the files.
 
-    Raise InputError for another suffix, and where a file exists; nothing is overwritten.
+    Raise InputError for another suffix, for networks other than FaceNet's, and where a file exists; nothing is
+    overwritten.
     """
+    model.check_facenet("export")
     files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     for file in files:
         if os.path.lexists(file):

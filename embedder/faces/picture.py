@@ -141,13 +141,13 @@ def stored(
 
 def seen_by(part: Part, faces: Sequence[FacePicture], rule: CropRule) -> np.ndarray:
     """Return what a network sees of faces, uint8 (n, size, size, 3) in the network's order of colours."""
-    one = _boxed if part.crop == "box" else _pointed
+    one = boxed if part.crop == "box" else _pointed
     seen = np.stack([one(face, rule, part.size) for face in faces])
     return seen if part.colour == "RGB" else np.ascontiguousarray(seen[..., ::-1])
 
 
-def _boxed(face: FacePicture, rule: CropRule, size: int) -> np.ndarray:
-    """Return the face's box with its margin, stretched to a square: the crop itself where that is what is stored."""
+def boxed(face: FacePicture, rule: CropRule, size: int) -> np.ndarray:
+    """Return the face's box with its margin, stretched to uint8 (size, size, 3): a crop without its border."""
     if not rule.window:
         return _resized(align.centre(face.pixels, rule), None, size)
     left, top, right, bottom = face.shown
@@ -171,7 +171,7 @@ def _resized(pixels: np.ndarray, box: np.ndarray | None, size: int) -> np.ndarra
 def _pointed(face: FacePicture, rule: CropRule, size: int) -> np.ndarray:
     """Return the face with its points moved to the template; its box where it has no points."""
     if face.points is None:
-        return _boxed(face, rule, size)
+        return boxed(face, rule, size)
     height, width = face.pixels.shape[:2]
     points = (face.points - np.array(face.shown[:2]) + 0.5) / face.steps - 0.5
     step, wanted = face.steps.max(), TEMPLATE_SIDE / size / abs(similarity(face.points)[0])  # pixels of the photo

@@ -37,8 +37,10 @@ SAMPLES = 4096  # values that are sampled of each layer and batch
 def quantise(model: Model, crops: Path) -> list[dict[str, Any]]:
     """Measure every network of a model in int8, keep the results beside its weights, and return the gate of each.
 
-    Raise InputError on a CPU without VNNI, DataError where there are too few crops.
+    Raise InputError on a CPU without VNNI and for networks other than FaceNet's, DataError where there are too few
+    crops.
     """
+    model.check_facenet("quantise")
     choose(Compute("cpu", "int8"))
     data = DataSet(crops)
     some, others = split(people := read_people(data))

@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 import tensorflow as tf
 
-from facegallery.embedder.network import keras_network
+from facegallery.embedder.network import keras_network, sface_keras
 from facegallery.embedder.network.engines import TensorflowEngine, in_batches
 from facegallery.embedder.network.preprocess import sampling
-from facegallery.embedder.spec import INPUT_SIZE, Part
+from facegallery.embedder.spec import Part
 
 BATCH = 32
 
@@ -48,11 +48,11 @@ def seen(crops: tf.Tensor, part: Part, zoom: float | None = None) -> tf.Tensor:
 def compiled(arrays: Mapping[str, np.ndarray], part: Part, device: str) -> Callable[..., np.ndarray]:
     """Return a `runtime.Network` on a device, such as 'GPU:0', that runs in batches of one fixed shape."""
     with tf.device(device):
-        net = keras_network.load(dict(arrays))
+        net = sface_keras.load(arrays) if part.network == "sface" else keras_network.load(dict(arrays))
 
     @cache
     def engine(zoom: float) -> TensorflowEngine:
-        @tf.function(input_signature=[tf.TensorSpec((BATCH, INPUT_SIZE, INPUT_SIZE, 3), tf.uint8)])
+        @tf.function(input_signature=[tf.TensorSpec((BATCH, part.size, part.size, 3), tf.uint8)])
         def run(crops: tf.Tensor) -> tf.Tensor:
             return net(seen(crops, part, zoom), training=False)
 

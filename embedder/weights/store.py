@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from facegallery.embedder.errors import ModelError
+from facegallery.embedder.errors import InputError, ModelError
 from facegallery.embedder.files import drop_stale_temporaries, make_folder, sync_folder, temporary_beside, write_atomic
 from facegallery.embedder.network.shapes import check_size
 from facegallery.embedder.spec import FaceSpec, Part
@@ -59,6 +59,15 @@ class Model:
                 "get the model again"
             )
         return arrays
+
+    def check_facenet(self, purpose: str) -> None:
+        """Raise InputError unless every network is FaceNet's. purpose: what needs it, as 'train'."""
+        for part in self.spec.parts:
+            if part.network != "inception_resnet_v1":
+                raise InputError(
+                    f"expected FaceNet to {purpose}, {part.name} is another network ({part.network}): "
+                    "take msceleb, casia, duo or a model trained from these"
+                )
 
     def verify(self, i: int) -> None:
         """Raise ModelError unless the hash of network `i`'s file is the contract's."""
