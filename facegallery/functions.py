@@ -106,7 +106,7 @@ def embed(
     photos: PhotoInputs,
     *,
     out: AnyPath | None = None,
-    model: AnyPath | Model = "msceleb",
+    model: AnyPath | Model = "sface",
     views: str = "plain",
     one_face: bool | None = None,
     crops: bool | None = None,
@@ -312,7 +312,7 @@ def compare(
     first: PhotoInput,
     second: PhotoInput,
     *,
-    model: AnyPath | Model = "msceleb",
+    model: AnyPath | Model = "sface",
     device: str = "auto",
     precision: str = "auto",
 ) -> results.Compared:

@@ -34,7 +34,7 @@ def open_gallery(
     Args:
         gallery: a plain name, or the path of the gallery's folder.
         create: make an empty gallery where there is none.
-        model: with `create`, the model of the new gallery: a known name or a model's folder, msceleb unless given.
+        model: with `create`, the model of the new gallery: a known name or a model's folder, sface unless given.
             A gallery that is there names its model by itself; give it only if the model is not stored.
         encrypt: encrypt a new gallery with the key in FACEGALLERY_KEY, or in the file that FACEGALLERY_KEY_FILE names.
         device: where the network runs: auto, cpu or gpu.

@@ -43,7 +43,7 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 @click.option("--readmit", is_flag=True, help="Add faces that were forgotten, too.")
 @click.option(
     "--model",
-    help="With --create: the gallery's model, msceleb unless given. Else: its folder, where it is not stored.",
+    help="With --create: the gallery's model, sface unless given. Else: its folder, where it is not stored.",
 )
 @level_option
 @computing
@@ -239,7 +239,9 @@ def export(out: Output, *, name: str, folder: Path, crops: bool) -> None:
 
 @click.command()
 @NAME
-@click.option("--model", required=True, help="msceleb, casia, duo, or the folder of a trained model.")
+@click.option(
+    "--model", required=True, help="sface, msceleb, casia, duo, several as A+B, or the folder of a trained model."
+)
 @views_option
 @click.option("--report", type=PATH, help="Write whose answers change, as JSON.")
 @click.option("--no-switch", is_flag=True, help="Stop after the report; the same command without it switches.")

@@ -80,7 +80,7 @@ def cli() -> None:
 
     \b
     facegallery demo                          # run every step on fetched photos
-    facegallery weights fetch msceleb         # once
+    facegallery weights fetch sface           # once
     facegallery add people PHOTOS --create    # one folder for each person
     facegallery search people PHOTO
     """

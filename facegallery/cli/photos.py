@@ -121,7 +121,10 @@ def align(
 @click.command()
 @click.argument("source", type=PATH)
 @click.option(
-    "--model", default="msceleb", show_default=True, help="msceleb, casia, duo, or the folder of a trained model."
+    "--model",
+    default="sface",
+    show_default=True,
+    help="sface, msceleb, casia, duo, several as A+B, or the folder of a trained model.",
 )
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
 @views_option

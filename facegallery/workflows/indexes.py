@@ -202,7 +202,7 @@ def ensure_gallery(where: str | Path, model: str | None = None, *, encrypt: bool
 def begun(name: str, source: Path, model: str | None) -> Iterator[None]:
     """Begin the index called `name` where it is not there; delete it again where the block fails before a face is in.
 
-    Vectors name their own model; for photos it is `model`, a known name or a folder, msceleb unless given.
+    Vectors name their own model; for photos it is `model`, a known name or a folder, sface unless given.
     """
     folder = index_folder(indexes_root(), name)
     if _is_finished(folder):

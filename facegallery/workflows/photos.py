@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from facegallery.embedder.weights.store import Model
 
 ANYWHERE = Compute()
-DEFAULT_MODEL = "msceleb"  # of a new gallery, and of two photos that are compared
+DEFAULT_MODEL = "sface"  # of new vectors and galleries
 log = logging.getLogger(__name__)
 
 
