@@ -163,18 +163,7 @@ class FaceSpec:
 
     def meaning(self) -> dict[str, Any]:
         """Return the fields that the fingerprint covers, flat, by names that an error can show."""
-        fields: dict[str, Any] = {
-            "number of networks": len(self.parts),
-            "input size": self.crop.size,
-            "margin": self.crop.margin,
-            "which face": self.crop.face,
-            "colour order": self.colour,
-            "flip averaging": self.flip,
-        }
-        if self.parts and all(part.crop != "box" for part in self.parts):
-            del fields["input size"], fields["margin"]  # of boxes, which no network sees
-        if self.margins:
-            fields["margins averaging"] = True
+        fields: dict[str, Any] = {"number of networks": len(self.parts)}
         for i, part in enumerate(self.parts):
             fields[f"weights {i}"] = part.sha256
             fields[f"dimension {i}"] = part.dimension
@@ -182,6 +171,11 @@ class FaceSpec:
             for name, usual in LATER_MEANINGS.items():  # contracts of versions without these keep their fingerprint
                 if (value := getattr(part, name)) != usual:
                     fields[f"{name} {i}"] = value
+        if not self.parts or any(part.crop == "box" for part in self.parts):
+            fields |= {"input size": self.crop.size, "margin": self.crop.margin}
+        fields |= {"which face": self.crop.face, "colour order": self.colour, "flip averaging": self.flip}
+        if self.margins:
+            fields["margins averaging"] = True
         return fields
 
     def difference(self, other: FaceSpec) -> str | None:

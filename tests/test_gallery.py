@@ -75,7 +75,7 @@ def rgb(path: Path) -> np.ndarray:
 
 def test_ten_lines(photos, probe, tmp_path, monkeypatch):
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(tmp_path / "roots"))
-    with fg.open("people", create=True, model="msceleb") as gallery:
+    with fg.open("people", create=True, model="sface") as gallery:
         gallery.add(photos)
         gallery.calibrate(fpir=0.1)
         (face,) = gallery.search(probe, k=3)
@@ -96,7 +96,7 @@ def test_an_empty_gallery_answers_with_nobody_until_somebody_is_added(photos, pr
         (face,) = gallery.search(probe)
         assert face.hits == () and face.known is None and len(gallery.people()) == 0
         info = gallery.info()
-        assert (info.faces, info.people, info.model, info.dimensions) == (0, 0, "msceleb", 128)
+        assert (info.faces, info.people, info.model, info.dimensions) == (0, 0, "sface", 128)
         assert gallery.verify().problems == []
         with pytest.raises(DataError):
             gallery.calibrate()
@@ -110,7 +110,7 @@ def test_a_gallery_made_from_python_holds_what_build_index_makes(photos, made, t
     from facegallery.workflows.photos import embed, make_embedder
     from facegallery.workflows.upkeep import build_index
 
-    embed(photos, tmp_path / "vectors", make_embedder("msceleb"))
+    embed(photos, tmp_path / "vectors", make_embedder("sface"))
     build_index(tmp_path / "vectors", "built")
     with fg.open("built") as built, fg.open(made) as added:
         assert built.spec == added.spec and built.people() == _without_ids(added.people(), built.people())
@@ -151,9 +151,9 @@ def test_a_gallery_stays_open_where_the_working_folder_changes(made, probe, tmp_
 
 
 def test_a_gallery_of_another_model_is_not_taken_for_the_one_that_is_wanted(made):
-    with pytest.raises(GalleryError, match="msceleb"):
+    with pytest.raises(GalleryError, match="sface"):
         fg.open(made, create=True, model="casia")
-    fg.open(made, create=True, model="msceleb").close()
+    fg.open(made, create=True, model="sface").close()
 
 
 def test_a_closed_gallery_refuses_every_call_with_one_error(made, probe):
@@ -516,7 +516,7 @@ def test_another_model_and_back(gallery, photos, probe, own_indexes):
     with fg.open("people") as other:
         assert other.search(probe)[0].hits[0].identity == "s2"
         done = gallery.reembed("casia", switch=False)
-        assert not done.switched and gallery.info().model == "msceleb" and gallery.info().other_model == "casia"
+        assert not done.switched and gallery.info().model == "sface" and gallery.info().other_model == "casia"
         assert gallery.reembed("casia").switched and gallery.info().model == "casia"
         (face,) = gallery.search(probe)
         assert face.hits[0].identity == "s2" and face.known is None, "the calibration is of the old model"

@@ -22,8 +22,10 @@ import tensorflow as tf
 
 from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.errors import DataError
+from facegallery.embedder.faces import picture
+from facegallery.embedder.faces.align import to_png
 from facegallery.embedder.names import spelling
-from facegallery.embedder.spec import INPUT_SIZE, FaceSpec
+from facegallery.embedder.spec import INPUT_SIZE, CropRule, FaceSpec
 from facegallery.trainer import augment
 from facegallery.trainer.recipe import Augmentation
 
@@ -100,12 +102,11 @@ def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
         )
     border = data.spec.crop.border
     held_border = DataSet(validate).spec.crop.border if validate else border
-    return Data(data.spec, _photos(train, border), _photos(held, held_border) if held else None, why, chosen)
+    spec = replace(data.spec, crop=replace(data.spec.crop, window=0))
+    return Data(spec, _photos(train, border), _photos(held, held_border) if held else None, why, chosen)
 
 
 def _check_spec(spec: FaceSpec, folder: Path) -> None:
-    if spec.crop.window:
-        raise DataError(f"expected crops to train on, {folder} holds windows: run `align` over the photos")
     if (spec.crop.size, spec.colour) != (INPUT_SIZE, "RGB"):
         raise DataError(
             f"expected RGB crops of {INPUT_SIZE} pixels, {folder} has {spec.colour} of {spec.crop.size}: "
@@ -145,11 +146,18 @@ def _rows(data: DataSet, split: str | None, *, every: bool = False) -> list[dict
             if r["outcome"] == "ok" and r["identity"] is not None and (every or r["split"] == split)
         ]
         if wanted:
-            for row in data.shard(number, [*columns, "crop"]).take(wanted).to_pylist():
+            for row in data.shard(number, [*columns, "crop", "box", "landmarks"]).take(wanted).to_pylist():
                 row["identity"] = spelling(row["identity"])
                 if row["crop"] is not None and row["identity"]:
+                    row["crop"] = _boxed(row, data.spec.crop) if data.spec.crop.window else row["crop"]
                     rows.setdefault((row["face_id"], row["identity"]), row)
     return list(rows.values())
+
+
+def _boxed(row: dict[str, Any], rule: CropRule) -> bytes:
+    """Return the crop, as a PNG, that lies in the window of a row."""
+    face = picture.read(row["crop"], row["box"], row["landmarks"], rule, f"face {row['face_id']}")
+    return to_png(picture.boxed(face, rule, rule.size))
 
 
 def _chosen(data: DataSet, split: str | None, used: int) -> str:

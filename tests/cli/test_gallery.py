@@ -37,9 +37,9 @@ def test_add_embeds_what_is_new_and_passes_over_what_is_known(run, photos, vecto
     folder = photos / "probe" / "s1"
     before = answer(run, index, vectors)[0]
     first = run("add", index, folder, "--identity", "s1", "--json")
-    assert json.loads(first.out)["added"] == 9 and "msceleb" in first.err
+    assert json.loads(first.out)["added"] == 9 and "sface" in first.err
     again = run("add", index, folder, "--identity", "s1", "--json")
-    assert json.loads(again.out)["again"] == 9 and "msceleb" not in again.err, "nothing is embedded again"
+    assert json.loads(again.out)["again"] == 9 and "sface" not in again.err, "nothing is embedded again"
     other = run("add", index, folder, "--identity", "s2", "--json")
     assert other.code == 0 and len(json.loads(other.out)["conflicts"]) == 9 and "s1" in other.err
     assert people(run, index)["s1"] == 10
@@ -80,7 +80,7 @@ def test_add_says_first_who_was_understood_and_then_what_may_be_wrong(run, photo
     assert found["added"] == 19 and people(run, index) == {f"s{i}": 10 + (i == 1) if i < 3 else 1 for i in range(1, 11)}
     lines = done.err.splitlines()
     understood = next(i for i, line in enumerate(lines) if line.startswith("2 people"))
-    assert understood < next(i for i, line in enumerate(lines) if "msceleb" in line)
+    assert understood < next(i for i, line in enumerate(lines) if "sface" in line)
     assert found["understood"]["people"] == 2 and found["understood"]["warnings"] == []
     assert ("2019/s1/no_extension", "s1", "s4") in [(s["image"], s["identity"], s["other"]) for s in found["suspects"]]
     assert any("no_extension" in line for line in lines)
@@ -284,10 +284,10 @@ def test_another_model_and_back(run, vectors, index, tmp_path):
     assert run("reembed", index, "--model", "casia").code == 0
     assert json.loads(run("info", index, "--json").out)["model"] == "casia"
     assert "casia" in run("search", index, vectors).error
-    back = run("reembed", index, "--model", "msceleb")
+    back = run("reembed", index, "--model", "sface")
     assert back.code == 0 and "CPU" not in back.err, "the old vectors are still there"
     assert answer(run, index, vectors) == before
-    assert run("reembed", index, "--model", "msceleb").code == 5
+    assert run("reembed", index, "--model", "sface").code == 5
     assert run("compact", index, "--keep-undo", "0s").code == 0
     assert json.loads(run("info", index, "--json").out)["other_model"] is None
 

@@ -49,14 +49,14 @@ def test_indexes_with_people_faces_model_and_size(run, vectors, index, own_index
         "index": "probes",
         "people": 10,
         "faces": 90,
-        "model": "msceleb",
+        "model": "sface",
         "encrypted": False,
         "problem": None,
     }
     on_disk = sum(path.lstat().st_size for path in (own_indexes / "att").rglob("*") if path.is_file())
     assert on_disk - SHARED_MEMORY <= found["att"]["bytes"] <= on_disk + SHARED_MEMORY
     lines = run("list").out.splitlines()
-    assert len(lines) == 2 and "10 people, 90 faces, msceleb" in lines[1] and "MB" in lines[1]
+    assert len(lines) == 2 and "10 people, 90 faces, sface" in lines[1] and "MB" in lines[1]
     short = run("list", "--limit", "1")
     assert short.out.split() == lines[0].split() and "1 of 2 indexes" in short.err
 

@@ -24,7 +24,7 @@ from tests.embedder.photos.test_decoder import bomb
 
 def test_photos_to_answers(run, photos, tmp_path, own_indexes):
     done = run("embed", photos, "--out", tmp_path / "v", "--json")
-    assert done.code == 0 and json.loads(done.out)["outcomes"] == {"ok": 100} and "msceleb" in done.err
+    assert done.code == 0 and json.loads(done.out)["outcomes"] == {"ok": 100} and "sface" in done.err
     table = pyarrow.dataset.dataset(tmp_path / "v").to_table(columns=["vector", "image"])
     xb = np.asarray(table["vector"].to_pylist(), np.float64)
     assert xb.shape == (100, 128) and np.abs(np.linalg.norm(xb, axis=1) - 1).max() < 1e-5
@@ -105,7 +105,7 @@ def test_centring_and_another_models_vectors(run, photos, vectors, index, tmp_pa
     assert json.loads(run("evaluate", "centred", vectors, "--json").out)["top1"] >= 0.98
     assert run("embed", photos / "probe" / "s1", "--model", "casia", "--out", tmp_path / "casia").code == 0
     other = run("search", index, tmp_path / "casia")
-    assert other.code == 5 and "msceleb" in other.error and "casia" in other.error
+    assert other.code == 5 and "sface" in other.error and "casia" in other.error
     given = run("search", index, photos / "probe" / "s1" / "2.pgm", "--model", "casia")
     assert given.code == 5 and "casia" in given.error
 
@@ -191,7 +191,7 @@ def test_each_mistake_is_one_line_and_its_exit_code(run, photos, vectors, index,
 
 def test_missing_weights_name_the_command_that_brings_them(run, photos, tmp_path):
     done = run("embed", photos, "--out", tmp_path / "o", FACEGALLERY_DATA=str(tmp_path / "data"))
-    assert done.code == 4 and "weights fetch msceleb" in done.error
+    assert done.code == 4 and "weights fetch sface" in done.error
 
 
 def test_damaged_files_are_named(run, vectors, index, own_indexes, tmp_path):
@@ -253,7 +253,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(run, photos, tmp_path
         signal.signal, signal.SIGINT, signal.SIG_DFL
     )  # a shell's background jobs, these tests too, ignore it
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
-    assert "msceleb" in process.stderr.readline()
+    assert "sface" in process.stderr.readline()
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -160,7 +160,7 @@ def test_a_gallery_begins_with_its_first_photos(run, photos, vectors):
     done = run("add", "new", photos / "gallery", "--create", "--json")
     assert done.code == 0 and json.loads(done.out)["added"] == 10
     info = json.loads(run("info", "new", "--json").out)
-    assert (info["people"], info["model"]) == (10, "msceleb")
+    assert (info["people"], info["model"]) == (10, "sface")
     again = json.loads(run("add", "new", photos / "gallery", "--create", "--json").out)
     assert (again["added"], again["again"]) == (0, 10)
     assert run("search", "new", photos / "probe" / "s3" / "2.pgm", "--k", "1").out.splitlines()[1].split()[2] == "s3"

@@ -27,7 +27,7 @@ class Network:
         self.spec, self.compute, self.number, self.error = FaceSpec(), Compute(), number, error
         self.may = threading.Event()
 
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
+    def __call__(self, crops: np.ndarray, rule: object = None) -> np.ndarray:
         assert self.may.wait(10)
         if self.error:
             raise self.error
