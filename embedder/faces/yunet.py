@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -10,15 +11,16 @@ import numpy as np
 
 from facegallery.embedder.compute import AUTO, Compute
 from facegallery.embedder.faces import yunet_net as net
-from facegallery.embedder.faces.mtcnn import MIN_FACE, DetectedFace, shrink
+from facegallery.embedder.faces.mtcnn import MAX_SIDE, MIN_FACE, DetectedFace, MtcnnDetector, shrink
 from facegallery.embedder.network.compiled_cache import CompiledCache
 from facegallery.embedder.network.engines import Engine, OpenvinoEngine, choose
+from facegallery.embedder.weights import onnx_file
 from facegallery.embedder.weights.detectors import YUNET
 
 THRESHOLD = 0.6  # least score of a face
+PLACED = 0.3  # least probability, by MTCNN's third network, of a face that it places
 OVERLAP = 0.3  # largest overlap of two faces, as a share of their union
-MAX_SIDE = 640  # pixels
-CANVAS = 320  # pixels, of the smallest canvas; each larger one has twice the side
+CANVASES = 320, 640  # sides in pixels; a larger photo lies on one whose side is the largest side that photos have
 _loading = Lock()
 
 
@@ -36,8 +38,12 @@ class YunetDetector:
         """
         self.compute = choose(compute)
         self._min_face, self._max_side = min_face, max_side
+        self._sides = [
+            *(side for side in CANVASES if side < max_side),
+            -(-max_side // net.STRIDES[-1]) * net.STRIDES[-1],
+        ]
         self._engines: dict[int, Engine] = {}
-        self.record = {
+        self.record: dict[str, Any] = {
             "algorithm": "yunet",
             "weights": YUNET.file_sha256[:16],
             "thresholds": [THRESHOLD],
@@ -49,10 +55,7 @@ class YunetDetector:
 
     def load(self) -> YunetDetector:
         """Load the network for photos of all sizes, once. Raises ModelError where its file is missing or damaged."""
-        side = CANVAS
-        self._engine(side)
-        while side < self._max_side:
-            side *= 2
+        for side in self._sides:
             self._engine(side)
         return self
 
@@ -61,7 +64,7 @@ class YunetDetector:
             if side not in self._engines:
                 data = YUNET.read()
                 kept = CompiledCache(YUNET.file.parent, f"yunet-{side}-f32", f"{YUNET.file_sha256} {side}")
-                self._engines[side] = OpenvinoEngine(lambda: net.in_openvino(data, side), kept=kept)
+                self._engines[side] = OpenvinoEngine(lambda: net.in_openvino(_arrays(data), side), kept=kept)
             return self._engines[side]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,7 +73,7 @@ class YunetDetector:
     def __call__(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
         """Return the faces of each photo, uint8 RGB (h, w, 3), by falling confidence."""
         small = [shrink(photo, self._max_side) for photo in photos]
-        sides = np.array([_side(photo) for photo, _ in small], int)
+        sides = np.array([min(s for s in self._sides if s >= max(photo.shape[:2])) for photo, _ in small], int)
         found: list[list[DetectedFace]] = [[] for _ in photos]
         for side in np.unique(sides).tolist():
             numbers = np.flatnonzero(sides == side).tolist()
@@ -92,12 +95,52 @@ class YunetDetector:
         ]
 
 
-def _side(photo: np.ndarray) -> int:
-    """Return the side of the smallest canvas that holds a photo."""
-    side = CANVAS
-    while side < max(photo.shape[:2]):
-        side *= 2
-    return side
+class PlacedYunet:
+    """YuNet's faces, whose box and points come from MTCNN's third network wherever it sees a face in the box, too.
+
+    YuNet's own points are coarser: vectors of faces that are aligned by them find fewer people.
+    """
+
+    def __init__(
+        self,
+        min_face: int = MIN_FACE,
+        max_side: int = MAX_SIDE,
+        compute: Compute = AUTO,
+        placer: MtcnnDetector | None = None,
+    ):
+        """Store the settings; no network is loaded yet, so that the detector can be pickled.
+
+        min_face, max_side: pixels. placer: a detector of the same settings that is there already.
+        """
+        self._finder = YunetDetector(min_face, max_side, compute)
+        self._placer = placer or MtcnnDetector(min_face, max_side, compute)
+        self.compute = self._placer.compute
+        self.record: dict[str, Any] = self._finder.record | {
+            "thresholds": [THRESHOLD, PLACED],
+            "weights": f"{self._finder.record['weights']}+{self._placer.record['weights']}",
+        }
+        self.where = self._finder.where
+
+    def load(self) -> PlacedYunet:
+        """Load the networks, once. Raises ModelError where YuNet's file is missing or damaged."""
+        self._finder.load()
+        self._placer.load()
+        return self
+
+    def __call__(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
+        """Return the faces of each photo, uint8 RGB (h, w, 3), by falling confidence: YuNet's."""
+        return [self._placed(photo, faces) for photo, faces in zip(photos, self._finder(photos), strict=True)]
+
+    def _placed(self, photo: np.ndarray, faces: list[DetectedFace]) -> list[DetectedFace]:
+        found = self._placer.placed(photo, np.array([face.box for face in faces]).reshape(-1, 4))
+        return [
+            replace(there, confidence=face.confidence) if there.confidence >= PLACED else face
+            for face, there in zip(faces, found, strict=True)
+        ]
+
+
+def _arrays(data: bytes) -> dict[str, np.ndarray]:
+    return onnx_file.dequantised(onnx_file.constants_in(data, str(YUNET.file)))
 
 
 def _canvas(photo: np.ndarray, side: int) -> np.ndarray:
