@@ -86,7 +86,7 @@ class MtcnnDetector:
         """
         self.compute = choose(compute)
         self._min_face, self._max_side, self._loaded = min_face, max_side, False
-        self.record = {
+        self.record: dict[str, Any] = {
             "algorithm": "mtcnn",
             "weights": hashlib.sha256("".join(net.sha256 for net in nets.NETS).encode()).hexdigest()[:16],
             "thresholds": list(THRESHOLDS),
