@@ -11,7 +11,7 @@ from facegallery.embedder.compute import AUTO, Compute
 from facegallery.embedder.faces.mtcnn import MAX_SIDE, MIN_FACE, DetectedFace, MtcnnDetector
 from facegallery.embedder.faces.yunet import PlacedYunet
 
-SURE = 0.7  # least score of a face by YuNet, in a photo where a face is seen anyway
+SURE = 0.7  # least score of a face that YuNet alone sees, in a photo where another is seen
 SMALL = 25  # pixels of the searched copy; up to this side, MTCNN finds faces that YuNet cannot see
 SAME = 0.3, 0.6  # overlaps from which two boxes show one face: as a share of their union, or of the smaller
 
@@ -19,8 +19,8 @@ SAME = 0.3, 0.6  # overlaps from which two boxes show one face: as a share of th
 class BothDetector:
     """YuNet's faces, placed by MTCNN's third network, and those small faces that MTCNN alone sees.
 
-    A larger face that only MTCNN sees is most often an earring, a hand or a pattern: it counts only where YuNet is sure
-    of no face. Where MTCNN sees none either, a face of which YuNet is less sure counts.
+    A face of which YuNet is less sure counts where MTCNN sees it, too, or where neither sees another. A larger face
+    that MTCNN alone sees is most often an earring, a hand or a pattern: it counts only where nothing else is seen.
     """
 
     def __init__(self, min_face: int = MIN_FACE, max_side: int = MAX_SIDE, compute: Compute = AUTO):
@@ -58,12 +58,13 @@ class BothDetector:
 
     def _joined(self, wide: list[DetectedFace], cascade: list[DetectedFace], side: int) -> list[DetectedFace]:
         """Join YuNet's and MTCNN's faces of a photo, whose longer side is given."""
-        sure = [face for face in wide if face.confidence >= SURE]
+        alike = overlapping(wide, cascade)
+        sure = [i for i, face in enumerate(wide) if face.confidence >= SURE or alike[i].any()]
         if not sure:
             return cascade or wide
         most = SMALL * max(1.0, side / self._max_side)
-        small = [face for face in cascade if _longer(face) <= most and not any(is_same(face, other) for other in sure)]
-        return sorted(sure + small, key=lambda face: -face.confidence)
+        small = [face for i, face in enumerate(cascade) if _longer(face) <= most and not alike[sure, i].any()]
+        return sorted([*(wide[i] for i in sure), *small], key=lambda face: -face.confidence)
 
 
 def _longer(face: DetectedFace) -> float:
@@ -71,9 +72,10 @@ def _longer(face: DetectedFace) -> float:
     return max(x1 - x0, y1 - y0)
 
 
-def is_same(one: DetectedFace, other: DetectedFace) -> bool:
-    """Whether the boxes of two faces overlap so much that they show the same face."""
-    a, b = np.array(one.box), np.array(other.box)
-    both = np.prod((np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0))
-    areas = np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])
-    return bool(both > SAME[0] * (sum(areas) - both) or both > SAME[1] * min(areas))
+def overlapping(some: Sequence[DetectedFace], others: Sequence[DetectedFace]) -> np.ndarray:
+    """Return whether each of some faces shows the same as each of others, by their boxes: bool (some, others)."""
+    a, b = (np.array([face.box for face in faces]).reshape(-1, 4) for faces in (some, others))
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    both, (first, second) = sides.clip(0).prod(axis=2), ((x[:, 2:] - x[:, :2]).prod(axis=1) for x in (a, b))
+    union, smaller = first[:, None] + second - both, np.minimum(first[:, None], second)
+    return (both > SAME[0] * union) | (both > SAME[1] * smaller)

@@ -134,13 +134,14 @@ def test_what_both_keep(joined):
     def face(x: float, side: float, confidence: float) -> DetectedFace:
         return DetectedFace((x, 0.0, x + side, side), (), confidence)
 
-    sure, unsure, small, large, twin = face(0, 60, 0.9), face(200, 60, 0.65), face(100, 20, 1), face(300, 60, 1), 0
-    twin = face(2, 58, 0.99)
+    sure, unsure, twin = face(0, 60, 0.9), face(200, 60, 0.65), face(2, 58, 0.99)
+    small, large = face(100, 20, 1), face(300, 60, 1)
     assert joined._joined([sure, unsure], [twin, small, large], 640) == [small, sure]
     assert joined._joined([sure], [large], 3 * 1024) == [large, sure]  # small in the copy that is searched
     assert joined._joined([unsure], [small, large], 640) == [small, large]
     assert joined._joined([unsure], [], 640) == [unsure] and joined._joined([], [], 640) == []
-    assert both.is_same(sure, twin) and not both.is_same(sure, small)
+    assert joined._joined([sure, unsure], [large, face(205, 50, 1)], 640) == [sure, unsure]  # MTCNN sees it, too
+    assert both.overlapping([sure, unsure], [twin, small]).tolist() == [[True, False], [False, False]]
 
 
 # records --------------------------------------------------------------------
