@@ -7,7 +7,8 @@ without a face, of all and of the kind `profile`, and top-1 of SFace, aligned st
 its largest, most central face. A photo without a face is a miss. `--boxes` is a CSV `image,x0,y0,x1,y1` of all faces of
 photos beside it, such as WIDER FACE's: faces found that overlap none of them by 0.3 are false.
 
-RESULTS
+Figures: docs/explanation/benchmarks.md, Detectors. On WIDER's five crowds: mtcnn 229 faces, 6 of them false; yunet
+135, 7; both 225, 4. CFP's profile photos without a face: mtcnn 29 of 400, yunet 3, both 2.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from facegallery.embedder.faces.mtcnn import MAX_SIDE, MIN_FACE, DetectedFace, M
 from facegallery.embedder.faces.yunet import PlacedYunet
 
 SURE = 0.7  # least score of a face that YuNet alone sees, in a photo where another is seen
-SMALL = 25  # pixels of the searched copy; up to this side, MTCNN finds faces that YuNet cannot see
+SMALL = 20  # pixels of the searched copy; up to this side, MTCNN finds faces that YuNet cannot see
 SAME = 0.3, 0.6  # overlaps from which two boxes show one face: as a share of their union, or of the smaller
 
 
