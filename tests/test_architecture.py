@@ -142,7 +142,7 @@ CONNECT = {
 }  # fetches weights; listens; asks the address that its user gives
 LIGHT = (
     "click",
-    *(f"embedder.{file}" for file in ("errors", "compute", "outcomes", "spec", "text")),
+    *(f"embedder.{file}" for file in ("errors", "compute", "faces.names", "outcomes", "spec", "text")),
     "cli",
     "__version__",
 )  # what `--help` may import

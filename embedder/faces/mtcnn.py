@@ -86,7 +86,7 @@ class MtcnnDetector:
         """
         self.compute = choose(compute)
         self._min_face, self._max_side, self._loaded = min_face, max_side, False
-        self.record = {
+        self.record: dict[str, Any] = {
             "algorithm": "mtcnn",
             "weights": hashlib.sha256("".join(net.sha256 for net in nets.NETS).encode()).hexdigest()[:16],
             "thresholds": list(THRESHOLDS),
@@ -133,6 +133,21 @@ class MtcnnDetector:
             found[int(row[PHOTO])].append(_face(row, factor, photo.shape[1], photo.shape[0]))
         return found
 
+    def placed(self, photo: np.ndarray, boxes: np.ndarray) -> list[DetectedFace]:
+        """Let the third network alone look at boxes that another detector found; return a face for each.
+
+        photo: uint8 RGB (h, w, 3). boxes: float (m, 4), x0 y0 x1 y1 in pixels of the photo. The confidence is the third
+        network's, however low: the caller decides below which the box holds no face.
+        """
+        self.load()
+        if not len(boxes):
+            return []
+        small, factor = shrink(photo, self._max_side)
+        rows = np.concatenate([np.zeros((len(boxes), 1)), boxes / factor, np.zeros((len(boxes), 1))], axis=1)
+        return [
+            _face(row, factor, small.shape[1], small.shape[0]) for row in self._placed([centred(small)], squared(rows))
+        ]
+
     def _first(self, photos: Sequence[np.ndarray]) -> np.ndarray:
         """Return squares that may hold a face: rows (m, 6)."""
         canvases = lay_out(photos, self._min_face, CANVAS, self._memory)
@@ -178,11 +193,18 @@ class MtcnnDetector:
         """
         if not len(rows):
             return rows
+        rows = self._placed(photos, rows)
+        rows = rows[rows[:, SCORE] > _least(THRESHOLDS[2])]
+        return suppress(rows, rows[:, PHOTO], 0.7, smaller=True)
+
+    def _placed(self, photos: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """Run the third network on squares; return rows (m, 16) of boxes, log-odds and landmarks in the same order."""
         answers = in_batches(self._onet, (self._patches(photos, rows, 48),), BATCHES[2])
         sides = np.repeat(rows[:, 3:5] - rows[:, 1:3] + 1, 5, axis=1)
         points = sides * answers[:, 4:14] + np.repeat(rows[:, 1:3], 5, axis=1) - 1
-        rows = _likely(np.concatenate([moved(rows, answers[:, :4]), points], axis=1), answers[:, -1], THRESHOLDS[2])
-        return suppress(rows, rows[:, PHOTO], 0.7, smaller=True)
+        rows = np.concatenate([moved(rows, answers[:, :4]), points], axis=1)
+        rows[:, SCORE] = answers[:, -1]
+        return rows
 
     def _patches(self, photos: Sequence[np.ndarray], rows: np.ndarray, size: int) -> np.ndarray:
         """Sample float32 patches (m, size, size, 4) of rows that are ordered by photo."""

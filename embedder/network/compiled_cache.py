@@ -31,6 +31,7 @@ MAKERS = tuple(  # files that build graphs, or the format of the cache
         "openvino_network.py",
         "../faces/mtcnn_nets.py",
         "../faces/pyramid.py",
+        "../faces/yunet_net.py",
     )
 )
 HEAD = 128  # bytes

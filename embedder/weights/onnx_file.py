@@ -30,12 +30,17 @@ def constants(path: Path) -> dict[str, np.ndarray]:
     Raise ModelError where the file is cut or holds other types.
     """
     check_size(path)
+    return constants_in(path.read_bytes(), str(path))
+
+
+def constants_in(data: bytes, owner: str) -> dict[str, np.ndarray]:
+    """Return `constants` of the bytes of a file. owner: the file that an error names."""
     try:
-        graph = next(value for number, value in _fields(memoryview(path.read_bytes())) if number == GRAPH)
+        graph = next(value for number, value in _fields(memoryview(data)) if number == GRAPH)
         return dict(_tensor(value) for number, value in _fields(graph) if number == INITIALIZER)
     except (IndexError, KeyError, OverflowError, StopIteration, TypeError, ValueError) as error:
         raise ModelError(
-            f"expected an ONNX file of float32 and int8, {path} is damaged or another ({error}): get it again"
+            f"expected an ONNX file of float32 and int8, {owner} is damaged or another ({error}): get it again"
         ) from None
 
 

@@ -16,6 +16,7 @@ import click
 
 from facegallery.embedder.compute import DEVICES, PRECISIONS, Compute
 from facegallery.embedder.errors import InputError
+from facegallery.embedder.faces.names import DEFAULT_DETECTOR, DETECTORS
 from facegallery.embedder.outcomes import LASTING
 from facegallery.embedder.spec import VIEWS
 from facegallery.embedder.text import printable, to_json
@@ -216,6 +217,15 @@ def photo_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def detector_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --detector: what finds the faces."""
+    return click.option(
+        "--detector",
+        type=click.Choice(DETECTORS),
+        help=f"What finds the faces; yunet and both need `weights fetch yunet`. [default: {DEFAULT_DETECTOR}]",
+    )(command)
 
 
 def asking_options(command: Callable[..., Any]) -> Callable[..., Any]:

