@@ -20,8 +20,9 @@ class BothDetector:
     """YuNet's faces, placed by MTCNN's third network, and those small faces of large photos that MTCNN alone sees.
 
     MTCNN looks at a photo where YuNet finds no face or is not sure of one, and where the photo is searched on a smaller
-    copy: there a face of few pixels has more in the photo. A face of which YuNet is less sure counts where MTCNN sees it, too, or where neither sees another. A larger face
-    that MTCNN alone sees is most often an earring, a hand or a pattern: it counts only where nothing else is seen.
+    copy: there a face of few pixels has more in the photo. A face of which YuNet is less sure counts where MTCNN sees
+    it, too, or where neither sees another. A larger face that MTCNN alone sees is most often an earring, a hand or a
+    pattern: it counts only where nothing else is seen.
     """
 
     def __init__(self, min_face: int = MIN_FACE, max_side: int = MAX_SIDE, compute: Compute = AUTO):

@@ -2,4 +2,4 @@
 
 MTCNN, YUNET, BOTH = "mtcnn", "yunet", "both"
 DETECTORS = MTCNN, YUNET, BOTH
-DEFAULT_DETECTOR = MTCNN  # of what has no contract yet: new galleries, and data sets of `align` and `embed`
+DEFAULT_DETECTOR = BOTH  # of what has no contract yet: new galleries, and data sets of `align` and `embed`

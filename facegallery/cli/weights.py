@@ -54,8 +54,8 @@ def weights_fetch(out: Output, *, name: str, archive: Path | None) -> None:
     import_tensorflow()
     parts = fetch(name, archive)
     if archive is None:
-        for detector in DETECTORS:
-            fetch_detector(detector)
+        for one in DETECTORS:
+            fetch_detector(one)
     out.result([asdict(part) for part in parts], [f"{part.name}: ready, sha256 {part.sha256}" for part in parts])
 
 
