@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy/people.py SETS --work WORK [--lfw FOLDER --one-shot CSV --roles CSV]
         [--model sface --model 'sface+msceleb:0.7' --model sface@mirror ...] [--baseline msceleb] [--out FILE]
+        [--page docs/explanation/people.md]
 
 SETS is a folder of CSVs `image,identity,split,kind`, one photo a person in the split gallery. FOLDER holds LFW's
 photos, the CSVs are `identity,split,image` and `identity,role`: every probe searches the gallery of all people, and
@@ -12,7 +13,8 @@ DIR at FPIR 0.01: the first half of the people, by the SHA-256 of their names, i
 LFW's people with one photo, are strangers. Kinds of probes (`frontal` and `profile`) share one threshold. Intervals are
 95 %, over people; p is McNemar's of top-1 beside the baseline, and takes probes as independent.
 
-WORK keeps the vectors. After a change of a model the same command embeds by that model alone.
+WORK keeps the vectors. After a change of a model the same command embeds by that model alone; --page renews the tables
+of the documentation.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.common.pages import put  # noqa: E402
 from benchmarks.common.people_sets import (  # noqa: E402
     LFW,
     PeopleSet,
@@ -152,17 +155,24 @@ def first_half(names: np.ndarray) -> set[str]:
 # tables ---------------------------------------------------------------------
 
 
-def overview(lines: list[Line], models: list[str]) -> Iterator[str]:
-    """Yield a Markdown table of top-1: sets by models."""
-    yield "| set | people / probes | " + " | ".join(f"`{model}`" for model in models) + " |"
-    yield "|---" * (2 + len(models)) + "|"
-    places = list(dict.fromkeys((line.set, line.kind) for line in lines))
-    for place in places:
+def overview(lines: list[Line], models: list[str], figure: str) -> Iterator[str]:
+    """Yield a Markdown table of one figure, `top1`, `top5` or `dir`: sets by models, the best of each set bold."""
+    yield "| set | people / probes | no face | " + " | ".join(f"`{model}`" for model in models) + " |"
+    yield "|---" * (3 + len(models)) + "|"
+    for place in dict.fromkeys((line.set, line.kind) for line in lines):
         at = {line.model: line for line in lines if (line.set, line.kind) == place}
-        first = next(iter(at.values()))
-        best = max(line.top1.value for line in at.values())
-        cells = [f"**{v:.4f}**" if v == best else f"{v:.4f}" for v in (at[model].top1.value for model in models)]
-        yield f"| {called(first)} | {first.people} / {first.probes} | " + " | ".join(cells) + " |"
+        first, values = at[models[0]], [getattr(at[model], figure).value for model in models]
+        cells = [f"**{value:.4f}**" if value == max(values) else f"{value:.4f}" for value in values]
+        counts = f"{first.people} / {first.probes} | {first.no_face:.1%}"
+        yield f"| {called(first)} | {counts} | " + " | ".join(cells) + " |"
+
+
+def page(lines: list[Line], models: list[str], baseline: str) -> Iterator[str]:
+    """Yield all tables, in Markdown."""
+    figures = (("top1", "Top-1"), ("top5", "Top-5"), ("dir", f"DIR at FPIR {FPIR:g}"))
+    for figure, title in figures:
+        yield from (f"{title}:", "", *overview(lines, models, figure), "")
+    yield from (f"All figures, with 95 % intervals; top-1 beside `{baseline}`'s, with McNemar's p:", "", *table(lines))
 
 
 def table(lines: list[Line]) -> Iterator[str]:
@@ -200,6 +210,7 @@ def beside(paired: Paired | None) -> str:
 @click.option("--baseline", help="The model that the others are compared with; the first unless given.")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the vectors.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write all figures as JSON.")
+@click.option("--page", "page_file", type=PATH, help="Renew the tables between `measured: people` of this page.")
 def main(
     *,
     sets: Path,
@@ -211,6 +222,7 @@ def main(
     baseline: str | None,
     work: Path,
     out: Path | None,
+    page_file: Path | None,
 ) -> None:
     every = read_sets(sets, list(names))
     if lfw and one_shot and roles:
@@ -222,8 +234,10 @@ def main(
             found = against if model == baseline else vectors(model, people, work)
             lines += lines_of(model, found, None if model == baseline else against)
             click.echo(f"{people.name} by {model}: top-1 {lines[-1].top1}", err=True)
-    for line in (*overview(lines, list(models)), "", *table(lines)):
-        click.echo(line)
+    text = list(page(lines, list(models), baseline))
+    click.echo("\n".join(text))
+    if page_file:
+        put(page_file, "people", text)
     if out:
         made = {model: [network.spec.parts[0].name for _, network in networks(model)] for model in models}
         out.write_text(

@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy/strangers.py SETS --work WORK --lfw FOLDER --one-shot CSV --roles CSV
         [--model msceleb --model sface ...] [--fpir 0.01] [--out FILE]
+        [--page docs/explanation/how-sure.md]
 
 SETS, WORK and LFW's arguments are those of `people.py`, whose vectors are used where WORK has them.
 
@@ -11,7 +12,9 @@ too, and the others are asked. `own` is fitted on the enrolled people; `given` o
 strangers, as `calibrate --probes` does; `alone` on these photos only. The other half is asked, then the halves change
 places. The second table enrols half of each set, and asks the other half.
 
-Figures are the share of strangers' photos with a face that reach the threshold, with 95 % intervals over people.
+Figures are the share of strangers' photos with a face that reach the threshold, with 95 % intervals over people (of
+`kin`, over families). `promised` is the interval that `calibrate` prints; a share is bold where its own interval lies
+above that.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.accuracy.people import KINDS, PATH, Share, first_half  # noqa: E402
+from benchmarks.common.pages import put  # noqa: E402
 from benchmarks.common.people_sets import SetVectors, lfw_set, read_sets, vectors  # noqa: E402
 from facegallery.indexer.calibrate import Calibration, Enrolled, OwnScores, fit, leave_own_out  # noqa: E402
 from facegallery.indexer.metrics import nearest_people, share_intervals  # noqa: E402
@@ -66,9 +70,9 @@ class Line:
     photos: int
     enrolled: int
     own: Share
-    given: Share | None  # fitted on strangers of the same kind as well
-    alone: Share | None  # and on these only
-    promised: tuple[float, float] | None = None  # the calibration's interval of `own` for so many photos
+    promised: tuple[float, float]  # the interval that `calibrate` prints: in the long run, 95 %
+    given: Share | None = None  # fitted on strangers of the same kind as well
+    alone: Share | None = None  # and on these only
 
 
 def of_set(found: SetVectors, splits: Sequence[str] = ("gallery", "probe", "stranger"), kind: str = "") -> Faces:
@@ -115,15 +119,9 @@ def measured(gallery: Faces, asked: dict[str, Faces], fpir: float, model: str) -
             Share(float(row.mean()), *map(float, ends))
             for row, ends in zip(reached, share_intervals(reached.T, faces.groups), strict=True)
         ]
-        yield Line(
-            model,
-            name,
-            len(np.unique(faces.groups)),
-            len(faces),
-            len(gallery),
-            *shares,
-            promised=fitted.interval(len(faces)),
-        )
+        people = len(np.unique(faces.groups))
+        counts = (people, len(faces), len(gallery))
+        yield Line(model, name, *counts, shares[0], fitted.interval(), *shares[1:])
 
 
 def of_lfw(sets: dict[str, SetVectors], lfw: SetVectors, fpir: float, model: str) -> Iterator[Line]:
@@ -163,38 +161,42 @@ def of_itself(name: str, found: SetVectors, fpir: float, model: str) -> Line:
     ends = share_intervals(reached[:, None].astype(float), asked.groups)[0]
     share = Share(float(reached.mean()), *map(float, ends))
     people = len(np.unique(asked.groups))
-    return Line(model, name, people, len(asked), len(gallery), share, None, None, fitted.interval(len(asked)))
+    return Line(model, name, people, len(asked), len(gallery), share, fitted.interval())
 
 
 # tables ---------------------------------------------------------------------
 
 
-def table(lines: Sequence[Line], fpir: float) -> Iterator[str]:
-    """Yield the first table, in Markdown; a share whose interval lies above the rate is bold."""
-    yield "| strangers | people / photos | model | own | given | alone |"
-    yield "|---|---|---|---|---|---|"
+def table(lines: Sequence[Line]) -> Iterator[str]:
+    """Yield the first table, in Markdown."""
+    yield "| strangers | people / photos | model | promised | own | given | alone |"
+    yield "|---|---|---|---|---|---|---|"
     for name in dict.fromkeys(line.strangers for line in lines):
         for line in (line for line in lines if line.strangers == name):
-            cells = [cell(share, fpir) for share in (line.own, line.given, line.alone) if share]
-            yield f"| {name} | {line.people} / {line.photos} | `{line.model}` | {' | '.join(cells)} |"
+            yield (
+                f"| {name} | {line.people} / {line.photos} | `{line.model}` | {promise(line)} | {own(line)} "
+                f"| {line.given or ''} | {line.alone or ''} |"
+            )
 
 
-def own_table(lines: Sequence[Line], fpir: float) -> Iterator[str]:
+def own_table(lines: Sequence[Line]) -> Iterator[str]:
     """Yield the second table."""
-    yield "| gallery: half of | enrolled | strangers' photos | model | realised | the calibration's interval |"
+    yield "| half of | enrolled | strangers: people / photos | model | promised | own |"
     yield "|---|---|---|---|---|---|"
     for line in sorted(lines, key=lambda line: line.strangers):
-        low, high = line.promised or (0.0, 1.0)
-        yield (
-            f"| {line.strangers} | {line.enrolled} | {line.photos} | `{line.model}` | {cell(line.own, fpir)} "
-            f"| {low:.4f} to {high:.4f} |"
-        )
+        counts = f"{line.enrolled} | {line.people} / {line.photos}"
+        yield f"| {line.strangers} | {counts} | `{line.model}` | {promise(line)} | {own(line)} |"
 
 
-def cell(share: Share, fpir: float) -> str:
-    """Return a share with its interval, bold where that lies above the rate."""
-    mark = "**" if share.low > fpir else ""
-    return f"{mark}{share.value:.4f}{mark} ({share.low:.3f} to {share.high:.3f})"
+def promise(line: Line) -> str:
+    """Return the calibration's interval."""
+    return f"{line.promised[0]:.3f} to {line.promised[1]:.3f}"
+
+
+def own(line: Line) -> str:
+    """Return the share that came, bold where its interval lies above the calibration's."""
+    mark = "**" if line.own.low > line.promised[1] else ""
+    return f"{mark}{line.own}{mark}"
 
 
 @click.command(help=__doc__)
@@ -207,6 +209,7 @@ def cell(share: Share, fpir: float) -> str:
 @click.option("--fpir", default=0.01, show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder of the vectors.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write all figures as JSON.")
+@click.option("--page", "page_file", type=PATH, help="Renew the tables between `measured: strangers` of this page.")
 def main(
     *,
     sets: Path,
@@ -218,14 +221,18 @@ def main(
     fpir: float,
     work: Path,
     out: Path | None,
+    page_file: Path | None,
 ) -> None:
     people, of_others, of_own = lfw_set(lfw, one_shot, roles, work), list[Line](), list[Line]()
     for model in models:
         found = {each.name: vectors(model, each, work) for each in read_sets(sets, list(names))}
         of_others += of_lfw(found, vectors(model, people, work), fpir, model)
         of_own += [of_itself(name, made, fpir, model) for name, made in found.items()]
-    for line in (*table(of_others, fpir), "", *own_table(of_own, fpir)):
-        click.echo(line)
+    tables = ["Half of LFW's people enrolled:", "", *table(of_others), "", "Half of a set enrolled:", ""]
+    text = [*tables, *own_table(of_own)]
+    click.echo("\n".join(text))
+    if page_file:
+        put(page_file, "strangers", text)
     if out:
         lines = {"fpir": fpir, "lfw": list(map(asdict, of_others)), "own": list(map(asdict, of_own))}
         out.write_text(json.dumps(lines, indent=1))

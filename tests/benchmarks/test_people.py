@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.accuracy import people as bench
-from benchmarks.common.people_sets import PeopleSet, SetVectors, lfw_set, read_set, read_sets
-from facegallery.embedder.errors import DataError
+from benchmarks.common.pages import put
+from benchmarks.common.people_sets import PeopleSet, SetVectors, lfw_set, read_set, read_sets, vectors
+from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.errors import DataError, InputError
+from facegallery.workflows.photos import embed, make_embedder
 from tests import synthetic
 
 PEOPLE, PHOTOS, STRANGERS = 30, 4, 40
@@ -64,7 +68,7 @@ def test_figures_against_plain_loops(name, strangers):
         assert line.against.difference == pytest.approx(np.mean(right) - np.mean(before))
     assert "| made, a |" in "\n".join(bench.table(list(lines.values()))) or name == "lfw"
     assert f"| {name}, b | {lines['b'].people} / {lines['b'].probes} | " in "\n".join(
-        bench.overview(list(lines.values()), ["m"])
+        bench.overview(list(lines.values()), ["m"], "top1")
     )
 
 
@@ -91,3 +95,32 @@ def test_lfw_gets_its_roles_and_strangers(tmp_path):
     assert found.images.tolist()[-1] == "Cy/Cy_0001.jpg" and all((found.file.parent / i).exists() for i in found.images)
     assert found.splits.tolist() == ["gallery", "probe"] * 2 + ["stranger"]
     assert found.kinds.tolist() == ["dev", "dev", "test", "test", ""]
+
+
+def test_a_page_takes_what_was_measured(tmp_path):
+    (page := tmp_path / "page.md").write_text("a\n<!-- measured: people -->\nold\n<!-- end -->\nb\n")
+    for _ in range(2):
+        put(page, "people", ["| new |"])
+        assert page.read_text() == "a\n<!-- measured: people -->\n\n| new |\n\n<!-- end -->\nb\n"
+    with pytest.raises(InputError, match="measured: other"):
+        put(page, "other", [])
+
+
+def test_networks_embed_once_and_models_are_joined_from_them(att, tmp_path):
+    """What is joined is what `embed` makes by the joined model, photos without a face included."""
+    lines = ["image,identity,split,kind\n"]
+    for i in range(1, 7):
+        (tmp_path / f"{i}.pgm").write_bytes((att / f"s{i}" / "1.pgm").read_bytes())
+        lines.append(f"{i}.pgm,s{i},gallery,\n")
+    Image.new("L", (92, 112)).save(tmp_path / "black.png")
+    (tmp_path / "att.csv").write_text("".join([*lines, "black.png,s1,probe,\n"]))
+    people = read_set(tmp_path / "att.csv")
+    found = vectors("casia+msceleb:0.7", people, tmp_path / "work")
+    assert found.found.tolist() == [True] * 6 + [False] and not found.vectors[6].any()
+    embed(people.file, tmp_path / "v", make_embedder("casia+msceleb:0.7"))
+    rows = {row["image"]: row["vector"] for row in DataSet(tmp_path / "v").table(["image", "vector"]).to_pylist()}
+    np.testing.assert_allclose(found.vectors[:6], np.array([rows[i] for i in people.images[:6]]), atol=1e-4)
+    again = vectors("msceleb", people, tmp_path / "work").vectors[:6]
+    part = found.vectors[:6, 512:]
+    np.testing.assert_allclose(part / np.linalg.norm(part, axis=1, keepdims=True), again, atol=1e-6)
+    assert len(list((tmp_path / "work" / "vectors").iterdir())) == 2
