@@ -305,6 +305,7 @@ class Gallery(FolderGallery):
         *,
         fpir: float = 0.01,
         probes: Sequence[AnyPath] = (),
+        strangers_alone: bool = False,
         split: str | None = None,
         seed: int = 0,
     ) -> results.Calibrated:
@@ -313,17 +314,19 @@ class Gallery(FolderGallery):
         Args:
             fpir: share of strangers that may be taken for somebody.
             probes: photos or vectors of enrolled people and of strangers, to fit it on as well.
+            strangers_alone: fit it on the strangers of the probes, and not on enrolled people.
             split: rows of the probes; `probe` where there are such, else all.
             seed: draws the enrolled faces that are asked, in a large gallery.
 
         Raises:
-            DataError: fewer than two people.
+            DataError: fewer than two people, or no photo of a stranger for `strangers_alone`.
+            InputError: `strangers_alone` without probes.
 
         ```python
         print(gallery.calibrate(fpir=0.1).threshold)
         ```
         """
-        options = calibrate.CalibrationOptions(fpir, tuple(map(Path, probes)), split, seed)
+        options = calibrate.CalibrationOptions(fpir, tuple(map(Path, probes)), split, seed, strangers_alone)
         return self._do(lambda session: calibrate.calibrate(session, options))
 
     def compact(self, *, keep_undo: float | None = None, progress: Progress | None = None) -> results.Compacted:

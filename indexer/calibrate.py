@@ -123,6 +123,16 @@ class Calibration:
         return (self.detected / self.genuine, *wilson(self.detected, self.genuine)) if self.genuine else None
 
     @property
+    def holds_for(self) -> str:
+        """Say in a line whom the threshold was fitted on, and so for which strangers the rate holds."""
+        own = f"{self.people:,} people of this gallery" if self.n > self.held_out else ""
+        given = f"{self.held_out:,} photos of strangers" if self.held_out else ""
+        return (
+            f"fitted on {' and '.join(filter(None, (own, given)))}: holds for strangers like these; relatives of "
+            "enrolled people score higher, and people of another kind than these may"
+        )
+
+    @property
     def warnings(self) -> list[str]:
         """Lines for the user: too few samples, or strangers who score unlike enrolled people."""
         lines = []
@@ -138,7 +148,7 @@ class Calibration:
             lines.append(
                 "expected strangers to score as enrolled people do among themselves, "
                 f"{self.held_out_exceeding} of {self.held_out} reach the threshold and {reached} of {own} enrolled: "
-                "give more photos of strangers and fit to these alone"
+                "give more photos of strangers and fit to these alone (--strangers-alone)"
             )
         return lines
 

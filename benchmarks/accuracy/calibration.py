@@ -5,7 +5,7 @@
 VECTORS are data sets that `embed` made of LFW's folders (identities with several photos and with one). `A,B` is the
 unit-length concatenation of two. Of a person with two photos or more, the first is enrolled; where the person is in
 the other half, the second is a stranger's photo. The only photo of a person is a stranger's photo, too. Thresholds
-are fitted on the enrolled photos alone.
+are fitted on the enrolled photos alone. `strangers.py` asks strangers unlike the gallery, and relatives.
 """
 
 from __future__ import annotations

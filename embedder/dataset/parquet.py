@@ -77,7 +77,8 @@ class OpenedParquet:
             if decoded + sum(map(_bytes_of, table.columns)) > most:
                 raise _too_large(most, self.path)
             if file is not self.file:
-                table = table.cast(pa.schema([self.schema.field(name) for name in table.column_names]))
+                fields = [self.schema.field(name) for name in table.column_names]
+                table = table.cast(pa.schema(fields, table.schema.metadata))
         except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
             raise damaged(self.path, error) from None
         if table.num_rows != self.rows:

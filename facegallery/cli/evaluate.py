@@ -122,8 +122,9 @@ def evaluate(
 def evaluate_pairs(out: Output, *, vectors: Path, pairs: Path, against: Path | None, report: Path | None) -> None:
     """Measure verification of pairs by LFW's protocol.
 
-    VECTORS are of photos called `Name_0001.jpg` and so on, PAIRS is the official pairs.txt in ten folds. The threshold
-    of each fold comes from the other nine.
+    VECTORS are of the pairs' photos. PAIRS is LFW's pairs.txt, CFP's folder `Protocol/Split/FF` or `FP`, or a list with
+    `path1 path2 1` (one person) or `0` (two) a line, also as a CSV, in ten equal folds (AgeDB-30, CFP-FP). The
+    threshold of each fold comes from the others.
     """
     from facegallery.workflows.pairs import evaluate_pairs as run
 

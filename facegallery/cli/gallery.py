@@ -268,6 +268,7 @@ def reembed(
 @NAME
 @click.option("--fpir", default=0.01, show_default=True, help="Share of strangers that may be taken for somebody.")
 @click.option("--probes", type=PATH, multiple=True, help="Photos or vectors: of enrolled people, and of strangers.")
+@click.option("--strangers-alone", is_flag=True, help="Fit on the strangers of --probes, not on enrolled people.")
 @click.option("--split", help="Rows of --probes to use. [default: `probe` where there are such rows, else all]")
 @model_option
 @click.option(
@@ -285,6 +286,7 @@ def calibrate(
     name: str,
     fpir: float,
     probes: tuple[Path, ...],
+    strangers_alone: bool,
     split: str | None,
     model: str | None,
     seed: int,
@@ -300,7 +302,7 @@ def calibrate(
     from facegallery.workflows.session import GallerySession
 
     with GallerySession(name, model=model, compute=compute) as session:
-        done = run(session, CalibrationOptions(fpir, probes, split, seed))
+        done = run(session, CalibrationOptions(fpir, probes, split, seed, strangers_alone))
     document = as_document(done)
     for line in document.pop("warnings"):
         out.say(f"warning: {line}")

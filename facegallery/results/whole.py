@@ -66,6 +66,7 @@ class Calibrated:
     people: int
     weak: str | None
     chance_limit: float
+    holds_for: str = field(metadata={"description": "Whom it was fitted on, and for which strangers the rate holds."})
     warnings: tuple[str, ...]
 
     @property
@@ -81,7 +82,7 @@ class Calibrated:
             text += (
                 f"; {share:.1%} ({least:.1%} to {most:.1%}) of {self.genuine} probes of enrolled people are identified"
             )
-        return text
+        return f"{text}; {self.holds_for}"
 
 
 @dataclass(frozen=True)

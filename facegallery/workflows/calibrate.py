@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from facegallery import results
-from facegallery.embedder.errors import DataError
+from facegallery.embedder.errors import DataError, InputError
 from facegallery.indexer.calibrate import Calibration, Enrolled, OwnScores, fit
 from facegallery.indexer.derived.derive import position_of
 from facegallery.indexer.search.searcher import Searcher
@@ -26,6 +26,7 @@ from facegallery.workflows.probes import (
 )
 from facegallery.workflows.session import Where, session_of
 
+NOBODY = OwnScores(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))
 OWN_SAMPLES = 5000  # enrolled faces that a calibration asks at most
 
 
@@ -37,13 +38,19 @@ class CalibrationOptions:
     probes: tuple[Path, ...] = ()  # photos or vectors of enrolled people and of strangers
     split: str | None = None  # rows of the probes; `probe` where there are such, else all
     seed: int = 0  # draws the enrolled faces that are asked, of a large gallery
+    strangers_alone: bool = False  # fit on the strangers among the probes, and not on enrolled people
 
 
 def calibrate(where: Where, options: CalibrationOptions = CalibrationOptions()) -> results.Calibrated:  # noqa: B008
-    """Fit the score from which a hit counts, and keep it in the gallery."""
+    """Fit the score from which a hit counts, and keep it in the gallery.
+
+    Raises InputError for strangers alone without probes, DataError where there is nobody to fit it on.
+    """
+    if options.strangers_alone and not options.probes:
+        raise InputError("expected --probes with --strangers-alone, received none: give photos of strangers")
     with session_of(where) as session, session.store(write=True) as store:
         searcher = session.searcher
-        own = _own_samples(store, searcher, options.seed)
+        own = NOBODY if options.strangers_alone else _own_samples(store, searcher, options.seed)
         strangers, genuine, notes = _held_out(searcher, session.reader(ReadOptions(one_face=True)), options)
         with store.reading():
             now = Enrolled(store.people, store.faces, store.spec.fingerprint, position_of(store).newest)
@@ -68,6 +75,7 @@ def _result(name: str, done: Calibration, notes: list[str]) -> results.Calibrate
         people=done.people,
         weak=done.weak,
         chance_limit=done.chance_limit,
+        holds_for=done.holds_for,
         warnings=(*done.warnings, *notes),
     )
 

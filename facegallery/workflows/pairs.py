@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.errors import DataError
-from facegallery.indexer.evaluation.verification import Verification, compare_folds, read_pairs, verify_folds
+from facegallery.indexer.evaluation.pair_lists import Pairs, read_pairs
+from facegallery.indexer.evaluation.verification import Verification, compare_folds, verify_folds
 from facegallery.indexer.metrics import Paired
 from facegallery.workflows.evaluate import check_folder, trained_people
 from facegallery.workflows.probes import SEVERAL
@@ -62,28 +62,36 @@ def _verified(found: Verification) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Faces:
+    """What a data set has of the photos of pairs."""
+
+    vectors: dict[str, np.ndarray | None]  # by the pairs' names; None without a face
+    people: frozenset[str]
+    several: int  # photos with more than one face
+
+
 def evaluate_pairs(
     vectors: Path, file: Path, against: Path | None = None, report: Path | None = None, command: str = ""
 ) -> PairsMeasured:
-    """Verify the official pairs on a data set of vectors.
+    """Verify listed pairs of photos on a data set of vectors.
 
-    against: another model's vectors of the same photos. report: the folder of a page. command: what the page says it
-    comes from.
+    file: a list of pairs, as `indexer.evaluation.pair_lists` reads them. against: another model's vectors of the same
+    photos. report: the folder of a page. command: what the page says it comes from. Raises DataError for lists that
+    cannot be read, and for photos that are missing or of which there are two.
     """
     check_folder(report)
     pairs = read_pairs(file)
-    faces = _by_stem(vectors, {*pairs.first, *pairs.second})
-    several = _several(vectors, faces.keys())
-    scores = pairs.scores(faces)
+    faces = _faces_of(vectors, pairs)
+    scores = pairs.scores(faces.vectors)
     found = verify_folds(scores, pairs.same, pairs.folds)
     other = comparison = None
     if against is not None:
-        other = verify_folds(pairs.scores(_by_stem(against, faces.keys())), pairs.same, pairs.folds)
+        other = verify_folds(pairs.scores(_faces_of(against, pairs).vectors), pairs.same, pairs.folds)
         comparison = compare_folds(found, other)
-    people = {stem.rsplit("_", 1)[0] for stem in faces}
     spec = DataSet(vectors).spec
-    seen, warnings = trained_people(spec, {"pairs": people})
-    warnings += [SEVERAL.format(several)] if several else []
+    seen, warnings = trained_people(spec, {"pairs": faces.people})
+    warnings += [SEVERAL.format(faces.several)] if faces.several else []
     measured = PairsMeasured(
         str(vectors),
         found,
@@ -104,26 +112,38 @@ def evaluate_pairs(
     return measured
 
 
-def _several(folder: Path, stems: Collection[str]) -> int:
-    """How many photos with these stems have more than one face in a data set."""
-    tables = DataSet(folder).shards(["image", "face"])
-    rows = (row for table in tables for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
-    return sum(face == 1 and Path(image).stem in stems for image, face in rows)
+def _faces_of(folder: Path, pairs: Pairs) -> _Faces:
+    """Find the photos of pairs in a data set.
 
-
-def _by_stem(folder: Path, stems: Iterable[str]) -> dict[str, np.ndarray | None]:
-    """The vectors of photos by their stems, None where one has no face.
-
-    Raises DataError where two photos share a stem.
+    Raises DataError where two photos have one name of the pairs, or one photo has two.
     """
     if not is_data_set(folder):
-        raise DataError(f"expected vectors of LFW's photos, {folder} is no data set: run `embed` with --out")
-    wanted = set(stems)
+        raise DataError(f"expected vectors of the pairs' photos, {folder} is no data set: run `embed` with --out")
     found: dict[str, tuple[str, np.ndarray | None]] = {}
-    for table in DataSet(folder).shards(["image", "image_sha256", "face", "vector"]):
-        for image, sha256, face, vector in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            if (stem := Path(image).stem) in wanted and face <= 0:
-                if stem in found and found[stem][0] != sha256:
-                    raise DataError(f"expected one photo called {stem}, {folder} has two: embed LFW's folder alone")
-                found[stem] = sha256, None if vector is None else np.asarray(vector, np.float32)
-    return {stem: vector for stem, (_, vector) in found.items()}
+    people: set[str] = set()
+    several = 0
+    for table in DataSet(folder).shards(["image", "image_sha256", "identity", "face", "vector"]):
+        columns = (column.to_pylist() for column in table.columns)
+        for image, sha256, identity, face, vector in zip(*columns, strict=True):
+            if not (names := pairs.named(image)):
+                continue
+            several += face == 1
+            if face > 0:
+                continue
+            name = _one_name(folder, image, names)
+            if name in found and found[name][0] != sha256:
+                raise DataError(
+                    f"expected one photo called {name}, {folder} has two: embed the folder of the pairs' photos alone"
+                )
+            found[name] = sha256, None if vector is None else np.asarray(vector, np.float32)
+            people.update([name.rsplit("_", 1)[0]] if pairs.stems else [identity] if identity else [])
+    return _Faces({name: vector for name, (_, vector) in found.items()}, frozenset(people), several)
+
+
+def _one_name(folder: Path, image: str, names: list[str]) -> str:
+    if len(names) > 1:
+        raise DataError(
+            f"expected a photo for each path of the pairs, {names[0]} and {names[1]} both end like {image} of "
+            f"{folder}: embed a folder above those that the paths begin with"
+        )
+    return names[0]

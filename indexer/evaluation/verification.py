@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -103,9 +102,7 @@ def verify_folds(scores: np.ndarray, same: np.ndarray, folds: np.ndarray, fars: 
     """
     curve, names = roc(scores, same), np.unique(folds)
     if folds.shape != scores.shape or len(names) < 2:
-        raise DataError(
-            f"expected two folds or more, received {len(names)}: give pairs in folds, as LFW's pairs.txt has them"
-        )
+        raise DataError(f"expected two folds or more, received {len(names)}: give pairs in folds")
     if lacking := [name for name in names if len(np.unique(same[folds == name])) < 2]:
         raise DataError(
             f"expected pairs of one person and of two in every fold, fold {lacking[0]} has one kind: check the pairs"
@@ -133,70 +130,3 @@ def _tar_at(asked: float, scores: np.ndarray, same: np.ndarray, folds: np.ndarra
 def compare_folds(first: Verification, second: Verification) -> Paired:
     """Compare two systems on the same pairs, each with its own thresholds; the interval draws pairs."""
     return compare(first.right, second.right, np.arange(len(first.right)))
-
-
-# LFW's pairs ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Pairs of photos by the stems of their files, such as Abel_Pacheco_0001."""
-
-    first: tuple[str, ...]
-    second: tuple[str, ...]
-    same: np.ndarray  # bool (n,)
-    folds: np.ndarray  # int (n,), from 0
-
-    def scores(self, vectors: dict[str, np.ndarray | None]) -> np.ndarray:
-        """Return the cosine of each pair, float64 (n,); -inf where a photo has no vector.
-
-        vectors: unit vectors by stem, None without a face. Raises DataError where a stem is missing.
-        """
-        if missing := [stem for stem in (*self.first, *self.second) if stem not in vectors]:
-            raise DataError(
-                f"expected vectors of all photos of the pairs, {len(set(missing))} are missing, such as {missing[0]}: "
-                "embed all photos"
-            )
-        return np.array([_cosine(vectors[a], vectors[b]) for a, b in zip(self.first, self.second, strict=True)])
-
-
-def _cosine(a: np.ndarray | None, b: np.ndarray | None) -> float:
-    return -np.inf if a is None or b is None else float(np.dot(a.astype(np.float64), b.astype(np.float64)))
-
-
-def read_pairs(path: Path) -> Pairs:
-    """Read LFW's pairs.txt; raises DataError where it is another file.
-
-    The first line is `folds<TAB>n`; then each fold has n lines `name i j` (one person) and n lines `name i name j`
-    (two).
-    """
-    try:
-        lines = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not text"
-        raise DataError(f"expected LFW's pairs.txt, {path} cannot be read ({why}): check the path") from None
-    try:
-        folds, n = map(int, lines[0])
-        pairs = [_pair(line) for line in lines[1:]]
-    except (ValueError, IndexError):
-        raise DataError(
-            f"expected LFW's pairs (`10 300`, then `name 1 4` or `name 1 other 2`), received {path}: check the file"
-        ) from None
-    if folds < 2 or len(pairs) != 2 * n * folds:
-        raise DataError(
-            f"expected two folds or more of 2 x {n} pairs, {path} states {folds} folds and has {len(pairs)} pairs: "
-            "check the file"
-        )
-    first, second, same = zip(*pairs, strict=True)
-    return Pairs(first, second, np.array(same), np.arange(len(pairs)) // (2 * n))
-
-
-def _pair(line: list[str]) -> tuple[str, str, bool]:
-    if len(line) == 3:
-        return _stem(line[0], line[1]), _stem(line[0], line[2]), True
-    name, i, other, j = line
-    return _stem(name, i), _stem(other, j), False
-
-
-def _stem(name: str, number: str) -> str:
-    return f"{name}_{int(number):04d}"

@@ -224,6 +224,15 @@ def test_strangers_unlike_the_people_enrolled_are_told():
     assert len(unlike.warnings) == 1 and "20 of 200 reach the threshold and 0 of 200" in unlike.warnings[0]
 
 
+def test_whom_it_holds_for_is_said():
+    people, nearest, scores = [1, 2, 3], [2, 1, 1], [0.5, 0.5, 0.3]
+    assert of_people(people, nearest, scores).holds_for.startswith("fitted on 50 people of this gallery: holds for")
+    both = of_people(people, nearest, scores, held_out=np.array([0.2, 0.3])).holds_for
+    assert both.startswith("fitted on 50 people of this gallery and 2 photos of strangers: holds for")
+    alone = of_strangers([0.5, 0.4], 0.3).holds_for
+    assert alone.startswith("fitted on 2 photos of strangers: holds for") and "relatives of enrolled" in alone
+
+
 def test_when_a_calibration_is_stale():
     found = of_strangers(falling(99), 0.1, people=100, faces=100)
     assert [is_stale(found, people, CONTRACT) is None for people in (89, 90, 100, 110, 111)] == [

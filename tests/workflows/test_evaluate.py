@@ -183,6 +183,37 @@ def test_probes_that_are_enrolled_themselves_are_named(run, index, tmp_path):
     assert fitted.out == alone.out and json.loads(alone.out)["detection"] is not None
 
 
+def test_a_calibration_on_strangers_of_ones_own(run, index, tmp_path):
+    """Strangers near to the enrolled people, as relatives are, against the scores counted from the vectors."""
+    rows = people(40, 60, 1, None, seed=7)
+    near = [
+        replace(row, vector=synthetic.unit(row.vector + people(i, i + 1, 1, None)[0].vector))
+        for i, row in enumerate(rows)
+    ]
+    synthetic.write(tmp_path / "relatives", near, extra=["sex"])
+    enrolled = np.stack([row.vector for row in people(0, 40, 3, "gallery")])
+    scores = np.sort((np.stack([row.vector for row in near]) @ enrolled.T).max(axis=1))[::-1]
+    found = {}
+    for name, options in (("own", []), ("both", ["--probes"]), ("alone", ["--strangers-alone", "--probes"])):
+        done = run(
+            "calibrate", index, "--fpir", "0.1", *options, *([tmp_path / "relatives"] if options else []), "--json"
+        )
+        assert done.code == 0, done.err
+        found[name] = json.loads(done.out)
+    reached = {name: int((scores >= result["threshold"]).sum()) for name, result in found.items()}
+    assert reached["own"] > reached["both"] > reached["alone"] == int(0.1 * 21) == found["alone"]["exceeding"]
+    assert found["alone"]["threshold"] == pytest.approx(scores[1], abs=1e-6)
+    assert [(r["samples"], r["held_out"]) for r in found.values()] == [(120, 0), (140, 20), (20, 20)]
+    assert "20 photos of strangers: holds for strangers like these" in found["alone"]["holds_for"]
+    assert "--strangers-alone" in run("calibrate", index, "--probes", tmp_path / "relatives", "--fpir", "0.1").err
+    assert found["own"]["holds_for"] in run("calibrate", index, "--fpir", "0.1").out
+    none = run("calibrate", index, "--strangers-alone")
+    assert none.code == 2 and "--probes" in none.error
+    synthetic.write(tmp_path / "known", people(0, 5, 1, "probe", seed=2), extra=["sex"])
+    empty = run("calibrate", index, "--strangers-alone", "--probes", tmp_path / "known")
+    assert empty.code == 3 and "give photos of strangers" in empty.error
+
+
 def test_labels_that_differ_by_case_are_told(run, index, tmp_path):
     rows = people(0, 3, 1, "probe", seed=4)
     rows += [replace(people(3, 4, 1, "probe", seed=4)[0], identity="PERSON 3")]

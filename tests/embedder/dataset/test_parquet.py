@@ -113,12 +113,13 @@ def test_long_texts_that_are_no_bomb_are_read_as_they_are(folder, monkeypatch):
             "other": pa.array([None, "a", "b"] * 1000),
             "blob": pa.array([b"1", None, b"3"] * 1000, pa.binary()),
         }
-    )
+    ).replace_schema_metadata({"facegallery.options": "{}"})
     path = folder / "long.parquet"
     pq.write_table(table, path, dictionary_pagesize_limit=1 << 24)
     with open_parquet(path) as file:
         read = file.read(table.column_names, 3000)
     assert [c.to_pylist() for c in read.columns] == [c.to_pylist() for c in table.columns]
+    assert read.schema.metadata[b"facegallery.options"] == b"{}", "without them a data set cannot be continued"
     monkeypatch.setattr(parquet, "LEAST_BYTES", 100 << 20)
     with open_parquet(path) as file, pytest.raises(DataError, match="at most"):
         file.read(table.column_names, 3000)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facegallery.embedder.errors import DataError
-from facegallery.indexer.evaluation.verification import compare_folds, read_pairs, roc, verify_folds
+from facegallery.indexer.evaluation.verification import compare_folds, roc, verify_folds
 
 
 def test_roc_by_hand():
@@ -110,37 +110,3 @@ def test_folds_refuse_what_cannot_be_judged():
     ]:
         with pytest.raises(DataError):
             verify_folds(*given_)
-
-
-def test_pairs_are_read_as_lfw_writes_them(tmp_path):
-    (file := tmp_path / "pairs.txt").write_text("2\t1\nAnn_Lee\t1\t4\nAnn_Lee\t2\tBob\t13\nCy\t1\t2\nCy\t3\tBob\t1\n")
-    found = read_pairs(file)
-    assert found.first == ("Ann_Lee_0001", "Ann_Lee_0002", "Cy_0001", "Cy_0003")
-    assert found.second == ("Ann_Lee_0004", "Bob_0013", "Cy_0002", "Bob_0001")
-    assert found.same.tolist() == [True, False, True, False] and found.folds.tolist() == [0, 0, 1, 1]
-    vectors = {stem: np.array([1, 0], np.float32) for stem in (*found.first, *found.second)}
-    vectors |= {"Cy_0002": np.array([0.6, 0.8], np.float32), "Cy_0003": None}
-    assert found.scores(vectors).tolist() == pytest.approx([1, 1, 0.6, -np.inf])
-    del vectors["Bob_0001"]
-    with pytest.raises(DataError, match="1 are missing, such as Bob_0001"):
-        found.scores(vectors)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "10\n", "2\t1\nAnn\t1\n", "2 2\nA 1 2\nA 1 B 1\n", "1 1\nA 1 2\nA 1 B 1\n", "2 1\nA x 2\n"]
-)
-def test_other_files_are_one_clear_line(tmp_path, text):
-    (tmp_path / "pairs.txt").write_text(text)
-    with pytest.raises(DataError, match="pairs"):
-        read_pairs(tmp_path / "pairs.txt")
-
-
-def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path):
-    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    for path, why in (
-        (tmp_path / "pairs.txt", "No such file"),
-        (tmp_path, "Is a directory"),
-        (tmp_path / "photo.jpg", "not text"),
-    ):
-        with pytest.raises(DataError, match=f"pairs.txt.*{why}"):
-            read_pairs(path)
