@@ -37,9 +37,7 @@ def read(data: bytes, name: str) -> openvino.Model:
         raise ModelError(f"expected an ONNX network that OpenVINO reads, {name} is none ({_why(error)})") from None
     for what, found in (("input of images", len(graph.inputs)), ("output of vectors", len(graph.outputs))):
         if found != 1:
-            raise ModelError(
-                f"expected an ONNX network with one {what}, {name} has {found}: export it with the vector alone"
-            )
+            raise ModelError(f"expected an ONNX network with one {what}, {name} has {found}: export it with that alone")
     return graph
 
 
@@ -112,4 +110,4 @@ def _why(error: Exception) -> str:
     """Return the last line of OpenVINO's message that says something."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line.removeprefix("-- ") for line in lines if line and not line.startswith(NOISE)]
-    return ascii(told[-1])[1:161] if told else reason(error)
+    return ascii(told[-1])[1:-1][:160] if told else reason(error)

@@ -39,9 +39,8 @@ def check(data: bytes, name: str) -> None:
     try:
         found = _fault(memoryview(data))
     except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"expected an ONNX file, {name} is damaged or another ({reason(error)}): get it again"
-        ) from None
+        why = reason(error) if isinstance(error, ValueError) else "its messages cannot be read"
+        raise ModelError(f"expected an ONNX file, {name} is damaged or another ({why}): get it again") from None
     if found:
         raise ModelError(f"expected an ONNX network that is whole in its file, {name} {found}")
 

@@ -1,4 +1,4 @@
-"""Read the constants of SFace's and YuNet's ONNX files, which are 8-bit integers in blocks that OpenVINO's reader does not know.
+"""Read the constants of the ONNX files of SFace and YuNet: 8-bit integers in blocks, which OpenVINO does not read.
 
 The numbers of fields and of element types are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 (Apache-2.0). Other ONNX files are read by OpenVINO (`embedder.network.onnx_network`).

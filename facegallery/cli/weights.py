@@ -21,16 +21,16 @@ def weights() -> None:
 @weights.command("list")
 @common
 def weights_list(out: Output) -> None:
-    """List known and stored weights.
+    """List known and stored weights, those that a newcomer should take first.
 
     Each with its licence, training data, source and measured score.
     """
     from facegallery.embedder.weights.detectors import listed
-    from facegallery.embedder.weights.known import catalogue
+    from facegallery.embedder.weights.known import catalogue, recommendation
 
     entries = catalogue() + listed()
     lines = [line for entry in entries for line in ("", *(f"{key:>16}  {value}" for key, value in entry.items()))]
-    out.result(entries, lines[1:])
+    out.result(entries, [recommendation(), *lines])
 
 
 @weights.command("fetch")
