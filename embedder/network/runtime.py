@@ -166,14 +166,14 @@ class Embedder:
 def _device_of(parts: Sequence[Part], compute: Compute) -> Compute:
     """Return the device and precision for these networks; raise InputError where one does not run there."""
     other = next((part.name for part in parts if part.network != FACENET), None)
-    if other is None:
-        return choose(compute)
-    if compute.precision == "int8":
+    if other and compute.precision == "int8":
         raise InputError(f"expected --precision auto, f32 or bf16 for {other}, received int8: leave it out")
-    if compute.device == "auto":
+    on_cpu = next((part.name for part in parts if part.network == "onnx"), None)
+    if on_cpu and compute.device == "auto":
         compute = replace(compute, device="cpu")
-    if (chosen := choose(compute)).on_gpu:
-        raise InputError(f"expected --device cpu for {other}, which runs on the CPU only, received a GPU: leave it out")
+    chosen = choose(compute)
+    if on_cpu and chosen.on_gpu:
+        raise InputError(f"expected a CPU for {on_cpu}, an ONNX network runs on the CPU only: take --device cpu")
     return chosen
 
 
