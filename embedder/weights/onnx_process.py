@@ -26,6 +26,7 @@ from facegallery.embedder.weights.onnx_check import Finding, Trial
 from facegallery.embedder.weights.reader_process import answer
 
 FACES = 8  # also the faces of a batch
+FLOATS = "f32", "f16", "bf16", "f64"  # types of numbers, as OpenVINO calls them
 SAME = 0.99999  # least cosine of a face's vectors alone and in a batch
 ALL_ALIKE = 0.999999  # cosine from which two faces count as having one vector
 
@@ -35,6 +36,7 @@ def tried(data: bytes, settings: Mapping[str, Any]) -> Finding:
     name, trial = settings["name"], Trial(**settings["trial"])
     onnx_border.check(data, name)
     graph = onnx_network.read(data, name)
+    _check_numbers(graph.input().get_element_type().get_type_name(), trial, name)
     layout = onnx_network.layout_of(graph, name)
     side = trial.side or onnx_network.stated_side(graph, layout, name) or onnx_network.USUAL_SIDE
     one = onnx_network.build(data, name, side, 1)
@@ -42,6 +44,14 @@ def tried(data: bytes, settings: Mapping[str, Any]) -> Finding:
     x = standardise(faces, "affine", trial.mean, trial.scale)
     alone = _alone(one, x, name)
     return Finding(side, alone.shape[1], _is_same_together(data, name, x, alone), pictures)
+
+
+def _check_numbers(kind: str, trial: Trial, name: str) -> None:
+    """Raise ModelError where the input has numbers that what is fed cannot be converted to."""
+    if kind not in (*FLOATS, "u8"):
+        raise ModelError(f"expected an input of float or uint8 numbers, {name} takes {kind}: not a face network")
+    if kind == "u8" and (trial.mean, trial.scale) != (0, 1):
+        raise ModelError(f"expected --mean 0 --scale 1 for {name}, which takes uint8, received others: give these")
 
 
 def _alone(graph: Any, x: np.ndarray, name: str) -> np.ndarray:

@@ -84,6 +84,15 @@ MIXED = (  # without a fault for any batch, but each face has the mean of the ba
 )
 
 
+def of_type(kind: int) -> onnx.ModelProto:
+    """The same network with an input of other numbers."""
+    model = network()
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    model.graph.input[0].name = "given"
+    model.graph.node.insert(0, helper.make_node("Cast", ["given"], ["x"], to=TensorProto.FLOAT))
+    return model
+
+
 def mixed() -> onnx.ModelProto:
     model = network(middle=MIXED)
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "half"))
@@ -151,6 +160,14 @@ def test_colours_and_the_contract_travel(tmp_path):
     faces = samples.drawn(3, SIDE)
     assert (Embedder(plain, F32)(faces) * expected(model, faces, seen)).sum(1).min() >= 0.999999
     assert FaceSpec.of(part).fingerprint != FaceSpec.of(replace(part, mean=0.0)).fingerprint
+
+
+@pytest.mark.parametrize("kind, least", [(TensorProto.FLOAT16, 0.99999), (TensorProto.UINT8, 0.999999)])
+def test_inputs_of_other_numbers(kind, least, tmp_path):
+    seen = replace(BOX, mean=0.0, scale=1.0)
+    fetch.import_file(saved(of_type(kind), tmp_path), "mine", None, None, seen)
+    faces = samples.drawn(3, SIDE)
+    assert (Embedder(store.open_model("mine"), F32)(faces) * expected(network(), faces, seen)).sum(1).min() >= least
 
 
 def test_bf16_is_near(tmp_path):
@@ -327,6 +344,8 @@ def encoded(number: int) -> bytes:
         (last("Transpose", perm=[1, 0]), "one vector an image"),
         (network(dimension=2), "vectors of 16 to 4096 numbers"),
         (network(dimension=5000), "vectors of 16 to 4096 numbers"),
+        (of_type(TensorProto.UINT8), "--mean 0 --scale 1 .*uint8"),
+        (of_type(TensorProto.INT64), "float or uint8 numbers"),
         (grey(), r"channel count \(1\)"),
         (oblong(), "square"),
         (no_shape(), "OpenVINO reads.*rank"),
