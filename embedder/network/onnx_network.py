@@ -34,7 +34,7 @@ def read(data: bytes, name: str) -> openvino.Model:
         frontend = FrontEndManager().load_by_framework("onnx")
         graph = frontend.convert(frontend.load(io.BytesIO(data)))
     except Exception as error:  # OpenVINO's own classes have no common one
-        raise ModelError(f"expected an ONNX network that OpenVINO reads, {name} is none ({_why(error)})") from None
+        raise ModelError(f"expected an ONNX network that OpenVINO reads, {name} is none ({why(error)})") from None
     for what, found in (("input of images", len(graph.inputs)), ("output of vectors", len(graph.outputs))):
         if found != 1:
             raise ModelError(f"expected an ONNX network with one {what}, {name} has {found}: export it with that alone")
@@ -93,7 +93,7 @@ def build(data: bytes, name: str, side: int, batch: int) -> openvino.Model:
         graph = process.build()
     except Exception as error:
         raise ModelError(
-            f"expected a network of {batch} x {side} x {side} pixels, {name} is none ({_why(error)})"
+            f"expected a network of {batch} x {side} x {side} pixels, {name} is none ({why(error)})"
         ) from None
     found = graph.output().get_partial_shape()
     if found.is_dynamic or len(found) != 2 or found[0].get_length() != batch:
@@ -106,7 +106,7 @@ def build(data: bytes, name: str, side: int, batch: int) -> openvino.Model:
     return graph
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
     """Return the last line of OpenVINO's message that says something."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line.removeprefix("-- ") for line in lines if line and not line.startswith(NOISE)]

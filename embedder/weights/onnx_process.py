@@ -56,8 +56,12 @@ def _check_numbers(kind: str, trial: Trial, name: str) -> None:
 
 def _alone(graph: Any, x: np.ndarray, name: str) -> np.ndarray:
     """Return the vectors of faces one by one, float32 (n, d); raise ModelError unless they can be compared."""
-    engine = OpenvinoEngine(lambda: graph, "f32", 1)
-    first, again = (np.concatenate(engine([(x[i : i + 1],) for i in range(len(x))])) for _ in range(2))
+    try:
+        engine = OpenvinoEngine(lambda: graph, "f32", 1)
+        first, again = (np.concatenate(engine([(x[i : i + 1],) for i in range(len(x))])) for _ in range(2))
+    except Exception as error:  # OpenVINO's own classes have no common one
+        reason = onnx_network.why(error)
+        raise ModelError(f"expected an ONNX network that OpenVINO runs, {name} is none ({reason})") from None
     if not np.isfinite(first).all():
         raise ModelError(
             f"expected finite numbers, {name} gives NaN or infinite ones for faces: see --mean and --scale"
@@ -79,7 +83,7 @@ def _is_same_together(data: bytes, name: str, x: np.ndarray, alone: np.ndarray) 
         even = np.arange(len(x))[:, None, None, None] % 2 == 0
         batches = x, np.where(even, x, 0).astype(np.float32), np.where(even, 0, x).astype(np.float32)
         whole, evens, odds = engine([(batch,) for batch in batches])
-    except (ModelError, RuntimeError):  # a batch of 1 is burnt in
+    except Exception:  # a batch of 1 is burnt in
         return False
     found = np.stack([whole, np.where(even[:, :, 0, 0], evens, odds)])
     if not np.isfinite(found).all():

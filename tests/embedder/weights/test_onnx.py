@@ -211,6 +211,17 @@ def test_a_copied_model_is_tried_before_it_runs_and_only_once(tmp_path, monkeypa
     assert np.array_equal(Embedder(store.open_model(str(folder)), F32)(faces), vectors)
 
 
+def test_a_network_is_tried_again_as_it_is_fed_now(tmp_path, monkeypatch):
+    part = fetch.import_file(saved(network(), tmp_path), "mine", None, None, BOX)
+    files = store.open_model("mine").files
+    fed: list[onnx_check.Trial] = []
+    monkeypatch.setattr(onnx_check, "check", lambda _, __, trial: fed.append(trial) or found)
+    found = onnx_check.Finding(SIDE, DIMENSION, together=True, pictures="")
+    for other in (part, replace(part, mean=0.0), replace(part, scale=2.0)):
+        Embedder(store.Model(FaceSpec.of(other), files), F32).load()
+    assert [(trial.mean, trial.scale) for trial in fed] == [(0.0, 50.0), (100.0, 2.0)]
+
+
 def test_a_hostile_copied_model_is_refused(tmp_path):
     model = network()
     model.graph.node[0].domain = "com.example"
@@ -247,6 +258,12 @@ def external_in_an_attribute() -> onnx.ModelProto:
     tensor.external_data.add(key="location", value="/etc/passwd")
     model = network()
     model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=tensor))
+    return model
+
+
+def external_without_a_place() -> onnx.ModelProto:
+    model = network()
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
     return model
 
 
@@ -330,6 +347,7 @@ def encoded(number: int) -> bytes:
         (external(), "another file"),
         (external_in_an_attribute(), "another file"),
         (external_in_a_branch(), "another file"),
+        (external_without_a_place(), "another file"),
         (custom(), "custom operator .*com.example"),
         (functions(), "functions of its own"),
         (loop(), "a loop"),
