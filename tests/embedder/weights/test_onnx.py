@@ -1,4 +1,4 @@
-"""ONNX networks: their vectors against onnx's own reference, and files that are refused in one line."""
+"""ONNX networks: their vectors against onnx's own reference, their contract, and what other commands say of them."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from facegallery.embedder.compute import Compute
@@ -20,13 +20,13 @@ from facegallery.embedder.faces import samples
 from facegallery.embedder.network.preprocess import unit
 from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.spec import FaceSpec, Part
-from facegallery.embedder.weights import fetch, onnx_check, reader_process, store
+from facegallery.embedder.weights import fetch, onnx_check, store
+from facegallery.embedder.weights.detectors import YUNET
 from facegallery.embedder.weights.onnx_import import Seen
 from tests.conftest import DATA
 from tests.embedder.faces.test_sface import as_shipped
+from tests.onnx_networks import BOX, BURNT_IN, DIMENSION, SIDE, mixed, network, of_type, saved
 
-SIDE, DIMENSION = 32, 24
-BOX = Seen(crop="box", size=SIDE, mean=100.0, scale=50.0)
 F32 = Compute("cpu", "f32")
 
 
@@ -35,73 +35,6 @@ def data(tmp_path, monkeypatch) -> Path:
     """Models are stored in a folder of the test's own."""
     monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
-
-
-def network(batch="n", side=SIDE, *, nhwc=False, middle=None, last=None, dimension=DIMENSION) -> onnx.ModelProto:
-    """A small network: images -> convolution -> 8 means -> vectors.
-
-    middle: nodes from "g" (n, 8, 1, 1) to "m" (n, 8). last: nodes from "v" to "y".
-    """
-    draw = np.random.default_rng(3)
-    tensors = [
-        numpy_helper.from_array(draw.normal(size=(8, 3, 5, 5)).astype(np.float32) / 8, "kernel"),
-        numpy_helper.from_array(draw.normal(size=(8, dimension)).astype(np.float32), "matrix"),
-        numpy_helper.from_array(np.array([1, 8]), "one"),
-        numpy_helper.from_array(np.array([-1, 8]), "any"),
-        numpy_helper.from_array(np.array([1, 2, 4]), "halves"),
-        numpy_helper.from_array(np.array(np.nan, np.float32), "nan"),
-        numpy_helper.from_array(np.array(0, np.float32), "zero"),
-    ]
-    shape = [batch, side, side, 3] if nhwc else [batch, 3, side, side]
-    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2])] if nhwc else []
-    nodes += [
-        helper.make_node("Conv", ["t" if nhwc else "x", "kernel"], ["c"], strides=[2, 2]),
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
-        *(middle or [helper.make_node("Reshape", ["g", "any"], ["m"])]),
-        helper.make_node("MatMul", ["m", "matrix"], ["v" if last else "y"]),
-        *(last or []),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        tensors,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-BURNT_IN = (
-    helper.make_node("Reshape", ["g", "halves"], ["h"]),
-    helper.make_node("Reshape", ["h", "one"], ["m"]),
-)
-MIXED = (  # without a fault for any batch, but each face has the mean of the batch taken off
-    helper.make_node("ReduceMean", ["g"], ["all"], axes=[0], keepdims=1),
-    helper.make_node("Mul", ["all", "half"], ["h"]),
-    helper.make_node("Sub", ["g", "h"], ["d"]),
-    helper.make_node("Reshape", ["d", "any"], ["m"]),
-)
-
-
-def of_type(kind: int) -> onnx.ModelProto:
-    """The same network with an input of other numbers."""
-    model = network()
-    model.graph.input[0].type.tensor_type.elem_type = kind
-    model.graph.input[0].name = "given"
-    model.graph.node.insert(0, helper.make_node("Cast", ["given"], ["x"], to=TensorProto.FLOAT))
-    return model
-
-
-def mixed() -> onnx.ModelProto:
-    model = network(middle=MIXED)
-    model.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "half"))
-    return model
-
-
-def saved(model: onnx.ModelProto, folder: Path, name="mine.onnx") -> Path:
-    (folder / name).write_bytes(model.SerializeToString())
-    return folder / name
 
 
 def expected(model: onnx.ModelProto, faces: np.ndarray, seen: Seen = BOX) -> np.ndarray:
@@ -241,182 +174,6 @@ def test_a_copied_model_with_another_dimension_or_changed_bytes_is_refused(tmp_p
         Embedder(store.open_model(str(folder)), F32).load()
 
 
-# files that are refused -----------------------------------------------------
-
-
-def external() -> onnx.ModelProto:
-    model = network()
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=__file__)
-    return model
-
-
-def external_in_an_attribute() -> onnx.ModelProto:
-    tensor = TensorProto(name="a", data_type=1, dims=[4])
-    tensor.external_data.add(key="location", value="/etc/passwd")
-    model = network()
-    model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=tensor))
-    return model
-
-
-def external_without_a_place() -> onnx.ModelProto:
-    model = network()
-    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
-    return model
-
-
-def external_in_a_branch() -> onnx.ModelProto:
-    model = network()
-    branch = onnx.GraphProto(name="b")
-    branch.initializer.extend(external().graph.initializer[:1])
-    model.graph.node.append(helper.make_node("If", ["x"], ["unused"], then_branch=branch, else_branch=branch))
-    return model
-
-
-def custom() -> onnx.ModelProto:
-    model = network(last=[helper.make_node("Special", ["v"], ["y"], domain="com.example")])
-    model.opset_import.append(helper.make_opsetid("com.example", 1))
-    return model
-
-
-def functions() -> onnx.ModelProto:
-    model = network()
-    model.functions.add(name="F", domain="com.example")
-    return model
-
-
-def loop() -> onnx.ModelProto:
-    return network(last=[helper.make_node("Loop", ["", "", "v"], ["y"], body=onnx.GraphProto(name="b"))])
-
-
-def two_outputs() -> onnx.ModelProto:
-    model = network()
-    model.graph.output.append(helper.make_tensor_value_info("m", TensorProto.FLOAT, None))
-    return model
-
-
-def two_inputs() -> onnx.ModelProto:
-    model = network(last=[helper.make_node("Add", ["v", "more"], ["y"])])
-    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1, DIMENSION]))
-    return model
-
-
-def last(*operators: str, inputs=("v",), **attributes) -> onnx.ModelProto:
-    return network(last=[helper.make_node(operators[0], list(inputs), ["y"], **attributes)])
-
-
-def grey() -> onnx.ModelProto:
-    model = network()
-    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
-    return model
-
-
-def oblong() -> onnx.ModelProto:
-    model = network()
-    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 48
-    return model
-
-
-def no_shape() -> onnx.ModelProto:
-    model = network()
-    model.graph.input[0].type.tensor_type.ClearField("shape")
-    return model
-
-
-def deep() -> bytes:
-    """Graphs within attributes of nodes within graphs, by hand."""
-    graph = b""
-    for _ in range(2000):
-        for key in (b"\x32", b"\x2a", b"\x0a"):  # attribute.g, node.attribute, graph.node
-            graph = key + encoded(len(graph)) + graph
-    return b"\x3a" + encoded(len(graph)) + graph
-
-
-def encoded(number: int) -> bytes:
-    found = b""
-    while number >= 128:
-        found, number = found + bytes([number & 127 | 128]), number >> 7
-    return found + bytes([number])
-
-
-@pytest.mark.parametrize(
-    "model, words",
-    [
-        (external(), "another file"),
-        (external_in_an_attribute(), "another file"),
-        (external_in_a_branch(), "another file"),
-        (external_without_a_place(), "another file"),
-        (custom(), "custom operator .*com.example"),
-        (functions(), "functions of its own"),
-        (loop(), "a loop"),
-        (last("Special"), "OpenVINO reads.*Special"),
-        (two_outputs(), "one output of vectors, .* has 2"),
-        (two_inputs(), "one input of images, .* has 2"),
-        (network(side=48), "--size 48 .*received 32"),
-        (last("Add", inputs=("v", "nan")), "finite.*NaN"),
-        (last("Mul", inputs=("v", "zero")), "different vectors"),
-        (last("RandomNormalLike"), "OpenVINO reads|same vector for the same face|batch"),
-        (last("RandomUniformLike"), "OpenVINO reads|same vector for the same face"),
-        (last("Transpose", perm=[1, 0]), "one vector an image"),
-        (network(dimension=2), "vectors of 16 to 4096 numbers"),
-        (network(dimension=5000), "vectors of 16 to 4096 numbers"),
-        (of_type(TensorProto.UINT8), "--mean 0 --scale 1 .*uint8"),
-        (of_type(TensorProto.INT64), "float or uint8 numbers"),
-        (grey(), r"channel count \(1\)"),
-        (oblong(), "square"),
-        (no_shape(), "OpenVINO reads.*rank"),
-        (onnx.ModelProto(ir_version=8), "damaged or another .*no graph"),
-        (b"", "damaged or another"),
-        (b"no model", "damaged or another"),
-        (b"<?xml version='1.0'?><net/>", "damaged or another"),
-        (network().SerializeToString()[:-40], "damaged or another|OpenVINO reads"),
-        (b"\x3a\x05" + b"\x0a\x03\x3a\x01a", "custom operator"),
-        (b"\x3a\x04" + b"\x0a\x02\x38\x07", "damaged or another"),
-        (deep(), "damaged or another"),
-    ],
-)
-def test_what_does_not_fit_is_refused_in_one_line_and_leaves_nothing(model, words, tmp_path, data):
-    content = model if isinstance(model, bytes) else model.SerializeToString()
-    (tmp_path / "mine.onnx").write_bytes(content)
-    with pytest.raises(ModelError, match=words) as caught:
-        fetch.import_file(tmp_path / "mine.onnx", "mine", None, None, BOX)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
-    assert not list(data.rglob("*"))
-
-
-def test_a_network_that_ends_the_process_takes_too_long_or_is_too_large_is_refused(tmp_path, data, monkeypatch):
-    path = saved(network(), tmp_path)
-    monkeypatch.setattr(reader_process, "SECONDS", 0.01)
-    with pytest.raises(ModelError, match="within"):
-        fetch.import_file(path, "mine", None, None, BOX)
-    monkeypatch.setattr(reader_process, "SECONDS", 60)
-    monkeypatch.setattr(reader_process, "command", lambda *_: ["sh", "-c", "kill -SEGV $$"])
-    with pytest.raises(ModelError, match="ended with -11"):
-        fetch.import_file(path, "mine", None, None, BOX)
-    with open(path, "wb") as file:
-        file.truncate(2 << 30)  # a hole
-    with pytest.raises(ModelError, match="at most"):
-        fetch.import_file(path, "mine", None, None, BOX)
-    assert not list(data.rglob("*"))
-
-
-def test_a_network_that_fills_the_memory_is_refused(tmp_path, data):
-    sizes = numpy_helper.from_array(np.array([1 << 18, 1 << 18]), "sizes")
-    model = network(
-        last=[
-            helper.make_node("ConstantOfShape", ["sizes"], ["huge"]),
-            helper.make_node("ReduceSum", ["huge"], ["sum"], keepdims=0),
-            helper.make_node("Add", ["v", "sum"], ["y"]),
-        ]
-    )
-    model.graph.initializer.append(sizes)
-    with pytest.raises(ModelError, match="mine.onnx"):
-        fetch.import_file(saved(model, tmp_path), "mine", None, None, BOX)
-    assert not list(data.rglob("*"))
-
-
 # options, and what other commands say ---------------------------------------
 
 
@@ -475,8 +232,8 @@ def test_sfaces_own_file_searches_as_sface(archives, att, tmp_path, data, run):
     from facegallery.embedder.dataset.dataset import DataSet
 
     known = store.KNOWN["sface"].part
-    folder = data / "models" / known.sha256[:16]
-    shutil.copytree(DATA / "models" / known.sha256[:16], folder)
+    for sha256 in (known.sha256, YUNET.file_sha256):
+        shutil.copytree(DATA / "models" / sha256[:16], data / "models" / sha256[:16])
     onnx.save(as_shipped(archives["sface"], 1), tmp_path / "lens.onnx")
     environment = {"FACEGALLERY_DATA": str(data)}
     done = run("weights", "import", tmp_path / "lens.onnx", "--name", "lens", "--mean", 0, "--scale", 1, **environment)
