@@ -22,7 +22,8 @@ VIEWS = "plain", "mirror", "margins", "all"  # sets of views of a crop; the vect
 STANDARDISATIONS = ("fixed", "per_image", "affine")
 CROPS = ("box", "arcface")  # what a network sees: the box with its margin, or five points moved to ArcFace's template
 COLOURS = ("RGB", "BGR")
-NETWORKS = ("inception_resnet_v1", "sface")
+FACENET = "inception_resnet_v1"
+NETWORKS = (FACENET, "sface", "onnx")  # architectures, or a file that holds its own
 
 MOST_JSON = 1 << 20  # bytes
 MOST_SIDE = 4096  # pixels of a crop
@@ -58,7 +59,7 @@ class Part:
     parent: str | None = None  # sha256 of the weights that these were finetuned from
     zoom: float = 1.0  # the network sees the middle 1 / zoom of the crop's width and height
     weight: float = 1.0  # factor of the network's unit vector where a model has several networks
-    network: str = "inception_resnet_v1"  # the architecture
+    network: str = FACENET  # the architecture
     crop: str = "box"  # or the template to which a face's five points are moved: arcface
     size: int = INPUT_SIZE  # pixels of what the network sees
     colour: str = "RGB"

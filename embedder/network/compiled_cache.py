@@ -28,7 +28,9 @@ MAKERS = tuple(  # files that build graphs, or the format of the cache
     for name in (
         "architecture.py",
         "compiled_cache.py",
+        "onnx_network.py",
         "openvino_network.py",
+        "sface_network.py",
         "../faces/mtcnn_nets.py",
         "../faces/pyramid.py",
         "../faces/yunet_net.py",

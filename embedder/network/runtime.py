@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
@@ -20,9 +20,10 @@ from facegallery.embedder.network.compiled_cache import CompiledCache
 from facegallery.embedder.network.engines import OpenvinoEngine, choose, filled_up, in_batches
 from facegallery.embedder.network.int8 import FLOAT, Quantisation
 from facegallery.embedder.network.preprocess import seen, unit
-from facegallery.embedder.spec import CropRule, Part
+from facegallery.embedder.spec import FACENET, CropRule, Part
+from facegallery.embedder.weights import onnx_check
 from facegallery.embedder.weights.folder import stored_file
-from facegallery.embedder.weights.store import Model
+from facegallery.embedder.weights.store import Model, Weights
 
 if TYPE_CHECKING:
     import openvino
@@ -32,25 +33,27 @@ Network = Callable[..., np.ndarray]  # uint8 (n, s, s, 3)[, zoom instead of its 
 _loading = Lock()
 
 
-def graph_of(
-    part: Part, arrays: Mapping[str, np.ndarray], batch: int, quantisation: Quantisation = FLOAT
-) -> openvino.Model:
+def graph_of(part: Part, weights: Weights, batch: int, quantisation: Quantisation = FLOAT) -> openvino.Model:
     """Build the OpenVINO graph of a network. quantisation: ranges and shifts for 'int8', of Inception-ResNet-v1."""
+    if isinstance(weights, bytes):
+        from facegallery.embedder.network import onnx_network
+
+        return onnx_network.build(weights, part.name, part.size, batch)
     if part.network == "sface":
         from facegallery.embedder.network import sface_network
 
-        return sface_network.build(arrays, batch)
+        return sface_network.build(weights, batch)
     from facegallery.embedder.network import openvino_network
 
-    return openvino_network.build(arrays, batch, quantisation)
+    return openvino_network.build(weights, batch, quantisation)
 
 
 def on_openvino(
-    arrays: Mapping[str, np.ndarray], part: Part, precision: str, quantisation: Quantisation = FLOAT, batch: int = BATCH
+    weights: Weights, part: Part, precision: str, quantisation: Quantisation = FLOAT, batch: int = BATCH
 ) -> Network:
     """Compile a network for the CPU. quantisation: as for `graph_of`."""
     engine = OpenvinoEngine(
-        lambda: graph_of(part, arrays, batch, quantisation), "f32" if precision == "int8" else precision
+        lambda: graph_of(part, weights, batch, quantisation), "f32" if precision == "int8" else precision
     )
 
     def run(crops: np.ndarray, zoom: float = part.zoom) -> np.ndarray:
@@ -75,7 +78,7 @@ class Embedder:
         takes longest to prepare. batch: crops that a CPU takes at a time; a last incomplete batch costs as much as a
         full one.
         """
-        self.compute = choose(compute)
+        self.compute = _device_of(model.spec.parts, compute)
         if compute.precision == "auto" and not few and not self.compute.on_gpu and int8.advised(model.spec.parts):
             self.compute = replace(self.compute, precision="int8")
         package = "tensorflow" if self.compute.on_gpu else "openvino"
@@ -100,17 +103,19 @@ class Embedder:
         return self
 
     def _on_cpu(self, model: Model, i: int, part: Part) -> Network:
-        return on_openvino(model.arrays(i), part, self.compute.precision, self._quantisations[i], self._batch)
+        batch = self._batch if _is_batched(model, i, part) else 1
+        return on_openvino(model.weights(i), part, self.compute.precision, self._quantisations[i], batch)
 
     def _few_on_cpu(self, model: Model, i: int, part: Part) -> Network:
         """Load a network that embeds crop by crop, each on all cores, from the cache of compiled networks."""
 
         def lay() -> openvino.Model:  # not needed where the network is kept
-            return graph_of(part, model.arrays(i), 1)
+            return graph_of(part, model.weights(i), 1)
 
+        _is_batched(model, i, part)
         with ThreadPoolExecutor(1) as thread:
             verified = thread.submit(model.verify, i)
-            kept = CompiledCache(stored_file(part).parent, f"one-{self.compute.precision}", part.sha256)
+            kept = CompiledCache(stored_file(part).parent, f"one-{self.compute.precision}", _origin(part))
             engine = OpenvinoEngine(lay, self.compute.precision, 1, kept)
             verified.result()
 
@@ -156,6 +161,32 @@ class Embedder:
         """What runs where, as one line for the user."""
         how = f"{self.spec.runtime}, {self.compute.precision}, {cores()} cores"
         return f"{self.spec.model_name} on {self.compute.device} ({how})"
+
+
+def _device_of(parts: Sequence[Part], compute: Compute) -> Compute:
+    """Return the device and precision for these networks; raise InputError where one does not run there."""
+    other = next((part.name for part in parts if part.network != FACENET), None)
+    if other and compute.precision == "int8":
+        raise InputError(f"expected --precision auto, f32 or bf16 for {other}, received int8: leave it out")
+    on_cpu = next((part.name for part in parts if part.network == "onnx"), None)
+    if on_cpu and compute.device == "auto":
+        compute = replace(compute, device="cpu")
+    chosen = choose(compute)
+    if on_cpu and chosen.on_gpu:
+        raise InputError(f"expected a CPU for {on_cpu}, an ONNX network runs on the CPU only: take --device cpu")
+    return chosen
+
+
+def _is_batched(model: Model, i: int, part: Part) -> bool:
+    """Whether a network takes several faces at once; raise ModelError for an ONNX network that fails its trial."""
+    if part.network != "onnx":
+        return True
+    return onnx_check.ensure(part, str(model.files[i]), lambda: model.file_bytes(i)).together
+
+
+def _origin(part: Part) -> str:
+    """Return what a graph is made from, beside the code."""
+    return f"{part.sha256} {part.size}" if part.network == "onnx" else part.sha256
 
 
 def _seen(part: Part, faces: np.ndarray | Sequence[FacePicture], rule: CropRule) -> np.ndarray:

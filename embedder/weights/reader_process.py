@@ -31,10 +31,18 @@ def read_apart(path: Path) -> Arrays:
     """
     from safetensors.numpy import load
 
+    return load(run_apart("facegallery.embedder.weights.reader_process", str(path)))
+
+
+def run_apart(module: str, *arguments: str, data: bytes = b"") -> bytes:
+    """Run a module that answers by `answer` in another process; return what it wrote.
+
+    data: its standard input. Raise ModelError where it refused, ValueError where it ended or took longer than SECONDS.
+    """
     try:
         done = subprocess.run(
-            command("facegallery.embedder.weights.reader_process", str(path)),
-            stdin=subprocess.DEVNULL,
+            command(module, *arguments),
+            input=data,
             capture_output=True,
             timeout=SECONDS,
             env=environment(),
@@ -46,26 +54,34 @@ def read_apart(path: Path) -> Arrays:
         raise ModelError(json.loads(done.stderr.splitlines()[-1]))
     if done.returncode:
         raise ValueError(f"its reader ended with {done.returncode}")
-    return load(done.stdout)
+    return done.stdout
 
 
 def main(readers: dict[str, Callable[[Path], Arrays]], path: Path) -> int:
     """Read `path` by the reader of its suffix, write the answer, and return an exit code."""
     from safetensors.numpy import save
 
-    answer = os.fdopen(os.dup(1), "wb")
+    return answer(lambda: save(readers[path.suffix](path)), path)
+
+
+def answer(make: Callable[[], bytes], path: Path) -> int:
+    """Write what `make` returns to standard output, with a limit on memory; return an exit code.
+
+    path: the file, for the message of a refusal.
+    """
+    output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # so that what a library prints does not mix with the answer
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     try:
-        data = save(readers[path.suffix](path))
+        data = make()
     except Exception as error:  # each library reports damage by errors of its own
         from facegallery.embedder.network.shapes import damaged
 
         fault = error if isinstance(error, ModelError) else damaged(path, error)
         sys.stderr.write(f"\n{json.dumps(str(fault))}\n")
         return ModelError.exit_code
-    with answer:
-        answer.write(data)
+    with output:
+        output.write(data)
     return 0
 
 

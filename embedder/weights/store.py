@@ -6,13 +6,16 @@ import hashlib
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from facegallery.embedder.errors import InputError, ModelError
 from facegallery.embedder.files import drop_stale_temporaries, make_folder, sync_folder, temporary_beside, write_atomic
 from facegallery.embedder.network.shapes import check_size
-from facegallery.embedder.spec import FaceSpec, Part
+from facegallery.embedder.spec import FACENET, FaceSpec, Part
 from facegallery.embedder.weights import formats
 from facegallery.embedder.weights.folder import (
     models_folder,
@@ -24,6 +27,8 @@ from facegallery.embedder.weights.folder import (
 )
 from facegallery.embedder.weights.formats import Arrays
 from facegallery.embedder.weights.known import COMPOSED, KNOWN, KnownWeights
+
+Weights = Mapping[str, np.ndarray] | bytes  # arrays, or an ONNX file
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,29 @@ class Model:
         return replace(self, spec=self.spec.with_views(which))
 
     def arrays(self, i: int) -> Arrays:
-        """Load the weights of network `i`; raise ModelError unless the file's hash is the contract's."""
+        """Load the arrays of network `i`, which must not be an ONNX file.
+
+        Raise ModelError unless the file's hash is the contract's.
+        """
+        if self.spec.parts[i].network == "onnx":
+            raise ModelError(
+                f"expected weights as arrays, {self.spec.parts[i].name} is an ONNX file: give another model"
+            )
+        return self._checked(i, self.file_bytes(i))
+
+    def file_bytes(self, i: int) -> bytes:
+        """Return the file of network `i`; raise ModelError unless its hash is the contract's."""
         check_size(self.files[i])
         data = self.files[i].read_bytes()
         self._check(i, hashlib.sha256(data).hexdigest())
-        return self._checked(i, data)
+        return data
+
+    def weights(self, i: int) -> Weights:
+        """Return what a runtime builds network `i` from: an ONNX file's bytes, otherwise arrays.
+
+        Raise ModelError as `arrays`.
+        """
+        return self.file_bytes(i) if self.spec.parts[i].network == "onnx" else self.arrays(i)
 
     def _checked(self, i: int, data: bytes) -> Arrays:
         """Parse a file whose hash is the contract's; raise ModelError unless the arrays are the network's.
@@ -63,7 +86,7 @@ class Model:
     def check_facenet(self, purpose: str) -> None:
         """Raise InputError unless every network is FaceNet's. purpose: what needs it, as 'train'."""
         for part in self.spec.parts:
-            if part.network != "inception_resnet_v1":
+            if part.network != FACENET:
                 raise InputError(
                     f"expected FaceNet to {purpose}, {part.name} is another network ({part.network}): "
                     "take msceleb, casia, duo or a model trained from these"
@@ -208,6 +231,12 @@ def store_sface(known: KnownWeights, arrays: Arrays) -> Part:
     _write_weights(known.part, data)
     write_atomic(stored_file(known.part).parent / "spec.json", FaceSpec.of(known.part).to_json().encode())
     return known.part
+
+
+def store_onnx(part: Part, data: bytes) -> None:
+    """Write an ONNX file under its own hash, which is the network's."""
+    _write_weights(part, data)
+    write_atomic(stored_file(part).parent / "spec.json", FaceSpec.of(part).to_json().encode())
 
 
 def _serialised(arrays: Arrays, name: str, pinned: str | None) -> tuple[bytes, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,16 +21,16 @@ def weights() -> None:
 @weights.command("list")
 @common
 def weights_list(out: Output) -> None:
-    """List known and stored weights.
+    """List known and stored weights, those that a newcomer should take first.
 
     Each with its licence, training data, source and measured score.
     """
     from facegallery.embedder.weights.detectors import listed
-    from facegallery.embedder.weights.known import catalogue
+    from facegallery.embedder.weights.known import catalogue, recommendation
 
     entries = catalogue() + listed()
     lines = [line for entry in entries for line in ("", *(f"{key:>16}  {value}" for key, value in entry.items()))]
-    out.result(entries, lines[1:])
+    out.result(entries, [recommendation(), *lines])
 
 
 @weights.command("fetch")
@@ -59,6 +60,25 @@ def weights_fetch(out: Output, *, name: str, archive: Path | None) -> None:
     out.result([asdict(part) for part in parts], [f"{part.name}: ready, sha256 {part.sha256}" for part in parts])
 
 
+def seen_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what an ONNX network sees of a face."""
+    for option in reversed(
+        (
+            click.option(
+                "--crop",
+                type=click.Choice(["points", "box"]),
+                help="ONNX: five points of the face moved to ArcFace's places, or its box. [default: points]",
+            ),
+            click.option("--size", type=int, help="ONNX: pixels of a side. [default: the file's, or 112]"),
+            click.option("--colour", type=click.Choice(["rgb", "bgr"]), help="ONNX: order of colours. [default: rgb]"),
+            click.option("--mean", type=float, help="ONNX: the network sees (x - MEAN) / SCALE. [default: 127.5]"),
+            click.option("--scale", type=float, help="ONNX: as --mean. [default: 127.5]"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @weights.command("import")
 @click.argument("file", type=PATH)
 @click.option("--name", required=True, help="Name of the stored weights.")
@@ -68,13 +88,27 @@ def weights_fetch(out: Output, *, name: str, archive: Path | None) -> None:
     type=click.FloatRange(1, 4),
     help="Show the network the middle 1 / ZOOM of each crop. [default: 1, or the known one]",
 )
+@seen_options
 @common
-def weights_import(out: Output, *, file: Path, name: str, standardisation: str | None, zoom: float | None) -> None:
-    """Store a weights FILE of Inception-ResNet-v1.
+def weights_import(
+    out: Output,
+    *,
+    file: Path,
+    name: str,
+    standardisation: str | None,
+    zoom: float | None,
+    crop: str | None,
+    size: int | None,
+    colour: str | None,
+    mean: float | None,
+    scale: float | None,
+) -> None:
+    """Store a weights FILE of Inception-ResNet-v1, or any face network as ONNX.
 
-    No code in FILE is run.
+    No code in FILE is run. An ONNX network takes images and gives vectors; it is tried on faces before it is stored.
 
     \b
+    .onnx         any face network: one input of images, one output of vectors
     .pb           facenet's frozen graph, batch norm apart or folded
     .index        facenet's TensorFlow 1 checkpoint: any of its files, or their prefix model-....ckpt-...
     .pt, .pth     facenet-pytorch's state dict
@@ -83,9 +117,11 @@ def weights_import(out: Output, *, file: Path, name: str, standardisation: str |
     """
     from facegallery.embedder.network.quiet import import_tensorflow
     from facegallery.embedder.weights.fetch import import_file
+    from facegallery.embedder.weights.onnx_import import Seen
 
-    import_tensorflow()
-    part = import_file(file, name, standardisation, zoom)
+    if file.suffix != ".onnx":
+        import_tensorflow()
+    part = import_file(file, name, standardisation, zoom, Seen(crop, size, colour, mean, scale))
     out.result(asdict(part), f"{part.name}: ready, {part.dimension} dimensions, sha256 {part.sha256}")
 
 

@@ -1,0 +1,45 @@
+"""`weights list` and `weights import` as a user sees them."""
+
+import json
+
+import pytest
+
+from tests.onnx_networks import SIDE, custom, network, saved
+
+
+@pytest.fixture
+def data(tmp_path):
+    return {"FACEGALLERY_DATA": str(tmp_path / "data")}
+
+
+def test_list_begins_with_what_a_newcomer_should_take(run, data):
+    lines = run("weights", "list", **data).out.splitlines()
+    assert lines[0].startswith("Take sface to search with") and "`weights fetch sface`" in lines[0]
+    entries = json.loads(run("weights", "list", "--json", **data).out)
+    assert [entry["name"] for entry in entries][:3] == ["sface", "msceleb", "duo"]
+    assert all(entry["take it"] for entry in entries if "dimension" in entry)
+
+
+def test_import_says_what_it_assumed_and_list_what_the_network_sees(run, data, tmp_path):
+    path = saved(network(1), tmp_path)
+    done = run("weights", "import", path, "--name", "mine", "--crop", "box", "--scale", 128, **data)
+    assert done.code == 0 and f"assumed --size {SIDE} --colour rgb --mean 127.5;" in done.err
+    assert "checked on 8 drawn faces" in done.err and "mine: ready, 24 dimensions" in done.out
+    (entry,) = [entry for entry in json.loads(run("weights", "list", "--json", **data).out) if entry["name"] == "mine"]
+    assert entry["sees"] == f"--crop box --size {SIDE} --colour rgb --mean 127.5 --scale 128"
+    part = json.loads(run("weights", "import", path, "--name", "mine", "--json", **data).out)
+    assert (part["network"], part["crop"], part["size"], part["dimension"]) == ("onnx", "arcface", SIDE, 24)
+
+
+@pytest.mark.parametrize(
+    "model, options, code, words",
+    [
+        (custom(), (), 4, "custom operator"),
+        (network(), ("--size", 48), 4, "--size 32"),
+        (network(), ("--size", 4), 2, "8 to"),
+        (network(), ("--standardisation", "fixed"), 2, "leave --standardisation out"),
+    ],
+)
+def test_each_mistake_is_one_line(model, options, code, words, run, data, tmp_path):
+    done = run("weights", "import", saved(model, tmp_path, "w.onnx"), "--name", "mine", *options, **data)
+    assert done.code == code and words in done.error
