@@ -26,7 +26,7 @@ from facegallery.embedder.weights.folder import (
     stored_specs,
 )
 from facegallery.embedder.weights.formats import Arrays
-from facegallery.embedder.weights.known import COMPOSED, KNOWN, KnownWeights
+from facegallery.embedder.weights.known import COMPOSED, KNOWN, ZOOMS, KnownWeights
 
 Weights = Mapping[str, np.ndarray] | bytes  # arrays, or an ONNX file
 
@@ -119,7 +119,8 @@ def open_model(reference: str) -> Model:
         return _joined(reference)
     names = COMPOSED.get(reference, {reference: 1.0})
     if all(name in KNOWN for name in names):
-        parts = tuple(replace(KNOWN[name].part, weight=weight) for name, weight in names.items())
+        zooms, of_names = ZOOMS.get(reference, {}), {name: KNOWN[name].part for name in names}
+        parts = [replace(part, weight=names[name], zoom=zooms.get(name, part.zoom)) for name, part in of_names.items()]
         return open_spec(FaceSpec.of(*parts))
     if (folder / "spec.json").is_file():
         return open_spec(read_spec(folder / "spec.json"), folder)

@@ -16,7 +16,7 @@ def test_list_begins_with_what_a_newcomer_should_take(run, data):
     lines = run("weights", "list", **data).out.splitlines()
     assert lines[0].startswith("Take sface to search with") and "`weights fetch sface`" in lines[0]
     entries = json.loads(run("weights", "list", "--json", **data).out)
-    assert [entry["name"] for entry in entries][:3] == ["sface", "msceleb", "duo"]
+    assert [entry["name"] for entry in entries][:4] == ["sface", "trio", "msceleb", "duo"]
     assert all(entry["take it"] for entry in entries if "dimension" in entry)
 
 

@@ -32,6 +32,16 @@ def test_a_joined_model_is_the_weighted_vectors_side_by_side(faces):
     assert (Embedder(joined)(*faces) * expected).sum(1).min() > 0.99999
 
 
+def test_trio_is_sface_and_both_facenets_that_see_whole_crops(faces):
+    trio = open_model("trio")
+    assert [(part.name, part.weight, part.zoom) for part in trio.spec.parts] == [
+        ("sface", 1.0, 1.0),
+        ("msceleb", 0.6, 1.0),
+        ("casia", 0.3, 1.0),
+    ]
+    assert Embedder(trio)(*faces).shape == (4, 128 + 128 + 512)
+
+
 def test_a_model_of_several_networks_counts_as_one_vector():
     weights = [part.weight for part in open_model("sface+duo:2").spec.parts]
     assert weights[0] == 1 and np.hypot(*weights[1:]) == pytest.approx(2, abs=1e-5)
