@@ -219,7 +219,7 @@ def switching(folder: Path) -> list[Verb]:
     xb = synthetic.vectors(PEOPLE + 1, PHOTOS, OTHER.dimension, seed=3)
 
     def fill(gallery: Store) -> None:
-        ids = [id for id, _ in next(switch.pending(gallery))][:PEOPLE]
+        ids = [face.id for face in next(switch.pending(gallery))][:PEOPLE]
         switch.store_vectors(gallery, ids, xb[[id - 1 for id in ids]])
 
     def drop(gallery: Store) -> None:

@@ -21,7 +21,7 @@ def weights() -> None:
 @weights.command("list")
 @common
 def weights_list(out: Output) -> None:
-    """List known and stored weights, those that a newcomer should take first.
+    """List weights, the recommended ones first.
 
     Each with its licence, training data, source and measured score.
     """
@@ -103,7 +103,7 @@ def weights_import(
     mean: float | None,
     scale: float | None,
 ) -> None:
-    """Store a weights FILE of Inception-ResNet-v1, or any face network as ONNX.
+    """Store a FILE of FaceNet weights, or any network as ONNX.
 
     No code in FILE is run. An ONNX network takes images and gives vectors; it is tried on faces before it is stored.
 

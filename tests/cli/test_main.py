@@ -279,9 +279,8 @@ def test_the_homeworks_layout_end_to_end(run, att, tmp_path):
 
 def test_weights_commands(run, tmp_path):
     listed = json.loads(run("weights", "list", "--json").out)
-    assert [e["name"] for e in listed[:5]] == ["msceleb", "casia", "vggface2", "sface", "duo"] and all(
-        "licence" in e for e in listed[:4]
-    )
+    assert [e["name"] for e in listed[:6]] == ["sface", "trio", "msceleb", "duo", "casia", "vggface2"]
+    assert all("licence" in entry or "networks" in entry for entry in listed[:6])
     assert run("weights", "verify").code == 0
     assert "already" in run("weights", "fetch", "msceleb").err
     assert run("weights", "fetch", "vgg").code == 2
