@@ -48,9 +48,11 @@ class BothDetector:
         )
 
     def load(self) -> BothDetector:
-        """Load the networks, once. Raises ModelError where YuNet's file is missing or damaged."""
+        """Load YuNet and what places its faces, once; MTCNN's other networks are loaded when they are needed.
+
+        Raises ModelError where YuNet's file is missing or damaged.
+        """
         self._yunet.load()
-        self._mtcnn.load()
         return self
 
     def __call__(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:

@@ -86,6 +86,7 @@ class MtcnnDetector:
         """
         self.compute = choose(compute)
         self._min_face, self._max_side, self._loaded = min_face, max_side, False
+        self._can_place = False
         self.record: dict[str, Any] = {
             "algorithm": "mtcnn",
             "weights": hashlib.sha256("".join(net.sha256 for net in nets.NETS).encode()).hexdigest()[:16],
@@ -103,10 +104,22 @@ class MtcnnDetector:
                 self._load()
         return self
 
+    def load_placer(self) -> MtcnnDetector:
+        """Load what `placed` needs, the third network, once."""
+        with _loading:
+            self._load_placer()
+        return self
+
+    def _load_placer(self) -> None:
+        if not self._can_place:
+            self._onet, self._memory = _engine(nets.ONET, (BATCHES[2], 48, 48, 4), self.compute), Memory()
+            self._can_place = True
+
     def _load(self) -> None:
+        self._load_placer()
         canvas, *small = (
             (1, CANVAS, CANVAS, 4),
-            *((n, side, side, 4) for n, side in zip(BATCHES, (CELL, 24, 48), strict=True)),
+            *((n, side, side, 4) for n, side in zip(BATCHES[:2], (CELL, 24), strict=True)),
         )
         self._screens: tuple[Engine, Engine] | None = None
         if not self.compute.on_gpu and self.compute.precision != "f32" and has_bf16():
@@ -115,12 +128,12 @@ class MtcnnDetector:
                 _engine(nets.RNET, small[1], self.compute, "bf16"),
             )
         self._pnet = _engine(nets.PNET, small[0] if self._screens else canvas, self.compute)
-        self._rnet, self._onet = _engine(nets.RNET, small[1], self.compute), _engine(nets.ONET, small[2], self.compute)
-        self._memory, self._loaded = Memory(), True
+        self._rnet = _engine(nets.RNET, small[1], self.compute)
+        self._loaded = True
 
     def __getstate__(self) -> dict[str, Any]:
         settings = "compute", "record", "where", "_min_face", "_max_side"
-        return {name: getattr(self, name) for name in settings} | {"_loaded": False}
+        return {name: getattr(self, name) for name in settings} | {"_loaded": False, "_can_place": False}
 
     def __call__(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
         """Return the faces of each photo, uint8 RGB (h, w, 3), by falling confidence."""
@@ -139,7 +152,7 @@ class MtcnnDetector:
         photo: uint8 RGB (h, w, 3). boxes: float (m, 4), x0 y0 x1 y1 in pixels of the photo. The confidence is the third
         network's, however low: the caller decides below which the box holds no face.
         """
-        self.load()
+        self.load_placer()
         if not len(boxes):
             return []
         small, factor = shrink(photo, self._max_side)

@@ -54,9 +54,11 @@ class YunetDetector:
         self.where = f"YuNet on CPU:0, faces of at least {min_face} px, photos of at most {max_side} px"
 
     def load(self) -> YunetDetector:
-        """Load the network for photos of all sizes, once. Raises ModelError where its file is missing or damaged."""
-        for side in self._sides:
-            self._engine(side)
+        """Load the network for small photos, once; for larger ones it is loaded when such a photo comes.
+
+        Raises ModelError where its file is missing or damaged.
+        """
+        self._engine(self._sides[0])
         return self
 
     def _engine(self, side: int) -> Engine:
@@ -124,7 +126,7 @@ class PlacedYunet:
     def load(self) -> PlacedYunet:
         """Load the networks, once. Raises ModelError where YuNet's file is missing or damaged."""
         self._finder.load()
-        self._placer.load()
+        self._placer.load_placer()
         return self
 
     def __call__(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
