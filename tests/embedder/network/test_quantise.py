@@ -17,6 +17,7 @@ from facegallery.embedder.network.preprocess import seen, standardise, unit
 from facegallery.embedder.network.quantise import best_range, calibrate, measure, read_crops, read_people, split
 from facegallery.embedder.network.runtime import BATCH, Embedder, on_openvino
 from facegallery.embedder.weights import store
+from facegallery.embedder.weights.detectors import YUNET
 from tests import crops as made
 from tests.conftest import DATA
 
@@ -31,6 +32,7 @@ def own_models(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         for file in (f"{part.sha256[:16]}.safetensors", "spec.json"):
             (folder / file).symlink_to(DATA / "models" / part.sha256[:16] / file)
+    (tmp_path / "data" / "models" / YUNET.file_sha256[:16]).symlink_to(DATA / "models" / YUNET.file_sha256[:16])
     monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
 
 
@@ -225,7 +227,7 @@ def kind_of(node: openvino.Node) -> tuple[str, str]:
 def test_the_command_makes_what_auto_then_takes(own_models, att, run, tmp_path):
     crops, out = tmp_path / "crops", tmp_path / "vectors"
     assert run("align", att, "--out", crops, "--quiet").code == 0
-    assert run("embed", crops, "--out", out, "--precision", "int8").error.endswith(
+    assert run("embed", crops, "--model", "msceleb", "--out", out, "--precision", "int8").error.endswith(
         "there is none: run `weights quantise MODEL CROPS`, or leave --precision out"
     )
     before = Embedder(store.open_model("duo"))
@@ -235,9 +237,9 @@ def test_the_command_makes_what_auto_then_takes(own_models, att, run, tmp_path):
     assert found["passed"] and found["probes"] >= 190 and found["crops"] == 200
     text = int8.file_of(store.KNOWN["msceleb"].part).read_text()
     assert not any(f'"s{i}"' in text for i in range(1, 41))
-    assert ", int8, " in run("embed", crops, "--out", out).err
+    assert ", int8, " in run("embed", crops, "--model", "msceleb", "--out", out).err
     assert DataSet(out).spec.precision == "int8"
-    pair = att / "s1" / "1.pgm", att / "s1" / "2.pgm"
+    pair = att / "s1" / "1.pgm", att / "s1" / "2.pgm", "--model", "msceleb"
     assert f", {before.compute.precision}, " in run("compare", *pair).err  # two photos: sooner ready
     assert ", int8, " in run("compare", *pair, "--precision", "int8").err
     assert Embedder(store.open_model("msceleb"), Compute("cpu", "f32")).spec.precision == "f32"
