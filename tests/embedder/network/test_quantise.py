@@ -257,7 +257,17 @@ def test_lfw_one_shot_in_int8(own_models, lfw_vectors, lfw_command, lfw_work):
     assert found["passed"] and found["probes"] > 2000
     top1 = {}
     for precision in ("f32", "int8"):
-        lfw_command("embed", faces, "--precision", precision, "--no-crops", "--out", lfw_work / f"in-{precision}")
+        lfw_command(
+            "embed",
+            faces,
+            "--model",
+            "msceleb",
+            "--precision",
+            precision,
+            "--no-crops",
+            "--out",
+            lfw_work / f"in-{precision}",
+        )
         lfw_command("build-index", lfw_work / f"in-{precision}", "--name", f"in-{precision}")
         top1[precision] = lfw_command("evaluate", f"in-{precision}", lfw_work / f"in-{precision}")["top1"]
     print(top1)
