@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,12 @@ from facegallery.workflows.session import Where, session_of
 
 if TYPE_CHECKING:
     from facegallery.embedder.weights.store import Model
+
+COST = (
+    "%s sees faces by five points, and the gallery stores crops of their boxes: its vectors differ from those of the "
+    "photos, by a cosine of 0.991 in the mean on LFW; where the photos are at hand, embed them again"
+)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ def reembed(
     model = open_model(reference).with_views(options.views)
     with session_of(where) as session, session.store(write=True) as store:
         switch.prepare(store, model.spec.with_crop(store.spec))
+        if model.spec.sees_points and not store.spec.crop.window:
+            log.info(COST, model.spec.model_name)
         _embed_missing(store, model, session.compute, progress)
         comparison = switch.compare(store)
         if options.report is not None:
