@@ -183,30 +183,30 @@ def read_safetensors(path: Path) -> Arrays:
 
 
 def parse_safetensors(data: bytes, path: Path) -> Arrays:
-    """Return the arrays in the bytes of a safetensors file.
+    """Return the arrays of FaceNet in the bytes of a safetensors file.
 
     path: named by errors. Raise ModelError where the arrays are not the network's, or the file is damaged.
     """
-    from safetensors.numpy import load
-
-    try:
-        check_shapes(header_shapes(data).items())
-        return load(data)
-    except ModelError:
-        raise
-    except Exception as error:  # JSON, Rust and NumPy raise errors of their own
-        raise damaged(path, error) from None
+    return _parsed(data, path, lambda shapes: check_shapes(shapes.items()))
 
 
 def parse_sface(data: bytes, path: Path) -> Arrays:
     """Return SFace's arrays in the bytes of a safetensors file; errors as for `parse_safetensors`."""
-    from safetensors.numpy import load
-
     from facegallery.embedder.network.sface_network import shapes
 
-    try:
-        if header_shapes(data) != shapes():
+    def check(found: dict[str, Shape]) -> None:
+        if found != shapes():
             raise ModelError(f"expected the arrays of SFace, {path} has others: not these weights")
+
+    return _parsed(data, path, check)
+
+
+def _parsed(data: bytes, path: Path, check: Callable[[dict[str, Shape]], None]) -> Arrays:
+    """Parse a safetensors file. check: raises ModelError for the shapes of another network, before a number is read."""
+    from safetensors.numpy import load
+
+    try:
+        check(header_shapes(data))
         return load(data)
     except ModelError:
         raise

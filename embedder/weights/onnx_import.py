@@ -14,7 +14,7 @@ from facegallery.embedder.spec import Part
 from facegallery.embedder.weights import onnx_check
 from facegallery.embedder.weights.known import KNOWN
 from facegallery.embedder.weights.onnx_check import Finding, Trial
-from facegallery.embedder.weights.store import store_onnx
+from facegallery.embedder.weights.store import write_part
 
 log = logging.getLogger(__name__)
 CROPS = {"points": "arcface", "box": "box"}  # as the user says it -> as the contract has it
@@ -57,7 +57,7 @@ def import_onnx(file: Path, name: str, seen: Seen, zoom: float | None = None) ->
     _check_unknown(file, digest)
     finding = onnx_check.check(data, str(file), Trial(seen.size, draft.mean, draft.scale))
     part = _part(name, digest, seen, finding, zoom)
-    store_onnx(part, data)
+    write_part(part, data)
     onnx_check.note(part, finding)
     _report(part, seen, finding)
     return part

@@ -221,23 +221,15 @@ def store_part(
     """
     data, digest = _serialised(arrays, name, pinned)
     part = Part(name, digest, int(arrays["Bottleneck/kernel"].shape[-1]), standardisation, parent, zoom)
-    _write_weights(part, data)
-    write_atomic(stored_file(part).parent / "spec.json", FaceSpec.of(part).to_json().encode())
+    write_part(part, data)
     return part
 
 
 def store_sface(known: KnownWeights, arrays: Arrays) -> Part:
     """Write SFace's weights under their own hash; raise ModelError unless it is the pinned one."""
     data, _ = _serialised(arrays, known.name, known.sha256)
-    _write_weights(known.part, data)
-    write_atomic(stored_file(known.part).parent / "spec.json", FaceSpec.of(known.part).to_json().encode())
+    write_part(known.part, data)
     return known.part
-
-
-def store_onnx(part: Part, data: bytes) -> None:
-    """Write an ONNX file under its own hash, which is the network's."""
-    _write_weights(part, data)
-    write_atomic(stored_file(part).parent / "spec.json", FaceSpec.of(part).to_json().encode())
 
 
 def _serialised(arrays: Arrays, name: str, pinned: str | None) -> tuple[bytes, str]:
@@ -253,9 +245,11 @@ def _serialised(arrays: Arrays, name: str, pinned: str | None) -> tuple[bytes, s
     return data, digest
 
 
-def _write_weights(part: Part, data: bytes) -> None:
+def write_part(part: Part, data: bytes) -> None:
+    """Write a network's file under its hash, which is that of the bytes, and its contract beside it."""
     drop_stale_temporaries(make_folder(stored_file(part).parent))
     write_atomic(stored_file(part), data)
+    write_atomic(stored_file(part).parent / "spec.json", FaceSpec.of(part).to_json().encode())
 
 
 def write_model(out: Path, spec: FaceSpec) -> None:
