@@ -15,13 +15,13 @@ from facegallery.embedder.compute import AUTO, Compute
 from facegallery.embedder.faces.align import order_faces
 from facegallery.embedder.faces.mtcnn import MtcnnDetector
 from facegallery.embedder.faces.picture import warped
-from facegallery.embedder.network.engines import OpenvinoEngine, in_batches
 from facegallery.embedder.network.preprocess import unit
-from facegallery.embedder.network.sface_network import DIMENSION, build
+from facegallery.embedder.network.runtime import on_openvino
+from facegallery.embedder.network.sface_network import DIMENSION
 from facegallery.embedder.spec import INPUT_SIZE
 from facegallery.embedder.weights.store import open_model
 
-BATCH, TOGETHER = 8, 256  # faces in a batch of the network, canvases in memory as float32
+TOGETHER = 256  # canvases in memory at once
 WIDTH = 0.75  # width of MTCNN's boxes per height; crops are stretched to squares
 MIN_FACES = 48, 64  # pixels; a face that is missed at the sizes of one pyramid is searched at those of another
 
@@ -37,9 +37,9 @@ class SFace:
 
     def __init__(self, compute: Compute = AUTO):
         """Load the weights; raise ModelError where they are not stored. compute: its precision is the detector's."""
-        arrays = open_model("sface").arrays(0)
+        model = open_model("sface")
         self._looks = [MtcnnDetector(size, compute=Compute("cpu", compute.precision)) for size in MIN_FACES]
-        self._network = OpenvinoEngine(lambda: build(arrays, BATCH))
+        self._network = on_openvino(model.arrays(0), model.spec.parts[0], "f32")
 
     def __call__(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Embed canvases, uint8 (n, s, s, 3): float32 (n, 128) of unit length, and whether a face was found (n,).
@@ -73,8 +73,5 @@ class SFace:
         return points
 
     def _vectors(self, faces: np.ndarray) -> np.ndarray:
-        pixels = faces.astype(np.float32)
-        plain, mirrored = (
-            unit(in_batches(self._network, (x,), BATCH)) for x in (pixels, np.ascontiguousarray(pixels[:, :, ::-1]))
-        )
+        plain, mirrored = (unit(self._network(x)) for x in (faces, faces[:, :, ::-1]))
         return unit(plain + mirrored).astype(np.float32)
