@@ -51,7 +51,7 @@ def detect(
         photos: as for `Gallery.search`, but no data set.
         one_face: only the largest, most central face of each photo.
         crops: return the crop of each face, too, uint8 RGB (160, 160, 3).
-        detector: what finds the faces: mtcnn (the default), yunet or both; the latter two need `weights fetch yunet`.
+        detector: what finds the faces: both (the default), yunet or mtcnn; the former two need `weights fetch yunet`.
         min_face: smallest face in pixels.
         max_side: larger photos are detected on a copy of this size.
         device: where the network runs: auto, cpu or gpu.
@@ -131,7 +131,7 @@ def embed(
         views: what each network sees of a crop: plain, mirror, margins or all.
         one_face: only the largest, most central face of each photo. By default all are returned, and one is written.
         crops: with the crop of each face. By default they are written, and not returned.
-        detector: what finds the faces: mtcnn (the default), yunet or both; the latter two need `weights fetch yunet`.
+        detector: what finds the faces: both (the default), yunet or mtcnn; the former two need `weights fetch yunet`.
         metadata: with `out`, a CSV `image,...` whose other columns go into the rows.
         level: with `out`, which folder names the person, counted from the root; None: the nearest to the photo.
         prune: with `out`, drop the rows of photos that are gone.
@@ -195,7 +195,7 @@ def align(
         border: pixels kept beyond 160 on each side, for training's jitter.
         no_face: what becomes of a photo without a face: skip, or whole (the photo is the crop).
         all_faces: a row for every face; face 0 keeps the folder's name.
-        detector: what finds the faces: mtcnn (the default), yunet or both; the latter two need `weights fetch yunet`.
+        detector: what finds the faces: both (the default), yunet or mtcnn; the former two need `weights fetch yunet`.
         min_face: smallest face in pixels.
         max_side: larger photos are detected on a copy of this size.
         metadata: a CSV `image,...` whose other columns go into the rows.
