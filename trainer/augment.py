@@ -1,11 +1,12 @@
 """Augment one crop with TensorFlow operations and without state: the same seeds give the same crop.
 
-A canvas is a stored crop with its border b, uint8 (160 + 2b, 160 + 2b, 3); the result is uint8 (160, 160, 3).
+A canvas is a crop of side s with its border b, uint8 (s + 2b, s + 2b, 3); the result is uint8 (s, s, 3).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import tensorflow as tf
 
@@ -20,9 +21,24 @@ def seeds(seed: int, stream: int, at: tf.Tensor) -> tf.Tensor:
     return tf.stack([tf.constant(seed + stream, tf.int64), tf.cast(at, tf.int64)])
 
 
+def for_size(rule: Augmentation, size: int) -> Augmentation:
+    """Return a rule, whose pixels are those of crops of side 160, for crops of another side."""
+    if size == INPUT_SIZE:
+        return rule
+    length = size / INPUT_SIZE
+    variants = tuple(_for_area(text, length**2) for text in rule.variants)
+    return replace(rule, variants=variants, noise=round(rule.noise * length**2), shift=rule.shift * length)
+
+
+def _for_area(variant: str, share: float) -> str:
+    kind, value = split_variant(variant)
+    return f"noise {round((value or 0) * share)}" if kind == "noise" else variant
+
+
 def centre(canvas: tf.Tensor, border: int) -> tf.Tensor:
     """Return the plain crop of a canvas, without its border."""
-    return canvas[border : border + INPUT_SIZE, border : border + INPUT_SIZE]
+    inner = slice(border, canvas.shape[0] - border)
+    return canvas[inner, inner]
 
 
 def augment(
@@ -83,15 +99,16 @@ def contrast(x: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 def noise(x: tf.Tensor, most: int, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Set `count` of `most` random pixels to white; a pixel may be drawn twice, as in the homework."""
-    places = tf.random.stateless_uniform([most, 2], seed, 0, INPUT_SIZE, tf.int32)[:count]
+    places = tf.random.stateless_uniform([most, 2], seed, 0, x.shape[0], tf.int32)[:count]
     return tf.tensor_scatter_nd_update(x, places, tf.fill([count, 3], 255.0))
 
 
 def jitter(canvas: tf.Tensor, border: int, rule: Augmentation, draws: list[tf.Tensor]) -> tf.Tensor:
-    """Cut a shifted square of side 160 x scale from the canvas and resize it to 160 x 160 (bilinear)."""
-    side = INPUT_SIZE + 2 * border
-    scale = tf.minimum(_between(*rule.scale, draws[0]), side / INPUT_SIZE)
-    room = (side - scale * INPUT_SIZE) / 2
+    """Cut a shifted square of side s x scale from the canvas and resize it to s x s (bilinear)."""
+    side = canvas.shape[0]
+    size = side - 2 * border
+    scale = tf.minimum(_between(*rule.scale, draws[0]), side / size)
+    room = (side - scale * size) / 2
     shifts = [tf.clip_by_value(_between(-rule.shift, rule.shift, d), -room, room) for d in draws[1:]]
     x0, y0 = (room + shift + (scale - 1) / 2 for shift in shifts)  # pixel i of the result lies at x0 + scale i
     zero = tf.zeros_like(scale)
@@ -99,7 +116,7 @@ def jitter(canvas: tf.Tensor, border: int, rule: Augmentation, draws: list[tf.Te
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(canvas, tf.float32)[None],
         transforms=transform,
-        output_shape=[INPUT_SIZE, INPUT_SIZE],
+        output_shape=[size, size],
         interpolation="BILINEAR",
         fill_mode="NEAREST",
         fill_value=0.0,

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,50 +22,27 @@ import tensorflow as tf
 
 from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.errors import DataError
-from facegallery.embedder.faces import picture
-from facegallery.embedder.faces.align import to_png
 from facegallery.embedder.names import spelling
-from facegallery.embedder.spec import INPUT_SIZE, CropRule, FaceSpec
+from facegallery.embedder.spec import INPUT_SIZE, FaceSpec
 from facegallery.trainer import augment
+from facegallery.trainer.faces import TrainingCrops, TrainingFaces
 from facegallery.trainer.recipe import Augmentation
 
 LEAST_PEOPLE = 20  # people that a meaningful validation needs
-PLAIN_BATCH, CANVASES = 32, 256
-
-
-@dataclass(frozen=True)
-class TrainingCrops:
-    """Crops with the person of each.
-
-    pngs: PNG bytes (n,). labels: int32 (n,), the number of each crop's person in `people`. border: pixels beyond 160 on
-    each side. digest: of faces and people.
-    """
-
-    pngs: tf.Tensor
-    labels: np.ndarray
-    people: tuple[str, ...]
-    border: int
-    digest: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def numbered(self, usable: np.ndarray) -> TrainingCrops:
-        """Return the crops that are usable, bool (n,), each labelled with its own number."""
-        return replace(self, pngs=self.pngs[usable], labels=np.arange(usable.sum(), dtype=np.int32))
+PLAIN_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Data:
-    """Crops to train on and to validate with.
+    """Faces to train on and to validate with.
 
     why: one line about the people of the validation, or why there are none. chosen: one line about how many crops are
     used, and how many are left out and why.
     """
 
     spec: FaceSpec
-    train: TrainingCrops
-    validation: TrainingCrops | None
+    train: TrainingFaces
+    validation: TrainingFaces | None
     why: str
     chosen: str = ""
 
@@ -100,10 +77,10 @@ def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
             f"expected crops of two people or more to train on, {crops} has {len(people)}: "
             "align more photos, with crops"
         )
-    border = data.spec.crop.border
-    held_border = DataSet(validate).spec.crop.border if validate else border
-    spec = replace(data.spec, crop=replace(data.spec.crop, window=0))
-    return Data(spec, _photos(train, border), _photos(held, held_border) if held else None, why, chosen)
+    rule = data.spec.crop
+    held_rule = DataSet(validate).spec.crop if validate else rule
+    held_out = TrainingFaces.of_rows(held, held_rule) if held else None
+    return Data(data.spec, TrainingFaces.of_rows(train, rule), held_out, why, chosen)
 
 
 def _check_spec(spec: FaceSpec, folder: Path) -> None:
@@ -149,15 +126,8 @@ def _rows(data: DataSet, split: str | None, *, every: bool = False) -> list[dict
             for row in data.shard(number, [*columns, "crop", "box", "landmarks"]).take(wanted).to_pylist():
                 row["identity"] = spelling(row["identity"])
                 if row["crop"] is not None and row["identity"]:
-                    row["crop"] = _boxed(row, data.spec.crop) if data.spec.crop.window else row["crop"]
                     rows.setdefault((row["face_id"], row["identity"]), row)
     return list(rows.values())
-
-
-def _boxed(row: dict[str, Any], rule: CropRule) -> bytes:
-    """Return the crop, as a PNG, that lies in the window of a row."""
-    face = picture.read(row["crop"], row["box"], row["landmarks"], rule, f"face {row['face_id']}")
-    return to_png(picture.boxed(face, rule, rule.size))
 
 
 def _chosen(data: DataSet, split: str | None, used: int) -> str:
@@ -220,24 +190,6 @@ def _hold_out(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any
     return [r for r in rows if r["identity"] not in held], [r for r in rows if r["identity"] in held]
 
 
-def _photos(rows: list[dict[str, Any]], border: int) -> TrainingCrops:
-    people = tuple(sorted({row["identity"] for row in rows}))
-    number = {name: i for i, name in enumerate(people)}
-    digest, side = hashlib.sha256(str(border).encode()), INPUT_SIZE + 2 * border
-    for row in rows:
-        _check_png(row["crop"], side, row["face_id"])
-        digest.update(hashlib.sha256(row["crop"]).digest() + hashlib.sha256(row["identity"].encode()).digest())
-    labels = np.array([number[row["identity"]] for row in rows], np.int32)
-    return TrainingCrops(tf.constant([row["crop"] for row in rows]), labels, people, border, digest.hexdigest())
-
-
-def _check_png(data: bytes, side: int, face: str) -> None:
-    """Raise DataError unless the header is that of a PNG of side x side."""
-    size = (int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or size != (side, side):
-        raise DataError(f"expected a PNG of {side} x {side}, the crop of face {face} is not: align the photos again")
-
-
 # the stream -----------------------------------------------------------------
 
 
@@ -265,7 +217,7 @@ class Stream:
         return len(self.photos) * self.rule.copies
 
     def batches(self, start: int, batch: int, steps: int) -> Iterator[tuple[tf.Tensor, np.ndarray]]:
-        """Yield `steps` batches uint8 (batch, 160, 160, 3) and int32 (batch,) from position `start`."""
+        """Yield `steps` batches uint8 (batch, size, size, 3) and int32 (batch,) from position `start`."""
         chosen = samples(self.seed, len(self), start, batch * steps)
         positions = np.arange(start, start + batch * steps)
         labels = self.photos.labels[chosen // self.rule.copies]
@@ -291,22 +243,15 @@ NOTHING = Augmentation((), 0.0, (1.0, 1.0), (1.0, 1.0), 0, 0.0, (1.0, 1.0))
 
 
 def plain_crops(photos: TrainingCrops) -> Iterator[tf.Tensor]:
-    """Yield every photo's plain crop, in order: uint8 (up to 32, 160, 160, 3)."""
+    """Yield every photo's plain crop, in order: uint8 (up to 32, size, size, 3)."""
     order = np.arange(len(photos))
     yield from _decoded(photos, order, order, NOTHING, 0, PLAIN_BATCH)
-
-
-def canvases(photos: TrainingCrops) -> Iterator[np.ndarray]:
-    """Yield every photo's crop with its border, in order: uint8 (up to 256, s, s, 3)."""
-    for i in range(0, len(photos), CANVASES):
-        with _damage_named():
-            yield np.stack([tf.io.decode_png(png, channels=3).numpy() for png in photos.pngs[i : i + CANVASES]])
 
 
 def _decoded(
     photos: TrainingCrops, chosen: np.ndarray, positions: np.ndarray, rule: Augmentation, seed: int, batch: int
 ) -> Iterator[tf.Tensor]:
-    side = INPUT_SIZE + 2 * photos.border
+    side, rule = photos.side, augment.for_size(rule, photos.size)
 
     def load(sample: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         canvas = tf.io.decode_png(photos.pngs[sample // rule.copies], channels=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,12 @@ from facegallery.embedder.network.preprocess import unit
 from facegallery.embedder.spec import Part
 from facegallery.embedder.weights import store
 from facegallery.trainer import checkpoints, gate
-from facegallery.trainer.batches import TrainingCrops, plain_crops
+from facegallery.trainer.batches import plain_crops
 from facegallery.trainer.checkpoints import Arrays, RunState
+from facegallery.trainer.faces import TrainingCrops
 from facegallery.trainer.gate import Judged
-from facegallery.trainer.learner import Learner, TrainableNetwork
+from facegallery.trainer.learner import Learner
+from facegallery.trainer.network import TrainableNetwork
 from facegallery.trainer.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -91,10 +93,10 @@ class Delivery:
 
     def store(self, arrays: Arrays, *, changed: bool, suffix: str = "") -> Part:
         """Store weights in data/models; weights that did not change keep their name and parent."""
-        name, parent = self.part.name, self.part.parent
+        part = replace(self.part, weight=1.0)
         if changed:
-            name, parent = f"{name}-{self.recipe.name}{suffix}", self.part.sha256
-        return store.store_part(arrays, name, self.part.standardisation, parent, self.part.zoom)
+            part = replace(part, name=f"{part.name}-{self.recipe.name}{suffix}", parent=part.sha256)
+        return store.store_arrays(arrays, part)
 
     def deliver(self, net: TrainableNetwork, learner: Learner | None, state: RunState) -> Trained:
         """Store the best weights, or the last ones without validation, or the pretrained ones if none were better."""

@@ -1,4 +1,6 @@
-"""Run the network as training does: TensorFlow operations over the Keras model's variables, in float32 or bfloat16.
+"""Run Inception-ResNet-v1 as training does: TensorFlow operations over the Keras model's variables.
+
+They run in float32 or bfloat16.
 
 In bfloat16 the inputs, kernels and gradients of convolutions are rounded and their sums are not. Variables,
 standardisation, batch norm's statistics, the bottleneck and all that follows stay float32.
@@ -6,16 +8,32 @@ standardisation, batch norm's statistics, the bottleneck and all that follows st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from facegallery.embedder.network import architecture
+from facegallery.embedder.network import architecture, keras_network
 from facegallery.embedder.network.architecture import EPSILON, Kernel
 
 DTYPES = {"f32": tf.float32, "bf16": tf.bfloat16}
+KEPT = {"f32": tf.float32, "bf16": tf.float16}  # type of kept maps, by the precision of the network
 Drop = Callable[[tf.Tensor], tf.Tensor]
+LAYERS_OF = {"head": (), "bottleneck": ("Bottleneck",), "upper": architecture.UPPER, "all": ("",)}
+SOLVED_FROM, KEEPS_DIMENSION = "bottleneck", False  # solved from the pooled maps, as wide as the teacher's vectors
+load, set_weights = keras_network.load, keras_network.set_weights
+variables_by_name = keras_network.variables_by_name
+
+
+def as_array(name: str, value: np.ndarray) -> np.ndarray:
+    """Return a variable's value as the array of that name holds it."""
+    return value
+
+
+def dimension(arrays: Mapping[str, np.ndarray]) -> int:
+    """Return the length of the vectors of these weights."""
+    return int(arrays["Bottleneck/kernel"].shape[-1])
 
 
 class _StepBuilder:
@@ -115,6 +133,17 @@ def prelogits(model: keras.Model, x: tf.Tensor, precision: str, drop: Drop, *, l
     """
     dtype = DTYPES[precision]
     return architecture.lay(_StepBuilder(model, dtype, drop, live=live), tf.cast(x, dtype))
+
+
+def solved(arrays: Mapping[str, np.ndarray], kernel: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the arrays of a bottleneck that is this linear map: float32 (channels, d) and (d,)."""
+    zeros = np.zeros_like(bias)
+    return {
+        "Bottleneck/kernel": kernel,
+        "Bottleneck_BatchNorm/beta": bias,
+        "Bottleneck_BatchNorm/moving_mean": zeros,
+        "Bottleneck_BatchNorm/moving_variance": zeros + np.float32(1 - EPSILON),
+    }
 
 
 def _whole(x: tf.Tensor) -> tf.Tensor:

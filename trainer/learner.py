@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,99 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from facegallery.embedder.network import architecture, keras_network
 from facegallery.embedder.network.preprocess import unit
-from facegallery.embedder.network.runtime_tensorflow import seen
-from facegallery.embedder.spec import Part
-from facegallery.trainer import forward, losses, replicas
+from facegallery.trainer import losses, replicas
+from facegallery.trainer.network import TrainableNetwork, dropout
 from facegallery.trainer.recipe import Stage
 
 ACCUMULATOR = 0.1  # initial value of Adagrad's accumulators
-KEPT = {"f32": tf.float32, "bf16": tf.float16}  # type of kept maps, by the precision of the network
 HEAD, DROPOUT_1, DROPOUT_2 = 4 << 32, 5 << 32, 6 << 32  # random streams, beside those of augment.py
-
-
-class TrainableNetwork:
-    """Inception-ResNet-v1 for training, in 'f32' or 'bf16'."""
-
-    def __init__(self, arrays: dict[str, np.ndarray], part: Part, precision: str = "f32"):
-        self.model, self.part, self.precision = keras_network.load(arrays), part, precision
-        self.folded = keras_network.is_folded(arrays)
-        self.dimension = int(arrays["Bottleneck/kernel"].shape[-1])
-        self._infer = tf.function(lambda crops: self.prelogits(crops), reduce_retracing=True, autograph=False)
-        self._maps = tf.function(self._kept_maps, reduce_retracing=True, autograph=False)
-        self._pool = tf.function(
-            lambda maps: forward.pooled(self.model, maps, precision), reduce_retracing=True, autograph=False
-        )
-
-    def _kept_maps(self, crops: tf.Tensor) -> tf.Tensor:
-        return tf.cast(forward.maps(self.model, seen(crops, self.part), self.precision), KEPT[self.precision])
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """Kernels, biases and betas, in the network's order, without the moving statistics."""
-        return self.model.trainable_variables
-
-    def trained_by(self, trains: str) -> list[keras.Variable]:
-        """Return the variables that a stage trains: 'head', 'bottleneck', 'upper' or 'all'."""
-        layers = {"head": (), "bottleneck": ("Bottleneck",), "upper": architecture.UPPER, "all": ("",)}[trains]
-        named = {id(v): name for name, v in keras_network.variables_by_name(self.model).items()}
-        return [v for v in self.variables if named[id(v)].startswith(layers)]
-
-    def prelogits(
-        self, crops: tf.Tensor, keep: float = 1.0, seed: tf.Tensor | None = None, *, live: bool = False
-    ) -> tf.Tensor:
-        """Return the prelogits of crops: uint8 (n, 160, 160, 3) -> float32 (n, d).
-
-        keep, seed: of the dropout before the bottleneck. live: normalise by the batch and move the statistics.
-        """
-        x = seen(crops, self.part)
-        return forward.prelogits(self.model, x, self.precision, lambda x: dropout(x, keep, seed), live=live)
-
-    def above(self, trains: str, features: tf.Tensor, keep: float = 1.0, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """Return prelogits float32 (n, d) from the output of the layers below those that a stage trains.
-
-        keep, seed: of the dropout before the bottleneck, where the upper layers train.
-        """
-        if trains == "upper":
-            return forward.upper(self.model, features, self.precision, lambda x: dropout(x, keep, seed))
-        return forward.bottleneck(self.model, features) if trains == "bottleneck" else features
-
-    def maps(self, batches: Iterable[tf.Tensor]) -> Iterator[np.ndarray]:
-        """Yield the output (n, 8, 8, 896) of the lower layers in inference mode.
-
-        It is float32, or float16 in 'bf16'.
-        """
-        return (self._maps(crops).numpy() for crops in batches)
-
-    def below(self, trains: str, maps: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the input of the layers that a stage trains, from maps.
-
-        It is the maps for 'upper', pooled maps (n, channels) for 'bottleneck', prelogits (n, d) for 'head'.
-        """
-        for some in maps:
-            if trains == "upper":
-                yield some
-            else:
-                pooled = self._pool(tf.constant(some))
-                yield (forward.bottleneck(self.model, pooled) if trains == "head" else pooled).numpy()
-
-    def embed(self, batches: Iterable[tf.Tensor]) -> np.ndarray:
-        """Return prelogits (n, d) of batches of crops in inference mode."""
-        return np.concatenate([self._infer(crops).numpy() for crops in batches])
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return copies of the network's arrays by name."""
-        return keras_network.get_weights(self.model)
-
-    def assign(self, arrays: dict[str, np.ndarray]) -> None:
-        """Set the network's arrays by name."""
-        keras_network.set_weights(self.model, arrays)
-
-
-def dropout(x: tf.Tensor, keep: float, seed: tf.Tensor | None) -> tf.Tensor:
-    """Keep a share of the numbers, divided by the share; stateless. Without a seed, keep all."""
-    return x if keep == 1.0 or seed is None else tf.nn.experimental.stateless_dropout(x, 1 - keep, seed)
 
 
 class Head(Protocol):
@@ -248,7 +161,7 @@ class Learner:
     def step(self, inputs: tf.Tensor, labels: np.ndarray, position: int, rate: float) -> Sums:
         """Train on one batch, in micro-batches.
 
-        inputs: crops (n, 160, 160, 3) or features (n, ...). labels: (n,). position: of the stream. rate: the learning
+        inputs: crops (n, s, s, 3) or features (n, ...). labels: (n,). position: of the stream. rate: the learning
         rate. Raise NotFinite.
         """
         n, parts, sums = len(labels), [], np.zeros(3)
@@ -345,15 +258,10 @@ class Learner:
 
     def network_weights(self, *, average: bool) -> dict[str, np.ndarray]:
         """Return the network's arrays; with `average`, moving averages of those that trained."""
-        arrays = self.net.arrays()
+        means = {}
         if average and self._averages and self.stage.trains != "head":
-            means = {id(v): mean for v, mean in zip(self.variables, self._averages, strict=True)}
-            arrays |= {
-                name: means[id(v)].numpy()
-                for name, v in keras_network.variables_by_name(self.net.model).items()
-                if id(v) in means
-            }
-        return arrays
+            means = {id(v): mean.numpy() for v, mean in zip(self.variables, self._averages, strict=True)}
+        return self.net.arrays(means)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the arrays of all that moves, except the network."""

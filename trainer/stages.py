@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +18,12 @@ from facegallery.embedder.errors import ModelError
 from facegallery.embedder.files import make_folder
 from facegallery.embedder.spec import Part
 from facegallery.trainer import checkpoints, losses, teacher, views
-from facegallery.trainer.batches import Data, Stream, TrainingCrops, plain_crops
+from facegallery.trainer.batches import Data, Stream, plain_crops
 from facegallery.trainer.checkpoints import Arrays, RunState
 from facegallery.trainer.delivery import Delivery, Trained, figures
-from facegallery.trainer.learner import Distilled, Head, Learner, NotFinite, Softmax, Sums, TrainableNetwork
+from facegallery.trainer.faces import TrainingCrops
+from facegallery.trainer.learner import Distilled, Head, Learner, NotFinite, Softmax, Sums
+from facegallery.trainer.network import TrainableNetwork
 from facegallery.trainer.recipe import Recipe, Stage
 from facegallery.trainer.views import Views
 
@@ -68,7 +71,8 @@ class Run:
         self.folder, self.part, self.start, self.recipe, self.data = make_folder(folder), part, start, recipe, data
         self.seed, self.keep, self.compute = settings.seed, settings.keep, settings.compute
         self.report = settings.report
-        self.delivery = Delivery(self.folder, part, start, recipe, data.validation)
+        validation = data.validation.seen_by(part) if data.validation else None
+        self.delivery = Delivery(self.folder, part, start, recipe, validation)
         self.net = TrainableNetwork(start, part, self.compute.precision)
         self.photos, self.head = self._lesson()
         self.progress, self._saved = RunState(seconds=[0.0] * len(recipe.stages)), 0.0
@@ -76,30 +80,24 @@ class Run:
 
     def _lesson(self) -> tuple[TrainingCrops, Head]:
         """Return what is learnt: people's names, or teachers' vectors, computed once and kept in the folder."""
-        photos = self.data.train
-        if not self.recipe.teacher:
-            rule = self.recipe
+        photos, rule = self.data.train.seen_by(self.part), self.recipe
+        if not rule.teacher:
             return photos, Softmax(self.net.dimension, len(photos.people), self.seed, rule.scale, rule.margin)
-        vectors, usable = teacher.side_by_side([self._as_seen_by(name) for name in self.recipe.teacher])
-        if left_out := len(photos) - int(usable.sum()):
-            log.info(
-                "%s: %s photos are left out: the teacher finds no face on their crops", self.part.name, f"{left_out:,}"
-            )
-        return photos.numbered(usable), Distilled(vectors[usable])
+        vectors = teacher.side_by_side([self._as_seen_by(name) for name in rule.teacher])
+        return photos.numbered(), Distilled(self.net.taught(vectors))
 
-    def _as_seen_by(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return one teacher's vectors, and which photos have one.
+    def _as_seen_by(self, name: str) -> np.ndarray:
+        """Return one teacher's vectors.
 
         Vectors of the network itself are kept in its folder; those of others serve every network of the training.
         """
-        path = (self.folder if name == teacher.ITSELF else self.folder.parent) / f"teacher-{name}.safetensors"
+        folder = self.folder if name == teacher.ITSELF else self.folder.parent
+        path = folder / f"teacher-{hashlib.sha256(name.encode()).hexdigest()[:16]}.safetensors"
         if not path.exists():
             log.info("%s: %s photos as %s sees them", self.part.name, f"{len(self.data.train):,}", name)
             own = self.delivery.store(self.start, changed=False)
-            vectors, usable = teacher.vectors(name, own, self.data.train, self.compute)
-            checkpoints.write(path, {"vectors": vectors, "usable": usable})
-        found = checkpoints.read(path)[0]
-        return found["vectors"], found["usable"]
+            checkpoints.write(path, {"vectors": teacher.vectors(name, own, self.data.train, self.compute)})
+        return checkpoints.read(path)[0]["vectors"]
 
     def train(self) -> Trained:
         """Run all stages from the state of the folder on."""
@@ -123,17 +121,11 @@ class Run:
         arrays, state = found
         self.progress = p = RunState(**state)
         if p.moved:
-            self._use({k.removeprefix("network/"): v for k, v in arrays.items() if k.startswith("network/")})
+            network = {k.removeprefix("network/"): v for k, v in arrays.items() if k.startswith("network/")}
+            self.net = self.net.with_arrays(network)
         self.report(p.history)
         log.info("%s: resuming in stage %d, epoch %d, batch %d", self.part.name, p.stage + 1, p.epoch + 1, p.step + 1)
         return arrays
-
-    def _use(self, arrays: Arrays) -> None:
-        """Set the network's weights, whose dimension may be another."""
-        if arrays["Bottleneck/kernel"].shape[-1] != self.net.dimension:
-            self.net = TrainableNetwork(arrays, self.part, self.compute.precision)
-        else:
-            self.net.assign(arrays)
 
     @property
     def _stage(self) -> Stage:
@@ -226,13 +218,13 @@ class Run:
 
     def _solve(self) -> None:
         """Solve the bottleneck by least squares, as the only epoch of the stage."""
-        p, features = self.progress, self._views("bottleneck")
+        p, features = self.progress, self._views(self.net.architecture.SOLVED_FROM)
         assert isinstance(self.head, Distilled)
         labels = np.repeat(self.photos.labels, self._stream.rule.copies)
-        solved = teacher.solve(features, self.head.targets[labels], self._stage.weight_decay)
-        self._use(self.net.arrays() | solved)
+        kernel, bias = teacher.solve(features, self.head.targets[labels], self._stage.weight_decay)
+        self.net = self.net.with_solved(kernel, bias)
         checkpoints.write(self.folder / "solved.safetensors", self.net.arrays())
-        plain = features[0] @ solved["Bottleneck/kernel"] + solved["Bottleneck_BatchNorm/beta"]
+        plain = features[0] @ kernel + bias
         batches = [slice(i, i + self._stage.batch) for i in range(0, len(plain), self._stage.batch)]
         each = [self.head.judged(tf.constant(plain[some]), tf.constant(labels[some])) for some in batches]
         loss, right = (float(np.concatenate(of).sum()) for of in zip(*each, strict=True))

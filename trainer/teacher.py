@@ -6,67 +6,59 @@ needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError
-from facegallery.embedder.network.architecture import EPSILON
 from facegallery.embedder.network.preprocess import unit
 from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights import store
-from facegallery.trainer.batches import TrainingCrops, canvases
+from facegallery.trainer.faces import TrainingFaces
 
-ITSELF, SFACE = "itself", "sface"
+ITSELF = "itself"
 BLOCK = 4096  # photos whose features are in memory as float64
-LEAST_PHOTOS = 100  # photos from which a linear map of about 1,800 features is solved
+LEAST_PHOTOS = 100  # photos from which a linear map is solved
 
 
-def vectors(name: str, part: Part, photos: TrainingCrops, compute: Compute) -> tuple[np.ndarray, np.ndarray]:
-    """Return a teacher's vectors, float32 (n, d) of unit length, and whether each photo has one (n,).
+def vectors(name: str, part: Part, faces: TrainingFaces, compute: Compute) -> np.ndarray:
+    """Return a teacher's vectors, float32 (n, d) of unit length, mirror images averaged in.
 
-    Mirror images are averaged in. name: 'itself' (the network before training), 'sface' or a known model. Raise
-    ModelError where weights are missing.
+    name: 'itself' (the network before training) or any model, which sees the faces by its own rule. Raise ModelError
+    where weights are missing.
     """
-    of_crops = _teacher(name, part, photos.border, compute)
-    answers = [of_crops(block) for block in canvases(photos)]
-    return np.concatenate([x for x, _ in answers]), np.concatenate([found for _, found in answers])
+    model = store.open_spec(FaceSpec(parts=(part,))) if name == ITSELF else store.open_model(name)
+    embed = Embedder(replace(model, spec=replace(model.spec, flip=True)), compute)
+    return np.concatenate([embed(block, faces.rule) for block in faces.pictures()])
 
 
-def side_by_side(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Join the answers of several teachers about the same photos, each with equal weight.
+def side_by_side(answers: Sequence[np.ndarray]) -> np.ndarray:
+    """Join the vectors of several teachers of the same photos, each with equal weight: float32 (n, d) of unit length.
 
-    Return float32 (n, d) of unit length, and whether all teachers have a vector (n,). Raise DataError where they have
-    fewer than LEAST_PHOTOS.
+    Raise DataError for fewer than LEAST_PHOTOS.
     """
-    usable = np.logical_and.reduce([found for _, found in answers])
-    if usable.sum() < LEAST_PHOTOS:
+    if len(answers[0]) < LEAST_PHOTOS:
         raise DataError(
-            f"expected {LEAST_PHOTOS} crops or more that a teacher finds a face on, received {usable.sum()}: "
+            f"expected {LEAST_PHOTOS} crops or more to learn from a teacher, received {len(answers[0])}: "
             "align more photos"
         )
-    return unit(np.concatenate([x for x, _ in answers], axis=1)).astype(np.float32), usable
+    return unit(np.concatenate(answers, axis=1)).astype(np.float32)
 
 
-def _teacher(
-    name: str, part: Part, border: int, compute: Compute
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Return the function from crops with their border to unit vectors (n, d) and found (n,)."""
-    if name == SFACE:
-        from facegallery.embedder.faces.sface import SFace
+def projected(vectors: np.ndarray, dimension: int) -> np.ndarray:
+    """Return vectors (n, d) in so many dimensions, float32 (n, dimension) of unit length.
 
-        return SFace(compute)
-    spec = FaceSpec(parts=(part,)) if name == ITSELF else store.open_model(name).spec
-    embed = Embedder(store.open_spec(replace(spec, flip=True)), compute)
-
-    def of_centres(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inner = slice(border, block.shape[1] - border)
-        return embed(block[:, inner, inner]), np.ones(len(block), bool)
-
-    return of_centres
+    They keep the directions that hold most of the vectors' squares, so that cosines change least; vectors that have no
+    more dimensions get zeros.
+    """
+    missing = dimension - vectors.shape[1]
+    if missing >= 0:
+        return np.pad(vectors, ((0, 0), (0, missing)))
+    _, axes = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
+    return unit(vectors @ axes[:, : -dimension - 1 : -1]).astype(np.float32)
 
 
 def sha256s(networks: Sequence[str]) -> list[str]:
@@ -78,12 +70,11 @@ def sha256s(networks: Sequence[str]) -> list[str]:
     return found
 
 
-def solve(views: Sequence[np.ndarray], targets: np.ndarray, ridge: float) -> dict[str, np.ndarray]:
-    """Solve the bottleneck that maps features to targets by least squares.
+def solve(views: Sequence[np.ndarray], targets: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Solve the linear map from features to targets by least squares: float32 kernel (m, d) and bias (d,).
 
-    views: features (n, m) of each view. targets: (n, d). ridge: relative to the number of rows. Return
-    `Bottleneck/kernel` (m, d) and its batch norm. The solution is ridge regression on features of mean 0 and deviation
-    1.
+    views: features (n, m) of each view. targets: (n, d). ridge: relative to the number of rows. The solution is ridge
+    regression on features of mean 0 and deviation 1.
     """
     mean, deviation = views[0].mean(axis=0, dtype=np.float64), views[0].std(axis=0, dtype=np.float64) + 1e-3
     centre = targets.mean(axis=0, dtype=np.float64)
@@ -95,10 +86,4 @@ def solve(views: Sequence[np.ndarray], targets: np.ndarray, ridge: float) -> dic
             products += x.T @ (targets[i : i + BLOCK] - centre)
     n = len(views) * len(targets)
     kernel = np.linalg.solve(moments + ridge * n * np.eye(len(mean)), products) / deviation[:, None]
-    zeros = np.zeros(targets.shape[1], np.float32)
-    return {
-        "Bottleneck/kernel": kernel.astype(np.float32),
-        "Bottleneck_BatchNorm/beta": (centre - mean @ kernel).astype(np.float32),
-        "Bottleneck_BatchNorm/moving_mean": zeros,
-        "Bottleneck_BatchNorm/moving_variance": zeros + np.float32(1 - EPSILON),
-    }
+    return kernel.astype(np.float32), (centre - mean @ kernel).astype(np.float32)

@@ -90,7 +90,7 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, options: Training
         raise InputError("expected --precision auto, f32 or bf16 to train in, received int8: leave it out")
     recipe, compute = recipe.with_epochs(options.epochs), choose(options.compute)
     model = store.open_model(source)
-    model.check_facenet("train")
+    model.check_trainable()
     _check_batch_norm(model, recipe)
     _check_teacher(recipe)
     data = batches.read(crops, options.validate, options.seed)
@@ -285,11 +285,12 @@ def _read_done(folder: Path) -> Trained | None:
 def _spec(source: FaceSpec, data: Data, parts: list[Part]) -> FaceSpec:
     """Return the source's contract with the crops' rule and the new parts.
 
-    The rule has no border, which only training uses.
+    The rule has no border, which only training uses, and windows only where the source has them.
     """
     spec = source.with_crop(data.spec)
     parts = [replace(part, weight=before.weight) for part, before in zip(parts, source.parts, strict=True)]
-    return replace(spec, parts=tuple(parts), crop=replace(spec.crop, border=0), runtime="", precision="")
+    rule = replace(spec.crop, border=0, window=source.crop.window)
+    return replace(spec, parts=tuple(parts), crop=rule, runtime="", precision="")
 
 
 def _finish(job: _Job, trained: list[Trained], head: dict[str, Any]) -> Result:

@@ -128,7 +128,7 @@ def stored(
     region: as `take` returns it; None for a crop of an earlier version, taken to lie inside its photo.
     """
     if box is None:
-        return plain_crop(align.centre(pixels, rule))
+        return plain_crop(pixels, rule.border)
     x0, y0, x1, y1 = box = tuple(float(np.float32(value)) for value in box)  # as rows store them
     if region is None:
         region = align.crop_box((x0, y0, x1, y1), rule, 1 << 30, 1 << 30)
@@ -146,30 +146,60 @@ def seen_by(part: Part, faces: Sequence[FacePicture], rule: CropRule) -> np.ndar
     return seen if part.colour == "RGB" else np.ascontiguousarray(seen[..., ::-1])
 
 
+def with_border(part: Part, face: FacePicture, rule: CropRule, border: int) -> np.ndarray:
+    """Return what a network sees of a face, and what lies around it: uint8 (s, s, 3), s = part.size + 2 x border.
+
+    The centre is exactly what `seen_by` returns. The stored pixels' edges are repeated beyond them.
+    """
+    points = part.crop != "box" and face.points is not None
+    wide = _pointed(face, rule, part.size, border) if points else _widened(face, rule, part.size, border)
+    if part.colour != "RGB":
+        wide = np.ascontiguousarray(wide[..., ::-1])
+    inner = slice(border, border + part.size)
+    wide[inner, inner] = seen_by(part, [face], rule)[0]
+    return wide
+
+
+def _widened(face: FacePicture, rule: CropRule, size: int, border: int) -> np.ndarray:
+    """Return the box with its margin and a border: uint8 (s, s, 3), s = size + 2 x border."""
+    box = _box_within(face, rule)
+    step = np.tile((box[2:] - box[:2]) / size, 2)
+    pad = math.ceil(border * step.max()) + EDGE
+    wide = Image.fromarray(np.pad(face.pixels, ((pad, pad), (pad, pad), (0, 0)), "edge"))
+    of = tuple((box + pad + border * step * (-1, -1, 1, 1)).tolist())
+    side = size + 2 * border
+    return np.array(wide.resize((side, side), Image.Resampling.BILINEAR, box=of))
+
+
 def boxed(face: FacePicture, rule: CropRule, size: int) -> np.ndarray:
     """Return the face's box with its margin, stretched to uint8 (size, size, 3): a crop without its border."""
+    return _resized(face.pixels, _box_within(face, rule), size)
+
+
+def _box_within(face: FacePicture, rule: CropRule) -> np.ndarray:
+    """Return where the box with its margin lies in what is stored: left, top, right, bottom, float64 (4,)."""
     if not rule.window:
-        return _resized(align.centre(face.pixels, rule), None, size)
+        height, width = face.pixels.shape[:2]
+        return np.array([rule.border, rule.border, width - rule.border, height - rule.border], np.float64)
     left, top, right, bottom = face.shown
     inside = align.crop_box(face.box, rule, int(right), int(bottom))
     corner = np.array([left, top, left, top])
-    box = (np.maximum(inside, corner) - corner) / np.tile(face.steps, 2)
-    return _resized(face.pixels, box, size)
+    return np.asarray((np.maximum(inside, corner) - corner) / np.tile(face.steps, 2))
 
 
-def _resized(pixels: np.ndarray, box: np.ndarray | None, size: int) -> np.ndarray:
-    """Stretch pixels, or a box of them, to (size, size, 3), antialiased."""
-    if box is not None and (box == box.astype(int)).all():
+def _resized(pixels: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
+    """Stretch a box of pixels to (size, size, 3), antialiased."""
+    of: tuple[float, float, float, float] | None = tuple(box.tolist())
+    if (box == box.astype(int)).all():
         left, top, right, bottom = box.astype(int)
-        pixels, box = pixels[top:bottom, left:right], None
-    if box is None and pixels.shape[:2] == (size, size):
-        return pixels
-    of = None if box is None else tuple(box.tolist())
+        pixels, of = pixels[top:bottom, left:right], None
+        if pixels.shape[:2] == (size, size):
+            return pixels
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box=of))
 
 
-def _pointed(face: FacePicture, rule: CropRule, size: int) -> np.ndarray:
-    """Return the face with its points moved to the template; its box where it has no points."""
+def _pointed(face: FacePicture, rule: CropRule, size: int, border: int = 0) -> np.ndarray:
+    """Return the face with its points moved to the template, and a border; its box where it has no points."""
     if face.points is None:
         return boxed(face, rule, size)
     height, width = face.pixels.shape[:2]
@@ -178,19 +208,19 @@ def _pointed(face: FacePicture, rule: CropRule, size: int) -> np.ndarray:
     step = wanted if wanted > SHRINK * step else step
     to = np.maximum(1, np.rint(face.steps * (width, height) / step)).astype(int)
     if (to == (width, height)).all():
-        return warped(face.pixels, points, size)
+        return warped(face.pixels, points, size, border)
     smaller = Image.fromarray(face.pixels).resize((int(to[0]), int(to[1])), Image.Resampling.BILINEAR)
-    return warped(np.asarray(smaller), (points + 0.5) * to / (width, height) - 0.5, size)
+    return warped(np.asarray(smaller), (points + 0.5) * to / (width, height) - 0.5, size, border)
 
 
-def warped(pixels: np.ndarray, points: np.ndarray, size: int = TEMPLATE_SIDE) -> np.ndarray:
-    """Move five points (5, 2) to the template: uint8 RGB (h, w, 3) -> uint8 RGB (size, size, 3), bilinear.
+def warped(pixels: np.ndarray, points: np.ndarray, size: int = TEMPLATE_SIDE, border: int = 0) -> np.ndarray:
+    """Move five points (5, 2) to the template: uint8 RGB (h, w, 3) -> (s, s, 3), s = size + 2 x border, bilinear.
 
     The edges of the pixels are repeated beyond them.
     """
-    scale = size / TEMPLATE_SIDE
-    a, b = similarity(points, (ARCFACE + 0.5) * scale - 0.5)
-    corners = (((CORNERS + 0.5) * scale - 0.5) @ (1, 1j) - b) / a
+    scale, side = size / TEMPLATE_SIDE, size + 2 * border
+    a, b = similarity(points, (ARCFACE + 0.5) * scale - 0.5 + border)
+    corners = (((CORNERS + 0.5) * (side / TEMPLATE_SIDE) - 0.5) @ (1, 1j) - b) / a
     height, width = pixels.shape[:2]
     beyond = max(-corners.real.min(), -corners.imag.min(), corners.real.max() - width, corners.imag.max() - height, 0)
     pad = min(math.ceil(beyond) + EDGE, 2 * max(height, width))
@@ -198,7 +228,7 @@ def warped(pixels: np.ndarray, points: np.ndarray, size: int = TEMPLATE_SIDE) ->
     back, shift = 1 / a, -b / a - (0.5 + 0.5j) / a + 0.5 + 0.5j  # the centres of Pillow's pixels lie at half numbers
     matrix = back.real, -back.imag, shift.real, back.imag, back.real, shift.imag
     wide = Image.fromarray(np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), "edge"))
-    return np.asarray(wide.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+    return np.array(wide.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
 
 
 def read(
@@ -208,8 +238,8 @@ def read(
     return stored(align.read_crop(png, rule, owner), align.region_of(png), box, landmarks, rule)
 
 
-def plain_crop(pixels: np.ndarray) -> FacePicture:
-    """Return a crop without a border, uint8 RGB (size, size, 3), of a face whose place in a photo is not known."""
-    height, width = pixels.shape[:2]
-    whole = (0.0, 0.0, float(width), float(height))
-    return FacePicture(pixels, whole, whole, None)
+def plain_crop(pixels: np.ndarray, border: int = 0) -> FacePicture:
+    """Return a crop, uint8 RGB (s, s, 3), s = size + 2 x border, of a face whose place in a photo is not known."""
+    height, width = (float(side - 2 * border) for side in pixels.shape[:2])
+    shown = -border, -border, width + border, height + border
+    return FacePicture(pixels, shown, (0.0, 0.0, width, height), None)

@@ -1,4 +1,4 @@
-"""Build SFace as a Keras model, the twin of `sface_network`, for GPUs."""
+"""Build SFace as a Keras model, the twin of `sface_network`, for training and GPUs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import keras
 import numpy as np
 from keras import layers
 
-from facegallery.embedder.network.sface_network import EPSILON, HALVING, LAST_EPSILON, LAYERS, NORM, SIDE, shapes
+from facegallery.embedder.network.keras_network import MOMENTUM
+from facegallery.embedder.network.sface_network import EPSILON, HALVING, LAST_EPSILON, LAYERS, SIDE, shapes
+
+NAMES = {"kernel": "weight", "alpha": "gamma", "moving_variance": "moving_var"}  # of Keras' variables, in the arrays
+KERAS = {"depthwise": (2, 3, 0, 1), "convolution": (2, 3, 1, 0), "dense": (1, 0)}  # of the arrays' axes, in Keras
+STORED = {"depthwise": (2, 3, 0, 1), "convolution": (3, 2, 0, 1), "dense": (1, 0)}  # of Keras' axes, in the arrays
 
 
 def build() -> keras.Model:
@@ -16,13 +21,16 @@ def build() -> keras.Model:
     faces = keras.Input((SIDE, SIDE, 3), name="faces")
     x = layers.Rescaling(1.0, name="input")(faces)  # its numbers are set by `load`
 
+    def norm(x: keras.KerasTensor, name: str, epsilon: float) -> keras.KerasTensor:
+        return layers.BatchNormalization(momentum=MOMENTUM, epsilon=epsilon, name=name)(x)
+
     def block(x: keras.KerasTensor, name: str, channels: int, size: int, stride: int = 1) -> keras.KerasTensor:
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x) if size > 1 else x
         if name.endswith("_dw"):
             x = layers.DepthwiseConv2D(size, stride, use_bias=False, name=f"{name}_conv2d")(x)
         else:
             x = layers.Conv2D(channels, size, stride, use_bias=False, name=f"{name}_conv2d")(x)
-        x = layers.BatchNormalization(epsilon=EPSILON, name=f"{name}_batchnorm")(x)
+        x = norm(x, f"{name}_batchnorm", EPSILON)
         return layers.PReLU(shared_axes=[1, 2], name=f"{name}_relu")(x)
 
     wanted = shapes()
@@ -30,10 +38,10 @@ def build() -> keras.Model:
     for i in range(2, LAYERS + 1):
         x = block(x, f"conv_{i}_dw", 0, 3, 2 if i in HALVING else 1)
         x = block(x, f"conv_{i}", wanted[f"conv_{i}_conv2d_weight"][0], 1)
-    x = layers.BatchNormalization(epsilon=LAST_EPSILON, name="bn1")(x)
+    x = norm(x, "bn1", LAST_EPSILON)
     x = layers.Flatten(name="flat")(layers.Permute((3, 1, 2), name="channels_first")(x))
     x = layers.Dense(wanted["pre_fc1_bias"][0], name="pre_fc1")(x)
-    return keras.Model(faces, layers.BatchNormalization(epsilon=LAST_EPSILON, name="fc1")(x), name="sface")
+    return keras.Model(faces, norm(x, "fc1", LAST_EPSILON), name="sface")
 
 
 def load(arrays: Mapping[str, np.ndarray]) -> keras.Model:
@@ -41,21 +49,31 @@ def load(arrays: Mapping[str, np.ndarray]) -> keras.Model:
     net = build()
     mean, scale = (float(arrays[f"scalar_op{i}"][0]) for i in (1, 2))
     net.get_layer("input").scale, net.get_layer("input").offset = scale, -mean * scale
-    for layer in net.layers:
-        if layer.weights:
-            layer.set_weights(_weights_of(layer, arrays))
+    set_weights(net, arrays)
     return net
 
 
-def _weights_of(layer: keras.Layer, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    name = layer.name
-    match layer:
-        case layers.DepthwiseConv2D():
-            return [arrays[f"{name}_weight"].transpose(2, 3, 0, 1)]
-        case layers.Conv2D():
-            return [arrays[f"{name}_weight"].transpose(2, 3, 1, 0)]
-        case layers.PReLU():
-            return [arrays[f"{name}_gamma"].reshape(1, 1, -1)]
-        case layers.Dense():
-            return [arrays[f"{name}_weight"].T, arrays[f"{name}_bias"]]
-    return [arrays[f"{name}_{part}"] for part in NORM]
+def variables_by_name(model: keras.Model) -> dict[str, keras.Variable]:
+    """Return every weight by the name of its array, such as 'pre_fc1_weight' or 'bn1_moving_var'."""
+    return {
+        f"{layer.name}_{NAMES.get(v.name, v.name)}": v
+        for layer in model.layers
+        for v in layer.weights
+        if v.dtype == "float32"
+    }
+
+
+def set_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
+    """Set every weight by the name of its array."""
+    for name, variable in variables_by_name(model).items():
+        variable.assign(_turned(arrays[name], name, KERAS).reshape(variable.shape))
+
+
+def as_array(name: str, value: np.ndarray) -> np.ndarray:
+    """Return a variable's value as the array of that name holds it."""
+    return np.ascontiguousarray(_turned(value, name, STORED).reshape(shapes()[name]))
+
+
+def _turned(x: np.ndarray, name: str, axes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    kind = "depthwise" if name.endswith("_dw_conv2d_weight") else "convolution" if x.ndim == 4 else "dense"
+    return x.transpose(axes[kind]) if name.endswith("_weight") else x

@@ -23,7 +23,7 @@ from facegallery.embedder.weights.download import download
 from facegallery.embedder.weights.folder import models_folder, sha256_of, stored_file
 from facegallery.embedder.weights.known import COMPOSED, KNOWN, KnownWeights, PypiSource, UrlSource
 from facegallery.embedder.weights.onnx_import import Seen, import_onnx
-from facegallery.embedder.weights.store import is_sound, store_part, store_sface
+from facegallery.embedder.weights.store import is_sound, store_arrays, store_part
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def _check_hash(known: KnownWeights | DetectorWeights, file: Path) -> None:
 def _convert(known: KnownWeights, file: Path) -> Part:
     _check_hash(known, file)
     if known.network == "sface":
-        return store_sface(known, onnx_file.dequantised(onnx_file.constants(file)))
+        return store_arrays(onnx_file.dequantised(onnx_file.constants(file)), known.part, known.sha256)
     return store_part(formats.read(file), known.name, known.standardisation, zoom=known.zoom, pinned=known.sha256)
 
 

@@ -26,7 +26,7 @@ from facegallery.embedder.weights.folder import (
     stored_specs,
 )
 from facegallery.embedder.weights.formats import Arrays
-from facegallery.embedder.weights.known import COMPOSED, KNOWN, ZOOMS, KnownWeights
+from facegallery.embedder.weights.known import COMPOSED, KNOWN, ZOOMS
 
 Weights = Mapping[str, np.ndarray] | bytes  # arrays, or an ONNX file
 
@@ -90,6 +90,15 @@ class Model:
                 raise InputError(
                     f"expected FaceNet to {purpose}, {part.name} is another network ({part.network}): "
                     "take msceleb, casia, duo or a model trained from these"
+                )
+
+    def check_trainable(self) -> None:
+        """Raise InputError where a network is an ONNX file, whose layers nobody here knows."""
+        for part in self.spec.parts:
+            if part.network == "onnx":
+                raise InputError(
+                    f"expected networks that can be trained, {part.name} was imported as ONNX: "
+                    "take sface, msceleb, casia, duo, trio or a model trained from these"
                 )
 
     def verify(self, i: int) -> None:
@@ -214,22 +223,23 @@ def store_part(
     zoom: float = 1.0,
     pinned: str | None = None,
 ) -> Part:
-    """Write weights under their own hash in data/models; return the network.
+    """Write FaceNet's weights under their own hash in data/models; return the network.
 
-    parent: sha256 of the weights that these were finetuned from. pinned: the expected sha256; raise ModelError for
-    another.
+    parent: sha256 of the weights that these were finetuned from. pinned: as for `store_arrays`.
     """
-    data, digest = _serialised(arrays, name, pinned)
-    part = Part(name, digest, int(arrays["Bottleneck/kernel"].shape[-1]), standardisation, parent, zoom)
+    return store_arrays(arrays, Part(name, "", 0, standardisation, parent, zoom), pinned)
+
+
+def store_arrays(arrays: Arrays, part: Part, pinned: str | None = None) -> Part:
+    """Write weights under their own hash in data/models; return `part` with this hash and the weights' dimension.
+
+    pinned: the expected sha256; raise ModelError for another.
+    """
+    data, digest = _serialised(arrays, part.name, pinned)
+    dimension = arrays["Bottleneck/kernel"].shape[-1] if part.network == FACENET else part.dimension
+    part = replace(part, sha256=digest, dimension=int(dimension))
     write_part(part, data)
     return part
-
-
-def store_sface(known: KnownWeights, arrays: Arrays) -> Part:
-    """Write SFace's weights under their own hash; raise ModelError unless it is the pinned one."""
-    data, _ = _serialised(arrays, known.name, known.sha256)
-    write_part(known.part, data)
-    return known.part
 
 
 def _serialised(arrays: Arrays, name: str, pinned: str | None) -> tuple[bytes, str]:

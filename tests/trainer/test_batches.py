@@ -6,9 +6,11 @@ import tensorflow as tf
 
 from facegallery.embedder.errors import DataError
 from facegallery.trainer import augment, batches, recipe
+from facegallery.embedder.spec import Part
 from facegallery.trainer.batches import NOTHING, Stream, plain_crops, read, samples
 from tests import crops, synthetic
 
+FACENET = Part("facenet", "", 128, "fixed")
 HOMEWORK, QUICK = recipe.read("homework").augmentation, recipe.read("quick").augmentation
 
 
@@ -20,14 +22,13 @@ def everything(stream: Stream, start: int, batch: int, steps: int) -> tuple[np.n
 @pytest.fixture(scope="module")
 def bordered(tmp_path_factory):
     rows = [crops.row(p, f, side=200) for p in range(3) for f in range(2)]
-    return read(crops.write(tmp_path_factory.mktemp("b") / "crops", rows, border=20)).train
+    return read(crops.write(tmp_path_factory.mktemp("b") / "crops", rows, border=20)).train.seen_by(FACENET)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return read(
-        crops.write(tmp_path_factory.mktemp("p") / "crops", [crops.row(p, f) for p in range(3) for f in range(2)])
-    ).train
+    rows = [crops.row(p, f) for p in range(3) for f in range(2)]
+    return read(crops.write(tmp_path_factory.mktemp("p") / "crops", rows)).train.seen_by(FACENET)
 
 
 # which rows -----------------------------------------------------------------
@@ -122,7 +123,7 @@ def test_a_damaged_crop_is_one_line(tmp_path):
     whole = crops.row(0, 0).crop
     data = read(crops.write(tmp_path / "crops", [crops.row(0, 0, crop=whole[:60] + bytes(200)), crops.row(1, 0)]))
     with pytest.raises(DataError, match="damaged"):
-        list(plain_crops(data.train))
+        list(plain_crops(data.train.seen_by(FACENET)))
 
 
 def test_the_digest_follows_pixels_and_names(tmp_path):
@@ -154,10 +155,9 @@ def test_given_crops_validate(tmp_path):
         tmp_path / "given", [crops.row(p, f, side=200) for p in range(60, 62) for f in range(2)], border=20
     )
     data = read(train, given)
-    assert len(data.train) == 100 and len(data.validation) == 4 and data.validation.border == 20
-    assert np.array_equal(
-        np.concatenate(list(plain_crops(data.validation)))[0], crops.picture(60, 0, 200)[20:180, 20:180]
-    )
+    held = data.validation.seen_by(FACENET)
+    assert len(data.train) == 100 and len(held) == 4 and held.border == 20
+    assert np.array_equal(np.concatenate(list(plain_crops(held)))[0], crops.picture(60, 0, 200)[20:180, 20:180])
     single = crops.write(tmp_path / "single", [crops.row(p, 0) for p in range(4)])
     with pytest.raises(DataError, match="two photos"):
         read(train, single)
