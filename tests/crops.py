@@ -47,10 +47,23 @@ def row(person: int, photo: int, split: str | None = None, side: int = 160, **ch
     return Row(**fields | changes)
 
 
-def write(folder: Path, rows: Iterable[Row], border: int = 0, per_shard: int = 16) -> Path:
-    """A finished data set of crops."""
+def face_rows(photos: dict[tuple[int, int], np.ndarray], rule: CropRule) -> list[Row]:
+    """The faces of photos of people, (person, photo) -> uint8 RGB, as `rule` stores them, with box and landmarks."""
+    from facegallery.embedder.faces import align, picture
+    from facegallery.embedder.faces.mtcnn import MtcnnDetector
+
+    rows = []
+    for (person, number), photo, faces in zip(photos, photos.values(), MtcnnDetector()([*photos.values()]), strict=True):
+        face = align.order_faces(faces, photo.shape[1], photo.shape[0])[0]
+        stored = align.to_png(*picture.take(photo, face.box, face.landmarks, rule))
+        rows.append(row(person, number, crop=stored, box=face.box, landmarks=face.landmarks))
+    return rows
+
+
+def write(folder: Path, rows: Iterable[Row], border: int = 0, per_shard: int = 16, window: int = 0) -> Path:
+    """A finished data set of crops, or of windows."""
     rows = list(rows)
-    spec = FaceSpec(crop=CropRule(border=border))
+    spec = FaceSpec(crop=CropRule(border=border, window=window))
     writer = DataSetWriter(folder, spec, {}, [Entry(r.image, 1, 1) for r in rows], WriterOptions(per_shard=per_shard))
     by_image = {r.image: r for r in rows}
     for shard, entries in writer.pending():
@@ -72,6 +85,22 @@ def tiny_upper(make: Builder, x: Any) -> Any:
     branches = [make.conv(x, 8, 3, f"Mixed_7a_Branch_{i}", 2, "valid") for i in range(2)]  # (n, 4, 4, 8)
     x = make.concatenate(branches, "Mixed_7a_Concatenate")
     return make.bottleneck(make.residual(x, x, 0.5, "Block8_1", relu=True))
+
+
+def tiny_sface(put: Callable[[Any, str, Any], None] = setattr) -> dict[str, np.ndarray]:
+    """Give SFace few channels, and return weights by chance. put: a monkeypatch's setattr."""
+    from facegallery.embedder.network import sface_network
+
+    put(sface_network, "CHANNELS", (8,) * 13)
+    chance = np.random.default_rng(0)
+    arrays = {"scalar_op1": np.array([127.5], np.float32), "scalar_op2": np.array([1 / 128], np.float32)}
+    for name, shape in sface_network.shapes().items():
+        if name.endswith(("_gamma", "_moving_var")):
+            values = chance.uniform(0.5, 1.5, shape) * (0.25 if name.endswith("_relu_gamma") else 1)
+        else:
+            values = chance.normal(0, 1 / np.sqrt(max(1, np.prod(shape[1:]))), shape)
+        arrays.setdefault(name, values.astype(np.float32))
+    return arrays
 
 
 def random_arrays(dimension: int = 8, folded: bool = False, seed: int = 0) -> dict[str, np.ndarray]:

@@ -62,7 +62,7 @@ class _Layers:
             x = self.norm(_convolved(x, kernel, stride, depthwise=depthwise), norm)
         else:
             factor, bias = self._folded(norm)
-            kernel *= factor[:, None] if depthwise else factor
+            kernel = kernel * (factor[:, None] if depthwise else factor)
             x = tf.nn.bias_add(_convolved(x, kernel, stride, depthwise=depthwise), bias)
         return tf.maximum(x, 0.0) + self._layers[f"{name}_relu"].alpha.value * tf.minimum(x, 0.0)
 
