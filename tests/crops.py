@@ -53,7 +53,9 @@ def face_rows(photos: dict[tuple[int, int], np.ndarray], rule: CropRule) -> list
     from facegallery.embedder.faces.mtcnn import MtcnnDetector
 
     rows = []
-    for (person, number), photo, faces in zip(photos, photos.values(), MtcnnDetector()([*photos.values()]), strict=True):
+    for (person, number), photo, faces in zip(
+        photos, photos.values(), MtcnnDetector()([*photos.values()]), strict=True
+    ):
         face = align.order_faces(faces, photo.shape[1], photo.shape[0])[0]
         stored = align.to_png(*picture.take(photo, face.box, face.landmarks, rule))
         rows.append(row(person, number, crop=stored, box=face.box, landmarks=face.landmarks))

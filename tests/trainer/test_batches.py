@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from facegallery.embedder.errors import DataError
-from facegallery.trainer import augment, batches, recipe
 from facegallery.embedder.spec import Part
+from facegallery.trainer import augment, batches, recipe
 from facegallery.trainer.batches import NOTHING, Stream, plain_crops, read, samples
 from tests import crops, synthetic
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.optimize import least_squares
 
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.faces import align, picture
@@ -20,6 +21,7 @@ from tests.conftest import coloured
 BOXES = Part("boxes", "ab" * 32, 128, "affine")
 POINTS = Part("points", "cd" * 32, 128, "affine", crop="arcface", size=112)
 WINDOWS = CropRule(window=WINDOW)
+rng = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,7 @@ def test_vectors_are_opencvs(found, tmp_path, archives):
     import cv2
     import onnx
 
-    from tests.embedder.faces.test_sface import as_shipped
+    from tests.embedder.network.test_sface_network import as_shipped
 
     file = tmp_path / "sface.onnx"
     onnx.save(as_shipped(archives["sface"], 1), file)
@@ -161,3 +163,84 @@ def test_contracts_with_and_without_points():
     assert replace(both, crop=CropRule("32px", window=WINDOW)).fingerprint != both.fingerprint
     assert replace(both, crop=CropRule()).fingerprint == both.fingerprint, "what is stored changes no meaning"
     assert FaceSpec.from_json(both.to_json()) == both
+
+
+# the border that training needs ----------------------------------------------
+
+
+@pytest.mark.parametrize("part", [BOXES, replace(POINTS, colour="BGR")], ids=["box", "points"])
+@pytest.mark.parametrize("rule", [WINDOWS, CropRule(border=20), CropRule()], ids=["window", "border", "crop"])
+def test_the_centre_of_what_training_sees_is_what_the_network_sees(found, rule, part):
+    for photo, face in found[::5]:
+        one = stored(photo, face, rule)
+        wide, seen = picture.with_border(part, one, rule, 14), picture.seen_by(part, [one], rule)[0]
+        assert wide.shape == (part.size + 28,) * 2 + (3,) and np.array_equal(wide[14:-14, 14:-14], seen)
+
+
+def test_the_border_shows_what_lies_around_the_crop(found):
+    """Against the same crop of the whole photo, where the window has the pixels."""
+    for photo, face in found[:8]:
+        one = stored(photo, face, WINDOWS)
+        box = picture.with_border(BOXES, one, WINDOWS, 4)
+        assert np.corrcoef(box.ravel(), align.cut(photo, face.box, CropRule(border=4)).ravel())[0, 1] > 0.99
+        points = picture.with_border(POINTS, one, WINDOWS, 14)
+        direct = picture.warped(photo, np.reshape(face.landmarks, (5, 2)), border=14)
+        assert np.corrcoef(points.ravel(), direct.ravel())[0, 1] > 0.9
+        assert np.abs(points[14:-14, 14:-14].astype(int) - direct[14:-14, 14:-14]).mean() < 1
+
+
+def test_a_face_whose_place_is_not_known_is_its_crop_without_the_border():
+    pixels = rng.integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    face = picture.stored(pixels, None, None, None, CropRule(border=20))
+    assert np.array_equal(picture.seen_by(BOXES, [face], CropRule(border=20))[0], pixels[20:180, 20:180])
+
+
+# the similarity --------------------------------------------------------------
+
+
+def test_the_similarity_is_the_least_squares_one():
+    for _ in range(5):
+        points = picture.ARCFACE * rng.uniform(0.5, 2) + rng.uniform(-9, 9, (5, 2))
+
+        def residuals(p, points=points):
+            x, y = points.T
+            return np.concatenate(
+                [p[0] * x - p[1] * y + p[2] - picture.ARCFACE[:, 0], p[1] * x + p[0] * y + p[3] - picture.ARCFACE[:, 1]]
+            )
+
+        best = least_squares(residuals, [1.0, 0, 0, 0], xtol=1e-12, ftol=1e-12, gtol=1e-12).x
+        a, b = picture.similarity(points)
+        assert np.allclose([a.real, a.imag, b.real, b.imag], best, atol=1e-5)
+
+
+def test_a_turned_scaled_and_moved_face_comes_back_to_the_points():
+    a, b = 1.3 * np.exp(0.4j), 20 - 7j
+    moved = (picture.ARCFACE @ (1, 1j) - b) / a
+    assert np.allclose(picture.similarity(np.stack([moved.real, moved.imag], axis=1)), (a, b))
+
+
+def naive_warp(canvas: np.ndarray, points: np.ndarray, border: int) -> np.ndarray:
+    """Pixel by pixel: where it comes from, and the four pixels around that."""
+    side = 112 + 2 * border
+    a, b = picture.similarity(points)
+    last = np.array(canvas.shape[:2]) - 1
+    out = np.empty((side, side, 3))
+    for v in range(side):
+        for u in range(side):
+            z = (complex(u - border, v - border) - b) / a
+            x0, y0 = int(np.floor(z.real)), int(np.floor(z.imag))
+            fx, fy = z.real - x0, z.imag - y0
+            rows, columns = np.clip([y0, y0 + 1], 0, last[0]), np.clip([x0, x0 + 1], 0, last[1])
+            four = canvas[np.ix_(rows, columns)].astype(np.float64)
+            out[v, u] = np.tensordot(np.outer([1 - fy, fy], [1 - fx, fx]), four, 2)
+    return out
+
+
+@pytest.mark.parametrize("border", [0, 14])
+def test_the_warp_equals_a_naive_one_also_beyond_the_edges(crops, border):
+    for turn, shift in ((0.0, 30), (0.3, 5), (-0.5, 45)):
+        z = (picture.ARCFACE @ (1, 1j)) * 1.2 * np.exp(1j * turn) + shift * (1 + 0.3j)
+        points = np.stack([z.real, z.imag], axis=1)
+        ours, theirs = picture.warped(crops[0], points, border=border), naive_warp(crops[0], points, border)
+        assert ours.shape == (112 + 2 * border,) * 2 + (3,) and ours.dtype == np.uint8
+        assert np.abs(ours - theirs).max() < 1.01  # Pillow cuts what is behind the point

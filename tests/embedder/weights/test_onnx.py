@@ -24,7 +24,7 @@ from facegallery.embedder.weights import fetch, onnx_check, store
 from facegallery.embedder.weights.detectors import YUNET
 from facegallery.embedder.weights.onnx_import import Seen
 from tests.conftest import DATA
-from tests.embedder.faces.test_sface import as_shipped
+from tests.embedder.network.test_sface_network import as_shipped
 from tests.onnx_networks import BOX, BURNT_IN, DIMENSION, SIDE, mixed, network, of_type, saved
 
 F32 = Compute("cpu", "f32")

@@ -1,4 +1,4 @@
-"""SFace: its constants, its graph and its faces against independent answers."""
+"""SFace: its constants, its file and its graph against independent answers."""
 
 import logging
 import zipfile
@@ -9,18 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from scipy.optimize import least_squares
 
 from facegallery.embedder.errors import ModelError
-from facegallery.embedder.faces import align, picture
-from facegallery.embedder.faces.mtcnn import MtcnnDetector
-from facegallery.embedder.faces.sface import SFace
 from facegallery.embedder.network import sface_network
 from facegallery.embedder.network.engines import OpenvinoEngine, in_batches
-from facegallery.embedder.spec import CropRule
 from facegallery.embedder.weights import fetch, onnx_file, store
 from facegallery.embedder.weights.known import catalogue
-from tests.conftest import coloured
 
 KNOWN = store.KNOWN["sface"]
 rng = np.random.default_rng(0)
@@ -91,7 +85,7 @@ def test_a_cut_or_other_file_is_refused(tmp_path):
 def test_fetch_offline_and_what_is_kept(shipped, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path))
     with pytest.raises(ModelError, match="weights fetch sface"):
-        SFace()
+        store.open_model("sface").arrays(0)
     caplog.set_level(logging.INFO, "facegallery")
     assert fetch.fetch("sface", shipped) == [KNOWN.part]
     fetch.fetch("sface")
@@ -105,7 +99,7 @@ def test_fetch_offline_and_what_is_kept(shipped, tmp_path, monkeypatch, caplog):
     stored.write_bytes(stored.read_bytes()[:-1])
     assert store.verify() == [(KNOWN.part, False)]
     with pytest.raises(ModelError, match="damaged or was changed"):
-        SFace()
+        store.open_model("sface").arrays(0)
     fetch.fetch("sface", shipped)
     assert store.verify() == [(KNOWN.part, True)]
 
@@ -160,75 +154,3 @@ def test_the_graph_equals_the_shipped_one(shipped, crops):
     theirs = in_batches(OpenvinoEngine(theirs_read), (np.ascontiguousarray(faces.transpose(0, 3, 1, 2)),), 8)
     cosines = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
     assert ours.shape == (16, 128) and cosines.min() >= 0.99999
-
-
-# faces ----------------------------------------------------------------------
-
-
-def test_the_similarity_is_the_least_squares_one():
-    for _ in range(5):
-        points = picture.ARCFACE * rng.uniform(0.5, 2) + rng.uniform(-9, 9, (5, 2))
-
-        def residuals(p, points=points):
-            x, y = points.T
-            return np.concatenate(
-                [p[0] * x - p[1] * y + p[2] - picture.ARCFACE[:, 0], p[1] * x + p[0] * y + p[3] - picture.ARCFACE[:, 1]]
-            )
-
-        best = least_squares(residuals, [1.0, 0, 0, 0], xtol=1e-12, ftol=1e-12, gtol=1e-12).x
-        a, b = picture.similarity(points)
-        assert np.allclose([a.real, a.imag, b.real, b.imag], best, atol=1e-5)
-
-
-def test_a_turned_scaled_and_moved_face_comes_back_to_the_points():
-    a, b = 1.3 * np.exp(0.4j), 20 - 7j
-    moved = (picture.ARCFACE @ (1, 1j) - b) / a
-    assert np.allclose(picture.similarity(np.stack([moved.real, moved.imag], axis=1)), (a, b))
-
-
-def naive_warp(canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Pixel by pixel: where it comes from, and the four pixels around that."""
-    a, b = picture.similarity(points)
-    last = np.array(canvas.shape[:2]) - 1
-    out = np.empty((112, 112, 3))
-    for v in range(112):
-        for u in range(112):
-            z = (complex(u, v) - b) / a
-            x0, y0 = int(np.floor(z.real)), int(np.floor(z.imag))
-            fx, fy = z.real - x0, z.imag - y0
-            rows, columns = np.clip([y0, y0 + 1], 0, last[0]), np.clip([x0, x0 + 1], 0, last[1])
-            four = canvas[np.ix_(rows, columns)].astype(np.float64)
-            out[v, u] = np.tensordot(np.outer([1 - fy, fy], [1 - fx, fx]), four, 2)
-    return out
-
-
-def test_the_warp_equals_a_naive_one_also_beyond_the_edges(crops):
-    for turn, shift in ((0.0, 30), (0.3, 5), (-0.5, 45)):
-        z = (picture.ARCFACE @ (1, 1j)) * 1.2 * np.exp(1j * turn) + shift * (1 + 0.3j)
-        points = np.stack([z.real, z.imag], axis=1)
-        ours, theirs = picture.warped(crops[0], points), naive_warp(crops[0], points)
-        assert ours.shape == (112, 112, 3) and ours.dtype == np.uint8
-        assert np.abs(ours - theirs).max() < 1.01  # Pillow cuts what is behind the point
-
-
-@pytest.mark.parametrize("border", [0, 20])
-def test_one_person_is_nearer_than_others_and_a_canvas_without_a_face_is_told(att, border):
-    photos = [coloured(att / f"s{i}" / f"{k}.pgm") for k in (1, 2) for i in range(1, 11)]
-    faces = [align.order_faces(found, 92, 112)[0] for found in MtcnnDetector()(photos)]
-    rule = CropRule(border=border)
-    canvases = [align.cut(photo, face.box, rule) for photo, face in zip(photos, faces, strict=True)]
-    grey = np.full_like(canvases[0], 128)
-    teacher = SFace()
-    vectors, found = teacher(np.stack([*canvases[:3], grey, *canvases[3:]]))
-    assert found.tolist() == [True] * 3 + [False] + [True] * 17 and not vectors[3].any()
-    assert vectors.dtype == np.float32 and vectors.shape == (21, 128)
-    people = vectors[found]
-    assert np.allclose(np.linalg.norm(people, axis=1), 1, atol=1e-6)
-    scores = people[:10] @ people[10:].T
-    assert (scores.argmax(axis=1) == np.arange(10)).all()
-    mirrored, seen = teacher(np.ascontiguousarray(np.stack(canvases)[:, :, ::-1]))
-    assert seen.sum() >= 19 and (mirrored * people).sum(axis=1)[seen].min() > 0.8
-    alone, _ = teacher(np.stack(canvases[:1]))
-    assert np.allclose(alone[0], people[0], atol=1e-5)
-    none, nothing = teacher(np.empty((0, *grey.shape), np.uint8))
-    assert none.shape == (0, 128) and nothing.shape == (0,)
