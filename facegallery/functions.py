@@ -239,7 +239,7 @@ def train(
     """Finetune a model on crops of people, in two stages: the classification head, then the layers below it.
 
     Args:
-        crops: a data set of `align`.
+        crops: a data set of `align` or `embed`.
         out: the folder of the new model; the same call again resumes it.
         recipe: quick, homework, margin, distil, or a TOML file.
         base: the model to start from: a known name or a model's folder.

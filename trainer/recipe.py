@@ -101,7 +101,7 @@ class Recipe:
     pull_back: float = number(0, 1)
     scale: float = number(0, 1000)
     margin: float = number(0, 1)
-    teacher: tuple[str, ...] = checked_later(list, "a list of 'itself', 'sface' and known models, or an empty one")
+    teacher: tuple[str, ...] = checked_later(list, "a list of 'itself' and models, or an empty one")
     augmentation: Augmentation = checked_later(dict, "a table [augmentation]")
     stages: tuple[Stage, ...] = checked_later(list, "tables [[stages]]")
 

@@ -56,15 +56,12 @@ def test_what_cannot_be_joined_is_one_line(reference):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("purpose", ["train", "export", "quantise"])
+@pytest.mark.parametrize("purpose", ["export", "quantise"])
 def test_what_only_facenet_can_do_is_refused_in_one_line(purpose, tmp_path):
     from facegallery.embedder.export.export import export
     from facegallery.embedder.network.quantise import quantise
-    from facegallery.trainer.recipe import read
-    from facegallery.trainer.train import train
 
     calls = {
-        "train": lambda: train(tmp_path, read("quick"), "sface", tmp_path / "out"),
         "export": lambda: export(open_model("sface"), tmp_path / "m.onnx"),
         "quantise": lambda: quantise(open_model("sface"), tmp_path),
     }
