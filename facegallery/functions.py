@@ -228,7 +228,7 @@ def train(
     out: AnyPath,
     *,
     recipe: AnyPath = "quick",
-    base: AnyPath = "msceleb",
+    base: AnyPath = "sface",
     validate: AnyPath | None = None,
     epochs: Sequence[int] | None = None,
     seed: int = 0,

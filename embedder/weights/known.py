@@ -104,7 +104,7 @@ KNOWN = {
         licence="MIT (D. Sandberg, facenet)",
         training_data="MS-Celeb-1M (withdrawn by Microsoft in 2019)",
         score="top-1 0.9708, top-5 0.9935",
-        advice="to finetune on your own people with `train`, which starts from it",
+        advice="to compare with FaceNets; `train` finetunes it, as it does sface",
     ),
     "casia": KnownWeights(
         name="casia",

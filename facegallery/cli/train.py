@@ -21,7 +21,7 @@ from facegallery.embedder.compute import Compute
 @click.option(
     "--from",
     "source",
-    default="msceleb",
+    default="sface",
     show_default=True,
     help="Model to start from: a known name or a model's folder.",
 )
