@@ -230,6 +230,7 @@ def train(
     recipe: AnyPath = "quick",
     base: AnyPath = "msceleb",
     validate: AnyPath | None = None,
+    split: str | Sequence[str] = (),
     epochs: Sequence[int] | None = None,
     seed: int = 0,
     keep_run: bool = False,
@@ -244,6 +245,8 @@ def train(
         recipe: quick, homework, margin, distil, or a TOML file.
         base: the model to start from: a known name or a model's folder.
         validate: crops of other people: the epoch that retrieves them best is kept.
+        split: the split that trains, several, or `all`. Without one, `train`, else `gallery`, else the rows of a data
+            set without splits.
         epochs: epochs of each stage instead of the recipe's.
         seed: of everything that chance decides.
         keep_run: keep checkpoints, the head and the model after each stage in `out/run`.
@@ -252,7 +255,7 @@ def train(
 
     Raises:
         DataError: `out` holds another run, or the crops are of too few people.
-        InputError: an option that cannot be.
+        InputError: an option that cannot be, or a split that is not there.
 
     ```python
     fg.align("photos/", "crops/", border=20)
@@ -270,6 +273,7 @@ def train(
 
     options = TrainingOptions(
         validate=None if validate is None else Path(validate),
+        split=(split,) if isinstance(split, str) else tuple(split),
         epochs=None if epochs is None else tuple(epochs),
         seed=seed,
         compute=Compute(device, precision),

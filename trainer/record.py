@@ -28,6 +28,7 @@ def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int, precision
     """Return what decides a run's result; a run is resumed only with the same arguments."""
     return {
         "from": [part.sha256 for part in source.parts],
+        "split": list(data.splits),
         "training data": data.train.digest,
         "validation data": data.validation.digest if data.validation else None,
         "margin": data.spec.crop.margin,
@@ -40,7 +41,9 @@ def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int, precision
 
 def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     """Raise DataError that names the first argument in which the run in `out` differs."""
-    old, new = {"precision": "f32"} | _flat(before), _flat(now)  # before the precision was recorded, it was f32
+    new = _flat(now)
+    # before the precision was recorded, it was f32; before splits were, the digest of the crops told them
+    old = {"precision": "f32", "split": new.get("split")} | _flat(before)
     for key in [*new, *(k for k in old if k not in new)]:
         if old.get(key) != new.get(key):
             raise DataError(

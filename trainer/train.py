@@ -51,11 +51,13 @@ log = logging.getLogger(__name__)
 class TrainingOptions:
     """Options of a training.
 
-    validate: crops of other people, by whom the best epoch is chosen. epochs: instead of the recipe's, one number for
-    each stage. seed: 0 to 2147483647. compute: device and precision. keep_run: keep MODEL/run.
+    validate: crops of other people, by whom the best epoch is chosen. split: names of the splits that train, or 'all';
+    without any, `train`, else `gallery`, else the rows of a data set without splits. epochs: instead of the recipe's,
+    one number for each stage. seed: 0 to 2147483647. compute: device and precision. keep_run: keep MODEL/run.
     """
 
     validate: Path | None = None
+    split: tuple[str, ...] = ()
     epochs: tuple[int, ...] | None = None
     seed: int = 0
     compute: Compute = AUTO
@@ -93,7 +95,7 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, options: Training
     model.check_facenet("train")
     _check_batch_norm(model, recipe)
     _check_teacher(recipe)
-    data = batches.read(crops, options.validate, options.seed)
+    data = batches.read(crops, options.validate, options.seed, options.split)
     given = record.arguments(recipe, model.spec, data, options.seed, compute.precision)
     try:
         if done := _completed(out, given):

@@ -27,6 +27,11 @@ from facegallery.embedder.compute import Compute
 )
 @click.option("--out", "folder", type=PATH, required=True, help="Folder of the new model.")
 @click.option("--validate", type=PATH, help="Crops of other people: keep the epoch that retrieves them best.")
+@click.option(
+    "--split",
+    multiple=True,
+    help="Splits to train on, such as train,val, or `all` rows; may be repeated. [default: `train`, else `gallery`]",
+)
 @click.option("--epochs", type=NUMBERS, help="Epochs of each stage instead of the recipe's, such as 2,1.")
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1), help="Seed of all random choices."
@@ -42,6 +47,7 @@ def train(
     source: str,
     folder: Path,
     validate: Path | None,
+    split: tuple[str, ...],
     epochs: tuple[int, ...] | None,
     seed: int,
     keep_run: bool,
@@ -60,6 +66,7 @@ def train(
     from facegallery.trainer.train import TrainingOptions
     from facegallery.trainer.train import train as run
 
-    options = TrainingOptions(validate, epochs, seed, compute, keep_run)
+    names = tuple(name.strip() for given in split for name in given.split(","))
+    options = TrainingOptions(validate, names, epochs, seed, compute, keep_run)
     done = run(crops, plan, source, folder, options)
     out.result(done, [f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]])
