@@ -232,6 +232,7 @@ def train(
     validate: AnyPath | None = None,
     split: str | Sequence[str] = (),
     epochs: Sequence[int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     keep_run: bool = False,
     device: str = "auto",
@@ -248,6 +249,7 @@ def train(
         split: the split that trains, several, or `all`. Without one, `train`, else `gallery`, else the rows of a data
             set without splits.
         epochs: epochs of each stage instead of the recipe's.
+        overrides: other values for keys of the recipe, such as `{"stage.2.learning_rate": 1e-4, "pull_back": 0.5}`.
         seed: of everything that chance decides.
         keep_run: keep checkpoints, the head and the model after each stage in `out/run`.
         device: where the network runs: auto, cpu or gpu.
@@ -266,7 +268,7 @@ def train(
     from facegallery.embedder.network.quiet import import_tensorflow
     from facegallery.trainer.recipe import read as read_recipe
 
-    plan = read_recipe(str(recipe))
+    plan = read_recipe(str(recipe)).with_overrides(overrides or {})
     import_tensorflow()
     from facegallery.trainer.train import TrainingOptions
     from facegallery.trainer.train import train as run

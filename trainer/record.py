@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int, precision
         "border": data.spec.crop.border,
         "seed": seed,
         "precision": precision,
-        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "recipe": {"name": recipe.name} | recipe.values(),
     } | ({"teacher": sha256s(recipe.teacher)} if recipe.teacher else {})
 
 

@@ -112,6 +112,7 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, options: Training
                 "crops": str(crops),
                 "validate": str(options.validate) if options.validate else None,
                 "source": source,
+                "overrides": dict(recipe.overrides),
                 "device": " ".join(job.devices),
                 "keep_run": options.keep_run,
             }
