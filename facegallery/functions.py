@@ -235,6 +235,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     keep_run: bool = False,
+    log_dir: AnyPath | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> results.Trained:
@@ -252,6 +253,7 @@ def train(
         overrides: other values for keys of the recipe, such as `{"stage.2.learning_rate": 1e-4, "pull_back": 0.5}`.
         seed: of everything that chance decides.
         keep_run: keep checkpoints, the head and the model after each stage in `out/run`.
+        log_dir: a folder for the run's events, which TensorBoard shows.
         device: where the network runs: auto, cpu or gpu.
         precision: of the network's numbers: auto, f32 or bf16.
 
@@ -280,6 +282,7 @@ def train(
         seed=seed,
         compute=Compute(device, precision),
         keep_run=keep_run,
+        log_dir=None if log_dir is None else Path(log_dir),
     )
     record = run(Path(crops), plan, str(base), Path(out), options)
     networks = tuple(map(_trained_network, record["networks"]))

@@ -45,6 +45,7 @@ from facegallery.embedder.compute import Compute
     "--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1), help="Seed of all random choices."
 )
 @click.option("--keep-run", is_flag=True, help="Keep checkpoints, the head and the model after each stage in OUT/run.")
+@click.option("--log-dir", type=PATH, help="Folder for the run's events, which TensorBoard shows.")
 @computing
 @common
 def train(
@@ -60,6 +61,7 @@ def train(
     overrides: tuple[str, ...],
     seed: int,
     keep_run: bool,
+    log_dir: Path | None,
     compute: Compute,
 ) -> None:
     """Finetune a model on crops, in two stages.
@@ -80,6 +82,6 @@ def train(
     from facegallery.trainer.train import train as run
 
     names = tuple(name.strip() for given in split for name in given.split(","))
-    options = TrainingOptions(validate, names, epochs, seed, compute, keep_run)
+    options = TrainingOptions(validate, names, epochs, seed, compute, keep_run, log_dir)
     done = run(crops, plan, source, folder, options)
     out.result(done, [f"{folder}: {network['name']}, {network['delivered']}" for network in done["networks"]])
