@@ -82,6 +82,7 @@ def embed(
     one_face: bool = ...,
     crops: bool = ...,
     detector: str | None = ...,
+    turned: bool = ...,
     device: str = ...,
     precision: str = ...,
 ) -> results.Faces: ...
@@ -97,6 +98,7 @@ def embed(
     one_face: bool = ...,
     crops: bool = ...,
     detector: str | None = ...,
+    turned: bool = ...,
     metadata: AnyPath | None = ...,
     level: int | None = ...,
     prune: bool = ...,
@@ -115,6 +117,7 @@ def embed(
     one_face: bool | None = None,
     crops: bool | None = None,
     detector: str | None = None,
+    turned: bool = False,
     metadata: AnyPath | None = None,
     level: int | None = None,
     prune: bool = False,
@@ -132,6 +135,7 @@ def embed(
         one_face: only the largest, most central face of each photo. By default all are returned, and one is written.
         crops: with the crop of each face. By default they are written, and not returned.
         detector: what finds the faces: both (the default), yunet or mtcnn; the former two need `weights fetch yunet`.
+        turned: where no face is sure, look at the photo turned by 90, 180 and 270 degrees; for models such as sface.
         metadata: with `out`, a CSV `image,...` whose other columns go into the rows.
         level: with `out`, which folder names the person, counted from the root; None: the nearest to the photo.
         prune: with `out`, drop the rows of photos that are gone.
@@ -151,10 +155,11 @@ def embed(
     opened = (model if isinstance(model, Model) else open_model(str(model))).with_views(views)
     compute = Compute(device, precision)
     if out is None:
-        key = "embed", opened.spec.fingerprint, opened.files, detector, compute
-        settings = to_data_sets.EmbedOptions(algorithm=detector).detector
+        key = "embed", opened.spec.fingerprint, opened.files, detector, turned, compute
+        given = to_data_sets.EmbedOptions(algorithm=detector, turned=turned)
+        to_data_sets.check_turned(opened.spec, given)
         options = ReadOptions(one_face=bool(one_face), keep_pixels=bool(crops))
-        with _shared(key, lambda: Networks(lambda: opened, settings, compute)) as networks:
+        with _shared(key, lambda: Networks(lambda: opened, given.detector, compute)) as networks:
             return find_faces(photos, networks, options)
     to_data_set = to_data_sets.EmbedOptions(
         all_faces=one_face is False,
@@ -163,6 +168,7 @@ def embed(
         metadata=None if metadata is None else Path(metadata),
         level=level,
         algorithm=detector,
+        turned=turned,
     )
     embedder = to_data_sets.load_embedder(opened, compute)
     return to_data_sets.embed(_path(photos), Path(out), embedder, to_data_set, progress=progress or unseen)
