@@ -360,7 +360,14 @@ def compare(
     """
     opened = model if isinstance(model, Model) else open_model(str(model))
     compute = Compute(device, precision)
-    key = "embed", opened.spec.fingerprint, opened.files, None, compute  # as `embed` has it, with the default detector
+    key = (
+        "embed",
+        opened.spec.fingerprint,
+        opened.files,
+        None,
+        False,
+        compute,
+    )  # as `embed` has it, with the default detector
     with _shared(key, lambda: Networks(lambda: opened, {}, compute)) as networks:
         return comparing.compare(first, second, networks)
 
