@@ -82,6 +82,7 @@ def embed(
     one_face: bool = ...,
     crops: bool = ...,
     detector: str | None = ...,
+    turned: bool = ...,
     device: str = ...,
     precision: str = ...,
 ) -> results.Faces: ...
@@ -97,6 +98,7 @@ def embed(
     one_face: bool = ...,
     crops: bool = ...,
     detector: str | None = ...,
+    turned: bool = ...,
     metadata: AnyPath | None = ...,
     level: int | None = ...,
     prune: bool = ...,
@@ -115,6 +117,7 @@ def embed(
     one_face: bool | None = None,
     crops: bool | None = None,
     detector: str | None = None,
+    turned: bool = False,
     metadata: AnyPath | None = None,
     level: int | None = None,
     prune: bool = False,
@@ -132,6 +135,7 @@ def embed(
         one_face: only the largest, most central face of each photo. By default all are returned, and one is written.
         crops: with the crop of each face. By default they are written, and not returned.
         detector: what finds the faces: both (the default), yunet or mtcnn; the former two need `weights fetch yunet`.
+        turned: where no face is sure, look at the photo turned by 90, 180 and 270 degrees; for models such as sface.
         metadata: with `out`, a CSV `image,...` whose other columns go into the rows.
         level: with `out`, which folder names the person, counted from the root; None: the nearest to the photo.
         prune: with `out`, drop the rows of photos that are gone.
@@ -151,10 +155,11 @@ def embed(
     opened = (model if isinstance(model, Model) else open_model(str(model))).with_views(views)
     compute = Compute(device, precision)
     if out is None:
-        key = "embed", opened.spec.fingerprint, opened.files, detector, compute
-        settings = to_data_sets.EmbedOptions(algorithm=detector).detector
+        key = "embed", opened.spec.fingerprint, opened.files, detector, turned, compute
+        given = to_data_sets.EmbedOptions(algorithm=detector, turned=turned)
+        to_data_sets.check_turned(opened.spec, given)
         options = ReadOptions(one_face=bool(one_face), keep_pixels=bool(crops))
-        with _shared(key, lambda: Networks(lambda: opened, settings, compute)) as networks:
+        with _shared(key, lambda: Networks(lambda: opened, given.detector, compute)) as networks:
             return find_faces(photos, networks, options)
     to_data_set = to_data_sets.EmbedOptions(
         all_faces=one_face is False,
@@ -163,6 +168,7 @@ def embed(
         metadata=None if metadata is None else Path(metadata),
         level=level,
         algorithm=detector,
+        turned=turned,
     )
     embedder = to_data_sets.load_embedder(opened, compute)
     return to_data_sets.embed(_path(photos), Path(out), embedder, to_data_set, progress=progress or unseen)
@@ -230,9 +236,12 @@ def train(
     recipe: AnyPath = "quick",
     base: AnyPath = "sface",
     validate: AnyPath | None = None,
+    split: str | Sequence[str] = (),
     epochs: Sequence[int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     keep_run: bool = False,
+    log_dir: AnyPath | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> results.Trained:
@@ -244,15 +253,19 @@ def train(
         recipe: quick, homework, margin, distil, or a TOML file.
         base: the model to start from: a known name or a model's folder.
         validate: crops of other people: the epoch that retrieves them best is kept.
+        split: the split that trains, several, or `all`. Without one, `train`, else `gallery`, else the rows of a data
+            set without splits.
         epochs: epochs of each stage instead of the recipe's.
+        overrides: other values for keys of the recipe, such as `{"stage.2.learning_rate": 1e-4, "pull_back": 0.5}`.
         seed: of everything that chance decides.
         keep_run: keep checkpoints, the head and the model after each stage in `out/run`.
+        log_dir: a folder for the run's events, which TensorBoard shows.
         device: where the network runs: auto, cpu or gpu.
         precision: of the network's numbers: auto, f32 or bf16.
 
     Raises:
         DataError: `out` holds another run, or the crops are of too few people.
-        InputError: an option that cannot be.
+        InputError: an option that cannot be, or a split that is not there.
 
     ```python
     fg.align("photos/", "crops/", border=20)
@@ -263,17 +276,19 @@ def train(
     from facegallery.embedder.network.quiet import import_tensorflow
     from facegallery.trainer.recipe import read as read_recipe
 
-    plan = read_recipe(str(recipe))
+    plan = read_recipe(str(recipe)).with_overrides(overrides or {})
     import_tensorflow()
     from facegallery.trainer.train import TrainingOptions
     from facegallery.trainer.train import train as run
 
     options = TrainingOptions(
         validate=None if validate is None else Path(validate),
+        split=(split,) if isinstance(split, str) else tuple(split),
         epochs=None if epochs is None else tuple(epochs),
         seed=seed,
         compute=Compute(device, precision),
         keep_run=keep_run,
+        log_dir=None if log_dir is None else Path(log_dir),
     )
     record = run(Path(crops), plan, str(base), Path(out), options)
     networks = tuple(map(_trained_network, record["networks"]))
@@ -345,7 +360,14 @@ def compare(
     """
     opened = model if isinstance(model, Model) else open_model(str(model))
     compute = Compute(device, precision)
-    key = "embed", opened.spec.fingerprint, opened.files, None, compute  # as `embed` has it, with the default detector
+    key = (
+        "embed",
+        opened.spec.fingerprint,
+        opened.files,
+        None,
+        False,
+        compute,
+    )  # as `embed` has it, with the default detector
     with _shared(key, lambda: Networks(lambda: opened, {}, compute)) as networks:
         return comparing.compare(first, second, networks)
 

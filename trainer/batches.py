@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import tensorflow as tf
 
 from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.names import spelling
 from facegallery.embedder.spec import INPUT_SIZE, FaceSpec
-from facegallery.trainer import augment
+from facegallery.trainer import augment, splits
 from facegallery.trainer.faces import TrainingCrops, TrainingFaces
 from facegallery.trainer.recipe import Augmentation
 
@@ -36,36 +35,37 @@ PLAIN_BATCH = 32
 class Data:
     """Faces to train on and to validate with.
 
-    why: one line about the people of the validation, or why there are none. chosen: one line about how many crops are
-    used, and how many are left out and why.
+    why: one line about the people of the validation, or why there are none. splits: those that train; None stands for
+    rows without one. chosen: one line about how many crops are used, and how many are left out and why.
     """
 
     spec: FaceSpec
     train: TrainingFaces
     validation: TrainingFaces | None
     why: str
+    splits: tuple[str | None, ...] = ()
     chosen: str = ""
 
 
 # choosing rows --------------------------------------------------------------
 
 
-def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
+def read(crops: Path, validate: Path | None = None, seed: int = 0, split: Sequence[str] = ()) -> Data:
     """Choose the crops of a data set for training and validation.
 
-    Training rows are those of split `train`, or `gallery` where there is no `train`, or all where there are no splits.
-    validate: a data set of other people to validate with. Raise DataError where there are too few people, or the crops
-    do not fit.
+    validate: a data set of other people to validate with. split: the splits that train, as `splits.training` says; a
+    split `val` that does not train validates. Raise InputError for a split that is not there, DataError where there are
+    too few people, or the crops do not fit.
     """
     data = DataSet(crops)
     _check_spec(data.spec, crops)
-    splits = _splits(data)
-    split = _training_split(splits, crops)
-    train = _rows(data, split)
-    chosen = _chosen(data, split, len(train))
+    present = splits.present(data)
+    training = splits.training(present, split, crops)
+    train = _rows(data, training)
+    chosen = splits.used_and_left_out(data, training, Counter(row["split"] for row in train))
     if validate is not None:
         held, why = _given(validate, data.spec), f"validation: the people of {validate}"
-    elif "val" in splits and _pairs(rows := _rows(data, "val")):
+    elif "val" in present - {*training} and _pairs(rows := _rows(data, ("val",))):
         held, why = _pairs(rows), "validation: split val"
     else:
         train, held = _hold_out(train, seed)
@@ -80,7 +80,7 @@ def read(crops: Path, validate: Path | None = None, seed: int = 0) -> Data:
     rule = data.spec.crop
     held_rule = DataSet(validate).spec.crop if validate else rule
     held_out = TrainingFaces.of_rows(held, held_rule) if held else None
-    return Data(data.spec, TrainingFaces.of_rows(train, rule), held_out, why, chosen)
+    return Data(data.spec, TrainingFaces.of_rows(train, rule), held_out, why, training, chosen)
 
 
 def _check_spec(spec: FaceSpec, folder: Path) -> None:
@@ -91,26 +91,8 @@ def _check_spec(spec: FaceSpec, folder: Path) -> None:
         )
 
 
-def _splits(data: DataSet) -> set[str | None]:
-    return {split for table in data.shards(["split"]) for split in pc.unique(table["split"]).to_pylist()}
-
-
-def _training_split(splits: set[str | None], folder: Path) -> str | None:
-    """Return 'train' or 'gallery', or None for rows without a split."""
-    named = sorted(s for s in splits if s is not None)
-    for split in ("train", "gallery"):
-        if split in named:
-            return split
-    if named:
-        raise DataError(
-            f"expected a split train or gallery, or none at all, {folder} has {', '.join(named)}: "
-            "align photos of one of these splits"
-        )
-    return None
-
-
-def _rows(data: DataSet, split: str | None, *, every: bool = False) -> list[dict[str, Any]]:
-    """Return the usable rows of one split, or of all if `every`, each face of a person once.
+def _rows(data: DataSet, wanted_splits: Collection[str | None] | None) -> list[dict[str, Any]]:
+    """Return the usable rows of some splits, or of all for None, each face of a person once.
 
     Crops are read only of shards that have usable rows.
     """
@@ -120,7 +102,9 @@ def _rows(data: DataSet, split: str | None, *, every: bool = False) -> list[dict
         wanted = [
             i
             for i, r in enumerate(data.shard(number, columns).to_pylist())
-            if r["outcome"] == "ok" and r["identity"] is not None and (every or r["split"] == split)
+            if r["outcome"] == "ok"
+            and r["identity"] is not None
+            and (wanted_splits is None or r["split"] in wanted_splits)
         ]
         if wanted:
             for row in data.shard(number, [*columns, "crop", "box", "landmarks"]).take(wanted).to_pylist():
@@ -130,24 +114,6 @@ def _rows(data: DataSet, split: str | None, *, every: bool = False) -> list[dict
     return list(rows.values())
 
 
-def _chosen(data: DataSet, split: str | None, used: int) -> str:
-    """Return one line about how many crops a run uses, and how many it leaves out for which reason."""
-    left: Counter[str] = Counter()
-    for number in sorted(data.marks):
-        for row in data.shard(number, ["identity", "split", "outcome"]).to_pylist():
-            if row["split"] != split:
-                left[f"of split {row['split']}" if row["split"] else "without a split"] += 1
-            elif row["outcome"] != "ok":
-                left[row["outcome"]] += 1
-            elif row["identity"] is None:
-                left["without an identity"] += 1
-            else:
-                left["twice or without a crop"] += 1
-    left["twice or without a crop"] -= used
-    reasons = ", ".join(
-        f"{n:,} {why}" for why, n in sorted(left.items(), key=lambda item: (-item[1], item[0])) if n > 0
-    )
-    return f"{used:,} crops{f' of split {split}' if split else ''} are used; left out: {reasons or 'none'}"
 
 
 def _pairs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -167,7 +133,7 @@ def _given(folder: Path, spec: FaceSpec) -> list[dict[str, Any]]:
             f"expected validation crops of margin {spec.crop.margin}, {folder} has {data.spec.crop.margin}: "
             "align them alike"
         )
-    if not _pairs(rows := _rows(data, None, every=True)):
+    if not _pairs(rows := _rows(data, None)):
         raise DataError(
             f"expected two people or more to validate with, somebody with two photos among them, {folder} has "
             f"{len(rows)} usable crops of {len({r['identity'] for r in rows})}: "

@@ -27,8 +27,8 @@ class RunState:
     stage, epoch, step: from 0; epochs of this stage and batches of this epoch that are done. position: of the stream,
     over all stages. batches: over all stages. moved: whether the network differs from the pretrained one. sums: loss,
     cross-entropy, correct, photos and seconds of this epoch. seconds: of each stage. softmax: accuracy on the training
-    photos after each stage. after: the network after each stage, where it is kept. best: top1, tar, stage and epoch of
-    the best weights. history: a line for each epoch.
+    photos after each stage. after: the network after each stage, where it is kept. before: top1 and tar of the
+    validation before training. best: the same with stage and epoch of the best weights. history: a line for each epoch.
     """
 
     stage: int = 0
@@ -41,6 +41,7 @@ class RunState:
     seconds: list[float] = field(default_factory=list)
     softmax: list[float] = field(default_factory=list)
     after: list[dict[str, Any]] = field(default_factory=list)
+    before: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 

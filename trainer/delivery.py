@@ -57,7 +57,8 @@ class Delivery:
         if self.validation:
             before = judged(net, self.validation)
             checkpoints.write(self._before, {"hits": before.hits})
-            state.best = {"top1": before.top1, "tar": before.tar, "stage": 0, "epoch": 0}
+            state.before = {"top1": before.top1, "tar": before.tar}
+            state.best = {**state.before, "stage": 0, "epoch": 0}
             log.info("%s: before training %s", self.part.name, figures(before.top1, before.tar))
 
     def validate(self, net: TrainableNetwork, learner: Learner | None, state: RunState) -> dict[str, float]:

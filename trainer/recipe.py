@@ -5,14 +5,17 @@ Every key is required, and no other is allowed.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from facegallery.embedder.errors import InputError
+from facegallery.embedder.errors import InputError, reason
+from facegallery.trainer.overrides import applied
 
 SHIPPED = Path(__file__).parent / "recipes"
 VARIANTS = ("original", "gamma", "stretch", "noise")  # gamma and noise are followed by a number
@@ -93,7 +96,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training: the augmentation and the stages."""
+    """A whole training: the augmentation and the stages.
+
+    overrides: what was set for this run, by key; the other fields hold it already.
+    """
 
     name: str
     live_batch_norm: bool = yes_no()
@@ -104,6 +110,23 @@ class Recipe:
     teacher: tuple[str, ...] = checked_later(list, "a list of 'itself' and models, or an empty one")
     augmentation: Augmentation = checked_later(dict, "a table [augmentation]")
     stages: tuple[Stage, ...] = checked_later(list, "tables [[stages]]")
+    overrides: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def values(self) -> dict[str, Any]:
+        """Return the recipe as its file has it, with lists for tuples."""
+        written: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, overrides={}))))
+        return {key: value for key, value in written.items() if key not in ("name", "overrides")}
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with some keys replaced, such as {"stage.2.epochs": 3}, under the rules of a file.
+
+        Raise InputError for an unknown key or stage, or a value that does not fit.
+        """
+        if not overrides:
+            return self
+        origin = f"{self.name} with {', '.join(map(repr, overrides))} set"
+        changed = _recipe(applied(self.values(), overrides), self.name, origin)
+        return replace(changed, overrides=dict(overrides))
 
     def with_epochs(self, epochs: tuple[int, ...] | None) -> Recipe:
         """Return the recipe with other numbers of epochs, one for each stage; raise InputError for another count."""
@@ -114,6 +137,8 @@ class Recipe:
                 f"expected {len(self.stages)} numbers of epochs, one a stage of {self.name}, received {list(epochs)}: "
                 "give one for each stage, 0 skips a stage"
             )
+        if twice := [key for key in self.overrides if re.fullmatch(r"stage\.\d+\.epochs", key)]:
+            raise InputError(f"expected epochs once, received them for all stages and {twice[0]}: leave one out")
         return replace(self, stages=tuple(replace(s, epochs=e) for s, e in zip(self.stages, epochs, strict=True)))
 
 
@@ -129,12 +154,13 @@ def read(reference: str | Path) -> Recipe:
         raise InputError(
             f"expected a recipe ({names}) or a .toml file, received {str(reference)!r}: check the name"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a recipe in TOML, {path} is not ({error}): correct the file") from None
-    return _recipe(values, path)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected a recipe in TOML, {path} is not ({reason(error)}): correct the file") from None
+    return _recipe(values, path.stem, str(path))
 
 
-def _recipe(values: dict[str, Any], path: Path) -> Recipe:
+def _recipe(values: dict[str, Any], name: str, path: str) -> Recipe:
+    """Check a recipe's values. path: where they come from, for messages."""
     checked = _checked(Recipe, values, path, "")
     checked["teacher"] = tuple(map(str, checked["teacher"]))
     if checked["teacher"] and checked["live_batch_norm"]:
@@ -151,7 +177,7 @@ def _recipe(values: dict[str, Any], path: Path) -> Recipe:
         allowed = _trainable(stages[:i], live=checked["live_batch_norm"], teacher=bool(checked["teacher"]))
         if stage.trains not in allowed:
             raise _wrong(f"stages {i + 1}: trains", path, " or ".join(allowed) + " here", stage.trains)
-    return Recipe(name=path.stem, **checked)
+    return Recipe(name=name, **checked)
 
 
 def _trainable(earlier: Sequence[Stage], *, live: bool, teacher: bool) -> list[str]:
@@ -167,7 +193,7 @@ def _trainable(earlier: Sequence[Stage], *, live: bool, teacher: bool) -> list[s
     return [*([] if teacher else ["head", "bottleneck"]), *upper, "all"]
 
 
-def _augmentation(values: dict[str, Any], path: Path) -> Augmentation:
+def _augmentation(values: dict[str, Any], path: str) -> Augmentation:
     checked = _checked(Augmentation, values, path, "augmentation: ")
     for variant in checked["variants"]:
         if not _is_variant(variant):
@@ -194,7 +220,7 @@ def split_variant(text: str) -> tuple[str, float | None]:
         return kind, math.nan
 
 
-def _checked(cls: type, values: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
+def _checked(cls: type, values: dict[str, Any], path: str, where: str) -> dict[str, Any]:
     """Return the values of a table; raise InputError where one is missing, unknown, or of another type or range."""
     known = {f.name: f for f in fields(cls) if f.metadata}
     if unknown := sorted(values.keys() - known.keys()):
@@ -209,7 +235,7 @@ def _checked(cls: type, values: dict[str, Any], path: Path, where: str) -> dict[
     return {name: _value(values[name], known[name].metadata, f"{where}{name}", path) for name in known}
 
 
-def _value(value: Any, rule: Any, key: str, path: Path) -> Any:
+def _value(value: Any, rule: Any, key: str, path: str) -> Any:
     """Return `value` if it fits `rule`; a whole number is also a number."""
     kind, low, high = rule["kind"], rule.get("low"), rule.get("high")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -233,6 +259,6 @@ def _value(value: Any, rule: Any, key: str, path: Path) -> Any:
     return value
 
 
-def _wrong(key: str, path: Path, expected: str, received: Any) -> InputError:
+def _wrong(key: str, path: str, expected: str, received: Any) -> InputError:
     shown = str(received)[:60]
     return InputError(f"expected {key} in {path} to be {expected}, received {shown!r}: correct the recipe")

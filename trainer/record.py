@@ -1,12 +1,12 @@
-"""Write what a training run leaves to read: its arguments, record, metrics and curves. None of them names people."""
+"""Write what a training run leaves to read: its arguments, record and metrics. None of them names people."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from facegallery.embedder.files import write_atomic
 from facegallery.embedder.machine import cores, installed
 from facegallery.embedder.process import ROOT
 from facegallery.embedder.spec import FaceSpec
-from facegallery.embedder.text import printable
 from facegallery.trainer.batches import Data
 from facegallery.trainer.recipe import Recipe
 from facegallery.trainer.teacher import sha256s
@@ -28,19 +27,27 @@ def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int, precision
     """Return what decides a run's result; a run is resumed only with the same arguments."""
     return {
         "from": [part.sha256 for part in source.parts],
+        "split": list(data.splits),
         "training data": data.train.digest,
         "validation data": data.validation.digest if data.validation else None,
         "margin": data.spec.crop.margin,
         "border": data.spec.crop.border,
         "seed": seed,
         "precision": precision,
-        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "recipe": {"name": recipe.name} | recipe.values(),
     } | ({"teacher": sha256s(recipe.teacher)} if recipe.teacher else {})
+
+
+def run_id(given: dict[str, Any]) -> str:
+    """Return 12 hex digits that tell runs of other arguments apart."""
+    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     """Raise DataError that names the first argument in which the run in `out` differs."""
-    old, new = {"precision": "f32"} | _flat(before), _flat(now)  # before the precision was recorded, it was f32
+    new = _flat(now)
+    # before the precision was recorded, it was f32; before splits were, the digest of the crops told them
+    old = {"precision": "f32", "split": new.get("split")} | _flat(before)
     for key in [*new, *(k for k in old if k not in new)]:
         if old.get(key) != new.get(key):
             raise DataError(
@@ -128,38 +135,3 @@ def write_json(path: Path, value: Any) -> None:
 def write_metrics(path: Path, history: list[dict[str, Any]]) -> None:
     """Write one JSON line for each epoch; the whole file anew, so that a resumed run writes no epoch twice."""
     write_atomic(path, "".join(json.dumps(line) + "\n" for line in history).encode())
-
-
-def draw_curves(path: Path, history: list[dict[str, Any]]) -> None:
-    """Draw loss, accuracy and validation figures over all epochs as a PNG, a row for each network."""
-    import io
-
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(line["network"] for line in history))
-    figure = Figure(figsize=(9, 3.2 * max(1, len(names))), layout="constrained")
-    for row, name in enumerate(names):
-        lines = [line for line in history if line["network"] == name]
-        _panel(figure.add_subplot(len(names), 2, 2 * row + 1), lines, ("loss", "cross_entropy"), name)
-        _panel(
-            figure.add_subplot(len(names), 2, 2 * row + 2),
-            lines,
-            ("accuracy", "validation_top1", "validation_tar"),
-            name,
-        )
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=100)
-    write_atomic(path, sink.getvalue())
-
-
-def _panel(axes: Any, lines: list[dict[str, Any]], keys: tuple[str, ...], title: str) -> None:
-    epochs = range(1, len(lines) + 1)
-    for key in (k for k in keys if all(k in line for line in lines)):
-        axes.plot(epochs, [line[key] for line in lines], marker=".", label=key.replace("_", " "))
-    for before, line in zip(lines, lines[1:], strict=False):
-        if before["stage"] != line["stage"]:
-            axes.axvline(lines.index(line) + 0.5, color="grey", linestyle=":")
-    axes.set_title(printable(title), parse_math=False)
-    axes.set_xlabel("epoch, all stages")
-    axes.grid(alpha=0.3)
-    axes.legend()

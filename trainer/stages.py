@@ -42,7 +42,7 @@ class Source(Protocol):
         ...
 
 
-def _unreported(history: list[dict[str, Any]]) -> None:
+def _unreported(state: RunState) -> None:
     """Report nothing."""
 
 
@@ -51,13 +51,13 @@ class RunSettings:
     """Settings of a run.
 
     keep: keep the network and the head after each stage. compute: a resolved device and precision. report: called with
-    the history, a line for each epoch, after each epoch.
+    the state of the run after each epoch.
     """
 
     seed: int = 0
     keep: bool = False
     compute: Compute = Compute("cpu", "f32")
-    report: Callable[[list[dict[str, Any]]], None] = _unreported
+    report: Callable[[RunState], None] = _unreported
 
 
 class Run:
@@ -123,7 +123,7 @@ class Run:
         if p.moved:
             network = {k.removeprefix("network/"): v for k, v in arrays.items() if k.startswith("network/")}
             self.net = self.net.with_arrays(network)
-        self.report(p.history)
+        self.report(p)
         log.info("%s: resuming in stage %d, epoch %d, batch %d", self.part.name, p.stage + 1, p.epoch + 1, p.step + 1)
         return arrays
 
@@ -273,7 +273,7 @@ class Run:
         p.history.append(line)
         p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0] * 5
         self._save(learner)
-        self.report(p.history)
+        self.report(p)
         left = (stage.epochs - p.epoch) * steps * stage.batch / max(line["photos_per_second"], 1e-9)
         log.info(
             "%s, epoch %d of %d: %s, %s left in this stage",

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -34,10 +34,12 @@ from facegallery.embedder.network import keras_network
 from facegallery.embedder.network.engines import choose
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights import store, trained_on
-from facegallery.trainer import batches, record, replicas
+from facegallery.trainer import batches, curves, record, replicas
 from facegallery.trainer.batches import Data
 from facegallery.trainer.checkpoints import RunState
 from facegallery.trainer.delivery import Trained
+from facegallery.trainer.events import EventLog
+from facegallery.trainer.history import NetworkHistory
 from facegallery.trainer.recipe import Recipe
 from facegallery.trainer.stages import Run, RunSettings
 
@@ -51,15 +53,19 @@ log = logging.getLogger(__name__)
 class TrainingOptions:
     """Options of a training.
 
-    validate: crops of other people, by whom the best epoch is chosen. epochs: instead of the recipe's, one number for
-    each stage. seed: 0 to 2147483647. compute: device and precision. keep_run: keep MODEL/run.
+    validate: crops of other people, by whom the best epoch is chosen. split: names of the splits that train, or 'all';
+    without any, `train`, else `gallery`, else the rows of a data set without splits. epochs: instead of the recipe's,
+    one number for each stage. seed: 0 to 2147483647. compute: device and precision. keep_run: keep MODEL/run. log_dir:
+    a folder for the events of TensorBoard.
     """
 
     validate: Path | None = None
+    split: tuple[str, ...] = ()
     epochs: tuple[int, ...] | None = None
     seed: int = 0
     compute: Compute = AUTO
     keep_run: bool = False
+    log_dir: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,20 @@ class _Job:
     data: Data
     settings: RunSettings
     devices: list[str]
+    events: EventLog | None
+
+    def history(self, trained: Sequence[Trained], current: RunState | None = None) -> list[NetworkHistory]:
+        """Return the epochs of the networks that are trained, and of the one that is trained now."""
+        states = [*(t.progress for t in trained), *([current] if current else [])]
+        names = [part.name for part in self.model.spec.parts]
+        return [NetworkHistory(n, s.before, s.history) for n, s in zip(names, states, strict=False)]
+
+    def report(self, trained: Sequence[Trained], current: RunState | None = None) -> None:
+        """Write those epochs: all to metrics.jsonl, new ones to the events."""
+        networks = self.history(trained, current)
+        record.write_metrics(self.out / trained_on.EPOCHS, [line for n in networks for line in n.lines])
+        if self.events:
+            self.events.write(networks)
 
 
 DEFAULT = TrainingOptions()
@@ -93,7 +113,7 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, options: Training
     model.check_trainable()
     _check_batch_norm(model, recipe)
     _check_teacher(recipe)
-    data = batches.read(crops, options.validate, options.seed)
+    data = batches.read(crops, options.validate, options.seed, options.split)
     given = record.arguments(recipe, model.spec, data, options.seed, compute.precision)
     try:
         if done := _completed(out, given):
@@ -102,20 +122,26 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, options: Training
         with _locked(_run_folder(out)):
             if done := _completed(out, given):  # by a process that has ended since
                 return done
+            events = _events(options.log_dir, model, recipe, record.run_id(given))
             _prepare(out, given, data)
             settings = RunSettings(options.seed, options.keep_run, compute)
-            job = _Job(out, model, recipe, data, settings, replicas.devices(compute.device, recipe))
+            job = _Job(out, model, recipe, data, settings, replicas.devices(compute.device, recipe), events)
             head = {
                 "arguments": given,
                 "crops": str(crops),
                 "validate": str(options.validate) if options.validate else None,
                 "source": source,
+                "overrides": dict(recipe.overrides),
                 "device": " ".join(job.devices),
                 "keep_run": options.keep_run,
             }
             return _finish(job, _train_parts(job), head)
     except OSError as error:
         raise from_os_error(error) from error
+
+
+def _events(folder: Path | None, model: store.Model, recipe: Recipe, run: str) -> EventLog | None:
+    return EventLog(folder, [part.name for part in model.spec.parts], recipe, run) if folder else None
 
 
 def _check_batch_norm(model: store.Model, recipe: Recipe) -> None:
@@ -257,8 +283,7 @@ def _train_parts(job: _Job) -> list[Trained]:
         folder = make_folder(job.out / "run" / f"part-{i}")
         done = _read_done(folder)
         if done is None:
-            before = [line for t in trained for line in t.progress.history]
-            settings = replace(job.settings, report=partial(_write_metrics, job.out, before))
+            settings = replace(job.settings, report=partial(job.report, list(trained)))
             with replicas.placed(job.devices):
                 done = Run(folder, part, job.model.arrays(i), job.recipe, job.data, settings).train()
             record.write_json(folder / "done.json", asdict(done))
@@ -267,11 +292,6 @@ def _train_parts(job: _Job) -> list[Trained]:
             view.unlink()
         trained.append(done)
     return trained
-
-
-def _write_metrics(out: Path, before: list[dict[str, Any]], history: list[dict[str, Any]]) -> None:
-    """Write the epochs of the networks before, and of this one."""
-    record.write_metrics(out / trained_on.EPOCHS, before + history)
 
 
 def _read_done(folder: Path) -> Trained | None:
@@ -302,9 +322,10 @@ def _finish(job: _Job, trained: list[Trained], head: dict[str, Any]) -> Result:
     for k in range(len(stages)):
         if all(len(t.after) == len(stages) for t in trained):
             store.write_model(out / "run" / f"after-stage-{k + 1}", _spec(source, data, [t.after[k] for t in trained]))
-    history = [line for t in trained for line in t.progress.history]
-    record.write_metrics(out / trained_on.EPOCHS, history)
-    record.draw_curves(out / "curves.png", history)
+    job.report(trained)
+    curves.draw(out / "curves.png", job.recipe, job.history(trained))
+    if job.events:
+        job.events.close()
     counts = {
         "photos": len(data.train),
         "people": len(data.train.people),
@@ -360,7 +381,12 @@ def _summary(trained: Trained) -> dict[str, Any]:
         "parent": trained.part.parent,
         "delivered": trained.delivered,
         "stages": [{"seconds": round(s, 1), "softmax_accuracy": a} for s, a in zip(p.seconds, p.softmax, strict=True)],
-        "validation_top1": {"best": p.best, "epochs": [top1 for top1, _ in lines], "tars": [tar for _, tar in lines]}
+        "validation_top1": {
+            "before": p.before,
+            "best": p.best,
+            "epochs": [top1 for top1, _ in lines],
+            "tars": [tar for _, tar in lines],
+        }
         if p.best
         else None,
     }

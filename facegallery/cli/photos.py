@@ -142,6 +142,9 @@ def align(
 @views_option
 @click.option("--no-crops", is_flag=True, help="Leave the crops out of the rows.")
 @detector_option
+@click.option(
+    "--turned", is_flag=True, help="Where no face is sure, look at the photo turned by 90, 180 and 270 degrees."
+)
 @photo_options
 @computing
 @common
@@ -155,6 +158,7 @@ def embed(
     all_faces: bool,
     no_crops: bool,
     detector: str | None,
+    turned: bool,
     metadata: Path | None,
     prune: bool,
     retry: tuple[str, ...],
@@ -178,6 +182,7 @@ def embed(
         metadata=metadata,
         level=level,
         algorithm=detector,
+        turned=turned,
     )
     embedder = make_embedder(model, compute, views)
     with out.progress("embed") as tick:

@@ -57,7 +57,18 @@ def weights_fetch(out: Output, *, name: str, archive: Path | None) -> None:
     if archive is None:
         for one in DETECTORS:
             fetch_detector(one)
+    else:
+        _say_missing_detectors(out)
     out.result([asdict(part) for part in parts], [f"{part.name}: ready, sha256 {part.sha256}" for part in parts])
+
+
+def _say_missing_detectors(out: Output) -> None:
+    """Say what finds no faces yet, where weights came from a file and nothing was downloaded."""
+    from facegallery.embedder.weights.detectors import DETECTORS
+
+    for name, detector in DETECTORS.items():
+        if not detector.is_sound:
+            out.say(f"photos need the detector {name} too: run `weights fetch {name}`, or choose --detector mtcnn")
 
 
 def seen_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -106,6 +117,7 @@ def weights_import(
     """Store a FILE of FaceNet weights, or any network as ONNX.
 
     No code in FILE is run. An ONNX network takes images and gives vectors; it is tried on faces before it is stored.
+    Nothing is downloaded: where the detector is missing, a line says what to run.
 
     \b
     .onnx         any face network: one input of images, one output of vectors
@@ -122,6 +134,7 @@ def weights_import(
     if file.suffix != ".onnx":
         import_tensorflow()
     part = import_file(file, name, standardisation, zoom, Seen(crop, size, colour, mean, scale))
+    _say_missing_detectors(out)
     out.result(asdict(part), f"{part.name}: ready, {part.dimension} dimensions, sha256 {part.sha256}")
 
 

@@ -38,11 +38,12 @@ class EmbedOptions:
     metadata: Path | None = None  # a CSV `image,...` whose other columns go into the rows
     level: int | None = None  # which folder names the person, as `embedder.photos.folders.labels_of` has it
     algorithm: str | None = None  # the name of the detector; None: DEFAULT_DETECTOR
+    turned: bool = False  # look at turned photos too, where no face is sure
 
     @property
     def detector(self) -> dict[str, Any]:
         """The settings of the detector that are given."""
-        return _given(algorithm=self.algorithm)
+        return _given(algorithm=self.algorithm, turned=self.turned or None)
 
     @property
     def each(self) -> Options:
@@ -137,6 +138,7 @@ def embed(
     if is_data_set(source):
         _check_for_crops(options)
         return process_crops(DataSet(source), out, embedder, progress, keep_crops=options.keep_crops)
+    check_turned(embedder.spec, options)
     listing = list_photos(source, options.metadata, options.level)
     log_understood(listing.understood())
     stage = PhotoStage(embedder.spec, make_detector(options.detector, embedder.compute), embedder, options.each)
@@ -149,6 +151,17 @@ def _check_for_crops(options: EmbedOptions) -> None:
         raise InputError(
             "expected photos for --metadata, --all-faces, --retry, --identity-level and --detector, received crops: "
             "give those options to `align`"
+        )
+    if options.turned:
+        raise InputError("expected photos for --turned, received crops: give the photos")
+
+
+def check_turned(spec: FaceSpec, options: EmbedOptions) -> None:
+    """Raise InputError for turned photos where a network sees boxes, in which the faces would lie on their side."""
+    if options.turned and (boxed := [part.name for part in spec.parts if part.crop == "box"]):
+        raise InputError(
+            f"expected a model that sees faces by their points for --turned, {boxed[0]} sees boxes: take sface, "
+            "or turn the photos yourself"
         )
 
 

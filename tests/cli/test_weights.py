@@ -1,9 +1,12 @@
 """`weights list` and `weights import` as a user sees them."""
 
 import json
+import shutil
 
 import pytest
 
+from facegallery.embedder.weights.detectors import YUNET
+from tests.conftest import DATA
 from tests.onnx_networks import SIDE, custom, network, saved
 
 
@@ -29,6 +32,18 @@ def test_import_says_what_it_assumed_and_list_what_the_network_sees(run, data, t
     assert entry["sees"] == f"--crop box --size {SIDE} --colour rgb --mean 127.5 --scale 128"
     part = json.loads(run("weights", "import", path, "--name", "mine", "--json", **data).out)
     assert (part["network"], part["crop"], part["size"], part["dimension"]) == ("onnx", "arcface", SIDE, 24)
+
+
+def test_import_says_what_a_model_needs_beside_its_weights(run, data, tmp_path):
+    """Only where the detector is missing or damaged; `--quiet` says nothing."""
+    path, command = saved(network(1), tmp_path), "weights fetch yunet"
+    assert command in run("weights", "import", path, "--name", "mine", **data).err
+    assert command not in run("weights", "import", path, "--name", "mine", "--quiet", **data).err
+    stored = DATA / "models" / YUNET.file_sha256[:16]
+    shutil.copytree(stored, tmp_path / "data" / "models" / stored.name)
+    assert command not in run("weights", "import", path, "--name", "mine", **data).err
+    next((tmp_path / "data" / "models" / stored.name).glob("*.onnx")).write_bytes(b"damaged")
+    assert command in run("weights", "import", path, "--name", "mine", **data).err
 
 
 @pytest.mark.parametrize(

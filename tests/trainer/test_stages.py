@@ -328,8 +328,8 @@ def test_margin_that_was_stopped_goes_on_to_the_same_weights(tmp_path, data):
     for stop in range(1, 5):
         half = run(tmp_path / "half", data, rule)
 
-        def report(history, stop=stop):
-            if len(history) == stop:
+        def report(state, stop=stop):
+            if len(state.history) == stop:
                 raise KeyboardInterrupt
 
         with contextlib.suppress(KeyboardInterrupt):
@@ -410,7 +410,7 @@ def test_weights_that_miss_people_are_not_kept_for_their_tar(tmp_path, data, mon
     monkeypatch.setattr(delivery, "judged", lambda net, photos: next(scores))
     rule = with_stages(QUICK, {"epochs": 1, "views": 1}, {"epochs": 3, "learning_rate": 0.01})
     first = run(tmp_path / "run", validated(data), rule)
-    first.report = lambda history: (_ for _ in ()).throw(KeyboardInterrupt) if len(history) == 2 else None
+    first.report = lambda state: (_ for _ in ()).throw(KeyboardInterrupt) if len(state.history) == 2 else None
     with pytest.raises(KeyboardInterrupt):
         first.train()
     done = run(tmp_path / "run", validated(data), rule).train()
@@ -554,9 +554,9 @@ def test_a_distillation_that_was_stopped_goes_on_to_the_same_weights(tmp_path, d
         count = []
         half = run(tmp_path / "half", data, DISTIL)
 
-        def report(history, count=count, stop=stop):
+        def report(state, count=count, stop=stop):
             count.append(1)
-            if len(history) == stop and len(count) > (stop > 1):
+            if len(state.history) == stop and len(count) > (stop > 1):
                 raise KeyboardInterrupt
 
         half.report = report

@@ -176,7 +176,7 @@ def test_the_same_again_is_a_no_op_and_another_is_refused_by_name(photos, tiny, 
     assert train(photos, QUICK, tiny, out) == done
     assert len(said(caplog)) == 1 and "complete" in said(caplog)[0]
     assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
-    other = crops.write(tmp_path / "other", [crops.row(p, 0) for p in range(3)])
+    other = crops.write(tmp_path / "other", [crops.row(p, 0, "gallery") for p in range(3)])
     for call, words in (
         (lambda: train(photos, QUICK, tiny, out, TrainingOptions(seed=1)), ["seed was 0 and is now 1"]),
         (

@@ -16,6 +16,11 @@ def test_crops_record_their_detector(att, tmp_path, name):
         photos._check_for_crops(photos.EmbedOptions(algorithm=name))
 
 
+def test_crops_cannot_be_turned():
+    with pytest.raises(InputError, match="--turned"):
+        photos._check_for_crops(photos.EmbedOptions(turned=True))
+
+
 def test_a_gallery_finds_faces_with_the_detector_of_its_contract(tmp_path, monkeypatch):
     monkeypatch.setenv("FACEGALLERY_INDEXES", str(tmp_path))
     monkeypatch.setattr("facegallery.embedder.faces.detectors.DEFAULT_DETECTOR", "both")
