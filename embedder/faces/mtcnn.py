@@ -26,7 +26,14 @@ from facegallery.embedder.faces.pyramid import (
     windows,
 )
 from facegallery.embedder.network.compiled_cache import CompiledCache
-from facegallery.embedder.network.engines import Engine, OpenvinoEngine, TensorflowEngine, choose, has_bf16, in_batches
+from facegallery.embedder.network.engines import (
+    Engine,
+    OpenvinoEngine,
+    TensorflowEngine,
+    choose,
+    has_fast_bf16,
+    in_batches,
+)
 from facegallery.embedder.weights.folder import models_folder
 
 MIN_FACE = 20  # pixels
@@ -74,7 +81,7 @@ class MtcnnDetector:
     copy.
 
     float32 decides. In bf16 other boxes win among near-equal ones: 1.8 % of LFW's boxes overlap the package's by less
-    than 0.9. Where the CPU multiplies bf16 natively, bf16 screens for the first two networks: they run in float32 only
+    than 0.9. Where the CPU multiplies bf16 faster, bf16 screens for the first two networks: they run in float32 only
     where the log-odds in bf16 exceed the threshold less MARGIN. Near the threshold, bf16 errs by less than 0.16 in 99.9
     % of LFW's places.
     """
@@ -122,7 +129,7 @@ class MtcnnDetector:
             *((n, side, side, 4) for n, side in zip(BATCHES[:2], (CELL, 24), strict=True)),
         )
         self._screens: tuple[Engine, Engine] | None = None
-        if not self.compute.on_gpu and self.compute.precision != "f32" and has_bf16():
+        if not self.compute.on_gpu and self.compute.precision != "f32" and has_fast_bf16():
             self._screens = (
                 _engine(nets.PNET, canvas, self.compute, "bf16"),
                 _engine(nets.RNET, small[1], self.compute, "bf16"),
