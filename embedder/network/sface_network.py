@@ -96,10 +96,10 @@ def _layer(arrays: Mapping[str, np.ndarray], name: str) -> Layer:
 def _head(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Fold the batch norms before and behind the last product into it."""
     before, after = _norm(arrays, "bn1", LAST_EPSILON), _norm(arrays, "fc1", LAST_EPSILON)
-    kernel = arrays["pre_fc1_weight"].reshape(DIMENSION, -1, LAST * LAST).astype(np.float64)
-    bias = arrays["pre_fc1_bias"] + np.einsum("dcp,c->d", kernel, before[1])
-    kernel = (kernel * before[0][:, None]).reshape(DIMENSION, -1) * after[0][:, None]
-    return kernel.astype(np.float32), (bias * after[0] + after[1]).astype(np.float32)
+    kernel = arrays["pre_fc1_weight"].reshape(DIMENSION, -1, LAST * LAST)
+    bias = arrays["pre_fc1_bias"] + kernel.sum(2, dtype=np.float64) @ before[1]
+    kernel = kernel * (after[0][:, None] * before[0]).astype(np.float32)[..., None]
+    return kernel.reshape(DIMENSION, -1), (bias * after[0] + after[1]).astype(np.float32)
 
 
 def _norm(arrays: Mapping[str, np.ndarray], name: str, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
