@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from facegallery.embedder.network.architecture import Kernel, folded, lay
 from facegallery.embedder.network.preprocess import ALONG
-from facegallery.embedder.network.sface_network import folded as folded_sface
-from facegallery.embedder.network.sface_network import standardisation
+from facegallery.embedder.network.sface_layers import folded as folded_sface
+from facegallery.embedder.network.sface_layers import standardisation
 from facegallery.embedder.spec import FACENET, INPUT_SIZE, SPEC_KEY
 
 OPSET, IR = 17, 8  # read by ONNX Runtime 1.12 and later

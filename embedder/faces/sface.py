@@ -17,7 +17,7 @@ from facegallery.embedder.faces.mtcnn import MtcnnDetector
 from facegallery.embedder.faces.picture import warped
 from facegallery.embedder.network.preprocess import unit
 from facegallery.embedder.network.runtime import on_openvino
-from facegallery.embedder.network.sface_network import DIMENSION
+from facegallery.embedder.network.sface_layers import DIMENSION
 from facegallery.embedder.spec import INPUT_SIZE
 from facegallery.embedder.weights.store import open_model
 

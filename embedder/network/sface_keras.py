@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from facegallery.embedder.network.sface_network import EPSILON, HALVING, LAST_EPSILON, LAYERS, NORM, SIDE, shapes
+from facegallery.embedder.network.sface_layers import EPSILON, HALVING, LAST_EPSILON, LAYERS, NORM, SIDE, shapes
 
 
 def build() -> keras.Model:
@@ -37,7 +37,7 @@ def build() -> keras.Model:
 
 
 def load(arrays: Mapping[str, np.ndarray]) -> keras.Model:
-    """Return the network with the weights of `sface_network.shapes`."""
+    """Return the network with the weights of `sface_layers.shapes`."""
     net = build()
     mean, scale = (float(arrays[f"scalar_op{i}"][0]) for i in (1, 2))
     net.get_layer("input").scale, net.get_layer("input").offset = scale, -mean * scale

@@ -180,9 +180,9 @@ def weights_verify(out: Output) -> None:
 def weights_quantise(out: Output, *, model: str, crops: Path) -> None:
     """Measure MODEL in int8 on CROPS, and keep the result.
 
-    CROPS are a data set of `align` or `embed`. Where little is lost, --precision auto takes int8 from then on: cosine
-    to float32 at least 0.999 in the mean and 0.98 for every crop; top-1 among crops of people with two or more at most
-    0.15 points lower.
+    CROPS are a data set of `align` or `embed`, for sface one that was made with it. Where little is lost, --precision
+    auto takes int8 from then on: cosine to float32 at least 0.999 in the mean and 0.98 for every crop; top-1 among
+    crops of people with two or more at most 0.15 points lower.
     """
     from facegallery.embedder.network.quantise import quantise
     from facegallery.embedder.weights.store import open_model
