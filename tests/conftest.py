@@ -121,6 +121,20 @@ def crops(att) -> np.ndarray:
     return np.stack([align.cut(photo, face.box, CropRule()) for photo, face in zip(photos, faces, strict=True)])
 
 
+@pytest.fixture(scope="session")
+def windows(att) -> tuple[list, object]:
+    """Four faces as data sets of `sface` store them, and the rule by which they are stored."""
+    from facegallery.embedder.faces import picture
+    from facegallery.embedder.faces.mtcnn import MtcnnDetector
+    from facegallery.embedder.spec import WINDOW, CropRule
+
+    photos = [coloured(att / f"s{i}" / "1.pgm") for i in range(1, 5)]
+    found = [of_photo[0] for of_photo in MtcnnDetector()(photos)]
+    rule = CropRule(window=WINDOW)
+    cut = [picture.take(photo, face.box, face.landmarks, rule) for photo, face in zip(photos, found, strict=True)]
+    return [picture.stored(*one, face.box, face.landmarks, rule) for one, face in zip(cut, found, strict=True)], rule
+
+
 def coloured(path: Path) -> np.ndarray:
     """A grey photo in three unequal channels, as skin has."""
     grey = np.asarray(Image.open(path).convert("L")).astype(np.float32)

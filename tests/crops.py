@@ -91,12 +91,12 @@ def tiny_upper(make: Builder, x: Any) -> Any:
 
 def tiny_sface(put: Callable[[Any, str, Any], None] = setattr) -> dict[str, np.ndarray]:
     """Give SFace few channels, and return weights by chance. put: a monkeypatch's setattr."""
-    from facegallery.embedder.network import sface_network
+    from facegallery.embedder.network import sface_layers
 
-    put(sface_network, "CHANNELS", (8,) * 13)
+    put(sface_layers, "CHANNELS", (8,) * 13)
     chance = np.random.default_rng(0)
     arrays = {"scalar_op1": np.array([127.5], np.float32), "scalar_op2": np.array([1 / 128], np.float32)}
-    for name, shape in sface_network.shapes().items():
+    for name, shape in sface_layers.shapes().items():
         if name.endswith(("_gamma", "_moving_var")):
             values = chance.uniform(0.5, 1.5, shape) * (0.25 if name.endswith("_relu_gamma") else 1)
         else:

@@ -114,8 +114,6 @@ def _rows(data: DataSet, wanted_splits: Collection[str | None] | None) -> list[d
     return list(rows.values())
 
 
-
-
 def _pairs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows if they are of two people or more and somebody has two crops; else [].
 

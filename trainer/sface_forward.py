@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from facegallery.embedder.network import sface_keras
-from facegallery.embedder.network.sface_network import DIMENSION, HALVING, LAST_EPSILON, LAYERS
+from facegallery.embedder.network.sface_layers import DIMENSION, HALVING, LAST_EPSILON, LAYERS
 from facegallery.trainer.forward import KEPT, Drop
 
 CUT = 13  # the maps are what this layer's depthwise convolution makes

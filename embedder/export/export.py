@@ -1,7 +1,8 @@
-"""Export a model as one file for other programs: uint8 RGB crops (n, 160, 160, 3) -> float32 unit vectors (n, d).
+"""Export a model as one file for other programs: uint8 RGB pictures of n faces -> float32 unit vectors (n, d).
 
-The file takes any n. It holds the standardisation, the averaging of views, the joining of several networks, and the
-contract, so that nobody can leave them out.
+Networks that see boxes take `crops`, (n, 160, 160, 3); networks that see faces moved to the template of five points
+take `aligned`, (n, 112, 112, 3). A model of both kinds takes both. The file takes any n. It holds the standardisation,
+the averaging of views, the joining of several networks, and the contract, so that nobody can leave them out.
 """
 
 from __future__ import annotations
@@ -17,25 +18,36 @@ import numpy as np
 from facegallery.embedder.errors import InputError, SystemFault
 from facegallery.embedder.files import drop_stale_temporaries, make_folder, place, sync_folder, temporary_folder
 from facegallery.embedder.network.preprocess import sampling
-from facegallery.embedder.spec import INPUT_SIZE, Part
+from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights.store import Model
+
+INPUTS = {"box": "crops", "arcface": "aligned"}  # by what a network sees: the name of the file's input
 
 
 class Format(Protocol):
-    """The operations around the networks in one file format; crops and x are its tensors."""
+    """The operations around the networks in one file format, on its tensors."""
 
-    crops: Any
+    def faces(self, name: str, size: int) -> Any:
+        """Return the input of that name, uint8 (n, size, size, 3); there is one of each name."""
+        ...
 
     def along(self, crops: Any, matrix: np.ndarray, axis: int) -> Any:
         """Resample rows (axis 1) or columns (axis 2) of crops by a float32 matrix (from, to); the result is float32."""
         ...
 
-    def standardise(self, crops: Any, how: str) -> Any:
-        """Standardise crops as `preprocess.standardise`."""
+    def affine(self, crops: Any, mean: float, scale: float) -> Any:
+        """Standardise crops as (x - mean) / scale; the result is float32."""
         ...
 
-    def network(self, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
-        """Return the function from standardised crops to vectors of any length. name: the network's in the file."""
+    def per_image(self, crops: Any) -> Any:
+        """Standardise each crop to mean 0 and deviation 1, as `preprocess.standardise`; the result is float32."""
+        ...
+
+    def network(self, kind: str, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
+        """Return the function from standardised crops to vectors of any length.
+
+        kind: the architecture. name: the network's in the file.
+        """
         ...
 
     def mirror(self, crops: Any) -> Any:
@@ -66,10 +78,10 @@ class Format(Protocol):
 def export(model: Model, path: Path) -> list[Path]:
     """Write a model as .onnx, .keras or OpenVINO's .xml and .bin, by the suffix of `path`; return the files.
 
-    Raise InputError for another suffix, for networks other than FaceNet's, and where a file exists; nothing is
+    Raise InputError for another suffix, for networks that are ONNX files already, and where a file exists; nothing is
     overwritten.
     """
-    model.check_facenet("export")
+    _check(model)
     files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     for file in files:
         if os.path.lexists(file):
@@ -82,6 +94,22 @@ def export(model: Model, path: Path) -> list[Path]:
         _place(scratch, files)
     sync_folder(path.parent)
     return files
+
+
+def inputs_of(spec: FaceSpec) -> dict[str, int]:
+    """Return the side in pixels of each input by its name."""
+    return {INPUTS[part.crop]: part.size for part in spec.parts}
+
+
+def _check(model: Model) -> None:
+    for part in model.spec.parts:
+        if part.network == "onnx":
+            raise InputError(f"expected FaceNet or SFace to export, {part.name} is an ONNX file already: copy that")
+        if part.colour != "RGB" or part.size != inputs_of(model.spec)[INPUTS[part.crop]]:
+            raise InputError(
+                f"expected networks that see RGB at one size to export, {part.name} sees {part.colour} at {part.size} "
+                "pixels: take another model"
+            )
 
 
 def _place(scratch: Path, files: list[Path]) -> None:
@@ -130,12 +158,14 @@ def _format_of(path: Path) -> Format:
 
 
 def lay(make: Format, model: Model) -> Any:
-    """Build the model's unit vectors of `make.crops`, as `runtime.Embedder` computes them."""
+    """Build the model's unit vectors of its inputs, as `runtime.Embedder` computes them."""
+    faces = {name: make.faces(name, size) for name, size in inputs_of(model.spec).items()}
     vectors = []
     for i, part in enumerate(model.spec.parts):
-        network = make.network(model.arrays(i), f"network_{i}")
+        network = make.network(part.network, model.arrays(i), f"network_{i}")
+        crops = faces[INPUTS[part.crop]]
         views = [
-            make.unit(network(_seen(make, make.mirror(make.crops) if mirrored else make.crops, part, zoom)))
+            make.unit(network(_seen(make, make.mirror(crops) if mirrored else crops, part, zoom)))
             for zoom, mirrored in model.spec.views(part)
         ]
         x = views[0] if len(views) == 1 else make.unit(reduce(make.add, views))
@@ -146,8 +176,10 @@ def lay(make: Format, model: Model) -> Any:
 def _seen(make: Format, crops: Any, part: Part, zoom: float) -> Any:
     """Prepare crops for a network, as `preprocess.seen`."""
     if zoom != 1:
-        low, share = sampling(INPUT_SIZE, zoom)
-        matrix, place = np.zeros((INPUT_SIZE, INPUT_SIZE), np.float32), np.arange(INPUT_SIZE)
+        low, share = sampling(part.size, zoom)
+        matrix, place = np.zeros((part.size, part.size), np.float32), np.arange(part.size)
         matrix[low, place], matrix[low + 1, place] = 1 - share, share
         crops = make.along(make.along(crops, matrix, 1), matrix, 2)
-    return make.standardise(crops, part.standardisation)
+    if part.standardisation == "per_image":
+        return make.per_image(crops)
+    return make.affine(crops, *((127.5, 128.0) if part.standardisation == "fixed" else (part.mean, part.scale)))

@@ -11,36 +11,39 @@ import keras
 import numpy as np
 from keras import layers
 
-from facegallery.embedder.network import keras_network
+from facegallery.embedder.network import keras_network, sface_keras
 from facegallery.embedder.network.preprocess import ALONG
-from facegallery.embedder.spec import INPUT_SIZE, SPEC_KEY
+from facegallery.embedder.spec import FACENET, SPEC_KEY
 
 
 class KerasFormat:
     """Builds layers of one functional model; the methods are those of `export.Format`."""
 
     def __init__(self) -> None:
-        self.crops = layers.Input((INPUT_SIZE, INPUT_SIZE, 3), dtype="uint8", name="crops")
+        self._faces: list[Any] = []
+
+    def faces(self, name: str, size: int) -> Any:
+        self._faces.append(layers.Input((size, size, 3), dtype="uint8", name=name))
+        return self._faces[-1]
 
     def along(self, crops: Any, matrix: np.ndarray, axis: int) -> Any:
-        layer = layers.EinsumDense(
-            ALONG[axis], [None, *(INPUT_SIZE if i == axis else s for i, s in enumerate(crops.shape) if i)][1:]
-        )
+        layer = layers.EinsumDense(ALONG[axis], list(crops.shape[1:]))
         x = layer(layers.Rescaling(1.0)(crops))
         layer.set_weights([matrix])
         return x
 
-    def standardise(self, crops: Any, how: str) -> Any:
-        if how == "fixed":
-            return layers.Rescaling(1 / 128, -127.5 / 128)(crops)
+    def affine(self, crops: Any, mean: float, scale: float) -> Any:
+        return layers.Rescaling(1 / scale, -mean / scale)(crops)
+
+    def per_image(self, crops: Any) -> Any:
         # The least variance is added here, where `preprocess` takes the larger one: they differ only on a blank crop.
-        least = 1 / (INPUT_SIZE * INPUT_SIZE * 3)
+        least = 1 / float(np.prod(crops.shape[1:]))
         return layers.LayerNormalization(axis=(1, 2, 3), epsilon=least, center=False, scale=False)(
             layers.Rescaling(1.0)(crops)
         )
 
-    def network(self, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
-        net = keras_network.load(arrays)
+    def network(self, kind: str, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
+        net = (keras_network if kind == FACENET else sface_keras).load(arrays)
         net.name = name
         return net
 
@@ -60,6 +63,6 @@ class KerasFormat:
         return layers.UnitNormalization()(x)
 
     def save(self, vectors: Any, contract: str, path: Path) -> None:
-        keras.Model(self.crops, vectors, name="facegallery").save(path)
+        keras.Model(self._faces if len(self._faces) > 1 else self._faces[0], vectors, name="facegallery").save(path)
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(f"{SPEC_KEY}.json", contract)

@@ -13,18 +13,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from facegallery.embedder.network.architecture import Kernel, folded, lay
 from facegallery.embedder.network.preprocess import ALONG
-from facegallery.embedder.spec import INPUT_SIZE, SPEC_KEY
+from facegallery.embedder.network.sface_layers import folded as folded_sface
+from facegallery.embedder.network.sface_layers import standardisation
+from facegallery.embedder.spec import FACENET, INPUT_SIZE, SPEC_KEY
 
 OPSET, IR = 17, 8  # read by ONNX Runtime 1.12 and later
 IMAGE = [1, 2, 3]  # axes
+LEAST = -(1 << 31)  # the end of a slice that goes back to the first element
 
 
 class OnnxFormat:
     """Builds nodes of one graph, whose tensors are names; the methods are those of `export.Format`."""
 
-    crops = "crops"
-
     def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}  # of the inputs
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
 
@@ -43,25 +45,37 @@ class OnnxFormat:
         """Add a float32 number as a constant; return its name."""
         return self.constant(f"number_{value:g}", np.array(value, np.float32))
 
+    def faces(self, name: str, size: int) -> str:
+        self._sizes[name] = size
+        return name
+
     def along(self, crops: str, matrix: np.ndarray, axis: int) -> str:
         x = self.node("Cast", crops, to=TensorProto.FLOAT)
         return self.node(
             "Einsum", x, self.constant(f"sampling_{zlib.crc32(matrix.tobytes()):08x}", matrix), equation=ALONG[axis]
         )
 
-    def standardise(self, crops: str, how: str) -> str:
+    def affine(self, crops: str, mean: float, scale: float) -> str:
         x = self.node("Cast", crops, to=TensorProto.FLOAT)
-        if how == "fixed":
-            return self.node("Div", self.node("Sub", x, self.number(127.5)), self.number(128))
+        return self.node("Div", self.node("Sub", x, self.number(mean)), self.number(scale))
+
+    def per_image(self, crops: str) -> str:
+        x = self.node("Cast", crops, to=TensorProto.FLOAT)
         x = self.node("Sub", x, self.node("ReduceMean", x, axes=IMAGE))
         deviation = self.node("Sqrt", self.node("ReduceMean", self.node("Mul", x, x), axes=IMAGE))
         return self.node("Div", x, self.node("Max", deviation, self.number(1 / np.sqrt(INPUT_SIZE * INPUT_SIZE * 3))))
 
-    def network(self, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[str], str]:
-        return lambda x: lay(_OnnxBuilder(self, arrays, name), self.node("Transpose", x, perm=[0, 3, 1, 2]))
+    def network(self, kind: str, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[str], str]:
+        def run(x: str) -> str:
+            x = self.node("Transpose", x, perm=[0, 3, 1, 2])
+            if kind == FACENET:
+                return lay(_OnnxBuilder(self, arrays, name), x)
+            return _sface(self, arrays, name, x)
+
+        return run
 
     def mirror(self, crops: str) -> str:
-        start, end, axis = (self.constant(f"mirror_{v}", np.array([v])) for v in (-1, -INPUT_SIZE - 1, 2))
+        start, end, axis = (self.constant(f"mirror_{v}", np.array([v])) for v in (-1, LEAST, 2))
         return self.node("Slice", crops, start, end, axis, start)
 
     def add(self, a: str, b: str) -> str:
@@ -78,7 +92,10 @@ class OnnxFormat:
 
     def save(self, vectors: str, contract: str, path: Path) -> None:
         self._nodes[-1].output[0] = "vectors"
-        inputs = [helper.make_tensor_value_info(self.crops, TensorProto.UINT8, ["n", INPUT_SIZE, INPUT_SIZE, 3])]
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.UINT8, ["n", size, size, 3])
+            for name, size in self._sizes.items()
+        ]
         outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", None])]
         graph = helper.make_graph(self._nodes, "facegallery", inputs, outputs, list(self._constants.values()))
         model = helper.make_model(
@@ -123,3 +140,20 @@ class _OnnxBuilder:
     def bottleneck(self, x: str) -> str:
         mean = self._graph.node("Flatten", self._graph.node("GlobalAveragePool", x))
         return self._graph.node("Gemm", mean, *self._constants("Bottleneck", *folded(self._arrays, "Bottleneck")))
+
+
+def _sface(graph: OnnxFormat, arrays: Mapping[str, np.ndarray], prefix: str, x: str) -> str:
+    """Add SFace behind float32 RGB of 0 to 255, (n, 3, 112, 112); return the name of its vectors."""
+    mean, factor = map(float, standardisation(arrays))
+    x = graph.node("Mul", graph.node("Sub", x, graph.number(mean)), graph.number(factor))
+    layers, kernel, bias = folded_sface(arrays)
+
+    def constant(name: str, array: np.ndarray) -> str:
+        return graph.constant(f"{prefix}/{name}", array)
+
+    for layer in layers:
+        constants = constant(f"{layer.name}/kernel", layer.kernel), constant(f"{layer.name}/bias", layer.bias)
+        group = len(layer.kernel) if layer.depthwise else 1
+        x = graph.node("Conv", x, *constants, strides=[layer.stride] * 2, pads=[layer.pad] * 4, group=group)
+        x = graph.node("PRelu", x, constant(f"{layer.name}/slopes", layer.slopes.reshape(-1, 1, 1)))
+    return graph.node("Gemm", graph.node("Flatten", x), constant("kernel", kernel), constant("bias", bias), transB=1)

@@ -10,9 +10,9 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
-from facegallery.embedder.network.openvino_network import append
+from facegallery.embedder.network import openvino_network, sface_network
 from facegallery.embedder.network.preprocess import ALONG
-from facegallery.embedder.spec import INPUT_SIZE, SPEC_KEY
+from facegallery.embedder.spec import FACENET, SPEC_KEY
 
 IMAGE = np.array([1, 2, 3])  # axes
 
@@ -21,24 +21,31 @@ class OpenvinoFormat:
     """Builds nodes of one graph; the methods are those of `export.Format`."""
 
     def __init__(self) -> None:
-        self.crops = op.parameter([-1, INPUT_SIZE, INPUT_SIZE, 3], np.uint8, name="crops")
+        self._faces: list[Any] = []
+
+    def faces(self, name: str, size: int) -> Any:
+        self._faces.append(op.parameter([-1, size, size, 3], np.uint8, name=name))
+        return self._faces[-1]
 
     def along(self, crops: Any, matrix: np.ndarray, axis: int) -> Any:
         return op.einsum([op.convert(crops, np.float32), op.constant(matrix)], ALONG[axis])
 
-    def standardise(self, crops: Any, how: str) -> Any:
+    def affine(self, crops: Any, mean: float, scale: float) -> Any:
+        return op.divide(op.subtract(op.convert(crops, np.float32), np.float32(mean)), np.float32(scale))
+
+    def per_image(self, crops: Any) -> Any:
+        least = 1 / np.sqrt(np.prod([crops.get_output_partial_shape(0)[axis].get_length() for axis in IMAGE]))
         x = op.convert(crops, np.float32)
-        if how == "fixed":
-            return op.divide(op.subtract(x, np.float32(127.5)), np.float32(128))
         x = op.subtract(x, op.reduce_mean(x, IMAGE, keep_dims=True))
         deviation = op.sqrt(op.reduce_mean(op.multiply(x, x), IMAGE, keep_dims=True))
-        return op.divide(x, op.maximum(deviation, np.float32(1 / np.sqrt(INPUT_SIZE * INPUT_SIZE * 3))))
+        return op.divide(x, op.maximum(deviation, np.float32(least)))
 
-    def network(self, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
+    def network(self, kind: str, arrays: Mapping[str, np.ndarray], name: str) -> Callable[[Any], Any]:
+        append = openvino_network.append if kind == FACENET else sface_network.append
         return lambda x: append(arrays, x)
 
     def mirror(self, crops: Any) -> Any:
-        return op.slice(crops, [-1], [-INPUT_SIZE - 1], [-1], [2])
+        return op.slice(crops, [-1], [np.iinfo(np.int32).min], [-1], [2])
 
     def add(self, a: Any, b: Any) -> Any:
         return op.add(a, b)
@@ -54,6 +61,6 @@ class OpenvinoFormat:
 
     def save(self, vectors: Any, contract: str, path: Path) -> None:
         vectors.output(0).set_names({"vectors"})
-        graph = ov.Model([vectors], [self.crops], "facegallery")
+        graph = ov.Model([vectors], self._faces, "facegallery")
         graph.set_rt_info(contract, [SPEC_KEY])
         ov.save_model(graph, path, compress_to_fp16=False)

@@ -26,7 +26,14 @@ from facegallery.embedder.faces.pyramid import (
     windows,
 )
 from facegallery.embedder.network.compiled_cache import CompiledCache
-from facegallery.embedder.network.engines import Engine, OpenvinoEngine, TensorflowEngine, choose, has_bf16, in_batches
+from facegallery.embedder.network.engines import (
+    Engine,
+    OpenvinoEngine,
+    TensorflowEngine,
+    choose,
+    has_fast_bf16,
+    in_batches,
+)
 from facegallery.embedder.weights.folder import models_folder
 
 MIN_FACE = 20  # pixels
@@ -74,7 +81,7 @@ class MtcnnDetector:
     copy.
 
     float32 decides. In bf16 other boxes win among near-equal ones: 1.8 % of LFW's boxes overlap the package's by less
-    than 0.9. Where the CPU multiplies bf16 natively, bf16 screens for the first two networks: they run in float32 only
+    than 0.9. Where the CPU multiplies bf16 faster, bf16 screens for the first two networks: they run in float32 only
     where the log-odds in bf16 exceed the threshold less MARGIN. Near the threshold, bf16 errs by less than 0.16 in 99.9
     % of LFW's places.
     """
@@ -122,7 +129,7 @@ class MtcnnDetector:
             *((n, side, side, 4) for n, side in zip(BATCHES[:2], (CELL, 24), strict=True)),
         )
         self._screens: tuple[Engine, Engine] | None = None
-        if not self.compute.on_gpu and self.compute.precision != "f32" and has_bf16():
+        if not self.compute.on_gpu and self.compute.precision != "f32" and has_fast_bf16():
             self._screens = (
                 _engine(nets.PNET, canvas, self.compute, "bf16"),
                 _engine(nets.RNET, small[1], self.compute, "bf16"),
@@ -146,20 +153,24 @@ class MtcnnDetector:
             found[int(row[PHOTO])].append(_face(row, factor, photo.shape[1], photo.shape[0]))
         return found
 
-    def placed(self, photo: np.ndarray, boxes: np.ndarray) -> list[DetectedFace]:
+    def placed(self, photos: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
         """Let the third network alone look at boxes that another detector found; return a face for each.
 
-        photo: uint8 RGB (h, w, 3). boxes: float (m, 4), x0 y0 x1 y1 in pixels of the photo. The confidence is the third
-        network's, however low: the caller decides below which the box holds no face.
+        photos: uint8 RGB (h, w, 3). boxes: of each photo, float (m, 4), x0 y0 x1 y1 in pixels of the photo. The
+        confidence is the third network's, however low: the caller decides below which the box holds no face.
         """
         self.load_placer()
-        if not len(boxes):
-            return []
-        small, factor = shrink(photo, self._max_side)
-        rows = np.concatenate([np.zeros((len(boxes), 1)), boxes / factor, np.zeros((len(boxes), 1))], axis=1)
-        return [
-            _face(row, factor, small.shape[1], small.shape[0]) for row in self._placed([centred(small)], squared(rows))
-        ]
+        some = [i for i, of_photo in enumerate(boxes) if len(of_photo)]
+        found: list[list[DetectedFace]] = [[] for _ in photos]
+        if not some:
+            return found
+        small = [shrink(photos[i], self._max_side) for i in some]
+        rows = np.concatenate([_numbered(n, boxes[i] / small[n][1]) for n, i in enumerate(some)])
+        for row in self._placed([centred(photo) for photo, _ in small], squared(rows)):
+            n = int(row[PHOTO])
+            photo, factor = small[n]
+            found[some[n]].append(_face(row, factor, photo.shape[1], photo.shape[0]))
+        return found
 
     def _first(self, photos: Sequence[np.ndarray]) -> np.ndarray:
         """Return squares that may hold a face: rows (m, 6)."""
@@ -241,6 +252,11 @@ def _engine(net: nets.MtcnnNet, shape: tuple[int, ...], compute: Compute, precis
 def _least(probability: float, *, screened: bool = False) -> float:
     """Return the log-odds from which a network sees a face, or may see one if it only screens."""
     return float(np.log(probability / (1 - probability))) - MARGIN * screened
+
+
+def _numbered(photo: int, boxes: np.ndarray) -> np.ndarray:
+    """Return boxes (m, 4) of a photo as rows (m, 6) without a score."""
+    return np.pad(boxes, ((0, 0), (1, 1)), constant_values=((0, 0), (photo, 0)))
 
 
 def _likely(rows: np.ndarray, odds: np.ndarray, threshold: float) -> np.ndarray:

@@ -131,14 +131,17 @@ class PlacedYunet:
 
     def __call__(self, photos: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
         """Return the faces of each photo, uint8 RGB (h, w, 3), by falling confidence: YuNet's."""
-        return [self._placed(photo, faces) for photo, faces in zip(photos, self._finder(photos), strict=True)]
+        found = self._finder(photos)
+        boxes = [np.array([face.box for face in faces]).reshape(-1, 4) for faces in found]
+        return list(map(moved, found, self._placer.placed(photos, boxes)))
 
-    def _placed(self, photo: np.ndarray, faces: list[DetectedFace]) -> list[DetectedFace]:
-        found = self._placer.placed(photo, np.array([face.box for face in faces]).reshape(-1, 4))
-        return [
-            replace(there, confidence=face.confidence) if there.confidence >= PLACED else face
-            for face, there in zip(faces, found, strict=True)
-        ]
+
+def moved(faces: list[DetectedFace], placed: list[DetectedFace]) -> list[DetectedFace]:
+    """Return the faces of a photo, each as it was placed where a face was seen there, with its own confidence."""
+    return [
+        replace(there, confidence=face.confidence) if there.confidence >= PLACED else face
+        for face, there in zip(faces, placed, strict=True)
+    ]
 
 
 def _arrays(data: bytes) -> dict[str, np.ndarray]:
@@ -158,8 +161,8 @@ def decoded(answers: np.ndarray, side: int, threshold: float) -> tuple[np.ndarra
     Return scores (m,), boxes (m, 4) x0 y0 x1 y1, and points (m, 10) x y ..., float64, in pixels of the canvas.
     """
     scores = np.sqrt(answers[:, 0].clip(0, 1) * answers[:, 1].clip(0, 1)).astype(np.float64)
-    order = np.argsort(-scores, kind="stable")
-    order = order[scores[order] >= threshold]
+    order = np.flatnonzero(scores >= threshold)
+    order = order[np.argsort(-scores[order], kind="stable")]
     cells, found = net.grid(side)[order], answers[order].astype(np.float64)
     place, stride = cells[:, :2], cells[:, 2:]
     middle, half = (place + found[:, 2:4]) * stride, np.exp(found[:, 4:6]) * stride / 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +94,7 @@ def _doubled(x: Any) -> Any:
     return op.interpolate(x, scales, mode="nearest", axes=axes, **how)
 
 
+@lru_cache
 def grid(side: int) -> np.ndarray:
     """Return column, row and stride of each answer: float64 (answers, 3), in the order of the network."""
     levels = []

@@ -30,6 +30,8 @@ MAKERS = tuple(  # files that build graphs, or the format of the cache
         "compiled_cache.py",
         "onnx_network.py",
         "openvino_network.py",
+        "sface_int8.py",
+        "sface_layers.py",
         "sface_network.py",
         "../faces/mtcnn_nets.py",
         "../faces/pyramid.py",

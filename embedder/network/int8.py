@@ -25,14 +25,16 @@ MOST_LOST = 0.0015  # most loss of top-1
 
 @dataclass(frozen=True)
 class Quantisation:
-    """Ranges and shifts by layer, which int8 needs beside the weights.
+    """What int8 needs beside the weights, by layer.
 
-    ranges: the largest output of a ReLU; larger values are clipped. shifts: added to a convolution's biases, to make up
-    for the rounding of its weights.
+    ranges: the largest output of a ReLU, or the largest input of a convolution of SFace once its channels are scaled;
+    larger values are clipped. spans: the least and the largest input of each channel, from which SFace's are scaled.
+    shifts: added to a convolution's biases, to make up for the rounding of its weights.
     """
 
     ranges: Mapping[str, float] = field(default_factory=dict)
     shifts: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    spans: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
 
 FLOAT = Quantisation()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ import pyarrow.compute as pc
 
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.dataset.dataset import DataSet
-from facegallery.embedder.errors import DataError
-from facegallery.embedder.faces import align
-from facegallery.embedder.network import int8
+from facegallery.embedder.errors import DataError, InputError
+from facegallery.embedder.faces.picture import FacePicture, read, seen_by
+from facegallery.embedder.network import int8, sface_int8
 from facegallery.embedder.network.engines import choose, core
 from facegallery.embedder.network.int8 import Gate, Quantisation
 from facegallery.embedder.network.openvino_network import STEPS, build_measuring
 from facegallery.embedder.network.preprocess import seen, unit
 from facegallery.embedder.network.runtime import BATCH, on_openvino
+from facegallery.embedder.network.sface_layers import folded
+from facegallery.embedder.network.sface_network import measuring
+from facegallery.embedder.spec import FACENET
 from facegallery.embedder.weights.store import Model
 
 log = logging.getLogger(__name__)
@@ -31,25 +34,28 @@ log = logging.getLogger(__name__)
 LEAST_CROPS = 64
 FOR_RANGES, FOR_GATE = 512, 4096  # most crops
 LEAST_PEOPLE = 20  # people with two crops that a meaningful top-1 needs
+PIXELS = 150  # that are sampled of each layer and batch of SFace, all channels
 SAMPLES = 4096  # values that are sampled of each layer and batch
 
 
 def quantise(model: Model, crops: Path) -> list[dict[str, Any]]:
     """Measure every network of a model in int8, keep the results beside its weights, and return the gate of each.
 
-    Raise InputError on a CPU without VNNI and for networks other than FaceNet's, DataError where there are too few
-    crops.
+    Raise InputError on a CPU without VNNI and for ONNX networks, DataError where there are too few crops.
     """
-    model.check_facenet("quantise")
+    for part in model.spec.parts:
+        if part.network not in CALIBRATIONS:
+            raise InputError(f"expected FaceNet or SFace to quantise, {part.name} is an ONNX file: take another model")
     choose(Compute("cpu", "int8"))
     data = DataSet(crops)
     some, others = split(people := read_people(data))
-    images, asked = read_crops(data, some), read_crops(data, others)
+    first, second = read_pictures(data, some), read_pictures(data, others)
     found = []
     for i, part in enumerate(model.spec.parts):
         arrays = model.arrays(i)
+        images, asked = (seen_by(part, faces, data.spec.crop) for faces in (first, second))
         log.info("%s: ranges of %d crops, then %d others in float32 and int8", part.name, len(images), len(asked))
-        quantisation = calibrate(arrays, seen(images, part))
+        quantisation = CALIBRATIONS[part.network](arrays, seen(images, part))
         exact = unit(on_openvino(arrays, part, "f32")(asked))
         fast = unit(on_openvino(arrays, part, "int8", quantisation)(asked))
         gate = measure(exact, fast, [people[face] for face in others])
@@ -88,17 +94,18 @@ def split(people: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
     return ordered[:n], ordered[n:][-FOR_GATE:]
 
 
-def read_crops(data: DataSet, faces: Sequence[str]) -> np.ndarray:
-    """Return the crops of faces, uint8 (n, 160, 160, 3); raise DataError where the crops were not kept."""
-    place, crops = {face: i for i, face in enumerate(faces)}, {}
-    for table in data.shards(["face_id", "crop"]):
+def read_pictures(data: DataSet, faces: Sequence[str]) -> list[FacePicture]:
+    """Return the pictures of faces; raise DataError where the crops were not kept."""
+    place, found = {face: i for i, face in enumerate(faces)}, {}
+    for table in data.shards(["face_id", "crop", "box", "landmarks"]):
         for row in table.filter(pc.is_in(table["face_id"], pa.array(faces))).to_pylist():
             if row["crop"] is None:
                 raise DataError(
                     f"expected crops in {data.folder}, they were not kept: run `align`, or `embed` without --no-crops"
                 )
-            crops[place[row["face_id"]]] = align.plain(row["crop"], data.spec.crop, f"face {row['face_id']}")
-    return np.stack([crops[i] for i in range(len(faces))])
+            owner = f"face {row['face_id']}"
+            found[place[row["face_id"]]] = read(row["crop"], row["box"], row["landmarks"], data.spec.crop, owner)
+    return [found[i] for i in range(len(faces))]
 
 
 def calibrate(arrays: Mapping[str, np.ndarray], x: np.ndarray) -> Quantisation:
@@ -128,10 +135,40 @@ def calibrate(arrays: Mapping[str, np.ndarray], x: np.ndarray) -> Quantisation:
     )
 
 
-def best_range(values: np.ndarray) -> float:
+def calibrate_sface(arrays: Mapping[str, np.ndarray], x: np.ndarray) -> Quantisation:
+    """Measure ranges, spans and shifts on float32 RGB of 0 to 255, (n, 112, 112, 3).
+
+    Faces beyond the last full batch are left out.
+    """
+    layers = sface_int8.measured(folded(arrays)[0])
+    network = core().compile_model(measuring(arrays, BATCH, layers), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    draw = np.random.default_rng(0)
+    samples: dict[str, list[np.ndarray]] = defaultdict(list)
+    for i in range(0, len(x) - BATCH + 1, BATCH):
+        for layer, values in zip(layers, network([x[i : i + BATCH]]).values(), strict=True):
+            pixels = values.transpose(0, 2, 3, 1).reshape(-1, values.shape[1])
+            samples[layer.name].append(pixels[draw.integers(0, len(pixels), PIXELS)])
+    ranges, spans, shifts = {}, {}, {}
+    for layer in layers:
+        values = np.concatenate(samples[layer.name]).astype(np.float64)
+        low, high = sface_int8.spans_of(values)
+        inside = np.abs(sface_int8.scaled(layer, values, low, high)).ravel()
+        ranges[layer.name] = best_range(inside, sface_int8.STEPS)
+        spans[layer.name] = [low.tolist(), high.tolist()]
+        shifts[layer.name] = sface_int8.shifts(layer, values, low, high).tolist()
+    return Quantisation(ranges, shifts, spans)
+
+
+CALIBRATIONS: Mapping[str, Callable[[Mapping[str, np.ndarray], np.ndarray], Quantisation]] = {
+    FACENET: calibrate,
+    "sface": calibrate_sface,
+}
+
+
+def best_range(values: np.ndarray, steps: int = STEPS) -> float:
     """Return the range with the least squared error of rounding and clipping values (n,), which are >= 0.
 
-    The candidates are 80 ranges up to the largest value.
+    steps: between 0 and the range. The candidates are 80 ranges up to the largest value.
     """
     values = np.sort(values[values > 0]).astype(np.float64)
     if not len(values):
@@ -139,7 +176,7 @@ def best_range(values: np.ndarray) -> float:
 
     def error(most: float) -> float:
         inside = np.searchsorted(values, most)
-        return inside * (most / STEPS) ** 2 / 12 + float(((values[inside:] - most) ** 2).sum())
+        return inside * (most / steps) ** 2 / 12 + float(((values[inside:] - most) ** 2).sum())
 
     return float(min(values[-1] * np.linspace(0.2, 1, 80), key=error))
 

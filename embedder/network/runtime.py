@@ -20,7 +20,7 @@ from facegallery.embedder.network.compiled_cache import CompiledCache
 from facegallery.embedder.network.engines import OpenvinoEngine, choose, filled_up, in_batches
 from facegallery.embedder.network.int8 import FLOAT, Quantisation
 from facegallery.embedder.network.preprocess import seen, unit
-from facegallery.embedder.spec import FACENET, CropRule, Part
+from facegallery.embedder.spec import CropRule, Part
 from facegallery.embedder.weights import onnx_check
 from facegallery.embedder.weights.folder import stored_file
 from facegallery.embedder.weights.store import Model, Weights
@@ -34,7 +34,7 @@ _loading = Lock()
 
 
 def graph_of(part: Part, weights: Weights, batch: int, quantisation: Quantisation = FLOAT) -> openvino.Model:
-    """Build the OpenVINO graph of a network. quantisation: ranges and shifts for 'int8', of Inception-ResNet-v1."""
+    """Build the OpenVINO graph of a network. quantisation: what 'int8' needs."""
     if isinstance(weights, bytes):
         from facegallery.embedder.network import onnx_network
 
@@ -42,7 +42,7 @@ def graph_of(part: Part, weights: Weights, batch: int, quantisation: Quantisatio
     if part.network == "sface":
         from facegallery.embedder.network import sface_network
 
-        return sface_network.build(weights, batch)
+        return sface_network.build(weights, batch, quantisation)
     from facegallery.embedder.network import openvino_network
 
     return openvino_network.build(weights, batch, quantisation)
@@ -165,10 +165,9 @@ class Embedder:
 
 def _device_of(parts: Sequence[Part], compute: Compute) -> Compute:
     """Return the device and precision for these networks; raise InputError where one does not run there."""
-    other = next((part.name for part in parts if part.network != FACENET), None)
-    if other and compute.precision == "int8":
-        raise InputError(f"expected --precision auto, f32 or bf16 for {other}, received int8: leave it out")
     on_cpu = next((part.name for part in parts if part.network == "onnx"), None)
+    if on_cpu and compute.precision == "int8":
+        raise InputError(f"expected --precision auto, f32 or bf16 for {on_cpu}, received int8: leave it out")
     if on_cpu and compute.device == "auto":
         compute = replace(compute, device="cpu")
     chosen = choose(compute)

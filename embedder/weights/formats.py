@@ -192,7 +192,7 @@ def parse_safetensors(data: bytes, path: Path) -> Arrays:
 
 def parse_sface(data: bytes, path: Path) -> Arrays:
     """Return SFace's arrays in the bytes of a safetensors file; errors as for `parse_safetensors`."""
-    from facegallery.embedder.network.sface_network import shapes
+    from facegallery.embedder.network.sface_layers import shapes
 
     def check(found: dict[str, Shape]) -> None:
         if found != shapes():

@@ -291,7 +291,7 @@ def computing(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --device and --precision; the command receives both as `compute`."""
     precision_help = (
         "Precision of the network's numbers; auto: int8 where `weights quantise` found it good, else bf16 where the "
-        "CPU has it."
+        "CPU is faster in it."
     )
 
     @click.option(

@@ -148,16 +148,18 @@ def weights_import(
 def weights_export(out: Output, *, model: str, file: Path, views: str) -> None:
     """Write MODEL as one file for other programs.
 
-    MODEL is a known name or a model's folder. The file needs no code of ours: it takes crops uint8 (n, 160, 160, 3)
-    RGB as `align` makes them and returns unit vectors float32 (n, d). It includes the standardisation and, for several
-    networks, the joining of their vectors. Its metadata holds the face contract as `facegallery.spec`.
+    MODEL is a known name or a model's folder, not an ONNX file. The file needs no code of ours: it takes crops uint8
+    (n, 160, 160, 3) RGB as `align` makes them, for sface faces moved to ArcFace's five points, aligned uint8 (n, 112,
+    112, 3) RGB, for trio both, and returns unit vectors float32 (n, d). It includes the standardisation and, for
+    several networks, the joining of their vectors. Its metadata holds the face contract as `facegallery.spec`.
     """
-    from facegallery.embedder.export.export import export
+    from facegallery.embedder.export.export import export, inputs_of
     from facegallery.embedder.weights.store import open_model
 
     opened = open_model(model).with_views(views)
     files = export(opened, file)
-    shapes = f"crops uint8 (n, 160, 160, 3) -> unit vectors float32 (n, {opened.spec.dimension})"
+    taken = " and ".join(f"{name} uint8 (n, {size}, {size}, 3)" for name, size in inputs_of(opened.spec).items())
+    shapes = f"{taken} -> unit vectors float32 (n, {opened.spec.dimension})"
     document = {"files": [str(f) for f in files], "spec": asdict(opened.spec)}
     out.result(document, f"{' and '.join(map(str, files))}: {shapes}")
 
@@ -191,9 +193,9 @@ def weights_verify(out: Output) -> None:
 def weights_quantise(out: Output, *, model: str, crops: Path) -> None:
     """Measure MODEL in int8 on CROPS, and keep the result.
 
-    CROPS are a data set of `align` or `embed`. Where little is lost, --precision auto takes int8 from then on: cosine
-    to float32 at least 0.999 in the mean and 0.98 for every crop; top-1 among crops of people with two or more at most
-    0.15 points lower.
+    CROPS are a data set of `align` or `embed`, for sface one that was made with it. Where little is lost, --precision
+    auto takes int8 from then on: cosine to float32 at least 0.999 in the mean and 0.98 for every crop; top-1 among
+    crops of people with two or more at most 0.15 points lower.
     """
     from facegallery.embedder.network.quantise import quantise
     from facegallery.embedder.weights.store import open_model

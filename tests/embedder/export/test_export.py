@@ -14,7 +14,8 @@ import pytest
 
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import InputError
-from facegallery.embedder.export.export import export
+from facegallery.embedder.export.export import INPUTS, export, inputs_of
+from facegallery.embedder.faces.picture import seen_by
 from facegallery.embedder.network.engines import core
 from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.spec import FaceSpec
@@ -26,8 +27,9 @@ MODELS = {"msceleb": "plain", "duo": "all"}  # and their views: both standardisa
 LOAD_KERAS = """
 import sys, keras, numpy as np
 model = keras.saving.load_model(sys.argv[1])
-crops = np.load(sys.argv[2])
-np.save(sys.argv[3], np.concatenate([model(crops[:1]), model.predict(crops[1:], verbose=0)]))
+given = np.load(sys.argv[2])
+first, others = ({name: given[name][some] for name in given.files} for some in (slice(1), slice(1, None)))
+np.save(sys.argv[3], np.concatenate([model(first), model.predict(others, verbose=0)]))
 assert not {"facegallery", "embedder"} & set(sys.modules)
 """
 
@@ -49,18 +51,20 @@ def ours(model, images) -> np.ndarray:
     return Embedder(model, Compute("cpu", "f32"))(images)
 
 
-def by_openvino(path: Path, images: np.ndarray) -> np.ndarray:
+def by_openvino(path: Path, given: dict[str, np.ndarray]) -> np.ndarray:
     """In two batches, of one and of the others."""
     network = core().compile_model(core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    (crops,), (vectors,) = network.inputs, network.outputs
-    assert crops.names == {"crops"} and vectors.names == {"vectors"} and crops.element_type == openvino.Type.u8
-    return np.concatenate([network(batch)[0] for batch in (images[:1], images[1:])])
+    (vectors,) = network.outputs
+    assert sorted(crops.any_name for crops in network.inputs) == sorted(given) and vectors.names == {"vectors"}
+    assert {crops.element_type for crops in network.inputs} == {openvino.Type.u8}
+    batches = ({name: images[some] for name, images in given.items()} for some in (slice(1), slice(1, None)))
+    return np.concatenate([network(batch)[0] for batch in batches])
 
 
-def by_keras(path: Path, images: np.ndarray) -> np.ndarray:
+def by_keras(path: Path, given: dict[str, np.ndarray]) -> np.ndarray:
     """In a process of its own, far from our code."""
-    np.save(path.parent / "images.npy", images)
-    arguments = [str(path), str(path.parent / "images.npy"), str(path.parent / "vectors.npy")]
+    np.savez(path.parent / "images.npz", **given)
+    arguments = [str(path), str(path.parent / "images.npz"), str(path.parent / "vectors.npy")]
     done = subprocess.run(
         [sys.executable, "-I", "-c", LOAD_KERAS, *arguments], cwd=path.parent, capture_output=True, text=True
     )
@@ -95,7 +99,7 @@ def test_the_vectors_are_those_of_embed(model, ours, images, tmp_path, name):
     assert sorted(files) == sorted((tmp_path / "out").iterdir()) and {f.stat().st_mode & 0o777 for f in files} == {
         0o600
     }
-    theirs = (by_keras if name == "m.keras" else by_openvino)(files[0], images)
+    theirs = (by_keras if name == "m.keras" else by_openvino)(files[0], {"crops": images})
     assert theirs.shape == ours.shape and theirs.dtype == np.float32
     assert np.abs(np.linalg.norm(theirs, axis=1) - 1).max() < 1e-5
     cosines = (theirs * ours).sum(1)
@@ -103,6 +107,34 @@ def test_the_vectors_are_those_of_embed(model, ours, images, tmp_path, name):
         cosines[:-1].min() >= LEAST_COSINE and cosines[-1] >= 0.9999
     )  # whitening makes much of rounding where there is nothing else
     assert FaceSpec.from_json(contract(files[0])) == model.spec
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras, while it saves
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.keras"])
+@pytest.mark.parametrize(
+    ("reference", "views", "inputs"),
+    [("sface", "mirror", {"aligned": 112}), ("sface+msceleb:0.7", "plain", {"aligned": 112, "crops": 160})],
+)
+def test_sface_takes_faces_that_were_moved_to_its_template(windows, tmp_path, reference, views, inputs, name):
+    model, (pictures, rule) = store.open_model(reference).with_views(views), windows
+    ours = Embedder(model, Compute("cpu", "f32"))(pictures, rule)
+    given = {INPUTS[part.crop]: seen_by(part, pictures, rule) for part in model.spec.parts}
+    assert {input: images.shape[1] for input, images in given.items()} == inputs == inputs_of(model.spec)
+    files = export(model, tmp_path / name)
+    theirs = (by_keras if name == "m.keras" else by_openvino)(files[0], given)
+    assert np.abs(np.linalg.norm(theirs, axis=1) - 1).max() < 1e-5 and (theirs * ours).sum(1).min() >= LEAST_COSINE
+    assert FaceSpec.from_json(contract(files[0])) == model.spec
+    if name == "m.onnx":
+        onnx.checker.check_model(files[0], full_check=True)
+
+
+@pytest.mark.parametrize("change", [{"network": "onnx"}, {"colour": "BGR"}])
+def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path, change):
+    model = store.open_model("sface")
+    other = replace(model, spec=FaceSpec.of(replace(model.spec.parts[0], **change)))
+    with pytest.raises(InputError, match="export") as caught:
+        export(other, tmp_path / "m.onnx")
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_onnx_is_sound_by_its_own_checker(model, tmp_path):

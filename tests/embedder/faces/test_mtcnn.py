@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from facegallery.embedder.compute import Compute
+from facegallery.embedder.faces import mtcnn
 from facegallery.embedder.faces import mtcnn_nets as nets
 from facegallery.embedder.faces.mtcnn import BATCHES, CANVAS, MARGIN, THRESHOLDS, MtcnnDetector, shrink
 from facegallery.embedder.faces.pyramid import CELL, centred, patches
-from facegallery.embedder.network.engines import OpenvinoEngine, TensorflowEngine, has_bf16, in_batches
+from facegallery.embedder.network.engines import OpenvinoEngine, TensorflowEngine, core, in_batches
 from tests.conftest import coloured
 from tests.embedder.faces.test_boxes import overlap
 
@@ -77,11 +78,13 @@ def test_the_cascade_runs_on_tensorflow_too(att, detector, monkeypatch):
             assert np.abs(np.subtract(a.box + a.landmarks, b.box + b.landmarks)).max() < 0.05
 
 
-needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this CPU does not multiply bf16")
+needs_bf16 = pytest.mark.skipif(
+    "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="this CPU does not multiply bf16"
+)
 
 
 @needs_bf16
-def test_faces_are_those_of_float32_alone(att, detector):
+def test_faces_are_those_of_float32_alone(att, monkeypatch):
     """AT&T's faces at several sizes and turned upside down, on paper of noise."""
     rng = np.random.default_rng(8)
     photos = []
@@ -92,8 +95,9 @@ def test_faces_are_those_of_float32_alone(att, detector):
             small = np.asarray(face.resize((width, width * 112 // 92)))[:: -1 if i % 4 == 0 else 1]
             photo[i : i + len(small), x : x + width] = small
         photos.append(photo)
-    alone = MtcnnDetector(compute=Compute(precision="f32")).load()
-    assert detector.load()._screens and not alone._screens
+    monkeypatch.setattr(mtcnn, "has_fast_bf16", lambda: True)
+    detector, alone = (MtcnnDetector(compute=Compute(precision=how)) for how in ("bf16", "f32"))
+    assert detector.load()._screens and not alone.load()._screens
     found, expected = detector(photos), alone(photos)
     assert [len(faces) for faces in found] == [len(faces) for faces in expected] and sum(map(len, found)) > 24
     for ours, theirs in zip(found, expected, strict=True):

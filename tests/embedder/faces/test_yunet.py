@@ -10,7 +10,7 @@ from facegallery.embedder.errors import InputError, ModelError
 from facegallery.embedder.faces import both, detectors, names
 from facegallery.embedder.faces.both import BothDetector
 from facegallery.embedder.faces.mtcnn import DetectedFace, MtcnnDetector, shrink
-from facegallery.embedder.faces.yunet import OVERLAP, THRESHOLD, PlacedYunet, YunetDetector, greedy
+from facegallery.embedder.faces.yunet import OVERLAP, THRESHOLD, PlacedYunet, YunetDetector, greedy, moved
 from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.weights import detectors as weights
 from facegallery.embedder.weights import fetch
@@ -124,10 +124,11 @@ def test_mtcnns_third_network_places_yunets_faces(photos, detector):
     ((found,),), ((ours,),), ((theirs,),) = detector([photos[0]]), placed([photos[0]]), mtcnn([photos[0]])
     assert ours.confidence == found.confidence and ours.landmarks != found.landmarks
     assert np.abs(np.subtract(ours.landmarks, theirs.landmarks)).max() < 3
-    (nowhere,) = mtcnn.placed(photos[0], np.array([[2.0, 2.0, 20.0, 20.0]]))
-    assert nowhere.confidence < 0.3 and mtcnn.placed(photos[0], np.empty((0, 4))) == []
+    box = np.array([[2.0, 2.0, 20.0, 20.0]])
+    none, (nowhere,) = mtcnn.placed([photos[3], photos[0]], [np.empty((0, 4)), box])
+    assert none == [] and nowhere.confidence < 0.3
     noise = DetectedFace((2.0, 2.0, 20.0, 20.0), tuple(range(10)), 0.9)
-    assert placed._placed(photos[0], [noise]) == [noise]
+    assert moved([noise, found], [nowhere, ours]) == [noise, ours]
 
 
 def test_what_both_keep(joined):

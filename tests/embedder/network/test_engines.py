@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import tensorflow as tf
 
@@ -32,7 +34,7 @@ def test_tensorflow_is_asked_only_where_there_might_be_a_gpu(monkeypatch, tmp_pa
 
 def test_the_precision_is_what_was_asked_or_what_the_cpu_does_fast(monkeypatch):
     for native, expected in ((True, "bf16"), (False, "f32")):
-        monkeypatch.setattr(engines, "has_bf16", lambda native=native: native)
+        monkeypatch.setattr(engines, "has_fast_bf16", lambda native=native: native)
         assert choose(Compute("cpu")) == Compute("CPU:0", expected) == choose(Compute("CPU:0", expected))
         assert choose(Compute("cpu", "f32")).precision == "f32" and choose(Compute("cpu", "bf16")).precision == "bf16"
     monkeypatch.setattr(engines, "choose_device", lambda device: "GPU:0")
@@ -40,6 +42,27 @@ def test_the_precision_is_what_was_asked_or_what_the_cpu_does_fast(monkeypatch):
     for precision in ("bf16", "int8"):
         with pytest.raises(InputError, match="--precision"):
             choose(Compute(precision=precision))
+
+
+@pytest.mark.parametrize(
+    ("maker", "flags", "reported", "fast"),
+    [
+        ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", ["FP32", "BF16"], True),
+        ("GenuineIntel", "avx512_bf16", ["FP32", "BF16"], False),
+        ("AuthenticAMD", "avx512_bf16", ["FP32", "BF16"], True),
+        ("AuthenticAMD", "avx2", ["FP32"], False),
+    ],
+)
+def test_bf16_counts_only_where_the_cpu_is_faster_in_it(monkeypatch, tmp_path, maker, flags, reported, fast):
+    (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {maker}\nflags\t\t: fpu {flags} sse\n")
+    monkeypatch.setattr(engines, "CPU_FILE", tmp_path / "cpuinfo")
+    monkeypatch.setattr(engines, "core", lambda: SimpleNamespace(get_property=lambda device, name: reported))
+    assert engines.has_fast_bf16() is fast
+
+
+def test_a_system_that_does_not_describe_its_cpu_has_no_vnni(monkeypatch, tmp_path):
+    monkeypatch.setattr(engines, "CPU_FILE", tmp_path / "none")
+    assert not engines.has_vnni()
 
 
 def test_int8_needs_vnni(monkeypatch):

@@ -3,43 +3,30 @@
 import numpy as np
 import pytest
 
-from facegallery.embedder.errors import InputError, ModelError
-from facegallery.embedder.faces import picture
+from facegallery.embedder.errors import ModelError
 from facegallery.embedder.network.preprocess import unit
 from facegallery.embedder.network.runtime import Embedder
-from facegallery.embedder.spec import WINDOW, CropRule
+from facegallery.embedder.spec import WINDOW
 from facegallery.embedder.weights.store import open_model
 
 
-@pytest.fixture(scope="module")
-def faces(att):
-    from facegallery.embedder.faces.mtcnn import MtcnnDetector
-    from tests.conftest import coloured
-
-    photos = [coloured(att / f"s{i}" / "1.pgm") for i in range(1, 5)]
-    found = [of_photo[0] for of_photo in MtcnnDetector()(photos)]
-    rule = CropRule(window=WINDOW)
-    cut = [picture.take(photo, face.box, face.landmarks, rule) for photo, face in zip(photos, found, strict=True)]
-    return [picture.stored(*one, face.box, face.landmarks, rule) for one, face in zip(cut, found, strict=True)], rule
-
-
-def test_a_joined_model_is_the_weighted_vectors_side_by_side(faces):
+def test_a_joined_model_is_the_weighted_vectors_side_by_side(windows):
     joined = open_model("sface+msceleb:0.5")
     assert [(part.name, part.weight) for part in joined.spec.parts] == [("sface", 1.0), ("msceleb", 0.5)]
     assert joined.spec.crop.window == WINDOW
-    each = [Embedder(open_model(name))(*faces) for name in ("sface", "msceleb")]
+    each = [Embedder(open_model(name))(*windows) for name in ("sface", "msceleb")]
     expected = unit(np.concatenate([each[0], 0.5 * each[1]], axis=1))
-    assert (Embedder(joined)(*faces) * expected).sum(1).min() > 0.99999
+    assert (Embedder(joined)(*windows) * expected).sum(1).min() > 0.99999
 
 
-def test_trio_is_sface_and_both_facenets_that_see_whole_crops(faces):
+def test_trio_is_sface_and_both_facenets_that_see_whole_crops(windows):
     trio = open_model("trio")
     assert [(part.name, part.weight, part.zoom) for part in trio.spec.parts] == [
         ("sface", 1.0, 1.0),
         ("msceleb", 0.6, 1.0),
         ("casia", 0.3, 1.0),
     ]
-    assert Embedder(trio)(*faces).shape == (4, 128 + 128 + 512)
+    assert Embedder(trio)(*windows).shape == (4, 128 + 128 + 512)
 
 
 def test_a_model_of_several_networks_counts_as_one_vector():
@@ -54,17 +41,3 @@ def test_what_cannot_be_joined_is_one_line(reference):
     with pytest.raises(ModelError) as caught:
         open_model(reference)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("purpose", ["export", "quantise"])
-def test_what_only_facenet_can_do_is_refused_in_one_line(purpose, tmp_path):
-    from facegallery.embedder.export.export import export
-    from facegallery.embedder.network.quantise import quantise
-
-    calls = {
-        "export": lambda: export(open_model("sface"), tmp_path / "m.onnx"),
-        "quantise": lambda: quantise(open_model("sface"), tmp_path),
-    }
-    with pytest.raises(InputError, match=purpose):
-        calls[purpose]()
-    assert not list(tmp_path.iterdir())
