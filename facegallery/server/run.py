@@ -55,9 +55,14 @@ def serve(settings: Settings, workers: int, certificate: Certificate | None, sho
         _isolate()
     with contextlib.closing(Accounts()) as accounts, _shared_meters(workers):
         show(_address_line(settings, accounts))
-        signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again once all requests have ended
+        end = _End()
+        signal.signal(signal.SIGTERM, end)  # uvicorn raises it again once all requests have ended
         try:
             _run(settings, workers, certificate)
+        except RuntimeError:
+            if not end.came:
+                raise
+            raise SystemExit(0) from None  # an import that is interrupted cannot release its lock
         finally:
             accounts.end_start_key(settings.at)
 
@@ -97,8 +102,17 @@ def _isolate() -> None:
     sys.path[:] = dict.fromkeys([str(ROOT), *search_path()])
 
 
-def _end(*_: object) -> NoReturn:
-    raise SystemExit(0)
+class _End:
+    """Ends the process at a signal.
+
+    came: whether the signal has come.
+    """
+
+    came = False
+
+    def __call__(self, *_: object) -> NoReturn:
+        self.came = True
+        raise SystemExit(0)
 
 
 def _address_line(settings: Settings, accounts: Accounts) -> str:

@@ -1,3 +1,4 @@
+import os
 import shutil
 import socket
 import ssl
@@ -67,6 +68,30 @@ def test_a_certificate_that_is_none_is_told_before_anything_starts(server, tmp_p
         files = ("--tls-cert", str(certificate), "--tls-key", str(key))
         code, said = refused(server, "att", "--port", str(free_port()), "--workers", workers, *files)
         assert code == 2 and f"{certificate} and {key}" in said and len(said.splitlines()) == 1
+
+
+STOPPED_IN_AN_IMPORT = """
+import os, signal, sys
+from facegallery.server import run
+from facegallery.server.settings import Settings
+
+def stopped_in_an_import(*_):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    finally:  # as importlib's lock does
+        raise RuntimeError("cannot release un-acquired lock")
+
+run._run = stopped_in_an_import
+run.serve(Settings(("att",), port=int(sys.argv[1])), 1, None, print)
+"""
+
+
+def test_a_server_that_is_stopped_while_it_imports_ends_well(server):
+    command = [sys.executable, "-c", STOPPED_IN_AN_IMPORT, str(free_port())]
+    environment = os.environ | {"FACEGALLERY_INDEXES": str(server.indexes), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "") and "#key=" in done.stdout
 
 
 NEEDS_OPENSSL = pytest.mark.skipif(not shutil.which("openssl"), reason="OpenSSL's program makes the certificates")
