@@ -3,11 +3,13 @@
     python benchmarks/accuracy/recipes.py CROPS --one-shot lfw_one_shot.csv --people lfw_people.csv \\
         --pairs lfw_pairs.txt --folder WORK
 
-CROPS comes from `align LFW --border 20 --out CROPS`: every photo of LFW under its person. The settings, all in float32:
+CROPS comes from `embed LFW --out CROPS`, or for networks that see boxes from `align LFW --border 20 --out CROPS`: every
+photo of LFW under its person. The settings, all in float32:
 
 closed     train on the gallery's photos; ask about the probes of the `test` people among the whole gallery
 open       split all people into three folds by hash of the name: train on two, ask about the probes of the `test`
-           people in the third among the whole gallery
+           people in the third among the whole gallery; DIR at FPIR, with the `test` people of the third as those who
+           are enrolled and its people with one photo as strangers, one threshold over the three
 strangers  train on the `dev` people's photos and on the gallery photos of the first 700 `test` people, who are
            enrolled; DIR at FPIR, with the probes of the other `test` people and everyone with one photo as strangers
 halves     LFW's ten folds: train on the people who are in none of the five tested folds, for each half
@@ -42,14 +44,17 @@ from facegallery.embedder.compute import Compute  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
 from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table  # noqa: E402
 from facegallery.embedder.dataset.writer import DataSetWriter  # noqa: E402
-from facegallery.embedder.faces import align  # noqa: E402
+from facegallery.embedder.faces import picture  # noqa: E402
+from facegallery.embedder.faces.picture import FacePicture  # noqa: E402
 from facegallery.embedder.network.runtime import Embedder, unit  # noqa: E402
 from facegallery.embedder.weights.store import open_model, open_spec  # noqa: E402
 from facegallery.indexer.evaluation import openset, verification  # noqa: E402
 from facegallery.indexer.evaluation.openset import OpenSet  # noqa: E402
 from facegallery.indexer.metrics import compare, hits_at, nearest_people, wilson  # noqa: E402
+from facegallery.trainer.overrides import parse  # noqa: E402
+from facegallery.trainer.recipe import Recipe  # noqa: E402
 from facegallery.trainer.recipe import read as read_recipe  # noqa: E402
-from facegallery.trainer.train import TrainingOptions, train  # noqa: E402
+from facegallery.trainer.train import train  # noqa: E402
 
 PATH = click.Path(path_type=Path, exists=True)
 FOLDS, ENROLLED = 3, 700
@@ -65,19 +70,12 @@ class Bench:
         crops: Path,
         one_shot: Path,
         people: Path,
-        recipe: str,
+        recipe: Recipe,
         source: str,
         after: Path | None,
-        epochs: tuple[int, ...] | None,
         work: Path,
     ):
-        self.data, self.recipe, self.source, self.epochs, self.work = (
-            DataSet(crops),
-            read_recipe(recipe),
-            source,
-            epochs,
-            work,
-        )
+        self.data, self.recipe, self.source, self.work = DataSet(crops), recipe, source, work
         self.after = after
         rows = [row for table in self.data.shards() for row in to_rows(table) if row.identity]
         self.rows = [row for row in rows if row.crop]
@@ -114,13 +112,16 @@ class Bench:
         missing = np.flatnonzero(wanted & ~whole.any(axis=1))
         for i in range(0, len(missing), 256):
             some = missing[i : i + 256]
-            whole[some] = embed(np.stack([align.plain(self.rows[k].crop or b"", self.data.spec.crop) for k in some]))
+            whole[some] = embed([self._picture(self.rows[k]) for k in some], self.data.spec.crop)
         np.save(path, whole)
         begun = open_model(self.source).spec
         if len(spec.parts) == 1:
             return {begun.model_name: whole}
         splits = np.split(whole, np.cumsum([part.dimension for part in spec.parts])[:-1], axis=1)
         return {part.name: unit(x) for part, x in zip(begun.parts, splits, strict=True)} | {begun.model_name: whole}
+
+    def _picture(self, row: Row) -> FacePicture:
+        return picture.read(row.crop or b"", row.box, row.landmarks, self.data.spec.crop, row.image)
 
     def before(self, wanted: np.ndarray) -> dict[str, Systems]:
         """Embed by the model that training starts from, and by that model without zoom and weights."""
@@ -133,7 +134,7 @@ class Bench:
             crops = subset(self.data, rows, self.work / f"{title}-crops")
             began = time.monotonic()
             source = str(self.after / title) if self.after else self.source
-            train(crops, self.recipe, source, self.work / title, TrainingOptions(epochs=self.epochs))
+            train(crops, self.recipe, source, self.work / title)
             self.seconds[title] = round(time.monotonic() - began)
         return self.vectors(title, wanted)
 
@@ -145,13 +146,37 @@ class Bench:
         return self._compared(self.before(wanted), {name: self._hits(x) for name, x in after.items()})
 
     def open(self) -> Json:
-        wanted = self.of(np.concatenate([self.gallery, self.probes]))
-        after: Systems = {}
+        wanted = self.of(np.concatenate([self.gallery, self.probes, np.flatnonzero(self.roles == "single")]))
+        hits: Systems = {}
+        scored: dict[str, list[OpenSet]] = {}
         for fold in range(FOLDS):
             mine = self.fold[self.probes] == fold
             for name, x in self.trained(f"open-{fold}", self.fold != fold, wanted).items():
-                after.setdefault(name, np.zeros((len(self.probes), 5), bool))[mine] = self._hits(x)[mine]
-        return self._compared(self.before(wanted), after)
+                hits.setdefault(name, np.zeros((len(self.probes), 5), bool))[mine] = self._hits(x)[mine]
+                scored.setdefault(name, []).append(self._in_fold(x, fold))
+        before = self.before(wanted)
+        result = self._compared(before, hits)
+        for name, folds in scored.items():
+            for kind, old in before.items():
+                first = joined([self._in_fold(old[name], fold) for fold in range(FOLDS)])
+                result[name].setdefault("open set", {})[kind] = [
+                    asdict(d) for d in openset.compare(first, joined(folds))
+                ]
+        return result
+
+    def _in_fold(self, x: np.ndarray, fold: int) -> OpenSet:
+        """Ask about a fold's `test` people, and its people with one photo, among those `test` people."""
+        gallery, probes = (
+            of[(self.fold[of] == fold) & (self.roles[of] == "test")] for of in (self.gallery, self.probes)
+        )
+        return self._scored(x, gallery, probes, np.flatnonzero((self.fold == fold) & (self.roles == "single")))
+
+    def _scored(self, x: np.ndarray, gallery: np.ndarray, probes: np.ndarray, strangers: np.ndarray) -> OpenSet:
+        (first, scores), (_, highest) = (
+            nearest_people(x[gallery], self.names[gallery], x[q], 1) for q in (probes, strangers)
+        )
+        genuine = np.where(first[:, 0] == self.names[probes], scores[:, 0], -np.inf).astype(np.float32)
+        return OpenSet(genuine, self.names[probes], highest[:, 0], self.names[strangers])
 
     def strangers(self) -> Json:
         enrolled = set(self.test[:ENROLLED])
@@ -161,11 +186,7 @@ class Bench:
         wanted = self.of(np.concatenate([gallery, probes, strangers]))
 
         def scored(x: np.ndarray) -> OpenSet:
-            (first, scores), (_, highest) = (
-                nearest_people(x[gallery], self.names[gallery], x[q], 1) for q in (probes, strangers)
-            )
-            genuine = np.where(first[:, 0] == self.names[probes], scores[:, 0], -np.inf).astype(np.float32)
-            return OpenSet(genuine, self.names[probes], highest[:, 0], self.names[strangers])
+            return self._scored(x, gallery, probes, strangers)
 
         after, before = self.trained("strangers", self.of(gallery) | (self.roles == "dev"), wanted), self.before(wanted)
         result: Json = {"enrolled": len(gallery), "strangers": len(strangers)}
@@ -225,6 +246,13 @@ class Bench:
         return result
 
 
+def joined(folds: list[OpenSet]) -> OpenSet:
+    """Return the answers of several folds as one."""
+    genuine, strangers = (np.concatenate([getattr(f, field) for f in folds]) for field in ("genuine", "strangers"))
+    people, others = (np.concatenate([getattr(f, field) for f in folds]) for field in ("people", "stranger_people"))
+    return OpenSet(genuine, people, strangers, others)
+
+
 def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:
     """Write some rows of a data set as a data set of their own."""
     writer = DataSetWriter(folder, data.spec, {}, [Entry(row.image, 0, 0) for row in rows])
@@ -245,6 +273,7 @@ def subset(data: DataSet, rows: list[Row], folder: Path) -> Path:
     "--after", type=PATH, help="WORK of another recipe with the same --from: training continues from its models."
 )
 @click.option("--epochs", help="Of each stage, such as 1,0, instead of the recipe's.")
+@click.option("--set", "changes", multiple=True, help="KEY=VALUE of the recipe, as for `train`.")
 @click.option("--settings", default="closed,open,strangers,halves", show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), required=True)
 def main(
@@ -256,18 +285,21 @@ def main(
     source: str,
     after: Path | None,
     epochs: str | None,
+    changes: tuple[str, ...],
     settings: str,
     folder: Path,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder.mkdir(parents=True, exist_ok=True)
     numbers = tuple(map(int, epochs.split(","))) if epochs else None
-    bench = Bench(crops, one_shot, people, recipe, source, after, numbers, folder)
+    plan = read_recipe(recipe).with_overrides(parse(changes)).with_epochs(numbers)
+    bench = Bench(crops, one_shot, people, plan, source, after, folder)
     result: Json = {
         "command": " ".join(sys.argv),
         "recipe": recipe,
         "from": source,
         "epochs": numbers,
+        "set": changes,
         "seed": 0,
         "seconds": bench.seconds,
     }

@@ -83,15 +83,6 @@ class Model:
             )
         return arrays
 
-    def check_facenet(self, purpose: str) -> None:
-        """Raise InputError unless every network is FaceNet's. purpose: what needs it, as 'train'."""
-        for part in self.spec.parts:
-            if part.network != FACENET:
-                raise InputError(
-                    f"expected FaceNet to {purpose}, {part.name} is another network ({part.network}): "
-                    "take msceleb, casia, duo or a model trained from these"
-                )
-
     def check_trainable(self) -> None:
         """Raise InputError where a network is an ONNX file, whose layers nobody here knows."""
         for part in self.spec.parts:
