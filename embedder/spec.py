@@ -205,8 +205,18 @@ class FaceSpec:
         return "+".join(p.name for p in self.parts) or "no model"
 
     def with_crop(self, crops: FaceSpec) -> FaceSpec:
-        """Return this model's contract on existing crops."""
+        """Return this model's contract on existing crops; raise InputError as `check_turned` does."""
+        self.check_turned(crops.detector)
         return replace(self, crop=crops.crop, colour=crops.colour, detector=crops.detector)
+
+    def check_turned(self, detector: Mapping[str, Any]) -> None:
+        """Raise InputError where a detector finds turned faces and a network sees boxes, in which they lie sideways."""
+        boxed = [part.name for part in self.parts if part.crop == "box"]
+        if detector.get("turned") and boxed:
+            raise InputError(
+                f"expected a model that sees faces by their points for --turned, {boxed[0]} sees boxes: take sface, "
+                "or turn the photos yourself"
+            )
 
     def to_json(self) -> str:
         """Return the contract with its fingerprint as JSON."""

@@ -157,7 +157,7 @@ def embed(
     if out is None:
         key = "embed", opened.spec.fingerprint, opened.files, detector, turned, compute
         given = to_data_sets.EmbedOptions(algorithm=detector, turned=turned)
-        to_data_sets.check_turned(opened.spec, given)
+        opened.spec.check_turned({"turned": turned})
         options = ReadOptions(one_face=bool(one_face), keep_pixels=bool(crops))
         with _shared(key, lambda: Networks(lambda: opened, given.detector, compute)) as networks:
             return find_faces(photos, networks, options)
@@ -268,8 +268,8 @@ def train(
         InputError: an option that cannot be, or a split that is not there.
 
     ```python
-    fg.align("photos/", "crops/", border=20)
-    print(fg.train("crops/", "model/").networks[0].delivered)
+    fg.embed("photos/", out="faces/")
+    print(fg.train("faces/", "model/").networks[0].delivered)
     faces = fg.embed("party.jpg", model="model/")
     ```
     """

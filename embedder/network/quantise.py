@@ -48,6 +48,7 @@ def quantise(model: Model, crops: Path) -> list[dict[str, Any]]:
             raise InputError(f"expected FaceNet or SFace to quantise, {part.name} is an ONNX file: take another model")
     choose(Compute("cpu", "int8"))
     data = DataSet(crops)
+    model.spec.check_turned(data.spec.detector)
     some, others = split(people := read_people(data))
     first, second = read_pictures(data, some), read_pictures(data, others)
     found = []

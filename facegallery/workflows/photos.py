@@ -138,7 +138,7 @@ def embed(
     if is_data_set(source):
         _check_for_crops(options)
         return process_crops(DataSet(source), out, embedder, progress, keep_crops=options.keep_crops)
-    check_turned(embedder.spec, options)
+    embedder.spec.check_turned({"turned": options.turned})
     listing = list_photos(source, options.metadata, options.level)
     log_understood(listing.understood())
     stage = PhotoStage(embedder.spec, make_detector(options.detector, embedder.compute), embedder, options.each)
@@ -154,15 +154,6 @@ def _check_for_crops(options: EmbedOptions) -> None:
         )
     if options.turned:
         raise InputError("expected photos for --turned, received crops: give the photos")
-
-
-def check_turned(spec: FaceSpec, options: EmbedOptions) -> None:
-    """Raise InputError for turned photos where a network sees boxes, in which the faces would lie on their side."""
-    if options.turned and (boxed := [part.name for part in spec.parts if part.crop == "box"]):
-        raise InputError(
-            f"expected a model that sees faces by their points for --turned, {boxed[0]} sees boxes: take sface, "
-            "or turn the photos yourself"
-        )
 
 
 def log_understood(understood: Understood) -> None:

@@ -69,3 +69,11 @@ def test_margins():
     for bad in ("x", "-1", "5", "nan", "px", "2000px"):
         with pytest.raises(InputError, match="margin"):
             CropRule(margin=bad)
+
+
+def test_crops_of_turned_faces_are_refused_by_networks_that_see_boxes():
+    points = FaceSpec.of(replace(PART, network="sface", crop="arcface", size=112))
+    turned = replace(points, detector={"turned": 0.9})
+    assert points.with_crop(turned).detector == {"turned": 0.9}
+    with pytest.raises(InputError, match="--turned"):
+        SPEC.with_crop(turned)
