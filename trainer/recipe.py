@@ -126,7 +126,7 @@ class Recipe:
             return self
         origin = f"{self.name} with {', '.join(map(repr, overrides))} set"
         changed = _recipe(applied(self.values(), overrides), self.name, origin)
-        return replace(changed, overrides=dict(overrides))
+        return replace(changed, overrides=json.loads(json.dumps(dict(overrides), default=str)))
 
     def with_epochs(self, epochs: tuple[int, ...] | None) -> Recipe:
         """Return the recipe with other numbers of epochs, one for each stage; raise InputError for another count."""

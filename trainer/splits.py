@@ -67,7 +67,7 @@ def used_and_left_out(data: DataSet, chosen: Sequence[str | None], used: Mapping
     taken = f"{total:,} crops are used"
     if len(chosen) > 1:
         taken += f": {_counted(Counter({_of(split): n for split, n in used.items()}))}"
-    elif chosen[0]:
+    elif chosen and chosen[0]:
         taken = f"{total:,} crops of split {chosen[0]} are used"
     return f"{taken}; left out: {_counted(left) or 'none'}"
 

@@ -200,7 +200,7 @@ class Run:
         """
         name = "maps" if trains == "upper" else f"stage-{self.progress.stage + 1}"
         path = self.folder / f"{name}-view-{number}.npy"
-        if not path.exists():
+        if not path.exists() or len(views.kept(path)) != len(self._stream):  # of an earlier version
             if trains != "upper" and self._keeps_maps(number):
                 maps = views.blocks(self._view("upper", number))
             else:

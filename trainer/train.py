@@ -42,6 +42,7 @@ from facegallery.trainer.events import EventLog
 from facegallery.trainer.history import NetworkHistory
 from facegallery.trainer.recipe import Recipe
 from facegallery.trainer.stages import Run, RunSettings
+from facegallery.trainer.teacher import sha256s
 
 ARGUMENTS, LOCK = "arguments.json", "lock"  # in MODEL/run
 
@@ -112,8 +113,9 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, options: Training
     model = store.open_model(source)
     model.check_trainable()
     _check_batch_norm(model, recipe)
-    _check_teacher(recipe)
+    _check_teacher(recipe, model)
     data = batches.read(crops, options.validate, options.seed, options.split)
+    model.spec.check_turned(data.spec.detector)
     given = record.arguments(recipe, model.spec, data, options.seed, compute.precision)
     try:
         if done := _completed(out, given):
@@ -122,8 +124,8 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, options: Training
         with _locked(_run_folder(out)):
             if done := _completed(out, given):  # by a process that has ended since
                 return done
-            events = _events(options.log_dir, model, recipe, record.run_id(given))
             _prepare(out, given, data)
+            events = _events(options.log_dir, model, recipe, record.run_id(given))
             settings = RunSettings(options.seed, options.keep_run, compute)
             job = _Job(out, model, recipe, data, settings, replicas.devices(compute.device, recipe), events)
             head = {
@@ -153,7 +155,13 @@ def _check_batch_norm(model: store.Model, recipe: Recipe) -> None:
             )
 
 
-def _check_teacher(recipe: Recipe) -> None:
+def _check_teacher(recipe: Recipe, model: store.Model) -> None:
+    others = set(sha256s(recipe.teacher))
+    if others and all(others == {part.sha256} for part in model.spec.parts):
+        raise InputError(
+            f"expected another teacher than {model.spec.model_name} itself for {recipe.name}, received "
+            f"{', '.join(recipe.teacher)}: give a stronger one, such as --set teacher=trio, or start --from msceleb"
+        )
     if recipe.teacher and not recipe.stages[0].epochs:
         raise InputError(
             f"expected 1 epoch for stage 1 of {recipe.name}, which makes the bottleneck for its teachers, received 0: "

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +130,10 @@ def test_the_command_records_what_is_set_and_resumes_the_same_only(tmp_path, run
     head, rest = rule.stages
     by_hand = replace(rule, stages=(replace(head, epochs=1, learning_rate=0.02), replace(rest, epochs=0)))
     assert train(folder, by_hand, source, tmp_path / "out")["networks"] == record["networks"]
+
+
+def test_what_is_set_can_be_recorded():
+    given = {"teacher": [Path("data/mine"), "itself"], "augmentation.gamma": (0.5, 2)}
+    changed = recipe.read("distil").with_overrides(given)
+    assert changed.teacher == ("data/mine", "itself")
+    assert json.loads(json.dumps(changed.overrides)) == changed.overrides

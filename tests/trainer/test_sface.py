@@ -272,3 +272,9 @@ def test_sface_learns_from_a_model_of_several_networks(tiny, windows, tmp_path, 
     assert spec.dimension == 128 and spec.parts[0].name == "tiny-distil"
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["stage"] == 1 and lines[0]["loss"] < 0.5 and done["networks"][0]["delivered"]
+
+
+def test_sface_is_not_taught_by_itself(tmp_path):
+    with pytest.raises(InputError, match="teacher"):
+        train(tmp_path, recipe.read("distil"), "sface", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
