@@ -78,7 +78,7 @@ def run(folder: Path, compute: Compute) -> dict[str, Any]:
     Twenty of the forty people are trained on, by photos and negatives; everybody is enrolled by one photo, and the
     other twenty are asked about.
     """
-    started = time.monotonic()
+    started, folder = time.monotonic(), folder / "film"
 
     def stage(text: str) -> None:
         log.info(f"[{time.monotonic() - started:4.0f} s] {text}")
@@ -136,9 +136,9 @@ def _save(photo: Image.Image, path: Path) -> None:
 def index_to_serve(folder: Path, compute: Compute) -> str:
     """Build an index of AT&T's first photos, calibrated, and return its name."""
     fetch(MODEL)
-    prepare("att", fetch_att(data_root() / "att"), folder / "photos-served")
-    vectors = folder / "vectors-served"
-    embed(folder / "photos-served", vectors, make_embedder(MODEL, compute))
+    prepare("att", fetch_att(data_root() / "att"), folder / "served" / "photos")
+    vectors = folder / "served" / "vectors"
+    embed(folder / "served" / "photos", vectors, make_embedder(MODEL, compute))
     build_index(vectors, SERVED, BuildOptions(split="gallery", replace=True))
     calibrate(SERVED, CalibrationOptions(fpir=FPIR))
     return SERVED

@@ -266,7 +266,7 @@ def compared_line(face: ComparedFace) -> str:
     type=PATH,
     default=Path("data/demo"),
     show_default=True,
-    help="Where photos, crops, vectors and pictures go.",
+    help="Where photos, vectors, the model and pictures go.",
 )
 @click.option("--serve", "do_serve", is_flag=True, help="Serve an index of the photos instead, with the page.")
 @click.option(
@@ -277,7 +277,7 @@ def compared_line(face: ComparedFace) -> str:
 def demo(out: Output, *, folder: Path, do_serve: bool, port: int, compute: Compute) -> None:
     """Run every step on 400 photos of 40 people.
 
-    Fetches AT&T's photos, then aligns, embeds, trains, builds, evaluates, searches and draws.
+    Fetches AT&T's photos and makes film negatives of them, then embeds, builds, evaluates, trains, searches and draws.
     """
     from facegallery import demo as demonstration
 
