@@ -215,13 +215,12 @@ def lfw_photos(lfw, lfw_work, lfw_command) -> Path:
 
 @pytest.fixture(scope="session")
 def lfw_vectors(lfw_photos, lfw_work, lfw_command):
-    """The data set of a model's vectors of those photos, made once."""
+    """The data set of a model's vectors of those photos, made once, with the detector of the published figures."""
 
     def call(model: str) -> Path:
         if not (lfw_work / model).exists():
-            assert lfw_command("embed", lfw_photos, "--model", model, "--out", lfw_work / model)["outcomes"] == {
-                "ok": 3360
-            }
+            options = "--model", model, "--detector", "mtcnn", "--out", lfw_work / model
+            assert lfw_command("embed", lfw_photos, *options)["outcomes"] == {"ok": 3360}
         return lfw_work / model
 
     return call

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.lfw
 
-LEAST = {"msceleb": (0.950, 0.985), "casia": (0.935, 0.976), "duo": (0.967, 0.988)}
+LEAST = {"msceleb": (0.950, 0.985), "casia": (0.940, 0.976), "duo": (0.967, 0.988)}
 
 
 def recomputed(found: list[dict]) -> tuple[float, float]:
