@@ -111,7 +111,7 @@ def train(crops: Path, recipe: Recipe, source: str, out: Path, options: Training
         raise InputError("expected --precision auto, f32 or bf16 to train in, received int8: leave it out")
     recipe, compute = recipe.with_epochs(options.epochs), choose(options.compute)
     model = store.open_model(source)
-    model.check_trainable()
+    model.check_ours("train")
     _check_batch_norm(model, recipe)
     _check_teacher(recipe, model)
     data = batches.read(crops, options.validate, options.seed, options.split)

@@ -102,9 +102,8 @@ def inputs_of(spec: FaceSpec) -> dict[str, int]:
 
 
 def _check(model: Model) -> None:
+    model.check_ours("export")
     for part in model.spec.parts:
-        if part.network == "onnx":
-            raise InputError(f"expected FaceNet or SFace to export, {part.name} is an ONNX file already: copy that")
         if part.colour != "RGB" or part.size != inputs_of(model.spec)[INPUTS[part.crop]]:
             raise InputError(
                 f"expected networks that see RGB at one size to export, {part.name} sees {part.colour} at {part.size} "

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.dataset.dataset import DataSet
-from facegallery.embedder.errors import DataError, InputError
+from facegallery.embedder.errors import DataError
 from facegallery.embedder.faces.picture import FacePicture, read, seen_by
 from facegallery.embedder.network import int8, sface_int8
 from facegallery.embedder.network.engines import choose, core
@@ -43,9 +43,7 @@ def quantise(model: Model, crops: Path) -> list[dict[str, Any]]:
 
     Raise InputError on a CPU without VNNI and for ONNX networks, DataError where there are too few crops.
     """
-    for part in model.spec.parts:
-        if part.network not in CALIBRATIONS:
-            raise InputError(f"expected FaceNet or SFace to quantise, {part.name} is an ONNX file: take another model")
+    model.check_ours("quantise")
     choose(Compute("cpu", "int8"))
     data = DataSet(crops)
     model.spec.check_turned(data.spec.detector)

@@ -83,12 +83,12 @@ class Model:
             )
         return arrays
 
-    def check_trainable(self) -> None:
-        """Raise InputError where a network is an ONNX file, whose layers nobody here knows."""
+    def check_ours(self, purpose: str) -> None:
+        """Raise InputError where a network is an ONNX file, whose layers are not known. purpose: such as 'train'."""
         for part in self.spec.parts:
             if part.network == "onnx":
                 raise InputError(
-                    f"expected networks that can be trained, {part.name} was imported as ONNX: "
+                    f"expected SFace or FaceNet to {purpose}, {part.name} is another network ({part.network}): "
                     "take sface, msceleb, casia, duo, trio or a model trained from these"
                 )
 

@@ -254,7 +254,7 @@ def test_each_part_of_a_model_trains_on_its_own_crops(tiny, windows, tmp_path, m
 def test_a_network_of_an_onnx_file_is_refused(windows, tmp_path, monkeypatch):
     onnx = store.Model(FaceSpec.of(replace(SFACE, network="onnx", name="theirs")), (Path("x"),))
     monkeypatch.setattr(store, "open_model", lambda _: onnx)
-    with pytest.raises(InputError, match="theirs was imported as ONNX") as caught:
+    with pytest.raises(InputError, match="FaceNet to train, theirs is another network") as caught:
         train(windows, short("quick", {}, {}), "theirs", tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
