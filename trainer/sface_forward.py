@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from facegallery.embedder.network import sface_keras
-from facegallery.embedder.network.sface_layers import DIMENSION, HALVING, LAST_EPSILON, LAYERS
+from facegallery.embedder.network.sface_layers import DIMENSION, HALVING, LAST_EPSILON, LAYERS, norm
 from facegallery.trainer.forward import KEPT, Drop
 
 CUT = 13  # the maps are what this layer's depthwise convolution makes
@@ -140,10 +140,9 @@ def prelogits(model: keras.Model, x: tf.Tensor, precision: str, drop: Drop, *, l
 
 def solved(arrays: Mapping[str, np.ndarray], kernel: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
     """Return the bottleneck's arrays that apply a linear map after it: y -> y kernel + bias, kernel (128, 128)."""
-    mean, variance = (arrays[f"fc1_{part}"].astype(np.float64) for part in ("moving_mean", "moving_var"))
-    factor = arrays["fc1_gamma"] / np.sqrt(variance + LAST_EPSILON)
+    factor, shift = norm(arrays, "fc1", LAST_EPSILON)
     ones = np.ones(DIMENSION, np.float32)
-    offset = (arrays["pre_fc1_bias"] - mean) * factor + arrays["fc1_beta"]
+    offset = arrays["pre_fc1_bias"] * factor + shift
     turned = kernel.T.astype(np.float64)
     return {
         "pre_fc1_weight": (turned * factor @ arrays["pre_fc1_weight"].astype(np.float64)).astype(np.float32),

@@ -9,7 +9,15 @@ import numpy as np
 from keras import layers
 
 from facegallery.embedder.network.keras_network import MOMENTUM
-from facegallery.embedder.network.sface_layers import EPSILON, HALVING, LAST_EPSILON, LAYERS, SIDE, shapes
+from facegallery.embedder.network.sface_layers import (
+    EPSILON,
+    HALVING,
+    LAST_EPSILON,
+    LAYERS,
+    SIDE,
+    shapes,
+    standardisation,
+)
 
 NAMES = {"kernel": "weight", "alpha": "gamma", "moving_variance": "moving_var"}  # of Keras' variables, in the arrays
 KERAS = {"depthwise": (2, 3, 0, 1), "convolution": (2, 3, 1, 0), "dense": (1, 0)}  # of the arrays' axes, in Keras
@@ -47,7 +55,7 @@ def build() -> keras.Model:
 def load(arrays: Mapping[str, np.ndarray]) -> keras.Model:
     """Return the network with the weights of `sface_layers.shapes`."""
     net = build()
-    mean, scale = (float(arrays[f"scalar_op{i}"][0]) for i in (1, 2))
+    mean, scale = map(float, standardisation(arrays))
     net.get_layer("input").scale, net.get_layer("input").offset = scale, -mean * scale
     set_weights(net, arrays)
     return net

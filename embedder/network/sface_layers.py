@@ -83,7 +83,7 @@ def folded(arrays: Mapping[str, np.ndarray]) -> tuple[list[Layer], np.ndarray, n
 
 
 def _layer(arrays: Mapping[str, np.ndarray], name: str) -> Layer:
-    scale, shift = _norm(arrays, f"{name}_batchnorm", EPSILON)
+    scale, shift = norm(arrays, f"{name}_batchnorm", EPSILON)
     kernel = (arrays[f"{name}_conv2d_weight"] * scale[:, None, None, None]).astype(np.float32)
     stride = 2 if name in HALVING_LAYERS else 1
     return Layer(name, kernel, shift.astype(np.float32), arrays[f"{name}_relu_gamma"].ravel(), stride)
@@ -91,14 +91,14 @@ def _layer(arrays: Mapping[str, np.ndarray], name: str) -> Layer:
 
 def _head(arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Fold the batch norms before and behind the last product into it."""
-    before, after = _norm(arrays, "bn1", LAST_EPSILON), _norm(arrays, "fc1", LAST_EPSILON)
+    before, after = norm(arrays, "bn1", LAST_EPSILON), norm(arrays, "fc1", LAST_EPSILON)
     kernel = arrays["pre_fc1_weight"].reshape(DIMENSION, -1, LAST * LAST)
     bias = arrays["pre_fc1_bias"] + kernel.sum(2, dtype=np.float64) @ before[1]
     kernel = kernel * (after[0][:, None] * before[0]).astype(np.float32)[..., None]
     return kernel.reshape(DIMENSION, -1), (bias * after[0] + after[1]).astype(np.float32)
 
 
-def _norm(arrays: Mapping[str, np.ndarray], name: str, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+def norm(arrays: Mapping[str, np.ndarray], name: str, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
     """Return batch norm as a scale and a shift, float64 (channels,)."""
     gamma, beta, mean, variance = (arrays[f"{name}_{part}"].astype(np.float64) for part in NORM)
     scale = gamma / np.sqrt(variance + epsilon)
