@@ -105,6 +105,13 @@ def tiny_sface(put: Callable[[Any, str, Any], None] = setattr) -> dict[str, np.n
     return arrays
 
 
+def arrays_of(model: Any) -> dict[str, np.ndarray]:
+    """Copies of a network's weights by name."""
+    from facegallery.embedder.network import keras_network
+
+    return {name: v.numpy() for name, v in keras_network.variables_by_name(model).items()}
+
+
 def random_arrays(dimension: int = 8, folded: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
     """Weights of whatever `architecture.lay` lays, by seed."""
     import keras
@@ -112,7 +119,7 @@ def random_arrays(dimension: int = 8, folded: bool = False, seed: int = 0) -> di
     from facegallery.embedder.network import keras_network
 
     keras.utils.set_random_seed(seed)
-    return keras_network.get_weights(keras_network.build(dimension, folded=folded))
+    return arrays_of(keras_network.build(dimension, folded=folded))
 
 
 def said(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:

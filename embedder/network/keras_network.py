@@ -90,11 +90,6 @@ def set_weights(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
         variable.assign(arrays[name])
 
 
-def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return float32 copies of every weight by its name; the inverse of `set_weights`."""
-    return {name: v.numpy() for name, v in variables_by_name(model).items()}
-
-
 def load(arrays: Mapping[str, np.ndarray]) -> keras.Model:
     """Build the network for these weights and set them; raise ModelError for weights of another network."""
     check_shapes((name, array.shape) for name, array in arrays.items())

@@ -18,6 +18,7 @@ from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights import store
 from tests import naive
 from tests.conftest import DATA
+from tests.crops import arrays_of
 
 LEAST_COSINE = 0.99999
 
@@ -119,7 +120,7 @@ def test_weights_of_another_network_are_refused():
         keras_network.load({})
     assert keras_network.is_folded(store.open_model("casia").arrays(0)) and not keras_network.is_folded(arrays)
     keras_network.set_weights(model, arrays)
-    assert all(np.array_equal(v, arrays[k]) for k, v in keras_network.get_weights(model).items())
+    assert all(np.array_equal(v, arrays[k]) for k, v in arrays_of(model).items())
 
 
 def test_two_stored_models_of_one_name_are_refused_by_their_hashes(tmp_path, monkeypatch):
