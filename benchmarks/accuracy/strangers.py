@@ -167,11 +167,12 @@ def of_relatives(gallery: Faces, enrolled: Faces, relatives: Faces, fpir: float,
     """Compare the scores of relatives with the enrolled member of their family and with those of other families."""
     both = gallery + enrolled
     threshold = calibrated(both, own_scores(both), NOBODY, fpir).threshold
-    scores = relatives.vectors @ enrolled.vectors.T
+    everybody = relatives.vectors @ both.vectors.T
+    scores = everybody[:, len(gallery) :]
     related = relatives.groups[:, None] == enrolled.groups
     reached = scores >= threshold
     columns = [
-        scores[related] >= best_scores(both, relatives),
+        scores[related] >= everybody.max(axis=1),
         reached[related],
         (reached & ~related).sum(axis=1) / (~related).sum(axis=1),
     ]
