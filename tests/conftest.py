@@ -31,15 +31,23 @@ SHARED = ROOT.parent / "shared" / "data"
 LONGEST = (
     "server/test_actors.py",
     "trainer/test_train.py",
+    "trainer/test_sface.py",
+    "embedder/export/test_export.py",
     "trainer/test_stages.py",
-    "server/test_api.py",
+    "test_client.py",
+    "embedder/test_pipeline.py",
     "embedder/network/test_runtime.py",
     "server/test_run.py",
-    "embedder/network/test_quantise.py",
-    "embedder/export/test_export.py",
+    "trainer/test_teacher.py",
+    "server/test_api.py",
     "indexer/derived/test_choose.py",
-    "indexer/test_crash.py",
+    "test_docs.py",
+    "embedder/weights/test_formats.py",
+    "indexer/test_build.py",
     "trainer/test_replicas.py",
+    "indexer/search/test_filters.py",
+    "indexer/test_crash.py",
+    "embedder/network/test_quantise.py",
 )
 
 

@@ -82,6 +82,7 @@ def trained(data: Path, start: str, out: Path, devices: int, chosen: str) -> tup
     return device, store.open_model(str(out)).arrays(0)
 
 
+@pytest.mark.traced
 def test_two_devices_train_as_one_does(start, data, tmp_path):
     """Two logical CPUs share the micro-batches of one, so that only the order of sums differs; Adam enlarges that."""
     (_, one), (device, two) = (trained(data, start, tmp_path / str(n), n, "quick") for n in (1, 2))

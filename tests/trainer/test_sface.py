@@ -182,6 +182,7 @@ def stored_model(arrays: dict[str, np.ndarray]) -> str:
     return store.store_arrays(arrays, SFACE).sha256
 
 
+@pytest.mark.traced
 def test_a_trained_sface_is_a_model_like_any(tiny, windows, tmp_path):
     source, out = stored_model(tiny), tmp_path / "out"
     done = train(windows, short("quick", {}, {"learning_rate": 0.01}), source, out, TrainingOptions(compute=EXACT))

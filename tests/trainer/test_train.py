@@ -331,6 +331,7 @@ def stopped(at: int):
     return step
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize(
     "rule, precision",
     [
@@ -381,6 +382,7 @@ def test_a_run_from_before_precisions_were_recorded_was_f32(photos, tiny, tmp_pa
         train(photos, QUICK, tiny, tmp_path / "out", TrainingOptions(compute=Compute("cpu", "bf16")))
 
 
+@pytest.mark.traced
 def test_precisions_move_the_weights_the_same_way(photos, tiny, tmp_path, caplog):
     caplog.set_level(logging.INFO, "facegallery")
     start, ways = arrays(tiny), []
@@ -428,6 +430,7 @@ def child(*arguments: object) -> subprocess.Popen:
     )
 
 
+@pytest.mark.traced
 @pytest.mark.parametrize("dose", doses(TWO_KILLS, TEN_KILLS))
 def test_killed_again_and_again_gives_the_weights_of_an_uninterrupted_run(tiny, tmp_path, dose):
     """kill -9 at random moments, in both stages, while checkpoints are written; with people to validate."""
