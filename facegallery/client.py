@@ -92,8 +92,9 @@ class _Connection:
             raise InputError(
                 f"expected the address of a server such as https://host:8000, received {url!r}: add the rest"
             )
-        if not (key.isascii() and key.isprintable()):
-            raise InputError("expected the key of a server, received text that cannot be one: see `keys make`")
+        if not (key and key.isascii() and key.isprintable()):
+            given = "text that cannot be one" if key else "an empty text"
+            raise InputError(f"expected the key of a server, received {given}: see `keys make`")
         self.url = url
         self._headers = {"Authorization": f"Bearer {key}"}
         self._limits = Limits(timeout, deadline)

@@ -57,6 +57,13 @@ class Awaited:
         return call if callable(found) else found
 
 
+@pytest.mark.parametrize("key", ["", "a\nb", "ключ"])
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_a_text_that_is_no_key_is_refused(client, key):
+    with pytest.raises(InputError, match="keys make"):
+        client("http://127.0.0.1:8000", key)
+
+
 @contextmanager
 def waiting(client):
     """An asynchronous client for tests that wait."""

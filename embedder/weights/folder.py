@@ -27,6 +27,11 @@ def models_folder() -> Path:
     return data_root() / "models"
 
 
+def fetched_by(name: str) -> str:
+    """Return what to do where pinned weights are missing, or not those that were fetched."""
+    return f"run `facegallery weights fetch {name}`, or set FACEGALLERY_DATA to the folder whose models/ has them"
+
+
 def part_file(folder: Path, part: Part) -> Path:
     """Return the path of a network's weights in a model's folder."""
     suffix = ".onnx" if part.network == "onnx" else ".safetensors"

@@ -18,6 +18,7 @@ from facegallery.embedder.network.shapes import check_size
 from facegallery.embedder.spec import FACENET, FaceSpec, Part
 from facegallery.embedder.weights import formats
 from facegallery.embedder.weights.folder import (
+    fetched_by,
     models_folder,
     part_file,
     read_spec,
@@ -189,7 +190,8 @@ def open_spec(spec: FaceSpec, folder: Path | None = None) -> Model:
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise ModelError(
-                f"expected weights {part.name} (sha256 {part.sha256}) in {models_folder()}, they are not there: "
+                f"expected weights {part.name} (sha256 {part.sha256}) in {models_folder().absolute()}, they are not "
+                f"there: "
                 f"{_remedy(part)}"
             )
         files.append(found)
@@ -198,7 +200,7 @@ def open_spec(spec: FaceSpec, folder: Path | None = None) -> Model:
 
 def _remedy(part: Part) -> str:
     if part.name in KNOWN:
-        return f"run `python cli.py weights fetch {part.name}`"
+        return fetched_by(part.name)
     made = f"finetuned from {part.parent[:16]}..." if part.parent else "imported"
     return f"they were {made}: give the model's folder with --model, or make it again"
 

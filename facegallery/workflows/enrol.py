@@ -39,6 +39,8 @@ from facegallery.workflows.photos import log_understood
 from facegallery.workflows.probes import PROBE_BATCH, default_split
 from facegallery.workflows.session import GallerySession, Where, session_of
 
+NAMELESS = "photos without a person were left out: name the person (--identity), or give each person a folder"
+FORGOTTEN = "faces that were forgotten were left out: only readmit (--readmit) enrols them again"
 VECTOR = b"facegallery vector 1\0"  # begins what is hashed of a vector that is given without its photo
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
 log = logging.getLogger(__name__)
@@ -335,6 +337,7 @@ def _result(store: Store, done: Added, left: Counter[str], understood: Understoo
     elsewhere = lists.elsewhere(store.folder, store.rows(JUST_ADDED, (done.command,))) if done.added else []
     looked = look(store, done.face_ids) if done.face_ids else Looked()
     spellings = spelling_notes([], names)  # a second for a million names
+    missing = [note for n, note in ((left["without a name"], NAMELESS), (done.forgotten, FORGOTTEN)) if n]
     conflicts = [
         f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts
     ]
@@ -352,5 +355,5 @@ def _result(store: Store, done: Added, left: Counter[str], understood: Understoo
         people=people,
         understood=understood,
         suspects=tuple(looked.suspects),
-        notes=(*conflicts, *spellings, *elsewhere, *done.unsure_notes, *looked.notes(store.folder.name)),
+        notes=(*missing, *conflicts, *spellings, *elsewhere, *done.unsure_notes, *looked.notes(store.folder.name)),
     )

@@ -107,7 +107,9 @@ def test_bad_photos_cost_only_themselves(run, photos, index, tmp_path):
     shutil.copytree(photos / "probe" / "s9", folder / "s9")
     (folder / "s9" / "broken.jpg").write_text("no photo")
     (folder / "nameless.pgm").write_bytes((photos / "probe" / "s9" / "2.pgm").read_bytes())
-    done = json.loads(run("add", index, folder, "--json").out)
+    told = run("add", index, folder, "--json")
+    done = json.loads(told.out)
+    assert "--identity" in told.err
     assert done["added"] == 9 and done["left_out"] == {"without a name": 1, "unreadable": 1}
 
 
@@ -329,7 +331,8 @@ def test_forgetting_for_good(run, photos, vectors, index, own_indexes, tmp_path,
     other = json.loads(run("forget", index, "--identity", "s10", "--json").out)["receipt"]
     assert Path(other).exists() and Path(other) != kept
     assert run("undo", index).code == 5
-    assert json.loads(run("add", index, vectors, "--json").out)["forgotten"] == 2
+    told = run("add", index, vectors, "--json")
+    assert json.loads(told.out)["forgotten"] == 2 and "--readmit" in told.err
     assert json.loads(run("add", index, photos / "gallery", "--json").out)["forgotten"] == 2
     again = run("verify", index, "--forgotten", kept, "--identity", "Erika Mustermann")
     assert again.code == 0 and "0 traces" in again.out

@@ -173,7 +173,9 @@ def test_fetch_and_a_damaged_file(tmp_path, monkeypatch):
     shipped = tmp_path / "shipped.onnx"
     shutil.copy(YUNET.file, shipped)
     monkeypatch.setenv("FACEGALLERY_DATA", str(tmp_path / "data"))
-    with pytest.raises(ModelError, match=r"is not there: run `python cli.py weights fetch yunet`"):
+    with pytest.raises(
+        ModelError, match=r"is not there: run `facegallery weights fetch yunet`, or set FACEGALLERY_DATA"
+    ):
         YunetDetector().load()
     assert weights.listed()[0]["stored"].startswith("no") and not YUNET.is_sound
     assert fetch.fetch_detector("yunet", shipped) is YUNET and YUNET.is_sound
