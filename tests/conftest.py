@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,9 @@ from pathlib import Path
 # before FAISS is loaded, here or in a process that a test starts: its threads would spin while they wait for others,
 # at six times the CPU where two processes of tests share two cores
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# in a shell's background job Ctrl-C is ignored, which the processes that tests start would inherit
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
