@@ -557,14 +557,14 @@ def test_another_model_is_taken_up_while_it_serves(att_gallery, tmp_path):
 
 def test_told_to_end_it_answers_what_it_has_begun(att_gallery, tmp_path):
     with serving(att_gallery(tmp_path)) as server, server.client() as client:
-        photos = [base64.b64encode(server.probe(i)).decode() for i in range(1, 17)]
+        photos = [base64.b64encode(server.probe(i)).decode() for i in range(1, 41)]
         lines = "\n".join(json.dumps({"id": str(i), "photo": photo}) for i, photo in enumerate(photos)).encode()
         with client.stream("POST", "/v1/indexes/att/search/stream", content=lines) as answer:
             each = answer.iter_lines()
             first = next(each)
             server.process.terminate()
             found = [first, *each]
-        assert len(found) == 16 and all("answer" in json.loads(line) for line in found)
+        assert len(found) == 40 and all("answer" in json.loads(line) for line in found)
         assert server.process.wait(60) == 0
         secret = server.key
     with serving(tmp_path) as server:  # the key was for that run
