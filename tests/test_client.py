@@ -57,13 +57,6 @@ class Awaited:
         return call if callable(found) else found
 
 
-@pytest.mark.parametrize("key", ["", "a\nb", "ключ"])
-@pytest.mark.parametrize("client", [Client, AsyncClient])
-def test_a_text_that_is_no_key_is_refused(client, key):
-    with pytest.raises(InputError, match="keys make"):
-        client("http://127.0.0.1:8000", key)
-
-
 @contextmanager
 def waiting(client):
     """An asynchronous client for tests that wait."""
@@ -614,3 +607,10 @@ def test_a_folder_and_a_server_give_the_same_results(server, client, folder, tmp
             assert alike(first, second), (i, differing(first, second))
             seen[i] = first
     assert seen[9]["added"] == 3 and seen[24][0]["faces"] >= 1 and len(seen[1]["photos"]) == 4
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "ключ"])
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_a_text_that_is_no_key_is_refused(client, key):
+    with pytest.raises(InputError, match="keys make"):
+        client("http://127.0.0.1:8000", key)

@@ -32,6 +32,11 @@ def fetched_by(name: str) -> str:
     return f"run `facegallery weights fetch {name}`, or set FACEGALLERY_DATA to the folder whose models/ has them"
 
 
+def missing(what: str, remedy: str) -> ModelError:
+    """Return the error for weights that are not among the stored ones."""
+    return ModelError(f"expected weights {what} in {models_folder().absolute()}, they are not there: {remedy}")
+
+
 def part_file(folder: Path, part: Part) -> Path:
     """Return the path of a network's weights in a model's folder."""
     suffix = ".onnx" if part.network == "onnx" else ".safetensors"

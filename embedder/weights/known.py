@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from facegallery.embedder.errors import ModelError
 from facegallery.embedder.spec import INPUT_SIZE, Part
-from facegallery.embedder.weights.folder import fetched_by, models_folder, stored_file, stored_specs
+from facegallery.embedder.weights.folder import fetched_by, missing, stored_file, stored_specs
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ class KnownWeights:
         """The network of these weights; raises ModelError where `stored_part` is None."""
         part = self.stored_part
         if part is None:
-            place = models_folder().absolute()
-            raise ModelError(f"expected weights {self.name} in {place}, they are not there: {fetched_by(self.name)}")
+            raise missing(self.name, fetched_by(self.name))
         return part
 
 

@@ -19,7 +19,7 @@ from facegallery.embedder.spec import FACENET, FaceSpec, Part
 from facegallery.embedder.weights import formats
 from facegallery.embedder.weights.folder import (
     fetched_by,
-    models_folder,
+    missing,
     part_file,
     read_spec,
     sha256_of,
@@ -189,11 +189,7 @@ def open_spec(spec: FaceSpec, folder: Path | None = None) -> Model:
         places = ([part_file(folder, part)] if folder else []) + [stored_file(part)]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise ModelError(
-                f"expected weights {part.name} (sha256 {part.sha256}) in {models_folder().absolute()}, they are not "
-                f"there: "
-                f"{_remedy(part)}"
-            )
+            raise missing(f"{part.name} (sha256 {part.sha256})", _remedy(part))
         files.append(found)
     return Model(spec, tuple(files))
 

@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -19,8 +18,6 @@ import pytest
 from PIL import Image
 
 from facegallery.embedder.dataset.dataset import DataSet
-from facegallery.embedder.errors import ModelError
-from facegallery.embedder.weights.store import open_model
 from tests.cli.conftest import PEOPLE
 from tests.conftest import ROOT
 from tests.embedder.photos.test_decoder import bomb
@@ -197,14 +194,6 @@ def test_missing_weights_name_the_command_that_brings_them(run, photos, tmp_path
     done = run("embed", photos, "--out", tmp_path / "o", FACEGALLERY_DATA=str(tmp_path / "data"))
     assert done.code == 4 and "`facegallery weights fetch sface`" in done.error
     assert str(tmp_path / "data" / "models") in done.error and "FACEGALLERY_DATA" in done.error
-
-
-def test_missing_weights_are_told_with_the_full_path_of_a_folder_that_is_not_given(tmp_path, monkeypatch):
-    monkeypatch.delenv("FACEGALLERY_DATA")
-    monkeypatch.chdir(tmp_path)
-    for name in ("sface", "msceleb"):
-        with pytest.raises(ModelError, match=re.escape(f"{tmp_path / 'data' / 'models'}, they are not there")):
-            open_model(name)
 
 
 def test_damaged_files_are_named(run, vectors, index, own_indexes, tmp_path):

@@ -1,4 +1,6 @@
-"""Models that are joined of several."""
+"""Models that are joined of several, and models whose weights are missing."""
+
+import re
 
 import numpy as np
 import pytest
@@ -41,3 +43,11 @@ def test_what_cannot_be_joined_is_one_line(reference):
     with pytest.raises(ModelError) as caught:
         open_model(reference)
     assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_are_told_with_the_full_path_of_a_folder_that_is_not_given(tmp_path, monkeypatch):
+    monkeypatch.delenv("FACEGALLERY_DATA")
+    monkeypatch.chdir(tmp_path)
+    for name in ("sface", "msceleb"):
+        with pytest.raises(ModelError, match=re.escape(f"{tmp_path / 'data' / 'models'}, they are not there")):
+            open_model(name)
