@@ -58,7 +58,7 @@ def _fault(model: memoryview) -> str | None:
                 return fault
             if (inner := INSIDE[kind].get(number)) is not None:
                 if isinstance(value, int):
-                    raise ValueError(f"a number in the place of a {inner}")
+                    raise ValueError(f"a number where a {inner} belongs")
                 waiting.append((inner, value, depth + 1))
                 graphs += inner == "graph"
     if not graphs:
@@ -74,7 +74,7 @@ def _field_fault(kind: str, number: int, value: Any) -> str | None:
         what = "a graph for training" if number == TRAINING else "functions of its own"
         return f"holds {what}: export it for inference, with functions inlined"
     if kind == "node" and number in (DOMAIN, OPERATOR) and isinstance(value, int):
-        raise ValueError("a number in the place of a name")
+        raise ValueError("a number where a name belongs")
     if kind == "node" and number == DOMAIN and bytes(value) not in STANDARD:
         return f"uses a custom operator ({_text(value)}): export it with the standard's operators alone"
     if kind == "node" and number == OPERATOR and bytes(value) in LOOPS:
