@@ -19,6 +19,7 @@ from facegallery.embedder.outcomes import ANSWERS, OF_BYTES, OK, OUTCOMES, REFUS
 from tests.conftest import ROOT
 from tests.pages import PAGES, README, examples, make_folder
 from tests.served import running
+from tests.test_architecture import FILES
 
 sys.path.insert(0, str(ROOT / "docs"))
 import generate  # noqa: E402
@@ -250,12 +251,11 @@ def test_extras_that_the_docs_name_are_there():
             assert set(named.split(",")) <= set(config["options.extras_require"])
 
 
-CODE = "facegallery", "embedder", "indexer", "trainer", "benchmarks", "tools"
 STUMBLES = r"\bmend|\bis told|in the place of|gone on with|at work\b|passed over|spoilt"
 
 
 def test_words_are_plain():
-    code = [path for folder in CODE for path in sorted((ROOT / folder).rglob("*.py"))]
+    code = [*FILES.values(), *(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
     others = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "CHANGELOG.md", *code]}
     assert len(others) > 200
     for name, text in (TEXTS | others).items():
