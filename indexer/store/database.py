@@ -17,7 +17,7 @@ from facegallery.embedder.errors import FaceGalleryError, GalleryError, InputErr
 from facegallery.embedder.files import make_folder, sync_folder, write_atomic
 from facegallery.indexer.store import totals
 from facegallery.indexer.store.checksums import checksum
-from facegallery.indexer.store.errors import Damaged, Replaced, damaged, guarded
+from facegallery.indexer.store.errors import Damaged, damaged, guarded, replaced
 from facegallery.indexer.store.migrations import COUNTED, MIGRATIONS
 from facegallery.indexer.store.totals import Totals
 
@@ -206,9 +206,7 @@ class Database:
     def check_same_file(self) -> None:
         """Raise Replaced where the file was removed or replaced since it was opened."""
         if self._inode() != self._file:
-            raise Replaced(
-                f"expected {self.path} to stay as it was opened, it was replaced: run the same command again"
-            )
+            raise replaced(self.path)
 
     def _fingerprint(self) -> tuple:
         try:

@@ -34,6 +34,8 @@ def one_line(error: Exception, path: Path) -> FaceGalleryError | Exception:
     match error:
         case apsw.FullError():
             return from_os_error(OSError(errno.ENOSPC, "", str(path)))
+        case apsw.CantOpenError() if not path.exists():
+            return replaced(path)
         case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.AuthError():
             return from_os_error(OSError(errno.EACCES, "", str(path)))
         case apsw.IOError():
@@ -52,6 +54,11 @@ def one_line(error: Exception, path: Path) -> FaceGalleryError | Exception:
         case UnicodeEncodeError(object=text):
             return InputError(f"expected text, received {text!r:.120}, which is not valid UTF-8: spell it in UTF-8")
     return error
+
+
+def replaced(path: Path) -> Replaced:
+    """Return the error for a gallery.db that was removed or replaced since it was found or opened."""
+    return Replaced(f"expected {path} to stay as it was opened, it was replaced: run the same command again")
 
 
 def damaged(path: Path, reason: str) -> Damaged:

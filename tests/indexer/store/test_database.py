@@ -27,6 +27,7 @@ from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store import database
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.database import check_file_system, environment_key, file_system
+from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.migrations import MIGRATIONS
 from facegallery.indexer.store.store import Store, versions
 from facegallery.indexer.upkeep import transfer
@@ -593,6 +594,14 @@ def test_a_file_that_has_gone_is_one_line(view, plain):
 
 
 # others who write -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_file_that_went_before_it_was_opened_counts_as_replaced(plain, write):
+    """As between the check that there is an index and the opening, while another process builds it anew."""
+    (plain / "gallery.db").rename(plain / "elsewhere.db")
+    with pytest.raises(Replaced, match="run the same command again"):
+        Store(plain, writable=write)
 
 
 def test_a_second_writer_waits_for_the_first(plain):
