@@ -20,7 +20,11 @@ INPUT_SIZE = 160  # pixels
 WINDOW = 192  # pixels of the longest side of a window
 VIEWS = "plain", "mirror", "margins", "all"  # sets of views of a crop; the vectors of the views are averaged
 STANDARDISATIONS = ("fixed", "per_image", "affine")
-CROPS = ("box", "arcface")  # what a network sees: the box with its margin, or five points moved to ArcFace's template
+BOXED = (
+    "box",
+    "close",
+)  # what a network sees: the box with its margin; the middle of that, cut before the photo's edge
+CROPS = (*BOXED, "arcface")  # or five points moved to ArcFace's template
 COLOURS = ("RGB", "BGR")
 FACENET = "inception_resnet_v1"
 NETWORKS = (FACENET, "sface", "onnx")  # architectures, or a file that holds its own
@@ -57,10 +61,10 @@ class Part:
     dimension: int
     standardisation: str  # fixed: (x - 127.5) / 128; per_image: whitening of each crop; affine: (x - mean) / scale
     parent: str | None = None  # sha256 of the weights that these were finetuned from
-    zoom: float = 1.0  # the network sees the middle 1 / zoom of the crop's width and height
+    zoom: float = 1.0  # the network sees the middle 1 / zoom of the box with its margin
     weight: float = 1.0  # factor of the network's unit vector where a model has several networks
     network: str = FACENET  # the architecture
-    crop: str = "box"  # or the template to which a face's five points are moved: arcface
+    crop: str = "box"  # one of CROPS
     size: int = INPUT_SIZE  # pixels of what the network sees
     colour: str = "RGB"
     mean: float = 0.0  # of the standardisation `affine`
@@ -80,6 +84,15 @@ class Part:
             raise InputError(f"expected a zoom of 1 to 4, received {self.zoom}")
         if not 0 < self.weight <= 100:
             raise InputError(f"expected a weight above 0 and up to 100, received {self.weight}")
+
+    def enlarged(self, zoom: float) -> float:
+        """Return how many times the middle of a crop is enlarged before the network sees it at this zoom."""
+        return zoom if self.crop == "box" else 1.0
+
+    @property
+    def enlargement(self) -> float:
+        """How many times the middle of a crop is enlarged before the network sees it."""
+        return self.enlarged(self.zoom)
 
 
 @dataclass(frozen=True)
@@ -172,7 +185,7 @@ class FaceSpec:
             for name, usual in LATER_MEANINGS.items():  # contracts of versions without these keep their fingerprint
                 if (value := getattr(part, name)) != usual:
                     fields[f"{name} {i}"] = value
-        if not self.parts or any(part.crop == "box" for part in self.parts):
+        if not self.parts or any(part.crop in BOXED for part in self.parts):
             fields |= {"input size": self.crop.size, "margin": self.crop.margin}
         fields |= {"which face": self.crop.face, "colour order": self.colour, "flip averaging": self.flip}
         if self.margins:
@@ -197,12 +210,19 @@ class FaceSpec:
     @property
     def sees_points(self) -> bool:
         """Whether a network sees faces by their five points, so that windows are stored instead of crops."""
-        return any(part.crop != "box" for part in self.parts)
+        return any(part.crop not in BOXED for part in self.parts)
 
     @property
     def model_name(self) -> str:
         """The names of the parts, joined by '+'; 'no model' for crops."""
         return "+".join(p.name for p in self.parts) or "no model"
+
+    def seeing_as(self, made: FaceSpec) -> FaceSpec:
+        """Return this contract with the crops and zooms of another one where both have the same networks."""
+        if [part.sha256 for part in self.parts] != [part.sha256 for part in made.parts]:
+            return self
+        pairs = zip(self.parts, made.parts, strict=True)
+        return replace(self, parts=tuple(replace(part, crop=other.crop, zoom=other.zoom) for part, other in pairs))
 
     def with_crop(self, crops: FaceSpec) -> FaceSpec:
         """Return this model's contract on existing crops; raise InputError as `check_turned` does."""
@@ -211,7 +231,7 @@ class FaceSpec:
 
     def check_turned(self, detector: Mapping[str, Any]) -> None:
         """Raise InputError where a detector finds turned faces and a network sees boxes, in which they lie sideways."""
-        boxed = [part.name for part in self.parts if part.crop == "box"]
+        boxed = [part.name for part in self.parts if part.crop in BOXED]
         if detector.get("turned") and boxed:
             raise InputError(
                 f"expected a model that sees faces by their points for --turned, {boxed[0]} sees boxes: take sface, "

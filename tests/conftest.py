@@ -147,6 +147,13 @@ def windows(att) -> tuple[list, object]:
     return [picture.stored(*one, face.box, face.landmarks, rule) for one, face in zip(cut, found, strict=True)], rule
 
 
+def close(crops: np.ndarray, zoom: float = 1.14) -> np.ndarray:
+    """What `msceleb` sees of crops, by Pillow: the middle 1 / zoom of each, enlarged."""
+    edge = 80 - 80 / zoom
+    box = edge, edge, 160 - edge, 160 - edge
+    return np.stack([Image.fromarray(x).resize((160, 160), Image.Resampling.BILINEAR, box) for x in crops])
+
+
 def coloured(path: Path) -> np.ndarray:
     """A grey photo in three unequal channels, as skin has."""
     grey = np.asarray(Image.open(path).convert("L")).astype(np.float32)

@@ -143,7 +143,12 @@ def _embedded(network: Model, people: PeopleSet, work: Path) -> dict[str, np.nda
     """Return the vector of each photo that has a face."""
     out = work / "vectors" / f"{network.spec.parts[0].name}-{network.spec.fingerprint}" / people.name
     embed(people.file, out, load_embedder(network, AUTO), EmbedOptions(keep_crops=False))
-    data = DataSet(out)
+    return read_vectors(out)
+
+
+def read_vectors(folder: Path) -> dict[str, np.ndarray]:
+    """Return the vector of each photo of a data set that has a face."""
+    data = DataSet(folder)
     table = data.table(["image", "vector"])
     table = table.filter(table["vector"].is_valid())
     return dict(zip(table["image"].to_pylist(), vectors_of(table, data.spec.dimension), strict=True))

@@ -1,8 +1,9 @@
 """Export a model as one file for other programs: uint8 RGB pictures of n faces -> float32 unit vectors (n, d).
 
-Networks that see boxes take `crops`, (n, 160, 160, 3); networks that see faces moved to the template of five points
-take `aligned`, (n, 112, 112, 3). A model of both kinds takes both. The file takes any n. It holds the standardisation,
-the averaging of views, the joining of several networks, and the contract, so that nobody can leave them out.
+Networks that see boxes take `crops`, (n, 160, 160, 3), or `close`, the same from the middle 1 / zoom of the box with
+its margin, cut before the photo's edge; networks that see faces moved to the template of five points take `aligned`,
+(n, 112, 112, 3). A model of several kinds takes several. The file takes any n. It holds the standardisation, the
+averaging of views, the joining of several networks, and the contract, so that nobody can leave them out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from facegallery.embedder.network.preprocess import sampling
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights.store import Model
 
-INPUTS = {"box": "crops", "arcface": "aligned"}  # by what a network sees: the name of the file's input
+INPUTS = {
+    "box": "crops",
+    "close": "close",
+    "arcface": "aligned",
+}  # by what a network sees: the name of the file's input
 
 
 class Format(Protocol):
@@ -103,6 +108,11 @@ def inputs_of(spec: FaceSpec) -> dict[str, int]:
 
 def _check(model: Model) -> None:
     model.check_ours("export")
+    if len({zoom for part in model.spec.parts if part.crop == "close" for zoom, _ in model.spec.views(part)}) > 1:
+        raise InputError(
+            f"expected one zoom of close crops to export, {model.spec.model_name} sees several: take --views plain or "
+            "mirror, and networks of one zoom"
+        )
     for part in model.spec.parts:
         if part.colour != "RGB" or part.size != inputs_of(model.spec)[INPUTS[part.crop]]:
             raise InputError(
@@ -164,7 +174,7 @@ def lay(make: Format, model: Model) -> Any:
         network = make.network(part.network, model.arrays(i), f"network_{i}")
         crops = faces[INPUTS[part.crop]]
         views = [
-            make.unit(network(_seen(make, make.mirror(crops) if mirrored else crops, part, zoom)))
+            make.unit(network(_seen(make, make.mirror(crops) if mirrored else crops, part, part.enlarged(zoom))))
             for zoom, mirrored in model.spec.views(part)
         ]
         x = views[0] if len(views) == 1 else make.unit(reduce(make.add, views))

@@ -52,14 +52,19 @@ def largest_other(number: int, faces: Sequence[DetectedFace]) -> float:
 def crop_box(box: Box, rule: CropRule, width: int, height: int) -> tuple[int, int, int, int]:
     """Return the pixels (left, top, right, bottom) of a crop, at least one pixel each way.
 
-    The box's corner and size are rounded to whole pixels first, as the `mtcnn` package rounds them. Then the margin is
-    added, clamped to the photo and truncated to whole pixels.
+    The box has its margin, is clamped to the photo and truncated to whole pixels.
     """
+    left, top, right, bottom = with_margin(box, rule)
+    x, y = int(min(max(left, 0), width - 1)), int(min(max(top, 0), height - 1))
+    return x, y, max(int(min(right, width)), x + 1), max(int(min(bottom, height)), y + 1)
+
+
+def with_margin(box: Box, rule: CropRule) -> Box:
+    """Return a box with its margin. The box's corner and size are rounded to whole pixels first, as by `mtcnn`."""
     x, y, w, h = round(box[0]), round(box[1]), round(box[2] - box[0]), round(box[3] - box[1])
     value, pixels = margin_of(rule.margin)
     dx, dy = (value / 2, value / 2) if pixels else (value * w / 2, value * h / 2)
-    left, top = int(min(max(x - dx, 0), width - 1)), int(min(max(y - dy, 0), height - 1))
-    return left, top, max(int(min(x + w + dx, width)), left + 1), max(int(min(y + h + dy, height)), top + 1)
+    return x - dx, y - dy, x + w + dx, y + h + dy
 
 
 def cut(photo: np.ndarray, box: Box, rule: CropRule) -> np.ndarray:

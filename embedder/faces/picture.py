@@ -15,7 +15,7 @@ from PIL import Image
 
 from facegallery.embedder.faces import align
 from facegallery.embedder.faces.align import Box, Region
-from facegallery.embedder.spec import CropRule, Part
+from facegallery.embedder.spec import BOXED, CropRule, Part
 
 TEMPLATE_SIDE = 112  # pixels
 # ArcFace (Deng et al. 2019), as InsightFace publishes the points, in the order of rows' landmarks
@@ -31,12 +31,12 @@ class FacePicture:
     """What is stored of a face.
 
     pixels: uint8 RGB (h, w, 3). shown: left, top, right and bottom of what they show, in pixels of the photo. box,
-    points: of the face in the photo, float32 (5, 2), None where none are known.
+    points: of the face in the photo, float32 (5, 2), None where they are not known.
     """
 
     pixels: np.ndarray
     shown: tuple[float, float, float, float]
-    box: Box
+    box: Box | None
     points: np.ndarray | None
 
     @property
@@ -139,10 +139,16 @@ def stored(
     )
 
 
-def seen_by(part: Part, faces: Sequence[FacePicture], rule: CropRule) -> np.ndarray:
-    """Return what a network sees of faces, uint8 (n, size, size, 3) in the network's order of colours."""
-    one = boxed if part.crop == "box" else _pointed
-    seen = np.stack([one(face, rule, part.size) for face in faces])
+def seen_by(part: Part, faces: Sequence[FacePicture], rule: CropRule, zoom: float | None = None) -> np.ndarray:
+    """Return what a network sees of faces, uint8 (n, size, size, 3) in the network's order of colours.
+
+    zoom: of close crops, instead of the network's own.
+    """
+    if part.crop in BOXED:
+        close = (zoom or part.zoom) if part.crop == "close" else 1.0
+        seen = np.stack([boxed(face, rule, part.size, close) for face in faces])
+    else:
+        seen = np.stack([_pointed(face, rule, part.size) for face in faces])
     return seen if part.colour == "RGB" else np.ascontiguousarray(seen[..., ::-1])
 
 
@@ -151,8 +157,10 @@ def with_border(part: Part, face: FacePicture, rule: CropRule, border: int) -> n
 
     The centre is exactly what `seen_by` returns. The stored pixels' edges are repeated beyond them.
     """
-    points = part.crop != "box" and face.points is not None
-    wide = _pointed(face, rule, part.size, border) if points else _widened(face, rule, part.size, border)
+    if part.crop not in BOXED and face.points is not None:
+        wide = _pointed(face, rule, part.size, border)
+    else:
+        wide = _widened(face, rule, part, border)
     if part.colour != "RGB":
         wide = np.ascontiguousarray(wide[..., ::-1])
     inner = slice(border, border + part.size)
@@ -160,9 +168,10 @@ def with_border(part: Part, face: FacePicture, rule: CropRule, border: int) -> n
     return wide
 
 
-def _widened(face: FacePicture, rule: CropRule, size: int, border: int) -> np.ndarray:
-    """Return the box with its margin and a border: uint8 (s, s, 3), s = size + 2 x border."""
-    box = _box_within(face, rule)
+def _widened(face: FacePicture, rule: CropRule, part: Part, border: int) -> np.ndarray:
+    """Return the box that a network sees and a border: uint8 (s, s, 3), s = part.size + 2 x border."""
+    size = part.size
+    box = _box_within(face, rule, part.zoom if part.crop == "close" else 1.0)
     step = np.tile((box[2:] - box[:2]) / size, 2)
     pad = math.ceil(border * step.max()) + EDGE
     wide = Image.fromarray(np.pad(face.pixels, ((pad, pad), (pad, pad), (0, 0)), "edge"))
@@ -171,20 +180,41 @@ def _widened(face: FacePicture, rule: CropRule, size: int, border: int) -> np.nd
     return np.array(wide.resize((side, side), Image.Resampling.BILINEAR, box=of))
 
 
-def boxed(face: FacePicture, rule: CropRule, size: int) -> np.ndarray:
-    """Return the face's box with its margin, stretched to uint8 (size, size, 3): a crop without its border."""
-    return _resized(face.pixels, _box_within(face, rule), size)
+def boxed(face: FacePicture, rule: CropRule, size: int, zoom: float = 1.0) -> np.ndarray:
+    """Return the face's box with its margin, stretched to uint8 (size, size, 3): a crop without its border.
+
+    zoom: the box with its margin is this many times smaller, about the same centre, before the photo's edge cuts it.
+    """
+    return _resized(face.pixels, _box_within(face, rule, zoom), size)
 
 
-def _box_within(face: FacePicture, rule: CropRule) -> np.ndarray:
-    """Return where the box with its margin lies in what is stored: left, top, right, bottom, float64 (4,)."""
-    if not rule.window:
-        height, width = face.pixels.shape[:2]
-        return np.array([rule.border, rule.border, width - rule.border, height - rule.border], np.float64)
+def _box_within(face: FacePicture, rule: CropRule, zoom: float = 1.0) -> np.ndarray:
+    """Return where the box with its margin lies in what is stored: left, top, right, bottom, float64 (4,).
+
+    zoom: as for `boxed`.
+    """
+    height, width = face.pixels.shape[:2]
+    whole = np.array([rule.border, rule.border, width - rule.border, height - rule.border], np.float64)
+    if face.box is None:
+        return _middle(whole, zoom)
+    if zoom == 1 and not rule.window:
+        return whole
     left, top, right, bottom = face.shown
-    inside = align.crop_box(face.box, rule, int(right), int(bottom))
-    corner = np.array([left, top, left, top])
-    return np.asarray((np.maximum(inside, corner) - corner) / np.tile(face.steps, 2))
+    corner, steps = np.array([left, top, left, top]), np.tile(face.steps, 2)
+    if rule.window:
+        inside = align.crop_box(face.box, rule, int(right), int(bottom))
+        whole = np.asarray((np.maximum(inside, corner) - corner) / steps)
+    if zoom == 1:
+        return whole
+    close = (_middle(np.array(align.with_margin(face.box, rule)), zoom) - corner) / steps
+    close = np.clip(close, np.tile(whole[:2], 2), np.tile(whole[2:], 2))
+    return close if (close[2:] - close[:2] >= 1).all() else whole
+
+
+def _middle(box: np.ndarray, zoom: float) -> np.ndarray:
+    """Return the middle 1 / zoom of a box, float64 (4,)."""
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 / zoom
+    return np.concatenate([centre - half, centre + half])
 
 
 def _resized(pixels: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
@@ -242,4 +272,4 @@ def plain_crop(pixels: np.ndarray, border: int = 0) -> FacePicture:
     """Return a crop, uint8 RGB (s, s, 3), s = size + 2 x border, of a face whose place in a photo is not known."""
     height, width = (float(side - 2 * border) for side in pixels.shape[:2])
     shown = -border, -border, width + border, height + border
-    return FacePicture(pixels, shown, (0.0, 0.0, width, height), None)
+    return FacePicture(pixels, shown, None, None)

@@ -56,8 +56,11 @@ def sampling(size: int, zoom: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def seen(crops: np.ndarray, part: Part, zoom: float | None = None) -> np.ndarray:
-    """Prepare crops for a network: uint8 (n, s, s, 3) -> standardised float32. zoom: instead of the network's own."""
-    return standardise(middle(crops, zoom or part.zoom), part.standardisation, part.mean, part.scale)
+    """Prepare crops for a network: uint8 (n, s, s, 3) -> standardised float32.
+
+    zoom: instead of the network's own enlargement.
+    """
+    return standardise(middle(crops, zoom or part.enlargement), part.standardisation, part.mean, part.scale)
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import replace
 from importlib.metadata import version
 from threading import Lock
@@ -13,14 +14,14 @@ import numpy as np
 
 from facegallery.embedder.compute import AUTO, Compute
 from facegallery.embedder.errors import InputError
-from facegallery.embedder.faces.picture import FacePicture, seen_by
+from facegallery.embedder.faces.picture import FacePicture, plain_crop, seen_by
 from facegallery.embedder.machine import cores
 from facegallery.embedder.network import int8
 from facegallery.embedder.network.compiled_cache import CompiledCache
 from facegallery.embedder.network.engines import OpenvinoEngine, choose, filled_up, in_batches
 from facegallery.embedder.network.int8 import FLOAT, Quantisation
 from facegallery.embedder.network.preprocess import seen, unit
-from facegallery.embedder.spec import CropRule, Part
+from facegallery.embedder.spec import BOXED, CropRule, FaceSpec, Part
 from facegallery.embedder.weights import onnx_check
 from facegallery.embedder.weights.folder import stored_file
 from facegallery.embedder.weights.store import Model, Weights
@@ -56,7 +57,7 @@ def on_openvino(
         lambda: graph_of(part, weights, batch, quantisation), "f32" if precision == "int8" else precision
     )
 
-    def run(crops: np.ndarray, zoom: float = part.zoom) -> np.ndarray:
+    def run(crops: np.ndarray, zoom: float = part.enlargement) -> np.ndarray:
         filled = filled_up(crops, batch)
         batches = [(seen(filled[i : i + batch], part, zoom),) for i in range(0, len(filled), batch)]
         return np.concatenate(engine(batches))[: len(crops)]
@@ -91,6 +92,12 @@ class Embedder:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_networks": []}
 
+    def seeing_as(self, made: FaceSpec) -> Embedder:
+        """Return an embedder for which networks see faces as `FaceSpec.seeing_as`."""
+        other = copy(self)
+        other.spec, other._networks = self.spec.seeing_as(made), []
+        return other
+
     def load(self) -> Embedder:
         """Load and verify the weights, once; raise ModelError where they are not those of the contract."""
         if self._networks:  # loaded: do not wait for another embedder that loads
@@ -119,7 +126,7 @@ class Embedder:
             engine = OpenvinoEngine(lay, self.compute.precision, 1, kept)
             verified.result()
 
-        def run(crops: np.ndarray, zoom: float = part.zoom) -> np.ndarray:
+        def run(crops: np.ndarray, zoom: float = part.enlargement) -> np.ndarray:
             several = filled_up(crops, 2)  # since NumPy sums a single row in another order
             return in_batches(engine, (seen(several, part, zoom)[: len(crops)],), 1)
 
@@ -140,20 +147,19 @@ class Embedder:
         if not len(faces):
             return np.empty((0, self.spec.dimension), np.float32)
         self.load()
-        seen: dict[tuple[str, int, str], np.ndarray] = {}
-        weighted = []
-        for network, part in zip(self._networks, self.spec.parts, strict=True):
-            key = part.crop, part.size, part.colour
-            if key not in seen:
-                seen[key] = _seen(part, faces, rule or self.spec.crop)
-            weighted.append(part.weight * self._averaged(network, part, seen[key]))
+        sight = _Sight(faces, rule or self.spec.crop)
+        weighted = [
+            part.weight * self._averaged(network, part, sight)
+            for network, part in zip(self._networks, self.spec.parts, strict=True)
+        ]
         return unit(np.concatenate(weighted, axis=1)).astype(np.float32)
 
-    def _averaged(self, network: Network, part: Part, crops: np.ndarray) -> np.ndarray:
+    def _averaged(self, network: Network, part: Part, sight: _Sight) -> np.ndarray:
         """Return one network's unit vectors (n, d) of what it sees, averaged over its views."""
-        views = [
-            unit(network(crops[:, :, ::-1] if mirrored else crops, zoom)) for zoom, mirrored in self.spec.views(part)
-        ]
+        views = []
+        for zoom, mirrored in self.spec.views(part):
+            crops = sight.of(part, zoom)
+            views.append(unit(network(crops[:, :, ::-1] if mirrored else crops, part.enlarged(zoom))))
         return views[0] if len(views) == 1 else unit(np.sum(views, axis=0))
 
     @property
@@ -188,9 +194,20 @@ def _origin(part: Part) -> str:
     return f"{part.sha256} {part.size}" if part.network == "onnx" else part.sha256
 
 
-def _seen(part: Part, faces: np.ndarray | Sequence[FacePicture], rule: CropRule) -> np.ndarray:
-    if not isinstance(faces, np.ndarray):
-        return seen_by(part, faces, rule)
-    if part.crop != "box":
-        raise InputError(f"expected faces with their points for {part.name}, received crops alone: give the photos")
-    return faces if part.colour == "RGB" else np.ascontiguousarray(faces[..., ::-1])
+class _Sight:
+    """What networks see of faces; what several of them see is cut once."""
+
+    def __init__(self, faces: np.ndarray | Sequence[FacePicture], rule: CropRule):
+        self._crops = faces if isinstance(faces, np.ndarray) else None
+        self._faces = [plain_crop(crop) for crop in faces] if isinstance(faces, np.ndarray) else faces
+        self._rule = CropRule() if isinstance(faces, np.ndarray) else rule
+        self._cut: dict[tuple[str, int, str, float], np.ndarray] = {}
+
+    def of(self, part: Part, zoom: float) -> np.ndarray:
+        """Return what a network sees, uint8 (n, size, size, 3). zoom: of close crops."""
+        if self._crops is not None and part.crop not in BOXED:
+            raise InputError(f"expected faces with their points for {part.name}, received crops alone: give the photos")
+        key = part.crop, part.size, part.colour, zoom if part.crop == "close" else 1.0
+        if key not in self._cut:
+            self._cut[key] = seen_by(part, self._faces, self._rule, zoom)
+        return self._cut[key]

@@ -42,7 +42,7 @@ def middle(crops: tf.Tensor, zoom: float) -> tf.Tensor:
 
 def seen(crops: tf.Tensor, part: Part, zoom: float | None = None) -> tf.Tensor:
     """Prepare crops, uint8 or float (n, s, s, 3) in 0..255, for a network, as `preprocess.seen`."""
-    return standardise(middle(crops, zoom or part.zoom), part.standardisation, part.mean, part.scale)
+    return standardise(middle(crops, zoom or part.enlargement), part.standardisation, part.mean, part.scale)
 
 
 def compiled(arrays: Mapping[str, np.ndarray], part: Part, device: str) -> Callable[..., np.ndarray]:
@@ -58,4 +58,4 @@ def compiled(arrays: Mapping[str, np.ndarray], part: Part, device: str) -> Calla
 
         return TensorflowEngine(run, device)
 
-    return lambda crops, zoom=part.zoom: in_batches(engine(zoom), (crops,), BATCH)
+    return lambda crops, zoom=part.enlargement: in_batches(engine(zoom), (crops,), BATCH)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from facegallery.embedder.spec import INPUT_SIZE, Part
+from facegallery.embedder.spec import BOXED, INPUT_SIZE, Part
 from facegallery.embedder.weights.folder import fetched_by, missing, stored_file, stored_specs
 
 
@@ -99,6 +100,7 @@ KNOWN = {
         dimension=128,
         standardisation="per_image",
         zoom=1.14,
+        crop="close",
         licence="MIT (D. Sandberg, facenet)",
         training_data="MS-Celeb-1M (withdrawn by Microsoft in 2019)",
         score="top-1 0.9708, top-5 0.9935",
@@ -162,7 +164,9 @@ COMPOSED = {  # models of several networks, each with the weight of its vector
     "duo": {"msceleb": 1.0, "casia": 0.7},
     "trio": {"sface": 1.0, "msceleb": 0.6, "casia": 0.3},  # chosen on LFW's dev people and seven other sets
 }
-ZOOMS = {"trio": {"msceleb": 1.0}}  # where a network of a composed model has another zoom than alone
+SEEN: dict[str, dict[str, dict[str, Any]]] = {  # where a network of a composed model sees another crop than alone
+    "trio": {"msceleb": {"crop": "box", "zoom": 1.0}}
+}
 SCORES = {"duo": "top-1 0.9774, top-5 0.9935", "trio": "top-1 0.9935, top-5 0.9958"}
 ADVICE = {
     "duo": "the most accurate of the FaceNets, at twice the time and five times the vector of msceleb",
@@ -236,7 +240,7 @@ def _own_entry(part: Part) -> dict[str, str]:
         "parent": part.parent or "imported",
     }
     if part.network == "onnx":
-        crop = "points" if part.crop != "box" else "box"
+        crop = "box" if part.crop in BOXED else "points"
         sees = f"--crop {crop} --size {part.size} --colour {part.colour.lower()} "
         entry["sees"] = f"{sees}--mean {part.mean:g} --scale {part.scale:g}"
     return entry

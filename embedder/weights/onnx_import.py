@@ -10,14 +10,14 @@ from pathlib import Path
 from facegallery.embedder.errors import InputError, ModelError
 from facegallery.embedder.network.onnx_network import LEAST_DIMENSION, LEAST_SIDE, MOST_SIDE, USUAL_SIDE
 from facegallery.embedder.network.shapes import check_size
-from facegallery.embedder.spec import Part
+from facegallery.embedder.spec import BOXED, Part
 from facegallery.embedder.weights import onnx_check
 from facegallery.embedder.weights.known import KNOWN
 from facegallery.embedder.weights.onnx_check import Finding, Trial
 from facegallery.embedder.weights.store import write_part
 
 log = logging.getLogger(__name__)
-CROPS = {"points": "arcface", "box": "box"}  # as the user says it -> as the contract has it
+CROPS = {"points": "arcface", "box": "box"}  # as the user says it -> as the contract has it, without a zoom
 USUAL_MEAN = USUAL_SCALE = 127.5  # -1 to 1, as most networks that were trained with InsightFace's code
 
 
@@ -49,7 +49,7 @@ def import_onnx(file: Path, name: str, seen: Seen, zoom: float | None = None) ->
     draft = _part(name, "0" * 64, seen, unknown, zoom)
     if not LEAST_SIDE <= draft.size <= MOST_SIDE:
         raise InputError(f"expected --size of {LEAST_SIDE} to {MOST_SIDE} pixels, received {draft.size}")
-    if draft.zoom != 1 and draft.crop != CROPS["box"]:
+    if draft.zoom != 1 and draft.crop not in BOXED:
         raise InputError("expected --zoom with --crop box, received --crop points: leave --zoom out")
     check_size(file)
     data = file.read_bytes()
@@ -74,6 +74,9 @@ def _check_unknown(file: Path, digest: str) -> None:
 
 def _part(name: str, sha256: str, seen: Seen, finding: Finding, zoom: float | None) -> Part:
     mean, scale = (USUAL_MEAN if seen.mean is None else seen.mean), (USUAL_SCALE if seen.scale is None else seen.scale)
+    crop = CROPS[seen.crop or "points"]
+    if crop == "box" and zoom not in (None, 1):
+        crop = "close"
     return Part(
         name,
         sha256,
@@ -81,7 +84,7 @@ def _part(name: str, sha256: str, seen: Seen, finding: Finding, zoom: float | No
         "affine",
         zoom=zoom or 1.0,
         network="onnx",
-        crop=CROPS[seen.crop or "points"],
+        crop=crop,
         size=finding.side,
         colour=(seen.colour or "rgb").upper(),
         mean=mean,
@@ -91,7 +94,7 @@ def _part(name: str, sha256: str, seen: Seen, finding: Finding, zoom: float | No
 
 def _report(part: Part, seen: Seen, finding: Finding) -> None:
     """Log what was assumed and what was checked."""
-    crop = next(said for said, crop in CROPS.items() if crop == part.crop)
+    crop = "box" if part.crop in BOXED else "points"
     taken = {"crop": crop, "size": part.size, "colour": part.colour.lower(), "mean": part.mean, "scale": part.scale}
     said = [option.removeprefix("--") for option in seen.given]
     assumed = [

@@ -27,7 +27,7 @@ from facegallery.embedder.weights.folder import (
     stored_specs,
 )
 from facegallery.embedder.weights.formats import Arrays
-from facegallery.embedder.weights.known import COMPOSED, KNOWN, ZOOMS
+from facegallery.embedder.weights.known import COMPOSED, KNOWN, SEEN
 
 Weights = Mapping[str, np.ndarray] | bytes  # arrays, or an ONNX file
 
@@ -120,8 +120,8 @@ def open_model(reference: str) -> Model:
         return _joined(reference)
     names = COMPOSED.get(reference, {reference: 1.0})
     if all(name in KNOWN for name in names):
-        zooms, of_names = ZOOMS.get(reference, {}), {name: KNOWN[name].part for name in names}
-        parts = [replace(part, weight=names[name], zoom=zooms.get(name, part.zoom)) for name, part in of_names.items()]
+        seen = SEEN.get(reference, {})
+        parts = [replace(KNOWN[name].part, weight=names[name], **seen.get(name, {})) for name in names]
         return open_spec(FaceSpec.of(*parts))
     if (folder / "spec.json").is_file():
         return open_spec(read_spec(folder / "spec.json"), folder)
@@ -216,7 +216,8 @@ def store_part(
 
     parent: sha256 of the weights that these were finetuned from. pinned: as for `store_arrays`.
     """
-    return store_arrays(arrays, Part(name, "", 0, standardisation, parent, zoom), pinned)
+    crop = "box" if zoom == 1 else "close"
+    return store_arrays(arrays, Part(name, "", 0, standardisation, parent, zoom, crop=crop), pinned)
 
 
 def store_arrays(arrays: Arrays, part: Part, pinned: str | None = None) -> Part:

@@ -97,7 +97,7 @@ def seen_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--zoom",
     type=click.FloatRange(1, 4),
-    help="Show the network the middle 1 / ZOOM of each crop. [default: 1, or the known one]",
+    help="Show the network the middle 1 / ZOOM of the box with its margin. [default: 1, or the known one]",
 )
 @seen_options
 @common

@@ -190,7 +190,7 @@ def ensure_gallery(where: str | Path, model: str | None = None, *, encrypt: bool
     elif model is not None:
         with GallerySession(where) as session, session.store() as store:
             spec, wanted = store.spec, open_model(model).spec
-        wanted = replace(wanted, flip=spec.flip, margins=spec.margins).with_crop(spec)
+        wanted = replace(wanted, flip=spec.flip, margins=spec.margins).seeing_as(spec).with_crop(spec)
         if difference := spec.difference(wanted):
             raise GalleryError(
                 f"expected a gallery of the model {model} in {folder}, it has another one, {spec.model_name} "

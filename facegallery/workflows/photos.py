@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
-from facegallery.embedder.errors import InputError
+from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.photos.understood import Understood
 from facegallery.embedder.progress import Progress, unseen
@@ -132,9 +133,14 @@ def embed(
     *,
     progress: Progress = unseen,
 ) -> Summary:
-    """Embed photos, or the crops of a data set, to a data set of unit vectors."""
+    """Embed photos, or the crops of a data set, to a data set of unit vectors.
+
+    Where `out` has vectors of the same networks, they see faces as they did then.
+    """
     from facegallery.embedder.pipeline import PhotoStage, process_crops, process_photos
 
+    with suppress(DataError):  # nothing is finished
+        embedder = embedder.seeing_as(DataSet(out).spec)
     if is_data_set(source):
         _check_for_crops(options)
         return process_crops(DataSet(source), out, embedder, progress, keep_crops=options.keep_crops)

@@ -146,7 +146,8 @@ def fitting_model(searcher: Searcher, reference: str | None = None) -> Model:
 
     wanted = searcher.spec
     model = open_spec(wanted) if reference is None else open_model(reference)
-    spec = replace(model.spec, flip=wanted.flip, margins=wanted.margins, crop=wanted.crop, colour=wanted.colour)
+    spec = model.spec.seeing_as(wanted)
+    spec = replace(spec, flip=wanted.flip, margins=wanted.margins, crop=wanted.crop, colour=wanted.colour)
     return replace(model, spec=spec)
 
 

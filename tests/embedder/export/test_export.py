@@ -20,10 +20,11 @@ from facegallery.embedder.network.engines import core
 from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.weights import store
-from tests.conftest import ROOT
+from tests.conftest import ROOT, close
 
 LEAST_COSINE = 0.99999
 MODELS = {"msceleb": "plain", "duo": "all"}  # and their views: both standardisations, batch norm live and folded
+CUT = {"msceleb": "close", "duo": "box"}  # what msceleb sees in each: as it is now, and by contracts of before
 LOAD_KERAS = """
 import sys, keras, numpy as np
 model = keras.saving.load_model(sys.argv[1])
@@ -43,12 +44,20 @@ def images(crops) -> np.ndarray:
 @pytest.fixture(scope="module", params=MODELS)
 def model(request) -> store.Model:
     found = store.open_model(request.param)
-    return replace(found, spec=found.spec.with_views(MODELS[request.param]))
+    first, *others = found.spec.parts
+    spec = replace(found.spec, parts=(replace(first, crop=CUT[request.param]), *others))
+    return replace(found, spec=spec.with_views(MODELS[request.param]))
 
 
 @pytest.fixture(scope="module")
 def ours(model, images) -> np.ndarray:
     return Embedder(model, Compute("cpu", "f32"))(images)
+
+
+@pytest.fixture(scope="module")
+def given(model, images) -> dict[str, np.ndarray]:
+    """The inputs of the exported file for these images."""
+    return {"close": close(images)} if model.spec.parts[0].crop == "close" else {"crops": images}
 
 
 def by_openvino(path: Path, given: dict[str, np.ndarray]) -> np.ndarray:
@@ -94,12 +103,12 @@ def contract(path: Path) -> str:
     ],
     indirect=["model"],
 )
-def test_the_vectors_are_those_of_embed(model, ours, images, tmp_path, name):
+def test_the_vectors_are_those_of_embed(model, ours, given, tmp_path, name):
     files = export(model, tmp_path / "out" / name)
     assert sorted(files) == sorted((tmp_path / "out").iterdir()) and {f.stat().st_mode & 0o777 for f in files} == {
         0o600
     }
-    theirs = (by_keras if name == "m.keras" else by_openvino)(files[0], {"crops": images})
+    theirs = (by_keras if name == "m.keras" else by_openvino)(files[0], given)
     assert theirs.shape == ours.shape and theirs.dtype == np.float32
     assert np.abs(np.linalg.norm(theirs, axis=1) - 1).max() < 1e-5
     cosines = (theirs * ours).sum(1)
@@ -113,7 +122,7 @@ def test_the_vectors_are_those_of_embed(model, ours, images, tmp_path, name):
 @pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.keras"])
 @pytest.mark.parametrize(
     ("reference", "views", "inputs"),
-    [("sface", "mirror", {"aligned": 112}), ("sface+msceleb:0.7", "plain", {"aligned": 112, "crops": 160})],
+    [("sface", "mirror", {"aligned": 112}), ("sface+msceleb:0.7", "plain", {"aligned": 112, "close": 160})],
 )
 def test_sface_takes_faces_that_were_moved_to_its_template(windows, tmp_path, reference, views, inputs, name):
     model, (pictures, rule) = store.open_model(reference).with_views(views), windows
@@ -135,6 +144,17 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path, change):
     with pytest.raises(InputError, match="export") as caught:
         export(other, tmp_path / "m.onnx")
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_several_zooms_of_close_crops_are_refused(tmp_path):
+    margins = store.open_model("msceleb").with_views("margins")
+    msceleb, casia = store.open_model("duo").spec.parts
+    model = store.open_model("duo")
+    two = replace(model, spec=replace(model.spec, parts=(msceleb, replace(casia, crop="close", zoom=1.07))))
+    for refused in (margins, two):
+        with pytest.raises(InputError, match="one zoom"):
+            export(refused, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_onnx_is_sound_by_its_own_checker(model, tmp_path):

@@ -19,6 +19,7 @@ from facegallery.embedder.weights.store import open_model
 from tests.conftest import coloured
 
 BOXES = Part("boxes", "ab" * 32, 128, "affine")
+CLOSE = replace(BOXES, crop="close", zoom=1.14)
 POINTS = Part("points", "cd" * 32, 128, "affine", crop="arcface", size=112)
 WINDOWS = CropRule(window=WINDOW)
 rng = np.random.default_rng(0)
@@ -42,7 +43,7 @@ def test_a_stored_face_looks_to_a_network_as_in_the_photo(found):
     for photo, face in found:
         pixels, region = picture.take(photo, face.box, face.landmarks, WINDOWS)
         direct = picture.stored(pixels, region, face.box, face.landmarks, WINDOWS)
-        for part in (BOXES, POINTS):
+        for part in (BOXES, CLOSE, POINTS):
             now, later = (picture.seen_by(part, [one], WINDOWS) for one in (direct, stored(photo, face, WINDOWS)))
             assert now.shape == (1, part.size, part.size, 3) and np.array_equal(now, later)
 
@@ -168,7 +169,7 @@ def test_contracts_with_and_without_points():
 # the border that training needs ----------------------------------------------
 
 
-@pytest.mark.parametrize("part", [BOXES, replace(POINTS, colour="BGR")], ids=["box", "points"])
+@pytest.mark.parametrize("part", [BOXES, CLOSE, replace(POINTS, colour="BGR")], ids=["box", "close", "points"])
 @pytest.mark.parametrize("rule", [WINDOWS, CropRule(border=20), CropRule()], ids=["window", "border", "crop"])
 def test_the_centre_of_what_training_sees_is_what_the_network_sees(found, rule, part):
     for photo, face in found[::5]:
@@ -187,6 +188,53 @@ def test_the_border_shows_what_lies_around_the_crop(found):
         direct = picture.warped(photo, np.reshape(face.landmarks, (5, 2)), border=14)
         assert np.corrcoef(points.ravel(), direct.ravel())[0, 1] > 0.9
         assert np.abs(points[14:-14, 14:-14].astype(int) - direct[14:-14, 14:-14]).mean() < 1
+
+
+def middle_of(photo: np.ndarray, box: align.Box, margin: float = 0.25, zoom: float = 1.14) -> np.ndarray:
+    """The middle of the box with its margin, as far as the photo goes, in 160 pixels."""
+    x, y, w, h = round(box[0]), round(box[1]), round(box[2] - box[0]), round(box[3] - box[1])
+    across, down = w * (1 + margin) / zoom / 2, h * (1 + margin) / zoom / 2
+    left, top, right, bottom = x + w / 2 - across, y + h / 2 - down, x + w / 2 + across, y + h / 2 + down
+    inside = max(left, 0), max(top, 0), min(right, photo.shape[1]), min(bottom, photo.shape[0])
+    return np.asarray(Image.fromarray(photo).resize((160, 160), Image.Resampling.BILINEAR, box=inside))
+
+
+@pytest.mark.parametrize(("rule", "near"), [(WINDOWS, 2), (CropRule(border=20), 6), (CropRule(), 6)])
+@pytest.mark.parametrize("cut", [0, 0.15, 0.4])
+def test_a_close_crop_is_the_middle_of_the_box_before_the_photos_edge_cuts_it(found, rule, near, cut):
+    for photo, face in found[:8]:
+        x0, y0, x1, y1 = face.box
+        less, lower = round(x0 + cut * (x1 - x0)) if cut else 0, round(y1 - cut * (y1 - y0)) if cut else None
+        part = photo[:lower, less:]  # the photo ends within the face
+        box = x0 - less, y0, x1 - less, y1
+        pixels, region = picture.take(part, box, None, rule)
+        seen = picture.seen_by(CLOSE, [picture.stored(pixels, region, box, None, rule)], rule)[0]
+        assert np.abs(seen.astype(int) - middle_of(part, box)).mean() < near
+
+
+def test_a_close_crop_at_a_zoom_of_1_is_the_crop(found):
+    whole = replace(CLOSE, zoom=1.0)
+    for rule in (WINDOWS, CropRule(border=20)):
+        faces = [stored(photo, face, rule) for photo, face in found]
+        assert np.array_equal(picture.seen_by(whole, faces, rule), picture.seen_by(BOXES, faces, rule))
+
+
+@pytest.mark.parametrize("rule", [WINDOWS, CropRule(), CropRule(border=20)])
+@pytest.mark.parametrize("box", [(-300.0, 10, -200, 110), (95, 95, 900, 900), (0, 0, 100, 100), (99, 0, 100, 1)])
+def test_a_close_crop_of_a_box_that_is_nearly_or_wholly_outside_is_a_picture(rule, box):
+    photo = rng.integers(0, 256, (100, 100, 3), np.uint8)
+    pixels, region = picture.take(photo, box, None, rule)
+    face = picture.stored(pixels, region, box, None, rule)
+    assert picture.seen_by(CLOSE, [face], rule).shape == (1, 160, 160, 3)
+    assert picture.with_border(CLOSE, face, rule, 20).shape == (200, 200, 3)
+
+
+def test_of_a_face_whose_place_is_not_known_a_close_crop_is_the_middle():
+    crop = rng.integers(0, 256, (160, 160, 3), np.uint8)
+    lost = (160 - 160 / 1.14) / 2
+    box = lost, lost, 160 - lost, 160 - lost
+    expected = np.asarray(Image.fromarray(crop).resize((160, 160), Image.Resampling.BILINEAR, box=box))
+    assert np.array_equal(picture.seen_by(CLOSE, [picture.plain_crop(crop)], CropRule())[0], expected)
 
 
 def test_a_face_whose_place_is_not_known_is_its_crop_without_the_border():

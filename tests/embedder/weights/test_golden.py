@@ -12,12 +12,11 @@ import tensorflow as tf
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import ModelError
 from facegallery.embedder.network import keras_network
-from facegallery.embedder.network.preprocess import middle
 from facegallery.embedder.network.runtime import Embedder
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights import store
 from tests import naive
-from tests.conftest import DATA
+from tests.conftest import DATA, close
 from tests.crops import arrays_of
 
 LEAST_COSINE = 0.99999
@@ -62,7 +61,7 @@ def naive_msceleb(path: Path, x: np.ndarray) -> np.ndarray:
 
 def test_msceleb_equals_an_independent_reading_of_the_hdf5(archives, crops):
     model = store.open_model("msceleb")
-    x = middle(crops, model.spec.parts[0].zoom).astype(np.float64)
+    x = close(crops).astype(np.float64)
     deviation = np.maximum(x.std((1, 2, 3), keepdims=True), 1 / np.sqrt(x[0].size))
     theirs = naive_msceleb(archives["msceleb"], ((x - x.mean((1, 2, 3), keepdims=True)) / deviation).astype(np.float32))
     ours = Embedder(model, Compute("cpu", "f32"))(crops)
