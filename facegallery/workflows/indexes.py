@@ -182,30 +182,37 @@ def ensure_gallery(where: str | Path, model: str | None = None, *, encrypt: bool
 
     Raises GalleryError where one is there for the vectors of another model than the one given.
     """
-    from facegallery.embedder.weights.store import open_model
-
-    folder = gallery_folder(where)
-    if not (folder / FILE).exists():
+    if not (gallery_folder(where) / FILE).exists():
         create_gallery(where, model or DEFAULT_MODEL, encrypt=encrypt)
     elif model is not None:
-        with GallerySession(where) as session, session.store() as store:
-            spec, wanted = store.spec, open_model(model).spec
-        wanted = replace(wanted, flip=spec.flip, margins=spec.margins).seeing_as(spec).with_crop(spec)
-        if difference := spec.difference(wanted):
-            raise GalleryError(
-                f"expected a gallery of the model {model} in {folder}, it has another one, {spec.model_name} "
-                f"({difference}): leave the model out, or choose another name"
-            )
+        _check_model(where, model)
+
+
+def _check_model(where: str | Path, model: str) -> None:
+    """Raise GalleryError where a gallery is for the vectors of another model."""
+    from facegallery.embedder.weights.store import open_model
+
+    with GallerySession(where) as session, session.store() as store:
+        spec, wanted = store.spec, open_model(model).spec
+    wanted = replace(wanted, flip=spec.flip, margins=spec.margins).seeing_as(spec).with_crop(spec)
+    if difference := spec.difference(wanted):
+        raise GalleryError(
+            f"expected a gallery of the model {model} in {gallery_folder(where)}, it has another one, "
+            f"{spec.model_name} ({difference}): leave the model out, or choose another name"
+        )
 
 
 @contextlib.contextmanager
 def begun(name: str, source: Path, model: str | None) -> Iterator[None]:
     """Begin the index called `name` where it is not there; delete it again where the block fails before a face is in.
 
-    Vectors name their own model; for photos it is `model`, a known name or a folder, sface unless given.
+    Vectors name their own model; for photos it is `model`, a known name or a folder, sface unless given. Raises
+    GalleryError where the index is there for the vectors of another model than the one given.
     """
     folder = index_folder(indexes_root(), name)
     if _is_finished(folder):
+        if model is not None:
+            _check_model(name, model)
         yield
         return
     if is_data_set(source) and (spec := DataSet(source).spec).dimension:

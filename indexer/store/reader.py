@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from facegallery.indexer.store.facts import Facts
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 BLOCK = 4096  # rows read or written at once
+NAMES, MOST_TEXT = 10_000, 100  # names that a misspelled one is compared with, and its characters that count
 COLUMNS = ", ".join(f"faces.{name}" for name in FACE_COLUMNS)
 FACES = f"SELECT {COLUMNS}, faces.checksum, name, person FROM faces LEFT JOIN people ON people.id = person"
 AMONG = "IN (SELECT value FROM json_each(?))"
@@ -298,9 +300,16 @@ class Faces(Facts):
         """Return the id of a person; raises Unknown where nobody has this name."""
         for (id,) in self.execute("SELECT id FROM people WHERE name=?", (self.spelled(name),)):
             return id
+        near = self._nearest_name(name)
+        meant = f"did you mean {near!r}? See" if near else "see"
         raise Unknown(
-            f"expected a person of {self.folder.name}, nobody is called {name!r}: see `list {self.folder.name}`"
+            f"expected a person of {self.folder.name}, nobody is called {name!r}: {meant} `list {self.folder.name}`"
         )
+
+    def _nearest_name(self, name: str) -> str | None:
+        """Return the name of a person that is spelled much like this one, among the first NAMES."""
+        folded = {given.casefold(): given for (given,) in self.execute("SELECT name FROM people LIMIT ?", (NAMES,))}
+        return next((folded[near] for near in get_close_matches(name.casefold()[:MOST_TEXT], folded, 1)), None)
 
     def find(
         self, identity: str | None = None, face_id: str | None = None, image: str | None = None

@@ -163,6 +163,8 @@ def test_a_gallery_begins_with_its_first_photos(run, photos, vectors):
     assert (info["people"], info["model"]) == (10, "sface")
     again = json.loads(run("add", "new", photos / "gallery", "--create", "--json").out)
     assert (again["added"], again["again"]) == (0, 10)
+    other = run("add", "new", photos / "gallery", "--create", "--model", "casia")
+    assert other.code == 5 and "leave the model out" in other.error
     assert run("search", "new", photos / "probe" / "s3" / "2.pgm", "--k", "1").out.splitlines()[1].split()[2] == "s3"
     assert run("calibrate", "new", "--fpir", "0.3").code == 0
     assert run("compact", "new").code == 0 == run("verify", "new").code
@@ -175,6 +177,22 @@ def test_a_gallery_begins_with_vectors_or_another_model(run, photos, vectors):
     assert json.loads(run("info", "other", "--json").out)["model"] == "casia"
     assert [run("undo", "other").code, run("list", "other").out] == [0, "nobody is enrolled\n"]
     assert run("search", "other", photos / "gallery" / "s1", "--json").code == 0
+
+
+def test_an_empty_gallery_says_what_to_do(run, photos):
+    assert run("add", "new", photos / "gallery" / "s1", "--identity", "Ann", "--create").code == 0
+    assert run("remove", "new", "--identity", "Ann").code == 0
+    asked = run("search", "new", photos / "gallery" / "s1")
+    assert asked.code == 0 and "nobody is enrolled in new: run `add new PHOTOS`" in asked.err
+
+
+def test_a_misspelled_name_is_named(run, photos):
+    assert run("add", "new", photos / "gallery" / "s1", "--identity", "Zoë Ann", "--create").code == 0
+    for given in ("zoe ann", "Zoë An", "ZOË ANN"):
+        asked = run("list", "new", "--identity", given)
+        assert asked.code == 5 and "did you mean 'Zoë Ann'?" in asked.error
+    asked = run("list", "new", "--identity", "Bob")
+    assert asked.code == 5 and "did you mean" not in asked.error
 
 
 def test_a_gallery_whose_making_was_stopped_begins_again(run, photos, own_indexes):
