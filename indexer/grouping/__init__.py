@@ -1,0 +1,1 @@
+"""Group faces without a name by person."""

@@ -1,0 +1,126 @@
+"""Group vectors by average linkage: two groups merge where the mean cosine of their pairs is at least `cut`.
+
+The groups are those of UPGMA (Sokal, Michener 1958), merged in rounds: in each round all pairs of groups that are each
+other's nearest merge, which gives the same groups (Murtagh 1983). The mean cosine of two groups of unit vectors is the
+dot product of their means, so that pairs of faces are not compared one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+BLOCK = 1 << 16  # pairs of groups that are compared at a time
+
+
+@dataclass(frozen=True)
+class Bindings:
+    """Pairs of vectors that must be, or must not be, in one group: int64 (n, 2) each."""
+
+    together: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    apart: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+
+
+FREE = Bindings()
+
+
+def average_linkage(vectors: np.ndarray, pairs: np.ndarray, cut: float, bindings: Bindings = FREE) -> np.ndarray:
+    """Group unit vectors, float32 (n, d); return the group of each, int64 (n,), the number of its first vector.
+
+    pairs: int64 (m, 2), the pairs whose groups may merge; with all pairs of a cosine of `cut` or more the result is
+    exactly UPGMA's. Where pairs must be together and apart, apart wins.
+    """
+    groups = _Groups(vectors, pairs, cut, bindings)
+    while groups.merge_nearest():
+        pass
+    return groups.labels()
+
+
+class _Groups:
+    """Groups, numbered by their first vectors, and the pairs of groups that may merge: ids (m, 2), cosines (m,)."""
+
+    def __init__(self, vectors: np.ndarray, pairs: np.ndarray, cut: float, bindings: Bindings):
+        self._cut = cut
+        self._sums, self._sizes = vectors.astype(np.float32), np.ones(len(vectors), np.int64)
+        self._parents = np.arange(len(vectors))
+        self._apart = _keys(bindings.apart, len(vectors))
+        self._ids, self._cosines = np.empty((0, 2), np.int64), np.empty(0, np.float32)
+        self._bind(bindings.together)
+        self._take(self._roots(pairs))
+
+    def merge_nearest(self) -> bool:
+        """Merge all pairs of groups that are each other's nearest; return whether there were any."""
+        if not len(self._ids):
+            return False
+        order = np.lexsort((self._ids[:, 1], self._ids[:, 0], -self._cosines))  # ties by number, so that one wins
+        first = np.full(len(self._sizes), len(order))
+        np.minimum.at(first, self._ids[order].ravel(), np.repeat(np.arange(len(order)), 2))
+        nearest = order[first[first < len(order)]]
+        ends = self._ids[nearest]
+        both = nearest[(first[ends[:, 0]] == first[ends[:, 1]])]
+        self._merge(self._ids[np.unique(both)])
+        return True
+
+    def labels(self) -> np.ndarray:
+        """Return the group of each vector."""
+        return self._roots(np.arange(len(self._parents)))
+
+    def _bind(self, pairs: np.ndarray) -> None:
+        """Merge pairs that must be together, one by one, unless that joins two that must be apart."""
+        for pair in pairs:
+            a, b = sorted(self._roots(pair).tolist())
+            if a != b and not self._are_apart(np.array([[a, b]]))[0]:
+                self._merge(np.array([[a, b]]))
+
+    def _merge(self, pairs: np.ndarray) -> None:
+        """Merge pairs of groups, int64 (k, 2) without a group twice; the second of each goes into the first."""
+        into, gone = pairs.T
+        self._sums[into] += self._sums[gone]
+        self._sizes[into] += self._sizes[gone]
+        self._parents[gone] = into
+        n = len(self._parents)
+        if len(self._apart):
+            self._apart = _keys(self._roots(np.stack(np.divmod(self._apart, n), axis=1)), n)
+        touched = np.zeros(n, bool)
+        touched[pairs] = True
+        stale = touched[self._ids].any(axis=1)
+        moved = self._roots(self._ids[stale])
+        self._ids, self._cosines = self._ids[~stale], self._cosines[~stale]
+        self._take(moved)
+
+    def _take(self, pairs: np.ndarray) -> None:
+        """Add the pairs of groups, int64 (m, 2), that may merge."""
+        n = len(self._parents)
+        keys = _keys(pairs[pairs[:, 0] != pairs[:, 1]], n)
+        pairs = np.stack(np.divmod(keys, n), axis=1)
+        pairs = pairs[~self._are_apart(pairs)]
+        cosines = self._cosines_of(pairs)
+        near = cosines >= self._cut
+        self._ids = np.concatenate([self._ids, pairs[near]])
+        self._cosines = np.concatenate([self._cosines, cosines[near]])
+
+    def _are_apart(self, pairs: np.ndarray) -> np.ndarray:
+        return np.isin(pairs[:, 0] * len(self._parents) + pairs[:, 1], self._apart)
+
+    def _cosines_of(self, pairs: np.ndarray) -> np.ndarray:
+        """Return the mean cosine of each pair of groups, float32 (m,)."""
+        found = np.empty(len(pairs), np.float32)
+        for start in range(0, len(pairs), BLOCK):
+            a, b = pairs[start : start + BLOCK].T
+            dots = np.einsum("ij,ij->i", self._sums[a], self._sums[b])
+            found[start : start + BLOCK] = dots / (self._sizes[a] * self._sizes[b])
+        return found
+
+    def _roots(self, ids: np.ndarray) -> np.ndarray:
+        """Return the groups in which groups of earlier rounds are now."""
+        found = self._parents[ids]
+        while not np.array_equal(further := self._parents[found], found):
+            found = further
+        return found
+
+
+def _keys(pairs: np.ndarray, n: int) -> np.ndarray:
+    """Return pairs of numbers below n as sorted, unique numbers: lower x n + higher, int64 (m,)."""
+    pairs = np.sort(pairs.reshape(-1, 2).astype(np.int64), axis=1)
+    return np.unique(pairs[:, 0] * n + pairs[:, 1])
