@@ -23,6 +23,7 @@ ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], 
 CORNERS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * TEMPLATE_SIDE - 0.5
 SMALLEST, LARGEST = 1 / 3, 4.0  # sides of a template per longer side of the box: 0.9 to 1.6 on 6,900 faces
 SHRINK = 1.5  # a template that spans this many times its own pixels is taken from a smaller copy
+FINEST = 256  # places of a close crop's corner within a pixel
 EDGE = 2  # pixels around what a template needs, for interpolation
 
 
@@ -185,7 +186,9 @@ def boxed(face: FacePicture, rule: CropRule, size: int, zoom: float = 1.0) -> np
 
     zoom: the box with its margin is this many times smaller, about the same centre, before the photo's edge cuts it.
     """
-    return _resized(face.pixels, _box_within(face, rule, zoom), size)
+    height, width = face.pixels.shape[:2]
+    inner = face.pixels[rule.border : height - rule.border, rule.border : width - rule.border]
+    return _resized(inner, _box_within(face, rule, zoom) - rule.border, size)
 
 
 def _box_within(face: FacePicture, rule: CropRule, zoom: float = 1.0) -> np.ndarray:
@@ -207,6 +210,7 @@ def _box_within(face: FacePicture, rule: CropRule, zoom: float = 1.0) -> np.ndar
     if zoom == 1:
         return whole
     close = (_middle(np.array(align.with_margin(face.box, rule)), zoom) - corner) / steps
+    close = np.rint(close * FINEST) / FINEST  # so that rounding does not tell crops with a border from those without
     close = np.clip(close, np.tile(whole[:2], 2), np.tile(whole[2:], 2))
     return close if (close[2:] - close[:2] >= 1).all() else whole
 

@@ -248,7 +248,7 @@ def test_each_part_of_a_model_trains_on_its_own_crops(tiny, windows, tmp_path, m
     train(windows, short("quick", {}, {"learning_rate": 0.01}), str(tmp_path / "both"), tmp_path / "out")
     spec = store.open_model(str(tmp_path / "out")).spec
     assert [p.name for p in spec.parts] == ["tiny-quick", "facenet-quick"] and {*sizes} == {112, 160}
-    assert [(p.weight, p.zoom, p.crop) for p in spec.parts] == [(0.5, 1.0, "arcface"), (1.0, 1.1, "box")]
+    assert [(p.weight, p.zoom, p.crop) for p in spec.parts] == [(0.5, 1.0, "arcface"), (1.0, 1.1, "close")]
     assert spec.crop.window == WINDOW and spec.dimension == 136
 
 

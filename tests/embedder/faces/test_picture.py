@@ -212,6 +212,19 @@ def test_a_close_crop_is_the_middle_of_the_box_before_the_photos_edge_cuts_it(fo
         assert np.abs(seen.astype(int) - middle_of(part, box)).mean() < near
 
 
+@pytest.mark.parametrize("cut", [0, 0.4])
+def test_a_border_changes_no_close_crop(found, cut):
+    for photo, face in found:
+        x0, y0, x1, y1 = face.box
+        less = round(x0 + cut * (x1 - x0)) if cut else 0
+        box = x0 - less, y0, x1 - less, y1
+        rules = CropRule(), CropRule(border=20)
+        taken = [picture.take(photo[:, less:], box, None, rule) for rule in rules]
+        faces = [picture.stored(*one, box, None, rule) for one, rule in zip(taken, rules, strict=True)]
+        plain, bordered = (picture.seen_by(CLOSE, [one], rule) for one, rule in zip(faces, rules, strict=True))
+        assert np.array_equal(plain, bordered)
+
+
 def test_a_close_crop_at_a_zoom_of_1_is_the_crop(found):
     whole = replace(CLOSE, zoom=1.0)
     for rule in (WINDOWS, CropRule(border=20)):
