@@ -218,11 +218,16 @@ class FaceSpec:
         return "+".join(p.name for p in self.parts) or "no model"
 
     def seeing_as(self, made: FaceSpec) -> FaceSpec:
-        """Return this contract with the crops and zooms of another one where both have the same networks."""
-        if [part.sha256 for part in self.parts] != [part.sha256 for part in made.parts]:
+        """Return this contract with the kind of box, `box` or `close`, of another one where nothing else differs."""
+        pairs = list(zip(self.parts, made.parts, strict=False))
+        same = all(
+            (one.sha256, one.zoom) == (other.sha256, other.zoom)
+            and (one.crop == other.crop or {one.crop, other.crop} == {*BOXED})
+            for one, other in pairs
+        )
+        if not same or len(self.parts) != len(made.parts):
             return self
-        pairs = zip(self.parts, made.parts, strict=True)
-        return replace(self, parts=tuple(replace(part, crop=other.crop, zoom=other.zoom) for part, other in pairs))
+        return replace(self, parts=tuple(replace(one, crop=other.crop) for one, other in pairs))
 
     def with_crop(self, crops: FaceSpec) -> FaceSpec:
         """Return this model's contract on existing crops; raise InputError as `check_turned` does."""

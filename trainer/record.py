@@ -25,6 +25,7 @@ PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pyarrow", "safete
 
 def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int, precision: str) -> dict[str, Any]:
     """Return what decides a run's result; a run is resumed only with the same arguments."""
+    close = [part.zoom for part in source.parts if part.crop == "close"]  # earlier records have no such crops
     return {
         "from": [part.sha256 for part in source.parts],
         "split": list(data.splits),
@@ -35,7 +36,9 @@ def arguments(recipe: Recipe, source: FaceSpec, data: Data, seed: int, precision
         "seed": seed,
         "precision": precision,
         "recipe": {"name": recipe.name} | recipe.values(),
-    } | ({"teacher": sha256s(recipe.teacher)} if recipe.teacher else {})
+        **({"zoom of close crops": close} if close else {}),
+        **({"teacher": sha256s(recipe.teacher)} if recipe.teacher else {}),
+    }
 
 
 def run_id(given: dict[str, Any]) -> str:

@@ -94,8 +94,11 @@ class Embedder:
 
     def seeing_as(self, made: FaceSpec) -> Embedder:
         """Return an embedder for which networks see faces as `FaceSpec.seeing_as`."""
+        spec = self.spec.seeing_as(made)
+        if spec == self.spec:
+            return self
         other = copy(self)
-        other.spec, other._networks = self.spec.seeing_as(made), []
+        other.spec, other._networks = spec, []
         return other
 
     def load(self) -> Embedder:

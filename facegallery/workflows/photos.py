@@ -140,7 +140,7 @@ def embed(
     from facegallery.embedder.pipeline import PhotoStage, process_crops, process_photos
 
     with suppress(DataError):  # nothing is finished
-        embedder = embedder.seeing_as(DataSet(out).spec)
+        embedder = _as_before(embedder, out)
     if is_data_set(source):
         _check_for_crops(options)
         return process_crops(DataSet(source), out, embedder, progress, keep_crops=options.keep_crops)
@@ -149,6 +149,15 @@ def embed(
     log_understood(listing.understood())
     stage = PhotoStage(embedder.spec, make_detector(options.detector, embedder.compute), embedder, options.each)
     return process_photos(listing, out, stage, "embed", progress)
+
+
+def _as_before(embedder: Embedder, out: Path) -> Embedder:
+    """Return the embedder as it made the data set `out`; raise DataError where there is none."""
+    other = embedder.seeing_as(DataSet(out).spec)
+    if other is not embedder:
+        name = embedder.spec.model_name
+        log.info(f"{out} keeps the crops that {name} saw in an earlier version: a new --out has the new ones")
+    return other
 
 
 def _check_for_crops(options: EmbedOptions) -> None:

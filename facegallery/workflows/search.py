@@ -109,16 +109,20 @@ class Judge:
     `notes` says where there is no calibration, or it is weak or stale.
     """
 
+    notes: list[str]
+
     def __init__(self, searcher: Searcher, question: Question):
         self._searcher, self._question = searcher, question
         self._calibration, self._stale = searcher.calibration()
-        why = self._why_scores_only()
-        self.notes: list[str] = [f"scores only: {why}"] if why else []
-        if self.notes:
-            self._calibration = None
         name = searcher.store.folder.name
         if not searcher.store.people:
+            self._calibration = None
             self.notes = [f"nobody is enrolled in {name}: run `add {name} PHOTOS`"]
+            return
+        why = self._why_scores_only()
+        self.notes = [f"scores only: {why}"] if why else []
+        if self.notes:
+            self._calibration = None
         if self._calibration is not None and self._stale:
             self.notes.append(f"the calibration is stale, {self._stale}: run `calibrate {name}` again")
         if self._calibration is not None and self._calibration.weak:

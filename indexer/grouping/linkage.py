@@ -11,45 +11,66 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs
+
 BLOCK = 1 << 16  # pairs of groups that are compared at a time
+NO_PAIRS = np.empty((0, 2), np.int64)
 
 
 @dataclass(frozen=True)
 class Bindings:
     """Pairs of vectors that must be, or must not be, in one group: int64 (n, 2) each."""
 
-    together: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
-    apart: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    together: np.ndarray = field(default_factory=NO_PAIRS.copy)
+    apart: np.ndarray = field(default_factory=NO_PAIRS.copy)
 
 
 FREE = Bindings()
 
 
-def average_linkage(vectors: np.ndarray, pairs: np.ndarray, cut: float, bindings: Bindings = FREE) -> np.ndarray:
+def group(vectors: np.ndarray, cut: float, bindings: Bindings = FREE, nearest: int = NEAREST) -> np.ndarray:
     """Group unit vectors, float32 (n, d); return the group of each, int64 (n,), the number of its first vector.
 
-    pairs: int64 (m, 2), the pairs whose groups may merge; with all pairs of a cosine of `cut` or more the result is
-    exactly UPGMA's. Where pairs must be together and apart, apart wins.
+    nearest: of each vector, and then of each group, so many are compared with it. The result is exactly UPGMA's where
+    no vector has more of a cosine of `cut` or more. Where pairs must be together and apart, apart wins.
     """
-    groups = _Groups(vectors, pairs, cut, bindings)
-    while groups.merge_nearest():
-        pass
+    groups = Groups(vectors, cut, bindings)
+    groups.offer(near_pairs(vectors, cut, nearest))
+    while groups.merge():
+        ids, means = groups.means()
+        groups.offer(ids[near_pairs(means, cut, nearest)])
     return groups.labels()
 
 
-class _Groups:
-    """Groups, numbered by their first vectors, and the pairs of groups that may merge: ids (m, 2), cosines (m,)."""
+class Groups:
+    """Groups, numbered by their first vectors, and the pairs of groups that may merge."""
 
-    def __init__(self, vectors: np.ndarray, pairs: np.ndarray, cut: float, bindings: Bindings):
+    def __init__(self, vectors: np.ndarray, cut: float, bindings: Bindings = FREE):
+        """Begin with a group of each unit vector, float32 (n, d), and of those that must be together."""
         self._cut = cut
         self._sums, self._sizes = vectors.astype(np.float32), np.ones(len(vectors), np.int64)
         self._parents = np.arange(len(vectors))
         self._apart = _keys(bindings.apart, len(vectors))
-        self._ids, self._cosines = np.empty((0, 2), np.int64), np.empty(0, np.float32)
+        self._ids, self._cosines = NO_PAIRS, np.empty(0, np.float32)
         self._bind(bindings.together)
-        self._take(self._roots(pairs))
 
-    def merge_nearest(self) -> bool:
+    def offer(self, pairs: np.ndarray) -> None:
+        """Let the groups of these pairs of vectors, int64 (m, 2), merge."""
+        self._add(self._roots(pairs))
+
+    def merge(self) -> bool:
+        """Merge the pairs of groups that may merge until none is as near as `cut`; return whether any were merged."""
+        before = len(np.unique(self.labels()))
+        while self._merge_nearest():
+            pass
+        return len(np.unique(self.labels())) < before
+
+    def means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the groups, int64 (g,), and the means of their vectors, float32 (g, d)."""
+        ids = np.unique(self.labels())
+        return ids, self._sums[ids] / self._sizes[ids, None].astype(np.float32)
+
+    def _merge_nearest(self) -> bool:
         """Merge all pairs of groups that are each other's nearest; return whether there were any."""
         if not len(self._ids):
             return False
@@ -87,10 +108,10 @@ class _Groups:
         stale = touched[self._ids].any(axis=1)
         moved = self._roots(self._ids[stale])
         self._ids, self._cosines = self._ids[~stale], self._cosines[~stale]
-        self._take(moved)
+        self._add(moved)
 
-    def _take(self, pairs: np.ndarray) -> None:
-        """Add the pairs of groups, int64 (m, 2), that may merge."""
+    def _add(self, pairs: np.ndarray) -> None:
+        """Add those of these pairs of groups, int64 (m, 2), that may merge."""
         n = len(self._parents)
         keys = _keys(pairs[pairs[:, 0] != pairs[:, 1]], n)
         pairs = np.stack(np.divmod(keys, n), axis=1)

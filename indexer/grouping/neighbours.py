@@ -7,13 +7,13 @@ import numpy as np
 
 EXACT = 100_000  # vectors up to which all pairs are compared
 BLOCK = 4096  # vectors that are asked at a time
-NEAREST = 64  # of each vector; a group of more people is still reached through its nearest
+NEAREST = 64  # of each vector
 SHARE = 64  # of an approximate search: one list in so many is searched
 TRAINED = 40  # vectors a list that the lists are trained on
 
 
 def near_pairs(vectors: np.ndarray, cut: float, nearest: int = NEAREST) -> np.ndarray:
-    """Return the pairs of unit vectors, float32 (n, d), with a cosine of `cut` or more: int64 (m, 2), lower first.
+    """Return the pairs of vectors, float32 (n, d), with a dot product of `cut` or more: int64 (m, 2), lower first.
 
     Of each vector the `nearest` nearest ones are pairs with it. Above EXACT vectors the search is approximate.
     """

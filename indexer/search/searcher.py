@@ -76,7 +76,8 @@ class Searcher:
             raise GalleryError(
                 f"expected vectors made as those of {self.store.folder.name}, "
                 f"received vectors that differ in {difference}: "
-                "embed them with the gallery's model and options, or build another index"
+                "embed them with the gallery's model and options, move the gallery over by `reembed`, or build another "
+                "index"
             )
         for field in ("detector", "runtime", "precision"):
             mine, theirs = getattr(self.spec, field), getattr(spec, field)

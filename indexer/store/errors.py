@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def one_line(error: Exception, path: Path) -> FaceGalleryError | Exception:
     match error:
         case apsw.FullError():
             return from_os_error(OSError(errno.ENOSPC, "", str(path)))
-        case apsw.CantOpenError() if not path.exists():
+        case apsw.CantOpenError() if not os.path.lexists(path):
             return replaced(path)
         case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError() | apsw.AuthError():
             return from_os_error(OSError(errno.EACCES, "", str(path)))
@@ -58,7 +59,7 @@ def one_line(error: Exception, path: Path) -> FaceGalleryError | Exception:
 
 def replaced(path: Path) -> Replaced:
     """Return the error for a gallery.db that was removed or replaced since it was found or opened."""
-    return Replaced(f"expected {path} to stay as it was opened, it was replaced: run the same command again")
+    return Replaced(f"expected {path} to stay as it was opened, it was replaced or removed: run the same command again")
 
 
 def damaged(path: Path, reason: str) -> Damaged:

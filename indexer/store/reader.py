@@ -23,7 +23,8 @@ from facegallery.indexer.store.facts import Facts
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 BLOCK = 4096  # rows read or written at once
-NAMES, MOST_TEXT = 10_000, 100  # names that a misspelled one is compared with, and its characters that count
+NAMES = 2000  # that a misspelled one is compared with
+LETTERS, MOST_TEXT = 3, 100  # by which the length of a misspelled name may be wrong, and its most letters
 COLUMNS = ", ".join(f"faces.{name}" for name in FACE_COLUMNS)
 FACES = f"SELECT {COLUMNS}, faces.checksum, name, person FROM faces LEFT JOIN people ON people.id = person"
 AMONG = "IN (SELECT value FROM json_each(?))"
@@ -307,9 +308,12 @@ class Faces(Facts):
         )
 
     def _nearest_name(self, name: str) -> str | None:
-        """Return the name of a person that is spelled much like this one, among the first NAMES."""
-        folded = {given.casefold(): given for (given,) in self.execute("SELECT name FROM people LIMIT ?", (NAMES,))}
-        return next((folded[near] for near in get_close_matches(name.casefold()[:MOST_TEXT], folded, 1)), None)
+        """Return the name of a person that is spelled much like this one, among NAMES of about its length."""
+        length = len(name)
+        sql = "SELECT name FROM people WHERE length(name) BETWEEN ? AND ? LIMIT ?"
+        alike = self.execute(sql, (length - LETTERS, length + LETTERS, NAMES)) if length <= MOST_TEXT else []
+        folded = {given.casefold(): given for (given,) in alike}
+        return next((folded[near] for near in get_close_matches(name.casefold(), folded, 1)), None)
 
     def find(
         self, identity: str | None = None, face_id: str | None = None, image: str | None = None

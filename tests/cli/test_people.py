@@ -184,6 +184,7 @@ def test_an_empty_gallery_says_what_to_do(run, photos):
     assert run("remove", "new", "--identity", "Ann").code == 0
     asked = run("search", "new", photos / "gallery" / "s1")
     assert asked.code == 0 and "nobody is enrolled in new: run `add new PHOTOS`" in asked.err
+    assert "calibrat" not in asked.err
 
 
 def test_a_misspelled_name_is_named(run, photos):

@@ -9,12 +9,15 @@ from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.dataset.row import vectors_of
 from facegallery.embedder.errors import DataError, GalleryError, InputError
 from facegallery.embedder.network.runtime import Embedder
+from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights.store import Model, open_model
 from facegallery.indexer.build import BuildOptions, build
 from facegallery.workflows import photos
 from facegallery.workflows.indexes import create_gallery, ensure_gallery
 from facegallery.workflows.probes import fitting_model
 from facegallery.workflows.session import GallerySession
+
+CLOSE = Part("boxes", "ab" * 32, 128, "affine", zoom=1.14, crop="close")
 
 
 @pytest.mark.parametrize("name", ["mtcnn", "yunet", "both"])
@@ -49,14 +52,26 @@ def seeing_boxes(reference: str) -> Model:
     return replace(model, spec=replace(model.spec, parts=(replace(model.spec.parts[0], crop="box"),)))
 
 
-def test_a_data_set_of_before_goes_on_under_the_models_name(att, tmp_path):
+def test_only_another_kind_of_box_is_taken_from_before():
+    now, before = FaceSpec.of(CLOSE), FaceSpec.of(replace(CLOSE, crop="box"))
+    assert now.seeing_as(before) == before and before.seeing_as(now) == now
+    for other in ({"zoom": 1.1}, {"sha256": "cd" * 32}, {"crop": "arcface"}):
+        made = FaceSpec.of(replace(CLOSE, **{"crop": "box"} | other))
+        assert now.seeing_as(made) == now
+    assert now.seeing_as(FaceSpec()) == now and now.seeing_as(FaceSpec.of(*before.parts, CLOSE)) == now
+
+
+def test_a_data_set_of_before_goes_on_under_the_models_name(att, tmp_path, caplog):
+    caplog.set_level("INFO")
     copytree(att / "s1", tmp_path / "photos" / "s1")
     compute = Compute("cpu", "f32")
     earlier = Embedder(seeing_boxes("msceleb"), compute)
     photos.embed(tmp_path / "photos", tmp_path / "vectors", earlier)
     before = DataSet(tmp_path / "vectors").spec
+    assert "an earlier version" not in caplog.text
     copytree(att / "s2", tmp_path / "photos" / "s2")
     summary = photos.embed(tmp_path / "photos", tmp_path / "vectors", photos.make_embedder("msceleb", compute))
+    assert "vectors keeps the crops that msceleb saw in an earlier version" in caplog.text
     assert summary.photos == 20 and DataSet(tmp_path / "vectors").spec == before
     photos.embed(tmp_path / "photos", tmp_path / "anew", photos.make_embedder("msceleb", compute))
     assert DataSet(tmp_path / "anew").spec.parts[0].crop == "close"

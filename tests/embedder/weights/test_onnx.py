@@ -252,3 +252,15 @@ def test_sfaces_own_file_searches_as_sface(archives, att, tmp_path, data, run):
     assert run("build-index", tmp_path / "lens", "--name", "people", **environment).code == 0
     done = run("search", "people", att / "s2" / "2.pgm", "-k", 1, "--json", **environment)
     assert done.code == 0 and '"s2"' in json.dumps(json.loads(done.out)), done.err
+
+
+def test_an_exported_facenet_comes_back_as_itself(windows, tmp_path, data):
+    pictures, rule = windows
+    sha256 = store.KNOWN["msceleb"].part.sha256
+    shutil.copytree(DATA / "models" / sha256[:16], data / "models" / sha256[:16])
+    model = store.open_model("msceleb")
+    export(model, tmp_path / "msceleb.onnx")
+    part = fetch.import_file(tmp_path / "msceleb.onnx", "back", None, 1.14, Seen(crop="box", mean=0.0, scale=1.0))
+    assert (part.crop, part.zoom, part.size) == ("close", 1.14, 160)
+    ours, back = (Embedder(one, Compute("cpu", "f32"))(pictures, rule) for one in (model, store.open_model("back")))
+    assert (ours * back).sum(1).min() >= 0.9999

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from facegallery.indexer.grouping.linkage import Bindings, average_linkage
-from facegallery.indexer.grouping.neighbours import near_pairs
+from facegallery.indexer.grouping.linkage import Bindings, group
 
 CUT = 0.4
 
@@ -30,16 +29,28 @@ def as_sets(labels: np.ndarray) -> set[frozenset[int]]:
     return {frozenset(np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)}
 
 
+def upgma(x: np.ndarray, cut: float) -> set[frozenset[int]]:
+    tree = linkage(x.astype(np.float64), "average", metric="cosine")
+    return as_sets(fcluster(tree, 1 - cut, "distance"))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 60), st.integers(0, 10_000), st.sampled_from([0.1, CUT, 0.7]))
 def test_groups_are_those_of_upgma(n, seed, cut):
     x = people(n, seed)
-    tree = linkage(x.astype(np.float64), "average", metric="cosine")
-    expected = fcluster(tree, 1 - cut, "distance")
-    found = average_linkage(x, every_pair(n), cut)
-    assert as_sets(found) == as_sets(expected)
-    assert all(found[members := sorted(group)][0] == members[0] for group in as_sets(found)), "the first one's number"
-    assert np.array_equal(average_linkage(x, near_pairs(x, cut, n), cut), found), "near pairs are all that is needed"
+    found = group(x, cut)
+    assert as_sets(found) == upgma(x, cut)
+    assert all(found[members := sorted(one)][0] == members[0] for one in as_sets(found)), "the first one's number"
+
+
+def test_a_person_of_more_photos_than_are_compared_is_one_group():
+    """As of a burst or a film: all that are compared with a photo are of its own burst."""
+    rng = np.random.default_rng(0)
+    scenes = rng.normal(size=(2, 12)) + 3 * rng.normal(size=12)
+    x = np.repeat(scenes, 70, axis=0) + 0.05 * rng.normal(size=(140, 12))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    assert upgma(x, CUT) == {frozenset(range(140))} == as_sets(group(x, CUT))
+    assert as_sets(group(x, CUT, nearest=3)) == {frozenset(range(140))}
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,34 +58,27 @@ def test_groups_are_those_of_upgma(n, seed, cut):
 def test_what_must_be_apart_is_and_what_must_be_together_is_where_it_can(n, seed, data):
     x, chosen = people(n, seed, noise=0.5), st.lists(st.sampled_from(every_pair(n).tolist()), max_size=6)
     together, apart = (np.array(data.draw(chosen), np.int64).reshape(-1, 2) for _ in range(2))
-    found = average_linkage(x, near_pairs(x, CUT), CUT, Bindings(together, apart))
+    found = group(x, CUT, Bindings(together, apart))
     assert all(found[a] != found[b] for a, b in apart)
     if not len(apart):
         assert all(found[a] == found[b] for a, b in together)
-    free = average_linkage(x, near_pairs(x, CUT), CUT)
     if not len(apart) and not len(together):
-        assert np.array_equal(found, free)
+        assert as_sets(found) == upgma(x, CUT)
 
 
-def test_a_group_that_one_pair_keeps_apart_merges_with_others():
+def test_one_pair_that_must_be_apart_leaves_two_groups():
     x = people(1, 0).repeat(4, axis=0)
-    apart = np.array([[3, 1]])
-    found = average_linkage(x, every_pair(4), CUT, Bindings(apart=apart))
+    found = group(x, CUT, Bindings(apart=np.array([[3, 1]])))
     assert found[1] != found[3] and len(set(found.tolist())) == 2
 
 
-def test_vectors_that_are_equal_are_one_group_in_any_order():
+def test_equal_vectors_are_one_group_in_any_order():
     x = np.concatenate([people(3, 1, noise=2.0), people(3, 1, noise=2.0)])
     order = np.random.default_rng(0).permutation(6)
-    groups = {
-        frozenset(order[list(group)].tolist()) for group in as_sets(average_linkage(x[order], every_pair(6), CUT))
-    }
-    assert groups == as_sets(average_linkage(x, every_pair(6), CUT)) and all(
-        {a, a + 3} <= g for g in groups for a in g if a < 3
-    )
+    groups = {frozenset(order[list(one)].tolist()) for one in as_sets(group(x[order], CUT))}
+    assert groups == as_sets(group(x, CUT)) and all({a, a + 3} <= one for one in groups for a in one if a < 3)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_nothing_to_group(n):
-    x = np.zeros((n, 4), np.float32)
-    assert average_linkage(x, near_pairs(x, CUT), CUT).tolist() == list(range(n))
+    assert group(np.zeros((n, 4), np.float32), CUT).tolist() == list(range(n))
