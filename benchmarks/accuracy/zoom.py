@@ -31,7 +31,7 @@ from facegallery.embedder.spec import WINDOW, CropRule, FaceSpec  # noqa: E402
 from facegallery.embedder.weights.store import Model, open_model  # noqa: E402
 from facegallery.workflows.photos import AlignOptions, align, embed, load_embedder  # noqa: E402
 
-CROPS = ("box:1", "box:1.14", "close:1.09", "close:1.14")
+CROPS = ("box:1", "close:1.14", "box:1.14")
 PATH = click.Path(path_type=Path, exists=True)
 
 
