@@ -20,10 +20,7 @@ INPUT_SIZE = 160  # pixels
 WINDOW = 192  # pixels of the longest side of a window
 VIEWS = "plain", "mirror", "margins", "all"  # sets of views of a crop; the vectors of the views are averaged
 STANDARDISATIONS = ("fixed", "per_image", "affine")
-BOXED = (
-    "box",
-    "close",
-)  # what a network sees: the box with its margin; the middle of that, cut before the photo's edge
+BOXED = ("box", "close")  # what a network sees: the box with its margin; its middle, before the photo's edge cuts it
 CROPS = (*BOXED, "arcface")  # or five points moved to ArcFace's template
 COLOURS = ("RGB", "BGR")
 FACENET = "inception_resnet_v1"
@@ -93,6 +90,15 @@ class Part:
     def enlargement(self) -> float:
         """How many times the middle of a crop is enlarged before the network sees it."""
         return self.enlarged(self.zoom)
+
+    def closer(self, zoom: float) -> float:
+        """Return how many times smaller the box is cut than it is with its margin, at this zoom."""
+        return zoom if self.crop == "close" else 1.0
+
+
+def box_at(zoom: float) -> str:
+    """Return the kind of crop, one of BOXED, for a network that sees boxes at this zoom."""
+    return "box" if zoom == 1 else "close"
 
 
 @dataclass(frozen=True)

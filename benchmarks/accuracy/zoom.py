@@ -8,7 +8,7 @@ margin: `box` of what the photo's edge leaves of it, `close` of the whole, which
 the others are compared with. Choose by the mean of LFW's `dev` people and the other sets, among those that are on none
 of them significantly worse than the first; read LFW's `test` people.
 
-WORK keeps windows and vectors: the same command again goes on.
+WORK keeps windows and vectors: the same command again resumes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.accuracy.people import Line, beside, called, lines_of  # noqa: E402
 from benchmarks.common.pages import put  # noqa: E402
-from benchmarks.common.people_sets import LFW, PeopleSet, SetVectors, lfw_set, read_sets, read_vectors  # noqa: E402
+from benchmarks.common.people_sets import LFW, PeopleSet, SetVectors, in_order, lfw_set, read_sets, read_vectors  # noqa: E402
 from facegallery.embedder.compute import Compute  # noqa: E402
 from facegallery.embedder.spec import WINDOW, CropRule, FaceSpec  # noqa: E402
 from facegallery.embedder.weights.store import Model, open_model  # noqa: E402
@@ -47,9 +47,7 @@ def vectors(model: Model, people: PeopleSet, work: Path) -> SetVectors:
     align(people.file, windows, AlignOptions(rule=CropRule(window=WINDOW)))
     out = work / "vectors" / model.spec.fingerprint / people.name
     embed(windows, out, load_embedder(model, Compute("cpu", "f32")))
-    found = read_vectors(out)
-    nothing = np.zeros(model.spec.dimension, np.float32)
-    x = np.stack([found.get(image, nothing) for image in people.images])
+    x = in_order(read_vectors(out), people)
     return SetVectors(people, x, x.any(axis=1))
 
 

@@ -121,14 +121,17 @@ def _link(source: Path, target: Path) -> None:
 
 def vectors(reference: str, people: PeopleSet, work: Path) -> SetVectors:
     """Embed a set by the model REFERENCE or REFERENCE@VIEWS, or read what an earlier run made of it."""
-    made = []
-    for weight, network in networks(reference):
-        found = _embedded(network, people, work)
-        made.append((weight, np.stack([found.get(i, np.zeros(network.spec.dimension)) for i in people.images])))
+    made = [(weight, in_order(_embedded(network, people, work), people)) for weight, network in networks(reference)]
     joined = np.concatenate([weight * x for weight, x in made], axis=1)
     length = np.linalg.norm(joined, axis=1, keepdims=True)
     found_one = length[:, 0] > 0
     return SetVectors(people, (joined / np.where(length > 0, length, 1)).astype(np.float32), found_one)
+
+
+def in_order(found: dict[str, np.ndarray], people: PeopleSet) -> np.ndarray:
+    """Return the vectors of a set's photos, float32 (n, d), zeros for photos without one."""
+    nothing = np.zeros_like(next(iter(found.values())))
+    return np.stack([found.get(image, nothing) for image in people.images])
 
 
 def networks(reference: str) -> Iterator[tuple[float, Model]]:

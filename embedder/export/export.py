@@ -22,11 +22,8 @@ from facegallery.embedder.network.preprocess import sampling
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.embedder.weights.store import Model
 
-INPUTS = {
-    "box": "crops",
-    "close": "close",
-    "arcface": "aligned",
-}  # by what a network sees: the name of the file's input
+# by what a network sees: the name of the file's input
+INPUTS = {"box": "crops", "close": "close", "arcface": "aligned"}
 
 
 class Format(Protocol):

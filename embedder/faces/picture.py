@@ -146,8 +146,8 @@ def seen_by(part: Part, faces: Sequence[FacePicture], rule: CropRule, zoom: floa
     zoom: of close crops, instead of the network's own.
     """
     if part.crop in BOXED:
-        close = (zoom or part.zoom) if part.crop == "close" else 1.0
-        seen = np.stack([boxed(face, rule, part.size, close) for face in faces])
+        closer = part.closer(zoom or part.zoom)
+        seen = np.stack([boxed(face, rule, part.size, closer) for face in faces])
     else:
         seen = np.stack([_pointed(face, rule, part.size) for face in faces])
     return seen if part.colour == "RGB" else np.ascontiguousarray(seen[..., ::-1])
@@ -172,7 +172,7 @@ def with_border(part: Part, face: FacePicture, rule: CropRule, border: int) -> n
 def _widened(face: FacePicture, rule: CropRule, part: Part, border: int) -> np.ndarray:
     """Return the box that a network sees and a border: uint8 (s, s, 3), s = part.size + 2 x border."""
     size = part.size
-    box = _box_within(face, rule, part.zoom if part.crop == "close" else 1.0)
+    box = _box_within(face, rule, part.closer(part.zoom))
     step = np.tile((box[2:] - box[:2]) / size, 2)
     pad = math.ceil(border * step.max()) + EDGE
     wide = Image.fromarray(np.pad(face.pixels, ((pad, pad), (pad, pad), (0, 0)), "edge"))

@@ -210,7 +210,7 @@ class _Sight:
         """Return what a network sees, uint8 (n, size, size, 3). zoom: of close crops."""
         if self._crops is not None and part.crop not in BOXED:
             raise InputError(f"expected faces with their points for {part.name}, received crops alone: give the photos")
-        key = part.crop, part.size, part.colour, zoom if part.crop == "close" else 1.0
+        key = part.crop, part.size, part.colour, part.closer(zoom)
         if key not in self._cut:
             self._cut[key] = seen_by(part, self._faces, self._rule, zoom)
         return self._cut[key]

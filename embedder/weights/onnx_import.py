@@ -10,7 +10,7 @@ from pathlib import Path
 from facegallery.embedder.errors import InputError, ModelError
 from facegallery.embedder.network.onnx_network import LEAST_DIMENSION, LEAST_SIDE, MOST_SIDE, USUAL_SIDE
 from facegallery.embedder.network.shapes import check_size
-from facegallery.embedder.spec import BOXED, Part
+from facegallery.embedder.spec import BOXED, Part, box_at
 from facegallery.embedder.weights import onnx_check
 from facegallery.embedder.weights.known import KNOWN
 from facegallery.embedder.weights.onnx_check import Finding, Trial
@@ -74,17 +74,15 @@ def _check_unknown(file: Path, digest: str) -> None:
 
 def _part(name: str, sha256: str, seen: Seen, finding: Finding, zoom: float | None) -> Part:
     mean, scale = (USUAL_MEAN if seen.mean is None else seen.mean), (USUAL_SCALE if seen.scale is None else seen.scale)
-    crop = CROPS[seen.crop or "points"]
-    if crop == "box" and zoom not in (None, 1):
-        crop = "close"
+    crop, zoom = CROPS[seen.crop or "points"], zoom or 1.0
     return Part(
         name,
         sha256,
         finding.dimension,
         "affine",
-        zoom=zoom or 1.0,
+        zoom=zoom,
         network="onnx",
-        crop=crop,
+        crop=box_at(zoom) if crop in BOXED else crop,
         size=finding.side,
         colour=(seen.colour or "rgb").upper(),
         mean=mean,

@@ -15,7 +15,7 @@ import numpy as np
 from facegallery.embedder.errors import InputError, ModelError
 from facegallery.embedder.files import drop_stale_temporaries, make_folder, sync_folder, temporary_beside, write_atomic
 from facegallery.embedder.network.shapes import check_size
-from facegallery.embedder.spec import FACENET, FaceSpec, Part
+from facegallery.embedder.spec import FACENET, FaceSpec, Part, box_at
 from facegallery.embedder.weights import formats
 from facegallery.embedder.weights.folder import (
     fetched_by,
@@ -216,8 +216,7 @@ def store_part(
 
     parent: sha256 of the weights that these were finetuned from. pinned: as for `store_arrays`.
     """
-    crop = "box" if zoom == 1 else "close"
-    return store_arrays(arrays, Part(name, "", 0, standardisation, parent, zoom, crop=crop), pinned)
+    return store_arrays(arrays, Part(name, "", 0, standardisation, parent, zoom, crop=box_at(zoom)), pinned)
 
 
 def store_arrays(arrays: Arrays, part: Part, pinned: str | None = None) -> Part:

@@ -60,10 +60,10 @@ class Groups:
 
     def merge(self) -> bool:
         """Merge the pairs of groups that may merge until none is as near as `cut`; return whether any were merged."""
-        before = len(np.unique(self.labels()))
+        merged = False
         while self._merge_nearest():
-            pass
-        return len(np.unique(self.labels())) < before
+            merged = True
+        return merged
 
     def means(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of the groups, int64 (g,), and the means of their vectors, float32 (g, d)."""
