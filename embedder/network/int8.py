@@ -1,21 +1,25 @@
 """Keep what int8 needs beside a network's weights, and the gate that says whether a network may run in int8.
 
-data/models/<first 16 hex>/int8.json   the weights' sha256, ranges and shifts, the gate's figures, their sha256
+data/models/<first 16 hex>/int8.json       the weights' sha256, ranges and shifts, the gate's figures, their sha256
+network/quantised/<first 16 hex>.json.gz   the same of known weights, which comes with the package
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from facegallery.embedder.errors import FaceGalleryError, InputError, ModelError
 from facegallery.embedder.files import make_folder, write_atomic
-from facegallery.embedder.network.engines import has_vnni
-from facegallery.embedder.spec import Part
+from facegallery.embedder.network.engines import has_fast_bf16, has_vnni
+from facegallery.embedder.spec import FACENET, Part
 from facegallery.embedder.weights.folder import stored_file
 
 VERSION = 2  # version of the graph and of the preprocessing that the ranges are for
@@ -95,6 +99,11 @@ def file_of(part: Part) -> Path:
     return stored_file(part).parent / "int8.json"
 
 
+def packaged(part: Part) -> Traversable:
+    """Return the int8 export that comes with the package; there is one of known weights."""
+    return resources.files(__package__) / "quantised" / f"{part.sha256[:16]}.json.gz"
+
+
 def write(part: Part, quantisation: Quantisation, gate: Gate) -> None:
     """Write the int8 export of a network; replace an earlier one."""
     fields = asdict(Export(part.sha256, quantisation, gate))
@@ -107,13 +116,13 @@ def _digest(fields: Mapping[str, Any]) -> str:
 
 
 def read(part: Part) -> Export:
-    """Return the int8 export of a network.
+    """Return the int8 export of a network: the user's own, else the one that comes with the package.
 
     Raise InputError where there is none for these weights, ModelError where it was damaged or edited.
     """
     path, remedy = file_of(part), "run `weights quantise MODEL CROPS`, or leave --precision out"
     try:
-        fields = json.loads(path.read_bytes())
+        fields = json.loads(path.read_bytes() if path.exists() else gzip.decompress(packaged(part).read_bytes()))
         sound = fields.pop("sha256") == _digest(fields)
         export = Export(
             **fields | {"quantisation": Quantisation(**fields["quantisation"]), "gate": Gate(**fields["gate"])}
@@ -135,8 +144,13 @@ def read(part: Part) -> Export:
 
 
 def advised(parts: Sequence[Part]) -> bool:
-    """Whether this CPU is fast in int8 and every network passed its gate."""
+    """Whether this CPU is fastest in int8 and every network passed its gate.
+
+    SFace alone is not faster in int8 than in bf16, where the CPU is fast in that.
+    """
+    if not has_vnni() or (has_fast_bf16() and not any(part.network == FACENET for part in parts)):
+        return False
     try:
-        return has_vnni() and all(read(part).gate.passed for part in parts)
+        return all(read(part).gate.passed for part in parts)
     except FaceGalleryError:
         return False

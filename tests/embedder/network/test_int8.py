@@ -6,7 +6,8 @@ import pytest
 from facegallery.embedder.errors import InputError, ModelError
 from facegallery.embedder.network import int8
 from facegallery.embedder.network.int8 import Gate, Quantisation
-from facegallery.embedder.spec import Part
+from facegallery.embedder.spec import FACENET, Part
+from facegallery.embedder.weights.known import COMPOSED, KNOWN
 
 PART = Part("mine", "0123456789abcdef" * 4, 8, "fixed")
 FOUND = Quantisation({"a": 1.5}, {"b": [0.25, -1e-6]})
@@ -95,3 +96,23 @@ def test_int8_is_advised_where_every_network_passed_and_the_cpu_is_fast(monkeypa
     assert int8.advised([PART, other])
     monkeypatch.setattr(int8, "has_vnni", lambda: False)
     assert not int8.advised([PART])
+
+
+def test_sface_alone_is_not_faster_in_int8_than_in_fast_bf16(monkeypatch):
+    sface, msceleb = KNOWN["sface"].part, KNOWN["msceleb"].part
+    monkeypatch.setattr(int8, "has_vnni", lambda: True)
+    for fast, advised in ((True, False), (False, True)):
+        monkeypatch.setattr(int8, "has_fast_bf16", lambda fast=fast: fast)
+        assert int8.advised([sface]) is advised
+        assert int8.advised([msceleb]) and int8.advised([sface, msceleb])
+
+
+@pytest.mark.parametrize("name", sorted({name for parts in COMPOSED.values() for name in parts}))
+def test_known_weights_come_with_an_export_that_passed_its_gate(name):
+    part = KNOWN[name].part
+    found = int8.read(part)
+    assert found.weights == part.sha256 and found.gate.passed and found.gate.crops >= 4000
+    assert found.gate.probes >= 2000
+    assert bool(found.quantisation.spans) is (part.network != FACENET)
+    int8.write(part, FOUND, GOOD)
+    assert int8.read(part).gate == GOOD

@@ -302,10 +302,7 @@ def kind_of(node: openvino.Node) -> tuple[str, str]:
 def test_the_command_makes_what_auto_then_takes(own_models, att, run, tmp_path):
     crops, out = tmp_path / "crops", tmp_path / "vectors"
     assert run("align", att, "--out", crops, "--quiet").code == 0
-    assert run("embed", crops, "--model", "msceleb", "--out", out, "--precision", "int8").error.endswith(
-        "there is none: run `weights quantise MODEL CROPS`, or leave --precision out"
-    )
-    before = Embedder(store.open_model("duo"))
+    before = Embedder(store.open_model("duo"), few=True)
     assert before.compute.precision in ("bf16", "f32")
     done = run("weights", "quantise", "msceleb", crops, "--json")
     (found,) = json.loads(done.out)
@@ -318,9 +315,7 @@ def test_the_command_makes_what_auto_then_takes(own_models, att, run, tmp_path):
     assert f", {before.compute.precision}, " in run("compare", *pair).err  # two photos: sooner ready
     assert ", int8, " in run("compare", *pair, "--precision", "int8").err
     assert Embedder(store.open_model("msceleb"), Compute("cpu", "f32")).spec.precision == "f32"
-    assert Embedder(store.open_model("duo")).compute == before.compute  # casia was not measured
-    with pytest.raises(InputError, match="expected an int8 export of casia"):
-        Embedder(store.open_model("duo"), Compute("cpu", "int8"))
+    assert Embedder(store.open_model("duo")).compute.precision == "int8"  # casia's comes with the package
 
 
 @needs_vnni
