@@ -98,6 +98,6 @@ def _embed_missing(store: Store, model: Model, compute: Compute, progress: Progr
     for block in switch.pending(store):
         rule = store.spec.crop
         faces = [picture.read(face.crop, face.box, face.landmarks, rule, f"face {face.face_id}") for face in block]
-        switch.store_vectors(store, [face.id for face in block], embedder(faces, rule))
+        switch.store_vectors(store, block, embedder(faces, rule))
         done += len(block)
         progress(done, total)

@@ -29,7 +29,11 @@ class LogEntry:
     def is_empty(self) -> bool:
         """Return whether the command changed nothing."""
         match self.detail:
-            case {"faces": faces} | {"from": faces}:
+            case {"before": before, "said": said}:
+                return not before and not said
+            case {"faces": faces, **rest}:
+                return not faces and not rest.get("unnamed")
+            case {"from": faces}:
                 return not faces
         return bool(self.detail["old"] == self.detail["new"])
 
@@ -37,8 +41,12 @@ class LogEntry:
     def change(self) -> Change:
         """Summarise the line."""
         match self.detail:
+            case {"before": before, "to": to}:
+                people = dict.fromkeys([*(place[0] for place in before.values()), to])
+                return Change(self.verb, len(before), tuple(name for name in people if name), self.command)
             case {"faces": faces, **rest}:
-                return Change(self.verb, len(faces), tuple(rest.get("people", ())), self.command)
+                n = len(faces) + len(rest.get("unnamed", ()))
+                return Change(self.verb, n, tuple(rest.get("people", ())), self.command)
             case {"from": came_from, "to": to}:
                 return Change(self.verb, len(came_from), tuple(dict.fromkeys([*came_from.values(), to])), self.command)
         return Change(self.verb, 0, (self.detail["old"], self.detail["new"]), self.command)

@@ -61,6 +61,7 @@ def migrate_kinds(db: Database) -> None:
     db.set_fact("kinds", Counts.over(db.rows("SELECT extra FROM faces")).to_json())
 
 
+UNNAMED = 6  # since this version faces without a person are kept: facegallery.indexer.store.unnamed
 READABLE = 4  # galleries of this version are read as they are, and migrated at their next change
 COUNTED = 5  # since this version the rows of each table are counted: facegallery.indexer.store.totals
 
@@ -132,4 +133,37 @@ MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
     migrate_checksums,
     migrate_facts,
     migrate_kinds,
+    """
+    CREATE TABLE unnamed(
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        face_id TEXT NOT NULL UNIQUE,
+        image TEXT NOT NULL,
+        image_sha256 TEXT,
+        split TEXT,
+        face INTEGER NOT NULL,
+        box BLOB,
+        landmarks BLOB,
+        confidence REAL,
+        sharpness REAL,
+        extra TEXT NOT NULL,
+        checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE unnamed_vectors(
+        id INTEGER PRIMARY KEY REFERENCES unnamed(id), vector BLOB NOT NULL, checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE unnamed_crops(
+        id INTEGER PRIMARY KEY REFERENCES unnamed(id), png BLOB NOT NULL, checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE other_unnamed_vectors(
+        id INTEGER PRIMARY KEY REFERENCES unnamed(id), vector BLOB NOT NULL, checksum BLOB NOT NULL
+    ) STRICT;
+    -- where unnamed faces are: a row for each that is in a group, or that the user spoke of
+    CREATE TABLE grouped(
+        id INTEGER PRIMARY KEY REFERENCES unnamed(id), number INTEGER, state TEXT NOT NULL, checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX grouped_number ON grouped(number);
+    -- the user's word that a face is not of a group, or not of a person
+    CREATE TABLE rejected(face_id TEXT NOT NULL, number INTEGER, identity TEXT, checksum BLOB NOT NULL) STRICT;
+    CREATE INDEX rejected_face ON rejected(face_id);
+    """,
 )

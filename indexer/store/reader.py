@@ -267,9 +267,9 @@ class Faces(Facts):
             return self.crop_of(id, face_id, image)
         return None
 
-    def crop_of(self, id: int, face_id: str, image: str) -> bytes | None:
+    def crop_of(self, id: int, face_id: str, image: str, table: str = "crops") -> bytes | None:
         """Return the PNG of the face with an id, or None; `face_id` and `image` name the face in an error."""
-        for png, stored in self.execute("SELECT png, checksum FROM crops WHERE id=?", (id,)):
+        for png, stored in self.execute(f"SELECT png, checksum FROM {table} WHERE id=?", (id,)):
             if checksum(id, png) != stored:
                 raise self._changed(face_id, image)
             return png
@@ -349,7 +349,7 @@ class Faces(Facts):
         return rows
 
 
-def to_row(columns: Mapping[str, Any], identity: str, vector: np.ndarray, png: bytes | None) -> Row:
+def to_row(columns: Mapping[str, Any], identity: str | None, vector: np.ndarray, png: bytes | None) -> Row:
     """Return a row as `Store.add` accepts it."""
     plain: dict[str, Any] = {
         name: columns[name] for name in ("image_sha256", "split", "face", "confidence", "sharpness")

@@ -99,24 +99,12 @@ class Rows(Faces):
 
     def _insert(self, rows: Mapping[str, Row], dimension: int) -> None:
         """Insert new faces, given by their face_ids."""
-        xb, first = _vectors(list(rows.values()), dimension), self._next_id()
+        xb, first = unit_vectors(list(rows.values()), dimension), self._next_id()
         names = [row.identity or "" for row in rows.values()]
         people = self._people(names)
         faces, vectors, crops = [], [], []
         for id, name, x, (face_id, row) in zip(range(first, first + len(rows)), names, xb, rows.items(), strict=True):
-            columns = (
-                id,
-                face_id,
-                row.image,
-                row.image_sha256,
-                row.split,
-                row.face,
-                _floats(row.box),
-                _floats(row.landmarks),
-                _number(row.confidence),
-                _number(row.sharpness),
-                EXTRA.encode(row.extra) if row.extra else "{}",
-            )
+            columns = columns_of(id, face_id, row)
             faces.append((*columns, people[name], face_checksum(name, columns)))
             data = x.tobytes()
             vectors.append((id, data, checksum(id, data)))
@@ -191,7 +179,24 @@ class Rows(Faces):
         self.set_fact("forgotten_list", None if plain else listed.to_json())
 
 
-def _vectors(rows: Sequence[Row], dimension: int) -> np.ndarray:
+def columns_of(id: int, face_id: str, row: Row) -> tuple[Any, ...]:
+    """Return FACE_COLUMNS of a row."""
+    return (
+        id,
+        face_id,
+        row.image,
+        row.image_sha256,
+        row.split,
+        row.face,
+        _floats(row.box),
+        _floats(row.landmarks),
+        _number(row.confidence),
+        _number(row.sharpness),
+        EXTRA.encode(row.extra) if row.extra else "{}",
+    )
+
+
+def unit_vectors(rows: Sequence[Row], dimension: int) -> np.ndarray:
     """Return the vectors of rows, float32 (n, d), each of unit length.
 
     Raises DataError naming a photo with a missing vector, or one of another size or length.

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from facegallery.embedder.names import person_name
 from facegallery.indexer.store import forgotten
 from facegallery.indexer.store.checksums import FACE_COLUMNS, checksum
 from facegallery.indexer.store.log import LOG, Change, LogEntry
-from facegallery.indexer.store.reader import AMONG, FACES
-from facegallery.indexer.store.rows import Added, Rows
+from facegallery.indexer.store.reader import AMONG, BLOCK, FACES
+from facegallery.indexer.store.rows import Added
+from facegallery.indexer.store.totals import UNNAMED_TABLES
+from facegallery.indexer.store.unnamed import Arrangement, Place, Rejection, Unnamed
 
 
-class Store(Rows):
+class Store(Unnamed):
     """A gallery on disk, gallery.db, and the methods that change it; each change is on disk when its method returns."""
 
     def __init__(
@@ -68,12 +71,46 @@ class Store(Rows):
         Raises DataError for a name that `person_name` refuses, or a vector of another size or length.
         """
         with self.changing_forgotten() if readmit else self.writing():
-            done, face_ids = self.enrol(map(_named, rows), readmit=readmit)
+            kept: dict[str, Place] = {}
+            done, face_ids = self.enrol(self._unkept(map(_named, rows), kept), readmit=readmit)
+            if kept:
+                command = command or new_command()
+                self._put_logged("name", kept, command=command)
+                done.added, done.face_ids = done.added + len(kept), [*done.face_ids, *kept]
             if face_ids or command is None:
-                line = self._log("add", {"faces": face_ids}, command)
-                done.command = line.command if face_ids else None
+                command = self._log("add", {"faces": face_ids}, command).command
+            done.command = command if done.face_ids else None
         self._after_commit(self)
         return done
+
+    def _unkept(self, rows: Iterable[Row], kept: dict[str, Place]) -> Iterator[Row]:
+        """Yield rows of faces that are not kept as unnamed ones; put those that are, with their person, into `kept`."""
+        rows = iter(rows)
+        while block := list(islice(rows, BLOCK)):
+            there = self.kept(row.face_id for row in block)
+            kept.update({row.face_id: Place(row.identity) for row in block if row.face_id in there})
+            yield from (row for row in block if row.face_id not in there)
+
+    def add_unnamed(self, rows: Sequence[Row], *, command: str | None = None) -> list[str]:
+        """Keep faces that have a vector, float32 (d,), and no person, in one transaction; return their face_ids.
+
+        Faces that are enrolled, kept already, or forgotten are left out. command: as for `add`.
+        """
+        with self.writing():
+            face_ids = self.keep(rows)
+            if face_ids:
+                self._log("add", {"faces": [], "unnamed": face_ids}, command)
+        return face_ids
+
+    def arrange(self, verb: str, wanted: Arrangement, to: str | None = None) -> Change:
+        """Move faces to a person, into groups or out of them, and note what the user said of them; in one transaction.
+
+        to: the person, for the log. Raises Unknown for a face that is not here.
+        """
+        with self.writing():
+            line = self._put_logged(verb, wanted.places, wanted.rejections, to)
+        self._after_commit(self)
+        return line.change
 
     def remove(self, identity: str | None = None, face_id: str | None = None, image: str | None = None) -> Change:
         """Remove a person's faces, one face, or the faces of one photo; `undo` restores them.
@@ -118,6 +155,9 @@ class Store(Rows):
                 raise InputError(f"expected two people to merge, received {source!r} twice: name another")
             faces = self.find(source)
             line = self._move_logged("merge", faces, into)
+            said = [one._replace(identity=into) for one in self.rejections() if one.identity == source]
+            if said:
+                self._put_logged("reject", {}, said, command=line.command)
         self._after_commit(self)
         return Change("merge", len(faces), (source, into), line.command)
 
@@ -178,6 +218,23 @@ class Store(Rows):
             self._move(faces, to)
         return line
 
+    def _put_logged(
+        self,
+        verb: str,
+        places: Mapping[str, Place],
+        rejections: Sequence[Rejection] = (),
+        to: str | None = None,
+        command: str | None = None,
+    ) -> LogEntry:
+        before = self.places(places)
+        moved = {face_id: place for face_id, place in places.items() if place != before[face_id]}
+        known = set(self.rejections()) if rejections else set()
+        said = [one for one in dict.fromkeys(rejections) if one not in known]
+        self.put(moved)
+        self.reject(said)
+        detail = {"before": {face_id: before[face_id] for face_id in moved}, "to": to, "said": said}
+        return self._log(verb, detail, command)
+
     def _to_trash(self, faces: Sequence[Mapping[str, Any]], line: int) -> None:
         fingerprint = self.spec.fingerprint
         for face in faces:
@@ -203,7 +260,11 @@ class Store(Rows):
         match line.verb, line.detail:
             case _ if line.is_empty:
                 pass
-            case "add", {"faces": face_ids}:
+            case _, {"before": before, "said": said}:
+                self.unreject(Rejection(*one) for one in said)
+                self.put({face_id: Place(*place) for face_id, place in before.items()})
+            case "add", {"faces": face_ids, **rest}:
+                self.drop_unnamed(rest.get("unnamed", ()))
                 found = self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))
                 self.drop([id for (id,) in found])
             case "remove", _:
@@ -258,7 +319,8 @@ class Store(Rows):
         """
         kept = "'salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory', 'totals'"
         with self.recounting():
-            for table in ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people"):
+            enrolled = ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people")
+            for table in (*reversed(UNNAMED_TABLES), *enrolled):
                 self.execute(f"DELETE FROM {table}")
             self.execute(f"DELETE FROM meta WHERE key NOT IN ({kept})")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from facegallery.indexer.store.checksums import checksum
+from facegallery.indexer.store.migrations import UNNAMED
 
 if TYPE_CHECKING:
     from facegallery.indexer.store.database import Database
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 KEY = "totals"
 SINCE = "totals_since"  # seconds since 1970: when a gallery of an older version was first counted
 # `changed` and `forgotten` have checksums of their own
-TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash", "meta")
+FIRST_TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash", "meta")
+UNNAMED_TABLES = ("unnamed", "unnamed_vectors", "unnamed_crops", "other_unnamed_vectors", "grouped", "rejected")
+TABLES = (*FIRST_TABLES, *UNNAMED_TABLES)
 MODULUS = 1 << 128
 
 
@@ -56,7 +59,7 @@ class Totals:
 
     def differences(self, found: Totals) -> Iterator[str]:
         """Yield a line for each table whose rows are not those that were counted here."""
-        for table in TABLES:
+        for table in found.rows:
             missing = self.rows[table] - found.rows[table]
             if missing:
                 what = (
@@ -70,19 +73,21 @@ class Totals:
 
     def to_json(self) -> str:
         """Return the totals as JSON."""
-        return json.dumps({table: [self.rows[table], f"{self.sums[table]:032x}"] for table in TABLES})
+        return json.dumps({table: [n, f"{self.sums[table]:032x}"] for table, n in self.rows.items()})
 
     @classmethod
     def from_json(cls, text: str) -> Totals:
         """Read `to_json`."""
         found = json.loads(text)
-        return cls({table: found[table][0] for table in TABLES}, {table: int(found[table][1], 16) for table in TABLES})
+        there = [table for table in TABLES if table in found]
+        return cls({table: found[table][0] for table in there}, {table: int(found[table][1], 16) for table in there})
 
 
 def count(db: Database) -> Totals:
-    """Count all rows of a gallery of the current version; reads every checksum."""
-    found = Totals()
-    for table in TABLES:
+    """Count all rows of a gallery, read-only ones of an earlier version too; reads every checksum."""
+    tables = TABLES if db.version >= UNNAMED else FIRST_TABLES
+    found = Totals(dict.fromkeys(tables, 0), dict.fromkeys(tables, 0))
+    for table in tables:
         columns = {"people": "id, name", "meta": "key, checksum"}.get(table, "checksum")
         found.add(table, db.rows(f"SELECT {columns} FROM {table}"))
     return found

@@ -89,9 +89,9 @@ def _with_others(store: Store, photos: set[str], face_ids: set[str]) -> set[str]
     both = json.dumps([*photos]), json.dumps([*face_ids])
     sql = " UNION ".join(
         f"SELECT image_sha256 FROM {table} WHERE image_sha256 {AMONG} AND face_id NOT {AMONG}"
-        for table in ("faces", "trash")
+        for table in ("faces", "trash", "unnamed")
     )
-    return {sha256 for (sha256,) in store.execute(sql, both * 2)}
+    return {sha256 for (sha256,) in store.execute(sql, both * 3)}
 
 
 def _names(lines: Sequence[LogEntry], identity: str) -> set[str]:
@@ -111,6 +111,7 @@ def _erase(store: Store, traces: Traces) -> None:
     ids = [id for (id,) in store.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (face_ids,))]
     store.drop(ids)
     store.execute(f"DELETE FROM trash WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
+    store.execute(f"DELETE FROM rejected WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
     for line in store.lines():
         _erase_line(store, line, traces)
     store.seal_log()
@@ -123,17 +124,25 @@ def _erase(store: Store, traces: Traces) -> None:
 def _erase_line(store: Store, line: LogEntry, traces: Traces) -> None:
     """Delete faces and names from a line of the log, and the line where nothing else remains."""
     match line.detail:
-        case {"faces": faces}:
-            detail: dict[str, Any] = {"faces": [f for f in faces if f not in traces.face_ids]}
+        case {"before": before, "to": to, "said": said}:
+            left = {f: at for f, at in before.items() if f not in traces.face_ids and at[0] not in traces.names}
+            words = [one for one in said if one[0] not in traces.face_ids and one[2] not in traces.names]
+            detail: dict[str, Any] = {"before": left, "to": None if to in traces.names else to, "said": words}
+            empty = not left and not words
+        case {"faces": faces, **rest}:
+            unnamed = (
+                {"unnamed": kept} if (kept := [f for f in rest.get("unnamed", ()) if f not in traces.face_ids]) else {}
+            )
+            detail = {"faces": [f for f in faces if f not in traces.face_ids]} | unnamed
             if "people" in line.detail:
                 detail["faces"] = [
                     f for (f,) in store.execute("SELECT face_id FROM trash WHERE line=? ORDER BY rowid", (line.id,))
                 ]
                 detail["people"] = [name for name in line.detail["people"] if name not in traces.names]
-            empty = not detail["faces"]
+            empty = not detail["faces"] and not unnamed
         case {"from": came_from, "to": to}:
-            left = {f: name for f, name in came_from.items() if f not in traces.face_ids and name not in traces.names}
-            detail, empty = {"from": left, "to": to}, not left or to in traces.names
+            stay = {f: name for f, name in came_from.items() if f not in traces.face_ids and name not in traces.names}
+            detail, empty = {"from": stay, "to": to}, not stay or to in traces.names
         case _:
             detail, empty = line.detail, not traces.names.isdisjoint(line.detail.values())
     if empty:

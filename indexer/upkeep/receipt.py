@@ -14,6 +14,7 @@ from pathlib import Path
 from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError
 from facegallery.embedder.names import spelling
 from facegallery.indexer.store.database import FILE
+from facegallery.indexer.store.migrations import UNNAMED
 from facegallery.indexer.store.reader import AMONG, Faces, normal
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.pending import PENDING, cut
@@ -85,6 +86,12 @@ def look_and_clean(store: Store, traces: Traces, data_sets: Sequence[Path] = ())
 def _texts_with(store: Faces, name: str) -> list[str]:
     """Return texts of others that hold the name and remain: other names, paths, columns, the log."""
     texts: list[str] = []
+    of_unnamed = (
+        "SELECT image FROM unnamed WHERE instr(image, ?)",
+        "SELECT extra FROM unnamed WHERE instr(extra, ?)",
+        "SELECT DISTINCT split FROM unnamed WHERE instr(split, ?)",
+        "SELECT DISTINCT identity FROM rejected WHERE instr(identity, ?)",
+    )
     for sql in (
         "SELECT name FROM people WHERE instr(name, ?)",
         "SELECT image FROM faces WHERE instr(image, ?)",
@@ -96,6 +103,7 @@ def _texts_with(store: Faces, name: str) -> list[str]:
         "SELECT extra FROM trash WHERE instr(extra, ?)",
         "SELECT value FROM meta WHERE typeof(value) = 'text' AND instr(value, ?)",
         "SELECT sql FROM sqlite_schema WHERE instr(sql, ?)",
+        *(of_unnamed if store.version >= UNNAMED else ()),
     ):
         texts += [text for (text,) in store.execute(sql, (name,))]
     return list(dict.fromkeys(texts))
@@ -120,7 +128,7 @@ def in_other_indexes(store: Store, traces: Traces) -> tuple[dict[str, int], list
 
 def _faces_of(other: Faces, traces: Traces) -> int:
     """Count enrolled and removed faces."""
-    tables = [table for table, since in (("faces", 1), ("trash", 2)) if other.version >= since]
+    tables = [table for table, since in (("faces", 1), ("trash", 2), ("unnamed", UNNAMED)) if other.version >= since]
     held = {face_id for table in tables for (face_id,) in other.rows(f"SELECT face_id FROM {table}")}
     found = held & traces.face_ids | traces.before.refused(held)
     if traces.heads and tables:

@@ -18,7 +18,9 @@ from facegallery.indexer.metrics import BLOCK_SCORES
 from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.reader import floats_of
 from facegallery.indexer.store.store import Store
+from facegallery.indexer.store.unnamed import ENROLLED_FACES, UNNAMED_FACES, Tables
 
+KINDS = (ENROLLED_FACES, UNNAMED_FACES)
 ASKED = 10_000  # faces that are compared, at most
 BATCH = 1024
 
@@ -77,8 +79,12 @@ def prepare(store: Store, spec: FaceSpec) -> None:
         if other is None or other.fingerprint != spec.fingerprint:
             drop_other(store)
             store.set_fact("other_spec", spec.to_json())
-    ((lacking,),) = store.execute(
-        "SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops) AND id NOT IN (SELECT id FROM other_vectors)"
+    lacking = sum(
+        store.execute(
+            f"SELECT count(*) FROM {t.faces} WHERE id NOT IN (SELECT id FROM {t.crops}) "
+            f"AND id NOT IN (SELECT id FROM {t.other_vectors})"
+        )[0][0]
+        for t in KINDS
     )
     if lacking:
         raise GalleryError(
@@ -105,7 +111,10 @@ def other_mean(store: Store) -> np.ndarray | None:
 
 def missing(store: Store) -> int:
     """Return the number of faces without a vector by the other model."""
-    return store.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM other_vectors)")[0][0]
+    return sum(
+        store.execute(f"SELECT count(*) FROM {t.faces} WHERE id NOT IN (SELECT id FROM {t.other_vectors})")[0][0]
+        for t in KINDS
+    )
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,7 @@ class PendingFace:
     """
 
     id: int
+    tables: Tables
     face_id: str
     crop: bytes
     box: list[float] | None
@@ -124,34 +134,42 @@ class PendingFace:
 
 def pending(store: Store) -> Iterator[list[PendingFace]]:
     """Yield blocks of faces without a vector by the other model; store each block before the next."""
-    sql = (
-        "SELECT faces.id, face_id, image, box, landmarks FROM faces "
-        "WHERE id NOT IN (SELECT id FROM other_vectors) AND id IN (SELECT id FROM crops) ORDER BY id LIMIT ?"
-    )
-    while block := store.execute(sql, (BATCH,)):
-        yield [
-            PendingFace(id, face_id, png, floats_of(box), floats_of(landmarks))
-            for id, face_id, image, box, landmarks in block
-            if (png := store.crop_of(id, face_id, image)) is not None
-        ]
+    for t in KINDS:
+        sql = (
+            f"SELECT id, face_id, image, box, landmarks FROM {t.faces} "
+            f"WHERE id NOT IN (SELECT id FROM {t.other_vectors}) AND id IN (SELECT id FROM {t.crops}) "
+            "ORDER BY id LIMIT ?"
+        )
+        while block := store.execute(sql, (BATCH,)):
+            yield [
+                PendingFace(id, t, face_id, png, floats_of(box), floats_of(landmarks))
+                for id, face_id, image, box, landmarks in block
+                if (png := store.crop_of(id, face_id, image, t.crops)) is not None
+            ]
 
 
-def store_vectors(store: Store, ids: Sequence[int], xb: np.ndarray) -> None:
-    """Store vectors by the other model, float32 (n, d), for the faces `ids`.
+def store_vectors(store: Store, faces: Sequence[PendingFace], xb: np.ndarray) -> None:
+    """Store vectors by the other model, float32 (n, d), for a block of faces.
 
-    Skips faces that were removed meanwhile. Raises DataError for another d.
+    Skips faces that were removed or named meanwhile. Raises DataError for another d.
     """
-    if (other := other_spec(store)) is None or xb.shape != (len(ids), other.dimension):
+    if (other := other_spec(store)) is None or xb.shape != (len(faces), other.dimension):
         raise DataError(
             f"expected vectors by the other model of {store.folder.name}, received an array of {xb.shape}: "
             "embed with that model"
         )
-    vectors = [(id, x.astype("<f4").tobytes()) for id, x in zip(ids, xb, strict=True)]
+    data = [x.astype("<f4").tobytes() for x in xb]
     with store.writing():
-        store.execute_many(
-            "INSERT OR REPLACE INTO other_vectors SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM faces WHERE id = ?1)",
-            [(id, data, checksum(id, data)) for id, data in vectors],
-        )
+        for t in KINDS:
+            store.execute_many(
+                f"INSERT OR REPLACE INTO {t.other_vectors} SELECT ?1, ?2, ?3 "
+                f"WHERE EXISTS (SELECT 1 FROM {t.faces} WHERE id = ?1 AND face_id = ?4)",
+                [
+                    (face.id, x, checksum(face.id, x), face.face_id)
+                    for face, x in zip(faces, data, strict=True)
+                    if face.tables == t
+                ],
+            )
 
 
 def compare(store: Store, seed: int = 0) -> SwitchComparison:
@@ -166,7 +184,7 @@ def compare(store: Store, seed: int = 0) -> SwitchComparison:
                 f"expected vectors of every face of {store.folder.name} by another model, some are missing: "
                 "run `reembed`"
             )
-        if not store.faces:
+        if not store.faces and not store.unnamed:
             raise DataError(f"expected faces in {store.folder.name} to compare models by, it has none: add faces first")
         ids, owners = store.owners()
         asked = np.arange(len(ids))
@@ -197,6 +215,8 @@ def compare(store: Store, seed: int = 0) -> SwitchComparison:
 
 def _answers(store: Store, table: str, mean: np.ndarray | None, asked: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """Return the person id of the face nearest to each asked face, except itself: int64 (len(asked),)."""
+    if not len(asked):
+        return np.empty(0, np.int64)
     xb = np.concatenate([centred(x, mean) for _, x in store.vectors(table=table)])
     answers, step = np.empty(len(asked), np.int64), max(1, BLOCK_SCORES // len(xb))
     for i in range(0, len(asked), step):
@@ -219,19 +239,16 @@ def switch(store: Store) -> None:
                 f"expected vectors of every face of {store.folder.name} by another model, some are missing: "
                 "run `reembed` again"
             )
-        if not store.faces:
+        if not store.faces and not store.unnamed:
             raise GalleryError(
                 f"expected faces in {store.folder.name} to switch to another model, it has none: "
                 "build the index again with that model"
             )
         mean = other_mean(store)
-        for old, new in (
-            ("vectors", "moved_vectors"),
-            ("other_vectors", "vectors"),
-            ("moved_vectors", "other_vectors"),
-        ):
-            store.execute(f"ALTER TABLE {old} RENAME TO {new}")
-        store.swap_totals("vectors", "other_vectors")
+        for t in KINDS:
+            for old, new in ((t.vectors, "moved"), (t.other_vectors, t.vectors), ("moved", t.other_vectors)):
+                store.execute(f"ALTER TABLE {old} RENAME TO {new}")
+            store.swap_totals(t.vectors, t.other_vectors)
         store.set_fact("spec", other.to_json())
         store.set_fact("other_spec", spec.to_json())
         store.set_fact("switched", int(time.time()))
@@ -244,6 +261,7 @@ def switch(store: Store) -> None:
 
 def drop_other(store: Store) -> None:
     """Delete the other model's vectors, within a transaction of `writing`."""
-    store.execute("DELETE FROM other_vectors")
+    for t in KINDS:
+        store.execute(f"DELETE FROM {t.other_vectors}")
     for key in ("other_spec", "other_mean", "switched"):
         store.set_fact(key, None)

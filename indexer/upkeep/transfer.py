@@ -36,10 +36,11 @@ from facegallery.indexer.store.errors import Damaged, damaged
 from facegallery.indexer.store.forgotten import Forgotten
 from facegallery.indexer.store.reader import AMONG, check_name, name_key
 from facegallery.indexer.store.store import Store, versions
+from facegallery.indexer.store.totals import UNNAMED_TABLES
 from facegallery.indexer.upkeep.verify import problems
 
 # each row comes after the rows that it refers to
-TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash")
+TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash", *UNNAMED_TABLES)
 
 
 @dataclass
@@ -247,12 +248,15 @@ def _texts_of(store: Store) -> set[str]:
 def _drop_forgotten(store: Store, since: Forgotten) -> int:
     """Delete each face, enrolled or removed, that is on the list by its id or its person's name; return how many."""
     pairs = store.execute(
-        "SELECT face_id, name FROM faces JOIN people ON people.id = person UNION SELECT face_id, identity FROM trash"
+        "SELECT face_id, name FROM faces JOIN people ON people.id = person UNION SELECT face_id, identity FROM trash "
+        "UNION SELECT face_id, '' FROM unnamed"
     )
     names = {name for name in {name for _, name in pairs} if since.holds(name_key(name))}
     face_ids = {face_id for face_id, name in pairs if name in names or since.holds(face_id)}
     among = (json.dumps(sorted(face_ids)),)
     store.drop([id for (id,) in store.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
+    store.drop_unnamed(face_ids)
+    store.unreject([said for said in store.rejections() if said.face_id in face_ids or said.identity in names])
     # the log, too, has names and removed faces of the forgotten: it cannot be kept
     store.drop_log(math.inf)
     return len(face_ids)

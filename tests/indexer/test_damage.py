@@ -91,8 +91,7 @@ def index(tmp_path_factory) -> Index:
         gallery.rename("person 3", "Zoë")
         gallery.add(more)
         switch.prepare(gallery, FaceSpec(parts=(Part("other", "cd" * 32, 24, "fixed"),)))
-        ids = [face.id for face in next(switch.pending(gallery))][:20]
-        switch.store_vectors(gallery, ids, synthetic.vectors(20, 1, 24))
+        switch.store_vectors(gallery, next(switch.pending(gallery))[:20], synthetic.vectors(20, 1, 24))
     older = []
     for change in [
         free_pages,

@@ -48,7 +48,7 @@ def test_vectors_of_another_contract_are_never_compared(served, own_indexes):
         rng = np.random.default_rng(9)
         for batch in switch.pending(gallery):
             vectors = synthetic.unit(rng.normal(size=(len(batch), synthetic.D))).astype(np.float32)
-            switch.store_vectors(gallery, [face.id for face in batch], vectors)
+            switch.store_vectors(gallery, batch, vectors)
         switch.switch(gallery)
     assert set(nearest(served, ROWS[0], old)) == {None}
     found = nearest(served, ROWS[0], other.fingerprint)

@@ -49,9 +49,7 @@ def reembed(folder, spec):
         switch.prepare(gallery, spec)
         draw = np.random.default_rng(9)
         for batch in switch.pending(gallery):
-            switch.store_vectors(
-                gallery, [face.id for face in batch], synthetic.unit(draw.normal(size=(len(batch), synthetic.D)))
-            )
+            switch.store_vectors(gallery, batch, synthetic.unit(draw.normal(size=(len(batch), synthetic.D))))
         switch.switch(gallery)
 
 

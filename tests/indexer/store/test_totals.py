@@ -15,7 +15,7 @@ from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.filters import kept_ids, parse
 from facegallery.indexer.store.kinds import Counts
 from facegallery.indexer.store.migrations import MIGRATIONS
-from facegallery.indexer.store.totals import TABLES, count
+from facegallery.indexer.store.totals import TABLES, UNNAMED_TABLES, count
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
 from facegallery.indexer.upkeep.info import info
@@ -47,7 +47,7 @@ def made(tmp_path_factory) -> Path:
         other = replace(gallery.spec, parts=(replace(gallery.spec.parts[0], sha256="cd" * 32),))
         switch.prepare(gallery, other)
         for block in switch.pending(gallery):
-            switch.store_vectors(gallery, [face.id for face in block], synthetic.vectors(len(block), 1, seed=5))
+            switch.store_vectors(gallery, block, synthetic.vectors(len(block), 1, seed=5))
     return folder / "club"
 
 
@@ -190,6 +190,8 @@ def as_version_4(index: Path) -> None:
     """Without totals and kinds."""
     sql(index, "DELETE FROM meta WHERE key = 'totals'", "DELETE FROM meta WHERE key = 'kinds'")
     with closing(sqlite3.connect(index / "gallery.db")) as db, db:
+        for table in reversed(UNNAMED_TABLES):
+            db.execute(f"DROP TABLE {table}")
         db.execute("PRAGMA user_version=4")
     db.close()
 

@@ -71,9 +71,8 @@ def fill(gallery: Store, blocks: int = 99, spec: FaceSpec = OTHER) -> list[int]:
     """Embeds what is missing, or so many blocks of it; the ids."""
     done = []
     for block, _ in zip(pending(gallery), range(blocks), strict=False):
-        ids = [face.id for face in block]
-        store_vectors(gallery, ids, np.stack([embedded(face.crop, spec) for face in block]))
-        done += ids
+        store_vectors(gallery, block, np.stack([embedded(face.crop, spec) for face in block]))
+        done += [face.id for face in block]
     return done
 
 
@@ -252,7 +251,7 @@ def test_faces_that_were_added_between_are_embedded_on_the_way_back(gallery, ind
         switch.switch(gallery)
     for block in pending(gallery):
         assert [face.crop for face in block] == [row.crop for row in LATER]
-        store_vectors(gallery, [face.id for face in block], np.stack([XB[number(face.crop)] for face in block]))
+        store_vectors(gallery, block, np.stack([XB[number(face.crop)] for face in block]))
     assert compare(gallery).faces == WORLD
     switch.switch(gallery)
     right(index, ROWS, None if gallery.mean is None else mean_of(FIRST))
@@ -266,12 +265,11 @@ def test_faces_that_come_and_go_while_it_is_prepared(gallery, index, monkeypatch
     gallery.remove(face_id=ROWS[2].face_id)  # of this block
     gallery.remove(face_id=ROWS[30].face_id)  # of a later one
     gallery.add(LATER)
-    store_vectors(gallery, [face.id for face in first], np.stack([embedded(face.crop) for face in first]))
+    store_vectors(gallery, first, np.stack([embedded(face.crop) for face in first]))
     left = [
         block
         for block in blocks
-        if store_vectors(gallery, [face.id for face in block], np.stack([embedded(face.crop) for face in block]))
-        is None
+        if store_vectors(gallery, block, np.stack([embedded(face.crop) for face in block])) is None
     ]
     assert [len(first), *map(len, left)] == [10, 10, 10, 10, 10, 6] and missing(gallery) == 0
     gallery.remove("person 7")
@@ -370,9 +368,9 @@ def test_a_damaged_vector_of_the_other_model_is_named(gallery):
 @pytest.mark.parametrize("d", (23, 25))
 def test_vectors_of_another_size_are_refused(gallery, d):
     prepare(gallery, OTHER)
-    ids = [face.id for face in next(pending(gallery))]
+    faces = next(pending(gallery))
     with pytest.raises(DataError, match="other model"):
-        switch.store_vectors(gallery, ids, np.ones((len(ids), d), np.float32))
+        switch.store_vectors(gallery, faces, np.ones((len(faces), d), np.float32))
 
 
 def test_what_is_there_already_stays(gallery, monkeypatch):
@@ -407,7 +405,7 @@ def test_what_was_given_up_is_made_anew(gallery, index):
     )
     prepare(gallery, synthetic.spec())
     for block in pending(gallery):
-        store_vectors(gallery, [face.id for face in block], np.stack([XB[number(face.crop)] for face in block]))
+        store_vectors(gallery, block, np.stack([XB[number(face.crop)] for face in block]))
     switch.switch(gallery)
     right(index, FIRST, None if gallery.mean is None else mean_of(FIRST))
 
