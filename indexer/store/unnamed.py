@@ -113,6 +113,11 @@ class Unnamed(Rows):
         return self.execute("SELECT count(*) FROM unnamed")[0][0] if self.has_unnamed else 0
 
     @property
+    def ignored(self) -> int:
+        """Number of unnamed faces that were to be left alone."""
+        return self.execute("SELECT count(*) FROM grouped WHERE state = 'ignored'")[0][0] if self.has_unnamed else 0
+
+    @property
     def has_unnamed(self) -> bool:
         """Whether the file has tables for unnamed faces; an older version's has none until its next change."""
         return self.version >= UNNAMED
@@ -230,11 +235,12 @@ class Unnamed(Rows):
         for table in ("grouped", "unnamed_crops", "unnamed_vectors", "other_unnamed_vectors", "unnamed"):
             self.execute(f"DELETE FROM {table} WHERE id {AMONG}", (ids,))
 
-    def new_number(self) -> int:
-        """Return a number that no group has had, and count it as used."""
-        number = int(self.fact("groups") or 0) + 1
-        self.set_fact("groups", number)
-        return number
+    def new_numbers(self, n: int) -> int:
+        """Return the first of n numbers that no group has had, and count them as used."""
+        last = int(self.fact("groups") or 0)
+        if n:
+            self.set_fact("groups", last + n)
+        return last + 1
 
     def reject(self, rejections: Iterable[Rejection]) -> None:
         """Note what the user said that faces are not."""

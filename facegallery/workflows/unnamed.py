@@ -1,0 +1,335 @@
+"""Group unnamed faces by person, and let the user name, confirm, reject and ignore them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from facegallery import results
+from facegallery.embedder.errors import GalleryError, InputError
+from facegallery.embedder.names import person_name
+from facegallery.indexer.grouping.linkage import Bindings, group as group_vectors
+from facegallery.indexer.grouping.wrong_pairs import ERROR, choose_cut, pair_error
+from facegallery.indexer.store.reader import floats_of
+from facegallery.indexer.store.store import Store
+from facegallery.indexer.store.unnamed import LOOSE, Arrangement, Place, Rejection, UnnamedFace
+from facegallery.results.base import box_of
+from facegallery.workflows.session import Where, session_of
+
+CUT = "grouped_at"  # the fact that keeps the cut: JSON of cut, error and the contract's fingerprint
+MOST_OF_PHOTO = 1000  # faces of a photo that are kept apart
+What = int | str  # the number of a group, or the id of a face
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How unnamed faces are grouped."""
+
+    error: float = ERROR  # share of the pairs of faces in a group that may be two people
+    cut: float | None = None  # the mean score from which groups are joined; None: by `error`
+    anew: bool = False  # also open groups; else faces stay in the groups that they are in
+
+    def __post_init__(self) -> None:
+        if not 0 < self.error < 1:
+            raise InputError(f"expected an --error between 0 and 1, received {self.error}")
+        if self.cut is not None and not 0 < self.cut < 1:
+            raise InputError(f"expected a --min-score between 0 and 1, received {self.cut}")
+
+
+# grouping -------------------------------------------------------------------
+
+
+def group(where: Where, options: GroupOptions = GroupOptions()) -> results.Grouped:  # noqa: B008
+    """Group the unnamed faces of a gallery by person.
+
+    Faces that are in a group stay there, and its number stays; others join groups or form new ones. What the user said
+    holds. Raises GalleryError where there are no unnamed faces.
+    """
+    with session_of(where) as session, session.store(write=True) as store:
+        with store.reading():
+            heap = Heap.read(store)
+            rejections = store.rejections()
+            kept = _kept_cut(store, options)
+        if not heap.faces:
+            raise GalleryError(
+                f"expected unnamed faces in {store.folder.name}, it has none: add photos that are not in folders of "
+                f"people, as `add {store.folder.name} PHOTOS`"
+            )
+        bindings = heap.bindings(rejections, anew=options.anew)
+        if kept is None:
+            cut, labels = choose_cut(heap.vectors, options.error, bindings)
+        else:
+            cut, labels = kept, group_vectors(heap.vectors, kept, bindings)
+        stated = pair_error(heap.vectors, labels, cut)
+        with store.writing():
+            _keep_cut(store, cut, options)
+            numbering = Numbering(heap, labels, rejections, anew=options.anew)
+            places = numbering.places(lambda n: store.new_numbers(n))
+        change = store.arrange("group", Arrangement(places))
+        return _grouped(store, change, numbering.new, cut, stated)
+
+
+def _grouped(store: Store, change: results.Change, new: int, cut: float, stated: Any) -> results.Grouped:
+    groups = store.list_groups()
+    faces = sum(one.faces for one in groups)
+    ignored = store.ignored
+    return results.Grouped(
+        index=store.folder.name,
+        groups=len(groups),
+        faces=faces,
+        new_groups=new,
+        moved=change.faces,
+        loose=store.unnamed - faces - ignored,
+        ignored=ignored,
+        cut=round(cut, 4),
+        error=stated.share,
+        most_error=stated.high,
+        note=str(stated),
+        command=change.command if change.faces else None,
+    )
+
+
+def _kept_cut(store: Store, options: GroupOptions) -> float | None:
+    """Return the cut to use: the given one, or the one of an earlier grouping that is to be continued."""
+    if options.cut is not None or options.anew or (text := store.fact(CUT)) is None:
+        return options.cut
+    kept = json.loads(text)
+    same = kept["fingerprint"] == store.spec.fingerprint and kept["error"] == options.error
+    return kept["cut"] if same and store.list_groups(1) else None
+
+
+def _keep_cut(store: Store, cut: float, options: GroupOptions) -> None:
+    fact = {"cut": cut, "error": options.error, "fingerprint": store.spec.fingerprint}
+    store.set_fact(CUT, json.dumps(fact))
+
+
+@dataclass
+class Heap:
+    """Unnamed faces that are not ignored, and their vectors, float32 (n, d)."""
+
+    faces: list[UnnamedFace]
+    vectors: np.ndarray
+
+    @classmethod
+    def read(cls, store: Store) -> Heap:
+        """Read the unnamed faces of a gallery."""
+        faces = [face for face in store.unnamed_faces() if face.place.state != "ignored"]
+        wanted = {face.id for face in faces}
+        blocks = [xb[np.isin(ids, list(wanted))] for ids, xb in store.unnamed_vectors()]
+        return cls(faces, np.concatenate(blocks) if blocks else np.empty((0, store.spec.dimension), np.float32))
+
+    def bindings(self, rejections: Sequence[Rejection], *, anew: bool) -> Bindings:
+        """Return the pairs of faces that must be, or must not be, in one group."""
+        together = [pair for some in self.held(anew=anew).values() for pair in zip(some, some[1:], strict=False)]
+        apart = [(a, b) for some in self._photos().values() for i, a in enumerate(some) for b in some[:i]]
+        members, rows = self.members(), {face.face_id: row for row, face in enumerate(self.faces)}
+        for said in rejections:
+            if said.number is not None and (row := rows.get(said.face_id)) is not None:
+                apart += [(row, other) for other in members.get(said.number, ())]
+        return Bindings(_pairs(together), _pairs(apart))
+
+    def members(self) -> dict[int, list[int]]:
+        """Return the rows of each group."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for row, face in enumerate(self.faces):
+            if face.place.number is not None:
+                found[face.place.number].append(row)
+        return found
+
+    def held(self, *, anew: bool) -> dict[int, list[int]]:
+        """Return the rows of each group that stays; with `anew` only the user's word holds a group together."""
+        confirmed = {face.place.number for face in self.faces if face.place.state == "confirmed"}
+        return {number: rows for number, rows in self.members().items() if not anew or number in confirmed}
+
+    def _photos(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = defaultdict(list)
+        for row, face in enumerate(self.faces):
+            found[face.columns["image_sha256"] or face.image].append(row)
+        return {photo: rows for photo, rows in found.items() if 1 < len(rows) <= MOST_OF_PHOTO}
+
+    def photo(self, row: int) -> str:
+        """Return what tells the photo of a face from others."""
+        return self.faces[row].columns["image_sha256"] or self.faces[row].image
+
+
+def _pairs(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+    return np.array(list(pairs), np.int64).reshape(-1, 2)
+
+
+class Numbering:
+    """Give groups their numbers: those that stay keep theirs, and others get that of most of their faces, or a new one.
+
+    new: how many got a new one.
+    """
+
+    def __init__(self, heap: Heap, labels: np.ndarray, rejections: Sequence[Rejection], *, anew: bool):
+        """labels: int64 (n,), the group of each face as `group` returns it."""
+        self.heap, self.new = heap, 0
+        self._held = heap.held(anew=anew)
+        self._rejected = {(said.face_id, said.number) for said in rejections}
+        order = np.argsort(labels, kind="stable")
+        starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+        self._groups = [rows.tolist() for rows in np.split(order, starts[1:])] if len(labels) else []
+
+    def places(self, new_numbers: Any) -> dict[str, Place]:
+        """Return where each face is to be. new_numbers: returns the first of so many new numbers."""
+        number_of = {row: number for number, rows in self._held.items() for row in rows}
+        found: dict[int, int | None] = {}
+        unnumbered = []
+        for rows in self._groups:
+            numbers = {number_of[row] for row in rows if row in number_of}
+            if numbers:
+                found |= self._joined(rows, numbers, number_of)
+            elif len(rows) > 1:
+                unnumbered.append(rows)
+            else:
+                found[rows[0]] = None
+        taken: set[int] = set(self._held)
+        fresh = []
+        for rows in sorted(unnumbered, key=len, reverse=True):
+            before = Counter(self.heap.faces[row].place.number for row in rows)
+            free = [(n, number) for number, n in before.items() if number is not None and number not in taken]
+            if free:
+                number = max(free)[1]
+                taken.add(number)
+                found |= dict.fromkeys(rows, number)
+            else:
+                fresh.append(rows)
+        self.new, first = len(fresh), new_numbers(len(fresh))
+        for number, rows in enumerate(fresh, first):
+            found |= dict.fromkeys(rows, number)
+        return {face.face_id: self._place(row, found[row]) for row, face in enumerate(self.heap.faces)}
+
+    def _place(self, row: int, number: int | None) -> Place:
+        before = self.heap.faces[row].place
+        return before if before.number == number else Place(None, number, "open")
+
+    def _joined(self, rows: Sequence[int], numbers: set[int], number_of: Mapping[int, int]) -> dict[int, int | None]:
+        """Return the number of each face of a group with one or more that stay: each new face joins the nearest."""
+        means = {number: self.heap.vectors[self._held[number]].mean(axis=0) for number in numbers}
+        photos = {number: {self.heap.photo(row) for row in self._held[number]} for number in numbers}
+        found: dict[int, int | None] = {}
+        for row in rows:
+            if row in number_of:
+                found[row] = number_of[row]
+                continue
+            free = [number for number in numbers if self._may_join(row, number, photos[number])]
+            nearest = max(free, key=lambda number: float(means[number] @ self.heap.vectors[row]), default=None)
+            found[row] = nearest
+            if nearest is not None:
+                photos[nearest].add(self.heap.photo(row))
+        return found
+
+    def _may_join(self, row: int, number: int, photos: set[str]) -> bool:
+        return self.heap.photo(row) not in photos and (self.heap.faces[row].face_id, number) not in self._rejected
+
+
+# what the user says ---------------------------------------------------------
+
+
+def name(store: Store, what: Sequence[What], identity: str) -> results.Change:
+    """Enrol unnamed faces, or groups of them, under a person's name; faces that were said not to be theirs stay.
+
+    Raises Unknown for a group or face that is not here, GalleryError where every face was said not to be theirs.
+    """
+    identity = person_name(identity)
+    identity = store.spelled(identity)
+    face_ids, numbers = _faces_of(store, what), [one for one in what if isinstance(one, int)]
+    refused = {said.face_id for said in store.rejections() if said.identity == identity}
+    if not (named := [face_id for face_id in face_ids if face_id not in refused]):
+        raise GalleryError(
+            f"expected faces that may be {identity}'s, you rejected each of these: name them otherwise, or `undo` that"
+        )
+    said = [replace_rejection(one, identity=identity) for one in store.rejections() if one.number in numbers]
+    return store.arrange("name", Arrangement({face_id: Place(identity) for face_id in named}, said), identity)
+
+
+def confirm(store: Store, numbers: Sequence[int]) -> results.Change:
+    """Note that the faces of a group, or of several, are one person; the first keeps its number.
+
+    Raises Unknown for a group that is not here, GalleryError where a face of one was said not to be of another.
+    """
+    into, groups = numbers[0], {number: store.group(number) for number in dict.fromkeys(numbers)}
+    rejections = store.rejections()
+    for number, faces in groups.items():
+        against = {said.face_id for said in rejections if said.number in groups and said.number != number}
+        if wrong := [face.face_id for face in faces if face.face_id in against]:
+            raise GalleryError(
+                f"expected groups of one person, you said that face {wrong[0]} is not of one of them: leave group "
+                f"{number} out, or name each by itself"
+            )
+    places = {face.face_id: Place(None, into, "confirmed") for faces in groups.values() for face in faces}
+    said = [replace_rejection(one, number=into) for one in rejections if one.number in groups and one.number != into]
+    return store.arrange("confirm", Arrangement(places, said))
+
+
+def reject(store: Store, face_ids: Sequence[str], of: str | None = None) -> results.Change:
+    """Take faces out of their groups, or from their people, and never put them back there.
+
+    of: the person that they are not; None: the group or person that each is in. Raises Unknown for a face that is not
+    here, InputError for one that is in no group where `of` is None.
+    """
+    identity = None if of is None else store.spelled(of)
+    places, said = {}, []
+    for face_id, place in store.places(face_ids).items():
+        if identity is not None:
+            said.append(Rejection(face_id, None, identity))
+            places[face_id] = LOOSE if place.identity == identity else place
+        elif place.identity is not None or place.number is not None:
+            said.append(Rejection(face_id, place.number, place.identity))
+            places[face_id] = LOOSE
+        else:
+            raise InputError(
+                f"expected a face that is in a group or is a person's, {face_id} is neither: say of whom it is not, "
+                "with --of PERSON"
+            )
+    return store.arrange("reject", Arrangement(places, said), identity)
+
+
+def ignore(store: Store, what: Sequence[What]) -> results.Change:
+    """Leave faces, or groups of them, alone: they are no faces, or nobody's who matters. `undo` brings them back."""
+    places = dict.fromkeys(_faces_of(store, what), Place(None, None, "ignored"))
+    return store.arrange("ignore", Arrangement(places))
+
+
+def replace_rejection(said: Rejection, *, number: int | None = None, identity: str | None = None) -> Rejection:
+    """Return the same word about another group or person."""
+    return Rejection(said.face_id, number, identity)
+
+
+def _faces_of(store: Store, what: Sequence[What]) -> list[str]:
+    """Return the face_ids of groups and faces; raises Unknown for what is not here or is a person's."""
+    found: list[str] = []
+    for one in what:
+        found += [face.face_id for face in store.group(one)] if isinstance(one, int) else [one]
+    places = store.places(found)
+    if named := next((face_id for face_id, place in places.items() if place.identity is not None), None):
+        raise GalleryError(
+            f"expected unnamed faces, {named} is {places[named].identity}'s: give it to another person with `split`"
+        )
+    return list(dict.fromkeys(found))
+
+
+# reading --------------------------------------------------------------------
+
+
+def groups(store: Store, limit: int = -1) -> results.FaceGroups:
+    """Return the groups, largest first."""
+    found = (results.FaceGroup(one.number, one.faces, one.confirmed, one.face_id) for one in store.list_groups(limit))
+    return results.FaceGroups(tuple(found))
+
+
+def unnamed(store: Store, number: int | None = None) -> results.UnnamedFaces:
+    """Return the unnamed faces, or those of a group. Raises Unknown where there is no such group."""
+    faces = store.unnamed_faces() if number is None else store.group(number)
+    return results.UnnamedFaces(tuple(map(_shown, faces)))
+
+
+def _shown(face: UnnamedFace) -> results.UnnamedFace:
+    box = box_of(floats_of(face.columns["box"]))
+    return results.UnnamedFace(face.face_id, face.image, box, face.place.number, face.place.state == "ignored")
