@@ -65,7 +65,7 @@ ALLOWED = {
     "indexer.search.question": ("embedder.errors",),
     "indexer.suspects": (*OF_INDEXER, STORE, "indexer.search.candidates"),
     "indexer.metrics": ("embedder.errors",),
-    "indexer.grouping": (),
+    "indexer.grouping": ("embedder.errors",),
     "indexer.calibrate": (*OF_INDEXER, STORE, "indexer.metrics"),
     "indexer.upkeep": (*OF_INDEXER, STORE, DERIVED, "indexer.metrics", "indexer.calibrate"),
     "indexer.upkeep.pending": (STORE, DERIVED),

@@ -1,8 +1,9 @@
-"""Group vectors by average linkage: two groups merge where the mean cosine of their pairs is at least `cut`.
+"""Group vectors by average linkage with a margin for few photos.
 
-The groups are those of UPGMA (Sokal, Michener 1958), merged in rounds: in each round all pairs of groups that are each
-other's nearest merge, which gives the same groups (Murtagh 1983). The mean cosine of two groups of unit vectors is the
-dot product of their means, so that pairs of faces are not compared one by one.
+The score of two groups is the mean cosine of their pairs less MARGIN / sqrt(pairs): as a standard error, it is larger
+for the mean of few. In rounds, all pairs of groups with a score of `cut` or more that are each other's nearest merge.
+Without a margin these are the groups of UPGMA (Sokal, Michener 1958; in rounds: Murtagh 1983). The mean cosine of two
+groups of unit vectors is the dot product of their means, so that pairs of faces are not compared one by one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs
 
+MARGIN = 0.1  # of one pair; chosen on LFW's dev people and nine other sets (benchmarks/accuracy/grouping.py)
 BLOCK = 1 << 16  # pairs of groups that are compared at a time
 NO_PAIRS = np.empty((0, 2), np.int64)
 
@@ -31,8 +33,8 @@ FREE = Bindings()
 def group(vectors: np.ndarray, cut: float, bindings: Bindings = FREE, nearest: int = NEAREST) -> np.ndarray:
     """Group unit vectors, float32 (n, d); return the group of each, int64 (n,), the number of its first vector.
 
-    nearest: of each vector, and then of each group, so many are compared with it. The result is exactly UPGMA's where
-    no vector has more of a cosine of `cut` or more. Where pairs must be together and apart, apart wins.
+    nearest: of each vector, and then of each group, so many are compared with it. All pairs are compared
+    where no vector has more of a cosine of `cut` or more. Where pairs must be together and apart, apart wins.
     """
     groups = Groups(vectors, cut, bindings)
     groups.offer(near_pairs(vectors, cut, nearest))
@@ -51,7 +53,7 @@ class Groups:
         self._sums, self._sizes = vectors.astype(np.float32), np.ones(len(vectors), np.int64)
         self._parents = np.arange(len(vectors))
         self._apart = _keys(bindings.apart, len(vectors))
-        self._ids, self._cosines = NO_PAIRS, np.empty(0, np.float32)
+        self._ids, self._scores = NO_PAIRS, np.empty(0, np.float32)  # of a mean cosine of `cut` or more
         self._bind(bindings.together)
 
     def offer(self, pairs: np.ndarray) -> None:
@@ -59,7 +61,7 @@ class Groups:
         self._add(self._roots(pairs))
 
     def merge(self) -> bool:
-        """Merge the pairs of groups that may merge until none is as near as `cut`; return whether any were merged."""
+        """Merge the pairs of groups that may merge until none has a score of `cut`; return whether any were merged."""
         merged = False
         while self._merge_nearest():
             merged = True
@@ -72,15 +74,17 @@ class Groups:
 
     def _merge_nearest(self) -> bool:
         """Merge all pairs of groups that are each other's nearest; return whether there were any."""
-        if not len(self._ids):
+        enough = self._scores >= self._cut
+        ids, scores = self._ids[enough], self._scores[enough]
+        if not len(ids):
             return False
-        order = np.lexsort((self._ids[:, 1], self._ids[:, 0], -self._cosines))  # ties by number, so that one wins
+        order = np.lexsort((ids[:, 1], ids[:, 0], -scores))  # ties by number, so that one wins
         first = np.full(len(self._sizes), len(order))
-        np.minimum.at(first, self._ids[order].ravel(), np.repeat(np.arange(len(order)), 2))
+        np.minimum.at(first, ids[order].ravel(), np.repeat(np.arange(len(order)), 2))
         nearest = order[first[first < len(order)]]
-        ends = self._ids[nearest]
+        ends = ids[nearest]
         both = nearest[(first[ends[:, 0]] == first[ends[:, 1]])]
-        self._merge(self._ids[np.unique(both)])
+        self._merge(ids[np.unique(both)])
         return True
 
     def labels(self) -> np.ndarray:
@@ -107,19 +111,21 @@ class Groups:
         touched[pairs] = True
         stale = touched[self._ids].any(axis=1)
         moved = self._roots(self._ids[stale])
-        self._ids, self._cosines = self._ids[~stale], self._cosines[~stale]
+        self._ids, self._scores = self._ids[~stale], self._scores[~stale]
         self._add(moved)
 
     def _add(self, pairs: np.ndarray) -> None:
-        """Add those of these pairs of groups, int64 (m, 2), that may merge."""
+        """Add those of these pairs of groups, int64 (m, 2), that may merge, now or when they have grown."""
         n = len(self._parents)
         keys = _keys(pairs[pairs[:, 0] != pairs[:, 1]], n)
         pairs = np.stack(np.divmod(keys, n), axis=1)
         pairs = pairs[~self._are_apart(pairs)]
         cosines = self._cosines_of(pairs)
         near = cosines >= self._cut
-        self._ids = np.concatenate([self._ids, pairs[near]])
-        self._cosines = np.concatenate([self._cosines, cosines[near]])
+        pairs, cosines = pairs[near], cosines[near]
+        margins = MARGIN / np.sqrt(self._sizes[pairs].prod(axis=1, dtype=np.float64))
+        self._ids = np.concatenate([self._ids, pairs])
+        self._scores = np.concatenate([self._scores, (cosines - margins).astype(np.float32)])
 
     def _are_apart(self, pairs: np.ndarray) -> np.ndarray:
         return np.isin(pairs[:, 0] * len(self._parents) + pairs[:, 1], self._apart)

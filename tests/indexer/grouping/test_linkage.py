@@ -1,4 +1,4 @@
-"""Groups by average linkage, against SciPy's UPGMA and against what must and must not be together."""
+"""Groups by average linkage, against SciPy's UPGMA, plain rounds, and what must and must not be together."""
 
 from itertools import combinations
 
@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from facegallery.indexer.grouping.linkage import Bindings, group
+from facegallery.indexer.grouping import linkage as linkage_file
+from facegallery.indexer.grouping.linkage import MARGIN, Bindings, group
 
 CUT = 0.4
 
@@ -34,13 +35,47 @@ def upgma(x: np.ndarray, cut: float) -> set[frozenset[int]]:
     return as_sets(fcluster(tree, 1 - cut, "distance"))
 
 
+def in_rounds(x: np.ndarray, cut: float) -> set[frozenset[int]]:
+    """The definition, line by line: all pairs that are each other's nearest merge, until none has the score."""
+    x, groups = x.astype(np.float64), [[i] for i in range(len(x))]
+    while len(groups) > 1:
+        scores = np.full((len(groups), len(groups)), -np.inf)
+        for i, j in combinations(range(len(groups)), 2):
+            pairs = x[groups[i]] @ x[groups[j]].T
+            scores[i, j] = scores[j, i] = pairs.mean() - MARGIN / np.sqrt(pairs.size)
+        nearest = scores.argmax(axis=1)
+        merged = [(i, j) for i, j in enumerate(nearest) if i < j and nearest[j] == i and scores[i, j] >= cut]
+        if not merged:
+            break
+        gone = {k for pair in merged for k in pair}
+        groups = [groups[i] + groups[j] for i, j in merged] + [one for k, one in enumerate(groups) if k not in gone]
+    return set(map(frozenset, groups))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 60), st.integers(0, 10_000), st.sampled_from([0.1, CUT, 0.7]))
-def test_groups_are_those_of_upgma(n, seed, cut):
+def test_groups_are_those_of_plain_rounds(n, seed, cut):
     x = people(n, seed)
     found = group(x, cut)
-    assert as_sets(found) == upgma(x, cut)
+    assert as_sets(found) == in_rounds(x, cut)
     assert all(found[members := sorted(one)][0] == members[0] for one in as_sets(found)), "the first one's number"
+
+
+@pytest.mark.parametrize("cut", [0.1, CUT, 0.7])
+@pytest.mark.parametrize("seed", range(5))
+def test_without_a_margin_groups_are_those_of_upgma(cut, seed, monkeypatch):
+    monkeypatch.setattr(linkage_file, "MARGIN", 0.0)
+    x = people(60, seed)
+    assert as_sets(group(x, cut)) == upgma(x, cut)
+
+
+def test_two_faces_need_more_than_two_groups():
+    """Cosines of 0.45 are too few for two faces, and enough for two groups of four."""
+    near, axes = 0.45, np.eye(12)
+    pair = np.stack([axes[0], near * axes[0] + np.sqrt(1 - near**2) * axes[1]]).astype(np.float32)
+    assert as_sets(group(pair, CUT)) == {frozenset({0}), frozenset({1})}
+    eight = np.repeat(pair, 4, axis=0)
+    assert as_sets(group(eight, CUT)) == {frozenset(range(8))}
 
 
 def test_a_person_of_more_photos_than_are_compared_is_one_group():
@@ -63,7 +98,7 @@ def test_what_must_be_apart_is_and_what_must_be_together_is_where_it_can(n, seed
     if not len(apart):
         assert all(found[a] == found[b] for a, b in together)
     if not len(apart) and not len(together):
-        assert as_sets(found) == upgma(x, CUT)
+        assert as_sets(found) == in_rounds(x, CUT)
 
 
 def test_one_pair_that_must_be_apart_leaves_two_groups():

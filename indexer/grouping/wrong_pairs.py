@@ -1,0 +1,146 @@
+"""Estimate how many pairs of faces in a group are two people, without labels.
+
+Scores of groups of two people fall off steeply, at a rate that hardly differs between galleries. So the pairs of groups
+that lack less than BELOW of the cut tell how many reached it wrongly, whoever the people are and however many: with
+more people, more groups come near. A tail is the number of wrong pairs of faces for one pair of faces so near. It is
+fitted to labelled people: those whom a gallery knows, or, in TAILS, those of a model's benchmark.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from facegallery.embedder.errors import DataError
+from facegallery.indexer.grouping.linkage import FREE, MARGIN, Bindings, group
+from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs
+
+BELOW = 0.1  # of a score
+ERROR = 1 / 200  # share of the pairs
+CUTS = (0.28, 0.68)  # between these a cut is chosen, to STEP
+STEP = 0.01
+UNSEEN = 3  # wrong pairs at most where none is expected (rule of three)
+FITTED = (0.34, 0.36, 0.38, 0.40, 0.42, 0.44)  # cuts of a fit
+DRAWS = 16  # halves of the people of a fit
+MOST = 10  # pairs of faces just below the cut for one in a group: with more, a cut is useless
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Wrong pairs of faces for one pair of faces in groups just below the cut: the middle, and 90 % of cases."""
+
+    low: float
+    middle: float
+    high: float
+
+
+TAILS = {"sface": Tail(0.0003, 0.006, 0.1)}  # by benchmarks/accuracy/grouping.py: LFW's dev people and eight other sets
+ANY = TAILS["sface"]
+
+
+@dataclass(frozen=True)
+class PairError:
+    """The share of the pairs of faces in a group that are two people, and its interval (90 %)."""
+
+    share: float
+    low: float
+    high: float
+    pairs: int  # of faces in a group
+
+    def __str__(self) -> str:
+        if not self.pairs:
+            return "no two faces are in one group"
+        return f"about {_one_in(self.share)} pairs in a group are two people, at most {_one_in(self.high)}"
+
+
+def pair_error(vectors: np.ndarray, groups: np.ndarray, cut: float, tail: Tail = ANY) -> PairError:
+    """State the share of wrong pairs of `group`'s answer for unit vectors, float32 (n, d), and their groups, (n,)."""
+    pairs = pairs_within(groups)
+    if not pairs:
+        return PairError(0.0, 0.0, 0.0, 0)
+    near = near_misses(vectors, groups, cut)
+    low, middle, high = math.floor(tail.low * near), tail.middle * near, tail.high * near + UNSEEN
+    return PairError(*(min(1.0, wrong / pairs) for wrong in (middle, low, high)), pairs)
+
+
+def choose_cut(
+    vectors: np.ndarray, error: float = ERROR, bindings: Bindings = FREE, tail: Tail = ANY
+) -> tuple[float, np.ndarray]:
+    """Return the lowest cut with a stated share of wrong pairs of `error` at most, and its groups, int64 (n,).
+
+    vectors: float32 (n, d). Where no cut has so small an error, it is the highest.
+    """
+    low, high = 0, round((CUTS[1] - CUTS[0]) / STEP)
+    found = {high: group(vectors, CUTS[1], bindings)}
+    while low < high:
+        middle = (low + high) // 2
+        cut = CUTS[0] + STEP * middle
+        groups = group(vectors, cut, bindings)
+        if pair_error(vectors, groups, cut, tail).share <= error:
+            high, found = middle, {middle: groups}
+        else:
+            low = middle + 1
+    return CUTS[0] + STEP * high, found[high]
+
+
+def near_misses(vectors: np.ndarray, groups: np.ndarray, cut: float) -> int:
+    """Count the pairs of faces in two groups whose score lacks less than BELOW of the cut."""
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    means = np.zeros((len(sizes), vectors.shape[1]), np.float32)
+    np.add.at(means, codes, vectors)
+    means /= sizes[:, None].astype(np.float32)
+    pairs = near_pairs(means, cut - BELOW, NEAREST)
+    weights = sizes[pairs].prod(axis=1)
+    cosines = np.einsum("ij,ij->i", means[pairs[:, 0]], means[pairs[:, 1]])
+    scores = cosines - MARGIN / np.sqrt(weights)
+    return int(weights[(scores >= cut - BELOW) & (scores < cut)].sum())
+
+
+def pairs_within(groups: np.ndarray) -> int:
+    """Count the pairs of faces that are in one group."""
+    sizes = np.unique(groups, return_counts=True)[1].astype(np.int64)
+    return int((sizes * (sizes - 1) // 2).sum())
+
+
+def wrong_within(groups: np.ndarray, people: np.ndarray) -> int:
+    """Count the pairs of faces in one group that are two people; groups, people: (n,)."""
+    codes = [np.unique(labels, return_inverse=True)[1].astype(np.int64) for labels in (groups, people)]
+    both = codes[0] * (codes[1].max(initial=0) + 1) + codes[1]
+    return pairs_within(groups) - pairs_within(both)
+
+
+def fit_tail(vectors: np.ndarray, people: np.ndarray, seed: int = 0) -> Tail:
+    """Fit a tail to labelled unit vectors, float32 (n, d), of people, (n,), by random halves of the people.
+
+    Raises DataError for people of whom no half can be grouped.
+    """
+    return tail_of([cases(vectors, people, seed)])
+
+
+def cases(vectors: np.ndarray, people: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return wrong pairs for one pair just below the cut, of random halves of labelled people: float (m,)."""
+    rng, names = np.random.default_rng(seed), np.unique(people)
+    found = []
+    for _ in range(DRAWS):
+        rows = np.flatnonzero(np.isin(people, rng.choice(names, (len(names) + 1) // 2, replace=False)))
+        for cut in FITTED:
+            groups = group(vectors[rows], cut)
+            near = near_misses(vectors[rows], groups, cut)
+            if near <= MOST * pairs_within(groups):
+                found.append((wrong_within(groups, people[rows]) + 0.5) / (near + 1))
+    return np.array(found)
+
+
+def tail_of(sets: list[np.ndarray]) -> Tail:
+    """Return the tail of the cases of several sets of people, each set with the same weight."""
+    found = np.concatenate(sets)
+    if not len(found):
+        raise DataError("expected people with two photos or more that look alike, received none: name more faces")
+    weights = np.concatenate([np.full(len(one), 1 / max(1, len(one))) for one in sets])
+    return Tail(*np.quantile(found, [0.05, 0.5, 0.95], weights=weights, method="inverted_cdf").tolist())
+
+
+def _one_in(share: float) -> str:
+    return f"1 in {round(1 / share):,}" if share else "none of the"
