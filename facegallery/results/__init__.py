@@ -17,6 +17,7 @@ from facegallery.results.faces import (
     SearchResult,
     VectorResult,
 )
+from facegallery.results.groups import FaceGroup, FaceGroups, Grouped, Suggestion, UnnamedFace, UnnamedFaces
 from facegallery.results.people import (
     Added,
     Change,
@@ -41,6 +42,12 @@ from facegallery.results.whole import (
 )
 
 __all__ = [
+    "UnnamedFaces",
+    "UnnamedFace",
+    "Suggestion",
+    "Grouped",
+    "FaceGroups",
+    "FaceGroup",
     "Added",
     "Box",
     "Calibrated",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,9 @@ import numpy as np
 from facegallery import results
 from facegallery.embedder.errors import GalleryError, InputError
 from facegallery.embedder.names import person_name
-from facegallery.indexer.grouping.linkage import Bindings, group as group_vectors
+from facegallery.indexer.grouping import kept
+from facegallery.indexer.grouping.linkage import Bindings
+from facegallery.indexer.grouping.linkage import group as group_vectors
 from facegallery.indexer.grouping.wrong_pairs import ERROR, choose_cut, pair_error
 from facegallery.indexer.store.reader import floats_of
 from facegallery.indexer.store.store import Store
@@ -21,7 +22,6 @@ from facegallery.indexer.store.unnamed import LOOSE, Arrangement, Place, Rejecti
 from facegallery.results.base import box_of
 from facegallery.workflows.session import Where, session_of
 
-CUT = "grouped_at"  # the fact that keeps the cut: JSON of cut, error and the contract's fingerprint
 MOST_OF_PHOTO = 1000  # faces of a photo that are kept apart
 What = int | str  # the number of a group, or the id of a face
 
@@ -54,22 +54,22 @@ def group(where: Where, options: GroupOptions = GroupOptions()) -> results.Group
         with store.reading():
             heap = Heap.read(store)
             rejections = store.rejections()
-            kept = _kept_cut(store, options)
+            cut = _cut_to_use(store, options)
         if not heap.faces:
             raise GalleryError(
                 f"expected unnamed faces in {store.folder.name}, it has none: add photos that are not in folders of "
                 f"people, as `add {store.folder.name} PHOTOS`"
             )
         bindings = heap.bindings(rejections, anew=options.anew)
-        if kept is None:
+        if cut is None:
             cut, labels = choose_cut(heap.vectors, options.error, bindings)
         else:
-            cut, labels = kept, group_vectors(heap.vectors, kept, bindings)
+            labels = group_vectors(heap.vectors, cut, bindings)
         stated = pair_error(heap.vectors, labels, cut)
         with store.writing():
-            _keep_cut(store, cut, options)
+            kept.write(store, cut, options.error)
             numbering = Numbering(heap, labels, rejections, anew=options.anew)
-            places = numbering.places(lambda n: store.new_numbers(n))
+            places = numbering.places(store.new_numbers)
         change = store.arrange("group", Arrangement(places))
         return _grouped(store, change, numbering.new, cut, stated)
 
@@ -94,18 +94,10 @@ def _grouped(store: Store, change: results.Change, new: int, cut: float, stated:
     )
 
 
-def _kept_cut(store: Store, options: GroupOptions) -> float | None:
-    """Return the cut to use: the given one, or the one of an earlier grouping that is to be continued."""
-    if options.cut is not None or options.anew or (text := store.fact(CUT)) is None:
-        return options.cut
-    kept = json.loads(text)
-    same = kept["fingerprint"] == store.spec.fingerprint and kept["error"] == options.error
-    return kept["cut"] if same and store.list_groups(1) else None
-
-
-def _keep_cut(store: Store, cut: float, options: GroupOptions) -> None:
-    fact = {"cut": cut, "error": options.error, "fingerprint": store.spec.fingerprint}
-    store.set_fact(CUT, json.dumps(fact))
+def _cut_to_use(store: Store, options: GroupOptions) -> float | None:
+    """Return the given cut, or that of an earlier grouping where faces stay in their groups; None to choose one."""
+    before = None if options.anew or not store.list_groups(1) else kept.read(store)
+    return before.cut if before is not None and options.cut is None and before.error == options.error else options.cut
 
 
 @dataclass
@@ -245,7 +237,7 @@ def name(store: Store, what: Sequence[What], identity: str) -> results.Change:
         raise GalleryError(
             f"expected faces that may be {identity}'s, you rejected each of these: name them otherwise, or `undo` that"
         )
-    said = [replace_rejection(one, identity=identity) for one in store.rejections() if one.number in numbers]
+    said = [_about(one, identity=identity) for one in store.rejections() if one.number in numbers]
     return store.arrange("name", Arrangement({face_id: Place(identity) for face_id in named}, said), identity)
 
 
@@ -264,7 +256,7 @@ def confirm(store: Store, numbers: Sequence[int]) -> results.Change:
                 f"{number} out, or name each by itself"
             )
     places = {face.face_id: Place(None, into, "confirmed") for faces in groups.values() for face in faces}
-    said = [replace_rejection(one, number=into) for one in rejections if one.number in groups and one.number != into]
+    said = [_about(one, number=into) for one in rejections if one.number in groups and one.number != into]
     return store.arrange("confirm", Arrangement(places, said))
 
 
@@ -297,7 +289,7 @@ def ignore(store: Store, what: Sequence[What]) -> results.Change:
     return store.arrange("ignore", Arrangement(places))
 
 
-def replace_rejection(said: Rejection, *, number: int | None = None, identity: str | None = None) -> Rejection:
+def _about(said: Rejection, *, number: int | None = None, identity: str | None = None) -> Rejection:
     """Return the same word about another group or person."""
     return Rejection(said.face_id, number, identity)
 
