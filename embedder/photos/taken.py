@@ -31,7 +31,8 @@ def taken(exif: bytes) -> datetime | None:
     (first,) = struct.unpack_from(order + "I", exif, 4)
     for tag, kind, _, value in _entries(exif, first, order):
         if tag == EXIF_DIRECTORY and kind == LONG:
-            return _of_directory(exif, *struct.unpack(order + "I", value), order)
+            (start,) = struct.unpack(order + "I", value)
+            return _of_directory(exif, start, order)
     return None
 
 
