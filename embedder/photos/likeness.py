@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 SIDE = 64  # pixels of a thumbnail's side
+CELLS = 8  # on each side of a thumbnail
 COARSE = 4  # thumbnail pixels, on each side, that become one where scenes are compared
 MOST_SIDE = 1024  # pixels of the longer side of the copy that sharpness is measured on, times two at most
 FLAT = 3.0  # standard deviation of a thumbnail, in levels, below which nothing can be told of it
@@ -92,18 +93,46 @@ def near(hashed: np.ndarray, rows: np.ndarray, others: np.ndarray, most: int) ->
     return i[i < j], j[i < j]
 
 
-def likeness(thumbnails: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], coarse: int = 1) -> np.ndarray:
-    """Return how alike the pictures of pairs of thumbnails are, float32 (m,), at most 1.
+def likeness(thumbnails: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return how alike pairs of thumbnails are where they differ most, float32 (m,), at most 1.
 
-    It is the share of one thumbnail's variance that the other explains, moved and enlarged a little, with another
-    brightness and contrast: R squared of a linear fit on its grey and its slopes; of both directions the lower.
-    thumbnails: uint8 (n, s, s). pairs: places in it, int64 (m,) each. coarse: compare the means of squares of so many
-    pixels, which forgives larger movements.
+    One thumbnail is explained by the other, moved and enlarged a little, with another brightness and contrast: a linear
+    fit on its grey and its slopes. The likeness is 1 less what is left in the worst of 8 x 8 cells, as a share of the
+    whole variance; of both directions the lower. A closed eye is such a cell. thumbnails: uint8 (n, s, s). pairs:
+    places in it, int64 (m,) each.
     """
+
+    def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        rest = _unexplained(a, b)
+        cells = (rest**2).reshape(len(rest), CELLS, SIDE // CELLS, CELLS, SIDE // CELLS).mean(axis=(2, 4))
+        return 1 - (cells.max(axis=(1, 2)) + NOISE) / (b.var(axis=(1, 2)) + NOISE)
+
+    return _of_both(of, thumbnails, pairs, 1)
+
+
+def scene_likeness(thumbnails: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return how alike the scenes of pairs of thumbnails are, float32 (m,), at most 1.
+
+    As `likeness`, but of 16 x 16 pixels, which forgives larger movements, and as a whole: R squared of the fit.
+    """
+
+    def of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return 1 - (_unexplained(a, b).var(axis=(1, 2)) + NOISE) / (b.var(axis=(1, 2)) + NOISE)
+
+    return _of_both(of, thumbnails, pairs, COARSE)
+
+
+def _of_both(
+    of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    thumbnails: np.ndarray,
+    pairs: tuple[np.ndarray, np.ndarray],
+    size: int,
+) -> np.ndarray:
+    """Return the lower of both directions, from the means of squares of `size` pixels, a few pairs at a time."""
     found = [np.empty(0, np.float32)]
     for start in range(0, len(pairs[0]), PAIRS):
-        a, b = (_pooled(thumbnails[side[start : start + PAIRS]], coarse) for side in pairs)
-        found.append(np.minimum(_explained(a, b), _explained(b, a)))
+        a, b = (_pooled(thumbnails[side[start : start + PAIRS]], size) for side in pairs)
+        found.append(np.minimum(of(a, b), of(b, a)).astype(np.float32))
     return np.concatenate(found)
 
 
@@ -114,8 +143,8 @@ def _pooled(thumbnails: np.ndarray, size: int) -> np.ndarray:
     return squares.mean(axis=(2, 4))
 
 
-def _explained(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the share of the variance of b, float32 (m, s, s), that a explains to first order, float32 (m,)."""
+def _unexplained(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return what of b, float32 (m, s, s), a does not explain to first order, float32 (m, s, s)."""
     m, side, _ = a.shape
     down, right = np.gradient(a, axis=(1, 2))
     place = np.linspace(-1, 1, side, dtype=np.float32)
@@ -125,8 +154,7 @@ def _explained(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     y = b.reshape(m, 1, -1) - b.mean(axis=(1, 2)).reshape(m, 1, 1)
     within = x @ x.transpose(0, 2, 1) / side**2 + NOISE * np.eye(len(parts), dtype=np.float32)  # (m, 5, 5)
     between = x @ y.transpose(0, 2, 1) / side**2  # (m, 5, 1)
-    rest = y - np.linalg.solve(within, between).transpose(0, 2, 1) @ x
-    return np.asarray(1 - (rest.var(axis=(1, 2)) + NOISE) / (y.var(axis=(1, 2)) + NOISE), np.float32)
+    return (y - np.linalg.solve(within, between).transpose(0, 2, 1) @ x).reshape(b.shape)
 
 
 def blocks(n: int) -> Iterator[np.ndarray]:

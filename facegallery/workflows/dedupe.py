@@ -18,7 +18,7 @@ import numpy as np
 from facegallery import results
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.photos.decoder import WORKERS, Decoder, Photo
-from facegallery.embedder.photos.likeness import COARSE, Look, blocks, hashes, is_flat, likeness, look, near
+from facegallery.embedder.photos.likeness import Look, blocks, hashes, is_flat, likeness, look, near, scene_likeness
 from facegallery.embedder.photos.listing import list_photos, path_inside
 from facegallery.embedder.progress import Progress, unseen
 from facegallery.results.duplicates import Kind
@@ -26,8 +26,8 @@ from facegallery.workflows.inputs import PhotoInputs, PhotoItem, has_data_set, i
 
 # chosen on one half of the photos of benchmarks/accuracy/duplicates.py, measured on the other
 MOST_BITS = 10  # of 64, in which the hashes of one picture differ
-ONE_PICTURE = 0.94  # least likeness of two copies of one picture
-ONE_SCENE = 0.6  # least coarse likeness of two photos of a burst
+ONE_PICTURE = 0.8  # least likeness of two copies of one picture
+ONE_SCENE = 0.6  # least likeness of the scenes of two photos of a burst
 MOST_COLOUR = 16.0  # levels between the mean colours of two copies: beyond, one was turned grey or tinted
 MOST_SHAPE = 1.06  # ratio of the shapes, width by height, of two copies
 BURST_SECONDS = 3.0
@@ -277,7 +277,7 @@ def _one_scene(seen: Sequence[_Seen], pairs: Sequence[tuple[int, int]]) -> np.nd
     """Return whether the photos of each pair show nearly one scene, bool (m,)."""
     thumbnails = np.stack([seen[at].look.thumbnail for pair in pairs for at in pair])  # (2 m, s, s)
     first = np.arange(0, len(thumbnails), 2)
-    return likeness(thumbnails, (first, first + 1), COARSE) >= ONE_SCENE
+    return scene_likeness(thumbnails, (first, first + 1)) >= ONE_SCENE
 
 
 def _close_by_exif(seen: Sequence[_Seen], seconds: float) -> Iterator[tuple[int, int]]:
