@@ -32,8 +32,8 @@ class DuplicatePhoto:
 class DuplicateSet:
     """Photos of which one is enough, the one to keep first.
 
-    A photo that one set says to keep may lie in a later set of a weaker kind; one that is not to be kept lies in no
-    other.
+    A photo that one set keeps may lie in a later set of a weaker kind, too; one that a set does not keep lies in no
+    later one.
     """
 
     kind: Kind = field(
@@ -101,5 +101,5 @@ class Duplicates(ResultList[DuplicateSet]):
 
     @property
     def spare_bytes(self) -> int:
-        """Return the size of all files that need not be kept."""
+        """The size of all files that need not be kept."""
         return sum(photo.bytes for one in self.sets for photo in one.others)
