@@ -93,7 +93,6 @@ def dedupe(
     ```python
     for one in fg.dedupe("photos/"):
         print(one.kind, one.keep.image, one.why, [photo.image for photo in one.others])
-    print("looked through")
     ```
     """
     if not seconds >= 0:
@@ -251,7 +250,9 @@ class _Facts:
 
 
 def _follow(one: _Seen, other: _Seen) -> bool:
-    """Whether the numbers in the names of two photos of a folder follow each other."""
+    """Whether two photos of a folder are of one size and the numbers in their names follow each other."""
+    if (one.look.width, one.look.height) != (other.look.width, other.look.height):
+        return False
     if (a := one.number) is None or (b := other.number) is None:
         return False
     return a[0] == b[0] and abs(a[1] - b[1]) == 1
