@@ -221,7 +221,7 @@ def results() -> str:
 
     shared = [
         one
-        for part in (module.faces, module.people, module.whole)
+        for part in (module.faces, module.people, module.whole, module.duplicates)
         for one in vars(part).values()
         if dataclasses.is_dataclass(one) and one.__module__ == part.__name__
     ]

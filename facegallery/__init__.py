@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from facegallery.embedder import errors
     from facegallery.embedder.spec import FaceSpec
     from facegallery.embedder.weights.store import Model
-    from facegallery.functions import align, compare, detect, embed, evaluate, train
+    from facegallery.functions import align, compare, dedupe, detect, embed, evaluate, train
     from facegallery.gallery import Gallery
     from facegallery.gallery import open_gallery as open
 
@@ -39,6 +39,7 @@ __all__ = [
     "align",
     "compare",
     "connect",
+    "dedupe",
     "detect",
     "embed",
     "errors",
@@ -56,6 +57,7 @@ _HOMES = {  # of the names: the module below this package, and what they are cal
     "align": ("functions", "align"),
     "compare": ("functions", "compare"),
     "connect": ("client", "connect"),
+    "dedupe": ("functions", "dedupe"),
     "detect": ("functions", "detect"),
     "embed": ("functions", "embed"),
     "errors": ("embedder.errors", None),

@@ -23,6 +23,7 @@ from facegallery.folder import AnyPath
 from facegallery.gallery import Gallery
 from facegallery.workflows import compare as comparing
 from facegallery.workflows import photos as to_data_sets
+from facegallery.workflows.dedupe import dedupe as dedupe
 from facegallery.workflows.evaluate import EvaluationResult
 from facegallery.workflows.faces import find_faces
 from facegallery.workflows.inputs import PhotoInput, PhotoInputs

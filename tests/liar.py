@@ -21,7 +21,7 @@ def main() -> None:
     while length := _read(questions, 4):
         head = json.loads(_read(questions, int.from_bytes(length, "little")))
         what, _, value = _read(questions, head["size"]).decode().partition(" ")
-        sound = {"id": head["id"], "outcome": "ok", "why": "", "sha256": None, "shape": [SIDE, SIDE, 3]}
+        sound = {"id": head["id"], "outcome": "ok", "why": "", "sha256": None, "shape": [SIDE, SIDE, 3], "taken": None}
         pixels = bytes(3 * SIDE * SIDE)
         match what:
             case "print":

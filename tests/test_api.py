@@ -32,6 +32,7 @@ NAMES = [
     "align",
     "compare",
     "connect",
+    "dedupe",
     "detect",
     "embed",
     "errors",
@@ -80,7 +81,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert done.stdout.split() == ["facegallery"]
 
 
-@pytest.mark.parametrize("name", ["open", "detect", "embed", "align", "train", "evaluate", "compare"])
+@pytest.mark.parametrize("name", ["open", "dedupe", "detect", "embed", "align", "train", "evaluate", "compare"])
 def test_functions_take_all_but_two_arguments_by_keyword(name):
     parameters = inspect.signature(getattr(fg, name)).parameters.values()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -262,7 +263,7 @@ def examples() -> Iterator[tuple[str, str]]:
     """(where, code) of each example in the documentation of public names; those of `train` take minutes."""
     places = {"facegallery": fg, "open": fg.open}
     places |= {f"Gallery.{n}": m for n, m in inspect.getmembers(fg.Gallery, inspect.isfunction) if n[0] != "_"}
-    places |= {name: getattr(fg, name) for name in ("detect", "embed", "align", "evaluate", "compare")}
+    places |= {name: getattr(fg, name) for name in ("dedupe", "detect", "embed", "align", "evaluate", "compare")}
     for place, thing in places.items():
         for i, code in enumerate(EXAMPLE.findall(inspect.getdoc(thing) or "")):
             yield f"{place} {i}", code

@@ -88,6 +88,7 @@ ALLOWED = {
     "demo": ("embedder", "indexer.build", "trainer", "workflows"),
     "workflows.photos": ("embedder",),
     "workflows.inputs": ("embedder",),
+    "workflows.dedupe": ("embedder", "results", "workflows.inputs"),
     "workflows.networks": ("embedder", "workflows.photos", "workflows.inputs"),
     "workflows.probes": ("embedder", "indexer", "results", *NETWORKS),
     "workflows.session": ("embedder", "indexer", *NETWORKS, "workflows.probes"),

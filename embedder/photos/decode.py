@@ -2,7 +2,7 @@
 
 A question is a frame: the length of its head (four bytes, little-endian), the head (JSON: `id`, `name`, `size`,
 `is_file`), then `size` bytes: a photo, or the path of its file. An answer is a frame, too: its head repeats the `id`
-and has `outcome`, `why`, `sha256` and `shape`; the pixels follow where there is a shape.
+and has `outcome`, `why`, `sha256`, `shape` and `taken`; the pixels follow where there is a shape.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from facegallery.embedder.outcomes import OK, UNREADABLE
 from facegallery.embedder.photos.bounds import MAX_PIXELS
 from facegallery.embedder.photos.kinds import PhotoRefused
-from facegallery.embedder.photos.pixels import decode, read
+from facegallery.embedder.photos.pixels import decode_with_time, read
 from facegallery.embedder.process import WHY, channel, frame, greet
 
 MEMORY, MEMORY_A_PIXEL = 512 << 20, 28  # bytes: of the program, and of all copies of a pixel that exist at once
@@ -47,11 +47,12 @@ def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tupl
         data, digest = read(name) if data is None else (data, hashlib.sha256(data).hexdigest())
         if not data:
             raise PhotoRefused(UNREADABLE, "the file is empty")
-        pixels = decode(data, most)
+        photo = decode_with_time(data, most)
     except PhotoRefused as error:
         why = str(error).splitlines()[0][:WHY] if str(error) else error.outcome
-        return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None}, b""
-    return {"outcome": OK, "why": "", "sha256": digest, "shape": pixels.shape}, pixels.data
+        return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None, "taken": None}, b""
+    time = photo.taken and photo.taken.isoformat(timespec="microseconds")
+    return {"outcome": OK, "why": "", "sha256": digest, "shape": photo.pixels.shape, "taken": time}, photo.pixels.data
 
 
 def limit(most_pixels: int) -> None:

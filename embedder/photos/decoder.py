@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from facegallery.embedder.photos.bounds import MAX_PIXELS
 from facegallery.embedder.photos.listing import path_inside
 from facegallery.embedder.process import HEAD_BYTES, WHY, Ended, Process, frame
 
-KEYS = frozenset(("id", "outcome", "why", "sha256", "shape"))
+KEYS = frozenset(("id", "outcome", "why", "sha256", "shape", "taken"))
 SHA256 = re.compile("[0-9a-f]{64}")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}", re.ASCII)
 SECONDS_TO_DECODE = 30.0
 WORKERS = min(4, cores())
 ONE_BLOCK = {"PILLOW_BLOCKS_MAX": "1", "MALLOC_ARENA_MAX": "2"}  # Pillow keeps one block of memory between photos
@@ -36,7 +38,7 @@ ONE_BLOCK = {"PILLOW_BLOCKS_MAX": "1", "MALLOC_ARENA_MAX": "2"}  # Pillow keeps 
 class Photo:
     """The outcome of one photo: pixels, uint8 RGB (h, w, 3), where it is ok, otherwise the reason why not.
 
-    faces: how many faces the detector found; 0 before detection.
+    faces: how many faces the detector found; 0 before detection. taken: when, by the camera's clock, if EXIF says it.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Photo:
     sha256: str | None = None
     pixels: np.ndarray | None = None
     faces: int = 0
+    taken: datetime | None = None
 
 
 class Malformed(Exception):
@@ -161,11 +164,11 @@ class Decoder:
         if head["shape"]:
             pixels = np.empty(head["shape"], np.uint8)
             process.read_into(pixels.data.cast("B"), until)
-        return Photo(name, head["outcome"], head["why"], head["sha256"], pixels)
+        return Photo(name, head["outcome"], head["why"], head["sha256"], pixels, taken=head["taken"])
 
 
 def _checked(text: bytes | bytearray, id: int, most_pixels: int) -> dict[str, Any]:
-    """Return the head of an answer; raise Malformed where it does not answer the question `id`."""
+    """Return the head of an answer, its time read; raise Malformed where it does not answer the question `id`."""
     try:
         head = json.loads(text)
     except (ValueError, RecursionError):
@@ -182,7 +185,18 @@ def _checked(text: bytes | bytearray, id: int, most_pixels: int) -> dict[str, An
         raise Malformed("no hash")
     if not (_is_shape(head["shape"], most_pixels) if head["outcome"] == OK else head["shape"] is None):
         raise Malformed("no shape that was asked for")
-    return head
+    return head | {"taken": _time(head["taken"])}
+
+
+def _time(text: Any) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        if isinstance(text, str) and TIME.fullmatch(text):
+            return datetime.fromisoformat(text)
+    except ValueError:  # no day, or no time of one
+        pass
+    raise Malformed("no time")
 
 
 def _is_shape(shape: Any, most_pixels: int) -> bool:

@@ -6,6 +6,8 @@ import hashlib
 import os
 import stat
 import warnings
+from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 from PIL import Image
@@ -16,9 +18,18 @@ from facegallery.embedder.photos.colours import highest, of_two_bytes, to_rgb
 from facegallery.embedder.photos.kinds import PhotoRefused, identify
 from facegallery.embedder.photos.orientation import TURNS
 from facegallery.embedder.photos.readers import OpenedImage, open_photo
+from facegallery.embedder.photos.taken import taken
 
 MAX_BYTES = 200 << 20
 FEW_BITS = 64  # the high bytes of 16-bit colours are below this where the colours fill 14 bits or fewer
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded photo: pixels, uint8 RGB (h, w, 3), turned as its EXIF says, and when that says it was taken."""
+
+    pixels: np.ndarray
+    taken: datetime | None
 
 
 def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
@@ -26,12 +37,19 @@ def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
 
     most: larger photos are refused, in pixels. Raise PhotoRefused.
     """
+    return decode_with_time(data, most).pixels
+
+
+def decode_with_time(data: bytes, most: int = MAX_PIXELS) -> Decoded:
+    """Decode as `decode` does, and read when the photo was taken."""
     kind, data = identify(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         Image.MAX_IMAGE_PIXELS = most // 2  # Pillow refuses twice as many, in any picture that it makes
         try:
-            return _decode(open_photo(kind, data, most), most)
+            opened = open_photo(kind, data, most)
+            time = taken(opened.exif)
+            return Decoded(_decode(opened, most), time)
         except PhotoRefused:
             raise
         except Image.DecompressionBombError:

@@ -31,7 +31,7 @@ class OpenedImage:
 
     held_back: rows that may be missing although the file has them. negative: white is 0. signed: numbers may be
     negative. complete: opens the photo again where its end is missing. low_bytes: opens the low bytes of 16-bit
-    colours, whose high bytes `image` has.
+    colours, whose high bytes `image` has. exif: as the file has it; of a TIFF, the whole file.
     """
 
     image: Image.Image
@@ -41,6 +41,7 @@ class OpenedImage:
     signed: bool = False
     complete: Callable[[], Image.Image] | None = None
     low_bytes: Callable[[], Image.Image] | None = None
+    exif: bytes = b""
 
 
 class Jpeg(JpegImagePlugin.JpegImageFile):
@@ -74,7 +75,8 @@ def _jpeg(data: bytes, most: int) -> OpenedImage:
     check_scans(stripped)
     image = Jpeg(io.BytesIO(stripped.data))
     held_back = image.height if stripped.many_scans else HELD_BACK
-    return OpenedImage(image, orientation(stripped.exif, stripped.xmp), held_back, complete=lambda: _finished(stripped))
+    turn = orientation(stripped.exif, stripped.xmp)
+    return OpenedImage(image, turn, held_back, complete=lambda: _finished(stripped), exif=stripped.exif)
 
 
 def _finished(jpeg: Stripped) -> Image.Image:
@@ -87,7 +89,7 @@ def _finished(jpeg: Stripped) -> Image.Image:
 def _png(data: bytes, most: int) -> OpenedImage:
     stripped = strip_png(data)
     image = _pillow("PngImagePlugin", "PngImageFile", stripped.data)
-    opened = OpenedImage(image, orientation(stripped.exif, stripped.xmp))
+    opened = OpenedImage(image, orientation(stripped.exif, stripped.xmp), exif=stripped.exif)
     if image.info.get("interlace"):  # rows are not stored in order
         opened.held_back = -image.height
     return _of_two_bytes(opened, lambda: _pillow("PngImagePlugin", "PngImageFile", stripped.data))
@@ -97,7 +99,7 @@ def _tiff(data: bytes, most: int) -> OpenedImage:
     check_tiff(data, most)
     image = Tiff(io.BytesIO(data))
     turn = valid(image.tag_v2.get(ORIENTATION)) or orientation(xmp=_bytes(image, "xmp"))
-    opened = OpenedImage(image, turn, signed=2 in np.atleast_1d(image.tag_v2.get(SAMPLE_FORMAT, 1)))
+    opened = OpenedImage(image, turn, signed=2 in np.atleast_1d(image.tag_v2.get(SAMPLE_FORMAT, 1)), exif=data)
     # Pillow itself inverts pictures of 8 bits
     opened.negative = image.tag_v2.get(PHOTOMETRIC) == 0 and image.mode in ("I;16", "I;16B", "F")
     return _of_two_bytes(opened, lambda: Tiff(io.BytesIO(data)))
@@ -127,7 +129,8 @@ def _swapped(image: Image.Image) -> Image.Image:
 
 def _webp(data: bytes, most: int) -> OpenedImage:
     image = _pillow("WebPImagePlugin", "WebPImageFile", data)
-    return OpenedImage(image, orientation(_bytes(image, "exif"), _bytes(image, "xmp")))
+    exif = _bytes(image, "exif")
+    return OpenedImage(image, orientation(exif, _bytes(image, "xmp")), exif=exif)
 
 
 def _gif(data: bytes, most: int) -> OpenedImage:
@@ -174,7 +177,8 @@ def _heif(data: bytes, most: int) -> OpenedImage:
     options = plugin.options
     options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
     options.DECODE_THREADS = 1
-    return OpenedImage(plugin.HeifImageFile(io.BytesIO(data)))  # its reader turns it
+    image = plugin.HeifImageFile(io.BytesIO(data))  # its reader turns it
+    return OpenedImage(image, exif=_bytes(image, "exif"))
 
 
 def _bytes(image: Image.Image, key: str) -> bytes:

@@ -53,6 +53,7 @@ SECTIONS = {
     },
     "Make data sets, models and large indexes": {
         "prepare": Entry("photos:prepare", "Lay out photos as one folder for each person."),
+        "dedupe": Entry("photos:dedupe", "Find copies of photos and bursts, and which photo to keep."),
         "align": Entry("photos:align", "Find the faces of photos and crop them."),
         "embed": Entry("photos:embed", "Turn photos or crops into unit vectors."),
         "build-index": Entry("search:build_index", "Build an index from vectors."),

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from facegallery.cli.options import (
     PATH,
+    PROBLEMS_SHOWN,
     Output,
     common,
     computing,
     detector_option,
     level_option,
     photo_options,
+    size_text,
     views_option,
 )
 from facegallery.embedder.compute import Compute
+from facegallery.embedder.errors import DataError
+
+if TYPE_CHECKING:
+    from facegallery.results import Duplicates
 
 
 @click.command()
@@ -42,6 +51,57 @@ def prepare(out: Output, *, layout: str, src: Path, dest: Path, table: Path | No
         out.say(note)
     counts = ", ".join(f"{n} {split}" for split, n in done.splits.items())
     out.result(asdict(done), f"{done.folder}: {done.people} people; photos: {counts}")
+
+
+@click.command()
+@click.argument("photos", type=PATH)
+@click.option(
+    "--seconds",
+    default=3.0,
+    show_default=True,
+    type=click.FloatRange(0, 3600),
+    help="Longest time from one photo of a burst to the next; 0: no bursts.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 where some photos could not be read.")
+@common
+def dedupe(out: Output, *, photos: Path, seconds: float, strict: bool) -> None:
+    """Find copies of photos and bursts, and which photo to keep.
+
+    PHOTOS is a folder of photos, a photo or a CSV. A set is of the `same file` (the same bytes), the `same picture`
+    (saved again, resized, converted or turned), or a `burst` (nearly the same scene within seconds, by EXIF; without
+    it, by the times of files whose numbers follow each other). Below each set stand its photos, the one to keep first.
+    No file is changed. Exits with 3 where no photo could be read.
+    """
+    from facegallery.results import as_document
+    from facegallery.workflows.dedupe import dedupe as run
+
+    with out.progress("dedupe") as tick:
+        found = run(photos, seconds=seconds, progress=tick)
+    for photo in found.unread[:PROBLEMS_SHOWN]:
+        out.say(f"{photo.image}: {photo.outcome}: {photo.why}")
+    if len(found.unread) > PROBLEMS_SHOWN:
+        out.say(f"and {len(found.unread) - PROBLEMS_SHOWN} more: --json lists them in `unread`")
+    out.result(as_document(found), duplicate_lines(found))
+    if len(found.unread) == found.photos:
+        sys.exit(DataError.exit_code)
+    sys.exit(1 if strict and found.unread else 0)
+
+
+def duplicate_lines(found: Duplicates) -> Iterator[str]:
+    """Yield a line for each set, lines for its photos, and one with the counts."""
+    for one in found:
+        yield f"{one.kind}: keep {one.keep.image}: {one.why}"
+        for photo in one.photos:
+            yield f"  {photo.image}  {photo.width} x {photo.height}, {size_text(photo.bytes)}"
+    spare = {
+        "of the same file": found.spare("same file"),
+        "of the same picture": found.spare("same picture"),
+        "in bursts": found.spare("burst"),
+    }
+    counts = [f"{n} {what}" for what, n in spare.items() if n]
+    unread = f"; {len(found.unread)} could not be read" if found.unread else ""
+    copies = f"{len(found)} sets; not to be kept: {', '.join(counts)}, {size_text(found.spare_bytes)}"
+    yield f"{found.photos} photos: {copies if counts else 'no copies and no bursts'}{unread}"
 
 
 @click.command()

@@ -6,6 +6,7 @@ module imports nothing heavy.
 """
 
 from facegallery.results.base import FACE_ID, NAME, Box, ColumnKind, ResultList, as_document, box_of, fields_of
+from facegallery.results.duplicates import DuplicatePhoto, Duplicates, DuplicateSet, UnreadPhoto
 from facegallery.results.faces import (
     Face,
     Faces,
@@ -57,6 +58,9 @@ __all__ = [
     "Compared",
     "ComparedFace",
     "Conflict",
+    "DuplicatePhoto",
+    "DuplicateSet",
+    "Duplicates",
     "Enrolled",
     "EnrolledFace",
     "EnrolledFaces",
@@ -79,6 +83,7 @@ __all__ = [
     "SearchResult",
     "Trained",
     "TrainedNetwork",
+    "UnreadPhoto",
     "VectorResult",
     "as_document",
     "box_of",
