@@ -33,6 +33,15 @@ SECTIONS = {
         "compare": Entry("search:compare", "Compare the faces of two photos."),
         "calibrate": Entry("gallery:calibrate", "Fit the score from which a face counts as known."),
     },
+    "Name the people in unsorted photos": {
+        "group": Entry("unnamed:group", "Group the unnamed faces by person."),
+        "groups": Entry("unnamed:groups", "List the groups of unnamed faces, or the faces of one."),
+        "suggest": Entry("unnamed:suggest", "Suggest what to name next, with the commands to type."),
+        "name": Entry("unnamed:name_", "Enrol groups, or unnamed faces, under a person's name."),
+        "confirm": Entry("unnamed:confirm", "Note that a group, or several, are one person."),
+        "reject": Entry("unnamed:reject", "Take faces out of their group or person, for good."),
+        "ignore": Entry("unnamed:ignore", "Leave groups, or unnamed faces, alone; undo brings them back."),
+    },
     "Correct a gallery": {
         "rename": Entry("people:rename", "Give a person another name."),
         "merge": Entry("people:merge", "Give all faces of one person to another."),

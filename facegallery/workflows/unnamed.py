@@ -224,6 +224,11 @@ class Numbering:
 # what the user says ---------------------------------------------------------
 
 
+def as_several(what: What | Sequence[What]) -> Sequence[What]:
+    """Return groups and faces, of which one may be given alone."""
+    return (what,) if isinstance(what, int | str) else tuple(what)
+
+
 def name(store: Store, what: Sequence[What], identity: str) -> results.Change:
     """Enrol unnamed faces, or groups of them, under a person's name; faces that were said not to be theirs stay.
 
