@@ -41,9 +41,9 @@ ONE_BLOCK = {"PILLOW_BLOCKS_MAX": "1", "MALLOC_ARENA_MAX": "2"}  # Pillow keeps 
 class Photo:
     """The outcome of one photo: pixels, uint8 RGB (h, w, 3), where it is ok, otherwise the reason why not.
 
-    faces: how many faces the detector found; 0 before detection. turn: how the stored pixels were turned, 1 to 8; drawn:
-    the faces that somebody drew in it; both only where they were asked for. named, lost: how many of those are, and are
-    not, among the detected ones.
+    faces: how many faces the detector found; 0 before detection. turn: how the stored pixels were turned, 1 to 8, and
+    drawn: the faces that somebody drew, both where they were asked for. named, lost: how many of the drawn faces are,
+    and are not, among the detected ones.
     """
 
     name: str

@@ -57,7 +57,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Region:
-    """A named face as its program wrote it: a box in shares of the sides of a picture of the size `applied`, or None."""
+    """A named face as its program wrote it: x0, y0, x1, y1 as shares of the sides of a picture of the size `applied`.
+
+    applied: None where the size is not stated.
+    """
 
     name: str
     box: Box

@@ -93,7 +93,7 @@ def _parsed(packet: bytes) -> _Element:
         open_elements[-1].children.append(element)
         open_elements.append(element)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object) -> int:
         raise XmpRefused("XMP with a DTD, which XMP never has")
 
     parser.StartElementHandler = start

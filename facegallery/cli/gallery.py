@@ -20,6 +20,7 @@ from facegallery.cli.options import (
     computing,
     level_option,
     model_option,
+    names_option,
     size_text,
     views_option,
 )
@@ -46,6 +47,7 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
     help="With --create: the gallery's model, sface unless given. Else: its folder, where it is not stored.",
 )
 @level_option
+@names_option
 @computing
 @common
 def add(
@@ -60,6 +62,7 @@ def add(
     readmit: bool,
     model: str | None,
     level: int | None,
+    names_from: str,
     compute: Compute,
 ) -> None:
     """Enrol the faces of photos; --create begins a gallery.
@@ -73,7 +76,7 @@ def add(
     from facegallery.workflows.indexes import begun
     from facegallery.workflows.session import GallerySession
 
-    options = AddOptions(identity, split, metadata, readmit, level)
+    options = AddOptions(identity, split, metadata, readmit, level, names_from)
     with begun(name, source, model) if create else nullcontext(), out.progress("add") as tick:
         with GallerySession(name, model=model, compute=compute) as session:
             done = run(session, source, options, progress=tick)

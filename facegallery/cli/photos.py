@@ -95,6 +95,7 @@ def align(
     strict: bool,
     sheet: Path | None,
     level: int | None,
+    names_from: str,
     compute: Compute,
 ) -> None:
     """Find the faces of photos and crop them.
@@ -115,6 +116,7 @@ def align(
         retry=frozenset(retry),
         metadata=metadata,
         level=level,
+        names_from=names_from,
         rule=rule,
         min_face=min_face,
         max_side=max_side,
@@ -164,6 +166,7 @@ def embed(
     retry: tuple[str, ...],
     strict: bool,
     level: int | None,
+    names_from: str,
     compute: Compute,
 ) -> None:
     """Turn photos or crops into unit vectors.
@@ -181,6 +184,7 @@ def embed(
         retry=frozenset(retry),
         metadata=metadata,
         level=level,
+        names_from=names_from,
         algorithm=detector,
         turned=turned,
     )
