@@ -21,6 +21,7 @@ VERBS = (
     "forget",
     "indexes",
     "verdict",
+    "sidecars",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = (
     *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "progress", "text", "replaceable")),

@@ -227,17 +227,42 @@ def restore(out: Output, *, file: Path, name: str, replace: bool, readmit: bool)
 @click.option(
     "--crops", is_flag=True, help="Write the stored crops too, so that `train` and `embed` take the data set."
 )
+@click.option(
+    "--xmp", is_flag=True, help="Write sidecars (PHOTO.xmp) with the names of faces for photo programs instead."
+)
+@click.option(
+    "--photos", type=PATH, help="With --xmp: the folder of the photos. [default: those that they were added from]"
+)
 @common
-def export(out: Output, *, name: str, folder: Path, crops: bool) -> None:
-    """Write an index as a data set.
+def export(out: Output, *, name: str, folder: Path, crops: bool, xmp: bool, photos: Path | None) -> None:
+    """Write an index as a data set, or as sidecars of photos.
 
     With corrected names. Run the same command again to write what has changed since.
     """
     from facegallery.workflows.upkeep import export as run
 
+    if xmp:
+        if crops:
+            raise InputError("expected --crops or --xmp, received both: give one")
+        _export_sidecars(out, name, folder, photos)
+        return
+    if photos is not None:
+        raise InputError("expected --xmp with --photos, received --photos alone: add --xmp, or leave it out")
+
     done = run(name, folder, crops=crops)
     lacking = f"; {done.without_crop} faces have no stored crop" if done.without_crop else ""
     out.result(asdict(done), f"{folder}: {done.faces} faces of {done.people} people{lacking}")
+
+
+def _export_sidecars(out: Output, name: str, folder: Path, photos: Path | None) -> None:
+    from facegallery.workflows.sidecars import export_sidecars
+
+    with out.progress("export") as tick:
+        done = export_sidecars(name, folder, photos, progress=tick)
+    for line in done.notes:
+        out.say(line)
+    left_out = f"; {done.left_out} photos left out" if done.left_out else ""
+    out.result(asdict(done), f"{folder}: {done.written} sidecars with {done.faces} faces{left_out}")
 
 
 @click.command()
