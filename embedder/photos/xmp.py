@@ -15,6 +15,7 @@ from xml.parsers import expat
 MOST_BYTES = 1 << 20
 MOST_DEPTH = 64
 MOST_ELEMENTS = 50_000
+TWO_BYTES = b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<"  # how UTF-16 begins, in which zeros are no padding
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns# "
 XML = "http://www.w3.org/XML/1998/namespace "
 ROOT, DESCRIPTION, ITEM, VALUE = RDF + "RDF", RDF + "Description", RDF + "li", RDF + "value"
@@ -101,7 +102,7 @@ def _parsed(packet: bytes) -> _Element:
     parser.CharacterDataHandler = lambda text: open_elements[-1].text.append(text)
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = parser.ExternalEntityRefHandler = refuse
     try:
-        parser.Parse(packet.strip(b"\0\t\n\r "), True)  # noqa: FBT003
+        parser.Parse(packet if packet.startswith(TWO_BYTES) else packet.strip(b"\0\t\n\r "), True)  # noqa: FBT003
     except (expat.ExpatError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise XmpRefused(f"XMP that is no XML: {error}") from None
     return top.children[0]
