@@ -19,7 +19,7 @@ from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.faces import align as crops_of
-from facegallery.embedder.faces.names import FOLDERS, REGIONS
+from facegallery.embedder.faces.names import FOLDERS, NAMES_FROM, REGIONS
 from facegallery.embedder.names import person_name, spelling_notes
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.photos.understood import Understood, understand
@@ -62,7 +62,9 @@ class AddOptions:
     names_from: str = FOLDERS  # what names the people: FOLDERS, REGIONS that somebody drew, or both
 
     def check(self) -> None:
-        """Raise InputError for options that exclude each other."""
+        """Raise InputError for options that exclude each other, and for another source of names."""
+        if self.names_from not in NAMES_FROM:
+            raise InputError(f"expected names from {', '.join(NAMES_FROM)}, received {self.names_from!r}: choose one")
         if self.identity is not None and self.level is not None:
             raise InputError("expected --identity or --identity-level, received both: give one")
         if self.identity is not None and self.names_from != FOLDERS:

@@ -160,11 +160,12 @@ def test_a_drawn_face_that_is_not_found_is_told(album, att, tmp_path, own_indexe
     [
         ({"identity": "Ann"}, "--identity or --names-from"),
         ({"level": 1}, "--identity-level with names from folders"),
+        ({"names_from": "files"}, "names from folders, regions, both"),
     ],
 )
 def test_options_that_exclude_regions(album, gallery, options, why):
     with pytest.raises(InputError, match=why):
-        enrol.add(gallery, album, enrol.AddOptions(names_from="regions", **options))
+        enrol.add(gallery, album, enrol.AddOptions(**{"names_from": "regions"} | options))
     if "level" in options:
         with pytest.raises(InputError, match=why):
             photos.EmbedOptions(names_from="regions", level=1).listed(album)
