@@ -12,6 +12,7 @@ import numpy as np
 
 from facegallery.embedder.dataset.row import Entry, Row
 from facegallery.embedder.faces import align, picture
+from facegallery.embedder.faces.drawn import names_of
 from facegallery.embedder.faces.mtcnn import DetectedFace, Detector
 from facegallery.embedder.machine import cores
 from facegallery.embedder.outcomes import NO_FACE, TOO_SMALL
@@ -33,7 +34,8 @@ class Options:
 
     most_faces: how many faces of a photo, the largest and most central ones; only with all_faces. keep_pixels: keep the
     crops' pixels in the rows. retry: lasting outcomes of earlier runs whose photos are processed again. prune: drop the
-    rows of photos that are gone.
+    rows of photos that are gone. regions: take the names of faces that somebody drew in a photo program; such a photo
+    gets a row for every face.
     """
 
     all_faces: bool = False
@@ -42,6 +44,7 @@ class Options:
     keep_pixels: bool = False
     most_faces: int | None = None
     retry: frozenset[str] = frozenset()
+    regions: bool = False
 
 
 class PhotoStage:
@@ -116,14 +119,20 @@ class PhotoStage:
     def _rows_of(self, photo: Photo, pixels: np.ndarray, entry: Entry, faces: list[DetectedFace]) -> list[Row]:
         height, width = pixels.shape[:2]
         ordered = align.order_faces(faces, width, height)
+        drawn = photo.drawn.faces if photo.drawn is not None and self.options.regions else ()
+        names = names_of(drawn, [face.box for face in ordered])
+        photo.named, photo.lost = len(names), len(drawn) - len(names)
         if not ordered and self.spec.crop.no_face == "whole":
             ordered = [DetectedFace((0.0, 0.0, float(width), float(height)), (), 0.0)]
         if not ordered:
             photo.outcome, photo.why = NO_FACE, "the detector finds none"
             return [row_of(photo, entry)]
         photo.faces = len(ordered)
-        kept = ordered[: self.options.most_faces] if self.options.all_faces else ordered[:1]
-        return [self._face_row(photo, pixels, entry, number, ordered) for number in range(len(kept))]
+        kept = ordered[: self.options.most_faces] if self.options.all_faces or drawn else ordered[:1]
+        rows = [self._face_row(photo, pixels, entry, number, ordered) for number in range(len(kept))]
+        for number, row in enumerate(rows if names else []):
+            row.identity, row.largest_other = names.get(number), None  # nobody has to guess which face is the person's
+        return rows
 
     def _face_row(self, photo: Photo, pixels: np.ndarray, entry: Entry, number: int, faces: list[DetectedFace]) -> Row:
         face = faces[number]

@@ -21,12 +21,14 @@ from facegallery.embedder.dataset.row import Entry, Row, to_rows, to_table
 from facegallery.embedder.dataset.writer import DataSetWriter, WriterOptions, check_is_ours
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.faces import align
+from facegallery.embedder.faces.drawn import DrawnFaces
 from facegallery.embedder.files import locked, make_folder
 from facegallery.embedder.machine import installed
 from facegallery.embedder.outcomes import OK, PASSING
 from facegallery.embedder.photo_stage import Options, PhotoStage, add_vectors, chunks
 from facegallery.embedder.photos.decoder import Decoder
 from facegallery.embedder.photos.listing import Listing, path_inside
+from facegallery.embedder.photos.sidecars import has_sidecar, with_sidecars
 from facegallery.embedder.progress import Progress
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ def _writer(listing: Listing, out: Path, stage: PhotoStage, command: str, per_sh
         "crops kept": stage.options.keep_crops,
         "border": stage.spec.crop.border,
         **({"window": stage.spec.crop.window} if stage.spec.crop.window else {}),
+        **({"drawn faces": True} if stage.options.regions else {}),
         "no face": stage.spec.crop.no_face,
         "detector": stage.spec.detector,
     }
@@ -93,20 +96,29 @@ def _writer(listing: Listing, out: Path, stage: PhotoStage, command: str, per_sh
         per_shard,
         prune=stage.options.prune,
         retry=PASSING | stage.options.retry,
-        hash_of=lambda entry: hash_of(listing.root, entry),
+        hash_of=lambda entry: _hash_of(listing.root, entry, stage.options),
     )
-    return DataSetWriter(out, stage.spec, options, listing.entries, settings)
+    entries = listing.entries
+    if stage.options.regions:
+        entries = [with_sidecars(listing.root, entry) for entry in entries]
+    return DataSetWriter(out, stage.spec, options, entries, settings)
+
+
+def _hash_of(root: Path, entry: Entry, options: Options) -> str | None:
+    """Return the hash of a photo's bytes; None where its rows may be wrong although these are the same."""
+    return None if options.regions and has_sidecar(root, entry) else hash_of(root, entry)
 
 
 def _process_photos(listing: Listing, writer: DataSetWriter, stage: PhotoStage, progress: Progress) -> Summary:
     problems: list[str] = []
-    several = Several()
+    several, drawn = Several(), DrawnFaces()
     retried: Counter[str] = Counter()
     made_now = 0
     pending = writer.pending()
     names = (e.path for shard, _ in pending for e in writer.todo(shard))
     every = {e.path: e for _, entries in pending for e in entries}
-    with Decoder() as decoder, closing(stage.rows(decoder.stream(listing.root, names), every)) as made:
+    regions = stage.options.regions
+    with Decoder() as decoder, closing(stage.rows(decoder.stream(listing.root, names, drawn=regions), every)) as made:
 
         def make(shard: int, entries: list[Entry], tick: Callable[[int], None]) -> pa.Table:
             nonlocal made_now
@@ -118,6 +130,7 @@ def _process_photos(listing: Listing, writer: DataSetWriter, stage: PhotoStage, 
                     photo, of_photo = next(made)
                     made_now += 1
                     several.add(of_photo[0])
+                    drawn.add(photo)
                     if of_photo[0].outcome != OK:
                         problems.append(f"{photo.name}: {of_photo[0].outcome} ({photo.why})")
                     if entry.path in writer.retried:
@@ -129,6 +142,7 @@ def _process_photos(listing: Listing, writer: DataSetWriter, stage: PhotoStage, 
         summary = run(writer, make, progress)
     summary.written, summary.problems = made_now, problems
     summary.notes = listing.notes + summary.notes + _retry_notes(writer.retried, retried[OK]) + several.notes
+    summary.notes += drawn.notes
     summary.understood, summary.unsure = listing.understood().result(), several.unsure
     return summary
 
@@ -142,7 +156,7 @@ class Several:
 
     def add(self, row: Row) -> None:
         """Count a photo by the row of its first face."""
-        if row.identity is not None and (row.photo_faces or 0) > 1:
+        if row.identity is not None and (row.photo_faces or 0) > 1 and row.largest_other is not None:
             self.count += 1
             self.unsure += [row.image] if row.is_unsure else []
 

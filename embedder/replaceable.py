@@ -11,8 +11,9 @@ from pathlib import Path
 
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.files import place, write_atomic
+from facegallery.embedder.photos.region_writer import MARKS
 
-SIGN = "facegallery"  # stands in PNG's Software, JPEG's comment, the page's generator, Parquet's metadata
+SIGN = "facegallery"  # stands in PNG's Software, JPEG's comment, the page's generator, Parquet's metadata, ...
 HEAD = 1 << 16  # bytes at the start or end of a file that are searched for the sign
 MOST_JSON = 256 << 20  # bytes of the largest JSON document that is recognised
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -23,13 +24,14 @@ NOUNS = {
     "page": "a report page",
     "receipt": "a receipt",
     "comparison": "a comparison",
+    "sidecar": "a sidecar",
 }
 
 
 def check_replaceable(path: Path, kind: str) -> None:
     """Raise InputError where `path` exists and is neither empty nor a file of this kind by this program.
 
-    kind: picture, predictions, hits, page, receipt or comparison.
+    kind: picture, predictions, hits, page, receipt, comparison or sidecar.
     """
     try:
         size = path.stat().st_size
@@ -89,6 +91,11 @@ def _is_page(path: Path, size: int) -> bool:
     return f'<meta name="generator" content="{SIGN}">'.encode() in _head(path)
 
 
+def _is_sidecar(path: Path, size: int) -> bool:
+    head = _head(path)
+    return all(mark.encode() in head for mark in MARKS)
+
+
 def _has_keys(*keys: str) -> Callable[[Path, int], bool]:
     def check(path: Path, size: int) -> bool:
         try:
@@ -105,6 +112,7 @@ IS_OURS: dict[str, Callable[[Path, int], bool]] = {
     "predictions": _is_predictions,
     "hits": _is_hits,
     "page": _is_page,
+    "sidecar": _is_sidecar,
     "receipt": _has_keys("index", "time", "face_ids", "pending", "not_cleaned"),
     "comparison": _has_keys("index", "before", "after", "right_before", "right_after", "differently"),
 }

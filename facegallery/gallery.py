@@ -14,7 +14,7 @@ from facegallery.folder import AnyPath, FolderGallery, where
 from facegallery.indexer.search.question import Question
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.store.store import Store
-from facegallery.interface import Metadata, Score, several
+from facegallery.interface import Metadata, NamesFrom, Score, several
 from facegallery.workflows import calibrate, compare, enrol, forget, indexes, search, suggest, unnamed, upkeep
 from facegallery.workflows.inputs import PhotoInput, PhotoInputs, as_list
 from facegallery.workflows.networks import ReadOptions
@@ -224,6 +224,7 @@ class Gallery(FolderGallery):
         progress: Progress | None = None,
         split: str | None = None,
         level: int | None = None,
+        names_from: NamesFrom = "folders",
     ) -> results.Added:
         """Enrol the largest, most central face of each photo; faces that are enrolled already stay as they are.
 
@@ -235,6 +236,8 @@ class Gallery(FolderGallery):
             progress: called with the number of photos done and of all.
             split: photos or rows to add; `gallery` where there are such, else all.
             level: which folder names the person, counted from the root; None: the nearest to the photo.
+            names_from: what names the people: `folders`, `regions` (faces that somebody drew and named in a photo
+                program, of which a photo may have several), or `both`: regions where a photo has them.
 
         Raises:
             InputError: single photos without `identity`.
@@ -246,7 +249,7 @@ class Gallery(FolderGallery):
         ```
         """
         columns = metadata if isinstance(metadata, Mapping) else None if metadata is None else Path(metadata)
-        options = enrol.AddOptions(identity, split, columns, readmit, level)
+        options = enrol.AddOptions(identity, split, columns, readmit, level, names_from)
         given = as_list(photos)
         return self._do(lambda session: enrol.add(session, given, options, progress=progress or unseen))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Metadata = Mapping[str, object] | str | PathLike[str]
 Score = Literal["best", "mean", "template"]
+NamesFrom = Literal["folders", "regions", "both"]
 
 
 def several(texts: str | Sequence[str]) -> tuple[str, ...]:

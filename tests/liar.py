@@ -33,6 +33,9 @@ def main() -> None:
                 time.sleep(1000)
             case "change":
                 _write(answers, frame(sound | json.loads(value)) + pixels)
+            case "drawn":
+                text = value.encode()
+                _write(answers, frame(sound | {"turn": 6, "drawn": len(text)}) + pixels + text)
             case "text":
                 text = value.encode()
                 _write(answers, len(text).to_bytes(4, "little") + text + pixels)

@@ -24,6 +24,7 @@ VERBS = (
     "unnamed",
     "suggest",
     "group_sheet",
+    "sidecars",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = (
     *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "progress", "text", "replaceable")),

@@ -48,7 +48,7 @@ class Row:
 
     pixels, region: the crop while a run lasts, uint8 RGB (h, w, 3), and what it shows of the photo; not columns.
     photo_faces: how many faces the detector found in the photo. largest_other: area of the photo's largest other face
-    as a share of this face's; 0 where there is none.
+    as a share of this face's; 0 where there is none, None where somebody drew and named faces of the photo.
     """
 
     image: str

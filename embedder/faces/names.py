@@ -1,5 +1,7 @@
-"""Name the detectors of faces; import nothing, since `--help` reads this file."""
+"""Name the detectors of faces, and what names people; import nothing, since `--help` reads this file."""
 
 MTCNN, YUNET, BOTH = "mtcnn", "yunet", "both"
 DETECTORS = MTCNN, YUNET, BOTH
 DEFAULT_DETECTOR = BOTH  # of what has no contract yet: new galleries, and data sets of `align` and `embed`
+FOLDERS, REGIONS = "folders", "regions"
+NAMES_FROM = FOLDERS, REGIONS, "both"  # what names the people in photos

@@ -2,7 +2,9 @@
 
 A question is a frame: the length of its head (four bytes, little-endian), the head (JSON: `id`, `name`, `size`,
 `is_file`), then `size` bytes: a photo, or the path of its file. An answer is a frame, too: its head repeats the `id`
-and has `outcome`, `why`, `sha256`, `shape` and `taken`; the pixels follow where there is a shape.
+and has `outcome`, `why`, `sha256`, `shape` and `taken`; the pixels follow where there is a shape. A question with
+`sidecars`, paths that may hold the photo's regions, asks for the faces that somebody drew: the answer's head then has
+`turn`, too, and `drawn`, the bytes of those faces (JSON), which come last.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from facegallery.embedder.outcomes import OK, UNREADABLE
 from facegallery.embedder.photos.bounds import MAX_PIXELS
+from facegallery.embedder.photos.drawn import drawn_in
 from facegallery.embedder.photos.kinds import PhotoRefused
-from facegallery.embedder.photos.pixels import decode_with_time, read
+from facegallery.embedder.photos.pixels import decode_all, read
+from facegallery.embedder.photos.regions import to_record
 from facegallery.embedder.process import WHY, channel, frame, greet
 
 MEMORY, MEMORY_A_PIXEL = 512 << 20, 28  # bytes: of the program, and of all copies of a pixel that exist at once
@@ -40,19 +45,30 @@ def memory_for(most_pixels: int) -> int:
     return MEMORY + MEMORY_A_PIXEL * most_pixels
 
 
-def answer(name: str, data: bytes | None = None, most: int = MAX_PIXELS) -> tuple[dict[str, Any], bytes | memoryview]:
-    """Return the head and the pixels of the answer to a photo. data: its bytes; without them, `name` is its path."""
+def answer(
+    name: str, data: bytes | None = None, most: int = MAX_PIXELS, sidecars: Sequence[str] | None = None
+) -> tuple[dict[str, Any], bytes | memoryview, bytes]:
+    """Return the head, the pixels and the drawn faces of the answer to a photo.
+
+    data: its bytes; without them, `name` is its path. sidecars: None where the drawn faces are not asked for.
+    """
     digest = None
     try:
         data, digest = read(name) if data is None else (data, hashlib.sha256(data).hexdigest())
         if not data:
             raise PhotoRefused(UNREADABLE, "the file is empty")
-        photo = decode_with_time(data, most)
+        photo = decode_all(data, most)
     except PhotoRefused as error:
         why = str(error).splitlines()[0][:WHY] if str(error) else error.outcome
-        return {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None, "taken": None}, b""
+        more = {} if sidecars is None else {"turn": 1, "drawn": 0}
+        refused = {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None, "taken": None}
+        return refused | more, b"", b""
     time = photo.taken and photo.taken.isoformat(timespec="microseconds")
-    return {"outcome": OK, "why": "", "sha256": digest, "shape": photo.pixels.shape, "taken": time}, photo.pixels.data
+    head = {"outcome": OK, "why": "", "sha256": digest, "shape": photo.pixels.shape, "taken": time}
+    if sidecars is None:
+        return head, photo.pixels.data, b""
+    drawn = json.dumps(to_record(drawn_in(photo, sidecars))).encode()
+    return head | {"turn": photo.turn, "drawn": len(drawn)}, photo.pixels.data, drawn
 
 
 def limit(most_pixels: int) -> None:
@@ -85,9 +101,11 @@ def main() -> None:
         question = json.loads(_read(questions, int.from_bytes(length, "little")))
         data = _read(questions, question["size"])
         name = os.fsdecode(data) if question["is_file"] else question["name"]
-        head, pixels = answer(name, None if question["is_file"] else data, int(most))
+        photo = None if question["is_file"] else data
+        head, *parts = answer(name, photo, int(most), question.get("sidecars"))
         _write(answers, frame({"id": question["id"]} | head))
-        _write(answers, pixels)
+        for part in parts:
+            _write(answers, part)
 
 
 def _read(end: int, size: int) -> bytes:

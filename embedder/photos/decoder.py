@@ -10,10 +10,11 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,13 @@ from facegallery.embedder.machine import cores
 from facegallery.embedder.outcomes import ANSWERS, DIED, OK, OUTSIDE, TIMEOUT
 from facegallery.embedder.photos.bounds import MAX_PIXELS
 from facegallery.embedder.photos.listing import path_inside
+from facegallery.embedder.photos.regions import Drawn, from_record
+from facegallery.embedder.photos.sidecars import sidecars_of
 from facegallery.embedder.process import HEAD_BYTES, WHY, Ended, Process, frame
 
 KEYS = frozenset(("id", "outcome", "why", "sha256", "shape", "taken"))
+MORE_KEYS = frozenset(("turn", "drawn"))  # of an answer to a question about drawn faces, too
+MOST_DRAWN = 8 << 20  # bytes of a photo's drawn faces
 SHA256 = re.compile("[0-9a-f]{64}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}", re.ASCII)
 SECONDS_TO_DECODE = 30.0
@@ -39,6 +44,8 @@ class Photo:
     """The outcome of one photo: pixels, uint8 RGB (h, w, 3), where it is ok, otherwise the reason why not.
 
     faces: how many faces the detector found; 0 before detection. taken: when, by the camera's clock, if EXIF says it.
+    turn: how the stored pixels were turned, 1 to 8, and drawn: the faces that somebody drew, both where they were asked
+    for. named, lost: how many of the drawn faces are, and are not, among the detected ones.
     """
 
     name: str
@@ -48,6 +55,10 @@ class Photo:
     pixels: np.ndarray | None = None
     faces: int = 0
     taken: datetime | None = None
+    turn: int = 1
+    drawn: Drawn | None = None
+    named: int = 0
+    lost: int = 0
 
 
 class Malformed(Exception):
@@ -87,39 +98,45 @@ class Decoder:
         for process in list(self._running):
             self._drop(process)
 
-    def submit(self, root: Path, name: str) -> Future[Photo]:
-        """Decode the file `name` in the folder `root`."""
-        return self._threads.submit(self._decode, root, name)
+    def submit(self, root: Path, name: str, *, drawn: bool = False) -> Future[Photo]:
+        """Decode the file `name` in the folder `root`. drawn: read which faces somebody drew, too."""
+        return self._threads.submit(self._decode, root, name, drawn=drawn)
 
-    def stream(self, root: Path, names: Iterable[str], ahead: int = 2 * WORKERS) -> Iterator[Photo]:
+    def stream(
+        self, root: Path, names: Iterable[str], ahead: int = 2 * WORKERS, *, drawn: bool = False
+    ) -> Iterator[Photo]:
         """Yield the photos in order; decoding begins at once, and at most `ahead` decoded photos wait."""
         todo = iter(names)
-        waiting = deque(self.submit(root, name) for name in islice(todo, ahead))
-        return self._stream(root, todo, waiting)
+        submit = partial(self.submit, root, drawn=drawn)
+        return self._stream(submit, todo, deque(submit(name) for name in islice(todo, ahead)))
 
-    def _stream(self, root: Path, todo: Iterator[str], waiting: deque[Future[Photo]]) -> Iterator[Photo]:
+    def _stream(
+        self, submit: Callable[[str], Future[Photo]], todo: Iterator[str], waiting: deque[Future[Photo]]
+    ) -> Iterator[Photo]:
         for name in todo:
-            waiting.append(self.submit(root, name))
+            waiting.append(submit(name))
             yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
-    def submit_bytes(self, name: str, data: bytes) -> Future[Photo]:
-        """Decode the bytes of a photo. name: of the result."""
-        return self._threads.submit(self._asked, name, data, is_file=False)
+    def submit_bytes(self, name: str, data: bytes, *, drawn: bool = False) -> Future[Photo]:
+        """Decode the bytes of a photo. name: of the result. drawn: as for `submit`."""
+        more: dict[str, Any] = {"sidecars": []} if drawn else {}
+        return self._threads.submit(self._asked, name, data, {"is_file": False} | more)
 
-    def _decode(self, root: Path, name: str) -> Photo:
+    def _decode(self, root: Path, name: str, *, drawn: bool) -> Photo:
         path = path_inside(root, name)
         if path is None:
             return Photo(name, OUTSIDE, "a link or path that leaves the folder")
-        return self._asked(name, os.fsencode(path), is_file=True)
+        more: dict[str, Any] = {"sidecars": sidecars_of(root, name)} if drawn else {}
+        return self._asked(name, os.fsencode(path), {"is_file": True} | more)
 
-    def _asked(self, name: str, data: bytes, *, is_file: bool) -> Photo:
+    def _asked(self, name: str, data: bytes, asked: dict[str, Any]) -> Photo:
         """Return a photo by the next idle process; raise SystemFault where no process can be started."""
         before, idle, process = self._idle.get(), None, None
         try:
             process = self._sound(before)
-            photo = self._ask(process, name, data, is_file=is_file)
+            photo = self._ask(process, name, data, asked)
             idle = process
         except TimeoutError:
             photo = Photo(name, TIMEOUT, f"took longer than {self._seconds:g} s")
@@ -151,29 +168,43 @@ class Decoder:
             self._running.discard(process)
         process.close()
 
-    def _ask(self, process: Process, name: str, data: bytes, *, is_file: bool) -> Photo:
+    def _ask(self, process: Process, name: str, data: bytes, asked: dict[str, Any]) -> Photo:
         """Ask a process; raise TimeoutError, Ended or Malformed, after which the process must be killed."""
         until, id = time.monotonic() + self._seconds, secrets.randbits(62)
-        process.write(frame({"id": id, "name": name[-WHY:], "size": len(data), "is_file": is_file}), until)
+        process.write(frame({"id": id, "name": name[-WHY:], "size": len(data)} | asked), until)
         process.write(data, until)
         size = int.from_bytes(process.read(4, until), "little")
         if size > HEAD_BYTES:
             raise Malformed(f"a head of {size:,} bytes")
-        head = _checked(process.read(size, until), id, self._most_pixels)
+        keys = KEYS | MORE_KEYS if "sidecars" in asked else KEYS
+        head = _checked(process.read(size, until), id, keys, self._most_pixels)
         pixels = None
         if head["shape"]:
             pixels = np.empty(head["shape"], np.uint8)
             process.read_into(pixels.data.cast("B"), until)
-        return Photo(name, head["outcome"], head["why"], head["sha256"], pixels, taken=head["taken"])
+        photo = Photo(name, head["outcome"], head["why"], head["sha256"], pixels, taken=head["taken"])
+        if head.get("drawn"):
+            photo.turn = head["turn"]
+            photo.drawn = _drawn(process.read(head["drawn"], until), head["shape"])
+        return photo
 
 
-def _checked(text: bytes | bytearray, id: int, most_pixels: int) -> dict[str, Any]:
+def _drawn(text: bytes | bytearray, shape: Sequence[int] | None) -> Drawn:
+    """Return the drawn faces of an answer; raise Malformed where they are none of a photo of this shape."""
+    height, width, _ = shape or (0, 0, 0)
+    try:
+        return from_record(json.loads(text), width, height)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"drawn faces: {error}"[:WHY]) from None
+
+
+def _checked(text: bytes | bytearray, id: int, keys: Set[str], most_pixels: int) -> dict[str, Any]:
     """Return the head of an answer, its time read; raise Malformed where it does not answer the question `id`."""
     try:
         head = json.loads(text)
     except (ValueError, RecursionError):
         raise Malformed("no JSON") from None
-    if not isinstance(head, dict) or head.keys() != KEYS:
+    if not isinstance(head, dict) or head.keys() != keys:
         raise Malformed("other keys")
     if type(head["id"]) is not int or head["id"] != id:
         raise Malformed("an answer to another question")
@@ -185,6 +216,8 @@ def _checked(text: bytes | bytearray, id: int, most_pixels: int) -> dict[str, An
         raise Malformed("no hash")
     if not (_is_shape(head["shape"], most_pixels) if head["outcome"] == OK else head["shape"] is None):
         raise Malformed("no shape that was asked for")
+    if "drawn" in keys and not (_is_in(head["turn"], 1, 8) and _is_in(head["drawn"], 0, MOST_DRAWN)):
+        raise Malformed("no drawn faces")
     return head | {"taken": _time(head["taken"])}
 
 
@@ -197,6 +230,10 @@ def _time(text: Any) -> datetime | None:
     except ValueError:  # no day, or no time of one
         pass
     raise Malformed("no time")
+
+
+def _is_in(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
 
 
 def _is_shape(shape: Any, most_pixels: int) -> bool:

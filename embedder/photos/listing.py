@@ -36,6 +36,10 @@ class Listing:
         """Return which people are in the photos."""
         return understand(((e.path, e.identity) for e in self.entries), self.source, by_folders=self.by_folders)
 
+    def nameless(self) -> Listing:
+        """Return the same photos, of nobody."""
+        return replace(self, entries=[replace(entry, identity=None) for entry in self.entries])
+
 
 def list_photos(source: str | Path, metadata: Path | None = None, level: int | None = None) -> Listing:
     """List the photos of a folder, of one file, or of a CSV.

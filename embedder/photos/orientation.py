@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL.Image import Transpose
 
+Box = tuple[float, float, float, float]
+
 ORIENTATION = 274  # tag of EXIF and TIFF
 MOST_VALUES = 16
 # TIFF's type -> struct's code
@@ -22,6 +24,7 @@ TURNS = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+BACK = {6: 8, 8: 6}  # undo each other; each of the others undoes itself
 XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*["'<]""")
 
 
@@ -31,6 +34,23 @@ def orientation(exif: bytes = b"", xmp: bytes = b"") -> int:
     if found is None and (match := XMP.search(xmp)):
         found = int(match[1])
     return found or 1
+
+
+def turned(box: Box, turn: int) -> Box:
+    """Return where a box of the stored picture lies once the picture is turned upright.
+
+    box: x0, y0, x1, y1 as shares of the picture's sides. turn: 1 to 8, as EXIF defines them. Give `BACK` of a turn for
+    the way from the upright picture to the stored one.
+    """
+    x0, y0, x1, y1 = box
+    if turn in (5, 6, 7, 8):  # the sides change places, then as one of the others
+        x0, y0, x1, y1 = y0, x0, y1, x1
+        turn = {5: 1, 6: 2, 7: 3, 8: 4}[turn]
+    if turn in (2, 3):
+        x0, x1 = 1 - x1, 1 - x0
+    if turn in (3, 4):
+        y0, y1 = 1 - y1, 1 - y0
+    return x0, y0, x1, y1
 
 
 def from_exif(exif: bytes) -> int | None:

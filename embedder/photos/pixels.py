@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,10 +27,16 @@ FEW_BITS = 64  # the high bytes of 16-bit colours are below this where the colou
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded photo: pixels, uint8 RGB (h, w, 3), turned as its EXIF says, and when that says it was taken."""
+    """A photo's pixels, uint8 RGB (h, w, 3), turned upright, and what its file says beside them.
+
+    taken: when, by the camera's clock. turn: how they were turned, 1 to 8. xmp, xmp_parts: as for `OpenedImage`.
+    """
 
     pixels: np.ndarray
-    taken: datetime | None
+    taken: datetime | None = None
+    turn: int = 1
+    xmp: bytes = b""
+    xmp_parts: Sequence[bytes] = ()
 
 
 def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
@@ -37,11 +44,11 @@ def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
 
     most: larger photos are refused, in pixels. Raise PhotoRefused.
     """
-    return decode_with_time(data, most).pixels
+    return decode_all(data, most).pixels
 
 
-def decode_with_time(data: bytes, most: int = MAX_PIXELS) -> Decoded:
-    """Decode as `decode` does, and read when the photo was taken."""
+def decode_all(data: bytes, most: int = MAX_PIXELS) -> Decoded:
+    """Decode a photo as `decode`, and return what else its file says, too."""
     kind, data = identify(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -49,7 +56,7 @@ def decode_with_time(data: bytes, most: int = MAX_PIXELS) -> Decoded:
         try:
             opened = open_photo(kind, data, most)
             time = taken(opened.exif)
-            return Decoded(_decode(opened, most), time)
+            return Decoded(_decode(opened, most), time, opened.orientation, opened.xmp, opened.xmp_parts)
         except PhotoRefused:
             raise
         except Image.DecompressionBombError:
@@ -103,24 +110,24 @@ def _missing_rows(image: Image.Image) -> int:
     return round(max(rows / image.height, columns / image.width) * image.height)
 
 
-def read(path: str) -> tuple[bytes, str]:
-    """Read a photo's file; return (bytes, sha256). Raise PhotoRefused."""
+def read(path: str, most: int = MAX_BYTES) -> tuple[bytes, str]:
+    """Read a photo's file of at most `most` bytes; return (bytes, sha256). Raise PhotoRefused."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise PhotoRefused(UNREADABLE, "not a plain file")
-            if status.st_size > MAX_BYTES:
-                raise PhotoRefused(TOO_LARGE, f"{status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
-            data = file.read(MAX_BYTES + 1)
+            if status.st_size > most:
+                raise PhotoRefused(TOO_LARGE, f"{status.st_size:,} bytes, the limit is {most:,}")
+            data = file.read(most + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise PhotoRefused(MISSING, "the file is gone") from None
     except IsADirectoryError:
         raise PhotoRefused(UNREADABLE, "not a plain file") from None
     except OSError as error:
         raise PhotoRefused(NO_ACCESS, error.strerror or str(error)) from None
-    if len(data) > MAX_BYTES:
-        raise PhotoRefused(TOO_LARGE, f"more than {MAX_BYTES:,} bytes, which is the limit")
+    if len(data) > most:
+        raise PhotoRefused(TOO_LARGE, f"more than {most:,} bytes, which is the limit")
     return data, hashlib.sha256(data).hexdigest()
 
 

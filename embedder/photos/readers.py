@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from facegallery.embedder.photos.bounds import MOST_HEADER, check_gif, check_siz
 from facegallery.embedder.photos.kinds import Kind, PhotoRefused
 from facegallery.embedder.photos.orientation import ORIENTATION, orientation, valid
 from facegallery.embedder.photos.pnm import read_pnm
-from facegallery.embedder.photos.strip import Stripped, check_scans, precision, strip_jpeg, strip_png
+from facegallery.embedder.photos.strip import XAP, Stripped, check_scans, precision, strip_jpeg, strip_png
 
 SLOW_PIXELS = 2_000_000  # most pixels of a format that is decoded in Python
 HELD_BACK = 18  # rows of a JPEG that its reader returns only once it has read the next ones
@@ -31,7 +31,8 @@ class OpenedImage:
 
     held_back: rows that may be missing although the file has them. negative: white is 0. signed: numbers may be
     negative. complete: opens the photo again where its end is missing. low_bytes: opens the low bytes of 16-bit
-    colours, whose high bytes `image` has. exif: as the file has it; of a TIFF, the whole file.
+    colours, whose high bytes `image` has. exif: as the file has it; of a TIFF, the whole file. xmp, xmp_parts: the
+    packet, and parts of a further one.
     """
 
     image: Image.Image
@@ -42,6 +43,8 @@ class OpenedImage:
     complete: Callable[[], Image.Image] | None = None
     low_bytes: Callable[[], Image.Image] | None = None
     exif: bytes = b""
+    xmp: bytes = b""
+    xmp_parts: Sequence[bytes] = ()
 
 
 class Jpeg(JpegImagePlugin.JpegImageFile):
@@ -63,6 +66,7 @@ def open_photo(kind: Kind, data: bytes, most: int) -> OpenedImage:
     """Open a photo of at most `most` pixels; raise PhotoRefused, or what Pillow raises."""
     opened = READERS[kind.name](data, most)
     check_size(*opened.image.size, most)
+    opened.xmp = opened.xmp or _bytes(opened.image, "xmp")
     return opened
 
 
@@ -75,8 +79,10 @@ def _jpeg(data: bytes, most: int) -> OpenedImage:
     check_scans(stripped)
     image = Jpeg(io.BytesIO(stripped.data))
     held_back = image.height if stripped.many_scans else HELD_BACK
-    turn = orientation(stripped.exif, stripped.xmp)
-    return OpenedImage(image, turn, held_back, complete=lambda: _finished(stripped), exif=stripped.exif)
+    opened = OpenedImage(image, orientation(stripped.exif, stripped.xmp), held_back, exif=stripped.exif)
+    opened.complete = lambda: _finished(stripped)
+    opened.xmp, opened.xmp_parts = stripped.xmp.removeprefix(XAP), stripped.xmp_parts
+    return opened
 
 
 def _finished(jpeg: Stripped) -> Image.Image:
@@ -89,7 +95,7 @@ def _finished(jpeg: Stripped) -> Image.Image:
 def _png(data: bytes, most: int) -> OpenedImage:
     stripped = strip_png(data)
     image = _pillow("PngImagePlugin", "PngImageFile", stripped.data)
-    opened = OpenedImage(image, orientation(stripped.exif, stripped.xmp), exif=stripped.exif)
+    opened = OpenedImage(image, orientation(stripped.exif, stripped.xmp), exif=stripped.exif, xmp=stripped.xmp)
     if image.info.get("interlace"):  # rows are not stored in order
         opened.held_back = -image.height
     return _of_two_bytes(opened, lambda: _pillow("PngImagePlugin", "PngImageFile", stripped.data))

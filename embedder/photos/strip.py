@@ -13,6 +13,7 @@ from facegallery.embedder.photos.kinds import PhotoRefused
 
 MOST_PARTS = 100_000  # segments or chunks
 MOST_SCANS = 100  # of a JPEG; each is a pass over the whole picture
+MOST_XMP_PARTS = 100  # of some 64 KB each
 MOST_TEXT = 1 << 20  # bytes of XMP, or of a profile, once decompressed
 MARKER = re.compile(rb"\xff[^\x00\xff]")
 BETWEEN_SCANS = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # ends the data of a scan; the others are part of it
@@ -22,6 +23,7 @@ ALONE = frozenset([1, *range(0xD0, 0xDA)])  # markers without a length
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 KEYWORDS = frozenset([XMP_KEYWORD, b"Raw profile type exif", b"Raw profile type APP1"])  # of texts in a PNG
 XAP = b"http://ns.adobe.com/xap/1.0/\0"
+XMP_PART = b"http://ns.adobe.com/xmp/extension/\0"  # of a packet that is too long for one segment
 
 
 @dataclass
@@ -29,7 +31,8 @@ class Stripped:
     """A JPEG or PNG without what its picture does not need, and its EXIF and XMP.
 
     scans: offset in `data` of a JPEG's first scan. many_scans: whether a JPEG's picture is complete only after its last
-    scan. noted: keywords of the texts of a PNG that were read.
+    scan. noted: keywords of the texts of a PNG that were read. xmp_parts: parts of a JPEG's further XMP, as
+    `xmp.joined` takes them.
     """
 
     data: bytes
@@ -38,6 +41,7 @@ class Stripped:
     scans: int = 0
     many_scans: bool = False
     noted: set[bytes] = field(default_factory=set)
+    xmp_parts: list[bytes] = field(default_factory=list)
 
 
 def strip_jpeg(data: bytes) -> Stripped:
@@ -76,6 +80,8 @@ def _counts(found: Stripped, marker: int, body: bytes) -> bool:
         found.exif = found.exif or body
     elif marker == 0xE1 and body.startswith(XAP):
         found.xmp = found.xmp or body
+    elif marker == 0xE1 and body.startswith(XMP_PART) and len(found.xmp_parts) < MOST_XMP_PARTS:
+        found.xmp_parts.append(body.removeprefix(XMP_PART))
     return body.startswith((b"JFIF", b"Adobe"))
 
 

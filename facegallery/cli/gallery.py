@@ -20,6 +20,7 @@ from facegallery.cli.options import (
     computing,
     level_option,
     model_option,
+    names_option,
     size_text,
     views_option,
 )
@@ -46,6 +47,7 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
     help="With --create: the gallery's model, sface unless given. Else: its folder, where it is not stored.",
 )
 @level_option
+@names_option
 @computing
 @common
 def add(
@@ -60,6 +62,7 @@ def add(
     readmit: bool,
     model: str | None,
     level: int | None,
+    names_from: str,
     compute: Compute,
 ) -> None:
     """Enrol the faces of photos; --create begins a gallery.
@@ -73,7 +76,7 @@ def add(
     from facegallery.workflows.indexes import begun
     from facegallery.workflows.session import GallerySession
 
-    options = AddOptions(identity, split, metadata, readmit, level)
+    options = AddOptions(identity, split, metadata, readmit, level, names_from)
     with begun(name, source, model) if create else nullcontext(), out.progress("add") as tick:
         with GallerySession(name, model=model, compute=compute) as session:
             done = run(session, source, options, progress=tick)
@@ -224,17 +227,42 @@ def restore(out: Output, *, file: Path, name: str, replace: bool, readmit: bool)
 @click.option(
     "--crops", is_flag=True, help="Write the stored crops too, so that `train` and `embed` take the data set."
 )
+@click.option(
+    "--xmp", is_flag=True, help="Write sidecars (PHOTO.xmp) with the names of faces for photo programs instead."
+)
+@click.option(
+    "--photos", type=PATH, help="With --xmp: the folder of the photos. [default: those that they were added from]"
+)
 @common
-def export(out: Output, *, name: str, folder: Path, crops: bool) -> None:
-    """Write an index as a data set.
+def export(out: Output, *, name: str, folder: Path, crops: bool, xmp: bool, photos: Path | None) -> None:
+    """Write an index as a data set, or as sidecars of photos.
 
     With corrected names. Run the same command again to write what has changed since.
     """
     from facegallery.workflows.upkeep import export as run
 
+    if xmp:
+        if crops:
+            raise InputError("expected --crops or --xmp, received both: give one")
+        _export_sidecars(out, name, folder, photos)
+        return
+    if photos is not None:
+        raise InputError("expected --xmp with --photos, received --photos alone: add --xmp, or leave it out")
+
     done = run(name, folder, crops=crops)
     lacking = f"; {done.without_crop} faces have no stored crop" if done.without_crop else ""
     out.result(asdict(done), f"{folder}: {done.faces} faces of {done.people} people{lacking}")
+
+
+def _export_sidecars(out: Output, name: str, folder: Path, photos: Path | None) -> None:
+    from facegallery.workflows.sidecars import export_sidecars
+
+    with out.progress("export") as tick:
+        done = export_sidecars(name, folder, photos, progress=tick)
+    for line in done.notes:
+        out.say(line)
+    left_out = f"; {done.left_out} photos left out" if done.left_out else ""
+    out.result(asdict(done), f"{folder}: {done.written} sidecars with {done.faces} faces{left_out}")
 
 
 @click.command()

@@ -56,7 +56,7 @@ SECTIONS = {
         "compact": Entry("gallery:compact", "Rebuild an index from all changes."),
         "backup": Entry("gallery:backup", "Write a whole index to one file."),
         "restore": Entry("gallery:restore", "Make an index from a backup."),
-        "export": Entry("gallery:export", "Write an index as a data set."),
+        "export": Entry("gallery:export", "Write an index as a data set, or as sidecars of photos."),
         "reembed": Entry("gallery:reembed", "Give an index another model, from its stored crops."),
         "delete": Entry("gallery:delete", "Delete an index."),
     },

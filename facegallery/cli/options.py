@@ -16,7 +16,7 @@ import click
 
 from facegallery.embedder.compute import DEVICES, PRECISIONS, Compute
 from facegallery.embedder.errors import InputError
-from facegallery.embedder.faces.names import DEFAULT_DETECTOR, DETECTORS
+from facegallery.embedder.faces.names import DEFAULT_DETECTOR, DETECTORS, FOLDERS, NAMES_FROM
 from facegallery.embedder.outcomes import LASTING
 from facegallery.embedder.spec import VIEWS
 from facegallery.embedder.text import printable, to_json
@@ -207,6 +207,7 @@ def photo_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of `align` and `embed` that choose photos, faces and rows."""
     for option in (
         level_option,
+        names_option,
         click.option("--strict", is_flag=True, help="Exit with 1 where some photos failed."),
         retry_option,
         click.option("--prune", is_flag=True, help="Delete the rows of photos that no longer exist."),
@@ -285,6 +286,17 @@ def level_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "[default: parent]"
     )
     return click.option("--identity-level", "level", type=Level(), help=text)(command)
+
+
+def names_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --names-from: what names the people in photos."""
+    text = (
+        "What names the people: `folders` (or the CSV); `regions`, the faces that somebody drew and named in a photo "
+        "program (digiKam, Lightroom, ...), in the photo or a sidecar .xmp; `both`: regions where a photo has them."
+    )
+    return click.option("--names-from", type=click.Choice(NAMES_FROM), default=FOLDERS, show_default=True, help=text)(
+        command
+    )
 
 
 def computing(command: Callable[..., Any]) -> Callable[..., Any]:

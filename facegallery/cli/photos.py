@@ -155,6 +155,7 @@ def align(
     strict: bool,
     sheet: Path | None,
     level: int | None,
+    names_from: str,
     compute: Compute,
 ) -> None:
     """Find the faces of photos and crop them.
@@ -175,6 +176,7 @@ def align(
         retry=frozenset(retry),
         metadata=metadata,
         level=level,
+        names_from=names_from,
         rule=rule,
         min_face=min_face,
         max_side=max_side,
@@ -224,6 +226,7 @@ def embed(
     retry: tuple[str, ...],
     strict: bool,
     level: int | None,
+    names_from: str,
     compute: Compute,
 ) -> None:
     """Turn photos or crops into unit vectors.
@@ -241,6 +244,7 @@ def embed(
         retry=frozenset(retry),
         metadata=metadata,
         level=level,
+        names_from=names_from,
         algorithm=detector,
         turned=turned,
     )

@@ -19,6 +19,7 @@ from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.faces import align as crops_of
+from facegallery.embedder.faces.names import FOLDERS, NAMES_FROM, REGIONS
 from facegallery.embedder.names import person_name, spelling_notes
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.photos.understood import Understood, understand
@@ -35,11 +36,12 @@ from facegallery.indexer.store.store import Store, new_command
 from facegallery.indexer.suspects import Looked, look
 from facegallery.workflows.inputs import PhotoInputs, PhotoItem, as_list, items_of, sources_of, with_columns
 from facegallery.workflows.networks import ReadOptions
-from facegallery.workflows.photos import log_understood
+from facegallery.workflows.photos import LEVEL_OF_REGIONS, log_understood
 from facegallery.workflows.probes import PROBE_BATCH, default_split
 from facegallery.workflows.session import GallerySession, Where, session_of
 
 NAMELESS = "photos without a person were left out: name the person (--identity), or give each person a folder"
+UNNAMED = "faces that nobody named"
 FORGOTTEN = "faces that were forgotten were left out: only readmit (--readmit) enrols them again"
 VECTOR = b"facegallery vector 1\0"  # begins what is hashed of a vector that is given without its photo
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
@@ -57,6 +59,18 @@ class AddOptions:
     )
     readmit: bool = False  # enrol faces that were forgotten, too
     level: int | None = None  # which folder names the person, as `embedder.photos.folders.labels_of` has it
+    names_from: str = FOLDERS  # what names the people: FOLDERS, REGIONS that somebody drew, or both
+
+    def check(self) -> None:
+        """Raise InputError for options that exclude each other, and for another source of names."""
+        if self.names_from not in NAMES_FROM:
+            raise InputError(f"expected names from {', '.join(NAMES_FROM)}, received {self.names_from!r}: choose one")
+        if self.identity is not None and self.level is not None:
+            raise InputError("expected --identity or --identity-level, received both: give one")
+        if self.identity is not None and self.names_from != FOLDERS:
+            raise InputError("expected --identity or --names-from, received both: give one")
+        if self.level is not None and self.names_from == REGIONS:
+            raise InputError(LEVEL_OF_REGIONS)
 
     @property
     def table(self) -> Path | None:
@@ -90,8 +104,7 @@ def add(
     """Enrol photos, or the rows of data sets of vectors; what is enrolled already is not even embedded again."""
     photos = as_list(photos)
     options = replace(options, identity=None if options.identity is None else person_name(options.identity))
-    if options.level is not None and options.identity is not None:
-        raise InputError("expected --identity or --identity-level, received both: give one")
+    options.check()
     with session_of(where) as session:
         sources = _sources(photos, options)
         with session.store(write=True) as store:
@@ -133,6 +146,7 @@ def _sources(photos: PhotoInputs, options: AddOptions) -> list[Path | _Batch]:
 def _listed(path: Path, options: AddOptions) -> _Batch:
     """The photos of a path of the split that is asked for; of `gallery` where there are such, unless one is given."""
     listing = list_photos(path, options.table, options.level)
+    listing = listing.nameless() if options.names_from == REGIONS else listing
     split = options.split or default_split({e.split for e in listing.entries}, "gallery")
     items = [item for item in items_of(listing) if split is None or item.entry.split == split]
     labels = [(item.entry.path, item.entry.identity) for item in items]
@@ -140,7 +154,7 @@ def _listed(path: Path, options: AddOptions) -> _Batch:
 
 
 def _given(items: list[PhotoItem], options: AddOptions) -> _Batch:
-    if options.identity is None:
+    if options.identity is None and options.names_from == FOLDERS:
         raise InputError(
             "expected whose face single photos show, received photos alone: give identity, or a folder of people"
         )
@@ -161,9 +175,10 @@ class _Adding:
     def vectors(self, folder: Path) -> Understood:
         """Enrol the rows of a data set."""
         identity, options = self.options.identity, self.options
-        if options.metadata or options.level is not None:
+        if options.metadata or options.level is not None or options.names_from != FOLDERS:
             raise InputError(
-                "expected photos for --metadata and --identity-level, received vectors: give those options to `embed`"
+                "expected photos for --metadata, --identity-level and --names-from, received vectors: give those "
+                "options to `embed`"
             )
         selection = Selection(DataSet(folder), options.split, named=identity is None)
         understood = _understood(selection.labels(), "such as", identity)
@@ -179,6 +194,9 @@ class _Adding:
         understood = _understood(batch.labels, batch.source, identity, by_folders=batch.by_folders)
         for line in batch.notes:
             log.info(line)
+        if self.options.names_from != FOLDERS:  # what is drawn may have changed: every photo is read again
+            self._embed(with_columns(batch.items, self.options.columns), progress)
+            return understood
         log_understood(understood)
         items = batch.items if identity is None else [item.labelled(identity=identity) for item in batch.items]
         self.left["without a name"] += sum(not item.entry.identity for item in items)
@@ -190,15 +208,19 @@ class _Adding:
         return understood
 
     def _embed(self, items: list[PhotoItem], progress: Progress) -> None:
-        reader = self.session.reader(ReadOptions(one_face=True, keep_crops=self.store.keeps_crops))
+        regions = self.options.names_from != FOLDERS
+        reader = self.session.reader(ReadOptions(one_face=True, keep_crops=self.store.keeps_crops, regions=regions))
         spec, probes, asked = self.session.searcher.spec, reader.of_photos(items), 0
         while batch := list(islice(probes, PROBE_BATCH)):
             rows = [row for probe in batch for row in probe.rows]
             self.left.update(row.outcome for row in rows if row.vector is None)
+            self.left[UNNAMED] += sum(row.vector is not None and row.identity is None for row in rows)
             check_model(self.store, spec)
-            self._add(row for row in rows if row.vector is not None)
+            self._add(row for row in rows if row.vector is not None and row.identity is not None)
             asked += len(batch)
             progress(asked, len(items))
+        for line in reader.drawn.notes:
+            log.info(line)
 
     def _add(self, rows: Iterable[Row]) -> None:
         _join(self.done, self.store.add(rows, readmit=self.options.readmit, command=self.command))

@@ -42,12 +42,15 @@ class PhotoItem:
     data: bytes | None = None
     decoded: Photo | None = None
 
-    def submit(self, decoder: Decoder) -> Future[Photo]:
-        """Have the photo decoded; one that is decoded already is copied, so that it can be read again."""
+    def submit(self, decoder: Decoder, *, drawn: bool = False) -> Future[Photo]:
+        """Have the photo decoded; one that is decoded already is copied, so that it can be read again.
+
+        drawn: read which faces somebody drew in it, too.
+        """
         if self.root is not None:
-            return decoder.submit(self.root, self.entry.path)
+            return decoder.submit(self.root, self.entry.path, drawn=drawn)
         if self.data is not None:
-            return decoder.submit_bytes(self.entry.path, self.data)
+            return decoder.submit_bytes(self.entry.path, self.data, drawn=drawn)
         done: Future[Photo] = Future()
         assert self.decoded is not None
         done.set_result(replace(self.decoded))

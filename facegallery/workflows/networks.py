@@ -34,6 +34,7 @@ class ReadOptions:
     one_face: bool = False  # the largest, most central one alone
     keep_pixels: bool = False  # of crops, in the rows
     keep_crops: bool = False  # PNGs, with the border of the contract's crops
+    regions: bool = False  # the names of faces that somebody drew, too
 
 
 class Networks:
@@ -67,7 +68,7 @@ class Networks:
 
     def rows(self, items: Sequence[PhotoItem], options: ReadOptions) -> Iterator[tuple[PhotoItem, Photo, list[Row]]]:
         """Yield each photo, without its pixels, and a row for each of its faces, or one that says why it has none."""
-        photos = self._decoded(items)  # decoding begins while the networks are made ready
+        photos = self._decoded(items, drawn=options.regions)  # decoding begins while the networks are made ready
         stage = self._stage(options, few=len(items) <= FEW)
         entries = {str(i): replace(item.entry, path=str(i)) for i, item in enumerate(items)}  # names may stand twice
         with closing(stage.rows(photos, entries)) as made:
@@ -77,17 +78,16 @@ class Networks:
                     row.image = item.entry.path
                 yield item, photo, rows
 
-    def _decoded(self, items: Sequence[PhotoItem]) -> Iterator[Photo]:
+    def _decoded(self, items: Sequence[PhotoItem], *, drawn: bool) -> Iterator[Photo]:
         """The photos in order, each called by its number; at most AHEAD wait decoded."""
         self._decoder = decoder = self._decoder or Decoder().__enter__()
-        todo = iter(items)
-        waiting = deque(item.submit(decoder) for item in islice(todo, AHEAD))
-        return self._numbered(decoder, todo, waiting)
+        todo = (item.submit(decoder, drawn=drawn) for item in items)
+        return self._numbered(todo, deque(islice(todo, AHEAD)))
 
-    def _numbered(self, decoder: Decoder, todo: Iterator[PhotoItem], waiting: deque[Future[Photo]]) -> Iterator[Photo]:
+    def _numbered(self, todo: Iterator[Future[Photo]], waiting: deque[Future[Photo]]) -> Iterator[Photo]:
         number = 0
         while waiting:
-            waiting.extend(item.submit(decoder) for item in islice(todo, 1))
+            waiting.extend(islice(todo, 1))
             photo = waiting.popleft().result()
             photo.name, number = str(number), number + 1
             yield photo
@@ -125,7 +125,12 @@ class Networks:
         spec = FaceSpec() if self._embedder is None else self._embedder.spec
         crop = self._crop or spec.crop
         spec = replace(spec, crop=crop if options.keep_crops else replace(crop, border=0))
-        each = Options(all_faces=not options.one_face, keep_crops=options.keep_crops, keep_pixels=options.keep_pixels)
+        each = Options(
+            all_faces=not options.one_face,
+            keep_crops=options.keep_crops,
+            keep_pixels=options.keep_pixels,
+            regions=options.regions,
+        )
         assert self._detector is not None
         return PhotoStage(spec, self._detector, self._embedder, each)
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.errors import DataError, InputError
-from facegallery.embedder.photos.listing import list_photos
+from facegallery.embedder.faces.names import FOLDERS, REGIONS
+from facegallery.embedder.photos.listing import Listing, list_photos
 from facegallery.embedder.photos.understood import Understood
 from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.spec import CropRule, FaceSpec
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from facegallery.embedder.weights.store import Model
 
 ANYWHERE = Compute()
+LEVEL_OF_REGIONS = "expected --identity-level with names from folders, received --names-from regions: leave one out"
 DEFAULT_MODEL = "sface"  # of new vectors and galleries
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class EmbedOptions:
     level: int | None = None  # which folder names the person, as `embedder.photos.folders.labels_of` has it
     algorithm: str | None = None  # the name of the detector; None: DEFAULT_DETECTOR
     turned: bool = False  # look at turned photos too, where no face is sure
+    names_from: str = FOLDERS  # what names the people: FOLDERS, REGIONS that somebody drew, or both
 
     @property
     def detector(self) -> dict[str, Any]:
@@ -51,7 +54,21 @@ class EmbedOptions:
         """What is done with each photo."""
         from facegallery.embedder.pipeline import Options  # takes half a second
 
-        return Options(self.all_faces, self.keep_crops, self.prune, retry=self.retry)
+        regions = self.names_from != FOLDERS
+        return Options(self.all_faces, self.keep_crops, self.prune, retry=self.retry, regions=regions)
+
+    def listed(self, photos: Path) -> Listing:
+        """Return the photos; log whose they are where folders or a CSV say so.
+
+        Raise InputError for a level where no folder names anybody.
+        """
+        if self.names_from == REGIONS and self.level is not None:
+            raise InputError(LEVEL_OF_REGIONS)
+        listing = list_photos(photos, self.metadata, self.level)
+        if self.names_from == REGIONS:
+            return listing.nameless()
+        log_understood(listing.understood())
+        return listing
 
 
 @dataclass(frozen=True)
@@ -117,8 +134,7 @@ def align(
     """Crop the faces of photos to a data set."""
     from facegallery.embedder.pipeline import PhotoStage, process_photos
 
-    listing = list_photos(photos, options.metadata, options.level)
-    log_understood(listing.understood())
+    listing = options.listed(photos)
     detector = make_detector(options.detector, compute)
     log.info(detector.where)
     stage = PhotoStage(FaceSpec(crop=options.rule), detector, None, options.each)
@@ -145,8 +161,7 @@ def embed(
         _check_for_crops(options)
         return process_crops(DataSet(source), out, embedder, progress, keep_crops=options.keep_crops)
     embedder.spec.check_turned({"turned": options.turned})
-    listing = list_photos(source, options.metadata, options.level)
-    log_understood(listing.understood())
+    listing = options.listed(source)
     stage = PhotoStage(embedder.spec, make_detector(options.detector, embedder.compute), embedder, options.each)
     return process_photos(listing, out, stage, "embed", progress)
 
@@ -169,6 +184,8 @@ def _check_for_crops(options: EmbedOptions) -> None:
         )
     if options.turned:
         raise InputError("expected photos for --turned, received crops: give the photos")
+    if options.names_from != FOLDERS:
+        raise InputError("expected photos for --names-from, received crops: give that option to `align`")
 
 
 def log_understood(understood: Understood) -> None:

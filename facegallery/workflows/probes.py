@@ -14,6 +14,7 @@ import numpy as np
 
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.dataset.row import Row, to_rows
+from facegallery.embedder.faces.drawn import DrawnFaces
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.search.question import Question
@@ -87,6 +88,7 @@ class ProbeReader:
         self._searcher, self._networks, self._options = searcher, networks, options
         self._told = 0
         self.several = 0  # photos read so far that have faces which are not asked about
+        self.drawn = DrawnFaces()
 
     def read(self, source: Path | Sequence[PhotoItem], split: str | None = None) -> Iterator[Probe]:
         """Yield the probes of one source, in order; raises GalleryError where its vectors are of another contract."""
@@ -114,6 +116,7 @@ class ProbeReader:
             if photo.why:
                 self._tell(f"{photo.name}: {photo.outcome} ({photo.why})")
             self.several += photo.faces > len(rows)
+            self.drawn.add(photo)
             yield Probe(photo.name, rows, photo.why, max(0, photo.faces - len(rows)))
 
     def _tell(self, problem: str) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from facegallery.embedder import draw
 from facegallery.embedder.errors import InputError
+from facegallery.embedder.photos.region_writer import NamedBox, to_packet
 from facegallery.embedder.replaceable import IS_OURS, check_replaceable, write_own
 from facegallery.indexer.evaluation import report
 from facegallery.indexer.evaluation.evaluate import write_predictions
@@ -34,6 +35,7 @@ OF_OTHERS = [
     b"facegallery",
     PNG.getvalue() + b"facegallery",
     b"\xff",
+    to_packet([], 84, 40).replace(b'x:xmptk="facegallery"', b'x:xmptk="XMP Core 4.4.0-Exiv2"'),  # changed by another
 ]
 RESULT = {"top1": 1.0, "top5": 1.0}
 
@@ -62,6 +64,7 @@ WRITERS = {
     "hits": hits,
     "predictions": lambda path: write_predictions(path, [], RESULT),
     "page": page,
+    "sidecar": lambda path: write_own(path, "sidecar", to_packet([NamedBox("Ann", (0.1, 0.1, 0.2, 0.2))], 84, 40)),
 }
 
 

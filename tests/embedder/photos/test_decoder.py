@@ -180,6 +180,30 @@ def test_an_answer_that_is_malformed_costs_its_photo_and_its_decoder(lying, word
     assert before.outcome == after.outcome == "ok" and before.why != after.why
 
 
+FACE = '{"name": "Ann", "box": [1.0, 2.0, 3.0, %s], "other": null}'
+
+
+def drawn(pool, *words):
+    return pool.submit_bytes("a.jpg", " ".join(words).encode(), drawn=True).result(20)
+
+
+def test_drawn_faces_are_checked_as_pixels_are(lying):
+    sound = drawn(lying, "drawn", '{"faces": [%s], "refused": 0, "why": ""}' % (FACE % "4.0"))
+    assert sound.outcome == "ok" and sound.turn == 6 and sound.drawn.faces[0].box == (1, 2, 3, 4)
+    for words in (
+        ("tell",),
+        ("drawn", "x"),
+        ("drawn", "[" * 60_000),
+        ("drawn", '{"faces": [%s], "refused": 0, "why": ""}' % (FACE % "40.0")),
+        ("drawn", '{"faces": [%s], "refused": 0, "why": ""}' % (FACE % "Infinity")),
+        ("change", '{"turn": 9, "drawn": 0}'),
+        ("change", '{"turn": 1, "drawn": 1099511627776}'),
+        ("change", '{"turn": 1, "drawn": -1}'),
+    ):
+        assert drawn(lying, *words).outcome == "decoder_died", words
+    assert told(lying, "drawn", "{}").outcome == "decoder_died"  # not asked for
+
+
 @pytest.mark.parametrize("words", [("half",), ("hang",), ("raw", "0100"), ("change", '{"shape": [25, 20, 3]}')])
 def test_an_answer_that_does_not_end_is_given_up(lying, words):
     began = time.monotonic()

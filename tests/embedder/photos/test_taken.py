@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from facegallery.embedder.photos.decoder import Decoder
-from facegallery.embedder.photos.pixels import decode_with_time
+from facegallery.embedder.photos.pixels import decode_all
 from facegallery.embedder.photos.taken import taken
 
 TIME = datetime(2024, 5, 1, 10, 11, 12, 250_000)
@@ -38,7 +38,7 @@ def photo(kind: str, data: bytes = WHOLE) -> bytes:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF", "HEIF"])
 def test_every_format_says_when_it_was_taken(kind):
     data = photo(kind)
-    assert decode_with_time(data).taken == TIME
+    assert decode_all(data).taken == TIME
     with Decoder(1) as decoder:
         decoded = decoder.submit_bytes("a", data).result()
     assert (decoded.outcome, decoded.taken) == ("ok", TIME) and decoded.pixels.shape == (48, 64, 3)
@@ -90,4 +90,4 @@ def test_broken_exif_is_no_time_and_no_error():
 
 
 def test_a_broken_time_costs_no_picture():
-    assert decode_with_time(photo("JPEG", WHOLE[:60])).pixels.shape == (48, 64, 3)
+    assert decode_all(photo("JPEG", WHOLE[:60])).pixels.shape == (48, 64, 3)
