@@ -248,11 +248,12 @@ def line(faces: Faces, name: str, given: Settings, found: Figures, beside: str) 
     shares = " | ".join(", ".join(f"{value:.4f}" for value in three) for three in (found.bcubed, found.pairwise))
     bcubed, pairwise = shares.split(" | ")
     people = len(found.shares)
-    click.echo(f"{faces.name} by {name}: {bcubed}", err=True)
-    return (
+    text = (
         f"| {faces.name} | {len(faces.people)} / {people} | {name} | {settings} | {bcubed} | {beside} | {pairwise} "
         f"| {found.groups} | {found.seconds:.1f} |"
     )
+    click.echo(text, err=True)
+    return text
 
 
 def interval(draws: np.ndarray, *, signed: bool = False) -> str:

@@ -79,12 +79,12 @@ def dbscan(x: np.ndarray, score: float, least: float) -> np.ndarray:
     return alone(DBSCAN(eps=1 - score, min_samples=int(least), metric="cosine").fit_predict(x))
 
 
-def hdbscan(x: np.ndarray, score: float, least: float) -> np.ndarray:
-    """Group by scikit-learn's HDBSCAN; groups nearer than `score` are not taken apart."""
+def hdbscan(x: np.ndarray, least: float, leaves: float) -> np.ndarray:
+    """Group by scikit-learn's HDBSCAN: groups of two or more, by excess of mass or, with `leaves` 1, the leaves."""
     from sklearn.cluster import HDBSCAN
 
-    epsilon = float(np.sqrt(2 - 2 * score))
-    found = HDBSCAN(min_cluster_size=2, min_samples=int(least), cluster_selection_epsilon=epsilon, copy=True)
+    method = "leaf" if leaves else "eom"
+    found = HDBSCAN(min_cluster_size=2, min_samples=int(least), cluster_selection_method=method, copy=True)
     return alone(found.fit_predict(x))
 
 
@@ -126,7 +126,7 @@ PEERS = (
     Peer("connected components", components, grid(0.44, 0.7, 0.01)),
     Peer("Chinese whispers", chinese_whispers, grid(0.44, 0.7, 0.02)),
     Peer("DBSCAN", dbscan, grid(0.44, 0.7, 0.02, (2, 3)), ("sklearn",)),
-    Peer("HDBSCAN", hdbscan, grid(0.4, 0.8, 0.05, (1, 2)), ("sklearn",)),
+    Peer("HDBSCAN", hdbscan, tuple(product((1, 2, 3, 4, 5), (0, 1))), ("sklearn",)),
     Peer("Leiden, CPM", leiden, grid(0.36, 0.54, 0.01), ("igraph", "leidenalg")),
     Peer("InsightFace's album", dbscan, ((ALBUM, 2),), ("sklearn",)),
 )
