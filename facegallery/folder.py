@@ -20,9 +20,11 @@ from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.transfer import TransferSummary
 from facegallery.indexer.upkeep.verify import Verified
-from facegallery.workflows import enrol, evaluate, reembed, upkeep
+from facegallery.interface import several
+from facegallery.workflows import enrol, evaluate, reembed, suggest, unnamed, upkeep
 from facegallery.workflows.probes import gallery_folder
 from facegallery.workflows.session import GallerySession
+from facegallery.workflows.unnamed import GroupOptions, What
 
 T = TypeVar("T")
 AnyPath = str | PathLike[str]
@@ -190,6 +192,64 @@ class FolderGallery:
         return self._do(lambda session: upkeep.export(session, Path(folder), crops=crops))
 
     # inside
+
+    # faces without a person
+
+    def group(self, *, error: float = 0.005, min_score: float | None = None, anew: bool = False) -> results.Grouped:
+        """Group the unnamed faces by person.
+
+        Args:
+            error: share of the pairs of faces in a group that may be two people.
+            min_score: join groups from this mean score; None: by `error`.
+            anew: open groups that nobody confirmed, and group all unnamed faces again.
+
+        Raises GalleryError where there are no unnamed faces.
+
+        ```python
+        gallery.add("unsorted/")
+        print(gallery.group().text)
+        ```
+        """
+        options = GroupOptions(error, min_score, anew)
+        return self._do(lambda session: unnamed.group(session, options))
+
+    def groups(self) -> results.FaceGroups:
+        """List the groups of unnamed faces, largest first."""
+        return self._read(unnamed.groups)
+
+    def unnamed(self, group: int | None = None) -> results.UnnamedFaces:
+        """List the unnamed faces, or those of a group. Raises GalleryError where there is no such group."""
+        return self._read(lambda store: unnamed.unnamed(store, group))
+
+    def suggest(self, limit: int = 5) -> list[results.Suggestion]:
+        """Suggest what to name next. Raises GalleryError where nothing was grouped yet."""
+        return self._do(lambda session: suggest.suggest(session, limit))
+
+    def name_faces(self, what: What | Sequence[What], identity: str) -> results.Change:
+        """Enrol groups, by number, and unnamed faces, by id, under a person's name, enrolled already or new.
+
+        Raises GalleryError for what is not here.
+        """
+        return self._write(lambda store: unnamed.name(store, unnamed.as_several(what), identity))
+
+    def confirm(self, *groups: int) -> results.Change:
+        """Note that a group, or several, are one person; they become one. Raises GalleryError for an unknown group."""
+        return self._write(lambda store: unnamed.confirm(store, groups))
+
+    def reject(self, face_ids: str | Sequence[str], *, of: str | None = None) -> results.Change:
+        """Take faces out of their group or person; they never come back there by themselves.
+
+        Args:
+            face_ids: of the faces.
+            of: the person that they are not; None: the group or person that each is in.
+
+        Raises GalleryError for an unknown face, InputError for one that is in no group where `of` is None.
+        """
+        return self._write(lambda store: unnamed.reject(store, several(face_ids), of))
+
+    def ignore(self, what: What | Sequence[What]) -> results.Change:
+        """Leave groups and unnamed faces alone; `undo` brings them back. Raises GalleryError for what is not here."""
+        return self._write(lambda store: unnamed.ignore(store, unnamed.as_several(what)))
 
     def _do(self, work: Callable[[GallerySession], T]) -> T:
         """Do one piece of work, alone; once more where the gallery was given another model meanwhile."""

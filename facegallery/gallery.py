@@ -15,10 +15,9 @@ from facegallery.indexer.search.question import Question
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.store.store import Store
 from facegallery.interface import Metadata, NamesFrom, Score, several
-from facegallery.workflows import calibrate, compare, enrol, forget, indexes, search, suggest, unnamed, upkeep
+from facegallery.workflows import calibrate, compare, enrol, forget, indexes, search, upkeep
 from facegallery.workflows.inputs import PhotoInput, PhotoInputs, as_list
 from facegallery.workflows.networks import ReadOptions
-from facegallery.workflows.unnamed import GroupOptions, What
 
 
 def open_gallery(
@@ -225,8 +224,11 @@ class Gallery(FolderGallery):
         split: str | None = None,
         level: int | None = None,
         names_from: NamesFrom = "folders",
+        one_face: bool = False,
     ) -> results.Added:
         """Enrol the largest, most central face of each photo; faces that are enrolled already stay as they are.
+
+        All faces of photos whose person nothing names are kept unnamed, for `group`.
 
         Args:
             photos: a folder whose folders name the people, or photos of `identity`; of a data set its rows.
@@ -237,7 +239,8 @@ class Gallery(FolderGallery):
             split: photos or rows to add; `gallery` where there are such, else all.
             level: which folder names the person, counted from the root; None: the nearest to the photo.
             names_from: what names the people: `folders`, `regions` (faces that somebody drew and named in a photo
-                program, of which a photo may have several), or `both`: regions where a photo has them.
+                program, of which a photo may have several), `both` (regions where a photo has them) or `nobody`.
+            one_face: of photos without a person, keep the largest, most central face alone.
 
         Raises:
             InputError: single photos without `identity`.
@@ -249,7 +252,7 @@ class Gallery(FolderGallery):
         ```
         """
         columns = metadata if isinstance(metadata, Mapping) else None if metadata is None else Path(metadata)
-        options = enrol.AddOptions(identity, split, columns, readmit, level, names_from)
+        options = enrol.AddOptions(identity, split, columns, readmit, level, names_from, one_face)
         given = as_list(photos)
         return self._do(lambda session: enrol.add(session, given, options, progress=progress or unseen))
 
@@ -301,64 +304,6 @@ class Gallery(FolderGallery):
         path = None if receipt is None else Path(receipt)
         folders = tuple(map(Path, also))
         return self._do(lambda session: forget.forget(session, identity, also=folders, receipt=path))
-
-    # faces without a person
-
-    def group(self, *, error: float = 0.005, min_score: float | None = None, anew: bool = False) -> results.Grouped:
-        """Group the unnamed faces by person.
-
-        Args:
-            error: share of the pairs of faces in a group that may be two people.
-            min_score: join groups from this mean score; None: by `error`.
-            anew: open groups that nobody confirmed, and group all unnamed faces again.
-
-        Raises GalleryError where there are no unnamed faces.
-
-        ```python
-        gallery.add("unsorted/")
-        print(gallery.group().text)
-        ```
-        """
-        options = GroupOptions(error, min_score, anew)
-        return self._do(lambda session: unnamed.group(session, options))
-
-    def groups(self) -> results.FaceGroups:
-        """List the groups of unnamed faces, largest first."""
-        return self._read(unnamed.groups)
-
-    def unnamed(self, group: int | None = None) -> results.UnnamedFaces:
-        """List the unnamed faces, or those of a group. Raises GalleryError where there is no such group."""
-        return self._read(lambda store: unnamed.unnamed(store, group))
-
-    def suggest(self, limit: int = 5) -> list[results.Suggestion]:
-        """Suggest what to name next. Raises GalleryError where nothing was grouped yet."""
-        return self._do(lambda session: suggest.suggest(session, limit))
-
-    def name_faces(self, what: What | Sequence[What], identity: str) -> results.Change:
-        """Enrol groups, by number, and unnamed faces, by id, under a person's name, enrolled already or new.
-
-        Raises GalleryError for what is not here.
-        """
-        return self._write(lambda store: unnamed.name(store, unnamed.as_several(what), identity))
-
-    def confirm(self, *groups: int) -> results.Change:
-        """Note that a group, or several, are one person; they become one. Raises GalleryError for an unknown group."""
-        return self._write(lambda store: unnamed.confirm(store, groups))
-
-    def reject(self, face_ids: str | Sequence[str], *, of: str | None = None) -> results.Change:
-        """Take faces out of their group or person; they never come back there by themselves.
-
-        Args:
-            face_ids: of the faces.
-            of: the person that they are not; None: the group or person that each is in.
-
-        Raises GalleryError for an unknown face, InputError for one that is in no group where `of` is None.
-        """
-        return self._write(lambda store: unnamed.reject(store, several(face_ids), of))
-
-    def ignore(self, what: What | Sequence[What]) -> results.Change:
-        """Leave groups and unnamed faces alone; `undo` brings them back. Raises GalleryError for what is not here."""
-        return self._write(lambda store: unnamed.ignore(store, unnamed.as_several(what)))
 
     # the gallery as a whole
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Metadata = Mapping[str, object] | str | PathLike[str]
 Score = Literal["best", "mean", "template"]
-NamesFrom = Literal["folders", "regions", "both"]
+NamesFrom = Literal["folders", "regions", "both", "nobody"]
 
 
 def several(texts: str | Sequence[str]) -> tuple[str, ...]:

@@ -3,5 +3,7 @@
 MTCNN, YUNET, BOTH = "mtcnn", "yunet", "both"
 DETECTORS = MTCNN, YUNET, BOTH
 DEFAULT_DETECTOR = BOTH  # of what has no contract yet: new galleries, and data sets of `align` and `embed`
-FOLDERS, REGIONS = "folders", "regions"
-NAMES_FROM = FOLDERS, REGIONS, "both"  # what names the people in photos
+FOLDERS, REGIONS, EITHER, NOBODY = "folders", "regions", "both", "nobody"
+NAMES_FROM = FOLDERS, REGIONS, EITHER, NOBODY  # what names the people in photos
+WITHOUT_FOLDERS = REGIONS, NOBODY
+WITH_REGIONS = REGIONS, EITHER

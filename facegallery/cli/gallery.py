@@ -48,6 +48,7 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 )
 @level_option
 @names_option
+@click.option("--one-face", is_flag=True, help="Of photos without a person, keep the largest face alone.")
 @computing
 @common
 def add(
@@ -63,12 +64,13 @@ def add(
     model: str | None,
     level: int | None,
     names_from: str,
+    one_face: bool,
     compute: Compute,
 ) -> None:
     """Enrol the faces of photos; --create begins a gallery.
 
     SOURCE is a folder with one folder for each person, a photo, a CSV, or a data set of vectors. Faces that index NAME
-    has already are skipped.
+    has already are skipped. Faces of photos that are in no person's folder are kept unnamed: `group` groups them.
     """
     from facegallery.results import as_document
     from facegallery.workflows.enrol import AddOptions
@@ -76,7 +78,7 @@ def add(
     from facegallery.workflows.indexes import begun
     from facegallery.workflows.session import GallerySession
 
-    options = AddOptions(identity, split, metadata, readmit, level, names_from)
+    options = AddOptions(identity, split, metadata, readmit, level, names_from, one_face)
     with begun(name, source, model) if create else nullcontext(), out.progress("add") as tick:
         with GallerySession(name, model=model, compute=compute) as session:
             done = run(session, source, options, progress=tick)

@@ -292,7 +292,8 @@ def names_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --names-from: what names the people in photos."""
     text = (
         "What names the people: `folders` (or the CSV); `regions`, the faces that somebody drew and named in a photo "
-        "program (digiKam, Lightroom, ...), in the photo or a sidecar .xmp; `both`: regions where a photo has them."
+        "program (digiKam, Lightroom, ...), in the photo or a sidecar .xmp; `both`: regions where a photo has them; or "
+        "`nobody`."
     )
     return click.option("--names-from", type=click.Choice(NAMES_FROM), default=FOLDERS, show_default=True, help=text)(
         command

@@ -99,6 +99,7 @@ class Added:
     index: str
     added: int = field(metadata={"description": "Faces that are enrolled now."})
     again: int = field(default=0, metadata={"description": "Faces that were enrolled already."})
+    unnamed: int = field(default=0, metadata={"description": "Faces that are kept without a person, for `group`."})
     forgotten: int = field(default=0, metadata={"description": "Faces refused because they were forgotten."})
     conflicts: tuple[Conflict, ...] = ()
     left_out: dict[str, int] = field(
@@ -120,6 +121,7 @@ class Added:
         """One line for people."""
         kept = {"known already": self.again, "forgotten": self.forgotten, "another person's": len(self.conflicts)}
         now = "" if self.faces is None else f", now {self.faces} of {self.people} people"
+        kept = {"kept without a person": self.unnamed} | kept
         why = "".join(f"; {n} {what}" for what, n in (kept | self.left_out).items() if n)
         return f"{self.index}: {self.added} faces added{now}{why}"
 

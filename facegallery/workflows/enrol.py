@@ -19,7 +19,7 @@ from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import InputError
 from facegallery.embedder.faces import align as crops_of
-from facegallery.embedder.faces.names import FOLDERS, NAMES_FROM, REGIONS
+from facegallery.embedder.faces.names import FOLDERS, NAMES_FROM, WITH_REGIONS, WITHOUT_FOLDERS
 from facegallery.embedder.names import person_name, spelling_notes
 from facegallery.embedder.photos.listing import list_photos
 from facegallery.embedder.photos.understood import Understood, understand
@@ -36,12 +36,11 @@ from facegallery.indexer.store.store import Store, new_command
 from facegallery.indexer.suspects import Looked, look
 from facegallery.workflows.inputs import PhotoInputs, PhotoItem, as_list, items_of, sources_of, with_columns
 from facegallery.workflows.networks import ReadOptions
-from facegallery.workflows.photos import LEVEL_OF_REGIONS, log_understood
+from facegallery.workflows.photos import LEVEL_OF_NOTHING, log_understood
 from facegallery.workflows.probes import PROBE_BATCH, default_split
 from facegallery.workflows.session import GallerySession, Where, session_of
 
-NAMELESS = "photos without a person were left out: name the person (--identity), or give each person a folder"
-UNNAMED = "faces that nobody named"
+UNNAMED = "{} are kept without a person: `facegallery group {}` groups them, `facegallery suggest {}` says whom to name"
 FORGOTTEN = "faces that were forgotten were left out: only readmit (--readmit) enrols them again"
 VECTOR = b"facegallery vector 1\0"  # begins what is hashed of a vector that is given without its photo
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
@@ -59,7 +58,8 @@ class AddOptions:
     )
     readmit: bool = False  # enrol faces that were forgotten, too
     level: int | None = None  # which folder names the person, as `embedder.photos.folders.labels_of` has it
-    names_from: str = FOLDERS  # what names the people: FOLDERS, REGIONS that somebody drew, or both
+    names_from: str = FOLDERS  # what names the people: FOLDERS, REGIONS that somebody drew, EITHER or NOBODY
+    one_face: bool = False  # of photos without a person, keep the largest, most central face alone
 
     def check(self) -> None:
         """Raise InputError for options that exclude each other, and for another source of names."""
@@ -69,8 +69,8 @@ class AddOptions:
             raise InputError("expected --identity or --identity-level, received both: give one")
         if self.identity is not None and self.names_from != FOLDERS:
             raise InputError("expected --identity or --names-from, received both: give one")
-        if self.level is not None and self.names_from == REGIONS:
-            raise InputError(LEVEL_OF_REGIONS)
+        if self.level is not None and self.names_from in WITHOUT_FOLDERS:
+            raise InputError(LEVEL_OF_NOTHING.format(self.names_from))
 
     @property
     def table(self) -> Path | None:
@@ -116,7 +116,7 @@ def add(
                     understood.append(adding.vectors(source))
                 else:
                     understood.append(adding.photos(source, progress))
-            if not done.added:
+            if not done.command:
                 store.add(())  # for the log
             _note_sources(store, photos)
             return _result(store, done, left, understood[0], before)
@@ -146,7 +146,7 @@ def _sources(photos: PhotoInputs, options: AddOptions) -> list[Path | _Batch]:
 def _listed(path: Path, options: AddOptions) -> _Batch:
     """The photos of a path of the split that is asked for; of `gallery` where there are such, unless one is given."""
     listing = list_photos(path, options.table, options.level)
-    listing = listing.nameless() if options.names_from == REGIONS else listing
+    listing = listing.nameless() if options.names_from in WITHOUT_FOLDERS else listing
     split = options.split or default_split({e.split for e in listing.entries}, "gallery")
     items = [item for item in items_of(listing) if split is None or item.entry.split == split]
     labels = [(item.entry.path, item.entry.identity) for item in items]
@@ -180,11 +180,17 @@ class _Adding:
                 "expected photos for --metadata, --identity-level and --names-from, received vectors: give those "
                 "options to `embed`"
             )
-        selection = Selection(DataSet(folder), options.split, named=identity is None)
+        selection = Selection(DataSet(folder), options.split, named=False)
         understood = _understood(selection.labels(), "such as", identity)
         log_understood(understood)
         self.session.reader().check_spec(selection.spec)
-        self._add(row if identity is None else replace(row, identity=identity) for row in selection)
+        rows = (row if identity is None else replace(row, identity=identity) for row in selection)
+        nameless = Counter[str]()
+        self._add(row for row in rows if row.identity or nameless.update([row.image]))
+        if nameless:
+            unnamed = (row for row in selection if row.identity is None)
+            while block := list(islice(unnamed, PROBE_BATCH)):
+                self._keep(block)
         self.left.update({why: n for why, n in selection.left_out.items() if n})
         return understood
 
@@ -194,29 +200,30 @@ class _Adding:
         understood = _understood(batch.labels, batch.source, identity, by_folders=batch.by_folders)
         for line in batch.notes:
             log.info(line)
-        if self.options.names_from != FOLDERS:  # what is drawn may have changed: every photo is read again
+        if self.options.names_from in WITH_REGIONS:  # what is drawn may have changed: every photo is read again
             self._embed(with_columns(batch.items, self.options.columns), progress)
             return understood
-        log_understood(understood)
+        if self.options.names_from == FOLDERS:
+            log_understood(understood)
         items = batch.items if identity is None else [item.labelled(identity=identity) for item in batch.items]
-        self.left["without a name"] += sum(not item.entry.identity for item in items)
-        named = with_columns((item for item in items if item.entry.identity), self.options.columns)
-        new, known = _unknown(self.store, named, self.options)
+        new, known = _unknown(self.store, with_columns(items, self.options.columns), self.options)
         _join(self.done, known)
-        if new:
-            self._embed(new, progress)
+        if named := [item for item in new if item.entry.identity]:
+            self._embed(named, progress)
+        if unnamed := [item for item in new if not item.entry.identity]:
+            self._embed(unnamed, progress, one_face=self.options.one_face)
         return understood
 
-    def _embed(self, items: list[PhotoItem], progress: Progress) -> None:
-        regions = self.options.names_from != FOLDERS
-        reader = self.session.reader(ReadOptions(one_face=True, keep_crops=self.store.keeps_crops, regions=regions))
+    def _embed(self, items: list[PhotoItem], progress: Progress, *, one_face: bool = True) -> None:
+        regions = self.options.names_from in WITH_REGIONS
+        reader = self.session.reader(ReadOptions(one_face, keep_crops=self.store.keeps_crops, regions=regions))
         spec, probes, asked = self.session.searcher.spec, reader.of_photos(items), 0
         while batch := list(islice(probes, PROBE_BATCH)):
             rows = [row for probe in batch for row in probe.rows]
             self.left.update(row.outcome for row in rows if row.vector is None)
-            self.left[UNNAMED] += sum(row.vector is not None and row.identity is None for row in rows)
             check_model(self.store, spec)
             self._add(row for row in rows if row.vector is not None and row.identity is not None)
+            self._keep([row for row in rows if row.vector is not None and row.identity is None])
             asked += len(batch)
             progress(asked, len(items))
         for line in reader.drawn.notes:
@@ -224,6 +231,11 @@ class _Adding:
 
     def _add(self, rows: Iterable[Row]) -> None:
         _join(self.done, self.store.add(rows, readmit=self.options.readmit, command=self.command))
+
+    def _keep(self, rows: Sequence[Row]) -> None:
+        kept = self.store.add_unnamed(rows, command=self.command)
+        self.done.unnamed += len(kept)
+        self.done.command = self.done.command or (self.command if kept else None)
 
 
 @dataclass(frozen=True)
@@ -322,14 +334,16 @@ def _unknown(store: Store, items: Iterable[PhotoItem], options: AddOptions) -> t
     rows: Iterator[tuple[PhotoItem, Row | None]] = ((item, _first_row(item)) for item in items)
     while block := list(islice(rows, PROBE_BATCH)):
         face_ids = [row.face_id for _, row in block if row is not None]
-        known, refused = store.known(face_ids), listed.refused(face_ids)
+        known, kept, refused = store.known(face_ids), store.kept(face_ids), listed.refused(face_ids)
         for item, row in block:
-            if row is None or row.face_id not in known | dict.fromkeys(refused):
-                new.append(item)
-            elif row.face_id in refused:
+            if row is not None and row.face_id in refused:
                 done.forgotten += 1
-            else:
+            elif row is not None and row.identity is None and row.face_id in {*known, *kept}:
+                done.again += 1
+            elif row is not None and row.face_id in known:
                 done.count_known(row, known[row.face_id])
+            else:
+                new.append(item)
     return new, done
 
 
@@ -359,7 +373,8 @@ def _result(store: Store, done: Added, left: Counter[str], understood: Understoo
     elsewhere = lists.elsewhere(store.folder, store.rows(JUST_ADDED, (done.command,))) if done.added else []
     looked = look(store, done.face_ids) if done.face_ids else Looked()
     spellings = spelling_notes([], names)  # a second for a million names
-    missing = [note for n, note in ((left["without a name"], NAMELESS), (done.forgotten, FORGOTTEN)) if n]
+    unnamed = UNNAMED.format(f"{done.unnamed} faces", store.folder.name, store.folder.name)
+    missing = [note for n, note in ((done.unnamed, unnamed), (done.forgotten, FORGOTTEN)) if n]
     conflicts = [
         f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts
     ]
@@ -367,6 +382,7 @@ def _result(store: Store, done: Added, left: Counter[str], understood: Understoo
         index=store.folder.name,
         added=done.added,
         again=done.again,
+        unnamed=done.unnamed,
         forgotten=done.forgotten,
         conflicts=tuple(done.conflicts),
         face_ids=tuple(done.face_ids),

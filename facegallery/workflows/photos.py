@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.dataset.dataset import DataSet, is_data_set
 from facegallery.embedder.errors import DataError, InputError
-from facegallery.embedder.faces.names import FOLDERS, REGIONS
+from facegallery.embedder.faces.names import FOLDERS, WITH_REGIONS, WITHOUT_FOLDERS
 from facegallery.embedder.photos.listing import Listing, list_photos
 from facegallery.embedder.photos.understood import Understood
 from facegallery.embedder.progress import Progress, unseen
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from facegallery.embedder.weights.store import Model
 
 ANYWHERE = Compute()
-LEVEL_OF_REGIONS = "expected --identity-level with names from folders, received --names-from regions: leave one out"
+LEVEL_OF_NOTHING = "expected --identity-level with names from folders, received --names-from {}: leave one out"
 DEFAULT_MODEL = "sface"  # of new vectors and galleries
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class EmbedOptions:
     level: int | None = None  # which folder names the person, as `embedder.photos.folders.labels_of` has it
     algorithm: str | None = None  # the name of the detector; None: DEFAULT_DETECTOR
     turned: bool = False  # look at turned photos too, where no face is sure
-    names_from: str = FOLDERS  # what names the people: FOLDERS, REGIONS that somebody drew, or both
+    names_from: str = FOLDERS  # what names the people: FOLDERS, REGIONS that somebody drew, EITHER or NOBODY
 
     @property
     def detector(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class EmbedOptions:
         """What is done with each photo."""
         from facegallery.embedder.pipeline import Options  # takes half a second
 
-        regions = self.names_from != FOLDERS
+        regions = self.names_from in WITH_REGIONS
         return Options(self.all_faces, self.keep_crops, self.prune, retry=self.retry, regions=regions)
 
     def listed(self, photos: Path) -> Listing:
@@ -62,10 +62,10 @@ class EmbedOptions:
 
         Raise InputError for a level where no folder names anybody.
         """
-        if self.names_from == REGIONS and self.level is not None:
-            raise InputError(LEVEL_OF_REGIONS)
+        if self.names_from in WITHOUT_FOLDERS and self.level is not None:
+            raise InputError(LEVEL_OF_NOTHING.format(self.names_from))
         listing = list_photos(photos, self.metadata, self.level)
-        if self.names_from == REGIONS:
+        if self.names_from in WITHOUT_FOLDERS:
             return listing.nameless()
         log_understood(listing.understood())
         return listing

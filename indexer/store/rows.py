@@ -27,6 +27,7 @@ class Added:
 
     added: int = 0
     again: int = 0  # already enrolled, under the same person
+    unnamed: int = 0  # kept without a person
     forgotten: int = 0  # refused, because they were forgotten
     conflicts: list[Conflict] = field(default_factory=list)
     face_ids: list[str] = field(default_factory=list, compare=False)  # of the added faces
