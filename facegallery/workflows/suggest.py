@@ -76,7 +76,7 @@ class _Known:
         scores = asked.scores if named else (1.0, *asked.scores)
         return results.Suggestion(
             kind="same person" if named else "who",
-            question=f"Is {what} {self.labels[asked.root]}?" if named else f"Who is {what}?",
+            question=f"Is {self.labels[asked.root]} in {what}?" if named else f"Who is in {what}?",
             command=f"name {self.index} {typed} {_quoted(self.labels[asked.root]) if named else 'NAME'}",
             faces=int(self.nodes.sizes[list(nodes)].sum()),
             score=round(min(scores), 3) if named or asked.others else None,
@@ -111,9 +111,9 @@ def _apart(store: Store, label_of: dict[str, str | int], labels: list[str | int]
 
 
 def _words(numbers: tuple[int, ...], faces: int) -> str:
-    several = [f"{'groups' if len(numbers) > 1 else 'group'} {', '.join(map(str, numbers))}"] if numbers else []
-    several += [f"{faces} single {'faces' if faces > 1 else 'face'}"] if faces else []
-    return " with ".join(several)
+    several = [f"group{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"] if numbers else []
+    several += [f"{faces} single face{'s' * (faces > 1)}"] if faces else []
+    return " and ".join(several)
 
 
 def _quoted(label: str | int) -> str:
