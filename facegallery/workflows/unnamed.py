@@ -70,7 +70,8 @@ def group(where: Where, options: GroupOptions = GroupOptions()) -> results.Group
             kept.write(store, cut, options.error)
             numbering = Numbering(heap, labels, rejections, anew=options.anew)
             places = numbering.places(store.new_numbers)
-        change = store.arrange("group", Arrangement(places))
+        moved = {face.face_id: places[face.face_id] for face in heap.faces if places[face.face_id] != face.place}
+        change = store.arrange("group", Arrangement(moved)) if moved else results.Change("group", 0, ())
         return _grouped(store, change, numbering.new, cut, stated)
 
 

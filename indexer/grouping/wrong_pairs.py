@@ -52,7 +52,8 @@ class PairError:
     def __str__(self) -> str:
         if not self.pairs:
             return "no two faces are in one group"
-        return f"about {_one_in(self.share)} pairs in a group are two people, at most {_one_in(self.high)}"
+        about = f"about {_one_in(self.share)}" if self.share else "likely none of the"
+        return f"{about} pairs in a group are two people, at most {_one_in(self.high)}"
 
 
 def pair_error(vectors: np.ndarray, groups: np.ndarray, cut: float, tail: Tail = ANY) -> PairError:
@@ -147,4 +148,4 @@ def tail_of(sets: list[np.ndarray]) -> Tail:
 
 
 def _one_in(share: float) -> str:
-    return f"1 in {round(1 / share):,}" if share else "none of the"
+    return f"1 in {round(1 / share):,}"

@@ -109,8 +109,9 @@ def test_bad_photos_cost_only_themselves(run, photos, index, tmp_path):
     (folder / "nameless.pgm").write_bytes((photos / "probe" / "s9" / "2.pgm").read_bytes())
     told = run("add", index, folder, "--json")
     done = json.loads(told.out)
-    assert "--identity" in told.err
-    assert done["added"] == 9 and done["left_out"] == {"without a name": 1, "unreadable": 1}
+    assert (
+        done["added"] == 9 and done["unnamed"] == 0 and done["left_out"] == {"unreadable": 1}
+    )  # a copy of a named one
 
 
 def test_names_are_corrected_and_corrections_taken_back(run, vectors, index):
