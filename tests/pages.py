@@ -99,6 +99,8 @@ def make_folder(path: Path, att: Path) -> Folder:
     (path / "more.csv").write_text(
         "image,year,place\ns13/1.pgm,1999,Oslo\ns13/2.pgm,2001,Oslo\ns14/1.pgm,1990,Bergen\n"
     )
+    unsorted = ((f"{i}-{n}.pgm", att / f"s{i}" / f"{n}.pgm") for i in range(20, 26) for n in range(1, 6))
+    _link(path / "unsorted", unsorted)
     _link(path / "albums", ((f"{i}.pgm", att / f"s{i}" / "9.pgm") for i in range(1, 20)))
     for name, photo in (("party", "s5/9"), ("ann", "s33/1"), ("photo", "s7/2"), ("other", "s7/3")):
         Image.open(att / f"{photo}.pgm").save(path / f"{name}.jpg", quality=95)

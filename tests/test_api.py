@@ -271,13 +271,17 @@ def examples() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def workplace(att, tmp_path_factory) -> Path:
-    """A folder with what the examples name: photos/, probes/ and party.jpg."""
+    """A folder with what the examples name: photos/, probes/, unsorted/ and party.jpg."""
     folder = tmp_path_factory.mktemp("workplace")
     for kind, numbers in (("photos", (1, 2)), ("probes", (3,))):
         for person in range(1, 6):
             (folder / kind / f"s{person}").mkdir(parents=True)
             for number in numbers:
                 shutil.copy(att / f"s{person}" / f"{number}.pgm", folder / kind / f"s{person}")
+    (folder / "unsorted").mkdir()
+    for person in range(6, 9):
+        for number in range(1, 5):
+            shutil.copy(att / f"s{person}" / f"{number}.pgm", folder / "unsorted" / f"{person}-{number}.pgm")
     Image.open(att / "s2" / "8.pgm").convert("RGB").save(folder / "party.jpg", quality=95)
     return folder
 

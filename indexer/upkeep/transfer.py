@@ -12,9 +12,8 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from facegallery.embedder.dataset.row import Entry, to_table
 from facegallery.embedder.dataset.writer import DataSetWriter, WriterOptions, check_is_ours
@@ -268,20 +267,26 @@ def _drop_forgotten(store: Store, since: Forgotten) -> int:
 def export(store: Store, out: Path, *, crops: bool = False) -> TransferSummary:
     """Write the gallery as a data set: corrected names, vectors, and with `crops` the stored crops.
 
-    The same call again writes what has changed since. Waits for another process that writes to the folder.
+    Unnamed faces are rows without an identity. The same call again writes what has changed since. Waits for another process that writes to the folder.
     """
     check_is_ours(out)
     with locked(make_folder(out)), store.reading():
         by_image: dict[str, list[tuple[int, bytes]]] = {}
         for id, image, stored in store.rows("SELECT id, image, checksum FROM faces ORDER BY id"):
             by_image.setdefault(image, []).append((id, stored))
-        entries = [Entry(image, len(faces), _mark(faces)) for image, faces in by_image.items()]
+        unnamed: dict[str, list[str]] = {}
+        for face in store.unnamed_faces():
+            unnamed.setdefault(face.image, []).append(face.face_id)
+        images = dict.fromkeys([*by_image, *unnamed])
+        entries = [_entry(image, by_image.get(image, []), unnamed.get(image, [])) for image in images]
         spec, extra = store.spec, store.columns
         settings = WriterOptions(tuple(extra), prune=True)
         writer = DataSetWriter(out, spec, {"command": "export", "crops kept": crops}, entries, settings)
         for shard, inputs in writer.pending():
             began = time.monotonic()
-            rows = store.table_rows([id for entry in inputs for id, _ in by_image[entry.path]], crops=crops)
+            rows = store.table_rows([id for one in inputs for id, _ in by_image.get(one.path, [])], crops=crops)
+            for row in store.unnamed_rows(id for one in inputs for id in unnamed.get(one.path, [])).values():
+                rows.append(row if crops else replace(row, crop=None))
             for row in rows:
                 row.split = "gallery"  # instead of the split that it was added from
             writer.write(shard, to_table(rows, spec, extra), time.monotonic() - began, versions())
@@ -289,7 +294,8 @@ def export(store: Store, out: Path, *, crops: bool = False) -> TransferSummary:
         return TransferSummary(str(out), store.faces, store.people, without_crop=without if crops else 0)
 
 
-def _mark(faces: list[tuple[int, bytes]]) -> int:
-    """Return a number that changes with the faces of a photo; the plan keeps it where it has a photo's time."""
-    digest: Any = hashlib.blake2b(b"".join(stored for _, stored in faces), digest_size=7)
-    return int.from_bytes(digest.digest(), "little")
+def _entry(image: str, faces: list[tuple[int, bytes]], unnamed: list[str]) -> Entry:
+    """Return the plan's entry of a photo; a number that changes with its faces stands where a photo has its time."""
+    texts = b"".join([*(stored for _, stored in faces), *map(str.encode, unnamed)])
+    mark = int.from_bytes(hashlib.blake2b(texts, digest_size=7).digest(), "little")
+    return Entry(image, len(faces) + len(unnamed), mark)

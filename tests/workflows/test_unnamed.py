@@ -70,7 +70,9 @@ def test_each_person_is_a_group(index, gallery):
     done = group(index, CUT)
     assert (done.groups, done.faces, done.new_groups, done.moved, done.loose) == (PEOPLE, 40, PEOPLE, 40, 0)
     assert sorted(map(sorted, members(gallery).values())) == sorted(sorted(of_person(i)) for i in range(PEOPLE))
-    assert done.text.startswith("club: 8 groups of 40 faces (8 new), 0 faces in none; likely none of the pairs in a group are")
+    assert done.text.startswith(
+        "club: 8 groups of 40 faces (8 new), 0 faces in none; likely none of the pairs in a group are"
+    )
     assert gallery.undo()[0].verb == "group" and not groups(gallery)
 
 
