@@ -267,7 +267,8 @@ def _drop_forgotten(store: Store, since: Forgotten) -> int:
 def export(store: Store, out: Path, *, crops: bool = False) -> TransferSummary:
     """Write the gallery as a data set: corrected names, vectors, and with `crops` the stored crops.
 
-    Unnamed faces are rows without an identity. The same call again writes what has changed since. Waits for another process that writes to the folder.
+    Unnamed faces are rows without an identity. The same call again writes what has changed since. Waits for another
+    process that writes to the folder.
     """
     check_is_ours(out)
     with locked(make_folder(out)), store.reading():
