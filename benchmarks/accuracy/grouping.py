@@ -149,7 +149,7 @@ def resampled(shares: np.ndarray, seed: int = 0) -> np.ndarray:
 def of_folder(name: str, source: Path, work: Path, model: str) -> Faces:
     """Embed all faces of a folder of photos; the first of a photo is the person's of the folder."""
     out = work / "all-faces" / model / name
-    embed(source, out, load_embedder(open_model(model), ANYWHERE), EmbedOptions(all_faces=True))
+    embed(source, out, load_embedder(open_model(model), ANYWHERE), EmbedOptions(all_faces=True, keep_crops=False))
     data = DataSet(out)
     table = data.table(["image", "identity", "face", "vector"])
     table = table.filter(table["vector"].is_valid())
