@@ -9,7 +9,7 @@ fitted to labelled people: those whom a gallery knows, or, in TAILS, those of a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -114,12 +114,19 @@ def wrong_within(groups: np.ndarray, people: np.ndarray) -> int:
     return pairs_within(groups) - pairs_within(both)
 
 
-def fit_tail(vectors: np.ndarray, people: np.ndarray, seed: int = 0) -> Tail:
+def fit_tail(vectors: np.ndarray, people: np.ndarray, others: Tail = ANY) -> Tail:
     """Fit a tail to labelled unit vectors, float32 (n, d), of people, (n,), by random halves of the people.
 
-    Raises DataError for people of whom no half can be grouped.
+    others: of other sets; halves of one set do not tell how far sets differ. Raises DataError for people of whom no
+    half can be grouped.
     """
-    return tail_of([cases(vectors, people, seed)])
+    return halfway(tail_of([cases(vectors, people)]), others)
+
+
+def halfway(first: Tail, second: Tail) -> Tail:
+    """Return the tail between two, on a scale of logarithms."""
+    low, middle, high = np.sqrt(np.multiply(astuple(first), astuple(second))).tolist()
+    return Tail(low, middle, high)
 
 
 def cases(vectors: np.ndarray, people: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -16,6 +16,7 @@ from facegallery.indexer.grouping.wrong_pairs import (
     cases,
     choose_cut,
     fit_tail,
+    halfway,
     near_misses,
     pair_error,
     pairs_within,
@@ -109,6 +110,11 @@ def test_a_tail_of_labelled_people_holds_for_others(seed):
         stated = pair_error(others, groups, cut, tail)
         true = wrong_within(groups, who[who >= 100]) / pairs_within(groups)
         assert stated.low <= true <= stated.high
+
+
+def test_a_tail_halfway_is_so_by_logarithms():
+    found = halfway(Tail(0.001, 0.01, 0.1), Tail(0.004, 0.09, 0.1))
+    assert (found.low, found.middle, found.high) == pytest.approx((0.002, 0.03, 0.1))
 
 
 def test_sets_weigh_the_same_however_many_cases_they_have():
