@@ -8,6 +8,7 @@ groups of unit vectors is the dot product of their means, so that pairs of faces
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs
 
 MARGIN = 0.1  # of one pair; chosen on LFW's dev people and nine other sets (benchmarks/accuracy/grouping.py)
+CUT, FACES = 0.38, 1764  # for so many faces by `sface`, by the same benchmark
+SLOPE = 39.0  # of the logarithm of how many pairs of two people reach a cosine, on the same people
 BLOCK = 1 << 16  # pairs of groups that are compared at a time
 NO_PAIRS = np.empty((0, 2), np.int64)
 
@@ -28,6 +31,15 @@ class Bindings:
 
 
 FREE = Bindings()
+
+
+def cut_for(n: int, cut: float = CUT) -> float:
+    """Return the cut for n faces: `cut`, and more where there are more than FACES.
+
+    Of n times as many faces each has n times as many pairs with other people; so many more fall short of a cut that is
+    higher by log(n) / SLOPE.
+    """
+    return cut + max(0.0, math.log(max(n, 1) / FACES)) / SLOPE
 
 
 def group(vectors: np.ndarray, cut: float, bindings: Bindings = FREE, nearest: int = NEAREST) -> np.ndarray:

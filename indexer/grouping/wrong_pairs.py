@@ -9,18 +9,17 @@ fitted to labelled people: those whom a gallery knows, or, in TAILS, those of a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from facegallery.embedder.errors import DataError
-from facegallery.indexer.grouping.linkage import FREE, MARGIN, Bindings, group
+from facegallery.indexer.grouping.linkage import FREE, MARGIN, Bindings, cut_for, group
 from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs
 
 BELOW = 0.1  # of a score
 ERROR = 1 / 200  # share of the pairs
-CUTS = (0.28, 0.68)  # between these a cut is chosen, to STEP
-STEP = 0.01
+STEP, BENEATH, ABOVE = 0.01, 10, 8  # a cut is chosen within so many steps of the usual one
 UNSEEN = 3  # wrong pairs at most where none is expected (rule of three)
 FITTED = (0.34, 0.36, 0.38, 0.40, 0.42, 0.44)  # cuts of a fit
 DRAWS = 16  # halves of the people of a fit
@@ -77,17 +76,17 @@ def choose_cut(
 
     vectors: float32 (n, d). Where no cut has so small an error, it is the highest.
     """
-    low, high = 0, round((CUTS[1] - CUTS[0]) / STEP)
-    found = {high: group(vectors, CUTS[1], bindings)}
+    usual, low, high = cut_for(len(vectors)), -BENEATH, ABOVE
+    found = {high: group(vectors, usual + STEP * high, bindings)}
     while low < high:
         middle = (low + high) // 2
-        cut = CUTS[0] + STEP * middle
+        cut = usual + STEP * middle
         groups = group(vectors, cut, bindings)
         if pair_error(vectors, groups, cut, tail).share <= error:
             high, found = middle, {middle: groups}
         else:
             low = middle + 1
-    return CUTS[0] + STEP * high, found[high]
+    return usual + STEP * high, found[high]
 
 
 def near_misses(vectors: np.ndarray, groups: np.ndarray, cut: float) -> int:
@@ -116,12 +115,19 @@ def wrong_within(groups: np.ndarray, people: np.ndarray) -> int:
     return pairs_within(groups) - pairs_within(both)
 
 
-def fit_tail(vectors: np.ndarray, people: np.ndarray, seed: int = 0) -> Tail:
+def fit_tail(vectors: np.ndarray, people: np.ndarray, others: Tail = ANY) -> Tail:
     """Fit a tail to labelled unit vectors, float32 (n, d), of people, (n,), by random halves of the people.
 
-    Raises DataError for people of whom no half can be grouped.
+    others: of other sets; halves of one set do not tell how far sets differ. Raises DataError for people of whom no
+    half can be grouped.
     """
-    return tail_of([cases(vectors, people, seed)])
+    return halfway(tail_of([cases(vectors, people)]), others)
+
+
+def halfway(first: Tail, second: Tail) -> Tail:
+    """Return the tail between two, on a scale of logarithms."""
+    low, middle, high = np.sqrt(np.multiply(astuple(first), astuple(second))).tolist()
+    return Tail(low, middle, high)
 
 
 def cases(vectors: np.ndarray, people: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from facegallery.indexer.grouping import linkage as linkage_file
-from facegallery.indexer.grouping.linkage import MARGIN, Bindings, group
+from facegallery.indexer.grouping.linkage import CUT, FACES, MARGIN, SLOPE, Bindings, cut_for, group
 
-CUT = 0.4
+LIMIT = 0.4
 
 
 def people(n: int, seed: int, noise: float = 0.9) -> np.ndarray:
@@ -53,7 +53,7 @@ def in_rounds(x: np.ndarray, cut: float) -> set[frozenset[int]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 60), st.integers(0, 10_000), st.sampled_from([0.1, CUT, 0.7]))
+@given(st.integers(2, 60), st.integers(0, 10_000), st.sampled_from([0.1, LIMIT, 0.7]))
 def test_groups_are_those_of_plain_rounds(n, seed, cut):
     x = people(n, seed)
     found = group(x, cut)
@@ -61,7 +61,7 @@ def test_groups_are_those_of_plain_rounds(n, seed, cut):
     assert all(found[members := sorted(one)][0] == members[0] for one in as_sets(found)), "the first one's number"
 
 
-@pytest.mark.parametrize("cut", [0.1, CUT, 0.7])
+@pytest.mark.parametrize("cut", [0.1, LIMIT, 0.7])
 @pytest.mark.parametrize("seed", range(5))
 def test_without_a_margin_groups_are_those_of_upgma(cut, seed, monkeypatch):
     monkeypatch.setattr(linkage_file, "MARGIN", 0.0)
@@ -73,9 +73,9 @@ def test_two_faces_need_more_than_two_groups():
     """Cosines of 0.45 are too few for two faces, and enough for two groups of four."""
     near, axes = 0.45, np.eye(12)
     pair = np.stack([axes[0], near * axes[0] + np.sqrt(1 - near**2) * axes[1]]).astype(np.float32)
-    assert as_sets(group(pair, CUT)) == {frozenset({0}), frozenset({1})}
+    assert as_sets(group(pair, LIMIT)) == {frozenset({0}), frozenset({1})}
     eight = np.repeat(pair, 4, axis=0)
-    assert as_sets(group(eight, CUT)) == {frozenset(range(8))}
+    assert as_sets(group(eight, LIMIT)) == {frozenset(range(8))}
 
 
 def test_a_person_of_more_photos_than_are_compared_is_one_group():
@@ -84,8 +84,8 @@ def test_a_person_of_more_photos_than_are_compared_is_one_group():
     scenes = rng.normal(size=(2, 12)) + 3 * rng.normal(size=12)
     x = np.repeat(scenes, 70, axis=0) + 0.05 * rng.normal(size=(140, 12))
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-    assert upgma(x, CUT) == {frozenset(range(140))} == as_sets(group(x, CUT))
-    assert as_sets(group(x, CUT, nearest=3)) == {frozenset(range(140))}
+    assert upgma(x, LIMIT) == {frozenset(range(140))} == as_sets(group(x, LIMIT))
+    assert as_sets(group(x, LIMIT, nearest=3)) == {frozenset(range(140))}
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,27 +93,32 @@ def test_a_person_of_more_photos_than_are_compared_is_one_group():
 def test_what_must_be_apart_is_and_what_must_be_together_is_where_it_can(n, seed, data):
     x, chosen = people(n, seed, noise=0.5), st.lists(st.sampled_from(every_pair(n).tolist()), max_size=6)
     together, apart = (np.array(data.draw(chosen), np.int64).reshape(-1, 2) for _ in range(2))
-    found = group(x, CUT, Bindings(together, apart))
+    found = group(x, LIMIT, Bindings(together, apart))
     assert all(found[a] != found[b] for a, b in apart)
     if not len(apart):
         assert all(found[a] == found[b] for a, b in together)
     if not len(apart) and not len(together):
-        assert as_sets(found) == in_rounds(x, CUT)
+        assert as_sets(found) == in_rounds(x, LIMIT)
 
 
 def test_one_pair_that_must_be_apart_leaves_two_groups():
     x = people(1, 0).repeat(4, axis=0)
-    found = group(x, CUT, Bindings(apart=np.array([[3, 1]])))
+    found = group(x, LIMIT, Bindings(apart=np.array([[3, 1]])))
     assert found[1] != found[3] and len(set(found.tolist())) == 2
 
 
 def test_equal_vectors_are_one_group_in_any_order():
     x = np.concatenate([people(3, 1, noise=2.0), people(3, 1, noise=2.0)])
     order = np.random.default_rng(0).permutation(6)
-    groups = {frozenset(order[list(one)].tolist()) for one in as_sets(group(x[order], CUT))}
-    assert groups == as_sets(group(x, CUT)) and all({a, a + 3} <= one for one in groups for a in one if a < 3)
+    groups = {frozenset(order[list(one)].tolist()) for one in as_sets(group(x[order], LIMIT))}
+    assert groups == as_sets(group(x, LIMIT)) and all({a, a + 3} <= one for one in groups for a in one if a < 3)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_nothing_to_group(n):
-    assert group(np.zeros((n, 4), np.float32), CUT).tolist() == list(range(n))
+    assert group(np.zeros((n, 4), np.float32), LIMIT).tolist() == list(range(n))
+
+
+def test_more_faces_have_a_higher_cut():
+    assert cut_for(0) == cut_for(FACES) == CUT
+    assert cut_for(FACES * 10, 0.5) == pytest.approx(0.5 + np.log(10) / SLOPE)

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from facegallery.embedder.errors import DataError
-from facegallery.indexer.grouping.linkage import MARGIN, Bindings, group
+from facegallery.indexer.grouping.linkage import MARGIN, Bindings, cut_for, group
 from facegallery.indexer.grouping.wrong_pairs import (
+    ABOVE,
     BELOW,
-    CUTS,
+    STEP,
     PairError,
     Tail,
     cases,
     choose_cut,
     fit_tail,
+    halfway,
     near_misses,
     pair_error,
     pairs_within,
@@ -71,23 +73,23 @@ def test_faces_that_are_all_alone_have_no_error():
 
 
 def test_the_chosen_cut_is_the_lowest_with_the_error():
-    x, _ = crowd(60, 4, noise=0.2)
-    cut, groups = choose_cut(x, 0.01, tail=TAIL)
-    assert np.array_equal(groups, group(x, cut)) and pair_error(x, groups, cut, TAIL).share <= 0.01
-    below = group(x, cut - 0.01)
-    assert pair_error(x, below, cut - 0.01, TAIL).share > 0.01
-    assert choose_cut(x, 0.1, tail=TAIL)[0] <= cut
+    x, _ = crowd(400, 4, noise=0.12)
+    cut, groups = choose_cut(x, 0.02, tail=TAIL)
+    assert np.array_equal(groups, group(x, cut)) and pair_error(x, groups, cut, TAIL).share <= 0.02
+    below = group(x, cut - STEP)
+    assert pair_error(x, below, cut - STEP, TAIL).share > 0.02
+    assert choose_cut(x, 0.1, tail=TAIL)[0] < cut
 
 
 def test_more_people_need_a_higher_cut():
-    x, who = crowd(400, 5, noise=0.2)
-    few = choose_cut(x[who < 40], 0.005, tail=TAIL)[0]
-    assert choose_cut(x, 0.005, tail=TAIL)[0] > few
+    x, who = crowd(400, 5, noise=0.12)
+    few = choose_cut(x[who < 40], 0.02, tail=TAIL)[0]
+    assert choose_cut(x, 0.02, tail=TAIL)[0] > few
 
 
 def test_no_cut_is_enough_for_an_error_of_nothing():
     x, _ = crowd(20, 6, noise=0.3)
-    assert choose_cut(x, 0.0, tail=TAIL)[0] <= CUTS[1]
+    assert choose_cut(x, 0.0, tail=TAIL)[0] <= cut_for(60) + STEP * ABOVE + 1e-9
 
 
 def test_what_must_be_apart_is_apart_at_the_chosen_cut():
@@ -108,6 +110,11 @@ def test_a_tail_of_labelled_people_holds_for_others(seed):
         stated = pair_error(others, groups, cut, tail)
         true = wrong_within(groups, who[who >= 100]) / pairs_within(groups)
         assert stated.low <= true <= stated.high
+
+
+def test_a_tail_halfway_is_so_by_logarithms():
+    found = halfway(Tail(0.001, 0.01, 0.1), Tail(0.004, 0.09, 0.1))
+    assert (found.low, found.middle, found.high) == pytest.approx((0.002, 0.03, 0.1))
 
 
 def test_sets_weigh_the_same_however_many_cases_they_have():
