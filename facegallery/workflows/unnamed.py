@@ -15,13 +15,15 @@ from facegallery.embedder.names import person_name
 from facegallery.indexer.grouping import kept
 from facegallery.indexer.grouping.linkage import Bindings
 from facegallery.indexer.grouping.linkage import group as group_vectors
-from facegallery.indexer.grouping.wrong_pairs import ERROR, choose_cut, pair_error
+from facegallery.indexer.grouping.wrong_pairs import ERROR, TAILS, choose_cut, pair_error
 from facegallery.indexer.store.reader import floats_of
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.store.unnamed import LOOSE, Arrangement, Place, Rejection, UnnamedFace
 from facegallery.results.base import box_of
 from facegallery.workflows.session import Where, session_of
 
+MEASURED = next(iter(TAILS))
+UNMEASURED = "how many pairs in a group are two people is not known for this model"
 MOST_OF_PHOTO = 1000  # faces of a photo that are kept apart
 What = int | str  # the number of a group, or the id of a face
 
@@ -60,6 +62,11 @@ def group(where: Where, options: GroupOptions = GroupOptions()) -> results.Group
                 f"expected unnamed faces in {store.folder.name}, it has none: add photos that are not in folders of "
                 f"people, as `add {store.folder.name} PHOTOS`"
             )
+        if cut is None and store.spec.model_name not in TAILS:
+            raise InputError(
+                f"expected --min-score for faces by {store.spec.model_name}, whose scores were not measured: give the "
+                f"score from which two faces are one person's, or `reembed {store.folder.name} --model {MEASURED}`"
+            )
         bindings = heap.bindings(rejections, anew=options.anew)
         if cut is None:
             cut, labels = choose_cut(heap.vectors, options.error, bindings)
@@ -70,8 +77,11 @@ def group(where: Where, options: GroupOptions = GroupOptions()) -> results.Group
             kept.write(store, cut, options.error)
             numbering = Numbering(heap, labels, rejections, anew=options.anew)
             places = numbering.places(store.new_numbers)
-        moved = {face.face_id: places[face.face_id] for face in heap.faces if places[face.face_id] != face.place}
-        change = store.arrange("group", Arrangement(moved)) if moved else results.Change("group", 0, ())
+        seen = {face.face_id: face.place for face in heap.faces}
+        moved = {face_id: place for face_id, place in places.items() if place != seen[face_id]}
+        change = results.Change("group", 0, ())
+        if moved:
+            change = store.arrange("group", Arrangement(moved, seen=seen))
         return _grouped(store, change, numbering.new, cut, stated)
 
 
@@ -90,7 +100,7 @@ def _grouped(store: Store, change: results.Change, new: int, cut: float, stated:
         cut=round(cut, 4),
         error=stated.share,
         most_error=stated.high,
-        note=str(stated),
+        note=str(stated) if store.spec.model_name in TAILS else UNMEASURED,
         command=change.command if change.faces else None,
     )
 

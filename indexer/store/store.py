@@ -108,7 +108,7 @@ class Store(Unnamed):
         to: the person, for the log. Raises Unknown for a face that is not here.
         """
         with self.writing():
-            line = self._put_logged(verb, wanted.places, wanted.rejections, to)
+            line = self._put_logged(verb, self.unmoved(wanted), wanted.rejections, to)
         self._after_commit(self)
         return line.change
 

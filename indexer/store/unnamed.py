@@ -96,10 +96,15 @@ class UnnamedFace:
 
 @dataclass
 class Arrangement:
-    """Faces to move, and what the user said of them."""
+    """Faces to move, and what the user said of them.
 
-    places: dict[str, Place] = field(default_factory=dict)  # by face_id
+    places: where each is to be, by face_id. seen: where unnamed faces were when this was decided; what was moved since
+    then stays.
+    """
+
+    places: dict[str, Place] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
+    seen: dict[str, Place] | None = None
 
 
 class Unnamed(Rows):
@@ -286,6 +291,13 @@ class Unnamed(Rows):
         unnamed = {f: p for f, p in places.items() if p.identity is None}
         self._unname([f for f in unnamed if before[f].identity is not None])
         self._set_groups(unnamed)
+
+    def unmoved(self, wanted: Arrangement) -> dict[str, Place]:
+        """Return the places of those faces that are where they were seen."""
+        if wanted.seen is None:
+            return wanted.places
+        now = {face.face_id: face.place for face in self.unnamed_faces(wanted.places)}
+        return {face_id: at for face_id, at in wanted.places.items() if now.get(face_id) == wanted.seen[face_id]}
 
     def _name(self, places: Mapping[str, Place]) -> None:
         """Enrol unnamed faces."""

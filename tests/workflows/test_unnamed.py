@@ -24,6 +24,9 @@ D, CUT = 64, GroupOptions(cut=0.5)
 PEOPLE, PHOTOS = 8, 5
 
 
+SFACE = FaceSpec(parts=(Part("sface", "ab" * 32, D, "fixed"),))
+
+
 def faces(people: int, photos: int, seed: int, d: int = D) -> list[Row]:
     """Rows of unnamed faces, in order of people; people look nothing like each other."""
     draw = np.random.default_rng(seed)
@@ -46,7 +49,7 @@ def index(tmp_path) -> Path:
         )
     ]
     folder = tmp_path / "indexes" / "club"
-    build(synthetic.write(tmp_path / "vectors", rows, synthetic.spec(D)), folder)
+    build(synthetic.write(tmp_path / "vectors", rows, SFACE), folder)
     with open_store(folder, write=True) as gallery:
         gallery.add_unnamed(HEAP)
     return folder
@@ -170,6 +173,30 @@ def test_what_is_not_here_is_refused(index, gallery):
     ignore(gallery, IDS)
     with pytest.raises(GalleryError, match="expected unnamed faces"):
         group(index)
+
+
+def test_a_model_whose_scores_were_not_measured_needs_a_score(tmp_path):
+    folder = tmp_path / "indexes" / "other"
+    build(synthetic.write(tmp_path / "v", synthetic.rows(1, 2, d=D), synthetic.spec(D)), folder)
+    with open_store(folder, write=True) as gallery:
+        gallery.add_unnamed(HEAP)
+    with pytest.raises(InputError, match="expected --min-score for faces by made-up"):
+        group(folder)
+    done = group(folder, CUT)
+    assert done.groups == PEOPLE and "not known for this model" in done.text
+
+
+def test_a_face_that_was_named_meanwhile_stays_named(index, gallery, monkeypatch):
+    choose = unnamed.choose_cut
+
+    def slowly(*args):
+        with open_store(index, write=True) as other:
+            name(other, IDS[:2], "Ann")
+        return choose(*args)
+
+    monkeypatch.setattr(unnamed, "choose_cut", slowly)
+    group(index)
+    assert len(gallery.list_faces("Ann")) == 2 and gallery.unnamed == 38
 
 
 @pytest.mark.parametrize("options", [{"error": 0.0}, {"error": 1.0}, {"cut": 0.0}, {"cut": 1.5}])
