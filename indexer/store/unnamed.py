@@ -142,7 +142,7 @@ class Unnamed(Rows):
         found = list(self._unnamed("WHERE number = ? ORDER BY unnamed.id", (number,))) if self.has_unnamed else []
         if not found:
             raise Unknown(
-                f"expected a group of {self.folder.name}, there is no group {number}: run `group {self.folder.name}`"
+                f"expected a group of {self.folder.name}, there is no group {number}: see `groups {self.folder.name}`"
             )
         return found
 
