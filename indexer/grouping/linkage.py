@@ -90,13 +90,13 @@ class Groups:
         ids, scores = self._ids[enough], self._scores[enough]
         if not len(ids):
             return False
-        order = np.lexsort((ids[:, 1], ids[:, 0], -scores))  # ties by number, so that one wins
-        first = np.full(len(self._sizes), len(order))
-        np.minimum.at(first, ids[order].ravel(), np.repeat(np.arange(len(order)), 2))
-        nearest = order[first[first < len(order)]]
-        ends = ids[nearest]
-        both = nearest[(first[ends[:, 0]] == first[ends[:, 1]])]
-        self._merge(ids[np.unique(both)])
+        best = np.full(len(self._sizes), -np.inf, np.float32)
+        np.maximum.at(best, ids.ravel(), np.repeat(scores, 2))
+        nearest = ids[(scores == best[ids[:, 0]]) & (scores == best[ids[:, 1]])]
+        nearest = nearest[np.lexsort((nearest[:, 1], nearest[:, 0]))]  # ties by number, so that one wins
+        first = np.full(len(self._sizes), len(nearest))
+        np.minimum.at(first, nearest.ravel(), np.repeat(np.arange(len(nearest)), 2))
+        self._merge(nearest[first[nearest[:, 0]] == first[nearest[:, 1]]])
         return True
 
     def labels(self) -> np.ndarray:

@@ -98,13 +98,12 @@ def test_int8_is_advised_where_every_network_passed_and_the_cpu_is_fast(monkeypa
     assert not int8.advised([PART])
 
 
-def test_sface_alone_is_not_faster_in_int8_than_in_fast_bf16(monkeypatch):
+def test_sface_alone_is_in_int8_only_where_its_user_quantised_it(monkeypatch):
     sface, msceleb = KNOWN["sface"].part, KNOWN["msceleb"].part
     monkeypatch.setattr(int8, "has_vnni", lambda: True)
-    for fast, advised in ((True, False), (False, True)):
-        monkeypatch.setattr(int8, "has_fast_bf16", lambda fast=fast: fast)
-        assert int8.advised([sface]) is advised
-        assert int8.advised([msceleb]) and int8.advised([sface, msceleb])
+    assert int8.advised([msceleb]) and int8.advised([sface, msceleb]) and not int8.advised([sface])
+    int8.write(sface, int8.read(sface).quantisation, GOOD)
+    assert int8.advised([sface])
 
 
 @pytest.mark.parametrize("name", sorted({name for parts in COMPOSED.values() for name in parts}))
