@@ -31,7 +31,25 @@ class What(click.ParamType):
         return text
 
 
-WHAT = What()
+class Pair(click.ParamType):
+    """A group or a face, and a person: WHAT=PERSON."""
+
+    name = "what=person"
+
+    @staticmethod
+    def is_one(text: str) -> bool:
+        """Return whether a text has the form WHAT=PERSON."""
+        return re.match(r"([1-9]\d{0,11}|[0-9a-fA-F]{32})=", text, re.ASCII) is not None
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | str, str]:
+        """Return the number or the id, and the name."""
+        what, equals, person = str(value).partition("=")
+        if not equals or not person:
+            self.fail(f"expected a group or a face with a person, as 12=Ann, received {value!r}", param, ctx)
+        return WHAT.convert(what, param, ctx), person
+
+
+WHAT, PAIR = What(), Pair()
 
 
 @click.command()
@@ -99,19 +117,30 @@ def groups(out: Output, *, name: str, number: int | None, loose: bool, limit: in
 
 @click.command("name")
 @NAME
-@click.argument("what", nargs=-1, required=True, type=WHAT)
-@click.argument("identity", metavar="PERSON")
+@click.argument("what", nargs=-1, required=True)
+@click.option("--not", "wrong", type=PAIR, multiple=True, help="A group or face that is not PERSON's.")
 @common
-def name_(out: Output, *, name: str, what: tuple[int | str, ...], identity: str) -> None:
+def name_(out: Output, *, name: str, what: tuple[str, ...], wrong: tuple[tuple[int | str, str], ...]) -> None:
     """Enrol groups, or unnamed faces, under a person's name.
 
-    WHAT are numbers of groups and ids of faces; PERSON is enrolled already or new.
+    WHAT are numbers of groups and ids of faces, and at last the PERSON, enrolled already or new; or WHAT=PERSON for
+    each, as `suggest` asks. Put --not before what is wrong there: it is not asked again. One undo takes all back.
     """
     from facegallery.workflows.probes import open_store
-    from facegallery.workflows.unnamed import name as run
+    from facegallery.workflows.unnamed import name_each
 
     with open_store(name, write=True) as gallery:
-        show_change(out, run(gallery, what, identity))
+        show_change(out, name_each(gallery, _people(what), wrong))
+
+
+def _people(words: tuple[str, ...]) -> dict[int | str, str]:
+    """Return the person of each group and face: WHAT=PERSON ..., or WHAT ... PERSON."""
+    if all(PAIR.is_one(word) for word in words):
+        return dict(PAIR.convert(word, None, None) for word in words)
+    *what, person = words
+    if not what:
+        raise click.UsageError("expected groups or faces and a person, as `name club 12 Ann`, received one word")
+    return {WHAT.convert(one, None, None): person for one in what}
 
 
 @click.command()

@@ -16,7 +16,7 @@ from facegallery.indexer.grouping.linkage import MARGIN
 from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs
 
 BELOW = 0.25  # of the cut: two with a score so low are not compared
-ASKED = 0.3  # chance from which a node is in another's question
+ASKED = 0.2  # chance from which a node is in another's question
 PEOPLE, OTHERS = 12, 10  # rows of a sheet, and of a row
 
 
