@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facegallery.indexer.grouping.chances import ANY, GAP, Likeness, known_of
+from facegallery.indexer.grouping.chances import ANY, Likeness, known_of
 from facegallery.indexer.grouping.linkage import MARGIN
 from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs
 
-BELOW = 0.25  # of the cut: two with a score so low are not compared
+LEAST = 0.2  # score of two that are compared
 ASKED = 0.2  # chance from which a node is in another's question
 PEOPLE, OTHERS = 12, 10  # rows of a sheet, and of a row
 
@@ -52,8 +52,8 @@ class Question:
 
 def questions(nodes: Nodes, cut: float, likeness: Likeness = ANY, nearest: int = NEAREST) -> list[Question]:
     """Return the questions, the one that settles most faces first; each unnamed node is in one."""
-    pairs, chances = likely(nodes, cut, likeness, nearest)
-    rows = _rows(nodes, pairs, chances)
+    pairs, known = compared(nodes, cut, nearest)
+    rows = _rows(nodes, pairs, likeness.chances(known))
     asked = [Question((row,), _faces(nodes, row)) for row in rows if not nodes.named[row.root]]
     people = sorted((row for row in rows if nodes.named[row.root] and row.others), key=lambda r: -_faces(nodes, r))
     for start in range(0, len(people), PEOPLE):
@@ -62,22 +62,19 @@ def questions(nodes: Nodes, cut: float, likeness: Likeness = ANY, nearest: int =
     return sorted(asked, key=lambda one: (-one.faces, one.rows[0].root))
 
 
-def likely(nodes: Nodes, cut: float, likeness: Likeness, nearest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of a node and one before it, int64 (m, 2), and their chances, float64 (m,)."""
-    pairs, known = compared(nodes, cut, nearest)
-    return pairs, likeness.chances(known)
+def compared(nodes: Nodes, cut: float, nearest: int = NEAREST) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of an unnamed node and one before it, int64 (m, 2), and what is known of them, float64 (m, 4).
 
-
-def compared(nodes: Nodes, cut: float, nearest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of an unnamed node and one before it, int64 (m, 2), and what is known of them, float64 (m, 4)."""
-    pairs, scores = _scored(nodes, cut - BELOW, nearest)
+    Those that are apart are not among them; yet a node that looks most like one whom it is not is less likely another.
+    """
+    pairs, scores = _scored(nodes, nearest)
     rank = np.empty(len(nodes.sizes), np.int64)
     rank[_order(nodes)] = np.arange(len(rank))
     swap = rank[pairs[:, 0]] < rank[pairs[:, 1]]
     pairs[swap] = pairs[swap, ::-1]
-    open_ = ~nodes.named[pairs[:, 0]]
-    pairs, scores = pairs[open_], scores[open_]
-    return pairs, known_of(scores, cut, _gaps(pairs[:, 0], scores))
+    known = known_of(scores, cut, _gaps(pairs[:, 0], scores))
+    asked = ~nodes.named[pairs[:, 0]] & ~_are_apart(nodes, pairs)
+    return pairs[asked], known[asked]
 
 
 def _order(nodes: Nodes) -> np.ndarray:
@@ -90,12 +87,11 @@ def _gaps(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
     order = np.lexsort((-scores, ids))
     ids, scores = ids[order], scores[order]
     first = np.diff(ids, prepend=-1) != 0
-    starts = np.flatnonzero(first)[np.cumsum(first) - 1]
-    best = scores[starts]
-    second = np.minimum(starts + 1, len(ids) - 1)
-    next_best = np.where(ids[second] == ids, scores[second], -1.0) if len(ids) else scores
+    best = scores[np.flatnonzero(first)[np.cumsum(first) - 1]]
+    has_next = np.append(~first[1:], False) if len(first) else first
+    next_best = np.where(has_next, np.roll(scores, -1), LEAST)
     found = np.empty(len(ids))
-    found[order] = np.where(first, np.minimum(scores - next_best, GAP), scores - best)
+    found[order] = scores - np.where(first, next_best, best)
     return found
 
 
@@ -128,12 +124,16 @@ def _faces(nodes: Nodes, row: Row) -> float:
     return own + float(nodes.sizes[list(row.others)] @ np.array(row.chances)) if row.others else float(own)
 
 
-def _scored(nodes: Nodes, least: float, nearest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of nodes, int64 (m, 2), and their scores, as `group` has them, of `least` or more."""
-    pairs = near_pairs(nodes.means, least, nearest)
-    keys = np.sort(pairs, axis=1) @ np.array([len(nodes.sizes), 1])
-    pairs = pairs[~np.isin(keys, np.sort(nodes.apart, axis=1) @ np.array([len(nodes.sizes), 1]))]
+def _scored(nodes: Nodes, nearest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of nodes, int64 (m, 2), and their scores, as `group` has them, of LEAST or more."""
+    pairs = near_pairs(nodes.means, LEAST, nearest)
     cosines = np.einsum("ij,ij->i", nodes.means[pairs[:, 0]], nodes.means[pairs[:, 1]])
     scores = cosines - MARGIN / np.sqrt(nodes.sizes[pairs].prod(axis=1, dtype=np.float64))
-    near = scores >= least
+    near = scores >= LEAST
     return pairs[near], scores[near]
+
+
+def _are_apart(nodes: Nodes, pairs: np.ndarray) -> np.ndarray:
+    """Return which pairs the user said are not one person, bool (m,)."""
+    keys = [np.sort(some, axis=1) @ np.array([len(nodes.sizes), 1]) for some in (pairs, nodes.apart)]
+    return np.isin(*keys)
