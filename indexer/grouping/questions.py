@@ -51,7 +51,7 @@ class Question:
 
 
 def questions(nodes: Nodes, cut: float, likeness: Likeness = ANY, nearest: int = NEAREST) -> list[Question]:
-    """Return the questions, the one that settles most faces first; each unnamed node is in one."""
+    """Return the questions, the one that settles most faces first; each unnamed node is in one at most."""
     pairs, known = compared(nodes, cut, nearest)
     rows = _rows(nodes, pairs, likeness.chances(known))
     asked = [Question((row,), _faces(nodes, row)) for row in rows if not nodes.named[row.root]]
