@@ -195,15 +195,25 @@ def ignore(out: Output, *, name: str, what: tuple[int | str, ...]) -> None:
 @click.command()
 @NAME
 @click.option("--limit", default=5, show_default=True, type=click.IntRange(min=1), help="Questions at most.")
+@click.option("--pictures", type=PATH, help="Draw the faces of the first question into this PNG.")
 @common
-def suggest(out: Output, *, name: str, limit: int) -> None:
+def suggest(out: Output, *, name: str, limit: int, pictures: Path | None) -> None:
     """Suggest what to name next, with the commands to type.
 
-    The question that settles most faces comes first.
+    The question that settles most faces comes first. One may be about several people, each with what looks like them:
+    its command names all at once. Put --not before what is wrong there, and it is not asked again.
     """
     from facegallery.results import as_document
+    from facegallery.workflows.group_sheet import draw_question
     from facegallery.workflows.suggest import suggest as run
 
     found = run(name, limit)
-    lines = [line for one in found for line in (f"{one.question} ({one.faces} faces)", f"  facegallery {one.command}")]
-    out.result(as_document(found), lines or "there is nothing to ask")
+    if pictures is not None and found:
+        draw_question(name, pictures, found[0])
+    out.result(as_document(found), [line for one in found for line in _asked(one)] or "there is nothing to ask")
+
+
+def _asked(one: Any) -> tuple[str, str]:
+    """Return a question and its command as lines."""
+    chance = "" if one.chance is None else f", {100 * one.chance:.0f} % likely each"
+    return f"{one.question} ({one.faces} faces{chance})", f"  facegallery {one.command}"

@@ -119,7 +119,7 @@ def test_what_the_user_said_is_not_asked_again():
     (before,) = questions(nodes, CUT, LIKENESS)
     assert before.rows[0].root == 0 and before.rows[0].others == (2,)
     (after,) = questions(with_apart(nodes, [(2, 0)]), CUT, LIKENESS)
-    ((row,), chance) = after.rows, before.rows[0].chances[0]
+    (row,) = after.rows
     assert (row.root, row.others) == (1, (2,))
     alone = Nodes(x[1:], nodes.sizes[1:], nodes.named[1:], NONE)
     assert row.chances[0] < questions(alone, CUT, LIKENESS)[0].rows[0].chances[0]  # it looks more like another
