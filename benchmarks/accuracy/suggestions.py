@@ -9,7 +9,7 @@ grouped by `choose_cut`. Then a user who knows everybody answers in one of three
 
 random    names group after group in random order, then faces in no group in random order
 largest   the same, the largest group first
-suggest   answers `suggest`, which is asked again after each ten answers
+suggest   answers `suggest`, which is asked again after each five answers, or ten where there are many faces
 
 An answer is one command. Naming a group, or all that a question is about, is one, and so is a sheet of several people.
 The user sees all faces that an answer is about and leaves wrong ones out (`--not`, in the same command): a face that is
@@ -47,7 +47,8 @@ from facegallery.indexer.grouping.questions import Nodes, Row, compared, questio
 from facegallery.indexer.grouping.wrong_pairs import choose_cut  # noqa: E402
 
 WAYS, STARTS = ("random", "largest", "suggest"), ("none", "third")
-SHOWN, DRAWS, SHARE = 10, 5, 0.9
+SHOWN, DRAWS, SHARE = 5, 5, 0.9
+LARGE = 2000  # faces: of more, `suggest` is asked half as often, to save time
 AFTER = (5, 20, 100)
 BANDS = (0.2, 0.5, 0.7, 0.9, 1.0)
 NEVER = 10**9
@@ -175,7 +176,7 @@ def by_suggestions(heap: Heap, likeness: Likeness, counted: np.ndarray) -> Story
             break
         members = heap.members()
         nodes, keys, rows = heap.nodes(members), list(members), list(members.values())
-        for asked in questions(nodes, heap.cut, likeness)[:SHOWN]:
+        for asked in questions(nodes, heap.cut, likeness)[: SHOWN if len(heap.who) < LARGE else 2 * SHOWN]:
             story.seen.append(story.seen[-1])
             for row in asked.rows:
                 _answer(heap, story, row, [(keys[node], rows[node]) for node in (row.root, *row.others)])
