@@ -232,6 +232,22 @@ class FolderGallery:
         """
         return self._write(lambda store: unnamed.name(store, unnamed.as_several(what), identity))
 
+    def name_each(self, people: Mapping[What, str], wrong: Sequence[tuple[What, str]] = ()) -> results.Change:
+        """Enrol each group, by number, or unnamed face, by id, under its own person's name, in one change.
+
+        Args:
+            people: the name of each.
+            wrong: groups and faces, each with a person who they are not; no suggestion says so again.
+
+        Raises GalleryError for what is not here.
+
+        ```python
+        best = gallery.suggest(1)[0]
+        gallery.name_each({one.number or one.face_id: one.person for one in best.likely if one.person})
+        ```
+        """
+        return self._write(lambda store: unnamed.name_each(store, people, wrong))
+
     def confirm(self, *groups: int) -> results.Change:
         """Note that a group, or several, are one person; they become one. Raises GalleryError for an unknown group."""
         return self._write(lambda store: unnamed.confirm(store, groups))

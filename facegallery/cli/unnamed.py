@@ -31,7 +31,25 @@ class What(click.ParamType):
         return text
 
 
-WHAT = What()
+class Pair(click.ParamType):
+    """A group or a face, and a person: WHAT=PERSON."""
+
+    name = "what=person"
+
+    @staticmethod
+    def is_one(text: str) -> bool:
+        """Return whether a text has the form WHAT=PERSON."""
+        return re.match(r"([1-9]\d{0,11}|[0-9a-fA-F]{32})=", text, re.ASCII) is not None
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | str, str]:
+        """Return the number or the id, and the name."""
+        what, equals, person = str(value).partition("=")
+        if not equals or not person:
+            self.fail(f"expected a group or a face with a person, as 12=Ann, received {value!r}", param, ctx)
+        return WHAT.convert(what, param, ctx), person
+
+
+WHAT, PAIR = What(), Pair()
 
 
 @click.command()
@@ -99,19 +117,30 @@ def groups(out: Output, *, name: str, number: int | None, loose: bool, limit: in
 
 @click.command("name")
 @NAME
-@click.argument("what", nargs=-1, required=True, type=WHAT)
-@click.argument("identity", metavar="PERSON")
+@click.argument("what", nargs=-1, required=True)
+@click.option("--not", "wrong", type=PAIR, multiple=True, help="A group or face that is not PERSON's.")
 @common
-def name_(out: Output, *, name: str, what: tuple[int | str, ...], identity: str) -> None:
+def name_(out: Output, *, name: str, what: tuple[str, ...], wrong: tuple[tuple[int | str, str], ...]) -> None:
     """Enrol groups, or unnamed faces, under a person's name.
 
-    WHAT are numbers of groups and ids of faces; PERSON is enrolled already or new.
+    WHAT are numbers of groups and ids of faces, and at last the PERSON, enrolled already or new; or WHAT=PERSON for
+    each, as `suggest` asks. Put --not before what is wrong there: it is not asked again. One undo takes all back.
     """
     from facegallery.workflows.probes import open_store
-    from facegallery.workflows.unnamed import name as run
+    from facegallery.workflows.unnamed import name_each
 
     with open_store(name, write=True) as gallery:
-        show_change(out, run(gallery, what, identity))
+        show_change(out, name_each(gallery, _people(what), wrong))
+
+
+def _people(words: tuple[str, ...]) -> dict[int | str, str]:
+    """Return the person of each group and face: WHAT=PERSON ..., or WHAT ... PERSON."""
+    if all(PAIR.is_one(word) for word in words):
+        return dict(PAIR.convert(word, None, None) for word in words)
+    *what, person = words
+    if not what:
+        raise click.UsageError("expected groups or faces and a person, as `name club 12 Ann`, received one word")
+    return {WHAT.convert(one, None, None): person for one in what}
 
 
 @click.command()
@@ -166,15 +195,25 @@ def ignore(out: Output, *, name: str, what: tuple[int | str, ...]) -> None:
 @click.command()
 @NAME
 @click.option("--limit", default=5, show_default=True, type=click.IntRange(min=1), help="Questions at most.")
+@click.option("--pictures", type=PATH, help="Draw the faces of the first question into this PNG.")
 @common
-def suggest(out: Output, *, name: str, limit: int) -> None:
+def suggest(out: Output, *, name: str, limit: int, pictures: Path | None) -> None:
     """Suggest what to name next, with the commands to type.
 
-    The question that settles most faces comes first.
+    The question that settles most faces comes first. One may be about several people, each with what looks like them:
+    its command names all at once. Put --not before what is wrong there, and it is not asked again.
     """
     from facegallery.results import as_document
+    from facegallery.workflows.group_sheet import draw_question
     from facegallery.workflows.suggest import suggest as run
 
     found = run(name, limit)
-    lines = [line for one in found for line in (f"{one.question} ({one.faces} faces)", f"  facegallery {one.command}")]
-    out.result(as_document(found), lines or "there is nothing to ask")
+    if pictures is not None and found:
+        draw_question(name, pictures, found[0])
+    out.result(as_document(found), [line for one in found for line in _asked(one)] or "there is nothing to ask")
+
+
+def _asked(one: Any) -> tuple[str, str]:
+    """Return a question and its command as lines."""
+    chance = "" if one.chance is None else f", {100 * one.chance:.0f} % likely each"
+    return f"{one.question} ({one.faces} faces{chance})", f"  facegallery {one.command}"

@@ -18,7 +18,7 @@ from facegallery.results.faces import (
     SearchResult,
     VectorResult,
 )
-from facegallery.results.groups import FaceGroup, FaceGroups, Grouped, Suggestion, UnnamedFace, UnnamedFaces
+from facegallery.results.groups import FaceGroup, FaceGroups, Grouped, Likely, Suggestion, UnnamedFace, UnnamedFaces
 from facegallery.results.people import (
     Added,
     Change,
@@ -46,6 +46,7 @@ __all__ = [
     "UnnamedFaces",
     "UnnamedFace",
     "Suggestion",
+    "Likely",
     "Grouped",
     "FaceGroups",
     "FaceGroup",

@@ -92,14 +92,22 @@ class Grouped:
 
 
 @dataclass(frozen=True)
+class Likely:
+    """A group or a single face that is asked about, and who it may be."""
+
+    number: int | None = field(metadata=NUMBER)
+    face_id: str | None = field(metadata=FACE_ID)
+    person: str | None = field(metadata={"description": "Who it may be; null: the person of the question's first."})
+    chance: float | None = field(metadata={"description": "The chance that it is; null for the question's first."})
+
+
+@dataclass(frozen=True)
 class Suggestion:
     """A question whose answer settles many faces."""
 
-    kind: Literal["who", "same person", "same group", "same people"]
+    kind: Literal["who", "same person", "same people"]
     question: str
     command: str = field(metadata={"description": "What to type for yes, or with the name that is asked for."})
-    faces: int = field(metadata={"description": "How many faces the answer settles."})
-    score: float | None = field(metadata={"description": "Of the two that may be one person."})
-    groups: tuple[int, ...] = ()
-    people: tuple[str, ...] = ()
-    face_ids: tuple[str, ...] = ()
+    faces: int = field(metadata={"description": "How many faces the answer settles, as expected."})
+    chance: float | None = field(metadata={"description": "The mean chance that one asked about is who it may be."})
+    likely: tuple[Likely, ...] = ()

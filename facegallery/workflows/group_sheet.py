@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from facegallery import results
 from facegallery.embedder import draw
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.faces import align as crops_of
@@ -15,6 +16,7 @@ from facegallery.indexer.store.unnamed import UnnamedFace
 from facegallery.workflows.session import Where, session_of
 
 ROWS, FACES = 40, 10  # of a sheet, and of a row
+OF_EACH = 2  # faces of each person and group of a question
 
 
 def draw_groups(where: Where, path: Path, number: int | None = None) -> None:
@@ -36,6 +38,37 @@ def draw_groups(where: Where, path: Path, number: int | None = None) -> None:
         draw.save(draw.grid(rows), path)
     with session_of(where) as session, session.store(write=True) as store:
         outputs.note(store.folder, "picture", path)
+
+
+def draw_question(where: Where, path: Path, asked: results.Suggestion) -> None:
+    """Draw what a question is about: a row for each person, with faces of theirs and of all that may be them."""
+    check_replaceable(path, "picture")
+    rows: dict[str | None, list[draw.Tile]] = {}
+    with session_of(where) as session, session.store() as store, store.reading():
+        for one in asked.likely:
+            if one.person not in rows:
+                rows[one.person] = [] if one.person is None else _person(store, one.person)
+            faces = store.group(one.number) if one.number is not None else _face(store, one.face_id)
+            tiles = _tiles(store, faces[:OF_EACH])
+            chance = "" if one.chance is None else f"{100 * one.chance:.0f} % likely"
+            tiles[0].caption = f"{one.number or printable(str(one.face_id))[:12]}\n{chance}"
+            rows[one.person] += tiles
+        draw.save(draw.grid(list(rows.values())), path)
+    with session_of(where) as session, session.store(write=True) as store:
+        outputs.note(store.folder, "picture", path)
+
+
+def _person(store: Store, person: str) -> list[draw.Tile]:
+    """Return tiles of a person's enrolled faces."""
+    tiles = []
+    for face in store.list_faces(person)[:OF_EACH]:
+        png = store.crop(face["face_id"])
+        tiles.append(draw.Tile(None if png is None else crops_of.from_png(png), printable(person), draw.GREEN))
+    return tiles
+
+
+def _face(store: Store, face_id: str | None) -> list[UnnamedFace]:
+    return list(store.unnamed_faces([] if face_id is None else [face_id]))
 
 
 def _row(store: Store, faces: list[UnnamedFace]) -> list[draw.Tile]:

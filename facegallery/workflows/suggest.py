@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from facegallery import results
 from facegallery.embedder.errors import GalleryError
 from facegallery.indexer.grouping import kept
-from facegallery.indexer.grouping.questions import Nodes, Question, questions
+from facegallery.indexer.grouping.questions import Nodes, Question, Row, questions
 from facegallery.indexer.store.store import Store
 from facegallery.workflows.session import Where, session_of
-
-SHOWN = 6  # single faces in a command
 
 
 def suggest(where: Where, limit: int = 5) -> list[results.Suggestion]:
@@ -38,7 +37,6 @@ class _Known:
     index: str
     nodes: Nodes
     labels: list[str | int]  # a name, the number of a group, or the id of a face
-    is_face: list[bool] = field(default_factory=list)
 
     @classmethod
     def read(cls, store: Store) -> _Known:
@@ -63,27 +61,54 @@ class _Known:
             np.arange(len(labels)) < len(people),
             _apart(store, {faces[row]: label for label, rows in members.items() for row in rows}, labels),
         )
-        return cls(store.folder.name, nodes, labels, [isinstance(label, str) for label in labels])
+        return cls(store.folder.name, nodes, labels)
 
     def suggestion(self, asked: Question) -> results.Suggestion:
         """Return a question in words, and the command that answers it."""
-        named = bool(self.nodes.named[asked.root])
-        nodes = asked.others if named else (asked.root, *asked.others)
-        numbers = tuple(label for node in nodes if isinstance(label := self.labels[node], int))
-        face_ids = tuple(label for node in nodes if isinstance(label := self.labels[node], str))
-        what = _words(numbers, len(face_ids))
-        typed = " ".join([*map(str, numbers), *face_ids[:SHOWN]])
-        scores = asked.scores if named else (1.0, *asked.scores)
+        likely = tuple(one for row in asked.rows for one in self._likely(row))
+        named = self.nodes.named[asked.rows[0].root]
+        typed = [_typed(one) for one in likely] + ["NAME"] * (not named)
+        chances = [one.chance for one in likely if one.chance is not None]
         return results.Suggestion(
-            kind="same person" if named else "who",
-            question=f"Is {self.labels[asked.root]} in {what}?" if named else f"Who is in {what}?",
-            command=f"name {self.index} {typed} {_quoted(self.labels[asked.root]) if named else 'NAME'}",
-            faces=int(self.nodes.sizes[list(nodes)].sum()),
-            score=round(min(scores), 3) if named or asked.others else None,
-            groups=numbers,
-            people=(str(self.labels[asked.root]),) if named else (),
-            face_ids=face_ids,
+            kind="who" if not named else "same person" if len(asked.rows) == 1 else "same people",
+            question=self._question(asked.rows),
+            command=" ".join(["name", self.index, *typed]),
+            faces=round(asked.faces),
+            chance=round(sum(chances) / len(chances), 3) if chances else None,
+            likely=likely,
         )
+
+    def _likely(self, row: Row) -> list[results.Likely]:
+        """Return what a row asks about: each of its unnamed nodes, and who it may be."""
+        person = str(self.labels[row.root]) if self.nodes.named[row.root] else None
+        others = [self._one(node, person, chance) for node, chance in zip(row.others, row.chances, strict=True)]
+        return others if person is not None else [self._one(row.root, None, None), *others]
+
+    def _one(self, node: int, person: str | None, chance: float | None) -> results.Likely:
+        label = self.labels[node]
+        number, face_id = (label, None) if isinstance(label, int) else (None, label)
+        return results.Likely(number, face_id, person, None if chance is None else round(chance, 3))
+
+    def _question(self, rows: tuple[Row, ...]) -> str:
+        first = rows[0]
+        if not self.nodes.named[first.root]:
+            return f"Who is in {self._words((first.root, *first.others))}?"
+        if len(rows) == 1:
+            return f"Is {self.labels[first.root]} in {self._words(first.others)}?"
+        return f"Is {'; '.join(f'{self.labels[row.root]} in {self._words(row.others)}' for row in rows)}?"
+
+    def _words(self, nodes: tuple[int, ...]) -> str:
+        numbers = [str(label) for node in nodes if isinstance(label := self.labels[node], int)]
+        faces = len(nodes) - len(numbers)
+        several = [f"group{'s' * (len(numbers) > 1)} {', '.join(numbers)}"] if numbers else []
+        several += [f"{faces} single face{'s' * (faces > 1)}"] if faces else []
+        return " and ".join(several)
+
+
+def _typed(one: results.Likely) -> str:
+    """Return what names one that is asked about on the command line."""
+    what = str(one.number or one.face_id)
+    return what if one.person is None else f"{what}={shlex.quote(one.person)}"
 
 
 def _people(store: Store) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -108,14 +133,3 @@ def _apart(store: Store, label_of: dict[str, str | int], labels: list[str | int]
         if mine in place and other in place and place[mine] != place[other]:
             pairs.append((place[mine], place[other]))
     return np.array(pairs, np.int64).reshape(-1, 2)
-
-
-def _words(numbers: tuple[int, ...], faces: int) -> str:
-    several = [f"group{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"] if numbers else []
-    several += [f"{faces} single face{'s' * (faces > 1)}"] if faces else []
-    return " and ".join(several)
-
-
-def _quoted(label: str | int) -> str:
-    text = str(label)
-    return text if text.isalnum() else f'"{text}"'

@@ -245,16 +245,43 @@ def name(store: Store, what: Sequence[What], identity: str) -> results.Change:
 
     Raises Unknown for a group or face that is not here, GalleryError where every face was said not to be theirs.
     """
-    identity = person_name(identity)
-    identity = store.spelled(identity)
-    face_ids, numbers = _faces_of(store, what), [one for one in what if isinstance(one, int)]
-    refused = {said.face_id for said in store.rejections() if said.identity == identity}
-    if not (named := [face_id for face_id in face_ids if face_id not in refused]):
+    return name_each(store, dict.fromkeys(what, identity))
+
+
+def name_each(store: Store, people: Mapping[What, str], wrong: Iterable[tuple[What, str]] = ()) -> results.Change:
+    """Enrol each group or unnamed face under its own person's name; one `undo` takes all back.
+
+    wrong: groups and faces, each with a person who they are not; no answer of `suggest` says so again. Raises as
+    `name` does, and InputError for a face that is given to two people.
+    """
+    before, named = store.rejections(), [(one, _spelled(store, person)) for one, person in people.items()]
+    said = [
+        Rejection(face_id, None, _spelled(store, person))
+        for one, person in wrong
+        for face_id in _faces_of(store, [one])
+    ]
+    refused = {(one.face_id, one.identity) for one in (*before, *said)}
+    places: dict[str, Place] = {}
+    for one, person in named:
+        said += [_about(earlier, identity=person) for earlier in before if earlier.number == one]
+        for face_id in _faces_of(store, [one]):
+            if (face_id, person) in refused:
+                continue
+            if places.setdefault(face_id, Place(person)) != Place(person):
+                raise InputError(
+                    f"expected one person for a face, received {places[face_id].identity} and {person} for {face_id}: "
+                    "leave one out"
+                )
+    if not places:
+        who = " or ".join(dict.fromkeys(person for _, person in named))
         raise GalleryError(
-            f"expected faces that may be {identity}'s, you rejected each of these: name them otherwise, or `undo` that"
+            f"expected faces that may be {who}'s, you rejected each of these: name them otherwise, or `undo` that"
         )
-    said = [_about(one, identity=identity) for one in store.rejections() if one.number in numbers]
-    return store.arrange("name", Arrangement({face_id: Place(identity) for face_id in named}, said), identity)
+    return store.arrange("name", Arrangement(places, said), dict.fromkeys(person for _, person in named))
+
+
+def _spelled(store: Store, person: str) -> str:
+    return store.spelled(person_name(person))
 
 
 def confirm(store: Store, numbers: Sequence[int]) -> results.Change:

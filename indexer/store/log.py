@@ -42,7 +42,8 @@ class LogEntry:
         """Summarise the line."""
         match self.detail:
             case {"before": before, "to": to}:
-                people = dict.fromkeys([*(place[0] for place in before.values()), to])
+                named = to if isinstance(to, list) else [to]
+                people = dict.fromkeys([*(place[0] for place in before.values()), *named])
                 return Change(self.verb, len(before), tuple(name for name in people if name), self.command)
             case {"faces": faces, **rest}:
                 n = len(faces) + len(rest.get("unnamed", ()))

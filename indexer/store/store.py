@@ -102,13 +102,14 @@ class Store(Unnamed):
                 self._log("add", {"faces": [], "unnamed": face_ids}, command)
         return face_ids
 
-    def arrange(self, verb: str, wanted: Arrangement, to: str | None = None) -> Change:
+    def arrange(self, verb: str, wanted: Arrangement, to: str | Iterable[str] | None = None) -> Change:
         """Move faces to a person, into groups or out of them, and note what the user said of them; in one transaction.
 
-        to: the person, for the log. Raises Unknown for a face that is not here.
+        to: the person, or people, for the log. Raises Unknown for a face that is not here.
         """
         with self.writing():
-            line = self._put_logged(verb, self.unmoved(wanted), wanted.rejections, to)
+            people = to if to is None or isinstance(to, str) else list(to)
+            line = self._put_logged(verb, self.unmoved(wanted), wanted.rejections, people)
         self._after_commit(self)
         return line.change
 
@@ -223,7 +224,7 @@ class Store(Unnamed):
         verb: str,
         places: Mapping[str, Place],
         rejections: Sequence[Rejection] = (),
-        to: str | None = None,
+        to: str | list[str] | None = None,
         command: str | None = None,
     ) -> LogEntry:
         before = self.places(places)

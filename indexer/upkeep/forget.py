@@ -121,13 +121,20 @@ def _erase(store: Store, traces: Traces) -> None:
     traces.before = listed.person(map(name_key, traces.names))
 
 
+def _left(to: str | list[str] | None, names: set[str]) -> str | list[str] | None:
+    """Return the person, or people, of a line of the log without these names."""
+    if isinstance(to, list):
+        return [name for name in to if name not in names]
+    return None if to in names else to
+
+
 def _erase_line(store: Store, line: LogEntry, traces: Traces) -> None:
     """Delete faces and names from a line of the log, and the line where nothing else remains."""
     match line.detail:
         case {"before": before, "to": to, "said": said}:
             left = {f: at for f, at in before.items() if f not in traces.face_ids and at[0] not in traces.names}
             words = [one for one in said if one[0] not in traces.face_ids and one[2] not in traces.names]
-            detail: dict[str, Any] = {"before": left, "to": None if to in traces.names else to, "said": words}
+            detail: dict[str, Any] = {"before": left, "to": _left(to, traces.names), "said": words}
             empty = not left and not words
         case {"faces": faces, **rest}:
             unnamed = (
