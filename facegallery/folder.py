@@ -242,8 +242,8 @@ class FolderGallery:
         Raises GalleryError for what is not here.
 
         ```python
-        best = gallery.suggest(1)[0]
-        gallery.name_each({one.number or one.face_id: one.person for one in best.likely if one.person})
+        for best in gallery.suggest(1):
+            gallery.name_each({one.number or one.face_id: one.person for one in best.likely if one.person})
         ```
         """
         return self._write(lambda store: unnamed.name_each(store, people, wrong))

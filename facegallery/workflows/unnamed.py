@@ -272,7 +272,7 @@ def name_each(store: Store, people: Mapping[What, str], wrong: Iterable[tuple[Wh
                     f"expected one person for a face, received {places[face_id].identity} and {person} for {face_id}: "
                     "leave one out"
                 )
-    if not places:
+    if named and not places:
         who = " or ".join(dict.fromkeys(person for _, person in named))
         raise GalleryError(
             f"expected faces that may be {who}'s, you rejected each of these: name them otherwise, or `undo` that"

@@ -42,8 +42,9 @@ def test_a_heap_of_photos_becomes_named_people(run, att, heap, tmp_path):
     while (asked := json.loads(run("suggest", "album", "--json").out)) and answers < 2 * PEOPLE:
         first = asked[0]
         assert first["command"].startswith("name album ")
-        person = next(iter(found[first["groups"][0]]))[0]
-        of_person = [number for number in first["groups"] if {image[0] for image in found[number]} == {person}]
+        numbers = [one["number"] for one in first["likely"] if one["number"]]
+        person = next(iter(found[numbers[0]]))[0]
+        of_person = [number for number in numbers if {image[0] for image in found[number]} == {person}]
         assert run("name", "album", *of_person, f"person {person}").code == 0
         answers += 1
     listed = {one["identity"]: one["faces"] for one in json.loads(run("list", "album", "--json").out)}
