@@ -79,7 +79,7 @@ class Sampler:
                     yield self.last, self._pixels(shot, stream)
             if not number:
                 raise PhotoRefused(UNREADABLE, "no picture in it can be decoded: the file is cut or broken")
-            self.why = self.why or self._lacking(stated_seconds(container, stream))
+            self.why = self.why or self._lacking(stated_seconds(container, stream), is_cut=is_cut_riff(file))
 
     def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
         from av import FFmpegError
@@ -113,10 +113,12 @@ class Sampler:
         pixels = shot.reformat(width, height, format="rgb24", interpolation="AREA").to_ndarray()
         return np.ascontiguousarray(np.rot90(pixels, round(shot.rotation / 90) % 4))
 
-    def _lacking(self, stated: float | None) -> str:
+    def _lacking(self, stated: float | None, *, is_cut: bool) -> str:
         """Say what is missing of a video that lasts `stated` seconds by its own account."""
         if stated is not None and stated - self.last > max(CUT, 0.02 * stated):
             return f"ends at {self.last:.1f} s of {stated:.1f} s: the file is cut or broken"
+        if is_cut:
+            return f"ends at {self.last:.1f} s: the file is cut or broken"
         return f"{self.broken} parts of it are broken" if self.broken else ""
 
 
@@ -142,6 +144,14 @@ def stated_seconds(container: InputContainer, stream: VideoStream) -> float | No
         return None if container.duration is None else container.duration / 1e6
 
 
+def is_cut_riff(file: BinaryIO) -> bool:
+    """Whether a file is an AVI with fewer bytes than its head states; its length in seconds does not show it."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    head = file.read(8)
+    return head[:4] == b"RIFF" and int.from_bytes(head[4:], "little") + 8 > size
+
+
 @contextmanager
 def opened(file: BinaryIO) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video by its first bytes: its container, and the stream of pictures. Raise PhotoRefused for no video."""
@@ -153,7 +163,7 @@ def opened(file: BinaryIO) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise PhotoRefused(NEEDS_PLUGIN, f"needs PyAV: {EXTRA}") from None
     only = {"codec_whitelist": ",".join(CODECS), "protocol_whitelist": "none"}
     try:
-        container = av.open(file, "r", format=demuxer, options=only, io_open=_refuse_to_open)
+        container = av.open(file, "r", format=demuxer, options=only, metadata_errors="replace", io_open=_refuse_to_open)
     except av.FFmpegError as error:
         raise PhotoRefused(UNREADABLE, f"a video that is cut or broken ({_reason(error)})") from None
     with container:
@@ -172,7 +182,8 @@ def _refuse_to_open(*_: Any) -> NoReturn:
 
 
 def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).splitlines()[0][:100]
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0][:100]
 
 
 def answers(path: str, sampler: Sampler) -> Iterator[tuple[dict[str, Any], bytes | memoryview]]:
@@ -187,6 +198,8 @@ def answers(path: str, sampler: Sampler) -> Iterator[tuple[dict[str, Any], bytes
         end, why = error.outcome, str(error)
     except MemoryError:
         end, why = TOO_LARGE, "needs more memory than the limit"
+    except Exception as error:  # PyAV raises errors of any kind for numbers and texts that no video has
+        end, why = UNREADABLE, f"a video that is cut or broken ({_reason(error)})"
     yield {"outcome": end, "why": why[:WHY], "time": sampler.last, "shape": None}, b""
 
 
