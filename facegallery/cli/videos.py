@@ -99,7 +99,13 @@ def track_lines(found: VideoTracks, *, named: bool) -> Iterator[str]:
         yield f"{video}{clock(one.start)}-{clock(one.end)}  {who(one, named=named)}"
     people = {(one.video, one.person) if one.identity is None else one.identity for one in found.appearances}
     unread = f"; {len(found.unread)} could not be read" if found.unread else ""
-    yield f"{found.videos} videos: {len(found.appearances)} tracks of {len(people)} people{unread}"
+    counts = f"{counted(len(found.appearances), 'track')} of {counted(len(people), 'person', 'people')}"
+    yield f"{counted(found.videos, 'video')}: {counts}{unread}"
+
+
+def counted(n: int, one: str, several: str | None = None) -> str:
+    """Return '1 video' or '2 videos'."""
+    return f"{n:,} {one if n == 1 else several or one + 's'}"
 
 
 def who(one: Appearance, *, named: bool) -> str:
