@@ -64,6 +64,7 @@ class VideoOptions:
             "frames a second": self.frames.rate,
             "longest side": self.frames.max_side,
             "faces of a track": self.rules.best,
+            "followed from": self.rules.score,
             "joined from": self.joined_from,
             "crops kept": self.keep_crops,
         }

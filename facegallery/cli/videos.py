@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 @click.option("--max-side", default=1280, show_default=True, help="Pixels of a frame's longer side; others are scaled.")
 @click.option("--faces", default=3, show_default=True, help="Faces that are kept of each track.")
 @click.option(
+    "--track-score",
+    type=SCORE,
+    default=0.4,
+    show_default=True,
+    help="Score from which a face near the last one of a track belongs to it.",
+)
+@click.option(
     "--join-score",
     type=SCORE,
     default=0.45,
@@ -47,6 +54,7 @@ def tracks(
     rate: float,
     max_side: int,
     faces: int,
+    track_score: float,
     join_score: float,
     min_score: float | None,
     no_crops: bool,
@@ -71,7 +79,7 @@ def tracks(
         raise InputError("expected --index or --detector, received both: an index has a detector of its own")
     options = TrackOptions(
         FrameOptions(rate, max_side),
-        TrackRules(best=faces),
+        TrackRules(track_score, best=faces),
         join_score,
         min_score,
         keep_crops=not no_crops,

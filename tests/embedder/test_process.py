@@ -46,6 +46,7 @@ NAMES = (
     "sitecustomize",
     "usercustomize",
     "pillow_heif",
+    "av",
     "mtcnn",
     "uvicorn",
     "fastapi",

@@ -65,6 +65,25 @@ def test_each_person_is_one_track_with_the_right_name(run, people, clips):
     assert lines[3].startswith("0:18.0-0:21.5  s1  0.") and lines[4] == "1 video: 4 tracks of 3 people"
 
 
+def test_many_people_who_follow_each_other_stay_apart_and_are_found_again(run, att, tmp_path):
+    """Hard cuts from one face to the next in the same place; each comes twice, in other photos."""
+    n = 16
+    actors = [
+        Actor(
+            photos(att, 1 + i % n, (6, 7) if i < n else (8, 9)),
+            across((20, 20), (60, 30), 3),
+            start=3 * i,
+            end=3 * i + 3,
+            each=1.5,
+        )
+        for i in range(2 * n)
+    ]
+    path = write(tmp_path / "many.mp4", scene(actors, 6 * n, 5, (240, 180)), 5)
+    found = found_by(run, path)["appearances"]
+    assert [one["start"] for one in found] == [3 * i for i in range(2 * n)]
+    assert [one["person"] for one in found] == [*range(1, n + 1)] * 2
+
+
 def test_strangers_are_unknown_and_counted(run, people, clips):
     lines = run("tracks", clips / "crossing.mp4", "--index", people, "--min-score", "0.99").out.splitlines()
     assert [line.split("  ")[1] for line in lines[:4]] == [f"unknown (person {n})" for n in (1, 2, 3, 1)]
@@ -125,6 +144,7 @@ def test_mistakes_are_one_line(run, clips, tmp_path, monkeypatch):
         (("--faces", "0"), 2, "--faces"),
         (("--max-side", "3"), 2, "--max-side"),
         (("--join-score", "2"), 2, "--join-score"),
+        (("--track-score", "0"), 2, "--track-score"),
         (("--index", "nobody"), 5, "nobody"),
         (("--index", "x", "--detector", "mtcnn"), 2, "--detector"),
     ):

@@ -20,6 +20,8 @@ def unit(vector):
 
 ANN, BOB = unit(RNG.normal(size=64)), unit(RNG.normal(size=64))
 
+BOB = unit(BOB - (BOB @ ANN) * ANN)
+
 
 def face(person, x, noise=0.05, sharpness=100.0, landmarks=FRONT, confidence=0.9):
     vector = unit(person + noise * RNG.normal(size=64))
@@ -57,6 +59,17 @@ def test_two_who_cross_stay_two():
 
 def test_another_face_in_the_same_place_begins_a_track():
     assert spans(run([(0, [face(ANN, 0)]), (0.5, [face(BOB, 0)])])) == [(0, 0, 1), (0.5, 0.5, 1)]
+
+
+def test_a_face_that_is_half_hidden_once_is_left_out_and_another_in_its_place_is_not():
+    half = unit(0.36 * ANN + np.sqrt(1 - 0.36**2) * BOB)
+    hidden = [face(ANN, 0, 0), face(half, 0, 0), face(ANN, 0, 0)]
+    assert spans(run([(i / 2, [one]) for i, one in enumerate(hidden)])) == [(0, 1, 2)]
+    replaced = [face(ANN, 0, 0), face(half, 0, 0), face(half, 0, 0)]
+    assert spans(run([(i / 2, [one]) for i, one in enumerate(replaced)])) == [(0, 0, 1), (0.5, 1, 2)]
+    gone = [(0, [hidden[0]]), (0.5, [hidden[1]]), (1, []), (1.5, [hidden[2]])]
+    assert spans(run(gone)) == [(0, 1.5, 2)]
+    assert spans(run(gone[:3])) == [(0, 0, 1), (0.5, 0.5, 1)]
 
 
 def test_the_same_face_far_away_at_once_begins_a_track():
