@@ -9,7 +9,7 @@ import sys
 import time
 
 from facegallery.embedder import process
-from facegallery.embedder.photos.decode import _read, _write
+from facegallery.embedder.photos.decode import read_from, write_to
 from facegallery.embedder.process import channel, frame, greet
 
 SIDE = 20
@@ -18,34 +18,34 @@ SIDE = 20
 def main() -> None:
     questions, answers, _ = channel()
     greet(answers)
-    while length := _read(questions, 4):
-        head = json.loads(_read(questions, int.from_bytes(length, "little")))
-        what, _, value = _read(questions, head["size"]).decode().partition(" ")
+    while length := read_from(questions, 4):
+        head = json.loads(read_from(questions, int.from_bytes(length, "little")))
+        what, _, value = read_from(questions, head["size"]).decode().partition(" ")
         sound = {"id": head["id"], "outcome": "ok", "why": "", "sha256": None, "shape": [SIDE, SIDE, 3], "taken": None}
         pixels = bytes(3 * SIDE * SIDE)
         match what:
             case "print":
                 os.system("echo forged; echo forged >&2")
                 print("forged", flush=True), os.write(1, b"forged"), os.write(2, b"forged")
-                _write(answers, frame(sound) + pixels)
+                write_to(answers, frame(sound) + pixels)
             case "raw":  # as the answer pipe was once filled by Ghostscript
-                _write(answers, bytes.fromhex(value))
+                write_to(answers, bytes.fromhex(value))
                 time.sleep(1000)
             case "change":
-                _write(answers, frame(sound | json.loads(value)) + pixels)
+                write_to(answers, frame(sound | json.loads(value)) + pixels)
             case "drawn":
                 text = value.encode()
-                _write(answers, frame(sound | {"turn": 6, "drawn": len(text)}) + pixels + text)
+                write_to(answers, frame(sound | {"turn": 6, "drawn": len(text)}) + pixels + text)
             case "text":
                 text = value.encode()
-                _write(answers, len(text).to_bytes(4, "little") + text + pixels)
+                write_to(answers, len(text).to_bytes(4, "little") + text + pixels)
             case "deep":
                 text = b"[" * 60_000
-                _write(answers, len(text).to_bytes(4, "little") + text + pixels)
+                write_to(answers, len(text).to_bytes(4, "little") + text + pixels)
             case "twice":
-                _write(answers, 2 * (frame(sound) + pixels))
+                write_to(answers, 2 * (frame(sound) + pixels))
             case "half":
-                _write(answers, frame(sound) + pixels[:100])
+                write_to(answers, frame(sound) + pixels[:100])
                 time.sleep(1000)
             case "die":
                 os._exit(int(value))
@@ -56,12 +56,12 @@ def main() -> None:
                     [sys.executable, "-c", script], close_fds=False, capture_output=True, text=True
                 ).stdout
                 subprocess.Popen(["sleep", "1000"])
-                _write(answers, frame(sound | {"outcome": "missing", "why": told[:200].strip(), "shape": None}))
+                write_to(answers, frame(sound | {"outcome": "missing", "why": told[:200].strip(), "shape": None}))
             case "hang":
                 subprocess.Popen(["sleep", "1000"])
                 time.sleep(1000)
             case _:
-                _write(answers, frame(sound | {"why": f"{os.getpid()}"}) + pixels)
+                write_to(answers, frame(sound | {"why": f"{os.getpid()}"}) + pixels)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ ALLOWED = {
     "embedder.spec": ("embedder.errors", "embedder.dataset.checks"),
     "embedder.photos": ("embedder",),
     "embedder.faces": ("embedder",),
+    "embedder.video": ("embedder",),
     "embedder.network": ("embedder",),
     "embedder.weights": ("embedder",),
     "embedder.export": ("embedder",),
@@ -102,6 +103,7 @@ ALLOWED = {
     "workflows.forget": ("embedder", "indexer", "results", "accounts", *OPENED),
     "workflows.people": ("embedder", "results", *OPENED, "workflows.search"),
     "workflows.pictures": ("embedder", "indexer", "results", *OPENED, "workflows.search"),
+    "workflows.videos": ("embedder", "indexer", "results", *OPENED, "workflows.search"),
     "workflows.evaluate": ("embedder", "indexer", *OPENED, "workflows.pictures"),
     "workflows.pairs": ("embedder", "indexer", *OPENED, "workflows.evaluate"),
     "server": (

@@ -72,8 +72,12 @@ def answer(
 
 
 def limit(most_pixels: int) -> None:
-    """Limit this process to what decoding needs: no more memory, files, sockets or child processes."""
-    memory = memory_for(most_pixels)
+    """Limit this process to what decoding photos needs; see `limit_memory`."""
+    limit_memory(memory_for(most_pixels))
+
+
+def limit_memory(memory: int) -> None:
+    """Limit this process to what decoding needs: `memory` bytes of address space, no sockets or child processes."""
     for what, most in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_CORE, 0),
@@ -97,18 +101,18 @@ def main() -> None:
     questions, answers, (most,) = channel()
     limit(int(most))
     greet(answers)
-    while length := _read(questions, 4):
-        question = json.loads(_read(questions, int.from_bytes(length, "little")))
-        data = _read(questions, question["size"])
+    while length := read_from(questions, 4):
+        question = json.loads(read_from(questions, int.from_bytes(length, "little")))
+        data = read_from(questions, question["size"])
         name = os.fsdecode(data) if question["is_file"] else question["name"]
         photo = None if question["is_file"] else data
         head, *parts = answer(name, photo, int(most), question.get("sidecars"))
-        _write(answers, frame({"id": question["id"]} | head))
+        write_to(answers, frame({"id": question["id"]} | head))
         for part in parts:
-            _write(answers, part)
+            write_to(answers, part)
 
 
-def _read(end: int, size: int) -> bytes:
+def read_from(end: int, size: int) -> bytes:
     """Read exactly `size` bytes; return b"" where the other program has closed its end."""
     with memoryview(data := bytearray(size)) as view:
         left = view
@@ -119,7 +123,7 @@ def _read(end: int, size: int) -> bytes:
     return bytes(data)
 
 
-def _write(end: int, data: bytes | memoryview) -> None:
+def write_to(end: int, data: bytes | memoryview) -> None:
     left = memoryview(data).cast("B")
     while left:
         left = left[os.write(end, left) :]

@@ -14,6 +14,7 @@ from facegallery.embedder.dataset.dataset import DataSet
 from facegallery.embedder.weights import fetch
 from tests.conftest import ROOT
 from tests.served import running
+from tests.videos import Actor, across, photos, scene, write
 
 NAMES = (
     "resource",
@@ -46,6 +47,7 @@ NAMES = (
     "sitecustomize",
     "usercustomize",
     "pillow_heif",
+    "av",
     "mtcnn",
     "uvicorn",
     "fastapi",
@@ -121,6 +123,15 @@ def test_photos_are_decoded_and_embedded_by_our_own_code(trap, att, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("plain", "many"):
         assert DataSet(tmp_path / name).outcomes == {"ok": 3}
+    assert list(marks.iterdir()) == []
+
+
+def test_videos_are_decoded_by_our_own_code(trap, att, tmp_path):
+    folder, marks = trap
+    actor = Actor(photos(att, 1, (1, 2)), across((20, 20), (40, 20), 2))
+    path = write(tmp_path / "a.mp4", scene([actor], 2, 5, (200, 160)), 5)
+    command(folder, "tracks", path, "--out", tmp_path / "rows", "--quiet")
+    assert DataSet(tmp_path / "rows").outcomes == {"ok": 3}
     assert list(marks.iterdir()) == []
 
 

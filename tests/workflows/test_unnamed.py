@@ -217,48 +217,6 @@ def test_a_suggestion_names_the_person_whom_a_group_resembles(index, gallery):
     assert all(one.kind != "same person" for one in suggest(index, 20))
 
 
-def test_a_model_whose_scores_were_not_measured_needs_a_score(tmp_path):
-    folder = tmp_path / "indexes" / "other"
-    build(synthetic.write(tmp_path / "v", synthetic.rows(1, 2, d=D), synthetic.spec(D)), folder)
-    with open_store(folder, write=True) as gallery:
-        gallery.add_unnamed(HEAP)
-    with pytest.raises(InputError, match="expected --min-score for faces by made-up"):
-        group(folder)
-    done = group(folder, CUT)
-    assert done.groups == PEOPLE and "not known for this model" in done.text
-
-
-def test_a_face_that_was_named_meanwhile_stays_named(index, gallery, monkeypatch):
-    choose = unnamed.choose_cut
-
-    def slowly(*args):
-        with open_store(index, write=True) as other:
-            name(other, IDS[:2], "Ann")
-        return choose(*args)
-
-    monkeypatch.setattr(unnamed, "choose_cut", slowly)
-    group(index)
-    assert len(gallery.list_faces("Ann")) == 2 and gallery.unnamed == 38
-
-
-@pytest.mark.parametrize("options", [{"error": 0.0}, {"error": 1.0}, {"cut": 0.0}, {"cut": 1.5}])
-def test_options_that_cannot_be_are_refused(options):
-    with pytest.raises(InputError, match="between 0 and 1"):
-        GroupOptions(**options)
-
-
-def test_a_suggestion_names_the_person_whom_a_group_resembles(index, gallery):
-    group(index, CUT)
-    number = next(n for n, ids in members(gallery).items() if IDS[0] in ids)
-    name(gallery, IDS[:2], "Ann Lee")
-    first = next(one for one in suggest(index, 20) if one.people)
-    assert (first.kind, first.people, first.groups) == ("same person", ("Ann Lee",), (number,))
-    assert first.command == f'name club {number} "Ann Lee"' and first.question == f"Is Ann Lee in group {number}?"
-    for face_id in IDS[2:PHOTOS]:
-        reject(gallery, [face_id], of="Ann Lee")
-    assert not any(one.people for one in suggest(index, 20))
-
-
 # whatever comes later ---------------------------------------------------------
 
 
