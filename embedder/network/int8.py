@@ -19,7 +19,7 @@ from typing import Any
 from facegallery.embedder.errors import FaceGalleryError, InputError, ModelError
 from facegallery.embedder.files import make_folder, write_atomic
 from facegallery.embedder.network.engines import has_vnni
-from facegallery.embedder.spec import FACENET, Part
+from facegallery.embedder.spec import Part
 from facegallery.embedder.weights.folder import stored_file
 
 VERSION = 2  # version of the graph and of the preprocessing that the ranges are for
@@ -144,13 +144,11 @@ def read(part: Part) -> Export:
 
 
 def advised(parts: Sequence[Part]) -> bool:
-    """Whether this CPU is fast in int8 and every network passed its gate.
+    """Whether this CPU is fast in int8, and the user quantised every network, which passed its gate.
 
-    SFace alone gains least, and has the same vectors for few photos and for many where it stays in floating point: it
-    is in int8 only where its user quantised it.
+    In floating point a photo has the same vector alone and among many, which an export of the package does not change.
     """
-    wanted = any(part.network == FACENET for part in parts) or all(file_of(part).exists() for part in parts)
     try:
-        return has_vnni() and wanted and all(read(part).gate.passed for part in parts)
+        return has_vnni() and all(file_of(part).exists() and read(part).gate.passed for part in parts)
     except FaceGalleryError:
         return False
