@@ -219,8 +219,8 @@ def switching(folder: Path) -> list[Verb]:
     xb = synthetic.vectors(PEOPLE + 1, PHOTOS, OTHER.dimension, seed=3)
 
     def fill(gallery: Store) -> None:
-        ids = [face.id for face in next(switch.pending(gallery))][:PEOPLE]
-        switch.store_vectors(gallery, ids, xb[[id - 1 for id in ids]])
+        faces = next(switch.pending(gallery))[:PEOPLE]
+        switch.store_vectors(gallery, faces, xb[[face.id - 1 for face in faces]])
 
     def drop(gallery: Store) -> None:
         with gallery.writing():

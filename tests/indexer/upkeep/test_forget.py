@@ -190,7 +190,7 @@ def test_vectors_of_another_model_go_too(gallery, index):
     other = synthetic.vectors(len(ROWS), 1, 24, seed=5)
     switch.prepare(gallery, OTHER)
     for block in switch.pending(gallery):
-        switch.store_vectors(gallery, [face.id for face in block], other[[face.id - 1 for face in block]])
+        switch.store_vectors(gallery, block, other[[face.id - 1 for face in block]])
     gallery.remove(face_id=MINE[0].face_id)  # the trash keeps one model's vector
     switch.switch(gallery)
     gallery.remove(face_id=MINE[1].face_id)
