@@ -180,6 +180,7 @@ def _opened(path: Path, inside: Path, stack: contextlib.ExitStack) -> Store:
     """
     stack.callback(_drop_empty_folder, inside)
     drop_stale_temporaries(make_folder(inside))
+    drop_stale_temporaries(path.parent)  # what a backup left there when the power failed
     folder = temporary_beside(inside / "restore")
     folder.mkdir(mode=0o700)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
