@@ -42,16 +42,11 @@ class _Known:
     def read(cls, store: Store) -> _Known:
         people, people_means, people_sizes = _people(store)
         members: dict[str | int, list[int]] = defaultdict(list)
-        faces, blocks = [], [np.empty((0, store.spec.dimension), np.float32)]
-        ignored = set()
-        for face in store.unnamed_faces():
-            faces.append(face.face_id)
-            if face.place.state == "ignored":
-                ignored.add(len(faces) - 1)
-        blocks += [xb for _, xb in store.unnamed_vectors()]
-        vectors = np.concatenate(blocks)
-        for row, face in enumerate(store.unnamed_faces()):
-            if row not in ignored:
+        faces = list(store.unnamed_faces())
+        nothing = np.empty((0, store.spec.dimension), np.float32)
+        vectors = np.concatenate([nothing, *(xb for _, xb in store.unnamed_vectors())])
+        for row, face in enumerate(faces):
+            if face.place.state != "ignored":
                 members[face.face_id if face.place.number is None else face.place.number].append(row)
         labels = [*people, *members]
         own = [vectors[rows].mean(axis=0) for rows in members.values()]
@@ -59,7 +54,7 @@ class _Known:
             np.concatenate([people_means, np.reshape(own, (-1, vectors.shape[1])).astype(np.float32)]),
             np.concatenate([people_sizes, np.array([len(rows) for rows in members.values()], np.int64)]),
             np.arange(len(labels)) < len(people),
-            _apart(store, {faces[row]: label for label, rows in members.items() for row in rows}, labels),
+            _apart(store, {faces[row].face_id: label for label, rows in members.items() for row in rows}, labels),
         )
         return cls(store.folder.name, nodes, labels)
 

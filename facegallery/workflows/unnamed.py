@@ -122,9 +122,10 @@ class Heap:
     def read(cls, store: Store) -> Heap:
         """Read the unnamed faces of a gallery."""
         faces = [face for face in store.unnamed_faces() if face.place.state != "ignored"]
-        wanted = {face.id for face in faces}
-        blocks = [xb[np.isin(ids, list(wanted))] for ids, xb in store.unnamed_vectors()]
-        return cls(faces, np.concatenate(blocks) if blocks else np.empty((0, store.spec.dimension), np.float32))
+        wanted = np.array([face.id for face in faces], np.int64)
+        nothing = np.empty((0, store.spec.dimension), np.float32)
+        vectors = (xb[np.isin(ids, wanted)] for ids, xb in store.unnamed_vectors())
+        return cls(faces, np.concatenate([nothing, *vectors]))
 
     def bindings(self, rejections: Sequence[Rejection], *, anew: bool) -> Bindings:
         """Return the pairs of faces that must be, or must not be, in one group."""
