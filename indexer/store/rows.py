@@ -103,18 +103,19 @@ class Rows(Faces):
         xb, first = unit_vectors(list(rows.values()), dimension), self._next_id()
         names = [row.identity or "" for row in rows.values()]
         people = self._people(names)
-        faces, vectors, crops = [], [], []
-        for id, name, x, (face_id, row) in zip(range(first, first + len(rows)), names, xb, rows.items(), strict=True):
+        faces = []
+        for id, name, (face_id, row) in zip(range(first, first + len(rows)), names, rows.items(), strict=True):
             columns = columns_of(id, face_id, row)
             faces.append((*columns, people[name], face_checksum(name, columns)))
-            data = x.tobytes()
-            vectors.append((id, data, checksum(id, data)))
-            if row.crop is not None:
-                crops.append((id, row.crop, checksum(id, row.crop)))
         marks = ",".join("?" * (len(FACE_COLUMNS) + 2))
         self.execute_many(f"INSERT INTO faces({', '.join(FACE_COLUMNS)}, person, checksum) VALUES ({marks})", faces)
-        self.execute_many("INSERT INTO vectors VALUES (?, ?, ?)", vectors)
-        self.execute_many("INSERT INTO crops VALUES (?, ?, ?)", crops)
+        self._insert_data("vectors", first, [x.tobytes() for x in xb])
+        self._insert_data("crops", first, [row.crop for row in rows.values()])
+
+    def _insert_data(self, table: str, first: int, data: Sequence[bytes | None]) -> None:
+        """Insert vectors or crops of faces with ids from `first` on; None for a face without one."""
+        lines = [(id, one, checksum(id, one)) for id, one in enumerate(data, first) if one is not None]
+        self.execute_many(f"INSERT INTO {table} VALUES (?, ?, ?)", lines)
 
     def _people(self, names: Iterable[str]) -> dict[str, int]:
         """Return the ids of people by name; insert those who are new."""

@@ -220,18 +220,15 @@ class Unnamed(Rows):
 
     def _insert_unnamed(self, rows: Mapping[str, Row]) -> None:
         xb = unit_vectors(list(rows.values()), self.spec.dimension)
-        last = self.execute("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name='unnamed'), 0)")[0][0]
-        faces, vectors, crops = [], [], []
-        for id, x, (face_id, row) in zip(range(last + 1, last + 1 + len(rows)), xb, rows.items(), strict=True):
-            columns, data = columns_of(id, face_id, row), x.tobytes()
-            faces.append((*columns, checksum(*columns)))
-            vectors.append((id, data, checksum(id, data)))
-            if row.crop is not None:
-                crops.append((id, row.crop, checksum(id, row.crop)))
+        first = self.execute("SELECT 1 + coalesce((SELECT seq FROM sqlite_sequence WHERE name='unnamed'), 0)")[0][0]
+        columns = [columns_of(id, face_id, row) for id, (face_id, row) in enumerate(rows.items(), first)]
         marks = ",".join("?" * (len(FACE_COLUMNS) + 1))
-        self.execute_many(f"INSERT INTO unnamed({', '.join(FACE_COLUMNS)}, checksum) VALUES ({marks})", faces)
-        self.execute_many("INSERT INTO unnamed_vectors VALUES (?, ?, ?)", vectors)
-        self.execute_many("INSERT INTO unnamed_crops VALUES (?, ?, ?)", crops)
+        self.execute_many(
+            f"INSERT INTO unnamed({', '.join(FACE_COLUMNS)}, checksum) VALUES ({marks})",
+            [(*one, checksum(*one)) for one in columns],
+        )
+        self._insert_data(UNNAMED_FACES.vectors, first, [x.tobytes() for x in xb])
+        self._insert_data(UNNAMED_FACES.crops, first, [row.crop for row in rows.values()])
 
     def drop_unnamed(self, face_ids: Iterable[str]) -> None:
         """Delete unnamed faces from every table."""
