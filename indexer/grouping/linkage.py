@@ -1,9 +1,10 @@
 """Group vectors by average linkage with a margin for few photos.
 
 The score of two groups is the mean cosine of their pairs less MARGIN / sqrt(pairs): as a standard error, it is larger
-for the mean of few. In rounds, all pairs of groups with a score of `cut` or more that are each other's nearest merge.
-Without a margin these are the groups of UPGMA (Sokal, Michener 1958; in rounds: Murtagh 1983). The mean cosine of two
-groups of unit vectors is the dot product of their means, so that pairs of faces are not compared one by one.
+for the mean of few. In rounds, all pairs of groups with a score of `cut` or more that are each other's nearest merge; a
+large group takes others beside its nearest one, if it is their nearest, so that there are few rounds. Without a margin
+the groups are those of UPGMA (Sokal, Michener 1958; in rounds: Murtagh 1983), but for what large ones take at once. The
+mean cosine of two groups of unit vectors is the dot product of their means: pairs of faces are not compared one by one.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs
+from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs, sorted_set
 
 MARGIN = 0.1  # of one pair; chosen on LFW's dev people and nine other sets (benchmarks/accuracy/grouping.py)
 CUT, FACES = 0.38, 1764  # for so many faces by `sface`, by the same benchmark
 SLOPE = 39.0  # of the logarithm of how many pairs of two people reach a cosine, on the same people
+AT_ONCE = 8  # beside its nearest group, one takes so many faces a round that it grows by one in AT_ONCE at most
 BLOCK = 1 << 16  # pairs of groups that are compared at a time
 NO_PAIRS = np.empty((0, 2), np.int64)
 
@@ -75,52 +77,96 @@ class Groups:
     def merge(self) -> bool:
         """Merge the pairs of groups that may merge until none has a score of `cut`; return whether any were merged."""
         merged = False
-        while self._merge_nearest():
+        while len(joins := self._joins()):
+            self._merge(joins)
             merged = True
         return merged
 
     def means(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of the groups, int64 (g,), and the means of their vectors, float32 (g, d)."""
-        ids = np.unique(self.labels())
+        ids = np.flatnonzero(self._parents == np.arange(len(self._parents)))
         return ids, self._sums[ids] / self._sizes[ids, None].astype(np.float32)
 
-    def _merge_nearest(self) -> bool:
-        """Merge all pairs of groups that are each other's nearest; return whether there were any."""
+    def _joins(self) -> np.ndarray:
+        """Return the groups that merge next and those into which they go, which stay: int64 (k, 2)."""
         enough = self._scores >= self._cut
-        ids, scores = self._ids[enough], self._scores[enough]
-        if not len(ids):
-            return False
-        best = np.full(len(self._sizes), -np.inf, np.float32)
-        np.maximum.at(best, ids.ravel(), np.repeat(scores, 2))
-        nearest = ids[(scores == best[ids[:, 0]]) & (scores == best[ids[:, 1]])]
-        nearest = nearest[np.lexsort((nearest[:, 1], nearest[:, 0]))]  # ties by number, so that one wins
-        first = np.full(len(self._sizes), len(nearest))
-        np.minimum.at(first, nearest.ravel(), np.repeat(np.arange(len(nearest)), 2))
-        self._merge(nearest[first[nearest[:, 0]] == first[nearest[:, 1]]])
-        return True
+        ids, scores = self._ids[enough].T, self._scores[enough]
+        if not len(scores):
+            return NO_PAIRS
+        nearest, best = self._nearest(ids, scores)
+        near = np.flatnonzero(nearest >= 0)
+        mutual = near[nearest[nearest[near]] == near]
+        goes = self._sizes[mutual] * -len(nearest) + mutual > self._sizes[nearest[mutual]] * -len(nearest) + nearest[mutual]
+        first = np.stack([mutual[goes], nearest[mutual[goes]]], axis=1)
+        return np.concatenate([first, self._more(first, nearest, best)])
+
+    def _nearest(self, ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return each group's nearest one, int64 (n,), -1 where it has none, and their score, float32 (n,)."""
+        n = len(self._sizes)
+        best, nearest = np.full(n, -np.inf, np.float32), np.full(n, n)
+        for own in ids:
+            np.maximum.at(best, own, scores)
+        for own, other in (ids, ids[::-1]):
+            is_best = scores == best[own]
+            np.minimum.at(nearest, own[is_best], other[is_best])  # ties by number, so that one wins
+        return np.where(nearest < n, nearest, -1), best
+
+    def _more(self, first: np.ndarray, nearest: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """Return what goes into large groups beside `first`: the nearest of those whose nearest these are."""
+        room = np.zeros(len(nearest), np.int64)
+        room[first[:, 1]] = self._sizes[first[:, 1]] // AT_ONCE - self._sizes[first[:, 0]]
+        gone = np.flatnonzero((nearest >= 0) & (room[nearest] > 0))
+        gone = gone[nearest[nearest[gone]] != gone]
+        gone = gone[np.lexsort((gone, -best[gone], nearest[gone]))]
+        into, sizes = nearest[gone], np.cumsum(self._sizes[gone])
+        start = np.searchsorted(into, into)
+        fits = sizes - (sizes[start] - self._sizes[gone[start]]) <= room[into]
+        joins = np.stack([gone[fits], into[fits]], axis=1)
+        return joins[~self._meet(first, joins)]
+
+    def _meet(self, first: np.ndarray, joins: np.ndarray) -> np.ndarray:
+        """Return whether each of `joins` would meet one in its new group from which it must be apart: bool (k,)."""
+        if not len(self._apart):
+            return np.zeros(len(joins), bool)
+        n = len(self._parents)
+        to = np.arange(n)
+        for some in (first, joins):
+            to[some[:, 0]] = some[:, 1]
+        a, b = np.divmod(self._apart, n)
+        meets = np.zeros(n, bool)
+        meets[np.concatenate([a, b])[np.tile(to[a] == to[b], 2)]] = True
+        return meets[joins[:, 0]]
 
     def labels(self) -> np.ndarray:
-        """Return the group of each vector."""
-        return self._roots(np.arange(len(self._parents)))
+        """Return the group of each vector, the number of its first one: int64 (n,)."""
+        _, first, groups = np.unique(self._roots(np.arange(len(self._parents))), return_index=True, return_inverse=True)
+        return first[groups]
 
     def _bind(self, pairs: np.ndarray) -> None:
-        """Merge pairs that must be together, one by one, unless that joins two that must be apart."""
-        for pair in pairs:
-            a, b = sorted(self._roots(pair).tolist())
-            if a != b and not self._are_apart(np.array([[a, b]]))[0]:
-                self._merge(np.array([[a, b]]))
+        """Merge pairs that must be together, unless that joins two that must be apart; there they merge one by one."""
+        bound = _connected(pairs, len(self._parents))
+        a, b = np.divmod(self._apart, len(self._parents))
+        torn = np.isin(bound, bound[a[bound[a] == bound[b]]])
+        whole = np.flatnonzero(~torn & (bound != np.arange(len(bound))))
+        if len(whole):
+            self._merge(np.stack([whole, bound[whole]], axis=1))
+        for pair in pairs[torn[pairs[:, 0]]]:
+            into, gone = sorted(self._roots(pair).tolist())
+            if into != gone and not self._are_apart(np.array([[into, gone]]))[0]:
+                self._merge(np.array([[gone, into]]))
 
-    def _merge(self, pairs: np.ndarray) -> None:
-        """Merge pairs of groups, int64 (k, 2) without a group twice; the second of each goes into the first."""
-        into, gone = pairs.T
-        self._sums[into] += self._sums[gone]
-        self._sizes[into] += self._sizes[gone]
+    def _merge(self, joins: np.ndarray) -> None:
+        """Let groups go into others that stay: int64 (k, 2), the first of each into the second."""
+        gone, into = joins[np.argsort(joins[:, 1], kind="stable")].T
+        starts = np.flatnonzero(np.diff(into, prepend=-1))
+        self._sums[into[starts]] += np.add.reduceat(self._sums[gone], starts)
+        np.add.at(self._sizes, into, self._sizes[gone])
         self._parents[gone] = into
         n = len(self._parents)
         if len(self._apart):
             self._apart = _keys(self._roots(np.stack(np.divmod(self._apart, n), axis=1)), n)
         touched = np.zeros(n, bool)
-        touched[pairs] = True
+        touched[joins] = True
         stale = touched[self._ids].any(axis=1)
         moved = self._roots(self._ids[stale])
         self._ids, self._scores = self._ids[~stale], self._scores[~stale]
@@ -140,7 +186,10 @@ class Groups:
         self._scores = np.concatenate([self._scores, (cosines - margins).astype(np.float32)])
 
     def _are_apart(self, pairs: np.ndarray) -> np.ndarray:
-        return np.isin(pairs[:, 0] * len(self._parents) + pairs[:, 1], self._apart)
+        if not len(self._apart):
+            return np.zeros(len(pairs), bool)
+        keys = pairs[:, 0] * len(self._parents) + pairs[:, 1]
+        return self._apart[np.searchsorted(self._apart[:-1], keys)] == keys
 
     def _cosines_of(self, pairs: np.ndarray) -> np.ndarray:
         """Return the mean cosine of each pair of groups, float32 (m,)."""
@@ -159,7 +208,18 @@ class Groups:
         return found
 
 
+def _connected(pairs: np.ndarray, n: int) -> np.ndarray:
+    """Return for each of n numbers the lowest one to which pairs, int64 (m, 2), lead from it: int64 (n,)."""
+    lowest, a, b = np.arange(n), *pairs.T
+    while (differ := lowest[a] != lowest[b]).any():
+        a, b = a[differ], b[differ]
+        np.minimum.at(lowest, np.maximum(lowest[a], lowest[b]), np.minimum(lowest[a], lowest[b]))
+        while not np.array_equal(further := lowest[lowest], lowest):
+            lowest = further
+    return lowest
+
+
 def _keys(pairs: np.ndarray, n: int) -> np.ndarray:
     """Return pairs of numbers below n as sorted, unique numbers: lower x n + higher, int64 (m,)."""
     pairs = np.sort(pairs.reshape(-1, 2).astype(np.int64), axis=1)
-    return np.unique(pairs[:, 0] * n + pairs[:, 1])
+    return sorted_set(pairs[:, 0] * n + pairs[:, 1])

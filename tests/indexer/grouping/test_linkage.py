@@ -22,6 +22,13 @@ def people(n: int, seed: int, noise: float = 0.9) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
+def few_people(n: int, seed: int) -> np.ndarray:
+    """Unit vectors of two people."""
+    rng = np.random.default_rng(seed)
+    x = np.eye(12)[rng.integers(0, 2, n)] + 0.25 * rng.normal(size=(n, 12))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
 def every_pair(n: int) -> np.ndarray:
     return np.array(list(combinations(range(n), 2)), np.int64).reshape(-1, 2)
 
@@ -36,7 +43,10 @@ def upgma(x: np.ndarray, cut: float) -> set[frozenset[int]]:
 
 
 def in_rounds(x: np.ndarray, cut: float) -> set[frozenset[int]]:
-    """The definition, line by line: all pairs that are each other's nearest merge, until none has the score."""
+    """The definition, line by line: all pairs that are each other's nearest merge, until none has the score.
+
+    A large group takes others, whose nearest it is, best first, until it has grown by an eighth.
+    """
     x, groups = x.astype(np.float64), [[i] for i in range(len(x))]
     while len(groups) > 1:
         scores = np.full((len(groups), len(groups)), -np.inf)
@@ -47,15 +57,24 @@ def in_rounds(x: np.ndarray, cut: float) -> set[frozenset[int]]:
         merged = [(i, j) for i, j in enumerate(nearest) if i < j and nearest[j] == i and scores[i, j] >= cut]
         if not merged:
             break
-        gone = {k for pair in merged for k in pair}
-        groups = [groups[i] + groups[j] for i, j in merged] + [one for k, one in enumerate(groups) if k not in gone]
+        new, gone = [], {k for pair in merged for k in pair}
+        for pair in merged:
+            small, large = sorted(pair, key=lambda k: (len(groups[k]), -min(groups[k])))
+            members, taken = groups[large] + groups[small], len(groups[small])
+            others = [k for k in np.argsort(-scores[large], kind="stable") if k != small and nearest[k] == large]
+            for k in others:
+                if scores[k, large] < cut or taken + len(groups[k]) > len(groups[large]) // 8:
+                    break
+                members, taken, gone = members + groups[k], taken + len(groups[k]), gone | {k}
+            new.append(members)
+        groups = new + [one for k, one in enumerate(groups) if k not in gone]
     return set(map(frozenset, groups))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 60), st.integers(0, 10_000), st.sampled_from([0.1, LIMIT, 0.7]))
-def test_groups_are_those_of_plain_rounds(n, seed, cut):
-    x = people(n, seed)
+@given(st.integers(2, 60), st.integers(0, 10_000), st.sampled_from([0.1, LIMIT, 0.7]), st.booleans())
+def test_groups_are_those_of_plain_rounds(n, seed, cut, large):
+    x = people(n, seed) if not large else np.concatenate([few_people(2 * n, seed), people(n, seed)])
     found = group(x, cut)
     assert as_sets(found) == in_rounds(x, cut)
     assert all(found[members := sorted(one)][0] == members[0] for one in as_sets(found)), "the first one's number"

@@ -26,9 +26,9 @@ def test_each_has_so_many_at_most(vectors):
     assert len(vectors) / 2 <= len(found) <= len(vectors)
 
 
-def test_an_approximate_search_finds_nearly_all(vectors, monkeypatch):
+def test_of_many_vectors_nearly_all_pairs_are_found(vectors, monkeypatch):
     monkeypatch.setattr(neighbours, "EXACT", 100)
-    monkeypatch.setattr(neighbours, "SHARE", 4)
+    monkeypatch.setattr(neighbours, "CELL", 100)
     exact = all_pairs(vectors, 0.5)
     found = set(map(tuple, near_pairs(vectors, 0.5).tolist()))
     assert found <= exact and len(found) > 0.95 * len(exact)
