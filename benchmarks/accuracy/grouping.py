@@ -280,7 +280,9 @@ class Case:
 def case(faces: Faces, tail: Tail, labelled: Tail, *, choose: bool = False) -> Case:
     """State the error at the usual cut, or at one that is chosen for 1 wrong pair in 200."""
     x, cut = faces.vectors, cut_for(len(faces.people))
-    cut, groups = choose_cut(x, tail=tail) if choose else (cut, group(x, cut))
+    if choose:
+        chosen = choose_cut(x, tail=tail)
+    cut, groups = (chosen.cut, chosen.groups) if choose else (cut, group(x, cut))
     true = wrong_within(groups, faces.people) / max(1, pairs_within(groups))
     said = [pair_error(x, groups, cut, one) for one in (tail, labelled)]
     stated, by_labels = ((one.share, one.low, one.high) for one in said)

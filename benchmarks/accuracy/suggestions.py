@@ -75,7 +75,8 @@ class Heap:
         names, who = np.unique(faces.people, return_inverse=True)
         named = enrolled(who) if start == "third" else np.zeros(len(who), bool)
         unnamed = np.flatnonzero(~named)
-        cut, labels = choose_cut(faces.vectors[unnamed])
+        chosen = choose_cut(faces.vectors[unnamed])
+        cut, labels = chosen.cut, chosen.groups
         groups = np.full(len(who), -1)
         groups[unnamed] = len(names) + unnamed[labels]
         return cls(faces.vectors, who, groups, named, cut, len(names))

@@ -69,10 +69,11 @@ def group(where: Where, options: GroupOptions = GroupOptions()) -> results.Group
             )
         bindings = heap.bindings(rejections, anew=options.anew)
         if cut is None:
-            cut, labels = choose_cut(heap.vectors, options.error, bindings)
+            chosen = choose_cut(heap.vectors, options.error, bindings)
+            cut, labels, stated = chosen.cut, chosen.groups, chosen.error
         else:
             labels = group_vectors(heap.vectors, cut, bindings)
-        stated = pair_error(heap.vectors, labels, cut)
+            stated = pair_error(heap.vectors, labels, cut)
         with store.writing():
             kept.write(store, cut, options.error)
             numbering = Numbering(heap, labels, rejections, anew=options.anew)

@@ -20,6 +20,7 @@ MARGIN = 0.1  # of one pair; chosen on LFW's dev people and nine other sets (ben
 CUT, FACES = 0.38, 1764  # for so many faces by `sface`, by the same benchmark
 SLOPE = 39.0  # of the logarithm of how many pairs of two people reach a cosine, on the same people
 AT_ONCE = 8  # beside its nearest group, one takes so many faces a round that it grows by one in AT_ONCE at most
+FEW = 1e-3  # share of the groups; where no more merged, what is left has been compared
 BLOCK = 1 << 16  # pairs of groups that are compared at a time
 NO_PAIRS = np.empty((0, 2), np.int64)
 
@@ -44,17 +45,24 @@ def cut_for(n: int, cut: float = CUT) -> float:
     return cut + max(0.0, math.log(max(n, 1) / FACES)) / SLOPE
 
 
-def group(vectors: np.ndarray, cut: float, bindings: Bindings = FREE, nearest: int = NEAREST) -> np.ndarray:
+def group(
+    vectors: np.ndarray,
+    cut: float,
+    bindings: Bindings = FREE,
+    nearest: int = NEAREST,
+    near: np.ndarray | None = None,
+) -> np.ndarray:
     """Group unit vectors, float32 (n, d); return the group of each, int64 (n,), the number of its first vector.
 
-    nearest: of each vector, and then of each group, so many are compared with it. All pairs are compared
-    where no vector has more of a cosine of `cut` or more. Where pairs must be together and apart, apart wins.
+    nearest: of each vector, and then of each group that has grown, so many are compared with it. All pairs are compared
+    where no vector has more of a cosine of `cut` or more. Where pairs must be together and apart, apart wins. near: the
+    answer of `near_pairs` for the vectors and this cut or a lower one, where it is there already.
     """
     groups = Groups(vectors, cut, bindings)
-    groups.offer(near_pairs(vectors, cut, nearest))
-    while groups.merge():
-        ids, means = groups.means()
-        groups.offer(ids[near_pairs(means, cut, nearest)])
+    groups.offer(near_pairs(vectors, cut, nearest) if near is None else near)
+    while groups.merge() > FEW * groups.count:
+        ids, means, grown = groups.means()
+        groups.offer(ids[near_pairs(means, cut, nearest, grown)])
     return groups.labels()
 
 
@@ -65,7 +73,7 @@ class Groups:
         """Begin with a group of each unit vector, float32 (n, d), and of those that must be together."""
         self._cut = cut
         self._sums, self._sizes = vectors.astype(np.float32), np.ones(len(vectors), np.int64)
-        self._parents = np.arange(len(vectors))
+        self._parents, self._grown = np.arange(len(vectors)), np.zeros(len(vectors), bool)
         self._apart = _keys(bindings.apart, len(vectors))
         self._ids, self._scores = NO_PAIRS, np.empty(0, np.float32)  # of a mean cosine of `cut` or more
         self._bind(bindings.together)
@@ -74,18 +82,26 @@ class Groups:
         """Let the groups of these pairs of vectors, int64 (m, 2), merge."""
         self._add(self._roots(pairs))
 
-    def merge(self) -> bool:
-        """Merge the pairs of groups that may merge until none has a score of `cut`; return whether any were merged."""
-        merged = False
+    @property
+    def count(self) -> int:
+        """How many groups there are."""
+        return int(np.count_nonzero(self._parents == np.arange(len(self._parents))))
+
+    def merge(self) -> int:
+        """Merge the pairs of groups that may merge until none has a score of `cut`; return how many went into others."""
+        before = self.count
         while len(joins := self._joins()):
             self._merge(joins)
-            merged = True
-        return merged
+        return before - self.count
 
-    def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numbers of the groups, int64 (g,), and the means of their vectors, float32 (g, d)."""
+    def means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the numbers of the groups, int64 (g,), the means of their vectors, float32 (g, d), and which have grown.
+
+        Those are bool (g,), and have grown since this was called last.
+        """
         ids = np.flatnonzero(self._parents == np.arange(len(self._parents)))
-        return ids, self._sums[ids] / self._sizes[ids, None].astype(np.float32)
+        grown, self._grown = self._grown[ids], np.zeros(len(self._parents), bool)
+        return ids, self._sums[ids] / self._sizes[ids, None].astype(np.float32), grown
 
     def _joins(self) -> np.ndarray:
         """Return the groups that merge next and those into which they go, which stay: int64 (k, 2)."""
@@ -96,7 +112,10 @@ class Groups:
         nearest, best = self._nearest(ids, scores)
         near = np.flatnonzero(nearest >= 0)
         mutual = near[nearest[nearest[near]] == near]
-        goes = self._sizes[mutual] * -len(nearest) + mutual > self._sizes[nearest[mutual]] * -len(nearest) + nearest[mutual]
+        goes = (
+            self._sizes[mutual] * -len(nearest) + mutual
+            > self._sizes[nearest[mutual]] * -len(nearest) + nearest[mutual]
+        )
         first = np.stack([mutual[goes], nearest[mutual[goes]]], axis=1)
         return np.concatenate([first, self._more(first, nearest, best)])
 
@@ -162,6 +181,7 @@ class Groups:
         self._sums[into[starts]] += np.add.reduceat(self._sums[gone], starts)
         np.add.at(self._sizes, into, self._sizes[gone])
         self._parents[gone] = into
+        self._grown[into] = True
         n = len(self._parents)
         if len(self._apart):
             self._apart = _keys(self._roots(np.stack(np.divmod(self._apart, n), axis=1)), n)

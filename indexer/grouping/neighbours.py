@@ -12,18 +12,20 @@ NEAREST = 64  # of each vector
 CELL = 250  # vectors for each centre of more than EXACT
 NEAR_CENTRES = 4  # of each vector; two vectors are compared where they share one
 TRAINED, ROUNDS = 32, 4  # vectors for each centre that is trained, and rounds of it
+LEAST_NORM = 1e-9
 BLOCK = 1 << 21  # cosines that are computed at a time
 
 
-def near_pairs(vectors: np.ndarray, cut: float, nearest: int = NEAREST, seed: int = 0) -> np.ndarray:
+def near_pairs(vectors: np.ndarray, cut: float, nearest: int = NEAREST, asked: np.ndarray | None = None) -> np.ndarray:
     """Return the pairs of vectors, float32 (n, d), with a dot product of `cut` or more: int64 (m, 2), lower first.
 
-    Of each vector the `nearest` nearest ones are pairs with it. Of more than EXACT vectors those alone are compared
-    that lie near one of the same centres; another seed makes other centres.
+    Of each vector the `nearest` nearest ones are pairs with it; with `asked`, bool (n,), of those alone. Of more than
+    EXACT vectors only those are compared that lie near one of the same centres.
     """
     found = [np.empty(0, np.int64)]
-    for rows in _cells(vectors, seed):
-        found.append(sorted_set(np.concatenate(list(_near_within(vectors, rows, cut, nearest)))))
+    for rows in _cells(vectors):
+        pieces = _near_within(vectors, rows, cut, nearest, rows if asked is None else rows[asked[rows]])
+        found.append(sorted_set(np.concatenate([found[0][:0], *pieces])))
     return np.stack(np.divmod(sorted_set(np.concatenate(found)), max(len(vectors), 1)), axis=1)
 
 
@@ -33,39 +35,37 @@ def sorted_set(numbers: np.ndarray) -> np.ndarray:
     return numbers[np.diff(numbers, prepend=-1) != 0] if len(numbers) else numbers
 
 
-def _cells(vectors: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+def _cells(vectors: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the vectors that are compared with each other: int64 (k,) each, ascending; a vector is in several."""
     n, dimension = vectors.shape
     if n <= EXACT:
-        if n:
-            yield np.arange(n)
+        yield np.arange(n)
         return
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), LEAST_NORM)
     count = n // CELL
-    trained = np.random.default_rng(seed).choice(n, min(n, TRAINED * count), replace=False)
-    centres = faiss.Kmeans(dimension, count, niter=ROUNDS, spherical=True, seed=seed + 1, max_points_per_centroid=TRAINED)
-    centres.train(unit[trained])
+    trained = unit[np.random.default_rng(0).choice(n, min(n, TRAINED * count), replace=False)]
+    centres = faiss.Kmeans(dimension, count, niter=ROUNDS, spherical=True, min_points_per_centroid=1)
+    centres.train(trained)
     near = centres.index.search(unit, NEAR_CENTRES)[1].ravel()
     order = np.argsort(near, kind="stable")
-    bounds = np.searchsorted(near[order], np.arange(count + 1))
-    for first, last in zip(bounds, bounds[1:], strict=False):
-        if last - first > 1:
-            yield order[first:last] // NEAR_CENTRES
+    for cell in np.split(order, np.searchsorted(near[order], np.arange(1, count))):
+        yield cell // NEAR_CENTRES
 
 
-def _near_within(vectors: np.ndarray, rows: np.ndarray, cut: float, nearest: int) -> Iterator[np.ndarray]:
-    """Yield the pairs among some vectors, in pieces: lower x n + higher, int64 (m,)."""
-    among = vectors[rows]
-    step = max(1, BLOCK // len(rows))
-    for start in range(0, len(rows), step):
-        cosines = among[start : start + step] @ among.T
-        own = np.arange(len(cosines))
-        cosines[own, start + own] = -np.inf
+def _near_within(
+    vectors: np.ndarray, rows: np.ndarray, cut: float, nearest: int, asked: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Yield the pairs of some vectors and those of them that are asked, in pieces: lower x n + higher, int64 (m,)."""
+    among, step = vectors[rows], max(1, BLOCK // max(len(rows), 1))
+    for start in range(0, len(asked), step):
+        own = asked[start : start + step]
+        cosines = vectors[own] @ among.T
         near = cosines >= cut
+        near[np.arange(len(own)), np.searchsorted(rows, own)] = False
         for row in np.flatnonzero(np.count_nonzero(near, axis=1) > nearest):
             hits = np.flatnonzero(near[row])
             of_row = cosines[row, hits]
             near[row, hits[of_row < np.partition(of_row, -nearest)[-nearest]]] = False
         a, b = np.divmod(np.flatnonzero(near), len(rows))
-        a, b = rows[a + start], rows[b]
+        a, b = own[a], rows[b]
         yield np.minimum(a, b) * len(vectors) + np.maximum(a, b)

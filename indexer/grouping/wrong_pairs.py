@@ -15,7 +15,7 @@ import numpy as np
 
 from facegallery.embedder.errors import DataError
 from facegallery.indexer.grouping.linkage import FREE, MARGIN, Bindings, cut_for, group
-from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs
+from facegallery.indexer.grouping.neighbours import EXACT, NEAREST, near_pairs
 
 BELOW = 0.1  # of a score
 ERROR = 1 / 200  # share of the pairs
@@ -23,6 +23,7 @@ STEP, BENEATH, ABOVE = 0.01, 10, 8  # a cut is chosen within so many steps of th
 UNSEEN = 3  # wrong pairs at most where none is expected (rule of three)
 FITTED = (0.34, 0.36, 0.38, 0.40, 0.42, 0.44)  # cuts of a fit
 DRAWS = 16  # halves of the people of a fit
+LARGEST = 10_000  # groups that are in every sample
 MOST = 10  # pairs of faces just below the cut for one in a group: with more, a cut is useless
 
 
@@ -69,37 +70,63 @@ def pair_error(vectors: np.ndarray, groups: np.ndarray, cut: float, tail: Tail =
     return PairError(min(1.0, share), min(1.0, low), min(1.0, high), pairs)
 
 
-def choose_cut(
-    vectors: np.ndarray, error: float = ERROR, bindings: Bindings = FREE, tail: Tail = ANY
-) -> tuple[float, np.ndarray]:
-    """Return the lowest cut with a stated share of wrong pairs of `error` at most, and its groups, int64 (n,).
+@dataclass(frozen=True)
+class Chosen:
+    """A cut, its groups, int64 (n,), and the share of wrong pairs that is stated for them."""
 
-    vectors: float32 (n, d). Where no cut has so small an error, it is the highest.
+    cut: float
+    groups: np.ndarray
+    error: PairError
+
+
+def choose_cut(vectors: np.ndarray, error: float = ERROR, bindings: Bindings = FREE, tail: Tail = ANY) -> Chosen:
+    """Choose the lowest cut with a stated share of wrong pairs of `error` at most for unit vectors, float32 (n, d).
+
+    Where no cut has so small an error, it is the highest.
     """
     usual, low, high = cut_for(len(vectors)), -BENEATH, ABOVE
-    found = {high: group(vectors, usual + STEP * high, bindings)}
+    near = near_pairs(vectors, usual + STEP * low)
+
+    def at(step: int) -> Chosen:
+        cut = usual + STEP * step
+        groups = group(vectors, cut, bindings, near=near)
+        return Chosen(cut, groups, pair_error(vectors, groups, cut, tail))
+
+    best: Chosen | None = None
     while low < high:
         middle = (low + high) // 2
-        cut = usual + STEP * middle
-        groups = group(vectors, cut, bindings)
-        if pair_error(vectors, groups, cut, tail).share <= error:
-            high, found = middle, {middle: groups}
+        if (tried := at(middle)).error.share <= error:
+            best, high = tried, middle
         else:
             low = middle + 1
-    return usual + STEP * high, found[high]
+    return best or at(high)
 
 
 def near_misses(vectors: np.ndarray, groups: np.ndarray, cut: float) -> int:
-    """Count the pairs of faces in two groups whose score lacks less than BELOW of the cut."""
+    """Count the pairs of faces in two groups whose score lacks less than BELOW of the cut.
+
+    Of more than EXACT groups a sample is compared that holds the largest, and counts for all.
+    """
     _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     means = np.zeros((len(sizes), vectors.shape[1]), np.float32)
     np.add.at(means, codes, vectors)
-    means /= sizes[:, None].astype(np.float32)
+    rows, counts_for = _sample(sizes)
+    means, sizes = means[rows] / sizes[rows, None].astype(np.float32), sizes[rows]
     pairs = near_pairs(means, cut - BELOW, NEAREST)
     weights = sizes[pairs].prod(axis=1)
     cosines = np.einsum("ij,ij->i", means[pairs[:, 0]], means[pairs[:, 1]])
     scores = cosines - MARGIN / np.sqrt(weights)
-    return int(weights[(scores >= cut - BELOW) & (scores < cut)].sum())
+    near = (scores >= cut - BELOW) & (scores < cut)
+    return round(float((weights[near] * counts_for[pairs[near]].prod(axis=1)).sum()))
+
+
+def _sample(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most EXACT groups, by their sizes, int64 (g,), and how many each stands for: float64 of that length."""
+    order = np.argsort(-sizes, kind="stable")
+    largest, others = np.split(order, [LARGEST if len(order) > EXACT else len(order)])
+    drawn = np.random.default_rng(0).choice(others, min(len(others), EXACT - LARGEST), replace=False)
+    shares = np.full(len(drawn), len(others) / max(1, len(drawn)))
+    return np.concatenate([largest, drawn]), np.concatenate([np.ones(len(largest)), shares])
 
 
 def pairs_within(groups: np.ndarray) -> int:

@@ -74,27 +74,29 @@ def test_faces_that_are_all_alone_have_no_error():
 
 def test_the_chosen_cut_is_the_lowest_with_the_error():
     x, _ = crowd(400, 4, noise=0.12)
-    cut, groups = choose_cut(x, 0.02, tail=TAIL)
+    chosen = choose_cut(x, 0.02, tail=TAIL)
+    cut, groups = chosen.cut, chosen.groups
+    assert chosen.error == pair_error(x, groups, cut, TAIL)
     assert np.array_equal(groups, group(x, cut)) and pair_error(x, groups, cut, TAIL).share <= 0.02
     below = group(x, cut - STEP)
     assert pair_error(x, below, cut - STEP, TAIL).share > 0.02
-    assert choose_cut(x, 0.1, tail=TAIL)[0] < cut
+    assert choose_cut(x, 0.1, tail=TAIL).cut < cut
 
 
 def test_more_people_need_a_higher_cut():
     x, who = crowd(400, 5, noise=0.12)
-    few = choose_cut(x[who < 40], 0.02, tail=TAIL)[0]
-    assert choose_cut(x, 0.02, tail=TAIL)[0] > few
+    few = choose_cut(x[who < 40], 0.02, tail=TAIL).cut
+    assert choose_cut(x, 0.02, tail=TAIL).cut > few
 
 
 def test_no_cut_is_enough_for_an_error_of_nothing():
     x, _ = crowd(20, 6, noise=0.3)
-    assert choose_cut(x, 0.0, tail=TAIL)[0] <= cut_for(60) + STEP * ABOVE + 1e-9
+    assert choose_cut(x, 0.0, tail=TAIL).cut <= cut_for(60) + STEP * ABOVE + 1e-9
 
 
 def test_what_must_be_apart_is_apart_at_the_chosen_cut():
     x, _ = crowd(10, 7)
-    _, groups = choose_cut(x, bindings=Bindings(apart=np.array([[0, 1]])))
+    groups = choose_cut(x, bindings=Bindings(apart=np.array([[0, 1]]))).groups
     assert groups[0] != groups[1]
 
 
