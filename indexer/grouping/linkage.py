@@ -88,14 +88,14 @@ class Groups:
         return int(np.count_nonzero(self._parents == np.arange(len(self._parents))))
 
     def merge(self) -> int:
-        """Merge the pairs of groups that may merge until none has a score of `cut`; return how many went into others."""
+        """Merge pairs of groups until no two that may merge have a score of `cut`; return how many went into others."""
         before = self.count
         while len(joins := self._joins()):
             self._merge(joins)
         return before - self.count
 
     def means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the numbers of the groups, int64 (g,), the means of their vectors, float32 (g, d), and which have grown.
+        """Return the numbers of groups, int64 (g,), the means of their vectors, float32 (g, d), and which have grown.
 
         Those are bool (g,), and have grown since this was called last.
         """
