@@ -42,7 +42,7 @@ from benchmarks.peers.groupings import PEERS, Settings, grid  # noqa: E402
 from facegallery.embedder.dataset.dataset import DataSet  # noqa: E402
 from facegallery.embedder.dataset.row import vectors_of  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
-from facegallery.indexer.grouping.linkage import Bindings, cut_for, group  # noqa: E402
+from facegallery.indexer.grouping.linkage import Start, cut_for, group  # noqa: E402
 from facegallery.indexer.grouping.wrong_pairs import (  # noqa: E402
     Tail,
     cases,
@@ -206,7 +206,7 @@ def to_choose_by(names: np.ndarray, roles: Path) -> np.ndarray:
 def ours(x: np.ndarray, cut: float, apart: np.ndarray | None = None) -> np.ndarray:
     """Group by facegallery, at the cut for so many faces."""
     cut = cut_for(len(x), cut)
-    return group(x, cut) if apart is None else group(x, cut, Bindings(apart=apart))
+    return group(x, cut) if apart is None else group(x, cut, Start(apart=apart))
 
 
 def best(run: Grouping, settings: tuple[Settings, ...], dev: Faces) -> Settings:

@@ -182,20 +182,17 @@ def people_of(found: Sequence[Track], cut: float = JOINED_FROM) -> list[int]:
     Tracks are joined by the average linkage of their kept faces from a score of `cut` on; never two that are visible at
     the same time.
     """
-    from facegallery.indexer.grouping.linkage import Bindings, group
+    from facegallery.indexer.grouping.linkage import Start, group
 
     if not found:
         return []
-    vectors = [[row.vector for _, row in track.rows()] for track in found]
-    firsts = np.cumsum([0, *map(len, vectors)])
-    together = [(row, row + 1) for row in range(firsts[-1] - 1) if row + 1 not in firsts]
+    vectors = [np.array([row.vector for _, row in track.rows()], np.float32) for track in found]
     starts, ends = np.array([one.start for one in found]), np.array([one.end for one in found])
     at_once = np.triu((starts[:, None] <= ends) & (starts <= ends[:, None]), 1)
-    apart = firsts[:-1][np.argwhere(at_once)]
-    bindings = Bindings(np.array(together, np.int64).reshape(-1, 2), apart.astype(np.int64))
-    labels = group(np.array([one for some in vectors for one in some], np.float32), cut, bindings)
+    start = Start(sizes=np.array(list(map(len, vectors))), apart=np.argwhere(at_once))
+    labels = group(np.stack([xb.mean(axis=0) for xb in vectors]), cut, start)
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(int(label), len(numbers) + 1) for label in labels[firsts[:-1]]]
+    return [numbers.setdefault(int(label), len(numbers) + 1) for label in labels]
 
 
 @dataclass

@@ -26,14 +26,25 @@ NO_PAIRS = np.empty((0, 2), np.int64)
 
 
 @dataclass(frozen=True)
-class Bindings:
-    """Pairs of vectors that must be, or must not be, in one group: int64 (n, 2) each."""
+class Start:
+    """What grouping starts from, beside the means of n groups; as a rule each is a single vector.
 
-    together: np.ndarray = field(default_factory=NO_PAIRS.copy)
+    sizes: vectors of each, int64 (n,); one unless given. held: so many, the first ones, stay apart from each other.
+    apart: pairs that must not be in one group, int64 (m, 2). asked: those that may have pairs, bool (n,); all unless
+    given.
+    """
+
+    sizes: np.ndarray | None = None
+    held: int = 0
     apart: np.ndarray = field(default_factory=NO_PAIRS.copy)
+    asked: np.ndarray | None = None
+
+    def sizes_of(self, n: int) -> np.ndarray:
+        """Return how many vectors each of n groups has, int64 (n,)."""
+        return np.ones(n, np.int64) if self.sizes is None else self.sizes
 
 
-FREE = Bindings()
+SINGLE = Start()
 
 
 def cut_for(n: int, cut: float = CUT) -> float:
@@ -46,37 +57,34 @@ def cut_for(n: int, cut: float = CUT) -> float:
 
 
 def group(
-    vectors: np.ndarray,
-    cut: float,
-    bindings: Bindings = FREE,
-    nearest: int = NEAREST,
-    near: np.ndarray | None = None,
+    means: np.ndarray, cut: float, start: Start = SINGLE, nearest: int = NEAREST, near: np.ndarray | None = None
 ) -> np.ndarray:
-    """Group unit vectors, float32 (n, d); return the group of each, int64 (n,), the number of its first vector.
+    """Group unit vectors, or the means of groups, float32 (n, d); return the group of each, int64 (n,).
 
-    nearest: of each vector, and then of each group that has grown, so many are compared with it. All pairs are compared
-    where no vector has more of a cosine of `cut` or more. Where pairs must be together and apart, apart wins. near: the
-    answer of `near_pairs` for the vectors and this cut or a lower one, where it is there already.
+    A group has the number of the first in it. nearest: of each, and then of each group that has grown, so many are
+    compared with it. All pairs are compared where none has more of a cosine of `cut` or more. near: the answer of
+    `near_pairs` for the means and this cut or a lower one, where it is there already.
     """
-    groups = Groups(vectors, cut, bindings)
-    groups.offer(near_pairs(vectors, cut, nearest) if near is None else near)
+    groups = Groups(means, cut, start)
+    groups.offer(near_pairs(means, cut, nearest, start.asked) if near is None else near)
     while groups.merge() > FEW * groups.count:
-        ids, means, grown = groups.means()
-        groups.offer(ids[near_pairs(means, cut, nearest, grown)])
+        ids, grown_means, grown = groups.means()
+        groups.offer(ids[near_pairs(grown_means, cut, nearest, grown)])
     return groups.labels()
 
 
 class Groups:
-    """Groups, numbered by their first vectors, and the pairs of groups that may merge."""
+    """Groups, numbered by what they start from, and the pairs of groups that may merge."""
 
-    def __init__(self, vectors: np.ndarray, cut: float, bindings: Bindings = FREE):
-        """Begin with a group of each unit vector, float32 (n, d), and of those that must be together."""
-        self._cut = cut
-        self._sums, self._sizes = vectors.astype(np.float32), np.ones(len(vectors), np.int64)
-        self._parents, self._grown = np.arange(len(vectors)), np.zeros(len(vectors), bool)
-        self._apart = _keys(bindings.apart, len(vectors))
+    def __init__(self, means: np.ndarray, cut: float, start: Start = SINGLE):
+        """Begin with a group of each unit vector or mean, float32 (n, d)."""
+        n = len(means)
+        self._cut, self._sizes = cut, start.sizes_of(n).copy()
+        self._sums = means.astype(np.float32) * self._sizes[:, None].astype(np.float32)
+        self._held = np.arange(n) < start.held
+        self._parents, self._grown = np.arange(n), np.zeros(n, bool)
+        self._apart = _keys(start.apart, n)
         self._ids, self._scores = NO_PAIRS, np.empty(0, np.float32)  # of a mean cosine of `cut` or more
-        self._bind(bindings.together)
 
     def offer(self, pairs: np.ndarray) -> None:
         """Let the groups of these pairs of vectors, int64 (m, 2), merge."""
@@ -145,34 +153,20 @@ class Groups:
 
     def _meet(self, first: np.ndarray, joins: np.ndarray) -> np.ndarray:
         """Return whether each of `joins` would meet one in its new group from which it must be apart: bool (k,)."""
-        if not len(self._apart):
-            return np.zeros(len(joins), bool)
         n = len(self._parents)
         to = np.arange(n)
         for some in (first, joins):
             to[some[:, 0]] = some[:, 1]
-        a, b = np.divmod(self._apart, n)
-        meets = np.zeros(n, bool)
-        meets[np.concatenate([a, b])[np.tile(to[a] == to[b], 2)]] = True
+        meets = self._held.copy()
+        if len(self._apart):
+            a, b = np.divmod(self._apart, n)
+            meets[np.concatenate([a, b])[np.tile(to[a] == to[b], 2)]] = True
         return meets[joins[:, 0]]
 
     def labels(self) -> np.ndarray:
         """Return the group of each vector, the number of its first one: int64 (n,)."""
         _, first, groups = np.unique(self._roots(np.arange(len(self._parents))), return_index=True, return_inverse=True)
         return first[groups]
-
-    def _bind(self, pairs: np.ndarray) -> None:
-        """Merge pairs that must be together, unless that joins two that must be apart; there they merge one by one."""
-        bound = _connected(pairs, len(self._parents))
-        a, b = np.divmod(self._apart, len(self._parents))
-        torn = np.isin(bound, bound[a[bound[a] == bound[b]]])
-        whole = np.flatnonzero(~torn & (bound != np.arange(len(bound))))
-        if len(whole):
-            self._merge(np.stack([whole, bound[whole]], axis=1))
-        for pair in pairs[torn[pairs[:, 0]]]:
-            into, gone = sorted(self._roots(pair).tolist())
-            if into != gone and not self._are_apart(np.array([[into, gone]]))[0]:
-                self._merge(np.array([[gone, into]]))
 
     def _merge(self, joins: np.ndarray) -> None:
         """Let groups go into others that stay: int64 (k, 2), the first of each into the second."""
@@ -182,6 +176,7 @@ class Groups:
         np.add.at(self._sizes, into, self._sizes[gone])
         self._parents[gone] = into
         self._grown[into] = True
+        self._held[into[self._held[gone]]] = True
         n = len(self._parents)
         if len(self._apart):
             self._apart = _keys(self._roots(np.stack(np.divmod(self._apart, n), axis=1)), n)
@@ -206,10 +201,11 @@ class Groups:
         self._scores = np.concatenate([self._scores, (cosines - margins).astype(np.float32)])
 
     def _are_apart(self, pairs: np.ndarray) -> np.ndarray:
+        both_held = self._held[pairs].all(axis=1)
         if not len(self._apart):
-            return np.zeros(len(pairs), bool)
+            return both_held
         keys = pairs[:, 0] * len(self._parents) + pairs[:, 1]
-        return self._apart[np.searchsorted(self._apart[:-1], keys)] == keys
+        return both_held | (self._apart[np.searchsorted(self._apart[:-1], keys)] == keys)
 
     def _cosines_of(self, pairs: np.ndarray) -> np.ndarray:
         """Return the mean cosine of each pair of groups, float32 (m,)."""
@@ -226,17 +222,6 @@ class Groups:
         while not np.array_equal(further := self._parents[found], found):
             found = further
         return found
-
-
-def _connected(pairs: np.ndarray, n: int) -> np.ndarray:
-    """Return for each of n numbers the lowest one to which pairs, int64 (m, 2), lead from it: int64 (n,)."""
-    lowest, a, b = np.arange(n), *pairs.T
-    while (differ := lowest[a] != lowest[b]).any():
-        a, b = a[differ], b[differ]
-        np.minimum.at(lowest, np.maximum(lowest[a], lowest[b]), np.minimum(lowest[a], lowest[b]))
-        while not np.array_equal(further := lowest[lowest], lowest):
-            lowest = further
-    return lowest
 
 
 def _keys(pairs: np.ndarray, n: int) -> np.ndarray:

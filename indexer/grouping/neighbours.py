@@ -19,14 +19,15 @@ BLOCK = 1 << 21  # cosines that are computed at a time
 def near_pairs(vectors: np.ndarray, cut: float, nearest: int = NEAREST, asked: np.ndarray | None = None) -> np.ndarray:
     """Return the pairs of vectors, float32 (n, d), with a dot product of `cut` or more: int64 (m, 2), lower first.
 
-    Of each vector the `nearest` nearest ones are pairs with it; with `asked`, bool (n,), of those alone. Of more than
-    EXACT vectors only those are compared that lie near one of the same centres.
+    Of each vector the `nearest` nearest ones are pairs with it; with `asked`, bool (n,), of those alone. Where all pairs
+    are more than those of EXACT vectors, only those are compared that lie near one of the same centres.
     """
-    found = [np.empty(0, np.int64)]
-    for rows in _cells(vectors):
+    n, found = len(vectors), [np.empty(0, np.int64)]
+    compared = n * (n if asked is None else np.count_nonzero(asked))
+    for rows in _cells(vectors) if compared > EXACT**2 else [np.arange(n)]:
         pieces = _near_within(vectors, rows, cut, nearest, rows if asked is None else rows[asked[rows]])
         found.append(sorted_set(np.concatenate([found[0][:0], *pieces])))
-    return np.stack(np.divmod(sorted_set(np.concatenate(found)), max(len(vectors), 1)), axis=1)
+    return np.stack(np.divmod(sorted_set(np.concatenate(found)), max(n, 1)), axis=1)
 
 
 def sorted_set(numbers: np.ndarray) -> np.ndarray:
@@ -38,9 +39,6 @@ def sorted_set(numbers: np.ndarray) -> np.ndarray:
 def _cells(vectors: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the vectors that are compared with each other: int64 (k,) each, ascending; a vector is in several."""
     n, dimension = vectors.shape
-    if n <= EXACT:
-        yield np.arange(n)
-        return
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), LEAST_NORM)
     count = n // CELL
     trained = unit[np.random.default_rng(0).choice(n, min(n, TRAINED * count), replace=False)]

@@ -14,8 +14,8 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from facegallery.embedder.errors import DataError
-from facegallery.indexer.grouping.linkage import FREE, MARGIN, Bindings, cut_for, group
-from facegallery.indexer.grouping.neighbours import EXACT, NEAREST, near_pairs
+from facegallery.indexer.grouping.linkage import MARGIN, SINGLE, Start, cut_for, group
+from facegallery.indexer.grouping.neighbours import NEAREST, near_pairs
 
 BELOW = 0.1  # of a score
 ERROR = 1 / 200  # share of the pairs
@@ -23,7 +23,7 @@ STEP, BENEATH, ABOVE = 0.01, 10, 8  # a cut is chosen within so many steps of th
 UNSEEN = 3  # wrong pairs at most where none is expected (rule of three)
 FITTED = (0.34, 0.36, 0.38, 0.40, 0.42, 0.44)  # cuts of a fit
 DRAWS = 16  # halves of the people of a fit
-LARGEST = 10_000  # groups that are in every sample
+SAMPLE, LARGEST = 20_000, 5_000  # groups of which near misses are counted; the largest are among them
 MOST = 10  # pairs of faces just below the cut for one in a group: with more, a cut is useless
 
 
@@ -56,18 +56,32 @@ class PairError:
         return f"{about} pairs in a group are two people, at most {_one_in(self.high)}"
 
 
-def pair_error(vectors: np.ndarray, groups: np.ndarray, cut: float, tail: Tail = ANY) -> PairError:
-    """State the share of wrong pairs of `group`'s answer for unit vectors, float32 (n, d), and their groups, (n,)."""
-    pairs = pairs_within(groups)
+def pair_error(
+    means: np.ndarray, groups: np.ndarray, cut: float, tail: Tail = ANY, start: Start = SINGLE
+) -> PairError:
+    """State the share of wrong pairs of `group`'s answer, int64 (n,), for its arguments."""
+    of_groups, sizes = joined(means, groups, start)
+    pairs = int((sizes * (sizes - 1) // 2).sum())
     if not pairs:
         return PairError(0.0, 0.0, 0.0, 0)
-    near = near_misses(vectors, groups, cut)
+    near = near_misses(of_groups, sizes, cut)
     share, low, high = (
         tail.middle * near / pairs,
         math.floor(tail.low * near) / pairs,
         (tail.high * near + UNSEEN) / pairs,
     )
     return PairError(min(1.0, share), min(1.0, low), min(1.0, high), pairs)
+
+
+def joined(means: np.ndarray, groups: np.ndarray, start: Start = SINGLE) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means and the sizes of the groups of `group`'s answer: float32 (g, d), int64 (g,)."""
+    codes = np.unique(groups, return_inverse=True)[1]
+    weights = start.sizes_of(len(means))
+    sizes = np.zeros(codes.max(initial=-1) + 1, np.int64)
+    np.add.at(sizes, codes, weights)
+    sums = np.zeros((len(sizes), means.shape[1]), np.float32)
+    np.add.at(sums, codes, means * weights[:, None].astype(np.float32))
+    return sums / sizes[:, None].astype(np.float32), sizes
 
 
 @dataclass(frozen=True)
@@ -79,18 +93,18 @@ class Chosen:
     error: PairError
 
 
-def choose_cut(vectors: np.ndarray, error: float = ERROR, bindings: Bindings = FREE, tail: Tail = ANY) -> Chosen:
-    """Choose the lowest cut with a stated share of wrong pairs of `error` at most for unit vectors, float32 (n, d).
+def choose_cut(means: np.ndarray, error: float = ERROR, start: Start = SINGLE, tail: Tail = ANY) -> Chosen:
+    """Choose the lowest cut with a stated share of wrong pairs of `error` at most for what `group` takes.
 
     Where no cut has so small an error, it is the highest.
     """
-    usual, low, high = cut_for(len(vectors)), -BENEATH, ABOVE
-    near = near_pairs(vectors, usual + STEP * low)
+    usual, low, high = cut_for(int(start.sizes_of(len(means)).sum())), -BENEATH, ABOVE
+    near = near_pairs(means, usual + STEP * low, NEAREST, start.asked)
 
     def at(step: int) -> Chosen:
         cut = usual + STEP * step
-        groups = group(vectors, cut, bindings, near=near)
-        return Chosen(cut, groups, pair_error(vectors, groups, cut, tail))
+        groups = group(means, cut, start, near=near)
+        return Chosen(cut, groups, pair_error(means, groups, cut, tail, start))
 
     best: Chosen | None = None
     while low < high:
@@ -102,29 +116,27 @@ def choose_cut(vectors: np.ndarray, error: float = ERROR, bindings: Bindings = F
     return best or at(high)
 
 
-def near_misses(vectors: np.ndarray, groups: np.ndarray, cut: float) -> int:
+def near_misses(means: np.ndarray, sizes: np.ndarray, cut: float) -> int:
     """Count the pairs of faces in two groups whose score lacks less than BELOW of the cut.
 
-    Of more than EXACT groups a sample is compared that holds the largest, and counts for all.
+    means: of groups, float32 (g, d). sizes: their faces, int64 (g,). Of more than SAMPLE groups some are compared, the
+    largest among them, and stand for all.
     """
-    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    means = np.zeros((len(sizes), vectors.shape[1]), np.float32)
-    np.add.at(means, codes, vectors)
-    rows, counts_for = _sample(sizes)
-    means, sizes = means[rows] / sizes[rows, None].astype(np.float32), sizes[rows]
+    rows, stand_for = _sample(sizes)
+    means, sizes = means[rows], sizes[rows]
     pairs = near_pairs(means, cut - BELOW, NEAREST)
     weights = sizes[pairs].prod(axis=1)
     cosines = np.einsum("ij,ij->i", means[pairs[:, 0]], means[pairs[:, 1]])
     scores = cosines - MARGIN / np.sqrt(weights)
     near = (scores >= cut - BELOW) & (scores < cut)
-    return round(float((weights[near] * counts_for[pairs[near]].prod(axis=1)).sum()))
+    return round(float((weights[near] * stand_for[pairs[near]].prod(axis=1)).sum()))
 
 
 def _sample(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most EXACT groups, by their sizes, int64 (g,), and how many each stands for: float64 of that length."""
+    """Return SAMPLE groups at most, given the sizes of all, int64 (g,), and how many each stands for: float64 (s,)."""
     order = np.argsort(-sizes, kind="stable")
-    largest, others = np.split(order, [LARGEST if len(order) > EXACT else len(order)])
-    drawn = np.random.default_rng(0).choice(others, min(len(others), EXACT - LARGEST), replace=False)
+    largest, others = np.split(order, [LARGEST if len(order) > SAMPLE else len(order)])
+    drawn = np.random.default_rng(0).choice(others, min(len(others), SAMPLE - LARGEST), replace=False)
     shares = np.full(len(drawn), len(others) / max(1, len(drawn)))
     return np.concatenate([largest, drawn]), np.concatenate([np.ones(len(largest)), shares])
 
@@ -165,7 +177,7 @@ def cases(vectors: np.ndarray, people: np.ndarray, seed: int = 0) -> np.ndarray:
         rows = np.flatnonzero(np.isin(people, rng.choice(names, (len(names) + 1) // 2, replace=False)))
         for cut in FITTED:
             groups = group(vectors[rows], cut)
-            near = near_misses(vectors[rows], groups, cut)
+            near = near_misses(*joined(vectors[rows], groups), cut)
             if near <= MOST * pairs_within(groups):
                 found.append((wrong_within(groups, people[rows]) + 0.5) / (near + 1))
     return np.array(found)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from facegallery.indexer.grouping import linkage as linkage_file
-from facegallery.indexer.grouping.linkage import CUT, FACES, MARGIN, SLOPE, Bindings, cut_for, group
+from facegallery.indexer.grouping.linkage import CUT, FACES, MARGIN, SLOPE, Start, cut_for, group
 
 LIMIT = 0.4
 
@@ -108,21 +108,43 @@ def test_a_person_of_more_photos_than_are_compared_is_one_group():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 40), st.integers(0, 10_000), st.data())
-def test_what_must_be_apart_is_and_what_must_be_together_is_where_it_can(n, seed, data):
-    x, chosen = people(n, seed, noise=0.5), st.lists(st.sampled_from(every_pair(n).tolist()), max_size=6)
-    together, apart = (np.array(data.draw(chosen), np.int64).reshape(-1, 2) for _ in range(2))
-    found = group(x, LIMIT, Bindings(together, apart))
-    assert all(found[a] != found[b] for a, b in apart)
-    if not len(apart):
-        assert all(found[a] == found[b] for a, b in together)
-    if not len(apart) and not len(together):
+@given(st.integers(2, 40), st.integers(0, 10_000), st.booleans(), st.integers(0, 8), st.data())
+def test_what_must_be_apart_is(n, seed, large, held, data):
+    x = people(n, seed, noise=0.5) if not large else few_people(4 * n, seed)
+    chosen = st.lists(st.sampled_from(every_pair(len(x)).tolist()), max_size=6)
+    apart, held = np.array(data.draw(chosen), np.int64).reshape(-1, 2), min(held, len(x))
+    found = group(x, LIMIT, Start(held=held, apart=apart))
+    assert all(found[a] != found[b] for a, b in [*apart, *combinations(range(held), 2)])
+    if not len(apart) and held < 2:
         assert as_sets(found) == in_rounds(x, LIMIT)
+
+
+def test_those_that_are_asked_alone_find_others():
+    x = people(60, 3)
+    asked = np.arange(60) >= 50
+    found = group(x, LIMIT, Start(asked=asked))
+    assert all(any(asked[i] for i in one) for one in as_sets(found) if len(one) > 1)
+    assert any(len(one) > 1 and not all(asked[i] for i in one) for one in as_sets(found))
+
+
+def test_a_mean_stands_for_its_vectors():
+    x = np.repeat(people(1, 0), 2, axis=0) + np.array([[0.0], [0.3]], np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    cut = float(x[0] @ x[1]) - MARGIN / 2  # enough for four pairs, not for one
+    assert as_sets(group(x, cut)) == {frozenset({0}), frozenset({1})}
+    assert as_sets(group(x, cut, Start(sizes=np.array([3, 2])))) == {frozenset({0, 1})}
+
+
+def test_a_large_group_takes_few_rounds(monkeypatch):
+    rounds = []
+    merge = linkage_file.Groups._merge
+    monkeypatch.setattr(linkage_file.Groups, "_merge", lambda self, joins: [rounds.append(1), merge(self, joins)])
+    assert max(map(len, as_sets(group(few_people(2000, 0), LIMIT)))) > 900 and len(rounds) < 100
 
 
 def test_one_pair_that_must_be_apart_leaves_two_groups():
     x = people(1, 0).repeat(4, axis=0)
-    found = group(x, LIMIT, Bindings(apart=np.array([[3, 1]])))
+    found = group(x, LIMIT, Start(apart=np.array([[3, 1]])))
     assert found[1] != found[3] and len(set(found.tolist())) == 2
 
 

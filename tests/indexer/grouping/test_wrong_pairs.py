@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from facegallery.embedder.errors import DataError
-from facegallery.indexer.grouping.linkage import MARGIN, Bindings, cut_for, group
+from facegallery.indexer.grouping import wrong_pairs
+from facegallery.indexer.grouping.linkage import MARGIN, Start, cut_for, group
 from facegallery.indexer.grouping.wrong_pairs import (
     ABOVE,
     BELOW,
@@ -17,6 +18,7 @@ from facegallery.indexer.grouping.wrong_pairs import (
     choose_cut,
     fit_tail,
     halfway,
+    joined,
     near_misses,
     pair_error,
     pairs_within,
@@ -53,13 +55,33 @@ def test_near_misses_are_those_of_all_pairs_of_groups():
         cosines = x[groups == a] @ x[groups == b].T
         score = cosines.mean() - MARGIN / np.sqrt(cosines.size)
         expected += cosines.size * (cut - BELOW <= score < cut)
-    assert near_misses(x, groups, cut) == expected > 0
+    assert near_misses(*joined(x, groups), cut) == expected > 0
+
+
+def test_of_many_groups_a_sample_is_compared(monkeypatch):
+    x, _ = crowd(200, 1)
+    means, sizes = joined(x, group(x, 0.4))
+    exact = near_misses(means, sizes, 0.4)
+    monkeypatch.setattr(wrong_pairs, "SAMPLE", 150)
+    monkeypatch.setattr(wrong_pairs, "LARGEST", 50)
+    assert near_misses(means, sizes, 0.4) == pytest.approx(exact, rel=0.3) and exact > 300
+
+
+def test_groups_may_start_from_groups():
+    x, _ = crowd(40, 2)
+    before = group(x, 0.6)
+    means, sizes = joined(x, before)
+    start = Start(sizes)
+    groups = group(means, 0.4, start)
+    of_faces = groups[np.unique(before, return_inverse=True)[1]]
+    stated = pair_error(means, groups, 0.4, TAIL, start)
+    assert stated == pair_error(x, of_faces, 0.4, TAIL) and stated.pairs > 0
 
 
 def test_what_is_stated_follows_from_the_pairs_just_below_the_cut():
     x, _ = crowd(40, 2)
     groups = group(x, 0.4)
-    near, pairs = near_misses(x, groups, 0.4), pairs_within(groups)
+    near, pairs = near_misses(*joined(x, groups), 0.4), pairs_within(groups)
     found = pair_error(x, groups, 0.4, TAIL)
     assert found.share == pytest.approx(0.01 * near / pairs) and found.pairs == pairs
     assert found.low <= found.share < found.high == pytest.approx((0.1 * near + 3) / pairs)
@@ -96,7 +118,7 @@ def test_no_cut_is_enough_for_an_error_of_nothing():
 
 def test_what_must_be_apart_is_apart_at_the_chosen_cut():
     x, _ = crowd(10, 7)
-    groups = choose_cut(x, bindings=Bindings(apart=np.array([[0, 1]]))).groups
+    groups = choose_cut(x, start=Start(apart=np.array([[0, 1]]))).groups
     assert groups[0] != groups[1]
 
 
