@@ -25,8 +25,8 @@ from benchmarks.common import synthetic  # noqa: E402
 from benchmarks.common.rounds import ROOT, whole_processes  # noqa: E402
 from facegallery.embedder.dataset.row import Row  # noqa: E402
 from facegallery.embedder.weights.store import open_model  # noqa: E402
-from facegallery.indexer.grouping.wrong_pairs import pairs_within, wrong_within  # noqa: E402
 from facegallery.indexer.derived import derive  # noqa: E402
+from facegallery.indexer.grouping.wrong_pairs import pairs_within, wrong_within  # noqa: E402
 from facegallery.indexer.opening import create_store, open_store  # noqa: E402
 
 NEW = 1000  # faces that join later

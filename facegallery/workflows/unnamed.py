@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from facegallery import results
 from facegallery.embedder.errors import GalleryError, InputError
 from facegallery.embedder.names import person_name
 from facegallery.indexer.grouping import kept
-from facegallery.indexer.grouping.linkage import Bindings
-from facegallery.indexer.grouping.linkage import group as group_vectors
-from facegallery.indexer.grouping.wrong_pairs import ERROR, TAILS, choose_cut, pair_error
+from facegallery.indexer.grouping.heap import Heap
+from facegallery.indexer.grouping.wrong_pairs import ERROR, TAILS, Chosen, at_cut, choose_cut
 from facegallery.indexer.store.reader import floats_of
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.store.unnamed import LOOSE, Arrangement, Place, Rejection, UnnamedFace
@@ -24,7 +19,6 @@ from facegallery.workflows.session import Where, session_of
 
 MEASURED = next(iter(TAILS))
 UNMEASURED = "how many pairs in a group are two people is not known for this model"
-MOST_OF_PHOTO = 1000  # faces of a photo that are kept apart
 What = int | str  # the number of a group, or the id of a face
 
 
@@ -54,10 +48,10 @@ def group(where: Where, options: GroupOptions = GroupOptions()) -> results.Group
     """
     with session_of(where) as session, session.store(write=True) as store:
         with store.reading():
-            heap = Heap.read(store)
-            rejections = store.rejections()
             cut = _cut_to_use(store, options)
-        if not heap.faces:
+            heap = Heap.read(store, cut, anew=options.anew)
+            start = heap.start(store.rejections())
+        if not len(heap.means):
             raise GalleryError(
                 f"expected unnamed faces in {store.folder.name}, it has none: add photos that are not in folders of "
                 f"people, as `add {store.folder.name} PHOTOS`"
@@ -67,171 +61,41 @@ def group(where: Where, options: GroupOptions = GroupOptions()) -> results.Group
                 f"expected --min-score for faces by {store.spec.model_name}, whose scores were not measured: give the "
                 f"score from which two faces are one person's, or `reembed {store.folder.name} --model {MEASURED}`"
             )
-        bindings = heap.bindings(rejections, anew=options.anew)
-        if cut is None:
-            chosen = choose_cut(heap.vectors, options.error, bindings)
-            cut, labels, stated = chosen.cut, chosen.groups, chosen.error
-        else:
-            labels = group_vectors(heap.vectors, cut, bindings)
-            stated = pair_error(heap.vectors, labels, cut)
+        chosen = choose_cut(heap.means, options.error, start) if cut is None else at_cut(heap.means, cut, start)
         with store.writing():
-            kept.write(store, cut, options.error)
-            numbering = Numbering(heap, labels, rejections, anew=options.anew)
-            places = numbering.places(store.new_numbers)
-        seen = {face.face_id: face.place for face in heap.faces}
-        moved = {face_id: place for face_id, place in places.items() if place != seen[face_id]}
+            numbers, new = heap.numbered(chosen.groups, store.new_numbers)
+            seen = {face.face_id: Place(None, face.number) for face in heap.singles}
+            moved = {f: Place(None, number) for f, number in numbers.items() if number != seen[f].number}
         change = results.Change("group", 0, ())
         if moved:
             change = store.arrange("group", Arrangement(moved, seen=seen))
-        return _grouped(store, change, numbering.new, cut, stated)
+        with store.writing():
+            kept.write(store, chosen.cut, options.error)
+        return _grouped(store, change, new, chosen)
 
 
-def _grouped(store: Store, change: results.Change, new: int, cut: float, stated: Any) -> results.Grouped:
-    groups = store.list_groups()
-    faces = sum(one.faces for one in groups)
-    ignored = store.ignored
+def _grouped(store: Store, change: results.Change, new: int, chosen: Chosen) -> results.Grouped:
+    (groups, faces), ignored = store.grouped, store.ignored
     return results.Grouped(
         index=store.folder.name,
-        groups=len(groups),
+        groups=groups,
         faces=faces,
         new_groups=new,
         moved=change.faces,
         loose=store.unnamed - faces - ignored,
         ignored=ignored,
-        cut=round(cut, 4),
-        error=stated.share,
-        most_error=stated.high,
-        note=str(stated) if store.spec.model_name in TAILS else UNMEASURED,
+        cut=round(chosen.cut, 4),
+        error=chosen.error.share,
+        most_error=chosen.error.high,
+        note=str(chosen.error) if store.spec.model_name in TAILS else UNMEASURED,
         command=change.command if change.faces else None,
     )
 
 
 def _cut_to_use(store: Store, options: GroupOptions) -> float | None:
     """Return the given cut, or that of an earlier grouping where faces stay in their groups; None to choose one."""
-    before = None if options.anew or not store.list_groups(1) else kept.read(store)
+    before = None if options.anew or not store.grouped[0] else kept.read(store)
     return before.cut if before is not None and options.cut is None and before.error == options.error else options.cut
-
-
-@dataclass
-class Heap:
-    """Unnamed faces that are not ignored, and their vectors, float32 (n, d)."""
-
-    faces: list[UnnamedFace]
-    vectors: np.ndarray
-
-    @classmethod
-    def read(cls, store: Store) -> Heap:
-        """Read the unnamed faces of a gallery."""
-        faces = [face for face in store.unnamed_faces() if face.place.state != "ignored"]
-        wanted = np.array([face.id for face in faces], np.int64)
-        nothing = np.empty((0, store.spec.dimension), np.float32)
-        vectors = (xb[np.isin(ids, wanted)] for ids, xb in store.unnamed_vectors())
-        return cls(faces, np.concatenate([nothing, *vectors]))
-
-    def bindings(self, rejections: Sequence[Rejection], *, anew: bool) -> Bindings:
-        """Return the pairs of faces that must be, or must not be, in one group."""
-        together = [pair for some in self.held(anew=anew).values() for pair in zip(some, some[1:], strict=False)]
-        apart = [(a, b) for some in self._photos().values() for i, a in enumerate(some) for b in some[:i]]
-        members, rows = self.members(), {face.face_id: row for row, face in enumerate(self.faces)}
-        for said in rejections:
-            if said.number is not None and (row := rows.get(said.face_id)) is not None:
-                apart += [(row, other) for other in members.get(said.number, ())]
-        return Bindings(_pairs(together), _pairs(apart))
-
-    def members(self) -> dict[int, list[int]]:
-        """Return the rows of each group."""
-        found: dict[int, list[int]] = defaultdict(list)
-        for row, face in enumerate(self.faces):
-            if face.place.number is not None:
-                found[face.place.number].append(row)
-        return found
-
-    def held(self, *, anew: bool) -> dict[int, list[int]]:
-        """Return the rows of each group that stays; with `anew` only the user's word holds a group together."""
-        confirmed = {face.place.number for face in self.faces if face.place.state == "confirmed"}
-        return {number: rows for number, rows in self.members().items() if not anew or number in confirmed}
-
-    def _photos(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = defaultdict(list)
-        for row, face in enumerate(self.faces):
-            found[face.columns["image_sha256"] or face.image].append(row)
-        return {photo: rows for photo, rows in found.items() if 1 < len(rows) <= MOST_OF_PHOTO}
-
-    def photo(self, row: int) -> str:
-        """Return what tells the photo of a face from others."""
-        return self.faces[row].columns["image_sha256"] or self.faces[row].image
-
-
-def _pairs(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
-    return np.array(list(pairs), np.int64).reshape(-1, 2)
-
-
-class Numbering:
-    """Give groups their numbers: those that stay keep theirs, and others get that of most of their faces, or a new one.
-
-    new: how many got a new one.
-    """
-
-    def __init__(self, heap: Heap, labels: np.ndarray, rejections: Sequence[Rejection], *, anew: bool):
-        """labels: int64 (n,), the group of each face as `group` returns it."""
-        self.heap, self.new = heap, 0
-        self._held = heap.held(anew=anew)
-        self._rejected = {(said.face_id, said.number) for said in rejections}
-        order = np.argsort(labels, kind="stable")
-        starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
-        self._groups = [rows.tolist() for rows in np.split(order, starts[1:])] if len(labels) else []
-
-    def places(self, new_numbers: Any) -> dict[str, Place]:
-        """Return where each face is to be. new_numbers: returns the first of so many new numbers."""
-        number_of = {row: number for number, rows in self._held.items() for row in rows}
-        found: dict[int, int | None] = {}
-        unnumbered = []
-        for rows in self._groups:
-            numbers = {number_of[row] for row in rows if row in number_of}
-            if numbers:
-                found |= self._joined(rows, numbers, number_of)
-            elif len(rows) > 1:
-                unnumbered.append(rows)
-            else:
-                found[rows[0]] = None
-        taken: set[int] = set(self._held)
-        fresh = []
-        for rows in sorted(unnumbered, key=len, reverse=True):
-            before = Counter(self.heap.faces[row].place.number for row in rows)
-            free = [(n, number) for number, n in before.items() if number is not None and number not in taken]
-            if free:
-                number = max(free)[1]
-                taken.add(number)
-                found |= dict.fromkeys(rows, number)
-            else:
-                fresh.append(rows)
-        self.new, first = len(fresh), new_numbers(len(fresh))
-        for number, rows in enumerate(fresh, first):
-            found |= dict.fromkeys(rows, number)
-        return {face.face_id: self._place(row, found[row]) for row, face in enumerate(self.heap.faces)}
-
-    def _place(self, row: int, number: int | None) -> Place:
-        before = self.heap.faces[row].place
-        return before if before.number == number else Place(None, number, "open")
-
-    def _joined(self, rows: Sequence[int], numbers: set[int], number_of: Mapping[int, int]) -> dict[int, int | None]:
-        """Return the number of each face of a group with one or more that stay: each new face joins the nearest."""
-        means = {number: self.heap.vectors[self._held[number]].mean(axis=0) for number in numbers}
-        photos = {number: {self.heap.photo(row) for row in self._held[number]} for number in numbers}
-        found: dict[int, int | None] = {}
-        for row in rows:
-            if row in number_of:
-                found[row] = number_of[row]
-                continue
-            free = [number for number in numbers if self._may_join(row, number, photos[number])]
-            nearest = max(free, key=lambda number: float(means[number] @ self.heap.vectors[row]), default=None)
-            found[row] = nearest
-            if nearest is not None:
-                photos[nearest].add(self.heap.photo(row))
-        return found
-
-    def _may_join(self, row: int, number: int, photos: set[str]) -> bool:
-        return self.heap.photo(row) not in photos and (self.heap.faces[row].face_id, number) not in self._rejected
 
 
 # what the user says ---------------------------------------------------------

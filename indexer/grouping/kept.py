@@ -1,13 +1,16 @@
-"""The cut by which a gallery's unnamed faces were grouped last."""
+"""What a gallery keeps of the last grouping of its unnamed faces."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from facegallery.indexer.store.store import Store
 
 FACT = "grouped_at"
+COMPARED = "grouped_alone"  # ids of single faces, int64
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,15 @@ def read(store: Store) -> KeptCut | None:
     return kept if kept.fingerprint == store.spec.fingerprint else None
 
 
+def compared(store: Store, cut: float | None) -> np.ndarray:
+    """Return the ids of the single faces that were compared with all others by this cut, int64 (n,)."""
+    last = read(store)
+    found = store.fact(COMPARED) if last is not None and last.cut == cut else None
+    return np.frombuffer(found or b"", np.int64)
+
+
 def write(store: Store, cut: float, error: float) -> None:
-    """Keep a cut, within a transaction of `writing`."""
+    """Keep a cut and what was compared by it, within a transaction of `writing`, after faces were moved."""
     store.set_fact(FACT, json.dumps(asdict(KeptCut(cut, error, store.spec.fingerprint))))
+    store.set_fact(COMPARED, np.array(store.single_ids(), np.int64).tobytes())
+    store.keep_group_sums()

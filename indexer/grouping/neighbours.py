@@ -19,8 +19,8 @@ BLOCK = 1 << 21  # cosines that are computed at a time
 def near_pairs(vectors: np.ndarray, cut: float, nearest: int = NEAREST, asked: np.ndarray | None = None) -> np.ndarray:
     """Return the pairs of vectors, float32 (n, d), with a dot product of `cut` or more: int64 (m, 2), lower first.
 
-    Of each vector the `nearest` nearest ones are pairs with it; with `asked`, bool (n,), of those alone. Where all pairs
-    are more than those of EXACT vectors, only those are compared that lie near one of the same centres.
+    Of each vector the `nearest` nearest ones are pairs with it; with `asked`, bool (n,), of those alone. Where more
+    are to be compared than all pairs of EXACT vectors, only those are that lie near one of the same centres.
     """
     n, found = len(vectors), [np.empty(0, np.int64)]
     compared = n * (n if asked is None else np.count_nonzero(asked))

@@ -56,9 +56,7 @@ class PairError:
         return f"{about} pairs in a group are two people, at most {_one_in(self.high)}"
 
 
-def pair_error(
-    means: np.ndarray, groups: np.ndarray, cut: float, tail: Tail = ANY, start: Start = SINGLE
-) -> PairError:
+def pair_error(means: np.ndarray, groups: np.ndarray, cut: float, tail: Tail = ANY, start: Start = SINGLE) -> PairError:
     """State the share of wrong pairs of `group`'s answer, int64 (n,), for its arguments."""
     of_groups, sizes = joined(means, groups, start)
     pairs = int((sizes * (sizes - 1) // 2).sum())
@@ -93,6 +91,14 @@ class Chosen:
     error: PairError
 
 
+def at_cut(
+    means: np.ndarray, cut: float, start: Start = SINGLE, tail: Tail = ANY, near: np.ndarray | None = None
+) -> Chosen:
+    """Group what `group` takes by a cut, and state the share of wrong pairs."""
+    groups = group(means, cut, start, near=near)
+    return Chosen(cut, groups, pair_error(means, groups, cut, tail, start))
+
+
 def choose_cut(means: np.ndarray, error: float = ERROR, start: Start = SINGLE, tail: Tail = ANY) -> Chosen:
     """Choose the lowest cut with a stated share of wrong pairs of `error` at most for what `group` takes.
 
@@ -102,9 +108,7 @@ def choose_cut(means: np.ndarray, error: float = ERROR, start: Start = SINGLE, t
     near = near_pairs(means, usual + STEP * low, NEAREST, start.asked)
 
     def at(step: int) -> Chosen:
-        cut = usual + STEP * step
-        groups = group(means, cut, start, near=near)
-        return Chosen(cut, groups, pair_error(means, groups, cut, tail, start))
+        return at_cut(means, usual + STEP * step, start, tail, near)
 
     best: Chosen | None = None
     while low < high:

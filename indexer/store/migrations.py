@@ -62,6 +62,7 @@ def migrate_kinds(db: Database) -> None:
 
 
 UNNAMED = 6  # since this version faces without a person are kept: facegallery.indexer.store.unnamed
+GROUP_SUMS = 7  # since this version sums of vectors are kept: facegallery.indexer.store.group_sums
 READABLE = 4  # galleries of this version are read as they are, and migrated at their next change
 COUNTED = 5  # since this version the rows of each table are counted: facegallery.indexer.store.totals
 
@@ -165,5 +166,12 @@ MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
     -- the user's word that a face is not of a group, or not of a person
     CREATE TABLE rejected(face_id TEXT NOT NULL, number INTEGER, identity TEXT, checksum BLOB NOT NULL) STRICT;
     CREATE INDEX rejected_face ON rejected(face_id);
+    """,
+    """
+    CREATE INDEX unnamed_photo ON unnamed(coalesce(image_sha256, image));
+    -- derived: the sums of the vectors of groups that did not change since; float32
+    CREATE TABLE group_sums(
+        number INTEGER PRIMARY KEY, faces INTEGER NOT NULL, sum BLOB NOT NULL, checksum BLOB NOT NULL
+    ) STRICT;
     """,
 )

@@ -321,7 +321,7 @@ class Store(Unnamed):
         kept = "'salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory', 'totals'"
         with self.recounting():
             enrolled = ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people")
-            for table in (*reversed(UNNAMED_TABLES), *enrolled):
+            for table in ("group_sums", *reversed(UNNAMED_TABLES), *enrolled):
                 self.execute(f"DELETE FROM {table}")
             self.execute(f"DELETE FROM meta WHERE key NOT IN ({kept})")
 

@@ -17,9 +17,9 @@ import numpy as np
 from facegallery.embedder.dataset.row import Row
 from facegallery.indexer.store.checksums import FACE_COLUMNS, checksum
 from facegallery.indexer.store.errors import Damaged, Unknown, damaged
-from facegallery.indexer.store.migrations import UNNAMED
+from facegallery.indexer.store.group_sums import GroupSums
 from facegallery.indexer.store.reader import AMONG, BLOCK, to_row
-from facegallery.indexer.store.rows import Rows, columns_of, unit_vectors
+from facegallery.indexer.store.rows import columns_of, unit_vectors
 
 State = Literal["open", "confirmed", "ignored"]
 COLUMNS = ", ".join(f"unnamed.{name}" for name in FACE_COLUMNS)
@@ -107,7 +107,7 @@ class Arrangement:
     seen: dict[str, Place] | None = None
 
 
-class Unnamed(Rows):
+class Unnamed(GroupSums):
     """Reader and writer of unnamed faces; call the methods that write within a transaction of `writing`."""
 
     # reading
@@ -123,9 +123,11 @@ class Unnamed(Rows):
         return self.execute("SELECT count(*) FROM grouped WHERE state = 'ignored'")[0][0] if self.has_unnamed else 0
 
     @property
-    def has_unnamed(self) -> bool:
-        """Whether the file has tables for unnamed faces; an older version's has none until its next change."""
-        return self.version >= UNNAMED
+    def grouped(self) -> tuple[int, int]:
+        """Number of groups, and of faces in them."""
+        sql = "SELECT count(DISTINCT number), count(*) FROM grouped WHERE number IS NOT NULL AND state != 'ignored'"
+        groups, faces = self.execute(sql)[0] if self.has_unnamed else (0, 0)
+        return groups, faces
 
     def list_groups(self, limit: int = -1) -> list[Group]:
         """Return the groups, largest first, without those of ignored faces."""
@@ -234,6 +236,7 @@ class Unnamed(Rows):
         """Delete unnamed faces from every table."""
         among = (json.dumps(list(face_ids)),)
         ids = json.dumps([id for (id,) in self.execute(f"SELECT id FROM unnamed WHERE face_id {AMONG}", among)])
+        self.drop_group_sums(ids)
         for table in ("grouped", "unnamed_crops", "unnamed_vectors", "other_unnamed_vectors", "unnamed"):
             self.execute(f"DELETE FROM {table} WHERE id {AMONG}", (ids,))
 
@@ -312,9 +315,12 @@ class Unnamed(Rows):
     def _set_groups(self, places: Mapping[str, Place]) -> None:
         face_ids = json.dumps(list(places))
         ids = dict(self.rows(f"SELECT face_id, id FROM unnamed WHERE face_id {AMONG}", (face_ids,)))
-        self.execute(f"DELETE FROM grouped WHERE id {AMONG}", (json.dumps(list(ids.values())),))
+        among = json.dumps(list(ids.values()))
+        self.drop_group_sums(among)
+        self.execute(f"DELETE FROM grouped WHERE id {AMONG}", (among,))
         lines = [(ids[f], p.number, p.state) for f, p in places.items() if (p.number, p.state) != LOOSE[1:]]
         self.execute_many("INSERT INTO grouped VALUES (?, ?, ?, ?)", [(*line, checksum(*line)) for line in lines])
+        self.drop_group_sums(among)
 
     def unnamed_rows(self, face_ids: Iterable[str]) -> dict[str, Row]:
         """Return whole rows of unnamed faces by face_id, crops included; raises Damaged naming one that was changed."""
@@ -334,6 +340,7 @@ class Unnamed(Rows):
             return
         try:
             self.rejections()
+            self.group_sums(self.held_numbers(confirmed=False), confirmed=False)
             for face in list(self.unnamed_faces()):
                 self.unnamed_rows([face.face_id])
         except Damaged as error:

@@ -249,6 +249,7 @@ def switch(store: Store) -> None:
             for old, new in ((t.vectors, "moved"), (t.other_vectors, t.vectors), ("moved", t.other_vectors)):
                 store.execute(f"ALTER TABLE {old} RENAME TO {new}")
             store.swap_totals(t.vectors, t.other_vectors)
+        store.execute("DELETE FROM group_sums")
         store.set_fact("spec", other.to_json())
         store.set_fact("other_spec", spec.to_json())
         store.set_fact("switched", int(time.time()))

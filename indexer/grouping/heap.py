@@ -1,0 +1,114 @@
+"""The unnamed faces of a gallery, as grouping sees them: groups that stay, by their means, and single faces."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from facegallery.indexer.grouping import kept
+from facegallery.indexer.grouping.linkage import Start
+from facegallery.indexer.store.group_sums import Single
+from facegallery.indexer.store.store import Store
+from facegallery.indexer.store.unnamed import Rejection
+
+MOST_OF_PHOTO = 1000  # faces of a photo that are kept apart
+
+
+@dataclass
+class Heap:
+    """Groups that stay, then single faces: those that are in no such group. Ignored faces are not among them.
+
+    numbers: of the groups, ascending. means: float32 (g + s, d). sizes: faces, int64 (g + s,). asked: bool (g + s,),
+    those that were not compared with all the others at the last grouping. photos: of each group, those of its photos
+    that show single faces, too.
+    """
+
+    numbers: list[int]
+    singles: list[Single]
+    means: np.ndarray
+    sizes: np.ndarray
+    asked: np.ndarray
+    photos: dict[int, set[str]]
+
+    @classmethod
+    def read(cls, store: Store, cut: float | None, *, anew: bool) -> Heap:
+        """Read the unnamed faces of a gallery; with `anew` only groups that the user confirmed stay.
+
+        cut: by which they will be grouped; None where it is not known yet, and all are asked.
+        """
+        numbers = store.held_numbers(confirmed=anew)
+        sums, sizes, known = store.group_sums(numbers, confirmed=anew)
+        singles, xb = store.singles(confirmed=anew)
+        compared = kept.compared(store, cut)
+        asked = np.isin([one.id for one in singles], compared, invert=True)
+        means = np.concatenate([sums / sizes[:, None].astype(np.float32), xb])
+        return cls(
+            numbers,
+            singles,
+            means,
+            np.concatenate([sizes, np.ones(len(singles), np.int64)]),
+            np.concatenate([~known | (not len(compared)), asked]),
+            store.photos_of_groups({one.photo for one in singles}, confirmed=anew),
+        )
+
+    def start(self, rejections: Sequence[Rejection]) -> Start:
+        """Return what grouping starts from: what the user said, and that faces of one photo are several people."""
+        held = len(self.numbers)
+        of_photo: dict[str, list[int]] = defaultdict(list)
+        for node, face in enumerate(self.singles, held):
+            of_photo[face.photo].append(node)
+        of_photo = {photo: nodes for photo, nodes in of_photo.items() if len(nodes) <= MOST_OF_PHOTO}
+        apart = [(a, b) for nodes in of_photo.values() for i, a in enumerate(nodes) for b in nodes[:i]]
+        for node, number in enumerate(self.numbers):
+            apart += [(node, face) for photo in self.photos.get(number, ()) for face in of_photo.get(photo, ())]
+        face_of = {face.face_id: node for node, face in enumerate(self.singles, held)} if rejections else {}
+        in_group = self._nodes_of({said.number for said in rejections})
+        for said in rejections:
+            if (node := face_of.get(said.face_id)) is not None:
+                apart += [(node, other) for other in in_group.get(said.number, ()) if other != node]
+        return Start(self.sizes, held, np.array(apart, np.int64).reshape(-1, 2), self.asked)
+
+    def _nodes_of(self, numbers: set[int | None]) -> dict[int | None, list[int]]:
+        """Return the nodes that are, or are in, the groups of these numbers."""
+        every = enumerate((*self.numbers, *(face.number for face in self.singles)))
+        found: dict[int | None, list[int]] = defaultdict(list)
+        for node, number in every:
+            if number is not None and number in numbers:
+                found[number].append(node)
+        return found
+
+    def numbered(self, groups: np.ndarray, new_numbers: Callable[[int], int]) -> tuple[dict[str, int | None], int]:
+        """Return the group of each single face by its face_id, and how many groups are new.
+
+        groups: int64 (g + s,), as `group` returns them. Faces that join a group that stays get its number; other groups
+        get that of most of their faces, or a new one. new_numbers: returns the first of so many new numbers.
+        """
+        held = len(self.numbers)
+        found: dict[str, int | None] = {}
+        others: dict[int, list[Single]] = defaultdict(list)
+        for face, group in zip(self.singles, groups[held:].tolist(), strict=True):
+            if group < held:
+                found[face.face_id] = self.numbers[group]
+            else:
+                others[group].append(face)
+        taken, fresh = set(self.numbers), []
+        for faces in sorted(others.values(), key=len, reverse=True):
+            number = _most_common((face.number for face in faces), taken) if len(faces) > 1 else None
+            if number is None and len(faces) > 1:
+                fresh.append(faces)
+                continue
+            taken |= {number} if number is not None else set()
+            found |= {face.face_id: number for face in faces}
+        first = new_numbers(len(fresh))
+        for number, faces in enumerate(fresh, first):
+            found |= {face.face_id: number for face in faces}
+        return found, len(fresh)
+
+
+def _most_common(numbers: Iterable[int | None], taken: set[int]) -> int | None:
+    """Return the number of most faces that no other group has; the largest of several; None where there is none."""
+    free = [(n, number) for number, n in Counter(numbers).items() if number is not None and number not in taken]
+    return max(free)[1] if free else None
