@@ -59,18 +59,18 @@ class GroupSums(Rows):
             if (row := row_of.get(number)) is not None:
                 sums[row], sizes[row] = np.frombuffer(data, "<f4"), faces
         known = sizes > 0
-        lacking = [number for number, there in zip(numbers, known, strict=True) if not there]
-        for number, _, x in self._vectors_of(lacking):
-            sums[row_of[number]] += x
-            sizes[row_of[number]] += 1
+        lacking = np.flatnonzero(~known)
+        sums[lacking], sizes[lacking] = self._summed([numbers[row] for row in lacking])
         return sums, sizes, known
 
     def keep_group_sums(self) -> None:
         """Store the sums that groups lack, within a transaction of `writing`."""
-        numbers = self.held_numbers(confirmed=False)
-        sums, sizes, known = self.group_sums(numbers, confirmed=False)
-        rows = ((numbers[i], int(sizes[i]), sums[i].tobytes()) for i in np.flatnonzero(~known))
-        self.execute_many("INSERT INTO group_sums VALUES (?, ?, ?, ?)", ((*row, checksum(*row)) for row in rows))
+        lacking = (
+            f"SELECT DISTINCT number FROM grouped WHERE {_held()} AND number NOT IN (SELECT number FROM group_sums)"
+        )
+        numbers = [number for (number,) in self.execute(lacking)]
+        rows = [(n, int(size), x.tobytes()) for n, x, size in zip(numbers, *self._summed(numbers), strict=True)]
+        self.execute_many("INSERT INTO group_sums VALUES (?, ?, ?, ?)", [(*row, checksum(*row)) for row in rows])
 
     def drop_group_sums(self, ids: str) -> None:
         """Delete the sums of the groups in which faces are. ids: of the faces, as JSON."""
@@ -113,8 +113,10 @@ class GroupSums(Rows):
                 found[number].add(photo)
         return found
 
-    def _vectors_of(self, numbers: Sequence[int]) -> Iterable[tuple[int, str, np.ndarray]]:
-        """Yield the number, the face_id and the vector of each face of groups."""
+    def _summed(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sum of the vectors of each group, float32 (g, d), and its faces, int64 (g,), from the vectors."""
+        row_of = {number: row for row, number in enumerate(numbers)}
+        sums, sizes = np.zeros((len(numbers), self.spec.dimension), np.float32), np.zeros(len(numbers), np.int64)
         sql = (
             "SELECT unnamed.id, face_id, image, vector, v.checksum, number FROM grouped "
             "JOIN unnamed ON unnamed.id = grouped.id LEFT JOIN unnamed_vectors v ON v.id = grouped.id "
@@ -122,8 +124,10 @@ class GroupSums(Rows):
         )
         rows = self.rows(sql, (json.dumps(list(numbers)),)) if numbers else iter(())
         while batch := list(islice(rows, BLOCK)):
-            for row, x in zip(batch, self._checked([row[:5] for row in batch]), strict=True):
-                yield row[5], row[1], x
+            at = np.array([row_of[row[5]] for row in batch])
+            np.add.at(sums, at, self._checked([row[:5] for row in batch]))
+            np.add.at(sizes, at, 1)
+        return sums, sizes
 
     def _checked(self, rows: Sequence[tuple[Any, ...]]) -> np.ndarray:
         """Return vectors, float32 (b, d), of rows of id, face_id, image, vector and checksum."""
@@ -133,7 +137,7 @@ class GroupSums(Rows):
         return np.frombuffer(b"".join(row[3] for row in rows), "<f4").reshape(len(rows), -1)
 
 
-def _held(*, confirmed: bool) -> str:
+def _held(*, confirmed: bool = False) -> str:
     """Return the SQL condition of a row of `grouped` for being in a group that stays."""
     return "number IS NOT NULL AND state != 'ignored'" + f" AND number IN {CONFIRMED}" * confirmed
 
