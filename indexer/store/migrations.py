@@ -62,6 +62,7 @@ def migrate_kinds(db: Database) -> None:
 
 
 UNNAMED = 6  # since this version faces without a person are kept: facegallery.indexer.store.unnamed
+PHOTOS = 7  # since this version photos are rows, too: facegallery.indexer.store.photos
 READABLE = 4  # galleries of this version are read as they are, and migrated at their next change
 COUNTED = 5  # since this version the rows of each table are counted: facegallery.indexer.store.totals
 
@@ -165,5 +166,25 @@ MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
     -- the user's word that a face is not of a group, or not of a person
     CREATE TABLE rejected(face_id TEXT NOT NULL, number INTEGER, identity TEXT, checksum BLOB NOT NULL) STRICT;
     CREATE INDEX rejected_face ON rejected(face_id);
+    """,
+    """
+    -- photos that were looked at, those without a face too; `image` is what their faces call them
+    CREATE TABLE photos(
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        image TEXT NOT NULL,
+        path TEXT,         -- absolute; NULL for what was no file
+        sha256 TEXT,       -- of its bytes; NULL where they could not be read
+        bytes INTEGER,
+        mtime_ns INTEGER,
+        width INTEGER,     -- in pixels, turned upright
+        height INTEGER,
+        taken TEXT,        -- ISO 8601, by the camera's clock, without a zone
+        latitude REAL,     -- degrees, north and east positive
+        longitude REAL,
+        outcome TEXT NOT NULL,
+        checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX photos_path ON photos(path);
+    CREATE INDEX photos_sha256 ON photos(sha256);
     """,
 )
