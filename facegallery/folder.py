@@ -21,7 +21,7 @@ from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.transfer import TransferSummary
 from facegallery.indexer.upkeep.verify import Verified
 from facegallery.interface import several
-from facegallery.workflows import enrol, evaluate, reembed, suggest, unnamed, upkeep
+from facegallery.workflows import enrol, evaluate, library, reembed, suggest, unnamed, upkeep
 from facegallery.workflows.probes import gallery_folder
 from facegallery.workflows.session import GallerySession
 from facegallery.workflows.unnamed import GroupOptions, What
@@ -191,7 +191,45 @@ class FolderGallery:
         """Write the gallery as it is now as a data set, with the stored crops if wanted."""
         return self._do(lambda session: upkeep.export(session, Path(folder), crops=crops))
 
-    # inside
+    # photos
+
+    def photos(
+        self,
+        identities: str | Sequence[str] = (),
+        *,
+        without: str | Sequence[str] = (),
+        unnamed: bool = False,
+        year: int | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        near: tuple[float, float] | None = None,
+        within: float = library.WITHIN_KM,
+        limit: int | None = None,
+    ) -> results.GalleryPhotos:
+        """Find the photos that the gallery knows of which all hold that is given, oldest first.
+
+        Args:
+            identities: people who are all in the photo.
+            without: people who are not.
+            unnamed: with a face that is nobody's and not ignored.
+            year: taken in this year.
+            since: taken on this date, such as 2019, 2019-05 or 2019-05-01, or later.
+            until: taken on this date or earlier.
+            near: taken near this latitude and longitude, in degrees.
+            within: kilometres from there.
+            limit: photos at most.
+
+        Raises GalleryError for a person who is not enrolled, InputError for what is no date or place.
+
+        ```python
+        for photo in gallery.photos(["s1"], year=2019):
+            print(photo.path or photo.image, photo.taken, photo.people)
+        ```
+        """
+        asked = library.PhotoQuestion(
+            several(identities), several(without), unnamed, year, since, until, near, within, limit
+        )
+        return self._read(lambda store: library.photos(store, asked))
 
     # faces without a person
 

@@ -30,6 +30,7 @@ SECTIONS = {
     "Find people in photos": {
         "who": Entry("search:who", "Name the people in photos, and count the strangers."),
         "where": Entry("search:where", "Find all photos of one person."),
+        "photos": Entry("library:photos", "Find the photos of people, of a time and of a place."),
         "tracks": Entry("videos:tracks", "Say who appears when in videos."),
         "compare": Entry("search:compare", "Compare the faces of two photos."),
         "calibrate": Entry("gallery:calibrate", "Fit the score from which a face counts as known."),
