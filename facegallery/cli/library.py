@@ -8,8 +8,11 @@ from typing import Any
 
 import click
 
-from facegallery.cli.options import NAME, PATH, Output, common
+from facegallery.cli.options import NAME, PATH, Output, common, computing, level_option, model_option
+from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import InputError
+from facegallery.embedder.faces.names import NAMES_FROM
+from facegallery.embedder.text import printable
 
 SHOWN = 100
 
@@ -95,3 +98,84 @@ def _left_out(found: Any) -> list[str]:
     if found.unplaced:
         lines.append(f"{found.unplaced:,} photos were left out, since they do not say where they were taken")
     return lines
+
+
+def sync_options(command: Any) -> Any:
+    """Add the options of `sync` and `watch` that say how photos are taken in."""
+    for option in (
+        click.option("--prune", is_flag=True, help="Take out faces of photos that are gone; undo brings them back."),
+        click.option(
+            "--one-face/--all-faces",
+            default=None,
+            help="Of photos without a person, keep the largest face, or all. [default: as the last time, else all]",
+        ),
+        click.option(
+            "--names-from",
+            type=click.Choice(NAMES_FROM),
+            help="What names the people, as for `add`. [default: as the last time, else folders]",
+        ),
+        level_option,
+        click.option("--identity", help="The person in all these photos. [default: as the last time, else nobody]"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@NAME
+@click.argument("folder", type=PATH)
+@sync_options
+@model_option
+@computing
+@common
+def sync(out: Output, *, name: str, folder: Path, model: str | None, compute: Compute, **given: Any) -> None:
+    """Take in the new and changed photos of a folder, once.
+
+    Photos of the same size and time as before are not read. A moved photo keeps its faces, one that is gone keeps them
+    unless --prune, and faces of a changed photo stay who they were where they are the same. The options are kept for
+    this folder, for the next `sync` and `watch`; one undo takes all back.
+    """
+    from facegallery.results import as_document
+    from facegallery.workflows.session import GallerySession
+    from facegallery.workflows.sync import SyncOptions
+    from facegallery.workflows.sync import sync as run
+
+    with out.progress("sync") as tick, GallerySession(name, model=model, compute=compute) as session:
+        done = run(session, folder, SyncOptions(**given), progress=tick)
+    _say_synced(out, done)
+    out.result(as_document(done), done.text)
+
+
+@click.command()
+@NAME
+@click.argument("folder", type=PATH)
+@sync_options
+@model_option
+@computing
+@common
+def watch(out: Output, *, name: str, folder: Path, model: str | None, compute: Compute, **given: Any) -> None:
+    """Take in new and changed photos of a folder as they come, until Ctrl-C.
+
+    Begins with one `sync`. A file is taken once it is no longer written to; with --json, a line for each batch. Needs
+    the package watchfiles: `pip install 'facegallery[watch]'`.
+    """
+    from facegallery.embedder.text import to_json
+    from facegallery.results import as_document
+    from facegallery.workflows.session import GallerySession
+    from facegallery.workflows.sync import SyncOptions
+    from facegallery.workflows.watch import watch as run
+
+    try:
+        with GallerySession(name, model=model, compute=compute) as session:
+            for done in run(session, folder, SyncOptions(**given)):
+                _say_synced(out, done)
+                click.echo(to_json(as_document(done)) if out.as_json else printable(done.text))
+    except KeyboardInterrupt:
+        out.say(f"stopped watching {folder}: what was taken in is kept")
+
+
+def _say_synced(out: Output, done: Any) -> None:
+    for line in done.notes:
+        out.say(line)
+    if done.failed:
+        out.say(f"without a face: {', '.join(f'{n} {why}' for why, n in done.failed.items())}")

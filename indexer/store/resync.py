@@ -14,6 +14,7 @@ from facegallery.indexer.store.photos import PhotoRow, Photos
 from facegallery.indexer.store.reader import AMONG, FACES
 from facegallery.indexer.store.unnamed import ENROLLED_FACES, UNNAMED_FACES, Place, Rejection, Tables
 
+FACE_TABLES = ("faces", "unnamed")
 NOBODY = ""  # the identity of an unnamed face in the trash
 
 
@@ -41,9 +42,31 @@ class Resync:
     paths: list[str] = field(default_factory=list)
     photos: list[PhotoRow] = field(default_factory=list)
 
+    def __bool__(self) -> bool:
+        """Whether anything is to be done."""
+        return any((self.drop, self.rows, self.moved, self.paths, self.photos))
+
 
 class Resyncing(Photos):
     """Steps of a change of photos, each within a transaction of `writing`."""
+
+    def faces_of_photos(self, hashes: Iterable[str]) -> dict[str, list[tuple[Row, Place]]]:
+        """Return the faces of photos, enrolled and unnamed, and where each is, by the hashes of the photos."""
+        found: dict[str, list[tuple[Row, Place]]] = {}
+        among = (json.dumps(list(hashes)),)
+        ids = [id for (id,) in self.execute(f"SELECT id FROM faces WHERE image_sha256 {AMONG} ORDER BY id", among)]
+        for row in self.table_rows(ids, crops=False):
+            found.setdefault(row.image_sha256 or "", []).append((row, Place(row.identity)))
+        unnamed = {one.face_id: one.place for one in self._unnamed(f"WHERE image_sha256 {AMONG}", among)}
+        for face_id, row in self.unnamed_rows(unnamed).items():
+            found.setdefault(row.image_sha256 or "", []).append((row, unnamed[face_id]))
+        return found
+
+    def images_of(self, hashes: Iterable[str]) -> list[tuple[str, str]]:
+        """Return the hashes of photos with what their faces call them."""
+        among = (json.dumps(list(hashes)),)
+        sql = " UNION ".join(f"SELECT image_sha256, image FROM {t} WHERE image_sha256 {AMONG}" for t in FACE_TABLES)
+        return self.execute(sql, among * len(FACE_TABLES))
 
     def said_of(self, wanted: Resync) -> list[Rejection]:
         """Return what the user said of dropped faces, as said of the new ones."""
