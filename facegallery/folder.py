@@ -223,7 +223,7 @@ class FolderGallery:
         Raises GalleryError for a person who is not enrolled, InputError for what is no date or place.
 
         ```python
-        for photo in gallery.photos(["s1"], year=2019):
+        for photo in gallery.photos("s1", limit=3):
             print(photo.path or photo.image, photo.taken, photo.people)
         ```
         """

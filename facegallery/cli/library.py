@@ -129,7 +129,7 @@ def sync_options(command: Any) -> Any:
 @computing
 @common
 def sync(out: Output, *, name: str, folder: Path, model: str | None, compute: Compute, **given: Any) -> None:
-    """Take in the new and changed photos of a folder, once.
+    """Take in the new and changed photos of a folder.
 
     Photos of the same size and time as before are not read. A moved photo keeps its faces, one that is gone keeps them
     unless --prune, and faces of a changed photo stay who they were where they are the same. The options are kept for
@@ -154,9 +154,9 @@ def sync(out: Output, *, name: str, folder: Path, model: str | None, compute: Co
 @computing
 @common
 def watch(out: Output, *, name: str, folder: Path, model: str | None, compute: Compute, **given: Any) -> None:
-    """Take in new and changed photos of a folder as they come, until Ctrl-C.
+    """Take in the photos of a folder as they come.
 
-    Begins with one `sync`. A file is taken once it is no longer written to; with --json, a line for each batch. Needs
+    Begins with one `sync`, and ends with Ctrl-C. A file is taken once it is no longer written to; with --json, a line for each batch. Needs
     the package watchfiles: `pip install 'facegallery[watch]'`.
     """
     from facegallery.embedder.text import to_json

@@ -24,8 +24,6 @@ SECTIONS = {
         "demo": Entry("search:demo", "Run every step on 400 photos of 40 people."),
         "weights": Entry("weights:weights", "List, fetch, import, export, quantise and verify models."),
         "add": Entry("gallery:add", "Enrol the faces of photos; --create begins a gallery."),
-        "sync": Entry("library:sync", "Take in the new and changed photos of a folder, once."),
-        "watch": Entry("library:watch", "Take in new and changed photos of a folder as they come, until Ctrl-C."),
         "search": Entry("search:search", "Find the people whom each face in photos resembles most."),
         "list": Entry("people:list_", "List the indexes, the people of one, or a person's faces."),
     },
@@ -55,6 +53,8 @@ SECTIONS = {
         "forget": Entry("people:forget", "Remove a person for good, and write a receipt."),
     },
     "Look after an index": {
+        "sync": Entry("library:sync", "Take in the new and changed photos of a folder."),
+        "watch": Entry("library:watch", "Take in the photos of a folder as they come."),
         "info": Entry("gallery:info", "Show what an index holds and what state it is in."),
         "verify": Entry("gallery:verify", "Check every row and file of an index."),
         "compact": Entry("gallery:compact", "Rebuild an index from all changes."),
