@@ -156,8 +156,8 @@ def sync(out: Output, *, name: str, folder: Path, model: str | None, compute: Co
 def watch(out: Output, *, name: str, folder: Path, model: str | None, compute: Compute, **given: Any) -> None:
     """Take in the photos of a folder as they come.
 
-    Begins with one `sync`, and ends with Ctrl-C. A file is taken once it is no longer written to; with --json, a line for each batch. Needs
-    the package watchfiles: `pip install 'facegallery[watch]'`.
+    Begins with one `sync`, and ends with Ctrl-C. A file is taken once it is no longer written to; with --json, a line
+    for each batch. Needs the package watchfiles: `pip install 'facegallery[watch]'`.
     """
     from facegallery.embedder.text import to_json
     from facegallery.results import as_document
