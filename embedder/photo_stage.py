@@ -113,7 +113,8 @@ class PhotoStage:
         least = self.spec.detector["min_face"]
         if photo.pixels is not None and min(photo.pixels.shape[:2]) < least:
             height, width = photo.pixels.shape[:2]
-            return Photo(photo.name, TOO_SMALL, f"{width} x {height} pixels, faces have at least {least}", photo.sha256)
+            why = f"{width} x {height} pixels, faces have at least {least}"
+            return replace(photo, outcome=TOO_SMALL, why=why, pixels=None, drawn=None)
         return photo
 
     def _rows_of(self, photo: Photo, pixels: np.ndarray, entry: Entry, faces: list[DetectedFace]) -> list[Row]:

@@ -20,10 +20,11 @@ from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.transfer import TransferSummary
 from facegallery.indexer.upkeep.verify import Verified
-from facegallery.interface import several
-from facegallery.workflows import enrol, evaluate, reembed, suggest, unnamed, upkeep
+from facegallery.interface import NamesFrom, several
+from facegallery.workflows import enrol, evaluate, library, reembed, suggest, sync, unnamed, upkeep
 from facegallery.workflows.probes import gallery_folder
 from facegallery.workflows.session import GallerySession
+from facegallery.workflows.sync import SyncOptions
 from facegallery.workflows.unnamed import GroupOptions, What
 
 T = TypeVar("T")
@@ -191,7 +192,79 @@ class FolderGallery:
         """Write the gallery as it is now as a data set, with the stored crops if wanted."""
         return self._do(lambda session: upkeep.export(session, Path(folder), crops=crops))
 
-    # inside
+    # photos
+
+    def photos(
+        self,
+        identities: str | Sequence[str] = (),
+        *,
+        without: str | Sequence[str] = (),
+        unnamed: bool = False,
+        year: int | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        near: tuple[float, float] | None = None,
+        within: float = library.WITHIN_KM,
+        limit: int | None = None,
+    ) -> results.GalleryPhotos:
+        """Find the photos that the gallery knows of which all hold that is given, oldest first.
+
+        Args:
+            identities: people who are all in the photo.
+            without: people who are not.
+            unnamed: with a face that is nobody's and not ignored.
+            year: taken in this year.
+            since: taken on this date, such as 2019, 2019-05 or 2019-05-01, or later.
+            until: taken on this date or earlier.
+            near: taken near this latitude and longitude, in degrees.
+            within: kilometres from there.
+            limit: photos at most.
+
+        Raises GalleryError for a person who is not enrolled, InputError for what is no date or place.
+
+        ```python
+        for photo in gallery.photos("s1", limit=3):
+            print(photo.path or photo.image, photo.taken, photo.people)
+        ```
+        """
+        asked = library.PhotoQuestion(
+            several(identities), several(without), unnamed, year, since, until, near, within, limit
+        )
+        return self._read(lambda store: library.photos(store, asked))
+
+    def sync(
+        self,
+        folder: AnyPath,
+        *,
+        identity: str | None = None,
+        level: int | None = None,
+        names_from: NamesFrom | None = None,
+        one_face: bool | None = None,
+        prune: bool = False,
+        progress: Progress | None = None,
+    ) -> results.Synced:
+        """Take the new and changed photos of a folder in; photos of the same size and time are not read.
+
+        A moved photo keeps its faces, and faces of a changed one stay who they were where they are the same. The
+        arguments up to `one_face` are kept for the folder; None: as the last time, or as `add` does.
+
+        Args:
+            folder: of the photos.
+            identity: the person in all of them.
+            level: which folder names the person, counted from the root.
+            names_from: what names the people, as for `add`.
+            one_face: of photos without a person, keep the largest, most central face alone.
+            prune: take out the faces of photos that are gone; `undo` brings them back.
+            progress: called with the number of photos done and of all.
+
+        Raises DataError where there is no such folder, or no photo in it.
+
+        ```python
+        print(gallery.sync("photos/").text)
+        ```
+        """
+        options = SyncOptions(identity, level, names_from, one_face, prune)
+        return self._do(lambda session: sync.sync(session, Path(folder), options, progress=progress or unseen))
 
     # faces without a person
 

@@ -34,7 +34,10 @@ from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store import forgotten
 from facegallery.indexer.store.database import Database
+from facegallery.indexer.store.photos import PhotoRow
+from facegallery.indexer.store.resync import Moved, Resync
 from facegallery.indexer.store.store import Store
+from facegallery.indexer.store.unnamed import Place
 from facegallery.indexer.upkeep import forget, pending, receipt, switch, transfer
 from facegallery.indexer.upkeep.verify import verify
 from tests import steps, synthetic
@@ -81,6 +84,9 @@ def content(folder: Path) -> dict[str, list] | None:
             "log": "SELECT verb, detail FROM log ORDER BY id",
             "trash": "SELECT identity, face_id, vector, png FROM trash ORDER BY rowid",
             "forgotten": "SELECT count(*) FROM forgotten",
+            "unnamed": "SELECT face_id, image, vector, png, number, state FROM unnamed JOIN unnamed_vectors USING (id) "
+            "LEFT JOIN unnamed_crops USING (id) LEFT JOIN grouped USING (id) ORDER BY face_id",
+            "photos": "SELECT image, path, sha256, outcome FROM photos ORDER BY path",
             "meta": f"SELECT key, value FROM meta WHERE key NOT IN ({','.join('?' * len(VOLATILE))}) ORDER BY 1",
         }
         held = {name: list(db.execute(sql, VOLATILE if name == "meta" else ())) for name, sql in found.items()}
@@ -214,6 +220,39 @@ def restoring_anew(folder: Path) -> list[Verb]:
     return [lambda: transfer.restore(folder.parent / "backup.db", folder, replace=folder.exists())]
 
 
+def syncing(folder: Path) -> list[Verb]:
+    """Photos are noted, changed, moved and pruned, as `sync` does it, and it is taken back."""
+    faces, loose = rows(), [replace(row, identity=None) for row in rows(6, 2, 2)]
+    changed = [replace(row, image_sha256=f"{i:064x}") for i, row in enumerate((faces[0], loose[0]))]
+    photos = [noted(row) for row in (*faces, *loose)]
+    places = [Place("person 0"), Place(None, 1, "confirmed")]
+    change = Resync(
+        drop=[faces[0].face_id, loose[0].face_id],
+        rows=list(zip(changed, places, strict=True)),
+        kept={faces[0].face_id: changed[0].face_id},
+        photos=[noted(row) for row in changed],
+    )
+    there = noted(faces[2])
+    moved = replace(there, image="elsewhere.jpg", path="/a/elsewhere.jpg")
+    move = Resync(moved=[Moved(there.sha256 or "", there.image, moved.image)], paths=[str(there.path)], photos=[moved])
+    gone = Resync(drop=[faces[4].face_id, loose[1].face_id], paths=[f"/a/{faces[4].image}", f"/a/{loose[1].image}"])
+    calls: list[Callable[[Store], object]] = [
+        lambda g: g.add_unnamed(loose),
+        lambda g: g.note_photos(photos),
+        lambda g: g.resync(change),
+        lambda g: g.undo(),
+        lambda g: g.resync(move),
+        lambda g: g.resync(gone),
+        lambda g: g.undo(),
+    ]
+    return [alone(folder, call) for call in calls]
+
+
+def noted(row: Row) -> PhotoRow:
+    """The photo of a face."""
+    return PhotoRow(row.image, f"/a/{row.image}", row.image_sha256, 1, 1, 9, 9, None, None, None, "ok")
+
+
 def switching(folder: Path) -> list[Verb]:
     """Another model, and a face between its vectors."""
     xb = synthetic.vectors(PEOPLE + 1, PHOTOS, OTHER.dimension, seed=3)
@@ -249,6 +288,7 @@ SCENARIOS = {
     "readmitting": readmitting,
     "restoring": restoring,
     "restoring-anew": restoring_anew,
+    "syncing": syncing,
     "switching": switching,
     "building": building,
     "building-first": building_first,

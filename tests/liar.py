@@ -21,7 +21,8 @@ def main() -> None:
     while length := read_from(questions, 4):
         head = json.loads(read_from(questions, int.from_bytes(length, "little")))
         what, _, value = read_from(questions, head["size"]).decode().partition(" ")
-        sound = {"id": head["id"], "outcome": "ok", "why": "", "sha256": None, "shape": [SIDE, SIDE, 3], "taken": None}
+        said = {"outcome": "ok", "why": "", "sha256": None, "shape": [SIDE, SIDE, 3], "taken": None, "place": None}
+        sound = {"id": head["id"]} | said
         pixels = bytes(3 * SIDE * SIDE)
         match what:
             case "print":

@@ -25,6 +25,9 @@ VERBS = (
     "suggest",
     "group_sheet",
     "sidecars",
+    "library",
+    "sync",
+    "watch",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = (
     *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "progress", "text", "replaceable")),
@@ -33,6 +36,7 @@ OF_INDEXER = (
 TYPES_OF_RESULTS = ("embedder.photos.understood", "indexer.suspects")  # types that results hold; not imported to run
 NETWORKS = tuple(f"workflows.{file}" for file in ("photos", "inputs", "networks"))
 OPENED = (*NETWORKS, "workflows.probes", "workflows.session")  # what reads photos and opens galleries
+ADDING = ("workflows.adding", "workflows.looked_at")  # what enrols the faces of photos
 STORE, DERIVED = "indexer.store", "indexer.derived"
 # a folder or a file -> what it may import of ours, besides itself; the longest key that fits a file counts. Names are
 # short: `embedder.spec`
@@ -72,6 +76,7 @@ ALLOWED = {
     "indexer.metrics": ("embedder.errors",),
     "indexer.grouping": ("embedder.errors",),
     "indexer.grouping.kept": (STORE,),
+    "indexer.grouping.heap": (STORE,),
     "indexer.calibrate": (*OF_INDEXER, STORE, "indexer.metrics"),
     "indexer.upkeep": (*OF_INDEXER, STORE, DERIVED, "indexer.metrics", "indexer.calibrate"),
     "indexer.upkeep.pending": (STORE, DERIVED),
@@ -99,6 +104,12 @@ ALLOWED = {
     "workflows.probes": ("embedder", "indexer", "results", *NETWORKS),
     "workflows.session": ("embedder", "indexer", *NETWORKS, "workflows.probes"),
     **{f"workflows.{verb}": ("embedder", "indexer", "results", *OPENED) for verb in VERBS},
+    "workflows.looked_at": ("embedder", "indexer", "workflows.inputs"),
+    "workflows.adding": ("embedder", "indexer", *OPENED, "workflows.looked_at"),
+    "workflows.enrol": ("embedder", "indexer", "results", *OPENED, *ADDING),
+    "workflows.same_faces": ("embedder.dataset",),
+    "workflows.sync": ("embedder", "indexer", "results", *OPENED, *ADDING, "workflows.same_faces"),
+    "workflows.watch": ("embedder", "results", "workflows.sync", "workflows.session"),
     "workflows.faces": ("embedder", "results", *NETWORKS),
     "workflows.forget": ("embedder", "indexer", "results", "accounts", *OPENED),
     "workflows.people": ("embedder", "results", *OPENED, "workflows.search"),

@@ -60,7 +60,7 @@ def test_first_steps_run_as_they_stand(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["find-people", "name-people", "finetune", "measure", "duplicates"])
+@pytest.mark.parametrize("name", ["find-people", "name-people", "photos", "finetune", "measure", "duplicates"])
 def test_how_to_pages_run_as_they_stand(name, folder):
     found = examples(DOCS / "howto" / f"{name}.md", "run")
     printed = [folder.run(example) for example in found]

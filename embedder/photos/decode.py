@@ -2,9 +2,9 @@
 
 A question is a frame: the length of its head (four bytes, little-endian), the head (JSON: `id`, `name`, `size`,
 `is_file`), then `size` bytes: a photo, or the path of its file. An answer is a frame, too: its head repeats the `id`
-and has `outcome`, `why`, `sha256`, `shape` and `taken`; the pixels follow where there is a shape. A question with
-`sidecars`, paths that may hold the photo's regions, asks for the faces that somebody drew: the answer's head then has
-`turn`, too, and `drawn`, the bytes of those faces (JSON), which come last.
+and has `outcome`, `why`, `sha256`, `shape`, `taken` and `place`; the pixels follow where there is a shape. A question
+with `sidecars`, paths that may hold the photo's regions, asks for the faces that somebody drew: the answer's head then
+has `turn`, too, and `drawn`, the bytes of those faces (JSON), which come last.
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ def answer(
     except PhotoRefused as error:
         why = str(error).splitlines()[0][:WHY] if str(error) else error.outcome
         more = {} if sidecars is None else {"turn": 1, "drawn": 0}
-        refused = {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None, "taken": None}
+        refused = {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None, "taken": None, "place": None}
         return refused | more, b"", b""
     time = photo.taken and photo.taken.isoformat(timespec="microseconds")
-    head = {"outcome": OK, "why": "", "sha256": digest, "shape": photo.pixels.shape, "taken": time}
+    said = {"taken": time, "place": photo.place}
+    head = {"outcome": OK, "why": "", "sha256": digest, "shape": photo.pixels.shape} | said
     if sidecars is None:
         return head, photo.pixels.data, b""
     drawn = json.dumps(to_record(drawn_in(photo, sidecars))).encode()

@@ -25,11 +25,12 @@ from facegallery.embedder.machine import cores
 from facegallery.embedder.outcomes import ANSWERS, DIED, OK, OUTSIDE, TIMEOUT
 from facegallery.embedder.photos.bounds import MAX_PIXELS
 from facegallery.embedder.photos.listing import path_inside
+from facegallery.embedder.photos.place import Place, on_earth
 from facegallery.embedder.photos.regions import Drawn, from_record
 from facegallery.embedder.photos.sidecars import sidecars_of
 from facegallery.embedder.process import HEAD_BYTES, WHY, Ended, Process, frame
 
-KEYS = frozenset(("id", "outcome", "why", "sha256", "shape", "taken"))
+KEYS = frozenset(("id", "outcome", "why", "sha256", "shape", "taken", "place"))
 MORE_KEYS = frozenset(("turn", "drawn"))  # of an answer to a question about drawn faces, too
 MOST_DRAWN = 8 << 20  # bytes of a photo's drawn faces
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -44,6 +45,7 @@ class Photo:
     """The outcome of one photo: pixels, uint8 RGB (h, w, 3), where it is ok, otherwise the reason why not.
 
     faces: how many faces the detector found; 0 before detection. taken: when, by the camera's clock, if EXIF says it.
+    place: where, likewise. size: its width and height in pixels, turned upright, None where it was not decoded.
     turn: how the stored pixels were turned, 1 to 8, and drawn: the faces that somebody drew, both where they were asked
     for. named, lost: how many of the drawn faces are, and are not, among the detected ones.
     """
@@ -59,6 +61,8 @@ class Photo:
     drawn: Drawn | None = None
     named: int = 0
     lost: int = 0
+    place: Place | None = None
+    size: tuple[int, int] | None = None
 
 
 class Malformed(Exception):
@@ -183,6 +187,8 @@ class Decoder:
             pixels = np.empty(head["shape"], np.uint8)
             process.read_into(pixels.data.cast("B"), until)
         photo = Photo(name, head["outcome"], head["why"], head["sha256"], pixels, taken=head["taken"])
+        if pixels is not None:
+            photo.place, photo.size = head["place"], (pixels.shape[1], pixels.shape[0])
         if head.get("drawn"):
             photo.turn = head["turn"]
             photo.drawn = _drawn(process.read(head["drawn"], until), head["shape"])
@@ -218,7 +224,7 @@ def _checked(text: bytes | bytearray, id: int, keys: Set[str], most_pixels: int)
         raise Malformed("no shape that was asked for")
     if "drawn" in keys and not (_is_in(head["turn"], 1, 8) and _is_in(head["drawn"], 0, MOST_DRAWN)):
         raise Malformed("no drawn faces")
-    return head | {"taken": _time(head["taken"])}
+    return head | {"taken": _time(head["taken"]), "place": _place(head["place"])}
 
 
 def _time(text: Any) -> datetime | None:
@@ -230,6 +236,16 @@ def _time(text: Any) -> datetime | None:
     except ValueError:  # no day, or no time of one
         pass
     raise Malformed("no time")
+
+
+def _place(place: Any) -> Place | None:
+    if place is None:
+        return None
+    if isinstance(place, list) and len(place) == 2 and all(type(angle) is float for angle in place):
+        found = on_earth(*place)
+        if found is not None:
+            return found
+    raise Malformed("no place")
 
 
 def _is_in(value: Any, least: int, most: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -133,7 +133,34 @@ class Walk:
 
     def __iter__(self) -> Iterator[str]:
         """Yield the relative paths of the photos; links to folders are not followed."""
-        for folder, folders, files in os.walk(self.root, onerror=self._refuse):
+        yield from self._below(self.root)
+
+    def some(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield those of the relative paths that are photos, and the photos in those that are folders."""
+        for name in names:
+            path = os.path.join(self.root, name)
+            if not self._reaches(name):
+                continue
+            if os.path.isdir(path) and not os.path.islink(path):
+                folder, _, last = name.rpartition("/")
+                if self._enters(os.path.join(self.root, folder), f"{folder}/" if folder else "", last):
+                    yield from self._below(path)
+            elif os.path.lexists(path):
+                folder, _, last = name.rpartition("/")
+                if self._takes(os.path.join(self.root, folder), f"{folder}/" if folder else "", last):
+                    yield name
+
+    def _reaches(self, name: str) -> bool:
+        """Return whether a walk enters the folders above a path."""
+        inside = ""
+        for part in name.split("/")[:-1]:
+            if not self._enters(os.path.join(self.root, inside), f"{inside}/" if inside else "", part):
+                return False
+            inside = f"{inside}/{part}" if inside else part
+        return True
+
+    def _below(self, start: str | Path) -> Iterator[str]:
+        for folder, folders, files in os.walk(start, onerror=self._refuse):
             inside = os.path.relpath(folder, self.root)
             prefix = "" if inside == "." else f"{inside}/"
             folders[:] = [name for name in sorted(folders) if self._enters(folder, prefix, name)]

@@ -94,6 +94,18 @@ def _list_folder(root: Path, level: int | None) -> Listing:
     return listing
 
 
+def list_some(root: Path, names: Iterable[str], level: int | None = None) -> Listing:
+    """List those photos of a folder that are at these relative paths, or below them; none where none is there.
+
+    names: as the operating system has them. level: as for `list_photos`.
+    """
+    walk = Walk(root)
+    found = sorted(set(map(to_text, walk.some(names))))
+    labels = ((name, *labels_of(name, level)) for name in found)
+    entries = [_entry(root, name, identity, split) for name, split, identity in labels]
+    return Listing(root, entries, notes=walk.notes, by_folders=level is None)
+
+
 def _is_flat(name: str, split: str | None) -> bool:
     """Whether a photo lies in no folder but its split's."""
     return name.count("/") <= (split is not None)

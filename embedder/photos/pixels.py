@@ -18,6 +18,7 @@ from facegallery.embedder.photos.bounds import MAX_PIXELS, MOST_MISSING, check_s
 from facegallery.embedder.photos.colours import highest, of_two_bytes, to_rgb
 from facegallery.embedder.photos.kinds import PhotoRefused, identify
 from facegallery.embedder.photos.orientation import TURNS
+from facegallery.embedder.photos.place import Place, place
 from facegallery.embedder.photos.readers import OpenedImage, open_photo
 from facegallery.embedder.photos.taken import taken
 
@@ -29,7 +30,8 @@ FEW_BITS = 64  # the high bytes of 16-bit colours are below this where the colou
 class Decoded:
     """A photo's pixels, uint8 RGB (h, w, 3), turned upright, and what its file says beside them.
 
-    taken: when, by the camera's clock. turn: how they were turned, 1 to 8. xmp, xmp_parts: as for `OpenedImage`.
+    taken: when, by the camera's clock. place: where. turn: how they were turned, 1 to 8. xmp, xmp_parts: as for
+    `OpenedImage`.
     """
 
     pixels: np.ndarray
@@ -37,6 +39,7 @@ class Decoded:
     turn: int = 1
     xmp: bytes = b""
     xmp_parts: Sequence[bytes] = ()
+    place: Place | None = None
 
 
 def decode(data: bytes, most: int = MAX_PIXELS) -> np.ndarray:
@@ -56,7 +59,9 @@ def decode_all(data: bytes, most: int = MAX_PIXELS) -> Decoded:
         try:
             opened = open_photo(kind, data, most)
             time = taken(opened.exif)
-            return Decoded(_decode(opened, most), time, opened.orientation, opened.xmp, opened.xmp_parts)
+            where = place(opened.exif)
+            pixels = _decode(opened, most)
+            return Decoded(pixels, time, opened.orientation, opened.xmp, opened.xmp_parts, where)
         except PhotoRefused:
             raise
         except Image.DecompressionBombError:

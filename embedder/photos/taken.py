@@ -23,16 +23,25 @@ def taken(exif: bytes) -> datetime | None:
     exif: the body of EXIF, with or without its heading, or a whole TIFF. The times are DateTimeOriginal, else
     DateTimeDigitized, with their fractions of a second; DateTime, which programs change, is not read.
     """
+    found = directory(exif, EXIF_DIRECTORY)
+    return None if found is None else _of_directory(*found)
+
+
+def directory(exif: bytes, tag: int) -> tuple[bytes, int, str] | None:
+    """Return the bytes of EXIF, where the directory begins that an entry `tag` of the first one names, and their order.
+
+    The order is < or >, as for `struct`; None where there is no such directory.
+    """
     while exif.startswith(HEADING):
         exif = exif[len(HEADING) :]
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None or len(exif) < 10:
         return None
     (first,) = struct.unpack_from(order + "I", exif, 4)
-    for tag, kind, _, value in _entries(exif, first, order):
-        if tag == EXIF_DIRECTORY and kind == LONG:
+    for found, kind, _, value in entries(exif, first, order):
+        if found == tag and kind == LONG:
             (start,) = struct.unpack(order + "I", value)
-            return _of_directory(exif, start, order)
+            return exif, start, order
     return None
 
 
@@ -40,14 +49,14 @@ def _of_directory(exif: bytes, start: int, order: str) -> datetime | None:
     """Return the first valid time of the directory at `start`."""
     texts = {
         tag: _text(exif, count, value, order)
-        for tag, kind, count, value in _entries(exif, start, order)
+        for tag, kind, count, value in entries(exif, start, order)
         if kind == ASCII and any(tag in pair for pair in TIMES)
     }
     found = (_time(texts.get(time, b""), texts.get(fraction, b"")) for time, fraction in TIMES)
     return next((time for time in found if time is not None), None)
 
 
-def _entries(exif: bytes, start: int, order: str) -> Iterator[tuple[int, int, int, bytes]]:
+def entries(exif: bytes, start: int, order: str) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield (tag, type, number of values, the four bytes of the value or of its place) of a directory."""
     if start + 2 > len(exif):
         return

@@ -30,6 +30,7 @@ SECTIONS = {
     "Find people in photos": {
         "who": Entry("search:who", "Name the people in photos, and count the strangers."),
         "where": Entry("search:where", "Find all photos of one person."),
+        "photos": Entry("library:photos", "Find the photos of people, of a time and of a place."),
         "tracks": Entry("videos:tracks", "Say who appears when in videos."),
         "compare": Entry("search:compare", "Compare the faces of two photos."),
         "calibrate": Entry("gallery:calibrate", "Fit the score from which a face counts as known."),
@@ -52,6 +53,8 @@ SECTIONS = {
         "forget": Entry("people:forget", "Remove a person for good, and write a receipt."),
     },
     "Look after an index": {
+        "sync": Entry("library:sync", "Take in the new and changed photos of a folder."),
+        "watch": Entry("library:watch", "Take in the photos of a folder as they come."),
         "info": Entry("gallery:info", "Show what an index holds and what state it is in."),
         "verify": Entry("gallery:verify", "Check every row and file of an index."),
         "compact": Entry("gallery:compact", "Rebuild an index from all changes."),

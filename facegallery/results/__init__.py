@@ -31,6 +31,7 @@ from facegallery.results.people import (
     Person,
     Receipt,
 )
+from facegallery.results.photos import GalleryPhoto, GalleryPhotos, Synced
 from facegallery.results.whole import (
     Calibrated,
     Compacted,
@@ -70,6 +71,8 @@ __all__ = [
     "Faces",
     "FoundFace",
     "GalleryInfo",
+    "GalleryPhoto",
+    "GalleryPhotos",
     "Hit",
     "Job",
     "LogLine",
@@ -82,6 +85,7 @@ __all__ = [
     "Receipt",
     "ResultList",
     "SearchResult",
+    "Synced",
     "Trained",
     "TrainedNetwork",
     "UnreadPhoto",

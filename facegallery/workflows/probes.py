@@ -22,6 +22,7 @@ from facegallery.workflows.inputs import PhotoItem, items_of
 from facegallery.workflows.networks import Networks, ReadOptions
 
 if TYPE_CHECKING:
+    from facegallery.embedder.photos.decoder import Photo
     from facegallery.embedder.weights.store import Model
     from facegallery.indexer.search.searcher import Searcher
     from facegallery.indexer.store.store import Store
@@ -75,6 +76,7 @@ class Probe:
     rows: list[Row]
     why: str = ""  # a photo has no face that can be asked about; what is stored does not say
     others: int = 0  # further faces, which are not asked about
+    photo: Photo | None = None  # without its pixels; None for vectors
 
     @property
     def outcome(self) -> str:
@@ -117,7 +119,7 @@ class ProbeReader:
                 self._tell(f"{photo.name}: {photo.outcome} ({photo.why})")
             self.several += photo.faces > len(rows)
             self.drawn.add(photo)
-            yield Probe(photo.name, rows, photo.why, max(0, photo.faces - len(rows)))
+            yield Probe(photo.name, rows, photo.why, max(0, photo.faces - len(rows)), photo)
 
     def _tell(self, problem: str) -> None:
         """Log why a photo is not asked about; of many only of the first."""

@@ -32,7 +32,7 @@ class LogEntry:
             case {"before": before, "said": said}:
                 return not before and not said
             case {"faces": faces, **rest}:
-                return not faces and not rest.get("unnamed")
+                return not any((faces, rest.get("unnamed"), rest.get("gone"), rest.get("photos"), rest.get("paths")))
             case {"from": faces}:
                 return not faces
         return bool(self.detail["old"] == self.detail["new"])
@@ -46,7 +46,7 @@ class LogEntry:
                 people = dict.fromkeys([*(place[0] for place in before.values()), *named])
                 return Change(self.verb, len(before), tuple(name for name in people if name), self.command)
             case {"faces": faces, **rest}:
-                n = len(faces) + len(rest.get("unnamed", ()))
+                n = max(len(faces) + len(rest.get("unnamed", ())), len(rest.get("gone", ())))
                 return Change(self.verb, n, tuple(rest.get("people", ())), self.command)
             case {"from": came_from, "to": to}:
                 return Change(self.verb, len(came_from), tuple(dict.fromkeys([*came_from.values(), to])), self.command)

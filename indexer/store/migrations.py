@@ -63,6 +63,7 @@ def migrate_kinds(db: Database) -> None:
 
 UNNAMED = 6  # since this version faces without a person are kept: facegallery.indexer.store.unnamed
 GROUP_SUMS = 7  # since this version sums of vectors are kept: facegallery.indexer.store.group_sums
+PHOTOS = 8  # since this version photos are rows, too: facegallery.indexer.store.photos
 READABLE = 4  # galleries of this version are read as they are, and migrated at their next change
 COUNTED = 5  # since this version the rows of each table are counted: facegallery.indexer.store.totals
 
@@ -173,5 +174,25 @@ MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
     CREATE TABLE group_sums(
         number INTEGER PRIMARY KEY, faces INTEGER NOT NULL, sum BLOB NOT NULL, checksum BLOB NOT NULL
     ) STRICT;
+    """,
+    """
+    -- photos that were looked at, those without a face too; `image` is what their faces call them
+    CREATE TABLE photos(
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        image TEXT NOT NULL,
+        path TEXT,         -- absolute; NULL for what was no file
+        sha256 TEXT,       -- of its bytes; NULL where they could not be read
+        bytes INTEGER,
+        mtime_ns INTEGER,
+        width INTEGER,     -- in pixels, turned upright
+        height INTEGER,
+        taken TEXT,        -- ISO 8601, by the camera's clock, without a zone
+        latitude REAL,     -- degrees, north and east positive
+        longitude REAL,
+        outcome TEXT NOT NULL,
+        checksum BLOB NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX photos_path ON photos(path);
+    CREATE INDEX photos_sha256 ON photos(sha256);
     """,
 )

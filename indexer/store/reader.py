@@ -254,6 +254,10 @@ class Faces(Facts):
             raise self._changed(columns[1], columns[2])
         return dict(zip(FACE_COLUMNS, columns, strict=True)) | {"identity": name}
 
+    def checked_columns(self, row: Sequence[Any]) -> dict[str, Any]:
+        """Return FACE_COLUMNS and `identity` of a row of FACES; raises Damaged where it was changed."""
+        return self._columns(row)
+
     def _changed(self, face_id: str, image: str) -> Damaged:
         """Return the error for a face that was changed on disk."""
         return Damaged(

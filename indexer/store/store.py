@@ -25,15 +25,17 @@ from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import GalleryError, InputError
 from facegallery.embedder.names import person_name
 from facegallery.indexer.store import forgotten
-from facegallery.indexer.store.checksums import FACE_COLUMNS, checksum
+from facegallery.indexer.store.checksums import checksum
 from facegallery.indexer.store.log import LOG, Change, LogEntry
+from facegallery.indexer.store.photos import PhotoRow
 from facegallery.indexer.store.reader import AMONG, BLOCK, FACES
+from facegallery.indexer.store.resync import Resync, Resyncing
 from facegallery.indexer.store.rows import Added
-from facegallery.indexer.store.totals import UNNAMED_TABLES
-from facegallery.indexer.store.unnamed import Arrangement, Place, Rejection, Unnamed
+from facegallery.indexer.store.totals import LATER_TABLES
+from facegallery.indexer.store.unnamed import Arrangement, Place, Rejection
 
 
-class Store(Unnamed):
+class Store(Resyncing):
     """A gallery on disk, gallery.db, and the methods that change it; each change is on disk when its method returns."""
 
     def __init__(
@@ -126,6 +128,23 @@ class Store(Unnamed):
             self.drop([f["id"] for f in faces])
         self._after_commit(self)
         return Change("remove", len(faces), tuple(people), line.command)
+
+    def resync(self, wanted: Resync, *, command: str | None = None) -> Change:
+        """Give changed, moved and gone photos the faces and paths that they have now, in one transaction.
+
+        command: as for `add`.
+        """
+        with self.writing():
+            said, places = self.said_of(wanted), self.places(wanted.drop)
+            line = self._log("sync", self._detail(wanted, places, said), command)
+            self._resync(wanted, line.id, said)
+        self._after_commit(self)
+        return line.change
+
+    def note_photos(self, photos: Iterable[PhotoRow]) -> None:
+        """Note which photos were looked at, in one transaction; each replaces what was noted of its path."""
+        with self.writing():
+            self.put_photos(photos)
 
     def rename(self, old: str, new: str) -> Change:
         """Rename a person; raises Unknown where nobody is called `old`, GalleryError where somebody is called `new`."""
@@ -236,27 +255,6 @@ class Store(Unnamed):
         detail = {"before": {face_id: before[face_id] for face_id in moved}, "to": to, "said": said}
         return self._log(verb, detail, command)
 
-    def _to_trash(self, faces: Sequence[Mapping[str, Any]], line: int) -> None:
-        fingerprint = self.spec.fingerprint
-        for face in faces:
-            found = self.execute("SELECT vector, checksum FROM vectors WHERE id=?", (face["id"],))
-            ((vector, stored),) = found or [(None, None)]
-            if checksum(face["id"], vector) != stored:
-                raise self._changed(face["face_id"], face["image"])
-            png = self.crop_of(face["id"], face["face_id"], face["image"])
-            values = (line, fingerprint, face["identity"], *(face[name] for name in FACE_COLUMNS[1:]), vector, png)
-            marks = ",".join("?" * (len(values) + 1))
-            self.execute(f"INSERT INTO trash VALUES ({marks})", (*values, checksum(*values)))
-
-    def _from_trash(self, line: int) -> list[Row]:
-        removed = self.removed_by(line)
-        if any(fingerprint != self.spec.fingerprint for fingerprint, _ in removed):
-            raise GalleryError(
-                f"expected removed faces of the model that {self.folder.name} uses now, "
-                "they were removed under another model: switch back with `reembed` first"
-            )
-        return [row for _, row in removed]
-
     def _revert(self, line: LogEntry) -> None:
         match line.verb, line.detail:
             case _ if line.is_empty:
@@ -265,9 +263,9 @@ class Store(Unnamed):
                 self.unreject(Rejection(*one) for one in said)
                 self.put({face_id: Place(*place) for face_id, place in before.items()})
             case "add", {"faces": face_ids, **rest}:
-                self.drop_unnamed(rest.get("unnamed", ()))
-                found = self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (json.dumps(face_ids),))
-                self.drop([id for (id,) in found])
+                self.drop_faces([*face_ids, *rest.get("unnamed", ())])
+            case "sync", detail:
+                self._undo_sync(line.id, detail)
             case "remove", _:
                 self.enrol(self._from_trash(line.id))
             case "rename", {"old": old, "new": new} if self.enrolled([new]):
@@ -321,7 +319,7 @@ class Store(Unnamed):
         kept = "'salt', 'generation', 'forgetting', 'forgotten', 'forgotten_list', 'recall', 'memory', 'totals'"
         with self.recounting():
             enrolled = ("crops", "vectors", "other_vectors", "trash", "log", "changed", "faces", "people")
-            for table in ("group_sums", *reversed(UNNAMED_TABLES), *enrolled):
+            for table in ("group_sums", *reversed(LATER_TABLES), *enrolled):
                 self.execute(f"DELETE FROM {table}")
             self.execute(f"DELETE FROM meta WHERE key NOT IN ({kept})")
 

@@ -114,6 +114,8 @@ def _erase(store: Store, traces: Traces) -> None:
     store.execute(f"DELETE FROM rejected WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
     for line in store.lines():
         _erase_line(store, line, traces)
+    store.drop_faceless(traces.photos)
+    store.drop_named(lambda path: without_names(path, traces.names) != path)
     store.seal_log()
     _erase_facts(store, traces)
     listed = store.forgotten().with_person(store.needed_fact("salt"), [*traces.face_ids, *map(name_key, traces.names)])
@@ -130,11 +132,14 @@ def _left(to: str | list[str] | None, names: set[str]) -> str | list[str] | None
 
 def _erase_line(store: Store, line: LogEntry, traces: Traces) -> None:
     """Delete faces and names from a line of the log, and the line where nothing else remains."""
+    detail: dict[str, Any]
     match line.detail:
+        case {"gone": _}:
+            detail, empty = _without_person(store, line, traces)
         case {"before": before, "to": to, "said": said}:
             left = {f: at for f, at in before.items() if f not in traces.face_ids and at[0] not in traces.names}
             words = [one for one in said if one[0] not in traces.face_ids and one[2] not in traces.names]
-            detail: dict[str, Any] = {"before": left, "to": _left(to, traces.names), "said": words}
+            detail = {"before": left, "to": _left(to, traces.names), "said": words}
             empty = not left and not words
         case {"faces": faces, **rest}:
             unnamed = (
@@ -159,6 +164,25 @@ def _erase_line(store: Store, line: LogEntry, traces: Traces) -> None:
         store.rewrite_line(line, detail)
 
 
+def _without_person(store: Store, line: LogEntry, traces: Traces) -> tuple[dict[str, Any], bool]:
+    """Return a line about changed photos without the person, and whether nothing else remains."""
+
+    def is_path_of(path: str | None) -> bool:
+        return path is not None and without_names(path, traces.names) != path
+
+    old = line.detail
+    detail = {
+        "faces": [f for f in old["faces"] if f not in traces.face_ids],
+        "unnamed": [f for f in old["unnamed"] if f not in traces.face_ids],
+        "gone": {f: at for f, at in old["gone"].items() if f not in traces.face_ids and at[0] not in traces.names},
+        "said": [one for one in old["said"] if one[0] not in traces.face_ids and one[2] not in traces.names],
+        "moved": [one for one in old["moved"] if not any(map(is_path_of, one))],
+        "photos": [p for p in old["photos"] if p[2] not in traces.photos and not any(map(is_path_of, p[:2]))],
+        "paths": [path for path in old["paths"] if not is_path_of(path)],
+    }
+    return detail, not any(detail.values())
+
+
 def _sources(store: Faces) -> list[str]:
     return json.loads(store.fact("sources") or "[]")
 
@@ -168,3 +192,11 @@ def _erase_facts(store: Store, traces: Traces) -> None:
     kept = [without_names(source, traces.names) for source in traces.sources]
     if kept != traces.sources:
         store.set_fact("sources", json.dumps(list(dict.fromkeys(kept))))
+    syncs = store.syncs()
+    store.set_syncs(
+        {
+            folder: options
+            for folder, options in syncs.items()
+            if without_names(folder, traces.names) == folder and options.get("identity") not in traces.names
+        }
+    )

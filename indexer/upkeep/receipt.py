@@ -14,7 +14,7 @@ from pathlib import Path
 from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError
 from facegallery.embedder.names import spelling
 from facegallery.indexer.store.database import FILE
-from facegallery.indexer.store.migrations import UNNAMED
+from facegallery.indexer.store.migrations import PHOTOS, UNNAMED
 from facegallery.indexer.store.reader import AMONG, Faces, normal
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.pending import PENDING, cut
@@ -92,6 +92,10 @@ def _texts_with(store: Faces, name: str) -> list[str]:
         "SELECT DISTINCT split FROM unnamed WHERE instr(split, ?)",
         "SELECT DISTINCT identity FROM rejected WHERE instr(identity, ?)",
     )
+    of_photos = (
+        "SELECT image FROM photos WHERE instr(image, ?)",
+        "SELECT path FROM photos WHERE instr(path, ?)",
+    )
     for sql in (
         "SELECT name FROM people WHERE instr(name, ?)",
         "SELECT image FROM faces WHERE instr(image, ?)",
@@ -104,6 +108,7 @@ def _texts_with(store: Faces, name: str) -> list[str]:
         "SELECT value FROM meta WHERE typeof(value) = 'text' AND instr(value, ?)",
         "SELECT sql FROM sqlite_schema WHERE instr(sql, ?)",
         *(of_unnamed if store.version >= UNNAMED else ()),
+        *(of_photos if store.version >= PHOTOS else ()),
     ):
         texts += [text for (text,) in store.execute(sql, (name,))]
     return list(dict.fromkeys(texts))

@@ -53,6 +53,7 @@ class Traces:
 
     names: set[str] = field(default_factory=set)
     face_ids: set[str] = field(default_factory=set)
+    photos: set[str] = field(default_factory=set)  # hashes of photos that show nobody else
     pieces: set[bytes] = field(default_factory=set)  # of PIECE bytes
     heads: set[bytes] = field(default_factory=set)  # the first PIECE bytes of each vector
     before: Forgotten = field(default_factory=Forgotten)  # hashes of the person, of this and of earlier calls
@@ -70,6 +71,7 @@ class Traces:
 
     def add_photo(self, image_sha256: str) -> None:
         """Add the hash of a photo that shows nobody else."""
+        self.photos.add(image_sha256)
         self.pieces.update(_pieces(image_sha256.encode()))
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import math
 import operator
 import os
@@ -33,13 +32,14 @@ from facegallery.indexer.store import forgotten, lists
 from facegallery.indexer.store.database import CIPHER, CIPHER_FILE, FILE, PLAIN, remove_file
 from facegallery.indexer.store.errors import Damaged, damaged
 from facegallery.indexer.store.forgotten import Forgotten
-from facegallery.indexer.store.reader import AMONG, check_name, name_key
+from facegallery.indexer.store.photos import named_by
+from facegallery.indexer.store.reader import check_name, name_key
 from facegallery.indexer.store.store import Store, versions
-from facegallery.indexer.store.totals import UNNAMED_TABLES
+from facegallery.indexer.store.totals import LATER_TABLES
 from facegallery.indexer.upkeep.verify import problems
 
 # each row comes after the rows that it refers to
-TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash", *UNNAMED_TABLES)
+TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash", *LATER_TABLES)
 
 
 @dataclass
@@ -253,12 +253,13 @@ def _drop_forgotten(store: Store, since: Forgotten) -> int:
     )
     names = {name for name in {name for _, name in pairs} if since.holds(name_key(name))}
     face_ids = {face_id for face_id, name in pairs if name in names or since.holds(face_id)}
-    among = (json.dumps(sorted(face_ids)),)
-    store.drop([id for (id,) in store.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", among)])
-    store.drop_unnamed(face_ids)
+    store.drop_faces(face_ids)
     store.unreject([said for said in store.rejections() if said.face_id in face_ids or said.identity in names])
     # the log, too, has names and removed faces of the forgotten: it cannot be kept
     store.drop_log(math.inf)
+    is_named = named_by(lambda part: since.holds(name_key(part)))
+    store.drop_named(is_named)
+    store.set_syncs({folder: kept for folder, kept in store.syncs().items() if not is_named(folder)})
     return len(face_ids)
 
 

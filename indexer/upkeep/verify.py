@@ -73,7 +73,17 @@ def problems(store: Store) -> Iterator[str]:
     for (line,) in store.execute("PRAGMA integrity_check(20)"):
         if line != "ok":
             yield f"{store.path}: {line}"
-    for check in (_facts, _totals, _owners, _lists, _rows, _other_vectors, _trash, Store.unnamed_problems):
+    for check in (
+        _facts,
+        _totals,
+        _owners,
+        _lists,
+        _rows,
+        _other_vectors,
+        _trash,
+        Store.unnamed_problems,
+        Store.photo_problems,
+    ):
         try:
             yield from check(store)
         except GalleryError as error:

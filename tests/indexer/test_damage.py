@@ -20,6 +20,7 @@ from facegallery.indexer.build import build
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.search import candidates
 from facegallery.indexer.search.searcher import Searcher
+from facegallery.indexer.store.photos import PhotoRow
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.forget import forget
@@ -28,7 +29,19 @@ from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
 
 D, PAGE, STRIPE = 1024, 65536, 4096
-TABLES = ("meta", "people", "faces", "vectors", "crops", "other_vectors", "log", "trash", "changed", "forgotten")
+TABLES = (
+    "meta",
+    "people",
+    "faces",
+    "vectors",
+    "crops",
+    "other_vectors",
+    "log",
+    "trash",
+    "changed",
+    "forgotten",
+    "photos",
+)
 QUESTIONS = (
     {"k": 1},
     {"k": 3},
@@ -46,6 +59,11 @@ def rows(name: str, people: int, seed: int) -> list[Row]:
         replace(row, crop=synthetic.png(rng.bytes(300)), extra={"place": "Łódź"} if i % 2 else {})
         for i, row in enumerate(synthetic.rows(people, 2, name, D, seed))
     ]
+
+
+def noted(row: Row, i: int) -> PhotoRow:
+    """The photo of a face."""
+    return PhotoRow(row.image, f"/a/{i}.jpg", f"{i:064x}", i, i, 640, 480, "2019-05-01T10:00:00", 1.5, 2.5, "ok")
 
 
 @dataclass
@@ -90,6 +108,7 @@ def index(tmp_path_factory) -> Index:
         gallery.remove("person 10")
         gallery.rename("person 3", "Zoë")
         gallery.add(more)
+        gallery.note_photos(noted(row, i) for i, row in enumerate([*first, *more]))
         switch.prepare(gallery, FaceSpec(parts=(Part("other", "cd" * 32, 24, "fixed"),)))
         switch.store_vectors(gallery, next(switch.pending(gallery))[:20], synthetic.vectors(20, 1, 24))
     older = []
@@ -294,6 +313,8 @@ def examine_each(index: Index, damage: Damage, times: int, name: str = "gallery.
         *TABLES,
         "faces_person",
         "trash_line",
+        "photos_path",
+        "photos_sha256",
         "sqlite_autoindex_faces_1",
         "sqlite_autoindex_people_1",
         "sqlite_autoindex_meta_1",

@@ -69,7 +69,7 @@ chunks = st.one_of(
 def test_a_count_is_what_brute_force_counts(tmp_path_factory, data, pieces, names, elsewhere, block):
     folder = tmp_path_factory.getbasetemp() / "traces"
     folder.mkdir(exist_ok=True)
-    of = Traces(set(names), set(), set(pieces))
+    of = Traces(set(names), pieces=set(pieces))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(traces, "BLOCK", block)
         assert of.count(file_of(folder, data), elsewhere) == brute(data, of, elsewhere)
@@ -80,7 +80,7 @@ def test_pieces_are_found_at_every_place_of_a_large_file(tmp_path, monkeypatch, 
     rng = np.random.default_rng(1)
     monkeypatch.setattr(traces, "BLOCK", block)
     pieces = [rng.bytes(PIECE) for _ in range(300)]
-    of = Traces({"Ann-Sophie"}, set(), set(pieces))
+    of = Traces({"Ann-Sophie"}, pieces=set(pieces))
     for at in [*range(9), *range(60, 100, 3), *rng.integers(1900, size=9).tolist(), 2000 - PIECE]:
         data = bytearray(rng.bytes(2000))
         data[at : at + PIECE] = pieces[at % 300]
@@ -93,18 +93,18 @@ def test_pieces_are_found_at_every_place_of_a_large_file(tmp_path, monkeypatch, 
 
 def test_chance_finds_nothing(tmp_path):
     rng = np.random.default_rng(2)
-    of = Traces({"Annie", "李小龙"}, set(), {rng.bytes(PIECE) for _ in range(20_000)})
+    of = Traces({"Annie", "李小龙"}, pieces={rng.bytes(PIECE) for _ in range(20_000)})
     assert of.count(file_of(tmp_path, rng.bytes(8 << 20))) == 0
     assert Traces().count(tmp_path / "file") == 0
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 31])
 def test_a_file_shorter_than_a_piece(tmp_path, length):
-    assert Traces({"Annie"}, set(), {b"x" * PIECE}).count(file_of(tmp_path, b"x" * length)) == 0
+    assert Traces({"Annie"}, pieces={b"x" * PIECE}).count(file_of(tmp_path, b"x" * length)) == 0
 
 
 def test_a_file_that_has_gone_holds_nothing(tmp_path):
-    assert Traces({"Annie"}, set(), {b"x" * PIECE}).count(tmp_path / "nowhere") == 0
+    assert Traces({"Annie"}, pieces={b"x" * PIECE}).count(tmp_path / "nowhere") == 0
 
 
 def test_names_within_longer_legitimate_ones_are_not_counted(tmp_path):
