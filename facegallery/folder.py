@@ -21,7 +21,7 @@ from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.transfer import TransferSummary
 from facegallery.indexer.upkeep.verify import Verified
 from facegallery.interface import several
-from facegallery.workflows import enrol, evaluate, reembed, suggest, unnamed, upkeep
+from facegallery.workflows import doubtful, enrol, evaluate, reembed, suggest, unnamed, upkeep
 from facegallery.workflows.probes import gallery_folder
 from facegallery.workflows.session import GallerySession
 from facegallery.workflows.unnamed import GroupOptions, What
@@ -153,6 +153,20 @@ class FolderGallery:
         )
         source = Path(probes)
         return self._do(lambda session: evaluate.evaluate(session, source, options, progress=progress or unseen))
+
+    def doubtful(self, limit: int = 40, *, progress: Progress | None = None) -> results.DoubtfulFaces:
+        """List enrolled faces that may be wrong, likely wrong names first: each with its reason.
+
+        Args:
+            limit: faces at most.
+            progress: called with the number of faces compared, and of all.
+
+        ```python
+        for face in gallery.doubtful():
+            print(face.image, face.identity, face.reason)
+        ```
+        """
+        return self._do(lambda session: doubtful.doubtful(session, limit, progress=progress or unseen))
 
     def reembed(
         self,

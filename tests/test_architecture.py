@@ -24,6 +24,7 @@ VERBS = (
     "unnamed",
     "suggest",
     "group_sheet",
+    "doubtful",
     "sidecars",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = (
@@ -69,6 +70,7 @@ ALLOWED = {
     ),
     "indexer.search.question": ("embedder.errors",),
     "indexer.suspects": (*OF_INDEXER, STORE, "indexer.search.candidates"),
+    "indexer.doubtful": (*OF_INDEXER, STORE, "indexer.search.candidates", "indexer.suspects"),
     "indexer.metrics": ("embedder.errors",),
     "indexer.grouping": ("embedder.errors",),
     "indexer.grouping.kept": (STORE,),

@@ -31,6 +31,7 @@ from facegallery.results.people import (
     Person,
     Receipt,
 )
+from facegallery.results.quality import DoubtfulFace, DoubtfulFaces
 from facegallery.results.whole import (
     Calibrated,
     Compacted,
@@ -59,6 +60,8 @@ __all__ = [
     "Compared",
     "ComparedFace",
     "Conflict",
+    "DoubtfulFace",
+    "DoubtfulFaces",
     "DuplicatePhoto",
     "DuplicateSet",
     "Duplicates",
