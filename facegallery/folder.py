@@ -22,6 +22,7 @@ from facegallery.indexer.upkeep.transfer import TransferSummary
 from facegallery.indexer.upkeep.verify import Verified
 from facegallery.interface import several
 from facegallery.workflows import doubtful, enrol, evaluate, reembed, suggest, unnamed, upkeep
+from facegallery.workflows.given import GivenVectors
 from facegallery.workflows.probes import gallery_folder
 from facegallery.workflows.session import GallerySession
 from facegallery.workflows.unnamed import GroupOptions, What
@@ -115,7 +116,7 @@ class FolderGallery:
             DataError: vectors of another size or length.
             InputError: another number of identities, images or metadata than of vectors.
         """
-        given = enrol.GivenVectors(np.asarray(vectors, np.float32), identity, images, metadata)
+        given = GivenVectors(np.asarray(vectors, np.float32), identity, images, metadata)
         return self._do(lambda session: enrol.add_vectors(session, given, readmit=readmit))
 
     def evaluate(

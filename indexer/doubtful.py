@@ -1,7 +1,7 @@
-"""Doubtful faces of a gallery: those that may be somebody else's, and those that are like nobody, likely mistakes first.
+"""Doubtful faces of a gallery: those that may be somebody else's, and those like nobody, likely mistakes first.
 
-Unlike `facegallery.indexer.suspects`, which warns of few faces after a change, this ranks all faces that have reason for
-doubt, however large the gallery is. The scale is the same: `centre` and `width` of scores of different people.
+Unlike `facegallery.indexer.suspects`, which warns of few faces after a change, this ranks all faces that give reason
+for doubt, however large the gallery is. The scale is the same: `centre` and `width` of scores of different people.
 """
 
 from __future__ import annotations

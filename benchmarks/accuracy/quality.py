@@ -4,9 +4,9 @@
         [--out benchmarks/results/quality.json] [--page docs/explanation/benchmarks.md]
 
 LFW is its folder of people, SETS a folder with CSVs `image,identity,split,kind`; the other CSVs are those of
-`benchmarks/accuracy/people.py`. One person's first photo is enrolled, all others are probes. One probe and one stranger
-in five, by SHA-256, are asked degraded, too: blurred, shrunk, saved as a small JPEG, darkened or turned, in one of three
-strengths (`benchmarks/common/degraded.py`). LFW's people with one photo are the strangers.
+`benchmarks/accuracy/people.py`. One person's first photo is enrolled, all others are probes. One probe and one
+stranger in five, by SHA-256, are asked degraded, too: blurred, shrunk, saved as a small JPEG, darkened or turned, in
+one of three strengths (`benchmarks/common/degraded.py`). LFW's people with one photo are the strangers.
 
 Two sides: `dev` has LFW's development people, with all of their photos, and the people of SETS and strangers whose
 SHA-256 is even; `test` has LFW's test people and the other halves. The rule, for `--fit`, looks at dev alone: of the
@@ -48,6 +48,7 @@ from facegallery.workflows.photos import ANYWHERE, EmbedOptions, embed, load_emb
 PATH = click.Path(path_type=Path)
 FPIR, EACH, FOLDS, GAIN = 0.01, 5, 5, 0.002
 RIDGE, STEPS = 1.0, 40
+Label = tuple[str, str, str, str]  # side, person, split and image
 
 
 @dataclass
@@ -88,8 +89,10 @@ def with_degraded(part: str, root: Path, rows: dict[str, Row], asked: Sequence[s
     return {image: found[name] for image, name in chosen.items() if name in found}
 
 
-def photos_of(part: str, root: Path, labels: list[tuple[str, str, str, str]], rows: dict[str, Row], work: Path) -> list[Photo]:
-    """Return the photos of a set, with the degraded ones. labels: side, person, split and image of each."""
+def photos_of(
+    part: str, root: Path, labels: list[tuple[str, str, str, str]], rows: dict[str, Row], work: Path
+) -> list[Photo]:
+    """Return the photos of a set, with the degraded ones."""
     labels = [one for one in labels if one[3] in rows]
     degraded = with_degraded(part, root, rows, [one[3] for one in labels if one[2] != "gallery"], work)
     found = []
@@ -150,7 +153,9 @@ class Answers:
 
     def of(self, keep: np.ndarray) -> Answers:
         """Return some of the probes, at the same threshold."""
-        probes, seen = ([one for one, kept in zip(all_, keep, strict=True) if kept] for all_ in (self.probes, self.seen))
+        probes, seen = (
+            [one for one, kept in zip(all_, keep, strict=True) if kept] for all_ in (self.probes, self.seen)
+        )
         return Answers(probes, self.scores[keep], self.strangers, self.threshold, 0, seen)
 
     def table(self, score: np.ndarray) -> list[Discard]:
@@ -226,12 +231,13 @@ def chosen(answers: Answers, pool: Sequence[str]) -> tuple[list[str], np.ndarray
     """Choose measures by the rule; return them and the weights of all dev probes."""
     columns = {name: np.array([quality.MEASURES[name](seen) for seen in answers.seen]) for name in pool}
     people, names, best = [photo.person for photo in answers.probes], list[str](), 0.5
+
+    def area_with(name: str) -> float:
+        measures = np.stack([columns[one] for one in [*names, name]], 1)
+        return area(foretold(measures, answers.found, people), answers.found)
+
     while len(names) < len(pool):
-        tried = {
-            name: area(foretold(np.stack([columns[one] for one in [*names, name]], 1), answers.found, people), answers.found)
-            for name in pool
-            if name not in names
-        }
+        tried = {name: area_with(name) for name in pool if name not in names}
         name = max(tried, key=lambda one: tried[one])
         if tried[name] - best < GAIN:
             break
@@ -294,7 +300,17 @@ def page(found: dict) -> str:
 @click.option("--fit", is_flag=True, help="Choose measures and weights on dev; print them, and change nothing.")
 @click.option("--out", type=PATH, help="Write the figures of the test side as JSON.")
 @click.option("--page", "docs", type=PATH, help="Write the table into this page.")
-def main(lfw: Path, sets: Path, one_shot: Path, roles: Path, work: Path, fit: bool, out: Path | None, docs: Path | None) -> None:
+def main(
+    *,
+    lfw: Path,
+    sets: Path,
+    one_shot: Path,
+    roles: Path,
+    work: Path,
+    fit: bool,
+    out: Path | None,
+    docs: Path | None,
+) -> None:
     """Measure quality."""
     photos = lfw_photos(lfw, one_shot, roles, work)
     photos += [photo for people in read_sets(sets) for photo in set_photos(people, work)]

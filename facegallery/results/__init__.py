@@ -31,7 +31,7 @@ from facegallery.results.people import (
     Person,
     Receipt,
 )
-from facegallery.results.quality import DoubtfulFace, DoubtfulFaces
+from facegallery.results.quality import DoubtfulFace, DoubtfulFaces, ReviewedFace
 from facegallery.results.whole import (
     Calibrated,
     Compacted,
@@ -84,6 +84,7 @@ __all__ = [
     "PhotoResult",
     "Receipt",
     "ResultList",
+    "ReviewedFace",
     "SearchResult",
     "Trained",
     "TrainedNetwork",

@@ -39,6 +39,24 @@ class DoubtfulFace:
 
 
 @dataclass(frozen=True)
+class ReviewedFace:
+    """A face that `add` warned of, or refused."""
+
+    face_id: str = field(metadata=FACE_ID)
+    image: str
+    identity: str = field(metadata={"description": "Who it was to be enrolled as."})
+    why: str = field(
+        metadata={
+            "description": "same: nearly the same photo is enrolled as somebody else; nearer: to another person than "
+            "to its own; several: the photo shows another face nearly as large; copy: the photo is enrolled already; "
+            "turned: the face lies on its side or upside down; poor: of low quality."
+        }
+    )
+    reason: str = field(metadata={"description": "The same in words."})
+    refused: bool = field(metadata={"description": "Whether it was left out."})
+
+
+@dataclass(frozen=True)
 class DoubtfulFaces(ResultList[DoubtfulFace]):
     """Doubtful faces, likely wrong names first. The table has a row for each, with all fields."""
 

@@ -42,8 +42,8 @@ def doubtful(where: Where, limit: int = 40, *, progress: Progress = unseen) -> r
 def _qualities(store: Store, ids: np.ndarray) -> np.ndarray:
     """Return the quality of each face from what its row says, float (n,); NaN where it says nothing."""
     blocks = [ids[i : i + BLOCK].tolist() for i in range(0, len(ids), BLOCK)]
-    found = (quality.of_row(row) for block in blocks for row in store.table_rows(block, crops=False))
-    return np.array([np.nan if one is None else one.score for one in found])
+    rows = (row for block in blocks for row in store.table_rows(block, crops=False))
+    return np.array([np.nan if row.confidence is None else quality.score_of(quality.seen_in(row)) for row in rows])
 
 
 def _told(
@@ -56,24 +56,23 @@ def _told(
     return [_face(doubt, by_row, near, float(known[doubt.row])) for doubt in doubts]
 
 
-def _face(
-    doubt: of.Doubt, by_row: dict[int, StoredFace], near: of.Neighbours, known: float
-) -> results.DoubtfulFace:
+def _face(doubt: of.Doubt, by_row: dict[int, StoredFace], near: of.Neighbours, known: float) -> results.DoubtfulFace:
     face, own, other = (by_row.get(int(row)) for row in (doubt.row, near.own_at[doubt.row], near.other_at[doubt.row]))
     assert face is not None
     own_score, score = float(near.own[doubt.row]), float(near.other[doubt.row])
+    person = None if other is None else other.identity
     return results.DoubtfulFace(
         face_id=face.face_id,
         image=face.image,
         identity=face.identity,
         why=doubt.why,
-        reason=_reason(doubt, own_score, other and other.identity, score, known),
+        reason=_reason(doubt, own_score, person, score, known),
         own=None if own is None else round(own_score, 4),
-        own_face_id=own and own.face_id,
-        looks_like=other and other.identity,
+        own_face_id=None if own is None else own.face_id,
+        looks_like=person,
         score=None if other is None else round(score, 4),
-        other_face_id=other and other.face_id,
-        other_image=other and other.image,
+        other_face_id=None if other is None else other.face_id,
+        other_image=None if other is None else other.image,
         quality=None if np.isnan(known) else round(known, 3),
     )
 

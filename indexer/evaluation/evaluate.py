@@ -58,8 +58,8 @@ class ProbeAnswer:
     ) -> ProbeAnswer:
         """Return the answer to a probe's row, given its first RANKS hits.
 
-        by: the user's column that is the group. keep_vector: keep the vector of the row. quality: of the face. spelled: maps a name to the
-        gallery's spelling.
+        by: the user's column that is the group. keep_vector: keep the vector of the row. quality: of the face.
+        spelled: maps a name to the gallery's spelling.
         """
         identity = spelled(row.identity) or None if row.identity else None
         right = next((hit for hit in hits if hit.identity == identity), None)

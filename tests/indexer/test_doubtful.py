@@ -26,7 +26,9 @@ def moved(faces: Enrolled, rows, owners) -> Enrolled:
 
 
 def naive(faces: Enrolled, row: int) -> tuple[float, float]:
-    scores = [(o, i, float(x @ faces.vectors[row])) for i, (o, x) in enumerate(zip(faces.owners, faces.vectors))]
+    scores = [
+        (o, i, float(x @ faces.vectors[row])) for i, (o, x) in enumerate(zip(faces.owners, faces.vectors, strict=True))
+    ]
     own = [s for o, i, s in scores if o == faces.owners[row] and i != row]
     other = [s for o, _, s in scores if o != faces.owners[row]]
     return max(own, default=-np.inf), max(other, default=-np.inf)
