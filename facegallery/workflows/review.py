@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from facegallery.embedder.dataset.row import Row
-from facegallery.embedder.faces import quality
+from facegallery.embedder.faces import copies, quality
 from facegallery.embedder.text import printable
 from facegallery.indexer.derived.derive import centred
 from facegallery.indexer.doubtful import Enrolled, Neighbours, neighbours
@@ -22,9 +22,6 @@ from facegallery.results import ReviewedFace
 OFF, STANDARD, STRICT = "off", "standard", "strict"
 REVIEWS = (OFF, STANDARD, STRICT)
 BLOCK, SHOWN = 512, 3  # faces that are reviewed together; shown in a warning
-# Of 240 photos of LFW's development people saved again, small and at JPEG qualities of 50 and 80, 94 % score above COPY
-# with the points of the face as much alike; of 7,817 pairs of different photos of one person 4 do, some of them copies.
-COPY, ALIKE = 0.9, 0.045
 TURNED = 45.0  # degrees from which a face lies on its side
 WORDS = {
     "same": "photos of somebody else",
@@ -125,8 +122,8 @@ class Review:
                 person = self._person(rows, faces, int(near.other_at[i]))
                 found[row.face_id] = why, _nearer(why, person, own, other)
                 continue
-            first = self._row(rows, faces, int(near.own_at[i]), before=i) if own >= COPY else None
-            if first is not None and alike(row, first):
+            first = self._row(rows, faces, int(near.own_at[i]), before=i) if own >= copies.SCORE else None
+            if first is not None and copies.same_picture(row, first, self._store.spec.crop):
                 found[row.face_id] = "copy", f"a copy of {first.image!r} ({own:.2f})"
         return found
 
@@ -139,7 +136,7 @@ class Review:
         id = int(faces.ids[at])
         if id < 0:
             return rows[-1 - id] if -1 - id < before else None
-        return self._store.table_rows([id], crops=False)[0]
+        return self._store.table_rows([id])[0]
 
     def look_for_copies(self, face_ids: Sequence[str], *, skipped: bool) -> None:
         """Note which of the faces that were just enrolled are copies of others of their person, in STANDARD.
@@ -155,10 +152,10 @@ class Review:
             rows = np.flatnonzero(np.isin(faces.ids, list(added)))
             near = neighbours(faces, rows)
             for row, own, at in zip(rows, near.own, near.own_at, strict=True):
-                if own < COPY or (int(faces.ids[at]) in added and faces.ids[at] > faces.ids[row]):
+                if own < copies.SCORE or (int(faces.ids[at]) in added and faces.ids[at] > faces.ids[row]):
                     continue
-                mine, first = self._store.table_rows([int(faces.ids[row]), int(faces.ids[at])], crops=False)
-                if alike(mine, first):
+                mine, first = self._store.table_rows([int(faces.ids[row]), int(faces.ids[at])])
+                if copies.same_picture(mine, first, self._store.spec.crop):
                     self._note(mine, ("copy", f"a copy of {first.image!r} ({own:.2f})"))
 
 
@@ -172,21 +169,6 @@ def alone(row: Row) -> tuple[str, str] | None:
     if row.confidence is not None and (score := quality.score_of(seen)) < quality.POOR:
         return "poor", f"quality {score:.2f}"
     return None
-
-
-def alike(one: Row, other: Row) -> bool:
-    """Whether the points of two faces lie alike, whatever the size of the photos."""
-    first, second = _shape(one.landmarks), _shape(other.landmarks)
-    return first is not None and second is not None and float(np.linalg.norm(first - second)) <= ALIKE
-
-
-def _shape(landmarks: Sequence[float] | None) -> np.ndarray | None:
-    if landmarks is None or len(landmarks) < 4:
-        return None
-    points = np.asarray(landmarks, np.float64).reshape(-1, 2)
-    points = points - points.mean(axis=0)
-    length = float(np.linalg.norm(points))
-    return points / length if length else None
 
 
 def _nearer(why: str, person: str, own: float, other: float) -> str:
