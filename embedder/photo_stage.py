@@ -177,11 +177,12 @@ def chunks(photos: Iterator[Photo]) -> Iterator[list[Photo]]:
 
 
 def add_vectors(rows: Sequence[Row], embedder: Embedder, spec: FaceSpec) -> None:
-    """Set `vector` of each row that has pixels. spec: the contract of the crops."""
+    """Set `vector` and `vector_length` of each row that has pixels. spec: the contract of the crops."""
     faces = [row for row in rows if row.pixels is not None]
     if faces:
-        for row, vector in zip(faces, embedder([picture_of(row, spec) for row in faces], spec.crop), strict=True):
-            row.vector = vector
+        vectors, lengths = embedder.measured([picture_of(row, spec) for row in faces], spec.crop)
+        for i, (row, vector) in enumerate(zip(faces, vectors, strict=True)):
+            row.vector, row.vector_length = vector, None if lengths is None else float(lengths[i])
 
 
 def picture_of(row: Row, spec: FaceSpec) -> picture.FacePicture:

@@ -21,7 +21,8 @@ from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.transfer import TransferSummary
 from facegallery.indexer.upkeep.verify import Verified
 from facegallery.interface import NamesFrom, several
-from facegallery.workflows import enrol, evaluate, library, reembed, suggest, sync, unnamed, upkeep
+from facegallery.workflows import doubtful, enrol, evaluate, library, reembed, suggest, sync, unnamed, upkeep
+from facegallery.workflows.given import GivenVectors
 from facegallery.workflows.probes import gallery_folder
 from facegallery.workflows.session import GallerySession
 from facegallery.workflows.sync import SyncOptions
@@ -116,7 +117,7 @@ class FolderGallery:
             DataError: vectors of another size or length.
             InputError: another number of identities, images or metadata than of vectors.
         """
-        given = enrol.GivenVectors(np.asarray(vectors, np.float32), identity, images, metadata)
+        given = GivenVectors(np.asarray(vectors, np.float32), identity, images, metadata)
         return self._do(lambda session: enrol.add_vectors(session, given, readmit=readmit))
 
     def evaluate(
@@ -154,6 +155,20 @@ class FolderGallery:
         )
         source = Path(probes)
         return self._do(lambda session: evaluate.evaluate(session, source, options, progress=progress or unseen))
+
+    def doubtful(self, limit: int = 40, *, progress: Progress | None = None) -> results.DoubtfulFaces:
+        """List enrolled faces that may be wrong, likely wrong names first: each with its reason.
+
+        Args:
+            limit: faces at most.
+            progress: called with the number of faces compared, and of all.
+
+        ```python
+        for face in gallery.doubtful():
+            print(face.image, face.identity, face.reason)
+        ```
+        """
+        return self._do(lambda session: doubtful.doubtful(session, limit, progress=progress or unseen))
 
     def reembed(
         self,

@@ -14,7 +14,7 @@ from facegallery.folder import AnyPath, FolderGallery, where
 from facegallery.indexer.search.question import Question
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.store.store import Store
-from facegallery.interface import Metadata, NamesFrom, Score, several
+from facegallery.interface import Metadata, NamesFrom, Review, Score, several
 from facegallery.workflows import calibrate, compare, enrol, forget, indexes, search, upkeep
 from facegallery.workflows.inputs import PhotoInput, PhotoInputs, as_list
 from facegallery.workflows.networks import ReadOptions
@@ -225,6 +225,7 @@ class Gallery(FolderGallery):
         level: int | None = None,
         names_from: NamesFrom = "folders",
         one_face: bool = False,
+        review: Review = "standard",
     ) -> results.Added:
         """Enrol the largest, most central face of each photo; faces that are enrolled already stay as they are.
 
@@ -241,6 +242,8 @@ class Gallery(FolderGallery):
             names_from: what names the people: `folders`, `regions` (faces that somebody drew and named in a photo
                 program, of which a photo may have several), `both` (regions where a photo has them) or `nobody`.
             one_face: of photos without a person, keep the largest, most central face alone.
+            review: `standard` warns of faces that are likely wrong or poor (`reviewed` of the result), `strict` does
+                not enrol them, `off` does not look.
 
         Raises:
             InputError: single photos without `identity`.
@@ -252,7 +255,7 @@ class Gallery(FolderGallery):
         ```
         """
         columns = metadata if isinstance(metadata, Mapping) else None if metadata is None else Path(metadata)
-        options = enrol.AddOptions(identity, split, columns, readmit, level, names_from, one_face)
+        options = enrol.AddOptions(identity, split, columns, readmit, level, names_from, one_face, review)
         given = as_list(photos)
         return self._do(lambda session: enrol.add(session, given, options, progress=progress or unseen))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Metadata = Mapping[str, object] | str | PathLike[str]
 Score = Literal["best", "mean", "template"]
+Review = Literal["off", "standard", "strict"]
 NamesFrom = Literal["folders", "regions", "both", "nobody"]
 
 

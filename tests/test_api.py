@@ -118,7 +118,11 @@ def test_crops_and_how_sharp_they_are(photo):
         for one in (image, image.resize((46, 56)).resize(image.size, Image.Resampling.BILINEAR))
     )
     assert sharp.crop is not None and sharp.crop.shape == (160, 160, 3) and sharp.crop.dtype == np.uint8
-    assert sharp.quality > 2 * blurred.quality > 0
+    assert sharp.sharpness > 2 * blurred.sharpness > 0 and 1 > sharp.quality > blurred.quality > 0
+    embedded, dark = fg.embed([photo, Image.eval(image, lambda level: level // 4)])
+    assert 0 < embedded.quality < 1 and dark.brightness == pytest.approx(embedded.brightness / 4, abs=3)
+    assert dark.contrast < embedded.contrast / 3 and abs(embedded.roll) < 20 and abs(embedded.yaw) < 0.3
+    assert embedded.crop is None
 
 
 def test_faces_are_a_table_too(photo, two_faces):
@@ -134,6 +138,12 @@ def test_faces_are_a_table_too(photo, two_faces):
         "landmarks",
         "confidence",
         "quality",
+        "sharpness",
+        "brightness",
+        "contrast",
+        "yaw",
+        "pitch",
+        "roll",
         "vector",
     ]
     assert [row["outcome"] for row in rows] == ["ok", "ok", "unreadable"] and rows[2]["vector"] is None

@@ -34,6 +34,7 @@ FIELDS = [
 LATER_FIELDS = [  # data sets of earlier versions lack them
     pa.field("photo_faces", pa.int16()),
     pa.field("largest_other", pa.float32()),
+    pa.field("vector_length", pa.float32()),
 ]
 LATER = frozenset(f.name for f in LATER_FIELDS)
 COLUMNS = tuple(f.name for f in FIELDS + LATER_FIELDS)
@@ -49,6 +50,7 @@ class Row:
     pixels, region: the crop while a run lasts, uint8 RGB (h, w, 3), and what it shows of the photo; not columns.
     photo_faces: how many faces the detector found in the photo. largest_other: area of the photo's largest other face
     as a share of this face's; 0 where there is none, None where somebody drew and named faces of the photo.
+    vector_length: of SFace's vector before it is scaled to 1; None for other models.
     """
 
     image: str
@@ -68,6 +70,7 @@ class Row:
     region: tuple[int, int, int, int] | None = None  # left, top, right, bottom
     photo_faces: int | None = None
     largest_other: float | None = None
+    vector_length: float | None = None
 
     @property
     def face_id(self) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import openvino
 
 BATCH = 8  # as fast as 32 on CPUs, and cheaper for a few faces
+TELLING = "sface"  # the network whose vectors are shorter the less a face shows
 Network = Callable[..., np.ndarray]  # uint8 (n, s, s, 3)[, zoom instead of its own] -> float32 (n, d), any length
 _loading = Lock()
 
@@ -147,23 +148,36 @@ class Embedder:
         size, size, 3), from which only networks that see boxes get what they need. Batches have one fixed shape, and
         the last one is padded, so that a face's vector does not depend on how many others there are.
         """
+        return self.measured(faces, rule)[0]
+
+    def measured(
+        self, faces: np.ndarray | Sequence[FacePicture], rule: CropRule | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Embed faces, and return what SFace's vectors tell of them, too.
+
+        Returns vectors float32 (n, d) of unit length, and float32 (n,): the lengths of SFace's vectors before they are
+        scaled, the mean over its views; None for a model without SFace itself.
+        """
         if not len(faces):
-            return np.empty((0, self.spec.dimension), np.float32)
+            return np.empty((0, self.spec.dimension), np.float32), None
         self.load()
         sight = _Sight(faces, rule or self.spec.crop)
-        weighted = [
-            part.weight * self._averaged(network, part, sight)
-            for network, part in zip(self._networks, self.spec.parts, strict=True)
-        ]
-        return unit(np.concatenate(weighted, axis=1)).astype(np.float32)
+        weighted, strengths = [], None
+        for network, part in zip(self._networks, self.spec.parts, strict=True):
+            vectors, lengths = self._averaged(network, part, sight)
+            weighted.append(part.weight * vectors)
+            strengths = lengths.astype(np.float32) if part.name == TELLING and part.parent is None else strengths
+        return unit(np.concatenate(weighted, axis=1)).astype(np.float32), strengths
 
-    def _averaged(self, network: Network, part: Part, sight: _Sight) -> np.ndarray:
-        """Return one network's unit vectors (n, d) of what it sees, averaged over its views."""
-        views = []
+    def _averaged(self, network: Network, part: Part, sight: _Sight) -> tuple[np.ndarray, np.ndarray]:
+        """Return one network's unit vectors (n, d) of what it sees, averaged over its views, and their lengths (n,)."""
+        views, lengths = [], []
         for zoom, mirrored in self.spec.views(part):
             crops = sight.of(part, zoom)
-            views.append(unit(network(crops[:, :, ::-1] if mirrored else crops, part.enlarged(zoom))))
-        return views[0] if len(views) == 1 else unit(np.sum(views, axis=0))
+            found = network(crops[:, :, ::-1] if mirrored else crops, part.enlarged(zoom))
+            views.append(unit(found))
+            lengths.append(np.linalg.norm(found.astype(np.float64), axis=1))
+        return views[0] if len(views) == 1 else unit(np.sum(views, axis=0)), np.mean(lengths, axis=0)
 
     @property
     def where(self) -> str:

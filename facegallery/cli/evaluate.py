@@ -43,6 +43,7 @@ LEAST_SCORE = -2.0  # scores are cosines, of centred vectors a little beyond -1
     multiple=True,
     help="Vectors of the same photos by the other index's model, where SOURCE is vectors.",
 )
+@click.option("--quality", is_flag=True, help="Measure what refusing probes of low quality wins, too.")
 @click.option("--predictions", type=PATH, help="Write the five answers to each probe, a line a probe.")
 @click.option(
     "--report",
@@ -73,6 +74,7 @@ def evaluate(
     photos: tuple[int, ...],
     against: str | None,
     against_vectors: tuple[Path, ...],
+    quality: bool,
     predictions: Path | None,
     report: Path | None,
     model: str | None,
@@ -103,6 +105,7 @@ def evaluate(
         typed_command(),
         split,
         predictions,
+        quality,
     )
     with out.progress("evaluate") as tick, GallerySession(name, model=model, compute=compute) as session:
         result = run(session, source, wanted, progress=tick).result()
@@ -162,6 +165,8 @@ def lines_of(result: dict[str, Any]) -> Iterator[str]:
         yield from (rate_line(rate, found["strangers"]) for rate in found["rates"])
     yield from (group_line(group) for group in result["groups"])
     yield from (part_line(part) for part in (*result["by_size"], *result["by_photos"]))
+    if found := result["quality"]:
+        yield from discard_lines(found)
     if result["against"]:
         yield from against_lines(result)
 
@@ -174,6 +179,16 @@ def rate_line(rate: dict[str, Any], strangers: int) -> str:
     if rate["fpir"] * strangers < 1:
         return f"{text}: {strangers} strangers are too few for this rate, none of them may reach it"
     return f"{text}, which {rate['false_positives']} strangers' photos reach"
+
+
+def discard_lines(found: dict[str, Any]) -> Iterator[str]:
+    """Return what refusing the probes of lowest quality wins, a line for each share."""
+    left = f"; {found['without_face']} without a face are left out" if found["without_face"] else ""
+    yield f"{found['probes']} probes with a face by quality, FNIR at FPIR {found['fpir']:g}{left}:"
+    for row in found["rows"]:
+        refused = f"the worst {100 * row['share']:g} % refused" if row["share"] else "none refused"
+        lowest = "" if row["quality"] is None or not row["refused"] else f", quality below {row['quality']:.3f}"
+        yield f"  {refused}{lowest}: FNIR {row['fnir']:.4f}  {between(row['interval'])}"
 
 
 def dirs(rates: Any) -> str:

@@ -48,6 +48,13 @@ UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 )
 @level_option
 @names_option
+@click.option(
+    "--review",
+    type=click.Choice(["off", "standard", "strict"]),
+    default="standard",
+    show_default=True,
+    help="Faces that are likely wrong or poor: enrol them all the same, warn of them, or leave them out.",
+)
 @click.option("--one-face", is_flag=True, help="Of photos without a person, keep the largest face alone.")
 @computing
 @common
@@ -64,6 +71,7 @@ def add(
     model: str | None,
     level: int | None,
     names_from: str,
+    review: str,
     one_face: bool,
     compute: Compute,
 ) -> None:
@@ -78,7 +86,7 @@ def add(
     from facegallery.workflows.indexes import begun
     from facegallery.workflows.session import GallerySession
 
-    options = AddOptions(identity, split, metadata, readmit, level, names_from, one_face)
+    options = AddOptions(identity, split, metadata, readmit, level, names_from, one_face, review)
     with begun(name, source, model) if create else nullcontext(), out.progress("add") as tick:
         with GallerySession(name, model=model, compute=compute) as session:
             done = run(session, source, options, progress=tick)

@@ -45,6 +45,7 @@ SECTIONS = {
         "ignore": Entry("unnamed:ignore", "Leave groups, or unnamed faces, alone; undo brings them back."),
     },
     "Correct a gallery": {
+        "doubtful": Entry("doubtful:doubtful", "List enrolled faces that may be wrong."),
         "rename": Entry("people:rename", "Give a person another name."),
         "merge": Entry("people:merge", "Give all faces of one person to another."),
         "split": Entry("people:split", "Give chosen faces to another person."),

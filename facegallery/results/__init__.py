@@ -32,6 +32,7 @@ from facegallery.results.people import (
     Receipt,
 )
 from facegallery.results.photos import GalleryPhoto, GalleryPhotos, Synced
+from facegallery.results.quality import DoubtfulFace, DoubtfulFaces, ReviewedFace
 from facegallery.results.whole import (
     Calibrated,
     Compacted,
@@ -60,6 +61,8 @@ __all__ = [
     "Compared",
     "ComparedFace",
     "Conflict",
+    "DoubtfulFace",
+    "DoubtfulFaces",
     "DuplicatePhoto",
     "DuplicateSet",
     "Duplicates",
@@ -84,6 +87,7 @@ __all__ = [
     "PhotoResult",
     "Receipt",
     "ResultList",
+    "ReviewedFace",
     "SearchResult",
     "Synced",
     "Trained",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+FACE_MEASURES = ("confidence", "quality", "sharpness", "brightness", "contrast", "yaw", "pitch", "roll")
 VECTOR = {"binary": True, "description": "float32 (d,), length 1"}
 CROP = {"binary": True, "description": "uint8 RGB (160, 160, 3)"}
 
@@ -136,7 +137,13 @@ class Face:
     box: Box  # x0, y0, x1, y1 in pixels of the photo as it is shown, not rounded
     landmarks: tuple[Point, ...]  # x, y of the person's right eye, left eye, nose, right and left corner of the mouth
     confidence: float  # of the detector, 0 to 1
-    quality: float  # how sharp the crop is: the variance of its Laplacian; a blurred crop has less than a sharp one
+    quality: float  # 0 to 1: how likely its person is found by it; see `facegallery evaluate --quality`
+    sharpness: float  # the variance of the crop's Laplacian; a blurred crop has less than a sharp one
+    brightness: float | None  # mean of the grey levels within the box, 0 to 255
+    contrast: float | None  # their standard deviation
+    yaw: float | None  # how far the nose lies to a side: 0 from the front, about 0.5 in a profile; + is to the right
+    pitch: float | None  # how far it lies below (+) or above (-) its place in a front view
+    roll: float | None  # degrees by which the line of the eyes is turned from the horizontal
     identity: str | None = None  # who the photo's folder says it shows
     vector: np.ndarray | None = field(default=None, compare=False, repr=False, metadata=VECTOR)
     crop: np.ndarray | None = field(default=None, compare=False, repr=False, metadata=CROP)
@@ -175,7 +182,7 @@ class Faces(ResultList[Face]):
     def _columns(self) -> dict[str, str]:
         photo = {"image": "string", "outcome": "string", "identity": "string"}
         face = {"face": "int16", "face_id": "string", "box": "floats", "landmarks": "floats"}
-        return photo | face | {"confidence": "float64", "quality": "float64", "vector": "vector"}
+        return photo | face | dict.fromkeys(FACE_MEASURES, "float64") | {"vector": "vector"}
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for photo in self.photos:

@@ -12,6 +12,7 @@ from facegallery.results.faces import PhotoFace
 if TYPE_CHECKING:
     from facegallery.embedder.photos.understood import Understood
     from facegallery.indexer.suspects import Suspect
+    from facegallery.results.quality import ReviewedFace
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class Added:
     notes: tuple[str, ...] = field(default=(), metadata={"description": "What the user should read, a line each."})
     understood: Understood | None = None  # whose the photos were taken to be; of a local gallery
     suspects: tuple[Suspect, ...] = ()  # added faces that may be somebody else's; of a local gallery
+    reviewed: tuple[ReviewedFace, ...] = ()  # faces that `review` warned of or refused; of a local gallery
 
     @property
     def text(self) -> str:

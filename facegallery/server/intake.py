@@ -71,15 +71,17 @@ class SwitchingEmbedder:
     def _load(self, many: Embedder) -> None:
         try:
             side = self.spec.crop.size
-            many([plain_crop(np.zeros((side, side, 3), np.uint8))] * NETWORK_BATCH, CropRule())
+            many.measured([plain_crop(np.zeros((side, side, 3), np.uint8))] * NETWORK_BATCH, CropRule())
         except FaceGalleryError as error:  # the embedder for single faces answers batches, too
             log.warning("%s", error)
         else:
             self._many = many
 
-    def __call__(self, faces: Sequence[FacePicture], rule: CropRule | None = None) -> np.ndarray:
-        """Embed faces -> float32 (n, d); arguments as for `Embedder`."""
-        return (self._few if len(faces) == 1 else self._many)(faces, rule)
+    def measured(
+        self, faces: Sequence[FacePicture], rule: CropRule | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Embed faces; arguments and results as for `Embedder.measured`."""
+        return (self._few if len(faces) == 1 else self._many).measured(faces, rule)
 
     def close(self) -> None:
         """Wait until loading has ended: OpenVINO aborts a process that exits while it loads a network."""

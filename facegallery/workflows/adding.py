@@ -27,6 +27,7 @@ from facegallery.workflows.looked_at import note_known, photo_row
 from facegallery.workflows.networks import ReadOptions
 from facegallery.workflows.photos import LEVEL_OF_NOTHING, log_understood
 from facegallery.workflows.probes import PROBE_BATCH, default_split
+from facegallery.workflows.review import REVIEWS, STANDARD, Review
 from facegallery.workflows.session import GallerySession
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,12 @@ class AddOptions:
     level: int | None = None  # which folder names the person, as `embedder.photos.folders.labels_of` has it
     names_from: str = FOLDERS  # what names the people: FOLDERS, REGIONS that somebody drew, EITHER or NOBODY
     one_face: bool = False  # of photos without a person, keep the largest, most central face alone
+    review: str = STANDARD  # OFF, STANDARD: warn of doubtful faces, or STRICT: do not enrol them
 
     def check(self) -> None:
         """Raise InputError for options that exclude each other, and for another source of names."""
+        if self.review not in REVIEWS:
+            raise InputError(f"expected a review of {', '.join(REVIEWS)}, received {self.review!r}: choose one")
         if self.names_from not in NAMES_FROM:
             raise InputError(f"expected names from {', '.join(NAMES_FROM)}, received {self.names_from!r}: choose one")
         if self.identity is not None and self.level is not None:
@@ -99,6 +103,7 @@ class Adding:
     command: str
     done: Added
     left: Counter[str]
+    review: Review
 
     def vectors(self, folder: Path) -> Understood:
         """Enrol the rows of a data set."""
@@ -162,7 +167,8 @@ class Adding:
             log.info(line)
 
     def _add(self, rows: Iterable[Row]) -> None:
-        join(self.done, self.store.add(rows, readmit=self.options.readmit, command=self.command))
+        for part in self.review.passed(rows):
+            join(self.done, self.store.add(part, readmit=self.options.readmit, command=self.command))
 
     def _keep(self, rows: Sequence[Row]) -> None:
         kept = self.store.add_unnamed(rows, command=self.command)

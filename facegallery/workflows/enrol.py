@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from facegallery import results
 from facegallery.embedder.dataset.dataset import is_data_set
@@ -29,12 +25,13 @@ from facegallery.indexer.store.rows import Added
 from facegallery.indexer.store.store import Store, new_command
 from facegallery.indexer.suspects import Looked, look
 from facegallery.workflows.adding import Adding, AddOptions, Batch, check_model, listed
+from facegallery.workflows.given import GivenVectors
 from facegallery.workflows.inputs import PhotoInputs, PhotoItem, as_list, sources_of
+from facegallery.workflows.review import OFF, STANDARD, Review
 from facegallery.workflows.session import Where, session_of
 
 UNNAMED = "{} are kept without a person: `facegallery group {}` groups them, `facegallery suggest {}` says whom to name"
 FORGOTTEN = "faces that were forgotten were left out: only readmit (--readmit) enrols them again"
-VECTOR = b"facegallery vector 1\0"  # begins what is hashed of a vector that is given without its photo
 JUST_ADDED = f"{ENROLLED} WHERE face_id IN (SELECT value FROM log, json_each(detail, '$.faces') WHERE command = ?)"
 
 
@@ -53,9 +50,9 @@ def add(
         sources = _sources(photos, options)
         with session.store(write=True) as store:
             before, command, done, left = store.people, new_command(), Added(), Counter[str]()
-            understood = []
+            understood, review = [], Review(store, options.review)
             for source in sources:
-                adding = Adding(session, store, options, command, done, left)
+                adding = Adding(session, store, options, command, done, left, review)
                 if isinstance(source, Path):
                     understood.append(adding.vectors(source))
                 else:
@@ -63,7 +60,8 @@ def add(
             if not done.command:
                 store.add(())  # for the log
             _note_sources(store, photos)
-            return _result(store, done, left, understood[0], before)
+            left.update(review.refused)
+            return _result(store, done, left, understood[0], before, review)
 
 
 def _sources(photos: PhotoInputs, options: AddOptions) -> list[Path | Batch]:
@@ -95,36 +93,6 @@ def _given(items: list[PhotoItem], options: AddOptions) -> Batch:
     return Batch(items, [(item.entry.path, None) for item in items])
 
 
-@dataclass(frozen=True)
-class GivenVectors:
-    """Vectors that were made elsewhere, float32 (n, d), and what is known of each."""
-
-    vectors: np.ndarray
-    identity: str | Sequence[str]  # of all, or of each
-    images: Sequence[str] | None = None
-    metadata: Sequence[Mapping[str, object]] | None = None
-
-    def rows(self) -> list[Row]:
-        """Return a row for each vector; its face's id is made of its bytes.
-
-        Raises InputError where there are more or fewer of the rest than vectors.
-        """
-        n = len(self.vectors)
-        names = [self.identity] * n if isinstance(self.identity, str) else list(self.identity)
-        columns = [{}] * n if self.metadata is None else list(self.metadata)
-        hashes = [hashlib.sha256(VECTOR + x.astype("<f4").tobytes()).hexdigest() for x in self.vectors]
-        images = [f"vector-{one[:16]}" for one in hashes] if self.images is None else list(self.images)
-        if not len(names) == len(columns) == len(images) == n:
-            raise InputError(
-                f"expected an identity, an image and metadata for each of {n} vectors, received {len(names)}, "
-                f"{len(images)} and {len(columns)}: give as many"
-            )
-        return [
-            Row(image, "ok", sha256, name, face=0, vector=x, extra=_texts(extra))
-            for image, sha256, name, x, extra in zip(images, hashes, names, self.vectors, columns, strict=True)
-        ]
-
-
 def add_vectors(where: Where, given: GivenVectors, *, readmit: bool = False) -> results.Added:
     """Enrol vectors that were made elsewhere, by the gallery's model."""
     with session_of(where) as session, session.store(write=True) as store:
@@ -133,11 +101,7 @@ def add_vectors(where: Where, given: GivenVectors, *, readmit: bool = False) -> 
         rows = given.rows()
         done = store.add(rows, readmit=readmit)
         understood = understand(((row.image, row.identity) for row in rows), "such as", by_folders=False)
-        return _result(store, done, Counter(), understood, before)
-
-
-def _texts(columns: Mapping[str, object]) -> dict[str, str]:
-    return {str(name): str(value) for name, value in columns.items() if value is not None}
+        return _result(store, done, Counter(), understood, before, Review(store, STANDARD))
 
 
 def enrol(
@@ -167,14 +131,18 @@ def _note_sources(store: Store, photos: PhotoInputs) -> None:
             store.set_fact("sources", json.dumps([*known, *new]))
 
 
-def _result(store: Store, done: Added, left: Counter[str], understood: Understood, before: int) -> results.Added:
+def _result(
+    store: Store, done: Added, left: Counter[str], understood: Understood, before: int, review: Review
+) -> results.Added:
     faces, people = store.faces, store.people
     names = [name for name, _ in store.list_people()] if people > before else []
     elsewhere = lists.elsewhere(store.folder, store.rows(JUST_ADDED, (done.command,))) if done.added else []
-    looked = look(store, done.face_ids) if done.face_ids else Looked()
+    looked = look(store, done.face_ids) if done.face_ids and review.kind != OFF else Looked()
+    review.look_for_copies(done.face_ids, skipped=looked.skipped is not None)
     spellings = spelling_notes([], names)  # a second for a million names
     unnamed = UNNAMED.format(f"{done.unnamed} faces", store.folder.name, store.folder.name)
     missing = [note for n, note in ((done.unnamed, unnamed), (done.forgotten, FORGOTTEN)) if n]
+    unsure = done.unsure_notes if review.kind != OFF else []
     conflicts = [
         f"face {c.face_id} ({c.image}) is {c.kept}'s already and was not added as {c.refused}'s" for c in done.conflicts
     ]
@@ -193,5 +161,6 @@ def _result(store: Store, done: Added, left: Counter[str], understood: Understoo
         people=people,
         understood=understood,
         suspects=tuple(looked.suspects),
-        notes=(*missing, *conflicts, *spellings, *elsewhere, *done.unsure_notes, *looked.notes(store.folder.name)),
+        reviewed=tuple(review.found),
+        notes=(*missing, *conflicts, *spellings, *elsewhere, *unsure, *looked.notes(store.folder.name), *review.notes),
     )

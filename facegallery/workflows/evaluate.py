@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facegallery.embedder.errors import DataError, InputError
+from facegallery.embedder.faces import quality
 from facegallery.embedder.names import spelling_notes
 from facegallery.embedder.progress import Progress, unseen
 from facegallery.embedder.replaceable import check_replaceable
 from facegallery.embedder.spec import FaceSpec
 from facegallery.embedder.weights import trained_on
 from facegallery.indexer.evaluation import subsets
+from facegallery.indexer.evaluation.discard import ErrorVersusDiscard, by_quality
 from facegallery.indexer.evaluation.evaluate import (
     RANKS,
     Evaluation,
@@ -66,6 +68,7 @@ class EvaluationOptions:
     command: str = ""  # what the page says it comes from
     split: str | None = None  # rows to ask; `probe` where there are such, else all
     predictions: Path | None = None  # a file for the five answers to each probe
+    quality: bool = False  # what refusing probes of low quality wins
 
     @property
     def needs_vectors(self) -> bool:
@@ -90,6 +93,7 @@ class EvaluationResult:
     seen: dict[str, int] | None  # people who were trained on; None where the model has no record of them
     warnings: list[str]
     crossed: PairScores | None = None  # for a report
+    discarded: ErrorVersusDiscard | None = None
 
     @property
     def top1(self) -> float:
@@ -116,6 +120,7 @@ class EvaluationResult:
             "by_photos": [asdict(o) for o in self.by_photos],
             "against": {"index": self.against, **asdict(self.comparison)} if self.comparison else None,
             "roc": self.crossed.result() if self.crossed else None,
+            "quality": asdict(self.discarded) if self.discarded else None,
             "trained_on": self.seen,
             "warnings": self.warnings,
         }
@@ -205,6 +210,7 @@ class _Asking:
             seen=seen,
             warnings=warnings + self._warnings(found, strangers, evaluation),
             crossed=pairs,
+            discarded=by_quality(evaluation) if options.quality else None,
         )
 
     def _warnings(self, found: list[ProbeAnswer], strangers: list[ProbeAnswer], evaluation: Evaluation) -> list[str]:
@@ -262,10 +268,9 @@ def _ask(
 ) -> list[ProbeAnswer]:
     found: list[ProbeAnswer] = []
     for probe, (hits, *_) in answered(searcher, probes, Question(k=RANKS, score=options.score)):
-        keep = options.needs_vectors
-        found.append(
-            ProbeAnswer.of(probe.rows[0], hits, by=options.by, keep_vector=keep, spelled=searcher.store.spelled)
-        )
+        row, keep, spelled = probe.rows[0], options.needs_vectors, searcher.store.spelled
+        score = quality.score_of(quality.seen_in(row)) if options.quality and row.vector is not None else None
+        found.append(ProbeAnswer.of(row, hits, by=options.by, keep_vector=keep, quality=score, spelled=spelled))
         progress(len(found), 0)
     return found
 

@@ -28,6 +28,7 @@ from facegallery.workflows.inputs import PhotoItem, items_of
 from facegallery.workflows.looked_at import folder_text, known_rows, mtime_of, path_of, photo_row
 from facegallery.workflows.networks import ReadOptions
 from facegallery.workflows.probes import PROBE_BATCH, Probe
+from facegallery.workflows.review import Review
 from facegallery.workflows.same_faces import same_faces
 from facegallery.workflows.session import GallerySession, Where, session_of
 
@@ -143,6 +144,7 @@ class _Syncing:
     def __init__(self, session: GallerySession, store: Store, folder: Path, options: AddOptions, *, prune: bool):
         self.session, self.store, self.folder, self.options, self.prune = session, store, folder, options, prune
         self.command, self.done, self.left = new_command(), Added(), Counter[str]()
+        self.review = Review(store, options.review)
         self.kept = self.pruned = 0
         self.lost: list[str] = []
 
@@ -336,7 +338,7 @@ class _Syncing:
             return
         labels = [(item.entry.path, item.entry.identity) for item in items]
         batch = Batch(items, labels, [], listing.source, listing.by_folders)
-        adding = Adding(self.session, self.store, self.options, self.command, self.done, self.left)
+        adding = Adding(self.session, self.store, self.options, self.command, self.done, self.left, self.review)
         adding.photos(batch, progress)
 
     def _drop(self, gone: Sequence[PhotoRow]) -> None:
@@ -376,7 +378,7 @@ class _Syncing:
             failed={why: n for why, n in (self.left + work.failed).items() if n},
             conflicts=tuple(self.done.conflicts),
             command=self.done.command,
-            notes=(*listing.notes, *names, *conflicts),
+            notes=(*listing.notes, *names, *conflicts, *self.review.notes),
         )
 
 

@@ -43,6 +43,7 @@ class ProbeAnswer:
     right: Hit | None  # the true person's, if among the first RANKS
     group: str | None = None
     vector: np.ndarray | None = None  # float32 (d,), where it is kept
+    quality: float | None = None  # of the face, where it was asked for
 
     @classmethod
     def of(
@@ -52,21 +53,21 @@ class ProbeAnswer:
         *,
         by: str | None = None,
         keep_vector: bool = False,
+        quality: float | None = None,
         spelled: Callable[[str], str] = spelling,
     ) -> ProbeAnswer:
         """Return the answer to a probe's row, given its first RANKS hits.
 
-        by: the user's column that is the group. keep_vector: keep the vector of the row. spelled: maps a name to the
-        gallery's spelling.
+        by: the user's column that is the group. keep_vector: keep the vector of the row. quality: of the face.
+        spelled: maps a name to the gallery's spelling.
         """
         identity = spelled(row.identity) or None if row.identity else None
         right = next((hit for hit in hits if hit.identity == identity), None)
         group = row.extra.get(by) if by else None
         vector = np.asarray(row.vector, np.float32) if keep_vector and row.vector is not None else None
         photo = row.image_sha256 or row.image
-        return cls(
-            row.image, photo, row.face_id, identity, row.vector is not None, tuple(hits[:ANSWERS]), right, group, vector
-        )
+        seen, first = row.vector is not None, tuple(hits[:ANSWERS])
+        return cls(row.image, photo, row.face_id, identity, seen, first, right, group, vector, quality)
 
     @property
     def rank(self) -> int:

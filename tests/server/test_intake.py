@@ -27,11 +27,11 @@ class Network:
         self.spec, self.compute, self.number, self.error = FaceSpec(), Compute(), number, error
         self.may = threading.Event()
 
-    def __call__(self, crops: np.ndarray, rule: object = None) -> np.ndarray:
+    def measured(self, crops: np.ndarray, rule: object = None) -> tuple[np.ndarray, None]:
         assert self.may.wait(10)
         if self.error:
             raise self.error
-        return np.full(len(crops), self.number)
+        return np.full(len(crops), self.number), None
 
 
 def crops(n: int) -> np.ndarray:
@@ -42,14 +42,16 @@ def test_the_network_for_many_answers_once_it_is_ready_and_an_end_waits_for_it()
     few, many = Network(1), Network(2)
     few.may.set()
     network = SwitchingEmbedder(few, many)
-    assert network(crops(NETWORK_BATCH)).tolist() == [1] * (NETWORK_BATCH)
+    assert network.measured(crops(NETWORK_BATCH))[0].tolist() == [1] * (NETWORK_BATCH)
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(network.close)
         with pytest.raises(TimeoutError):
             ended.result(0.1)
         many.may.set()
         ended.result(10)
-    assert network(crops(NETWORK_BATCH)).tolist() == [2] * (NETWORK_BATCH) and network(crops(1)).tolist() == [1]
+    assert network.measured(crops(NETWORK_BATCH))[0].tolist() == [2] * (NETWORK_BATCH) and network.measured(crops(1))[
+        0
+    ].tolist() == [1]
 
 
 def test_where_the_network_for_many_cannot_be_loaded_the_other_answers(caplog):
@@ -57,7 +59,7 @@ def test_where_the_network_for_many_cannot_be_loaded_the_other_answers(caplog):
     few.may.set(), many.may.set()
     network = SwitchingEmbedder(few, many)
     network.close()
-    assert network(crops(NETWORK_BATCH)).tolist() == [1] * (NETWORK_BATCH) and "fetch them" in caplog.text
+    assert network.measured(crops(NETWORK_BATCH))[0].tolist() == [1] * (NETWORK_BATCH) and "fetch them" in caplog.text
 
 
 def test_an_intake_that_is_closed_answers_what_is_in_it(server, monkeypatch):

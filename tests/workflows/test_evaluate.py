@@ -317,3 +317,44 @@ def test_people_of_the_pairs_who_were_trained_on_are_told(run, pairs, tmp_path):
         json.loads(done.out)["trained_on"] == {"pairs": 2, "pairs_validated": 0}
         and "2 of 40 people of the pairs were trained on" in done.err
     )
+
+
+def test_what_refusing_low_quality_wins(run, own_indexes, tmp_path):
+    """The probes that are of nobody's vector are the blurred ones: refusing them leaves no miss."""
+    gallery, probes, strangers = (
+        people(0, 40, 2, "gallery"),
+        people(0, 40, 5, "probe", seed=2),
+        people(60, 90, 2, None),
+    )
+    rng = np.random.default_rng(0)
+    for i, row in enumerate(probes):
+        row.confidence, row.sharpness, row.vector_length = 0.93, 80.0, 12.0
+        if i % 20 == 0:
+            row.vector, row.vector_length = synthetic.unit(rng.normal(size=synthetic.D)), 3.0
+    for row in strangers:
+        row.vector_length = 12.0
+    synthetic.write(tmp_path / "v", gallery + probes, extra=["sex"])
+    synthetic.write(tmp_path / "s", strangers, extra=["sex"])
+    assert run("build-index", tmp_path / "v", "--name", "made").code == 0
+    options = ["evaluate", "made", tmp_path / "v", "--strangers", tmp_path / "s", "--quality"]
+    found = json.loads(run(*options, "--json").out)
+    rate = next(rate for rate in found["open_set"]["rates"] if rate["fpir"] == 0.01)
+    table = found["quality"]
+    assert (table["probes"], table["strangers"], table["without_face"]) == (200, 60, 0)
+    assert table["threshold"] == rate["threshold"]
+    shares = {row["share"]: row for row in table["rows"]}
+    assert shares[0]["fnir"] == pytest.approx(1 - rate["dir"]) and shares[0]["interval"][0] < shares[0]["fnir"]
+    assert shares[0.05]["refused"] == 10  # the blurred ones, all of them missed
+    assert shares[0.05]["fnir"] == pytest.approx((200 * shares[0]["fnir"] - 10) / 190)
+    assert shares[0.05]["quality"] > 0.8
+    lines = run(*options).out.splitlines()
+    (line,) = (line for line in lines if "the worst 5 % refused" in line)
+    assert f"FNIR {shares[0.05]['fnir']:.4f}  (95 %:" in line
+    assert json.loads(run(*options[:-1], "--json").out)["quality"] is None
+
+
+def test_quality_needs_strangers(run, index, tmp_path):
+    rows = people(0, 40, 2, "probe", seed=2)
+    synthetic.write(tmp_path / "p", rows, extra=["sex"])
+    done = run("evaluate", index, tmp_path / "p", "--quality")
+    assert done.code == 2 and "give --strangers" in done.err

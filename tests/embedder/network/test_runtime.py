@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import InputError
+from facegallery.embedder.faces.picture import seen_by
 from facegallery.embedder.network import runtime_tensorflow
 from facegallery.embedder.network.preprocess import middle, standardise, unit
 from facegallery.embedder.network.runtime import Embedder, on_openvino
@@ -50,6 +51,19 @@ def test_vectors_have_length_1_and_do_not_depend_on_the_batch(crops):
     assert np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max() < 1e-6
     assert np.array_equal(embed(crops[:5]), vectors[:5])
     assert embed(crops[:0]).shape == (0, 128)
+
+
+def test_the_lengths_are_those_of_sfaces_vectors_before_they_are_scaled(crops, windows):
+    faces, rule = windows
+    model = store.open_model("sface")
+    embed, part = Embedder(model, EXACT), model.spec.parts[0]
+    vectors, lengths = embed.measured(faces, rule)
+    raw = on_openvino(model.weights(0), part, "f32")(seen_by(part, faces, rule))
+    assert np.abs(lengths - np.linalg.norm(raw, axis=1)).max() < 1e-4 and lengths.dtype == np.float32
+    assert np.abs(vectors - unit(raw)).max() < 1e-6 and (embed(faces, rule) == vectors).all()
+    assert 5 < np.median(lengths) < 20
+    assert Embedder(store.open_model("msceleb"), EXACT).measured(crops[:2])[1] is None
+    assert embed.measured([])[1] is None
 
 
 def test_duo_is_the_weighted_unit_length_concatenation(crops, duo):
