@@ -15,7 +15,7 @@ from facegallery.indexer.search.question import Question
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.store.store import Store
 from facegallery.interface import Metadata, NamesFrom, Score, several
-from facegallery.workflows import calibrate, compare, enrol, forget, indexes, search, upkeep
+from facegallery.workflows import calibrate, compare, enrol, forget, indexes, persons, search, upkeep
 from facegallery.workflows.inputs import PhotoInput, PhotoInputs, as_list
 from facegallery.workflows.networks import ReadOptions
 
@@ -173,11 +173,13 @@ class Gallery(FolderGallery):
 
         def ask(store: Store) -> results.People:
             with store.reading():
-                found = store.list_people(containing=containing)
-                first = store.first_faces([name for name, _ in found])
-            return results.People(tuple(results.Person(name, n, first.get(name)) for name, n in found))
+                return results.People(tuple(persons.listed(store, containing=containing)))
 
         return self._read(ask)
+
+    def person(self, identity: str) -> results.Person:
+        """Return a person by name, or by id, with note and metadata. Raises GalleryError where there is nobody."""
+        return self._read(lambda store: persons.person(store, identity))
 
     def faces(self, identity: str) -> results.EnrolledFaces:
         """List the enrolled faces of a person, oldest first. Raises GalleryError where nobody is called so.
@@ -260,8 +262,29 @@ class Gallery(FolderGallery):
         """Give a person another name, which nobody has. Raises GalleryError where nobody is called `old`."""
         return self._write(lambda store: store.rename(old, new))
 
+    def set_person(
+        self, identity: str, metadata: Mapping[str, object | None] | None = None, *, note: str | None = None
+    ) -> results.Change:
+        """Change what is kept of a person beside the name; `undo` takes it back.
+
+        Args:
+            identity: the person, by name or by id.
+            metadata: values by key, for filters such as `"person.born>=1990"`; None deletes a key.
+            note: a text; empty for none, None to leave it.
+
+        Raises GalleryError where there is nobody, InputError for what is too long.
+
+        ```python
+        gallery.set_person("s1", {"born": 1990}, note="the tall one")
+        ```
+        """
+        return self._write(lambda store: persons.set_person(store, identity, metadata or {}, note))
+
     def merge(self, source: str, into: str) -> results.Change:
-        """Give all faces of one person to another. Raises GalleryError where either is not enrolled."""
+        """Give all faces of one person to another, who keeps id, note and metadata and gets what they lack.
+
+        Raises GalleryError where either is not enrolled.
+        """
         return self._write(lambda store: store.merge(source, into))
 
     def split(self, face_ids: Sequence[str], *, to: str) -> results.Change:

@@ -64,6 +64,9 @@ class GalleryInterface(Protocol):
     def people(self, *, containing: str = "") -> results.People:
         """List the enrolled people by name."""
 
+    def person(self, identity: str) -> results.Person:
+        """Return a person by name, or by id."""
+
     def faces(self, identity: str) -> results.EnrolledFaces:
         """List the enrolled faces of a person, oldest first."""
 
@@ -86,6 +89,11 @@ class GalleryInterface(Protocol):
 
     def rename(self, old: str, new: str) -> results.Change:
         """Give a person another name."""
+
+    def set_person(
+        self, identity: str, metadata: Mapping[str, object | None] | None = None, *, note: str | None = None
+    ) -> results.Change:
+        """Change the metadata and the note of a person, given by name or by id; `undo` takes it back."""
 
     def merge(self, source: str, into: str) -> results.Change:
         """Give all faces of one person to another."""

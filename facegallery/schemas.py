@@ -76,6 +76,16 @@ class Rename(RequestBody):
     new: NewName
 
 
+class Set(RequestBody):
+    """Change what is kept of a person beside the name."""
+
+    identity: Name
+    metadata: dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=1000)] | None] = Field(
+        default={}, max_length=200, description="Values by key; null deletes a key."
+    )
+    note: Annotated[str, Field(max_length=10_000)] | None = Field(default=None, description="Empty for none.")
+
+
 class Merge(RequestBody):
     """Give all faces of a person to another."""
 

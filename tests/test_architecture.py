@@ -25,6 +25,7 @@ VERBS = (
     "suggest",
     "group_sheet",
     "sidecars",
+    "persons",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = (
     *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "progress", "text", "replaceable")),

@@ -6,7 +6,7 @@ import base64
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -194,6 +194,18 @@ class GalleryFlows:
             found += page.people
             if (cursor := page.next) is None:
                 return results.People(tuple(found))
+
+    def person(self, identity: str) -> Flow[results.Person]:
+        """Ask for one person."""
+        return self._ask(results.Person, "GET", "/person", params={"identity": identity})
+
+    def set_person(
+        self, identity: str, metadata: Mapping[str, object | None] | None, note: str | None
+    ) -> Flow[results.Change]:
+        """Change the metadata and the note of a person."""
+        texts = {key: None if value is None else str(value) for key, value in (metadata or {}).items()}
+        body = {"identity": identity, "metadata": texts} | given(note=note)
+        return self._ask(results.Change, "PATCH", "/person", json=body)
 
     def faces(self, identity: str) -> Flow[results.EnrolledFaces]:
         """List the enrolled faces of a person."""

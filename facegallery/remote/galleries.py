@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,10 @@ class RemoteGallery:
         """List the enrolled people by name. containing: a part of the name."""
         return self._client.run(self._flows.people(containing))
 
+    def person(self, identity: str) -> results.Person:
+        """Return a person by name, or by id, with note and metadata."""
+        return self._client.run(self._flows.person(identity))
+
     def faces(self, identity: str) -> results.EnrolledFaces:
         """List the enrolled faces of a person, oldest first. Raises GalleryRefused for an unknown person."""
         return self._client.run(self._flows.faces(identity))
@@ -131,6 +135,15 @@ class RemoteGallery:
     def rename(self, old: str, new: str) -> results.Change:
         """Give a person another name, which nobody has."""
         return self._client.run(self._flows.rename(old, new))
+
+    def set_person(
+        self, identity: str, metadata: Mapping[str, object | None] | None = None, *, note: str | None = None
+    ) -> results.Change:
+        """Change the metadata and the note of a person, given by name or by id; `undo` takes it back.
+
+        metadata: values by key; None deletes a key. note: empty for none, None to leave it.
+        """
+        return self._client.run(self._flows.set_person(identity, metadata, note))
 
     def merge(self, source: str, into: str) -> results.Change:
         """Give all faces of one person to another."""
@@ -230,6 +243,10 @@ class AsyncRemoteGallery:
         """List the enrolled people by name. containing: a part of the name."""
         return await self._client.run(self._flows.people(containing))
 
+    async def person(self, identity: str) -> results.Person:
+        """Return a person by name, or by id, with note and metadata."""
+        return await self._client.run(self._flows.person(identity))
+
     async def faces(self, identity: str) -> results.EnrolledFaces:
         """List the enrolled faces of a person, oldest first. Raises GalleryRefused for an unknown person."""
         return await self._client.run(self._flows.faces(identity))
@@ -259,6 +276,15 @@ class AsyncRemoteGallery:
     async def rename(self, old: str, new: str) -> results.Change:
         """Give a person another name, which nobody has."""
         return await self._client.run(self._flows.rename(old, new))
+
+    async def set_person(
+        self, identity: str, metadata: Mapping[str, object | None] | None = None, *, note: str | None = None
+    ) -> results.Change:
+        """Change the metadata and the note of a person, given by name or by id; `undo` takes it back.
+
+        metadata: values by key; None deletes a key. note: empty for none, None to leave it.
+        """
+        return await self._client.run(self._flows.set_person(identity, metadata, note))
 
     async def merge(self, source: str, into: str) -> results.Change:
         """Give all faces of one person to another."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from facegallery.embedder.outcomes import OF_BYTES, OK
-from facegallery.results.base import BOX, FACE_ID, Box, Point, ResultList, fields_of
+from facegallery.results.base import BOX, FACE_ID, PERSON_ID, Box, Point, ResultList, fields_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 VECTOR = {"binary": True, "description": "float32 (d,), length 1"}
+OF_HIT = ("identity", "face_id", "image", "person_id")  # columns hit_* of the table
 CROP = {"binary": True, "description": "uint8 RGB (160, 160, 3)"}
 
 
@@ -27,6 +28,7 @@ class Hit:
     score: float = field(metadata={"description": "Cosine."})
     face_id: str = field(metadata=FACE_ID)
     image: str = field(metadata={"description": "The enrolled photo."})
+    person_id: str | None = field(default=None, metadata=PERSON_ID)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class SearchResult(ResultList[FoundFace]):
         verdict = {"known": "bool", "chance": "float64", "margin": "float64"}
         hit = {"rank": "int32", "hit_identity": "string", "score": "float64", "hit_face_id": "string"}
         more = {"hit_image": "string", "chance_limit": "float64", "weak": "string", "stale": "string"}
+        more |= {"hit_person_id": "string"}
         return probe | {"box": "floats", "confidence": "float64"} | verdict | hit | more
 
     def _rows(self) -> Iterator[dict[str, Any]]:
@@ -120,7 +123,7 @@ class SearchResult(ResultList[FoundFace]):
             for face in photo.faces:
                 of_face = of_photo | fields_of(face, but=("image", "hits"))
                 for hit in face.hits:
-                    renamed = {"hit_identity": hit.identity, "hit_face_id": hit.face_id, "hit_image": hit.image}
+                    renamed = {f"hit_{name}": getattr(hit, name) for name in OF_HIT}
                     yield of_face | {"rank": hit.rank, "score": hit.score} | renamed
                 if not face.hits:
                     yield of_face

@@ -31,8 +31,10 @@ from facegallery.indexer.selection import Selection
 from facegallery.indexer.store import lists
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten
+from facegallery.indexer.store.log import new_command
+from facegallery.indexer.store.persons import records_of
 from facegallery.indexer.store.rows import Added
-from facegallery.indexer.store.store import Store, new_command
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.suspects import Looked, look
 from facegallery.workflows.inputs import PhotoInputs, PhotoItem, as_list, items_of, sources_of, with_columns
 from facegallery.workflows.networks import ReadOptions
@@ -185,6 +187,7 @@ class _Adding:
         log_understood(understood)
         self.session.reader().check_spec(selection.spec)
         rows = (row if identity is None else replace(row, identity=identity) for row in selection)
+        self.store.offer(records_of(selection.people()))
         nameless = Counter[str]()
         self._add(row for row in rows if row.identity or nameless.update([row.image]))
         if nameless:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,13 @@ class Searcher:
         conditions, xq = filters.parse(question.where), checked(xq, self.spec.dimension)
         if not len(xq):
             return []
-        found, least = self._answer(lambda: self._search(xq, question, conditions)), question.min_score
+        found = self._answer(lambda: self._with_person_ids(self._search(xq, question, conditions)))
+        least = question.min_score
         return found if least is None else [[hit for hit in hits if hit.score >= least] for hits in found]
+
+    def _with_person_ids(self, found: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
+        ids = self.store.person_ids({hit.identity for hits in found for hit in hits})
+        return [[replace(hit, person_id=ids.get(hit.identity)) for hit in hits] for hits in found]
 
     def crop(self, face_id: str) -> bytes | None:
         """Return the PNG of an enrolled face; None where no crop is stored."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from facegallery.indexer.store.checksums import checksum
-from facegallery.indexer.store.migrations import UNNAMED
+from facegallery.indexer.store.migrations import PERSONS, UNNAMED
 
 if TYPE_CHECKING:
     from facegallery.indexer.store.database import Database
@@ -22,7 +22,8 @@ SINCE = "totals_since"  # seconds since 1970: when a gallery of an older version
 # `changed` and `forgotten` have checksums of their own
 FIRST_TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash", "meta")
 UNNAMED_TABLES = ("unnamed", "unnamed_vectors", "unnamed_crops", "other_unnamed_vectors", "grouped", "rejected")
-TABLES = (*FIRST_TABLES, *UNNAMED_TABLES)
+PERSON_TABLES = ("persons", "persons_trash")
+TABLES = (*FIRST_TABLES, *UNNAMED_TABLES, *PERSON_TABLES)
 MODULUS = 1 << 128
 
 
@@ -85,7 +86,11 @@ class Totals:
 
 def count(db: Database) -> Totals:
     """Count all rows of a gallery, read-only ones of an earlier version too; reads every checksum."""
-    tables = TABLES if db.version >= UNNAMED else FIRST_TABLES
+    tables = (
+        *FIRST_TABLES,
+        *(UNNAMED_TABLES if db.version >= UNNAMED else ()),
+        *(PERSON_TABLES if db.version >= PERSONS else ()),
+    )
     found = Totals(dict.fromkeys(tables, 0), dict.fromkeys(tables, 0))
     for table in tables:
         columns = {"people": "id, name", "meta": "key, checksum"}.get(table, "checksum")

@@ -274,8 +274,8 @@ class Unnamed(Rows):
             )
         return {face_id: found[face_id] for face_id in wanted}
 
-    def put(self, places: Mapping[str, Place]) -> None:
-        """Move faces, given by their face_ids, to where they are to be."""
+    def put(self, places: Mapping[str, Place], line: int | None = None) -> None:
+        """Move faces, given by their face_ids, to where they are to be. line: as for `drop`."""
         before = self.places(places)
         named = {f: p for f, p in places.items() if p.identity is not None}
         self._name({f: p for f, p in named.items() if before[f].identity is None})
@@ -284,9 +284,9 @@ class Unnamed(Rows):
                 f for f, p in named.items() if p.identity == identity and before[f].identity not in (None, identity)
             ]
             if moved and identity is not None:
-                self._move([face for f in moved for face in self.find(face_id=f)], identity)
+                self._move([face for f in moved for face in self.find(face_id=f)], identity, line)
         unnamed = {f: p for f, p in places.items() if p.identity is None}
-        self._unname([f for f in unnamed if before[f].identity is not None])
+        self._unname([f for f in unnamed if before[f].identity is not None], line)
         self._set_groups(unnamed)
 
     def unmoved(self, wanted: Arrangement) -> dict[str, Place]:
@@ -302,11 +302,11 @@ class Unnamed(Rows):
         self.drop_unnamed(places)
         self.enrol([replace(row, identity=places[face_id].identity) for face_id, row in rows.items()], readmit=True)
 
-    def _unname(self, face_ids: Sequence[str]) -> None:
+    def _unname(self, face_ids: Sequence[str], line: int | None) -> None:
         """Keep enrolled faces as unnamed ones."""
         ids = [face["id"] for face_id in face_ids for face in self.find(face_id=face_id)]
         rows = dict(zip(face_ids, self.table_rows(ids), strict=True))
-        self.drop(ids)
+        self.drop(ids, line)
         self._insert_unnamed({face_id: replace(row, identity=None) for face_id, row in rows.items()})
 
     def _set_groups(self, places: Mapping[str, Place]) -> None:

@@ -60,6 +60,7 @@ def _collect(store: Store, identity: str) -> Traces:
     """Collect the person's names, also former ones, their faces and their removed faces."""
     names = _names(store.lines(), identity)
     traces = Traces(names - store.enrolled(names - {identity}))  # another person may have an old name by now
+    traces.person_ids, traces.texts = store.said_of(identity, traces.names)
     traces.sources, traces.outputs = _sources(store), outputs.read(store.folder)
     sql = (
         f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, v.vector, o.vector, png "
@@ -112,6 +113,8 @@ def _erase(store: Store, traces: Traces) -> None:
     store.drop(ids)
     store.execute(f"DELETE FROM trash WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
     store.execute(f"DELETE FROM rejected WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
+    people = names, json.dumps(sorted(traces.person_ids))
+    store.execute(f"DELETE FROM persons_trash WHERE identity {AMONG} OR person_id {AMONG}", people)
     for line in store.lines():
         _erase_line(store, line, traces)
     store.seal_log()
@@ -150,10 +153,13 @@ def _erase_line(store: Store, line: LogEntry, traces: Traces) -> None:
         case {"from": came_from, "to": to}:
             stay = {f: name for f, name in came_from.items() if f not in traces.face_ids and name not in traces.names}
             detail, empty = {"from": stay, "to": to}, not stay or to in traces.names
+        case {"person": person_id}:
+            detail, empty = line.detail, person_id in traces.person_ids
         case _:
             detail, empty = line.detail, not traces.names.isdisjoint(line.detail.values())
     if empty:
-        store.execute("DELETE FROM trash WHERE line=?", (line.id,))
+        for table in ("trash", "persons_trash"):
+            store.execute(f"DELETE FROM {table} WHERE line=?", (line.id,))
         store.execute("DELETE FROM log WHERE id=?", (line.id,))
     elif detail != line.detail:
         store.rewrite_line(line, detail)

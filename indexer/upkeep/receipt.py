@@ -14,7 +14,7 @@ from pathlib import Path
 from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError
 from facegallery.embedder.names import spelling
 from facegallery.indexer.store.database import FILE
-from facegallery.indexer.store.migrations import UNNAMED
+from facegallery.indexer.store.migrations import PERSONS, UNNAMED
 from facegallery.indexer.store.reader import AMONG, Faces, normal
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.pending import PENDING, cut
@@ -65,7 +65,7 @@ def look(store: Store, traces: Traces, data_sets: Sequence[Path] = ()) -> dict[s
     Names are not searched for in data sets: their bytes are compressed, and the texts that remain belong to others.
     """
     with store.reading():
-        elsewhere = [text for name in traces.names for text in _texts_with(store, name)]
+        elsewhere = [text for said in traces.names | traces.spellings for text in _texts_with(store, said)]
     nameless = replace(traces, names=set())
     found = {str(path): traces.count(path, elsewhere) for path in files_below(store.folder)}
     return found | {str(path): nameless.count(path) for folder in data_sets for path in files_below(folder)}
@@ -92,6 +92,11 @@ def _texts_with(store: Faces, name: str) -> list[str]:
         "SELECT DISTINCT split FROM unnamed WHERE instr(split, ?)",
         "SELECT DISTINCT identity FROM rejected WHERE instr(identity, ?)",
     )
+    of_persons = tuple(
+        f"SELECT {column} FROM {table} WHERE instr({column}, ?)"
+        for table in ("persons", "persons_trash")
+        for column in ("note", "extra")
+    )
     for sql in (
         "SELECT name FROM people WHERE instr(name, ?)",
         "SELECT image FROM faces WHERE instr(image, ?)",
@@ -104,6 +109,7 @@ def _texts_with(store: Faces, name: str) -> list[str]:
         "SELECT value FROM meta WHERE typeof(value) = 'text' AND instr(value, ?)",
         "SELECT sql FROM sqlite_schema WHERE instr(sql, ?)",
         *(of_unnamed if store.version >= UNNAMED else ()),
+        *(of_persons if store.version >= PERSONS else ()),
     ):
         texts += [text for (text,) in store.execute(sql, (name,))]
     return list(dict.fromkeys(texts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from facegallery.embedder.names import spelling
 from facegallery.indexer.store.forgotten import Forgotten
+from facegallery.indexer.store.kinds import number_of
 from facegallery.indexer.store.outputs import WrittenFile
 from facegallery.indexer.store.reader import name_key, normal
 
@@ -20,6 +22,8 @@ BLOCK = 16 << 20
 PNG_HEAD = 64  # bytes that many PNGs of one size share
 VARIED = 16  # least number of different bytes in a piece of a crop: plainer pieces occur in many pictures
 SHORTEST = 5  # bytes of a text that is unlikely to occur by chance in gigabytes of numbers
+LONG_TEXT = 8  # bytes of a note, or a value of metadata, that is searched for
+ESCAPED = re.compile(r'[\x00-\x1f"\\]')  # what JSON writes in another way
 HASH_BITS = 20
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -53,6 +57,8 @@ class Traces:
 
     names: set[str] = field(default_factory=set)
     face_ids: set[str] = field(default_factory=set)
+    person_ids: set[str] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)  # notes, and values of metadata
     pieces: set[bytes] = field(default_factory=set)  # of PIECE bytes
     heads: set[bytes] = field(default_factory=set)  # the first PIECE bytes of each vector
     before: Forgotten = field(default_factory=Forgotten)  # hashes of the person, of this and of earlier calls
@@ -77,6 +83,13 @@ class Traces:
         """Names too short to be searched for among numbers."""
         return {name for name in self.names if len(name.encode()) < SHORTEST}
 
+    @property
+    def spellings(self) -> set[str]:
+        """Every text to search for: names, ids, and each stretch of the notes that JSON leaves as it is."""
+        said = {part for text in self.texts for part in ESCAPED.split(text)}
+        long = {part for part in said if len(part.encode()) >= LONG_TEXT and number_of(part) is None}
+        return (self.names - self.short_names) | self.person_ids | long
+
     def is_named(self, identity: str | None) -> bool:
         """Return whether `identity` is a name of the person, or was when they were forgotten."""
         return identity is not None and any(
@@ -87,7 +100,7 @@ class Traces:
     def count(self, path: Path, elsewhere: Sequence[str] = ()) -> int:
         """Count the traces in a file. elsewhere: texts of others that contain a name, and may."""
         finder = _Finder(self.pieces)
-        names = [name.encode() for name in self.names - self.short_names]
+        names = [text.encode() for text in self.spellings]
         longer = [text.encode() for text in elsewhere]
         margin = max([PIECE, *map(len, names), *map(len, longer)])
         found = 0

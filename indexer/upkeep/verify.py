@@ -16,6 +16,7 @@ from facegallery.indexer.store.store import Store
 from facegallery.indexer.store.totals import SINCE, count
 
 PROBLEMS = 20  # shown
+OF_STORE = (Store.unnamed_problems, Store.person_problems)
 
 
 @dataclass
@@ -73,7 +74,17 @@ def problems(store: Store) -> Iterator[str]:
     for (line,) in store.execute("PRAGMA integrity_check(20)"):
         if line != "ok":
             yield f"{store.path}: {line}"
-    for check in (_facts, _totals, _owners, _lists, _rows, _other_vectors, _trash, Store.unnamed_problems):
+    for check in (
+        _facts,
+        _totals,
+        _owners,
+        _lists,
+        _rows,
+        _other_vectors,
+        _trash,
+        Store.unnamed_problems,
+        Store.person_problems,
+    ):
         try:
             yield from check(store)
         except GalleryError as error:

@@ -289,6 +289,19 @@ async def rename(state: CurrentState, key: Writer, index: Index, asked: schemas.
     return await correct(state, request, lambda store: store.rename(asked.old, asked.new), _ids_of(asked.old))
 
 
+@router.patch("/indexes/{index}/person", response_model=Change, tags=["people"])
+async def set_person(state: CurrentState, key: Writer, index: Index, asked: schemas.Set, mark: Mark = None):
+    """Change the note and the metadata of a person; what is not sent stays."""
+    request = _request_of(key, index, mark, asked)
+
+    def faces(store: Store) -> list[str]:
+        return [face["face_id"] for face in store.find(store.person(asked.identity)[0])]
+
+    return await correct(
+        state, request, lambda store: store.set_person(asked.identity, asked.metadata, asked.note), faces
+    )
+
+
 @router.post("/indexes/{index}/people/merge", response_model=Change, tags=["people"])
 async def merge(state: CurrentState, key: Writer, index: Index, asked: schemas.Merge, mark: Mark = None):
     """Give all faces of a person to another one."""

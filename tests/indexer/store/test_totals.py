@@ -15,7 +15,7 @@ from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.filters import kept_ids, parse
 from facegallery.indexer.store.kinds import Counts
 from facegallery.indexer.store.migrations import MIGRATIONS
-from facegallery.indexer.store.totals import TABLES, UNNAMED_TABLES, count
+from facegallery.indexer.store.totals import PERSON_TABLES, TABLES, UNNAMED_TABLES, count
 from facegallery.indexer.upkeep import switch
 from facegallery.indexer.upkeep.compact import compact_and_drop
 from facegallery.indexer.upkeep.info import info
@@ -190,7 +190,7 @@ def as_version_4(index: Path) -> None:
     """Without totals and kinds."""
     sql(index, "DELETE FROM meta WHERE key = 'totals'", "DELETE FROM meta WHERE key = 'kinds'")
     with closing(sqlite3.connect(index / "gallery.db")) as db, db:
-        for table in reversed(UNNAMED_TABLES):
+        for table in (*PERSON_TABLES, *reversed(UNNAMED_TABLES)):
             db.execute(f"DROP TABLE {table}")
         db.execute("PRAGMA user_version=4")
     db.close()

@@ -15,7 +15,7 @@ from facegallery.indexer.build import build
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.search.searcher import Searcher
 from facegallery.indexer.store.errors import Unknown
-from facegallery.indexer.store.totals import UNNAMED_TABLES
+from facegallery.indexer.store.totals import PERSON_TABLES, UNNAMED_TABLES
 from facegallery.indexer.store.unnamed import LOOSE, Arrangement, Place, Rejection
 from facegallery.indexer.upkeep import switch, transfer
 from facegallery.indexer.upkeep.verify import verify
@@ -214,7 +214,7 @@ def test_another_model_embeds_unnamed_faces_too(index):
 
 
 def test_a_gallery_of_an_earlier_version_is_read_as_it_is(index):
-    for table in reversed(UNNAMED_TABLES):
+    for table in (*PERSON_TABLES, *reversed(UNNAMED_TABLES)):
         sql(index, f"DROP TABLE {table}")
     sql(index, "PRAGMA user_version=4")
     with open_store(index) as gallery:
