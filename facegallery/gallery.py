@@ -91,6 +91,7 @@ class Gallery(FolderGallery):
         score: Score = "best",
         min_score: float | None = None,
         one_face: bool = False,
+        unnamed: bool = False,
     ) -> results.SearchResult:
         """Find the k people, or faces, nearest to each face in the photos.
 
@@ -102,6 +103,8 @@ class Gallery(FolderGallery):
             score: of a person: by the best of their faces, the mean over them, or their template.
             min_score: leave out answers below it.
             one_face: search only for the largest, most central face of each photo.
+            unnamed: also say which groups of unnamed faces each face resembles: at most k, from the score from which
+                people are known where the gallery is calibrated. They are in `unnamed`, and never among the hits.
 
         Returns:
             The faces with their answers; whether an answer counts (`known`) where the gallery is calibrated.
@@ -116,7 +119,7 @@ class Gallery(FolderGallery):
             print(face.box, face.known, face.hits[0].identity, face.hits[0].score)
         ```
         """
-        question = Question(k, faces, score, several(where), min_score)
+        question = Question(k, faces, score, several(where), min_score, unnamed)
         given, options = as_list(photos), ReadOptions(one_face=one_face)
         return self._do(lambda session: search.search(session, given, question, options).results())
 
@@ -129,6 +132,7 @@ class Gallery(FolderGallery):
         faces: bool = False,
         score: Score = "best",
         min_score: float | None = None,
+        unnamed: bool = False,
     ) -> list[results.VectorResult]:
         """Find the k people, or faces, nearest to each vector.
 
@@ -144,7 +148,8 @@ class Gallery(FolderGallery):
         print(gallery.search_vectors(vectors, k=1)[0].hits)
         ```
         """
-        question, xq = Question(k, faces, score, several(where), min_score), np.asarray(vectors, np.float32)
+        question = Question(k, faces, score, several(where), min_score, unnamed)
+        xq = np.asarray(vectors, np.float32)
         return self._do(lambda session: search.Judge(session.searcher, question).answers(xq))
 
     def compare(self, first: PhotoInput, second: PhotoInput) -> results.Compared:

@@ -26,6 +26,7 @@ PERSON_ID = {
     "examples": ["p3k7q9x2m4w8z1ab"],
 }
 FACE_ID = {"pattern": r"^[0-9a-f]{32}$", "examples": ["6e6cafb5ab4d2c51c9d3ea2d7ca8ff31"]}
+NUMBER = {"description": "The number of a group; it stays, and no other group gets it.", "examples": [12]}
 BOX = {
     "description": "x0, y0, x1, y1 in pixels of the photo as it is shown, to a hundredth.",
     "examples": [[14.2, 20.1, 78.9, 102.4]],

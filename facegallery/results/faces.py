@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from facegallery.embedder.outcomes import OF_BYTES, OK
-from facegallery.results.base import BOX, FACE_ID, PERSON_ID, Box, Point, ResultList, fields_of
+from facegallery.results.base import BOX, FACE_ID, NUMBER, PERSON_ID, Box, Point, ResultList, fields_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,18 @@ class Hit:
     face_id: str = field(metadata=FACE_ID)
     image: str = field(metadata={"description": "The enrolled photo."})
     person_id: str | None = field(default=None, metadata=PERSON_ID)
+
+
+@dataclass(frozen=True)
+class NearUnnamed:
+    """A group of unnamed faces that a face resembles, or an unnamed face in no group. It is nobody's yet."""
+
+    group: int | None = field(metadata=NUMBER | {"description": "The number of the group; null for a single face."})
+    faces: int = field(metadata={"description": "Of the group."})
+    photos: int = field(metadata={"description": "On which these faces are."})
+    score: float = field(metadata={"description": "Cosine with the group's best face."})
+    face_id: str = field(metadata=FACE_ID | {"description": "Of that face."})
+    image: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,10 @@ class VectorResult:
         metadata={"description": "From the best person's score to that of the best other person, also among faces."}
     )
     hits: tuple[Hit, ...]
+    unnamed: tuple[NearUnnamed, ...] | None = field(
+        default=None,
+        metadata={"description": "Near groups of unnamed faces, best first; null where they were not asked for."},
+    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +137,7 @@ class SearchResult(ResultList[FoundFace]):
             if not photo.faces:
                 yield of_photo
             for face in photo.faces:
-                of_face = of_photo | fields_of(face, but=("image", "hits"))
+                of_face = of_photo | fields_of(face, but=("image", "hits", "unnamed"))
                 for hit in face.hits:
                     renamed = {f"hit_{name}": getattr(hit, name) for name in OF_HIT}
                     yield of_face | {"rank": hit.rank, "score": hit.score} | renamed

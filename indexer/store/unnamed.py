@@ -156,6 +156,10 @@ class Unnamed(Rows):
             among = (json.dumps(list(face_ids)),)
             yield from self._unnamed(f"WHERE face_id {AMONG} ORDER BY unnamed.id", among)
 
+    def unnamed_by_ids(self, ids: Sequence[int]) -> list[UnnamedFace]:
+        """Return the unnamed faces with these ids, in the order of their ids."""
+        return list(self._unnamed(f"WHERE unnamed.id {AMONG} ORDER BY unnamed.id", (json.dumps(ids),))) if ids else []
+
     def _unnamed(self, where: str, bindings: Sequence[Any] = ()) -> Iterator[UnnamedFace]:
         for *columns, stored, number, state, said in self.rows(f"{SELECT} {where}", bindings):
             if checksum(*columns) != stored or (said is not None and checksum(columns[0], number, state) != said):
