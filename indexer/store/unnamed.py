@@ -122,6 +122,25 @@ class Unnamed(Rows):
         """Number of unnamed faces that were to be left alone."""
         return self.execute("SELECT count(*) FROM grouped WHERE state = 'ignored'")[0][0] if self.has_unnamed else 0
 
+    def counts(self) -> dict[str, int]:
+        """Return how many unnamed faces, groups, faces in no group, ignored ones and rejections there are, and photos.
+
+        photos: those with a face that is enrolled or unnamed.
+        """
+        groups = self.list_groups()
+        unnamed, ignored = self.unnamed, self.ignored
+        tables = ("faces", "unnamed") if self.has_unnamed else ("faces",)
+        every = " UNION ALL ".join(f"SELECT coalesce(image_sha256, image) AS photo FROM {table}" for table in tables)
+        ((photos,),) = self.execute(f"SELECT count(DISTINCT photo) FROM ({every})")
+        return {
+            "unnamed": unnamed,
+            "groups": len(groups),
+            "loose": unnamed - ignored - sum(one.faces for one in groups),
+            "ignored": ignored,
+            "rejected": len(self.rejections()),
+            "photos": photos,
+        }
+
     @property
     def has_unnamed(self) -> bool:
         """Whether the file has tables for unnamed faces; an older version's has none until its next change."""
