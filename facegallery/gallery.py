@@ -319,11 +319,19 @@ class Gallery(FolderGallery):
         """
         return self._write(lambda store: store.undo(command))
 
-    def forget(self, identity: str, *, also: Sequence[AnyPath] = (), receipt: AnyPath | None = None) -> results.Receipt:
+    def forget(
+        self,
+        identity: str,
+        *,
+        unnamed: bool = False,
+        also: Sequence[AnyPath] = (),
+        receipt: AnyPath | None = None,
+    ) -> results.Receipt:
         """Remove a person for good: rows, vectors, crops, names. There is no undo.
 
         Args:
             identity: whom to forget.
+            unnamed: also forget the unnamed faces that look like the person, in a calibrated gallery.
             also: data sets to take the person out of, too.
             receipt: where to write the receipt; beside the gallery, unless given.
 
@@ -331,7 +339,7 @@ class Gallery(FolderGallery):
         """
         path = None if receipt is None else Path(receipt)
         folders = tuple(map(Path, also))
-        return self._do(lambda session: forget.forget(session, identity, also=folders, receipt=path))
+        return self._do(lambda session: forget.forget(session, identity, also=folders, receipt=path, unnamed=unnamed))
 
     # the gallery as a whole
 

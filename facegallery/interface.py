@@ -107,7 +107,7 @@ class GalleryInterface(Protocol):
     def undo(self, command: str | None = None) -> list[results.Change]:
         """Take back the last change, or only the one with this command."""
 
-    def forget(self, identity: str) -> results.Receipt:
+    def forget(self, identity: str, *, unnamed: bool = False) -> results.Receipt:
         """Remove a person for good. There is no undo."""
 
     def calibrate(self, *, fpir: float = 0.01) -> results.Calibrated:

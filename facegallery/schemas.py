@@ -111,6 +111,7 @@ class Forget(RequestBody):
     """Remove a person for good."""
 
     identity: Name
+    unnamed: bool = Field(default=False, description="Also forget the unnamed faces that look like the person.")
 
 
 class Calibrate(RequestBody):

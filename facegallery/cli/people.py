@@ -232,8 +232,11 @@ def change_text(verb: str, faces: int, people: Any) -> str:
 @click.option("--identity", required=True, help="The person to forget.")
 @click.option("--also", type=PATH, multiple=True, help="Remove the person from this Parquet data set, too.")
 @click.option("--receipt", type=PATH, help="Where to write the receipt. [default: beside the index]")
+@click.option("--unnamed", is_flag=True, help="Forget the unnamed faces that look like the person, too.")
 @common
-def forget(out: Output, *, name: str, identity: str, also: tuple[Path, ...], receipt: Path | None) -> None:
+def forget(
+    out: Output, *, name: str, identity: str, also: tuple[Path, ...], receipt: Path | None, unnamed: bool
+) -> None:
     """Remove a person for good, and write a receipt.
 
     Removes rows, vectors, crops and names, then looks for what is left; `undo` cannot bring the person back. Exits
@@ -243,7 +246,7 @@ def forget(out: Output, *, name: str, identity: str, also: tuple[Path, ...], rec
     from facegallery.results import as_document
     from facegallery.workflows.forget import forget as run
 
-    done = run(name, identity, also=also, receipt=receipt)
+    done = run(name, identity, also=also, receipt=receipt, unnamed=unnamed)
     lines = [f"found {n} times in {file}" for file, n in done.files.items() if n]
     lines += [f"not cleaned: {what}" for what in done.not_cleaned] + [f"note: {note}" for note in done.notes]
     if done.pending:

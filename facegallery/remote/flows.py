@@ -273,9 +273,10 @@ class GalleryFlows:
         """Undo the last change."""
         return self._ask(list[results.Change], "POST", "/undo", json={"command": command})
 
-    def forget(self, identity: str) -> Flow[results.Receipt]:
+    def forget(self, identity: str, *, unnamed: bool) -> Flow[results.Receipt]:
         """Remove a person for good."""
-        return self._ask(results.Receipt, "POST", "/people/forget", json={"identity": identity})
+        body = {"identity": identity} | ({"unnamed": True} if unnamed else {})
+        return self._ask(results.Receipt, "POST", "/people/forget", json=body)
 
     # jobs
 

@@ -161,9 +161,12 @@ class RemoteGallery:
         """Undo the last change; with `command`, only if it is that change."""
         return self._client.run(self._flows.undo(command))
 
-    def forget(self, identity: str) -> results.Receipt:
-        """Remove a person for good. It cannot be undone. Needs a key with the scope admin."""
-        return self._client.run(self._flows.forget(identity))
+    def forget(self, identity: str, *, unnamed: bool = False) -> results.Receipt:
+        """Remove a person for good. It cannot be undone. Needs a key with the scope admin.
+
+        unnamed: also forget the unnamed faces that look like the person.
+        """
+        return self._client.run(self._flows.forget(identity, unnamed=unnamed))
 
     def calibrate(self, *, fpir: float = 0.01) -> results.Calibrated:
         """Fit the score from which a hit counts, by the enrolled people. Needs a key with the scope admin.
@@ -302,9 +305,12 @@ class AsyncRemoteGallery:
         """Undo the last change; with `command`, only if it is that change."""
         return await self._client.run(self._flows.undo(command))
 
-    async def forget(self, identity: str) -> results.Receipt:
-        """Remove a person for good. It cannot be undone. Needs a key with the scope admin."""
-        return await self._client.run(self._flows.forget(identity))
+    async def forget(self, identity: str, *, unnamed: bool = False) -> results.Receipt:
+        """Remove a person for good. It cannot be undone. Needs a key with the scope admin.
+
+        unnamed: also forget the unnamed faces that look like the person.
+        """
+        return await self._client.run(self._flows.forget(identity, unnamed=unnamed))
 
     async def calibrate(self, *, fpir: float = 0.01) -> results.Calibrated:
         """Fit the score from which a hit counts, by the enrolled people. Needs a key with the scope admin."""

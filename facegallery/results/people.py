@@ -201,4 +201,8 @@ class Receipt:
     withheld: int = field(
         default=0, metadata={"description": "Paths that are not shown whole because they name the person."}
     )
+    alike: tuple[str, ...] = field(
+        default=(),
+        metadata={"description": "Ids of unnamed faces that look like the person, and stay; `unnamed` forgets them."},
+    )
     receipt: str | None = field(default=None, metadata={"description": "The file that this was written to."})

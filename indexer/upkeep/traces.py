@@ -59,6 +59,7 @@ class Traces:
     face_ids: set[str] = field(default_factory=set)
     person_ids: set[str] = field(default_factory=set)
     texts: set[str] = field(default_factory=set)  # notes, and values of metadata
+    alike: list[str] | None = field(default_factory=list)  # unnamed faces that stay; None: not known
     pieces: set[bytes] = field(default_factory=set)  # of PIECE bytes
     heads: set[bytes] = field(default_factory=set)  # the first PIECE bytes of each vector
     before: Forgotten = field(default_factory=Forgotten)  # hashes of the person, of this and of earlier calls

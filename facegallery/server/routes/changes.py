@@ -345,7 +345,8 @@ async def forget(state: CurrentState, key: Admin, index: Index, asked: schemas.F
     """Remove a person for good: rows, vectors, crops, names. It cannot be undone; the receipt is stored as well."""
 
     def do() -> tuple[Receipt, Sequence[str]]:
-        done = replace(forgetting.forget(index.name, asked.identity), receipt=None)  # a path of this machine
+        done = forgetting.forget(index.name, asked.identity, unnamed=asked.unnamed)
+        done = replace(done, receipt=None)  # a path of this machine
         return done, done.face_ids
 
     async def work() -> tuple[Receipt, Sequence[str]]:
