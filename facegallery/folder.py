@@ -21,7 +21,7 @@ from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.transfer import TransferSummary
 from facegallery.indexer.upkeep.verify import Verified
 from facegallery.interface import several
-from facegallery.workflows import enrol, evaluate, reembed, suggest, unnamed, upkeep
+from facegallery.workflows import dedupe_gallery, enrol, evaluate, reembed, suggest, unnamed, upkeep
 from facegallery.workflows.probes import gallery_folder
 from facegallery.workflows.session import GallerySession
 from facegallery.workflows.unnamed import GroupOptions, What
@@ -191,8 +191,6 @@ class FolderGallery:
         """Write the gallery as it is now as a data set, with the stored crops if wanted."""
         return self._do(lambda session: upkeep.export(session, Path(folder), crops=crops))
 
-    # inside
-
     # faces without a person
 
     def group(self, *, error: float = 0.005, min_score: float | None = None, anew: bool = False) -> results.Grouped:
@@ -212,6 +210,16 @@ class FolderGallery:
         """
         options = GroupOptions(error, min_score, anew)
         return self._do(lambda session: unnamed.group(session, options))
+
+    def dedupe(self) -> results.GalleryDuplicates:
+        """Find near-identical photos among those of the gallery, and say which to keep; nothing is changed.
+
+        ```python
+        for one in gallery.dedupe():
+            print(one.keep.image, one.why, one.commands)
+        ```
+        """
+        return self._do(dedupe_gallery.dedupe_gallery)
 
     def groups(self) -> results.FaceGroups:
         """List the groups of unnamed faces, largest first."""

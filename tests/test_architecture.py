@@ -26,6 +26,7 @@ VERBS = (
     "group_sheet",
     "sidecars",
     "persons",
+    "dedupe_gallery",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = (
     *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "progress", "text", "replaceable")),

@@ -6,7 +6,15 @@ module imports nothing heavy.
 """
 
 from facegallery.results.base import FACE_ID, NAME, Box, ColumnKind, ResultList, as_document, box_of, fields_of
-from facegallery.results.duplicates import DuplicatePhoto, Duplicates, DuplicateSet, UnreadPhoto
+from facegallery.results.duplicates import (
+    DuplicatePhoto,
+    Duplicates,
+    DuplicateSet,
+    GalleryDuplicates,
+    GalleryDuplicateSet,
+    GalleryPhoto,
+    UnreadPhoto,
+)
 from facegallery.results.faces import (
     Face,
     Faces,
@@ -70,7 +78,10 @@ __all__ = [
     "Face",
     "Faces",
     "FoundFace",
+    "GalleryDuplicateSet",
+    "GalleryDuplicates",
     "GalleryInfo",
+    "GalleryPhoto",
     "Hit",
     "Job",
     "LogLine",
