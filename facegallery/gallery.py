@@ -202,10 +202,10 @@ class Gallery(FolderGallery):
         return self._read(ask)
 
     def thumbnail(self, face_id: str) -> bytes:
-        """Return the stored crop of an enrolled face as PNG. Raises GalleryError where there is none."""
+        """Return the stored crop of a face, enrolled or unnamed, as PNG. Raises GalleryError where there is none."""
 
         def ask(store: Store) -> bytes:
-            if (png := store.crop(face_id)) is None:
+            if (png := store.crop(face_id) or store.unnamed_crop(face_id)) is None:
                 raise Unknown(
                     f"expected a face of {self.name} whose crop is kept, there is none with the id {face_id}: see "
                     "`faces` for the ids of a person"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     PhotoInputs = PhotoInput | Iterable[PhotoInput]
 
 Metadata = Mapping[str, object] | str | PathLike[str]
+What = int | str  # the number of a group, or the id of a face
 Score = Literal["best", "mean", "template"]
 NamesFrom = Literal["folders", "regions", "both", "nobody"]
 
@@ -100,6 +101,27 @@ class GalleryInterface(Protocol):
 
     def split(self, face_ids: Sequence[str], *, to: str) -> results.Change:
         """Give chosen faces to another person, enrolled already or new."""
+
+    def groups(self) -> results.FaceGroups:
+        """List the groups of unnamed faces, largest first."""
+
+    def unnamed(self, group: int | None = None) -> results.UnnamedFaces:
+        """List the unnamed faces, or those of a group."""
+
+    def suggest(self, limit: int = 5) -> list[results.Suggestion]:
+        """Suggest what to name next."""
+
+    def name_faces(self, what: What | Sequence[What], identity: str) -> results.Change:
+        """Enrol groups, by number, and unnamed faces, by id, under a person's name."""
+
+    def confirm(self, *groups: int) -> results.Change:
+        """Note that a group, or several, are one person."""
+
+    def reject(self, face_ids: str | Sequence[str], *, of: str | None = None) -> results.Change:
+        """Take faces out of their group or person, or say that they are not `of`."""
+
+    def ignore(self, what: What | Sequence[What]) -> results.Change:
+        """Leave groups and unnamed faces alone."""
 
     def remove(self, *, identity: str | None = None, face_id: str | None = None) -> results.Change:
         """Take a person, or one face, out; `undo` brings them back."""

@@ -92,7 +92,7 @@ ALLOWED = {
     "results": ("embedder.errors", "embedder.outcomes", *TYPES_OF_RESULTS),
     "client": ("remote", "schemas", "results", "interface", "embedder.errors", "embedder.progress"),
     "remote": ("embedder", "schemas", "results", "interface", "workflows.inputs"),
-    "remote.galleries": ("client", "remote.flows", "results", "interface", "embedder.progress"),
+    "remote.galleries": ("client", "remote.flows", "remote.unnamed", "results", "interface", "embedder.progress"),
     "demo": ("embedder", "indexer.build", "trainer", "workflows"),
     "workflows.photos": ("embedder",),
     "workflows.inputs": ("embedder",),

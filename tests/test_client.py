@@ -185,6 +185,17 @@ def test_all_that_the_api_has_is_used_and_read_as_results(server, client, galler
     calibrated = gallery.calibrate(fpir=0.1)
     assert calibrated.threshold == gallery.info().threshold and calibrated.index == "att"
     assert gallery.compare(server.probe(3), server.probe(3, 3)).threshold == calibrated.threshold
+    rejected = gallery.reject(face.face_id if gallery.undo() else "")
+    assert rejected.verb == "reject" and gallery.thumbnail(face.face_id).startswith(b"\x89PNG")
+    assert [(one.face_id, one.group) for one in gallery.unnamed()] == [(face.face_id, None)]
+    assert len(gallery.groups()) == 0 and gallery.info().loose == 1
+    with pytest.raises(GalleryError):
+        gallery.suggest(3)
+    with pytest.raises(GalleryError):
+        gallery.confirm(1, 2)
+    assert gallery.ignore([face.face_id]).faces == 1 and gallery.unnamed()[0].ignored
+    assert gallery.name_faces(face.face_id, "Ada").people == ("Ada",)
+    assert len(gallery.unnamed()) == 0 and gallery.remove(face_id=face.face_id).faces == 1
     before = gallery.info().generation
     assert gallery.compact(keep_undo=0).generation == before + 1 == gallery.info().generation
     gallery.add(server.probe(33), identity="Forgettable", readmit=True)

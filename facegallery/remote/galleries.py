@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from facegallery import results
 from facegallery.embedder.progress import unseen
 from facegallery.remote.flows import AddArguments, GalleryFlows, SearchArguments
+from facegallery.remote.unnamed import AsyncRemoteUnnamed, RemoteUnnamed
 
 if TYPE_CHECKING:
     from facegallery.client import AsyncClient, Client
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from facegallery.interface import Metadata, PhotoInput, PhotoInputs, Score
 
 
-class RemoteGallery:
+class RemoteGallery(RemoteUnnamed):
     """A gallery of a server, with the methods of a local one.
 
     Photos are read here and sent as bytes; arrays and PIL images are sent as PNG. As a context manager it closes the
@@ -191,7 +192,7 @@ class RemoteGallery:
         return self._client.run(self._flows.compact(keep_undo))
 
 
-class AsyncRemoteGallery:
+class AsyncRemoteGallery(AsyncRemoteUnnamed):
     """A gallery of a server, for asynchronous programs: the methods of `RemoteGallery`, to be awaited."""
 
     def __init__(self, client: AsyncClient, name: str):

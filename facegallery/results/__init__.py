@@ -5,7 +5,7 @@ arguments of pydantic's `Field`: the server's OpenAPI document takes description
 module imports nothing heavy.
 """
 
-from facegallery.results.base import FACE_ID, NAME, Box, ColumnKind, ResultList, as_document, box_of, fields_of
+from facegallery.results.base import FACE_ID, NAME, NUMBER, Box, ColumnKind, ResultList, as_document, box_of, fields_of
 from facegallery.results.duplicates import (
     DuplicatePhoto,
     Duplicates,
@@ -86,6 +86,7 @@ __all__ = [
     "Job",
     "LogLine",
     "NAME",
+    "NUMBER",
     "NearUnnamed",
     "People",
     "Person",

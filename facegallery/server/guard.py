@@ -162,7 +162,7 @@ class Guard:
             return 2 * self._settings.photo_bytes
         if path.endswith("/search/vectors"):
             return self._settings.json_bytes
-        if path.endswith(("/people/split", "/person")):
+        if path.endswith(("/people/split", "/person", "/groups/name", "/groups/reject", "/groups/ignore")):
             return IDS_BYTES
         return NAMES_BYTES if path.startswith("/v1/indexes/") else SMALL_BYTES
 

@@ -179,6 +179,13 @@ class Unnamed(Rows):
         """Return the unnamed faces with these ids, in the order of their ids."""
         return list(self._unnamed(f"WHERE unnamed.id {AMONG} ORDER BY unnamed.id", (json.dumps(ids),))) if ids else []
 
+    def unnamed_after(self, id: int, limit: int, number: int | None = None) -> list[UnnamedFace]:
+        """Return unnamed faces with higher ids, oldest first; those of a group alone where its number is given."""
+        if not self.has_unnamed:
+            return []
+        where = "WHERE unnamed.id > ?1 AND (?2 IS NULL OR number = ?2) ORDER BY unnamed.id LIMIT ?3"
+        return list(self._unnamed(where, (id, number, limit)))
+
     def _unnamed(self, where: str, bindings: Sequence[Any] = ()) -> Iterator[UnnamedFace]:
         for *columns, stored, number, state, said in self.rows(f"{SELECT} {where}", bindings):
             if checksum(*columns) != stored or (said is not None and checksum(columns[0], number, state) != said):

@@ -97,8 +97,8 @@ async def list_faces(
     "/indexes/{index}/faces/{face_id}/thumbnail", tags=["people"], response_class=Response, responses={200: PNG}
 )
 async def face_thumbnail(key: Reader, index: Index, face_id: Annotated[str, Path(pattern=FACE_ID["pattern"])]):
-    """Return the crop of an enrolled face."""
-    png = await asyncio.wrap_future(index.read(lambda store: store.crop(face_id)))
+    """Return the crop of a face, enrolled or without a person."""
+    png = await asyncio.wrap_future(index.read(lambda store: store.crop(face_id) or store.unnamed_crop(face_id)))
     if png is None:
         detail = (
             f"expected a face of {index.name} with a stored crop, none has the id {face_id}: see the person's faces"
