@@ -215,8 +215,8 @@ class FolderGallery:
         """Find near-identical photos among those of the gallery, and say which to keep; nothing is changed.
 
         ```python
-        for one in gallery.dedupe():
-            print(one.keep.image, one.why, one.commands)
+        found = gallery.dedupe()
+        print(found.photos, [(one.keep.image, one.why, one.commands) for one in found])
         ```
         """
         return self._do(dedupe_gallery.dedupe_gallery)

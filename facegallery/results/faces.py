@@ -77,6 +77,7 @@ class VectorResult:
     hits: tuple[Hit, ...]
     unnamed: tuple[NearUnnamed, ...] | None = field(
         default=None,
+        kw_only=True,
         metadata={"description": "Near groups of unnamed faces, best first; null where they were not asked for."},
     )
 
