@@ -373,6 +373,9 @@ def test_results_are_tables_too(shared, photos, probe, tmp_path):
         "identity": "s2",
         "faces": 3,
         "face_id": shared.people()[1].face_id,
+        "person_id": shared.person("s2").person_id,
+        "note": "",
+        "metadata": "{}",
     }
     faces = shared.faces("s2").to_arrow()
     assert faces.column_names == ["identity", "face_id", "image", "split", "box"] and faces.num_rows == 3

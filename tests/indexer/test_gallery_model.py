@@ -47,8 +47,8 @@ from facegallery.indexer.search import candidates
 from facegallery.indexer.search import searcher as search
 from facegallery.indexer.search import templates as people
 from facegallery.indexer.search.searcher import Hit, Searcher
+from facegallery.indexer.store import log as log_module
 from facegallery.indexer.store import rows as rows_module
-from facegallery.indexer.store import store as gallery_module
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.store.log import Change
 from facegallery.indexer.store.rows import Added, Conflict
@@ -690,9 +690,7 @@ class Model(RuleBasedStateMachine):
         self.warnings = Warnings()
         logging.getLogger("facegallery.indexer").addHandler(self.warnings)
         self.stack.callback(logging.getLogger("facegallery.indexer").removeHandler, self.warnings)
-        self.stack.enter_context(
-            mock.patch.object(gallery_module, "time", SimpleNamespace(time=lambda: self.oracle.now))
-        )
+        self.stack.enter_context(mock.patch.object(log_module, "time", SimpleNamespace(time=lambda: self.oracle.now)))
         self.stack.enter_context(mock.patch.dict(os.environ, {"FACEGALLERY_KEY": "a key"}))
         self.made = 0
         self.ids: dict[str, int] = {}
@@ -839,7 +837,14 @@ class Model(RuleBasedStateMachine):
         self, searcher: Searcher, at: Sequence[int], k: int, where: Sequence[Condition] = (), **options: Any
     ) -> None:
         xq, texts = queries(self.oracle.d)[list(at)], [condition.text for condition in where]
-        got = outcome(lambda: searcher.search(xq, k, where=texts, **options))
+        ids = searcher.store.person_ids(self.oracle.people)
+
+        def search() -> list[list[Hit]]:
+            found = searcher.search(xq, k, where=texts, **options)
+            assert all(hit.person_id == ids[hit.identity] for hits in found for hit in hits)
+            return [[replace(hit, person_id=None) for hit in hits] for hits in found]
+
+        got = outcome(search)
         assert got == outcome(lambda: [self.oracle.search(q, k, where=where, **options) for q in xq])
 
     @rule(after=names, limit=st.sampled_from((-1, 1, 2)), writer=writers)
