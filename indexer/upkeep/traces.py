@@ -57,14 +57,14 @@ class Traces:
 
     names: set[str] = field(default_factory=set)
     face_ids: set[str] = field(default_factory=set)
-    person_ids: set[str] = field(default_factory=set)
-    texts: set[str] = field(default_factory=set)  # notes, and values of metadata
-    alike: list[str] | None = field(default_factory=list)  # unnamed faces that stay; None: not known
     pieces: set[bytes] = field(default_factory=set)  # of PIECE bytes
     heads: set[bytes] = field(default_factory=set)  # the first PIECE bytes of each vector
     before: Forgotten = field(default_factory=Forgotten)  # hashes of the person, of this and of earlier calls
     sources: list[str] = field(default_factory=list)  # paths that the gallery named before the person was erased
     outputs: list[WrittenFile] = field(default_factory=list)  # likewise
+    person_ids: set[str] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)  # notes, and values of metadata
+    alike: list[str] | None = field(default_factory=list)  # unnamed faces that stay; None: not known
 
     def add_face(self, face_id: str, vectors: Sequence[bytes], png: bytes | None) -> None:
         """Add everything to search for of one face."""
