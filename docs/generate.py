@@ -162,7 +162,7 @@ def routes() -> str:
 
 def listed_routes() -> Iterator[tuple[str, str, str, str]]:
     """Yield (method, path, scope, first paragraph of the docstring) of each route under /v1."""
-    from facegallery.server.routes import changes, dependencies, jobs, people, search, session, stream
+    from facegallery.server.routes import changes, dependencies, groups, jobs, people, search, session, stream
 
     scopes = {
         annotated.__metadata__[0].dependency: scope
@@ -172,7 +172,7 @@ def listed_routes() -> Iterator[tuple[str, str, str, str]]:
             (dependencies.Admin, "admin"),
         )
     }
-    for part in (search, stream, people, changes, jobs, session):
+    for part in (search, stream, people, groups, changes, jobs, session):
         for route in part.router.routes:
             needed = [scopes[call] for call in _calls(route.dependant) if call in scopes]
             text = inspect.getdoc(route.endpoint) or ""

@@ -21,7 +21,18 @@ from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.transfer import TransferSummary
 from facegallery.indexer.upkeep.verify import Verified
 from facegallery.interface import NamesFrom, several
-from facegallery.workflows import doubtful, enrol, evaluate, library, reembed, suggest, sync, unnamed, upkeep
+from facegallery.workflows import (
+    dedupe_gallery,
+    doubtful,
+    enrol,
+    evaluate,
+    library,
+    reembed,
+    suggest,
+    sync,
+    unnamed,
+    upkeep,
+)
 from facegallery.workflows.given import GivenVectors
 from facegallery.workflows.probes import gallery_folder
 from facegallery.workflows.session import GallerySession
@@ -300,6 +311,16 @@ class FolderGallery:
         """
         options = GroupOptions(error, min_score, anew)
         return self._do(lambda session: unnamed.group(session, options))
+
+    def dedupe(self) -> results.GalleryDuplicates:
+        """Find near-identical photos among those of the gallery, and say which to keep; nothing is changed.
+
+        ```python
+        found = gallery.dedupe()
+        print(found.photos, [(one.keep.image, one.why, one.commands) for one in found])
+        ```
+        """
+        return self._do(dedupe_gallery.dedupe_gallery)
 
     def groups(self) -> results.FaceGroups:
         """List the groups of unnamed faces, largest first."""

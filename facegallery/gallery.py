@@ -15,7 +15,7 @@ from facegallery.indexer.search.question import Question
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.store.store import Store
 from facegallery.interface import Metadata, NamesFrom, Review, Score, several
-from facegallery.workflows import calibrate, compare, enrol, forget, indexes, search, upkeep
+from facegallery.workflows import calibrate, compare, enrol, forget, indexes, persons, search, upkeep
 from facegallery.workflows.inputs import PhotoInput, PhotoInputs, as_list
 from facegallery.workflows.networks import ReadOptions
 
@@ -91,6 +91,7 @@ class Gallery(FolderGallery):
         score: Score = "best",
         min_score: float | None = None,
         one_face: bool = False,
+        unnamed: bool = False,
     ) -> results.SearchResult:
         """Find the k people, or faces, nearest to each face in the photos.
 
@@ -102,6 +103,8 @@ class Gallery(FolderGallery):
             score: of a person: by the best of their faces, the mean over them, or their template.
             min_score: leave out answers below it.
             one_face: search only for the largest, most central face of each photo.
+            unnamed: also say which groups of unnamed faces each face resembles: at most k, from the score from which
+                people are known where the gallery is calibrated. They are in `unnamed`, and never among the hits.
 
         Returns:
             The faces with their answers; whether an answer counts (`known`) where the gallery is calibrated.
@@ -116,7 +119,7 @@ class Gallery(FolderGallery):
             print(face.box, face.known, face.hits[0].identity, face.hits[0].score)
         ```
         """
-        question = Question(k, faces, score, several(where), min_score)
+        question = Question(k, faces, score, several(where), min_score, unnamed)
         given, options = as_list(photos), ReadOptions(one_face=one_face)
         return self._do(lambda session: search.search(session, given, question, options).results())
 
@@ -129,6 +132,7 @@ class Gallery(FolderGallery):
         faces: bool = False,
         score: Score = "best",
         min_score: float | None = None,
+        unnamed: bool = False,
     ) -> list[results.VectorResult]:
         """Find the k people, or faces, nearest to each vector.
 
@@ -144,7 +148,8 @@ class Gallery(FolderGallery):
         print(gallery.search_vectors(vectors, k=1)[0].hits)
         ```
         """
-        question, xq = Question(k, faces, score, several(where), min_score), np.asarray(vectors, np.float32)
+        question = Question(k, faces, score, several(where), min_score, unnamed)
+        xq = np.asarray(vectors, np.float32)
         return self._do(lambda session: search.Judge(session.searcher, question).answers(xq))
 
     def compare(self, first: PhotoInput, second: PhotoInput) -> results.Compared:
@@ -173,11 +178,13 @@ class Gallery(FolderGallery):
 
         def ask(store: Store) -> results.People:
             with store.reading():
-                found = store.list_people(containing=containing)
-                first = store.first_faces([name for name, _ in found])
-            return results.People(tuple(results.Person(name, n, first.get(name)) for name, n in found))
+                return results.People(tuple(persons.listed(store, containing=containing)))
 
         return self._read(ask)
+
+    def person(self, identity: str) -> results.Person:
+        """Return a person by name, or by id, with note and metadata. Raises GalleryError where there is nobody."""
+        return self._read(lambda store: persons.person(store, identity))
 
     def faces(self, identity: str) -> results.EnrolledFaces:
         """List the enrolled faces of a person, oldest first. Raises GalleryError where nobody is called so.
@@ -195,10 +202,10 @@ class Gallery(FolderGallery):
         return self._read(ask)
 
     def thumbnail(self, face_id: str) -> bytes:
-        """Return the stored crop of an enrolled face as PNG. Raises GalleryError where there is none."""
+        """Return the stored crop of a face, enrolled or unnamed, as PNG. Raises GalleryError where there is none."""
 
         def ask(store: Store) -> bytes:
-            if (png := store.crop(face_id)) is None:
+            if (png := store.crop(face_id) or store.unnamed_crop(face_id)) is None:
                 raise Unknown(
                     f"expected a face of {self.name} whose crop is kept, there is none with the id {face_id}: see "
                     "`faces` for the ids of a person"
@@ -263,8 +270,29 @@ class Gallery(FolderGallery):
         """Give a person another name, which nobody has. Raises GalleryError where nobody is called `old`."""
         return self._write(lambda store: store.rename(old, new))
 
+    def set_person(
+        self, identity: str, metadata: Mapping[str, object | None] | None = None, *, note: str | None = None
+    ) -> results.Change:
+        """Change what is kept of a person beside the name; `undo` takes it back.
+
+        Args:
+            identity: the person, by name or by id.
+            metadata: values by key, for filters such as `"person.born>=1990"`; None deletes a key.
+            note: a text; empty for none, None to leave it.
+
+        Raises GalleryError where there is nobody, InputError for what is too long.
+
+        ```python
+        gallery.set_person("s1", {"born": 1990}, note="the tall one")
+        ```
+        """
+        return self._write(lambda store: persons.set_person(store, identity, metadata or {}, note))
+
     def merge(self, source: str, into: str) -> results.Change:
-        """Give all faces of one person to another. Raises GalleryError where either is not enrolled."""
+        """Give all faces of one person to another, who keeps id, note and metadata and gets what they lack.
+
+        Raises GalleryError where either is not enrolled.
+        """
         return self._write(lambda store: store.merge(source, into))
 
     def split(self, face_ids: Sequence[str], *, to: str) -> results.Change:
@@ -294,11 +322,19 @@ class Gallery(FolderGallery):
         """
         return self._write(lambda store: store.undo(command))
 
-    def forget(self, identity: str, *, also: Sequence[AnyPath] = (), receipt: AnyPath | None = None) -> results.Receipt:
+    def forget(
+        self,
+        identity: str,
+        *,
+        unnamed: bool = False,
+        also: Sequence[AnyPath] = (),
+        receipt: AnyPath | None = None,
+    ) -> results.Receipt:
         """Remove a person for good: rows, vectors, crops, names. There is no undo.
 
         Args:
             identity: whom to forget.
+            unnamed: also forget the unnamed faces that look like the person, in a calibrated gallery.
             also: data sets to take the person out of, too.
             receipt: where to write the receipt; beside the gallery, unless given.
 
@@ -306,7 +342,7 @@ class Gallery(FolderGallery):
         """
         path = None if receipt is None else Path(receipt)
         folders = tuple(map(Path, also))
-        return self._do(lambda session: forget.forget(session, identity, also=folders, receipt=path))
+        return self._do(lambda session: forget.forget(session, identity, also=folders, receipt=path, unnamed=unnamed))
 
     # the gallery as a whole
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     PhotoInputs = PhotoInput | Iterable[PhotoInput]
 
 Metadata = Mapping[str, object] | str | PathLike[str]
+What = int | str  # the number of a group, or the id of a face
 Score = Literal["best", "mean", "template"]
 Review = Literal["off", "standard", "strict"]
 NamesFrom = Literal["folders", "regions", "both", "nobody"]
@@ -65,6 +66,9 @@ class GalleryInterface(Protocol):
     def people(self, *, containing: str = "") -> results.People:
         """List the enrolled people by name."""
 
+    def person(self, identity: str) -> results.Person:
+        """Return a person by name, or by id."""
+
     def faces(self, identity: str) -> results.EnrolledFaces:
         """List the enrolled faces of a person, oldest first."""
 
@@ -88,11 +92,37 @@ class GalleryInterface(Protocol):
     def rename(self, old: str, new: str) -> results.Change:
         """Give a person another name."""
 
+    def set_person(
+        self, identity: str, metadata: Mapping[str, object | None] | None = None, *, note: str | None = None
+    ) -> results.Change:
+        """Change the metadata and the note of a person, given by name or by id; `undo` takes it back."""
+
     def merge(self, source: str, into: str) -> results.Change:
         """Give all faces of one person to another."""
 
     def split(self, face_ids: Sequence[str], *, to: str) -> results.Change:
         """Give chosen faces to another person, enrolled already or new."""
+
+    def groups(self) -> results.FaceGroups:
+        """List the groups of unnamed faces, largest first."""
+
+    def unnamed(self, group: int | None = None) -> results.UnnamedFaces:
+        """List the unnamed faces, or those of a group."""
+
+    def suggest(self, limit: int = 5) -> list[results.Suggestion]:
+        """Suggest what to name next."""
+
+    def name_faces(self, what: What | Sequence[What], identity: str) -> results.Change:
+        """Enrol groups, by number, and unnamed faces, by id, under a person's name."""
+
+    def confirm(self, *groups: int) -> results.Change:
+        """Note that a group, or several, are one person."""
+
+    def reject(self, face_ids: str | Sequence[str], *, of: str | None = None) -> results.Change:
+        """Take faces out of their group or person, or say that they are not `of`."""
+
+    def ignore(self, what: What | Sequence[What]) -> results.Change:
+        """Leave groups and unnamed faces alone."""
 
     def remove(self, *, identity: str | None = None, face_id: str | None = None) -> results.Change:
         """Take a person, or one face, out; `undo` brings them back."""
@@ -100,7 +130,7 @@ class GalleryInterface(Protocol):
     def undo(self, command: str | None = None) -> list[results.Change]:
         """Take back the last change, or only the one with this command."""
 
-    def forget(self, identity: str) -> results.Receipt:
+    def forget(self, identity: str, *, unnamed: bool = False) -> results.Receipt:
         """Remove a person for good. There is no undo."""
 
     def calibrate(self, *, fpir: float = 0.01) -> results.Calibrated:

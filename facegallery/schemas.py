@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from facegallery.results import FACE_ID, NAME, Person, PhotoResult, VectorResult
+from facegallery.results import FACE_ID, NAME, NUMBER, Person, PhotoResult, UnnamedFace, VectorResult
 
 TEXT = r"^[^\x00]+$"
 SPELLING = "White space and invisible characters are brought into one form."
@@ -28,6 +28,9 @@ NewName = Annotated[
     ),
 ]
 FaceId = Annotated[str, Field(**FACE_ID)]
+MOST_NUMBER = 10**12
+GroupNumber = Annotated[int, Field(ge=1, le=MOST_NUMBER, **NUMBER)]
+GroupOrFace = GroupNumber | FaceId
 Filter = Annotated[str, Field(max_length=1000)]
 
 
@@ -76,6 +79,16 @@ class Rename(RequestBody):
     new: NewName
 
 
+class Set(RequestBody):
+    """Change what is kept of a person beside the name."""
+
+    identity: Name
+    metadata: dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=1000)] | None] = Field(
+        default={}, max_length=200, description="Values by key; null deletes a key."
+    )
+    note: Annotated[str, Field(max_length=10_000)] | None = Field(default=None, description="Empty for none.")
+
+
 class Merge(RequestBody):
     """Give all faces of a person to another."""
 
@@ -101,6 +114,33 @@ class Forget(RequestBody):
     """Remove a person for good."""
 
     identity: Name
+    unnamed: bool = Field(default=False, description="Also forget the unnamed faces that look like the person.")
+
+
+class NameFaces(RequestBody):
+    """Enrol groups and faces without a person under a name."""
+
+    what: list[GroupOrFace] = Field(min_length=1, max_length=10_000)
+    identity: NewName
+
+
+class Confirm(RequestBody):
+    """Note that groups are one person."""
+
+    groups: list[GroupNumber] = Field(min_length=1, max_length=1000)
+
+
+class Reject(RequestBody):
+    """Take faces out of their group or person."""
+
+    face_ids: list[FaceId] = Field(min_length=1, max_length=10_000)
+    of: Name | None = Field(default=None, description="The person that they are not; omit for where each is.")
+
+
+class Ignore(RequestBody):
+    """Leave groups and faces alone."""
+
+    what: list[GroupOrFace] = Field(min_length=1, max_length=10_000)
 
 
 class Calibrate(RequestBody):
@@ -156,6 +196,13 @@ class PeoplePage(BaseModel):
 
     people: list[Person]
     next: str | None = Field(description="Send it as `cursor` to get the next page; null on the last one.")
+
+
+class UnnamedPage(BaseModel):
+    """A page of the faces without a person, oldest first."""
+
+    faces: list[UnnamedFace]
+    next: int | None = Field(description="Send it as `cursor` to get the next page; null on the last one.")
 
 
 class Indexes(BaseModel):

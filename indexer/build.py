@@ -24,6 +24,7 @@ from facegallery.indexer.selection import NO_IDENTITY, Digest, Selection, digest
 from facegallery.indexer.store import forgotten, lists
 from facegallery.indexer.store.database import CIPHER_FILE, FILE, remove_file
 from facegallery.indexer.store.errors import Damaged
+from facegallery.indexer.store.persons import records_of
 from facegallery.indexer.store.reader import check_name
 from facegallery.indexer.store.rows import Added, Conflict
 from facegallery.indexer.store.store import Store, versions
@@ -248,6 +249,7 @@ def _fill(store: Store, selection: Selection, *, centre: bool, readmit: bool) ->
     if store.fact("salt") is None:
         _take_over(store, readmit=readmit)
     digest = Digest(selection, centre=centre)
+    store.offer(records_of(selection.people()))
     done, _ = store.enrol(digest.over(selection), readmit=readmit)
     left_out = {**selection.left_out, AGAIN: done.again, CONFLICT: len(done.conflicts), FORGOTTEN: done.forgotten}
     if not done.added:

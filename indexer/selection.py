@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facegallery.embedder.dataset.dataset import DataSet
+from facegallery.embedder.dataset.people import read_people
 from facegallery.embedder.dataset.row import Row, to_rows, vectors_of
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.names import name_or_none
@@ -70,6 +71,10 @@ class Selection:
                 self.left_out[NO_NAME] += 1
             else:
                 yield row
+
+    def people(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return what the data set says of people, by their names in the stored spelling."""
+        return [(name_or_none(name) or name, said) for name, said in read_people(self.data.folder)]
 
     def labels(self) -> Iterator[tuple[str, str | None]]:
         """Yield (image, identity) of each photo of the split, with the name in the stored spelling."""

@@ -29,6 +29,8 @@ VERBS = (
     "library",
     "sync",
     "watch",
+    "persons",
+    "dedupe_gallery",
 )  # files of `workflows` that do not know each other
 OF_INDEXER = (
     *(f"embedder.{m}" for m in ("spec", "dataset", "files", "errors", "names", "progress", "text", "replaceable")),
@@ -97,7 +99,7 @@ ALLOWED = {
     "results": ("embedder.errors", "embedder.outcomes", *TYPES_OF_RESULTS),
     "client": ("remote", "schemas", "results", "interface", "embedder.errors", "embedder.progress"),
     "remote": ("embedder", "schemas", "results", "interface", "workflows.inputs"),
-    "remote.galleries": ("client", "remote.flows", "results", "interface", "embedder.progress"),
+    "remote.galleries": ("client", "remote.flows", "remote.unnamed", "results", "interface", "embedder.progress"),
     "demo": ("embedder", "indexer.build", "trainer", "workflows"),
     "workflows.photos": ("embedder",),
     "workflows.inputs": ("embedder",),

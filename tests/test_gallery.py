@@ -120,9 +120,9 @@ def test_a_gallery_made_from_python_holds_what_build_index_makes(photos, made, t
 
 
 def _without_ids(people, like):
-    """People with the thumbnails of others: which face is the oldest depends on the order of photos."""
-    pairs = zip(people, like, strict=True)
-    return fg.results.People(tuple(dataclasses.replace(a, face_id=b.face_id) for a, b in pairs))
+    """People with the ids of others: the oldest face depends on the order of photos, a person's id is drawn."""
+    ids = ({"face_id": b.face_id, "person_id": b.person_id} for b in like)
+    return fg.results.People(tuple(dataclasses.replace(a, **own) for a, own in zip(people, ids, strict=True)))
 
 
 @pytest.mark.parametrize(
@@ -373,6 +373,9 @@ def test_results_are_tables_too(shared, photos, probe, tmp_path):
         "identity": "s2",
         "faces": 3,
         "face_id": shared.people()[1].face_id,
+        "person_id": shared.person("s2").person_id,
+        "note": "",
+        "metadata": "{}",
     }
     faces = shared.faces("s2").to_arrow()
     assert faces.column_names == ["identity", "face_id", "image", "split", "box"] and faces.num_rows == 3

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from facegallery.embedder.dataset.dataset import DataSet, mark_path, shard_path
+from facegallery.embedder.dataset.people import drop_people, read_people
 from facegallery.embedder.dataset.plan import by_shard, digest_of, plans, read_plans
 from facegallery.embedder.dataset.row import Entry, to_bytes
 from facegallery.embedder.files import drop_stale_temporaries, locked, write_atomic
@@ -41,6 +42,7 @@ def _drop_rows(folder: Path, is_doomed: IsDoomed) -> int:
         kept = lines.filter(pa.array([name not in photos for name in lines["path"].to_pylist()], pa.bool_()))
         if len(kept) < len(lines):
             write_atomic(plan, to_bytes(kept))
+    drop_people(folder, lambda name: is_doomed(None, name))
     return dropped
 
 
@@ -49,7 +51,8 @@ def count_rows(folder: Path, is_doomed: IsDoomed) -> int:
     data = DataSet(folder)
     rows = (pair for table in data.shards(["face_id", "identity"]) for pair in _pairs(table, "face_id", "identity"))
     lines = sum(is_doomed(None, identity) for _, table in plans(folder) for identity in table["identity"].to_pylist())
-    return sum(is_doomed(face_id, identity) for face_id, identity in rows) + lines
+    people = sum(is_doomed(None, name) for name, _ in read_people(folder))
+    return sum(is_doomed(face_id, identity) for face_id, identity in rows) + lines + people
 
 
 def _drop_unfinished(data: DataSet) -> None:

@@ -47,6 +47,7 @@ SECTIONS = {
     "Correct a gallery": {
         "doubtful": Entry("doubtful:doubtful", "List enrolled faces that may be wrong."),
         "rename": Entry("people:rename", "Give a person another name."),
+        "set": Entry("people:set_", "Keep a note and your own metadata of a person."),
         "merge": Entry("people:merge", "Give all faces of one person to another."),
         "split": Entry("people:split", "Give chosen faces to another person."),
         "remove": Entry("people:remove", "Remove faces; undo brings them back."),

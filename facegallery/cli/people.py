@@ -91,11 +91,12 @@ def _list_faces(out: Output, gallery: Store, identity: str, limit: int) -> None:
 
 
 def _list_people(out: Output, gallery: Store, after: str, limit: int) -> None:
-    people = gallery.list_people(after, limit)
-    out.result(
-        [{"identity": person, "faces": n} for person, n in people],
-        [f"{n:>6}  {person}" for person, n in people] or "nobody is enrolled",
-    )
+    from facegallery.results import as_document
+    from facegallery.workflows.persons import listed
+
+    people = listed(gallery, after, limit)
+    lines = [f"{one.faces:>6}  {one.person_id or '':<16}  {one.identity}" for one in people]
+    out.result(as_document(people), lines or "nobody is enrolled")
     _say_shown(out, len(people), gallery.count_people(after), "people")
 
 
@@ -139,6 +140,45 @@ def rename(out: Output, *, name: str, old: str, new: str) -> None:
         show_change(out, gallery.rename(old, new))
 
 
+@click.command("set")
+@NAME
+@click.option("--identity", required=True, help="The person, by name or by id.")
+@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--unset", multiple=True, metavar="KEY", help="Delete this key.")
+@click.option("--note", help="A text about the person; '' for none.")
+@common
+def set_(
+    out: Output, *, name: str, identity: str, pairs: tuple[str, ...], unset: tuple[str, ...], note: str | None
+) -> None:
+    """Keep a note and your own metadata of a person.
+
+    `list NAME --json` shows them, and `search --where person.KEY=VALUE` takes them as filters.
+    """
+    from facegallery.workflows.persons import set_person
+    from facegallery.workflows.probes import open_store
+
+    if not pairs and not unset and note is None:
+        raise InputError("expected KEY=VALUE, --unset or --note, received none: say what to keep of the person")
+    metadata = _metadata(pairs, unset)
+    with open_store(name, write=True) as gallery:
+        show_change(out, set_person(gallery, identity, metadata, note))
+
+
+def _metadata(pairs: tuple[str, ...], unset: tuple[str, ...]) -> dict[str, str | None]:
+    """Return values by key, None for a key to delete; raise InputError for what is no pair, or a key given twice."""
+    found: dict[str, str | None] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"expected KEY=VALUE, received {pair!r}: write as born=1990")
+        if key.strip() in found:
+            raise InputError(f"expected each key once, received {key.strip()!r} twice: leave one out")
+        found[key.strip()] = value
+    if both := next((key for key in unset if key in found), None):
+        raise InputError(f"expected {both!r} to be set or unset, received both: give one")
+    return found | dict.fromkeys(unset)
+
+
 @click.command()
 @NAME
 @click.argument("source")
@@ -178,8 +218,10 @@ def show_change(out: Output, change: Any) -> None:
 
 def change_text(verb: str, faces: int, people: Any) -> str:
     """Return one line about a change: its verb, the number of faces and the people."""
-    if not (len(set(people)) > 1 if verb == "rename" else faces):
+    if not (len(set(people)) > 1 if verb == "rename" else people if verb == "set" else faces):
         return f"{verb}: nothing changed"
+    if verb == "set":
+        return f"{verb}: {people[0]}"
     names = ", ".join(people[:PEOPLE_NAMED])
     more = f" and {len(people) - PEOPLE_NAMED} more" if len(people) > PEOPLE_NAMED else ""
     return f"{verb}: {faces} faces" + (f" ({names}{more})" if names else "")
@@ -190,8 +232,11 @@ def change_text(verb: str, faces: int, people: Any) -> str:
 @click.option("--identity", required=True, help="The person to forget.")
 @click.option("--also", type=PATH, multiple=True, help="Remove the person from this Parquet data set, too.")
 @click.option("--receipt", type=PATH, help="Where to write the receipt. [default: beside the index]")
+@click.option("--unnamed", is_flag=True, help="Forget the unnamed faces that look like the person, too.")
 @common
-def forget(out: Output, *, name: str, identity: str, also: tuple[Path, ...], receipt: Path | None) -> None:
+def forget(
+    out: Output, *, name: str, identity: str, also: tuple[Path, ...], receipt: Path | None, unnamed: bool
+) -> None:
     """Remove a person for good, and write a receipt.
 
     Removes rows, vectors, crops and names, then looks for what is left; `undo` cannot bring the person back. Exits
@@ -201,7 +246,7 @@ def forget(out: Output, *, name: str, identity: str, also: tuple[Path, ...], rec
     from facegallery.results import as_document
     from facegallery.workflows.forget import forget as run
 
-    done = run(name, identity, also=also, receipt=receipt)
+    done = run(name, identity, also=also, receipt=receipt, unnamed=unnamed)
     lines = [f"found {n} times in {file}" for file, n in done.files.items() if n]
     lines += [f"not cleaned: {what}" for what in done.not_cleaned] + [f"note: {note}" for note in done.notes]
     if done.pending:

@@ -26,7 +26,7 @@ from facegallery.embedder.compute import Compute
 from facegallery.embedder.errors import DataError
 
 if TYPE_CHECKING:
-    from facegallery.results import Duplicates
+    from facegallery.results import Duplicates, GalleryDuplicates
 
 
 @click.command()
@@ -67,6 +67,9 @@ def prepare(out: Output, *, layout: str, src: Path, dest: Path, table: Path | No
 def dedupe(out: Output, *, photos: Path, seconds: float, strict: bool) -> None:
     """Find copies of photos and bursts, and which photo to keep.
 
+    PHOTOS may be the name of a gallery, too: near-identical photos among those it has are found by their vectors and
+    crops, and the commands that drop the others are printed.
+
     PHOTOS is a folder of photos, a photo or a CSV. A set is of the `same file` (the same bytes), the `same picture`
     (saved again, resized, converted or turned), or a `burst` (nearly the same scene within seconds, by EXIF; without
     it, by the times of files whose numbers follow each other). Below each set stand its photos, the one to keep first.
@@ -75,6 +78,9 @@ def dedupe(out: Output, *, photos: Path, seconds: float, strict: bool) -> None:
     from facegallery.results import as_document
     from facegallery.workflows.dedupe import dedupe as run
 
+    if _is_gallery(out, photos):
+        _dedupe_gallery(out, str(photos))
+        return
     with out.progress("dedupe") as tick:
         found = run(photos, seconds=seconds, progress=tick)
     for photo in found.unread[:PROBLEMS_SHOWN]:
@@ -85,6 +91,43 @@ def dedupe(out: Output, *, photos: Path, seconds: float, strict: bool) -> None:
     if len(found.unread) == found.photos:
         sys.exit(DataError.exit_code)
     sys.exit(1 if strict and found.unread else 0)
+
+
+def _is_gallery(out: Output, photos: Path) -> bool:
+    """Return whether a plain name is that of a gallery; a file or folder of that name comes first, with a note."""
+    from facegallery.indexer.store.database import FILE
+    from facegallery.workflows.probes import indexes_root
+
+    given = str(photos)
+    if photos.name != given or not (indexes_root() / given / FILE).is_file():
+        return False
+    if photos.exists():
+        out.say(f"{given} is a gallery, too: for that, run the command in another folder, with FACEGALLERY_INDEXES set")
+        return False
+    return True
+
+
+def _dedupe_gallery(out: Output, name: str) -> None:
+    from facegallery.results import as_document
+    from facegallery.workflows.dedupe_gallery import dedupe_gallery
+
+    found = dedupe_gallery(name)
+    if not found.by_crops:
+        out.say(f"{name} keeps no crops: photos are compared by vectors alone, look at each before you remove it")
+    out.result(as_document(found), gallery_lines(found))
+
+
+def gallery_lines(found: GalleryDuplicates) -> Iterator[str]:
+    """Yield a line for each set, lines for its photos and for what drops the others, and one with the counts."""
+    for one in found:
+        yield f"keep {one.keep.image}: {one.why}"
+        for photo in one.photos:
+            unnamed = [f"{photo.unnamed} unnamed"] if photo.unnamed else []
+            yield f"  {photo.image}  {photo.width} x {photo.height}, {', '.join([*photo.people, *unnamed])}"
+        yield from (f"  facegallery {command}" for command in one.commands)
+    spare = sum(len(one.others) for one in found)
+    sets = f"{len(found)} sets; not to be kept: {spare}" if found else "no two are near-identical"
+    yield f"{found.name}: {found.photos} photos: {sets}"
 
 
 def duplicate_lines(found: Duplicates) -> Iterator[str]:

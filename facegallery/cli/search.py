@@ -88,6 +88,7 @@ def build_index(
 @score_option
 @asking_options
 @model_option
+@click.option("--unnamed", is_flag=True, help="Show near groups of unnamed faces, too, and near faces in no group.")
 @click.option("--image", "picture", type=PATH, help="Draw each probe beside its matches.")
 @click.option(
     "--out", "table", type=PATH, help="Write the answers to this Parquet file, a row each, instead of printing them."
@@ -106,6 +107,7 @@ def search(
     where: tuple[str, ...],
     one_face: bool,
     model: str | None,
+    unnamed: bool,
     picture: Path | None,
     table: Path | None,
     compute: Compute,
@@ -124,7 +126,8 @@ def search(
     from facegallery.workflows.search import search_to_parquet
     from facegallery.workflows.session import GallerySession
 
-    question, options = Question(k, faces, score, where, min_score), ReadOptions(one_face, keep_pixels=bool(picture))
+    question = Question(k, faces, score, where, min_score, unnamed)
+    options = ReadOptions(one_face, keep_pixels=bool(picture))
     session = GallerySession(name, model=model, compute=compute)
     if table:
         with out.progress("search") as tick, session:
@@ -313,6 +316,15 @@ def answer_lines(found: dict[str, Any], *, face_ids: bool = False) -> Iterator[s
             for hit in face["hits"]:
                 id_of_face = f"{hit['face_id']}  " if face_ids else ""
                 yield f"{hit['rank']:>5}  {hit['score']:7.4f}  {id_of_face}{hit['identity']}  ({hit['image']})"
+            yield from map(unnamed_line, face.get("unnamed") or ())
+
+
+def unnamed_line(near: dict[str, Any]) -> str:
+    """Return a line about a group of unnamed faces, or about one face."""
+    if near["group"] is None:
+        return f"    -  {near['score']:7.4f}  an unnamed face, {near['face_id']}  ({near['image']})"
+    on = counted(near["photos"], "photo")
+    return f"    -  {near['score']:7.4f}  unnamed group {near['group']}: {on}  ({near['image']})"
 
 
 def chance_text(face: dict[str, Any]) -> str:

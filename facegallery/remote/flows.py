@@ -6,7 +6,7 @@ import base64
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -195,6 +195,18 @@ class GalleryFlows:
             if (cursor := page.next) is None:
                 return results.People(tuple(found))
 
+    def person(self, identity: str) -> Flow[results.Person]:
+        """Ask for one person."""
+        return self._ask(results.Person, "GET", "/person", params={"identity": identity})
+
+    def set_person(
+        self, identity: str, metadata: Mapping[str, object | None] | None, note: str | None
+    ) -> Flow[results.Change]:
+        """Change the metadata and the note of a person."""
+        texts = {key: None if value is None else str(value) for key, value in (metadata or {}).items()}
+        body = {"identity": identity, "metadata": texts} | given(note=note)
+        return self._ask(results.Change, "PATCH", "/person", json=body)
+
     def faces(self, identity: str) -> Flow[results.EnrolledFaces]:
         """List the enrolled faces of a person."""
         return self._ask(results.EnrolledFaces, "GET", "/faces", params={"identity": identity})
@@ -261,9 +273,10 @@ class GalleryFlows:
         """Undo the last change."""
         return self._ask(list[results.Change], "POST", "/undo", json={"command": command})
 
-    def forget(self, identity: str) -> Flow[results.Receipt]:
+    def forget(self, identity: str, *, unnamed: bool) -> Flow[results.Receipt]:
         """Remove a person for good."""
-        return self._ask(results.Receipt, "POST", "/people/forget", json={"identity": identity})
+        body = {"identity": identity} | ({"unnamed": True} if unnamed else {})
+        return self._ask(results.Receipt, "POST", "/people/forget", json=body)
 
     # jobs
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from facegallery import results
 from facegallery.embedder.progress import unseen
 from facegallery.remote.flows import AddArguments, GalleryFlows, SearchArguments
+from facegallery.remote.unnamed import AsyncRemoteUnnamed, RemoteUnnamed
 
 if TYPE_CHECKING:
     from facegallery.client import AsyncClient, Client
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from facegallery.interface import Metadata, PhotoInput, PhotoInputs, Score
 
 
-class RemoteGallery:
+class RemoteGallery(RemoteUnnamed):
     """A gallery of a server, with the methods of a local one.
 
     Photos are read here and sent as bytes; arrays and PIL images are sent as PNG. As a context manager it closes the
@@ -89,6 +90,10 @@ class RemoteGallery:
         """List the enrolled people by name. containing: a part of the name."""
         return self._client.run(self._flows.people(containing))
 
+    def person(self, identity: str) -> results.Person:
+        """Return a person by name, or by id, with note and metadata."""
+        return self._client.run(self._flows.person(identity))
+
     def faces(self, identity: str) -> results.EnrolledFaces:
         """List the enrolled faces of a person, oldest first. Raises GalleryRefused for an unknown person."""
         return self._client.run(self._flows.faces(identity))
@@ -132,6 +137,15 @@ class RemoteGallery:
         """Give a person another name, which nobody has."""
         return self._client.run(self._flows.rename(old, new))
 
+    def set_person(
+        self, identity: str, metadata: Mapping[str, object | None] | None = None, *, note: str | None = None
+    ) -> results.Change:
+        """Change the metadata and the note of a person, given by name or by id; `undo` takes it back.
+
+        metadata: values by key; None deletes a key. note: empty for none, None to leave it.
+        """
+        return self._client.run(self._flows.set_person(identity, metadata, note))
+
     def merge(self, source: str, into: str) -> results.Change:
         """Give all faces of one person to another."""
         return self._client.run(self._flows.merge(source, into))
@@ -148,9 +162,12 @@ class RemoteGallery:
         """Undo the last change; with `command`, only if it is that change."""
         return self._client.run(self._flows.undo(command))
 
-    def forget(self, identity: str) -> results.Receipt:
-        """Remove a person for good. It cannot be undone. Needs a key with the scope admin."""
-        return self._client.run(self._flows.forget(identity))
+    def forget(self, identity: str, *, unnamed: bool = False) -> results.Receipt:
+        """Remove a person for good. It cannot be undone. Needs a key with the scope admin.
+
+        unnamed: also forget the unnamed faces that look like the person.
+        """
+        return self._client.run(self._flows.forget(identity, unnamed=unnamed))
 
     def calibrate(self, *, fpir: float = 0.01) -> results.Calibrated:
         """Fit the score from which a hit counts, by the enrolled people. Needs a key with the scope admin.
@@ -175,7 +192,7 @@ class RemoteGallery:
         return self._client.run(self._flows.compact(keep_undo))
 
 
-class AsyncRemoteGallery:
+class AsyncRemoteGallery(AsyncRemoteUnnamed):
     """A gallery of a server, for asynchronous programs: the methods of `RemoteGallery`, to be awaited."""
 
     def __init__(self, client: AsyncClient, name: str):
@@ -230,6 +247,10 @@ class AsyncRemoteGallery:
         """List the enrolled people by name. containing: a part of the name."""
         return await self._client.run(self._flows.people(containing))
 
+    async def person(self, identity: str) -> results.Person:
+        """Return a person by name, or by id, with note and metadata."""
+        return await self._client.run(self._flows.person(identity))
+
     async def faces(self, identity: str) -> results.EnrolledFaces:
         """List the enrolled faces of a person, oldest first. Raises GalleryRefused for an unknown person."""
         return await self._client.run(self._flows.faces(identity))
@@ -260,6 +281,15 @@ class AsyncRemoteGallery:
         """Give a person another name, which nobody has."""
         return await self._client.run(self._flows.rename(old, new))
 
+    async def set_person(
+        self, identity: str, metadata: Mapping[str, object | None] | None = None, *, note: str | None = None
+    ) -> results.Change:
+        """Change the metadata and the note of a person, given by name or by id; `undo` takes it back.
+
+        metadata: values by key; None deletes a key. note: empty for none, None to leave it.
+        """
+        return await self._client.run(self._flows.set_person(identity, metadata, note))
+
     async def merge(self, source: str, into: str) -> results.Change:
         """Give all faces of one person to another."""
         return await self._client.run(self._flows.merge(source, into))
@@ -276,9 +306,12 @@ class AsyncRemoteGallery:
         """Undo the last change; with `command`, only if it is that change."""
         return await self._client.run(self._flows.undo(command))
 
-    async def forget(self, identity: str) -> results.Receipt:
-        """Remove a person for good. It cannot be undone. Needs a key with the scope admin."""
-        return await self._client.run(self._flows.forget(identity))
+    async def forget(self, identity: str, *, unnamed: bool = False) -> results.Receipt:
+        """Remove a person for good. It cannot be undone. Needs a key with the scope admin.
+
+        unnamed: also forget the unnamed faces that look like the person.
+        """
+        return await self._client.run(self._flows.forget(identity, unnamed=unnamed))
 
     async def calibrate(self, *, fpir: float = 0.01) -> results.Calibrated:
         """Fit the score from which a hit counts, by the enrolled people. Needs a key with the scope admin."""

@@ -79,7 +79,7 @@ def send(method: str, path: str, *, retry: bool = True, **content: Any) -> Flow[
 
     Raises RequestRefused for every other response than a success.
     """
-    headers = {"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {}
+    headers = {"Idempotency-Key": uuid.uuid4().hex} if method in ("POST", "PATCH") else {}
     request = Request(method, path, content, headers, time.monotonic())
     for left in reversed(range(TRIES if retry else 1)):
         try:

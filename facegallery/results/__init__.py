@@ -5,13 +5,22 @@ arguments of pydantic's `Field`: the server's OpenAPI document takes description
 module imports nothing heavy.
 """
 
-from facegallery.results.base import FACE_ID, NAME, Box, ColumnKind, ResultList, as_document, box_of, fields_of
-from facegallery.results.duplicates import DuplicatePhoto, Duplicates, DuplicateSet, UnreadPhoto
+from facegallery.results.base import FACE_ID, NAME, NUMBER, Box, ColumnKind, ResultList, as_document, box_of, fields_of
+from facegallery.results.duplicates import (
+    DuplicatePhoto,
+    Duplicates,
+    DuplicateSet,
+    GalleryDuplicatePhoto,
+    GalleryDuplicates,
+    GalleryDuplicateSet,
+    UnreadPhoto,
+)
 from facegallery.results.faces import (
     Face,
     Faces,
     FoundFace,
     Hit,
+    NearUnnamed,
     PhotoFace,
     PhotoFaces,
     PhotoResult,
@@ -73,6 +82,9 @@ __all__ = [
     "Face",
     "Faces",
     "FoundFace",
+    "GalleryDuplicatePhoto",
+    "GalleryDuplicateSet",
+    "GalleryDuplicates",
     "GalleryInfo",
     "GalleryPhoto",
     "GalleryPhotos",
@@ -80,6 +92,8 @@ __all__ = [
     "Job",
     "LogLine",
     "NAME",
+    "NUMBER",
+    "NearUnnamed",
     "People",
     "Person",
     "PhotoFace",

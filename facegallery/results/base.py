@@ -20,7 +20,13 @@ Point = tuple[float, float]
 ColumnKind = Literal["number", "date", "text"]
 
 NAME = {"description": "A person's name.", "examples": ["Ada Lovelace"]}
+PERSON_ID = {
+    "description": "The id of the person, which stays when the name changes; null in a gallery of an earlier version "
+    "until its next change.",
+    "examples": ["p3k7q9x2m4w8z1ab"],
+}
 FACE_ID = {"pattern": r"^[0-9a-f]{32}$", "examples": ["6e6cafb5ab4d2c51c9d3ea2d7ca8ff31"]}
+NUMBER = {"description": "The number of a group; it stays, and no other group gets it.", "examples": [12]}
 BOX = {
     "description": "x0, y0, x1, y1 in pixels of the photo as it is shown, to a hundredth.",
     "examples": [[14.2, 20.1, 78.9, 102.4]],

@@ -103,3 +103,63 @@ class Duplicates(ResultList[DuplicateSet]):
     def spare_bytes(self) -> int:
         """The size of all files that need not be kept."""
         return sum(photo.bytes for one in self.sets for photo in one.others)
+
+
+@dataclass(frozen=True)
+class GalleryDuplicatePhoto:
+    """A photo that a gallery has faces of."""
+
+    image: str
+    people: tuple[str, ...] = field(metadata={"description": "Who is enrolled with it."})
+    unnamed: int = field(metadata={"description": "Its faces without a person."})
+    width: int = field(metadata={"description": "Of its largest face, in pixels; 0 where it is not known."})
+    height: int
+    sharpness: float = field(metadata={"description": "Of that face; low where it is blurred."})
+
+
+@dataclass(frozen=True)
+class GalleryDuplicateSet:
+    """Near-identical photos of a gallery, the one to keep first."""
+
+    why: str = field(metadata={"description": "Why the first one is to be kept."})
+    photos: tuple[GalleryDuplicatePhoto, ...]
+    commands: tuple[str, ...] = field(
+        metadata={"description": "What drops the others; empty where they are enrolled as other people."}
+    )
+
+    @property
+    def keep(self) -> GalleryDuplicatePhoto:
+        """The photo to keep."""
+        return self.photos[0]
+
+    @property
+    def others(self) -> tuple[GalleryDuplicatePhoto, ...]:
+        """The photos that need not be kept."""
+        return self.photos[1:]
+
+
+@dataclass(frozen=True)
+class GalleryDuplicates(ResultList[GalleryDuplicateSet]):
+    """The sets of near-identical photos of a gallery.
+
+    The table has a row for each photo of a set: set, keep, and the fields of the photo.
+    """
+
+    name: str = field(metadata={"description": "Of the gallery."})
+    sets: tuple[GalleryDuplicateSet, ...]
+    photos: int = field(metadata={"description": "That the gallery has faces of."})
+    by_crops: bool = field(metadata={"description": "Whether crops are kept, by which pictures are compared."})
+
+    @property
+    def _items(self) -> Sequence[GalleryDuplicateSet]:
+        return self.sets
+
+    def _columns(self) -> dict[str, str]:
+        of_photo = {"people": "string", "unnamed": "int64", "width": "int64", "height": "int64", "sharpness": "float64"}
+        return {"set": "int64", "keep": "bool", "image": "string"} | of_photo
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for number, one in enumerate(self.sets):
+            for photo in one.photos:
+                people = {"people": "; ".join(photo.people)}
+                yield {"set": number, "keep": photo is one.keep} | fields_of(photo) | people

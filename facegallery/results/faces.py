@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from facegallery.embedder.outcomes import OF_BYTES, OK
-from facegallery.results.base import BOX, FACE_ID, Box, Point, ResultList, fields_of
+from facegallery.results.base import BOX, FACE_ID, NUMBER, PERSON_ID, Box, Point, ResultList, fields_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FACE_MEASURES = ("confidence", "quality", "sharpness", "brightness", "contrast", "yaw", "pitch", "roll")
 VECTOR = {"binary": True, "description": "float32 (d,), length 1"}
+OF_HIT = ("identity", "face_id", "image", "person_id")  # columns hit_* of the table
 CROP = {"binary": True, "description": "uint8 RGB (160, 160, 3)"}
 
 
@@ -28,6 +29,19 @@ class Hit:
     score: float = field(metadata={"description": "Cosine."})
     face_id: str = field(metadata=FACE_ID)
     image: str = field(metadata={"description": "The enrolled photo."})
+    person_id: str | None = field(default=None, metadata=PERSON_ID)
+
+
+@dataclass(frozen=True)
+class NearUnnamed:
+    """A group of unnamed faces that a face resembles, or an unnamed face in no group. It is nobody's yet."""
+
+    group: int | None = field(metadata=NUMBER | {"description": "The number of the group; null for a single face."})
+    faces: int = field(metadata={"description": "Of the group."})
+    photos: int = field(metadata={"description": "On which these faces are."})
+    score: float = field(metadata={"description": "Cosine with the group's best face."})
+    face_id: str = field(metadata=FACE_ID | {"description": "Of that face."})
+    image: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,11 @@ class VectorResult:
         metadata={"description": "From the best person's score to that of the best other person, also among faces."}
     )
     hits: tuple[Hit, ...]
+    unnamed: tuple[NearUnnamed, ...] | None = field(
+        default=None,
+        kw_only=True,
+        metadata={"description": "Near groups of unnamed faces, best first; null where they were not asked for."},
+    )
 
 
 @dataclass(frozen=True)
@@ -111,6 +130,7 @@ class SearchResult(ResultList[FoundFace]):
         verdict = {"known": "bool", "chance": "float64", "margin": "float64"}
         hit = {"rank": "int32", "hit_identity": "string", "score": "float64", "hit_face_id": "string"}
         more = {"hit_image": "string", "chance_limit": "float64", "weak": "string", "stale": "string"}
+        more |= {"hit_person_id": "string"}
         return probe | {"box": "floats", "confidence": "float64"} | verdict | hit | more
 
     def _rows(self) -> Iterator[dict[str, Any]]:
@@ -119,9 +139,9 @@ class SearchResult(ResultList[FoundFace]):
             if not photo.faces:
                 yield of_photo
             for face in photo.faces:
-                of_face = of_photo | fields_of(face, but=("image", "hits"))
+                of_face = of_photo | fields_of(face, but=("image", "hits", "unnamed"))
                 for hit in face.hits:
-                    renamed = {"hit_identity": hit.identity, "hit_face_id": hit.face_id, "hit_image": hit.image}
+                    renamed = {f"hit_{name}": getattr(hit, name) for name in OF_HIT}
                     yield of_face | {"rank": hit.rank, "score": hit.score} | renamed
                 if not face.hits:
                     yield of_face

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from facegallery.results.base import BOX, COMMAND, FACE_ID, Box, ResultList, fields_of
-
-NUMBER = {"description": "The number of a group; it stays, and no other group gets it.", "examples": [12]}
+from facegallery.results.base import BOX, COMMAND, FACE_ID, NUMBER, Box, ResultList, fields_of
 
 
 @dataclass(frozen=True)

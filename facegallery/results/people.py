@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from facegallery.results.base import BOX, COMMAND, FACE_ID, Box, ResultList, box_of, fields_of
+from facegallery.results.base import BOX, COMMAND, FACE_ID, PERSON_ID, Box, ResultList, box_of, fields_of
 from facegallery.results.faces import PhotoFace
 
 if TYPE_CHECKING:
@@ -22,11 +23,17 @@ class Person:
     identity: str
     faces: int = field(metadata={"description": "How many are enrolled."})
     face_id: str | None = field(metadata=FACE_ID | {"description": "Of the oldest face, for a thumbnail."})
+    person_id: str | None = field(default=None, metadata=PERSON_ID)
+    note: str = ""
+    metadata: dict[str, str] = field(default_factory=dict, metadata={"description": "The user's own, for filters."})
 
 
 @dataclass(frozen=True)
 class People(ResultList[Person]):
-    """The enrolled people by name. The table has a row for each: identity, faces, face_id."""
+    """The enrolled people by name. The table has a row for each: identity, faces, face_id, person_id, note, metadata.
+
+    metadata is JSON there.
+    """
 
     people: tuple[Person, ...]
 
@@ -35,10 +42,12 @@ class People(ResultList[Person]):
         return self.people
 
     def _columns(self) -> dict[str, str]:
-        return {"identity": "string", "faces": "int64", "face_id": "string"}
+        kept = {"person_id": "string", "note": "string", "metadata": "string"}
+        return {"identity": "string", "faces": "int64", "face_id": "string"} | kept
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        return (fields_of(person) for person in self.people)
+        for person in self.people:
+            yield fields_of(person) | {"metadata": json.dumps(person.metadata, ensure_ascii=False, sort_keys=True)}
 
 
 @dataclass(frozen=True)
@@ -193,5 +202,9 @@ class Receipt:
     )
     withheld: int = field(
         default=0, metadata={"description": "Paths that are not shown whole because they name the person."}
+    )
+    alike: tuple[str, ...] = field(
+        default=(),
+        metadata={"description": "Ids of unnamed faces that look like the person, and stay; `unnamed` forgets them."},
     )
     receipt: str | None = field(default=None, metadata={"description": "The file that this was written to."})

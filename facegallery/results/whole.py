@@ -19,6 +19,12 @@ class GalleryInfo:
     index: str
     faces: int
     people: int
+    unnamed: int = field(metadata={"description": "Faces without a person."})
+    groups: int = field(metadata={"description": "Of unnamed faces."})
+    loose: int = field(metadata={"description": "Unnamed faces in no group."})
+    ignored: int = field(metadata={"description": "Unnamed faces that were to be left alone."})
+    rejected: int = field(metadata={"description": "Times that somebody said that a face is not of a group or person."})
+    photos: int = field(metadata={"description": "With a face that is enrolled or unnamed."})
     dimensions: int = field(metadata={"description": "Of a vector."})
     model: str
     fingerprint: str = field(metadata={"description": "16 hex digits: what makes vectors comparable."})

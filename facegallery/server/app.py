@@ -22,7 +22,7 @@ from facegallery.server.guard import OPEN, App, Desk, Guard, bearer
 from facegallery.server.logs import escape_logs
 from facegallery.server.meters import Meters
 from facegallery.server.problems import MEDIA, HttpProblem, fault, of_error
-from facegallery.server.routes import changes, jobs, people, search, session, stream
+from facegallery.server.routes import changes, groups, jobs, people, search, session, stream
 from facegallery.server.routes.dependencies import PROBLEMS
 from facegallery.server.settings import Settings
 from facegallery.server.state import ServerState
@@ -62,7 +62,7 @@ def make(settings: Settings) -> App:
         redoc_url=None,
         responses=PROBLEMS,
     )
-    for part in (search, stream, people, changes, jobs, session):
+    for part in (search, stream, people, groups, changes, jobs, session):
         app.include_router(part.router)
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     _add_state_routes(app)

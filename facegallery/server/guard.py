@@ -26,7 +26,7 @@ OPEN = ("/", "/healthz", "/readyz", "/openapi.json", "/v1/session")  # need no k
 PROBES = ("/healthz", "/readyz")  # for a supervisor, whatever name it uses for the server
 STREAMS = "/stream"  # end of the paths whose bodies have no limit
 SMALL_BYTES = 4096  # body of a request that needs no key
-NAMES_BYTES, IDS_BYTES = 16 << 10, 512 << 10  # JSON with a few names; with 10,000 ids
+NAMES_BYTES, IDS_BYTES = 16 << 10, 512 << 10  # JSON with a few names; with 10,000 ids, or metadata
 HEADER_BYTES, HEADERS_BYTES, HEADERS_COUNT = 16 << 10, 32 << 10, 100  # of one, of all and the address; how many
 HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?::([0-9]{1,5}))?")
 CACHE_SECONDS = 2.0  # time for which a process accepts a key without looking it up again
@@ -162,7 +162,7 @@ class Guard:
             return 2 * self._settings.photo_bytes
         if path.endswith("/search/vectors"):
             return self._settings.json_bytes
-        if path.endswith("/people/split"):
+        if path.endswith(("/people/split", "/person", "/groups/name", "/groups/reject", "/groups/ignore")):
             return IDS_BYTES
         return NAMES_BYTES if path.startswith("/v1/indexes/") else SMALL_BYTES
 

@@ -15,7 +15,7 @@ SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 NOT_READY = "/readyz"  # whose 503 is an answer to a probe, not a refused request
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's name for the folder that processes share
-METHODS = ("GET", "HEAD", "POST", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 
 
 class Meters:

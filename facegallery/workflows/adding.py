@@ -20,6 +20,7 @@ from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.selection import Selection
 from facegallery.indexer.store.errors import Replaced
 from facegallery.indexer.store.forgotten import Forgotten
+from facegallery.indexer.store.persons import records_of
 from facegallery.indexer.store.rows import Added
 from facegallery.indexer.store.store import Store
 from facegallery.workflows.inputs import PhotoItem, items_of, with_columns
@@ -118,6 +119,7 @@ class Adding:
         log_understood(understood)
         self.session.reader().check_spec(selection.spec)
         rows = (row if identity is None else replace(row, identity=identity) for row in selection)
+        self.store.offer(records_of(selection.people()))
         nameless = Counter[str]()
         self._add(row for row in rows if row.identity or nameless.update([row.image]))
         if nameless:

@@ -21,8 +21,9 @@ from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.build import ENROLLED
 from facegallery.indexer.search.searcher import checked
 from facegallery.indexer.store import lists
+from facegallery.indexer.store.log import new_command
 from facegallery.indexer.store.rows import Added
-from facegallery.indexer.store.store import Store, new_command
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.suspects import Looked, look
 from facegallery.workflows.adding import Adding, AddOptions, Batch, check_model, listed
 from facegallery.workflows.given import GivenVectors

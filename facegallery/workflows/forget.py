@@ -26,11 +26,14 @@ from facegallery.indexer.upkeep.traces import Traces
 from facegallery.workflows.session import Where, session_of
 
 
-def forget(where: Where, identity: str, *, also: Sequence[Path] = (), receipt: Path | None = None) -> results.Receipt:
+def forget(
+    where: Where, identity: str, *, also: Sequence[Path] = (), receipt: Path | None = None, unnamed: bool = False
+) -> results.Receipt:
     """Take a person out of a gallery, and of the data sets `also`, for good, and write a receipt.
 
-    receipt: where to write it; beside the index, unless given. Answers that a server has kept for its clients are
-    dropped.
+    unnamed: also forget the unnamed faces that look like the person. receipt: where to write it; beside the index,
+    unless given. Answers that a server has kept for its clients are dropped. Raises GalleryError for `unnamed` where
+    the gallery is not calibrated.
     """
     for folder in also:
         DataSet(folder)  # raises before anything is done
@@ -41,7 +44,7 @@ def forget(where: Where, identity: str, *, also: Sequence[Path] = (), receipt: P
         try:
             session.let_go()  # it holds files that are to be removed
             with session.store(write=True) as store:
-                done = _forgotten(store, identity, also)
+                done = _forgotten(store, identity, also, unnamed=unnamed)
         finally:
             drop_answers()
         done.receipt.not_cleaned += [
@@ -63,8 +66,8 @@ class _Forgotten:
     traces: Traces
 
 
-def _forgotten(store: Store, identity: str, also: Sequence[Path]) -> _Forgotten:
-    traces = forgetting.forget(store, _as_spelt(store, identity))
+def _forgotten(store: Store, identity: str, also: Sequence[Path], *, unnamed: bool) -> _Forgotten:
+    traces = forgetting.forget(store, _as_spelt(store, identity), unnamed=unnamed)
     for face_id in earlier_ids(store, traces):
         traces.add_face(face_id, [], None)
     finished = finish_pending(store, CUT_WAIT_MS)

@@ -77,6 +77,8 @@ def search_to_parquet(
     from facegallery.indexer.search.hit_writer import HitWriter
     from facegallery.indexer.store import outputs
 
+    if question.unnamed:
+        raise InputError("expected --unnamed or --out, received both: the file has rows for people alone; give one")
     if out.suffix.lower() != ".parquet":
         raise InputError(f"expected a file .parquet for --out, received {out}: end it with .parquet")
     faces = number = unread = 0
@@ -151,7 +153,18 @@ class Judge:
         others = [next((hit.score for hit in hits if hit.identity != hits[0].identity), None) for hits in found]
         if question.faces:
             self._ask_for_others(xq, found, others, asked.k)
-        return [self._answer(hits, other) for hits, other in zip(found, others, strict=True)]
+        answers = [self._answer(hits, other) for hits, other in zip(found, others, strict=True)]
+        if not question.unnamed:
+            return answers
+        near = self._searcher.near_unnamed(xq, question.k, self._least_of_unnamed)
+        return [replace(answer, unnamed=of_face) for answer, of_face in zip(answers, near, strict=True)]
+
+    @property
+    def _least_of_unnamed(self) -> float | None:
+        """The score from which unnamed faces are near: the one that was asked for, or from which people are known."""
+        if self._question.min_score is not None or self._calibration is None:
+            return self._question.min_score
+        return self._calibration.threshold
 
     def _ask_for_others(
         self, xq: np.ndarray, found: Sequence[Sequence[results.Hit]], others: list[float | None], k: int
@@ -207,7 +220,19 @@ def _found_face(row: Row, answer: results.VectorResult) -> results.FoundFace:
 
 def _probe_json(photo: results.PhotoResult) -> dict[str, Any]:
     faces = [results.as_document(face) for face in photo.faces]
-    shown = "face_id", "box", "confidence", "known", "chance", "chance_limit", "weak", "stale", "margin", "hits"
+    shown = (
+        "face_id",
+        "box",
+        "confidence",
+        "known",
+        "chance",
+        "chance_limit",
+        "weak",
+        "stale",
+        "margin",
+        "hits",
+        "unnamed",
+    )
     return {
         "image": photo.image,
         "identity": photo.identity,

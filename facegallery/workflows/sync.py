@@ -18,10 +18,11 @@ from facegallery.embedder.outcomes import OK, PASSING, READ
 from facegallery.embedder.photos.filenames import to_file, to_text
 from facegallery.embedder.photos.listing import Listing, list_photos, list_some
 from facegallery.embedder.progress import Progress, unseen
+from facegallery.indexer.store.log import new_command
 from facegallery.indexer.store.photos import PhotoRow
 from facegallery.indexer.store.resync import Moved, Resync
 from facegallery.indexer.store.rows import Added
-from facegallery.indexer.store.store import Store, new_command
+from facegallery.indexer.store.store import Store
 from facegallery.indexer.store.unnamed import Place
 from facegallery.workflows.adding import Adding, AddOptions, Batch, check_model
 from facegallery.workflows.inputs import PhotoItem, items_of

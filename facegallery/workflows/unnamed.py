@@ -231,6 +231,18 @@ def unnamed(store: Store, number: int | None = None) -> results.UnnamedFaces:
     return results.UnnamedFaces(tuple(map(_shown, faces)))
 
 
+def page(store: Store, number: int | None, after: int, limit: int) -> tuple[results.UnnamedFaces, int | None]:
+    """Return unnamed faces, or those of a group, whose ids follow `after`, and the last id where there are more.
+
+    Raises Unknown where there is no such group.
+    """
+    if number is not None:
+        store.group(number)
+    faces = store.unnamed_after(after, limit + 1, number)
+    following = faces[limit - 1].id if len(faces) > limit else None
+    return results.UnnamedFaces(tuple(map(_shown, faces[:limit]))), following
+
+
 def _shown(face: UnnamedFace) -> results.UnnamedFace:
     box = box_of(floats_of(face.columns["box"]))
     return results.UnnamedFace(face.face_id, face.image, box, face.place.number, face.place.state == "ignored")

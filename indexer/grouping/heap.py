@@ -67,8 +67,8 @@ class Heap:
         face_of = {face.face_id: node for node, face in enumerate(self.singles, held)} if rejections else {}
         in_group = self._nodes_of({said.number for said in rejections})
         for said in rejections:
-            if (node := face_of.get(said.face_id)) is not None:
-                apart += [(node, other) for other in in_group.get(said.number, ()) if other != node]
+            if (face_node := face_of.get(said.face_id)) is not None:
+                apart += [(face_node, node) for node in in_group.get(said.number, ()) if node != face_node]
         return Start(self.sizes, held, np.array(apart, np.int64).reshape(-1, 2), self.asked)
 
     def _nodes_of(self, numbers: set[int | None]) -> dict[int | None, list[int]]:

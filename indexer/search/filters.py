@@ -2,7 +2,8 @@
 
 A column is compared by the kind of its values (`facegallery.indexer.store.kinds`): numbers as numbers, dates as dates,
 text as text. `number(age)>=30` compares only the values that are numbers, `date(...)` those that are dates, and
-`text(...)` all values as text.
+`text(...)` all values as text. `person.born>=1990` compares
+metadata of persons instead of columns of faces.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from facegallery.embedder.errors import InputError
-from facegallery.indexer.store.kinds import DATE, KINDS, NUMBER, TEXT, comparison, number_of, period_of
-from facegallery.indexer.store.reader import Faces
+from facegallery.indexer.store.kinds import DATE, KINDS, NUMBER, TEXT, Counts, comparison, number_of, period_of
+from facegallery.indexer.store.persons import Persons
 
 OWN = {
     "identity": "name",
@@ -31,6 +32,7 @@ SPELLING = re.compile(r"([^<>=!:\"]+)(>=|<=|!=|=|>|<|:)(.*)", re.S)  # linear, s
 CAST = re.compile(rf"({'|'.join(KINDS)})\((.+)\)", re.S)
 ORDERED = ("<", "<=", ">", ">=")
 MISTAKEN = {"=>": ">=", "=<": "<=", "<>": "!=", "==": "=", "=!": "!=", ">=": ">=", "<=": "<="}  # also `> =`
+OF_PERSON = "person."  # before a key of persons' metadata
 REMEMBERED = 1 << 16  # values of a column that a comparison remembers, at most
 
 
@@ -100,7 +102,7 @@ def parse(where: Sequence[str]) -> list[Condition]:
     return [Condition.parse(text) for text in where]
 
 
-def resolve(store: Faces, conditions: Sequence[Condition]) -> list[Comparison]:
+def resolve(store: Persons, conditions: Sequence[Condition]) -> list[Comparison]:
     """Return how the columns of a gallery are compared.
 
     Raises InputError for a column that no face has, and for a value of another kind than a column of numbers or dates.
@@ -109,8 +111,10 @@ def resolve(store: Faces, conditions: Sequence[Condition]) -> list[Comparison]:
     return [_resolved(store, condition) for condition in conditions]
 
 
-def _resolved(store: Faces, condition: Condition) -> Comparison:
+def _resolved(store: Persons, condition: Condition) -> Comparison:
     known = {*OWN, *store.columns}
+    if OF_PERSON in condition.column:
+        known |= {OF_PERSON + key for key in store.person_kinds.columns}
     column, cast = condition.column, None
     if column not in known and (found := CAST.fullmatch(column)) and found[2].strip() in known:
         cast, column = found[1], found[2].strip()
@@ -119,14 +123,28 @@ def _resolved(store: Faces, condition: Condition) -> Comparison:
             f"expected a column of {store.folder.name} ({', '.join(sorted(known))}), received {column!r}: "
             "correct --where"
         )
-    kind = cast or OWN_KINDS.get(column) or store.kinds.kind(column)
+    kind = cast or OWN_KINDS.get(column) or _kind(store, column)
     value = store.spelled(condition.value) if column == "identity" else condition.value
     if condition.operator != ":":
         _check_kind(store, column, kind, cast, condition)
     return Comparison(column, kind, condition.operator, value)
 
 
-def _check_kind(store: Faces, column: str, kind: str, cast: str | None, condition: Condition) -> None:
+def is_of_person(store: Persons, column: str) -> bool:
+    """Return whether a column is metadata of persons; a column of faces may have the same name, and comes first."""
+    return column.startswith(OF_PERSON) and column not in store.columns
+
+
+def _kind(store: Persons, column: str) -> str:
+    key = column.removeprefix(OF_PERSON) if is_of_person(store, column) else column
+    return _kinds(store, column).kind(key)
+
+
+def _kinds(store: Persons, column: str) -> Counts:
+    return store.person_kinds if is_of_person(store, column) else store.kinds
+
+
+def _check_kind(store: Persons, column: str, kind: str, cast: str | None, condition: Condition) -> None:
     """Raise InputError where a column and the value of a condition cannot be compared."""
     operator, value = condition.operator, condition.value
     wanted = NUMBER if number_of(value) is not None else DATE if period_of(value) is not None else TEXT
@@ -144,17 +162,20 @@ def _check_kind(store: Faces, column: str, kind: str, cast: str | None, conditio
         )
 
 
-def _texts(store: Faces, column: str, wanted: str) -> str:
+def _texts(store: Persons, column: str, wanted: str) -> str:
     """Return, in words, what a column holds that is not `wanted`: an example, and how many rows."""
-    counts = store.kinds.columns.get(column)
+    of_person = is_of_person(store, column)
+    counts = _kinds(store, column).columns.get(column.removeprefix(OF_PERSON) if of_person else column)
     if not counts:
         return "text"
+    if of_person:
+        return f"other values in {sum(n for kind, n in counts.items() if kind != wanted)} people's metadata"
     example = store.example(column, lambda kind: kind != wanted)
     others = sum(n for kind, n in counts.items() if kind != wanted)
     return f"other values, such as {example!r}, in {others} of {sum(counts.values())} rows"
 
 
-def kept_ids(store: Faces, conditions: Sequence[Condition]) -> str:
+def kept_ids(store: Persons, conditions: Sequence[Condition]) -> str:
     """Return a JSON list of the ids of the faces that meet all conditions.
 
     Conditions on one column with `=` are alternatives. A face with a missing or blank value in a column meets no
@@ -169,11 +190,12 @@ def kept_ids(store: Faces, conditions: Sequence[Condition]) -> str:
         sql, values = _any_of(store, group, f"meets_{number}")
         clauses.append(sql)
         bindings += values
-    sql = "SELECT json_group_array(faces.id) FROM faces JOIN people ON people.id = person WHERE "
+    persons = "LEFT JOIN persons ON persons.id = person " if store.has_persons else ""
+    sql = f"SELECT json_group_array(faces.id) FROM faces JOIN people ON people.id = person {persons}WHERE "
     return store.execute(sql + _joined(clauses, "AND"), bindings)[0][0]
 
 
-def _any_of(store: Faces, group: Sequence[Comparison], name: str) -> tuple[str, list[Any]]:
+def _any_of(store: Persons, group: Sequence[Comparison], name: str) -> tuple[str, list[Any]]:
     """Return SQL that keeps a face which meets one of the conditions on a column, and its bindings.
 
     name: free for an SQL function.
@@ -184,7 +206,9 @@ def _any_of(store: Faces, group: Sequence[Comparison], name: str) -> tuple[str, 
     store.define(name, _meets([one.keeps for one in group]))
     if (column := group[0].column) in OWN:
         return f"{name}({OWN[column]})", []
-    return f"{name}(json_extract(extra, ?))", [f"$.{json.dumps(column, ensure_ascii=False)}"]
+    table = "persons" if is_of_person(store, column) else "faces"
+    key = column.removeprefix(OF_PERSON) if table == "persons" else column
+    return f"{name}(json_extract({table}.extra, ?))", [f"$.{json.dumps(key, ensure_ascii=False)}"]
 
 
 def _meets(conditions: Sequence[Callable[[str], bool]]) -> Callable[[Any], bool]:

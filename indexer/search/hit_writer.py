@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("chance_limit", pa.float64()),
         ("weak", pa.string()),
         ("stale", pa.string()),
+        ("hit_person_id", pa.string()),
     ]
 )
 
@@ -82,6 +83,7 @@ class HitWriter:
                 "score": h.score,
                 "hit_face_id": h.face_id,
                 "hit_image": h.image,
+                "hit_person_id": h.person_id,
             }
             for h in hits
         ] or [probe]

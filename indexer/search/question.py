@@ -23,6 +23,7 @@ class Question:
     score: str = "best"
     where: tuple[str, ...] = ()  # filters as `filters.Condition` reads them
     min_score: float | None = None  # leave out hits below it
+    unnamed: bool = False  # return near groups of unnamed faces, too
 
     def check(self) -> None:
         """Raise InputError for k < 1 or a score that does not exist."""

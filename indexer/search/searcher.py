@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from facegallery.embedder.spec import FaceSpec
 from facegallery.indexer.calibrate import Calibration, staleness
 from facegallery.indexer.derived.derive import centred
 from facegallery.indexer.opening import open_store
-from facegallery.indexer.search import filters, templates
+from facegallery.indexer.search import filters, templates, unnamed
 from facegallery.indexer.search.candidates import Candidates, Shortlist, log
 from facegallery.indexer.search.question import ANSWERS, Question
 from facegallery.indexer.store.reader import StoredFace
-from facegallery.results import Hit
+from facegallery.results import Hit, NearUnnamed
 
 SPARE = 16  # candidates beyond the first guess
 GROWTH = 4
@@ -129,8 +130,21 @@ class Searcher:
         conditions, xq = filters.parse(question.where), checked(xq, self.spec.dimension)
         if not len(xq):
             return []
-        found, least = self._answer(lambda: self._search(xq, question, conditions)), question.min_score
+        found = self._answer(lambda: self._with_person_ids(self._search(xq, question, conditions)))
+        least = question.min_score
         return found if least is None else [[hit for hit in hits if hit.score >= least] for hits in found]
+
+    def near_unnamed(self, xq: np.ndarray, k: int, least: float | None = None) -> list[tuple[NearUnnamed, ...]]:
+        """Return the k groups of unnamed faces, or single ones, that each query resembles most, best first.
+
+        xq: float32 (n, d) of unit length. least: leave out scores below it. Raises as `answer` does.
+        """
+        xq = centred(checked(xq, self.spec.dimension), self.candidates.mean)
+        return self._answer(lambda: unnamed.nearest(self.store, xq, k, least, self.candidates.mean))
+
+    def _with_person_ids(self, found: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
+        ids = self.store.person_ids({hit.identity for hits in found for hit in hits})
+        return [[replace(hit, person_id=ids.get(hit.identity)) for hit in hits] for hits in found]
 
     def crop(self, face_id: str) -> bytes | None:
         """Return the PNG of an enrolled face; None where no crop is stored."""

@@ -60,7 +60,7 @@ class GroupSums(Rows):
                 sums[row], sizes[row] = np.frombuffer(data, "<f4"), faces
         known = sizes > 0
         lacking = np.flatnonzero(~known)
-        sums[lacking], sizes[lacking] = self._summed([numbers[row] for row in lacking])
+        sums[lacking], sizes[lacking] = self._summed([numbers[row] for row in lacking.tolist()])
         return sums, sizes, known
 
     def keep_group_sums(self) -> None:

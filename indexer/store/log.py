@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,6 +43,8 @@ class LogEntry:
     def change(self) -> Change:
         """Summarise the line."""
         match self.detail:
+            case {"person": _, "identity": name}:
+                return Change(self.verb, 0, (name,), self.command)
             case {"before": before, "to": to}:
                 named = to if isinstance(to, list) else [to]
                 people = dict.fromkeys([*(place[0] for place in before.values()), *named])
@@ -53,8 +57,13 @@ class LogEntry:
         return Change(self.verb, 0, (self.detail["old"], self.detail["new"]), self.command)
 
 
+def new_command() -> str:
+    """Return a new id for changes that `undo` reverts together."""
+    return uuid.uuid4().hex
+
+
 class Log(Database):
-    """Reader of the log; each line is checked against its checksum."""
+    """Reader and writer of the log; each line is checked against its checksum."""
 
     def count_log(self) -> int:
         """Return the number of lines."""
@@ -83,3 +92,34 @@ class Log(Database):
     def lines(self) -> list[LogEntry]:
         """Return the whole log, oldest line first."""
         return list(map(self._line, self.execute(f"{LOG} ORDER BY id")))
+
+    # writing, within a transaction of `writing`
+
+    def _log(self, verb: str, detail: dict[str, Any], command: str | None = None) -> LogEntry:
+        command, now, text = command or new_command(), time.time(), json.dumps(detail, ensure_ascii=False)
+        sql = "INSERT INTO log(command, time, verb, detail, checksum) VALUES (?, ?, ?, ?, ?) RETURNING id"
+        ((id,),) = self.execute(sql, (command, now, verb, text, checksum(command, now, verb, text)))
+        self.seal_log()
+        return LogEntry(id, command, now, verb, detail)
+
+    def seal_log(self) -> None:
+        """Record which line is the newest, after lines were added or deleted."""
+        self.set_fact("log", self.newest_line())
+
+    def rewrite_line(self, line: LogEntry, detail: dict[str, Any]) -> None:
+        """Replace the detail of a log line."""
+        text = json.dumps(detail, ensure_ascii=False)
+        stored = checksum(line.command, line.time, line.verb, text)
+        self.execute("UPDATE log SET detail=?, checksum=? WHERE id=?", (text, stored, line.id))
+
+    def drop_log(self, before: float) -> int:
+        """Delete log lines older than `before` (seconds since 1970) and the faces and people that they removed.
+
+        Returns the number of deleted lines.
+        """
+        old = (before,)
+        for table in ("trash", "persons_trash"):
+            self.execute(f"DELETE FROM {table} WHERE line IN (SELECT id FROM log WHERE time < ?)", old)
+        dropped = len(self.execute("DELETE FROM log WHERE time < ? RETURNING id", old))
+        self.seal_log()
+        return dropped

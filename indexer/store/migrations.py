@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -61,9 +62,46 @@ def migrate_kinds(db: Database) -> None:
     db.set_fact("kinds", Counts.over(db.rows("SELECT extra FROM faces")).to_json())
 
 
+def migrate_persons(db: Database) -> None:
+    """Add the records of persons, each with a new id, and those of persons who left."""
+    db.execute(
+        """
+        CREATE TABLE persons(
+            id INTEGER PRIMARY KEY REFERENCES people(id),
+            person_id TEXT NOT NULL UNIQUE,
+            note TEXT NOT NULL,
+            extra TEXT NOT NULL,  -- JSON object: the user's own metadata
+            checksum BLOB NOT NULL
+        ) STRICT;
+        CREATE INDEX persons_extra ON persons(extra) WHERE extra != '{}';
+        -- until their line of the log is dropped
+        CREATE TABLE persons_trash(
+            line INTEGER NOT NULL REFERENCES log(id),
+            identity TEXT NOT NULL,
+            person_id TEXT NOT NULL,
+            note TEXT NOT NULL,
+            extra TEXT NOT NULL,
+            checksum BLOB NOT NULL
+        ) STRICT;
+        CREATE INDEX persons_trash_line ON persons_trash(line);
+        """
+    )
+    ids = [id for (id,) in db.execute("SELECT id FROM people")]
+    records = ((id, new_person_id(), "", "{}") for id in ids)
+    rows = ((*record, checksum(*record)) for record in records)
+    db.execute_many("INSERT INTO persons VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def new_person_id() -> str:
+    """Return a new id of a person: `p` and 15 letters and digits, 75 random bits."""
+    return "p" + secrets.token_bytes(15).translate(LETTERS).decode()
+
+
+LETTERS = b"0123456789abcdefghjkmnpqrstvwxyz" * 8  # for each of 256 bytes; no i, l, o, u
 UNNAMED = 6  # since this version faces without a person are kept: facegallery.indexer.store.unnamed
 GROUP_SUMS = 7  # since this version sums of vectors are kept: facegallery.indexer.store.group_sums
 PHOTOS = 8  # since this version photos are rows, too: facegallery.indexer.store.photos
+PERSONS = 9  # since this version persons have records: facegallery.indexer.store.persons
 READABLE = 4  # galleries of this version are read as they are, and migrated at their next change
 COUNTED = 5  # since this version the rows of each table are counted: facegallery.indexer.store.totals
 
@@ -195,4 +233,5 @@ MIGRATIONS: tuple[str | Callable[[Database], None], ...] = (
     CREATE UNIQUE INDEX photos_path ON photos(path);
     CREATE INDEX photos_sha256 ON photos(sha256);
     """,
+    migrate_persons,
 )

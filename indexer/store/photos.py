@@ -171,10 +171,10 @@ class Photos(Unnamed):
         self._drop_all(among[0])
         self.drop_faceless(hashes)
 
-    def _drop_all(self, face_ids: str) -> None:
-        """Delete faces, given as a JSON list, wherever they are."""
+    def _drop_all(self, face_ids: str, line: int | None = None) -> None:
+        """Delete faces, given as a JSON list, wherever they are. line: as for `drop`."""
         self.drop_unnamed(json.loads(face_ids))
-        self.drop([id for (id,) in self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (face_ids,))])
+        self.drop([id for (id,) in self.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (face_ids,))], line)
 
 
 def _parts(path: str) -> Iterator[str]:

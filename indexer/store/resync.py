@@ -68,7 +68,7 @@ class Resyncing(Photos):
         sql = " UNION ".join(f"SELECT image_sha256, image FROM {t} WHERE image_sha256 {AMONG}" for t in FACE_TABLES)
         return self.execute(sql, among * len(FACE_TABLES))
 
-    def said_of(self, wanted: Resync) -> list[Rejection]:
+    def said_again(self, wanted: Resync) -> list[Rejection]:
         """Return what the user said of dropped faces, as said of the new ones."""
         there = set(self.rejections())
         said = (one._replace(face_id=wanted.kept[one.face_id]) for one in there if one.face_id in wanted.kept)
@@ -92,12 +92,15 @@ class Resyncing(Photos):
 
     def _resync(self, wanted: Resync, line: int, said: Sequence[Rejection]) -> None:
         dropped = json.dumps(wanted.drop)
-        self._to_trash([face for id in self.known(wanted.drop) for face in self.find(face_id=id)], line)
+        known = self.known(wanted.drop)
+        self._to_trash([face for id in known for face in self.find(face_id=id)], line)
         unnamed = [face.columns | {"identity": NOBODY} for face in self.unnamed_faces(wanted.drop)]
         self._to_trash(unnamed, line, UNNAMED_FACES)
-        self._drop_all(dropped)
+        self.offer(self.persons(known.values()))
+        self._drop_all(dropped, line)
         self._rename_images({one.sha256: one.new for one in wanted.moved})
         self.enrol(replace(row, identity=at.identity) for row, at in wanted.rows if at.identity is not None)
+        self.offer({})
         kept = self.keep([replace(row, identity=None) for row, at in wanted.rows if at.identity is None])
         places = {row.face_id: at for row, at in wanted.rows}
         self._set_groups({face_id: places[face_id] for face_id in kept})

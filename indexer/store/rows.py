@@ -15,7 +15,8 @@ from facegallery.embedder.dataset.row import UNIT_TOLERANCE, Row
 from facegallery.embedder.errors import DataError
 from facegallery.indexer.store.checksums import FACE_COLUMNS, chained, checksum, face_checksum
 from facegallery.indexer.store.forgotten import Forgotten
-from facegallery.indexer.store.reader import AMONG, BLOCK, Faces, name_key
+from facegallery.indexer.store.persons import Persons
+from facegallery.indexer.store.reader import AMONG, BLOCK, name_key
 from facegallery.results import Conflict
 
 EXTRA = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
@@ -55,7 +56,7 @@ class Added:
             self.conflicts.append(Conflict(row.face_id, row.image, kept, name))
 
 
-class Rows(Faces):
+class Rows(Persons):
     """Writer of rows; call each method within a transaction of `writing`."""
 
     def enrol(self, rows: Iterable[Row], *, readmit: bool = False) -> tuple[Added, list[str]]:
@@ -121,14 +122,18 @@ class Rows(Faces):
         """Return the ids of people by name; insert those who are new."""
         wanted = list(dict.fromkeys(names))
         self.execute_many("INSERT OR IGNORE INTO people(name) VALUES (?)", [(name,) for name in wanted])
+        self._give_records(wanted)
         return dict(self.rows(f"SELECT name, id FROM people WHERE name {AMONG}", (json.dumps(wanted),)))
 
     def _next_id(self) -> int:
         self.check_counter()
         return 1 + self.counter
 
-    def drop(self, ids: Sequence[int]) -> None:
-        """Delete faces from every table, and people who have no face left. ids: of the faces."""
+    def drop(self, ids: Sequence[int], line: int | None = None) -> None:
+        """Delete faces from every table, and people who have no face left.
+
+        ids: of the faces. line: of the log; with it `undo` brings back what is kept of those people.
+        """
         among = (json.dumps(ids),)
         for table in ("crops", "vectors", "other_vectors"):
             self.execute(f"DELETE FROM {table} WHERE id {AMONG}", among)
@@ -138,12 +143,12 @@ class Rows(Faces):
             kinds.add(json.loads(extra), -1)
         self.set_fact("kinds", kinds.to_json())
         self.execute(f"DELETE FROM faces WHERE id {AMONG}", among)
-        self._drop_empty([person for (person,) in people])
+        self._drop_empty([person for (person,) in people], line)
         self._mark_changed(ids)
 
-    def _drop_empty(self, people: Sequence[int]) -> None:
-        sql = f"DELETE FROM people WHERE id {AMONG} AND NOT EXISTS (SELECT 1 FROM faces WHERE person = people.id)"
-        self.execute(sql, (json.dumps(people),))
+    def _drop_empty(self, people: Sequence[int], line: int | None) -> None:
+        sql = f"SELECT id FROM people WHERE id {AMONG} AND NOT EXISTS (SELECT 1 FROM faces WHERE person = people.id)"
+        self._drop_people([id for (id,) in self.execute(sql, (json.dumps(people),))], line)
 
     def _mark_changed(self, ids: Sequence[int]) -> None:
         before = self.fact("changes")
@@ -156,12 +161,12 @@ class Rows(Faces):
         """Return the value that the fact `changes` must have for the lines in the table `changed`."""
         return chained(b"", self.execute("SELECT seq, face FROM changed ORDER BY seq"))
 
-    def _move(self, faces: Sequence[Mapping[str, Any]], to: str) -> None:
+    def _move(self, faces: Sequence[Mapping[str, Any]], to: str, line: int | None = None) -> None:
         person, ids = self._people([to])[to], [f["id"] for f in faces]
         before = self.execute(f"SELECT DISTINCT person FROM faces WHERE id {AMONG}", (json.dumps(ids),))
         lines = [(person, face_checksum(to, [f[name] for name in FACE_COLUMNS]), f["id"]) for f in faces]
         self.execute_many("UPDATE faces SET person=?, checksum=? WHERE id=?", lines)
-        self._drop_empty([p for (p,) in before])
+        self._drop_empty([p for (p,) in before], line)
         self._mark_changed(ids)
 
     def _rename(self, old: str, new: str) -> None:

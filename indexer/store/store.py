@@ -10,8 +10,6 @@ import contextlib
 import json
 import os
 import sys
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -25,8 +23,7 @@ from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import GalleryError, InputError
 from facegallery.embedder.names import person_name
 from facegallery.indexer.store import forgotten
-from facegallery.indexer.store.checksums import checksum
-from facegallery.indexer.store.log import LOG, Change, LogEntry
+from facegallery.indexer.store.log import LOG, Change, LogEntry, new_command
 from facegallery.indexer.store.photos import PhotoRow
 from facegallery.indexer.store.reader import AMONG, BLOCK, FACES
 from facegallery.indexer.store.resync import Resync, Resyncing
@@ -125,7 +122,7 @@ class Store(Resyncing):
             people = sorted({face["identity"] for face in faces})
             line = self._log("remove", {"faces": [face["face_id"] for face in faces], "people": people})
             self._to_trash(faces, line.id)
-            self.drop([f["id"] for f in faces])
+            self.drop([f["id"] for f in faces], line.id)
         self._after_commit(self)
         return Change("remove", len(faces), tuple(people), line.command)
 
@@ -135,7 +132,7 @@ class Store(Resyncing):
         command: as for `add`.
         """
         with self.writing():
-            said, places = self.said_of(wanted), self.places(wanted.drop)
+            said, places = self.said_again(wanted), self.places(wanted.drop)
             line = self._log("sync", self._detail(wanted, places, said), command)
             self._resync(wanted, line.id, said)
         self._after_commit(self)
@@ -164,17 +161,20 @@ class Store(Resyncing):
         return Change("rename", len(faces), (old, new), line.command)
 
     def merge(self, source: str, into: str) -> Change:
-        """Give all faces of one person to another.
+        """Give all faces of one person to another, who keeps their id, note and metadata and gets what they lack.
 
-        Raises Unknown where one of them is not enrolled, InputError where both are the same person.
+        Raises Unknown where one of them is not enrolled, InputError where both are the same person, or their notes or
+        metadata are too much for one.
         """
         with self.writing():
             source, into = self.spelled(source), self.spelled(into)
             self.person_id(into)
             if source == into:
                 raise InputError(f"expected two people to merge, received {source!r} twice: name another")
-            faces = self.find(source)
+            faces, records = self.find(source), self.persons([source, into])
             line = self._move_logged("merge", faces, into)
+            if (joined := records[into].joined(records[source])) != records[into]:
+                self._set_logged(into, records[into], joined, line.command)
             said = [one._replace(identity=into) for one in self.rejections() if one.identity == source]
             if said:
                 self._put_logged("reject", {}, said, command=line.command)
@@ -204,6 +204,7 @@ class Store(Resyncing):
             for line in lines:
                 undone.append(replace(line.change, people=line.change.people or self._people_of(line)))
                 self._revert(line)
+                self._bring_back(line.id)
                 self.execute("DELETE FROM trash WHERE line=?", (line.id,))
                 self.execute("DELETE FROM log WHERE id=?", (line.id,))
             self.seal_log()
@@ -235,7 +236,7 @@ class Store(Resyncing):
     def _move_logged(self, verb: str, faces: Sequence[Mapping[str, Any]], to: str) -> LogEntry:
         line = self._log(verb, {"from": {f["face_id"]: f["identity"] for f in faces}, "to": to})
         if faces:
-            self._move(faces, to)
+            self._move(faces, to, line.id)
         return line
 
     def _put_logged(
@@ -250,15 +251,18 @@ class Store(Resyncing):
         moved = {face_id: place for face_id, place in places.items() if place != before[face_id]}
         known = set(self.rejections()) if rejections else set()
         said = [one for one in dict.fromkeys(rejections) if one not in known]
-        self.put(moved)
-        self.reject(said)
         detail = {"before": {face_id: before[face_id] for face_id in moved}, "to": to, "said": said}
-        return self._log(verb, detail, command)
+        line = self._log(verb, detail, command)
+        self.put(moved, line.id)
+        self.reject(said)
+        return line
 
     def _revert(self, line: LogEntry) -> None:
         match line.verb, line.detail:
             case _ if line.is_empty:
                 pass
+            case "set", detail:
+                self._unset(detail)
             case _, {"before": before, "said": said}:
                 self.unreject(Rejection(*one) for one in said)
                 self.put({face_id: Place(*place) for face_id, place in before.items()})
@@ -281,35 +285,7 @@ class Store(Resyncing):
                 for name in dict.fromkeys(came_from[face["face_id"]] for face in faces):
                     self._move([face for face in faces if came_from[face["face_id"]] == name], name)
 
-    # the log
-
-    def _log(self, verb: str, detail: dict[str, Any], command: str | None = None) -> LogEntry:
-        command, now, text = command or new_command(), time.time(), json.dumps(detail, ensure_ascii=False)
-        sql = "INSERT INTO log(command, time, verb, detail, checksum) VALUES (?, ?, ?, ?, ?) RETURNING id"
-        ((id,),) = self.execute(sql, (command, now, verb, text, checksum(command, now, verb, text)))
-        self.seal_log()
-        return LogEntry(id, command, now, verb, detail)
-
-    def seal_log(self) -> None:
-        """Record which line is the newest, after lines were added or deleted."""
-        self.set_fact("log", self.newest_line())
-
-    def rewrite_line(self, line: LogEntry, detail: dict[str, Any]) -> None:
-        """Replace the detail of a log line."""
-        text = json.dumps(detail, ensure_ascii=False)
-        stored = checksum(line.command, line.time, line.verb, text)
-        self.execute("UPDATE log SET detail=?, checksum=? WHERE id=?", (text, stored, line.id))
-
-    def drop_log(self, before: float) -> int:
-        """Delete log lines older than `before` (seconds since 1970) and the faces that they removed.
-
-        Returns the number of deleted lines.
-        """
-        old = (before,)
-        self.execute("DELETE FROM trash WHERE line IN (SELECT id FROM log WHERE time < ?)", old)
-        dropped = len(self.execute("DELETE FROM log WHERE time < ? RETURNING id", old))
-        self.seal_log()
-        return dropped
+    # the whole
 
     def clear(self) -> None:
         """Delete all people and faces, within a transaction of `writing`.
@@ -355,11 +331,6 @@ class Store(Resyncing):
         if os.access(self.folder.parent, os.W_OK):
             with self.changing_forgotten():
                 pass
-
-
-def new_command() -> str:
-    """Return a new id for changes that `undo` reverts together."""
-    return uuid.uuid4().hex
 
 
 def _named(row: Row) -> Row:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from facegallery.indexer.store.checksums import checksum
-from facegallery.indexer.store.migrations import PHOTOS, UNNAMED
+from facegallery.indexer.store.migrations import PERSONS, PHOTOS, UNNAMED
 
 if TYPE_CHECKING:
     from facegallery.indexer.store.database import Database
@@ -22,7 +22,8 @@ SINCE = "totals_since"  # seconds since 1970: when a gallery of an older version
 # `changed` and `forgotten` have checksums of their own
 FIRST_TABLES = ("people", "faces", "vectors", "crops", "other_vectors", "log", "trash", "meta")
 UNNAMED_TABLES = ("unnamed", "unnamed_vectors", "unnamed_crops", "other_unnamed_vectors", "grouped", "rejected")
-LATER_TABLES = (*UNNAMED_TABLES, "photos")
+PERSON_TABLES = ("persons", "persons_trash")
+LATER_TABLES = (*UNNAMED_TABLES, "photos", *PERSON_TABLES)
 TABLES = (*FIRST_TABLES, *LATER_TABLES)
 MODULUS = 1 << 128
 
@@ -86,7 +87,7 @@ class Totals:
 
 def count(db: Database) -> Totals:
     """Count all rows of a gallery, read-only ones of an earlier version too; reads every checksum."""
-    since = dict.fromkeys(UNNAMED_TABLES, UNNAMED) | {"photos": PHOTOS}
+    since = dict.fromkeys(UNNAMED_TABLES, UNNAMED) | {"photos": PHOTOS} | dict.fromkeys(PERSON_TABLES, PERSONS)
     tables = tuple(table for table in TABLES if db.version >= since.get(table, 0))
     found = Totals(dict.fromkeys(tables, 0), dict.fromkeys(tables, 0))
     for table in tables:

@@ -122,6 +122,25 @@ class Unnamed(GroupSums):
         """Number of unnamed faces that were to be left alone."""
         return self.execute("SELECT count(*) FROM grouped WHERE state = 'ignored'")[0][0] if self.has_unnamed else 0
 
+    def counts(self) -> dict[str, int]:
+        """Return how many unnamed faces, groups, faces in no group, ignored ones and rejections there are, and photos.
+
+        photos: those with a face that is enrolled or unnamed.
+        """
+        groups = self.list_groups()
+        unnamed, ignored = self.unnamed, self.ignored
+        tables = ("faces", "unnamed") if self.has_unnamed else ("faces",)
+        every = " UNION ALL ".join(f"SELECT coalesce(image_sha256, image) AS photo FROM {table}" for table in tables)
+        ((photos,),) = self.execute(f"SELECT count(DISTINCT photo) FROM ({every})")
+        return {
+            "unnamed": unnamed,
+            "groups": len(groups),
+            "loose": unnamed - ignored - sum(one.faces for one in groups),
+            "ignored": ignored,
+            "rejected": len(self.rejections()),
+            "photos": photos,
+        }
+
     @property
     def grouped(self) -> tuple[int, int]:
         """Number of groups, and of faces in them."""
@@ -157,6 +176,17 @@ class Unnamed(GroupSums):
         else:
             among = (json.dumps(list(face_ids)),)
             yield from self._unnamed(f"WHERE face_id {AMONG} ORDER BY unnamed.id", among)
+
+    def unnamed_by_ids(self, ids: Sequence[int]) -> list[UnnamedFace]:
+        """Return the unnamed faces with these ids, in the order of their ids."""
+        return list(self._unnamed(f"WHERE unnamed.id {AMONG} ORDER BY unnamed.id", (json.dumps(ids),))) if ids else []
+
+    def unnamed_after(self, id: int, limit: int, number: int | None = None) -> list[UnnamedFace]:
+        """Return unnamed faces with higher ids, oldest first; those of a group alone where its number is given."""
+        if not self.has_unnamed:
+            return []
+        where = "WHERE unnamed.id > ?1 AND (?2 IS NULL OR number = ?2) ORDER BY unnamed.id LIMIT ?3"
+        return list(self._unnamed(where, (id, number, limit)))
 
     def _unnamed(self, where: str, bindings: Sequence[Any] = ()) -> Iterator[UnnamedFace]:
         for *columns, stored, number, state, said in self.rows(f"{SELECT} {where}", bindings):
@@ -277,8 +307,8 @@ class Unnamed(GroupSums):
             )
         return {face_id: found[face_id] for face_id in wanted}
 
-    def put(self, places: Mapping[str, Place]) -> None:
-        """Move faces, given by their face_ids, to where they are to be."""
+    def put(self, places: Mapping[str, Place], line: int | None = None) -> None:
+        """Move faces, given by their face_ids, to where they are to be. line: as for `drop`."""
         before = self.places(places)
         named = {f: p for f, p in places.items() if p.identity is not None}
         self._name({f: p for f, p in named.items() if before[f].identity is None})
@@ -287,9 +317,9 @@ class Unnamed(GroupSums):
                 f for f, p in named.items() if p.identity == identity and before[f].identity not in (None, identity)
             ]
             if moved and identity is not None:
-                self._move([face for f in moved for face in self.find(face_id=f)], identity)
+                self._move([face for f in moved for face in self.find(face_id=f)], identity, line)
         unnamed = {f: p for f, p in places.items() if p.identity is None}
-        self._unname([f for f in unnamed if before[f].identity is not None])
+        self._unname([f for f in unnamed if before[f].identity is not None], line)
         self._set_groups(unnamed)
 
     def unmoved(self, wanted: Arrangement) -> dict[str, Place]:
@@ -305,11 +335,11 @@ class Unnamed(GroupSums):
         self.drop_unnamed(places)
         self.enrol([replace(row, identity=places[face_id].identity) for face_id, row in rows.items()], readmit=True)
 
-    def _unname(self, face_ids: Sequence[str]) -> None:
+    def _unname(self, face_ids: Sequence[str], line: int | None) -> None:
         """Keep enrolled faces as unnamed ones."""
         ids = [face["id"] for face_id in face_ids for face in self.find(face_id=face_id)]
         rows = dict(zip(face_ids, self.table_rows(ids), strict=True))
-        self.drop(ids)
+        self.drop(ids, line)
         self._insert_unnamed({face_id: replace(row, identity=None) for face_id, row in rows.items()})
 
     def _set_groups(self, places: Mapping[str, Place]) -> None:

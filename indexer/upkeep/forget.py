@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from facegallery.embedder.errors import GalleryError
 from facegallery.embedder.names import spelling
 from facegallery.indexer.derived.derive import derive, tidy
 from facegallery.indexer.store import outputs
@@ -19,20 +20,24 @@ from facegallery.indexer.store.checksums import FACE_COLUMNS
 from facegallery.indexer.store.log import LogEntry
 from facegallery.indexer.store.reader import AMONG, Faces, name_key, normal
 from facegallery.indexer.store.store import Store
+from facegallery.indexer.upkeep.alike import unnamed_alike, vectors_of
 from facegallery.indexer.upkeep.pending import PENDING
+from facegallery.indexer.upkeep.receipt import earlier_alike
 from facegallery.indexer.upkeep.traces import Traces, without_names
 
 
-def forget(store: Store, identity: str) -> Traces:
+def forget(store: Store, identity: str, *, unnamed: bool = False) -> Traces:
     """Erase a person, with everything that the gallery ever held of them; return the traces to look for.
 
-    After an interrupted call, the same call finishes it. Raises Unknown for a name that is not, and never was, here.
+    unnamed: also erase the unnamed faces that look like them, now or when they were forgotten before. After an
+    interrupted call, the same call finishes it. Raises Unknown for a name that is not, and never was, here, and
+    GalleryError for `unnamed` where the gallery is not calibrated.
     """
     with store.changing_forgotten():
         if (name := meant(store, identity)) is None:
             store.person_id(identity)  # raises Unknown for a name that was never here
             name = store.spelled(identity)
-        traces = _collect(store, name)
+        traces = _collect(store, name, unnamed=unnamed)
         _erase(store, traces)
         store.set_fact(PENDING, int(time.time()))
         derive(store)
@@ -56,10 +61,11 @@ def meant(store: Store, identity: str) -> str | None:
     return next((name for name in reversed(names) if listed.holds(name_key(name))), None)
 
 
-def _collect(store: Store, identity: str) -> Traces:
+def _collect(store: Store, identity: str, *, unnamed: bool) -> Traces:
     """Collect the person's names, also former ones, their faces and their removed faces."""
     names = _names(store.lines(), identity)
     traces = Traces(names - store.enrolled(names - {identity}))  # another person may have an old name by now
+    traces.person_ids, traces.texts = store.said_of(identity, traces.names)
     traces.sources, traces.outputs = _sources(store), outputs.read(store.folder)
     sql = (
         f"SELECT {', '.join(f'faces.{c}' for c in FACE_COLUMNS)}, v.vector, o.vector, png "
@@ -79,9 +85,34 @@ def _collect(store: Store, identity: str) -> Traces:
     ):
         photos.add(sha256 or "")
         traces.add_face(face_id, [vector], png)
+    traces.alike = _alike(store, identity, traces.names)
+    if unnamed:
+        photos |= _add_alike(store, traces)
     for sha256 in photos - _with_others(store, photos, traces.face_ids):
         traces.add_photo(sha256)
     return traces
+
+
+def _alike(store: Store, identity: str, names: set[str]) -> list[str] | None:
+    """Return the unnamed faces that look like a person, or did when they were forgotten; None where it is not known."""
+    now, before = unnamed_alike(store, identity, names), earlier_alike(store, names)
+    return None if now is None and not before else sorted(store.kept({*(now or ()), *before}))
+
+
+def _add_alike(store: Store, traces: Traces) -> set[str]:
+    """Add the unnamed faces that look like the person to the traces; return the sha256 of their photos."""
+    if traces.alike is None:
+        raise GalleryError(
+            f"expected a calibrated gallery for --unnamed, {store.folder.name} is not, or was by another model: run "
+            f"`calibrate {store.folder.name}` first, or leave --unnamed out"
+        )
+    photos = set()
+    for face_id in traces.alike:
+        vectors, png, sha256 = vectors_of(store, face_id)
+        photos.add(sha256 or "")
+        traces.add_face(face_id, vectors, png)
+    traces.alike = []
+    return photos
 
 
 def _with_others(store: Store, photos: set[str], face_ids: set[str]) -> set[str]:
@@ -110,8 +141,11 @@ def _erase(store: Store, traces: Traces) -> None:
     face_ids, names = json.dumps(sorted(traces.face_ids)), json.dumps(sorted(traces.names))
     ids = [id for (id,) in store.execute(f"SELECT id FROM faces WHERE face_id {AMONG}", (face_ids,))]
     store.drop(ids)
+    store.drop_unnamed(traces.face_ids)
     store.execute(f"DELETE FROM trash WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
     store.execute(f"DELETE FROM rejected WHERE identity {AMONG} OR face_id {AMONG}", (names, face_ids))
+    people = names, json.dumps(sorted(traces.person_ids))
+    store.execute(f"DELETE FROM persons_trash WHERE identity {AMONG} OR person_id {AMONG}", people)
     for line in store.lines():
         _erase_line(store, line, traces)
     store.drop_faceless(traces.photos)
@@ -155,10 +189,13 @@ def _erase_line(store: Store, line: LogEntry, traces: Traces) -> None:
         case {"from": came_from, "to": to}:
             stay = {f: name for f, name in came_from.items() if f not in traces.face_ids and name not in traces.names}
             detail, empty = {"from": stay, "to": to}, not stay or to in traces.names
+        case {"person": person_id}:
+            detail, empty = line.detail, person_id in traces.person_ids
         case _:
             detail, empty = line.detail, not traces.names.isdisjoint(line.detail.values())
     if empty:
-        store.execute("DELETE FROM trash WHERE line=?", (line.id,))
+        for table in ("trash", "persons_trash"):
+            store.execute(f"DELETE FROM {table} WHERE line=?", (line.id,))
         store.execute("DELETE FROM log WHERE id=?", (line.id,))
     elif detail != line.detail:
         store.rewrite_line(line, detail)

@@ -28,6 +28,7 @@ def info(store: Store) -> dict[str, Any]:
             "index": store.folder.name,
             "faces": store.faces,
             "people": store.people,
+            **store.counts(),
             "dimensions": spec.dimension,
             "model": spec.model_name,
             "fingerprint": spec.fingerprint,

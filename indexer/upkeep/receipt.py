@@ -7,15 +7,15 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from facegallery.embedder.errors import DataError, FaceGalleryError, GalleryError
 from facegallery.embedder.names import spelling
 from facegallery.indexer.store.database import FILE
-from facegallery.indexer.store.migrations import PHOTOS, UNNAMED
-from facegallery.indexer.store.reader import AMONG, Faces, normal
+from facegallery.indexer.store.migrations import PERSONS, PHOTOS, UNNAMED
+from facegallery.indexer.store.reader import AMONG, Faces, name_key, normal
 from facegallery.indexer.store.store import Store
 from facegallery.indexer.upkeep.pending import PENDING, cut
 from facegallery.indexer.upkeep.traces import PIECE, Traces, files_below, without_names
@@ -37,6 +37,7 @@ class Receipt:
     others: dict[str, int] = field(default_factory=dict)  # faces of the person in each other index
     outputs: list[str] = field(default_factory=list)  # existing files that were written with people of the index
     withheld: int = 0  # paths that name the person
+    alike: list[str] = field(default_factory=list)  # unnamed faces that look like the person, and stay
 
     @property
     def found(self) -> int:
@@ -65,7 +66,7 @@ def look(store: Store, traces: Traces, data_sets: Sequence[Path] = ()) -> dict[s
     Names are not searched for in data sets: their bytes are compressed, and the texts that remain belong to others.
     """
     with store.reading():
-        elsewhere = [text for name in traces.names for text in _texts_with(store, name)]
+        elsewhere = [text for said in traces.names | traces.spellings for text in _texts_with(store, said)]
     nameless = replace(traces, names=set())
     found = {str(path): traces.count(path, elsewhere) for path in files_below(store.folder)}
     return found | {str(path): nameless.count(path) for folder in data_sets for path in files_below(folder)}
@@ -96,6 +97,11 @@ def _texts_with(store: Faces, name: str) -> list[str]:
         "SELECT image FROM photos WHERE instr(image, ?)",
         "SELECT path FROM photos WHERE instr(path, ?)",
     )
+    of_persons = tuple(
+        f"SELECT {column} FROM {table} WHERE instr({column}, ?)"
+        for table in ("persons", "persons_trash")
+        for column in ("note", "extra")
+    )
     for sql in (
         "SELECT name FROM people WHERE instr(name, ?)",
         "SELECT image FROM faces WHERE instr(image, ?)",
@@ -109,6 +115,7 @@ def _texts_with(store: Faces, name: str) -> list[str]:
         "SELECT sql FROM sqlite_schema WHERE instr(sql, ?)",
         *(of_unnamed if store.version >= UNNAMED else ()),
         *(of_photos if store.version >= PHOTOS else ()),
+        *(of_persons if store.version >= PERSONS else ()),
     ):
         texts += [text for (text,) in store.execute(sql, (name,))]
     return list(dict.fromkeys(texts))
@@ -165,13 +172,23 @@ def folders_of(receipt: Receipt, identity: str | None) -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
+def earlier_alike(store: Store, names: Iterable[str]) -> set[str]:
+    """Return the face_ids of unnamed faces that looked like a person when they were forgotten, by earlier receipts."""
+    person = store.forgotten().person(map(name_key, names))
+    receipts = _earlier(store) if person else []
+    return {face_id for receipt in receipts if person.refused(receipt.face_ids) for face_id in receipt.alike}
+
+
 def earlier_ids(store: Store, traces: Traces) -> set[str]:
     """Return the person's face_ids in earlier receipts, in the folder where `forget` writes them."""
-    ids: set[str] = set()
+    return {face_id for receipt in _earlier(store) for face_id in traces.before.refused(receipt.face_ids)}
+
+
+def _earlier(store: Store) -> Iterator[Receipt]:
+    """Yield the earlier receipts in the folder where `forget` writes them."""
     for path in store.folder.parent.glob(f"{store.folder.name}-forgotten-*.json"):
         with contextlib.suppress(DataError):
-            ids.update(traces.before.refused(Receipt.read(path).face_ids))
-    return ids
+            yield Receipt.read(path)
 
 
 # the receipt ----------------------------------------------------------------
@@ -218,6 +235,7 @@ def receipt_of(store: Store, traces: Traces, cleaned: dict[str, int], *, pending
         store, traces, receipt, paths, {str(Path(folder).resolve()) for folder in cleaned}
     )
     receipt.withheld = len(paths.withheld)
+    receipt.alike = traces.alike or []
     receipt.notes = _notes(store, traces, receipt, unread)
     return receipt
 
@@ -252,6 +270,13 @@ def _notes(store: Store, traces: Traces, receipt: Receipt, unread: list[str]) ->
         notes.append(f"{receipt.withheld} paths name this person: `*` stands for the name")
     if unread:
         notes.append(f"indexes that could not be searched: {', '.join(unread)}")
+    if receipt.alike:
+        notes.append(
+            f"unnamed faces that look like this person: {len(receipt.alike)}; the same command with --unnamed forgets "
+            "them, too"
+        )
+    elif traces.alike is None:
+        notes.append("whether unnamed faces look like this person is not known, since the gallery is not calibrated")
     if traces.short_names:
         notes.append("a name is too short to be searched for in binary files; no table holds it")
     if receipt.data_sets:

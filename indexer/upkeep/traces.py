@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from facegallery.embedder.names import spelling
 from facegallery.indexer.store.forgotten import Forgotten
+from facegallery.indexer.store.kinds import number_of
 from facegallery.indexer.store.outputs import WrittenFile
 from facegallery.indexer.store.reader import name_key, normal
 
@@ -20,6 +22,8 @@ BLOCK = 16 << 20
 PNG_HEAD = 64  # bytes that many PNGs of one size share
 VARIED = 16  # least number of different bytes in a piece of a crop: plainer pieces occur in many pictures
 SHORTEST = 5  # bytes of a text that is unlikely to occur by chance in gigabytes of numbers
+LONG_TEXT = 8  # bytes of a note, or a value of metadata, that is searched for
+ESCAPED = re.compile(r'[\x00-\x1f"\\]')  # what JSON writes in another way
 HASH_BITS = 20
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -59,6 +63,9 @@ class Traces:
     before: Forgotten = field(default_factory=Forgotten)  # hashes of the person, of this and of earlier calls
     sources: list[str] = field(default_factory=list)  # paths that the gallery named before the person was erased
     outputs: list[WrittenFile] = field(default_factory=list)  # likewise
+    person_ids: set[str] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)  # notes, and values of metadata
+    alike: list[str] | None = field(default_factory=list)  # unnamed faces that stay; None: not known
 
     def add_face(self, face_id: str, vectors: Sequence[bytes], png: bytes | None) -> None:
         """Add everything to search for of one face."""
@@ -79,6 +86,13 @@ class Traces:
         """Names too short to be searched for among numbers."""
         return {name for name in self.names if len(name.encode()) < SHORTEST}
 
+    @property
+    def spellings(self) -> set[str]:
+        """Every text to search for: names, ids, and each stretch of the notes that JSON leaves as it is."""
+        said = {part for text in self.texts for part in ESCAPED.split(text)}
+        long = {part for part in said if len(part.encode()) >= LONG_TEXT and number_of(part) is None}
+        return (self.names - self.short_names) | self.person_ids | long
+
     def is_named(self, identity: str | None) -> bool:
         """Return whether `identity` is a name of the person, or was when they were forgotten."""
         return identity is not None and any(
@@ -89,7 +103,7 @@ class Traces:
     def count(self, path: Path, elsewhere: Sequence[str] = ()) -> int:
         """Count the traces in a file. elsewhere: texts of others that contain a name, and may."""
         finder = _Finder(self.pieces)
-        names = [name.encode() for name in self.names - self.short_names]
+        names = [text.encode() for text in self.spellings]
         longer = [text.encode() for text in elsewhere]
         margin = max([PIECE, *map(len, names), *map(len, longer)])
         found = 0

@@ -11,9 +11,10 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from facegallery.embedder.dataset.people import write_people
 from facegallery.embedder.dataset.row import Entry, to_table
 from facegallery.embedder.dataset.writer import DataSetWriter, WriterOptions, check_is_ours
 from facegallery.embedder.errors import DataError, GalleryError, InputError, from_os_error
@@ -269,8 +270,8 @@ def _drop_forgotten(store: Store, since: Forgotten) -> int:
 def export(store: Store, out: Path, *, crops: bool = False) -> TransferSummary:
     """Write the gallery as a data set: corrected names, vectors, and with `crops` the stored crops.
 
-    Unnamed faces are rows without an identity. The same call again writes what has changed since. Waits for another
-    process that writes to the folder.
+    Unnamed faces are rows without an identity; persons' ids, notes and metadata are in a file beside the rows. The same
+    call again writes what has changed since. Waits for another process that writes to the folder.
     """
     check_is_ours(out)
     with locked(make_folder(out)), store.reading():
@@ -293,6 +294,7 @@ def export(store: Store, out: Path, *, crops: bool = False) -> TransferSummary:
             for row in rows:
                 row.split = "gallery"  # instead of the split that it was added from
             writer.write(shard, to_table(rows, spec, extra), time.monotonic() - began, versions())
+        write_people(out, ((name, asdict(record)) for name, record in store.records()))
         ((without,),) = store.execute("SELECT count(*) FROM faces WHERE id NOT IN (SELECT id FROM crops)")
         return TransferSummary(str(out), store.faces, store.people, without_crop=without if crops else 0)
 

@@ -16,6 +16,7 @@ from facegallery.indexer.store.store import Store
 from facegallery.indexer.store.totals import SINCE, count
 
 PROBLEMS = 20  # shown
+OF_STORE = (Store.unnamed_problems, Store.person_problems)
 
 
 @dataclass
@@ -83,6 +84,7 @@ def problems(store: Store) -> Iterator[str]:
         _trash,
         Store.unnamed_problems,
         Store.photo_problems,
+        Store.person_problems,
     ):
         try:
             yield from check(store)

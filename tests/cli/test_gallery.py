@@ -459,3 +459,22 @@ def test_a_folder_that_can_only_be_read(run, vectors, index, own_indexes):
     assert call("verify", index).returncode == 0
     refused = call("remove", index, "--identity", "s1")
     assert refused.returncode == 6 and "read-only" in refused.stderr or "permission" in refused.stderr
+
+
+def test_set_keeps_a_note_and_metadata_of_a_person(run, index):
+    listed = {one["identity"]: one for one in json.loads(run("list", index, "--json").out)}
+    person_id = listed["s1"]["person_id"]
+    assert f"{person_id}  s1" in run("list", index).out
+    assert run("set", index, "--identity", "s1", "born=1990", "team=red = hot", "--note", "tall").out == "set: s1\n"
+    assert json.loads(run("set", index, "--identity", person_id, "--unset", "born", "--json").out)["people"] == ["s1"]
+    kept = {one["identity"]: one for one in json.loads(run("list", index, "--json").out)}["s1"]
+    assert (kept["note"], kept["metadata"], kept["person_id"]) == ("tall", {"team": "red = hot"}, person_id)
+    assert run("set", index, "--identity", "s1", "--note", "tall").out == "set: nothing changed\n"
+    assert "set: s1" in run("list", index, "--log").out
+    for wrong in ([], ["born"], ["a=1", "a=2"], ["a=1", "--unset", "a"], ["--unset", "b"], ["a="], ["a<b=1"]):
+        done = run("set", index, "--identity", "s1", *wrong)
+        assert done.code == 2 and done.err.startswith("error: expected "), wrong
+    assert run("set", index, "--identity", "nobody", "a=1").code == 5
+    for _ in range(3):
+        run("undo", index)
+    assert {one["identity"]: one for one in json.loads(run("list", index, "--json").out)}["s1"] == listed["s1"]

@@ -101,3 +101,23 @@ def test_unnamed_faces_are_exported_without_an_identity(run, heap, tmp_path):
     assert table["crop"].null_count == 0
     copied = json.loads(run("add", "again", tmp_path / "out", "--create", "--json").out)
     assert copied["unnamed"] == 30
+
+
+def test_search_says_which_unnamed_group_a_face_is_near(run, att, heap):
+    run("add", "album", heap, "--create")
+    run("group", "album")
+    probe = att / "s3" / "9.pgm"
+    before = json.loads(run("search", "album", probe, "--json").out)["probes"][0]["faces"][0]
+    assert before["hits"] == [] and before["unnamed"] is None
+    found = json.loads(run("search", "album", probe, "--unnamed", "-k", "2", "--json").out)["probes"][0]["faces"][0]
+    near = found["unnamed"][0]
+    assert found["hits"] == [] and len(found["unnamed"]) == 2
+    images = groups(run)[near["group"]]
+    assert {image[0] for image in images} == {"3"} and near["photos"] == near["faces"] == len(images)
+    text = run("search", "album", probe, "--unnamed").out
+    assert f"unnamed group {near['group']}: {near['photos']} photos" in text
+    run("name", "album", near["group"], "Cid")
+    named = json.loads(run("search", "album", probe, "--unnamed", "--json").out)["probes"][0]["faces"][0]
+    assert named["hits"][0]["identity"] == "Cid" and near["group"] not in [one["group"] for one in named["unnamed"]]
+    refused = run("search", "album", probe, "--unnamed", "--out", heap.parent / "hits.parquet")
+    assert refused.code == 2 and "--unnamed or --out" in refused.err

@@ -182,6 +182,20 @@ def test_a_changed_photo_keeps_what_was_said(club, album):
     assert whole(club) == before
 
 
+def test_a_person_all_of_whose_photos_changed_keeps_id_and_note(club, album):
+    sync(club, album)
+    with club.store(write=True) as store:
+        store.set_person("s1", {"born": "1990"}, note="a friend")
+        before = store.persons(["s1"])
+    for number in (1, 2):
+        brighter(album / "s1" / f"{number}.pgm")
+    assert counts(sync(club, album))[1] == 2
+    with club.store(write=True) as store:
+        assert store.persons(["s1"]) == before and before["s1"].note == "a friend"
+        assert store.undo()[0].verb == "sync"
+        assert store.persons(["s1"]) == before and verify(store).problems == []
+
+
 def test_another_photo_of_the_same_name_keeps_nothing_and_says_so(club, album, att):
     sync(club, album, NOBODY)
     (face_id,) = [one for one, (_, image) in faces(club).items() if image == "s1/1.pgm"]

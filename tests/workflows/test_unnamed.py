@@ -18,6 +18,7 @@ from facegallery.indexer.upkeep.verify import verify
 from facegallery.workflows import unnamed
 from facegallery.workflows.suggest import suggest
 from facegallery.workflows.unnamed import GroupOptions, confirm, group, groups, ignore, name, reject
+from facegallery.workflows.upkeep import info
 from tests import synthetic
 
 D, CUT = 64, GroupOptions(cut=0.5)
@@ -290,3 +291,23 @@ def test_what_was_said_holds(index, gallery, seed, corrections):
     group(index, replace(CUT, anew=True))
     holds()
     assert not verify(gallery).problems
+
+
+def test_info_counts_what_has_no_name(index, gallery):
+    def counted() -> tuple[int, ...]:
+        found = info(index)
+        return found.unnamed, found.groups, found.loose, found.ignored, found.rejected, found.photos
+
+    assert counted() == (40, 0, 40, 0, 0, 42)
+    group(index, CUT)
+    numbers = sorted(members(gallery))
+    ignore(gallery, [numbers[0]])
+    reject(gallery, [next(iter(members(gallery)[numbers[1]]))])
+    name(gallery, [numbers[2]], "Ann")
+    assert counted() == (35, 6, 1, 5, 1, 42)
+    twice = replace(HEAP[0], face=1)  # another face of a photo that is there
+    gallery.add_unnamed([twice])
+    assert counted() == (36, 6, 2, 5, 1, 42)
+    for _ in range(5):
+        gallery.undo()
+    assert counted() == (40, 0, 40, 0, 0, 42)

@@ -274,7 +274,8 @@ async def correct(
     return await make_change(state, request, write)
 
 
-def _request_of(key: Key, index: ServedIndex, mark: str | None, asked: BaseModel) -> ChangeRequest:
+def request_of(key: Key, index: ServedIndex, mark: str | None, asked: BaseModel) -> ChangeRequest:
+    """Return a change as it was requested by a body."""
     return ChangeRequest(key, index, mark, type(asked).__name__.lower(), asked.model_dump_json().encode())
 
 
@@ -285,21 +286,34 @@ def _ids_of(identity: str) -> Callable[[Store], Sequence[str]]:
 @router.post("/indexes/{index}/people/rename", response_model=Change, tags=["people"])
 async def rename(state: CurrentState, key: Writer, index: Index, asked: schemas.Rename, mark: Mark = None):
     """Give a person another name, which nobody has."""
-    request = _request_of(key, index, mark, asked)
+    request = request_of(key, index, mark, asked)
     return await correct(state, request, lambda store: store.rename(asked.old, asked.new), _ids_of(asked.old))
+
+
+@router.patch("/indexes/{index}/person", response_model=Change, tags=["people"])
+async def set_person(state: CurrentState, key: Writer, index: Index, asked: schemas.Set, mark: Mark = None):
+    """Change the note and the metadata of a person; what is not sent stays."""
+    request = request_of(key, index, mark, asked)
+
+    def faces(store: Store) -> list[str]:
+        return [face["face_id"] for face in store.find(store.person(asked.identity)[0])]
+
+    return await correct(
+        state, request, lambda store: store.set_person(asked.identity, asked.metadata, asked.note), faces
+    )
 
 
 @router.post("/indexes/{index}/people/merge", response_model=Change, tags=["people"])
 async def merge(state: CurrentState, key: Writer, index: Index, asked: schemas.Merge, mark: Mark = None):
     """Give all faces of a person to another one."""
-    request = _request_of(key, index, mark, asked)
+    request = request_of(key, index, mark, asked)
     return await correct(state, request, lambda store: store.merge(asked.source, asked.into), _ids_of(asked.source))
 
 
 @router.post("/indexes/{index}/people/split", response_model=Change, tags=["people"])
 async def split(state: CurrentState, key: Writer, index: Index, asked: schemas.Split, mark: Mark = None):
     """Give chosen faces to another person, who may be new."""
-    request = _request_of(key, index, mark, asked)
+    request = request_of(key, index, mark, asked)
     return await correct(
         state, request, lambda store: store.split(asked.face_ids, asked.to), lambda store: asked.face_ids
     )
@@ -311,7 +325,7 @@ async def remove(state: CurrentState, key: Writer, index: Index, asked: schemas.
     if (asked.identity is None) == (asked.face_id is None):
         raise HttpProblem(422, "invalid", "expected an identity or a face_id, received both or neither: send one")
     faces = _ids_of(asked.identity) if asked.identity is not None else lambda store: [str(asked.face_id)]
-    request = _request_of(key, index, mark, asked)
+    request = request_of(key, index, mark, asked)
     return await correct(state, request, lambda store: store.remove(asked.identity, asked.face_id), faces)
 
 
@@ -324,7 +338,7 @@ async def undo(state: CurrentState, key: Writer, index: Index, asked: schemas.Un
         undone = await asyncio.wrap_future(index.write(lambda store: store.undo(asked.command)))
         return [Change(**asdict(one)) for one in undone], ()
 
-    return await make_change(state, _request_of(key, index, mark, asked), work)
+    return await make_change(state, request_of(key, index, mark, asked), work)
 
 
 @router.post("/indexes/{index}/people/forget", response_model=Receipt, tags=["people"])
@@ -332,13 +346,14 @@ async def forget(state: CurrentState, key: Admin, index: Index, asked: schemas.F
     """Remove a person for good: rows, vectors, crops, names. It cannot be undone; the receipt is stored as well."""
 
     def do() -> tuple[Receipt, Sequence[str]]:
-        done = replace(forgetting.forget(index.name, asked.identity), receipt=None)  # a path of this machine
+        done = forgetting.forget(index.name, asked.identity, unnamed=asked.unnamed)
+        done = replace(done, receipt=None)  # a path of this machine
         return done, done.face_ids
 
     async def work() -> tuple[Receipt, Sequence[str]]:
         return await asyncio.wrap_future(index.write_apart(do))
 
     try:
-        return await make_change(state, _request_of(key, index, mark, asked), work)
+        return await make_change(state, request_of(key, index, mark, asked), work)
     finally:
         await asyncio.shield(state.desk.ask(lambda accounts: accounts.drop_answers()))

@@ -15,6 +15,7 @@ from facegallery.results import FACE_ID, NAME, EnrolledFace, EnrolledFaces, Gall
 from facegallery.server.bodies import StrictRoute
 from facegallery.server.problems import HttpProblem
 from facegallery.server.routes.dependencies import CurrentState, Index, JSONResponse, Reader
+from facegallery.workflows import persons
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}, "description": "The crop."}
@@ -43,14 +44,28 @@ async def list_people(
     """List the enrolled people by name, page by page."""
     after = _name_of(cursor)
 
-    def read(store: Store) -> tuple[list[tuple[str, int]], dict[str, str]]:
+    def read(store: Store) -> list[Person]:
         with store.reading():
-            found = store.list_people(after, limit + 1, containing)
-            return found, store.first_faces([name for name, _ in found[:limit]])
+            return persons.listed(store, after, limit + 1, containing)
 
-    found, faces = await asyncio.wrap_future(index.read(read))
-    people = [Person(name, n, faces.get(name)) for name, n in found[:limit]]
-    return JSONResponse({"people": people, "next": _cursor(found[limit - 1][0]) if len(found) > limit else None})
+    found = await asyncio.wrap_future(index.read(read))
+    following = _cursor(found[limit - 1].identity) if len(found) > limit else None
+    return JSONResponse({"people": found[:limit], "next": following})
+
+
+@router.get("/indexes/{index}/person", response_model=Person, tags=["people"])
+async def one_person(
+    key: Reader,
+    index: Index,
+    identity: Annotated[str, Query(min_length=1, max_length=10_000, description="The name, or the id, of a person.")],
+):
+    """Return a person, with note and metadata."""
+
+    def read(store: Store) -> Person:
+        with store.reading():
+            return persons.person(store, identity)
+
+    return JSONResponse(await asyncio.wrap_future(index.read(read)))
 
 
 def _cursor(name: str) -> str:
@@ -82,8 +97,8 @@ async def list_faces(
     "/indexes/{index}/faces/{face_id}/thumbnail", tags=["people"], response_class=Response, responses={200: PNG}
 )
 async def face_thumbnail(key: Reader, index: Index, face_id: Annotated[str, Path(pattern=FACE_ID["pattern"])]):
-    """Return the crop of an enrolled face."""
-    png = await asyncio.wrap_future(index.read(lambda store: store.crop(face_id)))
+    """Return the crop of a face, enrolled or without a person."""
+    png = await asyncio.wrap_future(index.read(lambda store: store.crop(face_id) or store.unnamed_crop(face_id)))
     if png is None:
         detail = (
             f"expected a face of {index.name} with a stored crop, none has the id {face_id}: see the person's faces"

@@ -33,6 +33,7 @@ COLUMNS = [
     "chance_limit",
     "weak",
     "stale",
+    "hit_person_id",
 ]
 
 
@@ -42,7 +43,14 @@ def probes(n: int, seed: int = 0) -> list[tuple[Row, list[Hit], dict]]:
     found = []
     for i, x in enumerate(synthetic.vectors(n, 1)):
         of_row = [
-            Hit(j + 1, f"Łódź {rng.integers(9)}", float(np.float32(rng.normal())), rng.bytes(16).hex(), f"{j}.jpg")
+            Hit(
+                j + 1,
+                f"Łódź {rng.integers(9)}",
+                float(np.float32(rng.normal())),
+                rng.bytes(16).hex(),
+                f"{j}.jpg",
+                f"p{j:015}",
+            )
             for j in range(i % 5)
         ]
         verdict = (
@@ -72,8 +80,8 @@ def expected(found: list[tuple[Row, list[Hit], dict]]) -> list[tuple]:
     for row, of_row, verdict in found:
         told = list(verdict.values())
         probe = (row.image, row.face, row.face_id, row.identity, row.outcome, *told[:3])
-        of_hits = [(h.rank, h.identity, h.score, h.face_id, h.image) for h in of_row] or [(None,) * 5]
-        lines += [(*probe, *of_hit, *told[3:]) for of_hit in of_hits]
+        of_hits = [(h.rank, h.identity, h.score, h.face_id, h.image, h.person_id) for h in of_row] or [(None,) * 6]
+        lines += [(*probe, *of_hit[:5], *told[3:], of_hit[5]) for of_hit in of_hits]
     return lines
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -82,7 +83,8 @@ def picture(folder: Path) -> list:
         held = [gallery.list_faces(name) for name, _ in people]
         crops = [gallery.crop(face["face_id"]) for of_person in held for face in of_person]
         log = [(line["verb"], line["faces"], line["people"]) for line in gallery.list_log()]
-    return [people, held, crops, log, answers(folder)]
+    hits = [[[replace(hit, person_id=None) for hit in of_q] for of_q in found] for found in answers(folder)]
+    return [people, held, crops, log, hits]
 
 
 # the key --------------------------------------------------------------------
