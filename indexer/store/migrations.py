@@ -71,7 +71,7 @@ def migrate_persons(db: Database) -> None:
             person_id TEXT NOT NULL UNIQUE,
             note TEXT NOT NULL,
             extra TEXT NOT NULL,  -- JSON object: the user's own metadata
-            checksum BLOB NOT NULL
+            checksum BLOB NOT NULL  -- over the name, too
         ) STRICT;
         CREATE INDEX persons_extra ON persons(extra) WHERE extra != '{}';
         -- until their line of the log is dropped
@@ -86,9 +86,9 @@ def migrate_persons(db: Database) -> None:
         CREATE INDEX persons_trash_line ON persons_trash(line);
         """
     )
-    ids = [id for (id,) in db.execute("SELECT id FROM people")]
-    records = ((id, new_person_id(), "", "{}") for id in ids)
-    rows = ((*record, checksum(*record)) for record in records)
+    people = db.execute("SELECT id, name FROM people")
+    records = ((name, id, new_person_id(), "", "{}") for id, name in people)
+    rows = ((*record, checksum(name, *record)) for name, *record in records)
     db.execute_many("INSERT INTO persons VALUES (?, ?, ?, ?, ?)", rows)
 
 

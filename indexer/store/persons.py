@@ -114,7 +114,7 @@ class Persons(Faces):
             return {}
         sql = f"{RECORDS} FROM people JOIN persons USING (id) WHERE name {AMONG}"
         rows = self.rows(sql, (json.dumps(list(dict.fromkeys(names))),))
-        return {name: self._record(*row) for name, *row in rows}
+        return {row[0]: self._record(*row) for row in rows}
 
     def person(self, identity: str) -> tuple[str, PersonRecord | None]:
         """Return the name of a person as it is stored, and their record; None in a gallery of an older version.
@@ -129,8 +129,12 @@ class Persons(Faces):
         return name, self.persons([name]).get(name)
 
     def person_ids(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the ids of people by name."""
-        return {name: record.person_id for name, record in self.persons(names).items()}
+        """Return the ids of enrolled people by name; raises Damaged where the record of one was changed or lost."""
+        wanted = set(names)
+        found = {name: record.person_id for name, record in self.persons(wanted).items()}
+        if self.has_persons and (lost := wanted - found.keys()):
+            raise damaged(self.path, f"the record of {min(lost)!r} is lost")
+        return found
 
     @property
     def person_kinds(self) -> Counts:
@@ -145,11 +149,11 @@ class Persons(Faces):
         """Yield the name and the record of each person, by name."""
         if not self.has_persons:
             return
-        for name, *row in self.rows(f"{RECORDS} FROM people JOIN persons USING (id) ORDER BY name"):
-            yield name, self._record(*row)
+        for row in self.rows(f"{RECORDS} FROM people JOIN persons USING (id) ORDER BY name"):
+            yield row[0], self._record(*row)
 
-    def _record(self, id: int, person_id: str, note: str, extra: str, stored: bytes) -> PersonRecord:
-        if checksum(id, person_id, note, extra) != stored:
+    def _record(self, name: str, id: int, person_id: str, note: str, extra: str, stored: bytes) -> PersonRecord:
+        if checksum(name, id, person_id, note, extra) != stored:
             raise damaged(self.path, f"the record of the person {person_id} was changed")
         return PersonRecord(person_id, note, json.loads(extra))
 
@@ -198,16 +202,22 @@ class Persons(Faces):
 
     def _set_logged(self, name: str, old: PersonRecord, new: PersonRecord, command: str | None = None) -> Any:
         """Write a record, and a line of the log about it."""
-        self.execute("DELETE FROM persons WHERE person_id=?", (old.person_id,))
-        self._write([(self.person_id(name), new)])
+        self._replace(name, new)
         states = {"old": old, "new": new}
         detail = {key: {"note": one.note, "metadata": one.metadata} for key, one in states.items()}
         return self._log("set", {"person": new.person_id, "identity": name, **detail}, command)
 
     def _unset(self, detail: Mapping[str, Any]) -> None:
         """Give a person the record of before a line of the log."""
-        for (id,) in self.execute("DELETE FROM persons WHERE person_id=? RETURNING id", (detail["person"],)):
-            self._write([(id, PersonRecord(detail["person"], **detail["old"]))])
+        sql = "SELECT name FROM people JOIN persons USING (id) WHERE person_id=?"
+        for (name,) in self.execute(sql, (detail["person"],)):
+            self._replace(name, PersonRecord(detail["person"], **detail["old"]))
+
+    def _replace(self, name: str, record: PersonRecord) -> None:
+        """Write another record of a person, or the same after a new name."""
+        for (id,) in self.execute("SELECT id FROM people WHERE name=?", (name,)):
+            self.execute("DELETE FROM persons WHERE id=?", (id,))
+            self._write([(name, id, record)])
 
     def offer(self, records: Mapping[str, PersonRecord]) -> None:
         """Give these records, by name, to new people who are enrolled from now on; an id stays one person's."""
@@ -221,11 +231,12 @@ class Persons(Faces):
         ids = (json.dumps([record.person_id for record in offered.values()]),)
         taken = {id for (id,) in self.execute(f"SELECT person_id FROM persons WHERE person_id {AMONG}", ids)}
         free = {name: record for name, record in offered.items() if record.person_id not in taken}
-        self._write((id, free.get(name) or PersonRecord(new_person_id())) for id, name in new)
+        self._write((name, id, free.get(name) or PersonRecord(new_person_id())) for id, name in new)
 
-    def _write(self, records: Iterable[tuple[int, PersonRecord]]) -> None:
-        lines = [(id, *record.values) for id, record in records]
-        self.execute_many("INSERT INTO persons VALUES (?, ?, ?, ?, ?)", [(*one, checksum(*one)) for one in lines])
+    def _write(self, records: Iterable[tuple[str, int, PersonRecord]]) -> None:
+        lines = [(name, (id, *record.values)) for name, id, record in records]
+        rows = [(*line, checksum(name, *line)) for name, line in lines]
+        self.execute_many("INSERT INTO persons VALUES (?, ?, ?, ?, ?)", rows)
 
     def _drop_people(self, ids: Sequence[int], line: int | None) -> None:
         """Delete people who have no face. line: of the log; with it `undo` brings their records back."""
@@ -242,10 +253,7 @@ class Persons(Faces):
     def _bring_back(self, line: int) -> None:
         """Give people who have left by a line of the log, and are here again, the records that they had."""
         for name, record in self.departed("line=?", line):
-            for (id,) in self.execute(
-                "DELETE FROM persons WHERE id = (SELECT id FROM people WHERE name=?) RETURNING id", (name,)
-            ):
-                self._write([(id, record)])
+            self._replace(name, record)
         self.execute("DELETE FROM persons_trash WHERE line=?", (line,))
 
     # checking
@@ -254,10 +262,10 @@ class Persons(Faces):
         """Yield a line for each record of a person that is not as it was written."""
         if not self.has_persons:
             return
-        for name, *row in self.rows(f"{RECORDS} FROM people LEFT JOIN persons USING (id)"):
+        for row in self.rows(f"{RECORDS} FROM people LEFT JOIN persons USING (id)"):
             try:
-                if row[0] is None:
-                    yield f"{self.path}: the record of {name!r} is lost"
+                if row[1] is None:
+                    yield f"{self.path}: the record of {row[0]!r} is lost"
                 else:
                     self._record(*row)
             except Damaged as error:

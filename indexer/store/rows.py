@@ -170,8 +170,9 @@ class Rows(Persons):
         self._mark_changed(ids)
 
     def _rename(self, old: str, new: str) -> None:
-        faces = self.find(old)
+        faces, records = self.find(old), self.persons([old])
         self.execute("UPDATE people SET name=? WHERE name=?", (new, old))
+        self._replace(new, records[old])
         lines = [(face_checksum(new, [f[name] for name in FACE_COLUMNS]), f["id"]) for f in faces]
         self.execute_many("UPDATE faces SET checksum=? WHERE id=?", lines)
 
