@@ -63,9 +63,9 @@ def group(where: Where, options: GroupOptions = GroupOptions()) -> results.Group
             )
         chosen = choose_cut(heap.means, options.error, start) if cut is None else at_cut(heap.means, cut, start)
         with store.writing():
-            numbers, new = heap.numbered(chosen.groups, store.new_numbers)
-            seen = {face.face_id: Place(None, face.number) for face in heap.singles}
-            moved = {f: Place(None, number) for f, number in numbers.items() if number != seen[f].number}
+            placed, new = heap.numbered(chosen.groups, store.new_numbers)
+            seen = {face.face_id: Place(None, face.number) for face, _ in placed}
+            moved = {face.face_id: Place(None, number) for face, number in placed}
         change = results.Change("group", 0, ())
         if moved:
             change = store.arrange("group", Arrangement(moved, seen=seen))

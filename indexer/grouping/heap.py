@@ -51,16 +51,18 @@ class Heap:
             means,
             np.concatenate([sizes, np.ones(len(singles), np.int64)]),
             np.concatenate([~known | (not len(compared)), asked]),
-            store.photos_of_groups({one.photo for one in singles}, confirmed=anew),
+            store.photos_of_groups({one.photo for one in singles}, confirmed=anew) if numbers else {},
         )
 
     def start(self, rejections: Sequence[Rejection]) -> Start:
         """Return what grouping starts from: what the user said, and that faces of one photo are several people."""
         held = len(self.numbers)
+        shown = Counter(face.photo for face in self.singles)
+        also = set().union(*self.photos.values())
         of_photo: dict[str, list[int]] = defaultdict(list)
         for node, face in enumerate(self.singles, held):
-            of_photo[face.photo].append(node)
-        of_photo = {photo: nodes for photo, nodes in of_photo.items() if len(nodes) <= MOST_OF_PHOTO}
+            if shown[face.photo] <= MOST_OF_PHOTO and (shown[face.photo] > 1 or face.photo in also):
+                of_photo[face.photo].append(node)
         apart = [(a, b) for nodes in of_photo.values() for i, a in enumerate(nodes) for b in nodes[:i]]
         for node, number in enumerate(self.numbers):
             apart += [(node, face) for photo in self.photos.get(number, ()) for face in of_photo.get(photo, ())]
@@ -80,32 +82,35 @@ class Heap:
                 found[number].append(node)
         return found
 
-    def numbered(self, groups: np.ndarray, new_numbers: Callable[[int], int]) -> tuple[dict[str, int | None], int]:
-        """Return the group of each single face by its face_id, and how many groups are new.
+    def numbered(
+        self, groups: np.ndarray, new_numbers: Callable[[int], int]
+    ) -> tuple[list[tuple[Single, int | None]], int]:
+        """Return the single faces whose group is another than before, with its number, and how many groups are new.
 
         groups: int64 (g + s,), as `group` returns them. Faces that join a group that stays get its number; other groups
         get that of most of their faces, or a new one. new_numbers: returns the first of so many new numbers.
         """
-        held = len(self.numbers)
-        found: dict[str, int | None] = {}
+        held, placed = len(self.numbers), list[tuple[Single, int | None]]()
         others: dict[int, list[Single]] = defaultdict(list)
-        for face, group in zip(self.singles, groups[held:].tolist(), strict=True):
+        alone = np.bincount(groups, minlength=len(groups))[groups[held:]] == 1
+        for face, group, by_itself in zip(self.singles, groups[held:].tolist(), alone.tolist(), strict=True):
             if group < held:
-                found[face.face_id] = self.numbers[group]
+                placed.append((face, self.numbers[group]))
+            elif by_itself:
+                placed.append((face, None))
             else:
                 others[group].append(face)
         taken, fresh = set(self.numbers), []
         for faces in sorted(others.values(), key=len, reverse=True):
-            number = _most_common((face.number for face in faces), taken) if len(faces) > 1 else None
-            if number is None and len(faces) > 1:
+            number = _most_common((face.number for face in faces), taken)
+            if number is None:
                 fresh.append(faces)
-                continue
-            taken |= {number} if number is not None else set()
-            found |= {face.face_id: number for face in faces}
-        first = new_numbers(len(fresh))
-        for number, faces in enumerate(fresh, first):
-            found |= {face.face_id: number for face in faces}
-        return found, len(fresh)
+            else:
+                taken.add(number)
+                placed += [(face, number) for face in faces]
+        for number, faces in enumerate(fresh, new_numbers(len(fresh))):
+            placed += [(face, number) for face in faces]
+        return [(face, number) for face, number in placed if number != face.number], len(fresh)
 
 
 def _most_common(numbers: Iterable[int | None], taken: set[int]) -> int | None:

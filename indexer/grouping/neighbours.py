@@ -13,7 +13,7 @@ CELL = 250  # vectors for each centre of more than EXACT
 NEAR_CENTRES = 4  # of each vector; two vectors are compared where they share one
 TRAINED, ROUNDS = 32, 4  # vectors for each centre that is trained, and rounds of it
 LEAST_NORM = 1e-9
-BLOCK = 1 << 21  # cosines that are computed at a time
+BLOCK, AMONG = 256, 8192  # vectors that are compared at a time, with so many
 
 
 def near_pairs(vectors: np.ndarray, cut: float, nearest: int = NEAREST, asked: np.ndarray | None = None) -> np.ndarray:
@@ -54,16 +54,38 @@ def _near_within(
     vectors: np.ndarray, rows: np.ndarray, cut: float, nearest: int, asked: np.ndarray
 ) -> Iterator[np.ndarray]:
     """Yield the pairs of some vectors and those of them that are asked, in pieces: lower x n + higher, int64 (m,)."""
-    among, step = vectors[rows], max(1, BLOCK // max(len(rows), 1))
-    for start in range(0, len(asked), step):
-        own = asked[start : start + step]
-        cosines = vectors[own] @ among.T
-        near = cosines >= cut
-        near[np.arange(len(own)), np.searchsorted(rows, own)] = False
-        for row in np.flatnonzero(np.count_nonzero(near, axis=1) > nearest):
-            hits = np.flatnonzero(near[row])
-            of_row = cosines[row, hits]
-            near[row, hits[of_row < np.partition(of_row, -nearest)[-nearest]]] = False
-        a, b = np.divmod(np.flatnonzero(near), len(rows))
-        a, b = own[a], rows[b]
+    among = vectors[rows]
+    for start in range(0, len(asked), BLOCK):
+        own = asked[start : start + BLOCK]
+        a, b, cosines = _above(vectors[own], among, cut)
+        b = rows[b]
+        near = own[a] != b
+        a, b, cosines = a[near], b[near], cosines[near]
+        crowded = np.bincount(a, minlength=len(own)) > nearest
+        if crowded.any():
+            kept = ~crowded[a] | _best(a, cosines, nearest)
+            a, b = a[kept], b[kept]
+        a = own[a]
         yield np.minimum(a, b) * len(vectors) + np.maximum(a, b)
+
+
+def _above(own: np.ndarray, among: np.ndarray, cut: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of two arrays with a dot product of `cut` or more, int64 (m,) each, and it, float32 (m,)."""
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for start in range(0, len(among), AMONG):
+        cosines = own @ among[start : start + AMONG].T
+        flat = np.flatnonzero(cosines >= cut)
+        a, b = np.divmod(flat, cosines.shape[1])
+        found.append((a, b + start, cosines.ravel()[flat]))
+    a, b, cosines = map(np.concatenate, zip(*found, strict=True))
+    return a, b, cosines
+
+
+def _best(rows: np.ndarray, values: np.ndarray, most: int) -> np.ndarray:
+    """Return whether each value is among the `most` largest of its row, and of equal ones the first: bool (m,)."""
+    order = np.lexsort((-values, rows))
+    ordered = rows[order]
+    rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    best = np.empty(len(order), bool)
+    best[order] = rank < most
+    return best

@@ -23,7 +23,7 @@ STEP, BENEATH, ABOVE = 0.01, 10, 8  # a cut is chosen within so many steps of th
 UNSEEN = 3  # wrong pairs at most where none is expected (rule of three)
 FITTED = (0.34, 0.36, 0.38, 0.40, 0.42, 0.44)  # cuts of a fit
 DRAWS = 16  # halves of the people of a fit
-SAMPLE, LARGEST = 20_000, 5_000  # groups of which near misses are counted; the largest are among them
+SAMPLE, LARGEST = 10_000, 2_500  # groups of which near misses are counted; the largest are among them
 MOST = 10  # pairs of faces just below the cut for one in a group: with more, a cut is useless
 
 

@@ -24,10 +24,11 @@ SALT_BYTES = 32
 
 def checksum(*fields: object) -> bytes:
     """Hash the fields to 16 bytes; each field is preceded by its length, so that different lists never hash alike."""
-    parts = [field if isinstance(field, bytes) else repr(field).encode() for field in fields]
-    return hashlib.blake2b(
-        b"".join([len(part).to_bytes(8, "little") + part for part in parts]), digest_size=16
-    ).digest()
+    parts: list[bytes] = []
+    for field in fields:
+        part = field if isinstance(field, bytes) else repr(field).encode()
+        parts += (len(part).to_bytes(8, "little"), part)
+    return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
 
 
 def chained(start: bytes, lines: Iterable[tuple]) -> bytes:

@@ -104,7 +104,7 @@ class GroupSums(Rows):
     def photos_of_groups(self, photos: Iterable[str], *, confirmed: bool) -> dict[int, set[str]]:
         """Return for groups that stay those of these photos that show one of their faces, by number."""
         found: dict[int, set[str]] = defaultdict(set)
-        if self.version >= GROUP_SUMS and self.held_numbers(confirmed=confirmed):
+        if self.version >= GROUP_SUMS:
             sql = (
                 f"SELECT DISTINCT number, {PHOTO} FROM unnamed JOIN grouped ON grouped.id = unnamed.id "
                 f"WHERE {PHOTO} {AMONG} AND {_held(confirmed=confirmed)}"

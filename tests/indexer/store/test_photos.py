@@ -11,6 +11,7 @@ from facegallery.indexer.build import build
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.store.photos import PhotoRow
 from facegallery.indexer.store.resync import Moved, Resync
+from facegallery.indexer.store.totals import PERSON_TABLES
 from facegallery.indexer.store.unnamed import Place, Rejection
 from facegallery.indexer.upkeep.transfer import backup, restore
 from facegallery.indexer.upkeep.verify import verify
@@ -140,7 +141,7 @@ def test_a_restored_backup_leaves_out_photos_of_who_was_forgotten_since(gallery,
 
 
 def test_a_gallery_of_version_7_has_no_photos_and_gets_them_at_its_next_change(index):
-    sql(index, "DROP TABLE photos", "PRAGMA user_version=7")
+    sql(index, *(f"DROP TABLE {table}" for table in ("photos", *PERSON_TABLES)), "PRAGMA user_version=7")
     with open_store(index) as store:
         assert list(store.photos()) == [] and verify(store).problems == []
     with open_store(index, write=True) as store:
