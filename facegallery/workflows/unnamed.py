@@ -94,7 +94,7 @@ def _grouped(store: Store, change: results.Change, new: int, chosen: Chosen) -> 
 
 def _cut_to_use(store: Store, options: GroupOptions) -> float | None:
     """Return the given cut, or that of an earlier grouping where faces stay in their groups; None to choose one."""
-    before = None if options.anew or not store.grouped[0] else kept.read(store)
+    before = None if options.anew or not store.has_groups else kept.read(store)
     return before.cut if before is not None and options.cut is None and before.error == options.error else options.cut
 
 

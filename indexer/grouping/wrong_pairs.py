@@ -73,12 +73,11 @@ def pair_error(means: np.ndarray, groups: np.ndarray, cut: float, tail: Tail = A
 
 def joined(means: np.ndarray, groups: np.ndarray, start: Start = SINGLE) -> tuple[np.ndarray, np.ndarray]:
     """Return the means and the sizes of the groups of `group`'s answer: float32 (g, d), int64 (g,)."""
-    codes = np.unique(groups, return_inverse=True)[1]
-    weights = start.sizes_of(len(means))
-    sizes = np.zeros(codes.max(initial=-1) + 1, np.int64)
-    np.add.at(sizes, codes, weights)
-    sums = np.zeros((len(sizes), means.shape[1]), np.float32)
-    np.add.at(sums, codes, means * weights[:, None].astype(np.float32))
+    order = np.argsort(groups, kind="stable")
+    firsts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    weights = start.sizes_of(len(means))[order]
+    sizes = np.add.reduceat(weights, firsts)
+    sums = np.add.reduceat(means[order] * weights[:, None].astype(np.float32), firsts)
     return sums / sizes[:, None].astype(np.float32), sizes
 
 

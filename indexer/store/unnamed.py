@@ -142,6 +142,11 @@ class Unnamed(GroupSums):
         }
 
     @property
+    def has_groups(self) -> bool:
+        """Whether there is a group."""
+        return self.has_unnamed and bool(self.execute("SELECT 1 FROM grouped WHERE number IS NOT NULL LIMIT 1"))
+
+    @property
     def grouped(self) -> tuple[int, int]:
         """Number of groups, and of faces in them."""
         sql = "SELECT count(DISTINCT number), count(*) FROM grouped WHERE number IS NOT NULL AND state != 'ignored'"
