@@ -40,17 +40,21 @@ class Heap:
         cut: by which they will be grouped; None where it is not known yet, and all are asked.
         """
         numbers = store.held_numbers(confirmed=anew)
-        sums, sizes, known = store.group_sums(numbers, confirmed=anew)
+        sums, sizes, known = store.group_sums(numbers)
         singles, xb = store.singles(confirmed=anew)
         compared = kept.compared(store, cut)
-        asked = np.isin([one.id for one in singles], compared, invert=True)
+        ids = np.array([one.id for one in singles], np.int64)
+        if compared is None:
+            asked = np.ones(len(numbers) + len(singles), bool)
+        else:
+            asked = np.concatenate([~known, np.isin(ids, compared, invert=True)])
         means = np.concatenate([sums / sizes[:, None].astype(np.float32), xb])
         return cls(
             numbers,
             singles,
             means,
             np.concatenate([sizes, np.ones(len(singles), np.int64)]),
-            np.concatenate([~known | (not len(compared)), asked]),
+            asked,
             store.photos_of_groups({one.photo for one in singles}, confirmed=anew) if numbers else {},
         )
 

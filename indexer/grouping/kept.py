@@ -30,11 +30,11 @@ def read(store: Store) -> KeptCut | None:
     return kept if kept.fingerprint == store.spec.fingerprint else None
 
 
-def compared(store: Store, cut: float | None) -> np.ndarray:
-    """Return the ids of the single faces that were compared with all others by this cut, int64 (n,)."""
+def compared(store: Store, cut: float | None) -> np.ndarray | None:
+    """Return the ids of the single faces that were compared with all others, int64 (n,); None for another cut."""
     last = read(store)
     found = store.fact(COMPARED) if last is not None and last.cut == cut else None
-    return np.frombuffer(found or b"", np.int64)
+    return None if found is None else np.frombuffer(found, np.int64)
 
 
 def write(store: Store, cut: float, error: float) -> None:

@@ -40,12 +40,12 @@ class GroupSums(Rows):
         """Whether the file has tables for unnamed faces; an older version's has none until its next change."""
         return self.version >= UNNAMED
 
-    def held_numbers(self, *, confirmed: bool) -> list[int]:
+    def held_numbers(self, *, confirmed: bool = False) -> list[int]:
         """Return the numbers of the groups that stay, ascending."""
         sql = f"SELECT DISTINCT number FROM grouped WHERE {_held(confirmed=confirmed)} ORDER BY number"
         return [number for (number,) in self.rows(sql)] if self.has_unnamed else []
 
-    def group_sums(self, numbers: Sequence[int], *, confirmed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def group_sums(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the sum of the vectors of each group, float32 (g, d), its faces, int64 (g,), and whether it was kept.
 
         Raises Damaged where a sum, or a vector of a group without one, was changed.
@@ -76,7 +76,7 @@ class GroupSums(Rows):
         """Delete the sums of the groups in which faces are. ids: of the faces, as JSON."""
         self.execute(f"DELETE FROM group_sums WHERE number IN (SELECT number FROM grouped WHERE id {AMONG})", (ids,))
 
-    def singles(self, *, confirmed: bool) -> tuple[list[Single], np.ndarray]:
+    def singles(self, *, confirmed: bool = False) -> tuple[list[Single], np.ndarray]:
         """Return the faces that are in no group that stays, oldest first, and their vectors, float32 (n, d).
 
         Raises Damaged naming a face whose vector was changed or lost.
@@ -96,12 +96,11 @@ class GroupSums(Rows):
     def single_ids(self) -> list[int]:
         """Return the ids of the faces that are in no group and not ignored, ascending."""
         sql = (
-            "SELECT unnamed.id FROM unnamed LEFT JOIN grouped ON grouped.id = unnamed.id "
-            f"WHERE {_single(confirmed=False)} ORDER BY 1"
+            f"SELECT unnamed.id FROM unnamed LEFT JOIN grouped ON grouped.id = unnamed.id WHERE {_single()} ORDER BY 1"
         )
         return [id for (id,) in self.rows(sql)]
 
-    def photos_of_groups(self, photos: Iterable[str], *, confirmed: bool) -> dict[int, set[str]]:
+    def photos_of_groups(self, photos: Iterable[str], *, confirmed: bool = False) -> dict[int, set[str]]:
         """Return for groups that stay those of these photos that show one of their faces, by number."""
         found: dict[int, set[str]] = defaultdict(set)
         if self.version >= GROUP_SUMS:
@@ -142,7 +141,7 @@ def _held(*, confirmed: bool = False) -> str:
     return "number IS NOT NULL AND state != 'ignored'" + f" AND number IN {CONFIRMED}" * confirmed
 
 
-def _single(*, confirmed: bool) -> str:
+def _single(*, confirmed: bool = False) -> str:
     """Return the SQL condition for being unnamed, not ignored, and in no group that stays."""
     free = f"(number IS NULL OR number NOT IN {CONFIRMED})" if confirmed else "number IS NULL"
     return f"coalesce(state, 'open') != 'ignored' AND {free}"

@@ -375,7 +375,7 @@ class Unnamed(GroupSums):
             return
         try:
             self.rejections()
-            self.group_sums(self.held_numbers(confirmed=False), confirmed=False)
+            self.group_sums(self.held_numbers())
             for face in list(self.unnamed_faces()):
                 self.unnamed_rows([face.face_id])
         except Damaged as error:

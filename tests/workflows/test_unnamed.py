@@ -11,6 +11,7 @@ from facegallery.embedder.dataset.row import Row
 from facegallery.embedder.errors import GalleryError, InputError
 from facegallery.embedder.spec import FaceSpec, Part
 from facegallery.indexer.build import build
+from facegallery.indexer.grouping import linkage
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.upkeep import switch
@@ -108,6 +109,31 @@ def test_new_faces_join_groups_or_open_one_and_move_nobody(index, gallery):
     (first,) = [number for number, ids in before.items() if IDS[0] in ids]
     assert after[first] - before[first] == {more[0].face_id}
     assert max(after) == max(before) + 1
+
+
+def test_new_faces_alone_are_compared_with_all(index, gallery, monkeypatch):
+    asked = []
+    compare = linkage.near_pairs
+    monkeypatch.setattr(linkage, "near_pairs", lambda *args: [asked.append(args[3].sum()), compare(*args)][1])
+    group(index, CUT)
+    gallery.add_unnamed(faces(1, 3, seed=99))
+    asked.clear()
+    assert group(index, CUT).moved == 3 and asked[0] == 3
+    reject(gallery, [IDS[0]])
+    asked.clear()
+    group(index, CUT)
+    assert asked[0] == 2, "the rejected face, and the group that changed"
+    asked.clear()
+    group(index, GroupOptions(cut=0.6))
+    assert asked[0] == len(groups(gallery)) + 1, "all, by another cut"
+
+
+def test_a_face_does_not_join_a_group_that_has_a_face_of_its_photo(index, gallery):
+    group(index, CUT)
+    twin = replace(HEAP[0], image_sha256=HEAP[1].image_sha256, image=HEAP[1].image, face=1)
+    gallery.add_unnamed([twin])
+    done = group(index, CUT)
+    assert (done.moved, done.loose) == (0, 1)
 
 
 def test_two_faces_of_a_photo_are_never_one_person(tmp_path, index, gallery):
