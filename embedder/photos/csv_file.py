@@ -14,6 +14,7 @@ from facegallery.embedder.errors import DataError
 from facegallery.embedder.photos.filenames import to_file
 
 KNOWN = ("image", "identity", "split")  # columns whose names are read in upper and lower case
+SIDES = ("x0", "y0", "x1", "y1"), ("left", "top", "right", "bottom")  # columns of a box; only all four of one are that
 DELIMITERS = ",;\t"
 BOMS = (
     (b"\xef\xbb\xbf", "utf-8"),
@@ -50,7 +51,12 @@ class CsvTable:
     @property
     def more(self) -> list[str]:
         """The user's own columns."""
-        return [name for name in self.columns if name not in KNOWN]
+        return [name for name in self.columns if name not in KNOWN and name not in self.boxed]
+
+    @property
+    def boxed(self) -> list[str]:
+        """The columns that hold boxes."""
+        return [side for sides in SIDES if set(sides) <= set(self.columns) for side in sides]
 
 
 def read_csv(path: Path) -> CsvTable:
@@ -118,8 +124,10 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
 
 
 def _columns(path: Path, number: int, header: list[str]) -> list[str]:
-    """Return the names of the header, '' for a column without one; names in KNOWN are in lower case."""
-    names = [name.lower() if name.lower() in KNOWN else name for name in header]
+    """Return the names of the header, '' for a column without one; names in KNOWN and of boxes are in lower case."""
+    lower = {name.lower() for name in header}
+    special = {*KNOWN, *(side for sides in SIDES if lower.issuperset(sides) for side in sides)}
+    names = [name.lower() if name.lower() in special else name for name in header]
     while names and not names[-1]:
         names.pop()
     twice = next((name for i, name in enumerate(names) if name and name in names[:i]), None)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -47,7 +47,7 @@ class Photo:
     faces: how many faces the detector found; 0 before detection. taken: when, by the camera's clock, if EXIF says it.
     place: where, likewise. size: its width and height in pixels, turned upright, None where it was not decoded.
     turn: how the stored pixels were turned, 1 to 8, and drawn: the faces that somebody drew, both where they were asked
-    for. named, lost: how many of the drawn faces are, and are not, among the detected ones.
+    for. named: how many of the drawn faces named a row. drawn_outcomes: what became of them, by `drawn.OUTCOMES`.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Photo:
     turn: int = 1
     drawn: Drawn | None = None
     named: int = 0
-    lost: int = 0
+    drawn_outcomes: dict[str, int] = field(default_factory=dict)
     place: Place | None = None
     size: tuple[int, int] | None = None
 

@@ -82,7 +82,7 @@ def is_system(inside: str, name: str) -> bool:
 class LeftOut:
     """A count of names of one kind, and the first of them, for a note.
 
-    what: the note, with {n} for the number and {s} for the plural.
+    what: the note, with {n} for the number and {s} or {es} for the plural.
     """
 
     what: str
@@ -100,7 +100,8 @@ class LeftOut:
         """The count as one line for the user; an empty list where it is 0."""
         if not self.count:
             return []
-        what = self.what.format(n=self.count, s="" if self.count == 1 else "s")
+        one = self.count == 1
+        what = self.what.format(n=self.count, s="" if one else "s", es="" if one else "es")
         return [f"{what}, such as '{printable(self.first)}'{self.advice}"]
 
 
