@@ -52,16 +52,18 @@ class Numbers(click.ParamType):
 
 
 class Level(click.ParamType):
-    """The folder that names the person: a number counted from the root, or `parent`, which becomes None."""
+    """What names the person: a folder's number from the root; `parent`, which becomes None; `file`, which becomes 0."""
 
-    name = "N|parent"
+    name = "N|parent|file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         text = str(value).strip().lower()
         if text == "parent":
             return None
+        if text == "file":
+            return 0
         if not re.fullmatch(r"[1-9]\d?", text, re.ASCII):
-            self.fail(f"expected a number from 1 to 99 or `parent`, received {value!r}", param, ctx)
+            self.fail(f"expected a number from 1 to 99, `parent` or `file`, received {value!r}", param, ctx)
         return int(text)
 
 
@@ -281,9 +283,9 @@ def views_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def level_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --identity-level: which folder names the person; the command receives it as `level`."""
     text = (
-        "The folder that names the person: `parent`, the nearest to the photo, or a number counted from the root, "
-        "which is 1. A first folder called gallery, probe, train, val or test is the split and does not count. "
-        "[default: parent]"
+        "What names the person: the folder `parent`, the nearest to the photo; a folder's number counted from the root, "
+        "which is 1; or `file`, the photo's own name, such as Ann.jpg. A first folder called gallery, probe, train, val "
+        "or test is the split and does not count. [default: parent]"
     )
     return click.option("--identity-level", "level", type=Level(), help=text)(command)
 
