@@ -10,7 +10,7 @@ from PIL import Image
 from facegallery.embedder.faces.mtcnn import DetectedFace
 from facegallery.embedder.photos.orientation import Box
 
-AROUND = 1.0  # of the box's longer side, on each side of the box
+AROUND = 0.5  # of the box's longer side, on each side of the box
 SIDE = 160  # pixels to which the box's longer side is enlarged
 MOST_LARGER = 6.0  # times
 SAME = 0.3  # overlap from which two boxes are one face
@@ -63,9 +63,7 @@ def _back(face: DetectedFace, corner: tuple[int, int], factor: tuple[float, floa
 def _best(box: Box, faces: Sequence[DetectedFace], taken: Sequence[Box]) -> DetectedFace | None:
     """Return the face that overlaps a drawn box most and is none of those taken."""
     fits = [
-        face
-        for face in faces
-        if centre_in(box, face.box) and all(overlap(face.box, other) < SAME for other in taken)
+        face for face in faces if centre_in(box, face.box) and all(overlap(face.box, other) < SAME for other in taken)
     ]
     return max(fits, key=lambda face: overlap(box, face.box), default=None)
 

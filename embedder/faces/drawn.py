@@ -16,7 +16,8 @@ from facegallery.embedder.photos.folders import LeftOut
 from facegallery.embedder.photos.orientation import Box
 from facegallery.embedder.photos.regions import DrawnFace
 
-LEAST_OVERLAP = 0.05  # of two boxes, as a share of their union: a box around a whole group names nobody in it
+LEAST_OVERLAP = 0.05  # of two boxes, as a share of their union
+OF_SEVERAL = 0.2  # the same, for a box that holds several faces: one around a whole group names nobody in it
 BY_HAND, HANDS = 10_000, 20_000  # the first number of faces that only their boxes gave, and how many numbers there are
 FOUND, CLOSER, CUT = "box_found", "box_found_closer", "box_cut"
 NO_FACE, OTHERS, SMALL = "box_no_face", "box_of_others", "box_too_small"
@@ -123,6 +124,7 @@ def _matched(drawn: Sequence[Box], boxes: Sequence[Box]) -> dict[int, int]:
 
     The centre of one of the two lies within the other.
     """
+    least = [OF_SEVERAL if sum(centre_in(a, b) for b in boxes) > 1 else LEAST_OVERLAP for a in drawn]
     pairs = [
         (overlap(a, b), i, j)
         for i, a in enumerate(drawn)
@@ -131,7 +133,7 @@ def _matched(drawn: Sequence[Box], boxes: Sequence[Box]) -> dict[int, int]:
     ]
     found: dict[int, int] = {}
     for shared, i, j in sorted(pairs, key=lambda pair: -pair[0]):
-        if shared >= LEAST_OVERLAP and j not in found and i not in found.values():
+        if shared >= least[i] and j not in found and i not in found.values():
             found[j] = i
     return found
 

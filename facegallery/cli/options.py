@@ -283,9 +283,9 @@ def views_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def level_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --identity-level: which folder names the person; the command receives it as `level`."""
     text = (
-        "What names the person: the folder `parent`, the nearest to the photo; a folder's number counted from the root, "
-        "which is 1; or `file`, the photo's own name, such as Ann.jpg. A first folder called gallery, probe, train, val "
-        "or test is the split and does not count. [default: parent]"
+        "What names the person: the folder `parent`, the nearest to the photo; a folder's number from the root, which "
+        "is 1; or `file`, the photo's own name, such as Ann.jpg. A first folder called gallery, probe, train, val or "
+        "test is the split and does not count. [default: parent]"
     )
     return click.option("--identity-level", "level", type=Level(), help=text)(command)
 
