@@ -75,7 +75,9 @@ def _given(text: str | None, path: Path) -> tuple[GivenFace, ...]:
         return ()
     try:
         return tuple(
-            GivenFace(_box(face["box"]), _text(face["identity"]), _extra(json.dumps(face["extra"]), path))
+            GivenFace(
+                _box(face["box"]), _text(face["identity"]), _extra(json.dumps(face["extra"]), path), _size(face["size"])
+            )
             for face in parse_json(text, path)
         )
     except (KeyError, TypeError, ValueError):
@@ -87,6 +89,13 @@ def _given(text: str | None, path: Path) -> tuple[GivenFace, ...]:
 def _box(box: Sequence[float]) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = map(float, box)
     return x0, y0, x1, y1
+
+
+def _size(size: Sequence[float] | None) -> tuple[float, float] | None:
+    if size is None:
+        return None
+    width, height = map(float, size)
+    return width, height
 
 
 def _text(value: object) -> str | None:

@@ -92,12 +92,13 @@ def face_id(image_sha256: str, face: int) -> str:
 class GivenFace:
     """A face that a CSV places in a photo: x0, y0, x1, y1 in pixels of the upright photo, and the line's own columns.
 
-    identity: None for a face of nobody.
+    identity: None for a face of nobody. size: of the smaller or larger copy whose pixels the box counts.
     """
 
     box: tuple[float, float, float, float]
     identity: str | None = None
     extra: tuple[tuple[str, str], ...] = ()
+    size: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from facegallery.embedder.names import person_name, spelling
 from facegallery.embedder.photos.csv_file import SIDES, CsvLine, CsvTable, photo_path, read_csv
 from facegallery.embedder.photos.filenames import to_file, to_text
 from facegallery.embedder.photos.folders import LeftOut, Walk, labels_of
-from facegallery.embedder.photos.given import BadBox, box_of, nameless, sides_of
+from facegallery.embedder.photos.given import BadBox, box_of, nameless, sides_of, size_of
 from facegallery.embedder.photos.understood import Understood, understand
 from facegallery.embedder.text import printable
 
@@ -176,13 +176,13 @@ class _Boxes:
         if self._splits.setdefault(name, line["split"]) != line["split"]:
             self._split.add(name)
         try:
-            box = box_of(line, self._sides)
+            box, size = box_of(line, self._sides), size_of(line)
         except BadBox as error:
             self._bad.add(f"line {line.number}")
             self._bad.advice = self._bad.advice or f": {error}"
             return True
         if box is not None:
-            self._given.setdefault(name, []).append(GivenFace(box, identity, _more(self._table.more, line)))
+            self._given.setdefault(name, []).append(GivenFace(box, identity, _more(self._table.more, line), size))
         return box is not None
 
     def added_to(self, entry: Entry) -> Entry:

@@ -102,3 +102,13 @@ def test_boxes_in_the_photo_stay_and_others_are_counted(boxes):
     assert bool(drawn.why) == bool(drawn.refused)
     for face, box in zip(drawn.faces, inside, strict=True):
         assert face.box == (max(box[0], 0), max(box[1], 0), min(box[2], 400), min(box[3], 300))
+
+
+def test_boxes_of_a_smaller_copy_grow_with_the_photo(tmp_path):
+    head = HEAD + ",Box_Width,box_height"
+    lines = ["a.jpg,Ann,10,20,30,40,400,300", "a.jpg,Bob,10,20,30,40,300,400", "a.jpg,Cem,10,20,30,40,,"]
+    listing = listed(tmp_path, head, *lines, "a.jpg,Dan,10,20,30,40,0,300", "a.jpg,Eve,10,20,30,40,400,")
+    assert len(listing.notes) == 1 and "2 boxes" in listing.notes[0] and listing.extra == []
+    drawn = drawn_of(listing.entries[0].given, 4000, 3000)
+    assert [(face.name, face.box) for face in drawn.faces] == [("Ann", (100, 200, 300, 400)), ("Cem", (10, 20, 30, 40))]
+    assert drawn.refused == 1 and drawn.why == "a box in a picture of 300 x 400 pixels, the photo has 4000 x 3000"
