@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from facegallery.embedder.network.runtime import Embedder
 
 CHUNK_PIXELS = 32 * 250 * 250  # pixels that are detected together
+SMALLER = 2  # a drawn box may be this many times smaller than the least face of a whole photo
 MANY = 4 << 20  # bytes of photos from which the time to start processes pays off
 PhotoRows = list[tuple[Photo, list[Row]]]
 
@@ -124,7 +125,7 @@ class PhotoStage:
         ordered = align.order_faces(faces, width, height)
         is_given = self._take_drawn(photo, entry, width, height)
         drawn = photo.drawn.faces if photo.drawn is not None else ()
-        closer = Closer(self._detector, self.spec.detector["min_face"], cuts=not self.spec.sees_points)
+        closer = Closer(self._detector, self.spec.detector["min_face"] // SMALLER, cuts=not self.spec.sees_points)
         found = assign(drawn, ordered, pixels, closer) if drawn else Assigned()
         photo.drawn_outcomes = dict(found.outcomes)
         if not ordered and not found.more and self.spec.crop.no_face == "whole":

@@ -1,6 +1,6 @@
 """How many drawn faces that a detector misses does a closer look at the box find?
 
-    python benchmarks/accuracy/drawn_boxes.py LFW --roles CSV [--boxes CSV]... [--role test] [--settings]
+    python benchmarks/accuracy/drawn_boxes.py LFW --roles CSV [--boxes CSV]... [--role dev] [--people N] [--settings]
 
 LFW's photos, one a person, are shrunk so that a face has FACE pixels and laid out on pictures of 1,600 x 1,200 pixels;
 the drawn boxes are where the detector sees the faces in the photos as they are, moved and resized by up to a fifth. Of
@@ -75,7 +75,7 @@ def count(pages: list[Page], detector) -> tuple[Counter[str], int]:
 
     for picture, faces in pages:
         found = detector([picture])[0]
-        total += drawn.assign(faces, found, picture, drawn.Closer(counting, 8, cuts=False)).outcomes
+        total += drawn.assign(faces, found, picture, drawn.Closer(counting, 10, cuts=False)).outcomes
     return total, pixels
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("lfw", type=Path)
     parser.add_argument("--roles", type=Path, required=True)
     parser.add_argument("--role", default="test")
-    parser.add_argument("--people", type=int, default=280)
+    parser.add_argument("--people", type=int, default=480)
     parser.add_argument("--boxes", type=Path, action="append", default=[])
     parser.add_argument("--settings", action="store_true")
     given = parser.parse_args()

@@ -28,7 +28,7 @@ OUTCOMES = {
     CUT: "{n} drawn face{s} not found, cut out by the box",
     NO_FACE: "{n} drawn face{s} not among the faces that were found",
     OTHERS: "{n} drawn face{s} left out whose box holds faces of others",
-    SMALL: "{n} drawn face{s} left out whose box is smaller than any face that is found",
+    SMALL: "{n} drawn face{s} left out whose box is too small for a face",
 }
 LOST = (NO_FACE, OTHERS, SMALL)  # drawn faces that give no row
 

@@ -294,8 +294,8 @@ def names_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --names-from: what names the people in photos."""
     text = (
         "What names the people: `folders` (or the CSV); `regions`, the faces that somebody drew and named in a photo "
-        "program (digiKam, Lightroom, ...), in the photo or a sidecar .xmp; `both`: regions where a photo has them; or "
-        "`nobody`."
+        "program (digiKam, Lightroom, Picasa, ...), in the photo, a sidecar .xmp or .picasa.ini; `both`: regions where "
+        "a photo has them; or `nobody`."
     )
     return click.option("--names-from", type=click.Choice(NAMES_FROM), default=FOLDERS, show_default=True, help=text)(
         command
