@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,12 @@ import numpy as np
 
 from facegallery.embedder.dataset.row import Entry, Row
 from facegallery.embedder.faces import align, picture
-from facegallery.embedder.faces.drawn import names_of
+from facegallery.embedder.faces.drawn import Assigned, Closer, assign, number_of
 from facegallery.embedder.faces.mtcnn import DetectedFace, Detector
 from facegallery.embedder.machine import cores
 from facegallery.embedder.outcomes import NO_FACE, TOO_SMALL
 from facegallery.embedder.photos.decoder import Photo
+from facegallery.embedder.photos.given import drawn_of
 from facegallery.embedder.photos.workers import Workers
 from facegallery.embedder.spec import FaceSpec
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from facegallery.embedder.network.runtime import Embedder
 
 CHUNK_PIXELS = 32 * 250 * 250  # pixels that are detected together
+SMALLER = 2  # a drawn box may be this many times smaller than the least face of a whole photo
 MANY = 4 << 20  # bytes of photos from which the time to start processes pays off
 PhotoRows = list[tuple[Photo, list[Row]]]
 
@@ -35,7 +37,7 @@ class Options:
     most_faces: how many faces of a photo, the largest and most central ones; only with all_faces. keep_pixels: keep the
     crops' pixels in the rows. retry: lasting outcomes of earlier runs whose photos are processed again. prune: drop the
     rows of photos that are gone. regions: take the names of faces that somebody drew in a photo program; such a photo
-    gets a row for every face.
+    gets a row for every face. given: take the faces that a CSV places, likewise; drawn ones count before them.
     """
 
     all_faces: bool = False
@@ -45,6 +47,7 @@ class Options:
     most_faces: int | None = None
     retry: frozenset[str] = frozenset()
     regions: bool = False
+    given: bool = True
 
 
 class PhotoStage:
@@ -120,20 +123,51 @@ class PhotoStage:
     def _rows_of(self, photo: Photo, pixels: np.ndarray, entry: Entry, faces: list[DetectedFace]) -> list[Row]:
         height, width = pixels.shape[:2]
         ordered = align.order_faces(faces, width, height)
-        drawn = photo.drawn.faces if photo.drawn is not None and self.options.regions else ()
-        names = names_of(drawn, [face.box for face in ordered])
-        photo.named, photo.lost = len(names), len(drawn) - len(names)
-        if not ordered and self.spec.crop.no_face == "whole":
+        is_given = self._take_drawn(photo, entry, width, height)
+        drawn = photo.drawn.faces if photo.drawn is not None else ()
+        closer = Closer(self._detector, self.spec.detector["min_face"] // SMALLER, cuts=not self.spec.sees_points)
+        found = assign(drawn, ordered, pixels, closer) if drawn else Assigned()
+        photo.drawn_outcomes = dict(found.outcomes)
+        if not ordered and not found.more and self.spec.crop.no_face == "whole":
             ordered = [DetectedFace((0.0, 0.0, float(width), float(height)), (), 0.0)]
-        if not ordered:
+        every = ordered + [face for face, _ in found.more]
+        if not every:
             photo.outcome, photo.why = NO_FACE, "the detector finds none"
             return [row_of(photo, entry)]
-        photo.faces = len(ordered)
+        photo.faces = len(every)
         kept = ordered[: self.options.most_faces] if self.options.all_faces or drawn else ordered[:1]
-        rows = [self._face_row(photo, pixels, entry, number, ordered) for number in range(len(kept))]
-        for number, row in enumerate(rows if names else []):
-            row.identity, row.largest_other = names.get(number), None  # nobody has to guess which face is the person's
+        whose = found.drawn | {len(ordered) + n: i for n, (_, i) in enumerate(found.more)}
+        numbers = [*range(len(kept)), *range(len(ordered), len(every))]
+        rows = [self._face_row(photo, pixels, entry, number, every) for number in numbers]
+        self._name(photo, entry if is_given else None, rows, whose)
+        taken: set[int] = set()
+        for row in rows:
+            if row.face >= len(ordered):
+                row.face = number_of(drawn[whose[row.face]].box, taken)
+                taken.add(row.face)
         return rows
+
+    def _take_drawn(self, photo: Photo, entry: Entry, width: int, height: int) -> bool:
+        """Set the drawn faces of a photo to those that count; return whether they are those that a CSV places."""
+        if not self.options.regions:
+            photo.drawn = None
+        if not (self.options.given and entry.given) or (photo.drawn is not None and photo.drawn.faces):
+            return False
+        photo.drawn = drawn_of(entry.given, width, height, photo.drawn)
+        return True
+
+    def _name(self, photo: Photo, given: Entry | None, rows: Sequence[Row], whose: Mapping[int, int]) -> None:
+        """Give rows the names of their drawn faces. given: places them; None where a photo program does."""
+        if photo.drawn is None or not (whose or given):
+            return
+        faces = photo.drawn.faces
+        for row in rows:
+            i = whose.get(row.face)
+            row.identity, row.largest_other = None, None  # nobody has to guess which face is the person's
+            if i is not None:
+                row.identity = faces[i].name or None
+                photo.named += row.identity is not None
+                row.extra |= dict(faces[i].extra)
 
     def _face_row(self, photo: Photo, pixels: np.ndarray, entry: Entry, number: int, faces: list[DetectedFace]) -> Row:
         face = faces[number]

@@ -277,7 +277,7 @@ class FolderGallery:
         Args:
             folder: of the photos.
             identity: the person in all of them.
-            level: which folder names the person, counted from the root.
+            level: which folder names the person, counted from the root; 0: the photo's own name.
             names_from: what names the people, as for `add`.
             one_face: of photos without a person, keep the largest, most central face alone.
             prune: take out the faces of photos that are gone; `undo` brings them back.

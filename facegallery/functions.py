@@ -138,7 +138,7 @@ def embed(
         detector: what finds the faces: both (the default), yunet or mtcnn; the former two need `weights fetch yunet`.
         turned: where no face is sure, look at the photo turned by 90, 180 and 270 degrees; for models such as sface.
         metadata: with `out`, a CSV `image,...` whose other columns go into the rows.
-        level: with `out`, which folder names the person, counted from the root; None: the nearest to the photo.
+        level: with `out`, the folder that names the person, from the root; None: nearest to the photo; 0: its name.
         prune: with `out`, drop the rows of photos that are gone.
         device: where the network runs: auto, cpu or gpu.
         precision: of the network's numbers: auto, f32, bf16 or int8.
@@ -206,7 +206,7 @@ def align(
         min_face: smallest face in pixels.
         max_side: larger photos are detected on a copy of this size.
         metadata: a CSV `image,...` whose other columns go into the rows.
-        level: which folder names the person, counted from the root; None: the nearest to the photo.
+        level: the folder that names the person, from the root; None: nearest to the photo; 0: its name.
         prune: drop the rows of photos that are gone.
         device: where the network runs: auto, cpu or gpu.
         precision: of the network's numbers: auto, f32, bf16 or int8.

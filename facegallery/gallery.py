@@ -245,7 +245,8 @@ class Gallery(FolderGallery):
             readmit: enrol faces that were forgotten, too.
             progress: called with the number of photos done and of all.
             split: photos or rows to add; `gallery` where there are such, else all.
-            level: which folder names the person, counted from the root; None: the nearest to the photo.
+            level: which folder names the person, counted from the root; None: the nearest to the photo; 0: the photo's
+                own name, such as Ann.jpg.
             names_from: what names the people: `folders`, `regions` (faces that somebody drew and named in a photo
                 program, of which a photo may have several), `both` (regions where a photo has them) or `nobody`.
             one_face: of photos without a person, keep the largest, most central face alone.

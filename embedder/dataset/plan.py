@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from facegallery.embedder.dataset.checks import MOST_SHARDS, check_plan, parse_json
 from facegallery.embedder.dataset.parquet import open_parquet
-from facegallery.embedder.dataset.row import Entry, to_bytes
+from facegallery.embedder.dataset.row import Entry, GivenFace, to_bytes
 from facegallery.embedder.errors import DataError
 from facegallery.embedder.files import write_atomic
 
@@ -31,9 +31,10 @@ SCHEMA = pa.schema(
         ("dropped", pa.bool_()),
         ("inode", pa.uint64()),
         ("ctime_ns", pa.int64()),
+        ("given", pa.string()),
     ]
 )
-LATER = ("inode", "ctime_ns")  # columns that plans of older versions lack
+LATER = ("inode", "ctime_ns", "given")  # columns that plans of older versions lack
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,44 @@ def read_plans(folder: Path) -> dict[str, Planned]:
         for line in table.to_pylist():
             extra = _extra(line.pop("extra"), path)
             shard, dropped = line.pop("shard"), line.pop("dropped")
-            planned[line["path"]] = Planned(Entry(**line, extra=extra), shard, dropped)
+            given = _given(line.pop("given"), path)
+            planned[line["path"]] = Planned(Entry(**line, extra=extra, given=given), shard, dropped)
     return planned
+
+
+def _given(text: str | None, path: Path) -> tuple[GivenFace, ...]:
+    """Return the faces that a CSV placed; plans of older versions, and photos without any, have null."""
+    if text is None:
+        return ()
+    try:
+        return tuple(
+            GivenFace(
+                _box(face["box"]), _text(face["identity"]), _extra(json.dumps(face["extra"]), path), _size(face["size"])
+            )
+            for face in parse_json(text, path)
+        )
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"expected faces in column `given` of {path}, received {text[:40]!r}: embed into a new --out"
+        ) from None
+
+
+def _box(box: Sequence[float]) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = map(float, box)
+    return x0, y0, x1, y1
+
+
+def _size(size: Sequence[float] | None) -> tuple[float, float] | None:
+    if size is None:
+        return None
+    width, height = map(float, size)
+    return width, height
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError
 
 
 def _extra(text: str, path: Path) -> tuple[tuple[str, str], ...]:
@@ -86,7 +123,10 @@ def write_plan(folder: Path, changes: Sequence[Planned], options: Mapping[str, A
             "embed them into several folders"
         )
     lines = [
-        asdict(p.entry) | {"shard": p.shard, "dropped": p.dropped, "extra": json.dumps(p.entry.extra)} for p in changes
+        asdict(p.entry)
+        | {"shard": p.shard, "dropped": p.dropped, "extra": json.dumps(p.entry.extra)}
+        | {"given": json.dumps([asdict(face) for face in p.entry.given]) if p.entry.given else None}
+        for p in changes
     ]
     table = pa.Table.from_pylist(lines, SCHEMA.with_metadata({OPTIONS_KEY: json.dumps(options).encode()}))
     number = 1 + max(numbers(folder, "_plan-*.parquet"), default=-1)
@@ -142,7 +182,7 @@ def may_be_same(before: Entry, now: Entry) -> bool:
 
 
 def _labels(entry: Entry) -> tuple[Any, ...]:
-    return entry.path, entry.size, entry.mtime_ns, entry.identity, entry.split, entry.extra
+    return entry.path, entry.size, entry.mtime_ns, entry.identity, entry.split, entry.extra, entry.given
 
 
 def by_shard(planned: Mapping[str, Planned]) -> dict[int, list[Entry]]:
@@ -158,7 +198,7 @@ def by_shard(planned: Mapping[str, Planned]) -> dict[int, list[Entry]]:
 def digest_of(entries: Sequence[Entry]) -> str:
     """Return 32 hex digits over the inputs of a shard; inputs planned by older versions keep their digest."""
     fields = [
-        {key: value for key, value in asdict(e).items() if key not in LATER or value is not None} for e in entries
+        {key: value for key, value in asdict(e).items() if key not in LATER or value not in (None, ())} for e in entries
     ]
     return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:32]
 

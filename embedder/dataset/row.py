@@ -89,6 +89,19 @@ def face_id(image_sha256: str, face: int) -> str:
 
 
 @dataclass(frozen=True)
+class GivenFace:
+    """A face that a CSV places in a photo: x0, y0, x1, y1 in pixels of the upright photo, and the line's own columns.
+
+    identity: None for a face of nobody. size: of the smaller or larger copy whose pixels the box counts.
+    """
+
+    box: tuple[float, float, float, float]
+    identity: str | None = None
+    extra: tuple[tuple[str, str], ...] = ()
+    size: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Entry:
     """One input of a run: a photo, or a shard of crops."""
 
@@ -100,6 +113,12 @@ class Entry:
     extra: tuple[tuple[str, str], ...] = ()
     inode: int | None = None  # None where the input is not a file of its own, or an older version planned it
     ctime_ns: int | None = None
+    given: tuple[GivenFace, ...] = ()  # the faces that a CSV places in the photo
+
+    @property
+    def identities(self) -> tuple[str | None, ...]:
+        """The people whom the photo's folder or lines name; None for nobody."""
+        return tuple(face.identity for face in self.given) or (self.identity,)
 
 
 def schema_of(spec: FaceSpec, extra: Sequence[str] = ()) -> pa.Schema:

@@ -14,6 +14,8 @@ from facegallery.embedder.errors import DataError
 from facegallery.embedder.photos.filenames import to_file
 
 KNOWN = ("image", "identity", "split")  # columns whose names are read in upper and lower case
+SIDES = ("x0", "y0", "x1", "y1"), ("left", "top", "right", "bottom")  # columns of a box; only all four of one are that
+SIZE = "box_width", "box_height"  # of the picture whose pixels a box counts, where it is another than the photo
 DELIMITERS = ",;\t"
 BOMS = (
     (b"\xef\xbb\xbf", "utf-8"),
@@ -50,7 +52,12 @@ class CsvTable:
     @property
     def more(self) -> list[str]:
         """The user's own columns."""
-        return [name for name in self.columns if name not in KNOWN]
+        return [name for name in self.columns if name not in KNOWN and name not in self.boxed]
+
+    @property
+    def boxed(self) -> list[str]:
+        """The columns that hold boxes."""
+        return _boxed(set(self.columns))
 
 
 def read_csv(path: Path) -> CsvTable:
@@ -118,8 +125,10 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
 
 
 def _columns(path: Path, number: int, header: list[str]) -> list[str]:
-    """Return the names of the header, '' for a column without one; names in KNOWN are in lower case."""
-    names = [name.lower() if name.lower() in KNOWN else name for name in header]
+    """Return the names of the header, '' for a column without one; names in KNOWN and of boxes are in lower case."""
+    lower = {name.lower() for name in header}
+    special = {*KNOWN, *_boxed(lower)}
+    names = [name.lower() if name.lower() in special else name for name in header]
     while names and not names[-1]:
         names.pop()
     twice = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
@@ -131,6 +140,12 @@ def _columns(path: Path, number: int, header: list[str]) -> list[str]:
         shown = ", ".join(name[:40] for name in names if name) or "none"
         raise DataError(f"expected a CSV with a column `image`, {path} has {shown}: add a header line")
     return names
+
+
+def _boxed(columns: set[str]) -> list[str]:
+    """Return which columns hold boxes: all four of one kind, and with them the size that they apply to."""
+    sides = [side for sides in SIDES if columns.issuperset(sides) for side in sides]
+    return sides + [name for name in SIZE if sides and columns.issuperset(SIZE)]
 
 
 def _line(path: Path, number: int, columns: list[str], cells: list[str]) -> CsvLine:

@@ -3,8 +3,8 @@
 A question is a frame: the length of its head (four bytes, little-endian), the head (JSON: `id`, `name`, `size`,
 `is_file`), then `size` bytes: a photo, or the path of its file. An answer is a frame, too: its head repeats the `id`
 and has `outcome`, `why`, `sha256`, `shape`, `taken` and `place`; the pixels follow where there is a shape. A question
-with `sidecars`, paths that may hold the photo's regions, asks for the faces that somebody drew: the answer's head then
-has `turn`, too, and `drawn`, the bytes of those faces (JSON), which come last.
+with `beside`, the fields of `drawn.Beside`, asks for the faces that somebody drew: the answer's head then has `turn`,
+too, and `drawn`, the bytes of those faces (JSON), which come last.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from facegallery.embedder.outcomes import OK, UNREADABLE
 from facegallery.embedder.photos.bounds import MAX_PIXELS
-from facegallery.embedder.photos.drawn import drawn_in
+from facegallery.embedder.photos.drawn import Beside, drawn_in
 from facegallery.embedder.photos.kinds import PhotoRefused
 from facegallery.embedder.photos.pixels import decode_all, read
 from facegallery.embedder.photos.regions import to_record
@@ -46,11 +45,11 @@ def memory_for(most_pixels: int) -> int:
 
 
 def answer(
-    name: str, data: bytes | None = None, most: int = MAX_PIXELS, sidecars: Sequence[str] | None = None
+    name: str, data: bytes | None = None, most: int = MAX_PIXELS, beside: Beside | None = None
 ) -> tuple[dict[str, Any], bytes | memoryview, bytes]:
     """Return the head, the pixels and the drawn faces of the answer to a photo.
 
-    data: its bytes; without them, `name` is its path. sidecars: None where the drawn faces are not asked for.
+    data: its bytes; without them, `name` is its path. beside: None where the drawn faces are not asked for.
     """
     digest = None
     try:
@@ -60,15 +59,15 @@ def answer(
         photo = decode_all(data, most)
     except PhotoRefused as error:
         why = str(error).splitlines()[0][:WHY] if str(error) else error.outcome
-        more = {} if sidecars is None else {"turn": 1, "drawn": 0}
+        more = {} if beside is None else {"turn": 1, "drawn": 0}
         refused = {"outcome": error.outcome, "why": why, "sha256": digest, "shape": None, "taken": None, "place": None}
         return refused | more, b"", b""
     time = photo.taken and photo.taken.isoformat(timespec="microseconds")
     said = {"taken": time, "place": photo.place}
     head = {"outcome": OK, "why": "", "sha256": digest, "shape": photo.pixels.shape} | said
-    if sidecars is None:
+    if beside is None:
         return head, photo.pixels.data, b""
-    drawn = json.dumps(to_record(drawn_in(photo, sidecars))).encode()
+    drawn = json.dumps(to_record(drawn_in(photo, beside))).encode()
     return head | {"turn": photo.turn, "drawn": len(drawn)}, photo.pixels.data, drawn
 
 
@@ -107,7 +106,8 @@ def main() -> None:
         data = read_from(questions, question["size"])
         name = os.fsdecode(data) if question["is_file"] else question["name"]
         photo = None if question["is_file"] else data
-        head, *parts = answer(name, photo, int(most), question.get("sidecars"))
+        beside = Beside(**question["beside"]) if "beside" in question else None
+        head, *parts = answer(name, photo, int(most), beside)
         write_to(answers, frame({"id": question["id"]} | head))
         for part in parts:
             write_to(answers, part)

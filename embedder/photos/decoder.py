@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -24,10 +24,11 @@ import numpy as np
 from facegallery.embedder.machine import cores
 from facegallery.embedder.outcomes import ANSWERS, DIED, OK, OUTSIDE, TIMEOUT
 from facegallery.embedder.photos.bounds import MAX_PIXELS
+from facegallery.embedder.photos.drawn import Beside
 from facegallery.embedder.photos.listing import path_inside
 from facegallery.embedder.photos.place import Place, on_earth
 from facegallery.embedder.photos.regions import Drawn, from_record
-from facegallery.embedder.photos.sidecars import sidecars_of
+from facegallery.embedder.photos.sidecars import beside
 from facegallery.embedder.process import HEAD_BYTES, WHY, Ended, Process, frame
 
 KEYS = frozenset(("id", "outcome", "why", "sha256", "shape", "taken", "place"))
@@ -47,7 +48,7 @@ class Photo:
     faces: how many faces the detector found; 0 before detection. taken: when, by the camera's clock, if EXIF says it.
     place: where, likewise. size: its width and height in pixels, turned upright, None where it was not decoded.
     turn: how the stored pixels were turned, 1 to 8, and drawn: the faces that somebody drew, both where they were asked
-    for. named, lost: how many of the drawn faces are, and are not, among the detected ones.
+    for. named: how many of the drawn faces named a row. drawn_outcomes: what became of them, by `drawn.OUTCOMES`.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Photo:
     turn: int = 1
     drawn: Drawn | None = None
     named: int = 0
-    lost: int = 0
+    drawn_outcomes: dict[str, int] = field(default_factory=dict)
     place: Place | None = None
     size: tuple[int, int] | None = None
 
@@ -125,14 +126,14 @@ class Decoder:
 
     def submit_bytes(self, name: str, data: bytes, *, drawn: bool = False) -> Future[Photo]:
         """Decode the bytes of a photo. name: of the result. drawn: as for `submit`."""
-        more: dict[str, Any] = {"sidecars": []} if drawn else {}
+        more: dict[str, Any] = {"beside": asdict(Beside())} if drawn else {}
         return self._threads.submit(self._asked, name, data, {"is_file": False} | more)
 
     def _decode(self, root: Path, name: str, *, drawn: bool) -> Photo:
         path = path_inside(root, name)
         if path is None:
             return Photo(name, OUTSIDE, "a link or path that leaves the folder")
-        more: dict[str, Any] = {"sidecars": sidecars_of(root, name)} if drawn else {}
+        more: dict[str, Any] = {"beside": asdict(beside(root, name))} if drawn else {}
         return self._asked(name, os.fsencode(path), {"is_file": True} | more)
 
     def _asked(self, name: str, data: bytes, asked: dict[str, Any]) -> Photo:
@@ -180,7 +181,7 @@ class Decoder:
         size = int.from_bytes(process.read(4, until), "little")
         if size > HEAD_BYTES:
             raise Malformed(f"a head of {size:,} bytes")
-        keys = KEYS | MORE_KEYS if "sidecars" in asked else KEYS
+        keys = KEYS | MORE_KEYS if "beside" in asked else KEYS
         head = _checked(process.read(size, until), id, keys, self._most_pixels)
         pixels = None
         if head["shape"]:

@@ -13,6 +13,7 @@ from facegallery.embedder.photos.filenames import to_text
 from facegallery.embedder.photos.sniff import RAW, has_photo_suffix, is_photo, may_be_photo, suffix_of
 from facegallery.embedder.text import printable
 
+FILE = 0  # the level of the photo's own name
 SPLITS = frozenset(["gallery", "probe", "train", "val", "test"])
 # Made by file servers, operating systems and photo programs; compared in lower case. Hidden folders (.thumbnails,
 # .Trash-1000, .picasaoriginals, .dtrash, .AppleDouble, .@__thumb, ...) are left out by their leading point.
@@ -49,10 +50,13 @@ def labels_of(name: str, level: int | None = None) -> tuple[str | None, str | No
     """Return (split, identity) of a relative path: 'probe/Ann/1.jpg' -> ('probe', 'Ann').
 
     The first folder is the split where it is one of SPLITS. Of the others, the folder nearest to the photo names the
-    person, or the one at `level`, counted from the root, the first being 1. The identity is None where there is no such
-    folder, the folder lies in a photo program's library, or its name breaks the rule for names.
+    person, or the one at `level`, counted from the root, the first being 1; at level FILE the photo's own name without
+    its extension does. The identity is None where there is no such folder, the folder lies in a photo program's
+    library, or its name breaks the rule for names.
     """
-    return _labels(name.rpartition("/")[0], level)
+    folder, _, file = name.rpartition("/")
+    split, identity = _labels(folder, level)
+    return (split, name_or_none(os.path.splitext(file)[0])) if level == FILE else (split, identity)
 
 
 @lru_cache(1024)
@@ -67,7 +71,7 @@ def _labels(folder: str, level: int | None) -> tuple[str | None, str | None]:
 def _at(folders: list[str], level: int | None) -> str | None:
     if level is None:
         return folders[-1] if folders else None
-    return folders[level - 1] if level <= len(folders) else None
+    return folders[level - 1] if FILE < level <= len(folders) else None
 
 
 def is_system(inside: str, name: str) -> bool:
@@ -82,7 +86,7 @@ def is_system(inside: str, name: str) -> bool:
 class LeftOut:
     """A count of names of one kind, and the first of them, for a note.
 
-    what: the note, with {n} for the number and {s} for the plural.
+    what: the note, with {n} for the number and {s} or {es} for the plural.
     """
 
     what: str
@@ -100,7 +104,8 @@ class LeftOut:
         """The count as one line for the user; an empty list where it is 0."""
         if not self.count:
             return []
-        what = self.what.format(n=self.count, s="" if self.count == 1 else "s")
+        one = self.count == 1
+        what = self.what.format(n=self.count, s="" if one else "s", es="" if one else "es")
         return [f"{what}, such as '{printable(self.first)}'{self.advice}"]
 
 

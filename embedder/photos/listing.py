@@ -7,14 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from facegallery.embedder.dataset.row import Entry
+from facegallery.embedder.dataset.row import Entry, GivenFace
 from facegallery.embedder.errors import DataError, InputError
 from facegallery.embedder.names import person_name, spelling
-from facegallery.embedder.photos.csv_file import CsvLine, CsvTable, photo_path, read_csv
+from facegallery.embedder.photos.csv_file import SIDES, CsvLine, CsvTable, photo_path, read_csv
 from facegallery.embedder.photos.filenames import to_file, to_text
 from facegallery.embedder.photos.folders import LeftOut, Walk, labels_of
+from facegallery.embedder.photos.given import BadBox, box_of, nameless, sides_of, size_of
 from facegallery.embedder.photos.understood import Understood, understand
 from facegallery.embedder.text import printable
+
+_SOME = "column {} of {} kept as one of your own: a box needs x0, y0, x1, y1, or left, top, right, bottom"
 
 
 @dataclass
@@ -34,11 +37,13 @@ class Listing:
 
     def understood(self) -> Understood:
         """Return which people are in the photos."""
-        return understand(((e.path, e.identity) for e in self.entries), self.source, by_folders=self.by_folders)
+        pairs = ((entry.path, identity) for entry in self.entries for identity in entry.identities)
+        return understand(pairs, self.source, by_folders=self.by_folders)
 
     def nameless(self) -> Listing:
         """Return the same photos, of nobody."""
-        return replace(self, entries=[replace(entry, identity=None) for entry in self.entries])
+        unnamed = [replace(entry, identity=None, given=nameless(entry.given)) for entry in self.entries]
+        return replace(self, entries=unnamed)
 
 
 def list_photos(source: str | Path, metadata: Path | None = None, level: int | None = None) -> Listing:
@@ -133,17 +138,68 @@ def identity_of(table: CsvTable, line: CsvLine) -> str | None:
 def _list_csv(path: Path) -> Listing:
     table = read_csv(path)
     listing = Listing(path.parent, extra=table.more, source="such as", by_folders=False)
+    boxes = _Boxes(table)
     first: dict[str, CsvLine] = {}
     twice: list[tuple[str, CsvLine]] = []
     for line in table.lines:
         name = photo_path(path.parent, line["image"])
         identity = identity_of(table, line)
-        if first.setdefault(name, line) is not line:
+        is_new = first.setdefault(name, line) is line
+        if boxes.takes(name, line, identity):
+            identity = None
+        elif not is_new:
             twice.append((name, line))
-            continue
-        listing.entries.append(_entry(path.parent, name, identity, line["split"] or None, _more(table.more, line)))
-    listing.notes += _repeated(path, first, twice)
+        if is_new:
+            listing.entries.append(_entry(path.parent, name, identity, line["split"] or None, _more(table.more, line)))
+    listing.entries = [boxes.added_to(entry) for entry in listing.entries]
+    listing.notes += _repeated(path, first, twice) + boxes.notes
     return listing
+
+
+class _Boxes:
+    """The faces that the lines of a CSV place in photos."""
+
+    def __init__(self, table: CsvTable):
+        self._table, self._sides = table, sides_of(table)
+        self._given: dict[str, list[GivenFace]] = {}
+        self._splits: dict[str, str] = {}
+        some = next((side for sides in SIDES for side in sides if side in table.columns), None)
+        self._unused = [] if self._sides or some is None else [_SOME.format(printable(some), table.path.name)]
+        self._bad = LeftOut(f"warning: {{n}} box{{es}} of {table.path.name} not read")
+        self._plain = LeftOut(f"{{n}} line{{s}} of {table.path.name} without a box for photos with boxes not used")
+        self._split = LeftOut(f"{{n}} photo{{s}} of {table.path.name} in two splits", ": the first counts")
+
+    def takes(self, name: str, line: CsvLine, identity: str | None) -> bool:
+        """Take a line of a photo if it has a box, or one that cannot be read, which is counted."""
+        if self._sides is None:
+            return False
+        if self._splits.setdefault(name, line["split"]) != line["split"]:
+            self._split.add(name)
+        try:
+            box, size = box_of(line, self._sides), size_of(line)
+        except BadBox as error:
+            self._bad.add(f"line {line.number}")
+            self._bad.advice = self._bad.advice or f": {error}"
+            return True
+        if box is not None:
+            self._given.setdefault(name, []).append(GivenFace(box, identity, _more(self._table.more, line), size))
+        return box is not None
+
+    def added_to(self, entry: Entry) -> Entry:
+        """Return a photo with its boxes; columns on which they do not agree are only theirs."""
+        given = tuple(self._given.get(entry.path, ()))
+        if not given:
+            return entry
+        if entry.identity is not None:
+            self._plain.add(entry.path)
+        shared = set(given[0].extra).intersection(*(face.extra for face in given))
+        extra = tuple(pair for pair in given[0].extra if pair in shared)
+        return replace(entry, identity=None, given=given, extra=extra)
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines for the user."""
+        return self._unused + self._bad.notes + self._plain.notes + self._split.notes
 
 
 def _more(columns: Iterable[str], line: CsvLine) -> tuple[tuple[str, str], ...]:
@@ -184,7 +240,7 @@ def _add_metadata(listing: Listing, path: Path) -> None:
         listing.notes.append(
             f"{len(unused)} lines of {path.name} name photos that are not there, such as '{printable(unused[0])}'"
         )
-    if labels := [name for name in ("identity", "split") if name in table.columns]:
+    if labels := [name for name in ("identity", "split", *table.boxed) if name in table.columns]:
         listing.notes.append(
             f"{' and '.join(labels)} of {path.name} not used: give the CSV instead of the folder to take them from it"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from facegallery.embedder.errors import FaceGalleryError
@@ -35,12 +35,14 @@ class DrawnFace:
     """A face that somebody drew and named.
 
     box: x0, y0, x1, y1 in pixels of the upright photo. other: where it lies if its program meant the other one of the
-    stored picture and the upright one; None where the two are the same.
+    stored picture and the upright one; None where the two are the same. name: '' and extra: columns, where a CSV
+    places the face.
     """
 
     name: str
     box: Box
     other: Box | None = None
+    extra: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,8 @@ def stored_box(box: Sequence[float], width: int, height: int, turn: int) -> Box:
 
 def to_record(drawn: Drawn) -> dict[str, Any]:
     """Return the faces as what JSON holds."""
-    return asdict(drawn)
+    faces = [{"name": face.name, "box": face.box, "other": face.other} for face in drawn.faces]
+    return {"faces": faces, "refused": drawn.refused, "why": drawn.why}
 
 
 def from_record(record: Any, width: int, height: int) -> Drawn:

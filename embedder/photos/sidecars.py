@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from facegallery.embedder.dataset.row import Entry
+from facegallery.embedder.photos import picasa
+from facegallery.embedder.photos.drawn import Beside
 from facegallery.embedder.photos.listing import path_inside
 
 SUFFIX = ".xmp"
@@ -21,9 +23,22 @@ def sidecars_of(root: Path, name: str) -> list[str]:
     return [path for one in names if (path := path_inside(root, one)) is not None]
 
 
+def beside(root: Path, name: str) -> Beside:
+    """Return what may lie beside a photo and hold its faces."""
+    folder, _, photo = name.rpartition("/")
+    names = (f"{folder}/{one}" if folder else one for one in picasa.NAMES)
+    paths = [path for one in names if (path := path_inside(root, one)) is not None]
+    return Beside(sidecars_of(root, name), paths, photo)
+
+
+def _files(root: Path, name: str) -> list[str]:
+    found = beside(root, name)
+    return [*found.sidecars, *found.picasa]
+
+
 def with_sidecars(root: Path, entry: Entry) -> Entry:
     """Return a photo's entry as one that changes when a sidecar does."""
-    for path in sidecars_of(root, entry.path):
+    for path in _files(root, entry.path):
         try:
             status = os.stat(path)
         except OSError:
@@ -39,4 +54,4 @@ def with_sidecars(root: Path, entry: Entry) -> Entry:
 
 def has_sidecar(root: Path, entry: Entry) -> bool:
     """Whether a sidecar lies beside a photo."""
-    return any(map(os.path.exists, sidecars_of(root, entry.path)))
+    return any(map(os.path.exists, _files(root, entry.path)))

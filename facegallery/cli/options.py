@@ -52,16 +52,18 @@ class Numbers(click.ParamType):
 
 
 class Level(click.ParamType):
-    """The folder that names the person: a number counted from the root, or `parent`, which becomes None."""
+    """What names the person: a folder's number from the root; `parent`, which becomes None; `file`, which becomes 0."""
 
-    name = "N|parent"
+    name = "N|parent|file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         text = str(value).strip().lower()
         if text == "parent":
             return None
+        if text == "file":
+            return 0
         if not re.fullmatch(r"[1-9]\d?", text, re.ASCII):
-            self.fail(f"expected a number from 1 to 99 or `parent`, received {value!r}", param, ctx)
+            self.fail(f"expected a number from 1 to 99, `parent` or `file`, received {value!r}", param, ctx)
         return int(text)
 
 
@@ -281,9 +283,9 @@ def views_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def level_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --identity-level: which folder names the person; the command receives it as `level`."""
     text = (
-        "The folder that names the person: `parent`, the nearest to the photo, or a number counted from the root, "
-        "which is 1. A first folder called gallery, probe, train, val or test is the split and does not count. "
-        "[default: parent]"
+        "What names the person: the folder `parent`, the nearest to the photo; a folder's number from the root, which "
+        "is 1; or `file`, the photo's own name, such as Ann.jpg. A first folder called gallery, probe, train, val or "
+        "test is the split and does not count. [default: parent]"
     )
     return click.option("--identity-level", "level", type=Level(), help=text)(command)
 
@@ -292,8 +294,8 @@ def names_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --names-from: what names the people in photos."""
     text = (
         "What names the people: `folders` (or the CSV); `regions`, the faces that somebody drew and named in a photo "
-        "program (digiKam, Lightroom, ...), in the photo or a sidecar .xmp; `both`: regions where a photo has them; or "
-        "`nobody`."
+        "program (digiKam, Lightroom, Picasa, ...), in the photo, a sidecar .xmp or .picasa.ini; `both`: regions where "
+        "a photo has them; or `nobody`."
     )
     return click.option("--names-from", type=click.Choice(NAMES_FROM), default=FOLDERS, show_default=True, help=text)(
         command

@@ -141,5 +141,7 @@ def _items(source: Path | list[PhotoItem], identity: str | None) -> Iterable[Pho
 
 
 def _of_split(listing: Listing) -> list[PhotoItem]:
+    if any(entry.given for entry in listing.entries):
+        raise InputError("expected photos for a server, received a CSV with boxes: add it to a local gallery")
     has_gallery = any(entry.split == GALLERY for entry in listing.entries)
     return [item for item in items_of(listing) if not has_gallery or item.entry.split == GALLERY]

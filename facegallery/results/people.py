@@ -113,7 +113,10 @@ class Added:
     forgotten: int = field(default=0, metadata={"description": "Faces refused because they were forgotten."})
     conflicts: tuple[Conflict, ...] = ()
     left_out: dict[str, int] = field(
-        default_factory=dict, metadata={"description": "Photos without an enrolled face: their number by reason."}
+        default_factory=dict,
+        metadata={
+            "description": "Photos without an enrolled face, and drawn faces (`box_...`) without one: number by reason."
+        },
     )
     face_ids: tuple[str, ...] = field(default=(), metadata={"description": "Of the faces that were added."})
     unsure: tuple[str, ...] = field(

@@ -90,7 +90,9 @@ def listed(path: Path, options: AddOptions) -> Batch:
     listing = listing.nameless() if options.names_from in WITHOUT_FOLDERS else listing
     split = options.split or default_split({e.split for e in listing.entries}, "gallery")
     items = [item for item in items_of(listing) if split is None or item.entry.split == split]
-    labels = [(item.entry.path, item.entry.identity) for item in items]
+    labels = [(item.entry.path, identity) for item in items for identity in item.entry.identities]
+    if options.identity is not None and any(item.entry.given for item in items):
+        raise InputError(f"expected --identity or a CSV with boxes, received both: {path} says whose the faces are")
     return Batch(items, labels, listing.notes, listing.source, listing.by_folders)
 
 
@@ -135,12 +137,16 @@ class Adding:
         understood = understood_of(batch.labels, batch.source, identity, by_folders=batch.by_folders)
         for line in batch.notes:
             log.info(line)
-        if self.options.names_from in WITH_REGIONS:  # what is drawn may have changed: every photo is read again
-            self._embed(with_columns(batch.items, self.options.columns), progress)
+        # what is drawn may have changed: photos with drawn faces are read again
+        every = self.options.names_from in WITH_REGIONS
+        if drawn := [item for item in batch.items if every or item.entry.given]:
+            self._embed(with_columns(drawn, self.options.columns), progress)
+        if every:
             return understood
         if self.options.names_from == FOLDERS:
             log_understood(understood)
-        items = batch.items if identity is None else [item.labelled(identity=identity) for item in batch.items]
+        items = [item for item in batch.items if not item.entry.given]
+        items = items if identity is None else [item.labelled(identity=identity) for item in items]
         found = unknown(self.store, with_columns(items, self.options.columns), self.options)
         new = found.new
         join(self.done, found.done)
@@ -153,7 +159,8 @@ class Adding:
 
     def _embed(self, items: list[PhotoItem], progress: Progress, *, one_face: bool = True) -> None:
         regions = self.options.names_from in WITH_REGIONS
-        reader = self.session.reader(ReadOptions(one_face, keep_crops=self.store.keeps_crops, regions=regions))
+        read = ReadOptions(one_face, keep_crops=self.store.keeps_crops, regions=regions, given=True)
+        reader = self.session.reader(read)
         spec, probes, asked = self.session.searcher.spec, reader.of_photos(items), 0
         while batch := list(islice(probes, PROBE_BATCH)):
             rows = [row for probe in batch for row in probe.rows]
@@ -161,10 +168,11 @@ class Adding:
             check_model(self.store, spec)
             self._add(row for row in rows if row.vector is not None and row.identity is not None)
             self._keep([row for row in rows if row.vector is not None and row.identity is None])
-            read = zip(items[asked : asked + len(batch)], batch, strict=True)
-            self.store.note_photos(photo_row(item, probe.photo) for item, probe in read if probe.photo is not None)
+            pairs = zip(items[asked : asked + len(batch)], batch, strict=True)
+            self.store.note_photos(photo_row(item, probe.photo) for item, probe in pairs if probe.photo is not None)
             asked += len(batch)
             progress(asked, len(items))
+        self.left.update(reader.drawn.lost)
         for line in reader.drawn.notes:
             log.info(line)
 

@@ -35,6 +35,7 @@ class ReadOptions:
     keep_pixels: bool = False  # of crops, in the rows
     keep_crops: bool = False  # PNGs, with the border of the contract's crops
     regions: bool = False  # the names of faces that somebody drew, too
+    given: bool = False  # the faces that a CSV places, too
 
 
 class Networks:
@@ -130,6 +131,7 @@ class Networks:
             keep_crops=options.keep_crops,
             keep_pixels=options.keep_pixels,
             regions=options.regions,
+            given=options.given,
         )
         assert self._detector is not None
         return PhotoStage(spec, self._detector, self._embedder, each)

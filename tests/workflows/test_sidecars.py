@@ -151,7 +151,7 @@ def test_a_drawn_face_that_is_not_found_is_told(album, att, tmp_path, own_indexe
     create_gallery("g")
     with caplog.at_level("INFO", "facegallery"):
         done = enrol.add("g", [tmp_path / "a.jpg"], REGIONS)
-    assert (done.added, done.unnamed, done.left_out) == (1, 2, {})
+    assert (done.added, done.unnamed, done.left_out) == (1, 2, {"box_no_face": 1})
     assert "1 drawn face not among the faces that were found, such as 'a.jpg'" in caplog.messages
 
 
