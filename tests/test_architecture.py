@@ -113,7 +113,7 @@ ALLOWED = {
     "workflows.enrol": ("embedder", "indexer", "results", *OPENED, *ADDING, "workflows.given", "workflows.review"),
     "workflows.given": ("embedder",),
     "workflows.review": ("embedder", "indexer", "results"),
-    "workflows.same_faces": ("embedder.dataset",),
+    "workflows.same_faces": ("embedder.dataset", "embedder.faces.boxes"),
     "workflows.sync": ("embedder", "indexer", "results", *OPENED, *ADDING, "workflows.same_faces", "workflows.review"),
     "workflows.watch": ("embedder", "results", "workflows.sync", "workflows.session"),
     "workflows.faces": ("embedder", "results", *NETWORKS),

@@ -5,6 +5,8 @@ Boxes are rows of float64 (m, 6 or more): photo, x0, y0, x1, y1, score, ...
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 PHOTO, BOX, SCORE = 0, slice(1, 5), 5
@@ -78,3 +80,10 @@ def squared(rows: np.ndarray) -> np.ndarray:
     rows[:, 1:3] += sides / 2 - longest / 2
     rows[:, 3:5] = rows[:, 1:3] + longest
     return rows
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the area that two boxes, x0, y0, x1, y1, share, as a share of their union."""
+    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / union if union > 0 else 0.0

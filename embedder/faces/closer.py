@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
+from facegallery.embedder.faces.boxes import overlap
 from facegallery.embedder.faces.mtcnn import DetectedFace
 from facegallery.embedder.photos.orientation import Box
 
@@ -72,10 +73,3 @@ def centre_in(box: Box, other: Box) -> bool:
     """Whether the centre of `other` lies in `box`."""
     x, y = (other[0] + other[2]) / 2, (other[1] + other[3]) / 2
     return box[0] <= x <= box[2] and box[1] <= y <= box[3]
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Return the area that two boxes share, as a share of their union."""
-    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / union if union > 0 else 0.0

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from facegallery.embedder.faces.closer import centre_in, look_closer, overlap
+from facegallery.embedder.faces.boxes import overlap
+from facegallery.embedder.faces.closer import centre_in, look_closer
 from facegallery.embedder.faces.mtcnn import DetectedFace
 from facegallery.embedder.photos.decoder import Photo
 from facegallery.embedder.photos.folders import LeftOut

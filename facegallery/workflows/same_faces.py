@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from facegallery.embedder.dataset.row import Row
+from facegallery.embedder.faces.boxes import overlap
 
 OVERLAP = 0.3  # of two boxes, as a share of their union
 AGREES = 0.65  # cosine; benchmarks/accuracy/changed_photos.py says why
@@ -28,7 +29,7 @@ def same_faces(
             if row.vector is None or other.vector is None:
                 continue
             score = float(np.dot(row.vector, other.vector))
-            if score >= AGREES and overlap(new[i], old[j]) >= OVERLAP:
+            if score >= AGREES and _overlap(new[i], old[j]) >= OVERLAP:
                 pairs.append((score, i, j))
     found: dict[int, int] = {}
     for _, i, j in sorted(pairs, key=lambda pair: -pair[0]):
@@ -44,11 +45,5 @@ def _boxes(rows: Sequence[Row], size: Size | None) -> list[np.ndarray | None]:
     return [None if row.box is None else np.asarray(row.box, np.float64) / scale for row in rows]
 
 
-def overlap(a: np.ndarray | None, b: np.ndarray | None) -> float:
-    """Return the area that two boxes share, as a share of their union; 0 where one is not known."""
-    if a is None or b is None:
-        return 0.0
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    shared = float(np.prod(np.maximum(sides, 0)))
-    union = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared
-    return shared / union if union > 0 else 0.0
+def _overlap(a: np.ndarray | None, b: np.ndarray | None) -> float:
+    return 0.0 if a is None or b is None else overlap(a.tolist(), b.tolist())

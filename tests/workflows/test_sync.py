@@ -20,7 +20,7 @@ from facegallery.indexer.store.unnamed import Arrangement, Place
 from facegallery.indexer.upkeep.verify import verify
 from facegallery.workflows import enrol, unnamed
 from facegallery.workflows.indexes import create_gallery
-from facegallery.workflows.same_faces import overlap, same_faces
+from facegallery.workflows.same_faces import same_faces
 from facegallery.workflows.session import GallerySession
 from facegallery.workflows.sync import SyncOptions, sync
 from tests import synthetic
@@ -310,7 +310,6 @@ def test_the_same_face_overlaps_and_agrees():
     assert same_faces(before, elsewhere, (100, 100), (100, 100)) == {}
     others = [synthetic.row("b", None, xb[(i + 1) % 4], box=boxes[i]) for i in range(4)]
     assert same_faces(before, others, (100, 100), (100, 100)) == {}
-    assert overlap(np.array([0, 0, 2, 2.0]), np.array([1, 0, 3, 2.0])) == pytest.approx(1 / 3)
 
 
 def test_the_command_says_counts(album, tmp_path):

@@ -67,3 +67,17 @@ def test_boxes_are_moved_by_shares_of_their_sides_and_grow_to_squares():
     assert moved(rows, np.array([[0.1, -0.1, 0.5, 0.0]]))[0].tolist() == [7, 12.0, 16.0, 39.0, 59.0, 0.9]
     assert squared(rows)[0].tolist() == [7, 0.0, 20.0, 39.0, 59.0, 0.9]
     assert rows[0].tolist() == [7, 10.0, 20.0, 29.0, 59.0, 0.9], "left as they were"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "share"),
+    [
+        ((0, 0, 2, 2), (1, 0, 3, 2), 1 / 3),
+        ((0, 0, 2, 2), (0, 0, 2, 2), 1),
+        ((0, 0, 2, 2), (2, 0, 4, 2), 0),
+        ((0, 0, 4, 4), (1, 1, 2, 2), 1 / 16),
+        ((1, 1, 1, 1), (1, 1, 1, 1), 0),
+    ],
+)
+def test_overlap_is_the_share_of_the_union(a, b, share):
+    assert boxes.overlap(a, b) == boxes.overlap(b, a) == pytest.approx(share)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from facegallery.embedder.faces import drawn as module
-from facegallery.embedder.faces.closer import look_closer, overlap
+from facegallery.embedder.faces.boxes import overlap
+from facegallery.embedder.faces.closer import look_closer
 from facegallery.embedder.faces.detectors import make
 from facegallery.embedder.faces.drawn import BY_HAND, Closer, DrawnFaces, assign, match, number_of
 from facegallery.embedder.faces.mtcnn import DetectedFace
