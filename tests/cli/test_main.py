@@ -63,11 +63,12 @@ def test_search_prints_json_a_table_and_a_picture(run, photos, index, tmp_path):
         "stale",
         "margin",
         "hits",
+        "unnamed",
     }
     assert (
         face["known"] is None and [h["rank"] for h in face["hits"]] == [1, 2, 3] and face["hits"][0]["identity"] == "s1"
     )
-    assert set(face["hits"][0]) == {"rank", "identity", "score", "face_id", "image"}
+    assert set(face["hits"][0]) == {"rank", "identity", "score", "face_id", "image", "person_id"}
     assert [h["score"] for h in face["hits"]] == sorted((h["score"] for h in face["hits"]), reverse=True)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 4 * 160 and len(picture.getcolors(1 << 24)) > 100

@@ -13,7 +13,7 @@ import pytest
 
 from facegallery.embedder import text
 from facegallery.indexer.evaluation.evaluate import predictions
-from facegallery.indexer.store.checksums import FACE_COLUMNS, face_checksum
+from facegallery.indexer.store.checksums import FACE_COLUMNS, checksum, face_checksum
 from facegallery.indexer.store.database import FILE
 from tests import synthetic
 from tests.command import run_in_this_process
@@ -94,6 +94,8 @@ def hostile(tmp_path_factory):
             "FROM faces JOIN people ON people.id = person"
         ).fetchall():
             db.execute("UPDATE faces SET checksum = ? WHERE id = ?", (face_checksum(row[-2], row[:-2]), row[-1]))
+        for row in db.execute("SELECT name, id, person_id, note, extra FROM people JOIN persons USING (id)").fetchall():
+            db.execute("UPDATE persons SET checksum = ? WHERE id = ?", (checksum(*row), row[1]))
     shutil.copy(vectors / "part-00000.parquet", folder / os.fsdecode(b"x\x1b[2J\n\xe9.parquet"))
     return folder
 

@@ -49,7 +49,7 @@ def test_head_and_options_are_right_on_every_route(server, client):
         allowed = {method.upper() for method in methods} | {"OPTIONS"} | ({"HEAD"} if "get" in methods else set())
         answer = client.options(url)
         assert answer.status_code == 204 and set(answer.headers["allow"].split(", ")) == allowed, (path, answer.headers)
-        wrong = client.request("PATCH", url)
+        wrong = client.request("PUT" if "patch" in methods else "PATCH", url)
         problem(wrong, 405)
         assert set(wrong.headers["allow"].split(", ")) == allowed
         if "get" in methods:

@@ -15,6 +15,7 @@ from facegallery.indexer.build import build
 from facegallery.indexer.opening import open_store
 from facegallery.indexer.store.errors import Unknown
 from facegallery.indexer.store.photos import PhotoRow
+from facegallery.indexer.store.totals import PERSON_TABLES
 from facegallery.indexer.store.unnamed import Arrangement, Place
 from facegallery.workflows import enrol
 from facegallery.workflows.indexes import create_gallery
@@ -138,7 +139,8 @@ def test_a_limit_shows_the_first_and_counts_all(gallery):
 
 def test_a_gallery_of_an_earlier_version_answers_without_dates(made, tmp_path):
     shutil.copytree(made, tmp_path / "club", symlinks=True)
-    sql(tmp_path / "club", "DROP TABLE photos", "PRAGMA user_version=6")
+    later = (f"DROP TABLE {table}" for table in ("photos", *PERSON_TABLES))
+    sql(tmp_path / "club", *later, "PRAGMA user_version=7")
     with open_store(tmp_path / "club") as store:
         found = photos(store, PhotoQuestion(identities=("Ann", "Bob")))
         assert {photo.image for photo in found} == {f.image for f in FACTS if {"Ann", "Bob"} <= f.people}
@@ -231,7 +233,8 @@ def test_add_notes_every_photo_once(root, album):
 
 def test_photos_of_an_earlier_gallery_get_dates_when_add_sees_them_again(root, album, tmp_path):
     shutil.copytree(root / "club", tmp_path / "club", symlinks=True)
-    sql(tmp_path / "club", "DROP TABLE photos", "PRAGMA user_version=6")
+    later = (f"DROP TABLE {table}" for table in ("photos", *PERSON_TABLES))
+    sql(tmp_path / "club", *later, "PRAGMA user_version=7")
     done = enrol.add(tmp_path / "club", album)
     assert (done.added, done.again) == (0, 4)
     with open_store(tmp_path / "club") as store, open_store(root / "club") as before:
