@@ -48,7 +48,8 @@ class Heap:
             asked = np.ones(len(numbers) + len(singles), bool)
         else:
             asked = np.concatenate([~known, np.isin(ids, compared, invert=True)])
-        means = np.concatenate([sums / sizes[:, None].astype(np.float32), xb])
+        means = np.concatenate([sums, xb])
+        means[: len(sizes)] /= sizes[:, None]
         return cls(
             numbers,
             singles,

@@ -80,7 +80,7 @@ class Groups:
         """Begin with a group of each unit vector or mean, float32 (n, d)."""
         n = len(means)
         self._cut, self._sizes = cut, start.sizes_of(n).copy()
-        self._sums = means.astype(np.float32) * self._sizes[:, None].astype(np.float32)
+        self._sums = np.multiply(means, self._sizes[:, None], dtype=np.float32)
         self._held = np.arange(n) < start.held
         self._parents, self._grown = np.arange(n), np.zeros(n, bool)
         self._apart = _keys(start.apart, n)

@@ -54,7 +54,7 @@ def _near_within(
     vectors: np.ndarray, rows: np.ndarray, cut: float, nearest: int, asked: np.ndarray
 ) -> Iterator[np.ndarray]:
     """Yield the pairs of some vectors and those of them that are asked, in pieces: lower x n + higher, int64 (m,)."""
-    among = vectors[rows]
+    among = vectors if len(rows) == len(vectors) else vectors[rows]
     for start in range(0, len(asked), BLOCK):
         own = asked[start : start + BLOCK]
         a, b, cosines = _above(vectors[own], among, cut)

@@ -58,11 +58,15 @@ class PairError:
 
 def pair_error(means: np.ndarray, groups: np.ndarray, cut: float, tail: Tail = ANY, start: Start = SINGLE) -> PairError:
     """State the share of wrong pairs of `group`'s answer, int64 (n,), for its arguments."""
-    of_groups, sizes = joined(means, groups, start)
+    numbers, sizes = np.unique(groups), np.bincount(groups, start.sizes_of(len(means))).astype(np.int64)
+    sizes = sizes[numbers]
     pairs = int((sizes * (sizes - 1) // 2).sum())
     if not pairs:
         return PairError(0.0, 0.0, 0.0, 0)
-    near = near_misses(of_groups, sizes, cut)
+    rows, stand_for = _sample(sizes)
+    compared = np.isin(groups, numbers[rows])
+    of_groups, sizes = joined(means[compared], groups[compared], start.sizes_of(len(means))[compared])
+    near = near_misses(of_groups, sizes, cut, stand_for[np.argsort(rows)])
     share, low, high = (
         tail.middle * near / pairs,
         math.floor(tail.low * near) / pairs,
@@ -71,14 +75,17 @@ def pair_error(means: np.ndarray, groups: np.ndarray, cut: float, tail: Tail = A
     return PairError(min(1.0, share), min(1.0, low), min(1.0, high), pairs)
 
 
-def joined(means: np.ndarray, groups: np.ndarray, start: Start = SINGLE) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means and the sizes of the groups of `group`'s answer: float32 (g, d), int64 (g,)."""
+def joined(means: np.ndarray, groups: np.ndarray, sizes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means and the sizes of groups, by their numbers: float32 (g, d), int64 (g,).
+
+    means: of what is in them, float32 (n, d), of `sizes` faces each; of one unless given. groups: their numbers, (n,).
+    """
     order = np.argsort(groups, kind="stable")
     firsts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-    weights = start.sizes_of(len(means))[order]
-    sizes = np.add.reduceat(weights, firsts)
+    weights = np.ones(len(order), np.int64) if sizes is None else sizes[order]
+    of_groups = np.add.reduceat(weights, firsts)
     sums = np.add.reduceat(means[order] * weights[:, None].astype(np.float32), firsts)
-    return sums / sizes[:, None].astype(np.float32), sizes
+    return sums / of_groups[:, None].astype(np.float32), of_groups
 
 
 @dataclass(frozen=True)
@@ -119,24 +126,26 @@ def choose_cut(means: np.ndarray, error: float = ERROR, start: Start = SINGLE, t
     return best or at(high)
 
 
-def near_misses(means: np.ndarray, sizes: np.ndarray, cut: float) -> int:
+def near_misses(means: np.ndarray, sizes: np.ndarray, cut: float, stand_for: np.ndarray | None = None) -> int:
     """Count the pairs of faces in two groups whose score lacks less than BELOW of the cut.
 
-    means: of groups, float32 (g, d). sizes: their faces, int64 (g,). Of more than SAMPLE groups some are compared, the
-    largest among them, and stand for all.
+    means: of groups, float32 (g, d). sizes: their faces, int64 (g,). stand_for: how many groups each stands for,
+    float64 (g,); one unless given.
     """
-    rows, stand_for = _sample(sizes)
-    means, sizes = means[rows], sizes[rows]
     pairs = near_pairs(means, cut - BELOW, NEAREST)
     weights = sizes[pairs].prod(axis=1)
     cosines = np.einsum("ij,ij->i", means[pairs[:, 0]], means[pairs[:, 1]])
     scores = cosines - MARGIN / np.sqrt(weights)
     near = (scores >= cut - BELOW) & (scores < cut)
-    return round(float((weights[near] * stand_for[pairs[near]].prod(axis=1)).sum()))
+    times = np.ones(len(pairs)) if stand_for is None else stand_for[pairs].prod(axis=1)
+    return round(float((weights * times)[near].sum()))
 
 
 def _sample(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return SAMPLE groups at most, given the sizes of all, int64 (g,), and how many each stands for: float64 (s,)."""
+    """Return SAMPLE groups at most, given the sizes of all, int64 (g,), and how many each stands for: float64 (s,).
+
+    The largest are among them.
+    """
     order = np.argsort(-sizes, kind="stable")
     largest, others = np.split(order, [LARGEST if len(order) > SAMPLE else len(order)])
     drawn = np.random.default_rng(0).choice(others, min(len(others), SAMPLE - LARGEST), replace=False)

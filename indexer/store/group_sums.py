@@ -137,8 +137,8 @@ class GroupSums(Rows):
 
 
 def _held(*, confirmed: bool = False) -> str:
-    """Return the SQL condition of a row of `grouped` for being in a group that stays."""
-    return "number IS NOT NULL AND state != 'ignored'" + f" AND number IN {CONFIRMED}" * confirmed
+    """Return the SQL condition of a row of `grouped` for being in a group that stays; ignored faces have no number."""
+    return "number IS NOT NULL" + f" AND number IN {CONFIRMED}" * confirmed
 
 
 def _single(*, confirmed: bool = False) -> str:

@@ -149,7 +149,7 @@ class Unnamed(GroupSums):
     @property
     def grouped(self) -> tuple[int, int]:
         """Number of groups, and of faces in them."""
-        sql = "SELECT count(DISTINCT number), count(*) FROM grouped WHERE number IS NOT NULL AND state != 'ignored'"
+        sql = "SELECT count(DISTINCT number), count(number) FROM grouped WHERE number IS NOT NULL"
         groups, faces = self.execute(sql)[0] if self.has_unnamed else (0, 0)
         return groups, faces
 
