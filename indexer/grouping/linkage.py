@@ -93,23 +93,28 @@ class Groups:
     @property
     def count(self) -> int:
         """How many groups there are."""
-        return int(np.count_nonzero(self._parents == np.arange(len(self._parents))))
+        return len(self._ids_of_groups())
 
     def merge(self) -> int:
         """Merge pairs of groups until no two that may merge have a score of `cut`; return how many went into others."""
-        before = self.count
+        merged = 0
         while len(joins := self._joins()):
             self._merge(joins)
-        return before - self.count
+            merged += len(joins)
+        return merged
 
     def means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the numbers of groups, int64 (g,), the means of their vectors, float32 (g, d), and which have grown.
 
         Those are bool (g,), and have grown since this was called last.
         """
-        ids = np.flatnonzero(self._parents == np.arange(len(self._parents)))
+        ids = self._ids_of_groups()
         grown, self._grown = self._grown[ids], np.zeros(len(self._parents), bool)
         return ids, self._sums[ids] / self._sizes[ids, None].astype(np.float32), grown
+
+    def _ids_of_groups(self) -> np.ndarray:
+        """Return the numbers of the groups that there are now, int64 (g,)."""
+        return np.flatnonzero(self._parents == np.arange(len(self._parents)))
 
     def _joins(self) -> np.ndarray:
         """Return the groups that merge next and those into which they go, which stay: int64 (k, 2)."""

@@ -9,7 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -83,14 +83,14 @@ class GroupSums(Rows):
         """
         blocks, found = [np.empty((0, self.spec.dimension), np.float32)], []
         sql = (
-            f"SELECT unnamed.id, face_id, {PHOTO}, number, image, vector, v.checksum FROM unnamed "
+            f"SELECT unnamed.id, face_id, image, vector, v.checksum, {PHOTO}, number FROM unnamed "
             "LEFT JOIN grouped ON grouped.id = unnamed.id LEFT JOIN unnamed_vectors v ON v.id = unnamed.id "
             f"WHERE {_single(confirmed=confirmed)} ORDER BY unnamed.id"
         )
         rows = self.rows(sql) if self.has_unnamed else iter(())
         while batch := list(islice(rows, BLOCK)):
-            found += [Single(*row[:4]) for row in batch]
-            blocks.append(self._checked([(row[0], row[1], row[4], row[5], row[6]) for row in batch]))
+            found += [Single(row[0], row[1], row[5], row[6]) for row in batch]
+            blocks.append(self.read_vectors([row[:5] for row in batch])[1])
         return found, np.concatenate(blocks)
 
     def single_ids(self) -> list[int]:
@@ -124,16 +124,9 @@ class GroupSums(Rows):
         rows = self.rows(sql, (json.dumps(list(numbers)),)) if numbers else iter(())
         while batch := list(islice(rows, BLOCK)):
             at = np.array([row_of[row[5]] for row in batch])
-            np.add.at(sums, at, self._checked([row[:5] for row in batch]))
+            np.add.at(sums, at, self.read_vectors([row[:5] for row in batch])[1])
             np.add.at(sizes, at, 1)
         return sums, sizes
-
-    def _checked(self, rows: Sequence[tuple[Any, ...]]) -> np.ndarray:
-        """Return vectors, float32 (b, d), of rows of id, face_id, image, vector and checksum."""
-        for id, face_id, image, vector, stored in rows:
-            if checksum(id, vector) != stored:
-                raise self._changed(face_id, image)
-        return np.frombuffer(b"".join(row[3] for row in rows), "<f4").reshape(len(rows), -1)
 
 
 def _held(*, confirmed: bool = False) -> str:

@@ -203,11 +203,21 @@ class Faces(Facts):
         size = 4 * self.spec.dimension if table == "vectors" else None
         rows = self.rows(sql, (after,))
         while batch := list(islice(rows, block)):
-            for id, face_id, image, vector, stored in batch:
-                if checksum(id, vector) != stored or len(vector) != (size := size or len(vector)):
-                    raise self._changed(face_id, image)
-            ids = np.array([row[0] for row in batch], np.int64)
-            yield ids, np.frombuffer(b"".join(row[3] for row in batch), "<f4").reshape(len(batch), -1)
+            ids, xb = self.read_vectors(batch, size)
+            size = 4 * xb.shape[1]
+            yield ids, xb
+
+    def read_vectors(self, rows: Sequence[tuple[Any, ...]], size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids, int64 (b,), and vectors, float32 (b, d), of rows of id, face_id, image, vector and checksum.
+
+        size: bytes of each vector; those of the first unless given. Raises Damaged naming a face whose vector was
+        changed or lost.
+        """
+        for id, face_id, image, vector, stored in rows:
+            if checksum(id, vector) != stored or len(vector) != (size := size or len(vector)):
+                raise self._changed(face_id, image)
+        ids = np.array([row[0] for row in rows], np.int64)
+        return ids, np.frombuffer(b"".join(row[3] for row in rows), "<f4").reshape(len(rows), -1)
 
     def fetch(self, ids: Iterable[int], d: int | None = None) -> dict[int, StoredFace]:
         """Return the faces with these ids, by id.

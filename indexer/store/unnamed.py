@@ -213,11 +213,7 @@ class Unnamed(GroupSums):
         )
         rows = self.rows(sql)
         while batch := list(islice(rows, block)):
-            for id, face_id, image, vector, stored in batch:
-                if checksum(id, vector) != stored:
-                    raise self._changed(face_id, image)
-            ids = np.array([row[0] for row in batch], np.int64)
-            yield ids, np.frombuffer(b"".join(row[3] for row in batch), "<f4").reshape(len(batch), -1)
+            yield self.read_vectors(batch)
 
     def unnamed_crop(self, face_id: str) -> bytes | None:
         """Return the PNG of an unnamed face; None where no crop is stored."""

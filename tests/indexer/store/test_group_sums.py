@@ -10,7 +10,7 @@ from facegallery.indexer.store.errors import Damaged
 from facegallery.indexer.store.unnamed import Arrangement, Place
 from facegallery.indexer.upkeep.verify import verify
 from tests import synthetic
-from tests.indexer.store.test_totals import sql
+from tests.faults import sql
 from tests.indexer.store.test_unnamed import HEAP, IDS, index  # noqa: F401
 
 VECTORS = {row.face_id: row.vector for row in HEAP}
